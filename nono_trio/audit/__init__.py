@@ -1,0 +1,1 @@
+"""The audit: live log and writer, checkpoints, ledger, store, and the proof afterwards."""

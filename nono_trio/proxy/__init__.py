@@ -1,0 +1,1 @@
+"""The filtering proxy: listener, CONNECT, plain HTTP, resolver, dialler, authentication."""

@@ -1,0 +1,1 @@
+"""One session: who starts first, who dies last."""

@@ -1,0 +1,28 @@
+# List the recipes
+default:
+    @just --list
+
+# Everything that CI does
+check:
+    scripts/test
+
+# Run pytest with supplied options
+test *options:
+    scripts/test {{options}}
+
+# Format check, lint, types, import layers
+lint:
+    scripts/lint
+
+# Format the code
+fmt:
+    .venv/bin/ruff format .
+    .venv/bin/ruff check --fix .
+
+# Run the main job, end to end
+demo:
+    scripts/demo
+
+# Measure against upstream's Rust proxy, interleaved
+bench *options:
+    scripts/bench {{options}}

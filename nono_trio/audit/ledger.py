@@ -1,0 +1,295 @@
+"""The ledger: one chained line for every sealed session, so that a missing session shows.
+
+Rules of this file: appending is O(1) (only the tail is read), under an exclusive flock, one write,
+then fdatasync. A torn last line is what a crash leaves: it is moved to ledger.torn beside the
+ledger and the chain goes on. A whole line that can't be read is no crash and stops the append.
+Reading takes no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from nono_trio.core.metadata import (
+    LedgerRecord,
+    decode_ledger_record,
+    encode_ledger_record,
+    ledger_chain_hash,
+)
+from nono_trio.errors import AuditLost, LogUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LEDGER = "ledger.ndjson"
+LOCK = "ledger.lock"
+TORN = "ledger.torn"
+
+# An append holds the lock for one sync; 10 s means that some holder is stuck, not busy.
+LOCK_SECONDS = 10.0
+LOCK_POLL_SECONDS = 0.01
+# Far over any line we write (~350 bytes): a tail without a newline in it is not a ledger's.
+MAX_LINE = 64 * 1024
+
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+class BadLedgerLine(msgspec.Struct, kw_only=True, frozen=True):
+    """The first line that breaks the ledger's chain; `line` counts from 1, `offset` is in bytes."""
+
+    line: int
+    offset: int
+    failure: str
+    expected: str
+    got: str
+
+
+class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
+    """What reading the whole ledger found.
+
+    `digests` maps session id to the digest of its last good line; `torn_tail` says that the file
+    ends in half a line, which a crash explains and which breaks nothing before it.
+    """
+
+    present: bool
+    count: int
+    chain_head: str | None
+    digests: dict[str, str]
+    first_bad: BadLedgerLine | None
+    torn_tail: bool
+
+
+def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str) -> LedgerRecord:
+    """Chain one session to the ledger and make the line durable.
+
+    Blocks for the lock up to LOCK_SECONDS: call it in a thread. Raises AuditLost when the lock is
+    not to be had, the last whole line is unreadable, or the line can't be written.
+    """
+    try:
+        with _locked(audit_root):
+            return _append_locked(audit_root, session_id, digest_hex, completed_at)
+    except OSError as error:
+        raise AuditLost(
+            f"the ledger in {audit_root} can't be written: {error.strerror or error}"
+        ) from error
+
+
+def read(audit_root: Path) -> Iterator[LedgerRecord]:
+    """The ledger's records in order, as they stand; a torn last line is left out.
+
+    Yields nothing when there is no ledger. Raises LogUnreadable for a whole line that is no record.
+    """
+    for number, _, line in _lines(audit_root):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield decode_ledger_record(line)
+        except MALFORMED as error:
+            raise LogUnreadable(
+                f"line {number} of {audit_root / LEDGER} is no ledger record"
+            ) from (error)
+
+
+def verify(audit_root: Path, session_id: str | None = None) -> LedgerReport:
+    """Check every line's sequence and hash; `digests` holds only `session_id` if that is given.
+
+    Stops at the first bad line: a line after a broken one proves nothing.
+    """
+    digests: dict[str, str] = {}
+    count, head = 0, None
+    bad: BadLedgerLine | None = None
+    torn = False
+    for number, offset, line in _lines(audit_root):
+        if not line.endswith(b"\n"):
+            torn = True
+            break
+        checked = _check(line, number, offset, count, head)
+        if isinstance(checked, BadLedgerLine):
+            bad = checked
+            break
+        count, head = count + 1, checked.chain_hash
+        if session_id is None or checked.session_id == session_id:
+            digests[checked.session_id] = checked.session_digest
+    return LedgerReport(
+        present=(audit_root / LEDGER).exists(),
+        count=count,
+        chain_head=head,
+        digests=digests,
+        first_bad=bad,
+        torn_tail=torn,
+    )
+
+
+def _lines(audit_root: Path) -> Iterator[tuple[int, int, bytes]]:
+    """(line number, offset, line) of the ledger; nothing when there is none."""
+    try:
+        ledger = open(audit_root / LEDGER, "rb")  # noqa: SIM115  (closed by the `with` below)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LogUnreadable(
+            f"{audit_root / LEDGER} can't be read: {error.strerror or error}"
+        ) from error
+    offset = 0
+    with ledger:
+        for number, line in enumerate(ledger, start=1):
+            yield number, offset, line
+            offset += len(line)
+
+
+def _check(
+    line: bytes, number: int, offset: int, sequence: int, head: str | None
+) -> LedgerRecord | BadLedgerLine:
+    def bad(failure: str, expected: object, got: object) -> BadLedgerLine:
+        return BadLedgerLine(
+            line=number, offset=offset, failure=failure, expected=str(expected), got=str(got)
+        )
+
+    try:
+        record = decode_ledger_record(line)
+    except MALFORMED as error:
+        return bad("parse error", "a ledger record", error)
+    if record.sequence != sequence:
+        return bad("sequence mismatch", sequence, record.sequence)
+    if record.prev_chain != head:
+        return bad("prev_chain mismatch", head, record.prev_chain)
+    chain = _chain_of(record)
+    if chain != record.chain_hash:
+        return bad("chain hash mismatch", chain, record.chain_hash)
+    return record
+
+
+def _chain_of(record: LedgerRecord) -> str:
+    """The chain hash that the record's own fields lead to."""
+    return ledger_chain_hash(
+        record.prev_chain,
+        record.sequence,
+        record.session_id,
+        record.session_digest,
+        record.completed_at,
+    )
+
+
+@contextlib.contextmanager
+def _locked(audit_root: Path) -> Iterator[None]:
+    """Hold the ledger's lock; flock has no deadline of its own, so it is tried until ours."""
+    lock = os.open(audit_root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(lock):
+            if time.monotonic() >= deadline:
+                raise AuditLost(
+                    f"the ledger's lock was not free within {LOCK_SECONDS:.0f} s",
+                    hint=f"see which process holds {audit_root / LOCK}",
+                )
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _append_locked(
+    audit_root: Path, session_id: str, digest_hex: str, completed_at: str
+) -> LedgerRecord:
+    path = audit_root / LEDGER
+    created = not path.exists()
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(file, "r+b", buffering=0) as ledger:
+        _set_torn_tail_aside(ledger, audit_root)
+        last = _last_record(ledger, path)
+        record = _next_record(last, session_id, digest_hex, completed_at)
+        _write_whole(ledger, encode_ledger_record(record))
+        os.fdatasync(ledger.fileno())
+    if created:
+        sync_directory(audit_root)
+    return record
+
+
+def _next_record(
+    last: LedgerRecord | None, session_id: str, digest_hex: str, completed_at: str
+) -> LedgerRecord:
+    sequence, prev = (last.sequence + 1, last.chain_hash) if last else (0, None)
+    return LedgerRecord(
+        sequence=sequence,
+        prev_chain=prev,
+        session_id=session_id,
+        session_digest=digest_hex,
+        completed_at=completed_at,
+        chain_hash=ledger_chain_hash(prev, sequence, session_id, digest_hex, completed_at),
+    )
+
+
+def _tail(ledger: BinaryIO) -> tuple[int, bytes]:
+    """The last MAX_LINE bytes and the offset where they begin."""
+    start = max(0, ledger.seek(0, os.SEEK_END) - MAX_LINE)
+    ledger.seek(start)
+    return start, ledger.read(MAX_LINE)
+
+
+def _set_torn_tail_aside(ledger: BinaryIO, audit_root: Path) -> None:
+    start, tail = _tail(ledger)
+    whole = tail.rfind(b"\n") + 1
+    torn = tail[whole:]
+    if not torn:
+        return
+    if start > 0 and whole == 0:
+        raise AuditLost(
+            f"the last {MAX_LINE} bytes of {audit_root / LEDGER} are no line of a ledger",
+            hint="move the ledger away; sessions already in it keep their own checkpoints",
+        )
+    kept = os.open(audit_root / TORN, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(kept, "ab", buffering=0) as aside:
+        _write_whole(aside, torn + b"\n")
+        os.fdatasync(aside.fileno())
+    ledger.truncate(start + whole)
+
+
+def _last_record(ledger: BinaryIO, path: Path) -> LedgerRecord | None:
+    """The record to chain to; it must hold by itself, or the break would be ours."""
+    _, tail = _tail(ledger)
+    if not tail:
+        return None
+    line = tail[:-1].rpartition(b"\n")[2]
+    try:
+        record = decode_ledger_record(line)
+        if _chain_of(record) == record.chain_hash:
+            return record
+    except MALFORMED:
+        pass
+    raise AuditLost(
+        f"the last line of {path} is no valid ledger record, so nothing can be chained to it",
+        hint=f"keep {path.name} as evidence under another name; a new one is begun by itself",
+    )
+
+
+def _write_whole(file: BinaryIO, data: bytes) -> None:
+    """Append `data` in one write; a short write is cut back, so that no half line is left."""
+    end = file.seek(0, os.SEEK_END)
+    written = file.write(data)
+    if written != len(data):
+        file.truncate(end)
+        raise OSError(None, f"wrote {written} of {len(data)} bytes")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a created or renamed name in `directory` durable."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,146 @@
+"""session.json from its first moment to the seal, and the order in which a session is sealed.
+
+Rules: session.json is there, open, before anything of the session happens, so that a crash leaves
+a session that can be listed and verified. Sealing is one blocking function: sync, last checkpoint,
+ledger line, session.json. The ledger comes before session.json says "sealed": a crash between the
+two leaves an open session that can still be recovered, never a sealed one that its ledger does
+not know.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio import __version__
+from nono_trio.audit import ledger, store
+from nono_trio.audit.writer import LogFiles, rfc3339
+from nono_trio.core.events import Network
+from nono_trio.core.metadata import (
+    MAX_NETWORK_EVENTS,
+    AuditIntegrity,
+    ExecutableIdentity,
+    NonoTrioFacts,
+    SessionMetadata,
+    completed_at,
+    session_digest,
+)
+from nono_trio.core.redaction import redact_argv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.log import LogPosition
+    from nono_trio.audit.writer import Totals
+    from nono_trio.core.events import NetworkEvent, Payload, SessionEnded
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """What is known of a session before it starts."""
+
+    command: Sequence[str]
+    name: str | None
+    tracked_paths: Sequence[str]
+    isolation: str
+    enforcement: Sequence[str]
+    audit_mode: str
+    audit_sync: str
+    working_directory: str
+
+
+class SessionRecord:
+    """One session's directory and its session.json."""
+
+    def __init__(self, audit_root: Path, facts: SessionFacts) -> None:
+        """Create the directory, the log files and the open session.json; raises OSError."""
+        self.session_id = store.new_session_id()
+        self.started = rfc3339()
+        self._began = time.monotonic()
+        self._audit_root = audit_root
+        self.directory = store.create_session_directory(audit_root, self.session_id)
+        self.files = LogFiles(self.directory)
+        self.command = redact_argv(facts.command)
+        self._network_events: list[NetworkEvent] = []
+        self.executable: ExecutableIdentity | None = None
+        self._metadata = SessionMetadata(
+            session_id=self.session_id,
+            started=self.started,
+            command=self.command,
+            tracked_paths=list(facts.tracked_paths),
+            merkle_roots=[],
+            nono_trio=_open_facts(facts),
+        )
+        store.write_session_json(self.directory, self._metadata)
+
+    def observe(self, _sequence: int, payload: Payload) -> None:
+        """Keep the first network events for session.json: bounded, the log is the truth."""
+        if isinstance(payload, Network) and len(self._network_events) < MAX_NETWORK_EVENTS:
+            self._network_events.append(payload.event)
+
+    def seal(self, ended: SessionEnded, totals: Totals) -> None:
+        """Make the finished log durable and say so everywhere. Blocking; raises OSError.
+
+        Call it once, in a thread, after the writer has ended: nothing is appended any more.
+        """
+        log = self.files.log
+        log.file.check_identity()
+        log.file.sync()
+        self.files.flows.sync()
+        position = log.position()
+        self.files.checkpoint(position, totals.lost, final=True)
+        metadata = self._sealed(ended, totals, position)
+        ledger.append(
+            self._audit_root, self.session_id, session_digest(metadata), completed_at(metadata)
+        )
+        store.write_session_json(self.directory, metadata)
+        self.files.close()
+
+    def _sealed(
+        self, ended: SessionEnded, totals: Totals, position: LogPosition
+    ) -> SessionMetadata:
+        metadata = msgspec.structs.replace(
+            self._metadata,
+            ended=ended.ended,
+            executable_identity=self.executable,
+            exit_code=ended.exit_code,
+            network_events=self._network_events,
+            audit_event_count=position.event_count,
+            audit_integrity=AuditIntegrity(
+                event_count=position.event_count,
+                chain_head=position.chain_head or "",
+                merkle_root=position.merkle_root,
+            ),
+        )
+        if isinstance(metadata.nono_trio, NonoTrioFacts):
+            metadata.nono_trio = msgspec.structs.replace(
+                metadata.nono_trio,
+                status="sealed",
+                peak_queue=totals.peak_queue,
+                lost_total=totals.lost,
+                allowed_total=totals.allowed,
+                denied_total=totals.denied,
+                duration_ms=round((time.monotonic() - self._began) * 1000),
+            )
+        return metadata
+
+
+def _open_facts(facts: SessionFacts) -> NonoTrioFacts:
+    return NonoTrioFacts(
+        version=__version__,
+        name=facts.name,
+        status="open",
+        supervisor_pid=os.getpid(),
+        supervisor_start_ticks=store.process_start_ticks(os.getpid()) or 0,
+        boot_id=store.boot_id(),
+        isolation=facts.isolation,
+        enforcement=list(facts.enforcement),
+        audit_mode=facts.audit_mode,
+        audit_sync=facts.audit_sync,
+        working_directory=facts.working_directory,
+    )

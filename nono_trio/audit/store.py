@@ -1,0 +1,257 @@
+"""Where sessions live on disk, how one is found by name, and whether its supervisor is alive.
+
+Rules of this file: directories are made exclusively with mode 0700, files are 0600; session.json
+is only ever replaced whole (temporary file, fsync, rename, fsync of the directory), so a reader
+without a lock never sees half of one. A session without a readable session.json still exists: what
+a crash left must stay visible.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit.ledger import MALFORMED, sync_directory
+from nono_trio.core.metadata import (
+    NonoTrioFacts,
+    SessionMetadata,
+    SessionSummary,
+    decode_metadata,
+    decode_summary,
+    encode_metadata,
+)
+from nono_trio.errors import LogUnreadable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOG = "audit-events.ndjson"
+CHECKPOINTS = "checkpoints.ndjson"
+FLOWS = "flows.ndjson"
+SESSION = "session.json"
+LATEST = "latest"
+
+STATE_VARIABLE = "NONO_TRIO_STATE_DIR"
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BEGINNING_OF_TIME = datetime.fromtimestamp(0, UTC)
+
+
+class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
+    """A session directory; `summary` is None when session.json is missing or unreadable."""
+
+    directory: Path
+    summary: SessionSummary | None
+
+    @property
+    def session_id(self) -> str:
+        """The id, which is the directory's name."""
+        return self.directory.name
+
+    @property
+    def started(self) -> datetime:
+        """When it started; without a session.json, when its directory was last changed."""
+        if self.summary is not None:
+            return parse_time(self.summary.started) or _BEGINNING_OF_TIME
+        try:
+            return datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
+        except OSError:
+            return _BEGINNING_OF_TIME
+
+    @property
+    def name(self) -> str | None:
+        """The `--name` it was given."""
+        facts = self.summary.nono_trio if self.summary else msgspec.UNSET
+        name = facts.name if isinstance(facts, NonoTrioFacts) else None
+        return name if isinstance(name, str) else None
+
+
+def state_root(override: str | None, environ: Mapping[str, str]) -> Path:
+    """The state directory: `override`, NONO_TRIO_STATE_DIR, $XDG_STATE_HOME/nono-trio, ~/.local.
+
+    A relative XDG_STATE_HOME is ignored, as its specification asks.
+    """
+    chosen = override or environ.get(STATE_VARIABLE)
+    if chosen:
+        return Path(chosen).absolute()
+    xdg = environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(xdg):
+        return Path(xdg, "nono-trio")
+    return Path(environ.get("HOME") or Path.home(), ".local", "state", "nono-trio")
+
+
+def audit_root(state_root: Path) -> Path:
+    """Where the session directories and the ledger are."""
+    return state_root / "audit"
+
+
+def new_session_id() -> str:
+    """16 lower-case hex digits from 8 random bytes."""
+    return os.urandom(8).hex()
+
+
+def is_session_id(text: str) -> bool:
+    """Whether `text` may be a session id (the set upstream accepts)."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def create_session_directory(audit_root: Path, session_id: str) -> Path:
+    """Make the session's directory; raises FileExistsError if it is there, OSError otherwise."""
+    if not is_session_id(session_id):
+        raise UsageError(f"expected 1-64 of A-Z a-z 0-9 _ - as session id, got {session_id!r}")
+    for parent in reversed([audit_root, *audit_root.parents]):
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)
+    directory = audit_root / session_id
+    directory.mkdir(mode=0o700)
+    sync_directory(audit_root)
+    return directory
+
+
+def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
+    """Replace session.json as a whole and make it durable; blocks, raises OSError.
+
+    After an error the old file stands as it was.
+    """
+    temporary = directory / f".{SESSION}.{os.getpid()}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(encode_metadata(metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(directory / SESSION)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(directory)
+
+
+def read_metadata(directory: Path) -> SessionMetadata:
+    """The whole session.json; raises LogUnreadable when it is missing or is none."""
+    try:
+        return decode_metadata((directory / SESSION).read_bytes())
+    except OSError as error:
+        raise LogUnreadable(
+            f"{directory / SESSION} can't be read: {error.strerror or error}"
+        ) from error
+    except MALFORMED as error:
+        raise LogUnreadable(f"{directory / SESSION} is no session file: {error}") from error
+
+
+def read_summary(directory: Path) -> SessionSummary | None:
+    """session.json without its network events; None when it is missing or unreadable."""
+    try:
+        return decode_summary((directory / SESSION).read_bytes())
+    except (OSError, *MALFORMED):
+        return None
+
+
+def sessions(audit_root: Path) -> list[StoredSession]:
+    """Every session under `audit_root`, newest first; none when there is no such directory."""
+    found = [
+        StoredSession(directory=directory, summary=read_summary(directory))
+        for directory in _directories(audit_root)
+    ]
+    return sorted(found, key=lambda session: session.started, reverse=True)
+
+
+def find_session(audit_root: Path, text: str) -> Path:
+    """The session directory (or log file) that `text` means.
+
+    Tried in this order: a path (when it has a slash), an id, `latest`, a name (the newest of that
+    name), an unambiguous id prefix, and last a path without a slash. Raises LogUnreadable when
+    nothing fits and UsageError when a prefix fits several.
+    """
+    if "/" in text:
+        return _existing_path(text)
+    if is_session_id(text) and (audit_root / text).is_dir():
+        return audit_root / text
+    known = sessions(audit_root)
+    if text == LATEST and known:
+        return known[0].directory
+    named = [session for session in known if session.name == text]
+    if named:
+        return named[0].directory
+    return _by_prefix(known, text) or _existing_path(text, audit_root)
+
+
+def is_alive(metadata: SessionMetadata | SessionSummary) -> bool:
+    """Whether the supervisor that wrote this session.json still runs.
+
+    The same pid is not enough (pids are used again): its start time and the boot must be the same.
+    """
+    facts = metadata.nono_trio
+    if not isinstance(facts, NonoTrioFacts) or not isinstance(facts.supervisor_pid, int):
+        return False
+    if facts.boot_id != boot_id():
+        return False
+    ticks = process_start_ticks(facts.supervisor_pid)
+    return ticks is not None and ticks == facts.supervisor_start_ticks
+
+
+def process_start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/<pid>/stat; None when there is no such process or it is a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (OSError, ValueError):
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold spaces and brackets
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    """What tells this boot from any other; empty where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def parse_time(text: str) -> datetime | None:
+    """An RFC 3339 time with its offset (UTC if it has none); None when it is no time."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _directories(audit_root: Path) -> list[Path]:
+    try:
+        return [entry for entry in audit_root.iterdir() if _is_session_directory(entry)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise LogUnreadable(f"{audit_root} can't be read: {error.strerror or error}") from error
+
+
+def _is_session_directory(entry: Path) -> bool:
+    return is_session_id(entry.name) and entry.is_dir() and not entry.is_symlink()
+
+
+def _by_prefix(known: list[StoredSession], text: str) -> Path | None:
+    fitting = [session for session in known if text and session.session_id.startswith(text)]
+    if len(fitting) > 1:
+        ids = ", ".join(sorted(session.session_id for session in fitting)[:4])
+        raise UsageError(
+            f"expected one session that begins with {text!r}, got {len(fitting)}",
+            hint=f"give more of the id: {ids}",
+        )
+    return fitting[0].directory if fitting else None
+
+
+def _existing_path(text: str, audit_root: Path | None = None) -> Path:
+    path = Path(text)
+    if text and path.exists():
+        return path
+    where = f" in {audit_root}" if audit_root else ""
+    raise LogUnreadable(
+        f"expected a session, got {text!r}, which is none{where}",
+        hint="see `nono-trio audit list`",
+    )

@@ -1,0 +1,317 @@
+"""The one writer: takes what is queued, appends it with one write, lets its producers go.
+
+Everything that decides the order of the log happens in this task: file order is queue order.
+Rules: it leaves only when every send handle is closed (closing the receiving end earlier would
+throw the queue away); in strict mode the first failure fails everything that waits and ends the
+session; in best-effort mode failures are counted, and the count stands in the log before the
+next record and before the end. Syncs run in one thread, never on the loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
+
+import trio
+from msgspec import UNSET
+
+from nono_trio.audit.log import AppendFile, ChainedLog
+from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder, unix_ms
+from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG
+from nono_trio.core.events import (
+    Flow,
+    Network,
+    NetworkEvent,
+    SessionEnded,
+    encode_flow,
+    encode_payload,
+)
+from nono_trio.core.metadata import Checkpoint, encode_checkpoint
+from nono_trio.errors import AuditLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.log import LogPosition
+    from nono_trio.audit.recorder import AuditMode, AuditSync
+    from nono_trio.core.events import Payload
+
+# One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here,
+# which is what everybody else waits.
+MAX_BATCH = 512
+SYNC_SECONDS = 1.0
+# A checkpoint even when idle, so that a silent log is still a witness of time.
+IDLE_CHECKPOINT_SECONDS = 60.0
+LOST_TARGET = "nono-trio:audit"
+
+
+def rfc3339() -> str:
+    """Return the time in UTC, RFC 3339, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class LogFiles:
+    """The three append-only files of a session; opened exclusively, closed together."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = ChainedLog(AppendFile(directory / LOG))
+        self.checkpoints = AppendFile(directory / CHECKPOINTS)
+        self.flows = AppendFile(directory / FLOWS)
+        self.flows_sha256 = hashlib.sha256()
+
+    def checkpoint(self, position: LogPosition, lost: int, *, final: bool = False) -> None:
+        """Append a checkpoint for a log that is already synced, and sync it. Blocking."""
+        checkpoint = Checkpoint(
+            time=rfc3339(),
+            event_count=position.event_count,
+            offset=position.offset,
+            chain_head=position.chain_head,
+            merkle_root=position.merkle_root,
+            lost_total=lost,
+            segment_xxh3=position.segment_xxh3,
+            final=final,
+            flows_sha256=self.flows_sha256.hexdigest() if final else UNSET,
+        )
+        self.checkpoints.append(encode_checkpoint(checkpoint))
+        self.checkpoints.sync()
+
+    def close(self) -> None:
+        """Close all three."""
+        for file in (self.log.file, self.checkpoints, self.flows):
+            file.close()
+
+
+@dataclass
+class Totals:
+    """What the writer counted; the summary of a session."""
+
+    allowed: int = 0
+    denied: int = 0
+    lost: int = 0
+    peak_queue: int = 0
+    lost_reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Writer:
+    """Owns the receiving end of the audit queue and the files behind it."""
+
+    def __init__(
+        self,
+        files: LogFiles,
+        *,
+        mode: AuditMode,
+        sync: AuditSync,
+        queue: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.files = files
+        self.totals = Totals()
+        self.ended: SessionEnded | None = None
+        self.observers: list[Callable[[int, Payload], None]] = []
+        self._mode = mode
+        self._sync = sync
+        self._warn = warn
+        self._failures = 0
+        send, self._queue = trio.open_memory_channel[Pending | Flow](queue)
+        self.recorder = Recorder(send, mode)
+        self._drained = trio.Event()
+        self._checkpointing = trio.Lock()
+        self._checkpointed = -1
+        self._checkpoint_at = float("-inf")
+        # Its own, so that name look-ups can never hold up a sync; one, so that syncs are in order.
+        self._thread = trio.CapacityLimiter(1)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until every recorder is closed, then write `ended` as the last record.
+
+        Raises AuditLost when the log failed (strict). If cancelled, what is queued is failed,
+        never left waiting.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sync_regularly)
+                task_status.started()
+                async for first in self._queue:
+                    await self._write([first, *self._queued(MAX_BATCH - 1)])
+                self._drained.set()
+            if self.ended is not None:
+                await self._write_end(self.ended)
+        except BaseExceptionGroup as group:
+            lost, rest = group.split(AuditLost)
+            if lost is None or rest is not None:
+                raise
+            raise _first(lost) from group
+        finally:
+            self.totals.peak_queue = self._queue.statistics().peak_buffer_used
+            while items := self._queued(MAX_BATCH):
+                _fail(items, "the writer has ended")
+            self._queue.close()
+
+    async def _write_end(self, ended: SessionEnded) -> None:
+        last = Pending(ended)
+        await self._write([last])
+        if await last.committed() == NOT_RECORDED:
+            raise AuditLost("the audit log could not be ended: its last record was not written")
+
+    def _queued(self, limit: int) -> list[Pending | Flow]:
+        items: list[Pending | Flow] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while len(items) < limit:
+                items.append(self._queue.receive_nowait())
+        return items
+
+    async def _write(self, items: Sequence[Pending | Flow]) -> None:
+        """Commit one batch: records first, so that a flow never stands before its decision."""
+        pending = [item for item in items if isinstance(item, Pending)]
+        flows = [item for item in items if not isinstance(item, Pending)]
+        first = NOT_RECORDED
+        try:
+            first = self._append(pending)
+            if self._sync == "always" and pending:
+                await self._checkpoint_in_thread()
+            self._append_flows(flows)
+        except OSError as error:
+            self._failed(pending, error, recorded=first != NOT_RECORDED)
+            if first == NOT_RECORDED:
+                return
+        except BaseException:
+            _fail(pending, "the writer was cancelled")
+            raise
+        for sequence, item in enumerate(pending, first):
+            self._observe(sequence, item.payload)
+            item.release(sequence)
+
+    def _append(self, pending: Sequence[Pending]) -> int:
+        gaps = self._gaps() if pending else []
+        payloads = [encode_payload(gap) for gap in gaps]
+        payloads += [encode_payload(item.payload) for item in pending]
+        if not payloads:
+            return 0
+        first = self.files.log.append(payloads)
+        self.totals.lost_reasons.clear()
+        for sequence, gap in enumerate(gaps, first):
+            self._observe(sequence, gap)
+        return first + len(gaps)
+
+    def _append_flows(self, flows: Sequence[Flow]) -> None:
+        if flows:
+            data = b"".join([encode_flow(flow) for flow in flows])
+            self.files.flows.append(data)
+            self.files.flows_sha256.update(data)
+
+    def _observe(self, sequence: int, payload: Payload) -> None:
+        if isinstance(payload, Network):
+            if payload.event.decision == "allow":
+                self.totals.allowed += 1
+            elif payload.event.decision == "deny" and payload.event.target != LOST_TARGET:
+                self.totals.denied += 1
+        for observer in self.observers:
+            observer(sequence, payload)
+
+    def _gaps(self) -> list[Network]:
+        """What was lost since the last record, as records of its own."""
+        full = self.recorder.lost_to_full_queue
+        if full:
+            self.recorder.lost_to_full_queue = 0
+            self._count_lost("queue full", full)
+        return [_gap(count, reason) for reason, count in self.totals.lost_reasons.items()]
+
+    def _count_lost(self, reason: str, count: int) -> None:
+        self.totals.lost += count
+        reasons = self.totals.lost_reasons
+        reasons[reason] = reasons.get(reason, 0) + count
+
+    def _failed(self, pending: Sequence[Pending], error: OSError, *, recorded: bool) -> None:
+        """A write failed: strict ends here, best-effort counts and goes on.
+
+        `recorded`: the records are in the file, what failed is their sync or a flow line.
+        """
+        text = f"{error.strerror or error}"
+        if self._mode == "strict":
+            _fail(pending, text)
+            raise AuditLost(
+                f"the audit log can't be written: {text}",
+                hint="free the disk; `--audit-mode best-effort` goes on without the lost records",
+            ) from error
+        self._failures += 1
+        if not recorded:
+            self._count_lost(text, len(pending))
+            for item in pending:
+                item.release(NOT_RECORDED)
+        if self._failures & (self._failures - 1) == 0:  # 1, 2, 4, 8 ...: no flood of warnings
+            self._warn(f"audit: {self.totals.lost} events lost so far: {text}")
+
+    async def _sync_regularly(self) -> None:
+        """Checkpoint what is written, every second; notice a log that is gone."""
+        while True:
+            with trio.move_on_after(SYNC_SECONDS):
+                await self._drained.wait()
+            if self._drained.is_set():  # the seal makes the last checkpoint
+                return
+            try:
+                await self._checkpoint_in_thread()
+            except OSError as error:
+                self._failed([], error, recorded=True)
+
+    async def _checkpoint_in_thread(self) -> None:
+        """Sync the log and write a checkpoint, one pass at a time, in order.
+
+        If cancelled the thread is abandoned (a stuck disk can't be interrupted) and nobody may
+        touch the files again: only the writer's own deadline and its failure cancel here.
+        """
+        async with self._checkpointing:
+            position = self.files.log.position() if self._due() else None
+            written = False
+            try:
+                await trio.to_thread.run_sync(
+                    self._sync_now, position, abandon_on_cancel=True, limiter=self._thread
+                )
+                written = position is not None
+            finally:
+                self.files.log.checkpointed(written=written)
+            if position is not None:
+                self._checkpointed = position.event_count
+                self._checkpoint_at = trio.current_time()
+
+    def _due(self) -> bool:
+        if self._sync == "never":
+            return False
+        if self.files.log.sequence != self._checkpointed:
+            return True
+        return trio.current_time() - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS
+
+    def _sync_now(self, position: LogPosition | None) -> None:
+        self.files.log.file.check_identity()
+        if position is not None:
+            self.files.log.file.sync()
+            self.files.checkpoint(position, self.totals.lost)
+
+
+def _gap(count: int, reason: str) -> Network:
+    return Network(
+        event=NetworkEvent(
+            timestamp_unix_ms=unix_ms(),
+            mode="connect",
+            decision="deny",
+            target=LOST_TARGET,
+            reason=f"{count} events lost: {reason}",
+        )
+    )
+
+
+def _fail(items: Sequence[Pending | Flow], text: str) -> None:
+    for item in items:
+        if isinstance(item, Pending):
+            item.fail(AuditLost(f"the audit log can't be written: {text}"))
+
+
+def _first(group: BaseExceptionGroup[AuditLost]) -> AuditLost:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast("AuditLost", error)

@@ -1,0 +1,99 @@
+"""The options that `run` and `proxy` share, and how they become session options."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nono_trio.audit.store import state_root
+from nono_trio.errors import UsageError
+from nono_trio.session.options import AuditOptions, NetworkOptions, SessionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+# Bounds of `--audit-queue`: one record at a time still works, a million is a gigabyte.
+QUEUE_RANGE = click.IntRange(1, 1_000_000)
+PORT_RANGE = click.IntRange(0, 65_535)
+SECONDS = click.FloatRange(0, 86_400)
+
+
+def environment_twin(flag: str) -> str:
+    """Return the environment variable of a long flag: `NONO_TRIO_<FLAG>`."""
+    return "NONO_TRIO_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401  (click's own settings)
+    """Make a click option with its environment twin, shown in the help."""
+    flag = next(name for name in names if name.startswith("--")).partition("/")[0]
+    settings.setdefault("envvar", environment_twin(flag))
+    settings.setdefault("help", None)
+    return click.option(*names, **settings)
+
+
+_NETWORK = (
+    option(
+        "--allow-domain", "--allow-proxy", "--proxy-allow", "allow_domain", multiple=True,
+        metavar="HOST[:PORT]",
+        help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
+        " every name below it. Repeatable.",
+    ),
+    option("--deny-domain", multiple=True, metavar="HOST[:PORT]",
+           help="Deny a host; wins over every --allow-domain. Repeatable."),
+    option("--resolve", multiple=True, metavar="HOST:PORT:ADDR",
+           help="Pin the address of a name, as curl does. Repeatable."),
+    option("--block-net", is_flag=True, help="Allow nothing at all; every attempt is recorded."),
+)  # fmt: skip
+
+_AUDIT = (
+    option("--audit-dir", metavar="DIR", envvar="NONO_TRIO_STATE_DIR",
+           help="State directory  [default: $XDG_STATE_HOME/nono-trio]"),
+    option("--audit-mode", type=click.Choice(["strict", "best-effort"]), default="strict",
+           show_default=True, help="When the log can't be written: stop, or count the loss."),
+    option("--audit-sync", type=click.Choice(["always", "interval", "never"]), default="interval",
+           show_default=True, help="When a record is on disk before its request goes on: every"
+           " batch, within a second, or when the system likes."),
+    option("--audit-queue", type=QUEUE_RANGE, default=16_384, show_default=True, metavar="N",
+           help="Records that may wait for the writer."),
+)  # fmt: skip
+
+_SESSION = (
+    option("--name", metavar="NAME", help="A name to find the session by."),
+    option("--grace", type=SECONDS, default=5.0, show_default=True, metavar="SECONDS",
+           help="Time for the command and for open connections to end by themselves."),
+)  # fmt: skip
+
+
+def session_options(command: Command) -> Command:
+    """Add the network, audit and session options to a command."""
+    for decorate in reversed((*_NETWORK, *_AUDIT, *_SESSION)):
+        command = decorate(command)
+    return command
+
+
+def build_session_options(given: dict[str, Any], *, proxy_port: int = 0) -> SessionOptions:
+    """Take the shared options out of a command's arguments."""
+    name = given["name"]
+    if name is not None and not (0 < len(name) <= 64 and name.isprintable()):
+        raise UsageError("--name: expected 1 to 64 printable characters")
+    return SessionOptions(
+        network=NetworkOptions(
+            allow=given["allow_domain"],
+            deny=given["deny_domain"],
+            resolve=given["resolve"],
+            block=given["block_net"],
+            proxy_port=proxy_port,
+        ),
+        audit=AuditOptions(
+            state_root=state_root(given["audit_dir"], os.environ),
+            mode=given["audit_mode"],
+            sync=given["audit_sync"],
+            queue=given["audit_queue"],
+        ),
+        name=name,
+        grace_seconds=given["grace"],
+    )

@@ -1,0 +1,84 @@
+"""`nono-trio proxy`: the same proxy and log without a child."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nono_trio.cli.live import FollowPrinter, say
+from nono_trio.cli.options import build_session_options, option, session_options
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from nono_trio.audit.session_record import SessionRecord
+
+_DEFAULT_LISTEN = "127.0.0.1:0"
+
+
+@click.command(epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com")
+@option("--listen", default=_DEFAULT_LISTEN, show_default=True, metavar="ADDR:PORT",
+        help="Where to listen; port 0 for any free one.")  # fmt: skip
+@option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded.")
+@session_options
+def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (click passes any)
+    """Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.
+
+    Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
+    session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
+    """
+    from nono_trio.session.environment import proxy_url
+    from nono_trio.session.prepare import build_policy, new_token
+    from nono_trio.session.prepare import listen as open_listener
+    from nono_trio.session.run import Listeners, run_proxy
+
+    address, port = _parse_listen(listen)
+    options = build_session_options(given)
+    policy = build_policy(options.network)
+    listener = open_listener(port, address)
+    token = new_token()
+
+    def ready(record: SessionRecord) -> None:
+        bound = listener.getsockname()[1]
+        line = {
+            "schema": 1,
+            "port": bound,
+            "token": token,
+            "proxy_url": proxy_url(token, bound, f"[{address}]" if ":" in address else address),
+            "session_id": record.session_id,
+            "session_dir": str(record.directory),
+        }
+        click.echo(json.dumps(line))
+
+    observers = [FollowPrinter().observe] if follow else []
+    finished = run_proxy(
+        options, policy, token, listener, ready, Listeners(warn=say, observe=observers)
+    )
+    if finished.outcome.error is not None:
+        raise finished.outcome.error
+
+
+def _parse_listen(text: str) -> tuple[str, int]:
+    """Split ADDR:PORT; the address must be a literal, so that nothing is resolved here."""
+    address, colon, port = text.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    if not colon or not _is_port(port) or not _is_address(address):
+        raise UsageError(
+            f"--listen: expected ADDR:PORT, got {text!r}", hint="for example 127.0.0.1:8080"
+        )
+    return address, int(port)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= 65_535
+
+
+def _is_address(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Why a request was refused, in a form that is safe to log, to send and to print.
+
+Rules of this file: `reason` is fixed text and never quotes the request; `target` quotes it without
+control characters, without user information and without the query, for both carry secrets.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_SHOWN_TARGET = 255  # characters of a refused target in the audit log; a host name fits
+
+_QUERY_OR_FRAGMENT = re.compile(rb"[?#]")
+_SCHEME = rb"[A-Za-z][A-Za-z0-9+.-]*://"
+_HOST_AND_PORT = re.compile(rb"(?:%b)?[A-Za-z0-9._-]+(?::[0-9]{1,5})?(?:/.*)?" % _SCHEME)
+# In a target that was cut short the "@" may be still to come: no password fits in here.
+_SAFE_CUT = re.compile(
+    rb"(?:%b[^/:@]*(?::[0-9]{0,5})?)?/.*|[^/:@]*(?::[0-9]{0,5}[^/:@]?)?" % _SCHEME, re.DOTALL
+)
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
+
+
+class BadRequest(Exception):
+    """A request refused before policy saw it.
+
+    `status` is the HTTP status to answer with, `reason` one printable ASCII sentence without a
+    full stop, `target` what the audit event may name ("" when nothing could be read).
+    """
+
+    def __init__(self, status: int, reason: str, target: str = "") -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.target = target
+
+
+def shown_target(target: bytes, *, whole: bool = True) -> str:
+    r"""A refused request-target as the audit log may show it: bounded, \xNN for what can't print.
+
+    Query and fragment are cut off, then everything up to the last "@". Where that "@" may stand
+    behind the cut, what is left could be the first half of a password; then it is shown only if
+    it reads as host and port. `whole` is False when the target's end was never read.
+    """
+    shown = _QUERY_OR_FRAGMENT.split(target, maxsplit=1)[0]
+    if b"@" in shown:
+        shown = shown.rpartition(b"@")[2]
+    elif (b"@" in target and not _HOST_AND_PORT.fullmatch(shown)) or (
+        not whole and not _SAFE_CUT.fullmatch(shown)
+    ):
+        return ""
+    escaped = _UNPRINTABLE.sub(_escape, shown[:MAX_SHOWN_TARGET])
+    return escaped.decode("ascii")[:MAX_SHOWN_TARGET]
+
+
+def _escape(character: re.Match[bytes]) -> bytes:
+    return b"\\x%02x" % character[0][0]

@@ -1,0 +1,218 @@
+"""The network policy: may this host and port be reached, by which rule, and what would change it.
+
+Rules of this file:
+- Order: network blocked, metadata and never-allowed addresses, deny entries, allow entries, default
+  deny. Deny beats allow; nothing lifts the second.
+- `decide` goes by name alone and comes before DNS, so a denied name is never looked up.
+  `check_address` comes after DNS, for every address of the answer.
+- Loopback needs an entry that says loopback, or a pin. Private ranges need an exact entry, or a
+  pin: whoever owns a wildcard's zone may point a name of it into the local network.
+- Reasons and hints quote canonical hosts, and entries as their user wrote them; nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
+
+from nono_trio.core.addresses import AddressClass, classify, parse_address, spellings
+from nono_trio.core.hosts import Host
+from nono_trio.core.rules import (
+    ALLOW_FLAG,
+    ANY_PORT,
+    DENY_FLAG,
+    RESOLVE_FLAG,
+    is_localhost,
+    is_metadata_name,
+    parse_allow,
+    parse_deny,
+    parse_pin,
+    with_parents,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from nono_trio.core.addresses import Address
+    from nono_trio.core.rules import Rule
+
+# Verdicts kept; all dropped when full, for the child chooses the keys. Under 1 KiB each: 4 MiB.
+VERDICT_CACHE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What policy says. `rule` is the entry that decided, as written; None for a built-in rule.
+
+    `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that
+    would change it; None where none would.
+    """
+
+    allowed: bool
+    rule: str | None = None
+    reason: str | None = None
+    hint: str | None = None
+
+
+class RuleTable:
+    """Entries by host and port: two dict reads for the host, two more for each parent of it."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._exact: dict[tuple[str, int], Rule] = {}
+        self._below: dict[tuple[str, int], Rule] = {}
+        for rule in rules:
+            table = self._below if rule.wildcard else self._exact
+            for port in rule.ports:
+                table.setdefault((rule.host.name, port), rule)
+
+    def find(self, host: Host, port: int) -> Rule | None:
+        """The entry for a host and port: exact before wildcard, the nearest suffix first."""
+        found = _at(self._exact, host.name, port)
+        if found is not None or host.address is not None or not self._below:
+            return found
+        parents = with_parents(host.name)
+        next(parents)  # *.example.com does not cover example.com
+        return next((rule for name in parents if (rule := _at(self._below, name, port))), None)
+
+
+def _at(table: dict[tuple[str, int], Rule], name: str, port: int) -> Rule | None:
+    return table.get((name, port)) or table.get((name, ANY_PORT))
+
+
+class Policy:
+    """One session's rules, fixed when it starts. `Policy()` denies everything."""
+
+    def __init__(
+        self,
+        allow: Iterable[Rule] = (),
+        deny: Iterable[Rule] = (),
+        pins: dict[tuple[str, int], tuple[Address, ...]] | None = None,
+        *,
+        block: bool = False,
+    ) -> None:
+        self._allow = RuleTable(allow)
+        self._deny = RuleTable(spelled for rule in deny for spelled in _spelled(rule))
+        self._pins = pins or {}
+        self._block = block
+        self._verdicts: dict[tuple[str, int], Verdict] = {}
+
+    @classmethod
+    def build(
+        cls,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        resolve: Sequence[str] = (),
+        block: bool = False,
+    ) -> Self:
+        """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
+        pins: dict[tuple[str, int], tuple[Address, ...]] = {}
+        for pin in map(parse_pin, resolve):
+            key = (pin.host.name, pin.port)
+            pins[key] = (*pins.get(key, ()), *pin.addresses)
+        return cls(map(parse_allow, allow), map(parse_deny, deny), pins, block=block)
+
+    def decide(self, host: Host, port: int) -> Verdict:
+        """Verdict for a host and port by name alone, before any DNS."""
+        key = (host.name, port)
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            verdict = self._decide(host, port)
+            if len(self._verdicts) >= VERDICT_CACHE:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
+        return verdict
+
+    def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
+        """Pinned addresses to dial instead of asking DNS, in their order; None without a pin."""
+        pinned = self._pins.get((host.name, port))
+        return None if pinned is None else tuple(map(str, pinned))
+
+    def check_address(self, host: Host, port: int, address: str) -> Verdict:
+        """Verdict for one resolved address of an allowed host; a denied host stays denied.
+
+        Ask for every address of the answer: a single denial denies the whole name. A text that is
+        no IP address is denied.
+        """
+        verdict = self.decide(host, port)
+        if not verdict.allowed:
+            return verdict
+        parsed = parse_address(address)
+        if parsed is None:
+            return Verdict(
+                False, None, f"{host.bracketed()} resolved to something that is no address"
+            )
+        return self._check_parsed(host, port, parsed) or verdict
+
+    def _decide(self, host: Host, port: int) -> Verdict:
+        shown = f"{host.bracketed()}:{port}"
+        if self._block:
+            return Verdict(False, None, "the network is blocked", "drop --block-net")
+        protected = _protected(host)
+        if protected is not None:
+            return Verdict(False, None, f"{host.bracketed()} is {protected}")
+        denial = self._deny_rule(host, port)
+        if denial is not None:
+            return _denied(f"{shown} is on the deny list", denial)
+        rule = self._allow.find(host, port)
+        if rule is not None:
+            return Verdict(True, rule.text)
+        hint = f"allow it with {ALLOW_FLAG} {shown}"
+        return Verdict(False, None, f"{shown} is not on the allowlist", hint)
+
+    def _deny_rule(self, host: Host, port: int) -> Rule | None:
+        if host.address is None:
+            return self._deny.find(host, port)
+        names = (Host(str(one), one) for one in spellings(host.address))
+        return next((rule for one in names if (rule := self._deny.find(one, port))), None)
+
+    def _check_parsed(self, host: Host, port: int, address: Address) -> Verdict | None:
+        """The denial of one address of an allowed host, or None."""
+        what = f"{host.bracketed()} resolved to {address}"
+        address_class = classify(address)
+        if address_class.is_never_allowed:
+            return Verdict(False, None, f"{what}, {address_class.words}")
+        denial = self._deny_rule(Host(str(address), address), port)
+        if denial is not None:
+            return _denied(f"{what}, which is on the deny list", denial)
+        if address in self._pins.get((host.name, port), ()):
+            return None
+        rule = self._allow.find(host, port)
+        if rule is not None and _may_reach(rule, address_class):
+            return None
+        hint = _hint_for(address_class, f"{host.bracketed()}:{port}", address)
+        return Verdict(False, None, f"{what}, {address_class.words}", hint)
+
+
+def _spelled(rule: Rule) -> Iterable[Rule]:
+    """A deny rule once for each address it stands for: a mapped one denies the plain one too."""
+    if rule.host.address is None:
+        return (rule,)
+    return (replace(rule, host=Host(str(one), one)) for one in spellings(rule.host.address))
+
+
+def _protected(host: Host) -> str | None:
+    """What makes a host one that no entry opens, as words for "is ..."; None when nothing does."""
+    if host.address is None:
+        return "a cloud metadata name" if is_metadata_name(host.name) else None
+    address_class = classify(host.address)
+    return address_class.words if address_class.is_never_allowed else None
+
+
+def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
+    if address_class is AddressClass.PUBLIC:
+        return True
+    if rule.wildcard:
+        return False
+    if address_class is AddressClass.LOOPBACK:
+        return rule.host.address is not None or is_localhost(rule.host.name)
+    return address_class is AddressClass.PRIVATE
+
+
+def _denied(reason: str, rule: Rule) -> Verdict:
+    return Verdict(False, rule.text, reason, f"drop {DENY_FLAG} {rule.text}")
+
+
+def _hint_for(address_class: AddressClass, shown: str, address: Address) -> str:
+    if address_class is AddressClass.PRIVATE:
+        return f"name it exactly with {ALLOW_FLAG} {shown}"
+    return f"pin it with {RESOLVE_FLAG} {shown}:{Host(str(address), address).bracketed()}"

@@ -1,0 +1,132 @@
+"""One accepted connection: its socket, its unread bytes, its one deadline.
+
+Rules of this file: a socket is tried before it is waited for; there is one deadline at a time, and
+the server's sweep enforces it by waking the task (a cancel scope per wait costs 5 us, a sweep of a
+thousand clients 0.1 ms a second).
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.proxy.limits import READ_HEAD
+from nono_trio.proxy.readiness import Waker
+
+if TYPE_CHECKING:
+    from nono_trio.proxy.readiness import Readiness, Watch
+
+MAX_DISCARDED: Final = 16 * 1024 * 1024  # bytes thrown away while the peer reads our last answer
+
+_RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
+
+
+class Expired(Exception):
+    """The client's deadline has passed, or its place is needed by another one."""
+
+
+class Client:
+    """A client connection, served by one task."""
+
+    __slots__ = ("_readiness", "_watch", "deadline", "expired", "idle", "sock", "unread", "waker")
+
+    def __init__(self, sock: socket.socket, readiness: Readiness) -> None:
+        self.sock = sock
+        self.waker = Waker()
+        self.unread = b""
+        self.deadline = math.inf
+        self.expired = False
+        self.idle = False
+        """Nothing of a request is here, so the connection may be closed for another's sake."""
+        self._readiness = readiness
+        self._watch: Watch | None = None
+
+    @property
+    def watch(self) -> Watch:
+        """The place of the socket in the readiness table, made when it is first needed."""
+        if self._watch is None:
+            self._watch = self._readiness.watch(self.sock, self.waker)
+        return self._watch
+
+    def expire_in(self, seconds: float) -> None:
+        """Replace the deadline: `seconds` from now, `math.inf` for none."""
+        self.deadline = trio.current_time() + seconds
+        self.expired = False
+
+    def expire(self) -> None:
+        """Make the task's next pause, or the one it is in, raise Expired."""
+        self.deadline = math.inf
+        self.expired = True
+        self.waker.wake()
+
+    async def pause(self) -> None:
+        """Wait until something happens to a socket of this client's. Raises Expired."""
+        if self._watch is None:
+            self._watch = self._readiness.watch(self.sock, self.waker)
+        if not self.expired:
+            await self.waker.sleep()
+        if self.expired:
+            raise Expired
+
+    def try_receive(self) -> bytes | None:
+        """What is there, b"" at the end, None if nothing is there yet. Raises OSError."""
+        try:
+            return self.sock.recv(READ_HEAD)
+        except BlockingIOError:
+            return None
+
+    async def receive(self) -> bytes:
+        """Wait for bytes; b"" at the end. Raises OSError and Expired; loses no byte."""
+        while (data := self.try_receive()) is None:
+            await self.pause()
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`. Raises OSError and Expired; if cancelled, a part may be sent."""
+        sent = self.try_send(data)
+        while sent < len(data):
+            self._readiness.want_write(self.watch)
+            sent += self.try_send(data[sent:])
+            if sent < len(data):
+                await self.pause()
+
+    def try_send(self, data: bytes) -> int:
+        """Send what fits. Raises OSError."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def part(self, seconds: float) -> None:
+        """Say that nothing more comes, and let the peer read the last answer for `seconds`.
+
+        Closing with unread bytes would reset the connection, and the reset can overtake the answer
+        (RFC 9112 9.6). Never raises but for cancellation.
+        """
+        self.expire_in(seconds)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            discarded = 0
+            while discarded < MAX_DISCARDED and (data := await self.receive()):
+                discarded += len(data)
+                await trio.lowlevel.checkpoint()
+        except (OSError, Expired):
+            return
+
+    def is_quiet(self) -> bool:
+        """Whether the peer has sent nothing that we have not read."""
+        return not self.unread and not self.try_receive()
+
+    def reset(self) -> None:
+        """Make `close` a reset: the peer must not take what it has for all there is."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def close(self) -> None:
+        """Give up the socket; what was sent still reaches the peer if it has sent nothing more."""
+        if self._watch is not None:
+            self._readiness.forget(self._watch)
+        self.sock.close()

@@ -1,0 +1,122 @@
+"""Plain HTTP through the proxy: one request and its response, streamed both ways at once.
+
+Rules of this file: a response may begin before its request has ended; whatever goes wrong before
+the first byte of a response is answered with a status, afterwards the connection is cut, for a
+second status line would be read as content; a client that leaves is not an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import h11
+import trio
+
+from nono_trio.proxy.body import BadBody
+from nono_trio.proxy.client import Expired
+from nono_trio.proxy.decisions import Refusal
+from nono_trio.proxy.download import Download
+from nono_trio.proxy.relay import SideFailed
+from nono_trio.proxy.response import BadResponse
+from nono_trio.proxy.upload import Upload
+
+if TYPE_CHECKING:
+    from nono_trio.core.events import ClosedBy
+    from nono_trio.core.heads import RequestHead
+    from nono_trio.core.targets import HttpTarget
+    from nono_trio.proxy.body import BodyGuard
+    from nono_trio.proxy.client import Client
+    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.readiness import Readiness
+    from nono_trio.proxy.upstream import Upstream
+
+TURN_PIECES: Final = 16  # pieces of at most 64 KiB before other tasks get their turn
+REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.2, those without a body
+
+
+class Exchange:
+    """One exchange. `closed_by` is "shutdown" until something else has ended it."""
+
+    def __init__(
+        self,
+        client: Client,
+        upstream: Upstream,
+        head: RequestHead,
+        guard: BodyGuard,
+        readiness: Readiness,
+    ) -> None:
+        self.closed_by: ClosedBy = "shutdown"
+        self.failure: Refusal | None = None
+        """What to answer: nothing has been answered yet."""
+        self._client = client
+        self._upstream = upstream
+        self._head = head
+        self.upload = Upload(client, upstream, guard, readiness)
+        self.download = Download(client, upstream, head, self.upload, readiness)
+
+    async def run(self, target: HttpTarget, early: bytes, limits: Limits) -> None:
+        """Stream until the response has ended or something failed; never raises for what a peer
+        does. If cancelled, both sockets are left to the caller."""
+        try:
+            self.upload.begin(self._head, target, early)
+            await self._stream(limits)
+            self.closed_by = "client" if self.keeps_client else "upstream"
+        except BadBody as fault:
+            self._fail("client", 400, fault.reason)
+        except BadResponse as fault:
+            self._fail("upstream", 502, fault.reason)
+        except SideFailed as failure:
+            self._fail(failure.side, 502, "the upstream closed the connection without an answer")
+        except Expired:
+            self._fail("idle", 504, f"the upstream was silent for {limits.idle:g} seconds")
+
+    async def _stream(self, limits: Limits) -> None:
+        pieces = 0
+        while not self.download.done:
+            moved = self.upload.pump()
+            moved = self.download.pump() or moved
+            if moved:
+                pieces += 1
+                if pieces % TURN_PIECES == 0:
+                    await trio.lowlevel.checkpoint()
+                continue
+            if self._client.watch.broken:
+                raise SideFailed("client")
+            self._client.expire_in(limits.idle)
+            await self._client.pause()
+
+    def _fail(self, closed_by: ClosedBy, status: int, reason: str) -> None:
+        self.closed_by = closed_by
+        if not self.download.answered and (closed_by != "client" or status == 400):
+            self.failure = Refusal(status, reason)
+
+    @property
+    def keeps_client(self) -> bool:
+        """Whether another request may follow on the client's connection."""
+        return (
+            self._head.keep_alive
+            and self.download.done
+            and self.upload.complete
+            and self.upload.reader.our_state is h11.DONE
+        )
+
+    @property
+    def keeps_upstream(self) -> bool:
+        """Whether another request may go out on the upstream's connection."""
+        return (
+            self.keeps_client
+            and not self.download.surplus
+            and self.upload.writer.our_state is h11.DONE
+            and self.upload.writer.their_state is h11.DONE
+        )
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the request can go out again on a new connection: the upstream closed this one
+        before a byte of an answer, as it may between two requests."""
+        return (
+            self.closed_by == "upstream"
+            and self.download.received == 0
+            and self._head.method in REPEATABLE
+            and self._head.body == "none"
+        )

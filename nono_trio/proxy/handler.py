@@ -1,0 +1,335 @@
+"""One client connection from its first byte to its last: the order in which a request is judged.
+
+The order, which is what the whole project promises: the request is parsed (400), its token is
+compared (407), policy is asked by name (403), the decision is recorded. Only then is a name looked
+up, every address of it checked, one of them dialled, a byte answered. What is found out later (a
+bad address, a dead upstream) is a second decision and recorded before it is answered, too.
+
+Rules of this file: one refusal is one event; nothing that a client does raises out of `handle`;
+only a lost audit log and cancellation do, and both end with the socket closed unanswered.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.events import Flow
+from nono_trio.core.heads import BadRequest, head_end, presented_token
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy import answers, auth
+from nono_trio.proxy.client import Client, Expired
+from nono_trio.proxy.connect import Tunnel
+from nono_trio.proxy.contracts import DialFailed
+from nono_trio.proxy.decisions import Refusal, Subject, allowed, denied
+from nono_trio.proxy.forward import Exchange
+from nono_trio.proxy.limits import MAX_CHALLENGES
+from nono_trio.proxy.request import PlainRequest, Request, malformed_subject, read_request
+from nono_trio.proxy.resolve import AddressDenied, Directory
+from nono_trio.proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.events import ClosedBy
+    from nono_trio.core.policy import Policy
+    from nono_trio.proxy.contracts import Dialler
+    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.readiness import Readiness
+    from nono_trio.proxy.relay import RelayBuffer
+
+logger = logging.getLogger(__name__)
+
+FULL_HINT: Final = "close connections that are not in use, or try again"
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What every connection of one proxy shares."""
+
+    policy: Policy
+    recorder: RecordsDecisions
+    token: auth.Token
+    directory: Directory
+    dialler: Dialler
+    limits: Limits
+    readiness: Readiness
+    buffer: RelayBuffer
+    now: Callable[[], int]
+    """Wall clock in milliseconds since 1970."""
+
+
+class Handler:
+    """Serves one client. `full`: the proxy has no place for it and says so to what it asks."""
+
+    __slots__ = ("_at", "_challenges", "_client", "_full", "_served", "_spare", "_tunnel_refused")
+
+    def __init__(self, client: Client, surroundings: Surroundings, *, full: bool) -> None:
+        self._client = client
+        self._at = surroundings
+        self._full = full
+        self._served = False
+        self._challenges = 0
+        self._tunnel_refused = False
+        self._spare: Upstream | None = None
+
+    async def handle(self) -> None:
+        """Serve requests until one side is done. Raises AuditLost; nothing else but cancellation
+        leaves here, and in every case the client's socket is closed."""
+        try:
+            while await self._serve_next():
+                self._served = True
+                await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
+        except (OSError, Expired, SessionSealed):
+            return  # the client left, took too long, or came too late: nobody is left to answer
+        except AuditBusy:
+            self._answer_unrecorded()
+        except AuditLost:
+            raise
+        except Exception as error:  # one bad client must not end the session of all the others
+            logger.error("a connection was cut by a bug: %s", type(error).__name__)  # noqa: TRY400
+            logger.debug("its cause", exc_info=True)
+        finally:
+            if self._spare is not None:
+                self._spare.close()
+            self._client.close()
+
+    async def _serve_next(self) -> bool:
+        """Serve one request; whether another may follow."""
+        client = self._client
+        raw: bytes | None = None
+        try:
+            raw = await self._next_head()
+            if raw is None:
+                return False
+            request, client.unread = read_request(raw, client.unread)
+        except BadRequest as fault:
+            return await self._refuse_malformed(raw or client.unread, fault)
+        client.deadline = math.inf
+        refusal = self._judge(request)
+        if refusal is not None:
+            return await self._refuse(request, refusal)
+        sequence = await self._at.recorder.record(allowed(request.subject, self._at.now()))
+        if request.plain is None:
+            await self._tunnel(request, sequence)
+            return False
+        return await self._forward(request, request.plain, sequence)
+
+    async def _next_head(self) -> bytes | None:
+        """The bytes of the next head; None when no more requests come. Raises BadRequest, Expired
+        for a client that sent nothing."""
+        client = self._client
+        data = client.unread or await self._first_bytes()
+        if not data or (self._tunnel_refused and not data[:1].isalpha()):
+            return None  # what follows a refused CONNECT may be meant for the tunnel
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3:  # else: the usual case, a whole head in one read; parse_head is as strict
+            data, end = await self._rest_of_head(data)
+        client.unread = data[end:]
+        return data[:end]
+
+    async def _first_bytes(self) -> bytes:
+        client = self._client
+        data = client.try_receive()
+        if data is None:
+            limits = self._at.limits
+            client.expire_in(limits.keep_alive if self._served else limits.head)
+            client.idle = True
+            data = await client.receive()
+            client.idle = False
+        return data
+
+    async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
+        """A started head up to its end at least, and where that is. Raises BadRequest."""
+        client = self._client
+        client.expire_in(self._at.limits.head)
+        seen = 0
+        while (end := head_end(data, seen)) < 0:
+            seen = len(data)
+            client.unread = data
+            try:
+                more = await client.receive()
+            except Expired:
+                raise BadRequest(
+                    408, f"the head was not complete within {self._at.limits.head:g} seconds"
+                ) from None
+            if not more:
+                raise BadRequest(400, "the connection was closed in the middle of a head")
+            data += more
+        return data, end
+
+    def _judge(self, request: Request) -> Refusal | None:
+        """Token, then policy by name; nothing here leaves this process."""
+        presented = presented_token(request.head)
+        if presented is None:
+            return Refusal(407, auth.MISSING, auth.HINT, "authentication_failed")
+        if not self._at.token.matches(presented):
+            request.subject.presented = "failed"
+            return Refusal(407, auth.WRONG, auth.HINT, "authentication_failed")
+        request.subject.presented = "succeeded"
+        if self._full:
+            return Refusal(503, "the proxy has as many connections as it can hold", FULL_HINT)
+        host, port = request.host, request.port
+        if host.address is not None and self._at.directory.is_own(host.name, port):
+            return Refusal(403, "the target is this proxy itself", category="host_denied")
+        verdict = self._at.policy.decide(host, port)
+        if verdict.allowed:
+            return None
+        return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
+
+    async def _refuse(self, request: Request, refusal: Refusal) -> bool:
+        """Record a refusal, then answer it; whether another request may follow."""
+        keep = self._may_follow(request, refusal.status)
+        await self._at.recorder.record(denied(request.subject, refusal, self._at.now()))
+        await self._answer(refusal, keep=keep, body=request.head.method != "HEAD")
+        return keep
+
+    def _may_follow(self, request: Request, status: int) -> bool:
+        if status == 407:
+            self._challenges += 1
+            self._tunnel_refused = request.plain is None
+            if self._challenges >= MAX_CHALLENGES:
+                return False
+        elif request.plain is None or status == 503:
+            return False
+        return request.head.keep_alive and not request.has_open_body
+
+    async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
+        refusal = Refusal(fault.status, fault.reason)
+        event = denied(malformed_subject(raw, fault), refusal, self._at.now())
+        await self._at.recorder.record(event)
+        await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
+        return False
+
+    async def _answer(self, refusal: Refusal, *, keep: bool, body: bool = True) -> None:
+        """Send a refusal; if it is the last word, see that the client can read it."""
+        client = self._client
+        client.expire_in(self._at.limits.linger)
+        text = answers.refusal(
+            refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
+        )
+        await client.send(text)
+        if not keep and not client.is_quiet():
+            await client.part(self._at.limits.linger)
+
+    def _answer_unrecorded(self) -> None:
+        """The one answer without an event: there was no room for the event, so nothing was done."""
+        text = answers.refusal(
+            503, "the audit log can't keep up, nothing was done", None, close=True
+        )
+        with suppress(OSError):
+            self._client.try_send(text)
+
+    async def _reach(self, request: Request) -> Upstream | None:
+        """Find, check and dial the upstream of an allowed request; None if that was refused."""
+        try:
+            addresses = await self._at.directory.addresses(request.host, request.port)
+            sock, address = await self._at.dialler(addresses, request.port)
+        except AddressDenied as denial:
+            refusal = Refusal(403, denial.reason, denial.hint, "host_denied")
+        except DialFailed as failure:
+            reason = f"can't connect to {request.host.bracketed()}:{request.port}: {failure.reason}"
+            refusal = Refusal(failure.status, reason, category="upstream_connect_failed")
+        else:
+            key = (request.host.name, request.port)
+            return Upstream(sock, address, key, self._at.readiness, self._client.waker)
+        await self._refuse(request, refusal)
+        return None
+
+    async def _tunnel(self, request: Request, sequence: int) -> None:
+        upstream = await self._reach(request)
+        if upstream is None:
+            return
+        opened = Opened(request.subject, sequence, upstream.address, self._at.now())
+        tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness)
+        try:
+            await tunnel.run(self._at.limits)
+        finally:
+            upstream.close()
+            flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
+            self._at.recorder.record_flow(flow)
+
+    async def _forward(self, request: Request, plain: PlainRequest, sequence: int) -> bool:
+        """Pass one plain request on; whether another may follow."""
+        upstream = self._take_spare((request.host.name, request.port))
+        if upstream is not None:
+            exchange = await self._exchange(request, plain, sequence, upstream)
+            if not exchange.may_repeat:
+                return await self._conclude(request, exchange)
+        upstream = await self._reach(request)
+        if upstream is None:
+            return False
+        exchange = await self._exchange(request, plain, sequence, upstream)
+        return await self._conclude(request, exchange)
+
+    def _take_spare(self, key: tuple[str, int]) -> Upstream | None:
+        """The upstream of the last request, if it can serve this one."""
+        spare, self._spare = self._spare, None
+        if spare is not None and (spare.key != key or not spare.is_idle()):
+            spare.close()
+            return None
+        return spare
+
+    async def _exchange(
+        self, request: Request, plain: PlainRequest, sequence: int, upstream: Upstream
+    ) -> Exchange:
+        opened = Opened(request.subject, sequence, upstream.address, self._at.now())
+        exchange = Exchange(self._client, upstream, request.head, plain.guard, self._at.readiness)
+        try:
+            await exchange.run(plain.target, plain.early, self._at.limits)
+        finally:
+            if exchange.keeps_upstream:
+                self._spare = upstream
+            else:
+                upstream.close()
+            sent, received = exchange.upload.sent, exchange.download.received
+            self._at.recorder.record_flow(opened.flow(sent, received, exchange.closed_by))
+        return exchange
+
+    async def _conclude(self, request: Request, exchange: Exchange) -> bool:
+        """Answer what the upstream did not; whether another request may follow."""
+        failure = exchange.failure
+        if failure is not None:
+            if failure.status == 400:  # its framing went bad after the decision to allow it
+                event = denied(request.subject, failure, self._at.now())
+                await self._at.recorder.record(event)
+            await self._answer(failure, keep=False, body=request.head.method != "HEAD")
+        elif exchange.keeps_client:
+            return True
+        elif exchange.download.done:
+            await self._client.part(self._at.limits.linger)
+        elif request.head.version == "1.0":  # there the end of the connection is the end of a body
+            self._client.reset()
+        return False
+
+
+@dataclass(slots=True)
+class Opened:
+    """When and to where an allowed request was connected."""
+
+    subject: Subject
+    sequence: int
+    address: str
+    opened_unix_ms: int
+    started: float = field(default_factory=time.monotonic)
+
+    def flow(self, bytes_up: int, bytes_down: int, closed_by: ClosedBy) -> Flow:
+        """What came of it, now that it has ended."""
+        return Flow(
+            sequence=self.sequence,
+            target=self.subject.target,
+            port=self.subject.port,
+            address=self.address,
+            opened_unix_ms=self.opened_unix_ms,
+            duration_ms=int((time.monotonic() - self.started) * 1000),
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
+            closed_by=closed_by,
+        )

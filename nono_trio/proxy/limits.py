@@ -1,0 +1,66 @@
+"""How much of everything a client may take: connections, time, memory; each with its reason.
+
+The client is the caged child, so it is hostile: whatever has no limit here is a way to starve
+the supervisor. Sizes of request heads live with their parser (`core.heads`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+READ_HEAD: Final = 64 * 1024  # bytes of one read for heads; holds any head that is not refused
+
+RELAY_BUFFER: Final = 256 * 1024  # bytes, one for the whole proxy; a copy costs 0.25 CPU s/GB here,
+# 64 KiB costs twice that, 1 MiB and splice(2) through a pipe gain less than the noise
+SMALL_READ: Final = 16 * 1024  # bytes a direction may read until it has proved to be bulk
+BULK_AFTER: Final = 128 * 1024  # bytes a direction must have moved before it reads in big pieces
+MAX_HELD: Final = 32 * 1024 * 1024  # bytes of all peers that read slower than we receive; beyond
+# it everyone reads SMALL_READ at a time, so 1024 connections can hold 64 MiB and no more
+TURN_BYTES: Final = 1024 * 1024  # bytes a direction moves before other tasks get a turn (~0.3 ms)
+
+ACCEPT_BATCH: Final = 64  # connections accepted before their handlers get a turn
+ACCEPT_BACKOFF: Final = 0.1  # seconds after EMFILE and its like; what trio's own listeners wait
+MAX_CHALLENGES: Final = 3  # 407s on one connection; a client needs one to learn what to send
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits that tests and profiles may tighten; times in seconds.
+
+    There is no limit on how long a request lasts that keeps moving: a download may take a day.
+    """
+
+    connections: int = 1024
+    """Open client connections. A browser opens six a host, a build tool some dozens."""
+
+    refusals: int = 64
+    """Connections over the limit that are being told so; beyond them nothing is accepted."""
+
+    head: float = 10.0
+    """From a head's first byte (or the accept) to its last; more bytes do not extend it."""
+
+    keep_alive: float = 60.0
+    """Between two requests of one connection; nginx keeps 75, Apache 5."""
+
+    resolve: float = 10.0
+    """For one name. The stub resolver of glibc gives up after 5 for each server."""
+
+    dial: float = 10.0
+    """For all addresses of one name together."""
+
+    attempt: float = 0.25
+    """Head start of one address over the next (RFC 8305 8: 250 ms)."""
+
+    idle: float = 1800.0
+    """Without a byte either way, for tunnels and for exchanges: a language model may think for
+    minutes before its first byte, a remote shell waits for its user."""
+
+    linger: float = 1.0
+    """For the peer to read the last answer while we discard what it still sends."""
+
+    sweep: float = 1.0
+    """Between two looks at the deadlines, so every time above may last that much longer."""
+
+
+DEFAULT_LIMITS: Final = Limits()

@@ -1,0 +1,186 @@
+"""The proxy: accepts connections, holds the table of clients, and cuts those that are over time.
+
+Rules of this file: the accept loop never dies of a client or of the system running short; a full
+table first gives up connections on which nothing was asked; handlers live in the caller's nursery,
+so that the caller decides how long they may outlive the listener.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.audit.recorder import unix_ms
+from nono_trio.proxy.auth import Token
+from nono_trio.proxy.client import Client
+from nono_trio.proxy.dial import TcpDialler
+from nono_trio.proxy.handler import Handler, Surroundings
+from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
+from nono_trio.proxy.readiness import Readiness
+from nono_trio.proxy.relay import RelayBuffer
+from nono_trio.proxy.resolve import Directory, SystemResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.policy import Policy
+    from nono_trio.proxy.contracts import Dialler, Resolver
+
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Proxy:
+    """A filtering forward proxy that records each decision before it takes effect.
+
+    `token` is the session's secret. Resolver and dialler are the system's unless given.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        token: str,
+        *,
+        resolver: Resolver | None = None,
+        dialler: Dialler | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        clock_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._limits = limits
+        self._readiness = Readiness()
+        self._directory = Directory(policy, resolver or SystemResolver(), limits)
+        self._surroundings = Surroundings(
+            policy=policy,
+            recorder=recorder,
+            token=Token(token),
+            directory=self._directory,
+            dialler=dialler or TcpDialler(limits),
+            limits=limits,
+            readiness=self._readiness,
+            buffer=RelayBuffer(),
+            now=clock_ms,
+        )
+        self._clients: dict[Client, None] = {}
+        self._listeners = 0
+        self._left = trio.Event()
+        self._attending: trio.CancelScope | None = None
+
+    async def serve(
+        self,
+        listener: socket.socket,
+        handlers: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept on `listener` until cancelled, then close it; `handlers` gets the connections.
+
+        The listener must be bound and listening. Several may be served, one call each, all begun
+        before the first is cancelled. Connections that are open when this is cancelled go on until
+        they end or `handlers` is cancelled; `handlers` also gets the task that wakes them, which
+        ends with the last of them.
+        """
+        with listener:
+            listener.setblocking(False)
+            _tune(listener)
+            self._directory.add_own(listener)
+            self._listeners += 1
+            try:
+                if self._attending is None:
+                    self._attending = trio.CancelScope()
+                    handlers.start_soon(self._attend, self._attending)
+                task_status.started()
+                await self._accept(listener, handlers)
+            finally:
+                self._listeners -= 1
+                self._finish_if_unused()
+
+    async def _accept(self, listener: socket.socket, handlers: trio.Nursery) -> None:
+        while True:
+            room = await self._wait_for_room()
+            try:
+                for _ in range(min(room, ACCEPT_BATCH)):
+                    self._take(listener.accept()[0], handlers)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(listener)
+            except OSError as error:  # all but _SHORT concern one client only (ECONNABORTED)
+                short = error.errno in _SHORT
+                if short:
+                    self._drop_idle()
+                await trio.sleep(ACCEPT_BACKOFF if short else 0)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _wait_for_room(self) -> int:
+        """How many more connections may be accepted, at least one."""
+        most = self._limits.connections + self._limits.refusals
+        while len(self._clients) >= most and not self._drop_idle():
+            self._left = trio.Event()
+            await self._left.wait()
+        return most - len(self._clients)
+
+    def _take(self, sock: socket.socket, handlers: trio.Nursery) -> None:
+        sock.setblocking(False)
+        client = Client(sock, self._readiness)
+        full = len(self._clients) >= self._limits.connections and not self._drop_idle()
+        self._clients[client] = None
+        handlers.start_soon(self._handle, client, full)
+
+    async def _handle(self, client: Client, full: bool) -> None:
+        try:
+            await Handler(client, self._surroundings, full=full).handle()
+        finally:
+            self._clients.pop(client, None)
+            self._left.set()
+            self._finish_if_unused()
+
+    def _drop_idle(self) -> bool:
+        """Give up the oldest connection on which nothing was asked; False if there is none."""
+        for client in self._clients:
+            if client.idle:
+                del self._clients[client]
+                client.expire()
+                return True
+        return False
+
+    async def _attend(self, scope: trio.CancelScope) -> None:
+        """Wake the handlers: for their sockets at once, for their deadlines at each sweep."""
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._readiness.dispatch)
+                    while True:
+                        await trio.sleep(self._limits.sweep)
+                        self._sweep(trio.current_time())
+        finally:
+            self._attending = None
+            self._finish_if_unused()
+
+    def _sweep(self, now: float) -> None:
+        for client in self._clients:
+            if client.deadline <= now:
+                client.expire()
+
+    def _finish_if_unused(self) -> None:
+        """After the last listener and the last client: end the attending task, then the epoll."""
+        if self._listeners or self._clients:
+            return
+        if self._attending is not None:
+            self._attending.cancel(reason="the proxy has no client left")
+        else:
+            self._readiness.close()
+
+
+def _tune(listener: socket.socket) -> None:
+    """Options that accepted sockets inherit, and one that spares us connections without bytes.
+
+    TCP_DEFER_ACCEPT hands a connection over with its first bytes, or after about a second without
+    any: then the first read finds a head and nothing needs to be waited for.
+    """
+    with suppress(OSError):  # not TCP, or a kernel without it: both only cost speed
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

@@ -1,0 +1,188 @@
+"""The supervisor's side of the cage: hand-over, go, signals, and what became of the child.
+
+Rules: everything is awaited without timeouts of its own (callers put scopes around it); leaving
+`Cage` always ends the whole tree, and does it by killing the launcher, which takes PID 1 of the
+cage and with it every process inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from nono_trio.errors import CageFailed, CommandNotFound
+from nono_trio.sandbox import protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from nono_trio.sandbox.spawn import Launched
+
+# A killed tree is gone within milliseconds; a process in uninterruptible sleep (a dead network
+# file system) must not hold the seal of the log.
+REAP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class ChildEnded:
+    """The child's own end: its exit code, or the signal that killed it."""
+
+    code: int | None
+    signal: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """The code as a shell gives it: n, or 128 + signal."""
+        if self.code is not None:
+            return self.code
+        return 128 + (self.signal or 0)
+
+
+@dataclass(frozen=True)
+class ChildStopped:
+    """The child's group was stopped (Ctrl-Z, SIGSTOP)."""
+
+    signal: int
+
+
+ChildEvent = ChildEnded | ChildStopped
+
+
+class Cage:
+    """A launched cage; use as `async with Cage(launched) as cage`."""
+
+    def __init__(self, launched: Launched) -> None:
+        self._launched = launched
+        self._control = launched.control
+        self._control.setblocking(False)
+        self._decoder = protocol.Decoder()
+        self._pidfd = os.pidfd_open(launched.pid)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._control.close()
+        with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        os.close(self._pidfd)
+        if not reaping.cancelled_caught:
+            self._reap()
+
+    def _reap(self) -> None:
+        os.waitid(os.P_PID, self._launched.pid, os.WEXITED | os.WNOHANG)
+        self._launched.reaped = True
+
+    def kill(self) -> None:
+        """Kill the whole tree now; harmless when it is gone."""
+        # Through the pidfd: the pid may have been reused by then.
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def sockets(self) -> dict[str, socket.socket]:
+        """Wait until the child is shut in; return the listening sockets by name.
+
+        Raises CageFailed with the step that failed. If cancelled, nothing is lost: leaving the
+        cage ends it.
+        """
+        message, descriptors = await self._receive()
+        ready = message.get("ready")
+        if not isinstance(ready, dict):
+            raise _launch_error(message)
+        names: dict[str, int] = ready["sockets"]
+        return {
+            name: socket.socket(fileno=descriptor)
+            for name, descriptor in zip(names, descriptors, strict=True)
+        }
+
+    async def go(self, command: str) -> None:
+        """Let the child exec; raises CommandNotFound or CageFailed when that fails."""
+        await self._send({"go": True})
+        message, _ = await self._receive()
+        failure = message.get("exec_failed")
+        if isinstance(failure, dict):
+            raise _exec_error(command, int(failure["errno"]))
+        if "started" not in message:
+            raise _launch_error(message)
+
+    async def next_event(self) -> ChildEvent:
+        """Wait for the next thing that happens to the child; ChildEnded is the last.
+
+        A cage that dies as a whole (its PID 1 was killed) ends with SIGKILL.
+        """
+        while True:
+            try:
+                message, _ = await self._receive()
+            except CageFailed:
+                return ChildEnded(None, signal.SIGKILL)
+            if isinstance(number := message.get("stopped"), int):
+                return ChildStopped(number)
+            if isinstance(number := message.get("killed"), int):
+                return ChildEnded(None, number)
+            if isinstance(code := message.get("exited"), int):
+                return ChildEnded(code, None)
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the child's process group, once; nothing if the cage is gone."""
+        await self._send({"signal": int(number)})
+
+    async def signal_continue(self) -> None:
+        """Let a stopped child go on."""
+        await self.signal(signal.SIGCONT)
+
+    async def foreground(self) -> None:
+        """Give the terminal to the child's process group again."""
+        await self._send({"foreground": True})
+
+    async def _send(self, message: dict[str, object]) -> None:
+        data = protocol.encode(message)
+        while data:
+            try:
+                data = data[self._control.send(data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._control)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+    async def _receive(self) -> tuple[dict[str, object], list[int]]:
+        while (found := self._decoder.next()) is None:
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                more = protocol.read_once(self._control, self._decoder)
+            except ConnectionResetError:
+                more = False
+            if not more:
+                raise CageFailed("the cage's launcher ended before it said why")
+        return found
+
+
+def _launch_error(message: dict[str, object]) -> CageFailed:
+    failed = message.get("failed")
+    if not isinstance(failed, dict):
+        return CageFailed(f"unexpected word from the cage's launcher: {sorted(message)}")
+    stage = failed.get("stage")
+    hint = None
+    if stage in ("namespaces", "file system view", "loopback"):
+        hint = (
+            "this machine or container refuses unprivileged user namespaces;"
+            " `--isolation none` runs without an isolated network (recorded in the log)"
+        )
+    return CageFailed(f"the cage could not be built: {stage}: {failed.get('text')}", hint=hint)
+
+
+def _exec_error(command: str, number: int) -> CageFailed | CommandNotFound:
+    text = os.strerror(number)
+    hint = "a script's interpreter must be inside the cage too: grant its directory with --read"
+    return CageFailed(f"{command} could not be executed in the cage: {text}", hint=hint)

@@ -1,0 +1,117 @@
+"""PID 1 of the cage: reaps, passes signals on, reports what became of the child.
+
+It stays outside the child's Landlock domain (so nothing in the cage may trace or signal it) and
+holds nothing but its end of the control socket. When it ends, for whatever reason, the kernel
+kills every process of the namespace; so it ends as soon as the child has, and as soon as the
+supervisor's end of the socket closes. It never waits for anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from typing import TYPE_CHECKING
+
+from nono_trio.sandbox import protocol
+
+if TYPE_CHECKING:
+    import socket
+
+# One byte a signal is enough: a full pipe means that a wake-up is already due.
+_WAKE_BYTES = 4096
+
+
+class Init:
+    """The loop of PID 1; `run` returns when the cage is to end."""
+
+    def __init__(self, control: socket.socket, child: int, terminal: int | None) -> None:
+        self._control = control
+        self._child = child
+        self._terminal = terminal
+        self._decoder = protocol.Decoder()
+        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the wake-up is written
+
+    def run(self) -> None:
+        """Serve until the child has ended or the supervisor has gone."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while self._reap():
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._wake in ready:
+                os.read(self._wake, _WAKE_BYTES)
+            if self._control.fileno() in ready and not self._obey():
+                return
+
+    def _reap(self) -> bool:
+        """Collect every ended process; return False once the child itself has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._child and not self._report(status):
+                return False
+
+    def _report(self, status: int) -> bool:
+        if os.WIFSTOPPED(status):
+            protocol.send(self._control, {"stopped": os.WSTOPSIG(status)})
+            return True
+        if os.WIFSIGNALED(status):
+            protocol.send(self._control, {"killed": os.WTERMSIG(status)})
+        else:
+            protocol.send(self._control, {"exited": os.WEXITSTATUS(status)})
+        return False
+
+    def _obey(self) -> bool:
+        """Do what the supervisor asks; return False when it has gone."""
+        if not protocol.read_once(self._control, self._decoder):
+            return False
+        while (found := self._decoder.next()) is not None:
+            message, _ = found
+            if message.get("foreground") and self._terminal is not None:
+                give_terminal(self._terminal, self._child)
+            number = message.get("signal")
+            if isinstance(number, int):
+                self._signal(number)
+        return True
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child, number)
+        # A stopped group keeps a signal pending for ever; SIGCONT lets it take effect.
+        if number not in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child, signal.SIGCONT)
+
+
+def give_terminal(terminal: int, group: int) -> None:
+    """Make `group` the foreground process group of the terminal open at `terminal`."""
+    with contextlib.suppress(OSError):  # the terminal may have hung up: then nobody reads it
+        os.tcsetpgrp(terminal, group)
+
+
+def end_descendants() -> None:
+    """Kill every process that descends from this subreaper, where no PID namespace does it.
+
+    Each round kills the direct children; what they leave behind becomes a direct child in turn.
+    A tree that forks faster than it is killed is bounded by stopping each child before any dies.
+    """
+    while children := _children():
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, 0)
+
+
+def _children() -> list[int]:
+    with open("/proc/thread-self/children", encoding="ascii") as file:
+        return [int(pid) for pid in file.read().split()]

@@ -1,0 +1,77 @@
+"""Start the launcher: one posix_spawn from the main thread, before the event loop is even imported.
+
+PR_SET_PDEATHSIG counts the death of the *thread* that made a process, and trio starts processes
+from short-lived worker threads: a launcher started there would be killed when that thread is
+retired. Starting it early also lets it shut itself in while the supervisor imports trio.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from nono_trio.sandbox import protocol
+
+Isolation = Literal["namespace", "landlock", "none"]
+
+# Isolated from environment and site-packages; appended last, so that the directory the package
+# was installed to can't stand in for the standard library.
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[2]);"
+    " from nono_trio.sandbox.launcher import main; main(int(sys.argv[1]))"
+)
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+
+
+@dataclass(frozen=True)
+class CagePlan:
+    """Everything the launcher needs to know; sent to it as one message, never through argv."""
+
+    isolation: Isolation
+    library: str
+    landlock: bool
+    grants: list[tuple[str, str, bool]]
+    view: list[str]
+    private: list[str]
+    directories: list[str]
+    directory: str
+    executable: str
+    command: list[str]
+    environment: dict[str, str]
+    foreground: bool
+    port: int
+
+
+@dataclass
+class Launched:
+    """A launcher that is under way: its pid and our end of the control socket."""
+
+    pid: int
+    control: socket.socket
+    reaped: bool = False
+
+    def abandon(self) -> None:
+        """End a launcher whose session never began; nothing once its cage has reaped it."""
+        if self.reaped:
+            return
+        self.reaped = True
+        self.control.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def spawn(plan: CagePlan) -> Launched:
+    """Start the launcher and tell it `plan`. Blocking for a few milliseconds; main thread only."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.set_inheritable(True)
+        argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM]
+        argv += [str(theirs.fileno()), _PACKAGE_PARENT]
+        pid = os.posix_spawn(sys.executable, argv, {})
+    protocol.send(ours, {"start": asdict(plan)})
+    return Launched(pid, ours)

@@ -1,0 +1,127 @@
+"""The few system calls that Python 3.11 has no name for, each raising OSError with its name.
+
+Only what the launcher needs, only for Linux; numbers and flags are from the kernel's uapi
+headers. The capability list says what a child that runs as root keeps, and why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 0x2
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+# A root child keeps what root needs for files of many owners (all of them still behind Landlock
+# and the mount view) and for ports below 1024 of its own empty network. Everything that reaches
+# the kernel itself goes: SYS_ADMIN, NET_ADMIN, NET_RAW, SYS_PTRACE, MKNOD, SYS_CHROOT and so on.
+_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_FOWNER, _CAP_FSETID, _CAP_KILL = 0, 1, 3, 4, 5
+_CAP_SETGID, _CAP_SETUID, _CAP_NET_BIND_SERVICE = 6, 7, 10
+KEPT_CAPABILITIES = frozenset(
+    {
+        _CAP_CHOWN,
+        _CAP_DAC_OVERRIDE,
+        _CAP_FOWNER,
+        _CAP_FSETID,
+        _CAP_KILL,
+        _CAP_SETGID,
+        _CAP_SETUID,
+        _CAP_NET_BIND_SERVICE,
+    }
+)
+_HIGHEST_CAPABILITY = 63  # capability sets are 64 bits wide; unknown numbers answer EINVAL
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, call: str, path: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}", path)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Move this process (CLONE_NEWPID: its next children) into new namespaces."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """Mount `source` at `target`; `kind` is the file system's name, empty for bind mounts."""
+    _checked(
+        _libc.mount(
+            source.encode("utf-8", "surrogateescape"),
+            target.encode("utf-8", "surrogateescape"),
+            kind.encode() or None,
+            ctypes.c_ulong(flags),
+            options.encode() or None,
+        ),
+        "mount",
+        target,
+    )
+
+
+def unmount(target: str, flags: int = MNT_DETACH) -> None:
+    """Take a mount out of the tree."""
+    _checked(_libc.umount2(target.encode("utf-8", "surrogateescape"), flags), "umount2", target)
+
+
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Make `new_root` the root of this mount namespace, the old one appears at `put_old`."""
+    number = _PIVOT_ROOT.get(os.uname().machine)
+    if number is None:
+        raise OSError(38, f"pivot_root: no call number known for {os.uname().machine}")
+    _checked(_libc.syscall(number, new_root.encode(), put_old.encode()), "pivot_root", new_root)
+
+
+def prctl(option: int, first: int = 0, second: int = 0) -> int:
+    """Call prctl with up to two arguments, the rest zero as the kernel demands."""
+    arguments = (
+        ctypes.c_ulong(first),
+        ctypes.c_ulong(second),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+    )
+    return _checked(_libc.prctl(option, *arguments), "prctl")
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Ask the kernel to send `signal_number` here when the thread that made this process ends."""
+    prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def drop_capabilities() -> None:
+    """Keep only `KEPT_CAPABILITIES` for whatever this process executes next.
+
+    The bounding set is what execve hands to uid 0; for any other uid execve clears everything by
+    itself once the ambient set is empty.
+    """
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    for number in range(_HIGHEST_CAPABILITY + 1):
+        if number in KEPT_CAPABILITIES:
+            continue
+        if _libc.prctl(PR_CAPBSET_READ, ctypes.c_ulong(number), 0, 0, 0) == 1:
+            prctl(PR_CAPBSET_DROP, number)

@@ -1,0 +1,175 @@
+"""The child's file system view: a fresh root that holds what was granted and nothing else.
+
+Landlock decides what may be opened, but it does not look at `connect()` on a socket's path: an
+ssh agent, a docker or a tmux socket that can be named can be used. So what is not granted is not
+there to be named. The road not taken: covering the known socket directories one by one, which is
+a list that is never finished.
+
+Rules: sources are bound as they are (Landlock tells reading from writing); a symlink on the way
+to a grant is made again, with the same text; `/proc`, `/tmp`, `/dev/shm`, `/dev/pts` are new and
+private, unless the user granted the host's directory by name. Runs in PID 1 of the cage, since
+only a process inside the PID namespace may mount its `/proc`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from nono_trio.sandbox import system
+
+# Any directory of the host will do to hang the new root on for a moment, as everything is
+# mounted over it in our own namespace only.
+_STAGING = "/tmp"
+_OLD = "/old"
+_NEW = "/new"
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
+
+
+def build_view(paths: list[str], private: list[str], directories: list[str]) -> None:
+    """Make the new root and enter it.
+
+    `paths` are bound from the host, `private` become empty tmpfs mounts (mode 1777), and
+    `directories` are made empty so that they can be named (the home, the start directory).
+    Raises OSError with the path that could not be mounted.
+    """
+    _enter_staging()
+    view = _View()
+    shown = {real for path in paths if (real := view.follow(path)) is not None}
+    # Parents first, so that a grant below a private directory is bound over it, not under it.
+    for path in sorted(shown | set(private), key=_depth):
+        if path in private:
+            view.add_private(path)
+        else:
+            view.bind(path)
+    for path in directories:
+        view.make_directory(path)
+    _mount_system(view)
+    os.chdir(_NEW)
+    system.pivot_root(".", ".")
+    system.unmount(".")
+    os.chdir("/")
+
+
+def _depth(path: str) -> tuple[int, str]:
+    return (path.rstrip("/").count("/"), path)
+
+
+def _enter_staging() -> None:
+    """Swap the root for an empty tmpfs with the host at /old and the view's place at /new."""
+    system.mount("", "/", "", system.MS_PRIVATE | system.MS_REC)
+    system.mount("tmpfs", _STAGING, "tmpfs", system.MS_NOSUID | system.MS_NODEV, "mode=0755")
+    os.mkdir(_STAGING + _OLD)
+    os.mkdir(_STAGING + _NEW)
+    system.pivot_root(_STAGING, _STAGING + _OLD)
+    os.chdir("/")
+    system.mount("tmpfs", _NEW, "tmpfs", system.MS_NOSUID | system.MS_NODEV, "mode=0755")
+
+
+class _View:
+    """What has been put under /new so far, by the path that the child will see."""
+
+    def __init__(self) -> None:
+        self._bound: dict[str, bool] = {}  # path -> True: the host's, False: private and empty
+
+    def bind(self, real: str) -> None:
+        """Show the host's `real`, a path without symlinks that exists there."""
+        if self._is_shown(real):
+            return
+        source = _OLD + real
+        if stat.S_ISDIR(os.stat(source).st_mode):
+            self.make_directory(real)
+        else:
+            self._make_file(real)
+        system.mount(source, _NEW + real, "", system.MS_BIND | system.MS_REC)
+        self._bound[real] = True
+
+    def add_private(self, path: str) -> None:
+        """Put an empty, world-writable tmpfs at `path`."""
+        self.make_directory(path)
+        flags = system.MS_NOSUID | system.MS_NODEV
+        system.mount("tmpfs", _NEW + path, "tmpfs", flags, "mode=1777")
+        self._bound[path] = False
+
+    def make_directory(self, path: str) -> None:
+        """Make `path` and what leads to it, as empty directories where nothing is bound."""
+        os.makedirs(_NEW + path, mode=0o755, exist_ok=True)
+
+    def _make_file(self, path: str) -> None:
+        self.make_directory(os.path.dirname(path))
+        if not os.path.lexists(_NEW + path):
+            os.close(os.open(_NEW + path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
+    def _is_shown(self, path: str) -> bool:
+        """Tell whether a directory above `path` already shows the host's tree there."""
+        while True:
+            shown = self._bound.get(path)
+            if shown is not None:
+                return shown
+            if path == "/":
+                return False
+            path = os.path.dirname(path)
+
+    def follow(self, path: str) -> str | None:
+        """Return what is behind every symlink of `path`, making each symlink again on the way.
+
+        None if it does not exist.
+        """
+        pending = [part for part in reversed(path.split("/")) if part]
+        real = ""
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                real = os.path.dirname(real).rstrip("/")
+                continue
+            here = f"{real}/{part}"
+            try:
+                mode = os.lstat(_OLD + here).st_mode
+            except OSError:
+                return None
+            if not stat.S_ISLNK(mode):
+                real = here
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                return None
+            target = os.readlink(_OLD + here)
+            self._make_link(here, target)
+            if target.startswith("/"):
+                real = ""
+            pending += reversed(target.split("/"))
+        return real or "/"
+
+    def _make_link(self, path: str, target: str) -> None:
+        if self._is_shown(path) or os.path.lexists(_NEW + path):
+            return
+        self.make_directory(os.path.dirname(path))
+        os.symlink(target, _NEW + path)
+
+
+def _mount_system(view: _View) -> None:
+    view.make_directory("/proc")
+    flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
+    system.mount("proc", _NEW + "/proc", "proc", flags)
+    for name in _DEVICES:
+        if os.path.exists(f"{_OLD}/dev/{name}"):
+            view.bind(f"/dev/{name}")
+    view.make_directory("/dev/pts")
+    system.mount(
+        "devpts", _NEW + "/dev/pts", "devpts", system.MS_NOSUID | system.MS_NOEXEC,
+        "newinstance,ptmxmode=0666,mode=0620",
+    )  # fmt: skip
+    for name, target in _DEVICE_LINKS.items():
+        if not os.path.lexists(f"{_NEW}/dev/{name}"):
+            os.symlink(target, f"{_NEW}/dev/{name}")

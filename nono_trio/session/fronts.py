@@ -1,0 +1,159 @@
+"""What a session does while it accepts: run a child in its cage, or serve until a signal.
+
+A front owns the listener. It stops accepting at the first signal or at the child's end, whichever
+comes first; the connections that are open then belong to the supervisor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from signal import SIGTERM
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec import UNSET
+
+from nono_trio.audit.writer import rfc3339
+from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
+from nono_trio.core.metadata import ExecutableIdentity
+from nono_trio.errors import CageFailed
+from nono_trio.proxy.server import Proxy
+from nono_trio.sandbox.cage import Cage
+from nono_trio.session.child import conduct_child
+from nono_trio.session.shutdown import Phase
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from nono_trio.audit.recorder import Recorder
+    from nono_trio.audit.session_record import SessionRecord
+    from nono_trio.core.policy import Policy
+    from nono_trio.sandbox.spawn import Launched
+    from nono_trio.session.prepare import PreparedRun
+    from nono_trio.session.shutdown import Shutdown
+
+# 25 ms on a quiet machine; ten seconds is a machine that swaps, more is a launcher that hangs.
+LAUNCH_SECONDS = 10.0
+# A program of a few hundred MB on a cold disk; the child's end never waits longer for its hash.
+HASH_SECONDS = 2.0
+TIMED_OUT = 124  # as timeout(1)
+
+
+class ChildFront:
+    """Run one command in its cage."""
+
+    def __init__(
+        self,
+        launched: Launched,
+        run: PreparedRun,
+        record: SessionRecord,
+        shutdown: Shutdown,
+        *,
+        grace_seconds: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._launched = launched
+        self._run = run
+        self._record = record
+        self._shutdown = shutdown
+        self._grace_seconds = grace_seconds
+        self._timeout_seconds = timeout_seconds
+        self._timed_out = False
+
+    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
+        """Return the child's exit code (124 after the timeout); raises CageFailed."""
+        async with Cage(self._launched) as cage:
+            listener = await self._listener(cage)
+            await recorder.record_payload(_runtime(self._run))
+            proxy = Proxy(self._run.policy, recorder, self._run.token)
+            async with trio.open_nursery() as front:
+                front.start_soon(_serve_until_asked, proxy, listener, handlers, self._shutdown)
+                front.start_soon(self._end_in_time)
+                hashed = trio.Event()
+                front.start_soon(self._identify, hashed)
+                await cage.go(self._run.plan.command[0])
+                ended = await conduct_child(
+                    cage,
+                    self._shutdown,
+                    self._run.terminal,
+                    lent=self._run.plan.foreground,
+                    grace_seconds=self._grace_seconds,
+                )
+                with trio.move_on_after(HASH_SECONDS):
+                    await hashed.wait()
+                front.cancel_scope.cancel(reason="the child has ended")
+        return TIMED_OUT if self._timed_out else ended.exit_code
+
+    async def _listener(self, cage: Cage) -> socket.socket:
+        """Wait until the child is shut in; return the socket that the proxy listens on."""
+        with trio.move_on_after(LAUNCH_SECONDS) as launching:
+            sockets = await cage.sockets()
+        if launching.cancelled_caught:
+            raise CageFailed(f"the cage was not ready within {LAUNCH_SECONDS:.0f} s")
+        return self._run.listener or sockets["proxy"]
+
+    async def _end_in_time(self) -> None:
+        if self._timeout_seconds is not None:
+            await trio.sleep(self._timeout_seconds)
+            self._timed_out = True
+            self._shutdown.advance(SIGTERM)
+
+    async def _identify(self, hashed: trio.Event) -> None:
+        """Hash the program while it runs: start-up does not wait for 100 MB of interpreter."""
+        with suppress(OSError):
+            self._record.executable = await trio.to_thread.run_sync(
+                _identity, self._run.executable, abandon_on_cancel=True
+            )
+        hashed.set()
+
+
+class ListenerFront:
+    """Serve a listener of the host's until the first signal."""
+
+    def __init__(
+        self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
+        ready: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._policy = policy
+        self._token = token
+        self._shutdown = shutdown
+        self._ready = ready
+
+    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
+        """Return 0 once asked to end."""
+        proxy = Proxy(self._policy, recorder, self._token)
+        self._ready()
+        await _serve_until_asked(proxy, self._listener, handlers, self._shutdown)
+        return 0
+
+
+async def _serve_until_asked(
+    proxy: Proxy, listener: socket.socket, handlers: trio.Nursery, shutdown: Shutdown
+) -> None:
+    async with trio.open_nursery() as serving:
+        serving.start_soon(proxy.serve, listener, handlers)
+        await shutdown.reached(Phase.ENDING)
+        serving.cancel_scope.cancel(reason="asked to end")
+
+
+def _runtime(run: PreparedRun) -> SandboxRuntime:
+    return SandboxRuntime(
+        event=SandboxRuntimeEvent(
+            timestamp=rfc3339(),
+            platform="linux",
+            landlock_abi=run.landlock_abi or UNSET,
+            landlock_execute_enforced=run.plan.landlock,
+            tool_sandbox_active=False,
+        )
+    )
+
+
+def _identity(path: str) -> ExecutableIdentity:
+    resolved = os.path.realpath(path)
+    with open(resolved, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return ExecutableIdentity(resolved_path=resolved, sha256=digest.hexdigest())

@@ -1,0 +1,59 @@
+"""The options of a session as the command line gives them; nothing here is resolved yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.recorder import AuditMode, AuditSync
+    from nono_trio.sandbox.plan import FileOptions
+
+IsolationChoice = Literal["auto", "namespace", "none"]
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Host rules as given; `proxy_port` 0 lets us choose."""
+
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    resolve: Sequence[str] = ()
+    block: bool = False
+    proxy_port: int = 0
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """Where and how the log is kept."""
+
+    state_root: Path
+    mode: AuditMode = "strict"
+    sync: AuditSync = "interval"
+    queue: int = 16_384
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What `run` and `proxy` share; `grace_seconds` is for open connections and for the child."""
+
+    network: NetworkOptions
+    audit: AuditOptions
+    name: str | None = None
+    grace_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A whole `run`."""
+
+    command: Sequence[str]
+    session: SessionOptions
+    files: FileOptions
+    isolation: IsolationChoice = "auto"
+    sandbox: bool = True
+    timeout_seconds: float | None = None
+    environment: dict[str, str] = field(default_factory=dict)

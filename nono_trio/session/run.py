@@ -1,0 +1,149 @@
+"""Start a session: launch its cage, open its record, run it under trio.
+
+The launcher is started first and trio imported after it, so that the two start-ups overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import store
+from nono_trio.errors import AuditLost
+from nono_trio.sandbox.spawn import spawn
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from nono_trio.audit.session_record import SessionRecord
+    from nono_trio.core.events import Payload
+    from nono_trio.core.policy import Policy
+    from nono_trio.session.options import RunOptions, SessionOptions
+    from nono_trio.session.prepare import PreparedRun
+    from nono_trio.session.supervisor import Outcome, Supervisor
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told what while a session lives: called on the loop, so they must not block."""
+
+    warn: Callable[[str], None]
+    observe: Sequence[Callable[[int, Payload], None]] = ()
+    opened: Callable[[SessionRecord], None] = lambda _record: None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A session that has ended, and where its log is."""
+
+    outcome: Outcome
+    record: SessionRecord
+
+
+def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners) -> Finished:
+    """Run a prepared command to its end and seal its log. Blocking; main thread only.
+
+    Raises AuditLost when the session's files can't be created: then nothing was executed.
+    """
+    launched = spawn(prepared.plan)
+    try:
+        import trio
+
+        from nono_trio.session.fronts import ChildFront
+
+        record = _open_record(
+            options.session,
+            command=options.command,
+            tracked_paths=prepared.files.user_paths,
+            isolation=prepared.plan.isolation,
+            enforcement=prepared.enforcement,
+            directory=prepared.plan.directory,
+        )
+        listeners.opened(record)
+        supervisor = _supervisor(options.session, record, listeners)
+        front = ChildFront(
+            launched,
+            prepared,
+            record,
+            supervisor.shutdown,
+            grace_seconds=options.session.grace_seconds,
+            timeout_seconds=options.timeout_seconds,
+        )
+        return Finished(trio.run(supervisor.run, front), record)
+    finally:
+        launched.abandon()
+        prepared.terminal.close()
+
+
+def run_proxy(
+    options: SessionOptions,
+    policy: Policy,
+    token: str,
+    listener: socket.socket,
+    ready: Callable[[SessionRecord], None],
+    listeners: Listeners,
+) -> Finished:
+    """Serve `listener` until the first signal and seal the log. Blocking; main thread only."""
+    import os
+
+    import trio
+
+    from nono_trio.session.fronts import ListenerFront
+
+    record = _open_record(
+        options,
+        command=["nono-trio", "proxy"],
+        tracked_paths=(),
+        isolation="none",
+        enforcement=(),
+        directory=os.getcwd(),
+    )
+    supervisor = _supervisor(options, record, listeners)
+    front = ListenerFront(listener, policy, token, supervisor.shutdown, lambda: ready(record))
+    return Finished(trio.run(supervisor.run, front), record)
+
+
+def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Listeners) -> Supervisor:
+    from nono_trio.session.supervisor import AuditSettings, Supervisor
+
+    audit = options.audit
+    supervisor = Supervisor(
+        record,
+        AuditSettings(audit.mode, audit.sync, audit.queue),
+        grace_seconds=options.grace_seconds,
+        warn=listeners.warn,
+    )
+    supervisor.writer.observers += listeners.observe
+    return supervisor
+
+
+def _open_record(
+    options: SessionOptions,
+    *,
+    command: Sequence[str],
+    tracked_paths: Sequence[str],
+    isolation: str,
+    enforcement: Sequence[str],
+    directory: str,
+) -> SessionRecord:
+    from nono_trio.audit.session_record import SessionFacts, SessionRecord
+
+    audit = options.audit
+    facts = SessionFacts(
+        command=command,
+        name=options.name,
+        tracked_paths=tracked_paths,
+        isolation=isolation,
+        enforcement=enforcement,
+        audit_mode=audit.mode,
+        audit_sync=audit.sync,
+        working_directory=directory,
+    )
+    try:
+        return SessionRecord(store.audit_root(audit.state_root), facts)
+    except OSError as error:
+        raise AuditLost(
+            f"the audit log can't be created in {audit.state_root}: {error.strerror or error}",
+            hint="choose another place with --audit-dir",
+        ) from error

@@ -1,0 +1,177 @@
+"""Supervision order for one session: who starts first, who dies last.
+
+    signal receiver          open until the log is sealed
+      writer                 shielded, bounded by DRAIN; ends when the recorder is closed
+        recorder             the first send handle
+          connections        handlers; after the child's end they get the grace, then are cut
+            accepting        listener + child; the listener ends with the child or the first signal
+
+Each step of the shutdown is the natural end of a block. Nothing here is waited for without a
+deadline once the child has ended; the child itself may run for as long as it likes.
+"""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from trio_util import run_and_cancelling
+
+from nono_trio.audit.writer import Writer, rfc3339
+from nono_trio.core.events import SessionEnded, SessionStarted
+from nono_trio.errors import AuditLost, NonoTrioError
+from nono_trio.session.shutdown import SIGNALS, Phase, Shutdown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nono_trio.audit.recorder import AuditMode, AuditSync, Recorder
+    from nono_trio.audit.session_record import SessionRecord
+
+# Queued events to disk and the seal, after the last producer has gone: a full queue is 16,384
+# records, written in well under a second by any disk that works.
+DRAIN_SECONDS = 10.0
+# What a shell gives for a program that ended by SIGINT: an interrupted session without a child.
+INTERRUPTED = 128 + signal.SIGINT
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How the log is kept: the `--audit-*` flags of one session."""
+
+    mode: AuditMode
+    sync: AuditSync
+    queue: int
+
+
+class Front(Protocol):
+    """What a session does while it accepts: run a child, or wait for a signal."""
+
+    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
+        """Serve connections into `handlers` until the end; return the session's exit code."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """How a session ended; `error` is ours, the exit code is the child's whenever it has one."""
+
+    exit_code: int
+    error: NonoTrioError | None = None
+
+
+class Supervisor:
+    """One session's lifetimes around a front."""
+
+    def __init__(
+        self,
+        record: SessionRecord,
+        settings: AuditSettings,
+        *,
+        grace_seconds: float,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.shutdown = Shutdown()
+        self.writer = Writer(
+            record.files, mode=settings.mode, sync=settings.sync, queue=settings.queue, warn=warn
+        )
+        self.writer.observers.append(record.observe)
+        self._record = record
+        self._grace_seconds = grace_seconds
+
+    async def run(self, front: Front) -> Outcome:
+        """Run one session from `session_started` to the seal; main thread only (signals).
+
+        Errors of ours come back in the outcome, after whatever could still be sealed is sealed.
+        If cancelled, the child is killed and the log is drained and ended, but not sealed.
+        """
+        outcome = Outcome(INTERRUPTED)
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            async with run_and_cancelling(self.shutdown.watch, signals):
+                try:
+                    await self._live(front, outcome)
+                    await self._seal()
+                except* NonoTrioError as group:
+                    outcome.error = cause(group)
+                    outcome.exit_code = outcome.error.exit_code
+        return outcome
+
+    async def _live(self, front: Front, outcome: Outcome) -> None:
+        """The session between the writer's start and its end."""
+        writing = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as writers:
+            await writers.start(self._write, writing)
+            with _deadline_after(writing, DRAIN_SECONDS), self.writer.recorder as recorder:
+                try:
+                    await self._serve(front, recorder, outcome)
+                except* NonoTrioError as group:
+                    # A cage that failed is no reason not to seal; a log that failed ends the
+                    # writer, which says so itself.
+                    outcome.error = cause(group)
+                    outcome.exit_code = outcome.error.exit_code
+                finally:
+                    self.writer.ended = SessionEnded(ended=rfc3339(), exit_code=outcome.exit_code)
+        if writing.cancelled_caught:
+            raise AuditLost(f"the audit log was not drained within {DRAIN_SECONDS:.0f} s")
+
+    async def _write(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await self.writer.run(task_status=task_status)
+
+    async def _serve(self, front: Front, recorder: Recorder, outcome: Outcome) -> None:
+        """The front, and the connections that may outlive it for the grace."""
+        started = SessionStarted(started=self._record.started, command=self._record.command)
+        await recorder.record_payload(started)
+        connections = trio.CancelScope()
+        async with run_and_cancelling(self._cut_when_hurried, connections):
+            with connections:
+                async with trio.open_nursery() as handlers:
+                    with _deadline_after(connections, self._grace_seconds):
+                        outcome.exit_code = await front(handlers, recorder)
+
+    async def _cut_when_hurried(self, connections: trio.CancelScope) -> None:
+        await self.shutdown.reached(Phase.HURRYING)
+        connections.cancel(reason="asked twice to end")
+
+    async def _seal(self) -> None:
+        ended = self.writer.ended
+        if ended is None:
+            raise AssertionError("the writer ended without a last record")
+        with trio.move_on_after(DRAIN_SECONDS, shield=True) as sealing:
+            try:
+                await trio.to_thread.run_sync(
+                    self._record.seal, ended, self.writer.totals, abandon_on_cancel=True
+                )
+            except OSError as error:
+                raise AuditLost(
+                    f"the audit log could not be sealed: {error.strerror or error}",
+                    hint=f"what was recorded is in {self._record.directory}",
+                ) from error
+        if sealing.cancelled_caught:
+            raise AuditLost(f"the audit log was not sealed within {DRAIN_SECONDS:.0f} s")
+
+
+def cause(group: BaseExceptionGroup[NonoTrioError]) -> NonoTrioError:
+    """Return what a group of our errors is about: anything else before the echoes of a lost log."""
+    leaves: list[NonoTrioError] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending += error.exceptions
+        elif isinstance(error, NonoTrioError):
+            leaves.append(error)
+    with_hint = [error for error in leaves if error.hint is not None]
+    return (with_hint or leaves)[0]
+
+
+@contextmanager
+def _deadline_after(scope: trio.CancelScope, seconds: float) -> Iterator[None]:
+    """Give `scope` a deadline once the body has ended, however it ended."""
+    try:
+        yield
+    finally:
+        scope.deadline = trio.current_time() + seconds

@@ -1,0 +1,129 @@
+"""The demo's agent: what a program in the cage can do, and what it can't.
+
+It knows nothing of nono-trio. It is an ordinary Python program, standard library only, that finds
+its proxy where every program finds it: in HTTP_PROXY and HTTPS_PROXY. Each thing it tries is one
+line: `ok` or `blocked`, what was tried, and what came of it.
+
+    agent.py HTTP_URL HTTPS_URL    try everything once
+    agent.py --steady HTTP_URL     one request after the other, until somebody ends it
+"""
+
+import base64
+import hashlib
+import os
+import socket
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+STREAM_BYTES = 8 * 1024 * 1024
+READ_BYTES = 64 * 1024
+TIMEOUT_SECONDS = 5.0  # of one attempt; everything in the cage answers or fails at once
+PAUSE_SECONDS = 0.01  # between two steady requests, so that a person can read along
+
+TRUSTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ca.pem")
+
+
+def report(word, what, outcome):
+    print(f"agent: {word:<7} {what:<45} {outcome}", flush=True)
+
+
+def attempt(what, action):
+    """Do one thing and say what happened; `action` returns a text or raises OSError."""
+    try:
+        report("ok", what, action())
+    except urllib.error.HTTPError as error:
+        lines = error.read().decode("ascii", "replace").splitlines()
+        report("blocked", what, f"{error.code} {error.reason}")
+        for line in lines:
+            print(f"agent:           | {line}", flush=True)
+    except urllib.error.URLError as error:
+        report("blocked", what, error.reason)
+    except OSError as error:
+        report("blocked", what, error.strerror or error)
+
+
+def get(url):
+    with open_url(url) as answer:
+        return f"{answer.status} {answer.read().decode().strip()}"
+
+
+def stream(url):
+    """Read a large body piece by piece and compare it with the digest that came before it."""
+    digest, size = hashlib.sha256(), 0
+    with open_url(url) as answer:
+        while piece := answer.read(READ_BYTES):
+            digest.update(piece)
+            size += len(piece)
+        sent = answer.headers["Repr-Digest"]
+    received = f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+    return f"{answer.status} {size:,} bytes, digest {'fits' if sent == received else 'DIFFERS'}"
+
+
+def open_url(url):
+    context = ssl.create_default_context(cafile=TRUSTED)
+    return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS, context=context)
+
+
+def connect(address, port):
+    with socket.create_connection((address, port), TIMEOUT_SECONDS):
+        return "CONNECTED"
+
+
+def look_up(name):
+    return f"RESOLVED to {socket.getaddrinfo(name, 443)[0][4][0]}"
+
+
+def ask_name_server(address):
+    """Send a DNS question past the system's resolver, as a program that smuggles data would."""
+    question = b"\0\1\1\0\0\1\0\0\0\0\0\0\6secret\7example\3net\0\0\1\0\1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(TIMEOUT_SECONDS)
+        sock.sendto(question, (address, 53))
+        return f"ANSWERED with {len(sock.recv(512))} bytes"
+
+
+def read(path):
+    with open(os.path.expanduser(path), "rb") as file:
+        return f"READ {len(file.read())} bytes"
+
+
+def try_everything(http_url, https_url):
+    attempt(f"GET {https_url}/hello", lambda: get(f"{https_url}/hello"))
+    attempt(f"GET {http_url}/hello", lambda: get(f"{http_url}/hello"))
+    large = f"{http_url}/stream/{STREAM_BYTES}"
+    attempt(f"GET {large}", lambda: stream(large))
+
+    attempt("GET https://evil.example.net/", lambda: get("https://evil.example.net/"))
+    attempt("GET http://evil.example.net/", lambda: get("http://evil.example.net/"))
+    metadata = "http://169.254.169.254/latest/meta-data/"
+    attempt(f"GET {metadata}", lambda: get(metadata))
+
+    port = urlsplit(http_url).port
+    attempt(f"connect 127.0.0.1:{port}", lambda: connect("127.0.0.1", port))
+    attempt("connect 192.0.2.1:443", lambda: connect("192.0.2.1", 443))
+    attempt("resolve api.example.com", lambda: look_up("api.example.com"))
+    attempt("send UDP to 192.0.2.53:53", lambda: ask_name_server("192.0.2.53"))
+    attempt("read ~/.ssh/id_ed25519", lambda: read("~/.ssh/id_ed25519"))
+    attempt("read /etc/shadow", lambda: read("/etc/shadow"))
+
+
+def ask_steadily(http_url):
+    while True:
+        attempt(f"GET {http_url}/hello", lambda: get(f"{http_url}/hello"))
+        time.sleep(PAUSE_SECONDS)
+
+
+def main(arguments):
+    if len(arguments) != 2:
+        sys.exit(__doc__)
+    if arguments[0] == "--steady":
+        ask_steadily(arguments[1])
+    try_everything(*arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

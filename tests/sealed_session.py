@@ -1,0 +1,211 @@
+"""A whole session on disk, made from the encoders alone and not by the writer under test.
+
+`build` writes log, checkpoints, flows, session.json and the ledger line exactly as FORMATS says;
+`unsealed` is the same session as a crash would leave it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import xxhash
+
+from nono_trio.audit import ledger, store
+from nono_trio.core import events
+from nono_trio.core.merkle import merkle_root
+from nono_trio.core.metadata import (
+    AuditIntegrity,
+    Checkpoint,
+    NonoTrioFacts,
+    SessionMetadata,
+    completed_at,
+    encode_checkpoint,
+    session_digest,
+)
+from nono_trio.core.record import encode_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STARTED = "2026-07-02T12:03:04.000000Z"
+ENDED = "2026-07-02T12:03:09.000000Z"
+COMMAND = ["agent", "--token", "[REDACTED]"]
+NOON_UNIX_MS = 1_782_993_784_123  # 2026-07-02T12:03:04.123Z
+
+
+FACTS = {
+    "version": "0.1.0",
+    "supervisor_pid": 2**22 + 1,  # never a pid
+    "supervisor_start_ticks": 1,
+    "boot_id": "an-earlier-boot",
+    "isolation": "namespace",
+    "enforcement": ["landlock V6", "network namespace"],
+    "audit_mode": "strict",
+    "audit_sync": "interval",
+    "working_directory": "/home/a/project",
+}
+
+
+def network(number=0, decision="deny", target="evil.test", **fields):
+    event = {"mode": "connect", "port": 443, "method": "CONNECT"} | fields
+    if decision == "deny" and "reason" not in event:
+        event["reason"] = f"host {target} is not on the allowlist"
+        event["denial_category"] = "host_denied"
+    return events.Network(
+        event=events.NetworkEvent(
+            timestamp_unix_ms=NOON_UNIX_MS + number, decision=decision, target=target, **event
+        )
+    )
+
+
+def sandbox_runtime():
+    return events.SandboxRuntime(
+        event=events.SandboxRuntimeEvent(
+            timestamp=STARTED, platform="linux", landlock_abi="V6", tool_sandbox_active=True
+        )
+    )
+
+
+def started():
+    return events.SessionStarted(started=STARTED, command=COMMAND)
+
+
+def ended(exit_code=0):
+    return events.SessionEnded(ended=ENDED, exit_code=exit_code)
+
+
+def flow(sequence, up=100, down=2000, target="example.com"):
+    return events.Flow(
+        sequence=sequence,
+        target=target,
+        port=443,
+        address="192.0.2.1",
+        opened_unix_ms=NOON_UNIX_MS,
+        duration_ms=80,
+        bytes_up=up,
+        bytes_down=down,
+        closed_by="client",
+    )
+
+
+SMALL = (
+    started(),
+    sandbox_runtime(),
+    network(1, "allow", "example.com"),
+    network(2, "deny", "evil.test"),
+    ended(),
+)
+
+
+def encode_log(payloads):
+    """(lines, leaves, chains) of a log."""
+    lines, leaves, chains, prev = [], [], [], None
+    for sequence, payload in enumerate(payloads):
+        line, leaf, prev = encode_record(sequence, prev, events.encode_payload(payload))
+        lines.append(line)
+        leaves.append(leaf)
+        chains.append(prev)
+    return lines, leaves, chains
+
+
+def checkpoint_lines(lines, leaves, chains, counts, *, final, flows=b"", lost=0):
+    """A checkpoint after each of `counts` records; the last is the final one if `final`."""
+    encoded, before = [], 0
+    for place, count in enumerate(counts):
+        is_last = final and place == len(counts) - 1
+        segment = b"".join(lines[before:count])
+        checkpoint = Checkpoint(
+            time=STARTED,
+            event_count=count,
+            offset=sum(map(len, lines[:count])),
+            chain_head=chains[count - 1].hex() if count else None,
+            merkle_root=merkle_root(leaves[:count]).hex(),
+            lost_total=lost,
+            segment_xxh3=xxhash.xxh3_64_hexdigest(segment),
+            final=is_last,
+            flows_sha256=hashlib.sha256(flows).hexdigest() if is_last else msgspec.UNSET,
+        )
+        encoded.append(encode_checkpoint(checkpoint))
+        before = count
+    return encoded
+
+
+def metadata(session_id, payloads, lines, leaves, chains, *, status, name=None, **facts):
+    sealed = status != "open"
+    network_events = [p.event for p in payloads if isinstance(p, events.Network)][:4096]
+    return SessionMetadata(
+        session_id=session_id,
+        started=STARTED,
+        ended=ENDED if sealed else None,
+        command=COMMAND,
+        tracked_paths=["/home/a/project"],
+        exit_code=payloads[-1].exit_code if sealed else None,
+        merkle_roots=[],
+        network_events=network_events if sealed else [],
+        audit_event_count=len(lines) if sealed else 0,
+        audit_integrity=AuditIntegrity(
+            event_count=len(lines),
+            chain_head=chains[-1].hex(),
+            merkle_root=merkle_root(leaves).hex(),
+        )
+        if sealed
+        else None,
+        nono_trio=NonoTrioFacts(**(FACTS | {"name": name, "status": status} | facts)),
+    )
+
+
+def build(
+    audit_root: Path,
+    session_id: str = "0123456789abcdef",
+    payloads=SMALL,
+    counts=(2, 4, 5),
+    *,
+    flows=(),
+    name=None,
+    in_ledger=True,
+    **facts,
+) -> Path:
+    """A sealed session; returns its directory."""
+    lines, leaves, chains = encode_log(payloads)
+    flow_lines = b"".join(map(events.encode_flow, flows))
+    counts = [count for count in counts if count < len(lines)] + [len(lines)]
+    lost = facts.get("lost_total", 0)
+    directory = store.create_session_directory(audit_root, session_id)
+    (directory / store.LOG).write_bytes(b"".join(lines))
+    (directory / store.FLOWS).write_bytes(flow_lines)
+    (directory / store.CHECKPOINTS).write_bytes(
+        b"".join(
+            checkpoint_lines(lines, leaves, chains, counts, final=True, flows=flow_lines, lost=lost)
+        )
+    )
+    facts = {"lost_total": lost} | facts
+    sealed = metadata(
+        session_id, payloads, lines, leaves, chains, status="sealed", name=name, **facts
+    )
+    if in_ledger:
+        ledger.append(audit_root, session_id, session_digest(sealed), completed_at(sealed))
+    store.write_session_json(directory, sealed)
+    return directory
+
+
+def unsealed(
+    audit_root: Path,
+    session_id: str = "0123456789abcdef",
+    payloads=SMALL[:-1],
+    counts=(2,),
+    **facts,
+) -> Path:
+    """A session that nobody sealed, its supervisor gone unless `facts` say otherwise."""
+    lines, leaves, chains = encode_log(payloads)
+    directory = store.create_session_directory(audit_root, session_id)
+    (directory / store.LOG).write_bytes(b"".join(lines))
+    (directory / store.FLOWS).write_bytes(b"")
+    (directory / store.CHECKPOINTS).write_bytes(
+        b"".join(checkpoint_lines(lines, leaves, chains, counts, final=False))
+    )
+    store.write_session_json(
+        directory, metadata(session_id, payloads, lines, leaves, chains, status="open", **facts)
+    )
+    return directory
