@@ -28,7 +28,7 @@ TRUSTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ca.pem")
 
 
 def report(word, what, outcome):
-    print(f"agent: {word:<7} {what:<45} {outcome}", flush=True)
+    print(f"agent: {word:<7} {what:<51} {outcome}", flush=True)
 
 
 def attempt(what, action):

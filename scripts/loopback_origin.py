@@ -4,7 +4,7 @@ Rules: it listens on loopback only; it remembers every connection and request th
 that a log can be compared with what really happened; keys and certificates live in the directory
 that it was given and are good for a day.
 
-    GET /hello      a line of text that names the host asked for
+    GET /hello      a line of text
     GET /stream/N   N bytes, chunked, with their SHA-256 in Repr-Digest (RFC 9530)
 
 By itself (`python scripts/loopback_origin.py DIRECTORY`) it prints its URLs and serves until ^C.
@@ -119,14 +119,14 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS
-    server: _Server
+    timeout: float | None = IDLE_SECONDS
 
     def do_GET(self) -> None:
-        host = self.headers.get("Host", "")
-        self.server.origin.seen.append(Seen(self.server.scheme, host, self.path))
+        if isinstance(self.server, _Server):
+            seen = Seen(self.server.scheme, self.headers.get("Host", ""), self.path)
+            self.server.origin.seen.append(seen)
         if self.path == "/hello":
-            self._send_text(f"hello from {host}\n")
+            self._send_text("hello\n")
         elif self.path.startswith("/stream/") and self.path[8:].isdigit():
             self._stream(min(int(self.path[8:]), MAX_STREAM))
         else:

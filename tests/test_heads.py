@@ -323,6 +323,15 @@ def test_the_end_does_not_depend_on_how_bytes_arrive(wire, step):
     assert steps == outcome(wire)
 
 
+@given(anything)
+def test_parse_head_alone_is_as_strict_as_head_end(wire):
+    """The proxy asks only parse_head when a read brought a blank line."""
+    end = wire.find(b"\r\n\r\n") + 4
+    if end > 3 and outcome(wire) != end:
+        with pytest.raises(BadRequest):
+            parse_head(wire[:end])
+
+
 @given(anything, st.sampled_from(TRAILING))
 def test_what_follows_a_head_does_not_change_it(wire, trailing):
     answer = outcome(wire)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -232,6 +234,15 @@ def test_a_rule_host_is_a_host_or_refused(text):
     except BadHost:
         return
     assert parse_host(host.name) == host
+
+
+def test_idna_is_loaded_only_by_a_rule_that_needs_it():
+    program = (
+        "import sys; from nono_trio.core.policy import Policy\n"
+        "Policy.build(['a.test', '*.xn--bcher-kva.test']); assert 'idna' not in sys.modules\n"
+        "Policy.build(['b\\xfccher.test']); assert 'idna' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-I", "-c", program], check=True, timeout=30)
 
 
 @given(st.ip_addresses())

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from nono_trio.core.events import decode_payload, encode_payload
+from nono_trio.core.events import MALFORMED, decode_payload, encode_payload
 from nono_trio.core.merkle import MerkleAccumulator
 from nono_trio.core.record import chain_hash, encode_line, leaf_hash
 
 if TYPE_CHECKING:
     from nono_trio.core.events import Payload
-
-# Everything that decoding untrusted JSON can raise, in msgspec and in json.
-MALFORMED = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 
 MAX_U64 = 2**64 - 1
 SHOWN_BYTES = 80  # of a bad line, in a message: enough to recognise it

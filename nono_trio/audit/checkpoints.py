@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from nono_trio.audit.chain import MALFORMED, BadRecord, shown
+from nono_trio.audit.chain import BadRecord, shown
 from nono_trio.audit.read import lines
 from nono_trio.audit.verdict import CheckpointsSeen
+from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import Checkpoint, decode_checkpoint, encode_checkpoint
 
 if TYPE_CHECKING:

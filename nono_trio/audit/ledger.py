@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import (
     LedgerRecord,
     decode_ledger_record,
@@ -37,8 +38,6 @@ LOCK_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.01
 # Far over any line we write (~350 bytes): a tail without a newline in it is not a ledger's.
 MAX_LINE = 64 * 1024
-
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 
 
 class BadLedgerLine(msgspec.Struct, kw_only=True, frozen=True):

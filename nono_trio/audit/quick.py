@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nono_trio.audit.chain import MALFORMED, BadRecord
+from nono_trio.audit.chain import BadRecord
 from nono_trio.audit.checkpoints import HEAD_MISMATCH, TRUNCATED, CheckpointCursor
 from nono_trio.audit.read import lines_backwards
 from nono_trio.audit.verdict import FirstBad
+from nono_trio.core.events import MALFORMED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nono_trio.audit.chain import MALFORMED
-from nono_trio.core.events import Flow, Payload, decode_flow
+from nono_trio.core.events import MALFORMED, Flow, Payload, decode_flow
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:

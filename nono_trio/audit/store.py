@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nono_trio.audit.ledger import MALFORMED, sync_directory
+from nono_trio.audit.ledger import sync_directory
+from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import (
     NonoTrioFacts,
     SessionMetadata,
@@ -35,6 +36,8 @@ CHECKPOINTS = "checkpoints.ndjson"
 FLOWS = "flows.ndjson"
 SESSION = "session.json"
 LATEST = "latest"
+
+SEALED_STATUS = ("sealed", "recovered")
 
 STATE_VARIABLE = "NONO_TRIO_STATE_DIR"
 
@@ -179,6 +182,14 @@ def find_session(audit_root: Path, text: str) -> Path:
     if named:
         return named[0].directory
     return _by_prefix(known, text) or _existing_path(text, audit_root)
+
+
+def is_sealed(metadata: SessionMetadata | SessionSummary) -> bool:
+    """Whether session.json says that the session was sealed; upstream says it by its integrity."""
+    facts = metadata.nono_trio
+    if isinstance(facts, NonoTrioFacts) and isinstance(facts.status, str):
+        return facts.status in SEALED_STATUS
+    return metadata.audit_integrity is not None
 
 
 def is_alive(metadata: SessionMetadata | SessionSummary) -> bool:

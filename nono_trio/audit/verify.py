@@ -25,7 +25,15 @@ from nono_trio.audit import seal_check as seal
 from nono_trio.audit.log_check import LogCheck
 from nono_trio.audit.quick import QuickCheck
 from nono_trio.audit.read import size_of
-from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG, SESSION, is_alive, read_metadata
+from nono_trio.audit.store import (
+    CHECKPOINTS,
+    FLOWS,
+    LOG,
+    SESSION,
+    is_alive,
+    is_sealed,
+    read_metadata,
+)
 from nono_trio.audit.verdict import (
     AttestationSeen,
     CheckpointsSeen,
@@ -44,7 +52,6 @@ if TYPE_CHECKING:
     from nono_trio.core.metadata import Checkpoint
 
 ID_MISMATCH = "session id mismatch"
-SEALED_STATUS = ("sealed", "recovered")
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,7 @@ class Evidence:
     @property
     def sealed(self) -> bool:
         """Whether session.json says so; without our facts, whether it has anything to compare."""
-        if self.facts is not None and isinstance(self.facts.status, str):
-            return self.facts.status in SEALED_STATUS
-        return self.metadata is not None and self.metadata.audit_integrity is not None
+        return self.metadata is not None and is_sealed(self.metadata)
 
 
 def verify(

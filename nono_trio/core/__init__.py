@@ -1,0 +1,1 @@
+"""The pure core: no event loop, no operating system; bytes and rules only."""

@@ -24,6 +24,9 @@ from nono_trio.core.upstream import (
     UrlOpen,
 )
 
+# Everything that decoding untrusted JSON can raise, from msgspec and from json alike.
+MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
+
 Mode: TypeAlias = Literal["connect", "connect_intercept", "reverse", "external"]
 Decision: TypeAlias = Literal[
     "allow",
@@ -204,8 +207,7 @@ _flow_decoder = msgspec.json.Decoder(Flow)
 def encode_payload(payload: Payload) -> bytes:
     """The canonical JSON of a payload: the bytes that are hashed.
 
-    Raises UnicodeEncodeError for text with lone surrogates (not UTF-8) and OverflowError for an
-    integer past 64 bits; both are for the caller to keep out.
+    Raises UnicodeEncodeError for text with lone surrogates, which is for the caller to keep out.
     """
     return _encoder.encode(payload)
 

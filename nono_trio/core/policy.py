@@ -13,9 +13,16 @@ Rules of this file:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
-from nono_trio.core.addresses import AddressClass, classify, parse_address, spellings
+from nono_trio.core.addresses import (
+    ADDRESS_CACHE,
+    AddressClass,
+    classify,
+    parse_address,
+    spellings,
+)
 from nono_trio.core.hosts import Host
 from nono_trio.core.rules import (
     ALLOW_FLAG,
@@ -91,7 +98,7 @@ class Policy:
         block: bool = False,
     ) -> None:
         self._allow = RuleTable(allow)
-        self._deny = RuleTable(spelled for rule in deny for spelled in _spelled(rule))
+        self._deny = RuleTable(one for rule in deny for one in _deny_everywhere(rule))
         self._pins = pins or {}
         self._block = block
         self._verdicts: dict[tuple[str, int], Verdict] = {}
@@ -136,12 +143,11 @@ class Policy:
         verdict = self.decide(host, port)
         if not verdict.allowed:
             return verdict
-        parsed = parse_address(address)
-        if parsed is None:
-            return Verdict(
-                False, None, f"{host.bracketed()} resolved to something that is no address"
-            )
-        return self._check_parsed(host, port, parsed) or verdict
+        reached = _reach(address)
+        if reached is None:
+            reason = f"{host.bracketed()} resolved to something that is no address"
+            return Verdict(False, None, reason)
+        return self._check_reached(host, port, reached) or verdict
 
     def _decide(self, host: Host, port: int) -> Verdict:
         shown = f"{host.bracketed()}:{port}"
@@ -150,7 +156,8 @@ class Policy:
         protected = _protected(host)
         if protected is not None:
             return Verdict(False, None, f"{host.bracketed()} is {protected}")
-        denial = self._deny_rule(host, port)
+        spelled = (host,) if host.address is None else _spelled(host.address)
+        denial = self._deny_rule(spelled, port)
         if denial is not None:
             return _denied(f"{shown} is on the deny list", denial)
         rule = self._allow.find(host, port)
@@ -159,35 +166,56 @@ class Policy:
         hint = f"allow it with {ALLOW_FLAG} {shown}"
         return Verdict(False, None, f"{shown} is not on the allowlist", hint)
 
-    def _deny_rule(self, host: Host, port: int) -> Rule | None:
-        if host.address is None:
-            return self._deny.find(host, port)
-        names = (Host(str(one), one) for one in spellings(host.address))
-        return next((rule for one in names if (rule := self._deny.find(one, port))), None)
+    def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
+        return next((rule for one in spelled if (rule := self._deny.find(one, port))), None)
 
-    def _check_parsed(self, host: Host, port: int, address: Address) -> Verdict | None:
+    def _check_reached(self, host: Host, port: int, reached: Reached) -> Verdict | None:
         """The denial of one address of an allowed host, or None."""
-        what = f"{host.bracketed()} resolved to {address}"
-        address_class = classify(address)
-        if address_class.is_never_allowed:
-            return Verdict(False, None, f"{what}, {address_class.words}")
-        denial = self._deny_rule(Host(str(address), address), port)
+        if reached.address_class.is_never_allowed:
+            return _unreachable(host, reached, None)
+        denial = self._deny_rule(reached.spelled, port)
         if denial is not None:
-            return _denied(f"{what}, which is on the deny list", denial)
-        if address in self._pins.get((host.name, port), ()):
+            return _denied(f"{_resolved(host, reached)}, which is on the deny list", denial)
+        if self._opens(host, port, reached):
             return None
+        return _unreachable(host, reached, _hint_for(reached, f"{host.bracketed()}:{port}"))
+
+    def _opens(self, host: Host, port: int, reached: Reached) -> bool:
+        if reached.address_class is AddressClass.PUBLIC:
+            return True
+        if reached.host.address in self._pins.get((host.name, port), ()):
+            return True
         rule = self._allow.find(host, port)
-        if rule is not None and _may_reach(rule, address_class):
-            return None
-        hint = _hint_for(address_class, f"{host.bracketed()}:{port}", address)
-        return Verdict(False, None, f"{what}, {address_class.words}", hint)
+        return rule is not None and _may_reach(rule, reached.address_class)
 
 
-def _spelled(rule: Rule) -> Iterable[Rule]:
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A resolved address: as a host, its class, and every host that it is in some spelling."""
+
+    host: Host
+    address_class: AddressClass
+    spelled: tuple[Host, ...]
+
+
+@lru_cache(maxsize=ADDRESS_CACHE)
+def _reach(text: str) -> Reached | None:
+    address = parse_address(text)
+    if address is None:
+        return None
+    spelled = _spelled(address)
+    return Reached(spelled[0], classify(address), spelled)
+
+
+def _spelled(address: Address) -> tuple[Host, ...]:
+    return tuple(Host(str(one), one) for one in spellings(address))
+
+
+def _deny_everywhere(rule: Rule) -> Iterable[Rule]:
     """A deny rule once for each address it stands for: a mapped one denies the plain one too."""
     if rule.host.address is None:
         return (rule,)
-    return (replace(rule, host=Host(str(one), one)) for one in spellings(rule.host.address))
+    return (replace(rule, host=host) for host in _spelled(rule.host.address))
 
 
 def _protected(host: Host) -> str | None:
@@ -199,8 +227,7 @@ def _protected(host: Host) -> str | None:
 
 
 def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
-    if address_class is AddressClass.PUBLIC:
-        return True
+    """Whether an entry reaches beyond public addresses: never for a wildcard."""
     if rule.wildcard:
         return False
     if address_class is AddressClass.LOOPBACK:
@@ -212,7 +239,16 @@ def _denied(reason: str, rule: Rule) -> Verdict:
     return Verdict(False, rule.text, reason, f"drop {DENY_FLAG} {rule.text}")
 
 
-def _hint_for(address_class: AddressClass, shown: str, address: Address) -> str:
-    if address_class is AddressClass.PRIVATE:
+def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:
+    reason = f"{_resolved(host, reached)}, {reached.address_class.words}"
+    return Verdict(False, None, reason, hint)
+
+
+def _resolved(host: Host, reached: Reached) -> str:
+    return f"{host.bracketed()} resolved to {reached.host.name}"
+
+
+def _hint_for(reached: Reached, shown: str) -> str:
+    if reached.address_class is AddressClass.PRIVATE:
         return f"name it exactly with {ALLOW_FLAG} {shown}"
-    return f"pin it with {RESOLVE_FLAG} {shown}:{Host(str(address), address).bracketed()}"
+    return f"pin it with {RESOLVE_FLAG} {shown}:{reached.host.bracketed()}"

@@ -14,7 +14,8 @@ from msgspec import UNSET, Meta, UnsetType
 # Upstream's integer widths: a value outside them is refused when read, as serde refuses it.
 U16: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFF)]
 U32: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
-U64: TypeAlias = Annotated[int, Meta(ge=0)]  # the upper end is held by the encoder (OverflowError)
+# msgspec has no bound past 63 bits, so only the lower end of a u64 is held.
+U64: TypeAlias = Annotated[int, Meta(ge=0)]
 I32: TypeAlias = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 

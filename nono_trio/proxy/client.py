@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -49,7 +50,7 @@ class Client:
     def watch(self) -> Watch:
         """The place of the socket in the readiness table, made when it is first needed."""
         if self._watch is None:
-            self._watch = self._readiness.watch(self.sock, self.waker)
+            self._watch = self._readiness.watch(self.sock, "client", self.waker)
         return self._watch
 
     def expire_in(self, seconds: float) -> None:
@@ -66,7 +67,7 @@ class Client:
     async def pause(self) -> None:
         """Wait until something happens to a socket of this client's. Raises Expired."""
         if self._watch is None:
-            self._watch = self._readiness.watch(self.sock, self.waker)
+            self._watch = self._readiness.watch(self.sock, "client", self.waker)
         if not self.expired:
             await self.waker.sleep()
         if self.expired:
@@ -94,32 +95,38 @@ class Client:
             if sent < len(data):
                 await self.pause()
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes, flags: int = 0) -> int:
         """Send what fits. Raises OSError."""
         try:
-            return self.sock.send(data)
+            return self.sock.send(data, flags)
         except BlockingIOError:
             return 0
 
-    async def part(self, seconds: float) -> None:
-        """Say that nothing more comes, and let the peer read the last answer for `seconds`.
+    async def send_last(self, data: bytes, seconds: float) -> None:
+        """Send an answer that ends the connection, and let the peer read it for `seconds`.
 
         Closing with unread bytes would reset the connection, and the reset can overtake the answer
-        (RFC 9112 9.6). Never raises but for cancellation.
+        (RFC 9112 9.6); so they are read and thrown away. Raises only Cancelled.
         """
         self.expire_in(seconds)
-        try:
+        with suppress(OSError, Expired):
+            # MSG_MORE: the answer leaves with the FIN of the close, one packet and one wake-up
+            sent = self.try_send(data, socket.MSG_MORE)
+            if sent < len(data):
+                await self.send(data[sent:])
+            if self.unread or self.try_receive():
+                await self.drain(seconds)
+
+    async def drain(self, seconds: float) -> None:
+        """Say that nothing more comes, and throw away for `seconds` what the peer still sends.
+        Raises only Cancelled."""
+        self.expire_in(seconds)
+        with suppress(OSError, Expired):
             self.sock.shutdown(socket.SHUT_WR)
             discarded = 0
             while discarded < MAX_DISCARDED and (data := await self.receive()):
                 discarded += len(data)
                 await trio.lowlevel.checkpoint()
-        except (OSError, Expired):
-            return
-
-    def is_quiet(self) -> bool:
-        """Whether the peer has sent nothing that we have not read."""
-        return not self.unread and not self.try_receive()
 
     def reset(self) -> None:
         """Make `close` a reset: the peer must not take what it has for all there is."""

@@ -14,7 +14,7 @@ import trio
 
 from nono_trio.proxy.answers import ESTABLISHED
 from nono_trio.proxy.client import Expired
-from nono_trio.proxy.relay import Direction, End, SideFailed
+from nono_trio.proxy.relay import Direction, SideFailed
 
 if TYPE_CHECKING:
     from nono_trio.core.events import ClosedBy
@@ -28,16 +28,18 @@ PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
 
 class Tunnel:
-    """One tunnel. `closed_by` is "shutdown" until something else has ended it."""
+    """One tunnel, both directions in one task. `closed_by` is "shutdown" until something else has
+    ended it."""
+
+    __slots__ = ("_client", "_first_ended", "closed_by", "down", "up")
 
     def __init__(
         self, client: Client, upstream: Upstream, buffer: RelayBuffer, readiness: Readiness
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
-        self._first_ended: ClosedBy | None = None
+        self._first_ended: Direction | None = None
         self._client = client
-        near = End("client", client.sock, client.watch)
-        far = End("upstream", upstream.sock, upstream.watch)
+        near, far = client.watch, upstream.watch
         self.up = Direction(near, far, buffer, readiness, client.unread)
         self.down = Direction(far, near, buffer, readiness, b"")
         client.unread = b""
@@ -47,30 +49,44 @@ class Tunnel:
         long. If cancelled, both sockets are left to the caller."""
         try:
             await self._client.send(ESTABLISHED)
-            while not (self.up.done and self.down.done):
-                self._client.expire_in(limits.idle)
-                await self._turn()
-            self.closed_by = self._first_ended or "client"
+            await self._relay(limits)
         except SideFailed as failure:
-            self.closed_by = self._first_ended or _blamed(failure)
+            self.closed_by = self._ended_by() or _blamed(failure)
         except OSError:
             self.closed_by = "client"
         except Expired:
             self.closed_by = "idle"
+        else:
+            self.closed_by = self._ended_by() or "client"
         finally:
             self.up.release()
             self.down.release()
 
-    async def _turn(self) -> None:
-        """Move what is there, then wait for more or let others run."""
-        more = self.up.pump()
-        more = self.down.pump() or more
-        if self._first_ended is None and (self.up.done or self.down.done):
-            self._first_ended = "client" if self.up.done else "upstream"
-        if more:
-            await trio.lowlevel.checkpoint()
-        elif not (self.up.done and self.down.done):
-            await self._client.pause()
+    async def _relay(self, limits: Limits) -> None:
+        client, up, down = self._client, self.up, self.down
+        while True:
+            more = up.pump()
+            more = down.pump() or more
+            if (up.done or down.done) and self._pass_ends():
+                return
+            if more:
+                await trio.lowlevel.checkpoint()
+            else:
+                client.expire_in(limits.idle)
+                await client.pause()
+
+    def _pass_ends(self) -> bool:
+        """Pass on the first direction's end; the second's, when True is returned, goes out with
+        the sockets' close."""
+        if self.up.done and self.down.done:
+            return True
+        if self._first_ended is None:
+            self._first_ended = self.up if self.up.done else self.down
+            self._first_ended.pass_end()
+        return False
+
+    def _ended_by(self) -> ClosedBy | None:
+        return None if self._first_ended is None else self._first_ended.source.side
 
 
 def _blamed(failure: SideFailed) -> ClosedBy:

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from nono_trio.core.events import Flow
-from nono_trio.core.heads import BadRequest, head_end, presented_token
+from nono_trio.core.heads import BadRequest, head_end
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy import answers, auth
+from nono_trio.proxy import answers
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.connect import Tunnel
 from nono_trio.proxy.contracts import DialFailed
 from nono_trio.proxy.decisions import Refusal, Subject, allowed, denied
 from nono_trio.proxy.forward import Exchange
 from nono_trio.proxy.limits import MAX_CHALLENGES
-from nono_trio.proxy.request import PlainRequest, Request, malformed_subject, read_request
+from nono_trio.proxy.request import PlainRequest, Request, malformed_subject
 from nono_trio.proxy.resolve import AddressDenied, Directory
 from nono_trio.proxy.upstream import Upstream
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.recorder import RecordsDecisions
     from nono_trio.core.events import ClosedBy
-    from nono_trio.core.policy import Policy
     from nono_trio.proxy.contracts import Dialler
+    from nono_trio.proxy.gate import Gate
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.relay import RelayBuffer
@@ -54,9 +54,8 @@ FULL_HINT: Final = "close connections that are not in use, or try again"
 class Surroundings:
     """What every connection of one proxy shares."""
 
-    policy: Policy
+    gate: Gate
     recorder: RecordsDecisions
-    token: auth.Token
     directory: Directory
     dialler: Dialler
     limits: Limits
@@ -109,13 +108,14 @@ class Handler:
             raw = await self._next_head()
             if raw is None:
                 return False
-            request, client.unread = read_request(raw, client.unread)
+            request, refusal, client.unread = self._at.gate.judge(raw, client.unread)
         except BadRequest as fault:
             return await self._refuse_malformed(raw or client.unread, fault)
-        client.deadline = math.inf
-        refusal = self._judge(request)
+        if self._full and (refusal is None or refusal.status != 407):
+            refusal = Refusal(503, "the proxy has as many connections as it can hold", FULL_HINT)
         if refusal is not None:
             return await self._refuse(request, refusal)
+        client.deadline = math.inf
         sequence = await self._at.recorder.record(allowed(request.subject, self._at.now()))
         if request.plain is None:
             await self._tunnel(request, sequence)
@@ -165,25 +165,6 @@ class Handler:
             data += more
         return data, end
 
-    def _judge(self, request: Request) -> Refusal | None:
-        """Token, then policy by name; nothing here leaves this process."""
-        presented = presented_token(request.head)
-        if presented is None:
-            return Refusal(407, auth.MISSING, auth.HINT, "authentication_failed")
-        if not self._at.token.matches(presented):
-            request.subject.presented = "failed"
-            return Refusal(407, auth.WRONG, auth.HINT, "authentication_failed")
-        request.subject.presented = "succeeded"
-        if self._full:
-            return Refusal(503, "the proxy has as many connections as it can hold", FULL_HINT)
-        host, port = request.host, request.port
-        if host.address is not None and self._at.directory.is_own(host.name, port):
-            return Refusal(403, "the target is this proxy itself", category="host_denied")
-        verdict = self._at.policy.decide(host, port)
-        if verdict.allowed:
-            return None
-        return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
-
     async def _refuse(self, request: Request, refusal: Refusal) -> bool:
         """Record a refusal, then answer it; whether another request may follow."""
         keep = self._may_follow(request, refusal.status)
@@ -211,13 +192,14 @@ class Handler:
     async def _answer(self, refusal: Refusal, *, keep: bool, body: bool = True) -> None:
         """Send a refusal; if it is the last word, see that the client can read it."""
         client = self._client
-        client.expire_in(self._at.limits.linger)
         text = answers.refusal(
             refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
         )
-        await client.send(text)
-        if not keep and not client.is_quiet():
-            await client.part(self._at.limits.linger)
+        if keep:
+            client.expire_in(self._at.limits.linger)
+            await client.send(text)
+        else:
+            await client.send_last(text, self._at.limits.linger)
 
     def _answer_unrecorded(self) -> None:
         """The one answer without an event: there was no room for the event, so nothing was done."""
@@ -304,7 +286,7 @@ class Handler:
         elif exchange.keeps_client:
             return True
         elif exchange.download.done:
-            await self._client.part(self._at.limits.linger)
+            await self._client.drain(self._at.limits.linger)
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.reset()
         return False

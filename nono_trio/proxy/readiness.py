@@ -13,13 +13,15 @@ nothing to do is harmless, so all doubts are settled by waking.
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
     import socket
+
+Side: TypeAlias = Literal["client", "upstream"]
 
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _READ_WRITE: Final = _READ | select.EPOLLOUT
@@ -49,11 +51,10 @@ class Waker:
 
     async def sleep(self) -> None:
         """Wait for `wake`. No checkpoint if it came already; if cancelled, no wake is lost."""
-        if self._woken:
-            self._woken = False
-            return
-        self._task = current_task()
-        await wait_task_rescheduled(self._abort)
+        if not self._woken:
+            self._task = current_task()
+            await wait_task_rescheduled(self._abort)
+        self._woken = False  # also those between our wake and now: the caller looks at everything
 
     def _abort(self, _: object) -> Abort:
         self._task = None
@@ -61,18 +62,20 @@ class Waker:
 
 
 class Watch:
-    """What is known about one registered socket.
+    """One registered socket, and what is known about it.
 
     `readable`: a read may succeed; whoever reads until it blocks sets it back. `ending`: the peer
     has shut down its side, so a short read is not the last. `broken`: no byte can go either way.
     """
 
-    __slots__ = ("broken", "ending", "fd", "readable", "waker", "wants_write")
+    __slots__ = ("broken", "ending", "fd", "readable", "side", "sock", "waker", "wants_write")
 
-    def __init__(self, fd: int, waker: Waker) -> None:
-        self.fd = fd
+    def __init__(self, sock: socket.socket, side: Side, waker: Waker) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.side: Side = side
         self.waker = waker
-        self.readable = True
+        self.readable = False  # registering reports what is there already
         self.ending = False
         self.broken = False
         self.wants_write = False
@@ -94,12 +97,11 @@ class Readiness:
         self._epoll = select.epoll()
         self._watches: dict[int, Watch] = {}
 
-    def watch(self, sock: socket.socket, waker: Waker) -> Watch:
-        """Register `sock` for reading; `waker` is woken at once if something is there."""
-        fd = sock.fileno()
-        watch = Watch(fd, waker)
-        self._watches[fd] = watch
-        self._epoll.register(fd, _READ)
+    def watch(self, sock: socket.socket, side: Side, waker: Waker) -> Watch:
+        """Register `sock` for reading. Raises OSError when the system has no room for it."""
+        watch = Watch(sock, side, waker)
+        self._epoll.register(watch.fd, _READ)
+        self._watches[watch.fd] = watch
         return watch
 
     def want_write(self, watch: Watch) -> None:

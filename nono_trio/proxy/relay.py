@@ -1,21 +1,19 @@
-"""Bytes through a tunnel: both directions in one task, as they come, half-closes included.
+"""Bytes from one socket to another: as they come, with backpressure, half-closes passed on.
 
 Rules of this file: what was read is held until it is sent, and nothing more is read meanwhile
 (that is the backpressure); the end of one direction is passed on as a shutdown and leaves the other
-open; after TURN_BYTES other tasks get their turn.
+open; nothing here waits, so both directions of a tunnel can share one task and one buffer.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD, RELAY_BUFFER, SMALL_READ, TURN_BYTES
 
 if TYPE_CHECKING:
-    from nono_trio.proxy.readiness import Readiness, Watch
-
-Side: TypeAlias = Literal["client", "upstream"]
+    from nono_trio.proxy.readiness import Readiness, Side, Watch
 
 
 class SideFailed(Exception):
@@ -35,24 +33,14 @@ class RelayBuffer:
         """Bytes that were read and could not be sent yet, over all tunnels."""
 
 
-class End:
-    """One socket of a tunnel, with its place in the readiness table and its side's name."""
-
-    __slots__ = ("side", "sock", "watch")
-
-    def __init__(self, side: Side, sock: socket.socket, watch: Watch) -> None:
-        self.side: Side = side
-        self.sock = sock
-        self.watch = watch
-
-
 class Direction:
-    """Bytes from one end to the other. `moved` counts what was sent; `done` once its end was."""
+    """Bytes from one end to the other. `moved` counts what was sent; `done` once the source has
+    ended and nothing is left to send."""
 
     __slots__ = ("_buffer", "_held", "_readiness", "done", "moved", "sink", "source")
 
     def __init__(
-        self, source: End, sink: End, buffer: RelayBuffer, readiness: Readiness, early: bytes
+        self, source: Watch, sink: Watch, buffer: RelayBuffer, readiness: Readiness, early: bytes
     ) -> None:
         self.source = source
         self.sink = sink
@@ -66,43 +54,51 @@ class Direction:
     def pump(self) -> bool:
         """Move what can be moved without waiting; True if a turn's worth was moved and more may
         be there. Raises SideFailed."""
+        if self._held and not self._send_held():
+            return False
+        if self.done or not self.source.readable:
+            return False
         stop = self.moved + TURN_BYTES
-        while self.moved < stop:
-            if self._held and not self._send_held():
-                return False
-            if not self.source.watch.readable or self.done:
-                return False
-            self._move_once()
-        return True
+        while self._move_once():
+            if self.moved >= stop:
+                return True
+        return False
 
     def release(self) -> None:
         """Drop what is held; for the end of a tunnel that was cut."""
         self._buffer.held -= len(self._held)
         self._held = b""
 
-    def _move_once(self) -> None:
-        watch, space = self.source.watch, self._buffer.space
-        bulk = self.moved >= BULK_AFTER and self._buffer.held < MAX_HELD
+    def pass_end(self) -> None:
+        """Tell the sink that the source has ended. Raises SideFailed."""
+        try:
+            self.sink.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise SideFailed(self.sink.side) from error
+
+    def _move_once(self) -> bool:
+        """Read once and send it; whether another read may find something and may be sent."""
+        source, buffer = self.source, self._buffer
+        bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
         room = RELAY_BUFFER if bulk else SMALL_READ
         try:
-            count = self.source.sock.recv_into(space, room)
+            count = source.sock.recv_into(buffer.space, room)
         except BlockingIOError:
-            watch.readable = False
-            return
+            source.readable = False
+            return False
         except OSError as error:
-            raise SideFailed(self.source.side) from error
+            raise SideFailed(source.side) from error
         if count == 0:
-            self._finish()
-            return
-        if count < room and not watch.ending:
-            watch.readable = False  # a short read emptied the socket: epoll(7), edge-triggered
-        self._send(space[:count])
-
-    def _send(self, piece: memoryview) -> None:
-        sent = self._try_send(piece)
-        if sent < len(piece):
-            self._held = bytes(piece[sent:])
-            self._buffer.held += len(self._held)
+            self.done = True
+            return False
+        if count < room and not source.ending:
+            source.readable = False  # a short read emptied the socket: epoll(7), edge-triggered
+        sent = self._try_send(buffer.space[:count])
+        if sent == count:
+            return source.readable
+        self._held = bytes(buffer.space[sent:count])
+        buffer.held += len(self._held)
+        return False
 
     def _send_held(self) -> bool:
         sent = self._try_send(self._held)
@@ -118,13 +114,6 @@ class Direction:
         except OSError as error:
             raise SideFailed(self.sink.side) from error
         if sent < len(piece):
-            self._readiness.want_write(self.sink.watch)
+            self._readiness.want_write(self.sink)
         self.moved += sent
         return sent
-
-    def _finish(self) -> None:
-        self.done = True
-        try:
-            self.sink.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise SideFailed(self.sink.side) from error

@@ -86,7 +86,7 @@ class Directory:
         Raises AddressDenied, and DialFailed when the name has no address or its lookup took too
         long.
         """
-        addresses = self._policy.addresses(host, port)
+        addresses: Sequence[str] | None = self._policy.addresses(host, port)
         if addresses is None:
             addresses = (host.name,) if host.address is not None else await self._resolve(host.name)
         for address in addresses:

@@ -18,6 +18,7 @@ from nono_trio.audit.recorder import unix_ms
 from nono_trio.proxy.auth import Token
 from nono_trio.proxy.client import Client
 from nono_trio.proxy.dial import TcpDialler
+from nono_trio.proxy.gate import Gate
 from nono_trio.proxy.handler import Handler, Surroundings
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
 from nono_trio.proxy.readiness import Readiness
@@ -54,10 +55,10 @@ class Proxy:
         self._limits = limits
         self._readiness = Readiness()
         self._directory = Directory(policy, resolver or SystemResolver(), limits)
+        self._gate = Gate(policy, Token(token), self._directory)
         self._surroundings = Surroundings(
-            policy=policy,
+            gate=self._gate,
             recorder=recorder,
-            token=Token(token),
             directory=self._directory,
             dialler=dialler or TcpDialler(limits),
             limits=limits,
@@ -88,6 +89,7 @@ class Proxy:
             listener.setblocking(False)
             _tune(listener)
             self._directory.add_own(listener)
+            self._gate.forget()
             self._listeners += 1
             try:
                 if self._attending is None:

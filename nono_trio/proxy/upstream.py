@@ -28,7 +28,7 @@ class Upstream:
         self.key = key
         self._readiness = readiness
         try:
-            self.watch: Watch = readiness.watch(sock, waker)
+            self.watch: Watch = readiness.watch(sock, "upstream", waker)
         except OSError:  # no room for another watch (fs.epoll.max_user_watches)
             sock.close()
             raise

@@ -1,8 +1,9 @@
 """The supervisor's side of the cage: hand-over, go, signals, and what became of the child.
 
 Rules: everything is awaited without timeouts of its own (callers put scopes around it); leaving
-`Cage` always ends the whole tree, and does it by killing the launcher, which takes PID 1 of the
-cage and with it every process inside.
+`Cage` always ends the whole tree. With a PID namespace that is killing the launcher, which takes
+PID 1 of the cage and with it every process inside; without one, PID 1's stand-in has to be left
+alive to do it, and is told by the end of the control socket.
 """
 
 from __future__ import annotations
@@ -74,12 +75,15 @@ class Cage:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+        for _ in range(2):
+            with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
+                await trio.lowlevel.wait_readable(self._pidfd)
+            if not reaping.cancelled_caught:
+                self._reap()
+                break
+            self._kill_launcher()
         self._control.close()
-        with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
-            await trio.lowlevel.wait_readable(self._pidfd)
         os.close(self._pidfd)
-        if not reaping.cancelled_caught:
-            self._reap()
 
     def _reap(self) -> None:
         os.waitid(os.P_PID, self._launched.pid, os.WEXITED | os.WNOHANG)
@@ -87,6 +91,12 @@ class Cage:
 
     def kill(self) -> None:
         """Kill the whole tree now; harmless when it is gone."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        if self._launched.isolated:
+            self._kill_launcher()
+
+    def _kill_launcher(self) -> None:
         # Through the pidfd: the pid may have been reused by then.
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

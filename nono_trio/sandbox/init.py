@@ -60,14 +60,10 @@ class Init:
                 return False
 
     def _report(self, status: int) -> bool:
-        if os.WIFSTOPPED(status):
-            protocol.send(self._control, {"stopped": os.WSTOPSIG(status)})
-            return True
-        if os.WIFSIGNALED(status):
-            protocol.send(self._control, {"killed": os.WTERMSIG(status)})
-        else:
-            protocol.send(self._control, {"exited": os.WEXITSTATUS(status)})
-        return False
+        stopped = os.WIFSTOPPED(status)
+        with contextlib.suppress(OSError):  # the supervisor has gone: the loop sees it next
+            protocol.send(self._control, _word(status))
+        return stopped
 
     def _obey(self) -> bool:
         """Do what the supervisor asks; return False when it has gone."""
@@ -89,6 +85,14 @@ class Init:
         if number not in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child, signal.SIGCONT)
+
+
+def _word(status: int) -> dict[str, object]:
+    if os.WIFSTOPPED(status):
+        return {"stopped": os.WSTOPSIG(status)}
+    if os.WIFSIGNALED(status):
+        return {"killed": os.WTERMSIG(status)}
+    return {"exited": os.WEXITSTATUS(status)}
 
 
 def give_terminal(terminal: int, group: int) -> None:

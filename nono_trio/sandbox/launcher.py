@@ -114,9 +114,10 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
         control.close()
         for listener in sockets.values():  # or the child's connects would be accepted by nobody
             listener.close()
-        _wait_for(first)
-    system.die_with_parent(signal.SIGKILL)
-    if not isolated:  # what the PID namespace does by itself: orphans come back to this process
+        _wait_for(first, isolated=isolated)
+    if isolated:
+        system.die_with_parent(signal.SIGKILL)
+    else:  # what the PID namespace does by itself: orphans come back to this process
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     try:
         _become_init(control, plan, sockets, ignored, isolated=isolated)
@@ -125,8 +126,12 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
     os._exit(1)
 
 
-def _wait_for(pid: int) -> NoReturn:
+def _wait_for(pid: int, *, isolated: bool) -> NoReturn:
+    if not isolated:  # should PID 1's stand-in be killed, its children come here
+        system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     os.waitpid(pid, 0)
+    if not isolated:
+        end_descendants()
     os._exit(0)
 
 

@@ -36,7 +36,7 @@ class CagePlan:
     library: str
     landlock: bool
     grants: list[tuple[str, str, bool]]
-    view: list[str]
+    view: list[tuple[str, bool]]
     private: list[str]
     directories: list[str]
     directory: str
@@ -53,6 +53,7 @@ class Launched:
 
     pid: int
     control: socket.socket
+    isolated: bool
     reaped: bool = False
 
     def abandon(self) -> None:
@@ -74,4 +75,4 @@ def spawn(plan: CagePlan) -> Launched:
         argv += [str(theirs.fileno()), _PACKAGE_PARENT]
         pid = os.posix_spawn(sys.executable, argv, {})
     protocol.send(ours, {"start": asdict(plan)})
-    return Launched(pid, ours)
+    return Launched(pid, ours, isolated=plan.isolation == "namespace")

@@ -86,6 +86,29 @@ def unmount(target: str, flags: int = MNT_DETACH) -> None:
     _checked(_libc.umount2(target.encode("utf-8", "surrogateescape"), flags), "umount2", target)
 
 
+_MOUNT_SETATTR = 442  # the same number on every architecture; since Linux 5.12, Landlock is 5.13
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_MOUNT_ATTR_RDONLY = 0x1
+
+
+def make_read_only(target: str) -> None:
+    """Make the mount at `target` and every mount below it read-only."""
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    _checked(
+        _libc.syscall(
+            _MOUNT_SETATTR,
+            _AT_FDCWD,
+            target.encode("utf-8", "surrogateescape"),
+            _AT_RECURSIVE,
+            ctypes.byref(attributes),
+            ctypes.sizeof(attributes),
+        ),
+        "mount_setattr",
+        target,
+    )
+
+
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}
 
 

@@ -5,7 +5,8 @@ ssh agent, a docker or a tmux socket that can be named can be used. So what is n
 there to be named. The road not taken: covering the known socket directories one by one, which is
 a list that is never finished.
 
-Rules: sources are bound as they are (Landlock tells reading from writing); a symlink on the way
+Rules: what was granted for reading is mounted read-only (Landlock alone would let the private /tmp
+make every grant below it writable, since its rules are inherited downwards); a symlink on the way
 to a grant is made again, with the same text; `/proc`, `/tmp`, `/dev/shm`, `/dev/pts` are new and
 private, unless the user granted the host's directory by name. Runs in PID 1 of the cage, since
 only a process inside the PID namespace may mount its `/proc`.
@@ -34,22 +35,26 @@ _DEVICE_LINKS = {
 _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
-def build_view(paths: list[str], private: list[str], directories: list[str]) -> None:
+def build_view(paths: list[tuple[str, bool]], private: list[str], directories: list[str]) -> None:
     """Make the new root and enter it.
 
-    `paths` are bound from the host, `private` become empty tmpfs mounts (mode 1777), and
-    `directories` are made empty so that they can be named (the home, the start directory).
-    Raises OSError with the path that could not be mounted.
+    `paths` are bound from the host, each with whether it may be written; `private` become empty
+    tmpfs mounts (mode 1777), and `directories` are made empty so that they can be named (the
+    home, the start directory). Raises OSError with the path that could not be mounted.
     """
     _enter_staging()
     view = _View()
-    shown = {real for path in paths if (real := view.follow(path)) is not None}
+    shown: dict[str, bool] = {}
+    for path, writable in paths:
+        real = view.follow(path)
+        if real is not None:
+            shown[real] = shown.get(real, False) or writable
     # Parents first, so that a grant below a private directory is bound over it, not under it.
-    for path in sorted(shown | set(private), key=_depth):
+    for path in sorted({*shown, *private}, key=_depth):
         if path in private:
             view.add_private(path)
         else:
-            view.bind(path)
+            view.bind(path, writable=shown[path])
     for path in directories:
         view.make_directory(path)
     _mount_system(view)
@@ -78,11 +83,12 @@ class _View:
     """What has been put under /new so far, by the path that the child will see."""
 
     def __init__(self) -> None:
-        self._bound: dict[str, bool] = {}  # path -> True: the host's, False: private and empty
+        self._mounts: dict[str, str] = {}  # path -> "private", "read-only" or "writable"
 
-    def bind(self, real: str) -> None:
+    def bind(self, real: str, *, writable: bool) -> None:
         """Show the host's `real`, a path without symlinks that exists there."""
-        if self._is_shown(real):
+        above = self._mount_above(real)
+        if above == "writable" or (above == "read-only" and not writable):
             return
         source = _OLD + real
         if stat.S_ISDIR(os.stat(source).st_mode):
@@ -90,14 +96,16 @@ class _View:
         else:
             self._make_file(real)
         system.mount(source, _NEW + real, "", system.MS_BIND | system.MS_REC)
-        self._bound[real] = True
+        if not writable:
+            system.make_read_only(_NEW + real)
+        self._mounts[real] = "writable" if writable else "read-only"
 
     def add_private(self, path: str) -> None:
         """Put an empty, world-writable tmpfs at `path`."""
         self.make_directory(path)
         flags = system.MS_NOSUID | system.MS_NODEV
         system.mount("tmpfs", _NEW + path, "tmpfs", flags, "mode=1777")
-        self._bound[path] = False
+        self._mounts[path] = "private"
 
     def make_directory(self, path: str) -> None:
         """Make `path` and what leads to it, as empty directories where nothing is bound."""
@@ -108,14 +116,12 @@ class _View:
         if not os.path.lexists(_NEW + path):
             os.close(os.open(_NEW + path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
 
-    def _is_shown(self, path: str) -> bool:
-        """Tell whether a directory above `path` already shows the host's tree there."""
+    def _mount_above(self, path: str) -> str:
+        """Return what kind of mount `path` would be seen in; private: of nothing of the host's."""
         while True:
-            shown = self._bound.get(path)
-            if shown is not None:
-                return shown
-            if path == "/":
-                return False
+            mount = self._mounts.get(path)
+            if mount is not None or path == "/":
+                return mount or "private"
             path = os.path.dirname(path)
 
     def follow(self, path: str) -> str | None:
@@ -152,7 +158,7 @@ class _View:
         return real or "/"
 
     def _make_link(self, path: str, target: str) -> None:
-        if self._is_shown(path) or os.path.lexists(_NEW + path):
+        if self._mount_above(path) != "private" or os.path.lexists(_NEW + path):
             return
         self.make_directory(os.path.dirname(path))
         os.symlink(target, _NEW + path)
@@ -164,7 +170,7 @@ def _mount_system(view: _View) -> None:
     system.mount("proc", _NEW + "/proc", "proc", flags)
     for name in _DEVICES:
         if os.path.exists(f"{_OLD}/dev/{name}"):
-            view.bind(f"/dev/{name}")
+            view.bind(f"/dev/{name}", writable=True)
     view.make_directory("/dev/pts")
     system.mount(
         "devpts", _NEW + "/dev/pts", "devpts", system.MS_NOSUID | system.MS_NOEXEC,

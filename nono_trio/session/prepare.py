@@ -83,7 +83,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     isolation: Isolation = "none" if options.isolation == "none" else "namespace"
     sandbox = options.sandbox
     command = [*options.command]
-    executable = _find_executable(command[0], files.directory if sandbox else os.getcwd())
+    executable = _find_executable(command[0], options.files.workdir or os.getcwd())
     if sandbox:
         _require_covered(command[0], executable, files, isolated=isolation == "namespace")
     listener = listen(network.proxy_port) if isolation == "none" else None
@@ -96,7 +96,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         library=library_file,
         landlock=sandbox,
         grants=_landlock_grants(files, isolated=isolation == "namespace"),
-        view=_view(files) if sandbox else ["/"],
+        view=_view(files) if sandbox else [("/", True)],
         private=_private(files) if sandbox else [],
         directories=[path for path in (os.environ.get("HOME", ""), files.directory) if path],
         directory=files.directory if sandbox else os.getcwd(),
@@ -177,8 +177,8 @@ _HOST_GRANTS = [
 ]
 
 
-def _view(files: FilePlan) -> list[str]:
-    return [grant.path for grant in files.grants]
+def _view(files: FilePlan) -> list[tuple[str, bool]]:
+    return [(grant.path, grant.access != "read") for grant in files.grants]
 
 
 def _private(files: FilePlan) -> list[str]:
@@ -189,7 +189,7 @@ def _private(files: FilePlan) -> list[str]:
 def _find_executable(command: str, directory: str) -> str:
     """Return the absolute path of `command`, as execvp would find it from `directory`."""
     if "/" in command:
-        path = os.path.join(directory, command)
+        path = os.path.abspath(os.path.join(directory, command))
         if not os.path.exists(path):
             raise CommandNotFound(f"no such command: {command}")
     else:

@@ -126,14 +126,20 @@ class Supervisor:
         started = SessionStarted(started=self._record.started, command=self._record.command)
         await recorder.record_payload(started)
         connections = trio.CancelScope()
-        async with run_and_cancelling(self._cut_when_hurried, connections):
+        front_ended = trio.Event()
+        async with run_and_cancelling(self._cut_when_hurried, front_ended, connections):
             with connections:
                 async with trio.open_nursery() as handlers:
                     with _deadline_after(connections, self._grace_seconds):
                         outcome.exit_code = await front(handlers, recorder)
+                    front_ended.set()
 
-    async def _cut_when_hurried(self, connections: trio.CancelScope) -> None:
+    async def _cut_when_hurried(
+        self, front_ended: trio.Event, connections: trio.CancelScope
+    ) -> None:
+        """Cut the connections, but not the front: it has the child's end to report."""
         await self.shutdown.reached(Phase.HURRYING)
+        await front_ended.wait()
         connections.cancel(reason="asked twice to end")
 
     async def _seal(self) -> None:

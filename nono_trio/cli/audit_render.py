@@ -1,0 +1,248 @@
+"""How `audit verify`, `audit list` and `audit show` look; what they say was found elsewhere.
+
+Rules of this file: plain text that reads the same without colour and in a pipe; everything that
+comes from a log or a session file goes through `clean`. Plain columns instead of rich: importing
+it costs more than verifying a session.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from nono_trio.audit.store import parse_time
+from nono_trio.cli.text import (
+    ago,
+    clean,
+    counted,
+    decision_line,
+    local_time,
+    shorten,
+    size_text,
+    target_text,
+)
+from nono_trio.core.events import Network
+from nono_trio.core.metadata import NonoTrioFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from nono_trio.audit.overview import Counts, HostCount, Status, Story
+    from nono_trio.audit.read import LogRecord
+    from nono_trio.audit.store import StoredSession
+    from nono_trio.audit.verdict import Verification
+    from nono_trio.core.metadata import SessionSummary
+
+LABEL_WIDTH = 13
+DEFAULT_WIDTH = 100  # in a pipe, where there is no terminal to ask
+MIN_COMMAND = 20  # of a command line in `list`, however narrow the terminal is
+MAX_HOST_ROWS = 20
+
+# -- verify ---------------------------------------------------------------------------------------
+
+
+def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:
+    """One verdict; `brief` leaves out what is as it should be."""
+    name = clean(answer.session_id or answer.path)
+    yield f"{answer.verdict:<11} {name}  {_verdict_text(answer)}"
+    if answer.first_bad is not None:
+        yield from _first_bad_lines(answer)
+    elif not brief and answer.verdict != "unreadable":
+        yield from _proof_lines(answer)
+    yield from (_row("note", note) for note in answer.notes)
+
+
+def verification_hint(answer: Verification) -> str | None:
+    """What to do about a verdict."""
+    name = answer.session_id or answer.path
+    if answer.verdict == "crashed" and answer.session_id is not None:
+        return f"`nono-trio audit recover {name}` seals it"
+    if answer.verdict == "open":
+        return f"verify it again when it has ended; `nono-trio audit tail -f {name}` shows it live"
+    if answer.verdict == "unreadable":
+        return "`nono-trio audit list` shows what is there"
+    return None
+
+
+def _verdict_text(answer: Verification) -> str:
+    records = counted(answer.event_count, "record")
+    if answer.verdict == "unreadable":
+        return "can't be judged"
+    if answer.verdict in ("verified", "undamaged"):
+        return f"{records}, sealed"
+    if answer.verdict == "open":
+        return f"{records} so far, running"
+    good = f"good up to sequence {answer.event_count - 1}" if answer.event_count else "none good"
+    return good if answer.verdict == "tampered" else f"unsealed, {good}"
+
+
+def _first_bad_lines(answer: Verification) -> Iterator[str]:
+    bad = answer.first_bad
+    if bad is None:
+        return
+    yield _row("what", bad.failure)
+    places = [
+        f"{what} {where}"
+        for what, where in (("line", bad.line), ("byte", bad.offset), ("sequence", bad.sequence))
+        if where is not None
+    ]
+    yield _row("where", ", ".join(places) or "beside the log")
+    yield _row("expected", bad.expected)
+    yield _row("got", bad.got)
+
+
+def _proof_lines(answer: Verification) -> Iterator[str]:
+    yield _row("chain head", answer.chain_head or "none")
+    yield _row("Merkle root", answer.merkle_root or "none")
+    seen = answer.checkpoints
+    if seen.matches is not None:
+        last = "none" if seen.last_sequence is None else f"sequence {seen.last_sequence}"
+        yield _row("checkpoints", f"{seen.count}, the last at {last}, all match")
+    if answer.ledger.found:
+        yield _row("ledger", "its line matches, the chain holds")
+    yield _row("signature", "present, not checked" if answer.attestation.present else "none")
+
+
+# -- list -----------------------------------------------------------------------------------------
+
+
+def list_lines(
+    rows: Sequence[tuple[StoredSession, Status, Counts]], now: datetime
+) -> Iterator[str]:
+    """The sessions as a table, newest first; the command gets what is left of the width."""
+    table = [("ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND")]
+    table += [_list_row(session, status, counts, now) for session, status, counts in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
+    left = max(MIN_COMMAND, _terminal_width() - sum(widths) - 2 * len(widths))
+    for row in table:
+        cells = [
+            cell.rjust(width) if 4 <= column <= 6 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        yield "  ".join([*cells, shorten(row[-1], left)]).rstrip()
+
+
+def _list_row(
+    session: StoredSession, status: str, counts: Counts, now: datetime
+) -> tuple[str, str, str, str, str, str, str, str]:
+    command = session.summary.command if session.summary is not None else []
+    return (
+        session.session_id,
+        clean(session.name or "-"),
+        ago(session.started, now),
+        status,
+        f"{counts.events}",
+        f"{counts.allowed}",
+        f"{counts.denied}",
+        command_text(command) or "(no session.json)",
+    )
+
+
+def command_text(command: Iterable[str]) -> str:
+    """A command line for reading: arguments with a space in them are quoted."""
+    return " ".join(_quoted(clean(argument)) for argument in command)
+
+
+def _quoted(argument: str) -> str:
+    return argument if argument and " " not in argument else f'"{argument}"'
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return DEFAULT_WIDTH
+
+
+# -- show -----------------------------------------------------------------------------------------
+
+
+def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
+    """What ran, how it was caged, where it went, and the ends of its timeline."""
+    yield from _session_lines(session, status, story)
+    yield from _cage_lines(session.summary, story)
+    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied")
+    yield _row(
+        "bytes",
+        f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
+        f" in {counted(story.connections, 'connection')}",
+    )
+    if story.hosts:
+        yield ""
+        yield from _host_lines(story)
+        yield ""
+        yield from _timeline_lines(story)
+
+
+def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
+    name = f"  (name {clean(session.name)})" if session.name else ""
+    yield _row("session", f"{session.session_id}{name}")
+    ended = f", exit code {story.ended.exit_code}" if story.ended is not None else ""
+    yield _row("status", f"{status}{ended}")
+    summary = session.summary
+    if summary is not None:
+        yield _row("command", command_text(summary.command))
+        yield _row("started", f"{local_time(session.started)}{_duration(summary)}")
+    yield _row("records", f"{story.events:,} in {session.directory}")
+
+
+def _duration(summary: SessionSummary) -> str:
+    started, ended = parse_time(summary.started), parse_time(summary.ended or "")
+    if started is None or ended is None:
+        return ""
+    return f", ran {(ended - started).total_seconds():.1f} s"
+
+
+def _cage_lines(summary: SessionSummary | None, story: Story) -> Iterator[str]:
+    facts = summary.nono_trio if summary is not None else None
+    if isinstance(facts, NonoTrioFacts):
+        enforcement = facts.enforcement if isinstance(facts.enforcement, list) else []
+        yield _row("isolation", str(facts.isolation or "not recorded"))
+        yield from (_row("cage", line) for line in enforcement)
+        yield _row("audit", _audit_text(facts))
+    if story.sandbox is not None:
+        landlock = story.sandbox.landlock_abi or "none"
+        yield _row("recorded", f"{story.sandbox.platform}, Landlock {landlock} (in the log)")
+    if summary is not None and summary.tracked_paths:
+        yield _row("granted", ", ".join(summary.tracked_paths))
+
+
+def _audit_text(facts: NonoTrioFacts) -> str:
+    text = f"{facts.audit_mode or 'mode not recorded'}, sync {facts.audit_sync or 'not recorded'}"
+    return f"{text}, {facts.lost_total} events lost" if facts.lost_total else text
+
+
+def _host_lines(story: Story) -> Iterator[str]:
+    hosts = story.hosts_by_weight()
+    shown = hosts[:MAX_HOST_ROWS]
+    names = [target_text(host.target, host.port) for host in shown]
+    width = max(len(name) for name in names)
+    yield f"{'DECISION':<9} {'HOST':<{width}}  {'REQUESTS':>8}  {'UP':>9}  {'DOWN':>9}"
+    for host, name in zip(shown, names, strict=True):
+        yield f"{host.decision:<9} {name:<{width}}  {host.requests:>8,}  {_bytes(host)}"
+    if len(hosts) > len(shown):
+        yield f"... and {counted(len(hosts) - len(shown), 'host')} more (all with --json)"
+
+
+def _bytes(host: HostCount) -> str:
+    if host.decision != "allow":
+        return f"{'-':>9}  {'-':>9}"
+    return f"{size_text(host.bytes_up):>9}  {size_text(host.bytes_down):>9}"
+
+
+def _timeline_lines(story: Story) -> Iterator[str]:
+    yield from _decision_lines(story.first)
+    if story.between:
+        yield f"... {counted(story.between, 'decision')} between (`nono-trio audit tail -n` has them)"
+    yield from _decision_lines(story.last)
+
+
+def _decision_lines(records: Iterable[LogRecord]) -> Iterator[str]:
+    for record in records:
+        if isinstance(record.event, Network):
+            yield decision_line(record.event.event)
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<{LABEL_WIDTH}}{clean(text)}"

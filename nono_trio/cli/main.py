@@ -1,0 +1,138 @@
+"""The `nono-trio` command: finds the subcommand, and turns every error into text and exit code.
+
+Rules of this file: a subcommand's module is imported only when that subcommand is used (the help of
+the root included), because verifying a log must not pay for a proxy; errors for people leave here
+and nowhere else, in one form: `nono-trio: error: ...`, then `hint: ...`, on stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from nono_trio import __version__
+from nono_trio.cli.text import clean
+from nono_trio.errors import NonoTrioError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "nono-trio"
+
+# Name -> where the command is, and its line in the root's help (a test holds the two together).
+COMMANDS = {
+    "run": (
+        "nono_trio.cli.run:run",
+        "Run COMMAND in a cage: granted files only, and no network but the audited proxy.",
+    ),
+    "proxy": (
+        "nono_trio.cli.proxy:proxy",
+        "Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.",
+    ),
+    "audit": (
+        "nono_trio.cli.audit:audit",
+        "List, show, follow and verify the audit logs of sessions.",
+    ),
+}
+
+# What a shell reports for a program that a signal ended: the codes pipelines expect from us.
+INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + signal.SIGPIPE
+USAGE = 2
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None when there is no such name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the table instead of from the modules."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: nono-trio run --allow-cwd --allow-domain api.example.com -- agent --fix",
+)
+@click.version_option(__version__, "--version", message=f"{PROGRAM} %(version)s")
+def cli() -> None:
+    """Run a command in a cage and record every network decision before it takes effect."""
+
+
+def main() -> NoReturn:
+    """The console entry."""
+    sys.exit(exit_code(sys.argv[1:]))
+
+
+def exit_code(arguments: Sequence[str]) -> int:
+    """Run the command line and return what the process is to end with; errors are told here."""
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _tell_click_error(error)
+    except NonoTrioError as error:
+        tell_error(error.message, error.hint)
+        return error.exit_code
+    return code
+
+
+def tell_error(message: str, hint: str | None) -> None:
+    """Print an error for a person; untrusted text in it is made harmless."""
+    print(f"{PROGRAM}: error: {clean(message)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {clean(hint)}", file=sys.stderr)
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    # Not `cli.main()`: it has its own ideas of error texts, Ctrl-C and closed pipes.
+    try:
+        with cli.make_context(PROGRAM, list(arguments)) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _tell_click_error(error: click.ClickException) -> int:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print(error.format_message(), file=sys.stderr)
+        return USAGE
+    message = error.format_message().removesuffix(".")
+    command = context.command_path if context is not None else PROGRAM
+    tell_error(message[:1].lower() + message[1:], f"see `{command} --help`")
+    return error.exit_code
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output has gone: let the flush at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

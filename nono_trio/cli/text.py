@@ -1,0 +1,120 @@
+"""Text for a terminal: untrusted strings made harmless, times, sizes, and the line of a decision.
+
+Rules of this file: whatever came from the child, the network or a log goes through `clean` before
+it is printed, so that no escape sequence, line break or text direction of theirs reaches the
+terminal; what was replaced stays visible. Nothing is told by colour.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+if TYPE_CHECKING:
+    from nono_trio.core.events import NetworkEvent
+
+# A request path may be 8 KiB long; a line of that length is not read by anybody.
+MAX_DETAIL = 160
+# A host name is at most 253 characters, but a log may hold any text in its place.
+MAX_TARGET = 260
+
+NO_TARGET = "(malformed request)"
+
+
+def clean(text: str) -> str:
+    r"""`text` with everything that is not printable written as an escape: `\x1b`, `\u202e`.
+
+    Printable is what Unicode calls so, and the space: no control, format (also text direction),
+    separator, surrogate or unassigned character gets through.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` characters of `text`, with `…` for what was cut off."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def decision_line(event: NetworkEvent) -> str:
+    """One network decision for a person, without its newline; the time is local."""
+    parts = [
+        f"{clock_time(event.timestamp_unix_ms)} {event.decision:<5} {event.mode:<7}",
+        target_text(event.target, event.port),
+        _detail(event),
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def target_text(host: str, port: int | None) -> str:
+    """`host:port`, cleaned and bounded; an IPv6 address in brackets."""
+    name = shorten(clean(host), MAX_TARGET) or NO_TARGET
+    if ":" in name:
+        name = f"[{name}]"
+    return name if port is None or not host else f"{name}:{port}"
+
+
+def clock_time(unix_ms: int) -> str:
+    """Local time of day with milliseconds; the bare number for a time past the calendar."""
+    try:
+        time = datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ms} ms"
+    return f"{time:%H:%M:%S}.{unix_ms % 1000:03d}"
+
+
+def local_time(time: datetime) -> str:
+    """Date, time and offset to the second, in local time."""
+    return time.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def ago(time: datetime, now: datetime) -> str:
+    """How long ago, as people say it; the date once it is over a month."""
+    seconds = int((now - time).total_seconds())
+    if seconds < 60:
+        return "just now"
+    for unit, length, limit in (("m", 60, 3600), ("h", 3600, 86_400), ("d", 86_400, 30 * 86_400)):
+        if seconds < limit:
+            return f"{seconds // length}{unit} ago"
+    return f"{time.astimezone():%Y-%m-%d}"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes in decimal units: `999 B`, `1.5 kB`."""
+    if count < 1000:
+        return f"{count} B"
+    size = float(count)
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def counted(count: int, singular: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{count:,} {singular}" if count == 1 else f"{count:,} {singular}s"
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _detail(event: NetworkEvent) -> str:
+    """Request, status and reason, as far as the event has them."""
+    parts = []
+    if event.path is not None:
+        parts.append(f"{event.method or '?'} {event.path}")
+    if event.status is not None:
+        parts.append(f"status {event.status}")
+    if event.reason is not None:
+        parts.append(event.reason)
+    elif event.denial_category is not UNSET:
+        parts.append(str(event.denial_category).replace("_", " "))
+    return "  ".join(shorten(clean(part), MAX_DETAIL) for part in parts)

@@ -1,0 +1,389 @@
+"""The main job, end to end, with every expectation checked: what `scripts/demo` runs.
+
+An agent runs in the cage against an origin on loopback; then its log is shown and verified; then a
+second run is killed with `kill -9` and its log is verified, too. Rules: nothing but loopback is
+contacted; everything is written below one temporary directory, which is removed at the end; a
+command that is shown is the command that ran; the exit code is 0 only if all came out as expected.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopback_origin import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SCRIPTS = Path(__file__).resolve().parent
+NONO_TRIO = Path(sys.executable).with_name("nono-trio")
+
+API, REGISTRY = "api.example.com", "registry.example.com"
+STREAM_BYTES = 8 * 1024 * 1024
+
+COMMAND_SECONDS = 60.0  # none needs more than two; a slow CI machine that swaps gets this
+GONE_SECONDS = 1.0  # what is promised for the child's tree after the supervisor's death
+STEADY_REQUESTS = 20  # answered before the kill: enough to be in the middle of things
+SHOWN_REQUESTS = 3
+WRAP_COLUMN = 92
+OPTIONS_WITH_VALUE = ("--name", "--read", "--resolve", "--allow-domain")
+CRASHED = 6  # audit verify's exit code for a log without a seal
+
+# What the agent must report, in order: the word, what it tried, and a part of what came of it.
+# Where the kernel or the C library chose the text, any text will do as long as it was blocked.
+AGENT_LINES = (
+    ("ok", f"GET https://{API}", "200 hello"),
+    ("ok", f"GET http://{REGISTRY}", "200 hello"),
+    ("ok", f"GET http://{REGISTRY}", f"200 {STREAM_BYTES:,} bytes, digest fits"),
+    ("blocked", "GET https://evil.example.net/", "403"),
+    ("blocked", "GET http://evil.example.net/", "403"),
+    ("blocked", "GET http://169.254.169.254/", "403"),
+    ("blocked", "connect 127.0.0.1", ""),
+    ("blocked", "connect 192.0.2.1", ""),
+    ("blocked", f"resolve {API}", ""),
+    ("blocked", "send UDP", ""),
+    ("blocked", "read ~/.ssh/id_ed25519", ""),
+    ("blocked", "read /etc/shadow", ""),
+)
+
+
+class Checks:
+    """Counts what was expected and says at once what did not come out so."""
+
+    def __init__(self) -> None:
+        self.met = 0
+        self.failed: list[str] = []
+
+    def expect(self, what: str, met: bool, got: object = "") -> None:
+        """Count one expectation; `got` is shown when it failed."""
+        if met:
+            self.met += 1
+            return
+        self.failed.append(what)
+        say(f"FAILED: expected {what}; got {got!s}")
+
+    def equal(self, what: str, expected: object, got: object) -> None:
+        """Expect two values to be the same."""
+        self.expect(f"{what}: {expected}", expected == got, got)
+
+
+def say(text: str) -> None:
+    print(f"# {text}", flush=True)
+
+
+class Place:
+    """The temporary directory: what the agent may touch, what it may not, and the audit state."""
+
+    def __init__(self, root: Path) -> None:
+        self.work, self.home, self.state = (root / name for name in ("work", "home", "state"))
+        for directory in (self.work, self.home, self.state):
+            directory.mkdir(mode=0o700)
+        # A key that exists and that the user can read: not finding it is then the cage's doing.
+        secret = self.home / ".ssh" / "id_ed25519"
+        secret.parent.mkdir(mode=0o700)
+        secret.write_text("not really a key\n")
+        shutil.copy(SCRIPTS / "demo_agent.py", self.work / "agent.py")
+
+    def environment(self) -> dict[str, str]:
+        """Our environment with this home and state, and no setting of the user's."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("NONO_TRIO_", "XDG_"))
+        }
+        return kept | {
+            "HOME": str(self.home),
+            "NONO_TRIO_STATE_DIR": str(self.state),
+            "NO_COLOR": "1",
+        }
+
+    def newest_log(self) -> list[dict[str, Any]]:
+        """The records of the newest session; a last line without its end is left out."""
+        logs = self.state.glob("audit/*/audit-events.ndjson")
+        text = max(logs, key=lambda path: path.parent.stat().st_mtime_ns).read_text()
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+class Demo:
+    """The three acts."""
+
+    def __init__(self, place: Place, origin: Origin) -> None:
+        self.checks = Checks()
+        self._place = place
+        self._origin = origin
+        self._api = f"{API}:{origin.https_port}"
+        self._registry = f"{REGISTRY}:{origin.http_port}"
+        python, grants = find_python()
+        self._cage = ["--allow-cwd", *grants, *self._network()]
+        self._agent = [python, "agent.py"]
+
+    def _network(self) -> list[str]:
+        hosts = (self._api, self._registry)
+        pins = [word for host in hosts for word in ("--resolve", f"{host}:127.0.0.1")]
+        return pins + [word for host in hosts for word in ("--allow-domain", host)]
+
+    def run_agent(self) -> None:
+        """Act 1: an agent in the cage, every decision shown as it is recorded."""
+        say("1. An agent in a cage. It may reach two hosts; every decision is shown live.")
+        command = ["run", "--name", "demo", "--follow", *self._cage, "--", *self._agent]
+        code, lines = self._execute([*command, f"http://{self._registry}", f"https://{self._api}"])
+        self.checks.equal("exit code of the run, which is the agent's own", 0, code)
+        self._check_agent([line for line in lines if line.startswith(("agent: ok", "agent: blo"))])
+        seen = [(request.scheme, request.host) for request in self._origin.seen]
+        allowed = [("https", self._api), *[("http", self._registry)] * 2]
+        self.checks.equal("requests that reached the origin", allowed, seen)
+        self.checks.equal("connections that reached it", 3, self._origin.connections)
+        say(f"The origin saw {len(seen)} requests, all of them allowed ones.")
+
+    def _check_agent(self, lines: Sequence[str]) -> None:
+        self.checks.equal("number of the agent's attempts", len(AGENT_LINES), len(lines))
+        for (word, what, outcome), line in zip(AGENT_LINES, lines, strict=False):
+            met = line.startswith(f"agent: {word:<7} {what}") and outcome in line
+            self.checks.expect(f"{word}: {what} ... {outcome}", met, line)
+
+    def show_and_verify(self) -> None:
+        """Act 2: the log of that run, for a person and as a proof."""
+        print()
+        say("2. What was that? The log knows, and can prove that it is whole.")
+        code, lines = self._execute(["audit", "show", "latest"])
+        self.checks.equal("exit code of audit show", 0, code)
+        self.checks.expect(
+            "audit show to name the denied host", any("evil.example.net" in line for line in lines)
+        )
+        code, lines = self._execute(["audit", "verify", "latest"])
+        self.checks.equal("exit code of audit verify", 0, code)
+        self.checks.expect("the word verified", any("verified" in line for line in lines), lines)
+        self._check_log()
+
+    def _check_log(self) -> None:
+        port, tls_port = self._origin.http_port, self._origin.https_port
+        expected = [
+            ("connect", "allow", API, tls_port),
+            ("reverse", "allow", REGISTRY, port),
+            ("reverse", "allow", REGISTRY, port),
+            ("connect", "deny", "evil.example.net", 443),
+            ("reverse", "deny", "evil.example.net", 80),
+            ("reverse", "deny", "169.254.169.254", 80),
+        ]
+        self.checks.equal("decisions in the log", expected, decisions(self._place.newest_log()))
+
+    def kill_and_verify(self) -> None:
+        """Act 3: the supervisor dies; nothing of the child lives on, nothing of the log is lost."""
+        print()
+        say("3. kill -9 the supervisor in the middle of a second run.")
+        before = len(self._origin.seen)
+        command = ["run", "--name", "crash", *self._cage, "--", *self._agent]
+        with self._started([*command, "--steady", f"http://{self._registry}"], " &") as process:
+            self._watch_steady(process)
+            with pidfds_of(descendants(process.pid)) as children:
+                self.checks.expect("the agent to run in the cage", bool(children))
+                print(f"$ kill -9 {process.pid}", flush=True)
+                process.kill()
+                process.wait(COMMAND_SECONDS)
+                seconds = wait_until_gone(children, GONE_SECONDS)
+        self.checks.expect(
+            f"the child's tree gone within {GONE_SECONDS:.0f} s", seconds is not None
+        )
+        if seconds is not None:
+            say(f"The agent and its cage were gone within {GONE_SECONDS:.0f} s.")
+        code, lines = self._execute(["audit", "verify", "latest"], code_shown=True)
+        self.checks.equal("exit code of audit verify after a crash", CRASHED, code)
+        self.checks.expect("the word crashed", any("crashed" in line for line in lines), lines)
+        self._compare_with_origin(len(self._origin.seen) - before)
+
+    def _watch_steady(self, process: subprocess.Popen[str]) -> None:
+        """Read the agent's lines until it is in the middle of its work."""
+        if process.stdout is None:
+            raise AssertionError("started with a pipe")
+        for number, line in enumerate(iter(process.stdout.readline, "")):
+            if number < SHOWN_REQUESTS:
+                print(line, end="", flush=True)
+            self.checks.expect("steady requests to succeed", line.startswith("agent: ok"), line)
+            if number + 1 >= STEADY_REQUESTS:
+                print("[...]", flush=True)
+                return
+        self.checks.expect("the agent to go on until the kill", False)
+
+    def _compare_with_origin(self, requests: int) -> None:
+        allowed = [one for one in decisions(self._place.newest_log()) if one[1] == "allow"]
+        self.checks.expect(
+            f"a record for each of the origin's {requests} requests", len(allowed) >= requests > 0,
+            len(allowed),
+        )  # fmt: skip
+        say("Every request that the origin saw is in the log: a record comes before its request.")
+
+    def _execute(
+        self, arguments: Sequence[str], *, code_shown: bool = False
+    ) -> tuple[int, list[str]]:
+        """Run nono-trio to its end and show what it says; return exit code and lines."""
+        lines = []
+        with self._started(arguments) as process:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                lines.append(line.rstrip("\n"))
+            code = process.wait(COMMAND_SECONDS)
+        if code_shown:
+            say(f"exit code {code}")
+        print(flush=True)
+        return code, lines
+
+    @contextmanager
+    def _started(
+        self, arguments: Sequence[str], suffix: str = ""
+    ) -> Iterator[subprocess.Popen[str]]:
+        print(f"$ {wrapped(['nono-trio', *arguments])}{suffix}", flush=True)
+        process = subprocess.Popen(
+            [NONO_TRIO, *arguments],
+            cwd=self._place.work,
+            env=self._place.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()  # harmless when it has ended; a supervisor's death ends its cage
+            process.wait(COMMAND_SECONDS)
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def find_python() -> tuple[str, list[str]]:
+    """An interpreter for the agent, and the grant that brings it into the cage."""
+    system = "/usr/bin/python3"
+    needed = "import sys, ssl; sys.exit(sys.version_info < (3, 8))"
+    if os.access(system, os.X_OK) and not subprocess.run([system, "-c", needed]).returncode:
+        return system, []
+    # The one we run on, as it is installed: a virtual environment's is only a link to it.
+    real = Path(sys.executable).resolve()
+    return str(real), ["--read", sys.base_prefix]
+
+
+def decisions(records: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """Mode, decision, target and port of each network record."""
+    payloads = [record["event"] for record in records]
+    events = [payload["event"] for payload in payloads if payload["type"] == "network"]
+    return [(e["mode"], e["decision"], e["target"], e["port"]) for e in events]
+
+
+def wrapped(words: Sequence[str]) -> str:
+    """One command line for a shell, broken between options where it gets too long to read."""
+    lines = [""]
+    for part in _parts(words):
+        if lines[-1] and len(lines[-1]) + len(part) > WRAP_COLUMN:
+            lines.append("   ")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return " \\\n".join(lines)
+
+
+def _parts(words: Sequence[str]) -> Iterator[str]:
+    """An option with its value, the caged command as a whole, every other word by itself."""
+    rest = [shlex.quote(word) for word in words]
+    while rest:
+        if rest[0] == "--":
+            taken = len(rest)
+        elif rest[0] in OPTIONS_WITH_VALUE:
+            taken = 2
+        else:
+            taken = 1
+        yield " ".join(rest[:taken])
+        rest = rest[taken:]
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below `pid`, from /proc; those of a PID namespace included."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # ended meanwhile
+            parents[int(entry.name)] = int(fields[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in parents.items() if its_parent == parent]
+    return found[1:]
+
+
+@contextmanager
+def pidfds_of(pids: Sequence[int]) -> Iterator[list[int]]:
+    """Handles on processes: unlike a pid, one never means another process later."""
+    handles = []
+    try:
+        for pid in pids:
+            try:
+                handles.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                continue
+        yield handles
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def wait_until_gone(handles: Sequence[int], seconds: float) -> float | None:
+    """Wait until all processes have ended; return how long it took, None if one lives on."""
+    began = time.monotonic()
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    living = set(handles)
+    while living:
+        left = began + seconds - time.monotonic()
+        if left <= 0:
+            return None
+        for handle, _ in poll.poll(left * 1000):
+            poll.unregister(handle)
+            living.discard(handle)
+    return time.monotonic() - began
+
+
+def run_demo(root: Path) -> Checks:
+    """All three acts below `root`."""
+    place = Place(root)
+    with Origin(root, [API]) as origin:
+        # The agent trusts the throw-away authority and has no use for the server's key.
+        shutil.copy(origin.ca_file, place.work)
+        demo = Demo(place, origin)
+        demo.run_agent()
+        demo.show_and_verify()
+        demo.kill_and_verify()
+    return demo.checks
+
+
+def main() -> int:
+    if not NONO_TRIO.exists():
+        sys.exit(f"expected {NONO_TRIO}, got nothing there\nhint: run scripts/setup")
+    # A ^C or a CI job's end must still remove the directory and end the cage.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="nono-trio-demo-") as root:
+        checks = run_demo(Path(root))
+    print()
+    if checks.failed:
+        say(f"{len(checks.failed)} expectations FAILED, {checks.met} were met:")
+        for what in checks.failed:
+            say(f"  expected {what}")
+        return 1
+    seconds = time.monotonic() - began
+    say(f"All {checks.met} expectations were met, in {seconds:.1f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Fixtures of the tests that run the real thing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import Origin, Sessions, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    """A state directory and a home of the test's own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return Sessions(tmp_path / "state", home)
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """An HTTP origin on the host's loopback."""
+    server = Origin()
+    with serving(server):
+        yield server

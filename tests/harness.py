@@ -1,0 +1,208 @@
+"""Real runs for the tests: the console script, an origin on the host's loopback, the cage's Python.
+
+Everything is bounded: a run that hangs fails its test after RUN_SECONDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+NONO_TRIO = str(Path(sys.executable).parent / "nono-trio")
+RUN_SECONDS = 30.0
+
+# The interpreter of the test run, usable inside the cage wherever it was installed.
+PYTHON_GRANTS = [
+    word
+    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix))
+    if not prefix.startswith("/usr")
+    for word in ("--read", prefix)
+]
+PROBES = Path(__file__).parent / "probes"
+
+
+@dataclass
+class Sessions:
+    """A state directory of the test's own, and the command line on it."""
+
+    state: Path
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "NONO_TRIO_STATE_DIR": str(self.state),
+            **self.variables,
+        }
+
+    def call(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Run `nono-trio ARGUMENTS` to its end."""
+        settings.setdefault("cwd", self.home)
+        settings.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run(
+            [NONO_TRIO, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+            **settings,
+        )
+
+    def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Run `nono-trio run ARGUMENTS`."""
+        return self.call("run", *arguments, **settings)
+
+    def python(self, options: Sequence[str], script: str, *arguments: str) -> Any:
+        """Run a probe of tests/probes in the cage."""
+        return self.run(
+            *PYTHON_GRANTS, "--read", str(PROBES), *options,
+            "--", sys.executable, str(PROBES / script), *arguments,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+        """Start `nono-trio ARGUMENTS`; killed at the end if it still lives."""
+        settings.setdefault("cwd", self.home)
+        settings.setdefault("stdin", subprocess.DEVNULL)
+        settings.setdefault("stdout", subprocess.PIPE)
+        settings.setdefault("stderr", subprocess.PIPE)
+        process = subprocess.Popen(
+            [NONO_TRIO, *arguments], env=self.environment, text=True, **settings
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    @contextlib.contextmanager
+    def proxy(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+        """Start `nono-trio proxy`; yield it with its JSON line."""
+        with self.started("proxy", *arguments) as process:
+            if process.stdout is None:
+                raise AssertionError("no stdout")
+            yield process, json.loads(process.stdout.readline())
+
+    @property
+    def directories(self) -> list[Path]:
+        audit = self.state / "audit"
+        return sorted(path for path in audit.iterdir() if path.is_dir()) if audit.exists() else []
+
+    @property
+    def only(self) -> Path:
+        (directory,) = self.directories
+        return directory
+
+    def records(self, directory: Path | None = None) -> list[dict[str, Any]]:
+        """The whole records of a session's log, in order."""
+        data = ((directory or self.only) / "audit-events.ndjson").read_bytes()
+        return [json.loads(line) for line in data.split(b"\n")[:-1]]
+
+    def decisions(self, directory: Path | None = None) -> list[dict[str, Any]]:
+        """The network events of a session's log."""
+        events = [record["event"] for record in self.records(directory)]
+        return [event["event"] for event in events if event["type"] == "network"]
+
+    def verdict(self, directory: Path | None = None) -> tuple[int, dict[str, Any]]:
+        """What `audit verify --json` says: its exit code and its answer."""
+        done = self.call("audit", "verify", "--json", str(directory or self.only))
+        return done.returncode, json.loads(done.stdout)
+
+
+class Origin(ThreadingHTTPServer):
+    """A loopback HTTP origin that remembers every request it saw."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.seen: list[str] = []
+        self.port = self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that vanishes is part of the tests."""
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Origin
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)
+        size = int(self.path.rpartition("/bytes/")[2]) if "/bytes/" in self.path else 3
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        self.wfile.write(b"ok\n" if size == 3 else bytes(size))
+
+    def do_POST(self) -> None:
+        self.server.seen.append(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@contextlib.contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """Run a server in a thread for the body."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> float:
+    """Wait until `condition`; return how long it took, fail after `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def processes_with(marker: str) -> list[int]:
+    """The pids whose command line has `marker` in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if marker.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def send(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Signal a process that may just have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)

@@ -1,0 +1,299 @@
+"""The cage for real: nothing in it reaches past the proxy, the grants and its own processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import PROBES, PYTHON_GRANTS, Sessions, processes_with, wait_until
+
+if TYPE_CHECKING:
+    from harness import Origin
+
+REFUSED = {
+    "tcp host loopback": {"ECONNREFUSED"},
+    "tcp other address": {"ENETUNREACH"},
+    "tcp6 other address": {"ENETUNREACH"},
+    "udp host loopback": {"ok sent", "ECONNREFUSED"},  # the child's own loopback: nobody there
+    "udp other address": {"ENETUNREACH"},
+    "raw socket": {"EPERM"},
+    "packet socket": {"EPERM"},
+    "dns": {"gaierror"},
+    "pathname socket": {"ENOENT"},
+    "abstract socket": {"ECONNREFUSED"},
+    "read ssh key": {"ENOENT", "EACCES"},
+    "read shadow": {"ENOENT", "EACCES"},
+    "read outside": {"ENOENT", "EACCES"},
+    "write state": {"ENOENT", "EACCES"},
+    "list state": {"ENOENT", "EACCES"},
+    "signal supervisor": {"ESRCH"},
+    "signal init": {"EPERM"},
+    "trace init": {"EPERM"},
+    "read init memory": {"EACCES"},
+    "read init environment": {"EACCES"},
+    "write sysctl": {"EACCES"},
+    "mount": {"EPERM"},
+}
+
+
+def test_every_way_out_is_refused(sessions: Sessions, origin: Origin, tmp_path: Path) -> None:
+    (sessions.home / ".ssh").mkdir()
+    (sessions.home / ".ssh" / "id_test").write_text("secret")
+    (tmp_path / "outside").write_text("secret")
+    project = sessions.home / "project"
+    project.mkdir()
+    abstract = f"nono-trio-test-{os.getpid()}"
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        socket.socket(socket.AF_UNIX) as pathname,
+        socket.socket(socket.AF_UNIX) as abstract_socket,
+    ):
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+        pathname.bind(str(tmp_path / "agent.sock"))
+        pathname.listen()
+        abstract_socket.bind("\0" + abstract)
+        abstract_socket.listen()
+        targets = {
+            "tcp": origin.port,
+            "udp": udp.getsockname()[1],
+            "unix": str(tmp_path / "agent.sock"),
+            "abstract": abstract,
+            "outside": str(tmp_path / "outside"),
+            "state": str(sessions.state),
+            "supervisor": os.getpid(),
+        }
+        done = sessions.python(["--allow", str(project)], "reach.py", json.dumps(targets))
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(BlockingIOError):
+            udp.recv(16)
+    results = json.loads(done.stdout)
+    wrong = {name: got for name, got in results.items() if got not in REFUSED[name]}
+    assert not wrong
+    assert results.keys() == REFUSED.keys()
+    assert not origin.seen
+
+
+def test_grants_are_what_they_say(sessions: Sessions, tmp_path: Path) -> None:
+    for name in ("rw", "ro", "wo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").write_text("old")
+    script = """
+    cd /
+    for d in rw ro wo; do
+      cat "$1/$d/old" >/dev/null 2>&1 && echo "$d readable"
+      echo new >"$1/$d/new" 2>/dev/null && echo "$d writable"
+    done
+    cat "$2" && echo x 2>/dev/null >"$2" || echo "file read-only"
+    """
+    (tmp_path / "single").write_text("one\n")
+    done = sessions.run(
+        "--allow", str(tmp_path / "rw"), "--read", str(tmp_path / "ro"),
+        "--write", str(tmp_path / "wo"), "--read-file", str(tmp_path / "single"),
+        "--", "sh", "-c", script, "sh", str(tmp_path), str(tmp_path / "single"),
+    )  # fmt: skip
+    # Landlock's rules are inherited: below the private /tmp, what can be written can be read.
+    below_tmp = ["wo readable"] if str(tmp_path).startswith("/tmp/") else []
+    assert done.stdout.splitlines() == [
+        "rw readable", "rw writable", "ro readable", *below_tmp, "wo writable",
+        "one", "file read-only",
+    ]  # fmt: skip
+    assert (tmp_path / "rw" / "new").read_text() == "new\n"
+
+
+def test_tmp_is_private_and_gone_afterwards(sessions: Sessions, tmp_path: Path) -> None:
+    marker = f"nono-trio-{os.getpid()}"
+    Path("/tmp", marker + "-host").write_text("host")
+    try:
+        done = sessions.run(
+            "--", "sh", "-c", f"ls /tmp | grep {marker}; touch /tmp/{marker} && echo made"
+        )
+        assert done.stdout == "made\n"
+        assert not Path("/tmp", marker).exists()
+    finally:
+        Path("/tmp", marker + "-host").unlink()
+
+
+def test_a_symlink_out_of_a_grant_leads_nowhere(sessions: Sessions, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (project / "link").symlink_to(tmp_path / "secret")
+    done = sessions.run("--allow", str(project), "--", "cat", str(project / "link"))
+    assert done.returncode == 1
+    assert "secret" not in done.stdout
+
+
+def test_the_working_directory_and_how_it_is_granted(sessions: Sessions) -> None:
+    done = sessions.run("--", "pwd")
+    assert done.stdout == "/\n"
+    assert "--allow-cwd" in done.stderr
+    project = sessions.home / "project"
+    project.mkdir()
+    done = sessions.run("--allow-cwd", "--", "sh", "-c", "pwd; touch made", cwd=project)
+    assert done.stdout == f"{project}\n"
+    assert (project / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--read", "{state}"], 2, "covers the audit state directory"),
+        (["--allow", "{state}/.."], 2, "covers the audit state directory"),
+        (["--read", "{home}/.ssh"], 2, "is protected"),
+        (["--allow", "{home}"], 2, "would open"),
+        (["--read", "{home}/file"], 2, "expected a directory, got a file"),
+        (["--read-file", "{home}/dir"], 2, "expected a file, got a directory"),
+        (["--read", "{home}/missing"], 0, "no such path, skipped"),
+        (["--workdir", "{home}/missing"], 2, "expected a directory"),
+    ],
+)
+def test_grants_that_make_no_sense(
+    sessions: Sessions, options: list[str], code: int, text: str
+) -> None:
+    (sessions.home / ".ssh").mkdir()
+    (sessions.home / "dir").mkdir()
+    (sessions.home / "file").touch()
+    sessions.state.mkdir()
+    given = [word.format(state=sessions.state, home=sessions.home) for word in options]
+    done = sessions.run(*given, "--", "true")
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+
+
+def test_a_program_outside_the_cage_is_named_with_its_grant(
+    sessions: Sessions, tmp_path: Path
+) -> None:
+    tool = tmp_path / "tools" / "agent"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho ran\n")
+    done = sessions.run("--", str(tool))
+    assert done.returncode == 126  # not executable yet
+    tool.chmod(0o755)
+    done = sessions.run("--", str(tool))
+    assert done.returncode == 126
+    assert f"hint: grant it with --read {tool.parent}" in done.stderr
+    assert sessions.run("--read", str(tool.parent), "--", str(tool)).stdout == "ran\n"
+    assert sessions.run("--", "no-such-command").returncode == 127
+    assert sessions.run("--", "./no-such-command").returncode == 127
+
+
+@pytest.mark.parametrize("way", ["setsid", "double fork", "nohup", "ignore"])
+def test_nothing_outlives_the_session(sessions: Sessions, way: str) -> None:
+    marker = f"{os.getpid()}{abs(hash(way)) % 1000}"
+    sleep = f"sleep 600.{marker}"
+    script = {
+        "setsid": f"setsid {sleep} & sleep 0.2",
+        "double fork": f"(({sleep} &) &) ; sleep 0.2",
+        "nohup": f"nohup {sleep} >/dev/null 2>&1 & sleep 0.2",
+        "ignore": f"trap '' TERM HUP INT; {sleep} & sleep 0.2",
+    }[way]
+    done = sessions.run("--", "sh", "-c", script)
+    assert done.returncode == 0
+    assert not processes_with(f"600.{marker}")
+
+
+def test_the_environment_that_the_child_gets(sessions: Sessions) -> None:
+    sessions.variables |= {
+        "LD_PRELOAD": "", "PYTHONSTARTUP": "/x", "BASH_ENV": "/x", "NODE_OPTIONS": "x",
+        "GIT_CONFIG_COUNT": "0", "GIT_SSH_COMMAND": "x", "SSH_AUTH_SOCK": "/x",
+        "KEPT": "yes", "http_proxy": "http://elsewhere.example.com:1",
+    }  # fmt: skip
+    done = sessions.run("--", "env")
+    got = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert got["KEPT"] == "yes"
+    assert not {"LD_PRELOAD", "PYTHONSTARTUP", "BASH_ENV", "NODE_OPTIONS", "GIT_CONFIG_COUNT",
+                "GIT_SSH_COMMAND", "SSH_AUTH_SOCK", "NONO_TRIO_STATE_DIR"} & got.keys()  # fmt: skip
+    assert got["HTTP_PROXY"] == got["https_proxy"] == got["ALL_PROXY"] == got["http_proxy"]
+    assert got["HTTP_PROXY"].startswith("http://nono:" + got["NONO_PROXY_TOKEN"] + "@127.0.0.1:")
+    assert got["NODE_USE_ENV_PROXY"] == "1"
+    assert got["NO_PROXY"] == "localhost,127.0.0.1,::1"
+
+
+def test_descriptors_of_the_caller_do_not_reach_the_child(sessions: Sessions) -> None:
+    with open("/etc/hostname", "rb") as leaked:
+        os.set_inheritable(leaked.fileno(), True)
+        done = sessions.run("--", "ls", "/proc/self/fd", pass_fds=[leaked.fileno()])
+    assert done.stdout.split() == ["0", "1", "2", "3"]  # 3 is ls' own
+
+
+def test_the_ways_out_are_warned_of_and_recorded(
+    sessions: Sessions, origin: Origin, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_text("outside\n")
+    done = sessions.run(
+        "--isolation", "none", "--no-sandbox", "--", "sh", "-c",
+        f"cat {tmp_path}/outside; curl -sS --noproxy '*' http://127.0.0.1:{origin.port}/direct",
+    )  # fmt: skip
+    assert done.stdout == "outside\nok\n"
+    assert "--isolation none" in done.stderr
+    assert "--no-sandbox" in done.stderr
+    facts = json.loads((sessions.only / "session.json").read_text())["nono_trio"]
+    assert facts["isolation"] == "none"
+    assert facts["enforcement"] == ["no new privileges"]
+
+
+def test_without_namespaces_nothing_outlives_the_session_either(sessions: Sessions) -> None:
+    marker = f"601.{os.getpid()}"
+    done = sessions.run(
+        "--isolation", "none", "--", "sh", "-c", f"(setsid sleep {marker} &); sleep 0.2"
+    )
+    assert done.returncode == 0
+    assert not processes_with(marker)
+
+
+def test_the_tree_dies_with_a_killed_supervisor(sessions: Sessions) -> None:
+    marker = f"602.{os.getpid()}"
+    with sessions.started(
+        "run", "--", "sh", "-c", f"setsid sleep {marker} & sleep {marker}"
+    ) as run:
+        wait_until(lambda: len(processes_with(marker)) >= 2, "the child's tree")
+        run.kill()
+        took = wait_until(lambda: not processes_with(marker), "the tree is gone", 5)
+    assert took < 1
+
+
+def test_the_launcher_reads_nothing_of_the_users(sessions: Sessions, tmp_path: Path) -> None:
+    """A sitecustomize or a module beside the working directory is not imported by the launcher."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "json.py").write_text("raise SystemExit('imported')")
+    done = sessions.run("--allow-cwd", "--", "true", cwd=project)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_script_whose_interpreter_is_outside(sessions: Sessions, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    script = tools / "agent"
+    script.write_text(f"#!{tmp_path}/elsewhere/python\n")
+    script.chmod(0o755)
+    done = sessions.run("--read", str(tools), "--", str(script))
+    assert done.returncode == 126
+    assert "interpreter" in done.stderr
+
+
+def test_python_itself_works_in_the_cage(sessions: Sessions) -> None:
+    done = sessions.run(
+        *PYTHON_GRANTS, "--", sys.executable, "-c",
+        "import tempfile, multiprocessing; multiprocessing.Lock(); print(tempfile.gettempdir())",
+    )  # fmt: skip
+    assert (done.stdout, done.stderr.count("Traceback")) == ("/tmp\n", 0)
+
+
+def test_help_names_every_exit_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nono_trio", "run", "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for code in ("2 usage", "3 denied", "4 the audit", "124", "126", "127"):
+        assert code in done.stdout
+
+
+assert PROBES.is_dir()
