@@ -22,7 +22,7 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     import socket
@@ -119,7 +119,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout: float | None = IDLE_SECONDS
+    timeout: ClassVar[float | None] = IDLE_SECONDS
 
     def do_GET(self) -> None:
         if isinstance(self.server, _Server):

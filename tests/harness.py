@@ -191,14 +191,16 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) 
     return time.monotonic() - began
 
 
-def processes_with(marker: str) -> list[int]:
-    """The pids whose command line has `marker` in it."""
+def processes_with(marker: str, program: str = "") -> list[int]:
+    """The pids whose command line begins with `program` and has `marker` in it."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
+            words = b""
             with contextlib.suppress(OSError):
-                if marker.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
+                words = (entry / "cmdline").read_bytes()
+            if words.startswith(program.encode()) and marker.encode() in words:
+                found.append(int(entry.name))
     return found
 
 

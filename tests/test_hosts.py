@@ -7,7 +7,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nono_trio.core.hosts import MAX_NAME, BadHost, Host, parse_host, parse_rule_host
@@ -227,6 +227,7 @@ def test_a_parsed_host_parses_to_itself(text):
     assert len(host.name) <= MAX_NAME
 
 
+@settings(deadline=None)  # the first example loads idna
 @given(hosts_and_junk)
 def test_a_rule_host_is_a_host_or_refused(text):
     try:

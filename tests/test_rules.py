@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nono_trio.core.policy import Policy
@@ -106,6 +106,7 @@ entries = st.one_of(
 )
 
 
+@settings(deadline=None)  # the first example loads idna
 @given(entries, entries, entries)
 def test_any_text_is_an_entry_or_a_usage_error(allow, deny, pin):
     for arguments in ({"allow": [allow]}, {"deny": [deny]}, {"resolve": [pin]}):

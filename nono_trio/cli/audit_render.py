@@ -73,8 +73,9 @@ def _verdict_text(answer: Verification) -> str:
         return f"{records}, sealed"
     if answer.verdict == "open":
         return f"{records} so far, running"
-    good = f"good up to sequence {answer.event_count - 1}" if answer.event_count else "none good"
-    return good if answer.verdict == "tampered" else f"unsealed, {good}"
+    if answer.verdict == "crashed":
+        return f"{records}, never sealed"
+    return f"good up to sequence {answer.event_count - 1}" if answer.event_count else "none good"
 
 
 def _first_bad_lines(answer: Verification) -> Iterator[str]:
@@ -168,11 +169,40 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
         f" in {counted(story.connections, 'connection')}",
     )
+    yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
     if story.hosts:
         yield ""
         yield from _host_lines(story)
         yield ""
         yield from _timeline_lines(story)
+
+
+def story_fields(session: StoredSession, status: Status, story: Story) -> dict[str, object]:
+    """A session and its story for --json: session.json as it is, without its network events."""
+    return {
+        "session_id": session.session_id,
+        "status": status,
+        "directory": str(session.directory),
+        "session": session.summary,
+        "sandbox_runtime": story.sandbox,
+        "event_count": story.events,
+        "allowed": story.allowed,
+        "denied": story.denied,
+        "connections": story.connections,
+        "bytes_up": story.bytes_up,
+        "bytes_down": story.bytes_down,
+        "hosts": story.hosts_by_weight(),
+        "timeline": {
+            "first": [_record_fields(record) for record in story.first],
+            "between": story.between,
+            "last": [_record_fields(record) for record in story.last],
+        },
+    }
+
+
+def _record_fields(record: LogRecord) -> dict[str, object]:
+    event = record.event.event if isinstance(record.event, Network) else None
+    return {"sequence": record.sequence, "event": event}
 
 
 def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
@@ -234,7 +264,8 @@ def _bytes(host: HostCount) -> str:
 def _timeline_lines(story: Story) -> Iterator[str]:
     yield from _decision_lines(story.first)
     if story.between:
-        yield f"... {counted(story.between, 'decision')} between (`nono-trio audit tail -n` has them)"
+        between = counted(story.between, "decision")
+        yield f"... {between} between (`nono-trio audit tail -n N` has them)"
     yield from _decision_lines(story.last)
 
 

@@ -1,0 +1,208 @@
+"""The parts of the benchmark that run: the C tools, the origin, the proxies, and one measurement.
+
+Rules: everything is on loopback; the C tools are compiled afresh into the benchmark's own temporary
+directory; CPU is counted over the proxy's whole process tree, until it has come to rest after the
+load, so that what is written behind the answer is paid for, too.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from processes import cpu_seconds, peak_megabytes, reset_peak_memory, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SCRIPTS = Path(__file__).resolve().parent
+NONO_TRIO = Path(sys.executable).with_name("nono-trio")
+
+# Denied by every peer without a look-up: a name would measure the resolver of those that resolve
+# before they refuse (TEST-NET-1, RFC 5737).
+DENIED_TARGET = "192.0.2.1"
+LOAD_SECONDS = 120.0  # one load; the slowest takes ten
+STOP_SECONDS = 15.0  # the grace for open connections and the seal
+REST_PAUSE = 0.02  # between two looks at the CPU clock
+REST_SECONDS = 1.0  # after which a proxy that is still busy is measured as it is
+AT_REST = 0.002  # CPU seconds a pause that count as rest: a poll, not work
+
+
+class BenchmarkFailed(Exception):
+    """A tool or a proxy did not do its part."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that listens on loopback; `user` is `name:token` for Proxy-Authorization."""
+
+    port: int
+    user: str
+    pid: int
+
+    @property
+    def authorization(self) -> str:
+        """The credentials of HTTP Basic (RFC 7617)."""
+        return base64.b64encode(self.user.encode()).decode()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One load against one proxy; `amount` in requests, or in bytes for bulk and upload."""
+
+    cpu_seconds: float
+    seconds: float
+    amount: int
+    peak_megabytes: float
+
+
+def find_compiler() -> str | None:
+    """The C compiler, or None."""
+    return shutil.which(os.environ.get("CC", "cc"))
+
+
+def build_tools(directory: Path) -> None:
+    """Compile load and origin into `directory`; raises BenchmarkFailed."""
+    compiler = find_compiler()
+    if compiler is None:
+        raise BenchmarkFailed("the benchmark needs a C compiler (cc), got none")
+    for name in ("load", "origin"):
+        source = SCRIPTS / "bench_src" / f"{name}.c"
+        # -w: the two are dense on purpose and taken over as they are.
+        built = subprocess.run(
+            [compiler, "-O2", "-w", "-o", directory / name, source], capture_output=True, text=True
+        )
+        if built.returncode:
+            raise BenchmarkFailed(f"{name}.c did not compile: {built.stderr.strip()[-400:]}")
+
+
+@contextmanager
+def running(command: Sequence[str | Path], **options: Any) -> Iterator[tuple[int, str]]:
+    """Start a program; give its pid and its first line of output; end it with SIGTERM."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        if not line:
+            raise BenchmarkFailed(f"{command[0]} ended before it was ready")
+        yield process.pid, line
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+@contextmanager
+def origin(tools: Path) -> Iterator[int]:
+    """The origin's port."""
+    with running([tools / "origin", "0"]) as (_, line):
+        yield int(line)
+
+
+@contextmanager
+def our_proxy(state: Path, name: str = "bench") -> Iterator[Proxy]:
+    """`nono-trio proxy` with its audit on: strict, synced at intervals."""
+    command: list[str | Path] = [
+        NONO_TRIO, "proxy", "--listen", "127.0.0.1:0", "--allow-domain", "127.0.0.1:*",
+        "--audit-mode", "strict", "--audit-sync", "interval", "--name", name,
+    ]  # fmt: skip
+    with running(command, env=environment(state)) as (pid, line):
+        ready = json.loads(line)
+        yield Proxy(ready["port"], f"nono:{ready['token']}", pid)
+
+
+@contextmanager
+def rust_proxy() -> Iterator[Proxy]:
+    """Upstream's Rust proxy as nono-py ships it."""
+    command: list[str | Path] = [sys.executable, SCRIPTS / "bench_src" / "nono_rust.py"]
+    with running(command) as (pid, line):
+        port, user = line.split()
+        yield Proxy(int(port), user, pid)
+
+
+def environment(state: Path) -> dict[str, str]:
+    """Our environment without settings of the user's; sessions go to `state`."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("NONO_TRIO_")}
+    return kept | {"NONO_TRIO_STATE_DIR": str(state)}
+
+
+@contextmanager
+def separate_cpus(proxies: Sequence[Proxy]) -> Iterator[None]:
+    """Give the proxies one CPU and everything that is started inside the others, if there are any.
+
+    Else what is measured is how the kernel moves load and proxy about.
+    """
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2:
+        yield
+        return
+    first = min(cpus)
+    for proxy in proxies:
+        _pin(proxy.pid, {first})
+    os.sched_setaffinity(0, cpus - {first})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+def _pin(pid: int, cpus: set[int]) -> None:
+    """Keep every thread of a tree, and those it will start, on `cpus`."""
+    for one in tree(pid):
+        for task in os.listdir(f"/proc/{one}/task"):
+            os.sched_setaffinity(int(task), cpus)
+
+
+def measure(
+    tools: Path, proxy: Proxy, origin_port: int, *, mode: str, clients: int, count: int, size: int
+) -> Sample:
+    """Run one load to its end: `count` requests (or transfers of `size` bytes) by `clients`."""
+    deny = ["-T", DENIED_TARGET, "-x", "403"] if mode == "deny" else []
+    numbers = {"-p": proxy.port, "-o": origin_port, "-c": clients, "-n": count, "-b": size}
+    words = [word for flag, number in numbers.items() for word in (flag, str(number))]
+    reset_peak_memory(proxy.pid)
+    before = cpu_seconds(proxy.pid)
+    finished = subprocess.run(
+        [tools / "load", "-m", mode, "-a", proxy.authorization, *words, *deny],
+        capture_output=True, text=True, timeout=LOAD_SECONDS,
+    )  # fmt: skip
+    used = _cpu_at_rest(proxy.pid) - before
+    result = _parse(finished)
+    wanted = count * size if mode in ("bulk", "up") else count
+    done = result["bytes"] if mode in ("bulk", "up") else result["ok"]
+    if result["err"] or done < wanted:
+        raise BenchmarkFailed(f"{mode}: {done} of {wanted} done, {result['err']} errors")
+    return Sample(used, result["secs"], done, peak_megabytes(proxy.pid))
+
+
+def _parse(finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(finished.stdout)
+    except ValueError:
+        raise BenchmarkFailed(f"the load failed: {finished.stderr.strip()[-400:]}") from None
+    return result
+
+
+def _cpu_at_rest(pid: int) -> float:
+    deadline = time.monotonic() + REST_SECONDS
+    used = cpu_seconds(pid)
+    while time.monotonic() < deadline:
+        time.sleep(REST_PAUSE)
+        before, used = used, cpu_seconds(pid)
+        if used - before < AT_REST:
+            break
+    return used

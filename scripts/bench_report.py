@@ -1,0 +1,111 @@
+"""What the benchmark found: rows, medians, ratios, and whether an aim was met.
+
+A ratio is ours by theirs of one round, both measured within seconds of each other; the median over
+the rounds is what counts, and the smallest and largest are shown, because a figure without its
+spread says little. What is absolute (CPU seconds, MB) is this machine's and for reading only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+SCHEMA = 1
+_HEAD = ("", "nono-trio", "peer", "ratio", "min-max", "speed", "aim", "")
+_WIDTHS = (34, 11, 11, 7, 13, 7, 9, 7)
+
+
+@dataclass
+class Row:
+    """One line of the table: a figure of ours and the peer's (None: it can't do that), by round.
+
+    Smaller is better, except for `speeds`: our throughput by theirs. `aim` bounds the ratio, or
+    our own figure when there is no peer.
+    """
+
+    name: str
+    unit: str
+    aim: float | None = None
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] | None = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours by theirs, one a round."""
+        return [ours / peer for ours, peer in zip(self.ours, self.peer or (), strict=False)]
+
+    @property
+    def judged(self) -> float:
+        """The figure that the aim bounds."""
+        return median(self.ratios or self.ours)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the aim was met; None without one."""
+        return None if self.aim is None else self.judged <= self.aim
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for --json; the peer's figures are null where it has none."""
+        ratios = self.ratios
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "ours": median(self.ours),
+            "peer": median(self.peer) if self.peer else None,
+            "ratio": median(ratios) if ratios else None,
+            "ratio_min": min(ratios, default=None),
+            "ratio_max": max(ratios, default=None),
+            "speed": median(self.speeds) if self.speeds else None,
+            "rounds": len(self.ours),
+            "aim": self.aim,
+            "met": self.met,
+        }
+
+
+def as_json(rows: Iterable[Row], *, quick: bool) -> str:
+    """One JSON object."""
+    return json.dumps({"schema": SCHEMA, "quick": quick, "rows": [row.as_json() for row in rows]})
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """The table, one section a unit, in the order of the rows."""
+    lines = [_line(_HEAD)]
+    unit = None
+    for row in rows:
+        if row.unit != unit:
+            unit = row.unit
+            lines.append(unit)
+        lines.append(_line(_cells(row)))
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ratios = row.ratios
+    verdict = {True: "met", False: "NOT MET", None: ""}[row.met]
+    return (
+        f"  {row.name}",
+        _figure(median(row.ours)),
+        _figure(median(row.peer)) if row.peer else "n/a",
+        f"{median(ratios):.2f}" if ratios else "n/a",
+        f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "",
+        f"{median(row.speeds):.2f}" if row.speeds else "",
+        "" if row.aim is None else f"<= {row.aim:g}",
+        verdict,
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    first, *others = cells
+    columns = [first.ljust(_WIDTHS[0])]
+    columns += [cell.rjust(width) for cell, width in zip(others, _WIDTHS[1:], strict=True)]
+    return " ".join(columns).rstrip()
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.3f}"
