@@ -46,6 +46,7 @@ class BenchmarkFailed(Exception):
 class Proxy:
     """A proxy that listens on loopback; `user` is `name:token` for Proxy-Authorization."""
 
+    name: str
     port: int
     user: str
     pid: int
@@ -122,7 +123,7 @@ def our_proxy(state: Path, name: str = "bench") -> Iterator[Proxy]:
     ]  # fmt: skip
     with running(command, env=environment(state)) as (pid, line):
         ready = json.loads(line)
-        yield Proxy(ready["port"], f"nono:{ready['token']}", pid)
+        yield Proxy("nono-trio", ready["port"], f"nono:{ready['token']}", pid)
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def rust_proxy() -> Iterator[Proxy]:
     command: list[str | Path] = [sys.executable, SCRIPTS / "bench_src" / "nono_rust.py"]
     with running(command) as (pid, line):
         port, user = line.split()
-        yield Proxy(int(port), user, pid)
+        yield Proxy("the Rust proxy", int(port), user, pid)
 
 
 def environment(state: Path) -> dict[str, str]:
@@ -185,7 +186,11 @@ def measure(
     wanted = count * size if mode in ("bulk", "up") else count
     done = result["bytes"] if mode in ("bulk", "up") else result["ok"]
     if result["err"] or done < wanted:
-        raise BenchmarkFailed(f"{mode}: {done} of {wanted} done, {result['err']} errors")
+        said = finished.stderr.strip()[-400:]
+        raise BenchmarkFailed(
+            f"{mode} by {proxy.name}: {done:,} of {wanted:,} done, {result['err']:,} errors,"
+            f" by kind {result['errs']}; {said or 'nothing on stderr'}"
+        )
     return Sample(used, result["secs"], done, peak_megabytes(proxy.pid))
 
 

@@ -148,6 +148,7 @@ class Demo:
         self.checks.equal("connections that reached the origin", 3, self._origin.connections)
         if self.checks.equal("requests that reached it", allowed, seen):
             say(f"The origin saw {len(seen)} requests: the allowed ones.")
+        print(flush=True)
 
     def _check_agent(self, lines: Sequence[str]) -> None:
         self.checks.equal("number of the agent's attempts", len(AGENT_LINES), len(lines))
@@ -157,13 +158,12 @@ class Demo:
 
     def show_and_verify(self) -> None:
         """Act 2: the log of that run, for a person and as a proof."""
-        print()
         say("2. What was that? The log knows, and can prove that it is whole.")
         code, lines = self._execute(["audit", "show", "latest"])
         self.checks.equal("exit code of audit show", 0, code)
         denied = "evil.example.net"
         self.checks.expect(f"{denied} in it", any(denied in line for line in lines), lines)
-        code, lines = self._execute(["audit", "verify", "latest"])
+        code, lines = self._execute(["audit", "verify", "latest"], code_shown=True)
         self.checks.equal("exit code of audit verify", 0, code)
         self.checks.expect("the word verified", any("verified" in line for line in lines), lines)
         self._check_log()
@@ -182,7 +182,6 @@ class Demo:
 
     def kill_and_verify(self) -> None:
         """Act 3: the supervisor dies; nothing of the child lives on, nothing of the log is lost."""
-        print()
         say("3. kill -9 the supervisor in the middle of a second run.")
         before = len(self._origin.seen)
         command = ["run", "--name", "crash", *self._cage, "--", *self._agent]

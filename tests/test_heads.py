@@ -236,6 +236,11 @@ class TestParseHead:
         assert refusal(head(*fields, b"X: y")).status == 431
 
     def test_limits_hold_without_head_end_too(self):
+        empty = len(b"GET http://a.test/ HTTP/1.1")
+        assert parse_head(
+            head(line=b"GET http://a.test/%b HTTP/1.1" % (b"a" * (MAX_REQUEST_LINE - empty)))
+        )
+        assert parse_head(head(b"X: " + b"a" * (MAX_HEAD - len(head(b"X: ")))))
         with pytest.raises(BadRequest, match="request line is longer") as refused:
             parse_head(head(line=b"GET http://a.test/" + b"a" * MAX_REQUEST_LINE + b" HTTP/1.1"))
         assert refused.value.status == 414

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import tracemalloc
 
 import msgspec
@@ -567,6 +568,38 @@ def test_an_empty_log_of_a_crashed_session(root):
     answer = verify(directory)
     assert (answer.verdict, answer.event_count) == ("crashed", 0)
     assert any("no record in it" in note for note in answer.notes)
+
+
+def test_a_log_is_judged_while_it_is_written(root):
+    """Whatever instant the verifier comes at, a running session is never called tampered."""
+    payloads = [made.started(), *(made.network(n) for n in range(400)), made.ended()]
+    lines, leaves, heads = made.encode_log(payloads)
+    counts = range(1, len(lines), 3)
+    marks = made.checkpoint_lines(lines, leaves, heads, counts, final=False)
+    directory = made.unsealed(root, payloads=payloads[:1], counts=(), **alive_facts())
+    checkpoints = directory / store.CHECKPOINTS
+    log_of(directory).write_bytes(b"")
+
+    def write():
+        with log_of(directory).open("ab", 0) as log, checkpoints.open("ab", 0) as marked:
+            for before, count, mark in zip([0, *counts], counts, marks, strict=False):
+                data = b"".join(lines[before:count])
+                log.write(data[:100])  # a short write, continued
+                log.write(data[100:])
+                marked.write(mark[:50])
+                marked.write(mark[50:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    verdicts, seen = set(), set()
+    while writer.is_alive() or not verdicts:
+        answer = verify(directory)
+        verdicts.add(answer.verdict)
+        seen.add(answer.event_count)
+        assert answer.first_bad is None
+    writer.join()
+    assert verdicts == {"open"}
+    assert verify(directory).event_count == counts[-1]
 
 
 # -- a log by itself, and what is not there -------------------------------------------------------

@@ -120,7 +120,9 @@ class CheckpointCursor:
             read += len(line)
             checkpoint = _parse(line)
             if checkpoint is None:
-                self.torn = read == size
+                # Half a line is the last one; it may be shorter still than when we came, because
+                # a live writer cuts back what it could not write whole.
+                self.torn = read == size or not line.endswith(b"\n")
                 if self.torn:
                     return
                 raise BadRecord(CHECKPOINT_DAMAGED, "a checkpoint", shown(line))

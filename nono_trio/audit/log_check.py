@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit.chain import BadRecord, Chain
 from nono_trio.audit.checkpoints import TRUNCATED, CheckpointCursor
-from nono_trio.audit.read import lines
+from nono_trio.audit.read import MAX_LINE, lines
 from nono_trio.audit.verdict import FirstBad
 from nono_trio.core.events import Network, SessionEnded, SessionStarted
 
@@ -113,7 +113,9 @@ class LogCheck:
 
     def _stop(self, bad: BadRecord, line: bytes) -> None:
         """Say where it went wrong, or that it is only the torn tail of a crash."""
-        last = self._offset + len(line) >= self._size
+        # Half a line is the last one; a live writer may have cut it back since we came.
+        half = not line.endswith(b"\n") and len(line) < MAX_LINE
+        last = half or self._offset + len(line) >= self._size
         due = self.cursor.pending if self.cursor is not None else None
         if last and not bad.parsed and due is None and not self._sealed:
             self.torn_bytes = len(line)

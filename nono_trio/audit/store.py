@@ -171,6 +171,13 @@ def find_session(audit_root: Path, text: str) -> Path:
     name), an unambiguous id prefix, and last a path without a slash. Raises LogUnreadable when
     nothing fits and UsageError when a prefix fits several.
     """
+    try:
+        return _find(audit_root, text)
+    except OSError as error:  # no permission, a name too long for the file system
+        raise LogUnreadable(f"{text} can't be looked up: {error.strerror or error}") from error
+
+
+def _find(audit_root: Path, text: str) -> Path:
     if "/" in text:
         return _existing_path(text)
     if is_session_id(text) and (audit_root / text).is_dir():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from nono_trio.audit.ledger import LedgerReport
+
 
 def verify_targets(
     audit_root: Path, targets: Sequence[str], *, quick: bool, jobs: int
@@ -33,7 +35,10 @@ def verify_targets(
 
 def verify_all(audit_root: Path, *, quick: bool, jobs: int) -> Iterator[Verification]:
     """The answers for every session under the root, newest first."""
-    paths = [session.directory for session in store.sessions(audit_root)]
+    try:
+        paths = [session.directory for session in store.sessions(audit_root)]
+    except NonoTrioError as error:
+        return iter([_unreadable(str(audit_root), error)])
     return verify_paths(audit_root, paths, quick=quick, jobs=jobs)
 
 
@@ -45,7 +50,7 @@ def verify_paths(
     The ledger is read once for all of them; its report serves only those that lie beside it.
     """
     several = sum(path.parent == audit_root for path in paths) > 1
-    report = ledger.verify(audit_root) if several else None
+    report = _ledger_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, ledger=report)
     elsewhere = partial(verify, quick=quick)
     if jobs > 1 and len(paths) > 1:
@@ -81,8 +86,20 @@ def _leave_ctrl_c_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _ledger_report(audit_root: Path) -> LedgerReport | None:
+    """The report for all; None if the ledger can't be read: then each session says so itself."""
+    try:
+        return ledger.verify(audit_root)
+    except NonoTrioError:
+        return None
+
+
 def _find(audit_root: Path, target: str) -> Path | Verification:
     try:
         return store.find_session(audit_root, target)
     except NonoTrioError as error:
-        return Verification(verdict="unreadable", path=target, notes=[error.message])
+        return _unreadable(target, error)
+
+
+def _unreadable(target: str, error: NonoTrioError) -> Verification:
+    return Verification(verdict="unreadable", path=target, notes=[error.message])

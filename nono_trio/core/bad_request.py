@@ -37,16 +37,15 @@ class BadRequest(Exception):
 def shown_target(target: bytes, *, whole: bool = True) -> str:
     r"""A refused request-target as the audit log may show it: bounded, \xNN for what can't print.
 
-    Query and fragment are cut off, then everything up to the last "@". Where that "@" may stand
+    Query and fragment are cut off, then everything up to the last "@". Where one more "@" stands
     behind the cut, what is left could be the first half of a password; then it is shown only if
     it reads as host and port. `whole` is False when the target's end was never read.
     """
-    shown = _QUERY_OR_FRAGMENT.split(target, maxsplit=1)[0]
-    if b"@" in shown:
-        shown = shown.rpartition(b"@")[2]
-    elif (b"@" in target and not _HOST_AND_PORT.fullmatch(shown)) or (
-        not whole and not _SAFE_CUT.fullmatch(shown)
-    ):
+    front, *behind = _QUERY_OR_FRAGMENT.split(target, maxsplit=1)
+    shown = front.rpartition(b"@")[2]
+    if behind and b"@" in behind[0] and not _HOST_AND_PORT.fullmatch(shown):
+        return ""
+    if not whole and not _SAFE_CUT.fullmatch(shown):
         return ""
     escaped = _UNPRINTABLE.sub(_escape, shown[:MAX_SHOWN_TARGET])
     return escaped.decode("ascii")[:MAX_SHOWN_TARGET]

@@ -122,12 +122,10 @@ def _check_name(name: str) -> None:
 
 
 def _check_a_label(label: str) -> None:
-    """Refuse an A-label without meaning: resolvers differ on it, so it must not reach one."""
+    """Refuse an A-label that says nothing: resolvers differ on it, so it must not reach one."""
     if not label.startswith("xn--"):
         return
     try:
-        decoded = label[4:].encode("ascii").decode("punycode")
+        label[4:].encode("ascii").decode("punycode")
     except UnicodeError:
         raise BadHost("the host has a broken xn-- label") from None
-    if decoded.isascii():
-        raise BadHost("the host has a broken xn-- label")

@@ -169,11 +169,7 @@ class Cage:
     async def _receive(self) -> tuple[dict[str, object], list[int]]:
         while (found := self._decoder.next()) is None:
             await trio.lowlevel.wait_readable(self._control)
-            try:
-                more = protocol.read_once(self._control, self._decoder)
-            except ConnectionResetError:
-                more = False
-            if not more:
+            if not protocol.read_once(self._control, self._decoder):
                 raise CageFailed("the cage's launcher ended before it said why")
         return found
 

@@ -123,6 +123,10 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
         _become_init(control, plan, sockets, ignored, isolated=isolated)
     except _StageError as failed:
         _report_failure(control, failed)
+    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
+        pass
+    if not isolated:
+        end_descendants()
     os._exit(1)
 
 

@@ -72,8 +72,11 @@ class Decoder:
 
 
 def read_once(sock: socket.socket, decoder: Decoder) -> bool:
-    """Feed `decoder` with one read; return False at the end of the stream."""
-    data, ancillary, _flags, _address = sock.recvmsg(1 << 16, _RIGHTS_SPACE)
+    """Feed `decoder` with one read; return False at the end of the stream, however it came."""
+    try:
+        data, ancillary, _flags, _address = sock.recvmsg(1 << 16, _RIGHTS_SPACE)
+    except ConnectionResetError:  # closed with something of ours unread
+        return False
     descriptors = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

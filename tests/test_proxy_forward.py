@@ -1,0 +1,390 @@
+"""Plain HTTP through a real proxy: streaming, framing, keep-alive, and what may go wrong."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+import trio
+from origin import says, serving
+from running_proxy import AUTH, BOUND, Wire, http, running
+
+LOOPBACK = ["127.0.0.1:*"]
+
+
+async def exchange(wire: Wire, request: bytes, method: str = "GET"):
+    await wire.send(request)
+    return await wire.answer(method)
+
+
+async def test_a_request_is_made_anew():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/small?secret=1&x"
+        fields = [
+            "X-Kept: Yes",
+            "Connection: keep-alive, X-Hop, Host, Authorization",
+            "X-Hop: gone",
+            "Authorization: Bearer origin",
+            "Proxy-Connection: keep-alive",
+            "Keep-Alive: timeout=5",
+            "TE: trailers",
+            "Upgrade: h2c",
+            "HTTP2-Settings: AAMAAABk",
+        ]
+        answer = await exchange(wire, http("GET", url, *fields).replace(b"Host: 127", b"Host: 128"))
+        assert answer is not None
+        assert (answer.status, answer.body) == (200, b"ok")
+        assert answer.headers["x-origin"] == "yes"
+        assert (
+            bytes(origin.seen)
+            == (
+                f"GET /small?secret=1&x HTTP/1.1\r\nHost: 127.0.0.1:{origin.port}\r\n"
+                "X-Kept: Yes\r\nAuthorization: Bearer origin\r\n\r\n"
+            ).encode()
+        )
+        [event] = proxy.recorder.events
+        assert (event.mode, event.method, event.status) == ("reverse", "GET", None)
+        assert event.path == "/small?secret=[REDACTED]&[REDACTED]"
+        assert (event.auth_mechanism, event.auth_outcome) == ("proxy_authorization", "succeeded")
+
+
+async def test_one_connection_serves_many_requests_and_reuses_the_upstream():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        for _ in range(3):
+            answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/small"))
+            assert answer is not None
+            assert answer.body == b"ok"
+        assert origin.connections == 1
+        flows = await proxy.flows(3)
+        assert [flow.sequence for flow in flows] == [0, 1, 2]
+
+
+async def test_another_upstream_gets_a_connection_of_its_own():
+    async with serving() as one, serving() as two, running(LOOPBACK) as proxy:
+        async with proxy.client() as wire:
+            for origin in (one, two, one):
+                await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/small"))
+        assert (one.connections, two.connections) == (2, 1)
+
+
+async def test_an_upstream_that_closed_between_requests_is_dialled_again():
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    async with serving(says(response)) as origin, running(LOOPBACK) as proxy:
+        async with proxy.client() as wire:
+            for _ in range(5):
+                answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
+                assert answer is not None
+                assert (answer.status, answer.body) == (200, b"ok")
+
+
+async def test_pipelined_requests_are_answered_in_order():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        base = f"http://127.0.0.1:{origin.port}"
+        post = http("POST", f"{base}/sink", "Content-Length: 5", body=b"12345")
+        await wire.send(http("GET", f"{base}/bytes/7") + post + http("GET", f"{base}/chunked/3"))
+        bodies = [(await wire.answer()).body for _ in range(3)]
+        assert bodies == [b"0123456", b"5", b"0,1,2,"]
+
+
+async def test_a_pipelined_request_needs_its_own_token():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        request = http("GET", f"http://127.0.0.1:{origin.port}/small")
+        bare = request.replace(f"Proxy-Authorization: {AUTH}\r\n".encode(), b"")
+        await wire.send(request + bare + request)
+        assert [(await wire.answer()).status for _ in range(3)] == [200, 407, 200]
+        assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+async def test_a_chunked_upload_in_pieces(step):
+    body = b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\nX-Trailer: t\r\n\r\n"
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/echo"
+        request = http("POST", url, "Transfer-Encoding: chunked", body=body)
+        for at in range(0, len(request), step):
+            await wire.send(request[at : at + step])
+            await trio.lowlevel.checkpoint()
+        answer = await wire.answer("POST")
+        assert answer is not None
+        assert (answer.body, answer.complete) == (b"hello world", True)
+        assert b";x=y" not in origin.seen
+        assert b"X-Trailer" not in origin.seen
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 3_000_000])
+async def test_bodies_with_a_length(size):
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        base = f"http://127.0.0.1:{origin.port}"
+        body = b"x" * size
+        answer = await exchange(
+            wire, http("PUT", f"{base}/sink", f"Content-Length: {size}", body=body)
+        )
+        assert answer is not None
+        assert answer.body == str(size).encode()
+        answer = await exchange(wire, http("GET", f"{base}/bytes/{size}"))
+        assert answer is not None
+        assert len(answer.body) == size
+
+
+@pytest.mark.parametrize("status", [204, 304, 404])
+async def test_responses_without_a_body_leave_the_connection_usable(status):
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        base = f"http://127.0.0.1:{origin.port}"
+        answer = await exchange(wire, http("GET", f"{base}/status/{status}"))
+        assert answer is not None
+        assert (answer.status, answer.body) == (status, b"")
+        answer = await exchange(wire, http("GET", f"{base}/small"))
+        assert answer is not None
+        assert answer.body == b"ok"
+
+
+async def test_head_has_the_length_and_no_body():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        base = f"http://127.0.0.1:{origin.port}"
+        answer = await exchange(wire, http("HEAD", f"{base}/bytes/100"), "HEAD")
+        assert answer is not None
+        assert (answer.headers["content-length"], answer.body) == ("100", b"")
+        answer = await exchange(wire, http("GET", f"{base}/small"))
+        assert answer is not None
+        assert answer.body == b"ok"
+
+
+async def test_expect_is_answered_by_the_origin():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/sink"
+        await wire.send(http("POST", url, "Content-Length: 4", "Expect: 100-continue"))
+        assert (await wire.receive_exactly(12)) == b"HTTP/1.1 100"
+        while b"\r\n\r\n" not in (await wire.receive()):
+            pass
+        await wire.send(b"body")
+        answer = await wire.answer("POST")
+        assert answer is not None
+        assert (answer.status, answer.body) == (200, b"4")
+
+
+async def test_an_early_answer_is_passed_on_and_the_upload_dropped():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/early"
+        await wire.send(http("POST", url, "Content-Length: 1000000", "Expect: 100-continue"))
+        answer = await wire.answer("POST")
+        assert answer is not None
+        assert (answer.status, answer.body) == (413, b"early")
+        assert answer.headers["connection"] == "close"
+        assert await wire.ends()
+
+
+async def test_other_interim_responses_are_passed_on():
+    behaviour = says(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    )
+    async with serving(behaviour) as origin, running(LOOPBACK) as proxy:
+        request = http("GET", f"http://127.0.0.1:{origin.port}/")
+        async with proxy.client() as wire:
+            await wire.send(request)
+            assert (await wire.receive()).startswith(b"HTTP/1.1 103")
+        async with proxy.client() as wire:  # HTTP/1.0 does not know them
+            await wire.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            assert (await wire.receive()).startswith(b"HTTP/1.1 200")
+
+
+async def test_events_pass_at_once():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/events"))
+        seen = b""
+        while b"data: one\n\n" not in seen:
+            seen += await wire.receive()
+        origin.released.set()
+        while b"data: two\n\n" not in seen:
+            seen += await wire.receive()
+
+
+async def test_a_body_that_ends_with_the_connection():
+    async with serving() as origin, running(LOOPBACK) as proxy:
+        request = http("GET", f"http://127.0.0.1:{origin.port}/until-close")
+        answer = await proxy.ask(request)
+        assert answer is not None
+        assert (answer.body, answer.complete) == (b"until the end", True)
+        assert answer.headers["transfer-encoding"] == "chunked"
+        async with proxy.client() as wire:
+            await wire.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            answer = await wire.answer()
+            assert answer is not None
+            assert answer.body == b"until the end"
+            assert await wire.ends()
+
+
+TRUNCATED = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\npart",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+]
+
+
+@pytest.mark.parametrize("response", TRUNCATED)
+async def test_a_truncated_response_is_truncated_for_the_client(response):
+    async with (
+        serving(says(response)) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/"))
+        answer = await wire.answer()
+        assert answer is not None
+        assert (answer.status, answer.body, answer.complete) == (200, b"part", False)
+        [flow] = await proxy.flows(1)
+        assert flow.closed_by == "upstream"
+        assert len(proxy.recorder.events) == 1
+
+
+async def test_a_truncated_chunked_response_resets_an_old_client():
+    async with serving(says(TRUNCATED[2])) as origin, running(LOOPBACK) as proxy:
+        async with proxy.client() as wire:
+            request = http("GET", f"http://127.0.0.1:{origin.port}/")
+            await wire.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            with pytest.raises(trio.BrokenResourceError):
+                while await wire.receive():
+                    pass
+
+
+FAULTY = {
+    "nothing": b"",
+    "not HTTP": b"220 ftp.example.com\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+    "length and chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "length list": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+    "signed length": b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
+    "gzip coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    "chunked in 1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "bare line feeds": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+    "hidden field": b"HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
+    "folded field": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    "space before colon": b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok",
+    "nul": b"HTTP/1.1 200 OK\r\nX: \0\r\n\r\n",
+    "switching": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+    "huge head": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000,
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n",
+    "endless interim": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100,
+    "version": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+}
+
+
+@pytest.mark.parametrize("response", FAULTY.values(), ids=FAULTY.keys())
+async def test_a_response_that_can_be_read_in_two_ways_is_a_502(response):
+    async with (
+        serving(says(response)) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/"))
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 502
+        assert b"upstream" in answer.body
+        assert await wire.ends()
+
+
+async def test_surplus_bytes_of_an_upstream_never_answer_the_next_request():
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+    async with serving(says(response + evil)) as origin, running(LOOPBACK) as proxy:
+        async with proxy.client() as wire:
+            for _ in range(3):
+                answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
+                assert answer is not None
+                assert answer.body == b"ok"
+
+
+async def test_a_client_that_leaves_in_its_upload_is_no_denial():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/sink"
+        await wire.send(http("POST", url, "Content-Length: 1000", body=b"part"))
+        await proxy.events(1)
+        await wire.stream.aclose()
+        with trio.fail_after(BOUND):
+            await origin.closed.wait()
+        [flow] = await proxy.flows(1)
+        assert flow.closed_by == "client"
+        assert [event.decision for event in proxy.recorder.events] == ["allow"]
+
+
+async def test_a_client_that_leaves_in_a_download_frees_the_upstream():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/events"))
+        await wire.receive()
+        wire.reset()
+        with trio.fail_after(BOUND):
+            while not proxy.recorder.flows:
+                await trio.sleep(0.005)
+        assert proxy.recorder.flows[0].closed_by == "client"
+
+
+async def test_a_body_whose_framing_goes_bad_later():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/sink"
+        await wire.send(http("POST", url, "Transfer-Encoding: chunked", body=b"5\r\nhello\r\n"))
+        await proxy.events(1)
+        with trio.fail_after(BOUND):
+            while b"hello" not in origin.seen:
+                await trio.sleep(0.005)
+        await wire.send(b"5\nhello\r\n0\r\n\r\nGET http://127.0.0.1/ HTTP/1.1\r\n")
+        answer = await wire.answer("POST")
+        assert answer is not None
+        assert answer.status == 400
+        assert await wire.ends()
+        assert [event.decision for event in proxy.recorder.events] == ["allow", "deny"]
+        assert not origin.bodies
+
+
+async def test_a_client_that_half_closes_still_gets_its_answer():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/bytes/1000000"))
+        await wire.end()
+        answer = await wire.answer()
+        assert answer is not None
+        assert len(answer.body) == 1_000_000
+        assert await wire.ends()
+
+
+async def test_a_silent_upstream_is_a_504():
+    async def silent(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            pass
+
+    async with serving(silent) as origin, running(LOOPBACK) as proxy:
+        answer = await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/"))
+        assert answer is not None
+        assert answer.status == 504
+        [flow] = await proxy.flows(1)
+        assert flow.closed_by == "idle"
+
+
+async def test_connection_close_is_kept_to():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/small"
+        answer = await exchange(wire, http("GET", url, "Connection: close"))
+        assert answer is not None
+        assert answer.headers["connection"] == "close"
+        assert await wire.ends()
+
+
+async def test_uploads_and_downloads_run_at_the_same_time():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/echo"
+        await wire.send(http("POST", url, "Transfer-Encoding: chunked"))
+        parser = h11.Connection(h11.CLIENT)
+        parser.send(
+            h11.Request(
+                method="POST", target="/", headers=[("Host", "x"), ("Transfer-Encoding", "chunked")]
+            )
+        )
+        for word in (b"one", b"two"):
+            await wire.send(b"3\r\n" + word + b"\r\n")
+            got = b""
+            while got != word:
+                event = parser.next_event()
+                if event is h11.NEED_DATA:
+                    parser.receive_data(await wire.receive())
+                elif isinstance(event, h11.Data):
+                    got += event.data
+        await wire.send(b"0\r\n\r\n")
+        assert (await wire.receive_exactly(5)) == b"0\r\n\r\n"

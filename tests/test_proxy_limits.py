@@ -1,0 +1,247 @@
+"""Slow, silent, greedy and numerous clients: what each may take, and that others are served."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+import trio
+from origin import serving
+from running_proxy import AUTH, BOUND, QUICK, Wire, connect, http, running
+
+from nono_trio.proxy.limits import ACCEPT_BATCH, MAX_CHALLENGES
+
+LOOPBACK = ["127.0.0.1:*"]
+PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
+
+
+async def test_a_silent_client_is_closed_without_an_event():
+    async with running() as proxy, proxy.client() as wire:
+        assert await wire.ends()
+        assert proxy.recorder.events == []
+
+
+async def test_an_unfinished_head_is_a_408_however_it_dribbles():
+    async with running() as proxy, proxy.client() as wire:
+        answers = []
+
+        async def read() -> None:
+            answers.append(await wire.answer())
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for byte in b"GET http://127.0.0.1/" + b"a" * 1000:
+                await wire.send(bytes([byte]))
+                await trio.sleep(0.01)
+        assert answers[0] is not None
+        assert answers[0].status == 408
+        assert [event.decision for event in proxy.recorder.events] == ["deny"]
+
+
+async def test_a_head_cut_short_is_a_400():
+    async with running() as proxy, proxy.client() as wire:
+        await wire.send(b"CONNECT allowed.test:443 HTTP/1.1\r\nHost: a")
+        await wire.end()
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 400
+        assert [event.decision for event in proxy.recorder.events] == ["deny"]
+
+
+@pytest.mark.parametrize("step", [1, 7])
+async def test_a_head_byte_by_byte_is_a_head(step):
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=PATIENT) as proxy,
+        proxy.client() as wire,
+    ):
+        request = http("GET", f"http://127.0.0.1:{origin.port}/small")
+        for at in range(0, len(request), step):
+            await wire.send(request[at : at + step])
+            await trio.lowlevel.checkpoint()
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.body == b"ok"
+
+
+async def test_a_kept_alive_connection_is_closed_when_idle():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/small"))
+        await wire.answer()
+        assert await wire.ends()
+        assert len(proxy.recorder.events) == 1
+        with trio.fail_after(BOUND):
+            await origin.closed.wait()
+
+
+async def test_idle_sockets_do_not_hold_up_a_request():
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=PATIENT) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(300):
+            await stack.enter_async_context(proxy.client())
+        answer = await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/small"))
+        assert answer is not None
+        assert answer.body == b"ok"
+
+
+async def idle_clients(proxy, stack: AsyncExitStack, count: int) -> list[Wire]:
+    """Clients that asked once and now hold a place without asking."""
+    wires = []
+    for _ in range(count):
+        wire = await stack.enter_async_context(proxy.client())
+        await wire.send(http("GET", "http://evil.test/"))
+        await wire.answer()
+        wires.append(wire)
+    return wires
+
+
+async def test_a_full_table_drops_idle_connections_first():
+    limits = replace(PATIENT, connections=10, refusals=2)
+    async with running(limits=limits) as proxy, AsyncExitStack() as stack:
+        first, *_ = await idle_clients(proxy, stack, 10)
+        answer = await proxy.ask(connect("evil.test:443"))
+        assert answer is not None
+        assert answer.status == 403
+        assert await first.ends()
+
+
+async def test_a_table_full_of_tunnels_refuses_with_an_event():
+    limits = replace(PATIENT, connections=3, refusals=2)
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=limits) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        target = f"127.0.0.1:{origin.port}"
+        for _ in range(3):
+            wire = await stack.enter_async_context(proxy.client())
+            await wire.send(connect(target))
+            await wire.answer("CONNECT")
+        for _ in range(2 * ACCEPT_BATCH):
+            answer = await proxy.ask(connect(target))
+            assert answer is not None
+            assert answer.status == 503
+            assert b"hint: " in answer.body
+        events = await proxy.events(3 + 2 * ACCEPT_BATCH)
+        assert events[-1] == ("deny", "127.0.0.1", origin.port)
+        assert origin.connections == 3
+        await stack.aclose()
+        with trio.fail_after(BOUND):
+            while (
+                answer := await proxy.ask(connect(target), "CONNECT")
+            ) is None or answer.status != 200:
+                await trio.sleep(0.01)
+
+
+async def test_more_silent_clients_than_places():
+    limits = replace(PATIENT, connections=10, refusals=5)
+    async with running(limits=limits) as proxy, AsyncExitStack() as stack:
+        for _ in range(40):
+            wire = await stack.enter_async_context(proxy.client())
+            await wire.send(b"G")
+        answer = None
+        with trio.fail_after(BOUND):
+            # 15 places are taken by started heads, which are not idle: their time has to run out
+            async with proxy.client() as wire:
+                await wire.send(connect("evil.test:443"))
+                await stack.aclose()
+                answer = await wire.answer()
+        assert answer is not None
+        assert answer.status in (403, 503)
+
+
+async def test_a_client_that_never_reads_is_not_buffered():
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=PATIENT) as proxy,
+        proxy.client() as wire,
+    ):
+        base = f"http://127.0.0.1:{origin.port}"
+        await wire.send(http("GET", f"{base}/100mb"))
+        await proxy.events(1)
+        answer = await proxy.ask(http("GET", f"{base}/small"))
+        assert answer is not None
+        assert answer.body == b"ok"
+        await wire.stream.aclose()
+        flows = await proxy.flows(2)
+        assert min(flow.bytes_down for flow in flows) < 200
+        assert max(flow.bytes_down for flow in flows) < 50_000_000
+
+
+async def test_challenges_are_bounded():
+    async with running() as proxy, proxy.client() as wire:
+        bare = connect("evil.test:443").replace(f"Proxy-Authorization: {AUTH}\r\n".encode(), b"")
+        for left in range(MAX_CHALLENGES - 1, -1, -1):
+            await wire.send(bare)
+            answer = await wire.answer()
+            assert answer is not None
+            assert answer.status == 407
+            assert answer.headers["proxy-authenticate"] == 'Basic realm="nono-trio"'
+            assert answer.headers.get("connection") == (None if left else "close")
+        assert await wire.ends()
+        assert [event.auth_outcome for event in proxy.recorder.events].count("failed") == 0
+
+
+async def test_a_challenged_client_may_try_again_on_its_connection():
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        target = f"127.0.0.1:{origin.port}"
+        await wire.send(connect(target).replace(AUTH.encode(), b"Basic eDp5"))
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 407
+        await wire.send(connect(target))
+        answer = await wire.answer("CONNECT")
+        assert answer is not None
+        assert answer.status == 200
+        assert [event.auth_outcome for event in proxy.recorder.events] == ["failed", "succeeded"]
+
+
+async def test_tunnel_bytes_after_a_challenge_are_not_a_request():
+    async with running() as proxy, proxy.client() as wire:
+        await wire.send(
+            connect("evil.test:443").replace(AUTH.encode(), b"Basic eDp5") + b"\x16\x03\x01"
+        )
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 407
+        assert await wire.ends()
+        assert len(proxy.recorder.events) == 1
+
+
+async def test_a_flood_of_denials_loses_none():
+    async with running() as proxy:
+
+        async def deny(count: int) -> None:
+            for _ in range(count):
+                answer = await proxy.ask(connect("evil.test:443"))
+                assert answer is not None
+                assert answer.status == 403
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(deny, 100)
+        assert len(proxy.recorder.events) == 1000
+
+
+async def test_the_answer_survives_a_client_that_is_still_sending():
+    async with running() as proxy, proxy.client() as wire:
+        request = http("POST", "http://evil.test/", "Content-Length: 3000000")
+        await wire.send(request + b"x" * 3_000_000)
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 403
+        assert answer.headers["connection"] == "close"
+
+
+async def test_a_denied_head_request_has_no_body():
+    async with running() as proxy, proxy.client() as wire:
+        for _ in range(2):
+            await wire.send(http("HEAD", "http://evil.test/"))
+            answer = await wire.answer("HEAD")
+            assert answer is not None
+            assert (answer.status, answer.body) == (403, b"")
