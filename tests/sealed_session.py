@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -209,3 +211,29 @@ def unsealed(
         directory, metadata(session_id, payloads, lines, leaves, chains, status="open", **facts)
     )
     return directory
+
+
+def log_of(directory: Path) -> Path:
+    return directory / store.LOG
+
+
+def alive_facts():
+    """Facts that say this very process supervises the session."""
+    return {
+        "supervisor_pid": os.getpid(),
+        "supervisor_start_ticks": store.process_start_ticks(os.getpid()),
+        "boot_id": store.boot_id(),
+    }
+
+
+def change_session(directory, **changes):
+    """Change fields of session.json behind everybody's back."""
+    fields = json.loads((directory / store.SESSION).read_bytes())
+    (directory / store.SESSION).write_text(json.dumps(fields | changes))
+
+
+def overwrite(path, data):
+    """Like write_bytes, but without truncating to nothing first: that costs a flush each time."""
+    with path.open("r+b", buffering=0) as file:
+        file.write(data)
+        file.truncate(len(data))

@@ -2,27 +2,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 
-import click
 import pytest
 import sealed_session as made
+from sealed_session import alive_facts
 from vectors import VECTORS
 
-from nono_trio import __version__
 from nono_trio.audit import overview, store
 from nono_trio.cli import main as command_line
-from nono_trio.cli.audit import audit
 from nono_trio.cli.audit_list import parse_since, parse_until
-from nono_trio.errors import AuditLost, UsageError
 
 NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
 HEADER = ["ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND"]
-HEAVY = ("trio", "cryptography", "nono_py", "rich", "multiprocessing", "pydantic", "ssl")
 
 
 @pytest.fixture(autouse=True)
@@ -46,163 +39,10 @@ def run(capsys):
     return run
 
 
-def alive():
-    return {
-        "supervisor_pid": os.getpid(),
-        "supervisor_start_ticks": store.process_start_ticks(os.getpid()),
-        "boot_id": store.boot_id(),
-    }
-
-
 def tamper(directory):
     log = directory / store.LOG
     log.write_bytes(log.read_bytes().replace(b"evil.test", b"good.test", 1))
     return directory
-
-
-# -- the root -------------------------------------------------------------------------------------
-
-
-def test_version(run):
-    assert run("--version") == (0, f"nono-trio {__version__}\n", "")
-
-
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_lists_every_command_without_importing_one(flag):
-    code = (
-        "import sys; from nono_trio.cli.main import exit_code; code = exit_code([sys.argv[1]]);"
-        "assert not [m for m in sys.modules if m.startswith(('nono_trio.cli.run', 'trio'))]"
-    )
-    done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    for name in command_line.COMMANDS:
-        assert f"  {name} " in done.stdout
-
-
-def test_the_root_help_says_what_the_commands_say_of_themselves():
-    for name, (_, line) in command_line.COMMANDS.items():
-        command = command_line.cli.get_command(click.Context(command_line.cli), name)
-        assert command is not None
-        first = " ".join(command.help.partition("\n\n")[0].split())
-        assert first == line
-
-
-@pytest.mark.parametrize("name", [*audit.commands])
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_every_help_has_a_sentence_options_and_an_example(run, name, flag):
-    code, out, err = run("audit", name, flag)
-    assert (code, err) == (0, "")
-    assert f"Usage: nono-trio audit {name}" in out
-    assert "--json" in out
-    assert f"Example: nono-trio audit {name}" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message", "hint"),
-    [
-        (["nope"], "no such command 'nope'", "see `nono-trio --help`"),
-        (["audit", "nope"], "no such command 'nope'", "see `nono-trio audit --help`"),
-        (["audit", "list", "--nope"], "no such option", "see `nono-trio audit list --help`"),
-        (["audit", "verify"], "expected sessions, or --all", "verify --help"),
-        (["audit", "verify", "x", "--all"], "expected sessions, or --all", "verify --help"),
-        (["audit", "verify", "--jobs", "0", "x"], "invalid value for '--jobs'", "verify --help"),
-        (["audit", "list", "--since", "soon"], "--since: expected a day", "for example"),
-        (["audit", "list", "--today", "--since", "2026-07-02"], "exclude each other", "list"),
-        (["audit", "show", "nope"], "expected a session, got 'nope'", "audit list"),
-        (["audit", "tail", "nope"], "expected a session, got 'nope'", "audit list"),
-    ],
-)
-def test_errors_have_one_form(run, arguments, message, hint):
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    first, second = err.splitlines()
-    assert first.startswith("nono-trio: error: ")
-    assert message in first
-    assert not first.endswith(".")
-    assert second.startswith("hint: ")
-    assert hint in second
-
-
-@pytest.mark.parametrize("arguments", [[], ["audit"]])
-def test_no_command_is_a_usage_error_that_shows_the_help(run, arguments):
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    assert "Commands:" in err
-
-
-def test_untrusted_text_in_an_error_is_made_harmless(run):
-    code, _, err = run("audit", "show", "\x1b[2J\u202e\nx")
-    assert code == 2
-    assert "\x1b" not in err
-    assert err.count("\n") == 2
-
-
-def failing(error):
-    @click.command()
-    def fail():
-        raise error
-
-    return fail
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "text"),
-    [
-        (AuditLost("it broke", hint="mend it"), 4, "nono-trio: error: it broke\nhint: mend it\n"),
-        (UsageError("not so"), 2, "nono-trio: error: not so\n"),
-        (KeyboardInterrupt(), 130, ""),
-        (click.Abort(), 130, ""),
-        (SystemExit(7), 7, ""),
-        (SystemExit(None), 0, ""),
-    ],
-)
-def test_every_end_of_a_command_has_its_code(run, monkeypatch, error, code, text):
-    monkeypatch.setattr(command_line.LazyGroup, "get_command", lambda *_: failing(error))
-    assert run("run") == (code, "", text)
-
-
-def test_a_bug_is_not_dressed_up_as_an_error(run, monkeypatch):
-    monkeypatch.setattr(
-        command_line.LazyGroup, "get_command", lambda *_: failing(ZeroDivisionError())
-    )
-    with pytest.raises(ZeroDivisionError):
-        run("run")
-
-
-def test_a_closed_pipe_ends_quietly(root):
-    made.build(root)
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [*NONO_TRIO, "audit", "list"], stdout=writer, stderr=subprocess.PIPE, text=True
-    )
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
-
-
-# -- cost -----------------------------------------------------------------------------------------
-
-
-def test_audit_commands_import_nothing_heavy(root):
-    made.build(root)
-    code = (
-        "import sys; from nono_trio.cli.main import exit_code\n"
-        "for line in ('verify latest', 'show latest', 'tail latest', 'list'):\n"
-        "    assert exit_code(['audit', *line.split()]) == 0\n"
-        f"heavy = sorted(set({HEAVY!r}) & set(sys.modules)); assert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_verifying_a_small_session_is_quick(root):
-    made.build(root)
-    walls = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([*NONO_TRIO, "audit", "verify", "latest"], check=True, capture_output=True)
-        walls.append(time.monotonic() - began)
-    assert min(walls) < 0.15
 
 
 # -- verify ---------------------------------------------------------------------------------------
@@ -230,7 +70,7 @@ def test_a_tampered_session_says_where_and_what(run, root):
 
 def test_crashed_and_open_sessions_have_a_hint(run, root):
     made.unsealed(root, "crashed1")
-    made.unsealed(root, "running1", **alive())
+    made.unsealed(root, "running1", **alive_facts())
     code, out, err = run("audit", "verify", "crashed1")
     assert code == 6
     assert "good up to sequence 3" in out
@@ -247,7 +87,7 @@ def test_crashed_and_open_sessions_have_a_hint(run, root):
     [
         (made.build, 0),
         (lambda root: tamper(made.build(root)), 1),
-        (lambda root: made.unsealed(root, **alive()), 5),
+        (lambda root: made.unsealed(root, **alive_facts()), 5),
         (made.unsealed, 6),
         (lambda root: root / "missing", 2),
     ],
@@ -351,7 +191,7 @@ def test_hostile_text_in_a_log_does_not_reach_the_terminal(run, root):
 def test_the_columns_of_the_list(run, root):
     made.build(root, "sealed1", name="build", allowed_total=7, denied_total=9)
     made.unsealed(root, "crashed1")
-    made.unsealed(root, "running1", **alive())
+    made.unsealed(root, "running1", **alive_facts())
     (root / "nothing1").mkdir()
     code, out, _ = run("audit", "list")
     assert code == 0
@@ -481,7 +321,7 @@ def test_a_shown_session_as_json(run, root):
     assert shown["timeline"]["between"] == 0
 
 
-@pytest.mark.parametrize("make", [made.unsealed, lambda root: made.unsealed(root, **alive())])
+@pytest.mark.parametrize("make", [made.unsealed, lambda root: made.unsealed(root, **alive_facts())])
 def test_an_unsealed_session_is_shown_too(run, root, make):
     directory = make(root)
     with (directory / store.LOG).open("ab") as log:

@@ -11,6 +11,7 @@ import time
 import msgspec
 import pytest
 import sealed_session as made
+from sealed_session import alive_facts
 
 from nono_trio.audit import store
 from nono_trio.cli import audit_tail
@@ -24,14 +25,6 @@ NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"
 @pytest.fixture
 def root(tmp_path):
     return tmp_path / "audit"
-
-
-def alive():
-    return {
-        "supervisor_pid": os.getpid(),
-        "supervisor_start_ticks": store.process_start_ticks(os.getpid()),
-        "boot_id": store.boot_id(),
-    }
 
 
 def sequences(records):
@@ -50,7 +43,7 @@ class LiveSession:
 
     def __init__(self, root, payloads=made.SMALL):
         self.lines, _, _ = made.encode_log(payloads)
-        self.directory = made.unsealed(root, payloads=payloads[:1], counts=(), **alive())
+        self.directory = made.unsealed(root, payloads=payloads[:1], counts=(), **alive_facts())
         self.log = self.directory / store.LOG
 
     def append(self, data):
@@ -186,7 +179,7 @@ def test_waiting_for_a_session_that_starts_later(root, text):
     )
     thread.start()
     assert waiting.wait(BOUND_SECONDS)
-    directory = made.unsealed(root, name="agent", **alive())
+    directory = made.unsealed(root, name="agent", **alive_facts())
     thread.join(BOUND_SECONDS)
     assert found == [directory]
 

@@ -138,19 +138,19 @@ async def test_a_table_full_of_tunnels_refuses_with_an_event():
                 await trio.sleep(0.01)
 
 
-async def test_more_silent_clients_than_places():
+async def test_beyond_all_places_nothing_is_accepted_until_one_is_free():
     limits = replace(PATIENT, connections=10, refusals=5)
     async with running(limits=limits) as proxy, AsyncExitStack() as stack:
         for _ in range(40):
             wire = await stack.enter_async_context(proxy.client())
-            await wire.send(b"G")
-        answer = None
-        with trio.fail_after(BOUND):
-            # 15 places are taken by started heads, which are not idle: their time has to run out
-            async with proxy.client() as wire:
-                await wire.send(connect("evil.test:443"))
-                await stack.aclose()
-                answer = await wire.answer()
+            await wire.send(b"G")  # a started head: not idle, so its place is not given away
+        async with proxy.client() as wire:
+            await wire.send(connect("evil.test:443"))
+            with trio.move_on_after(0.1) as waiting:
+                await wire.stream.receive_some(1)
+            assert waiting.cancelled_caught
+            await stack.aclose()
+            answer = await wire.answer()
         assert answer is not None
         assert answer.status in (403, 503)
 

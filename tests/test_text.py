@@ -95,6 +95,8 @@ def test_any_event_is_one_printable_line(target, reason, path, time):
     [
         ("example.com", 443, "example.com:443"),
         ("::1", 443, "[::1]:443"),
+        ("::ffff:1.2.3.4", 80, "[::ffff:1.2.3.4]:80"),
+        ("ex\x1bample:443", None, "ex\\x1bample:443"),
         ("example.com", None, "example.com"),
         ("", None, "(malformed request)"),
         ("", 443, "(malformed request)"),

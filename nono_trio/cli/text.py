@@ -20,6 +20,7 @@ MAX_DETAIL = 160
 # A host name is at most 253 characters, but a log may hold any text in its place.
 MAX_TARGET = 260
 
+IPV6_CHARACTERS = frozenset("0123456789abcdefABCDEF:.")
 NO_TARGET = "(malformed request)"
 
 
@@ -52,7 +53,7 @@ def decision_line(event: NetworkEvent) -> str:
 def target_text(host: str, port: int | None) -> str:
     """`host:port`, cleaned and bounded; an IPv6 address in brackets."""
     name = shorten(clean(host), MAX_TARGET) or NO_TARGET
-    if ":" in name:
+    if ":" in name and IPV6_CHARACTERS.issuperset(name):
         name = f"[{name}]"
     return name if port is None or not host else f"{name}:{port}"
 

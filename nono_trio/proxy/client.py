@@ -95,33 +95,31 @@ class Client:
             if sent < len(data):
                 await self.pause()
 
-    def try_send(self, data: bytes, flags: int = 0) -> int:
+    def try_send(self, data: bytes) -> int:
         """Send what fits. Raises OSError."""
         try:
-            return self.sock.send(data, flags)
+            return self.sock.send(data)
         except BlockingIOError:
             return 0
 
-    async def send_last(self, data: bytes, seconds: float) -> None:
-        """Send an answer that ends the connection, and let the peer read it for `seconds`.
+    def send_last(self, data: bytes) -> None:
+        """Send what fits of an answer just before `close`. Raises OSError.
+
+        With MSG_MORE the answer waits for the close and leaves with its FIN: one packet instead of
+        two, and the peer wakes up once.
+        """
+        with suppress(BlockingIOError):
+            self.sock.send(data, socket.MSG_MORE)
+
+    async def drain(self, seconds: float, last: bytes = b"") -> None:
+        """Send `last`, say that nothing more comes, and throw away what the peer still sends.
 
         Closing with unread bytes would reset the connection, and the reset can overtake the answer
-        (RFC 9112 9.6); so they are read and thrown away. Raises only Cancelled.
+        (RFC 9112 9.6). Ends when the peer does, or after `seconds`; raises only Cancelled.
         """
         self.expire_in(seconds)
         with suppress(OSError, Expired):
-            # MSG_MORE: the answer leaves with the FIN of the close, one packet and one wake-up
-            sent = self.try_send(data, socket.MSG_MORE)
-            if sent < len(data):
-                await self.send(data[sent:])
-            if self.unread or self.try_receive():
-                await self.drain(seconds)
-
-    async def drain(self, seconds: float) -> None:
-        """Say that nothing more comes, and throw away for `seconds` what the peer still sends.
-        Raises only Cancelled."""
-        self.expire_in(seconds)
-        with suppress(OSError, Expired):
+            await self.send(last)
             self.sock.shutdown(socket.SHUT_WR)
             discarded = 0
             while discarded < MAX_DISCARDED and (data := await self.receive()):

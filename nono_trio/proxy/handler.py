@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -47,7 +46,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FULL_HINT: Final = "close connections that are not in use, or try again"
+FULL: Final = Refusal(
+    503,
+    "the proxy has as many connections as it can hold",
+    "close connections that are not in use, or try again",
+)
+BUSY: Final = Refusal(503, "the audit log can't keep up, nothing was done", "try again")
 
 
 @dataclass(slots=True)
@@ -88,8 +92,8 @@ class Handler:
                 await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
         except (OSError, Expired, SessionSealed):
             return  # the client left, took too long, or came too late: nobody is left to answer
-        except AuditBusy:
-            self._answer_unrecorded()
+        except AuditBusy:  # the one answer without an event: nothing was done
+            await self._answer(BUSY, keep=False, body=True)
         except AuditLost:
             raise
         except Exception as error:  # one bad client must not end the session of all the others
@@ -112,7 +116,7 @@ class Handler:
         except BadRequest as fault:
             return await self._refuse_malformed(raw or client.unread, fault)
         if self._full and (refusal is None or refusal.status != 407):
-            refusal = Refusal(503, "the proxy has as many connections as it can hold", FULL_HINT)
+            refusal = FULL
         if refusal is not None:
             return await self._refuse(request, refusal)
         client.deadline = math.inf
@@ -126,7 +130,9 @@ class Handler:
         """The bytes of the next head; None when no more requests come. Raises BadRequest, Expired
         for a client that sent nothing."""
         client = self._client
-        data = client.unread or await self._first_bytes()
+        data = client.unread or client.try_receive()
+        if data is None:
+            data = await self._first_bytes()
         if not data or (self._tunnel_refused and not data[:1].isalpha()):
             return None  # what follows a refused CONNECT may be meant for the tunnel
         end = data.find(b"\r\n\r\n") + 4
@@ -136,14 +142,11 @@ class Handler:
         return data[:end]
 
     async def _first_bytes(self) -> bytes:
-        client = self._client
-        data = client.try_receive()
-        if data is None:
-            limits = self._at.limits
-            client.expire_in(limits.keep_alive if self._served else limits.head)
-            client.idle = True
-            data = await client.receive()
-            client.idle = False
+        client, limits = self._client, self._at.limits
+        client.expire_in(limits.keep_alive if self._served else limits.head)
+        client.idle = True
+        data = await client.receive()
+        client.idle = False
         return data
 
     async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
@@ -169,7 +172,8 @@ class Handler:
         """Record a refusal, then answer it; whether another request may follow."""
         keep = self._may_follow(request, refusal.status)
         await self._at.recorder.record(denied(request.subject, refusal, self._at.now()))
-        await self._answer(refusal, keep=keep, body=request.head.method != "HEAD")
+        more = request.has_open_body or bool(self._client.unread)
+        await self._answer(refusal, keep=keep, body=request.head.method != "HEAD", more=more)
         return keep
 
     def _may_follow(self, request: Request, status: int) -> bool:
@@ -189,25 +193,19 @@ class Handler:
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
         return False
 
-    async def _answer(self, refusal: Refusal, *, keep: bool, body: bool = True) -> None:
-        """Send a refusal; if it is the last word, see that the client can read it."""
-        client = self._client
+    async def _answer(self, refusal: Refusal, *, keep: bool, body: bool, more: bool = True) -> None:
+        """Send a refusal; if it is the last word while `more` comes in, see that it is read."""
+        client, seconds = self._client, self._at.limits.linger
         text = answers.refusal(
             refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
         )
         if keep:
-            client.expire_in(self._at.limits.linger)
+            client.expire_in(seconds)
             await client.send(text)
+        elif more:
+            await client.drain(seconds, text)
         else:
-            await client.send_last(text, self._at.limits.linger)
-
-    def _answer_unrecorded(self) -> None:
-        """The one answer without an event: there was no room for the event, so nothing was done."""
-        text = answers.refusal(
-            503, "the audit log can't keep up, nothing was done", None, close=True
-        )
-        with suppress(OSError):
-            self._client.try_send(text)
+            client.send_last(text)
 
     async def _reach(self, request: Request) -> Upstream | None:
         """Find, check and dial the upstream of an allowed request; None if that was refused."""

@@ -24,6 +24,7 @@ from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS,
 from nono_trio.proxy.readiness import Readiness
 from nono_trio.proxy.relay import RelayBuffer
 from nono_trio.proxy.resolve import Directory, SystemResolver
+from nono_trio.proxy.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,20 @@ if TYPE_CHECKING:
     from nono_trio.core.policy import Policy
     from nono_trio.proxy.contracts import Dialler, Resolver
 
-_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2) hands on what happened to a connection before it was taken: the next one is fine
+_ONE_CLIENT: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+    }
+)
 
 
 class Proxy:
@@ -67,6 +81,7 @@ class Proxy:
             now=clock_ms,
         )
         self._clients: dict[Client, None] = {}
+        self._workers = Workers(self._handle)
         self._listeners = 0
         self._left = trio.Event()
         self._attending: trio.CancelScope | None = None
@@ -109,11 +124,11 @@ class Proxy:
                     self._take(listener.accept()[0], handlers)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(listener)
-            except OSError as error:  # all but _SHORT concern one client only (ECONNABORTED)
-                short = error.errno in _SHORT
-                if short:
-                    self._drop_idle()
-                await trio.sleep(ACCEPT_BACKOFF if short else 0)
+            except OSError as error:
+                if error.errno in _ONE_CLIENT:
+                    continue
+                self._drop_idle()  # out of descriptors, mostly; this gives back one or two
+                await trio.sleep(ACCEPT_BACKOFF)
             else:
                 await trio.lowlevel.checkpoint()
 
@@ -130,7 +145,7 @@ class Proxy:
         client = Client(sock, self._readiness)
         full = len(self._clients) >= self._limits.connections and not self._drop_idle()
         self._clients[client] = None
-        handlers.start_soon(self._handle, client, full)
+        self._workers.give(client, full, handlers)
 
     async def _handle(self, client: Client, full: bool) -> None:
         try:
@@ -169,6 +184,8 @@ class Proxy:
 
     def _finish_if_unused(self) -> None:
         """After the last listener and the last client: end the attending task, then the epoll."""
+        if self._listeners == 0:
+            self._workers.dismiss()
         if self._listeners or self._clients:
             return
         if self._attending is not None:
