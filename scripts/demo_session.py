@@ -112,8 +112,10 @@ class Place:
         }
 
     def newest_log(self) -> list[dict[str, Any]]:
-        """The records of the newest session; a last line without its end is left out."""
-        logs = self.state.glob("audit/*/audit-events.ndjson")
+        """The records of the newest session; a torn last line is left out; [] without one."""
+        logs = list(self.state.glob("audit/*/audit-events.ndjson"))
+        if not logs:
+            return []
         text = max(logs, key=lambda path: path.parent.stat().st_mtime_ns).read_text()
         return [json.loads(line) for line in text.split("\n")[:-1]]
 

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import Origin, Sessions, serving
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# A noisy machine is no finding: the suite has bounds of its own on what may take long.
+settings.register_profile("nono-trio", deadline=None)
+settings.load_profile("nono-trio")
 
 
 @pytest.fixture

@@ -17,12 +17,21 @@ from nono_trio.proxy.server import Proxy
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from nono_trio.core.events import Flow
 
 TOKEN = "7d1f00c0ffee"
 AUTH = "Basic " + base64.b64encode(f"nono:{TOKEN}".encode()).decode()
 BOUND = 5.0  # seconds for anything that should be immediate, on a slow machine under load
 QUICK = Limits(head=0.3, keep_alive=0.3, resolve=0.3, dial=0.3, idle=0.5, linger=0.3, sweep=0.02)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, within BOUND."""
+    with trio.fail_after(BOUND):
+        while not condition():  # noqa: ASYNC110 - what real sockets do sets no event
+            await trio.sleep(0.005)
 
 
 def http(method: str, url: str, *fields: str, body: bytes = b"") -> bytes:
@@ -152,17 +161,13 @@ class Running:
             return await wire.answer(method)
 
     async def events(self, count: int) -> list[tuple[str, str, int | None]]:
-        """The first `count` events as (decision, target, port), once they are there."""
-        with trio.fail_after(BOUND):
-            while len(self.recorder.events) < count:
-                await trio.sleep(0.005)
+        """All events as (decision, target, port), once there are `count`."""
+        await until(lambda: len(self.recorder.events) >= count)
         return [(event.decision, event.target, event.port) for event in self.recorder.events]
 
-    async def flows(self, count: int) -> Sequence[object]:
+    async def flows(self, count: int) -> Sequence[Flow]:
         """All flows, once there are `count`."""
-        with trio.fail_after(BOUND):
-            while len(self.recorder.flows) < count:
-                await trio.sleep(0.005)
+        await until(lambda: len(self.recorder.flows) >= count)
         return self.recorder.flows
 
 

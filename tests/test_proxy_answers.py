@@ -92,8 +92,8 @@ def test_plain_requests_are_never_shared():
     assert one.plain is not None
     assert two.plain is not None
     assert (one.plain.early, rest) == (b"abc", b"def")
-    assert one.plain.guard.done
-    assert not two.plain.guard.done
+    assert one.plain.body.done
+    assert not two.plain.body.done
 
 
 @pytest.mark.parametrize(

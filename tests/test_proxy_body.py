@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.proxy.body import (
+from nono_trio.proxy.body import ChunkedBody, EndlessBody, LengthBody, framed
+from nono_trio.proxy.chunk_guard import (
     MAX_CHUNK_LINE,
     MAX_EXCESS,
+    MAX_LINES,
     MAX_TRAILERS,
     BadBody,
-    ChunkedBody,
-    EndlessBody,
-    LengthBody,
+    ChunkGuard,
 )
 
 GOOD = {
@@ -46,7 +46,7 @@ BAD = {
     "long data": b"4\r\nhello\r\n0\r\n\r\n",
     "no line end after data": b"5\r\nhello0\r\n\r\n",
     "nul in extension": b"5;\0\r\nhello\r\n0\r\n\r\n",
-    "full-width digit": "５\r\nhello\r\n0\r\n\r\n".encode(),
+    "full-width digit": b"\xef\xbc\x95\r\nhello\r\n0\r\n\r\n",
     "extension bomb": b"1;" + b"x" * 70_000,
     "length in trailer": b"0\r\nContent-Length: 5\r\n\r\n",
     "coding in trailer": b"0\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -63,13 +63,21 @@ BAD = {
 
 def feed(wire: bytes, step: int) -> tuple[int, bool]:
     """How much a chunked guard takes of `wire`, and whether it is done then."""
-    guard, at = ChunkedBody(), 0
+    guard, at = ChunkGuard(), 0
     while at < len(wire) and not guard.done:
-        piece = wire[at : at + step]
-        taken = guard.take(piece)
-        assert guard.done or taken == len(piece)
+        taken = guard.take(wire[at : at + step])
+        assert taken
         at += taken
     return at, guard.done
+
+
+def read(wire: bytes, step: int) -> tuple[bytes, int]:
+    """The data of a chunked body at the front of `wire`, and what it took."""
+    body, at, data = ChunkedBody(), 0, b""
+    while not body.done:
+        piece, taken = body.read(wire[at : at + step])
+        data, at = data + piece, at + taken
+    return data, at
 
 
 def h11_data(wire: bytes) -> bytes:
@@ -111,7 +119,7 @@ def test_no_prefix_is_refused_or_done(wire):
 
 def test_an_overlong_line_is_refused_before_it_ends():
     with pytest.raises(BadBody):
-        ChunkedBody().take(b"1;" + b"x" * MAX_CHUNK_LINE)
+        ChunkGuard().take(b"1;" + b"x" * MAX_CHUNK_LINE)
 
 
 chunks = st.lists(st.binary(min_size=1, max_size=300), max_size=8)
@@ -122,6 +130,7 @@ def test_whatever_is_framed_well_is_taken_whole(pieces, behind, step):
     wire = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     assert feed(wire + behind, step) == (len(wire), True)
     assert h11_data(wire) == b"".join(pieces)
+    assert read(wire + behind, step) == (b"".join(pieces), len(wire))
 
 
 @given(
@@ -154,16 +163,44 @@ def test_the_verdict_does_not_depend_on_the_pieces(noise, step):
     assert verdict(step) == verdict(1 << 20)
 
 
+def test_many_small_chunks_are_read_in_turns():
+    wire = b"1\r\nx\r\n" * (3 * MAX_LINES) + b"0\r\n\r\n"
+    _, taken = ChunkedBody().read(wire)
+    assert 0 < taken < len(wire)
+    assert read(wire, 1 << 20) == (b"x" * 3 * MAX_LINES, len(wire))
+
+
+def test_what_h11_alone_would_refuse_is_a_bad_body():
+    body = ChunkedBody()
+    body._guard.take = len  # a guard that lets everything through
+    with pytest.raises(BadBody):
+        body.read(b"zz\r\n")
+
+
+def test_two_ends_of_one_body_are_refused():
+    body = ChunkedBody()
+    body._guard.take = len
+    with pytest.raises(BadBody):
+        body.read(b"0\r\n\r\n")
+
+
 @pytest.mark.parametrize("length", [0, 1, 5, 10])
 def test_a_length_is_counted(length):
-    guard = LengthBody(length)
-    assert guard.done is (length == 0)
-    taken = sum(guard.take(b"ab") for _ in range(4))
-    assert taken == min(length, 8)
-    assert guard.done is (length <= 8)
+    body = LengthBody(length)
+    assert body.done is (length == 0)
+    taken = [body.read(b"ab") for _ in range(4)]
+    assert sum(count for _, count in taken) == min(length, 8)
+    assert b"".join(data for data, _ in taken) == b"abababab"[:length]
+    assert body.done is (length <= 8)
 
 
 def test_an_endless_body_takes_everything():
-    guard = EndlessBody()
-    assert guard.take(b"abc") == 3
-    assert not guard.done
+    body = EndlessBody()
+    assert body.read(b"abc") == (b"abc", 3)
+    assert not body.done
+
+
+def test_nothing_is_never_framed_as_the_end():
+    assert framed(b"", chunked=True) == b""
+    assert framed(b"x" * 16, chunked=True) == b"10\r\n" + b"x" * 16 + b"\r\n"
+    assert framed(b"abc", chunked=False) == b"abc"

@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trio
 from origin import serving, tls_context
-from running_proxy import BOUND, connect, http, running
+from running_proxy import connect, http, running, until
 
 LOOPBACK = ["127.0.0.1:*"]
 
@@ -82,8 +82,7 @@ async def test_a_reset_client_closes_the_upstream():
         await wire.send(connect(f"127.0.0.1:{origin.port}"))
         await wire.answer("CONNECT")
         wire.reset()
-        with trio.fail_after(BOUND):
-            await origin.closed.wait()
+        await until(origin.closed.is_set)
         [flow] = await proxy.flows(1)
         assert flow.closed_by == "client"
         assert [event.decision for event in proxy.recorder.events] == ["allow"]
@@ -121,19 +120,16 @@ async def test_shutdown_notes_the_flow():
 
 
 async def test_the_proxy_ends_with_its_last_client():
-    async with serving(echo) as origin:
-        async with running(LOOPBACK) as proxy, proxy.client() as wire:
-            await wire.send(connect(f"127.0.0.1:{origin.port}"))
-            await wire.answer("CONNECT")
-            proxy.accepting.cancel()
-            await wire.send(b"still open")
-            assert await wire.receive_exactly(10) == b"still open"
-            await wire.end()
-            await wire.receive_exactly(5)
-            assert await wire.ends()
-            with trio.fail_after(BOUND):
-                while proxy.proxy._attending is not None:
-                    await trio.sleep(0.005)
+    async with serving(echo) as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        await wire.send(connect(f"127.0.0.1:{origin.port}"))
+        await wire.answer("CONNECT")
+        proxy.accepting.cancel()
+        await wire.send(b"still open")
+        assert await wire.receive_exactly(10) == b"still open"
+        await wire.end()
+        await wire.receive_exactly(5)
+        assert await wire.ends()
+        await until(lambda: proxy.proxy._attending is None)
 
 
 async def test_tls_through_a_tunnel(tmp_path):

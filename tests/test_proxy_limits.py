@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import trio
 from origin import serving
-from running_proxy import AUTH, BOUND, QUICK, Wire, connect, http, running
+from running_proxy import AUTH, QUICK, Wire, connect, http, running, until
 
 from nono_trio.proxy.limits import ACCEPT_BATCH, MAX_CHALLENGES
 
@@ -72,8 +72,7 @@ async def test_a_kept_alive_connection_is_closed_when_idle():
         await wire.answer()
         assert await wire.ends()
         assert len(proxy.recorder.events) == 1
-        with trio.fail_after(BOUND):
-            await origin.closed.wait()
+        await until(origin.closed.is_set)
 
 
 async def test_idle_sockets_do_not_hold_up_a_request():
@@ -131,11 +130,10 @@ async def test_a_table_full_of_tunnels_refuses_with_an_event():
         assert events[-1] == ("deny", "127.0.0.1", origin.port)
         assert origin.connections == 3
         await stack.aclose()
-        with trio.fail_after(BOUND):
-            while (
-                answer := await proxy.ask(connect(target), "CONNECT")
-            ) is None or answer.status != 200:
-                await trio.sleep(0.01)
+        await until(lambda: len(proxy.proxy._clients) < 3)
+        answer = await proxy.ask(connect(target), "CONNECT")
+        assert answer is not None
+        assert answer.status == 200
 
 
 async def test_beyond_all_places_nothing_is_accepted_until_one_is_free():

@@ -1,4 +1,4 @@
-"""Record before act: what has happened, and what has not, while a decision is on its way to the log."""
+"""Record before act: what has not happened yet while a decision is on its way to the log."""
 
 from __future__ import annotations
 

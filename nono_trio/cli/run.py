@@ -25,13 +25,21 @@ _FILES = (
     option("--allow-file", multiple=True, metavar="FILE", help="Read and write one file."),
     option("--read-file", multiple=True, metavar="FILE", help="Read one file."),
     option("--write-file", multiple=True, metavar="FILE", help="Write one file."),
+    option(
+        "--bypass-protection",
+        multiple=True,
+        metavar="PATH",
+        help="Lift the protection of a path (secrets, start-up files); grant it as well.",
+    ),
     option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
     option("--workdir", metavar="DIR", help="Start there instead of the current directory."),
 )
 
 _CAGE = (
-    option("--isolation", type=click.Choice(["auto", "namespace", "none"]), default="auto",
-           show_default=True, help="How the network is shut off; `none` is a way out: recorded."),
+    option("--isolation", type=click.Choice(["auto", "namespace", "landlock", "none"]),
+           default="auto", show_default=True,
+           help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
+           " where they are refused; `none` is a way out. Recorded."),
     option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
     option("--proxy-port", type=PORT_RANGE, default=0, metavar="PORT",
            help="The proxy's port inside the cage  [default: any]"),
@@ -81,6 +89,7 @@ def run(command: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401  (click
             allow_file=given["allow_file"],
             read_file=given["read_file"],
             write_file=given["write_file"],
+            bypass_protection=given["bypass_protection"],
             allow_cwd=given["allow_cwd"],
             workdir=given["workdir"],
         ),

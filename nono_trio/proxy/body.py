@@ -1,61 +1,34 @@
-"""Where a message body ends, checked byte for byte before h11 reads it.
+"""Message bodies as they come in and as they go out.
 
-h11 is lenient where two parsers can disagree: sizes of 20 hex digits, space after a size, a bare
-CR in a chunk extension, framing fields in trailers. So every body passes one of these guards first;
-h11 then reads what the guard has let through, and both must find the same end.
+A body is read by what its head says of it: a length, chunks, or the end of the connection. It goes
+out framed anew, so no byte of one side's framing reaches the other; chunk extensions and trailers
+end here, both may be dropped (RFC 9112 7.1) and nothing that we pass on announces them.
 
-Rules of this file: a guard only counts and checks, it changes nothing; what stands behind the end
-belongs to the next message; nothing is remembered but a started line of bounded length.
+Rules of this file: data is passed on piece by piece, never gathered; a body of a known length is
+not copied; chunks are checked by our guard and read by h11, and both must find the same end.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final, Protocol
 
-MAX_CHUNK_LINE: Final = 1024  # bytes; a size has 16, signatures in extensions about 100
-MAX_EXCESS: Final = 16 * 1024  # bytes of framing beyond what the data justifies (CVE-2023-39326)
-FREE_LINE: Final = 16  # bytes of framing that each chunk may cost; Go's net/http counts the same
-MAX_TRAILERS: Final = 8 * 1024  # bytes; they are dropped, so they need no more than a line's room
+import h11
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_STARTED_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?")
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
-_STARTED_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*(?::[\t\x20-\x7e\x80-\xff]*)?\r?")
-_FORBIDDEN_TRAILERS: Final = frozenset(  # RFC 9110 6.5.1: framing, routing, authentication
-    {
-        b"authorization",
-        b"connection",
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-        b"expect",
-        b"host",
-        b"proxy-authorization",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
+from nono_trio.proxy.chunk_guard import BadBody, ChunkGuard
+
+# h11 has no chunk reader of its own, so it is told of a request that has a chunked body
+_PRIMER: Final = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
-class BadBody(Exception):
-    """Framing that can be read in two ways; `reason` is printable and quotes nothing."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class BodyGuard(Protocol):
-    """Counts a body's bytes; `done` once its end was seen."""
+class Body(Protocol):
+    """An incoming body; `done` once its end was read."""
 
     done: bool
 
-    def take(self, raw: bytes) -> int:
-        """How many bytes at the front of `raw` belong to the body. Raises BadBody."""
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """The data in `raw`, and how many of its bytes are used up; the rest is to be given again
+        or, once `done`, belongs to the next message. Raises BadBody."""
         ...
 
 
@@ -66,94 +39,52 @@ class LengthBody:
         self._left = length
         self.done = length == 0
 
-    def take(self, raw: bytes) -> int:
-        """As `BodyGuard.take`; never raises."""
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """As `Body.read`; never raises."""
         taken = min(len(raw), self._left)
         self._left -= taken
         self.done = self._left == 0
-        return taken
+        return raw[:taken], taken
 
 
 class EndlessBody:
-    """A response body that ends with its connection (RFC 9112 6.3, rule 8)."""
-
-    done = False
-
-    def take(self, raw: bytes) -> int:
-        """As `BodyGuard.take`; never raises."""
-        return len(raw)
-
-
-class ChunkedBody:
-    """A chunked body (RFC 9112 7.1), its trailers included."""
+    """A response body that ends with its connection (RFC 9112 6.3, rule 8); never `done`."""
 
     def __init__(self) -> None:
         self.done = False
-        self._data_left = 0
-        self._line = b""
-        self._parse = self._size_line
-        self._started = _STARTED_SIZE_LINE
-        self._excess = 0
-        self._trailers = 0
 
-    def take(self, raw: bytes) -> int:
-        """As `BodyGuard.take`. The verdict does not depend on how the bytes were split."""
-        at = 0
-        while at < len(raw) and not self.done:
-            if self._data_left:
-                skipped = min(self._data_left, len(raw) - at)
-                self._data_left -= skipped
-                at += skipped
-            else:
-                at = self._take_line(raw, at)
-        return at
-
-    def _take_line(self, raw: bytes, at: int) -> int:
-        """Complete or lengthen the line that starts at `at`; returns where it ends."""
-        room = MAX_CHUNK_LINE - len(self._line)
-        end = raw.find(b"\n", at, at + room) + 1
-        piece = raw[at : end or at + room]
-        self._line += piece
-        if end:
-            line, self._line = self._line, b""
-            self._parse(line)
-        elif len(self._line) >= MAX_CHUNK_LINE:
-            raise BadBody(f"a line of the chunked body is longer than {MAX_CHUNK_LINE} bytes")
-        elif not self._started.fullmatch(self._line):
-            raise BadBody("the chunked body is malformed")
-        return at + len(piece)
-
-    def _size_line(self, line: bytes) -> None:
-        match = _SIZE_LINE.fullmatch(line)
-        if match is None:
-            raise BadBody("a chunk size is malformed")
-        size = int(match[1], 16)
-        self._excess = max(0, self._excess + len(line) - FREE_LINE - 2 * size)
-        if self._excess > MAX_EXCESS:
-            raise BadBody("the chunked body has more framing than data")
-        if size:
-            self._data_left = size
-            self._parse, self._started = self._data_end, _CR_OR_NOTHING
-        else:
-            self._parse, self._started = self._trailer_line, _STARTED_TRAILER
-
-    def _data_end(self, line: bytes) -> None:
-        if line != b"\r\n":
-            raise BadBody("a chunk is longer than its size")
-        self._parse, self._started = self._size_line, _STARTED_SIZE_LINE
-
-    def _trailer_line(self, line: bytes) -> None:
-        if line == b"\r\n":
-            self.done = True
-            return
-        match = _TRAILER.fullmatch(line)
-        if match is None:
-            raise BadBody("a trailer field is malformed")
-        if match[1].lower() in _FORBIDDEN_TRAILERS:
-            raise BadBody("a trailer field must not change framing, routing or authentication")
-        self._trailers += len(line)
-        if self._trailers > MAX_TRAILERS:
-            raise BadBody(f"the trailers are longer than {MAX_TRAILERS} bytes")
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """As `Body.read`; never raises."""
+        return raw, len(raw)
 
 
-_CR_OR_NOTHING = re.compile(rb"\r?")
+class ChunkedBody:
+    """A chunked body, its trailers thrown away."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._guard = ChunkGuard()
+        self._h11 = h11.Connection(h11.SERVER)
+        self._h11.receive_data(_PRIMER)
+        self._h11.next_event()
+
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """As `Body.read`."""
+        taken = self._guard.take(raw)
+        if taken:  # h11 takes b"" for the end of the connection
+            self._h11.receive_data(raw[:taken])
+        pieces = []
+        try:
+            while isinstance(event := self._h11.next_event(), h11.Data):
+                pieces.append(event.data)
+        except h11.RemoteProtocolError as error:
+            raise BadBody("the chunked body is malformed") from error
+        self.done = isinstance(event, h11.EndOfMessage)
+        if self.done != self._guard.done:
+            raise BadBody("the chunked body can be read in two ways")
+        return b"".join(pieces), taken
+
+
+def framed(data: bytes, *, chunked: bool) -> bytes:
+    """`data` as it goes out: one chunk, or as it is. Nothing for b"", which would end a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if chunked and data else data

@@ -9,33 +9,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import h11
-
-from nono_trio.core.heads import end_to_end_fields
-from nono_trio.proxy.body import BadBody, EndlessBody
+from nono_trio.proxy.body import LAST_CHUNK, EndlessBody, LengthBody, framed
+from nono_trio.proxy.chunk_guard import BadBody
 from nono_trio.proxy.relay import SideFailed
-from nono_trio.proxy.response import (
-    MAX_INFORMATIONAL,
-    BadResponse,
-    response_body,
-    response_end,
-    response_status,
-)
+from nono_trio.proxy.response import MAX_INTERIM, BadResponse, parse_response, response_end
 
 if TYPE_CHECKING:
     from nono_trio.core.heads import RequestHead
-    from nono_trio.proxy.body import BodyGuard
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.readiness import Readiness
+    from nono_trio.proxy.response import ResponseHead
     from nono_trio.proxy.upload import Upload
     from nono_trio.proxy.upstream import Upstream
 
-READ_BODY: Final = 64 * 1024  # bytes; h11 copies each piece, and larger ones leave the CPU's cache
+READ_BODY: Final = 64 * 1024  # bytes at once; a client that does not read is owed no more than that
 
 
 class Download:
-    """Passes one response on. `answered` once a part of it may have reached the client;
-    `received` counts bytes on the wire."""
+    """Passes one response on. `answered` once a part of it may have reached the client, `ended`
+    once all of it was framed; `received` counts bytes on the wire."""
+
+    __slots__ = (
+        "_chunked",
+        "_client",
+        "_head",
+        "_interim",
+        "_pending",
+        "_readiness",
+        "_response",
+        "_unread",
+        "_upload",
+        "_upstream",
+        "answered",
+        "ended",
+        "keeps_client",
+        "received",
+    )
 
     def __init__(
         self,
@@ -47,33 +56,39 @@ class Download:
     ) -> None:
         self.received = 0
         self.answered = False
-        self.surplus = False
-        """The upstream sent more than one response: its connection is spoilt."""
+        self.ended = False
+        self.keeps_client = head.keep_alive
+        """Whether the client was told that its connection stays open."""
         self._client = client
         self._upstream = upstream
         self._head = head
         self._upload = upload
-        self._reader = upload.writer  # h11 keeps both directions of a connection in one object
-        self._writer = upload.reader
         self._readiness = readiness
-        self._started = b""
-        self._guard: BodyGuard | None = None
-        self._informational = 0
-        self._ended = False
+        self._response: ResponseHead | None = None
+        self._chunked = False
+        self._interim = 0
+        self._unread = b""
         self._pending = b""
 
     @property
     def done(self) -> bool:
         """Whether the client has been sent all of the response."""
-        return self._ended and not self._pending
+        return self.ended and not self._pending
+
+    @property
+    def keeps_upstream(self) -> bool:
+        """Whether the upstream's connection is good for another request: it stays open, and not a
+        byte came behind the response."""
+        response = self._response
+        return response is not None and response.keep_alive and not self._unread
 
     def pump(self) -> bool:
         """Move one piece without waiting; whether one moved. Raises BadResponse, SideFailed."""
         if self._pending:
             return self._flush()
-        if self._ended or not self._upstream.watch.readable:
+        if self.ended or not (self._unread or self._upstream.watch.readable):
             return False
-        raw = self._receive()
+        raw = self._unread if self._response is not None and self._unread else self._receive()
         if raw is None:
             return False
         if raw:
@@ -95,99 +110,65 @@ class Download:
         return raw
 
     def _feed(self, raw: bytes) -> None:
-        guard = self._guard
-        if guard is None:
-            raw = self._started + raw
-            guard, raw = self._take_heads(raw)
-            if guard is None:
-                self._started = raw
-                return
-            self._guard = guard
-        self._take_body(raw, guard)
+        response = self._response
+        if response is None:
+            raw = self._unread + raw
+            while response is None and (end := response_end(raw)) >= 0:
+                response = self._take_head(raw[:end])
+                raw = raw[end:]
+            self._response = response
+        self._unread = raw
+        if response is not None:
+            self._take_body(response)
 
-    def _take_heads(self, raw: bytes) -> tuple[BodyGuard | None, bytes]:
-        """Pass on what heads there are: the guard of the final one's body, and what is left."""
-        guard = None
-        while guard is None and (end := response_end(raw)) >= 0:
-            guard = self._take_head(raw[:end])
-            raw = raw[end:]
-        return guard, raw
-
-    def _take_head(self, raw: bytes) -> BodyGuard | None:
-        status = response_status(raw)
-        self._reader.receive_data(raw)
-        event = self._next_event()
-        if isinstance(event, h11.InformationalResponse):
-            self._pass_informational(event)
-            return None
-        if not isinstance(event, h11.Response):
-            raise BadResponse("the upstream's response head can be read in two ways")
-        guard = response_body(raw, self._head.method, status)
-        self._pass_head(event)
-        return guard
-
-    def _pass_informational(self, event: h11.InformationalResponse) -> None:
-        self._informational += 1
-        if self._informational > MAX_INFORMATIONAL:
-            raise BadResponse(f"the upstream sent more than {MAX_INFORMATIONAL} interim responses")
+    def _take_head(self, raw: bytes) -> ResponseHead | None:
+        """Pass a head on; None for an interim one."""
+        response = parse_response(raw, self._head.method)
+        if not response.is_interim:
+            self._pass_head(response)
+            return response
+        self._interim += 1
+        if self._interim > MAX_INTERIM:
+            raise BadResponse(f"the upstream sent more than {MAX_INTERIM} interim responses")
         if self._head.version == "1.1":  # HTTP/1.0 does not know them (RFC 9110 15.2)
-            fields = end_to_end_fields(event.headers.raw_items())
-            self._write(
-                h11.InformationalResponse(
-                    status_code=event.status_code, headers=fields, reason=event.reason
-                )
-            )
+            self._pending += response.passed_on()
+        return None
 
-    def _pass_head(self, event: h11.Response) -> None:
-        fields = end_to_end_fields(event.headers.raw_items())
+    def _pass_head(self, response: ResponseHead) -> None:
+        extra = []
+        if not isinstance(response.body, LengthBody):
+            self._chunked = self._head.version == "1.1"
+            if self._chunked:
+                extra.append(b"Transfer-Encoding: chunked")
         if not self._upload.complete:  # its rest may never be read
-            fields.append((b"Connection", b"close"))
-        self._write(
-            h11.Response(status_code=event.status_code, headers=fields, reason=event.reason)
-        )
+            self.keeps_client = False
+        if not self.keeps_client:
+            extra.append(b"Connection: close")
+        self._pending += response.passed_on(*extra)
 
-    def _take_body(self, raw: bytes, guard: BodyGuard) -> None:
+    def _take_body(self, response: ResponseHead) -> None:
         try:
-            taken = guard.take(raw)
+            data, taken = response.body.read(self._unread)
         except BadBody as fault:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
-        self.surplus = taken < len(raw)
-        if taken:
-            self._reader.receive_data(raw[:taken])
-        self._pass_body()
-        if self._ended != guard.done:
-            raise BadResponse("the upstream's response can be read in two ways")
+        self._unread = self._unread[taken:]
+        self._pending += framed(data, chunked=self._chunked)
+        if response.body.done:
+            self._end()
 
-    def _pass_body(self) -> None:
-        data = b""
-        while isinstance(event := self._next_event(), h11.Data):
-            data += event.data
-        if data:
-            self._write(h11.Data(data=data))
-        if isinstance(event, h11.EndOfMessage):
-            self._ended = True
-            self._write(h11.EndOfMessage())
+    def _end(self) -> None:
+        self.ended = True
+        if self._chunked:
+            self._pending += LAST_CHUNK
 
     def _take_end(self) -> None:
         """The upstream has hung up: the end of an endless body, a cut anywhere else."""
-        if self._guard is None:
+        if self._response is None:
             raise BadResponse("the upstream closed the connection without an answer")
-        if not isinstance(self._guard, EndlessBody):
+        if not isinstance(self._response.body, EndlessBody):
             raise SideFailed("upstream")
-        self._reader.receive_data(b"")
-        self._pass_body()
-
-    def _next_event(self) -> object:
-        try:
-            return self._reader.next_event()
-        except h11.RemoteProtocolError as error:
-            raise BadResponse("the upstream's response is malformed") from error
-
-    def _write(self, event: h11.Event) -> None:
-        try:
-            self._pending += self._writer.send(event) or b""
-        except h11.LocalProtocolError as error:
-            raise BadResponse("the upstream's response can't be passed on") from error
+        self._response.keep_alive = False
+        self._end()
 
     def _flush(self) -> bool:
         """Send what is pending; whether any of it went."""

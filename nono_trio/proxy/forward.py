@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import h11
 import trio
 
-from nono_trio.proxy.body import BadBody
+from nono_trio.proxy.chunk_guard import BadBody
 from nono_trio.proxy.client import Expired
 from nono_trio.proxy.decisions import Refusal
 from nono_trio.proxy.download import Download
@@ -23,14 +22,13 @@ from nono_trio.proxy.upload import Upload
 if TYPE_CHECKING:
     from nono_trio.core.events import ClosedBy
     from nono_trio.core.heads import RequestHead
-    from nono_trio.core.targets import HttpTarget
-    from nono_trio.proxy.body import BodyGuard
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
+    from nono_trio.proxy.request import PlainRequest
     from nono_trio.proxy.upstream import Upstream
 
-TURN_PIECES: Final = 16  # pieces of at most 64 KiB before other tasks get their turn
+TURN_PIECES: Final = 4  # pieces of at most 64 KiB or 256 chunks before others get their turn
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.2, those without a body
 
 
@@ -42,7 +40,7 @@ class Exchange:
         client: Client,
         upstream: Upstream,
         head: RequestHead,
-        guard: BodyGuard,
+        plain: PlainRequest,
         readiness: Readiness,
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
@@ -51,16 +49,15 @@ class Exchange:
         self._client = client
         self._upstream = upstream
         self._head = head
-        self.upload = Upload(client, upstream, guard, readiness)
+        self.upload = Upload(client, upstream, head, plain, readiness)
         self.download = Download(client, upstream, head, self.upload, readiness)
 
-    async def run(self, target: HttpTarget, early: bytes, limits: Limits) -> None:
+    async def run(self, limits: Limits) -> None:
         """Stream until the response has ended or something failed; never raises for what a peer
         does. If cancelled, both sockets are left to the caller."""
         try:
-            self.upload.begin(self._head, target, early)
             await self._stream(limits)
-            self.closed_by = "client" if self.keeps_client else "upstream"
+            self.closed_by = "upstream"  # whose response has ended
         except BadBody as fault:
             self._fail("client", 400, fault.reason)
         except BadResponse as fault:
@@ -93,22 +90,12 @@ class Exchange:
     @property
     def keeps_client(self) -> bool:
         """Whether another request may follow on the client's connection."""
-        return (
-            self._head.keep_alive
-            and self.download.done
-            and self.upload.complete
-            and self.upload.reader.our_state is h11.DONE
-        )
+        return self.download.keeps_client and self.download.done and self.upload.complete
 
     @property
     def keeps_upstream(self) -> bool:
         """Whether another request may go out on the upstream's connection."""
-        return (
-            self.keeps_client
-            and not self.download.surplus
-            and self.upload.writer.our_state is h11.DONE
-            and self.upload.writer.their_state is h11.DONE
-        )
+        return self.keeps_client and self.download.keeps_upstream
 
     @property
     def may_repeat(self) -> bool:

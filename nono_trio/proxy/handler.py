@@ -261,9 +261,9 @@ class Handler:
         self, request: Request, plain: PlainRequest, sequence: int, upstream: Upstream
     ) -> Exchange:
         opened = Opened(request.subject, sequence, upstream.address, self._at.now())
-        exchange = Exchange(self._client, upstream, request.head, plain.guard, self._at.readiness)
+        exchange = Exchange(self._client, upstream, request.head, plain, self._at.readiness)
         try:
-            await exchange.run(plain.target, plain.early, self._at.limits)
+            await exchange.run(self._at.limits)
         finally:
             if exchange.keeps_upstream:
                 self._spare = upstream
@@ -284,7 +284,8 @@ class Handler:
         elif exchange.keeps_client:
             return True
         elif exchange.download.done:
-            await self._client.drain(self._at.limits.linger)
+            if self._client.unread or not exchange.upload.complete:
+                await self._client.drain(self._at.limits.linger)
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.reset()
         return False

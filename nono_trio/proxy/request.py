@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from nono_trio.core.heads import BadRequest, connect_target, http_target, parse_head
 from nono_trio.core.redaction import redact_path
-from nono_trio.proxy.body import BadBody, BodyGuard, ChunkedBody, LengthBody
+from nono_trio.proxy.body import Body, ChunkedBody, LengthBody
+from nono_trio.proxy.chunk_guard import BadBody
 from nono_trio.proxy.decisions import Subject
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PlainRequest:
-    """What a plain HTTP request has beyond a CONNECT. `early` are body bytes that `guard` took."""
+    """What a plain HTTP request has beyond a CONNECT. `early` is what was read of its body."""
 
     target: HttpTarget
-    guard: BodyGuard
+    body: Body
     early: bytes
 
 
@@ -43,7 +44,7 @@ class Request:
     @property
     def has_open_body(self) -> bool:
         """Whether the client has still to send some of the body."""
-        return self.plain is not None and not self.plain.guard.done
+        return self.plain is not None and not self.plain.body.done
 
 
 def read_request(raw: bytes, unread: bytes) -> tuple[Request, bytes]:
@@ -58,12 +59,12 @@ def read_request(raw: bytes, unread: bytes) -> tuple[Request, bytes]:
     target = http_target(head)
     path = redact_path(target.path.decode("ascii"))
     subject = Subject("reverse", target.host.name, target.port, head.method, path)
-    guard = ChunkedBody() if head.body == "chunked" else LengthBody(head.length)
+    body = ChunkedBody() if head.body == "chunked" else LengthBody(head.length)
     try:
-        taken = guard.take(unread)
+        early, taken = body.read(unread)
     except BadBody as fault:
         raise BadRequest(400, fault.reason, target.host.name) from fault
-    plain = PlainRequest(target, guard, unread[:taken])
+    plain = PlainRequest(target, body, early)
     return Request(head, target.host, target.port, subject, plain), unread[taken:]
 
 

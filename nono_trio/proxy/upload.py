@@ -1,69 +1,69 @@
 """The request half of an exchange: from the client's bytes to what the upstream is sent.
 
 Rules of this file: the head that goes out is made anew (Host from the target, our own framing, no
-hop-by-hop fields, no token); a body is checked, read by h11 and framed again, so no byte of the
-client's framing reaches the upstream. Chunk extensions and trailers end here: both may be dropped
-(RFC 9112 7.1), and nothing that we pass on announces them.
+hop-by-hop fields, no token), from a head that `core.heads` has accepted; so is the framing of the
+body. Nothing is read from the client while the upstream does not take what was read.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import h11
-
-from nono_trio.core.heads import MAX_HEAD, end_to_end_fields
-from nono_trio.proxy.body import BadBody
+from nono_trio.core.fields import end_to_end_fields
+from nono_trio.proxy.body import LAST_CHUNK, framed
 from nono_trio.proxy.relay import SideFailed
 
 if TYPE_CHECKING:
     from nono_trio.core.heads import RequestHead
     from nono_trio.core.targets import HttpTarget
-    from nono_trio.proxy.body import BodyGuard
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.readiness import Readiness
+    from nono_trio.proxy.request import PlainRequest
     from nono_trio.proxy.upstream import Upstream
 
 
 class Upload:
     """Sends one request to an upstream. `sent` counts bytes on the wire."""
 
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_client",
+        "_ended",
+        "_pending",
+        "_readiness",
+        "_upstream",
+        "abandoned",
+        "sent",
+    )
+
     def __init__(
-        self, client: Client, upstream: Upstream, guard: BodyGuard, readiness: Readiness
+        self,
+        client: Client,
+        upstream: Upstream,
+        head: RequestHead,
+        plain: PlainRequest,
+        readiness: Readiness,
     ) -> None:
-        self.reader = h11.Connection(h11.SERVER, max_incomplete_event_size=2 * MAX_HEAD)
-        self.writer = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
         self.sent = 0
         self.abandoned = False
         """The upstream takes no more of the request; its response may still be there."""
         self._client = client
         self._upstream = upstream
-        self._guard = guard
         self._readiness = readiness
+        self._body = plain.body
+        self._chunked = head.body == "chunked"
         self._ended = False
-        self._pending = b""
+        self._pending = _passed_on(head, plain.target)
+        self._frame(plain.early)
 
     @property
     def complete(self) -> bool:
         """Whether the whole request was read and sent, so that another may follow."""
         return self._ended and not self._pending and not self.abandoned
 
-    def begin(self, head: RequestHead, target: HttpTarget, early: bytes) -> None:
-        """Read the head, and the body bytes that came with it. Raises BadBody."""
-        self.reader.receive_data(head.raw)
-        request = self._next_event()
-        if not isinstance(request, h11.Request) or not _agrees(request, head):
-            raise BadBody("the head can be read in two ways")
-        fields = [(b"Host", target.authority), *_passed_on(request, head)]
-        if head.body == "chunked":
-            fields.append((b"Transfer-Encoding", b"chunked"))
-        self._pending = self._write(
-            h11.Request(method=head.method, target=target.path, headers=fields)
-        )
-        self._feed(early)
-
     def pump(self) -> bool:
-        """Move one piece without waiting; whether anything moved. Raises BadBody, SideFailed."""
+        """Move one piece without waiting; whether one moved. Raises BadBody, SideFailed."""
         if self._pending:
             return self._flush()
         if self._ended or self.abandoned:
@@ -71,9 +71,9 @@ class Upload:
         raw = self._receive()
         if not raw:
             return False
-        taken = self._guard.take(raw)
+        data, taken = self._body.read(raw)
         self._client.unread = raw[taken:]
-        self._feed(raw[:taken])
+        self._frame(data)
         self._flush()
         return True
 
@@ -93,34 +93,16 @@ class Upload:
             raise SideFailed("client")  # it left in the middle of its request
         return raw
 
-    def _feed(self, raw: bytes) -> None:
-        """Frame the body bytes in `raw` again, and the end of the request if they reach it."""
-        if raw:
-            self.reader.receive_data(raw)
-        data = b""
-        while isinstance(event := self._next_event(), h11.Data):
-            data += event.data
-        if data:
-            self._pending += self._write(h11.Data(data=data))
-        self._ended = isinstance(event, h11.EndOfMessage)
-        if self._ended != self._guard.done:
-            raise BadBody("the body can be read in two ways")
-        if self._ended:
-            self._pending += self._write(h11.EndOfMessage())
-
-    def _next_event(self) -> object:
-        try:
-            return self.reader.next_event()
-        except h11.RemoteProtocolError as error:
-            raise BadBody("the request is malformed") from error
-
-    def _write(self, event: h11.Event) -> bytes:
-        try:
-            return self.writer.send(event) or b""
-        except h11.LocalProtocolError as error:
-            raise BadBody("the request can't be passed on") from error
+    def _frame(self, data: bytes) -> None:
+        self._pending += framed(data, chunked=self._chunked)
+        if self._body.done:
+            self._ended = True
+            if self._chunked:
+                self._pending += LAST_CHUNK
 
     def _flush(self) -> bool:
+        if not self._pending:
+            return False
         try:
             sent = self._upstream.sock.send(self._pending)
         except BlockingIOError:
@@ -136,23 +118,26 @@ class Upload:
         return sent > 0
 
 
-def _agrees(request: h11.Request, head: RequestHead) -> bool:
-    return (
-        request.method == head.method.encode("ascii")
-        and request.target == head.target.encode("ascii")
-        and len(request.headers) == len(head.fields)
-    )
-
-
-def _passed_on(request: h11.Request, head: RequestHead) -> list[tuple[bytes, bytes]]:
-    """The client's fields as it spelled them, without Host and what is for us.
+def _passed_on(head: RequestHead, target: HttpTarget) -> bytes:
+    """The head as the upstream gets it; fields keep the case in which the client wrote them.
 
     No Via is added (RFC 9110 7.6.3 asks for it): some servers stop compressing when they see one,
     and a loop through this proxy is denied by address.
     """
     dropped = {b"host"} if head.expects_continue else {b"host", b"expect"}
+    lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), target.path)]
+    lines.append(b"Host: " + target.authority)
+    for name, value in end_to_end_fields(_as_written(head)):
+        if name.lower() not in dropped:
+            lines.append(b"%b: %b" % (name, value))
+    if head.body == "chunked":
+        lines.append(b"Transfer-Encoding: chunked")
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _as_written(head: RequestHead) -> list[tuple[bytes, bytes]]:
+    lines = head.raw.split(b"\r\n")[1:-2]
     return [
-        (name, value)
-        for name, value in end_to_end_fields(request.headers.raw_items())
-        if name.lower() not in dropped
+        (line[: line.index(b":")], value)
+        for line, (_, value) in zip(lines, head.fields, strict=True)
     ]

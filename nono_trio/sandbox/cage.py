@@ -1,4 +1,4 @@
-"""The supervisor's side of the cage: hand-over, go, signals, and what became of the child.
+"""The supervisor's side of the cage: go, signals, and what became of the child.
 
 Rules: everything is awaited without timeouts of its own (callers put scopes around it); leaving
 `Cage` always ends the whole tree. With a PID namespace that is killing the launcher, which takes
@@ -19,6 +19,7 @@ import trio
 
 from nono_trio.errors import CageFailed, CommandNotFound
 from nono_trio.sandbox import protocol
+from nono_trio.sandbox.spawn import launch_error
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -101,22 +102,6 @@ class Cage:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def sockets(self) -> dict[str, socket.socket]:
-        """Wait until the child is shut in; return the listening sockets by name.
-
-        Raises CageFailed with the step that failed. If cancelled, nothing is lost: leaving the
-        cage ends it.
-        """
-        message, descriptors = await self._receive()
-        ready = message.get("ready")
-        if not isinstance(ready, dict):
-            raise _launch_error(message)
-        names: dict[str, int] = ready["sockets"]
-        return {
-            name: socket.socket(fileno=descriptor)
-            for name, descriptor in zip(names, descriptors, strict=True)
-        }
-
     async def go(self, command: str) -> None:
         """Let the child exec; raises CommandNotFound or CageFailed when that fails."""
         await self._send({"go": True})
@@ -125,7 +110,7 @@ class Cage:
         if isinstance(failure, dict):
             raise _exec_error(command, int(failure["errno"]))
         if "started" not in message:
-            raise _launch_error(message)
+            raise launch_error(message)
 
     async def next_event(self) -> ChildEvent:
         """Wait for the next thing that happens to the child; ChildEnded is the last.
@@ -172,20 +157,6 @@ class Cage:
             if not protocol.read_once(self._control, self._decoder):
                 raise CageFailed("the cage's launcher ended before it said why")
         return found
-
-
-def _launch_error(message: dict[str, object]) -> CageFailed:
-    failed = message.get("failed")
-    if not isinstance(failed, dict):
-        return CageFailed(f"unexpected word from the cage's launcher: {sorted(message)}")
-    stage = failed.get("stage")
-    hint = None
-    if stage in ("namespaces", "file system view", "loopback"):
-        hint = (
-            "this machine or container refuses unprivileged user namespaces;"
-            " `--isolation none` runs without an isolated network (recorded in the log)"
-        )
-    return CageFailed(f"the cage could not be built: {stage}: {failed.get('text')}", hint=hint)
 
 
 def _exec_error(command: str, number: int) -> CageFailed | CommandNotFound:

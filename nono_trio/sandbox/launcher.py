@@ -151,7 +151,7 @@ def _become_init(
         library = load_library(plan["library"])
     if isolated:
         with _stage("file system view"):
-            build_view(plan["view"], plan["private"], plan["directories"])
+            build_view(plan["view"], plan["private"], plan["directories"], plan["covered"])
     # Nobody in the cage may read this process' memory or descriptors, whatever its uid.
     system.prctl(system.PR_SET_DUMPABLE, 0)
     terminal = _open_terminal() if plan["foreground"] else None
@@ -232,14 +232,13 @@ def _become_child(
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         with _stage("capabilities"):
-            if plan["isolation"] == "namespace":
+            if plan["isolation"] != "none":
                 system.drop_capabilities()
-            else:
+            if plan["isolation"] != "namespace":
                 system.die_with_parent(signal.SIGKILL)
             system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
-        if plan["landlock"]:
-            with _stage("landlock"):
-                _apply_landlock(library, plan["grants"])
+        with _stage("landlock"):
+            _apply_landlock(library, plan)
         os.write(caged, b"caged")
     except _StageError as failed:
         os.write(caged, f"{failed.stage}\0{failed.text}".encode())
@@ -254,21 +253,32 @@ def _become_child(
     os._exit(126)
 
 
-def _apply_landlock(library: ModuleType, grants: list[list[Any]]) -> None:
-    """Confine this process to `grants`, each [path, "read" | "write" | "readwrite", is_file]."""
+def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
+    """Confine this process to the plan's grants, and where it is asked for, to the proxy's port.
+
+    A grant is [path, "read" | "write" | "readwrite", is_file].
+    """
+    isolated = plan["isolation"] == "landlock"
+    if not plan["landlock"] and not isolated:
+        return
     modes = {
         "read": library.AccessMode.READ,
         "write": library.AccessMode.WRITE,
         "readwrite": library.AccessMode.READ_WRITE,
     }
+    grants: list[Any] = plan["grants"] if plan["landlock"] else [["/", "readwrite", False]]
     capabilities = library.CapabilitySet()
     for path, access, is_file in grants:
         grant = capabilities.allow_file if is_file else capabilities.allow_path
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # gone since the plan was made: nothing to open
+        with contextlib.suppress(FileNotFoundError):  # gone since the plan was made
             grant(path, modes[access])
-    library.apply_landlock(capabilities)
+    if not isolated:
+        library.apply_landlock(capabilities)
+        return
+    capabilities.block_network()
+    capabilities.allow_tcp_connect_port(plan["port"])
+    # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
+    library.apply_seccomp(capabilities)
 
 
 def _open_terminal() -> int | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
+from nono_trio.sandbox.protection import Protection, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,22 +65,31 @@ class FileOptions:
     allow_file: Sequence[str] = ()
     read_file: Sequence[str] = ()
     write_file: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    bypass_protection: Sequence[str] = ()
     allow_cwd: bool = False
     workdir: str | None = None
 
 
 @dataclass(frozen=True)
 class FilePlan:
-    """The resolved grants; `warnings` are for the person who started the run."""
+    """The resolved grants; `warnings` are for the person who started the run.
+
+    `denied` is what stays closed wherever it lies; `covered` are those of them (without
+    symlinks) that lie inside a grant, and so have to be covered by a mount.
+    """
 
     grants: tuple[Grant, ...]
     denied: tuple[str, ...]
+    covered: tuple[str, ...]
     directory: str
     warnings: tuple[str, ...] = field(default=())
 
     def covers(self, path: str, access: Literal["read", "write"]) -> Grant | None:
         """Return the grant that lets the child do `access` to `path`, or None."""
         real = os.path.realpath(path)
+        if any(real == closed or is_below(real, closed) for closed in self.covered):
+            return None
         for grant in self.grants:
             if grant.access not in (access, "readwrite"):
                 continue
@@ -93,16 +103,15 @@ class FilePlan:
         return [grant.path for grant in self.grants if grant.source.startswith("-")]
 
 
-def is_below(path: str, directory: str) -> bool:
-    """Tell whether `path` lies strictly inside `directory` (both without symlinks)."""
-    return path != directory and path.startswith(directory.rstrip("/") + "/")
-
-
-def plan_files(options: FileOptions, state_root: Path, library: ModuleType) -> FilePlan:
+def plan_files(
+    options: FileOptions, state_root: Path, library: ModuleType, *, can_cover: bool
+) -> FilePlan:
     """Turn flags and policy groups into grants.
 
-    Raises UsageError for a grant of the wrong kind, or one that covers or lies in a denied path
-    or the state directory. A path that does not exist is skipped with a warning.
+    `can_cover`: a denied path inside a grant can be covered by a mount (namespaces); Landlock by
+    itself can't close a directory inside an open one, so there such a grant is refused. Raises
+    UsageError for that, for a grant of the wrong kind, and for one that lies in a denied path
+    or covers the state directory. A path that does not exist is skipped with a warning.
     """
     directory = os.path.abspath(options.workdir or os.getcwd())
     if not os.path.isdir(directory):
@@ -110,16 +119,23 @@ def plan_files(options: FileOptions, state_root: Path, library: ModuleType) -> F
     warnings: list[str] = []
     user = list(_user_grants(options, directory, warnings))
     system, denied = _group_grants(library)
-    for grant in user:
-        _refuse_protected(grant, denied, state_root)
-    plan = FilePlan(tuple(user + system), tuple(denied), directory, tuple(warnings))
+    denied += [_absolute(path, directory) for path in options.deny]
+    protection = Protection.build(denied, options.bypass_protection, directory, state_root)
+    covered = sorted({path for grant in user for path in protection.inside(grant, can_cover)})
+    plan = FilePlan(
+        tuple(user + system), protection.denied, tuple(covered), directory, tuple(warnings)
+    )
     if plan.covers(directory, "read") is None:
         warnings.append(
             f"the working directory {directory} is outside the cage, the command starts in /"
             " (grant it with --allow-cwd)"
         )
-        return FilePlan(plan.grants, plan.denied, "/", tuple(warnings))
+        return replace(plan, directory="/", warnings=tuple(warnings))
     return plan
+
+
+def _absolute(given: str, directory: str) -> str:
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(given)))
 
 
 def _user_grants(options: FileOptions, directory: str, warnings: list[str]) -> Iterator[Grant]:
@@ -134,7 +150,7 @@ def _user_grants(options: FileOptions, directory: str, warnings: list[str]) -> I
     )
     for flag, paths, access, is_file in flags:
         for given in paths:
-            path = os.path.normpath(os.path.join(directory, os.path.expanduser(given)))
+            path = _absolute(given, directory)
             if not os.path.exists(path):
                 warnings.append(f"{flag} {given}: no such path, skipped")
                 continue
@@ -147,28 +163,6 @@ def _wrong_kind(flag: str, given: str, *, is_file: bool) -> UsageError:
     expected, got = ("a file", "a directory") if is_file else ("a directory", "a file")
     other = flag.removesuffix("-file") if is_file else f"{flag}-file"
     return UsageError(f"{flag}: expected {expected}, got {got}: {given}", hint=f"use {other}")
-
-
-def _refuse_protected(grant: Grant, denied: Sequence[str], state_root: Path) -> None:
-    real = grant.real
-    state = os.path.realpath(state_root)
-    if real == state or is_below(real, state) or is_below(state, real):
-        raise UsageError(
-            f"{grant.source} {grant.path} covers the audit state directory {state}",
-            hint="grant a smaller directory, or move the state with --audit-dir",
-        )
-    for path in denied:
-        protected = os.path.realpath(path)
-        if real == protected or is_below(real, protected):
-            raise UsageError(
-                f"{grant.source} {grant.path} is protected (secrets or shell start-up files)",
-                hint="grant something else; what nono's deny groups name stays closed",
-            )
-        if not grant.is_file and is_below(protected, real):
-            raise UsageError(
-                f"{grant.source} {grant.path} would open {path}, which is protected",
-                hint="grant the directories below it that the command needs",
-            )
 
 
 def _group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:

@@ -15,9 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from nono_trio.errors import CageFailed
 from nono_trio.sandbox import protocol
 
 Isolation = Literal["namespace", "landlock", "none"]
+
+# 25 ms on a quiet machine; ten seconds is a machine that swaps, more is a launcher that hangs.
+LAUNCH_SECONDS = 10.0
+# The steps that a kernel, a container or a hardened distribution refuses, where `auto` falls back.
+NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system view"})
 
 # Isolated from environment and site-packages; appended last, so that the directory the package
 # was installed to can't stand in for the standard library.
@@ -26,6 +32,10 @@ _PROGRAM = (
     " from nono_trio.sandbox.launcher import main; main(int(sys.argv[1]))"
 )
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+
+
+class NamespacesRefused(CageFailed):
+    """This machine refuses what namespace isolation needs."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class CagePlan:
     view: list[tuple[str, bool]]
     private: list[str]
     directories: list[str]
+    covered: list[str]
     directory: str
     executable: str
     command: list[str]
@@ -76,3 +87,38 @@ def spawn(plan: CagePlan) -> Launched:
         pid = os.posix_spawn(sys.executable, argv, {})
     protocol.send(ours, {"start": asdict(plan)})
     return Launched(pid, ours, isolated=plan.isolation == "namespace")
+
+
+def await_ready(launched: Launched) -> dict[str, socket.socket]:
+    """Wait until the child is shut in; return the listening sockets by name.
+
+    Blocking, before the event loop starts: whether this machine can build the cage has to be
+    known before a session is recorded. Raises CageFailed with the step that failed.
+    """
+    launched.control.settimeout(LAUNCH_SECONDS)
+    decoder = protocol.Decoder()
+    try:
+        while (found := decoder.next()) is None:
+            if not protocol.read_once(launched.control, decoder):
+                raise CageFailed("the cage's launcher ended before it said why")
+    except TimeoutError:
+        raise CageFailed(f"the cage was not ready within {LAUNCH_SECONDS:.0f} s") from None
+    message, descriptors = found
+    ready = message.get("ready")
+    if not isinstance(ready, dict):
+        raise launch_error(message)
+    return {
+        name: socket.socket(fileno=descriptor)
+        for name, descriptor in zip(ready["sockets"], descriptors, strict=True)
+    }
+
+
+def launch_error(message: dict[str, object]) -> CageFailed:
+    """Turn what the launcher said instead of "ready" into an error for a person."""
+    failed = message.get("failed")
+    if not isinstance(failed, dict):
+        return CageFailed(f"unexpected word from the cage's launcher: {sorted(message)}")
+    text = f"the cage could not be built: {failed.get('stage')}: {failed.get('text')}"
+    if failed.get("stage") in NAMESPACE_STAGES:
+        return NamespacesRefused(text, hint="see `nono-trio doctor`, or use --isolation landlock")
+    return CageFailed(text)

@@ -24,6 +24,7 @@ from nono_trio.sandbox import system
 _STAGING = "/tmp"
 _OLD = "/old"
 _NEW = "/new"
+_COVER = "/.closed"  # the empty file that stands in for a closed one
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {
     "fd": "/proc/self/fd",
@@ -35,12 +36,15 @@ _DEVICE_LINKS = {
 _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
-def build_view(paths: list[tuple[str, bool]], private: list[str], directories: list[str]) -> None:
+def build_view(
+    paths: list[tuple[str, bool]], private: list[str], directories: list[str], covered: list[str]
+) -> None:
     """Make the new root and enter it.
 
     `paths` are bound from the host, each with whether it may be written; `private` become empty
     tmpfs mounts (mode 1777), and `directories` are made empty so that they can be named (the
-    home, the start directory). Raises OSError with the path that could not be mounted.
+    home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
+    something empty that nobody may open. Raises OSError with the path that could not be mounted.
     """
     _enter_staging()
     view = _View()
@@ -57,6 +61,8 @@ def build_view(paths: list[tuple[str, bool]], private: list[str], directories: l
             view.bind(path, writable=shown[path])
     for path in directories:
         view.make_directory(path)
+    for path in covered:
+        view.cover(path)
     _mount_system(view)
     os.chdir(_NEW)
     system.pivot_root(".", ".")
@@ -106,6 +112,19 @@ class _View:
         flags = system.MS_NOSUID | system.MS_NODEV
         system.mount("tmpfs", _NEW + path, "tmpfs", flags, "mode=1777")
         self._mounts[path] = "private"
+
+    def cover(self, real: str) -> None:
+        """Hide what is at `real`; nothing to do where the view does not show it."""
+        if not os.path.lexists(_NEW + real):
+            return
+        if os.path.isdir(_NEW + real):
+            flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
+            system.mount("tmpfs", _NEW + real, "tmpfs", flags, "mode=0,size=4k")
+        else:
+            self._make_file(_COVER)
+            os.chmod(_NEW + _COVER, 0)
+            system.mount(_NEW + _COVER, _NEW + real, "", system.MS_BIND)
+        system.make_read_only(_NEW + real)
 
     def make_directory(self, path: str) -> None:
         """Make `path` and what leads to it, as empty directories where nothing is bound."""

@@ -18,7 +18,6 @@ from msgspec import UNSET
 from nono_trio.audit.writer import rfc3339
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
-from nono_trio.errors import CageFailed
 from nono_trio.proxy.server import Proxy
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.shutdown import Shutdown
 
-# 25 ms on a quiet machine; ten seconds is a machine that swaps, more is a launcher that hangs.
-LAUNCH_SECONDS = 10.0
 # A program of a few hundred MB on a cold disk; the child's end never waits longer for its hash.
 HASH_SECONDS = 2.0
 TIMED_OUT = 124  # as timeout(1)
@@ -48,6 +45,7 @@ class ChildFront:
     def __init__(
         self,
         launched: Launched,
+        sockets: dict[str, socket.socket],
         run: PreparedRun,
         record: SessionRecord,
         shutdown: Shutdown,
@@ -56,6 +54,7 @@ class ChildFront:
         timeout_seconds: float | None,
     ) -> None:
         self._launched = launched
+        self._sockets = sockets
         self._run = run
         self._record = record
         self._shutdown = shutdown
@@ -66,11 +65,12 @@ class ChildFront:
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
         async with Cage(self._launched) as cage:
-            listener = await self._listener(cage)
             await recorder.record_payload(_runtime(self._run))
             proxy = Proxy(self._run.policy, recorder, self._run.token)
             async with trio.open_nursery() as front:
-                front.start_soon(_serve_until_asked, proxy, listener, handlers, self._shutdown)
+                front.start_soon(
+                    _serve_until_asked, proxy, self._sockets["proxy"], handlers, self._shutdown
+                )
                 front.start_soon(self._end_in_time)
                 hashed = trio.Event()
                 front.start_soon(self._identify, hashed)
@@ -86,14 +86,6 @@ class ChildFront:
                     await hashed.wait()
                 front.cancel_scope.cancel(reason="the child has ended")
         return TIMED_OUT if self._timed_out else ended.exit_code
-
-    async def _listener(self, cage: Cage) -> socket.socket:
-        """Wait until the child is shut in; return the socket that the proxy listens on."""
-        with trio.move_on_after(LAUNCH_SECONDS) as launching:
-            sockets = await cage.sockets()
-        if launching.cancelled_caught:
-            raise CageFailed(f"the cage was not ready within {LAUNCH_SECONDS:.0f} s")
-        return self._run.listener or sockets["proxy"]
 
     async def _end_in_time(self) -> None:
         if self._timeout_seconds is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.recorder import AuditMode, AuditSync
     from nono_trio.sandbox.plan import FileOptions
 
-IsolationChoice = Literal["auto", "namespace", "none"]
+IsolationChoice = Literal["auto", "namespace", "landlock", "none"]
 
 
 @dataclass(frozen=True)

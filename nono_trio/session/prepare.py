@@ -11,15 +11,18 @@ import secrets
 import shutil
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.core.policy import Policy
-from nono_trio.errors import CageFailed, CommandNotFound, UsageError
+from nono_trio.errors import CageFailed, UsageError
+from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI, cage_files, enforcement, left_open
 from nono_trio.sandbox.library import library_path, load_library
-from nono_trio.sandbox.plan import PRIVATE, FilePlan, plan_files
+from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.session.environment import child_environment
+from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -31,18 +34,14 @@ if TYPE_CHECKING:
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
 
-# Landlock's and the view's grants for what the view makes new: private, so free to use.
-_PRIVATE_GRANTS = [
-    ("/proc", "read", False),
-    ("/dev/pts", "readwrite", False),
-    *((path, "readwrite", False) for path in PRIVATE),
-    *((f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "full", "tty")),
-]
-
 
 @dataclass
 class PreparedRun:
-    """A run whose every part was accepted; `listener` is the host's, when nothing isolates."""
+    """A run whose every part was accepted.
+
+    `listener` is the host's, and `temporary` a directory of the session's own, where there is no
+    network and no /tmp of the child's own.
+    """
 
     plan: CagePlan
     files: FilePlan
@@ -54,6 +53,15 @@ class PreparedRun:
     landlock_abi: str | None
     warnings: list[str]
     listener: socket.socket | None
+    temporary: str | None
+
+    def close(self) -> None:
+        """Give back what belongs to this run alone."""
+        self.terminal.close()
+        if self.listener is not None:
+            self.listener.close()
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def new_token() -> str:
@@ -68,8 +76,11 @@ def build_policy(network: NetworkOptions) -> Policy:
     )
 
 
-def prepare_run(options: RunOptions) -> PreparedRun:
-    """Resolve everything; raises UsageError, CommandNotFound or CageFailed."""
+def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> PreparedRun:
+    """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
+
+    `isolation` overrides the options': `auto` begins with namespaces and falls back.
+    """
     if not sys.platform.startswith("linux"):
         raise CageFailed(
             f"the cage needs Linux (namespaces, Landlock), got {sys.platform}",
@@ -77,34 +88,43 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         )
     network = options.session.network
     policy = build_policy(network)
+    chosen = isolation or ("namespace" if options.isolation == "auto" else options.isolation)
     library_file = _library_path()
     library = load_library(library_file)
-    files = plan_files(options.files, options.session.audit.state_root, library)
-    isolation: Isolation = "none" if options.isolation == "none" else "namespace"
-    sandbox = options.sandbox
-    command = [*options.command]
-    executable = _find_executable(command[0], options.files.workdir or os.getcwd())
-    if sandbox:
-        _require_covered(command[0], executable, files, isolated=isolation == "namespace")
-    listener = listen(network.proxy_port) if isolation == "none" else None
+    files = plan_files(
+        options.files,
+        options.session.audit.state_root,
+        library,
+        can_cover=chosen == "namespace",
+    )
+    executable = find_executable(options.command[0], options.files.workdir or os.getcwd())
+    if options.sandbox:
+        require_covered(options.command[0], executable, files)
+    abi = _landlock_abi(library, chosen) if options.sandbox or chosen == "landlock" else None
+    listener = None if chosen == "namespace" else listen(network.proxy_port)
     port = listener.getsockname()[1] if listener else network.proxy_port or _any_port()
     terminal = Terminal()
     token = new_token()
-    abi = _landlock_abi(library) if sandbox else None
+    temporary = None
+    if options.sandbox and chosen != "namespace":
+        temporary = tempfile.mkdtemp(prefix="nono-trio-")
+    caged = cage_files(files, chosen, sandbox=options.sandbox, temporary=temporary)
     plan = CagePlan(
-        isolation=isolation,
+        isolation=chosen,
         library=library_file,
-        landlock=sandbox,
-        grants=_landlock_grants(files, isolated=isolation == "namespace"),
-        view=_view(files) if sandbox else [("/", True)],
-        private=_private(files) if sandbox else [],
-        directories=[path for path in (os.environ.get("HOME", ""), files.directory) if path],
-        directory=files.directory if sandbox else os.getcwd(),
+        landlock=options.sandbox,
+        grants=caged.grants,
+        view=caged.view,
+        private=caged.private,
+        directories=caged.directories,
+        covered=caged.covered,
+        directory=caged.directory,
         executable=executable,
-        command=command,
+        command=[*options.command],
         environment=child_environment(
             options.environment, token=token, port=port, allowed=network.allow
-        ),
+        )
+        | _temporary_variables(options, files, temporary),
         foreground=terminal.is_ours,
         port=port,
     )
@@ -115,11 +135,24 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         token=token,
         terminal=terminal,
         executable=executable,
-        enforcement=_enforcement(plan, abi),
+        enforcement=enforcement(plan, abi),
         landlock_abi=abi,
-        warnings=[*files.warnings, *_ways_out(plan)],
+        warnings=[*files.warnings, *left_open(plan)],
         listener=listener,
+        temporary=temporary,
     )
+
+
+def _temporary_variables(
+    options: RunOptions, files: FilePlan, temporary: str | None
+) -> dict[str, str]:
+    """Point programs to a temporary directory that they may use: the caller's, if granted."""
+    inherited = options.environment.get("TMPDIR")
+    if inherited and (not options.sandbox or files.covers(inherited, "write")):
+        return {}
+    if temporary is None and inherited is None:
+        return {}
+    return dict.fromkeys(("TMPDIR", "TMP", "TEMP"), temporary or "/tmp")
 
 
 def listen(port: int, address: str = "127.0.0.1") -> socket.socket:
@@ -150,7 +183,8 @@ def _any_port() -> int:
     return _PORTS[secrets.randbelow(len(_PORTS))]
 
 
-def _landlock_abi(library: ModuleType) -> str:
+def _landlock_abi(library: ModuleType, isolation: Isolation) -> str:
+    """Return the kernel's Landlock ABI; raises CageFailed when it can't do what is asked of it."""
     try:
         version: str = library.detect_abi().version
     except RuntimeError as error:
@@ -158,86 +192,9 @@ def _landlock_abi(library: ModuleType) -> str:
             f"this kernel has no Landlock: {error}",
             hint="`--no-sandbox` runs without the file sandbox (recorded in the log)",
         ) from error
+    if isolation == "landlock" and int(version.removeprefix("V")) < FIRST_NETWORK_ABI:
+        raise CageFailed(
+            f"landlock isolation needs Landlock ABI {FIRST_NETWORK_ABI} (Linux 6.7), got {version}",
+            hint="`--isolation none` runs without an isolated network (recorded in the log)",
+        )
     return version
-
-
-def _landlock_grants(files: FilePlan, *, isolated: bool) -> list[tuple[str, str, bool]]:
-    grants = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
-    return grants + _PRIVATE_GRANTS if isolated else grants + _HOST_GRANTS
-
-
-# Without a view of its own the child sees the host's: what the groups grant there.
-_HOST_GRANTS = [
-    ("/proc", "read", False),
-    ("/tmp", "readwrite", False),
-    ("/dev/shm", "readwrite", False),
-    ("/dev/pts", "readwrite", False),
-    ("/dev/ptmx", "readwrite", True),
-    *((f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "full", "tty")),
-]
-
-
-def _view(files: FilePlan) -> list[tuple[str, bool]]:
-    return [(grant.path, grant.access != "read") for grant in files.grants]
-
-
-def _private(files: FilePlan) -> list[str]:
-    granted = {os.path.realpath(path) for path in files.user_paths}
-    return [path for path in PRIVATE if path not in granted]
-
-
-def _find_executable(command: str, directory: str) -> str:
-    """Return the absolute path of `command`, as execvp would find it from `directory`."""
-    if "/" in command:
-        path = os.path.abspath(os.path.join(directory, command))
-        if not os.path.exists(path):
-            raise CommandNotFound(f"no such command: {command}")
-    else:
-        found = shutil.which(command)
-        if found is None:
-            raise CommandNotFound(f"no such command on PATH: {command}")
-        path = os.path.abspath(found)
-    if os.path.isdir(path) or not os.access(path, os.X_OK):
-        raise CageFailed(f"{command} is not executable: {path}")
-    return os.path.normpath(path)
-
-
-def _require_covered(command: str, executable: str, files: FilePlan, *, isolated: bool) -> None:
-    """The program, and the directory that its name stands in, must be inside the cage."""
-    if files.covers(executable, "read") is None:
-        outside = os.path.realpath(executable)
-    elif (
-        isolated
-        and files.covers(os.path.dirname(executable), "read") is None
-        and (os.path.islink(executable))
-    ):
-        outside = executable
-    else:
-        return
-    raise CageFailed(
-        f"{command} is outside what the cage may read: {outside}",
-        hint=f"grant it with --read {os.path.dirname(outside)}",
-    )
-
-
-def _enforcement(plan: CagePlan, abi: str | None) -> list[str]:
-    """Name what holds, for the log and for `audit show`."""
-    held = []
-    if plan.isolation == "namespace":
-        held += [
-            "network namespace: loopback only, the proxy's socket is the only way out",
-            "mount namespace: only what is granted exists, /tmp and /dev/shm are private",
-            "PID, IPC and user namespaces, capabilities dropped",
-        ]
-    if plan.landlock:
-        held.append(f"Landlock ABI {abi}: files, signals and abstract sockets")
-    return [*held, "no new privileges"]
-
-
-def _ways_out(plan: CagePlan) -> list[str]:
-    warnings = []
-    if plan.isolation == "none":
-        warnings.append("--isolation none: the command can reach any network past the proxy")
-    if not plan.landlock:
-        warnings.append("--no-sandbox: the command can read and write any file that you can")
-    return warnings

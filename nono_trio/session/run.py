@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
 from nono_trio.errors import AuditLost
-from nono_trio.sandbox.spawn import spawn
+from nono_trio.sandbox.spawn import NamespacesRefused, await_ready, spawn
 
 if TYPE_CHECKING:
     import socket
@@ -44,7 +44,8 @@ class Finished:
 def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners) -> Finished:
     """Run a prepared command to its end and seal its log. Blocking; main thread only.
 
-    Raises AuditLost when the session's files can't be created: then nothing was executed.
+    Raises CageFailed or AuditLost when the cage or the session's files can't be made: then
+    nothing was executed.
     """
     launched = spawn(prepared.plan)
     try:
@@ -52,6 +53,18 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
 
         from nono_trio.session.fronts import ChildFront
 
+        try:
+            sockets = await_ready(launched)
+        except NamespacesRefused as refused:
+            if options.isolation != "auto":
+                raise
+            launched.abandon()
+            prepared.close()
+            prepared = _fall_back(options, refused, listeners)
+            launched = spawn(prepared.plan)
+            sockets = await_ready(launched)
+        if prepared.listener is not None:
+            sockets["proxy"] = prepared.listener
         record = _open_record(
             options.session,
             command=options.command,
@@ -64,6 +77,7 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
         supervisor = _supervisor(options.session, record, listeners)
         front = ChildFront(
             launched,
+            sockets,
             prepared,
             record,
             supervisor.shutdown,
@@ -73,7 +87,20 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
         return Finished(trio.run(supervisor.run, front), record)
     finally:
         launched.abandon()
-        prepared.terminal.close()
+        prepared.close()
+
+
+def _fall_back(
+    options: RunOptions, refused: NamespacesRefused, listeners: Listeners
+) -> PreparedRun:
+    """Prepare the run anew for Landlock, and say what that leaves open."""
+    from nono_trio.session.prepare import prepare_run
+
+    listeners.warn(f"warning: {refused.message}: falling back to --isolation landlock")
+    prepared = prepare_run(options, "landlock")
+    for warning in prepared.warnings:
+        listeners.warn(f"warning: {warning}")
+    return prepared
 
 
 def run_proxy(

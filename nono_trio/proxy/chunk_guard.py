@@ -1,0 +1,128 @@
+"""The framing of a chunked body, checked byte for byte before h11 reads it.
+
+h11 is lenient where two parsers can disagree: sizes of 20 hex digits, space after a size, a bare
+CR in a chunk extension, framing fields in trailers. What it is lenient about is refused here.
+
+Rules of this file: the guard only counts and checks, it changes nothing; what stands behind the end
+belongs to the next message; nothing is remembered but a started line of bounded length.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MAX_CHUNK_LINE: Final = 1024  # bytes; a size has 16, signatures in extensions about 100
+MAX_EXCESS: Final = 16 * 1024  # bytes of framing beyond what the data justifies (CVE-2023-39326)
+FREE_LINE: Final = 16  # bytes of framing that each chunk may cost; Go's net/http counts the same
+MAX_LINES: Final = 256  # at once; a read full of chunks of one byte would hold the loop for 0.1 s
+MAX_TRAILERS: Final = 8 * 1024  # bytes; they are dropped, so they need no more than a line's room
+
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_STARTED_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?")
+_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
+_STARTED_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*(?::[\t\x20-\x7e\x80-\xff]*)?\r?")
+_FORBIDDEN_TRAILERS: Final = frozenset(  # RFC 9110 6.5.1: framing, routing, authentication
+    {
+        b"authorization",
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+
+class BadBody(Exception):
+    """Framing that can be read in two ways; `reason` is printable and quotes nothing."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ChunkGuard:
+    """Finds the end of a chunked body (RFC 9112 7.1), its trailers included; `done` once it has."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._data_left = 0
+        self._line = b""
+        self._parse = self._size_line
+        self._started = _STARTED_SIZE_LINE
+        self._excess = 0
+        self._trailers = 0
+
+    def take(self, raw: bytes) -> int:
+        """How many bytes at the front of `raw` are good; the rest is for later or not ours.
+
+        Raises BadBody. The verdict does not depend on how the bytes were split.
+        """
+        at, lines = 0, 0
+        while at < len(raw) and not self.done and lines < MAX_LINES:
+            if self._data_left:
+                skipped = min(self._data_left, len(raw) - at)
+                self._data_left -= skipped
+                at += skipped
+            else:
+                at = self._take_line(raw, at)
+                lines += 1
+        return at
+
+    def _take_line(self, raw: bytes, at: int) -> int:
+        """Complete or lengthen the line that starts at `at`; returns where it ends."""
+        room = MAX_CHUNK_LINE - len(self._line)
+        end = raw.find(b"\n", at, at + room) + 1
+        piece = raw[at : end or at + room]
+        self._line += piece
+        if end:
+            line, self._line = self._line, b""
+            self._parse(line)
+        elif len(self._line) >= MAX_CHUNK_LINE:
+            raise BadBody(f"a line of the chunked body is longer than {MAX_CHUNK_LINE} bytes")
+        elif not self._started.fullmatch(self._line):
+            raise BadBody("the chunked body is malformed")
+        return at + len(piece)
+
+    def _size_line(self, line: bytes) -> None:
+        match = _SIZE_LINE.fullmatch(line)
+        if match is None:
+            raise BadBody("a chunk size is malformed")
+        size = int(match[1], 16)
+        self._excess = max(0, self._excess + len(line) - FREE_LINE - 2 * size)
+        if self._excess > MAX_EXCESS:
+            raise BadBody("the chunked body has more framing than data")
+        if size:
+            self._data_left = size
+            self._parse, self._started = self._data_end, _CR_OR_NOTHING
+        else:
+            self._parse, self._started = self._trailer_line, _STARTED_TRAILER
+
+    def _data_end(self, line: bytes) -> None:
+        if line != b"\r\n":
+            raise BadBody("a chunk is longer than its size")
+        self._parse, self._started = self._size_line, _STARTED_SIZE_LINE
+
+    def _trailer_line(self, line: bytes) -> None:
+        if line == b"\r\n":
+            self.done = True
+            return
+        match = _TRAILER.fullmatch(line)
+        if match is None:
+            raise BadBody("a trailer field is malformed")
+        if match[1].lower() in _FORBIDDEN_TRAILERS:
+            raise BadBody("a trailer field must not change framing, routing or authentication")
+        self._trailers += len(line)
+        if self._trailers > MAX_TRAILERS:
+            raise BadBody(f"the trailers are longer than {MAX_TRAILERS} bytes")
+
+
+_CR_OR_NOTHING = re.compile(rb"\r?")

@@ -1,0 +1,111 @@
+"""From resolved grants to what the launcher is told: one plan for each way to isolate.
+
+`namespace` shuts the network off and shows only what is granted; `landlock` is what is left where
+user namespaces are refused; `none` is a way out that has to be asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nono_trio.sandbox.plan import PRIVATE
+
+if TYPE_CHECKING:
+    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.sandbox.spawn import CagePlan, Isolation
+
+_DEVICES = [(f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "full", "tty")]
+
+# What the view makes new, and so is free to use.
+_PRIVATE_GRANTS = [
+    ("/proc", "read", False),
+    ("/dev/pts", "readwrite", False),
+    *((path, "readwrite", False) for path in PRIVATE),
+    *_DEVICES,
+]
+
+# Without a view of its own the child sees the host's. Not its /tmp and /dev/shm, which are full of
+# other programs' files: it gets a temporary directory of the session's own instead.
+_HOST_GRANTS = [
+    ("/proc", "read", False),
+    ("/dev/pts", "readwrite", False),
+    ("/dev/ptmx", "readwrite", True),
+    *_DEVICES,
+]
+
+# Landlock restricts TCP since ABI 4 (Linux 6.7).
+FIRST_NETWORK_ABI = 4
+
+
+@dataclass(frozen=True)
+class CageFiles:
+    """The file side of a cage plan."""
+
+    grants: list[tuple[str, str, bool]]
+    view: list[tuple[str, bool]]
+    private: list[str]
+    directories: list[str]
+    covered: list[str]
+    directory: str
+
+
+def cage_files(
+    files: FilePlan, isolation: Isolation, *, sandbox: bool, temporary: str | None
+) -> CageFiles:
+    """Return what is granted, shown and covered; everything is shown when `sandbox` is off.
+
+    `temporary` is the session's own temporary directory, where there is no private /tmp.
+    """
+    home = os.environ.get("HOME", "")
+    granted = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
+    fresh = [*(_PRIVATE_GRANTS if isolation == "namespace" else _HOST_GRANTS)]
+    if temporary is not None:
+        fresh.append((temporary, "readwrite", False))
+    if not sandbox:
+        return CageFiles([], [("/", True)], [], [], [], os.getcwd())
+    by_name = {os.path.realpath(path) for path in files.user_paths}
+    return CageFiles(
+        grants=granted + fresh,
+        view=[(grant.path, grant.access != "read") for grant in files.grants],
+        private=[path for path in PRIVATE if path not in by_name],
+        directories=[path for path in (home, files.directory) if path],
+        covered=list(files.covered),
+        directory=files.directory,
+    )
+
+
+def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
+    """Name what holds, for the log and for `audit show`."""
+    held = []
+    if plan.isolation == "namespace":
+        held += [
+            "network namespace: loopback only, the proxy's socket is the only way out",
+            "mount namespace: only what is granted exists, /tmp and /dev/shm are private",
+            "PID, IPC and user namespaces, capabilities dropped",
+        ]
+    if plan.isolation == "landlock":
+        held += [
+            f"Landlock TCP rules: connect to port {plan.port} only",
+            "seccomp: no UDP, raw, packet, vsock, netlink or io_uring",
+            "capabilities dropped, the tree ends with the session",
+        ]
+    if plan.landlock:
+        held.append(f"Landlock ABI {abi}: files, signals and abstract sockets")
+    return [*held, "no new privileges"]
+
+
+def left_open(plan: CagePlan) -> list[str]:
+    """Name what this cage does not stop and a whole one would."""
+    warnings = []
+    if plan.isolation == "landlock":
+        warnings.append(
+            f"landlock isolation leaves open: TCP to port {plan.port} of any address, and"
+            " sockets of other programs that have a path in the file system"
+        )
+    if plan.isolation == "none":
+        warnings.append("--isolation none: the command can reach any network past the proxy")
+    if not plan.landlock:
+        warnings.append("--no-sandbox: the command can read and write any file that you can")
+    return warnings

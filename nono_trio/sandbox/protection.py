@@ -1,0 +1,98 @@
+"""What stays closed even inside a grant: secrets, shell start-up files, our own state.
+
+A grant is refused, never narrowed silently, unless the closed part can be covered by a mount. The
+state directory can't be opened by any flag but by moving it: a child that can write its own log
+makes every promise about it void.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from nono_trio.sandbox.plan import Grant
+
+_LIFT = "--bypass-protection"
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Tell whether `path` lies strictly inside `directory` (both without symlinks)."""
+    return path != directory and path.startswith(directory.rstrip("/") + "/")
+
+
+@dataclass(frozen=True)
+class Protection:
+    """The closed paths of one run; `lifted` are those that the user opened by name."""
+
+    denied: tuple[str, ...]
+    lifted: tuple[str, ...]
+    state: str
+    home: str
+
+    @classmethod
+    def build(
+        cls, denied: Sequence[str], bypass: Sequence[str], directory: str, state_root: Path
+    ) -> Protection:
+        """Resolve the lists; raises UsageError for a bypass that opens nothing."""
+        home = os.path.realpath(os.path.expanduser("~"))
+        lifted = tuple(
+            os.path.realpath(os.path.join(directory, os.path.expanduser(path))) for path in bypass
+        )
+        real = {path: os.path.realpath(path) for path in denied}
+        for given, path in zip(bypass, lifted, strict=True):
+            if path != home and path not in real.values():
+                raise UsageError(
+                    f"{_LIFT} {given}: nothing protects that path",
+                    hint="see `nono-trio why --path` for what closes a path",
+                )
+        kept = tuple(path for path in denied if real[path] not in lifted)
+        return cls(kept, lifted, os.path.realpath(state_root), home)
+
+    def inside(self, grant: Grant, can_cover: bool) -> list[str]:
+        """Return the closed paths (without symlinks) inside `grant` that exist, to be covered.
+
+        Raises UsageError when the grant must not be given at all.
+        """
+        real = grant.real
+        if real == self.state or is_below(real, self.state) or is_below(self.state, real):
+            raise UsageError(
+                f"{grant.source} {grant.path} covers the audit state directory {self.state}",
+                hint="grant a smaller directory, or move the state with --audit-dir",
+            )
+        self._refuse_writable_home(grant, real)
+        covered = []
+        for path in self.denied:
+            closed = os.path.realpath(path)
+            if real == closed or is_below(real, closed):
+                raise UsageError(
+                    f"{grant.source} {grant.path} is protected (secrets or start-up files)",
+                    hint=f"lift it with {_LIFT} {path} if the command must have it",
+                )
+            if grant.is_file or not is_below(closed, real):
+                continue
+            if not can_cover:
+                raise UsageError(
+                    f"{grant.source} {grant.path} would open {path}, which is protected, and"
+                    " Landlock can't close a path inside an open directory",
+                    hint=f"grant what is needed below it, or lift it with {_LIFT} {path}",
+                )
+            if os.path.exists(closed):
+                covered.append(closed)
+        return covered
+
+    def _refuse_writable_home(self, grant: Grant, real: str) -> None:
+        """A start-up file that does not exist yet can't be covered, and would run later."""
+        holds_home = real == self.home or is_below(self.home, real)
+        if holds_home and grant.access != "read" and self.home not in self.lifted:
+            raise UsageError(
+                f"{grant.source} {grant.path} would let the command create start-up files in your"
+                f" home {self.home}",
+                hint=f"grant directories below it, or lift this with {_LIFT} {self.home}",
+            )

@@ -1,0 +1,46 @@
+"""The command's program: found as execvp would, and inside what the cage may read.
+
+Checked before anything is started, so that the answer can say which grant would do; the kernel's
+own answer, after the exec, could only be "permission denied".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from nono_trio.errors import CageFailed, CommandNotFound
+
+if TYPE_CHECKING:
+    from nono_trio.sandbox.plan import FilePlan
+
+
+def find_executable(command: str, directory: str) -> str:
+    """Return the absolute path of `command`, seen from `directory`.
+
+    Raises CommandNotFound, or CageFailed when it is there but not executable.
+    """
+    if "/" in command:
+        path = os.path.abspath(os.path.join(directory, command))
+        if not os.path.exists(path):
+            raise CommandNotFound(f"no such command: {command}")
+    else:
+        found = shutil.which(command)
+        if found is None:
+            raise CommandNotFound(f"no such command on PATH: {command}")
+        path = os.path.abspath(found)
+    if os.path.isdir(path) or not os.access(path, os.X_OK):
+        raise CageFailed(f"{command} is not executable: {path}")
+    return path
+
+
+def require_covered(command: str, executable: str, files: FilePlan) -> None:
+    """Raise CageFailed unless the program, and the name it is called by, are inside the cage."""
+    for path in (os.path.realpath(executable), os.path.dirname(executable)):
+        if files.covers(path, "read") is None and files.covers(executable, "read") is None:
+            directory = path if os.path.isdir(path) else os.path.dirname(path)
+            raise CageFailed(
+                f"{command} is outside what the cage may read: {path}",
+                hint=f"grant it with --read {directory}",
+            )
