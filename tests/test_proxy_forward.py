@@ -59,21 +59,28 @@ async def test_one_connection_serves_many_requests_and_reuses_the_upstream():
 
 
 async def test_another_upstream_gets_a_connection_of_its_own():
-    async with serving() as one, serving() as two, running(LOOPBACK) as proxy:
-        async with proxy.client() as wire:
-            for origin in (one, two, one):
-                await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/small"))
+    async with (
+        serving() as one,
+        serving() as two,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        for origin in (one, two, one):
+            await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/small"))
         assert (one.connections, two.connections) == (2, 1)
 
 
 async def test_an_upstream_that_closed_between_requests_is_dialled_again():
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    async with serving(says(response)) as origin, running(LOOPBACK) as proxy:
-        async with proxy.client() as wire:
-            for _ in range(5):
-                answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
-                assert answer is not None
-                assert (answer.status, answer.body) == (200, b"ok")
+    async with (
+        serving(says(response)) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        for _ in range(5):
+            answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
+            assert answer is not None
+            assert (answer.status, answer.body) == (200, b"ok")
 
 
 async def test_pipelined_requests_are_answered_in_order():
@@ -237,12 +244,15 @@ async def test_a_truncated_response_is_truncated_for_the_client(response):
 
 
 async def test_a_truncated_chunked_response_resets_an_old_client():
-    async with serving(says(TRUNCATED[2])) as origin, running(LOOPBACK) as proxy:
-        async with proxy.client() as wire:
-            request = http("GET", f"http://127.0.0.1:{origin.port}/")
-            await wire.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
-            with pytest.raises(trio.BrokenResourceError):
-                await wire.receive_exactly(1 << 20)
+    async with (
+        serving(says(TRUNCATED[2])) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        request = http("GET", f"http://127.0.0.1:{origin.port}/")
+        await wire.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        with pytest.raises(trio.BrokenResourceError):
+            await wire.receive_exactly(1 << 20)
 
 
 FAULTY = {
@@ -285,12 +295,15 @@ async def test_a_response_that_can_be_read_in_two_ways_is_a_502(response):
 async def test_surplus_bytes_of_an_upstream_never_answer_the_next_request():
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
-    async with serving(says(response + evil)) as origin, running(LOOPBACK) as proxy:
-        async with proxy.client() as wire:
-            for _ in range(3):
-                answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
-                assert answer is not None
-                assert answer.body == b"ok"
+    async with (
+        serving(says(response + evil)) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        for _ in range(3):
+            answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
+            assert answer is not None
+            assert answer.body == b"ok"
 
 
 async def test_a_client_that_leaves_in_its_upload_is_no_denial():

@@ -118,12 +118,14 @@ async def test_a_slow_resolver_is_a_504():
 
 
 async def test_a_pin_is_dialled_without_dns():
-    async with serving() as origin:
-        async with running(["a.test:*"], resolve=[f"a.test:{origin.port}:127.0.0.1"]) as proxy:
-            answer = await proxy.ask(http("GET", f"http://a.test:{origin.port}/small"))
-            assert answer is not None
-            assert answer.body == b"ok"
-            assert proxy.resolver.asked == []
+    async with (
+        serving() as origin,
+        running(["a.test:*"], resolve=[f"a.test:{origin.port}:127.0.0.1"]) as proxy,
+    ):
+        answer = await proxy.ask(http("GET", f"http://a.test:{origin.port}/small"))
+        assert answer is not None
+        assert answer.body == b"ok"
+        assert proxy.resolver.asked == []
 
 
 async def test_a_busy_log_is_a_503_and_nothing_is_done():

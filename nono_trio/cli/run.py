@@ -43,6 +43,10 @@ _CAGE = (
     option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
     option("--proxy-port", type=PORT_RANGE, default=0, metavar="PORT",
            help="The proxy's port inside the cage  [default: any]"),
+    option("--open-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
+           help="Let the command reach PORT of the host's loopback; relayed and recorded."),
+    option("--listen-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
+           help="Let the host reach PORT of the command; relayed and recorded."),
     option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
            help="End the whole run after that long (exit code 124)."),
 )  # fmt: skip
@@ -95,6 +99,8 @@ def run(command: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401  (click
         ),
         isolation=given["isolation"],
         sandbox=not given["no_sandbox"],
+        open_ports=given["open_port"],
+        listen_ports=given["listen_port"],
         timeout_seconds=given["timeout"],
         environment=dict(os.environ),
     )

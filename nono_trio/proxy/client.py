@@ -48,7 +48,11 @@ class Client:
 
     @property
     def watch(self) -> Watch:
-        """The place of the socket in the readiness table, made when it is first needed."""
+        """The socket's place in the readiness table, made when it is first needed."""
+        return self.register()
+
+    def register(self) -> Watch:
+        """Take a place in the readiness table. Raises OSError when the system has no room."""
         if self._watch is None:
             self._watch = self._readiness.watch(self.sock, "client", self.waker)
         return self._watch
@@ -67,7 +71,7 @@ class Client:
     async def pause(self) -> None:
         """Wait until something happens to a socket of this client's. Raises Expired."""
         if self._watch is None:
-            self._watch = self._readiness.watch(self.sock, "client", self.waker)
+            self.register()
         if not self.expired:
             await self.waker.sleep()
         if self.expired:

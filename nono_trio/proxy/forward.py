@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.upstream import Upstream
 
 TURN_PIECES: Final = 4  # pieces of at most 64 KiB or 256 chunks before others get their turn
-REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.2, those without a body
+REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
 
 
 class Exchange:
@@ -98,12 +98,11 @@ class Exchange:
         return self.keeps_client and self.download.keeps_upstream
 
     @property
-    def may_repeat(self) -> bool:
-        """Whether the request can go out again on a new connection: the upstream closed this one
-        before a byte of an answer, as it may between two requests."""
-        return (
-            self.closed_by == "upstream"
-            and self.download.received == 0
-            and self._head.method in REPEATABLE
-            and self._head.body == "none"
-        )
+    def was_stale(self) -> bool:
+        """Whether the upstream closed before a byte of an answer, as it may between requests."""
+        return self.closed_by == "upstream" and self.download.received == 0
+
+
+def is_repeatable(head: RequestHead) -> bool:
+    """Whether a request may go out twice without doing anything twice."""
+    return head.method in REPEATABLE and head.body == "none"

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.core.events import Flow
 from nono_trio.core.heads import BadRequest, head_end
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy import answers
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.connect import Tunnel
 from nono_trio.proxy.contracts import DialFailed
-from nono_trio.proxy.decisions import Refusal, Subject, allowed, denied
-from nono_trio.proxy.forward import Exchange
+from nono_trio.proxy.decisions import Refusal, allowed, denied
+from nono_trio.proxy.flows import Opened
+from nono_trio.proxy.forward import Exchange, is_repeatable
 from nono_trio.proxy.limits import MAX_CHALLENGES
 from nono_trio.proxy.request import PlainRequest, Request, malformed_subject
 from nono_trio.proxy.resolve import AddressDenied, Directory
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nono_trio.audit.recorder import RecordsDecisions
-    from nono_trio.core.events import ClosedBy
     from nono_trio.proxy.contracts import Dialler
     from nono_trio.proxy.gate import Gate
     from nono_trio.proxy.limits import Limits
@@ -209,6 +207,7 @@ class Handler:
 
     async def _reach(self, request: Request) -> Upstream | None:
         """Find, check and dial the upstream of an allowed request; None if that was refused."""
+        self._client.register()  # before anything is open that a failure would leave behind
         try:
             addresses = await self._at.directory.addresses(request.host, request.port)
             sock, address = await self._at.dialler(addresses, request.port)
@@ -238,10 +237,10 @@ class Handler:
 
     async def _forward(self, request: Request, plain: PlainRequest, sequence: int) -> bool:
         """Pass one plain request on; whether another may follow."""
-        upstream = self._take_spare((request.host.name, request.port))
+        upstream = self._take_spare(request)
         if upstream is not None:
             exchange = await self._exchange(request, plain, sequence, upstream)
-            if not exchange.may_repeat:
+            if not exchange.was_stale:
                 return await self._conclude(request, exchange)
         upstream = await self._reach(request)
         if upstream is None:
@@ -249,13 +248,20 @@ class Handler:
         exchange = await self._exchange(request, plain, sequence, upstream)
         return await self._conclude(request, exchange)
 
-    def _take_spare(self, key: tuple[str, int]) -> Upstream | None:
-        """The upstream of the last request, if it can serve this one."""
+    def _take_spare(self, request: Request) -> Upstream | None:
+        """The upstream of the last request, if it can serve this one.
+
+        Only for what can go out again: the upstream may be closing the connection at this moment,
+        and then nobody can tell whether it acted on the request.
+        """
         spare, self._spare = self._spare, None
-        if spare is not None and (spare.key != key or not spare.is_idle()):
-            spare.close()
+        if spare is None:
             return None
-        return spare
+        same = spare.key == (request.host.name, request.port)
+        if same and is_repeatable(request.head) and spare.is_idle():
+            return spare
+        spare.close()
+        return None
 
     async def _exchange(
         self, request: Request, plain: PlainRequest, sequence: int, upstream: Upstream
@@ -289,28 +295,3 @@ class Handler:
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.reset()
         return False
-
-
-@dataclass(slots=True)
-class Opened:
-    """When and to where an allowed request was connected."""
-
-    subject: Subject
-    sequence: int
-    address: str
-    opened_unix_ms: int
-    started: float = field(default_factory=time.monotonic)
-
-    def flow(self, bytes_up: int, bytes_down: int, closed_by: ClosedBy) -> Flow:
-        """What came of it, now that it has ended."""
-        return Flow(
-            sequence=self.sequence,
-            target=self.subject.target,
-            port=self.subject.port,
-            address=self.address,
-            opened_unix_ms=self.opened_unix_ms,
-            duration_ms=int((time.monotonic() - self.started) * 1000),
-            bytes_up=bytes_up,
-            bytes_down=bytes_down,
-            closed_by=closed_by,
-        )

@@ -9,11 +9,12 @@ alive to do it, and is told by the end of the control socket.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import trio
 
@@ -65,6 +66,8 @@ class Cage:
         self._control.setblocking(False)
         self._decoder = protocol.Decoder()
         self._pidfd = os.pidfd_open(launched.pid)
+        self._connecting: dict[int, _Connecting] = {}
+        self._next_identity = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,15 +122,42 @@ class Cage:
         """
         while True:
             try:
-                message, _ = await self._receive()
+                message, descriptors = await self._receive()
             except CageFailed:
                 return ChildEnded(None, signal.SIGKILL)
+            if isinstance(identity := message.get("connecting"), int):
+                self._connected(identity, int(str(message["errno"])), descriptors)
             if isinstance(number := message.get("stopped"), int):
                 return ChildStopped(number)
             if isinstance(number := message.get("killed"), int):
                 return ChildEnded(None, number)
             if isinstance(code := message.get("exited"), int):
                 return ChildEnded(code, None)
+
+    async def connect(self, port: int) -> socket.socket:
+        """Connect to `port` on the child's own loopback; a non-blocking stdlib socket.
+
+        Works while somebody awaits `next_event`. Raises OSError when nobody listens there. If
+        cancelled, the socket is closed as soon as it comes.
+        """
+        identity, self._next_identity = self._next_identity, self._next_identity + 1
+        connecting = self._connecting[identity] = _Connecting()
+        try:
+            await self._send({"connect": port, "id": identity})
+            return await connecting.connected()
+        except BaseException:
+            connecting.close()
+            raise
+        finally:
+            del self._connecting[identity]
+
+    def _connected(self, identity: int, number: int, descriptors: list[int]) -> None:
+        sock = socket.socket(fileno=descriptors[0])
+        connecting = self._connecting.get(identity)
+        if connecting is None:  # whoever asked was cancelled
+            sock.close()
+        else:
+            connecting.arrive(sock, number)
 
     async def signal(self, number: int) -> None:
         """Send a signal to the child's process group, once; nothing if the cage is gone."""
@@ -157,6 +187,35 @@ class Cage:
             if not protocol.read_once(self._control, self._decoder):
                 raise CageFailed("the cage's launcher ended before it said why")
         return found
+
+
+class _Connecting:
+    """A connection into the cage that was asked for: first its socket comes, then its outcome."""
+
+    def __init__(self) -> None:
+        self._arrived = trio.Event()
+        self._sock: socket.socket | None = None
+        self._number = 0
+
+    def arrive(self, sock: socket.socket, number: int) -> None:
+        self._sock = sock
+        self._number = number
+        self._arrived.set()
+
+    async def connected(self) -> socket.socket:
+        await self._arrived.wait()
+        sock = cast("socket.socket", self._sock)
+        number = self._number
+        if number in (0, errno.EINPROGRESS):
+            await trio.lowlevel.wait_writable(sock)
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return sock
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
 
 
 def _exec_error(command: str, number: int) -> CageFailed | CommandNotFound:

@@ -12,12 +12,9 @@ import contextlib
 import os
 import select
 import signal
-from typing import TYPE_CHECKING
+import socket
 
 from nono_trio.sandbox import protocol
-
-if TYPE_CHECKING:
-    import socket
 
 # One byte a signal is enough: a full pipe means that a wake-up is already due.
 _WAKE_BYTES = 4096
@@ -76,7 +73,17 @@ class Init:
             number = message.get("signal")
             if isinstance(number, int):
                 self._signal(number)
+            port = message.get("connect")
+            if isinstance(port, int):
+                self._connect(port, message["id"])
         return True
+
+    def _connect(self, port: int, identity: object) -> None:
+        """Begin a connection to the child's own loopback; the supervisor waits for its outcome."""
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            number = sock.connect_ex(("127.0.0.1", port))  # a refusal is told here, and only here
+            message = {"connecting": identity, "errno": number}
+            protocol.send(self._control, message, [sock.fileno()])
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

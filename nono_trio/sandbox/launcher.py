@@ -108,6 +108,8 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
             raise_loopback()
         with _stage("listener"):
             sockets["proxy"] = listen_on_loopback(plan["port"])
+            for port in plan["open_ports"]:
+                sockets[f"open:{port}"] = listen_on_loopback(port)
     with _stage("fork"):
         first = os.fork()
     if first:
@@ -277,6 +279,8 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
         return
     capabilities.block_network()
     capabilities.allow_tcp_connect_port(plan["port"])
+    for port in plan["listen_ports"]:
+        capabilities.allow_bind_port(port)
     # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
     library.apply_seccomp(capabilities)
 

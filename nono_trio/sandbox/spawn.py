@@ -56,6 +56,8 @@ class CagePlan:
     environment: dict[str, str]
     foreground: bool
     port: int
+    open_ports: list[int]
+    listen_ports: list[int]
 
 
 @dataclass

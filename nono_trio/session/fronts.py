@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
+from functools import partial
 from signal import SIGTERM
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from msgspec import UNSET
 from nono_trio.audit.writer import rfc3339
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
+from nono_trio.proxy.ports import PortRelay, dial_host
 from nono_trio.proxy.server import Proxy
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
@@ -71,6 +73,7 @@ class ChildFront:
                 front.start_soon(
                     _serve_until_asked, proxy, self._sockets["proxy"], handlers, self._shutdown
                 )
+                self._let_ports_through(front, handlers, cage, recorder)
                 front.start_soon(self._end_in_time)
                 hashed = trio.Event()
                 front.start_soon(self._identify, hashed)
@@ -86,6 +89,16 @@ class ChildFront:
                     await hashed.wait()
                 front.cancel_scope.cancel(reason="the child has ended")
         return TIMED_OUT if self._timed_out else ended.exit_code
+
+    def _let_ports_through(
+        self, front: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
+    ) -> None:
+        for port in self._run.plan.open_ports:
+            relay = PortRelay(port, "--open-port", partial(dial_host, port), recorder)
+            front.start_soon(relay.serve, self._sockets[f"open:{port}"], handlers)
+        for port, listener in self._run.listen_ports.items():
+            relay = PortRelay(port, "--listen-port", partial(_dial_child, cage, port), recorder)
+            front.start_soon(relay.serve, listener, handlers)
 
     async def _end_in_time(self) -> None:
         if self._timeout_seconds is not None:
@@ -130,6 +143,10 @@ async def _serve_until_asked(
         serving.start_soon(proxy.serve, listener, handlers)
         await shutdown.reached(Phase.ENDING)
         serving.cancel_scope.cancel(reason="asked to end")
+
+
+async def _dial_child(cage: Cage, port: int) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(await cage.connect(port)))
 
 
 def _runtime(run: PreparedRun) -> SandboxRuntime:

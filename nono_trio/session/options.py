@@ -55,5 +55,7 @@ class RunOptions:
     files: FileOptions
     isolation: IsolationChoice = "auto"
     sandbox: bool = True
+    open_ports: Sequence[int] = ()
+    listen_ports: Sequence[int] = ()
     timeout_seconds: float | None = None
     environment: dict[str, str] = field(default_factory=dict)

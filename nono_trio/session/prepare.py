@@ -53,13 +53,15 @@ class PreparedRun:
     landlock_abi: str | None
     warnings: list[str]
     listener: socket.socket | None
+    listen_ports: dict[int, socket.socket]
     temporary: str | None
 
     def close(self) -> None:
         """Give back what belongs to this run alone."""
         self.terminal.close()
-        if self.listener is not None:
-            self.listener.close()
+        for listener in (self.listener, *self.listen_ports.values()):
+            if listener is not None:
+                listener.close()
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
@@ -89,6 +91,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     network = options.session.network
     policy = build_policy(network)
     chosen = isolation or ("namespace" if options.isolation == "auto" else options.isolation)
+    _check_ports(options, chosen)
     library_file = _library_path()
     library = load_library(library_file)
     files = plan_files(
@@ -102,7 +105,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         require_covered(options.command[0], executable, files)
     abi = _landlock_abi(library, chosen) if options.sandbox or chosen == "landlock" else None
     listener = None if chosen == "namespace" else listen(network.proxy_port)
-    port = listener.getsockname()[1] if listener else network.proxy_port or _any_port()
+    port = listener.getsockname()[1] if listener else network.proxy_port or _any_port(options)
     terminal = Terminal()
     token = new_token()
     temporary = None
@@ -127,6 +130,8 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         | _temporary_variables(options, files, temporary),
         foreground=terminal.is_ours,
         port=port,
+        open_ports=[*options.open_ports],
+        listen_ports=[*options.listen_ports],
     )
     return PreparedRun(
         plan=plan,
@@ -139,8 +144,22 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         landlock_abi=abi,
         warnings=[*files.warnings, *left_open(plan)],
         listener=listener,
+        listen_ports=_listeners(options, chosen),
         temporary=temporary,
     )
+
+
+def _check_ports(options: RunOptions, isolation: Isolation) -> None:
+    """Refuse ports that could not be let through as promised: relayed and recorded."""
+    if options.open_ports and isolation != "namespace":
+        raise UsageError(
+            f"--open-port needs namespace isolation, got {isolation}: the command would reach the"
+            " port past the audit",
+            hint="allow it through the proxy instead: --allow-domain localhost:PORT",
+        )
+    both = {*options.open_ports} & {*options.listen_ports, options.session.network.proxy_port}
+    if both:
+        raise UsageError(f"port {min(both)} is asked for twice", hint="give each port one use")
 
 
 def _temporary_variables(
@@ -179,8 +198,18 @@ def _library_path() -> str:
         raise CageFailed(str(error), hint="pip install nono-py") from error
 
 
-def _any_port() -> int:
-    return _PORTS[secrets.randbelow(len(_PORTS))]
+def _listeners(options: RunOptions, isolation: Isolation) -> dict[int, socket.socket]:
+    """Open the host's side of `--listen-port`; without a network of its own the child does."""
+    if isolation != "namespace":
+        return {}
+    return {port: listen(port) for port in options.listen_ports}
+
+
+def _any_port(options: RunOptions) -> int:
+    taken = {*options.open_ports, *options.listen_ports}
+    while (port := _PORTS[secrets.randbelow(len(_PORTS))]) in taken:
+        pass
+    return port
 
 
 def _landlock_abi(library: ModuleType, isolation: Isolation) -> str:

@@ -1,0 +1,160 @@
+"""Ports let through by name: `--open-port` out of the cage, `--listen-port` into it.
+
+Not the fast path of the proxy and no policy: the user named the port, both ends are loopback. What
+holds all the same: the decision is in the log before a byte moves, half-closes are passed on, a
+flow line says what moved, one bad connection ends nobody else's.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+import trio
+from msgspec import UNSET
+
+from nono_trio.audit.recorder import unix_ms
+from nono_trio.core.events import Flow, NetworkEvent
+from nono_trio.errors import AuditBusy, SessionSealed
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.events import ClosedBy, Decision
+
+LOOPBACK: Final = "127.0.0.1"
+# One read; large enough that a database's result sets are not cut into thousands of pieces.
+CHUNK: Final = 64 * 1024
+# As for the proxy's own connections: far more than a program keeps open to one service.
+MAX_CONNECTIONS: Final = 256
+# A loopback connect answers at once, unless the listener's backlog is full.
+CONNECT_SECONDS: Final = 5.0
+_ACCEPT_BACKOFF: Final = 0.1  # seconds, while the process has no descriptors left
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class PortRelay:
+    """Accepts on one listener and relays each connection to a fresh one from `connect`."""
+
+    def __init__(
+        self,
+        port: int,
+        flag: str,
+        connect: Callable[[], Awaitable[trio.SocketStream]],
+        recorder: RecordsDecisions,
+    ) -> None:
+        self._port = port
+        self._flag = flag
+        self._connect = connect
+        self._recorder = recorder
+        self._room = trio.CapacityLimiter(MAX_CONNECTIONS)
+
+    async def serve(self, listener: socket.socket, handlers: trio.Nursery) -> None:
+        """Accept until cancelled, then close the listener; `handlers` gets the connections."""
+        with listener:
+            listener.setblocking(False)
+            accepting = trio.socket.from_stdlib_socket(listener)
+            while True:
+                try:
+                    sock, _ = await accepting.accept()
+                except OSError as error:
+                    await trio.sleep(_ACCEPT_BACKOFF if error.errno in _SHORT else 0)
+                    continue
+                handlers.start_soon(self._handle, trio.SocketStream(sock))
+
+    async def _handle(self, near: trio.SocketStream) -> None:
+        async with near, self._room:
+            try:
+                sequence = await self._recorder.record(self._event("allow", self._flag))
+            except (AuditBusy, SessionSealed):
+                return
+            flow = _Flow(sequence)
+            try:
+                await self._relay(near, flow)
+            finally:
+                self._recorder.record_flow(flow.line(self._port))
+
+    async def _relay(self, near: trio.SocketStream, flow: _Flow) -> None:
+        try:
+            with trio.fail_after(CONNECT_SECONDS):
+                far = await self._connect()
+        except (OSError, trio.TooSlowError) as error:
+            flow.closed_by = "error"
+            reason = f"nothing answers on port {self._port}: {_words(error)}"
+            await self._recorder.record(self._event("deny", reason))
+            return
+        async with far, trio.open_nursery() as nursery:
+            nursery.start_soon(flow.pump, near, far, "up")
+            nursery.start_soon(flow.pump, far, near, "down")
+
+    def _event(self, decision: Decision, reason: str) -> NetworkEvent:
+        return NetworkEvent(
+            timestamp_unix_ms=unix_ms(),
+            mode="connect",
+            decision=decision,
+            denial_category="upstream_connect_failed" if decision == "deny" else UNSET,
+            target=LOOPBACK,
+            port=self._port,
+            reason=reason,
+        )
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "timed out"
+
+
+class _Flow:
+    """What moves through one connection, counted so that a cut one can still be told."""
+
+    def __init__(self, sequence: int) -> None:
+        self.closed_by: ClosedBy = "shutdown"
+        self._sequence = sequence
+        self._opened = unix_ms()
+        self._began = trio.current_time()
+        self._moved = {"up": 0, "down": 0}
+
+    async def pump(
+        self, source: trio.SocketStream, sink: trio.SocketStream, direction: str
+    ) -> None:
+        """Move bytes until `source` ends, then end `sink`'s side; a broken end ends both."""
+        ended: ClosedBy = "client" if direction == "up" else "upstream"
+        try:
+            while chunk := await source.receive_some(CHUNK):
+                await sink.send_all(chunk)
+                self._moved[direction] += len(chunk)
+            await sink.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The other pump would wait for an end that has gone: closing wakes it.
+            await trio.aclose_forcefully(source)
+            await trio.aclose_forcefully(sink)
+        if self.closed_by == "shutdown":
+            self.closed_by = ended
+
+    def line(self, port: int) -> Flow:
+        """Return the flow line."""
+        return Flow(
+            sequence=self._sequence,
+            target=LOOPBACK,
+            port=port,
+            address=LOOPBACK,
+            opened_unix_ms=self._opened,
+            duration_ms=round((trio.current_time() - self._began) * 1000),
+            bytes_up=self._moved["up"],
+            bytes_down=self._moved["down"],
+            closed_by=self.closed_by,
+        )
+
+
+async def dial_host(port: int) -> trio.SocketStream:
+    """Connect to the host's own loopback; raises OSError."""
+    sock = trio.socket.socket()
+    try:
+        await sock.connect((LOOPBACK, port))
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
