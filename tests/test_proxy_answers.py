@@ -41,6 +41,7 @@ def test_every_status_is_a_whole_response(status, close):
     response, body = read(refusal(status, "no", "yes", close=close))
     headers = dict(response.headers)
     assert response.status_code == status
+    assert response.reason.endswith(b": no")
     assert body == b"nono-trio: no\nhint: yes\n"
     assert headers[b"content-type"] == b"text/plain"
     assert headers.get(b"connection") == (b"close" if close else None)

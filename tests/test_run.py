@@ -404,6 +404,25 @@ def test_job_control_in_a_shell_inside_the_cage(sessions: Sessions) -> None:
     assert "no job control" not in terminal.seen
 
 
+def test_shell_starts_the_users_shell(sessions: Sessions) -> None:
+    sessions.variables |= {"SHELL": "/bin/bash", "PS1": "caged$ "}
+    terminal = Terminal(sessions, "shell", "-s")
+    terminal.wait_for("$ ")
+    terminal.type("echo $BASH:$((1+1)); exit 6\n")
+    terminal.wait_for("/bin/bash:2")
+    assert terminal.exit_code() == 6
+    assert sessions.records()[0]["event"]["command"] == ["/bin/bash"]
+
+
+def test_limits_hold_in_the_cage(sessions: Sessions) -> None:
+    done = sessions.run("--max-open-files", "64", "--", "sh", "-c", "ulimit -n; ulimit -Hn")
+    assert done.stdout.split() == ["64", "64"]
+    if os.geteuid() == 0:
+        done = sessions.run("--max-processes", "8", "--", "true")
+        assert done.returncode == 2
+        assert "not enforced by the kernel for root" in done.stderr
+
+
 def test_ctrl_z_and_fg_from_the_shell_outside(sessions: Sessions) -> None:
     """The child is stopped, the outer shell gets its terminal back, `fg` goes on."""
     pid, master = pty.fork()

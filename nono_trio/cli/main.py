@@ -30,6 +30,10 @@ COMMANDS = {
         "nono_trio.cli.run:run",
         "Run COMMAND in a cage: granted files only, and no network but the audited proxy.",
     ),
+    "shell": (
+        "nono_trio.cli.shell:shell",
+        "Start your shell in a cage, with job control; exit it to seal the log.",
+    ),
     "proxy": (
         "nono_trio.cli.proxy:proxy",
         "Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.",

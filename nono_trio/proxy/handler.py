@@ -65,6 +65,8 @@ class Surroundings:
     buffer: RelayBuffer
     now: Callable[[], int]
     """Wall clock in milliseconds since 1970."""
+    closing: bool = False
+    """Nothing is accepted any more, so no connection is kept for another request."""
 
 
 class Handler:
@@ -88,6 +90,8 @@ class Handler:
             while await self._serve_next():
                 self._served = True
                 await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
+                if self._at.closing:
+                    return
         except (OSError, Expired, SessionSealed):
             return  # the client left, took too long, or came too late: nobody is left to answer
         except AuditBusy:  # the one answer without an event: nothing was done
@@ -129,7 +133,7 @@ class Handler:
         for a client that sent nothing."""
         client = self._client
         data = client.unread or client.try_receive()
-        if data is None:
+        if data is None:  # only then: most connections come with their first bytes
             data = await self._first_bytes()
         if not data or (self._tunnel_refused and not data[:1].isalpha()):
             return None  # what follows a refused CONNECT may be meant for the tunnel

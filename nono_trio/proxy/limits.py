@@ -11,12 +11,14 @@ from typing import Final
 
 READ_HEAD: Final = 64 * 1024  # bytes of one read for heads; holds any head that is not refused
 
-RELAY_BUFFER: Final = 256 * 1024  # bytes, one for the whole proxy; a copy costs 0.25 CPU s/GB here,
-# 64 KiB costs twice that, 1 MiB and splice(2) through a pipe gain less than the noise
+# Bytes, one for the whole proxy. Copying costs 0.25 CPU s/GB with it, twice that with 64 KiB; 1 MiB
+# or splice(2) through a pipe gain less than the noise of the measurement.
+RELAY_BUFFER: Final = 256 * 1024
 SMALL_READ: Final = 16 * 1024  # bytes a direction may read until it has proved to be bulk
 BULK_AFTER: Final = 128 * 1024  # bytes a direction must have moved before it reads in big pieces
-MAX_HELD: Final = 32 * 1024 * 1024  # bytes of all peers that read slower than we receive; beyond
-# it everyone reads SMALL_READ at a time, so 1024 connections can hold 64 MiB and no more
+# Bytes that all peers together may leave with us by reading slower than we receive. Beyond it every
+# direction reads SMALL_READ at a time, so 1024 connections hold 64 MiB at the very worst.
+MAX_HELD: Final = 32 * 1024 * 1024
 TURN_BYTES: Final = 1024 * 1024  # bytes a direction moves before other tasks get a turn (~0.3 ms)
 
 ACCEPT_BATCH: Final = 64  # connections accepted before their handlers get a turn

@@ -96,9 +96,10 @@ class Proxy:
         """Accept on `listener` until cancelled, then close it; `handlers` gets the connections.
 
         The listener must be bound and listening. Several may be served, one call each, all begun
-        before the first is cancelled. Connections that are open when this is cancelled go on until
-        they end or `handlers` is cancelled; `handlers` also gets the task that wakes them, which
-        ends with the last of them.
+        before the first is cancelled and all with the same `handlers`. When the last one is
+        cancelled, idle connections are closed and the others go on until their request has ended
+        or `handlers` is cancelled; `handlers` also gets the tasks that serve them, which end with
+        the last of them.
         """
         with listener:
             listener.setblocking(False)
@@ -114,7 +115,16 @@ class Proxy:
                 await self._accept(listener, handlers)
             finally:
                 self._listeners -= 1
-                self._finish_if_unused()
+                if self._listeners == 0:
+                    self._close_down()
+
+    def _close_down(self) -> None:
+        """Nothing more is accepted: what only waits for another request ends now."""
+        self._surroundings.closing = True
+        self._workers.dismiss()
+        while self._drop_idle():
+            pass
+        self._finish_if_unused()
 
     async def _accept(self, listener: socket.socket, handlers: trio.Nursery) -> None:
         while True:
@@ -125,10 +135,10 @@ class Proxy:
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(listener)
             except OSError as error:
-                if error.errno in _ONE_CLIENT:
-                    continue
-                self._drop_idle()  # out of descriptors, mostly; this gives back one or two
-                await trio.sleep(ACCEPT_BACKOFF)
+                if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
+                    self._drop_idle()
+                    await trio.sleep(ACCEPT_BACKOFF)
+                await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.checkpoint()
 
@@ -184,8 +194,6 @@ class Proxy:
 
     def _finish_if_unused(self) -> None:
         """After the last listener and the last client: end the attending task, then the epoll."""
-        if self._listeners == 0:
-            self._workers.dismiss()
         if self._listeners or self._clients:
             return
         if self._attending is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -233,6 +234,8 @@ def _become_child(
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        with _stage("limits"):
+            _set_limits(plan["limits"])
         with _stage("capabilities"):
             if plan["isolation"] != "none":
                 system.drop_capabilities()
@@ -253,6 +256,15 @@ def _become_child(
     except OSError as failed:
         os.write(caged, str(failed.errno).encode())
     os._exit(126)
+
+
+def _set_limits(limits: dict[str, int]) -> None:
+    """Lower the named limits, soft and hard, so that nothing in the cage can raise them again."""
+    for name, value in limits.items():
+        number = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(number)[1]
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (limit, limit))
 
 
 def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:

@@ -58,6 +58,7 @@ class CagePlan:
     port: int
     open_ports: list[int]
     listen_ports: list[int]
+    limits: dict[str, int]
 
 
 @dataclass

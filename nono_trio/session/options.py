@@ -47,6 +47,14 @@ class SessionOptions:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Resource limits of the child; None leaves the caller's own."""
+
+    open_files: int | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """A whole `run`."""
 
@@ -57,5 +65,6 @@ class RunOptions:
     sandbox: bool = True
     open_ports: Sequence[int] = ()
     listen_ports: Sequence[int] = ()
+    limits: Limits = field(default_factory=Limits)
     timeout_seconds: float | None = None
     environment: dict[str, str] = field(default_factory=dict)

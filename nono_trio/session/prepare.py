@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from nono_trio.sandbox.spawn import Isolation
-    from nono_trio.session.options import NetworkOptions, RunOptions
+    from nono_trio.session.options import Limits, NetworkOptions, RunOptions
 
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
@@ -132,6 +132,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         port=port,
         open_ports=[*options.open_ports],
         listen_ports=[*options.listen_ports],
+        limits=_limits(options.limits),
     )
     return PreparedRun(
         plan=plan,
@@ -147,6 +148,17 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         listen_ports=_listeners(options, chosen),
         temporary=temporary,
     )
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    """Name the limits for the launcher; raises UsageError for one that would not hold."""
+    if limits.processes is not None and os.geteuid() == 0:
+        raise UsageError(
+            "--max-processes is not enforced by the kernel for root",
+            hint="run as an ordinary user, or leave it out",
+        )
+    named = {"NOFILE": limits.open_files, "NPROC": limits.processes}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _check_ports(options: RunOptions, isolation: Isolation) -> None:

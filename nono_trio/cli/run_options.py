@@ -1,0 +1,99 @@
+"""The options of `run`, for every command that starts, shows or explains a cage."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nono_trio.cli.options import (
+    PORT_RANGE,
+    Command,
+    build_session_options,
+    option,
+    session_options,
+)
+from nono_trio.sandbox.plan import FileOptions
+from nono_trio.session.options import Limits, RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FILES = (
+    option("-a", "--allow", multiple=True, metavar="DIR", help="Read and write below DIR."),
+    option("-r", "--read", multiple=True, metavar="DIR", help="Read and execute below DIR."),
+    option("-w", "--write", multiple=True, metavar="DIR", help="Write below DIR."),
+    option("--allow-file", multiple=True, metavar="FILE", help="Read and write one file."),
+    option("--read-file", multiple=True, metavar="FILE", help="Read one file."),
+    option("--write-file", multiple=True, metavar="FILE", help="Write one file."),
+    option(
+        "--bypass-protection",
+        multiple=True,
+        metavar="PATH",
+        help="Lift the protection of a path (secrets, start-up files); grant it as well.",
+    ),
+    option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
+    option("--workdir", metavar="DIR", help="Start there instead of the current directory."),
+)
+
+_CAGE = (
+    option("--isolation", type=click.Choice(["auto", "namespace", "landlock", "none"]),
+           default="auto", show_default=True,
+           help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
+           " where they are refused; `none` is a way out. Recorded."),
+    option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
+    option("--proxy-port", type=PORT_RANGE, default=0, metavar="PORT",
+           help="The proxy's port inside the cage  [default: any]"),
+    option("--open-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
+           help="Let the command reach PORT of the host's loopback; relayed and recorded."),
+    option("--listen-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
+           help="Let the host reach PORT of the command; relayed and recorded."),
+    option("--max-open-files", type=click.IntRange(16), metavar="N",
+           help="Descriptors that each process may have open."),
+    option("--max-processes", type=click.IntRange(1), metavar="N",
+           help="Processes and threads of the whole cage; not for root."),
+    option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+           help="End the whole run after that long (exit code 124)."),
+)  # fmt: skip
+
+_OUTPUT = (
+    option("-s", "--silent", is_flag=True, help="Say nothing of our own but errors."),
+    option("-v", "--verbose", is_flag=True, help="Say what the cage is made of."),
+    option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded."),
+    option("--fail-on-deny", is_flag=True,
+           help="Exit 3 when the command succeeded but a request was denied."),
+)  # fmt: skip
+
+
+def run_options(command: Command) -> Command:
+    """Add every option of `run` to a command."""
+    for decorate in reversed((*_FILES, *_CAGE, *_OUTPUT)):
+        command = decorate(command)
+    return session_options(command)
+
+
+def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptions:
+    """Take the options of `run` out of a command's arguments."""
+    return RunOptions(
+        command=command,
+        session=build_session_options(given, proxy_port=given["proxy_port"]),
+        files=FileOptions(
+            allow=given["allow"],
+            read=given["read"],
+            write=given["write"],
+            allow_file=given["allow_file"],
+            read_file=given["read_file"],
+            write_file=given["write_file"],
+            bypass_protection=given["bypass_protection"],
+            allow_cwd=given["allow_cwd"],
+            workdir=given["workdir"],
+        ),
+        isolation=given["isolation"],
+        sandbox=not given["no_sandbox"],
+        open_ports=given["open_port"],
+        listen_ports=given["listen_port"],
+        limits=Limits(open_files=given["max_open_files"], processes=given["max_processes"]),
+        timeout_seconds=given["timeout"],
+        environment=dict(os.environ),
+    )

@@ -1,0 +1,24 @@
+"""`nono-trio shell`: the user's own shell in the cage."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from nono_trio.cli.options import option
+from nono_trio.cli.run import execute
+from nono_trio.cli.run_options import build_run_options, run_options
+
+# Where $SHELL is not set: the one that POSIX promises.
+_FALLBACK = "/bin/sh"
+
+
+@click.command(epilog="Example: nono-trio shell --allow-cwd --allow-domain example.com")
+@option("--shell", metavar="PATH", help="The shell to start  [default: $SHELL, or /bin/sh]")
+@run_options
+def shell(shell: str | None, **given: Any) -> None:  # noqa: ANN401  (click passes any)
+    """Start your shell in a cage, with job control; exit it to seal the log."""
+    command = [shell or os.environ.get("SHELL") or _FALLBACK]
+    raise SystemExit(execute(build_run_options(command, given), given))
