@@ -145,6 +145,8 @@ class Running:
     dialler: LoopbackDialler | None
     accepting: trio.CancelScope
     connections: trio.CancelScope
+    ended: trio.Event
+    """Accepting has ended, and so has every connection by itself."""
     proxy: Proxy
 
     @asynccontextmanager
@@ -187,9 +189,18 @@ async def running(
     proxy = Proxy(policy, recorder, TOKEN, resolver=resolver, dialler=dialler, limits=limits)
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]
-    async with trio.open_nursery() as handlers, trio.open_nursery() as front:
-        await front.start(proxy.serve, listener, handlers)
-        yield Running(
-            port, recorder, resolver, dialler, front.cancel_scope, handlers.cancel_scope, proxy
-        )
-        handlers.cancel_scope.cancel()
+    accepting, connections = trio.CancelScope(), trio.CancelScope()
+    ended = trio.Event()
+
+    async def host(task_status: trio.TaskStatus[None]) -> None:
+        # a task of its own: cancelling a scope here must not cancel the test around it
+        with connections:
+            async with trio.open_nursery() as handlers:
+                with accepting:
+                    await proxy.serve(listener, handlers, task_status=task_status)
+            ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(host)
+        yield Running(port, recorder, resolver, dialler, accepting, connections, ended, proxy)
+        connections.cancel()

@@ -129,7 +129,7 @@ async def test_the_proxy_ends_with_its_last_client():
         await wire.end()
         await wire.receive_exactly(5)
         assert await wire.ends()
-        await until(lambda: proxy.proxy._attending is None)
+        await until(proxy.ended.is_set)
 
 
 async def test_tls_through_a_tunnel(tmp_path):

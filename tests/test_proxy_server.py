@@ -136,8 +136,8 @@ async def test_cancelling_serve_closes_the_listener_and_lets_handlers_end():
     async with serving() as origin, running(LOOPBACK) as proxy:
         await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/small"))
         proxy.accepting.cancel()
-        await until(lambda: proxy.proxy._attending is None)
-        with pytest.raises(OSError, match="refused"):
+        await until(proxy.ended.is_set)
+        with pytest.raises(OSError, match="failed"):
             await trio.open_tcp_stream("127.0.0.1", proxy.port)
 
 
@@ -160,7 +160,7 @@ async def test_idle_connections_end_with_the_listener_and_busy_ones_after_their_
         while b"0\r\n\r\n" not in await busy.receive():
             pass
         assert await busy.ends()
-        await until(lambda: proxy.proxy._attending is None)
+        await until(proxy.ended.is_set)
 
 
 async def test_two_listeners_share_one_proxy():

@@ -30,11 +30,15 @@ CHANGING = (
     (r"/(home/\w+|root|\S*/home)/\.ssh", "<home>/.ssh"),
     (r"-- \S*python\S* agent", "-- <python> agent"),
     (r"command +\S*python\S*", "command <python>"),
+    (r"checkpoints +\d+, the last at sequence \d+, all match", "checkpoints <n>, all match"),
     (r" +", " "),
 )
 
 
 def normalised(text: str) -> list[str]:
+    """The lines without what changes; a crashed run that lived long enough has checkpoints."""
+    head, crash, tail = text.partition("\ncrashed ")
+    text = head + crash + re.sub(r"\n +checkpoints .*", "", tail)
     for pattern, replacement in CHANGING:
         text = re.sub(pattern, replacement, text)
     return text.strip().splitlines()

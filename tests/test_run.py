@@ -29,6 +29,8 @@ from harness import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness import Origin
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -344,11 +346,13 @@ class _QuietFiles(http.server.SimpleHTTPRequestHandler):
 class Terminal:
     """A real pty with a shell-like parent: what a person at a keyboard has."""
 
-    def __init__(self, sessions: Sessions, *arguments: str) -> None:
+    def __init__(
+        self, sessions: Sessions, *arguments: str, program: Sequence[str] = (NONO_TRIO,)
+    ) -> None:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             os.chdir(sessions.home)
-            os.execve(NONO_TRIO, ["nono-trio", *arguments], sessions.environment)
+            os.execvpe(program[0], [*program, *arguments], sessions.environment)
         self.seen = ""
 
     def wait_for(self, text: str, seconds: float = 10) -> None:
@@ -367,22 +371,38 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def exit_code(self) -> int:
-        _, status = os.waitpid(self.pid, 0)
+    def exit_code(self, seconds: float = 10) -> int:
+        """Read to the end, wait for it; a full terminal would hold up whoever writes to it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([self.master], [], [], 0.05)
+            try:
+                self.seen += os.read(self.master, 4096).decode(errors="replace") if ready else ""
+            except OSError:  # the last process on the terminal has gone
+                break
+        pid, status = os.waitpid(self.pid, os.WNOHANG if time.monotonic() >= deadline else 0)
         os.close(self.master)
+        if not pid:
+            os.kill(self.pid, signal.SIGKILL)
+            raise AssertionError(f"no end within {seconds} s: {self.seen!r}")
         return os.waitstatus_to_exitcode(status)
 
 
 def test_an_interactive_child_has_the_terminal(sessions: Sessions) -> None:
     """It reads, gets Ctrl-C once and keeps its own handler; we are not interrupted."""
-    script = "trap 'echo interrupted' INT; echo ready; read line; echo got:$line; read line; exit 4"
+    script = """
+    echo ready; read line; echo got:$line
+    trap 'echo interrupted; count=$((count + 1))' INT
+    echo armed
+    while [ -z "$count" ]; do sleep 0.05; done
+    sleep 0.1; exit $((count + 3))
+    """
     terminal = Terminal(sessions, "run", "-s", "--", "bash", "-c", script)
     terminal.wait_for("ready")
     terminal.type("hello\n")
-    terminal.wait_for("got:hello")
+    terminal.wait_for("armed")
+    assert "got:hello" in terminal.seen
     terminal.type("\x03")
-    terminal.wait_for("interrupted")
-    terminal.type("end\n")
     assert terminal.exit_code() == 4
     assert terminal.seen.count("interrupted") == 1
     assert sessions.verdict()[0] == 0
@@ -397,7 +417,7 @@ def test_job_control_in_a_shell_inside_the_cage(sessions: Sessions) -> None:
     wait_until(lambda: bool(processes_with(marker, "sleep")), "the job in the foreground")
     terminal.type("\x1a")
     terminal.wait_for("Stopped")
-    terminal.type("kill %1; echo li'ved'\n")
+    terminal.type("kill %1; wait; echo li'ved'\n")  # or bash would say "there are stopped jobs"
     terminal.wait_for("lived")
     terminal.type("exit 3\n")
     assert terminal.exit_code() == 3
@@ -425,13 +445,8 @@ def test_limits_hold_in_the_cage(sessions: Sessions) -> None:
 
 def test_ctrl_z_and_fg_from_the_shell_outside(sessions: Sessions) -> None:
     """The child is stopped, the outer shell gets its terminal back, `fg` goes on."""
-    pid, master = pty.fork()
-    if pid == 0:
-        os.chdir(sessions.home)
-        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"],
-                   sessions.environment | {"PS1": "outer> "})  # fmt: skip
-    terminal = Terminal.__new__(Terminal)
-    terminal.pid, terminal.master, terminal.seen = pid, master, ""
+    sessions.variables["PS1"] = "outer> "
+    terminal = Terminal(sessions, program=["bash", "--norc", "--noprofile", "-i"])
     terminal.wait_for("outer> ")
     terminal.type(f"{NONO_TRIO} run -s -- bash -c 'echo rea\"dy\"; read x; echo got:$x'\n")
     terminal.wait_for("ready")
@@ -449,13 +464,11 @@ def test_ctrl_z_and_fg_from_the_shell_outside(sessions: Sessions) -> None:
 
 
 def test_the_terminal_is_restored_after_a_killed_child(sessions: Sessions) -> None:
-    import termios
-
-    terminal = Terminal(
-        sessions, "run", "-s", "--", "bash", "-c", "stty raw -echo; echo ready; kill -KILL $$"
-    )
-    before = termios.tcgetattr(terminal.master)[3]
-    terminal.wait_for("ready")
-    _, status = os.waitpid(terminal.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 137
-    assert before & termios.ECHO
+    """Asked by the shell that started it: our own end would hang the terminal up."""
+    child = "stty raw -echo; kill -KILL $$"
+    script = f"{NONO_TRIO} run -s -- bash -c '{child}'; echo code:$?; stty -a"
+    terminal = Terminal(sessions, program=["bash", "-c", script])
+    assert terminal.exit_code() == 0
+    assert "code:137" in terminal.seen
+    assert " echo " in terminal.seen
+    assert " icanon " in terminal.seen

@@ -66,13 +66,14 @@ class AppendFile:
         A deleted log gives no write error, ever: every later record would go to a file without
         a name (the road Kubernetes' strict mode took, kubernetes#111208).
         """
+        expected = self.offset  # before the size: in another thread the log goes on growing
         ours = os.fstat(self._descriptor)
         if ours.st_nlink == 0:
             raise FileNotFoundError(2, "the file was deleted underneath", str(self.path))
         named = os.stat(self.path, follow_symlinks=False)
         if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
             raise OSError(5, "the file was replaced underneath", str(self.path))
-        if ours.st_size < self.offset:
+        if ours.st_size < expected:
             raise OSError(5, "the file was cut underneath", str(self.path))
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ next record and before the end. Syncs run in one thread, never on the loop.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ SYNC_SECONDS = 1.0
 # A checkpoint even when idle, so that a silent log is still a witness of time.
 IDLE_CHECKPOINT_SECONDS = 60.0
 LOST_TARGET = "nono-trio:audit"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def rfc3339() -> str:
@@ -234,10 +236,7 @@ class Writer:
         text = f"{error.strerror or error}"
         if self._mode == "strict":
             _fail(pending, text)
-            raise AuditLost(
-                f"the audit log can't be written: {text}",
-                hint="free the disk; `--audit-mode best-effort` goes on without the lost records",
-            ) from error
+            raise AuditLost(f"the audit log can't be written: {text}", hint=_hint(error)) from error
         self._failures += 1
         if not recorded:
             self._count_lost(text, len(pending))
@@ -290,6 +289,12 @@ class Writer:
         if position is not None:
             self.files.log.file.sync()
             self.files.checkpoint(position, self.totals.lost)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno in _NO_ROOM:
+        return "free the disk; `--audit-mode best-effort` goes on without the lost records"
+    return "something changed the log or its disk underneath: what was recorded may not be whole"
 
 
 def _gap(count: int, reason: str) -> Network:
