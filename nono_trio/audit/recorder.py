@@ -107,25 +107,35 @@ class Recorder:
         failed, SessionSealed after the end: in all three nothing was recorded and nothing may be
         done. If cancelled, the event may still be recorded; the caller must not act on it.
         """
-        return await self.record_payload(Network(event=event))
+        pending = Pending(Network(event=event))
+        if not self._queued(pending) and not await self._send_slowly(pending):
+            return NOT_RECORDED
+        return await pending.committed()
 
     async def record_payload(self, payload: Payload) -> int:
         """Commit any payload; as `record`."""
         pending = Pending(payload)
+        if not self._queued(pending) and not await self._send_slowly(pending):
+            return NOT_RECORDED
+        return await pending.committed()
+
+    def _queued(self, pending: Pending) -> bool:
+        """Put it in the queue if there is room, which there nearly always is."""
         try:
             self._send.send_nowait(pending)
         except trio.WouldBlock:
-            if self._mode == "best-effort":
-                self.lost_to_full_queue += 1
-                return NOT_RECORDED
-            await self._send_slowly(pending)
+            return False
         except trio.ClosedResourceError:
             raise SessionSealed("the session's log is sealed") from None
         except trio.BrokenResourceError:
             raise AuditLost("the audit log is not being written any more") from None
-        return await pending.committed()
+        return True
 
-    async def _send_slowly(self, pending: Pending) -> None:
+    async def _send_slowly(self, pending: Pending) -> bool:
+        """Wait for room (strict), or count the loss at once (best-effort) and return False."""
+        if self._mode == "best-effort":
+            self.lost_to_full_queue += 1
+            return False
         with trio.move_on_after(QUEUE_SECONDS) as waiting:
             try:
                 await self._send.send(pending)
@@ -135,6 +145,7 @@ class Recorder:
                 raise AuditLost("the audit log is not being written any more") from None
         if waiting.cancelled_caught:
             raise AuditBusy(f"the audit queue stayed full for {QUEUE_SECONDS:.0f} s")
+        return True
 
     def record_flow(self, flow: Flow) -> None:
         """Queue one flow line; never waits, so that it can be called while being cancelled.
