@@ -9,6 +9,8 @@ import trio
 from origin import serving, tls_context
 from running_proxy import connect, http, running, until
 
+from nono_trio.testing import FakeResolver
+
 LOOPBACK = ["127.0.0.1:*"]
 
 
@@ -155,3 +157,13 @@ async def test_the_proxy_does_not_dial_itself():
             assert answer.status == 403
             assert b"itself" in answer.body
         assert [event.decision for event in proxy.recorder.events] == ["deny", "deny"]
+
+
+async def test_a_name_of_the_proxy_itself_is_found_out_by_its_address():
+    resolver = FakeResolver({"localhost": [["127.0.0.1"]]})
+    async with running(["localhost:*"], resolver=resolver) as proxy:
+        answer = await proxy.ask(connect(f"localhost:{proxy.port}"))
+        assert answer is not None
+        assert answer.status == 403
+        assert b"itself" in answer.body
+        assert [event.decision for event in proxy.recorder.events] == ["allow", "deny"]

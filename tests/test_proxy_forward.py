@@ -83,6 +83,40 @@ async def test_an_upstream_that_closed_between_requests_is_dialled_again():
             assert (answer.status, answer.body) == (200, b"ok")
 
 
+async def closes_on_a_second_request(stream: trio.SocketStream) -> None:
+    assert await stream.receive_some(65536)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    await stream.receive_some(65536)
+
+
+async def test_a_safe_request_that_meets_a_closing_connection_goes_out_again():
+    async with (
+        serving(closes_on_a_second_request) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        for _ in range(3):
+            answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
+            assert answer is not None
+            assert answer.body == b"ok"
+        assert origin.connections == 3
+        assert len(proxy.recorder.events) == 3
+
+
+async def test_any_other_request_never_meets_a_used_connection():
+    async with (
+        serving(closes_on_a_second_request) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        for _ in range(3):
+            url = f"http://127.0.0.1:{origin.port}/"
+            answer = await exchange(wire, http("POST", url, "Content-Length: 1", body=b"x"))
+            assert answer is not None
+            assert answer.body == b"ok"
+        assert origin.connections == 3
+
+
 async def test_pipelined_requests_are_answered_in_order():
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         base = f"http://127.0.0.1:{origin.port}"
@@ -295,15 +329,17 @@ async def test_a_response_that_can_be_read_in_two_ways_is_a_502(response):
 async def test_surplus_bytes_of_an_upstream_never_answer_the_next_request():
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
-    async with (
-        serving(says(response + evil)) as origin,
-        running(LOOPBACK) as proxy,
-        proxy.client() as wire,
-    ):
+
+    async def poisons(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            await stream.send_all(response + evil)
+
+    async with serving(poisons) as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         for _ in range(3):
             answer = await exchange(wire, http("GET", f"http://127.0.0.1:{origin.port}/"))
             assert answer is not None
             assert answer.body == b"ok"
+        assert origin.connections == 3
 
 
 async def test_a_client_that_leaves_in_its_upload_is_no_denial():

@@ -236,6 +236,17 @@ async def test_the_answer_survives_a_client_that_is_still_sending():
         assert answer.headers["connection"] == "close"
 
 
+async def test_a_client_is_told_that_nothing_more_comes_while_it_still_sends():
+    limits = replace(PATIENT, linger=30.0)
+    async with running(limits=limits) as proxy, proxy.client() as wire:
+        await wire.send(http("POST", "http://evil.test/", "Content-Length: 1000", body=b"x"))
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 403
+        assert await wire.ends()
+        await wire.send(b"x" * 10)
+
+
 async def test_a_denied_head_request_has_no_body():
     async with running() as proxy, proxy.client() as wire:
         for _ in range(2):

@@ -164,16 +164,22 @@ async def test_idle_connections_end_with_the_listener_and_busy_ones_after_their_
 
 
 async def test_two_listeners_share_one_proxy():
-    proxy = Proxy(Policy.build(), MemoryRecorder(), TOKEN, limits=QUICK)
+    proxy = Proxy(Policy.build(LOOPBACK), MemoryRecorder(), TOKEN, limits=QUICK)
+    one, two = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    ports = [sock.getsockname()[1] for sock in (one, two)]
+
+    async def ask(port: int, target: str) -> bytes:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(connect(target))
+            return (await stream.receive_some(100))[9:12]
+
     async with trio.open_nursery() as handlers, trio.open_nursery() as front:
-        for _ in range(2):
-            listener = socket.create_server(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-            await front.start(proxy.serve, listener, handlers)
-            for target in ("evil.test:443", f"127.0.0.1:{port}"):
-                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-                    await stream.send_all(connect(target))
-                    assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 403")
+        await front.start(proxy.serve, one, handlers)
+        assert await ask(ports[0], f"127.0.0.1:{ports[1]}") == b"200"
+        await front.start(proxy.serve, two, handlers)
+        for port in ports:
+            for target in ports:
+                assert await ask(port, f"127.0.0.1:{target}") == b"403"
         front.cancel_scope.cancel()
 
 

@@ -122,7 +122,9 @@ except OSError as error:
     done = sessions.run(
         *PYTHON_GRANTS, *allow(origin, "registry.example.com"), "--", sys.executable, "-c", program
     )
-    assert done.stdout.splitlines() == ["5000000", "HTTP Error 403: Forbidden"]
+    length, refusal = done.stdout.splitlines()
+    assert length == "5000000"
+    assert refusal.startswith("HTTP Error 403: Forbidden")
 
 
 @pytest.mark.parametrize(
@@ -432,15 +434,6 @@ def test_shell_starts_the_users_shell(sessions: Sessions) -> None:
     terminal.wait_for("/bin/bash:2")
     assert terminal.exit_code() == 6
     assert sessions.records()[0]["event"]["command"] == ["/bin/bash"]
-
-
-def test_limits_hold_in_the_cage(sessions: Sessions) -> None:
-    done = sessions.run("--max-open-files", "64", "--", "sh", "-c", "ulimit -n; ulimit -Hn")
-    assert done.stdout.split() == ["64", "64"]
-    if os.geteuid() == 0:
-        done = sessions.run("--max-processes", "8", "--", "true")
-        assert done.returncode == 2
-        assert "not enforced by the kernel for root" in done.stderr
 
 
 def test_ctrl_z_and_fg_from_the_shell_outside(sessions: Sessions) -> None:

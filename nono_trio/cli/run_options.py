@@ -14,6 +14,7 @@ from nono_trio.cli.options import (
     option,
     session_options,
 )
+from nono_trio.core.size import parse_size
 from nono_trio.sandbox.plan import FileOptions
 from nono_trio.session.options import Limits, RunOptions
 
@@ -49,6 +50,8 @@ _CAGE = (
            help="Let the command reach PORT of the host's loopback; relayed and recorded."),
     option("--listen-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
            help="Let the host reach PORT of the command; relayed and recorded."),
+    option("--memory", metavar="SIZE", help="Memory of the whole cage, like 512M or 2G; of each"
+           " process where no cgroup v2 is delegated."),
     option("--max-open-files", type=click.IntRange(16), metavar="N",
            help="Descriptors that each process may have open."),
     option("--max-processes", type=click.IntRange(1), metavar="N",
@@ -93,7 +96,11 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
         sandbox=not given["no_sandbox"],
         open_ports=given["open_port"],
         listen_ports=given["listen_port"],
-        limits=Limits(open_files=given["max_open_files"], processes=given["max_processes"]),
+        limits=Limits(
+            memory=None if given["memory"] is None else parse_size(given["memory"]),
+            open_files=given["max_open_files"],
+            processes=given["max_processes"],
+        ),
         timeout_seconds=given["timeout"],
         environment=dict(os.environ),
     )

@@ -13,10 +13,13 @@ import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import protocol
+
+if TYPE_CHECKING:
+    from nono_trio.sandbox.cgroup import Cgroup
 
 Isolation = Literal["namespace", "landlock", "none"]
 
@@ -80,16 +83,26 @@ class Launched:
         os.waitpid(self.pid, 0)
 
 
-def spawn(plan: CagePlan) -> Launched:
-    """Start the launcher and tell it `plan`. Blocking for a few milliseconds; main thread only."""
+def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
+    """Start the launcher and tell it `plan`. Blocking for a few milliseconds; main thread only.
+
+    `cgroup`: where it has to be before it starts anything. Raises OSError.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.set_inheritable(True)
         argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM]
         argv += [str(theirs.fileno()), _PACKAGE_PARENT]
         pid = os.posix_spawn(sys.executable, argv, {})
+    launched = Launched(pid, ours, isolated=plan.isolation == "namespace")
+    if cgroup is not None:
+        try:
+            cgroup.add(pid)
+        except OSError:
+            launched.abandon()
+            raise
     protocol.send(ours, {"start": asdict(plan)})
-    return Launched(pid, ours, isolated=plan.isolation == "namespace")
+    return launched
 
 
 def await_ready(launched: Launched) -> dict[str, socket.socket]:

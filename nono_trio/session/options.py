@@ -48,8 +48,9 @@ class SessionOptions:
 
 @dataclass(frozen=True)
 class Limits:
-    """Resource limits of the child; None leaves the caller's own."""
+    """Resource limits of the child; None leaves the caller's own. `memory` is in bytes."""
 
+    memory: int | None = None
     open_files: int | None = None
     processes: int | None = None
 

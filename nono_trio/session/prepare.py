@@ -23,13 +23,15 @@ from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.session.environment import child_environment
 from nono_trio.session.executable import find_executable, require_covered
+from nono_trio.session.limits import plan_limits
 from nono_trio.session.terminal import Terminal
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from nono_trio.sandbox.spawn import Isolation
-    from nono_trio.session.options import Limits, NetworkOptions, RunOptions
+    from nono_trio.session.limits import PlannedLimits
+    from nono_trio.session.options import NetworkOptions, RunOptions
 
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
@@ -54,6 +56,7 @@ class PreparedRun:
     warnings: list[str]
     listener: socket.socket | None
     listen_ports: dict[int, socket.socket]
+    limits: PlannedLimits
     temporary: str | None
 
     def close(self) -> None:
@@ -92,6 +95,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     policy = build_policy(network)
     chosen = isolation or ("namespace" if options.isolation == "auto" else options.isolation)
     _check_ports(options, chosen)
+    limits = plan_limits(options.limits)
     library_file = _library_path()
     library = load_library(library_file)
     files = plan_files(
@@ -132,7 +136,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         port=port,
         open_ports=[*options.open_ports],
         listen_ports=[*options.listen_ports],
-        limits=_limits(options.limits),
+        limits=limits.per_process,
     )
     return PreparedRun(
         plan=plan,
@@ -143,22 +147,12 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         executable=executable,
         enforcement=enforcement(plan, abi),
         landlock_abi=abi,
-        warnings=[*files.warnings, *left_open(plan)],
+        warnings=[*files.warnings, *limits.warnings, *left_open(plan)],
         listener=listener,
         listen_ports=_listeners(options, chosen),
+        limits=limits,
         temporary=temporary,
     )
-
-
-def _limits(limits: Limits) -> dict[str, int]:
-    """Name the limits for the launcher; raises UsageError for one that would not hold."""
-    if limits.processes is not None and os.geteuid() == 0:
-        raise UsageError(
-            "--max-processes is not enforced by the kernel for root",
-            hint="run as an ordinary user, or leave it out",
-        )
-    named = {"NOFILE": limits.open_files, "NPROC": limits.processes}
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def _check_ports(options: RunOptions, isolation: Isolation) -> None:

@@ -5,20 +5,24 @@ The launcher is started first and trio imported after it, so that the two start-
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
-from nono_trio.errors import AuditLost
+from nono_trio.errors import AuditLost, CageFailed
+from nono_trio.sandbox.cgroup import Cgroup
 from nono_trio.sandbox.spawn import NamespacesRefused, await_ready, spawn
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from nono_trio.audit.session_record import SessionRecord
     from nono_trio.core.events import Payload
     from nono_trio.core.policy import Policy
+    from nono_trio.sandbox.spawn import Launched
     from nono_trio.session.options import RunOptions, SessionOptions
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
@@ -47,11 +51,53 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
     Raises CageFailed or AuditLost when the cage or the session's files can't be made: then
     nothing was executed.
     """
-    launched = spawn(prepared.plan)
-    try:
+    with _limited(prepared) as cgroup, _launched(options, prepared, cgroup, listeners) as started:
         import trio
 
         from nono_trio.session.fronts import ChildFront
+
+        record = _open_record(
+            options.session,
+            command=options.command,
+            tracked_paths=started.run.files.user_paths,
+            isolation=started.run.plan.isolation,
+            enforcement=started.run.enforcement,
+            directory=started.run.plan.directory,
+        )
+        listeners.opened(record)
+        supervisor = _supervisor(options.session, record, listeners)
+        front = ChildFront(
+            started.launched,
+            started.sockets,
+            started.run,
+            record,
+            supervisor.shutdown,
+            grace_seconds=options.session.grace_seconds,
+            timeout_seconds=options.timeout_seconds,
+        )
+        outcome = trio.run(supervisor.run, front)
+        if cgroup is not None and cgroup.out_of_memory():
+            listeners.warn("the command ran out of the memory that --memory gave it")
+        return Finished(outcome, record)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A cage that is shut in and waits for "go", as it was built in the end."""
+
+    launched: Launched
+    sockets: dict[str, socket.socket]
+    run: PreparedRun
+
+
+@contextlib.contextmanager
+def _launched(
+    options: RunOptions, prepared: PreparedRun, cgroup: Cgroup | None, listeners: Listeners
+) -> Iterator[_Started]:
+    """Launch the cage, with Landlock where `auto` finds namespaces refused; end it afterwards."""
+    launched = spawn(prepared.plan, cgroup)
+    try:
+        import trio as _trio  # noqa: F401  (imported here, while the launcher shuts itself in)
 
         try:
             sockets = await_ready(launched)
@@ -61,33 +107,31 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
             launched.abandon()
             prepared.close()
             prepared = _fall_back(options, refused, listeners)
-            launched = spawn(prepared.plan)
+            launched = spawn(prepared.plan, cgroup)
             sockets = await_ready(launched)
         if prepared.listener is not None:
             sockets["proxy"] = prepared.listener
-        record = _open_record(
-            options.session,
-            command=options.command,
-            tracked_paths=prepared.files.user_paths,
-            isolation=prepared.plan.isolation,
-            enforcement=prepared.enforcement,
-            directory=prepared.plan.directory,
-        )
-        listeners.opened(record)
-        supervisor = _supervisor(options.session, record, listeners)
-        front = ChildFront(
-            launched,
-            sockets,
-            prepared,
-            record,
-            supervisor.shutdown,
-            grace_seconds=options.session.grace_seconds,
-            timeout_seconds=options.timeout_seconds,
-        )
-        return Finished(trio.run(supervisor.run, front), record)
+        yield _Started(launched, sockets, prepared)
     finally:
         launched.abandon()
         prepared.close()
+
+
+@contextlib.contextmanager
+def _limited(prepared: PreparedRun) -> Iterator[Cgroup | None]:
+    """Make the cgroup that the run's limits need, if they need one."""
+    limits = prepared.limits
+    if limits.cgroup_parent is None:
+        yield None
+        return
+    try:
+        cgroup = Cgroup(limits.cgroup_parent, f"nono-trio-{os.getpid()}", limits.whole_cage)
+    except OSError as error:
+        raise CageFailed(f"the cgroup for the limits can't be made: {error}") from error
+    try:
+        yield cgroup
+    finally:
+        cgroup.close()
 
 
 def _fall_back(
@@ -112,8 +156,6 @@ def run_proxy(
     listeners: Listeners,
 ) -> Finished:
     """Serve `listener` until the first signal and seal the log. Blocking; main thread only."""
-    import os
-
     import trio
 
     from nono_trio.session.fronts import ListenerFront
