@@ -199,11 +199,11 @@ async def test_no_descriptor_and_no_task_is_left_behind():
             return len(os.listdir("/proc/self/fd"))
 
         await use()
-        await until(lambda: not proxy.proxy._clients and origin.open == 0)
+        await until(lambda: not len(proxy.proxy._clients) and origin.open == 0)
         before = descriptors()
         for _ in range(20):
             await use()
-        await until(lambda: not proxy.proxy._clients and origin.open == 0)
+        await until(lambda: not len(proxy.proxy._clients) and origin.open == 0)
         await until(lambda: descriptors() <= before)
         assert proxy.proxy._readiness._watches == {}
 
@@ -279,7 +279,7 @@ async def test_mutated_requests_do_no_harm(caplog):
                 client = await stack.enter_async_context(proxy.client())
                 await client.send(wire)
                 await client.end()
-            await until(lambda: not proxy.proxy._clients)
+            await until(lambda: not len(proxy.proxy._clients))
             events = proxy.recorder.events
     assert caplog.records == []
     assert set(resolver.asked) <= {"a.test"}

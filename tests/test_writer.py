@@ -12,10 +12,11 @@ import trio
 import trio.testing
 
 from nono_trio.audit import writer as writer_module
+from nono_trio.audit.files import LOST_TARGET, LogFiles
 from nono_trio.audit.log import AppendFile, ChainedLog
 from nono_trio.audit.recorder import NOT_RECORDED, QUEUE_SECONDS, Recorder
 from nono_trio.audit.verify import verify
-from nono_trio.audit.writer import LOST_TARGET, LogFiles, Writer
+from nono_trio.audit.writer import Writer
 from nono_trio.core.events import Flow, NetworkEvent, SessionEnded, SessionStarted
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 

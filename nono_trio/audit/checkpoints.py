@@ -44,7 +44,8 @@ class CheckpointCursor:
         self.last: Checkpoint | None = None
         self.pending: Checkpoint | None = None
         self.torn = False
-        self._segment = xxhash.xxh3_64()
+        self.whole_bytes = 0  # of the checkpoints file: lines that are checkpoints
+        self.segment = xxhash.xxh3_64()
         self._checkpoints = self._read(path, size)
         self._advance()
 
@@ -55,14 +56,14 @@ class CheckpointCursor:
 
     def passed(self, data: bytes, offset: int, chain: Chain) -> None:
         """`data` was read, the log is good up to `offset` and `chain` is its state there."""
-        self._segment.update(data)
+        self.segment.update(data)
         while offset >= self.next_offset:
             self._compare_chain(self._due(offset), chain)
             self._compare_segment()
 
     def passed_unhashed(self, data: bytes, offset: int) -> None:
         """As `passed`, for a reader that only checks checksums and ends blocks at each offset."""
-        self._segment.update(data)
+        self.segment.update(data)
         while offset >= self.next_offset:
             self._due(offset)
             self._compare_segment()
@@ -100,10 +101,10 @@ class CheckpointCursor:
         checkpoint = self.pending
         if checkpoint is None:
             raise AssertionError("no checkpoint is due")
-        computed = self._segment.hexdigest()
+        computed = self.segment.hexdigest()
         if checkpoint.segment_xxh3 != computed:
             raise self._mismatch(SEGMENT_MISMATCH, checkpoint.segment_xxh3, computed)
-        self._segment = xxhash.xxh3_64()
+        self.segment = xxhash.xxh3_64()
         self.last = checkpoint
         self.count += 1
         self._advance()
@@ -128,6 +129,7 @@ class CheckpointCursor:
                 raise BadRecord(CHECKPOINT_DAMAGED, "a checkpoint", shown(line))
             if before is not None:
                 self._check_order(before, checkpoint)
+            self.whole_bytes = read
             yield checkpoint
             before = checkpoint
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import xxhash
 
@@ -28,9 +28,23 @@ class AppendFile:
     """A file of our own that only grows, by whole appends."""
 
     def __init__(self, path: Path) -> None:
+        self._begin(path, os.open(path, _FLAGS, 0o600), 0)
+
+    @classmethod
+    def reopen(cls, path: Path, offset: int) -> Self:
+        """Go on with the file that a crash left, after its first `offset` bytes: the rest is cut.
+
+        Made anew if it is not there. For `audit recover`, which keeps what is cut beside the file.
+        """
+        file = cls.__new__(cls)
+        file._begin(path, os.open(path, _FLAGS & ~os.O_EXCL, 0o600), offset)
+        file._cut_back()
+        return file
+
+    def _begin(self, path: Path, descriptor: int, offset: int) -> None:
         self.path = path
-        self.offset = 0
-        self._descriptor = os.open(path, _FLAGS, 0o600)
+        self.offset = offset
+        self.descriptor = descriptor
         self._torn = False
 
     def append(self, data: bytes) -> None:
@@ -54,11 +68,11 @@ class AppendFile:
 
     def write(self, data: memoryview) -> int:
         """Write some of `data`, return how much: one system call, the seam for faults in tests."""
-        return os.write(self._descriptor, data)
+        return os.write(self.descriptor, data)
 
     def sync(self) -> None:
         """Make everything appended durable; blocks for as long as the disk takes."""
-        os.fdatasync(self._descriptor)
+        os.fdatasync(self.descriptor)
 
     def check_identity(self) -> None:
         """Raise OSError if the file was deleted, replaced or resized underneath.
@@ -67,7 +81,7 @@ class AppendFile:
         a name (the road Kubernetes' strict mode took, kubernetes#111208).
         """
         expected = self.offset  # before the size: in another thread the log goes on growing
-        ours = os.fstat(self._descriptor)
+        ours = os.fstat(self.descriptor)
         if ours.st_nlink == 0:
             raise FileNotFoundError(2, "the file was deleted underneath", str(self.path))
         named = os.stat(self.path, follow_symlinks=False)
@@ -78,10 +92,10 @@ class AppendFile:
 
     def close(self) -> None:
         """Give the descriptor back; the file stays."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def _cut_back(self) -> None:
-        os.ftruncate(self._descriptor, self.offset)
+        os.ftruncate(self.descriptor, self.offset)
         self._torn = False
 
 
@@ -98,13 +112,16 @@ class LogPosition:
 
 @dataclass
 class ChainedLog:
-    """The hash-chained log: a file and the state of its chain."""
+    """The hash-chained log: a file and the state of its chain.
+
+    `tree` and `segment` are given to go on with a log that was read before.
+    """
 
     file: AppendFile
     sequence: int = 0
     head: bytes | None = None
-    _tree: MerkleAccumulator = field(default_factory=MerkleAccumulator)
-    _segment: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+    tree: MerkleAccumulator = field(default_factory=MerkleAccumulator)
+    segment: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
     _next_segment: xxhash.xxh3_64 | None = None
 
     def append(self, payloads: Sequence[bytes]) -> int:
@@ -120,8 +137,8 @@ class ChainedLog:
             leaves.append(leaf)
         data = b"".join(lines)
         self.file.append(data)
-        self._tree.extend(leaves)
-        self._segment.update(data)
+        self.tree.extend(leaves)
+        self.segment.update(data)
         if self._next_segment is not None:
             self._next_segment.update(data)
         self.sequence, self.head = first + len(leaves), head
@@ -134,8 +151,8 @@ class ChainedLog:
             event_count=self.sequence,
             offset=self.file.offset,
             chain_head=self.head.hex() if self.head else None,
-            merkle_root=self._tree.root().hex(),
-            segment_xxh3=self._segment.hexdigest(),
+            merkle_root=self.tree.root().hex(),
+            segment_xxh3=self.segment.hexdigest(),
         )
 
     def checkpointed(self, *, written: bool) -> None:
@@ -144,5 +161,5 @@ class ChainedLog:
         Both segments are fed meanwhile: a checkpoint that fails must not shift the next one's.
         """
         if written and self._next_segment is not None:
-            self._segment = self._next_segment
+            self.segment = self._next_segment
         self._next_segment = None

@@ -16,7 +16,7 @@ from nono_trio.audit.verdict import FirstBad
 from nono_trio.core.events import Network, SessionEnded, SessionStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from nono_trio.core.events import NetworkEvent, Payload
@@ -31,7 +31,7 @@ class LogCheck:
 
     `strict` is for our own logs; `sealed` says that a crash can no longer explain anything. The
     sizes are those the files had when the verifier came; `network_events` are those that
-    session.json repeats from the log.
+    session.json repeats from the log; `observe` is told each payload that is good in every respect.
     """
 
     def __init__(
@@ -42,10 +42,12 @@ class LogCheck:
         strict: bool,
         sealed: bool,
         network_events: Sequence[NetworkEvent] = (),
+        observe: Callable[[Payload], None] = lambda _payload: None,
     ) -> None:
         self.chain = Chain(strict=strict)
         self.cursor: CheckpointCursor | None = None
         self.first_bad: FirstBad | None = None
+        self.good_bytes = 0
         self.torn_bytes = 0
         self.started: SessionStarted | None = None
         self.ended: SessionEnded | None = None
@@ -55,9 +57,9 @@ class LogCheck:
         self._strict = strict
         self._sealed = sealed
         self._network_events = network_events
-        # Where the pass stands: lines, bytes and records that are good in every respect.
+        self._observe = observe
+        # Where the pass stands: lines and records that are good in every respect.
         self._number = 0
-        self._offset = 0
         self._good = 0
 
     def run(self, checkpoints: Path, checkpoints_size: int) -> None:
@@ -77,10 +79,12 @@ class LogCheck:
         payload = self.chain.feed(line)
         if self._strict and payload is not None:
             self._check_place(payload)
-        cursor.passed(line, self._offset + len(line), self.chain)
+        cursor.passed(line, self.good_bytes + len(line), self.chain)
         self._number += 1
-        self._offset += len(line)
+        self.good_bytes += len(line)
         self._good = self.chain.count
+        if payload is not None:
+            self._observe(payload)
 
     def _check_place(self, payload: Payload) -> None:
         """session_started is first, session_ended is last, and session.json repeats the rest."""
@@ -115,7 +119,7 @@ class LogCheck:
         """Say where it went wrong, or that it is only the torn tail of a crash."""
         # Half a line is the last one; a live writer may have cut it back since we came.
         half = not line.endswith(b"\n") and len(line) < MAX_LINE
-        last = half or self._offset + len(line) >= self._size
+        last = half or self.good_bytes + len(line) >= self._size
         due = self.cursor.pending if self.cursor is not None else None
         if last and not bad.parsed and due is None and not self._sealed:
             self.torn_bytes = len(line)
@@ -124,7 +128,7 @@ class LogCheck:
             bad = BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._size} bytes")
         self.first_bad = FirstBad(
             line=self._number + 1,
-            offset=self._offset,
+            offset=self.good_bytes,
             sequence=self._good,
             failure=bad.failure,
             expected=bad.expected,

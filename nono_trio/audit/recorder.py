@@ -7,7 +7,6 @@ and so is the wait for it; after the seal every call fails.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import trio
@@ -170,8 +169,3 @@ class Recorder:
     ) -> None:
         # Not `async with`: that would let Cancelled replace the error on its way (trio#1559).
         self._send.close()
-
-
-def unix_ms() -> int:
-    """Return the wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from nono_trio import __version__
 from nono_trio.audit import ledger, store
-from nono_trio.audit.writer import LogFiles, rfc3339
+from nono_trio.audit.files import LogFiles, rfc3339
 from nono_trio.core.events import Network
 from nono_trio.core.metadata import (
     MAX_NETWORK_EVENTS,
@@ -94,40 +94,49 @@ class SessionRecord:
         self.files.flows.sync()
         position = log.position()
         self.files.checkpoint(position, totals.lost, final=True)
-        metadata = self._sealed(ended, totals, position)
+        metadata = sealed_metadata(
+            self._metadata,
+            ended,
+            position,
+            self._network_events,
+            status="sealed",
+            peak_queue=totals.peak_queue,
+            lost_total=totals.lost,
+            allowed_total=totals.allowed,
+            denied_total=totals.denied,
+            duration_ms=round((time.monotonic() - self._began) * 1000),
+        )
+        metadata.executable_identity = self.executable
         ledger.append(
             self._audit_root, self.session_id, session_digest(metadata), completed_at(metadata)
         )
         store.write_session_json(self.directory, metadata)
         self.files.close()
 
-    def _sealed(
-        self, ended: SessionEnded, totals: Totals, position: LogPosition
-    ) -> SessionMetadata:
-        metadata = msgspec.structs.replace(
-            self._metadata,
-            ended=ended.ended,
-            executable_identity=self.executable,
-            exit_code=ended.exit_code,
-            network_events=self._network_events,
-            audit_event_count=position.event_count,
-            audit_integrity=AuditIntegrity(
-                event_count=position.event_count,
-                chain_head=position.chain_head or "",
-                merkle_root=position.merkle_root,
-            ),
-        )
-        if isinstance(metadata.nono_trio, NonoTrioFacts):
-            metadata.nono_trio = msgspec.structs.replace(
-                metadata.nono_trio,
-                status="sealed",
-                peak_queue=totals.peak_queue,
-                lost_total=totals.lost,
-                allowed_total=totals.allowed,
-                denied_total=totals.denied,
-                duration_ms=round((time.monotonic() - self._began) * 1000),
-            )
-        return metadata
+
+def sealed_metadata(
+    opened: SessionMetadata,
+    ended: SessionEnded,
+    position: LogPosition,
+    network_events: list[NetworkEvent],
+    **facts: Any,  # noqa: ANN401  (fields of NonoTrioFacts)
+) -> SessionMetadata:
+    """Return what session.json says of a log that is whole: `opened`, with the seal's facts."""
+    metadata = msgspec.structs.replace(
+        opened,
+        ended=ended.ended,
+        exit_code=ended.exit_code,
+        network_events=network_events,
+        audit_event_count=position.event_count,
+        audit_integrity=AuditIntegrity(
+            event_count=position.event_count,
+            chain_head=position.chain_head or "",
+            merkle_root=position.merkle_root,
+        ),
+    )
+    if isinstance(metadata.nono_trio, NonoTrioFacts):
+        metadata.nono_trio = msgspec.structs.replace(metadata.nono_trio, **facts)
+    return metadata
 
 
 def _open_facts(facts: SessionFacts) -> NonoTrioFacts:

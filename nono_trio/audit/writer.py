@@ -10,18 +10,14 @@ next record and before the end. Syncs run in one thread, never on the loop.
 from __future__ import annotations
 
 import errno
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 import trio
-from msgspec import UNSET
 
-from nono_trio.audit.log import AppendFile, ChainedLog
-from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder, unix_ms
-from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG
+from nono_trio.audit.files import LOST_TARGET, unix_ms
+from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder
 from nono_trio.core.events import (
     Flow,
     Network,
@@ -30,13 +26,12 @@ from nono_trio.core.events import (
     encode_flow,
     encode_payload,
 )
-from nono_trio.core.metadata import Checkpoint, encode_checkpoint
 from nono_trio.errors import AuditLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
+    from nono_trio.audit.files import LogFiles
     from nono_trio.audit.log import LogPosition
     from nono_trio.audit.recorder import AuditMode, AuditSync
     from nono_trio.core.events import Payload
@@ -47,45 +42,7 @@ MAX_BATCH = 512
 SYNC_SECONDS = 1.0
 # A checkpoint even when idle, so that a silent log is still a witness of time.
 IDLE_CHECKPOINT_SECONDS = 60.0
-LOST_TARGET = "nono-trio:audit"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-def rfc3339() -> str:
-    """Return the time in UTC, RFC 3339, microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-class LogFiles:
-    """The three append-only files of a session; opened exclusively, closed together."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.log = ChainedLog(AppendFile(directory / LOG))
-        self.checkpoints = AppendFile(directory / CHECKPOINTS)
-        self.flows = AppendFile(directory / FLOWS)
-        self.flows_sha256 = hashlib.sha256()
-
-    def checkpoint(self, position: LogPosition, lost: int, *, final: bool = False) -> None:
-        """Append a checkpoint for a log that is already synced, and sync it. Blocking."""
-        checkpoint = Checkpoint(
-            time=rfc3339(),
-            event_count=position.event_count,
-            offset=position.offset,
-            chain_head=position.chain_head,
-            merkle_root=position.merkle_root,
-            lost_total=lost,
-            segment_xxh3=position.segment_xxh3,
-            final=final,
-            flows_sha256=self.flows_sha256.hexdigest() if final else UNSET,
-        )
-        self.checkpoints.append(encode_checkpoint(checkpoint))
-        self.checkpoints.sync()
-
-    def close(self) -> None:
-        """Close all three."""
-        for file in (self.log.file, self.checkpoints, self.flows):
-            file.close()
 
 
 @dataclass

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from nono_trio.audit.files import LOST_TARGET
 from nono_trio.cli.text import clean, decision_line
 from nono_trio.core.events import Network
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 MAX_TARGETS = 5
 # A hostile child can name any number of hosts: the count beyond this is kept, the names are not.
 MAX_COUNTED = 1000
-LOST_TARGET = "nono-trio:audit"
 
 
 def say(text: str) -> None:

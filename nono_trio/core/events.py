@@ -60,6 +60,9 @@ DenialCategory: TypeAlias = Literal[
     "external_proxy_rejected",
     "unsupported_upgrade",
 ]
+# No child can end with it, and upstream's registry uses it for a session without its supervisor.
+LOST_EXIT_CODE = -1
+
 ClosedBy: TypeAlias = Literal["client", "upstream", "shutdown", "idle", "error"]
 
 
@@ -152,7 +155,10 @@ class SessionStarted(msgspec.Struct, kw_only=True, frozen=True, tag="session_sta
 
 
 class SessionEnded(msgspec.Struct, kw_only=True, frozen=True, tag="session_ended"):
-    """Last record of a sealed session; `exit_code` is the child's (negative for a signal)."""
+    """Last record of a sealed session; `exit_code` is the child's, as a shell gives it (0-255).
+
+    A recovered session has LOST_EXIT_CODE: nobody was there to see how the child ended.
+    """
 
     ended: str
     exit_code: I32

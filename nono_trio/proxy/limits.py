@@ -62,7 +62,7 @@ class Limits:
     """For the peer to read the last answer while we discard what it still sends."""
 
     sweep: float = 1.0
-    """Between two looks at the deadlines, so every time above may last that much longer."""
+    """Between two looks at the deadlines, so a time above may be off by as much."""
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec import UNSET
 
-from nono_trio.audit.recorder import unix_ms
+from nono_trio.audit.files import unix_ms
 from nono_trio.core.events import Flow, NetworkEvent
 from nono_trio.errors import AuditBusy, SessionSealed
 

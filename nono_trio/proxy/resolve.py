@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.limits import Limits
 
 RESOLVER_THREADS: Final = 16  # getaddrinfo blocks its thread for up to a minute; more names wait
+MEMORY: Final = 256  # hosts without DNS whose addresses are remembered; the policy has few of them
 MAX_ADDRESSES: Final = 32  # of one name; a DNS answer over UDP holds about that many
 
 
@@ -67,11 +68,13 @@ class Directory:
         self._resolver = resolver
         self._limits = limits
         self._own_ports: set[int] = set()
+        self._fixed: dict[tuple[str, int], Sequence[str]] = {}
 
     def add_own(self, listener: socket.socket) -> None:
         """From now on never lead a request back to `listener`, which the proxy accepts from."""
         if listener.family in (socket.AF_INET, socket.AF_INET6):
             self._own_ports.add(listener.getsockname()[1])
+            self._fixed.clear()
 
     def is_own(self, address: str, port: int) -> bool:
         """Whether a connection to an IP address would come back to the proxy.
@@ -86,32 +89,44 @@ class Directory:
         Raises AddressDenied, and DialFailed when the name has no address or its lookup took too
         long.
         """
-        addresses: Sequence[str] | None = self._policy.addresses(host, port)
-        if addresses is None:
-            addresses = (host.name,) if host.address is not None else await self._resolve(host.name)
-        for address in addresses:
-            self._check(host, port, address)
+        key = (host.name, port)
+        return (
+            self._fixed.get(key) or self._find_fixed(host, port) or await self._resolve(host, port)
+        )
+
+    def _find_fixed(self, host: Host, port: int) -> Sequence[str] | None:
+        """The addresses of a host that needs no DNS, remembered once they are checked."""
+        addresses = self._policy.addresses(host, port)
+        if addresses is None and host.address is not None:
+            addresses = (host.name,)
+        if addresses is not None:
+            self._check(host, port, addresses)
+            if len(self._fixed) >= MEMORY:
+                self._fixed.clear()
+            self._fixed[host.name, port] = addresses
         return addresses
 
-    async def _resolve(self, name: str) -> tuple[str, ...]:
+    async def _resolve(self, host: Host, port: int) -> Sequence[str]:
         with trio.move_on_after(self._limits.resolve):
             try:
-                found = tuple(await self._resolver(name))
+                found = tuple(await self._resolver(host.name))
             except ResolveFailed as error:
                 raise DialFailed(error.reason) from error
             if not found:
                 raise DialFailed("the name has no address")
             if len(found) > MAX_ADDRESSES:
                 raise DialFailed(f"the name has more than {MAX_ADDRESSES} addresses")
+            self._check(host, port, found)
             return found
         raise DialFailed(f"the name was not resolved within {self._limits.resolve:g} seconds", 504)
 
-    def _check(self, host: Host, port: int, address: str) -> None:
-        verdict = self._policy.check_address(host, port, address)
-        if not verdict.allowed:
-            raise AddressDenied(verdict.reason or "the address is not allowed", verdict.hint)
-        if self.is_own(address, port):
-            raise AddressDenied("the address is the proxy itself")
+    def _check(self, host: Host, port: int, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            verdict = self._policy.check_address(host, port, address)
+            if not verdict.allowed:
+                raise AddressDenied(verdict.reason or "the address is not allowed", verdict.hint)
+            if self.is_own(address, port):
+                raise AddressDenied("the address is the proxy itself")
 
 
 def _is_here(address: str) -> bool:

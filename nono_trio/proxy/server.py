@@ -1,4 +1,4 @@
-"""The proxy: accepts connections, holds the table of clients, and cuts those that are over time.
+"""The proxy: accepts connections, has them served, and ends with the last of them.
 
 Rules of this file: the accept loop never dies of a client or of the system running short; a full
 table first gives up connections on which nothing was asked; handlers live in the caller's nursery,
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.audit.recorder import unix_ms
+from nono_trio.audit.files import unix_ms
 from nono_trio.proxy.auth import Token
 from nono_trio.proxy.client import Client
 from nono_trio.proxy.dial import TcpDialler
@@ -24,6 +24,7 @@ from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS,
 from nono_trio.proxy.readiness import Readiness
 from nono_trio.proxy.relay import RelayBuffer
 from nono_trio.proxy.resolve import Directory, SystemResolver
+from nono_trio.proxy.table import ClientTable
 from nono_trio.proxy.workers import Workers
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Proxy:
             buffer=RelayBuffer(),
             now=clock_ms,
         )
-        self._clients: dict[Client, None] = {}
+        self._clients = ClientTable()
         self._workers = Workers(self._handle)
         self._listeners = 0
         self._left = trio.Event()
@@ -109,6 +110,7 @@ class Proxy:
             self._listeners += 1
             try:
                 if self._attending is None:
+                    self._clients.sweep(trio.current_time())
                     self._attending = trio.CancelScope()
                     handlers.start_soon(self._attend, self._attending)
                 task_status.started()
@@ -122,7 +124,7 @@ class Proxy:
         """Nothing more is accepted: what only waits for another request ends now."""
         self._surroundings.closing = True
         self._workers.dismiss()
-        while self._drop_idle():
+        while self._clients.drop_idle():
             pass
         self._finish_if_unused()
 
@@ -136,7 +138,7 @@ class Proxy:
                 await trio.lowlevel.wait_readable(listener)
             except OSError as error:
                 if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
-                    self._drop_idle()
+                    self._clients.drop_idle()
                     await trio.sleep(ACCEPT_BACKOFF)
                 await trio.lowlevel.checkpoint()
             else:
@@ -145,34 +147,25 @@ class Proxy:
     async def _wait_for_room(self) -> int:
         """How many more connections may be accepted, at least one."""
         most = self._limits.connections + self._limits.refusals
-        while len(self._clients) >= most and not self._drop_idle():
+        while len(self._clients) >= most and not self._clients.drop_idle():
             self._left = trio.Event()
             await self._left.wait()
         return most - len(self._clients)
 
     def _take(self, sock: socket.socket, handlers: trio.Nursery) -> None:
         sock.setblocking(False)
-        client = Client(sock, self._readiness)
-        full = len(self._clients) >= self._limits.connections and not self._drop_idle()
-        self._clients[client] = None
+        client = Client(sock, self._readiness, self._clients)
+        full = len(self._clients) >= self._limits.connections and not self._clients.drop_idle()
+        self._clients.add(client)
         self._workers.give(client, full, handlers)
 
     async def _handle(self, client: Client, full: bool) -> None:
         try:
             await Handler(client, self._surroundings, full=full).handle()
         finally:
-            self._clients.pop(client, None)
+            self._clients.discard(client)
             self._left.set()
             self._finish_if_unused()
-
-    def _drop_idle(self) -> bool:
-        """Give up the oldest connection on which nothing was asked; False if there is none."""
-        for client in self._clients:
-            if client.idle:
-                del self._clients[client]
-                client.expire()
-                return True
-        return False
 
     async def _attend(self, scope: trio.CancelScope) -> None:
         """Wake the handlers: for their sockets at once, for their deadlines at each sweep."""
@@ -182,19 +175,14 @@ class Proxy:
                     nursery.start_soon(self._readiness.dispatch)
                     while True:
                         await trio.sleep(self._limits.sweep)
-                        self._sweep(trio.current_time())
+                        self._clients.sweep(trio.current_time())
         finally:
             self._attending = None
             self._finish_if_unused()
 
-    def _sweep(self, now: float) -> None:
-        for client in self._clients:
-            if client.deadline <= now:
-                client.expire()
-
     def _finish_if_unused(self) -> None:
         """After the last listener and the last client: end the attending task, then the epoll."""
-        if self._listeners or self._clients:
+        if self._listeners or len(self._clients):
             return
         if self._attending is not None:
             self._attending.cancel(reason="the proxy has no client left")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 from msgspec import UNSET
 
-from nono_trio.audit.writer import rfc3339
+from nono_trio.audit.files import rfc3339
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
 from nono_trio.proxy.ports import PortRelay, dial_host

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.audit.writer import Writer, rfc3339
+from nono_trio.audit.files import rfc3339
+from nono_trio.audit.writer import Writer
 from nono_trio.core.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.session.shutdown import SIGNALS, Phase, Shutdown
