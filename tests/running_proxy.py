@@ -118,6 +118,11 @@ class Wire:
         self.unread += parser.trailing_data[0]
         return answer
 
+    async def exchange(self, request: bytes, method: str = "GET") -> Answer | None:
+        """Send a request and read its answer."""
+        await self.send(request)
+        return await self.answer(method)
+
     async def _next_event(self, parser: h11.Connection) -> object:
         try:
             while (event := parser.next_event()) is h11.NEED_DATA:

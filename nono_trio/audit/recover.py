@@ -18,21 +18,17 @@ import contextlib
 import hashlib
 import os
 import re
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.files import LOST_TARGET, append_checkpoint, lock, rfc3339, unix_ms
+from nono_trio.audit.files import LOST_TARGET, append_checkpoint, lock, unix_ms
 from nono_trio.audit.log import AppendFile, ChainedLog
-from nono_trio.audit.log_check import LogCheck
-from nono_trio.audit.read import lines, lines_backwards, size_of
-from nono_trio.audit.seal_check import SESSION_MISMATCH, differs
+from nono_trio.audit.read import lines, size_of
 from nono_trio.audit.session_record import sealed_metadata
+from nono_trio.audit.survey import Survey
 from nono_trio.audit.verdict import SCHEMA, FirstBad
-from nono_trio.audit.verify import ID_MISMATCH
 from nono_trio.core.events import (
     LOST_EXIT_CODE,
     Network,
@@ -42,7 +38,6 @@ from nono_trio.core.events import (
     encode_payload,
 )
 from nono_trio.core.metadata import (
-    MAX_NETWORK_EVENTS,
     NonoTrioFacts,
     SessionMetadata,
     completed_at,
@@ -51,7 +46,7 @@ from nono_trio.core.metadata import (
 from nono_trio.errors import AuditLost, LogUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from nono_trio.core.events import Payload
@@ -138,84 +133,13 @@ def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]
     if store.is_alive(metadata):
         answer.outcome, answer.reason = "running", "its supervisor is alive"
         return
-    found = _survey(directory)
-    answer.first_bad = _fault(found, metadata, directory)
+    found = Survey(directory)
+    answer.first_bad = found.fault(metadata)
     if answer.first_bad is not None:
         answer.outcome = "tampered"
-        answer.event_count = found.check.chain.count
+        answer.event_count = found.count
         return
     _Sealing(directory, metadata, found, step).run(answer)
-
-
-# -- what is there ----------------------------------------------------------------------------------
-
-
-@dataclass
-class _Found:
-    """One reading of the log: verify's pass, and what session.json repeats of it."""
-
-    check: LogCheck
-    network_events: list[NetworkEvent] = field(default_factory=list)
-    allowed: int = 0
-    denied: int = 0
-    lost: int = 0
-    last_ms: int = 0
-
-    def observe(self, payload: Payload) -> None:
-        """Count one good record, as the writer counted it."""
-        if not isinstance(payload, Network):
-            return
-        event = payload.event
-        if len(self.network_events) < MAX_NETWORK_EVENTS:
-            self.network_events.append(event)
-        if event.target == LOST_TARGET:
-            gap = _GAP.match(event.reason or "")
-            self.lost += int(gap[1]) if gap else 0
-            return
-        self.last_ms = max(self.last_ms, event.timestamp_unix_ms)
-        self.allowed += event.decision == "allow"
-        self.denied += event.decision == "deny"
-
-
-def _survey(directory: Path) -> _Found:
-    checkpoints = directory / store.CHECKPOINTS
-    checkpoints_size = size_of(checkpoints)
-    log = directory / store.LOG
-    holder: list[_Found] = []
-    check = LogCheck(
-        log,
-        size_of(log),
-        strict=True,
-        sealed=False,
-        observe=lambda payload: holder[0].observe(payload),
-    )
-    holder.append(_Found(check))
-    check.run(checkpoints, checkpoints_size)
-    return holder[0]
-
-
-def _fault(found: _Found, metadata: SessionMetadata, directory: Path) -> FirstBad | None:
-    """What makes it more than a crash; sealing it would make it look whole."""
-    check = found.check
-    started = check.started
-    last = check.cursor.last if check.cursor is not None else None
-    if check.first_bad is not None:
-        return check.first_bad
-    if last is not None and last.final and check.ended is None:
-        return FirstBad(
-            failure="last record mismatch",
-            expected="session_ended before the final checkpoint",
-            got="none",
-        )
-    fault = differs(ID_MISMATCH, directory.name, metadata.session_id)
-    if fault is None and started is not None:
-        fault = differs(
-            SESSION_MISMATCH, f"started {started.started}", f"started {metadata.started}"
-        ) or differs(SESSION_MISMATCH, f"command {started.command}", f"command {metadata.command}")
-    return fault
-
-
-# -- sealing ----------------------------------------------------------------------------------------
 
 
 class _Sealing:
@@ -225,38 +149,30 @@ class _Sealing:
         self,
         directory: Path,
         metadata: SessionMetadata,
-        found: _Found,
+        found: Survey,
         step: Callable[[str], None],
     ) -> None:
-        if found.check.cursor is None:
-            raise AssertionError("the log was not read")
         self._directory = directory
         self._metadata = metadata
         self._found = found
-        self._check = found.check
-        self._cursor = found.check.cursor
         self._step = step
 
     def run(self, answer: Recovery) -> None:
         """Set aside, cut, end, checkpoint, ledger, session.json; raises OSError, AuditLost."""
         with contextlib.ExitStack() as opened:
-            log = self._reopened(store.LOG, self._check.good_bytes, opened)
-            checkpoints = self._reopened(store.CHECKPOINTS, self._cursor.whole_bytes, opened)
-            flows = self._reopened(store.FLOWS, self._whole_flows(), opened)
+            files = {name: self._reopened(name, opened) for name in self._found.whole}
             ledger.sync_directory(self._directory)
             answer.torn_bytes = self._torn_bytes()
-            chain = self._check.chain
-            chained = ChainedLog(log, chain.count, chain.head, chain.tree, self._cursor.segment)
-            ended = self._end(chained)
-            flows.sync()
-            lost = self._checkpoint(chained, checkpoints)
-            metadata = self._sealed(chained, ended, lost)
-            self._publish(metadata)
-        answer.outcome, answer.event_count = "recovered", chained.sequence
+            log = self._found.resume(files[store.LOG])
+            ended = self._end(log)
+            files[store.FLOWS].sync()
+            lost = self._checkpoint(log, files[store.CHECKPOINTS])
+            self._publish(self._sealed(log, ended, lost))
+        answer.outcome, answer.event_count = "recovered", log.sequence
         answer.exit_code_known = ended.exit_code != LOST_EXIT_CODE
 
-    def _reopened(self, name: str, whole: int, opened: contextlib.ExitStack) -> AppendFile:
-        path = self._directory / name
+    def _reopened(self, name: str, opened: contextlib.ExitStack) -> AppendFile:
+        path, whole = self._directory / name, self._found.whole[name]
         self._step(f"set aside {name}")
         _set_aside(path, whole)
         self._step(f"cut {name}")
@@ -264,68 +180,43 @@ class _Sealing:
         opened.callback(file.close)
         return file
 
-    def _whole_flows(self) -> int:
-        path = self._directory / store.FLOWS
-        return next(lines_backwards(path, size_of(path)), (0, b""))[0]
-
     def _torn_bytes(self) -> int:
         return size_of(self._directory / (store.LOG + TORN))
 
-    def _end(self, chained: ChainedLog) -> SessionEnded:
+    def _end(self, log: ChainedLog) -> SessionEnded:
         """Append what the log lacks, in one write; its own end stands where it has one."""
         self._step("end")
-        ended = self._check.ended
+        ended = self._found.ended
         if ended is None:
-            ended = SessionEnded(ended=self._last_sign_of_life(), exit_code=LOST_EXIT_CODE)
-            payloads = [*self._missing_start(), self._note(), ended]
-            chained.append([encode_payload(payload) for payload in payloads])
+            payloads = self._missing_records()
+            ended = payloads[-1]
+            log.append([encode_payload(payload) for payload in payloads])
             for payload in payloads:
                 self._found.observe(payload)
         self._step("sync")
-        chained.file.sync()
+        log.file.sync()
         return ended
 
-    def _missing_start(self) -> Sequence[SessionStarted]:
-        """The first record, from session.json, where the supervisor was lost before writing it."""
-        if self._check.chain.count:
-            return ()
-        return (SessionStarted(started=self._metadata.started, command=self._metadata.command),)
-
-    def _note(self) -> Network:
+    def _missing_records(self) -> tuple[*tuple[Payload, ...], SessionEnded]:
+        """The last records; also the first, where the supervisor was lost before writing it."""
+        metadata = self._metadata
+        ended = SessionEnded(
+            ended=self._found.last_sign_of_life(metadata.started), exit_code=LOST_EXIT_CODE
+        )
         torn = self._torn_bytes()
-        reason = f"recovered: {torn} bytes of a torn record cut" + (
-            f", kept in {store.LOG}{TORN}" if torn else ""
-        )
-        if not self._check.chain.count:
-            reason += "; session_started is from session.json"
-        return Network(
-            event=NetworkEvent(
-                timestamp_unix_ms=unix_ms(),
-                mode="connect",
-                decision="deny",
-                target=LOST_TARGET,
-                reason=reason,
-            )
-        )
+        said = f"recovered: {torn} bytes of a torn record cut"
+        said += f", kept in {store.LOG}{TORN}" if torn else ""
+        if self._found.count:
+            return _note(said), ended
+        started = SessionStarted(started=metadata.started, command=metadata.command)
+        return started, _note(f"{said}; session_started is taken from session.json"), ended
 
-    def _last_sign_of_life(self) -> str:
-        """The latest of: the start, the last checkpoint, the last decision."""
-        last = self._cursor.last
-        times = [self._metadata.started, last.time if last is not None else ""]
-        with contextlib.suppress(ValueError, OverflowError, OSError):
-            decided = datetime.fromtimestamp(self._found.last_ms / 1000, UTC)
-            times.append(rfc3339(decided))
-        known = [(parsed, text) for text in times if (parsed := store.parse_time(text))]
-        return max(known)[1] if known else self._metadata.started
-
-    def _checkpoint(self, chained: ChainedLog, checkpoints: AppendFile) -> int:
+    def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> int:
         """Write the final checkpoint unless it is there; return the number of lost events."""
         self._step("checkpoint")
-        last = self._cursor.last
-        if last is not None and last.final:
-            return last.lost_total
-        lost = max(last.lost_total if last is not None else 0, self._found.lost)
-        append_checkpoint(checkpoints, chained.position(), lost, self._flows_sha256())
+        last, lost = self._found.last_checkpoint, self._found.lost
+        if last is None or not last.final:
+            append_checkpoint(checkpoints, log.position(), lost, self._flows_sha256())
         return lost
 
     def _flows_sha256(self) -> str:
@@ -335,12 +226,12 @@ class _Sealing:
             hasher.update(line)
         return hasher.hexdigest()
 
-    def _sealed(self, chained: ChainedLog, ended: SessionEnded, lost: int) -> SessionMetadata:
+    def _sealed(self, log: ChainedLog, ended: SessionEnded, lost: int) -> SessionMetadata:
         found = self._found
         return sealed_metadata(
             self._metadata,
             ended,
-            chained.position(),
+            log.position(),
             found.network_events,
             status="recovered",
             lost_total=lost,
@@ -357,6 +248,18 @@ class _Sealing:
             ledger.append(root, metadata.session_id, digest, completed_at(metadata))
         self._step("session")
         store.write_session_json(self._directory, metadata)
+
+
+def _note(said: str) -> Network:
+    """A record about the log itself, in the form that the writer uses for gaps."""
+    event = NetworkEvent(
+        timestamp_unix_ms=unix_ms(),
+        mode="connect",
+        decision="deny",
+        target=LOST_TARGET,
+        reason=said,
+    )
+    return Network(event=event)
 
 
 def _set_aside(path: Path, whole: int) -> None:

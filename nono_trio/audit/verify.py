@@ -42,10 +42,12 @@ from nono_trio.audit.verdict import (
     Verdict,
     Verification,
 )
+from nono_trio.core.events import LOST_EXIT_CODE
 from nono_trio.core.metadata import NonoTrioFacts, SessionMetadata
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
@@ -309,8 +311,26 @@ def _notes(evidence: Evidence, answer: Verification) -> list[str]:
         notes.append("no checkpoints: checked by upstream nono's rules, against session.json only")
     if answer.verdict == "crashed":
         notes.append(_how_far(answer.event_count))
+    notes += _recovery_notes(evidence) if evidence.sealed else ()
     if evidence.facts is not None and evidence.facts.lost_total:
         notes.append(f"{evidence.facts.lost_total} events were lost while recording")
     if answer.attestation.present:
         notes.append("it is signed; this version does not check signatures")
     return notes
+
+
+def _recovery_notes(evidence: Evidence) -> Sequence[str]:
+    """That it was recovered: by its last record, which the hashes cover, wherever that says so.
+
+    session.json's `status` alone is covered by no hash.
+    """
+    if evidence.metadata is None or not evidence.ours:
+        return ()
+    if evidence.metadata.exit_code == LOST_EXIT_CODE:
+        return (
+            "it was recovered: its supervisor was lost, so how the command ended, and what was not"
+            " yet recorded then, is not known",
+        )
+    if evidence.facts is not None and evidence.facts.status == "recovered":
+        return ("it was recovered: its log was whole, only the seal was missing",)
+    return ()

@@ -1,4 +1,4 @@
-"""`nono-trio audit`: list, show, follow and verify sessions.
+"""`nono-trio audit`: list, show, follow, verify and recover sessions.
 
 The commands' options and the order of their output; what they do is in audit_verify.py and
 audit_tail.py, how it looks in audit_render.py. Nothing here imports the loop, the proxy or the
@@ -127,6 +127,31 @@ def _sum_up(told: list[Verification], root: Path) -> None:
     verdicts = Counter(answer.verdict for answer in told).most_common()
     found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts)
     say(f"{counted(len(told), 'session')}: {found}")
+
+
+@audit.command(
+    short_help="Seal the sessions of lost supervisors.",
+    epilog="Example: nono-trio audit recover latest",
+)
+@click.argument("session", required=False)
+@click.option("--all", "every", is_flag=True, help="Recover every crashed session there is.")
+@_json
+@_audit_dir
+def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | None) -> None:
+    """Seal the session of a supervisor that was lost (kill -9, power), so that it can be verified.
+
+    A torn last record is kept beside the log and cut from it; a record says so. The exit code in
+    the log is -1: how the command ended is not known. Exit code: recovered, or sealed before 0;
+    tampered (left as it is) 1; unreadable 2; could not be sealed 4; still running 5. Of several
+    the worst decides. Recovering again is harmless.
+    """
+    from nono_trio.cli.audit_recover import recover_sessions
+
+    if every == bool(session):
+        raise click.UsageError("expected one session, or --all, and not both")
+    root = _root(audit_dir)
+    directory = _session_directory(root, session) if session else None
+    raise SystemExit(recover_sessions(root, directory, as_json=as_json))
 
 
 @audit.command(

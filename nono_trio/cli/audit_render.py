@@ -21,7 +21,7 @@ from nono_trio.cli.text import (
     size_text,
     target_text,
 )
-from nono_trio.core.events import Network
+from nono_trio.core.events import LOST_EXIT_CODE, Network
 from nono_trio.core.metadata import NonoTrioFacts
 
 if TYPE_CHECKING:
@@ -208,13 +208,20 @@ def _record_fields(record: LogRecord) -> dict[str, object]:
 def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
     name = f"  (name {clean(session.name)})" if session.name else ""
     yield _row("session", f"{session.session_id}{name}")
-    ended = f", exit code {story.ended.exit_code}" if story.ended is not None else ""
-    yield _row("status", f"{status}{ended}")
+    yield _row("status", f"{status}{_end_text(story)}")
     summary = session.summary
     if summary is not None:
         yield _row("command", command_text(summary.command))
         yield _row("started", f"{local_time(session.started)}{_duration(summary)}")
     yield _row("records", f"{story.events:,} in {session.directory}")
+
+
+def _end_text(story: Story) -> str:
+    if story.ended is None:
+        return ""
+    if story.ended.exit_code == LOST_EXIT_CODE:
+        return " by `audit recover`: the supervisor was lost, the exit code is not known"
+    return f", exit code {story.ended.exit_code}"
 
 
 def _duration(summary: SessionSummary) -> str:

@@ -67,7 +67,9 @@ class RuleTable:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._exact: dict[tuple[str, int], Rule] = {}
         self._below: dict[tuple[str, int], Rule] = {}
+        self.ports: set[int] = set()
         for rule in rules:
+            self.ports.update(port for port in rule.ports if port != ANY_PORT)
             table = self._below if rule.wildcard else self._exact
             for port in rule.ports:
                 table.setdefault((rule.host.name, port), rule)
@@ -128,6 +130,11 @@ class Policy:
                 self._verdicts.clear()
             self._verdicts[key] = verdict
         return verdict
+
+    @property
+    def named_ports(self) -> frozenset[int]:
+        """The ports that allow entries name, or stand for by having none; not those of `:*`."""
+        return frozenset(self._allow.ports)
 
     def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
         """Pinned addresses to dial instead of asking DNS, in their order; None without a pin."""

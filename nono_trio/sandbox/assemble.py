@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nono_trio.sandbox.addresses import DNS_PORT, GATEWAY_IPV4
 from nono_trio.sandbox.plan import PRIVATE
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ _HOST_GRANTS = [
 
 # Landlock restricts TCP since ABI 4 (Linux 6.7).
 FIRST_NETWORK_ABI = 4
+
+
+# Ports that programs try often: listened on so that a denial is recorded with its port and can be
+# shown, instead of a bare "connection refused" by the kernel.
+OFTEN_TRIED = (
+    21, 22, 23, 25, 110, 143, 389, 465, 587, 636, 853, 873, 993, 995, 1433, 1521, 2049, 2375, 2376,
+    3000, 3306, 3389, 5000, 5432, 5672, 5900, 6379, 6443, 8000, 8080, 8443, 8888, 9000, 9092, 9200,
+    9418, 11211, 11434, 27017,
+)  # fmt: skip
+# Two sockets a port, and one message hands them all over (see protocol.MAX_SOCKETS).
+MOST_TRANSPARENT_PORTS = 110
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,18 @@ def cage_files(
     )
 
 
+def transparent_ports(named: frozenset[int]) -> list[int]:
+    """Return the ports to listen on: the web's, the policy's, then the often tried."""
+    wanted = dict.fromkeys((80, 443, *sorted(named), *OFTEN_TRIED))
+    wanted.pop(DNS_PORT, None)  # DNS has its own
+    return list(wanted)[:MOST_TRANSPARENT_PORTS]
+
+
+def resolver_configuration() -> dict[str, str]:
+    """Return the files that send name look-ups to the transparent network."""
+    return {"/etc/resolv.conf": f"nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n"}
+
+
 def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
     """Name what holds, for the log and for `audit show`."""
     held = []
@@ -85,6 +109,8 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
             "mount namespace: only what is granted exists, /tmp and /dev/shm are private",
             "PID, IPC and user namespaces, capabilities dropped",
         ]
+    if plan.transparent_ports:
+        held.append("every address and name answers to the proxy, for programs that know of none")
     if plan.isolation == "landlock":
         held += [
             f"Landlock TCP rules: connect to port {plan.port} only",

@@ -25,6 +25,7 @@ from nono_trio.sandbox import protocol, system
 from nono_trio.sandbox.init import Init, end_descendants, give_terminal
 from nono_trio.sandbox.library import load_library
 from nono_trio.sandbox.namespaces import enter_namespaces, listen_on_loopback, raise_loopback
+from nono_trio.sandbox.transparent import OuterNetwork
 from nono_trio.sandbox.view import build_view
 
 if TYPE_CHECKING:
@@ -105,8 +106,14 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
     if isolated:
         with _stage("namespaces"):
             enter_namespaces()
-        with _stage("loopback"):
-            raise_loopback()
+        if plan["transparent_ports"]:
+            with _stage("transparent network"):
+                outer = OuterNetwork(plan["transparent_ports"])
+                sockets |= outer.sockets
+                outer.enter_inner()
+        else:
+            with _stage("loopback"):
+                raise_loopback()
         with _stage("listener"):
             sockets["proxy"] = listen_on_loopback(plan["port"])
             for port in plan["open_ports"]:
@@ -154,7 +161,13 @@ def _become_init(
         library = load_library(plan["library"])
     if isolated:
         with _stage("file system view"):
-            build_view(plan["view"], plan["private"], plan["directories"], plan["covered"])
+            build_view(
+                plan["view"],
+                plan["private"],
+                plan["directories"],
+                plan["covered"],
+                plan["replaced"],
+            )
     # Nobody in the cage may read this process' memory or descriptors, whatever its uid.
     system.prctl(system.PR_SET_DUMPABLE, 0)
     terminal = _open_terminal() if plan["foreground"] else None

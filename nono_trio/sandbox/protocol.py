@@ -26,7 +26,7 @@ import struct
 # The start message carries argv and environment, which the kernel bounds at about 2 MiB (execve's
 # ARG_MAX with the default stack limit); twice that leaves room for JSON escapes.
 MAX_MESSAGE = 4 << 20
-MAX_SOCKETS = 64  # proxy listener today; the transparent network names a socket a port
+MAX_SOCKETS = 250  # the kernel's SCM_MAX_FD is 253; the transparent network needs two a port
 
 _LENGTH = struct.Struct(">I")
 _RIGHTS_SPACE = socket.CMSG_SPACE(MAX_SOCKETS * array.array("i").itemsize)

@@ -27,6 +27,7 @@ Isolation = Literal["namespace", "landlock", "none"]
 LAUNCH_SECONDS = 10.0
 # The steps that a kernel, a container or a hardened distribution refuses, where `auto` falls back.
 NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system view"})
+TRANSPARENT_STAGE = "transparent network"
 
 # Isolated from environment and site-packages; appended last, so that the directory the package
 # was installed to can't stand in for the standard library.
@@ -41,6 +42,10 @@ class NamespacesRefused(CageFailed):
     """This machine refuses what namespace isolation needs."""
 
 
+class TransparentRefused(CageFailed):
+    """This machine has namespaces, but not what the transparent network needs on top."""
+
+
 @dataclass(frozen=True)
 class CagePlan:
     """Everything the launcher needs to know; sent to it as one message, never through argv."""
@@ -53,6 +58,7 @@ class CagePlan:
     private: list[str]
     directories: list[str]
     covered: list[str]
+    replaced: dict[str, str]
     directory: str
     executable: str
     command: list[str]
@@ -60,6 +66,7 @@ class CagePlan:
     foreground: bool
     port: int
     open_ports: list[int]
+    transparent_ports: list[int]
     listen_ports: list[int]
     limits: dict[str, int]
 
@@ -135,6 +142,8 @@ def launch_error(message: dict[str, object]) -> CageFailed:
     if not isinstance(failed, dict):
         return CageFailed(f"unexpected word from the cage's launcher: {sorted(message)}")
     text = f"the cage could not be built: {failed.get('stage')}: {failed.get('text')}"
+    if failed.get("stage") == TRANSPARENT_STAGE:
+        return TransparentRefused(text, hint="run with --transparent off")
     if failed.get("stage") in NAMESPACE_STAGES:
         return NamespacesRefused(text, hint="see `nono-trio doctor`, or use --isolation landlock")
     return CageFailed(text)

@@ -14,23 +14,23 @@ import socket
 from typing import TYPE_CHECKING
 
 from nono_trio.sandbox import system
+from nono_trio.sandbox.addresses import (
+    CHILD_IPV4,
+    CHILD_IPV6,
+    DNS_PORT,
+    GATEWAY_IPV4,
+    GATEWAY_IPV6,
+)
 from nono_trio.sandbox.namespaces import LISTEN_BACKLOG, raise_loopback
 from nono_trio.sandbox.netlink import Netlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Both ends' addresses lie in the benchmark range (RFC 2544), above the part that names are given
-# synthetic addresses from; the IPv6 ones are unique local and link local.
-CHILD_IPV4 = "198.19.255.254"
-GATEWAY_IPV4 = "198.19.255.253"
-CHILD_IPV6 = "fd6e:6f6e:6f2d:ffff::2"
-GATEWAY_IPV6 = "fe80::1"
 _LOOPBACK_INDEX = 1  # of every network namespace
 _LINK_INDEX = 2
 # The largest a veth takes: bulk data moves in few packets, and nothing of it is ever on a wire.
 _MTU = 65_535
-DNS_PORT = 53
 
 
 class OuterNetwork:

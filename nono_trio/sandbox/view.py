@@ -37,14 +37,19 @@ _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
 def build_view(
-    paths: list[tuple[str, bool]], private: list[str], directories: list[str], covered: list[str]
+    paths: list[tuple[str, bool]],
+    private: list[str],
+    directories: list[str],
+    covered: list[str],
+    replaced: dict[str, str],
 ) -> None:
     """Make the new root and enter it.
 
     `paths` are bound from the host, each with whether it may be written; `private` become empty
     tmpfs mounts (mode 1777), and `directories` are made empty so that they can be named (the
     home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
-    something empty that nobody may open. Raises OSError with the path that could not be mounted.
+    something empty that nobody may open; `replaced` files have a text of ours. Raises OSError
+    with the path that could not be mounted.
     """
     _enter_staging()
     view = _View()
@@ -63,6 +68,8 @@ def build_view(
         view.make_directory(path)
     for path in covered:
         view.cover(path)
+    for path, text in replaced.items():
+        view.replace(path, text)
     _mount_system(view)
     os.chdir(_NEW)
     system.pivot_root(".", ".")
@@ -124,6 +131,18 @@ class _View:
             self._make_file(_COVER)
             os.chmod(_NEW + _COVER, 0)
             system.mount(_NEW + _COVER, _NEW + real, "", system.MS_BIND)
+        system.make_read_only(_NEW + real)
+
+    def replace(self, path: str, text: str) -> None:
+        """Show a file with `text` at `path`, whatever the host has there."""
+        real = self.follow(path) or path
+        ours = f"/.replaced-{os.path.basename(path)}"
+        self._make_file(ours)
+        with open(_NEW + ours, "w", encoding="utf-8") as file:
+            file.write(text)
+        if not os.path.exists(_NEW + real):
+            self._make_file(real)
+        system.mount(_NEW + ours, _NEW + real, "", system.MS_BIND)
         system.make_read_only(_NEW + real)
 
     def make_directory(self, path: str) -> None:

@@ -57,13 +57,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A whole `run`."""
+    """A whole `run`; `transparent` None takes it where the machine has it."""
 
     command: Sequence[str]
     session: SessionOptions
     files: FileOptions
     isolation: IsolationChoice = "auto"
     sandbox: bool = True
+    transparent: bool | None = None
     open_ports: Sequence[int] = ()
     listen_ports: Sequence[int] = ()
     limits: Limits = field(default_factory=Limits)

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 from nono_trio.core.policy import Policy
 from nono_trio.errors import CageFailed, UsageError
-from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI, cage_files, enforcement, left_open
+from nono_trio.sandbox.assemble import (
+    FIRST_NETWORK_ABI,
+    cage_files,
+    enforcement,
+    left_open,
+    resolver_configuration,
+    transparent_ports,
+)
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.session.limits import PlannedLimits
     from nono_trio.session.options import NetworkOptions, RunOptions
 
+TRANSPARENT_READY = False
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
 
@@ -115,6 +123,9 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     temporary = None
     if options.sandbox and chosen != "namespace":
         temporary = tempfile.mkdtemp(prefix="nono-trio-")
+    transparent = []
+    if chosen == "namespace" and options.transparent is not False and TRANSPARENT_READY:
+        transparent = transparent_ports(policy.named_ports)
     caged = cage_files(files, chosen, sandbox=options.sandbox, temporary=temporary)
     plan = CagePlan(
         isolation=chosen,
@@ -125,6 +136,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         private=caged.private,
         directories=caged.directories,
         covered=caged.covered,
+        replaced=resolver_configuration() if transparent else {},
         directory=caged.directory,
         executable=executable,
         command=[*options.command],
@@ -135,6 +147,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         foreground=terminal.is_ours,
         port=port,
         open_ports=[*options.open_ports],
+        transparent_ports=transparent,
         listen_ports=[*options.listen_ports],
         limits=limits.per_process,
     )
