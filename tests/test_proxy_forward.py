@@ -151,8 +151,8 @@ async def test_bodies_with_a_length(size):
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         base = f"http://127.0.0.1:{origin.port}"
         body = b"x" * size
-        answer = await exchange(
-            wire, http("PUT", f"{base}/sink", f"Content-Length: {size}", body=body)
+        answer = await wire.exchange(
+            http("PUT", f"{base}/sink", f"Content-Length: {size}", body=body)
         )
         assert answer is not None
         assert answer.body == str(size).encode()

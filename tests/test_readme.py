@@ -63,7 +63,8 @@ def commands(block: str) -> list[tuple[str, str]]:
 def test_console_block(block: str, tmp_path: Path) -> None:
     if "curl" in block and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    environment = os.environ | {
+    environment = {
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path / "home"),
         "NONO_TRIO_STATE_DIR": str(tmp_path / "state"),

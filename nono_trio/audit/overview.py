@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from nono_trio.audit.files import LOST_TARGET
 from nono_trio.audit.read import flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.events import Network, SandboxRuntime, SessionEnded
@@ -165,9 +166,10 @@ def _tell_record(story: Story, record: LogRecord) -> None:
 def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:
     event = payload.event
     story.decisions += 1
-    story.allowed += event.decision == "allow"
-    story.denied += event.decision == "deny"
-    _host(story, event.decision, event.target, event.port).requests += 1
+    if event.target != LOST_TARGET:  # what is about the log itself is in the timeline only
+        story.allowed += event.decision == "allow"
+        story.denied += event.decision == "deny"
+        _host(story, event.decision, event.target, event.port).requests += 1
     if len(story.first) < story.keep:
         story.first.append(record)
     else:

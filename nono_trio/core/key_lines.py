@@ -69,7 +69,7 @@ class _Reader:
             elif self._peek() == "[":
                 table = self._header()
             else:
-                self._pair((), table, "=")
+                self._pair(table, "=")
 
     def value(self, path: KeyPath) -> None:
         """One value: a list, a table, or a scalar up to what ends it."""
@@ -79,6 +79,7 @@ class _Reader:
         elif self._peek() == "{":
             self._table(path)
         else:
+            self._take()
             while self._peek() and self._peek() not in ",]}\n":
                 self._take()
 
@@ -95,7 +96,7 @@ class _Reader:
     def _table(self, path: KeyPath) -> None:
         self._take()
         while self._more("}"):
-            self._pair((), path, "=:")
+            self._pair(path, "=:")
         self._take()
 
     def _more(self, end: str) -> bool:
@@ -104,9 +105,9 @@ class _Reader:
             self._take()
         return self._peek() not in ("", end)
 
-    def _pair(self, before: KeyPath, table: KeyPath, equals: str) -> None:
+    def _pair(self, table: KeyPath, equals: str) -> None:
         """A key, dotted or not, and its value."""
-        path = (*table, *before)
+        path = table
         while self._peek() and self._peek() not in equals:
             path = self._key(path)
         self._take()

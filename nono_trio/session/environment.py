@@ -1,67 +1,61 @@
 """The child's environment: what is passed on, what never is, and how programs find the proxy.
 
-Rules: a variable that makes an interpreter, loader or version-control tool run somebody's code is
-never passed on; our own names are set by us alone; values are passed as they are, in memory only
-(the launcher gets them over its socket, never through argv).
+What is passed on is decided in core/variables.py. Rules: our own names are set by us alone, last;
+values are passed as they are, in memory only (the launcher gets them over its socket, never through
+argv), and no message has one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nono_trio.core.variables import PROXY_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Upstream's block list, completed: each name lets whoever set it run code in, or redirect, a
-# program that the child starts.
-DANGEROUS_NAMES = frozenset(
-    """
-    BASH_ENV ENV CDPATH GLOBIGNORE PROMPT_COMMAND IFS SHELLOPTS BASHOPTS PS4
-    PYTHONSTARTUP PYTHONPATH PYTHONHOME PYTHONBREAKPOINT PYTHONINSPECT PYTHONEXECUTABLE
-    NODE_OPTIONS NODE_PATH NODE_REPL_EXTERNAL_MODULE
-    PERL5OPT PERL5LIB PERL5DB PERLLIB RUBYOPT RUBYLIB RUBYSHELL GEM_PATH GEM_HOME
-    JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS JAVA_OPTS DOTNET_STARTUP_HOOKS
-    GOFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
-    GIT_SSH GIT_SSH_COMMAND GIT_EXTERNAL_DIFF GIT_ASKPASS GIT_EDITOR GIT_PAGER GIT_PROXY_COMMAND
-    GIT_EXEC_PATH GIT_TEMPLATE_DIR SSH_ASKPASS SSH_AUTH_SOCK GPG_AGENT_INFO
-    LESSOPEN LESSCLOSE GCONV_PATH NLSPATH LOCPATH HOSTALIASES RES_OPTIONS LOCALDOMAIN
-    GLIBC_TUNABLES MALLOC_TRACE TMUX STY DBUS_SESSION_BUS_ADDRESS DBUS_SYSTEM_BUS_ADDRESS
-    DOCKER_HOST XDG_RUNTIME_DIR WAYLAND_DISPLAY DISPLAY XAUTHORITY
-    OP_SERVICE_ACCOUNT_TOKEN OP_CONNECT_TOKEN OP_CONNECT_HOST
-    """.split()  # noqa: SIM905  (seventy names read better as text)
-)
-DANGEROUS_PREFIXES = ("LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "OP_SESSION_", "NONO_")
+    from nono_trio.core.variables import Inherited
 
-_PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+# Names of held-back variables in one warning; a CI job may have fifty, and the first ones do.
+_MAX_NAMED = 8
+
 # The child's own servers on its own loopback. One that a rule allows is a service of the host
 # instead, and the host's loopback is reached through the proxy only.
 _OWN_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def is_dangerous(name: str) -> bool:
-    """Tell whether a variable of this name is never passed on."""
-    return name in DANGEROUS_NAMES or name.startswith(DANGEROUS_PREFIXES)
-
-
 def child_environment(
-    inherited: Mapping[str, str], *, token: str, port: int, allowed: Sequence[str]
+    inherited: Inherited,
+    *,
+    given: Mapping[str, str],
+    token: str,
+    port: int,
+    allowed: Sequence[str],
 ) -> dict[str, str]:
-    """Return the child's environment: `inherited` without what is dangerous, plus the proxy.
+    """Return the child's environment: what is passed on, `given` over it, and the proxy.
 
     `allowed` are the host rules as given: a loopback name among them goes through the proxy.
     """
-    environment = {
-        name: value
-        for name, value in inherited.items()
-        if not is_dangerous(name) and name.upper() not in (*_PROXY_NAMES, "NO_PROXY", "FTP_PROXY")
-    }
+    environment = {**inherited.passed, **given}
     url = proxy_url(token, port)
-    for name in _PROXY_NAMES:
+    for name in PROXY_NAMES:
         environment[name] = environment[name.lower()] = url
     environment["NO_PROXY"] = environment["no_proxy"] = _no_proxy(allowed)
     environment["NODE_USE_ENV_PROXY"] = "1"
     environment["NONO_PROXY_TOKEN"] = token
     return environment
+
+
+def held_back_warnings(names: Sequence[str]) -> list[str]:
+    """Say which variables were not passed on, without their values."""
+    if not names:
+        return []
+    named = ", ".join(names[:_MAX_NAMED])
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return [
+        f"held back from the command, as they look like secrets: {named}{more}"
+        " (pass one on with --env-allow NAME)"
+    ]
 
 
 def _no_proxy(allowed: Sequence[str]) -> str:

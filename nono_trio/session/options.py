@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from nono_trio.core.variables import VariableRules
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -70,3 +72,6 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)
     timeout_seconds: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    variables: VariableRules = field(default_factory=VariableRules)
+    set_variables: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.core.policy import Policy
+from nono_trio.core.variables import inherit
 from nono_trio.errors import CageFailed, UsageError
 from nono_trio.sandbox.assemble import (
     FIRST_NETWORK_ABI,
@@ -28,7 +29,7 @@ from nono_trio.sandbox.assemble import (
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
-from nono_trio.session.environment import child_environment
+from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.limits import plan_limits
 from nono_trio.session.terminal import Terminal
@@ -118,6 +119,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     abi = _landlock_abi(library, chosen) if options.sandbox or chosen == "landlock" else None
     listener = None if chosen == "namespace" else listen(network.proxy_port)
     port = listener.getsockname()[1] if listener else network.proxy_port or _any_port(options)
+    inherited = inherit(options.environment, options.variables)
     terminal = Terminal()
     token = new_token()
     temporary = None
@@ -141,7 +143,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         executable=executable,
         command=[*options.command],
         environment=child_environment(
-            options.environment, token=token, port=port, allowed=network.allow
+            inherited, given=options.set_variables, token=token, port=port, allowed=network.allow
         )
         | _temporary_variables(options, files, temporary),
         foreground=terminal.is_ours,
@@ -160,7 +162,12 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         executable=executable,
         enforcement=enforcement(plan, abi),
         landlock_abi=abi,
-        warnings=[*files.warnings, *limits.warnings, *left_open(plan)],
+        warnings=[
+            *files.warnings,
+            *held_back_warnings(inherited.held_back),
+            *limits.warnings,
+            *left_open(plan),
+        ],
         listener=listener,
         listen_ports=_listeners(options, chosen),
         limits=limits,
@@ -185,7 +192,7 @@ def _temporary_variables(
     options: RunOptions, files: FilePlan, temporary: str | None
 ) -> dict[str, str]:
     """Point programs to a temporary directory that they may use: the caller's, if granted."""
-    inherited = options.environment.get("TMPDIR")
+    inherited = options.set_variables.get("TMPDIR") or options.environment.get("TMPDIR")
     if inherited and (not options.sandbox or files.covers(inherited, "write")):
         return {}
     if temporary is None and inherited is None:

@@ -14,6 +14,7 @@ from nono_trio.audit import store
 from nono_trio.errors import AuditLost, CageFailed
 from nono_trio.sandbox.cgroup import Cgroup
 from nono_trio.sandbox.spawn import NamespacesRefused, await_ready, spawn
+from nono_trio.session.descriptors import make_room
 
 if TYPE_CHECKING:
     import socket
@@ -65,6 +66,7 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
             directory=started.run.plan.directory,
         )
         listeners.opened(record)
+        make_room()
         supervisor = _supervisor(options.session, record, listeners)
         front = ChildFront(
             started.launched,
@@ -106,7 +108,7 @@ def _launched(
                 raise
             launched.abandon()
             prepared.close()
-            prepared = _fall_back(options, refused, listeners)
+            prepared = _fall_back(options, refused, listeners, said=prepared.warnings)
             launched = spawn(prepared.plan, cgroup)
             sockets = await_ready(launched)
         if prepared.listener is not None:
@@ -135,7 +137,10 @@ def _limited(prepared: PreparedRun) -> Iterator[Cgroup | None]:
 
 
 def _fall_back(
-    options: RunOptions, refused: NamespacesRefused, listeners: Listeners
+    options: RunOptions,
+    refused: NamespacesRefused,
+    listeners: Listeners,
+    said: Sequence[str],
 ) -> PreparedRun:
     """Prepare the run anew for Landlock, and say what that leaves open."""
     from nono_trio.session.prepare import prepare_run
@@ -143,7 +148,8 @@ def _fall_back(
     listeners.warn(f"warning: {refused.message}: falling back to --isolation landlock")
     prepared = prepare_run(options, "landlock")
     for warning in prepared.warnings:
-        listeners.warn(f"warning: {warning}")
+        if warning not in said:
+            listeners.warn(f"warning: {warning}")
     return prepared
 
 
@@ -168,6 +174,7 @@ def run_proxy(
         enforcement=(),
         directory=os.getcwd(),
     )
+    make_room()
     supervisor = _supervisor(options, record, listeners)
     front = ListenerFront(listener, policy, token, supervisor.shutdown, lambda: ready(record))
     return Finished(trio.run(supervisor.run, front), record)

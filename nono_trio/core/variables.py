@@ -1,0 +1,165 @@
+"""Environment variables by name: which are never passed on, which are secrets, which were named.
+
+Rules of this file:
+- A variable that makes an interpreter, loader or version-control tool run somebody's code is never
+  passed on, whatever a pattern says; our own names are set by us alone.
+- What looks like a secret is held back unless a pattern allows it. Names are judged by their words,
+  for no list of services is ever complete; the value counts where it is a URL with a password.
+- Of all patterns that fit the longest decides, and deny where two are equally long: so one variable
+  can be taken out of a family, or let through from one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# Upstream's block list, completed: each name lets whoever set it run code in, or redirect, a
+# program that the child starts.
+DANGEROUS_NAMES: Final = frozenset(
+    """
+    BASH_ENV ENV CDPATH GLOBIGNORE PROMPT_COMMAND IFS SHELLOPTS BASHOPTS PS4
+    PYTHONSTARTUP PYTHONPATH PYTHONHOME PYTHONBREAKPOINT PYTHONINSPECT PYTHONEXECUTABLE
+    NODE_OPTIONS NODE_PATH NODE_REPL_EXTERNAL_MODULE
+    PERL5OPT PERL5LIB PERL5DB PERLLIB RUBYOPT RUBYLIB RUBYSHELL GEM_PATH GEM_HOME
+    JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS JAVA_OPTS DOTNET_STARTUP_HOOKS
+    GOFLAGS RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
+    GIT_SSH GIT_SSH_COMMAND GIT_EXTERNAL_DIFF GIT_ASKPASS GIT_EDITOR GIT_PAGER GIT_PROXY_COMMAND
+    GIT_EXEC_PATH GIT_TEMPLATE_DIR SSH_ASKPASS SSH_AUTH_SOCK GPG_AGENT_INFO
+    LESSOPEN LESSCLOSE GCONV_PATH NLSPATH LOCPATH HOSTALIASES RES_OPTIONS LOCALDOMAIN
+    GLIBC_TUNABLES MALLOC_TRACE TMUX STY DBUS_SESSION_BUS_ADDRESS DBUS_SYSTEM_BUS_ADDRESS
+    DOCKER_HOST XDG_RUNTIME_DIR WAYLAND_DISPLAY DISPLAY XAUTHORITY
+    OP_SERVICE_ACCOUNT_TOKEN OP_CONNECT_TOKEN OP_CONNECT_HOST
+    """.split()  # noqa: SIM905  (seventy names read better as text)
+)
+DANGEROUS_PREFIXES: Final = (
+    "LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "OP_SESSION_", "NONO_",
+)  # fmt: skip
+
+# Where programs find the proxy: set by us alone, in either case.
+PROXY_NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_OURS: Final = frozenset({*PROXY_NAMES, "NO_PROXY", "FTP_PROXY", "NODE_USE_ENV_PROXY"})
+
+# A name is a secret's when one of its words is one of these ...
+_SECRET_WORDS: Final = frozenset(
+    "TOKEN TOKENS KEY KEYS PAT JWT AUTH PASS PWD COOKIE COOKIES".split()  # noqa: SIM905
+)
+# ... or when it has one of these anywhere: they are no part of another word.
+_SECRET_PARTS: Final = (
+    "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "APIKEY", "AUTHTOKEN",
+)  # fmt: skip
+# A family whose ordinary members tell an account apart, and whose others open it.
+_SECRET_PREFIX: Final = "AWS_"
+# Words of theirs are directories here: the shell's own two.
+_NOT_SECRET: Final = frozenset({"PWD", "OLDPWD"})
+
+# What a program can't do without. As good as allowed by name: only a deny of the very name, and no
+# pattern, takes one away.
+_ESSENTIAL: Final = frozenset(
+    "PATH HOME USER LOGNAME SHELL LANG LANGUAGE TERM COLORTERM TZ PWD TMPDIR".split()  # noqa: SIM905
+)
+
+_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s@]+@")
+
+
+@dataclass(frozen=True)
+class VariableRules:
+    """Patterns as given: exact names, or a beginning with one `*` behind it."""
+
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What is passed on, and the names of the secrets that were held back (sorted)."""
+
+    passed: dict[str, str]
+    held_back: tuple[str, ...]
+
+
+def is_dangerous(name: str) -> bool:
+    """Tell whether a variable of this name is never passed on."""
+    return name in DANGEROUS_NAMES or name.startswith(DANGEROUS_PREFIXES)
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Tell whether a variable looks like something that opens an account."""
+    upper = name.upper()
+    if upper in _NOT_SECRET:
+        return False
+    return (
+        upper.startswith(_SECRET_PREFIX)
+        or any(part in upper for part in _SECRET_PARTS)
+        or not _SECRET_WORDS.isdisjoint(re.split(r"[^A-Z]+", upper))
+        or _URL_PASSWORD.search(value) is not None
+    )
+
+
+def inherit(environment: Mapping[str, str], rules: VariableRules) -> Inherited:
+    """Choose what of the caller's environment is passed on; dangerous names never are."""
+    passed: dict[str, str] = {}
+    held_back: list[str] = []
+    for name, value in environment.items():
+        if is_dangerous(name) or name.upper() in _OURS:
+            continue
+        named = _named(name, rules)
+        if named is None and is_secret(name, value):
+            held_back.append(name)
+        elif named is not False:
+            passed[name] = value
+    return Inherited(passed, tuple(sorted(held_back)))
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise UsageError for what is no name and no beginning of one."""
+    if not _PATTERN.fullmatch(pattern):
+        raise UsageError(
+            f"expected the name of a variable, got {pattern!a}",
+            hint="a * may stand at the end: MY_*",
+        )
+
+
+def check_allow(pattern: str) -> None:
+    """As `check_pattern`; raises also for a name that nothing lets through."""
+    check_pattern(pattern)
+    if is_dangerous(pattern):
+        raise UsageError(
+            f"{pattern} is never passed on: it would run code in what the command starts",
+            hint="a profile's environment.set gives the command a value of its own",
+        )
+
+
+def check_set(name: str) -> None:
+    """Raise UsageError for a name that a profile can't set."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"expected the name of a variable, got {name!a}")
+    if name == "PATH" or name.startswith("NONO_") or name.upper() in _OURS:
+        raise UsageError(
+            f"{name} can't be set",
+            hint="PATH stays the caller's; the proxy's variables and NONO_* are ours",
+        )
+
+
+def _named(name: str, rules: VariableRules) -> bool | None:
+    """What the patterns say of a name; None when none fits."""
+    allow = max((_weight(one, name) for one in rules.allow), default=0)
+    deny = max((_weight(one, name) for one in rules.deny), default=0)
+    if name in _ESSENTIAL or name.startswith("LC_"):
+        allow = max(allow, _weight(name, name))
+    return allow > deny if allow or deny else None
+
+
+def _weight(pattern: str, name: str) -> int:
+    """How closely a pattern says what it means; 0 when it does not fit."""
+    if not pattern.endswith("*"):
+        return 2 * len(name) + 2 if pattern == name else 0
+    return 2 * len(pattern) - 1 if name.startswith(pattern[:-1]) else 0

@@ -1,0 +1,207 @@
+"""Sessions as processes: which run, what became of the others, and how one is asked to end.
+
+Loop-free: `ps`, `stop` and `inspect` must be quick. Rules of this file: a process is known by its
+pid *and* its start time, and signalled through a pidfd that was opened before the two were
+compared, so a pid that somebody else got meanwhile is never signalled; the supervisor is never
+killed: it alone can seal the log, and it ends the whole tree of the child by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from nono_trio.audit import store
+from nono_trio.audit.overview import Status, status_of
+from nono_trio.core.metadata import NonoTrioFacts
+from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from nono_trio.audit.store import StoredSession
+
+ChildState: TypeAlias = Literal["running", "ended", "gone", "none"]
+
+# From the second signal to the end: the tree is killed and reaped (4 s), the queue drained (10 s),
+# the log sealed (10 s), each by the supervisor's own deadlines; what is over that is a stuck disk.
+HURRIED_SECONDS = 30.0
+# A tree of this size says enough; a child that forks without end must not keep `ps` busy.
+MAX_COUNTED = 10_000
+
+_IN_A_CAGE = "NONO_PROXY_TOKEN"  # set by every cage, and by nothing else of ours
+
+
+@dataclass(frozen=True)
+class Running:
+    """One session with what the process table says of it.
+
+    `child` is `gone` where the supervisor was lost: the kernel ends the tree with it. `processes`
+    are those of the command; `child_pid` is the command's own, as the host numbers it.
+    """
+
+    session: StoredSession
+    status: Status
+    supervisor_pid: int | None
+    child: ChildState
+    child_pid: int | None
+    processes: int
+
+
+def require_outside(audit_root: Path, environ: Mapping[str, str]) -> None:
+    """Raise LogUnreadable inside a cage, where the sessions of the host are out of reach."""
+    if _IN_A_CAGE in environ and not os.access(audit_root, os.R_OK):
+        raise LogUnreadable(
+            f"the sessions in {audit_root} can't be reached from inside a cage",
+            hint="run it outside: a cage never shows the audit logs",
+        )
+
+
+def look_at(session: StoredSession) -> Running:
+    """What is known of one session now."""
+    status = status_of(session.summary)
+    pid = _supervisor_pid(session)
+    if status != "running" or pid is None:
+        child: ChildState = "gone" if status == "crashed" else "ended"
+        return Running(session, status, None, child, None, 0)
+    command = _command_of(pid)
+    if command is None:
+        # A proxy by itself has none; a run has none any more while its log is being sealed.
+        state: ChildState = "none" if _is_proxy(session) else "ended"
+        return Running(session, status, pid, state, None, 0)
+    return Running(session, status, pid, "running", command, 1 + _count_below(command))
+
+
+def overview(audit_root: Path, *, every: bool) -> list[Running]:
+    """Running and crashed sessions, newest first; `every` adds the sealed ones."""
+    found = [look_at(session) for session in store.sessions(audit_root)]
+    return [one for one in found if every or one.status != "sealed"]
+
+
+def stop(directory: Path, timeout_seconds: float) -> Status:
+    """Ask a session to end, hurry it after the timeout; return when its supervisor has ended.
+
+    The first SIGTERM makes the supervisor tell the child's group and seal after it; the second
+    makes it kill the tree at once, and seal all the same. Raises UsageError when it does not run,
+    AuditLost when it ended without a seal, NonoTrioError when it did not end or can't be
+    signalled.
+    """
+    with _supervisor(directory) as pidfd:
+        for seconds in (timeout_seconds, HURRIED_SECONDS):
+            _ask(pidfd, directory.name)
+            if _ended_within(pidfd, seconds):
+                return _end_of(directory)
+    raise NonoTrioError(
+        f"session {directory.name} did not end: its supervisor was asked twice and still runs",
+        hint="its disk may be stuck; killing the supervisor would leave the log unsealed",
+    )
+
+
+def _end_of(directory: Path) -> Status:
+    status = status_of(store.read_summary(directory))
+    if status == "sealed":
+        return status
+    raise AuditLost(
+        f"session {directory.name} ended, but its log was not sealed",
+        hint=f"`nono-trio audit recover {directory.name}` seals it",
+    )
+
+
+@contextmanager
+def _supervisor(directory: Path) -> Iterator[int]:
+    """A pidfd of the session's own supervisor; raises UsageError when it is not there."""
+    summary = store.read_summary(directory)
+    facts = summary.nono_trio if summary is not None else None
+    pid = facts.supervisor_pid if isinstance(facts, NonoTrioFacts) else None
+    try:
+        pidfd = os.pidfd_open(pid) if isinstance(pid, int) and pid > 0 else None
+    except ProcessLookupError:
+        pidfd = None
+    try:
+        # After the pidfd is open: if the process it stands for is the right one, it stays that.
+        if pidfd is None or summary is None or status_of(summary) != "running":
+            raise _not_running(directory)
+        yield pidfd
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _not_running(directory: Path) -> UsageError:
+    status = status_of(store.read_summary(directory))
+    name = directory.name
+    if status == "crashed":
+        return UsageError(
+            f"session {name} is not running: its supervisor is gone, its command with it",
+            hint=f"`nono-trio audit recover {name}` seals its log",
+        )
+    return UsageError(f"session {name} is not running: {status}", hint="see `nono-trio ps`")
+
+
+def _ask(pidfd: int, session_id: str) -> None:
+    """Send SIGTERM; a supervisor that was stopped (Ctrl-Z) is let go on, or it would never see it."""
+    try:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    except PermissionError as error:
+        raise NonoTrioError(
+            f"session {session_id} can't be signalled: it belongs to another user",
+            hint="stop it as that user, or as root",
+        ) from error
+
+
+def _ended_within(pidfd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if poll.poll(left * 1000):
+            return True
+    return bool(poll.poll(0))
+
+
+# -- the tree below a supervisor --------------------------------------------------------------------
+
+
+def _supervisor_pid(session: StoredSession) -> int | None:
+    facts = session.summary.nono_trio if session.summary is not None else None
+    pid = facts.supervisor_pid if isinstance(facts, NonoTrioFacts) else None
+    return pid if isinstance(pid, int) else None
+
+
+def _is_proxy(session: StoredSession) -> bool:
+    return session.summary is not None and session.summary.command == ["nono-trio", "proxy"]
+
+
+def _command_of(supervisor: int) -> int | None:
+    """The command's pid: below the supervisor stand the launcher, the cage's PID 1, the command."""
+    level = [supervisor]
+    for _ in range(3):
+        level = [child for pid in level for child in _children(pid)]
+    return min(level, default=None)
+
+
+def _count_below(pid: int) -> int:
+    seen, pending = 0, [pid]
+    while pending and seen < MAX_COUNTED:
+        children = _children(pending.pop())
+        seen += len(children)
+        pending += children
+    return seen
+
+
+def _children(pid: int) -> list[int]:
+    """The children of every thread of a process; none where the kernel does not say."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                found += map(int, (thread / "children").read_text("ascii").split())
+    return found
