@@ -99,12 +99,8 @@ class Place:
         shutil.copy(SCRIPTS / "demo_agent.py", self.work / "agent.py")
 
     def environment(self) -> dict[str, str]:
-        """Our environment with this home and state, and no setting of the user's."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("NONO_TRIO_", "XDG_"))
-        }
+        """This home and state, and no setting of the user's: the output is compared with."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return kept | {
             "HOME": str(self.home),
             "NONO_TRIO_STATE_DIR": str(self.state),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nono_trio.core.addresses import classify
+from nono_trio.core.groups import GROUP_NAMES
 from nono_trio.core.hosts import BadHost, Host, parse_rule_host
 from nono_trio.errors import UsageError
 
@@ -180,7 +181,10 @@ def _check_one_word(flag: str, text: str, host: Host, wildcard: bool) -> None:
     if flag != ALLOW_FLAG or wildcard or host.address is not None or "." in host.name:
         return
     if host.name != LOCALHOST and host.name not in METADATA_NAMES:
-        hint = f"{_FORMS}; a one-word host needs its port, as in {host.name}:443"
+        hint = (
+            f"{_FORMS}; a one-word host needs its port, as in {host.name}:443; the groups of hosts"
+            f" are {', '.join(GROUP_NAMES)}"
+        )
         _refuse(flag, text, "expected a host name, got a single word", hint)
 
 

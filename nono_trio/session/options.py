@@ -59,7 +59,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A whole `run`; `transparent` None takes it where the machine has it."""
+    """A whole `run`; `transparent` None takes it where the machine has it.
+
+    Of `environment`, the caller's, `variables` says what is passed on; `set_variables` goes over
+    it. `notes` are warnings about the options themselves, for whoever started the run.
+    """
 
     command: Sequence[str]
     session: SessionOptions

@@ -1,0 +1,60 @@
+"""Groups of hosts that can be allowed by one name.
+
+Rules of this file: an entry is what --allow-domain takes; hosts are exact wherever the service's
+own names are known, a suffix only where the provider makes up names. `package_registries` has no
+entries here: which registries a machine uses stands in that machine's own configuration, and is
+read from it when a session starts (session/registries.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PACKAGE_REGISTRIES: Final = "package_registries"
+
+GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "llm_apis": (
+        "api.anthropic.com", "claude.ai", "console.anthropic.com", "platform.claude.com",
+        "api.openai.com", "auth.openai.com", "chatgpt.com",
+        "generativelanguage.googleapis.com",
+        "api.cerebras.ai", "api.cohere.com", "api.deepseek.com", "api.fireworks.ai",
+        "api.groq.com", "api.mistral.ai", "api.perplexity.ai", "api.together.xyz", "api.x.ai",
+        "openrouter.ai",
+    ),
+    "github": (
+        "github.com", "api.github.com", "codeload.github.com", "gist.github.com",
+        "uploads.github.com", "github-cloud.githubusercontent.com", "media.githubusercontent.com",
+        "objects.githubusercontent.com", "raw.githubusercontent.com",
+        "release-assets.githubusercontent.com",
+    ),
+    "gitlab": ("gitlab.com", "cloud.gitlab.com"),
+    "sigstore": (
+        "fulcio.sigstore.dev", "oauth2.sigstore.dev", "rekor.sigstore.dev",
+        "tuf-repo-cdn.sigstore.dev",
+    ),
+    "documentation": (
+        "developer.mozilla.org", "docs.github.com", "docs.python.org", "docs.rs",
+        "doc.rust-lang.org", "go.dev", "nodejs.org", "en.cppreference.com",
+    ),
+    "google_cloud": ("*.googleapis.com",),
+    "azure": ("*.openai.azure.com", "*.cognitiveservices.azure.com"),
+    "aws_bedrock": ("*.bedrock.amazonaws.com", "*.bedrock-runtime.amazonaws.com"),
+    PACKAGE_REGISTRIES: (),
+}  # fmt: skip
+
+GROUP_NAMES: Final = tuple(GROUPS)
+
+
+def expand_groups(entries: Iterable[str], registries: Iterable[str]) -> list[str]:
+    """Replace the names of groups by their hosts, each once, in order; other entries stay.
+
+    `registries` are the entries that `package_registries` stands for on this machine.
+    """
+    expanded: dict[str, None] = {}
+    for entry in entries:
+        hosts = registries if entry == PACKAGE_REGISTRIES else GROUPS.get(entry, (entry,))
+        expanded |= dict.fromkeys(hosts)
+    return list(expanded)
