@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # Enough for the session's own files and a few dozen records of some 700 bytes.
 LIMIT = 24 * 1024
+# On the small file system: room for the first few dozen records, and far more requests to come
+# than are made while the room is found again.
+ROOM = 64 * 1024
+REQUESTS = 2000
 
 
 def load(sessions: Sessions, origin: Origin, count: int, *options: str) -> list[str]:
@@ -74,10 +78,10 @@ def test_a_full_file_system_that_gets_room_again(
     """A real ENOSPC on a small tmpfs; a ballast file is removed while the session lives."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    run = load(sessions, origin, 300, "--audit-mode", mode, "--audit-dir", str(disk / "state"))
+    run = load(sessions, origin, REQUESTS, "--audit-mode", mode, "--audit-dir", str(disk / "state"))
     script = f"""
-    mount -t tmpfs -o size=256k tmpfs {disk} || exit 99
-    head -c 200000 /dev/zero >{disk}/ballast
+    mount -t tmpfs -o size=8m tmpfs {disk} || exit 99
+    head -c {8 * 1024 * 1024 - ROOM} /dev/zero >{disk}/ballast
     (
       while [ "$(cat {tmp_path}/seen 2>/dev/null)" != full ]; do sleep 0.05; done
       rm {disk}/ballast
@@ -113,7 +117,7 @@ def test_a_full_file_system_that_gets_room_again(
         assert process.returncode == 4
         assert "No space left on device" in said
         assert (code, verdict["verdict"]) == (6, "crashed")
-        assert len(origin.seen) < 300
+        assert len(origin.seen) < REQUESTS
         recorded = {event["path"] for event in sessions.decisions(directory)}
         assert set(origin.seen) <= recorded
         return
@@ -123,4 +127,4 @@ def test_a_full_file_system_that_gets_room_again(
     total = sum(int(event["reason"].split()[0]) for event in lost)
     assert total > 0
     allowed = [e for e in sessions.decisions(directory) if e["decision"] == "allow"]
-    assert len(allowed) + total == 300
+    assert len(allowed) + total == REQUESTS

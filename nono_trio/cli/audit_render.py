@@ -7,18 +7,18 @@ it costs more than verifying a session.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.store import parse_time
 from nono_trio.cli.text import (
     ago,
     clean,
+    command_text,
     counted,
     decision_line,
     local_time,
-    shorten,
     size_text,
+    table_lines,
     target_text,
 )
 from nono_trio.core.events import LOST_EXIT_CODE, Network
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from nono_trio.core.metadata import SessionSummary
 
 LABEL_WIDTH = 13
-DEFAULT_WIDTH = 100  # in a pipe, where there is no terminal to ask
-MIN_COMMAND = 20  # of a command line in `list`, however narrow the terminal is
 MAX_HOST_ROWS = 20
 
 # -- verify ---------------------------------------------------------------------------------------
@@ -114,14 +112,7 @@ def list_lines(
     """The sessions as a table, newest first; the command gets what is left of the width."""
     table = [("ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND")]
     table += [_list_row(session, status, counts, now) for session, status, counts in rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
-    left = max(MIN_COMMAND, _terminal_width() - sum(widths) - 2 * len(widths))
-    for row in table:
-        cells = [
-            cell.rjust(width) if 4 <= column <= 6 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ]
-        yield "  ".join([*cells, shorten(row[-1], left)]).rstrip()
+    yield from table_lines(table, right=(4, 5, 6))
 
 
 def _list_row(
@@ -138,22 +129,6 @@ def _list_row(
         f"{counts.denied}",
         command_text(command) or "(no session.json)",
     )
-
-
-def command_text(command: Iterable[str]) -> str:
-    """A command line for reading: arguments with a space in them are quoted."""
-    return " ".join(_quoted(clean(argument)) for argument in command)
-
-
-def _quoted(argument: str) -> str:
-    return argument if argument and " " not in argument else f'"{argument}"'
-
-
-def _terminal_width() -> int:
-    try:
-        return os.get_terminal_size(1).columns
-    except OSError:
-        return DEFAULT_WIDTH
 
 
 # -- show -----------------------------------------------------------------------------------------

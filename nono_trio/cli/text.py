@@ -7,18 +7,24 @@ terminal; what was replaced stays visible. Nothing is told by colour.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Sequence
+
     from nono_trio.core.events import NetworkEvent
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
 MAX_DETAIL = 160
 # A host name is at most 253 characters, but a log may hold any text in its place.
 MAX_TARGET = 260
+
+DEFAULT_WIDTH = 100  # in a pipe, where there is no terminal to ask
+MIN_LAST = 20  # of a table's last column (a command line), however narrow the terminal is
 
 IPV6_CHARACTERS = frozenset("0123456789abcdefABCDEF:.")
 NO_TARGET = "(malformed request)"
@@ -98,6 +104,46 @@ def size_text(count: int) -> str:
 def counted(count: int, singular: str) -> str:
     """`1 record`, `2 records`."""
     return f"{count:,} {singular}" if count == 1 else f"{count:,} {singular}s"
+
+
+def command_text(command: Iterable[str]) -> str:
+    """A command line for reading: arguments with a space in them are quoted."""
+    return " ".join(_quoted(clean(argument)) for argument in command)
+
+
+def _quoted(argument: str) -> str:
+    return argument if argument and " " not in argument else f'"{argument}"'
+
+
+def table_lines(table: Sequence[Sequence[str]], right: Container[int] = ()) -> Iterator[str]:
+    """Rows of cells in columns; `right` are those of numbers, the last gets what width is left."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
+    left = max(MIN_LAST, _terminal_width() - sum(widths) - 2 * len(widths))
+    for row in table:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        yield "  ".join([*cells, shorten(row[-1], left)]).rstrip()
+
+
+def duration_text(seconds: float) -> str:
+    """A length of time as people say it: `4s`, `2m 30s`, `3h 12m`, `5d 4h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h {whole % 3600 // 60}m"
+    return f"{whole // 86_400}d {whole % 86_400 // 3600}h"
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return DEFAULT_WIDTH
 
 
 def _escape(character: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.audit import store
 from nono_trio.audit.overview import Status, status_of
 from nono_trio.core.metadata import NonoTrioFacts
-from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError, UsageError
+from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,12 +70,15 @@ def look_at(session: StoredSession) -> Running:
     if status != "running" or pid is None:
         child: ChildState = "gone" if status == "crashed" else "ended"
         return Running(session, status, None, child, None, 0)
-    command = _command_of(pid)
-    if command is None:
+    # Below the supervisor stands the launcher, below that the cage's PID 1, then the command; what
+    # the command's own processes leave behind comes to PID 1 later than it did.
+    cage = [init for launcher in _children(pid) for init in _children(launcher)]
+    commands = [command for init in cage for command in _children(init)]
+    if not commands:
         # A proxy by itself has none; a run has none any more while its log is being sealed.
         state: ChildState = "none" if _is_proxy(session) else "ended"
         return Running(session, status, pid, state, None, 0)
-    return Running(session, status, pid, "running", command, 1 + _count_below(command))
+    return Running(session, status, pid, "running", commands[0], _count_below(cage))
 
 
 def overview(audit_root: Path, *, every: bool) -> list[Running]:
@@ -88,9 +91,8 @@ def stop(directory: Path, timeout_seconds: float) -> Status:
     """Ask a session to end, hurry it after the timeout; return when its supervisor has ended.
 
     The first SIGTERM makes the supervisor tell the child's group and seal after it; the second
-    makes it kill the tree at once, and seal all the same. Raises UsageError when it does not run,
-    AuditLost when it ended without a seal, NonoTrioError when it did not end or can't be
-    signalled.
+    makes it kill the tree at once, and seal all the same. Raises AuditLost when it ended without a
+    seal, NonoTrioError when it does not run, did not end or can't be signalled.
     """
     with _supervisor(directory) as pidfd:
         for seconds in (timeout_seconds, HURRIED_SECONDS):
@@ -115,7 +117,7 @@ def _end_of(directory: Path) -> Status:
 
 @contextmanager
 def _supervisor(directory: Path) -> Iterator[int]:
-    """A pidfd of the session's own supervisor; raises UsageError when it is not there."""
+    """A pidfd of the session's own supervisor; raises NonoTrioError when it is not there."""
     summary = store.read_summary(directory)
     facts = summary.nono_trio if summary is not None else None
     pid = facts.supervisor_pid if isinstance(facts, NonoTrioFacts) else None
@@ -133,19 +135,19 @@ def _supervisor(directory: Path) -> Iterator[int]:
             os.close(pidfd)
 
 
-def _not_running(directory: Path) -> UsageError:
+def _not_running(directory: Path) -> NonoTrioError:
     status = status_of(store.read_summary(directory))
     name = directory.name
     if status == "crashed":
-        return UsageError(
+        return NonoTrioError(
             f"session {name} is not running: its supervisor is gone, its command with it",
             hint=f"`nono-trio audit recover {name}` seals its log",
         )
-    return UsageError(f"session {name} is not running: {status}", hint="see `nono-trio ps`")
+    return NonoTrioError(f"session {name} is not running: {status}", hint="see `nono-trio ps`")
 
 
 def _ask(pidfd: int, session_id: str) -> None:
-    """Send SIGTERM; a supervisor that was stopped (Ctrl-Z) is let go on, or it would never see it."""
+    """Send SIGTERM; a supervisor that was stopped (Ctrl-Z) is let go on, or it never sees it."""
     try:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
@@ -167,7 +169,7 @@ def _ended_within(pidfd: int, seconds: float) -> bool:
     return bool(poll.poll(0))
 
 
-# -- the tree below a supervisor --------------------------------------------------------------------
+# -- the tree below a supervisor ------------------------------------------------------------------
 
 
 def _supervisor_pid(session: StoredSession) -> int | None:
@@ -180,16 +182,8 @@ def _is_proxy(session: StoredSession) -> bool:
     return session.summary is not None and session.summary.command == ["nono-trio", "proxy"]
 
 
-def _command_of(supervisor: int) -> int | None:
-    """The command's pid: below the supervisor stand the launcher, the cage's PID 1, the command."""
-    level = [supervisor]
-    for _ in range(3):
-        level = [child for pid in level for child in _children(pid)]
-    return min(level, default=None)
-
-
-def _count_below(pid: int) -> int:
-    seen, pending = 0, [pid]
+def _count_below(roots: list[int]) -> int:
+    seen, pending = 0, [*roots]
     while pending and seen < MAX_COUNTED:
         children = _children(pending.pop())
         seen += len(children)
