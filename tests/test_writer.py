@@ -82,7 +82,7 @@ async def test_file_order_is_queue_order_and_every_producer_gets_its_sequence(
         got[name] = await recorder.record(denied(name))
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             async with trio.open_nursery() as producers:
                 for number in range(200):
@@ -99,7 +99,7 @@ async def test_file_order_is_queue_order_and_every_producer_gets_its_sequence(
 async def test_record_returns_only_after_the_write(tmp_path: Path) -> None:
     writer = make_writer(tmp_path)
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             for number in range(5):
                 sequence = await recorder.record(denied("a.test"))
@@ -110,7 +110,7 @@ async def test_record_returns_only_after_the_write(tmp_path: Path) -> None:
 async def test_a_cancelled_producer_leaves_the_writer_working(tmp_path: Path) -> None:
     writer = make_writer(tmp_path)
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             with trio.CancelScope() as scope:
                 scope.cancel()
@@ -123,7 +123,7 @@ async def test_a_cancelled_producer_leaves_the_writer_working(tmp_path: Path) ->
 async def test_nothing_after_the_seal(tmp_path: Path) -> None:
     writer = make_writer(tmp_path)
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             writer.ended = ENDED
     with pytest.raises(SessionSealed):
@@ -142,7 +142,7 @@ async def test_strict_fails_closed_at_every_write(tmp_path: Path, fault_at: int,
     acted = 0
     with pytest.RaisesGroup(AuditLost, AuditLost, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
-            await nursery.start(writer.run)
+            nursery.start_soon(writer.run)
             with writer.recorder as recorder:
                 for number in range(20):
                     await recorder.record(denied(f"host-{number}.test"))
@@ -183,7 +183,7 @@ async def test_best_effort_goes_on_and_the_loss_stands_in_the_log(tmp_path: Path
     file = FaultyFile(tmp_path / "audit-events.ndjson", lambda call: 3 <= call <= 5)
     writer.files.log = ChainedLog(file)
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             got = [await recorder.record(denied(f"host-{n}.test")) for n in range(7)]
             writer.ended = ENDED
@@ -207,7 +207,7 @@ async def test_best_effort_drops_and_counts_when_the_queue_is_full(tmp_path: Pat
             for _ in range(10):
                 producers.start_soon(produce)
             await trio.testing.wait_all_tasks_blocked()  # four queued, six turned away
-            await nursery.start(writer.run)
+            nursery.start_soon(writer.run)
         writer.ended = ENDED
         writer.recorder.__exit__(None, None, None)
     assert sorted(got) == [-1, -1, -1, -1, -1, -1, 1, 2, 3, 4]
@@ -238,7 +238,7 @@ async def test_a_log_that_is_taken_away_stops_the_session(
     log = tmp_path / "audit-events.ndjson"
     with trio.fail_after(5), pytest.RaisesGroup(AuditLost):
         async with trio.open_nursery() as nursery:
-            await nursery.start(writer.run)
+            nursery.start_soon(writer.run)
             with writer.recorder as recorder:
                 await recorder.record(denied("a.test"))
                 if how == "cut":
@@ -259,7 +259,7 @@ async def test_checkpoints_follow_the_log(
     checkpoints = tmp_path / "checkpoints.ndjson"
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            await nursery.start(writer.run)
+            nursery.start_soon(writer.run)
             with writer.recorder as recorder:
                 started = SessionStarted(started="2026-07-02T11:48:52Z", command=["true"])
                 await recorder.record_payload(started)
@@ -290,7 +290,7 @@ async def test_a_failed_checkpoint_does_not_shift_the_next_segment(tmp_path: Pat
     (tmp_path / "checkpoints.ndjson").unlink()
     writer.files.checkpoints = FaultyFile(tmp_path / "checkpoints.ndjson", lambda call: call == 2)
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             for number in range(3):
                 assert await recorder.record(denied(f"host-{number}.test")) == number
@@ -310,7 +310,7 @@ async def test_a_failed_checkpoint_does_not_shift_the_next_segment(tmp_path: Pat
 async def test_flows_stand_behind_their_decisions(tmp_path: Path) -> None:
     writer = make_writer(tmp_path)
     async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
+        nursery.start_soon(writer.run)
         with writer.recorder as recorder:
             sequence = await recorder.record(denied("a.test"))
             for number in (sequence, NOT_RECORDED):
@@ -347,7 +347,7 @@ async def test_a_stuck_disk_does_not_outlast_the_writers_deadline(stuck_writer: 
     with trio.fail_after(5):
         with trio.move_on_after(0.2) as writing:
             async with trio.open_nursery() as nursery:
-                await nursery.start(stuck_writer.run)
+                nursery.start_soon(stuck_writer.run)
                 with pytest.raises(AuditLost):
                     await stuck_writer.recorder.record(denied("a.test"))
         assert writing.cancelled_caught

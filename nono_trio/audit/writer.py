@@ -85,7 +85,7 @@ class Writer:
         # Its own, so that name look-ups can never hold up a sync; one, so that syncs are in order.
         self._thread = trio.CapacityLimiter(1)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Write until every recorder is closed, then write `ended` as the last record.
 
         Raises AuditLost when the log failed (strict). If cancelled, what is queued is failed,
@@ -94,7 +94,6 @@ class Writer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sync_regularly)
-                task_status.started()
                 async for first in self._queue:
                     await self._write([first, *self._queued(MAX_BATCH - 1)])
                 self._drained.set()

@@ -99,7 +99,7 @@ def _launched(
     """Launch the cage, with Landlock where `auto` finds namespaces refused; end it afterwards."""
     launched = spawn(prepared.plan, cgroup)
     try:
-        import trio as _trio  # noqa: F401  (imported here, while the launcher shuts itself in)
+        import trio  # noqa: F401  (imported here, while the launcher shuts itself in)
 
         try:
             sockets = await_ready(launched)

@@ -104,7 +104,7 @@ class Supervisor:
         """The session between the writer's start and its end."""
         writing = trio.CancelScope(shield=True)
         async with trio.open_nursery() as writers:
-            await writers.start(self._write, writing)
+            writers.start_soon(self._write, writing)
             with _deadline_after(writing, DRAIN_SECONDS), self.writer.recorder as recorder:
                 try:
                     await self._serve(front, recorder, outcome)
@@ -118,9 +118,9 @@ class Supervisor:
         if writing.cancelled_caught:
             raise AuditLost(f"the audit log was not drained within {DRAIN_SECONDS:.0f} s")
 
-    async def _write(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
-            await self.writer.run(task_status=task_status)
+            await self.writer.run()
 
     async def _serve(self, front: Front, recorder: Recorder, outcome: Outcome) -> None:
         """The front, and the connections that may outlive it for the grace."""
