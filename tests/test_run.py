@@ -263,6 +263,33 @@ def test_signals_at_any_moment_never_cut_the_seal(sessions: Sessions, delay: flo
     assert (code, verdict["verdict"]) == (0, "verified")
 
 
+def test_a_signal_that_the_caller_ignores_is_ignored(sessions: Sessions) -> None:
+    """nohup: neither we nor the child end with the terminal."""
+    script = f"trap '' HUP; exec {NONO_TRIO} run -s -- sh -c 'echo up; read line; echo got:$line'"
+    process = subprocess.Popen(
+        ["sh", "-c", script], env=sessions.environment, cwd=sessions.home, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate("on\n", timeout=10)
+    assert (out, process.returncode) == ("got:on\n", 0)
+
+
+def test_the_child_has_the_default_signals(sessions: Sessions) -> None:
+    done = sessions.run("--", "grep", "SigIgn", "/proc/self/status")
+    standard = (1 << 31) - 1  # 32 and up are the C library's own, and inherited from anybody
+    assert int(done.stdout.split()[1], 16) & standard == 0
+
+
+def test_a_closed_stderr_ends_nothing(sessions: Sessions) -> None:
+    script = f"{NONO_TRIO} run --follow -- curl -s -o /dev/null http://a.example.com/ 2>&1 | true"
+    subprocess.run(["bash", "-c", script], env=sessions.environment, cwd=sessions.home,
+                   timeout=20, check=True)  # fmt: skip
+    wait_until(lambda: sessions.verdict()[0] == 0, "sealed all the same")
+
+
 def test_a_stopped_child_can_be_ended(sessions: Sessions) -> None:
     with sessions.started("run", "--", "sh", "-c", "echo up; kill -STOP $$; sleep 60") as run:
         assert run.stdout is not None

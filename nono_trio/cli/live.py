@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.files import LOST_TARGET
@@ -21,7 +22,13 @@ MAX_COUNTED = 1000
 
 def say(text: str) -> None:
     """Print one line of our own on stderr."""
-    print(f"nono-trio: {text}", file=sys.stderr, flush=True)
+    _print(f"nono-trio: {text}")
+
+
+def _print(line: str) -> None:
+    """Nobody reading stderr any more is no reason to end a session."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class FollowPrinter:
@@ -30,7 +37,7 @@ class FollowPrinter:
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Print a network decision; other payloads are not for watching."""
         if isinstance(payload, Network):
-            print(decision_line(payload.event), file=sys.stderr, flush=True)
+            _print(decision_line(payload.event))
 
 
 class DenialCount:

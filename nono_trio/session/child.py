@@ -39,8 +39,8 @@ async def conduct_child(
 
 async def _end_when_asked(cage: Cage, shutdown: Shutdown, grace_seconds: float) -> None:
     await shutdown.reached(Phase.ENDING)
-    await cage.signal(shutdown.signal)
     with trio.move_on_after(grace_seconds):
+        await cage.signal(shutdown.signal)
         await shutdown.reached(Phase.HURRYING)
     cage.kill()
 

@@ -19,6 +19,7 @@ from msgspec import UNSET
 from nono_trio.audit.files import rfc3339
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
+from nono_trio.errors import CageFailed
 from nono_trio.proxy.ports import PortRelay, dial_host
 from nono_trio.proxy.server import Proxy
 from nono_trio.sandbox.cage import Cage
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from nono_trio.audit.recorder import Recorder
     from nono_trio.audit.session_record import SessionRecord
     from nono_trio.core.policy import Policy
+    from nono_trio.sandbox.cage import ChildEnded
     from nono_trio.sandbox.spawn import Launched
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.shutdown import Shutdown
 
 # A program of a few hundred MB on a cold disk; the child's end never waits longer for its hash.
 HASH_SECONDS = 2.0
+# An exec answers at once; a program on a network file system that hangs must not hold the session.
+EXEC_SECONDS = 10.0
 TIMED_OUT = 124  # as timeout(1)
 
 
@@ -69,26 +73,35 @@ class ChildFront:
         async with Cage(self._launched) as cage:
             await recorder.record_payload(_runtime(self._run))
             proxy = Proxy(self._run.policy, recorder, self._run.token)
-            async with trio.open_nursery() as front:
-                front.start_soon(
-                    _serve_until_asked, proxy, self._sockets["proxy"], handlers, self._shutdown
-                )
-                self._let_ports_through(front, handlers, cage, recorder)
-                front.start_soon(self._end_in_time)
-                hashed = trio.Event()
-                front.start_soon(self._identify, hashed)
-                await cage.go(self._run.plan.command[0])
-                ended = await conduct_child(
-                    cage,
-                    self._shutdown,
-                    self._run.terminal,
-                    lent=self._run.plan.foreground,
-                    grace_seconds=self._grace_seconds,
-                )
-                with trio.move_on_after(HASH_SECONDS):
-                    await hashed.wait()
-                front.cancel_scope.cancel(reason="the child has ended")
+            async with trio.open_nursery() as hashing:
+                hashing.start_soon(self._identify)
+                ended = await self._run_child(cage, proxy, handlers, recorder)
+                hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
         return TIMED_OUT if self._timed_out else ended.exit_code
+
+    async def _run_child(
+        self, cage: Cage, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
+    ) -> ChildEnded:
+        """Accept and let the child run; both end with it."""
+        async with trio.open_nursery() as front:
+            front.start_soon(
+                _serve_until_asked, proxy, self._sockets["proxy"], handlers, self._shutdown
+            )
+            self._let_ports_through(front, handlers, cage, recorder)
+            front.start_soon(self._end_in_time)
+            with trio.move_on_after(EXEC_SECONDS) as executing:
+                await cage.go(self._run.plan.command[0])
+            if executing.cancelled_caught:
+                raise CageFailed(f"the command did not start within {EXEC_SECONDS:.0f} s")
+            ended = await conduct_child(
+                cage,
+                self._shutdown,
+                self._run.terminal,
+                lent=self._run.plan.foreground,
+                grace_seconds=self._grace_seconds,
+            )
+            front.cancel_scope.cancel(reason="the child has ended")
+        return ended
 
     def _let_ports_through(
         self, front: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
@@ -106,13 +119,12 @@ class ChildFront:
             self._timed_out = True
             self._shutdown.advance(SIGTERM)
 
-    async def _identify(self, hashed: trio.Event) -> None:
+    async def _identify(self) -> None:
         """Hash the program while it runs: start-up does not wait for 100 MB of interpreter."""
         with suppress(OSError):
             self._record.executable = await trio.to_thread.run_sync(
                 _identity, self._run.executable, abandon_on_cancel=True
             )
-        hashed.set()
 
 
 class ListenerFront:

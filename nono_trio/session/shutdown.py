@@ -15,7 +15,16 @@ from trio_util import AsyncValue
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def asking_signals() -> list[signal.Signals]:
+    """Return the signals that ask a session to end: not those that our caller ignores (nohup)."""
+    return [
+        number
+        for number in _ASKING
+        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
+    ]
 
 
 class Phase(enum.IntEnum):

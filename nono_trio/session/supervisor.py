@@ -24,7 +24,7 @@ from nono_trio.audit.files import rfc3339
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
-from nono_trio.session.shutdown import SIGNALS, Phase, Shutdown
+from nono_trio.session.shutdown import Phase, Shutdown, asking_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ class Supervisor:
         If cancelled, the child is killed and the log is drained and ended, but not sealed.
         """
         outcome = Outcome(INTERRUPTED)
-        with trio.open_signal_receiver(*SIGNALS) as signals:
+        with trio.open_signal_receiver(*asking_signals()) as signals:
             async with run_and_cancelling(self.shutdown.watch, signals):
                 try:
                     await self._live(front, outcome)

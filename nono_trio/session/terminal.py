@@ -23,9 +23,6 @@ class Terminal:
         except OSError:
             self._descriptor = None
         self._modes = self._current_modes()
-        if self._descriptor is not None:
-            # Or taking the terminal back from the child's group would stop us.
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
     @property
     def is_ours(self) -> bool:
@@ -46,10 +43,13 @@ class Terminal:
         """Make our group the foreground again; `restore_modes` after a child that was killed."""
         if self._descriptor is None:
             return
+        # From the background, either call would stop us. Only here: the child must not inherit it.
+        before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         with contextlib.suppress(OSError, termios.error):  # hung up: nobody is there
             os.tcsetpgrp(self._descriptor, os.getpgrp())
             if restore_modes and self._modes is not None:
                 termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._modes)
+        signal.signal(signal.SIGTTOU, before)
 
     def stop_with_child(self) -> None:
         """Stop our own group, as the shell expects of a job whose program was stopped.
