@@ -38,6 +38,19 @@ COMMANDS = {
         "nono_trio.cli.proxy:proxy",
         "Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.",
     ),
+    "ps": (
+        "nono_trio.cli.ps:ps",
+        "List the sessions that run, and those whose supervisor was lost, newest first.",
+    ),
+    "stop": (
+        "nono_trio.cli.ps:stop",
+        "End a running session: its command is asked, after the timeout killed, and its log"
+        " sealed.",
+    ),
+    "inspect": (
+        "nono_trio.cli.ps:inspect",
+        "Show one session as it is now: its processes, its cage, its log (default: the newest).",
+    ),
     "audit": (
         "nono_trio.cli.audit:audit",
         "List, show, follow and verify the audit logs of sessions.",

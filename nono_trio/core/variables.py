@@ -56,8 +56,20 @@ _SECRET_PARTS: Final = (
 )  # fmt: skip
 # A family whose ordinary members tell an account apart, and whose others open it.
 _SECRET_PREFIX: Final = "AWS_"
-# Words of theirs are directories here: the shell's own two.
-_NOT_SECRET: Final = frozenset({"PWD", "OLDPWD"})
+# What looks like one and is none: the shell's own two directories, and settings of that family.
+_NOT_SECRET: Final = frozenset(
+    {
+        "PWD",
+        "OLDPWD",
+        "AWS_CA_BUNDLE",
+        "AWS_DEFAULT_OUTPUT",
+        "AWS_DEFAULT_REGION",
+        "AWS_MAX_ATTEMPTS",
+        "AWS_PAGER",
+        "AWS_REGION",
+        "AWS_RETRY_MODE",
+    }
+)
 
 # What a program can't do without. As good as allowed by name: only a deny of the very name, and no
 # pattern, takes one away.

@@ -87,28 +87,28 @@ def overview(audit_root: Path, *, every: bool) -> list[Running]:
     return [one for one in found if every or one.status != "sealed"]
 
 
-def stop(directory: Path, timeout_seconds: float) -> Status:
-    """Ask a session to end, hurry it after the timeout; return when its supervisor has ended.
+def stop(directory: Path, timeout_seconds: float) -> bool:
+    """Ask a session to end, hurry it after the timeout; return whether it had to be hurried.
 
     The first SIGTERM makes the supervisor tell the child's group and seal after it; the second
     makes it kill the tree at once, and seal all the same. Raises AuditLost when it ended without a
     seal, NonoTrioError when it does not run, did not end or can't be signalled.
     """
     with _supervisor(directory) as pidfd:
-        for seconds in (timeout_seconds, HURRIED_SECONDS):
+        for hurried, seconds in ((False, timeout_seconds), (True, HURRIED_SECONDS)):
             _ask(pidfd, directory.name)
             if _ended_within(pidfd, seconds):
-                return _end_of(directory)
+                _require_sealed(directory)
+                return hurried
     raise NonoTrioError(
         f"session {directory.name} did not end: its supervisor was asked twice and still runs",
         hint="its disk may be stuck; killing the supervisor would leave the log unsealed",
     )
 
 
-def _end_of(directory: Path) -> Status:
-    status = status_of(store.read_summary(directory))
-    if status == "sealed":
-        return status
+def _require_sealed(directory: Path) -> None:
+    if status_of(store.read_summary(directory)) == "sealed":
+        return
     raise AuditLost(
         f"session {directory.name} ended, but its log was not sealed",
         hint=f"`nono-trio audit recover {directory.name}` seals it",

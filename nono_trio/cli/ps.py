@@ -1,0 +1,233 @@
+"""`nono-trio ps`, `stop` and `inspect`: sessions as processes. Nothing here imports the loop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from nono_trio.audit import store
+from nono_trio.audit.verdict import SCHEMA
+from nono_trio.cli.live import say
+from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
+from nono_trio.core.events import LOST_EXIT_CODE
+from nono_trio.core.metadata import NonoTrioFacts
+from nono_trio.errors import UsageError
+from nono_trio.session import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nono_trio.session.processes import Running
+
+# Longer than a session's own grace (5 s by default), so that the first signal is given its chance.
+STOP_SECONDS = 10.0
+LABEL_WIDTH = 13
+
+_audit_dir = click.option(
+    "--audit-dir",
+    metavar="DIR",
+    envvar=store.STATE_VARIABLE,
+    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@click.command(epilog="Example: nono-trio ps --all")
+@click.option("--all", "every", is_flag=True, help="Sealed sessions too.")
+@_json
+@_audit_dir
+def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
+    """List the sessions that run, and those whose supervisor was lost, newest first.
+
+    A crashed session's command is gone with its supervisor; `nono-trio audit recover` seals its
+    log. PID is the supervisor's.
+    """
+    root = _root(audit_dir)
+    found = processes.overview(root, every=every)
+    if as_json:
+        _print_json({"schema": SCHEMA, "sessions": [_fields(one) for one in found]})
+        return
+    if not found:
+        say(f"no {'' if every else 'running '}session in {clean(str(root))}")
+        return
+    header = ("ID", "NAME", "STATUS", "PID", "UPTIME", "ISOLATION", "COMMAND")
+    for line in table_lines([header, *map(_row, found)], right=(3, 4)):
+        print(line)
+
+
+@click.command(epilog="Example: nono-trio stop latest --timeout 30")
+@click.argument("session")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 86_400),
+    default=STOP_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait before the command's whole tree is killed.",
+)
+@_audit_dir
+def stop(session: str, timeout: float, audit_dir: str | None) -> None:
+    """End a running session: its command is asked, after the timeout killed, and its log sealed.
+
+    The supervisor itself is never killed, for it alone can seal the log. Exit code: ended and
+    sealed 0; not running, another user's, or still running at last 1; no such session 2; ended
+    without a seal 4.
+    """
+    directory = _directory(_root(audit_dir), session)
+    hurried = processes.stop(directory, timeout)
+    summary = store.read_summary(directory)
+    code = f", exit code {summary.exit_code}" if summary is not None else ""
+    how = f"its command was killed after {timeout:g} s, " if hurried else ""
+    say(f"session {directory.name} has ended: {how}its log is sealed{code}")
+
+
+@click.command(epilog="Example: nono-trio inspect latest")
+@click.argument("session", default=store.LATEST)
+@_json
+@_audit_dir
+def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Show one session as it is now: its processes, its cage, its log (default: the newest).
+
+    What it did is shown by `nono-trio audit show`.
+    """
+    from nono_trio.audit.overview import counts_of
+
+    directory = _directory(_root(audit_dir), session)
+    stored = store.StoredSession(directory=directory, summary=store.read_summary(directory))
+    one = processes.look_at(stored)
+    counts = counts_of(stored)
+    if as_json:
+        _print_json({"schema": SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
+        return
+    for label, text in _inspect_rows(one):
+        print(f"  {label:<{LABEL_WIDTH}}{clean(text)}")
+    decided = f"{counts.allowed:,} allowed, {counts.denied:,} denied"
+    print(f"  {'decisions':<{LABEL_WIDTH}}{decided} in {counts.events:,} records")
+
+
+def _row(one: Running) -> tuple[str, ...]:
+    return (
+        one.session.session_id,
+        clean(one.session.name or "-"),
+        one.status,
+        str(one.supervisor_pid or ("gone" if one.child == "gone" else "-")),
+        _uptime(one) or "-",
+        clean(_isolation(one) or "-"),
+        command_text(one.session.summary.command if one.session.summary else [])
+        or "(no session.json)",
+    )
+
+
+def _uptime(one: Running) -> str | None:
+    if one.status != "running":
+        return None
+    return duration_text((datetime.now(UTC) - one.session.started).total_seconds())
+
+
+def _facts(one: Running) -> NonoTrioFacts | None:
+    facts = one.session.summary.nono_trio if one.session.summary is not None else None
+    return facts if isinstance(facts, NonoTrioFacts) else None
+
+
+def _isolation(one: Running) -> str | None:
+    facts = _facts(one)
+    return facts.isolation if facts is not None and isinstance(facts.isolation, str) else None
+
+
+def _fields(one: Running) -> dict[str, Any]:
+    summary = one.session.summary
+    return {
+        "session_id": one.session.session_id,
+        "name": one.session.name,
+        "status": one.status,
+        "supervisor_pid": one.supervisor_pid,
+        "child": one.child,
+        "child_pid": one.child_pid,
+        "processes": one.processes,
+        "started": summary.started if summary else None,
+        "ended": summary.ended if summary else None,
+        "exit_code": summary.exit_code if summary else None,
+        "isolation": _isolation(one),
+        "command": summary.command if summary else None,
+        "directory": str(one.session.directory),
+    }
+
+
+def _more_fields(one: Running) -> dict[str, Any]:
+    summary = one.session.summary
+    return {"tracked_paths": summary.tracked_paths if summary else None, "nono_trio": _facts(one)}
+
+
+def _inspect_rows(one: Running) -> Iterator[tuple[str, str]]:
+    summary = one.session.summary
+    yield "session", one.session.session_id
+    if one.session.name:
+        yield "name", one.session.name
+    yield "status", _status_text(one)
+    yield from _process_rows(one)
+    if summary is not None:
+        yield "command", command_text(summary.command)
+        uptime = _uptime(one)
+        yield "started", local_time(one.session.started) + (f", {uptime} ago" if uptime else "")
+    yield from _cage_rows(one)
+    yield "log", str(one.session.directory)
+
+
+def _status_text(one: Running) -> str:
+    summary = one.session.summary
+    if one.status == "crashed":
+        return "crashed: its supervisor is gone, its log was never sealed (`audit recover` does)"
+    if one.status == "running" or summary is None:
+        return one.status
+    if summary.exit_code == LOST_EXIT_CODE:
+        return "sealed by `audit recover`: how the command ended is not known"
+    return f"{one.status}, exit code {summary.exit_code}"
+
+
+def _process_rows(one: Running) -> Iterator[tuple[str, str]]:
+    if one.supervisor_pid is not None:
+        yield "supervisor", f"pid {one.supervisor_pid}"
+    if one.child == "running":
+        others = one.processes - 1
+        yield "child", f"pid {one.child_pid}" + (f" and {others} more" if others else "")
+    elif one.child == "gone":
+        yield "child", "gone: the cage ends with its supervisor"
+    elif one.child == "ended" and one.status == "running":
+        yield "child", "ended: the session is being sealed"
+
+
+def _cage_rows(one: Running) -> Iterator[tuple[str, str]]:
+    facts, summary = _facts(one), one.session.summary
+    if facts is not None:
+        yield "isolation", _isolation(one) or "not recorded"
+        for line in facts.enforcement if isinstance(facts.enforcement, list) else ():
+            yield "cage", line
+        yield "audit", f"{facts.audit_mode or '?'}, sync {facts.audit_sync or '?'}"
+        if facts.working_directory:
+            yield "directory", facts.working_directory
+    if summary is not None and summary.tracked_paths:
+        yield "granted", ", ".join(summary.tracked_paths)
+
+
+def _root(audit_dir: str | None) -> Path:
+    root = store.audit_root(store.state_root(audit_dir, os.environ))
+    processes.require_outside(root, os.environ)
+    return root
+
+
+def _directory(root: Path, session: str) -> Path:
+    found = store.find_session(root, session)
+    if found.is_dir():
+        return found
+    raise UsageError(f"expected a session, got the file {found}", hint="see `nono-trio ps --all`")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
