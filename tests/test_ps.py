@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import sealed_session as made
@@ -240,7 +241,7 @@ def test_a_real_session_is_seen_and_stopped(sessions):
         assert one["supervisor_pid"] == run.pid
         assert one["status"] == "running"
         wait_until(lambda: await_child(sessions)["processes"] == 3, "both sleeps began")
-        command = open(f"/proc/{one['child_pid']}/cmdline", "rb").read()  # noqa: SIM115
+        command = Path(f"/proc/{one['child_pid']}/cmdline").read_bytes()
         assert command.startswith(b"sh\0-c\0")
         done = sessions.call("stop", "web")
         assert (done.returncode, done.stdout) == (0, "")

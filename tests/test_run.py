@@ -263,6 +263,35 @@ def test_signals_at_any_moment_never_cut_the_seal(sessions: Sessions, delay: flo
     assert (code, verdict["verdict"]) == (0, "verified")
 
 
+def test_odd_surroundings_get_a_clear_answer(sessions: Sessions, tmp_path: Path) -> None:
+    for home in (None, "relative"):
+        environment = {**sessions.environment, "HOME": home or ""}
+        if home is None:
+            del environment["HOME"]
+        done = subprocess.run(
+            [NONO_TRIO, "run", "-s", "--", "true"], env=environment, cwd=tmp_path,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+    gone = f"mkdir gone; cd gone; rmdir ../gone; {NONO_TRIO} run -- true"
+    done = subprocess.run(["bash", "-c", gone], env=sessions.environment, cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "working directory does not exist any more" in done.stderr
+    closed = f"{NONO_TRIO} run -s -- sh -c 'exit 5' <&- >&-"
+    done = subprocess.run(["bash", "-c", closed], env=sessions.environment, cwd=tmp_path,
+                          stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (5, "")
+
+
+def test_arguments_and_variables_that_are_no_text(sessions: Sessions) -> None:
+    sessions.variables["ODD"] = os.fsdecode(b"\xff")
+    done = sessions.run("-s", "--", "sh", "-c", 'printf "%s%s" "$1" "$ODD" | od -An -tx1', "sh",
+                        os.fsdecode(b"\xfe"))  # fmt: skip
+    assert done.stdout.split() == ["fe", "ff"]
+    assert sessions.verdict()[0] == 0
+
+
 def test_a_signal_that_the_caller_ignores_is_ignored(sessions: Sessions) -> None:
     """nohup: neither we nor the child end with the terminal."""
     script = f"trap '' HUP; exec {NONO_TRIO} run -s -- sh -c 'echo up; read line; echo got:$line'"

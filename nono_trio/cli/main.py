@@ -51,6 +51,14 @@ COMMANDS = {
         "nono_trio.cli.ps:inspect",
         "Show one session as it is now: its processes, its cage, its log (default: the newest).",
     ),
+    "why": (
+        "nono_trio.cli.why:why",
+        "Say whether a run with these flags may reach a host or touch a path, and why.",
+    ),
+    "doctor": (
+        "nono_trio.cli.doctor:doctor",
+        "Say what this machine can enforce, what is missing and how to get it.",
+    ),
     "audit": (
         "nono_trio.cli.audit:audit",
         "List, show, follow and verify the audit logs of sessions.",
@@ -106,7 +114,8 @@ def exit_code(arguments: Sequence[str]) -> int:
     """Run the command line and return what the process is to end with; errors are told here."""
     try:
         code = _invoke(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
         return BROKEN_PIPE

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.sandbox.addresses import DNS_PORT, GATEWAY_IPV4
+from nono_trio.sandbox.places import home_directory
 from nono_trio.sandbox.plan import PRIVATE
 
 if TYPE_CHECKING:
@@ -70,19 +71,18 @@ def cage_files(
 
     `temporary` is the session's own temporary directory, where there is no private /tmp.
     """
-    home = os.environ.get("HOME", "")
     granted = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
     fresh = [*(_PRIVATE_GRANTS if isolation == "namespace" else _HOST_GRANTS)]
     if temporary is not None:
         fresh.append((temporary, "readwrite", False))
     if not sandbox:
-        return CageFiles([], [("/", True)], [], [], [], os.getcwd())
+        return CageFiles([], [("/", True)], [], [], [], files.start)
     by_name = {os.path.realpath(path) for path in files.user_paths}
     return CageFiles(
         grants=granted + fresh,
         view=[(grant.path, grant.access != "read") for grant in files.grants],
         private=[path for path in PRIVATE if path not in by_name],
-        directories=[path for path in (home, files.directory) if path],
+        directories=[home_directory(), files.directory],
         covered=list(files.covered),
         directory=files.directory,
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
-from nono_trio.sandbox.protection import Protection, is_below
+from nono_trio.sandbox.places import home_directory, is_below
+from nono_trio.sandbox.protection import Protection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,12 +77,14 @@ class FilePlan:
     """The resolved grants; `warnings` are for the person who started the run.
 
     `denied` is what stays closed wherever it lies; `covered` are those of them (without
-    symlinks) that lie inside a grant, and so have to be covered by a mount.
+    symlinks) that lie inside a grant, and so have to be covered by a mount. `start` is the working
+    directory, `directory` where the command starts: the same, unless it is outside the cage.
     """
 
     grants: tuple[Grant, ...]
     denied: tuple[str, ...]
     covered: tuple[str, ...]
+    start: str
     directory: str
     warnings: tuple[str, ...] = field(default=())
 
@@ -113,7 +116,7 @@ def plan_files(
     UsageError for that, for a grant of the wrong kind, and for one that lies in a denied path
     or covers the state directory. A path that does not exist is skipped with a warning.
     """
-    directory = os.path.abspath(options.workdir or os.getcwd())
+    directory = working_directory(options)
     if not os.path.isdir(directory):
         raise UsageError(f"--workdir: expected a directory, got {directory!r}")
     warnings: list[str] = []
@@ -123,7 +126,12 @@ def plan_files(
     protection = Protection.build(denied, options.bypass_protection, directory, state_root)
     covered = sorted({path for grant in user for path in protection.inside(grant, can_cover)})
     plan = FilePlan(
-        tuple(user + system), protection.denied, tuple(covered), directory, tuple(warnings)
+        tuple(user + system),
+        protection.denied,
+        tuple(covered),
+        directory,
+        directory,
+        tuple(warnings),
     )
     if plan.covers(directory, "read") is None:
         warnings.append(
@@ -132,6 +140,16 @@ def plan_files(
         )
         return replace(plan, directory="/", warnings=tuple(warnings))
     return plan
+
+
+def working_directory(options: FileOptions) -> str:
+    """Return where the command is to start, absolute; raises UsageError when it is gone."""
+    try:
+        return os.path.abspath(options.workdir or os.getcwd())
+    except FileNotFoundError:
+        raise UsageError(
+            "the working directory does not exist any more", hint="start from another directory"
+        ) from None
 
 
 def _absolute(given: str, directory: str) -> str:
@@ -169,7 +187,7 @@ def _group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
     """Resolve nono-py's groups; the parts of the host that the view replaces are left out."""
     capabilities = library.CapabilitySet()
     policy = library.load_embedded_policy()
-    with _temporary_directory_named():
+    with _variables_named(HOME=home_directory(), TMPDIR=os.environ.get("TMPDIR", "/tmp")):
         resolved = policy.resolve_groups([*DENY_GROUPS, *SYSTEM_GROUPS], capabilities)
     grants: dict[tuple[str, bool], Grant] = {}
     for found in capabilities.fs_capabilities():
@@ -188,13 +206,15 @@ def _group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
 
 
 @contextlib.contextmanager
-def _temporary_directory_named() -> Iterator[None]:
-    """The groups name $TMPDIR, which need not be set, and nono-py reads the process' own one."""
-    if "TMPDIR" in os.environ:
-        yield
-        return
-    os.environ["TMPDIR"] = "/tmp"
+def _variables_named(**variables: str) -> Iterator[None]:
+    """The groups name variables that need not be set, and nono-py reads the process' own."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        del os.environ["TMPDIR"]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

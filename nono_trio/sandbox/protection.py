@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import UsageError
+from nono_trio.sandbox.places import home_directory, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.plan import Grant
 
 _LIFT = "--bypass-protection"
-
-
-def is_below(path: str, directory: str) -> bool:
-    """Tell whether `path` lies strictly inside `directory` (both without symlinks)."""
-    return path != directory and path.startswith(directory.rstrip("/") + "/")
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Protection:
         cls, denied: Sequence[str], bypass: Sequence[str], directory: str, state_root: Path
     ) -> Protection:
         """Resolve the lists; raises UsageError for a bypass that opens nothing."""
-        home = os.path.realpath(os.path.expanduser("~"))
+        home = os.path.realpath(home_directory())
         lifted = tuple(
             os.path.realpath(os.path.join(directory, os.path.expanduser(path))) for path in bypass
         )

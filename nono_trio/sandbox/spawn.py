@@ -38,11 +38,20 @@ _PROGRAM = (
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
-class NamespacesRefused(CageFailed):
+class LaunchFailed(CageFailed):
+    """A step of the launch that failed; `stage` is its name."""
+
+    def __init__(self, stage: str, text: str, *, hint: str | None = None) -> None:
+        super().__init__(f"the cage could not be built: {stage}: {text}", hint=hint)
+        self.stage = stage
+        self.text = text
+
+
+class NamespacesRefused(LaunchFailed):
     """This machine refuses what namespace isolation needs."""
 
 
-class TransparentRefused(CageFailed):
+class TransparentRefused(LaunchFailed):
     """This machine has namespaces, but not what the transparent network needs on top."""
 
 
@@ -141,9 +150,10 @@ def launch_error(message: dict[str, object]) -> CageFailed:
     failed = message.get("failed")
     if not isinstance(failed, dict):
         return CageFailed(f"unexpected word from the cage's launcher: {sorted(message)}")
-    text = f"the cage could not be built: {failed.get('stage')}: {failed.get('text')}"
-    if failed.get("stage") == TRANSPARENT_STAGE:
-        return TransparentRefused(text, hint="run with --transparent off")
-    if failed.get("stage") in NAMESPACE_STAGES:
-        return NamespacesRefused(text, hint="see `nono-trio doctor`, or use --isolation landlock")
-    return CageFailed(text)
+    stage, text = str(failed.get("stage")), str(failed.get("text"))
+    if stage == TRANSPARENT_STAGE:
+        return TransparentRefused(stage, text, hint="run with --transparent off")
+    if stage in NAMESPACE_STAGES:
+        hint = "see `nono-trio doctor`, or use --isolation landlock"
+        return NamespacesRefused(stage, text, hint=hint)
+    return LaunchFailed(stage, text)

@@ -6,7 +6,6 @@ rules, grants, a command that is missing or that the cage could not read.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import socket
@@ -90,6 +89,23 @@ def build_policy(network: NetworkOptions) -> Policy:
     )
 
 
+def resolve_files(
+    options: RunOptions, isolation: Isolation, library: ModuleType | None = None
+) -> FilePlan:
+    """Turn file flags and policy groups into grants; raises UsageError as `plan_files`."""
+    return plan_files(
+        options.files,
+        options.session.audit.state_root,
+        library or load_library(_library_path()),
+        can_cover=isolation == "namespace",
+    )
+
+
+def preferred_isolation(options: RunOptions) -> Isolation:
+    """What is tried first: `auto` begins with namespaces."""
+    return "namespace" if options.isolation == "auto" else options.isolation
+
+
 def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> PreparedRun:
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
@@ -102,18 +118,13 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         )
     network = options.session.network
     policy = build_policy(network)
-    chosen = isolation or ("namespace" if options.isolation == "auto" else options.isolation)
+    chosen = isolation or preferred_isolation(options)
     _check_ports(options, chosen)
     limits = plan_limits(options.limits)
     library_file = _library_path()
     library = load_library(library_file)
-    files = plan_files(
-        options.files,
-        options.session.audit.state_root,
-        library,
-        can_cover=chosen == "namespace",
-    )
-    executable = find_executable(options.command[0], options.files.workdir or os.getcwd())
+    files = resolve_files(options, chosen, library)
+    executable = find_executable(options.command[0], files.start)
     if options.sandbox:
         require_covered(options.command[0], executable, files)
     abi = _landlock_abi(library, chosen) if options.sandbox or chosen == "landlock" else None

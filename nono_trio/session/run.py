@@ -172,7 +172,7 @@ def run_proxy(
         tracked_paths=(),
         isolation="none",
         enforcement=(),
-        directory=os.getcwd(),
+        directory="",  # a proxy by itself looks at no files
     )
     make_room()
     supervisor = _supervisor(options, record, listeners)

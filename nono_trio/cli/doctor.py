@@ -1,0 +1,81 @@
+"""`nono-trio doctor`: what this machine can enforce, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from nono_trio.audit.store import state_root
+from nono_trio.cli.text import clean
+from nono_trio.sandbox.plan import FileOptions
+from nono_trio.session.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nono_trio.sandbox.probe import Check
+
+SCHEMA = 1
+DEGRADED = 1
+NAME_WIDTH = 22
+# In every system, harmless, and never executed: a cage has to be prepared for something.
+HARMLESS = "true"
+
+
+@click.command(epilog="Example: nono-trio doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can enforce, what is missing and how to get it.
+
+    Cages are really built, as a run would, and ended before anything is executed. Exit code: 0 if
+    runs are fully isolated here, 1 if they are not.
+    """
+    from nono_trio.session.examine import best_isolation, examine
+
+    checks = examine(_options())
+    isolation = best_isolation(checks)
+    if as_json:
+        told = [asdict(check) for check in checks]
+        answer = {"schema": SCHEMA, "isolation": isolation, "checks": told}
+        sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+    else:
+        for line in _lines(checks):
+            print(line)
+        print(_summary(isolation))
+    raise SystemExit(0 if isolation == "namespace" else DEGRADED)
+
+
+def _options() -> RunOptions:
+    """A run of something harmless, granted nothing."""
+    audit = AuditOptions(state_root(None, os.environ))
+    return RunOptions(
+        command=[HARMLESS],
+        session=SessionOptions(NetworkOptions(), audit),
+        files=FileOptions(workdir="/"),
+        environment=dict(os.environ),
+    )
+
+
+def _lines(checks: Sequence[Check]) -> Iterator[str]:
+    for check in checks:
+        optional = "" if check.required or check.state == "ok" else " (optional)"
+        name = f"{check.name}{optional}"
+        yield f"{check.state:<8} {name:<{NAME_WIDTH}} {clean(check.found)}"
+        if check.fix is not None:
+            yield f"{'':<8} {'':<{NAME_WIDTH}} get it: {clean(check.fix)}"
+
+
+def _summary(isolation: str | None) -> str:
+    if isolation == "namespace":
+        return "runs are fully isolated on this machine (--isolation namespace)"
+    if isolation == "landlock":
+        return (
+            "runs are isolated in part on this machine: `auto` takes --isolation landlock, which"
+            " says what it leaves open"
+        )
+    return "runs can't be isolated on this machine"

@@ -1,0 +1,87 @@
+"""`nono-trio why`: allowed or denied, by which rule, and which flag would change it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+import msgspec
+
+from nono_trio.cli.live import say
+from nono_trio.cli.run_options import build_run_options, run_options
+from nono_trio.cli.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nono_trio.session.why import Answer
+
+SCHEMA = 1
+DEFAULT_PORT = 443
+LABEL_WIDTH = 9
+
+
+@click.command(
+    epilog="Example: nono-trio why --host api.example.com --allow-domain '*.example.com'"
+)
+@click.option("--host", metavar="HOST", help="May this host be reached? A name or an address.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help=f"At this port  [default: {DEFAULT_PORT}]",
+)
+@click.option("--path", metavar="PATH", help="May this file or directory be touched?")
+@click.option(
+    "--op",
+    "operation",
+    type=click.Choice(["read", "write"]),
+    help="Read (and execute), or write  [default: read]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@run_options
+def why(
+    host: str | None, port: int | None, path: str | None, operation: Literal["read", "write"] | None,
+    as_json: bool, **given: Any,  # noqa: ANN401  (click passes any)
+) -> None:  # fmt: skip
+    """Say whether a run with these flags may reach a host or touch a path, and why.
+
+    Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
+    code: 0 for any answer.
+    """
+    from nono_trio.session.why import explain_host, explain_path
+
+    if (host is None) == (path is None):
+        raise click.UsageError("expected --host or --path, and not both")
+    if (port is not None and host is None) or (operation is not None and path is None):
+        raise click.UsageError("--port belongs to --host, --op to --path")
+    options = build_run_options((), given)
+    if host is not None:
+        answer = explain_host(options, host, port or DEFAULT_PORT)
+    else:
+        answer = explain_path(options, path or "", operation or "read")
+    for warning in answer.warnings:
+        say(f"warning: {clean(warning)}")
+    _tell(answer, as_json=as_json)
+
+
+def _tell(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        fields = asdict(answer)
+        status = "allowed" if fields.pop("allowed") else "denied"
+        line = msgspec.json.encode({"schema": SCHEMA, "status": status, **fields})
+        sys.stdout.write(line.decode() + "\n")
+        return
+    for line in _lines(answer):
+        print(line)
+
+
+def _lines(answer: Answer) -> Iterator[str]:
+    yield f"{'allowed' if answer.allowed else 'denied':<{LABEL_WIDTH}}{clean(answer.subject)}"
+    rows = [("why", answer.reason), ("rule", answer.rule), ("change", answer.hint)]
+    rows += [("note", note) for note in answer.notes]
+    for label, text in rows:
+        if text is not None:
+            yield f"  {label:<{LABEL_WIDTH - 2}}{clean(text)}"

@@ -1,0 +1,22 @@
+"""Where things are: the home, and whether one path lies inside another."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+
+def home_directory() -> str:
+    """Return the user's home: $HOME when it is absolute, else what the account says."""
+    home = os.environ.get("HOME", "")
+    if os.path.isabs(home):
+        return home
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:  # a container's made-up uid
+        return "/"
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Tell whether `path` lies strictly inside `directory` (both without symlinks)."""
+    return path != directory and path.startswith(directory.rstrip("/") + "/")

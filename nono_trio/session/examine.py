@@ -1,0 +1,87 @@
+"""Whether `run` would work on this machine, and how isolated: prepared and launched as a run is.
+
+Rules: the cages that are tried come from `prepare_run`, so what is found holds for real runs;
+nothing is executed in them and nothing is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nono_trio.errors import CageFailed, NonoTrioError
+from nono_trio.sandbox import probe
+from nono_trio.sandbox.library import library_path, load_library
+from nono_trio.sandbox.probe import Check
+from nono_trio.sandbox.spawn import NamespacesRefused, TransparentRefused
+from nono_trio.session.prepare import prepare_run
+from nono_trio.session.processes import TOKEN_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.session.options import RunOptions
+
+
+def examine(options: RunOptions) -> list[Check]:
+    """Look at everything that isolation rests on, in the order in which a run needs it.
+
+    `options` are those of a run of something harmless.
+    """
+    checks = [probe.check_kernel()]
+    try:
+        library = load_library(library_path())
+    except ImportError as error:
+        return [*checks, Check("nono-py", "missing", str(error), fix="pip install nono-py")]
+    checks.append(probe.check_landlock(library))
+    failed = try_isolation(options, "namespace")
+    if isinstance(failed, TransparentRefused):
+        fix = "kernel routes for local addresses; `--transparent off` runs without"
+        checks.append(Check("transparent network", "missing", failed.text, False, fix))
+        failed = try_isolation(replace(options, transparent=False), "namespace")
+    inside_cage = TOKEN_VARIABLE in options.environment
+    checks += probe.check_namespaces(failed, inside_cage=inside_cage)
+    if failed is None:
+        checks.append(Check("cage", "ok", "built whole: capabilities dropped, Landlock applied"))
+    elif not isinstance(failed, NamespacesRefused):
+        checks.append(Check("cage", "missing", failed.message, fix=failed.hint))
+    checks.append(probe.check_fallback(try_isolation(options, "landlock"), library))
+    return [*checks, probe.check_pidfd(), probe.check_cgroup(), probe.check_limits()]
+
+
+def best_isolation(checks: Sequence[Check]) -> Isolation | None:
+    """What `run` gets by `auto` on a machine with these findings; None when it can't run at all."""
+    if not any(check.degrades for check in checks):
+        return "namespace"
+    works = any(check.name == probe.FALLBACK and check.state == "ok" for check in checks)
+    return "landlock" if works else None
+
+
+def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | None:
+    """Build the cage that `run` would, and end it; return why it can't be built, None if it can."""
+    try:
+        prepared = prepare_run(options, isolation)
+    except CageFailed as failed:
+        return failed
+    except NonoTrioError as error:  # a machine without `true`: no word about the cage itself
+        return CageFailed(error.message, hint=error.hint)
+    try:
+        return probe.try_cage(prepared.plan)
+    finally:
+        prepared.close()
+
+
+def chosen_isolation(options: RunOptions) -> Isolation:
+    """What `run` would end up with: `auto` takes namespaces unless this machine refuses them.
+
+    Raises CageFailed when not even the fallback is to be had, UsageError as `prepare_run`.
+    """
+    if options.isolation != "auto":
+        return options.isolation
+    prepared = prepare_run(options, "namespace")
+    try:
+        failed = probe.try_cage(prepared.plan)
+    finally:
+        prepared.close()
+    return "landlock" if isinstance(failed, NamespacesRefused) else "namespace"
