@@ -23,7 +23,7 @@ REFUSED = {
     "udp host loopback": {"ok sent", "ECONNREFUSED"},  # the child's own loopback: nobody there
     "udp other address": {"ENETUNREACH"},
     "raw socket": {"EPERM"},
-    "packet socket": {"EPERM"},
+    "packet socket": {"EAFNOSUPPORT"},
     "dns": {"gaierror"},
     "pathname socket": {"ENOENT"},
     "abstract socket": {"ECONNREFUSED"},

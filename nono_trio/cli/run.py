@@ -22,8 +22,15 @@ FAIL_ON_DENY = 3
     epilog="Example: nono-trio run --allow-cwd --allow-domain api.example.com -- agent --fix",
 )
 @run_options
+@click.option("--dry-run", is_flag=True, help="Show the resolved cage, start and record nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the cage as JSON.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
-def run(command: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401  (click passes any)
+def run(
+    command: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **given: Any,  # noqa: ANN401  (click passes any)
+) -> None:
     """Run COMMAND in a cage: granted files only, and no network but the audited proxy.
 
     Exit code: the command's own; 128+n after signal n; 2 usage; 3 denied (--fail-on-deny);
@@ -33,7 +40,23 @@ def run(command: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401  (click
         raise UsageError(
             "expected a command after --, got none", hint="nono-trio run [OPTIONS] -- COMMAND"
         )
-    raise SystemExit(execute(build_run_options(command, given), given))
+    options = build_run_options(command, given)
+    if as_json and not dry_run:
+        raise UsageError("--json belongs to --dry-run: a run's own output is its command's")
+    if dry_run:
+        _show_cage(options, silent=given["silent"], as_json=as_json)
+        return
+    raise SystemExit(execute(options, given))
+
+
+def _show_cage(options: RunOptions, *, silent: bool, as_json: bool) -> None:
+    from nono_trio.cli.dry_run import show_cage
+
+    show_cage(options, say=_quiet if silent else say, as_json=as_json)
+
+
+def _quiet(_text: str) -> None:
+    """What --silent makes of warnings."""
 
 
 def execute(options: RunOptions, given: dict[str, Any]) -> int:

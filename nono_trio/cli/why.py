@@ -23,9 +23,7 @@ DEFAULT_PORT = 443
 LABEL_WIDTH = 9
 
 
-@click.command(
-    epilog="Example: nono-trio why --host api.example.com --allow-domain '*.example.com'"
-)
+@click.command(epilog="Example: nono-trio why --host a.example.com --allow-domain '*.example.com'")
 @click.option("--host", metavar="HOST", help="May this host be reached? A name or an address.")
 @click.option(
     "--port",
@@ -43,9 +41,13 @@ LABEL_WIDTH = 9
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @run_options
 def why(
-    host: str | None, port: int | None, path: str | None, operation: Literal["read", "write"] | None,
-    as_json: bool, **given: Any,  # noqa: ANN401  (click passes any)
-) -> None:  # fmt: skip
+    host: str | None,
+    port: int | None,
+    path: str | None,
+    operation: Literal["read", "write"] | None,
+    as_json: bool,
+    **given: Any,  # noqa: ANN401  (click passes any)
+) -> None:
     """Say whether a run with these flags may reach a host or touch a path, and why.
 
     Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
@@ -62,8 +64,9 @@ def why(
         answer = explain_host(options, host, port or DEFAULT_PORT)
     else:
         answer = explain_path(options, path or "", operation or "read")
-    for warning in answer.warnings:
-        say(f"warning: {clean(warning)}")
+    if not answer.allowed:  # a grant that was skipped is the usual reason for it
+        for warning in answer.warnings:
+            say(f"warning: {clean(warning)}")
     _tell(answer, as_json=as_json)
 
 
@@ -71,8 +74,8 @@ def _tell(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         fields = asdict(answer)
         status = "allowed" if fields.pop("allowed") else "denied"
-        line = msgspec.json.encode({"schema": SCHEMA, "status": status, **fields})
-        sys.stdout.write(line.decode() + "\n")
+        told = {"schema": SCHEMA, "status": status, **fields}
+        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
         return
     for line in _lines(answer):
         print(line)

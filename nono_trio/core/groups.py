@@ -11,9 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 PACKAGE_REGISTRIES: Final = "package_registries"
+
+# The region stands behind the service's name (bedrock-runtime.us-east-1.amazonaws.com), where no
+# suffix reaches: upstream's two suffixes match no host that answers.
+_BEDROCK_REGIONS: Final = (
+    "us-east-1", "us-east-2", "us-west-2", "ca-central-1", "sa-east-1",
+    "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3",
+    "ap-northeast-1", "ap-south-1", "ap-southeast-1", "ap-southeast-2",
+)  # fmt: skip
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "llm_apis": (
@@ -41,14 +49,18 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "google_cloud": ("*.googleapis.com",),
     "azure": ("*.openai.azure.com", "*.cognitiveservices.azure.com"),
-    "aws_bedrock": ("*.bedrock.amazonaws.com", "*.bedrock-runtime.amazonaws.com"),
+    "aws_bedrock": tuple(
+        f"{service}.{region}.amazonaws.com"
+        for region in _BEDROCK_REGIONS
+        for service in ("bedrock", "bedrock-runtime")
+    ),
     PACKAGE_REGISTRIES: (),
 }  # fmt: skip
 
 GROUP_NAMES: Final = tuple(GROUPS)
 
 
-def expand_groups(entries: Iterable[str], registries: Iterable[str]) -> list[str]:
+def expand_groups(entries: Iterable[str], registries: Sequence[str]) -> list[str]:
     """Replace the names of groups by their hosts, each once, in order; other entries stay.
 
     `registries` are the entries that `package_registries` stands for on this machine.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.proxy.answers import ESTABLISHED
 from nono_trio.proxy.client import Expired
 from nono_trio.proxy.relay import Direction, SideFailed
 
@@ -44,11 +43,11 @@ class Tunnel:
         self.down = Direction(far, near, buffer, readiness, b"")
         client.unread = b""
 
-    async def run(self, limits: Limits) -> None:
-        """Answer 200 and relay until both directions have ended, a side broke or was idle too
-        long. If cancelled, both sockets are left to the caller."""
+    async def run(self, limits: Limits, greeting: bytes) -> None:
+        """Send the greeting and relay until both directions have ended, a side broke or was idle
+        too long. If cancelled, both sockets are left to the caller."""
         try:
-            await self._client.send(ESTABLISHED)
+            await self._client.send(greeting)
             await self._relay(limits)
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)

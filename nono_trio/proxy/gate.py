@@ -11,23 +11,38 @@ a denial.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from nono_trio.core.heads import presented_token
 from nono_trio.proxy import auth
 from nono_trio.proxy.decisions import Refusal
-from nono_trio.proxy.request import Request, read_request
+from nono_trio.proxy.request import Request, malformed_subject, read_request
 
 if TYPE_CHECKING:
+    from nono_trio.core.bad_request import BadRequest
     from nono_trio.core.policy import Policy
+    from nono_trio.proxy.decisions import Subject
     from nono_trio.proxy.resolve import Directory
 
 MEMORY: Final = 256  # heads remembered, cleared when full, for the child chooses them
 MAX_REMEMBERED: Final = 1024  # bytes of such a head; 0.25 MiB for all of them
 
 
+class Judge(Protocol):
+    """What decides about the requests of a connection. It does no I/O and doesn't wait."""
+
+    def judge(self, raw: bytes, unread: bytes) -> tuple[Request, Refusal | None, bytes]:
+        """The request whose head is `raw`, why it is refused if it is, and what of `unread` stands
+        behind its body so far. Raises BadRequest."""
+        ...
+
+    def malformed(self, raw: bytes, fault: BadRequest) -> Subject:
+        """What an event can say about a request that could not be read."""
+        ...
+
+
 class Gate:
-    """Judges requests. `directory` knows which addresses are the proxy's own."""
+    """Judges requests to the proxy. `directory` knows which addresses are the proxy's own."""
 
     def __init__(self, policy: Policy, token: auth.Token, directory: Directory) -> None:
         self._policy = policy
@@ -36,8 +51,7 @@ class Gate:
         self._known: dict[bytes, tuple[Request, Refusal | None]] = {}
 
     def judge(self, raw: bytes, unread: bytes) -> tuple[Request, Refusal | None, bytes]:
-        """The request whose head is `raw`, why it is refused if it is, and what of `unread` stands
-        behind its body so far. Raises BadRequest."""
+        """As `Judge.judge`."""
         known = self._known.get(raw)
         if known is not None:
             return *known, unread
@@ -46,6 +60,10 @@ class Gate:
         if request.plain is None and len(raw) <= MAX_REMEMBERED:
             self._remember(raw, request, refusal)
         return request, refusal, rest
+
+    def malformed(self, raw: bytes, fault: BadRequest) -> Subject:
+        """As `Judge.malformed`."""
+        return malformed_subject(raw, fault)
 
     def forget(self) -> None:
         """Judge everything anew; for when a listener was added."""

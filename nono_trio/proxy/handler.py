@@ -5,106 +5,66 @@ compared (407), policy is asked by name (403), the decision is recorded. Only th
 up, every address of it checked, one of them dialled, a byte answered. What is found out later (a
 bad address, a dead upstream) is a second decision and recorded before it is answered, too.
 
-Rules of this file: one refusal is one event; nothing that a client does raises out of `handle`;
-only a lost audit log and cancellation do, and both end with the socket closed unanswered.
+Rules of this file: one refusal is one event; what a client can do to its connection is contained by
+visit.py.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from nono_trio.core.heads import BadRequest, head_end
-from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy import answers
 from nono_trio.proxy.client import Client, Expired
-from nono_trio.proxy.connect import Tunnel
-from nono_trio.proxy.contracts import DialFailed
 from nono_trio.proxy.decisions import Refusal, allowed, denied
 from nono_trio.proxy.flows import Opened
 from nono_trio.proxy.forward import Exchange, is_repeatable
 from nono_trio.proxy.limits import MAX_CHALLENGES
-from nono_trio.proxy.request import PlainRequest, Request, malformed_subject
-from nono_trio.proxy.resolve import AddressDenied, Directory
-from nono_trio.proxy.upstream import Upstream
+from nono_trio.proxy.visit import BUSY, FULL, Surroundings, Unreached, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from nono_trio.audit.recorder import RecordsDecisions
-    from nono_trio.proxy.contracts import Dialler
-    from nono_trio.proxy.gate import Gate
-    from nono_trio.proxy.limits import Limits
-    from nono_trio.proxy.readiness import Readiness
-    from nono_trio.proxy.relay import RelayBuffer
-
-logger = logging.getLogger(__name__)
-
-FULL: Final = Refusal(
-    503,
-    "the proxy has as many connections as it can hold",
-    "close connections that are not in use, or try again",
-)
-BUSY: Final = Refusal(503, "the audit log can't keep up, nothing was done", "try again")
+    from nono_trio.proxy.gate import Judge
+    from nono_trio.proxy.request import PlainRequest, Request
+    from nono_trio.proxy.upstream import Upstream
 
 
-@dataclass(slots=True)
-class Surroundings:
-    """What every connection of one proxy shares."""
+class Handler(Visit):
+    """Serves HTTP: CONNECT and plain requests. `judge` is the proxy's own gate unless given."""
 
-    gate: Gate
-    recorder: RecordsDecisions
-    directory: Directory
-    dialler: Dialler
-    limits: Limits
-    readiness: Readiness
-    buffer: RelayBuffer
-    now: Callable[[], int]
-    """Wall clock in milliseconds since 1970."""
-    closing: bool = False
-    """Nothing is accepted any more, so no connection is kept for another request."""
+    __slots__ = ("_challenges", "_judge", "_served", "_spare", "_tunnel_refused")
 
-
-class Handler:
-    """Serves one client. `full`: the proxy has no place for it and says so to what it asks."""
-
-    __slots__ = ("_at", "_challenges", "_client", "_full", "_served", "_spare", "_tunnel_refused")
-
-    def __init__(self, client: Client, surroundings: Surroundings, *, full: bool) -> None:
-        self._client = client
-        self._at = surroundings
-        self._full = full
+    def __init__(
+        self,
+        client: Client,
+        surroundings: Surroundings,
+        *,
+        full: bool,
+        judge: Judge | None = None,
+    ) -> None:
+        super().__init__(client, surroundings, full=full)
+        self._judge = judge or surroundings.gate
         self._served = False
         self._challenges = 0
         self._tunnel_refused = False
         self._spare: Upstream | None = None
 
-    async def handle(self) -> None:
-        """Serve requests until one side is done. Raises AuditLost; nothing else but cancellation
-        leaves here, and in every case the client's socket is closed."""
-        try:
-            while await self._serve_next():
-                self._served = True
-                await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
-                if self._at.closing:
-                    return
-        except (OSError, Expired, SessionSealed):
-            return  # the client left, took too long, or came too late: nobody is left to answer
-        except AuditBusy:  # the one answer without an event: nothing was done
-            await self._answer(BUSY, keep=False, body=True)
-        except AuditLost:
-            raise
-        except Exception as error:  # one bad client must not end the session of all the others
-            logger.error("a connection was cut by a bug: %s", type(error).__name__)  # noqa: TRY400
-            logger.debug("its cause", exc_info=True)
-        finally:
-            if self._spare is not None:
-                self._spare.close()
-            self._client.close()
+    async def _serve(self) -> None:
+        while await self._serve_next():
+            self._served = True
+            await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
+            if self._at.closing:
+                return
+
+    async def _answer_busy(self) -> None:
+        await self._answer(BUSY, keep=False, body=True)
+
+    def _close(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+        super()._close()
 
     async def _serve_next(self) -> bool:
         """Serve one request; whether another may follow."""
@@ -114,7 +74,7 @@ class Handler:
             raw = await self._next_head()
             if raw is None:
                 return False
-            request, refusal, client.unread = self._at.gate.judge(raw, client.unread)
+            request, refusal, client.unread = self._judge.judge(raw, client.unread)
         except BadRequest as fault:
             return await self._refuse_malformed(raw or client.unread, fault)
         if self._full and (refusal is None or refusal.status != 407):
@@ -190,7 +150,7 @@ class Handler:
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
         refusal = Refusal(fault.status, fault.reason)
-        event = denied(malformed_subject(raw, fault), refusal, self._at.now())
+        event = denied(self._judge.malformed(raw, fault), refusal, self._at.now())
         await self._at.recorder.record(event)
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
         return False
@@ -210,34 +170,17 @@ class Handler:
             client.send_last(text)
 
     async def _reach(self, request: Request) -> Upstream | None:
-        """Find, check and dial the upstream of an allowed request; None if that was refused."""
-        self._client.register()  # before anything is open that a failure would leave behind
+        """The upstream of an allowed request; None if it was refused after all."""
         try:
-            addresses = await self._at.directory.addresses(request.host, request.port)
-            sock, address = await self._at.dialler(addresses, request.port)
-        except AddressDenied as denial:
-            refusal = Refusal(403, denial.reason, denial.hint, "host_denied")
-        except DialFailed as failure:
-            reason = f"can't connect to {request.host.bracketed()}:{request.port}: {failure.reason}"
-            refusal = Refusal(failure.status, reason, category="upstream_connect_failed")
-        else:
-            key = (request.host.name, request.port)
-            return Upstream(sock, address, key, self._at.readiness, self._client.waker)
-        await self._refuse(request, refusal)
-        return None
+            return await self._upstream(request.host, request.port)
+        except Unreached as found:
+            await self._refuse(request, found.refusal)
+            return None
 
     async def _tunnel(self, request: Request, sequence: int) -> None:
         upstream = await self._reach(request)
-        if upstream is None:
-            return
-        opened = Opened(request.subject, sequence, upstream.address, self._at.now())
-        tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness)
-        try:
-            await tunnel.run(self._at.limits)
-        finally:
-            upstream.close()
-            flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
-            self._at.recorder.record_flow(flow)
+        if upstream is not None:
+            await self._carry(upstream, request.subject, sequence, answers.ESTABLISHED)
 
     async def _forward(self, request: Request, plain: PlainRequest, sequence: int) -> bool:
         """Pass one plain request on; whether another may follow."""

@@ -56,7 +56,11 @@ def read_request(raw: bytes, unread: bytes) -> tuple[Request, bytes]:
     if head.method == "CONNECT":
         host, port = connect_target(head)
         return Request(head, host, port, Subject("connect", host.name, port, "CONNECT")), unread
-    target = http_target(head)
+    return read_plain(head, http_target(head), unread)
+
+
+def read_plain(head: RequestHead, target: HttpTarget, unread: bytes) -> tuple[Request, bytes]:
+    """A plain request to `target`, otherwise as `read_request`. Raises BadRequest."""
     path = redact_path(target.path.decode("ascii"))
     subject = Subject("reverse", target.host.name, target.port, head.method, path)
     body = ChunkedBody() if head.body == "chunked" else LengthBody(head.length)

@@ -19,12 +19,13 @@ from nono_trio.proxy.auth import Token
 from nono_trio.proxy.client import Client
 from nono_trio.proxy.dial import TcpDialler
 from nono_trio.proxy.gate import Gate
-from nono_trio.proxy.handler import Handler, Surroundings
+from nono_trio.proxy.handler import Handler
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
 from nono_trio.proxy.readiness import Readiness
 from nono_trio.proxy.relay import RelayBuffer
 from nono_trio.proxy.resolve import Directory, SystemResolver
 from nono_trio.proxy.table import ClientTable
+from nono_trio.proxy.visit import Surroundings
 from nono_trio.proxy.workers import Workers
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.recorder import RecordsDecisions
     from nono_trio.core.policy import Policy
     from nono_trio.proxy.contracts import Dialler, Resolver
+    from nono_trio.proxy.visit import Visit, VisitFactory
 
 # accept(2) hands on what happened to a connection before it was taken: the next one is fine
 _ONE_CLIENT: Final = frozenset(
@@ -103,10 +105,24 @@ class Proxy:
         the last of them.
         """
         with listener:
-            listener.setblocking(False)
-            _tune(listener)
+            defer_accept(listener)
             self._directory.add_own(listener)
             self._gate.forget()
+            await self.serve_with(Handler, listener, handlers, task_status=task_status)
+
+    async def serve_with(
+        self,
+        visits: VisitFactory,
+        listener: socket.socket,
+        handlers: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """As `serve`, for a listener on which something else is spoken, and which is none that the
+        supervisor itself could dial (it lies in the cage's network)."""
+        with listener:
+            listener.setblocking(False)
+            _send_at_once(listener)
             self._listeners += 1
             try:
                 if self._attending is None:
@@ -114,7 +130,7 @@ class Proxy:
                     self._attending = trio.CancelScope()
                     handlers.start_soon(self._attend, self._attending)
                 task_status.started()
-                await self._accept(listener, handlers)
+                await self._accept(visits, listener, handlers)
             finally:
                 self._listeners -= 1
                 if self._listeners == 0:
@@ -128,13 +144,15 @@ class Proxy:
             pass
         self._finish_if_unused()
 
-    async def _accept(self, listener: socket.socket, handlers: trio.Nursery) -> None:
+    async def _accept(
+        self, visits: VisitFactory, listener: socket.socket, handlers: trio.Nursery
+    ) -> None:
         accept = _acceptor(listener)
         while True:
             room = await self._wait_for_room()
             try:
                 for _ in range(min(room, ACCEPT_BATCH)):
-                    self._take(accept(), handlers)
+                    self._take(visits, accept(), handlers)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(listener)
             except OSError as error:
@@ -149,20 +167,21 @@ class Proxy:
         """How many more connections may be accepted, at least one."""
         most = self._limits.connections + self._limits.refusals
         while len(self._clients) >= most and not self._clients.drop_idle():
-            self._left = trio.Event()
+            if self._left.is_set():  # else another listener waits for it already
+                self._left = trio.Event()
             await self._left.wait()
         return most - len(self._clients)
 
-    def _take(self, sock: socket.socket, handlers: trio.Nursery) -> None:
+    def _take(self, visits: VisitFactory, sock: socket.socket, handlers: trio.Nursery) -> None:
         sock.setblocking(False)
         client = Client(sock, self._readiness, self._clients)
         full = len(self._clients) >= self._limits.connections and not self._clients.drop_idle()
         self._clients.add(client)
-        self._workers.give(client, full, handlers)
+        self._workers.give(client, visits(client, self._surroundings, full=full), handlers)
 
-    async def _handle(self, client: Client, full: bool) -> None:
+    async def _handle(self, client: Client, visit: Visit) -> None:
         try:
-            await Handler(client, self._surroundings, full=full).handle()
+            await visit.handle()
         finally:
             self._clients.discard(client)
             self._left.set()
@@ -205,12 +224,14 @@ def _acceptor(listener: socket.socket) -> Callable[[], socket.socket]:
     return accept
 
 
-def _tune(listener: socket.socket) -> None:
-    """Options that accepted sockets inherit, and one that spares us connections without bytes.
-
-    TCP_DEFER_ACCEPT hands a connection over with its first bytes, or after about a second without
-    any: then the first read finds a head and nothing needs to be waited for.
-    """
-    with suppress(OSError):  # not TCP, or a kernel without it: both only cost speed
+def _send_at_once(listener: socket.socket) -> None:
+    with suppress(OSError):  # not TCP: it only costs speed
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def defer_accept(listener: socket.socket) -> None:
+    """For protocols in which the client speaks first: have connections handed over with their first
+    bytes, or after about a second without any. Then the first read finds a head and nothing needs
+    to be waited for."""
+    with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

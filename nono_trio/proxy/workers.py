@@ -17,26 +17,27 @@ if TYPE_CHECKING:
     import trio
 
     from nono_trio.proxy.client import Client
+    from nono_trio.proxy.visit import Visit
 
-    Serve: TypeAlias = Callable[[Client, bool], Awaitable[None]]
+    Serve: TypeAlias = Callable[[Client, Visit], Awaitable[None]]
 
 MAX_RESTING: Final = 128  # tasks of about 4 KiB; more than are ever between two clients at once
 
 
 class Workers:
-    """Serves clients with `serve(client, full)`, in tasks of the nursery that came with them."""
+    """Serves clients with `serve(client, visit)`, in tasks of the nursery that came with them."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self._resting: list[_Rest] = []
         self._dismissed = False
 
-    def give(self, client: Client, full: bool, nursery: trio.Nursery) -> None:
+    def give(self, client: Client, visit: Visit, nursery: trio.Nursery) -> None:
         """Have `client` served soon, in `nursery` or by a task that rests."""
         if self._resting:
-            self._resting.pop().end((client, full))
+            self._resting.pop().end((client, visit))
         else:
-            nursery.start_soon(self._work, (client, full))
+            nursery.start_soon(self._work, (client, visit))
 
     def dismiss(self) -> None:
         """Let the resting tasks end; those that work end after their client."""
@@ -44,7 +45,7 @@ class Workers:
         while self._resting:
             self._resting.pop().end(None)
 
-    async def _work(self, assignment: tuple[Client, bool] | None) -> None:
+    async def _work(self, assignment: tuple[Client, Visit] | None) -> None:
         while assignment is not None:
             await self._serve(*assignment)
             if self._dismissed or len(self._resting) >= MAX_RESTING:
@@ -61,14 +62,14 @@ class _Rest:
 
     def __init__(self, resting: list[_Rest]) -> None:
         self._resting = resting
-        self._assignment: tuple[Client, bool] | None = None
+        self._assignment: tuple[Client, Visit] | None = None
         self._task: Task = current_task()
 
-    def end(self, assignment: tuple[Client, bool] | None) -> None:
+    def end(self, assignment: tuple[Client, Visit] | None) -> None:
         self._assignment = assignment
         reschedule(self._task)
 
-    async def wait(self) -> tuple[Client, bool] | None:
+    async def wait(self) -> tuple[Client, Visit] | None:
         await wait_task_rescheduled(self._abort)
         return self._assignment
 

@@ -3,8 +3,8 @@
 Order, each step before the next: die with the supervisor; new namespaces; loopback up; the
 proxy's listening socket, opened inside the new network and handed over; a fork, which is PID 1
 of the new PID namespace; the file system view; a second fork, which is the child: own process
-group, terminal, capabilities dropped, Landlock; "ready"; on "go", exec. The first process only
-waits for PID 1, as the kernel ties the namespace's life to it.
+group, terminal, capabilities dropped, Landlock, seccomp; "ready"; on "go", exec. The first process
+only waits for PID 1, as the kernel ties the namespace's life to it.
 
 Run as `python -I -S -c "... main(fd)"`: no site-packages, no environment, so that nothing that a
 user or a previous child left lying about is imported here. Fork is safe in this process: it has
@@ -21,6 +21,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nono_trio.sandbox import filter as seccomp
 from nono_trio.sandbox import protocol, system
 from nono_trio.sandbox.init import Init, end_descendants, give_terminal
 from nono_trio.sandbox.library import load_library
@@ -249,6 +250,7 @@ def _become_child(
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         with _stage("limits"):
             _set_limits(plan["limits"])
+        system.leave_session_keyring()
         with _stage("capabilities"):
             if plan["isolation"] != "none":
                 system.drop_capabilities()
@@ -257,6 +259,8 @@ def _become_child(
             system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
         with _stage("landlock"):
             _apply_landlock(library, plan)
+        with _stage("system call filter"):
+            _apply_filter(plan["isolation"])
         os.write(caged, b"caged")
     except _StageError as failed:
         os.write(caged, f"{failed.stage}\0{failed.text}".encode())
@@ -308,6 +312,13 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
         capabilities.allow_bind_port(port)
     # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
     library.apply_seccomp(capabilities)
+
+
+def _apply_filter(isolation: str) -> None:
+    if isolation != "none":
+        seccomp.refuse_calls(seccomp.COMMON)
+    if isolation == "landlock":
+        seccomp.refuse_calls(seccomp.SHARED_HOST)
 
 
 def _open_terminal() -> int | None:

@@ -25,6 +25,7 @@ MNT_DETACH = 0x2
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -49,6 +50,10 @@ KEPT_CAPABILITIES = frozenset(
         _CAP_NET_BIND_SERVICE,
     }
 )
+_CAPABILITY_VERSION_3 = 0x20080522
+_SECCOMP_MODE_FILTER = 2
+_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _HIGHEST_CAPABILITY = 63  # capability sets are 64 bits wide; unknown numbers answer EINVAL
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -137,14 +142,49 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Keep only `KEPT_CAPABILITIES` for whatever this process executes next.
+    """Keep only `KEPT_CAPABILITIES`, for root, and none for anyone else.
 
-    The bounding set is what execve hands to uid 0; for any other uid execve clears everything by
-    itself once the ambient set is empty.
+    For what this process executes next: the bounding set is what execve hands to uid 0; any other
+    uid loses its own sets here too, as a program with file capabilities could keep what it has.
     """
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    is_root = os.geteuid() == 0
+    try:
+        _drop_bounding_set(KEPT_CAPABILITIES if is_root else frozenset())
+    except PermissionError:  # without CAP_SETPCAP, which a user of the host's does not have: with
+        if is_root:  # no new privileges, what is in the set can't be had any more anyway
+            raise
+    if not is_root:
+        _clear_capabilities()
+
+
+def _drop_bounding_set(kept: frozenset[int]) -> None:
     for number in range(_HIGHEST_CAPABILITY + 1):
-        if number in KEPT_CAPABILITIES:
+        if number in kept:
             continue
         if _libc.prctl(PR_CAPBSET_READ, ctypes.c_ulong(number), 0, 0, 0) == 1:
             prctl(PR_CAPBSET_DROP, number)
+
+
+def _clear_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    _checked(_libc.capset(ctypes.byref(header), ctypes.byref(nothing)), "capset")
+
+
+def leave_session_keyring() -> None:
+    """Take an empty session keyring, so that the caller's keys are not possessed any more.
+
+    Where the kernel has no keys, or a container's filter refuses them, there are none to leave.
+    """
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter, given as its BPF instructions (8 bytes each)."""
+    code = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: a count in front of an aligned pointer.
+    described = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(code))
+    prctl(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(described))

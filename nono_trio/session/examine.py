@@ -14,7 +14,7 @@ from nono_trio.sandbox import probe
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.probe import Check
 from nono_trio.sandbox.spawn import NamespacesRefused, TransparentRefused
-from nono_trio.session.prepare import prepare_run
+from nono_trio.session.prepare import preferred_isolation, prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -75,13 +75,17 @@ def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | Non
 def chosen_isolation(options: RunOptions) -> Isolation:
     """What `run` would end up with: `auto` takes namespaces unless this machine refuses them.
 
-    Raises CageFailed when not even the fallback is to be had, UsageError as `prepare_run`.
+    Raises CageFailed where the cage can't be built, UsageError and CommandNotFound as
+    `prepare_run`.
     """
-    if options.isolation != "auto":
-        return options.isolation
-    prepared = prepare_run(options, "namespace")
+    first = preferred_isolation(options)
+    prepared = prepare_run(options, first)
     try:
         failed = probe.try_cage(prepared.plan)
     finally:
         prepared.close()
-    return "landlock" if isinstance(failed, NamespacesRefused) else "namespace"
+    if failed is None or (isinstance(failed, TransparentRefused) and not options.transparent):
+        return first
+    if isinstance(failed, NamespacesRefused) and options.isolation == "auto":
+        return "landlock"
+    raise failed

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from nono_trio.core.addresses import AddressClass, classify
 from nono_trio.core.hosts import BadHost, parse_rule_host
-from nono_trio.core.rules import is_localhost
+from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, is_localhost
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.assemble import cage_files
-from nono_trio.sandbox.plan import Grant
-from nono_trio.sandbox.protection import is_below
+from nono_trio.sandbox.places import is_below
+from nono_trio.sandbox.plan import PRIVATE, Grant
 from nono_trio.session.prepare import build_policy, preferred_isolation, resolve_files
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def _is_loopback(host: Host) -> bool:
 
 def _from_verdict(subject: str, verdict: Verdict, notes: tuple[str, ...]) -> Answer:
     reason = verdict.reason or "an entry allows it"
-    return Answer(subject, verdict.allowed, reason, verdict.rule, verdict.hint, notes)
+    flag = ALLOW_FLAG if verdict.allowed else DENY_FLAG
+    rule = None if verdict.rule is None else f"{flag} {verdict.rule}"
+    return Answer(subject, verdict.allowed, reason, rule, verdict.hint, notes)
 
 
 def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:
@@ -102,7 +104,9 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
         answer = Answer(subject, True, reason, _rule(grant), notes=notes)
     else:
         answer = _without_grant(options, isolation, files, path, operation, notes)
-    return replace(answer, warnings=files.warnings)
+    # Those about flags begin with the flag; where the command starts is not what was asked.
+    skipped = tuple(warning for warning in files.warnings if warning.startswith("-"))
+    return replace(answer, warnings=skipped)
 
 
 def _path_notes(path: str) -> tuple[str, ...]:
@@ -130,7 +134,8 @@ def _without_grant(
     """What a path is that nobody granted: the cage's own, protected, or just not there."""
     subject = f"{operation} {path}"
     own = _own_grant(files, isolation, path, operation)
-    if own is not None:
+    is_private = own is not None and isolation == "namespace" and own.path in PRIVATE
+    if own is not None and not (is_private and _is_of_the_host(path, own)):
         reason = f"every cage may {operation} {own.path}"
         if isolation == "namespace":
             reason = f"{own.path} is the cage's own, not the host's"
@@ -143,7 +148,15 @@ def _without_grant(
     if closed is not None:
         reason = f"{closed} is protected (secrets or start-up files)"
         return Answer(subject, False, reason, "a deny rule", hint, notes)
+    if own is not None:
+        reason = f"the cage has a {own.path} of its own, in which the host's files are not"
+        return Answer(subject, False, reason, "nono-trio", hint, notes)
     return Answer(subject, False, "no grant covers it", None, hint, notes)
+
+
+def _is_of_the_host(path: str, own: Grant) -> bool:
+    """Whether something of the host's is meant that a private directory hides."""
+    return path != own.path and os.path.lexists(path)
 
 
 def _own_grant(

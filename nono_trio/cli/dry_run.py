@@ -1,0 +1,144 @@
+"""`run --dry-run`: the cage that a run would get, resolved by the code that enforces it.
+
+Rules of this file: nothing of the command's is started and nothing is recorded; of the environment
+only names are shown, of the command what the log would keep of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nono_trio.cli.text import clean, command_text, counted
+from nono_trio.core.redaction import redact_argv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from nono_trio.session.options import RunOptions
+    from nono_trio.session.prepare import PreparedRun
+
+SCHEMA = 1
+LABEL_WIDTH = 15
+
+
+def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool) -> None:
+    """Print the resolved cage on stdout, warnings with `say`.
+
+    Raises what `run` would raise before it starts.
+    """
+    from nono_trio.session.examine import chosen_isolation
+    from nono_trio.session.prepare import prepare_run
+
+    prepared = prepare_run(options, chosen_isolation(options))
+    try:
+        for warning in prepared.warnings:
+            say(f"warning: {clean(warning)}")
+        if as_json:
+            cage = {"schema": SCHEMA, **cage_fields(options, prepared)}
+            sys.stdout.write(msgspec.json.encode(cage).decode() + "\n")
+            return
+        for line in _lines(options, prepared):
+            print(line)
+    finally:
+        prepared.close()
+
+
+def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
+    """The whole cage as data."""
+    plan, files, network = prepared.plan, prepared.files, options.session.network
+    return {
+        "command": redact_argv(options.command),
+        "executable": prepared.executable,
+        "directory": plan.directory,
+        "isolation": plan.isolation,
+        "enforcement": prepared.enforcement,
+        "file_sandbox": plan.landlock,
+        "grants": [
+            {"path": grant.path, "access": grant.access, "source": grant.source}
+            for grant in files.grants
+        ],
+        "own_paths": [path for path, _, _ in plan.grants[len(files.grants) :]],
+        "denied": list(files.denied),
+        "covered": list(files.covered),
+        "network": {
+            "allow": list(network.allow),
+            "deny": list(network.deny),
+            "resolve": list(network.resolve),
+            "block": network.block,
+            "open_ports": list(plan.open_ports),
+            "listen_ports": list(plan.listen_ports),
+        },
+        "environment": _environment(options, prepared),
+        "limits": plan.limits,
+        "state_directory": str(options.session.audit.state_root),
+        "warnings": prepared.warnings,
+    }
+
+
+def _environment(options: RunOptions, prepared: PreparedRun) -> dict[str, list[str]]:
+    """Names only: values are the caller's secrets."""
+    given, passed = options.environment, prepared.plan.environment
+    return {
+        "passed": sorted(name for name in passed if given.get(name) == passed[name]),
+        "set": sorted(name for name in passed if given.get(name) != passed[name]),
+        "held_back": sorted(given.keys() - passed.keys()),
+    }
+
+
+def _lines(options: RunOptions, prepared: PreparedRun) -> Iterator[str]:
+    cage = cage_fields(options, prepared)
+    yield from _rows("command", [command_text(cage["command"])])
+    yield from _rows("executable", [cage["executable"]])
+    yield from _rows("starts in", [cage["directory"]])
+    yield from _rows("isolation", [_isolation_text(options, prepared)])
+    yield from _rows("cage", cage["enforcement"])
+    yield from _file_lines(prepared, cage)
+    yield from _rows("network", _network_texts(cage["network"]))
+    for label, key in (("passed", "passed"), ("set", "set"), ("held back", "held_back")):
+        names = cage["environment"][key]
+        yield from _rows(f"env {label}", [" ".join(names) or "nothing"])
+    yield from _rows("limits", [f"{name} {value}" for name, value in cage["limits"].items()])
+    yield from _rows("log", [f"in {cage['state_directory']}, which no grant covers"])
+    yield "nothing was started, nothing was recorded"
+
+
+def _isolation_text(options: RunOptions, prepared: PreparedRun) -> str:
+    chosen = prepared.plan.isolation
+    return f"{chosen} (auto: tried on this machine)" if options.isolation == "auto" else chosen
+
+
+def _file_lines(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[str]:
+    if not prepared.plan.landlock:
+        yield from _rows("files", ["all that you may touch: --no-sandbox"])
+        return
+    grants = cage["grants"]
+    width = max((len(grant["access"]) for grant in grants), default=0)
+    yield from _rows(
+        "granted",
+        [f"{grant['access']:<{width}} {grant['path']}  ({grant['source']})" for grant in grants],
+    )
+    yield from _rows("the cage's", [" ".join(cage["own_paths"])])
+    covered = [f"{path}  (inside a grant, covered)" for path in cage["covered"]]
+    yield from _rows("closed", covered)
+    others = [path for path in cage["denied"] if path not in cage["covered"]]
+    yield from _rows("closed too", [f"{counted(len(others), 'path')}: {' '.join(others)}"])
+
+
+def _network_texts(network: dict[str, Any]) -> list[str]:
+    if network["block"]:
+        return ["blocked: --block-net"]
+    texts = [f"deny  {entry}  (--deny-domain)" for entry in network["deny"]]
+    texts += [f"allow {entry}  (--allow-domain)" for entry in network["allow"]]
+    texts += [f"pin   {entry}  (--resolve)" for entry in network["resolve"]]
+    texts += [f"relay port {port} to the host's  (--open-port)" for port in network["open_ports"]]
+    texts += [f"relay the host's port {p} in  (--listen-port)" for p in network["listen_ports"]]
+    return [*texts, "deny  everything else, metadata and link-local addresses always"]
+
+
+def _rows(label: str, texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield f"  {label:<{LABEL_WIDTH}}{clean(text)}"
+        label = ""

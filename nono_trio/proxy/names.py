@@ -1,0 +1,172 @@
+"""What the cage's programs are told when they ask for a name: addresses that lead back to us.
+
+Nothing is ever forwarded, so no query tells anyone outside anything: answers come from the table
+of synthetic addresses, and the name is looked up later, by the supervisor, once a connection to it
+was allowed.
+
+A denied name gets an address like any other. "No such name" would be a lie that programs explain
+wrongly (a typing error, a broken network), and the attempt would end there: with an address the
+program connects, the decision is recorded with its port, and the refusal is one it can show (403, a
+TLS alert). The query itself is recorded too, for a program may only ask, and asking is how a DNS
+tunnel talks.
+
+Rules of this file: a query for a denied name is in the log, or counted (denied_names.py), before it
+is answered; whatever a query is, it ends nothing but itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.audit.files import unix_ms
+from nono_trio.core import dns
+from nono_trio.core.bad_request import MAX_SHOWN_TARGET
+from nono_trio.core.events import NetworkEvent
+from nono_trio.core.hosts import BadHost, Host, parse_host
+from nono_trio.core.rules import ANY_PORT, LOCALHOST, is_localhost
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.denied_names import DeniedNames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.policy import Policy
+    from nono_trio.core.synthetic import SyntheticNames
+
+logger = logging.getLogger(__name__)
+
+DNS_PORT: Final = 53
+METHOD: Final = "DNS"
+LOOPBACK_IPV4: Final = IPv4Address("127.0.0.1")
+LOOPBACK_IPV6: Final = IPv6Address("::1")
+UNTOLD: Final = "nono-trio:dns"  # the target of the record that tells what no other record told
+LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that can't keep up doesn't hold it
+
+
+class NameService:
+    """Answers DNS messages for one session. `own_names`: the machine's, which mean the cage."""
+
+    def __init__(
+        self,
+        names: SyntheticNames,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        *,
+        own_names: Iterable[str] = (),
+        clock_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._names = names
+        self._policy = policy
+        self._ports = (*sorted(policy.named_ports), ANY_PORT)
+        self._recorder = recorder
+        self._own_names = frozenset(name.lower() for name in own_names)
+        self._now = clock_ms
+        self._denied = DeniedNames()
+        self._recording = trio.Lock()
+
+    async def reply(self, message: bytes) -> bytes | None:
+        """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
+        nothing; if cancelled, a denial may be recorded that was not answered."""
+        try:
+            query = dns.parse_query(message)
+        except dns.BadQuery as fault:
+            return fault.reply
+        try:
+            return await self._answer(query)
+        except AuditBusy:  # no record, so no action
+            return dns.empty_answer(query, dns.SERVER_FAILURE)
+        except (AuditLost, SessionSealed):
+            raise
+        except Exception as error:  # one bad query must not end the session of all the others
+            logger.error("a DNS query was dropped by a bug: %s", type(error).__name__)  # noqa: TRY400
+            logger.debug("its cause", exc_info=True)
+            return None
+
+    async def record_untold(self) -> None:
+        """At the end of the session: record how many queries no record has told of. Never raises
+        for the log's sake, and takes a second at most even if cancelled."""
+        untold = self._denied.untold
+        if untold:
+            reason = f"{untold} more queries for denied names"
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                with suppress(AuditBusy, AuditLost, SessionSealed):
+                    await self._recorder.record(self._event(UNTOLD, reason))
+
+    async def _answer(self, query: dns.Query) -> bytes:
+        name = query.name
+        if query.kind == dns.PTR and (address := dns.reversed_address(name)) is not None:
+            return self._pointer(query, address)
+        if not name:  # the root: asked for its servers, never for an address
+            return dns.empty_answer(query)
+        if is_localhost(name):
+            return dns.address_answer(query, LOOPBACK_IPV4, LOOPBACK_IPV6)
+        if name in self._own_names:
+            return dns.address_answer(query, LOOPBACK_IPV4)
+        host = _host(name)
+        if host is None:
+            await self._deny(name, "the name is not one that a host can have")
+            return dns.empty_answer(query, dns.NO_SUCH_NAME)
+        if not self._is_allowed(host):
+            await self._deny(host.name, "the name is not allowed on any port")
+        return self._synthetic(query, host)
+
+    def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:
+        name = self._names.name_of(address)
+        if address in (LOOPBACK_IPV4, LOOPBACK_IPV6):
+            name = LOCALHOST
+        if name is None:
+            return dns.empty_answer(query, dns.NO_SUCH_NAME)
+        return dns.pointer_answer(query, name)
+
+    def _synthetic(self, query: dns.Query, host: Host) -> bytes:
+        if query.kind not in (dns.A, dns.AAAA):
+            return dns.empty_answer(query)
+        addresses = self._names.addresses_of(host.name)
+        if addresses is None:
+            return dns.empty_answer(query, dns.SERVER_FAILURE)
+        return dns.address_answer(query, *addresses)
+
+    def _is_allowed(self, host: Host) -> bool:
+        """Whether any port of `host` is; ANY_PORT stands for those that no entry names."""
+        return any(self._policy.decide(host, port).allowed for port in self._ports)
+
+    async def _deny(self, name: str, reason: str) -> None:
+        """Record a query, or count it. The lock holds back those that are only counted until the
+        record that stands for them is in the log."""
+        async with self._recording:
+            untold = self._denied.claim(name, trio.current_time())
+            if untold is None:
+                return
+            if untold:
+                reason += f"; {untold} more queries for it since the last record"
+            try:
+                await self._recorder.record(self._event(name, reason))
+            except BaseException:
+                self._denied.give_back(untold)
+                raise
+
+    def _event(self, target: str, reason: str) -> NetworkEvent:
+        return NetworkEvent(
+            timestamp_unix_ms=self._now(),
+            mode="connect",
+            decision="deny",
+            denial_category="host_denied",
+            target=target[:MAX_SHOWN_TARGET],
+            port=DNS_PORT,
+            method=METHOD,
+            reason=reason,
+        )
+
+
+def _host(name: str) -> Host | None:
+    try:
+        host = parse_host(name)
+    except BadHost:
+        return None
+    return host if host.address is None else None  # 192.0.2.1 as a name is nobody's name

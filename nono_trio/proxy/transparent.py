@@ -1,0 +1,128 @@
+"""The transparent network's side of the supervisor: what arrives at its sockets, and what for.
+
+Inside the cage every address is ours. A name that a program asks for gets synthetic addresses; a
+connection to one of them arrives here, and its own address tells the name, which is decided, looked
+up and dialled as for CONNECT. The child's idea of an address is never dialled.
+
+Rules of this file: no token, as nobody but the cage can reach these sockets; an address that was
+never handed out is a literal; limits, deadlines and the order of things are the proxy's own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from nono_trio.core.addresses import parse_address
+from nono_trio.core.hosts import Host
+from nono_trio.core.synthetic import SyntheticNames
+from nono_trio.proxy.dns_sockets import serve_connections, serve_datagrams
+from nono_trio.proxy.handler import Handler
+from nono_trio.proxy.names import NameService
+from nono_trio.proxy.origin_gate import OriginGate
+from nono_trio.proxy.passage import Passage, TlsPassage
+from nono_trio.proxy.server import defer_accept
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Mapping
+
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.policy import Policy
+    from nono_trio.proxy.client import Client
+    from nono_trio.proxy.server import Proxy
+    from nono_trio.proxy.visit import Surroundings, Visit
+
+    WantedAddress: TypeAlias = Callable[[socket.socket], tuple[str, int]]
+
+HTTP_PORT: Final = 80
+TLS_PORT: Final = 443
+
+_TCP = re.compile(r"tcp[46]:([0-9]+)")
+_DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6")
+_DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6")
+
+
+def wanted_address(sock: socket.socket) -> tuple[str, int]:
+    """Address and port that the peer of an accepted socket has connected to."""
+    address, port, *_ = sock.getsockname()
+    return address, port
+
+
+class Transparent:
+    """Serves the sockets that the launcher opened where every address is local.
+
+    Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are the
+    machine's, which mean the cage's own loopback. `wanted` tells where a connection was to go.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        *,
+        own_names: Iterable[str] = (),
+        wanted: WantedAddress = wanted_address,
+    ) -> None:
+        self.names = SyntheticNames()
+        self._proxy = proxy
+        self._policy = policy
+        self._wanted = wanted
+        self._service = NameService(self.names, policy, recorder, own_names=own_names)
+
+    async def serve(self, sockets: Mapping[str, socket.socket], handlers: trio.Nursery) -> None:
+        """Serve those of `sockets` that are the transparent network's until cancelled, then close
+        them; `handlers` gets the connections, as in `Proxy.serve`.
+
+        Names are "tcp4:PORT", "tcp6:PORT", "dns-udp4", "dns-udp6", "dns-tcp4" and "dns-tcp6";
+        others are not touched. Raises AuditLost (in a group). At the end up to a second is taken
+        for the record of DNS queries that were only counted.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                for name, sock in sockets.items():
+                    if (match := _TCP.fullmatch(name)) is not None:
+                        self._serve_port(int(match[1]), sock, handlers, nursery)
+                    elif name in _DNS_DATAGRAMS:
+                        nursery.start_soon(serve_datagrams, sock, self._service)
+                    elif name in _DNS_CONNECTIONS:
+                        nursery.start_soon(serve_connections, sock, self._service)
+        finally:
+            await self._service.record_untold()
+
+    def _serve_port(
+        self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
+    ) -> None:
+        visits = {HTTP_PORT: self.visit_http, TLS_PORT: self.visit_tls}.get(port, self.visit_tcp)
+        if port in (HTTP_PORT, TLS_PORT):  # elsewhere the server may be the one to speak first
+            defer_accept(listener)
+        nursery.start_soon(self._proxy.serve_with, visits, listener, handlers)
+
+    def visit_http(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
+        """A `VisitFactory` for plain HTTP: each request's host is decided."""
+        host, port = self._target(client)
+        judge = OriginGate(self._policy, host, port)
+        return Handler(client, surroundings, full=full, judge=judge)
+
+    def visit_tls(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
+        """A `VisitFactory` for TLS: the connection is decided with the name in its hello."""
+        host, port = self._target(client)
+        return TlsPassage(
+            client, surroundings, full=full, policy=self._policy, host=host, port=port
+        )
+
+    def visit_tcp(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
+        """A `VisitFactory` for whatever else: the connection is decided by its address."""
+        host, port = self._target(client)
+        return Passage(client, surroundings, full=full, policy=self._policy, host=host, port=port)
+
+    def _target(self, client: Client) -> tuple[Host, int]:
+        text, port = self._wanted(client.sock)
+        address = parse_address(text)  # cuts off a zone id: it is of the cage's own interfaces
+        if address is None:
+            raise AssertionError("the kernel named an address that is none")
+        name = self.names.name_of(address)
+        return (Host(str(address), address) if name is None else Host(name)), port

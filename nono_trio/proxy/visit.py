@@ -1,0 +1,144 @@
+"""What every connection gets, whatever is spoken on it: containment, an upstream, a tunnel.
+
+Rules of this file: nothing that a client does raises out of `handle`; only a lost audit log and
+cancellation do, and both end with the socket closed unanswered. A decision comes first: whoever
+calls `_upstream` or `_carry` has recorded it.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.client import Client, Expired
+from nono_trio.proxy.connect import Tunnel
+from nono_trio.proxy.contracts import DialFailed
+from nono_trio.proxy.decisions import Refusal
+from nono_trio.proxy.flows import Opened
+from nono_trio.proxy.resolve import AddressDenied, Directory
+from nono_trio.proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.hosts import Host
+    from nono_trio.proxy.contracts import Dialler
+    from nono_trio.proxy.decisions import Subject
+    from nono_trio.proxy.gate import Judge
+    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.readiness import Readiness
+    from nono_trio.proxy.relay import RelayBuffer
+
+logger = logging.getLogger(__name__)
+
+FULL: Final = Refusal(
+    503,
+    "the proxy has as many connections as it can hold",
+    "close connections that are not in use, or try again",
+)
+BUSY: Final = Refusal(503, "the audit log can't keep up, nothing was done", "try again")
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What every connection of one proxy shares."""
+
+    gate: Judge
+    recorder: RecordsDecisions
+    directory: Directory
+    dialler: Dialler
+    limits: Limits
+    readiness: Readiness
+    buffer: RelayBuffer
+    now: Callable[[], int]
+    """Wall clock in milliseconds since 1970."""
+    closing: bool = False
+    """Nothing is accepted any more, so no connection is kept for another request."""
+
+
+class Unreached(Exception):
+    """An allowed host that could not be reached, or must not be; `refusal` is for record and
+    answer."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+class Visit(ABC):
+    """Serves one client. `full`: the proxy has no place for it and says so to what it asks."""
+
+    __slots__ = ("_at", "_client", "_full")
+
+    def __init__(self, client: Client, surroundings: Surroundings, *, full: bool) -> None:
+        self._client = client
+        self._at = surroundings
+        self._full = full
+
+    async def handle(self) -> None:
+        """Serve until one side is done. Raises AuditLost; nothing else but cancellation leaves
+        here, and in every case the client's socket is closed."""
+        try:
+            await self._serve()
+        except (OSError, Expired, SessionSealed):
+            return  # the client left, took too long, or came too late: nobody is left to answer
+        except AuditBusy:  # the one answer without an event: nothing was done
+            await self._answer_busy()
+        except AuditLost:
+            raise
+        except Exception as error:  # one bad client must not end the session of all the others
+            logger.error("a connection was cut by a bug: %s", type(error).__name__)  # noqa: TRY400
+            logger.debug("its cause", exc_info=True)
+        finally:
+            self._close()
+
+    @abstractmethod
+    async def _serve(self) -> None:
+        """Decide, record, act. May raise whatever `handle` contains."""
+
+    @abstractmethod
+    async def _answer_busy(self) -> None:
+        """Tell the client that nothing was recorded, so nothing done. Raises only Cancelled."""
+
+    def _close(self) -> None:
+        self._client.close()
+
+    async def _upstream(self, host: Host, port: int) -> Upstream:
+        """Find, check and dial an allowed host. Raises Unreached."""
+        self._client.register()  # before anything is open that a failure would leave behind
+        try:
+            addresses = await self._at.directory.addresses(host, port)
+            sock, address = await self._at.dialler(addresses, port)
+        except AddressDenied as denial:
+            raise Unreached(Refusal(403, denial.reason, denial.hint, "host_denied")) from denial
+        except DialFailed as failure:
+            reason = f"can't connect to {host.bracketed()}:{port}: {failure.reason}"
+            refusal = Refusal(failure.status, reason, category="upstream_connect_failed")
+            raise Unreached(refusal) from failure
+        key = (host.name, port)
+        return Upstream(sock, address, key, self._at.readiness, self._client.waker)
+
+    async def _carry(
+        self, upstream: Upstream, subject: Subject, sequence: int, greeting: bytes
+    ) -> None:
+        """Tunnel until an end; `greeting` tells the client that it stands. Closes the upstream."""
+        opened = Opened(subject, sequence, upstream.address, self._at.now())
+        tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness)
+        try:
+            await tunnel.run(self._at.limits, greeting)
+        finally:
+            upstream.close()
+            flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
+            self._at.recorder.record_flow(flow)
+
+
+class VisitFactory(Protocol):
+    """Makes what serves one client; `Handler` is one."""
+
+    def __call__(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
+        """Not to raise and not to wait."""
+        ...
