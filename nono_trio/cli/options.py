@@ -35,12 +35,21 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noq
     return click.option(*names, **settings)
 
 
+_PROFILE = (
+    option("-p", "--profile", metavar="NAME|FILE",
+           help="Start from a profile: lists add up, a flag's value beats the profile's. See"
+           " `nono-trio profile list`."),
+    option("--network-profile", metavar="NAME|FILE",
+           help="Take only the network of a profile: minimal, developer, enterprise, ..."),
+)  # fmt: skip
+
 _NETWORK = (
     option(
         "--allow-domain", "--allow-proxy", "--proxy-allow", "allow_domain", multiple=True,
         metavar="HOST[:PORT]",
         help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
-        " every name below it. Repeatable.",
+        " every name below it; the name of a group (github, llm_apis, package_registries, ...) for"
+        " its hosts. Repeatable.",
     ),
     option("--deny-domain", multiple=True, metavar="HOST[:PORT]",
            help="Deny a host; wins over every --allow-domain. Repeatable."),
@@ -69,14 +78,14 @@ _SESSION = (
 
 
 def session_options(command: Command) -> Command:
-    """Add the network, audit and session options to a command."""
-    for decorate in reversed((*_NETWORK, *_AUDIT, *_SESSION)):
+    """Add the profile, network, audit and session options to a command."""
+    for decorate in reversed((*_PROFILE, *_NETWORK, *_AUDIT, *_SESSION)):
         command = decorate(command)
     return command
 
 
 def build_session_options(given: dict[str, Any], *, proxy_port: int = 0) -> SessionOptions:
-    """Take the shared options out of a command's arguments."""
+    """Take the shared options out of a command's arguments, a profile's entries included."""
     name = given["name"]
     if name is not None and not (0 < len(name) <= 64 and name.isprintable()):
         raise UsageError("--name: expected 1 to 64 printable characters")

@@ -9,6 +9,7 @@ import click
 
 from nono_trio.cli.live import FollowPrinter, say
 from nono_trio.cli.options import build_session_options, option, session_options
+from nono_trio.cli.profile_options import choose
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
     from nono_trio.session.run import Listeners, run_proxy
 
     address, port = _parse_listen(listen)
-    options = build_session_options(given)
+    chosen = choose(given)
+    for note in chosen.notes:
+        say(f"warning: {note}")
+    options = build_session_options(chosen.given)
     policy = build_policy(options.network)
     listener = open_listener(port, address)
     token = new_token()

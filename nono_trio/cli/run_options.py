@@ -14,6 +14,7 @@ from nono_trio.cli.options import (
     option,
     session_options,
 )
+from nono_trio.cli.profile_options import choose
 from nono_trio.core.size import parse_size
 from nono_trio.sandbox.plan import FileOptions
 from nono_trio.session.options import Limits, RunOptions
@@ -38,12 +39,25 @@ _FILES = (
     option("--workdir", metavar="DIR", help="Start there instead of the current directory."),
 )
 
+_ENVIRONMENT = (
+    option("--env-allow", multiple=True, metavar="PATTERN",
+           help="Pass on variables that look like secrets (*_TOKEN, *_KEY, *PASSWORD*, AWS_*, a URL"
+           " with a password, ...) and are held back otherwise: a name, or a beginning with *."
+           " Names like LD_PRELOAD or PYTHONPATH never pass. Repeatable."),
+    option("--env-deny", multiple=True, metavar="PATTERN",
+           help="Hold variables back; of the patterns that fit the longest decides, and deny on a"
+           " tie. PATH, HOME, LANG, TERM and the like need their exact name. Repeatable."),
+)  # fmt: skip
+
 _CAGE = (
     option("--isolation", type=click.Choice(["auto", "namespace", "landlock", "none"]),
            default="auto", show_default=True,
            help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
            " where they are refused; `none` is a way out. Recorded."),
     option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
+    option("--transparent", type=click.Choice(["on", "off"]), default=None,
+           help="Let programs that know of no proxy reach it all the same (namespaces only)"
+           "  [default: on, where the machine has it]"),
     option("--proxy-port", type=PORT_RANGE, default=0, metavar="PORT",
            help="The proxy's port inside the cage  [default: any]"),
     option("--open-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
@@ -71,13 +85,18 @@ _OUTPUT = (
 
 def run_options(command: Command) -> Command:
     """Add every option of `run` to a command."""
-    for decorate in reversed((*_FILES, *_CAGE, *_OUTPUT)):
+    for decorate in reversed((*_FILES, *_ENVIRONMENT, *_CAGE, *_OUTPUT)):
         command = decorate(command)
     return session_options(command)
 
 
 def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptions:
-    """Take the options of `run` out of a command's arguments."""
+    """Take the options of `run` out of a command's arguments, its profile and its environment.
+
+    Raises UsageError for what can't be meant.
+    """
+    chosen = choose(given)
+    given = chosen.given
     return RunOptions(
         command=command,
         session=build_session_options(given, proxy_port=given["proxy_port"]),
@@ -88,12 +107,15 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
             allow_file=given["allow_file"],
             read_file=given["read_file"],
             write_file=given["write_file"],
-            bypass_protection=given["bypass_protection"],
+            deny=chosen.deny,
+            bypass_protection=[*given["bypass_protection"], *chosen.bypass],
             allow_cwd=given["allow_cwd"],
             workdir=given["workdir"],
+            profile=chosen.requests,
         ),
         isolation=given["isolation"],
         sandbox=not given["no_sandbox"],
+        transparent={"on": True, "off": False, None: None}[given["transparent"]],
         open_ports=given["open_port"],
         listen_ports=given["listen_port"],
         limits=Limits(
@@ -103,4 +125,7 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
         ),
         timeout_seconds=given["timeout"],
         environment=dict(os.environ),
+        variables=chosen.variables,
+        set_variables=chosen.set_variables,
+        notes=chosen.notes,
     )

@@ -71,8 +71,8 @@ def read_client_hello(data: bytes) -> ClientHello | int:
     for _ in range(MAX_RECORDS):
         length = _fragment_length(data[at : at + _RECORD_HEADER], is_first=at == 0)
         at += _RECORD_HEADER
-        if at + length > len(data):
-            return _within_limit(at + length)
+        if _within_limit(at + length) > len(data):
+            return at + length
         message += data[at : at + length]
         at += length
         if len(message) >= _MESSAGE_HEADER:

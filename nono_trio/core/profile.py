@@ -22,14 +22,14 @@ class Table(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A table of a profile; every key may be left out."""
 
 
-class About(Table):
+class About(Table, frozen=True):
     """`meta`: for people only."""
 
     name: str | None = None
     description: str | None = None
 
 
-class Filesystem(Table):
+class Filesystem(Table, frozen=True):
     """`filesystem`: as the flags of the same names; `deny` closes paths inside grants."""
 
     allow: list[str] = []
@@ -42,7 +42,7 @@ class Filesystem(Table):
     bypass_protection: list[str] = []
 
 
-class Network(Table):
+class Network(Table, frozen=True):
     """`network`: as the flags of the same names; `groups` are names of core/groups.py."""
 
     block: bool | None = None
@@ -54,7 +54,7 @@ class Network(Table):
     listen_port: list[Port] = []
 
 
-class Environment(Table):
+class Environment(Table, frozen=True):
     """`environment`: patterns as --env-allow and --env-deny take them; `set` gives values."""
 
     allow: list[str] = []
@@ -62,7 +62,7 @@ class Environment(Table):
     set: dict[str, str] = {}
 
 
-class Audit(Table):
+class Audit(Table, frozen=True):
     """`audit`: as the flags --audit-mode, --audit-sync and --audit-queue."""
 
     mode: Literal["strict", "best-effort"] | None = None
@@ -70,7 +70,7 @@ class Audit(Table):
     queue: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
-class ProfileLimits(Table):
+class ProfileLimits(Table, frozen=True):
     """`limits`: as the flags; `timeout` in seconds, `memory` a size like 512M."""
 
     timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -79,7 +79,7 @@ class ProfileLimits(Table):
     max_open_files: Annotated[int, msgspec.Meta(ge=16)] | None = None
 
 
-class Profile(Table):
+class Profile(Table, frozen=True):
     """A whole profile, as its file has it or with everything it extends."""
 
     meta: About = About()
@@ -127,7 +127,9 @@ class Sourced:
 def merge(base: Sourced, over: Sourced) -> Sourced:
     """Put `over` on `base`; `meta` and `extends` are those of `over`."""
     merged = {
-        table.name: _merge_table(getattr(base.profile, table.name), getattr(over.profile, table.name))
+        table.name: _merge_table(
+            getattr(base.profile, table.name), getattr(over.profile, table.name)
+        )
         for table in msgspec.structs.fields(Profile)
         if table.name not in _OWN
     }

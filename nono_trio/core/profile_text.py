@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 import msgspec
 
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 
     from nono_trio.core.key_lines import KeyPath
 
+# What a text can hold before the schema has looked at it, and the schema's own types.
+Value: TypeAlias = Any
+
 _AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
 _PLACE: Final = re.compile(r" - at `\$(?:\[(\d+)\])?[^`]*`")
+_TYPES: Final = re.compile(r"`([a-z |]+)`")
 # msgspec's names of types, as people call them.
 _WORDS: Final = {
-    "`array`": "a list",
-    "`object`": "a table",
-    "`str`": "text",
-    "`int`": "a whole number",
-    "`float`": "a number",
-    "`bool`": "true or false",
-    "`null`": "nothing",
-    " | null": "",
+    "array": "a list",
+    "object": "a table",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
 }
 _NO_CREDENTIALS: Final = (
     "this version has no credential injection",
@@ -104,11 +106,11 @@ class _BadJson(Exception):
         self.line = line
 
 
-def _parse_json(text: str) -> Any:  # noqa: ANN401  (whatever the text holds)
+def _parse_json(text: str) -> Value:
     """The standard library's parser: it says where, and shows every key, also a second one."""
     import json
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
@@ -144,10 +146,10 @@ class _Reader:
         self._faults: list[Fault] = []
         self._origins: dict[tuple[str, str], Origin] = {}
 
-    def read(self, data: dict[str, Any]) -> Reading:
+    def read(self, data: dict[str, Value]) -> Reading:
         """Take every table and key; a field with a fault keeps its default."""
         known = {field.name: field.type for field in msgspec.structs.fields(Profile)}
-        given: dict[str, Any] = {}
+        given: dict[str, Value] = {}
         for name, value in data.items():
             if name == "credentials":
                 self._fault((name,), *_NO_CREDENTIALS)
@@ -160,13 +162,13 @@ class _Reader:
         self._faults.sort(key=lambda fault: fault.line)
         return Reading(Sourced(Profile(**given), self._origins), tuple(self._faults))
 
-    def _table(self, path: KeyPath, data: Any, table: Any) -> Any:  # noqa: ANN401
+    def _table(self, path: KeyPath, data: Value, table: Value) -> Value:
         """One table; `table` is its class in the schema."""
         if not isinstance(data, dict):
             self._fault(path, f"expected a table, got {_kind(data)}", f"write [{path[0]}] above")
             return table()
         known = {field.name: field for field in msgspec.structs.fields(table)}
-        given: dict[str, Any] = {}
+        given: dict[str, Value] = {}
         for name, value in data.items():
             if name not in known:
                 self._unknown((*path, name), known)
@@ -175,17 +177,17 @@ class _Reader:
             given[name] = self._value((*path, name), value, known[name].type, default)
         return table(**given)
 
-    def _value(self, path: KeyPath, value: Any, kind: Any, default: Any) -> Any:  # noqa: ANN401
+    def _value(self, path: KeyPath, value: Value, kind: Value, default: Value) -> Value:
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            self._wrong_type(path, value, str(error))
+            self._wrong_type(path, value, kind, str(error))
             return default
         for entry_path, entry in _entries(path, converted):
             self._entry(path, entry_path, entry)
         return converted
 
-    def _entry(self, path: KeyPath, entry_path: KeyPath, entry: Any) -> None:  # noqa: ANN401
+    def _entry(self, path: KeyPath, entry_path: KeyPath, entry: Value) -> None:
         """Check one entry and note where it stands: a list's by its text, a single value by ""."""
         key = _dotted(path)
         name = "" if entry_path == path else str(entry)
@@ -201,19 +203,21 @@ class _Reader:
         except UsageError as error:
             self._fault(entry_path, error.message, error.hint, key=key)
 
-    def _wrong_type(self, path: KeyPath, value: Any, message: str) -> None:  # noqa: ANN401
+    def _wrong_type(self, path: KeyPath, value: Value, kind: Value, message: str) -> None:
         place = _PLACE.search(message)
         at = (*path, int(place[1])) if place and place[1] else path
         if isinstance(value, dict) and place:  # msgspec does not name the key of a table's entry
             at = next(((*path, name) for name in value if not isinstance(value[name], str)), path)
-        text = _PLACE.sub("", message)
-        for word, plain in _WORDS.items():
-            text = text.replace(word, plain)
-        a_list_of_one = isinstance(value, str) and "a list" in text
-        hint = f'write {path[-1]} = ["{value}"]' if a_list_of_one else None
-        self._fault(at, _lower(text), hint, key=_dotted(path))
+        text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", message)))
+        choices = [choice for one in get_args(kind) for choice in get_args(one)]
+        hint = None
+        if choices and isinstance(value, str):
+            text = f"expected {' or '.join(map(str, choices))}, got {value!a}"
+        elif isinstance(value, str) and "a list" in text:
+            hint = f'write {path[-1]} = ["{value}"]'
+        self._fault(at, text, hint, key=_dotted(path))
 
-    def _unknown(self, path: KeyPath, known: Any) -> None:  # noqa: ANN401  (its keys matter)
+    def _unknown(self, path: KeyPath, known: Value) -> None:
         self._fault(path, "unknown key", suggestion(str(path[-1]), known, "known keys"))
 
     def _fault(
@@ -223,7 +227,12 @@ class _Reader:
         self._faults.append(Fault(self._file, line, key or _dotted(path), message, hint))
 
 
-def _entries(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:  # noqa: ANN401
+def _plain_types(match: re.Match[str]) -> str:
+    names = [name for name in match[1].split(" | ") if name != "null"]
+    return " or ".join(_WORDS.get(name, name) for name in names)
+
+
+def _entries(path: KeyPath, value: Value) -> Iterator[tuple[KeyPath, Value]]:
     """The entries of a list or table with their paths; a single value is its own entry."""
     if isinstance(value, list):
         yield from (((*path, index), entry) for index, entry in enumerate(value))

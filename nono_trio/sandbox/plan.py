@@ -43,12 +43,16 @@ PRIVATE = ("/tmp", "/dev/shm")
 
 @dataclass(frozen=True)
 class Grant:
-    """One path (absolute, as given) with what may be done below it, and who gave it."""
+    """One path (absolute, as given) with what may be done below it, and who gave it.
+
+    `asked_for`: by the user, with a flag or in a profile, and not by a policy group.
+    """
 
     path: str
     access: Access
     is_file: bool
     source: str
+    asked_for: bool = False
 
     @property
     def real(self) -> str:
@@ -57,8 +61,22 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class PathRequest:
+    """One path as it is asked for in a profile; `source` is its file, line and key.
+
+    `optional`: one of our own profiles names it, so it is no mistake when it is not there.
+    """
+
+    given: str
+    access: Access
+    is_file: bool
+    source: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class FileOptions:
-    """The file flags of `run`, as given."""
+    """The file flags of `run`, as given, and what a profile asks for beside them."""
 
     allow: Sequence[str] = ()
     read: Sequence[str] = ()
@@ -70,6 +88,7 @@ class FileOptions:
     bypass_protection: Sequence[str] = ()
     allow_cwd: bool = False
     workdir: str | None = None
+    profile: Sequence[PathRequest] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,7 @@ class FilePlan:
     @property
     def user_paths(self) -> list[str]:
         """The directories and files that the user granted, in the order given."""
-        return [grant.path for grant in self.grants if grant.source.startswith("-")]
+        return [grant.path for grant in self.grants if grant.asked_for]
 
 
 def plan_files(
@@ -157,6 +176,18 @@ def _absolute(given: str, directory: str) -> str:
 
 
 def _user_grants(options: FileOptions, directory: str, warnings: list[str]) -> Iterator[Grant]:
+    for request in (*_flag_requests(options, directory), *options.profile):
+        path = _absolute(request.given, directory)
+        if not os.path.exists(path):
+            if not request.optional:
+                warnings.append(f"{request.source} {request.given}: no such path, skipped")
+            continue
+        if os.path.isdir(path) is request.is_file:
+            raise _wrong_kind(request)
+        yield Grant(path, request.access, request.is_file, request.source, asked_for=True)
+
+
+def _flag_requests(options: FileOptions, directory: str) -> Iterator[PathRequest]:
     flags: tuple[tuple[str, Sequence[str], Access, bool], ...] = (
         ("--allow", options.allow, "readwrite", False),
         ("--read", options.read, "read", False),
@@ -167,20 +198,20 @@ def _user_grants(options: FileOptions, directory: str, warnings: list[str]) -> I
         ("--allow-cwd", (directory,) if options.allow_cwd else (), "readwrite", False),
     )
     for flag, paths, access, is_file in flags:
-        for given in paths:
-            path = _absolute(given, directory)
-            if not os.path.exists(path):
-                warnings.append(f"{flag} {given}: no such path, skipped")
-                continue
-            if os.path.isdir(path) is is_file:
-                raise _wrong_kind(flag, given, is_file=is_file)
-            yield Grant(path, access, is_file, flag)
+        yield from (PathRequest(given, access, is_file, flag) for given in paths)
 
 
-def _wrong_kind(flag: str, given: str, *, is_file: bool) -> UsageError:
-    expected, got = ("a file", "a directory") if is_file else ("a directory", "a file")
-    other = flag.removesuffix("-file") if is_file else f"{flag}-file"
-    return UsageError(f"{flag}: expected {expected}, got {got}: {given}", hint=f"use {other}")
+def _wrong_kind(request: PathRequest) -> UsageError:
+    expected, got = "a directory", "a file"
+    if request.is_file:
+        expected, got = got, expected
+    by_flag = request.source.startswith("-")
+    key = request.source.rpartition(".")[2]
+    mark = "-file" if by_flag else "_file"
+    other = key.removesuffix(mark) if request.is_file else f"{key}{mark}"
+    return UsageError(
+        f"{request.source}: expected {expected}, got {got}: {request.given}", hint=f"use {other}"
+    )
 
 
 def _group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from contextlib import suppress
 from functools import partial
 from signal import SIGTERM
@@ -22,13 +23,13 @@ from nono_trio.core.metadata import ExecutableIdentity
 from nono_trio.errors import CageFailed
 from nono_trio.proxy.ports import PortRelay, dial_host
 from nono_trio.proxy.server import Proxy
+from nono_trio.proxy.transparent import Transparent
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
 from nono_trio.session.shutdown import Phase
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nono_trio.audit.recorder import Recorder
     from nono_trio.audit.session_record import SessionRecord
@@ -85,7 +86,12 @@ class ChildFront:
         """Accept and let the child run; both end with it."""
         async with trio.open_nursery() as front:
             front.start_soon(
-                _serve_until_asked, proxy, self._sockets["proxy"], handlers, self._shutdown
+                _serve_until_asked,
+                proxy,
+                self._sockets["proxy"],
+                handlers,
+                self._shutdown,
+                self._transparent(proxy, handlers, recorder),
             )
             self._let_ports_through(front, handlers, cage, recorder)
             front.start_soon(self._end_in_time)
@@ -102,6 +108,16 @@ class ChildFront:
             )
             front.cancel_scope.cancel(reason="the child has ended")
         return ended
+
+    def _transparent(
+        self, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
+    ) -> Callable[[], Awaitable[None]] | None:
+        """What serves the transparent network, if the cage has one."""
+        if not self._run.plan.transparent_ports:
+            return None
+        own_names = [socket.gethostname()]
+        network = Transparent(proxy, self._run.policy, recorder, own_names=own_names)
+        return partial(network.serve, self._sockets, handlers)
 
     def _let_ports_through(
         self, front: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
@@ -149,10 +165,16 @@ class ListenerFront:
 
 
 async def _serve_until_asked(
-    proxy: Proxy, listener: socket.socket, handlers: trio.Nursery, shutdown: Shutdown
+    proxy: Proxy,
+    listener: socket.socket,
+    handlers: trio.Nursery,
+    shutdown: Shutdown,
+    transparent: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     async with trio.open_nursery() as serving:
         serving.start_soon(proxy.serve, listener, handlers)
+        if transparent is not None:
+            serving.start_soon(transparent)
         await shutdown.reached(Phase.ENDING)
         serving.cancel_scope.cancel(reason="asked to end")
 

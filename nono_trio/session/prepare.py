@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from nono_trio.session.limits import PlannedLimits
     from nono_trio.session.options import NetworkOptions, RunOptions
 
-TRANSPARENT_READY = False
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
 
@@ -136,9 +135,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     temporary = None
     if options.sandbox and chosen != "namespace":
         temporary = tempfile.mkdtemp(prefix="nono-trio-")
-    transparent = []
-    if chosen == "namespace" and options.transparent is not False and TRANSPARENT_READY:
-        transparent = transparent_ports(policy.named_ports)
+    transparent = _transparent(options, chosen, policy)
     caged = cage_files(files, chosen, sandbox=options.sandbox, temporary=temporary)
     plan = CagePlan(
         isolation=chosen,
@@ -174,6 +171,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         enforcement=enforcement(plan, abi),
         landlock_abi=abi,
         warnings=[
+            *options.notes,
             *files.warnings,
             *held_back_warnings(inherited.held_back),
             *limits.warnings,
@@ -184,6 +182,18 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         limits=limits,
         temporary=temporary,
     )
+
+
+def _transparent(options: RunOptions, isolation: Isolation, policy: Policy) -> list[int]:
+    """Return the ports of the transparent network, none where there is no such network."""
+    if isolation == "namespace":
+        return transparent_ports(policy.named_ports) if options.transparent else []
+    if options.transparent:
+        raise UsageError(
+            f"--transparent on needs namespace isolation, got {isolation}",
+            hint="without it programs have to know of the proxy (HTTP_PROXY is set)",
+        )
+    return []
 
 
 def _check_ports(options: RunOptions, isolation: Isolation) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
 from nono_trio.errors import AuditLost, CageFailed
 from nono_trio.sandbox.cgroup import Cgroup
-from nono_trio.sandbox.spawn import NamespacesRefused, await_ready, spawn
+from nono_trio.sandbox.spawn import NamespacesRefused, TransparentRefused, await_ready, spawn
 from nono_trio.session.descriptors import make_room
 
 if TYPE_CHECKING:
@@ -96,21 +96,21 @@ class _Started:
 def _launched(
     options: RunOptions, prepared: PreparedRun, cgroup: Cgroup | None, listeners: Listeners
 ) -> Iterator[_Started]:
-    """Launch the cage, with Landlock where `auto` finds namespaces refused; end it afterwards."""
+    """Launch the cage, a weaker one where the machine refuses and the user leaves it to us."""
     launched = spawn(prepared.plan, cgroup)
     try:
         import trio  # noqa: F401  (imported here, while the launcher shuts itself in)
 
-        try:
-            sockets = await_ready(launched)
-        except NamespacesRefused as refused:
-            if options.isolation != "auto":
-                raise
-            launched.abandon()
-            prepared.close()
-            prepared = _fall_back(options, refused, listeners, said=prepared.warnings)
-            launched = spawn(prepared.plan, cgroup)
-            sockets = await_ready(launched)
+        while True:
+            try:
+                sockets = await_ready(launched)
+                break
+            except (NamespacesRefused, TransparentRefused) as refused:
+                options = _weaker(options, refused)
+                launched.abandon()
+                prepared.close()
+                prepared = _prepare_again(options, refused, listeners, said=prepared.warnings)
+                launched = spawn(prepared.plan, cgroup)
         if prepared.listener is not None:
             sockets["proxy"] = prepared.listener
         yield _Started(launched, sockets, prepared)
@@ -136,17 +136,26 @@ def _limited(prepared: PreparedRun) -> Iterator[Cgroup | None]:
         cgroup.close()
 
 
-def _fall_back(
-    options: RunOptions,
-    refused: NamespacesRefused,
-    listeners: Listeners,
-    said: Sequence[str],
+def _weaker(options: RunOptions, refused: CageFailed) -> RunOptions:
+    """Return options for what is left without the refused part; raises it if it was asked for."""
+    if isinstance(refused, TransparentRefused) and options.transparent is None:
+        return replace(options, transparent=False)
+    if isinstance(refused, NamespacesRefused) and options.isolation == "auto":
+        return replace(options, isolation="landlock")
+    raise refused
+
+
+def _prepare_again(
+    options: RunOptions, refused: CageFailed, listeners: Listeners, said: Sequence[str]
 ) -> PreparedRun:
-    """Prepare the run anew for Landlock, and say what that leaves open."""
+    """Prepare the run anew with weaker options, and say what that leaves open."""
     from nono_trio.session.prepare import prepare_run
 
-    listeners.warn(f"warning: {refused.message}: falling back to --isolation landlock")
-    prepared = prepare_run(options, "landlock")
+    instead = "--transparent off"
+    if isinstance(refused, NamespacesRefused):
+        instead = f"--isolation {options.isolation}"
+    listeners.warn(f"warning: {refused.message}: falling back to {instead}")
+    prepared = prepare_run(options)
     for warning in prepared.warnings:
         if warning not in said:
             listeners.warn(f"warning: {warning}")

@@ -104,8 +104,8 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
         answer = Answer(subject, True, reason, _rule(grant), notes=notes)
     else:
         answer = _without_grant(options, isolation, files, path, operation, notes)
-    # Those about flags begin with the flag; where the command starts is not what was asked.
-    skipped = tuple(warning for warning in files.warnings if warning.startswith("-"))
+    # Those about grants that were skipped; where the command starts is not what was asked.
+    skipped = tuple(warning for warning in files.warnings if warning.endswith("skipped"))
     return replace(answer, warnings=skipped)
 
 
@@ -120,7 +120,7 @@ def _path_notes(path: str) -> tuple[str, ...]:
 
 
 def _rule(grant: Grant) -> str:
-    return f"{grant.source} {grant.path}" if grant.source.startswith("-") else grant.source
+    return f"{grant.source} {grant.path}" if grant.asked_for else grant.source
 
 
 def _without_grant(

@@ -1,11 +1,12 @@
 """Run in the cage: a hostile program that tries every way out that it knows of.
 
-    python3 escape.py TARGETS [NAME...]
+    python3 escape.py FACTS [NAME...]
 
-TARGETS is a JSON object of what the other side has laid out (tests/canaries.py); with names only
-those are tried. One JSON line each: {"attempt", "outcome": "stopped" | "open", "detail"}. Open
-means that it got something: an answer from outside, a foreign file's text, a foreign process
-touched. What only the other side can see (who survived the session, what arrived) it adds itself.
+FACTS is a file with what the other side has laid out (tests/canaries.py), a JSON object; with
+names only those are tried. One JSON line each: {"attempt", "outcome": "stopped" | "open",
+"detail"}. Open means that it got something: an answer from outside, a foreign file's text, a
+foreign process touched. What only the other side can see (who survived the session, what arrived)
+it adds itself.
 """
 
 import json
@@ -18,17 +19,22 @@ from types import SimpleNamespace
 
 import escape_files
 import escape_kernel
+import escape_lifetimes
+import escape_log
+import escape_mounts
 import escape_processes
 import escape_proxy
 import escape_proxy_targets
 import escape_services
 import escape_sockets
-from escape_base import ATTEMPTS, Stopped, reason, tag
+import escape_terminals
+from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 
 MODULES = (
-    escape_sockets, escape_services, escape_proxy, escape_proxy_targets, escape_files,
-    escape_processes, escape_kernel,
+    escape_sockets, escape_services, escape_proxy, escape_proxy_targets, escape_files, escape_log,
+    escape_mounts, escape_kernel, escape_processes, escape_terminals, escape_lifetimes,
 )  # fmt: skip
+FACTS_SECONDS = 5.0
 ATTEMPT_SECONDS = 2.0  # all of an attempt; what it waits for it waits for a fraction of that
 
 
@@ -87,8 +93,15 @@ def ended(pid, answer):
     return "stopped", "ended without a word"
 
 
+def read_facts(path):
+    """What is laid out; known only once this runs, as the supervisor and its log are part of it."""
+    wait_for(lambda: os.path.exists(path), FACTS_SECONDS)
+    with open(path) as file:
+        return SimpleNamespace(**json.load(file))
+
+
 def main():
-    host = SimpleNamespace(**json.loads(sys.argv[1]))
+    host = read_facts(sys.argv[1])
     host.me = os.getpid()
     for name in sys.argv[2:] or ATTEMPTS:
         result, detail = bounded(name, ATTEMPTS[name], host)

@@ -16,7 +16,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 _NUMBERS = {
     "add_key": (248, 217), "bpf": (321, 280), "clone": (56, 220), "delete_module": (176, 106),
     "execveat": (322, 281), "fanotify_init": (300, 262), "finit_module": (313, 273),
-    "fsmount": (432, 432), "fsopen": (430, 430), "init_module": (175, 105),
+    "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430), "init_module": (175, 105),
     "io_uring_setup": (425, 425), "kcmp": (312, 272), "kexec_load": (246, 104),
     "kexec_file_load": (320, 294), "keyctl": (250, 219), "mount_setattr": (442, 442),
     "move_mount": (429, 429), "mq_open": (240, 180), "mq_timedreceive": (243, 183),
@@ -24,7 +24,7 @@ _NUMBERS = {
     "open_tree": (428, 428), "perf_event_open": (298, 241), "pidfd_getfd": (438, 438),
     "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pivot_root": (155, 41),
     "process_madvise": (440, 440), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60),
+    "process_vm_writev": (311, 271), "ptrace": (101, 117),
     "reboot": (169, 142), "renameat2": (316, 276), "request_key": (249, 218),
     "rt_sigqueueinfo": (129, 138), "semctl": (66, 191), "semget": (64, 190),
     "sendmmsg": (307, 269), "setns": (308, 268), "shmat": (30, 196), "shmget": (29, 194),
@@ -141,3 +141,23 @@ def wait_for(condition, seconds=WAIT_SECONDS):
             return False
         time.sleep(0.005)
     return True
+
+
+def overwrite(path, host, flags=os.O_WRONLY):
+    """Write to an existing file; the other side looks whether it changed."""
+    descriptor = os.open(path, flags)
+    os.write(descriptor, host.tag.encode())
+    return f"wrote {path}"
+
+
+def first_opened(paths, flags):
+    """Open the first that opens; raise the last error if none does."""
+    last = None
+    for path in paths:
+        try:
+            os.close(os.open(path, flags | os.O_NONBLOCK))
+        except OSError as error:
+            last = error
+        else:
+            return f"opened {path}"
+    raise last

@@ -10,7 +10,9 @@ from escape_base import (
     Stopped,
     attempt,
     checked,
+    first_opened,
     libc,
+    overwrite,
     present,
     read,
     secret_in,
@@ -21,13 +23,6 @@ from escape_base import (
 
 def in_outside(host, name="secret"):
     return os.path.join(host.outside, name)
-
-
-def overwrite(path, host, flags=os.O_WRONLY):
-    """Write to an existing file; the other side looks whether it changed."""
-    descriptor = os.open(path, flags)
-    os.write(descriptor, host.tag.encode())
-    return f"wrote {path}"
 
 
 # --- reading ---
@@ -110,15 +105,20 @@ def read_race(host):
         os.waitpid(pid, 0)
 
 
-@attempt("a closed path inside $HOME (~/.ssh)")
+@attempt("a closed path inside a grant (~/.config/gcloud)")
 def closed_path(host):
+    return read(os.path.join(host.home, ".config", "gcloud", "token"), host)
+
+
+@attempt("a secret in $HOME (~/.ssh)")
+def home_secret(host):
     return read(os.path.join(host.home, ".ssh", "id_test"), host)
 
 
 @attempt("a hard link to a closed file")
 def link_closed(host):
     link = os.path.join(host.project, "linked-key")
-    os.link(os.path.join(host.home, ".ssh", "id_test"), link)
+    os.link(os.path.join(host.home, ".config", "gcloud", "token"), link)
     return read(link, host)
 
 
@@ -178,84 +178,6 @@ for _what, _path in {
         return "read it"
 
     attempt(f"reading {_what}")(read_named)
-
-
-# --- its own log ---
-
-
-def log_files(host):
-    found = [os.path.join(at, name) for at, _, names in os.walk(host.state) for name in names]
-    known = present(host, "log")
-    return [path for path in [known, *found] if path.endswith("audit-events.ndjson")]
-
-
-@attempt("finding the audit state")
-def find_state(host):
-    return f"found {os.listdir(host.state)}"
-
-
-@attempt("reading its own log")
-def read_log(host):
-    with open(log_files(host)[0], "rb") as file:
-        return f"read {len(file.read())} bytes"
-
-
-@attempt("appending to its own log")
-def append_log(host):
-    return overwrite(log_files(host)[0], host, os.O_WRONLY | os.O_APPEND)
-
-
-@attempt("truncating its own log")
-def truncate_log(host):
-    os.truncate(log_files(host)[0], 0)
-    return "truncated"
-
-
-@attempt("deleting its own log")
-def delete_log(host):
-    os.unlink(log_files(host)[0])
-    return "deleted"
-
-
-@attempt("replacing its own log")
-def replace_log(host):
-    mine = os.path.join(host.project, "forged.ndjson")
-    with open(mine, "w") as file:
-        file.write("{}\n")
-    os.rename(mine, log_files(host)[0])
-    return "replaced"
-
-
-@attempt("moving the session's directory away")
-def move_session(host):
-    directory = os.path.dirname(log_files(host)[0])
-    os.rename(directory, directory + "-moved")
-    return "moved"
-
-
-@attempt("a file of its own among the sessions")
-def plant_session(host):
-    os.mkdir(os.path.join(host.state, "audit", "0000000000000000"))
-    return "made"
-
-
-@attempt("reading the ledger")
-def read_ledger(host):
-    with open(os.path.join(host.state, "audit", "ledger.ndjson"), "rb") as file:
-        return f"read {len(file.read())} bytes"
-
-
-@attempt("writing the ledger")
-def write_ledger(host):
-    path = os.path.join(host.state, "audit", "ledger.ndjson")
-    return overwrite(path, host, os.O_WRONLY | os.O_APPEND)
-
-
-@attempt("changing the mode of its own log")
-def chmod_log(host):
-    path = log_files(host)[0]
-    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))
-    return "the kernel let it"
 
 
 # --- writing ---
@@ -423,25 +345,12 @@ attempt("a character device of its own (mknod)")(
 
 @attempt("a disk of the host")
 def block_device(host):
-    disks = [name for name in os.listdir("/dev") if name[:2] in ("sd", "vd", "nv", "xv", "dm", "lo")]
-    disks += ["vda", "sda", "nvme0n1", "loop-control"]
-    last = None
-    for name in disks:
-        try:
-            os.close(os.open(f"/dev/{name}", os.O_RDONLY | os.O_NONBLOCK))
-            return f"opened {name}"
-        except OSError as error:
-            last = error
-    raise last
+    names = [name for name in os.listdir("/dev") if name[:2] in ("sd", "vd", "nv", "xv", "dm")]
+    names += ["vda", "sda", "nvme0n1"]
+    return first_opened([f"/dev/{name}" for name in names], os.O_RDONLY)
 
 
 @attempt("a device that makes networks or machines (tun, kvm, fuse, vhost)")
 def powerful_device(host):
-    last = None
-    for name in ("net/tun", "kvm", "fuse", "vhost-net", "vhost-vsock", "uinput", "loop-control"):
-        try:
-            os.close(os.open(f"/dev/{name}", os.O_RDWR | os.O_NONBLOCK))
-            return f"opened {name}"
-        except OSError as error:
-            last = error
-    raise last
+    names = ("net/tun", "kvm", "fuse", "vhost-net", "vhost-vsock", "uinput", "loop-control")
+    return first_opened([f"/dev/{name}" for name in names], os.O_RDWR)

@@ -48,7 +48,7 @@ def talk(host, *pieces):
 def judged(host, answer):
     """Open if the secret came, or the origin's word that it saw the attempt's mark."""
     text = answer.decode("latin-1")
-    if host.secret in text or f"saw {host.tag}" in text:
+    if host.secret in text or ("saw " in text and host.tag in text):
         return "went through"
     raise Stopped(text.partition("\r\n")[0][:70] or "closed without an answer")
 
@@ -84,7 +84,7 @@ for _name, _template in {
     "a host that is not allowed, in the Host field":
         "GET /{tag} HTTP/1.1\r\nHost: {bad}\r\n{auth}\r\n\r\n",
     "an allowed target with another Host field":
-        "GET http://{good}/{tag} HTTP/1.1\r\nHost: {bad}\r\n{auth}\r\n\r\n",
+        "GET http://{good}/ HTTP/1.1\r\nHost: {tag}.example.com\r\n{auth}\r\n\r\n",
     "two Host fields":
         "GET http://{good}/{tag} HTTP/1.1\r\nHost: {good}\r\nHost: {bad}\r\n{auth}\r\n\r\n",
     "another port of the allowed host":
@@ -157,23 +157,21 @@ def without_token(host, line):
 for _name, _line in {
     "no token": lambda host: "",
     "an empty token": lambda host: f"Proxy-Authorization: {basic('nono', '')}\r\n",
-    "a token of another session": lambda host: "Proxy-Authorization: "
-    + basic("nono", secrets.token_hex(32))
-    + "\r\n",
-    "half of the token": lambda host: "Proxy-Authorization: "
-    + basic("nono", proxy_token()[:32])
-    + "\r\n",
-    "the token with a byte more": lambda host: "Proxy-Authorization: "
-    + basic("nono", proxy_token() + "0")
-    + "\r\n",
-    "the token in the wrong field": lambda host: "Authorization: "
-    + basic("nono", proxy_token())
-    + "\r\n",
-    "a wrong and a right token": lambda host: "Proxy-Authorization: "
-    + basic("nono", "wrong")
-    + "\r\n"
-    + authorization(host)
-    + "\r\n",
+    "a token of another session": lambda host: (
+        "Proxy-Authorization: " + basic("nono", secrets.token_hex(32)) + "\r\n"
+    ),
+    "half of the token": lambda host: (
+        "Proxy-Authorization: " + basic("nono", proxy_token()[:32]) + "\r\n"
+    ),
+    "the token with a byte more": lambda host: (
+        "Proxy-Authorization: " + basic("nono", proxy_token() + "0") + "\r\n"
+    ),
+    "the token in the wrong field": lambda host: (
+        "Authorization: " + basic("nono", proxy_token()) + "\r\n"
+    ),
+    "a wrong and a right token": lambda host: (
+        "Proxy-Authorization: " + basic("nono", "wrong") + "\r\n" + authorization(host) + "\r\n"
+    ),
 }.items():
     attempt(f"the proxy with {_name}")(partial(without_token, line=_line))
 

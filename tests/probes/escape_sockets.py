@@ -283,9 +283,10 @@ def any_of_family(host, family, kinds):
     for kind, protocol in kinds:
         try:
             socket.socket(family, kind, protocol).close()
-            return f"has a socket of family {family}"
         except OSError as error:
             last = error
+        else:
+            return f"has a socket of family {family}"
     raise last
 
 

@@ -1,0 +1,209 @@
+"""`nono-trio profile`: list, show, validate and begin profiles.
+
+The commands' options and the order of their output; how a profile is written out is in
+profile_render.py. Nothing here imports the loop, the proxy or the cage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from nono_trio.cli.live import say
+from nono_trio.cli.text import clean, counted, shorten
+from nono_trio.errors import NonoTrioError, UsageError
+from nono_trio.session import profiles
+from nono_trio.session.user_paths import profile_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.core.profile_text import Fault
+    from nono_trio.session.profiles import Found
+
+SCHEMA = 1
+INVALID = 2
+MAX_DESCRIPTION = 100
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@click.group()
+def profile() -> None:
+    """List, show, check and begin profiles: what `-p NAME|FILE` starts a cage from.
+
+    Yours are the .toml and .json files of $XDG_CONFIG_HOME/nono-trio/profiles; one that has the name
+    of a built-in profile stands before it, and may extend it.
+    """
+
+
+@profile.command(
+    "list",
+    short_help="List the profiles there are.",
+    epilog="Example: nono-trio profile list --json",
+)
+@_json
+def list_profiles(as_json: bool) -> None:
+    """List the profiles there are, yours first: name, source, description."""
+    rows = [_row(found) for found in profiles.available(os.environ)]
+    names = {row["name"] for row in rows if row["source"] == "user"}
+    for row in rows:
+        row["shadowed"] = row["source"] == "built-in" and row["name"] in names
+    if as_json:
+        _print_json({"schema": SCHEMA, "profiles": rows})
+        return
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        text = row["description"] or ""
+        if row["error"]:
+            text = f"broken: {row['error']}"
+        elif row["shadowed"]:
+            text = "(yours of that name stands before it)"
+        name = clean(str(row["name"]))
+        print(f"{name:<{width}}  {row['source']:<8}  {shorten(clean(str(text)), MAX_DESCRIPTION)}")
+
+
+def _row(found: Found) -> dict[str, object]:
+    row: dict[str, object] = {
+        "name": found.name,
+        "source": found.source,
+        "path": str(found.path),
+        "description": None,
+        "extends": [],
+        "error": None,
+    }
+    try:
+        own = profiles.load_found(found, os.environ).sourced.profile
+    except NonoTrioError as error:
+        return row | {"error": error.message}
+    return row | {"description": own.meta.description, "extends": own.bases}
+
+
+@profile.command(
+    short_help="Show what a profile comes to.", epilog="Example: nono-trio profile show claude-code"
+)
+@click.argument("name", metavar="NAME|FILE")
+@_json
+def show(name: str, as_json: bool) -> None:
+    """Show what a profile comes to with everything it extends, and where each entry stands.
+
+    The output is itself a profile. Variables and groups stay as they are written; what
+    package_registries means on this machine is told beside it.
+    """
+    from nono_trio.cli.profile_render import profile_fields, profile_lines
+
+    loaded = profiles.load(name, os.environ)
+    if as_json:
+        _print_json({"schema": SCHEMA, **profile_fields(loaded)})
+        return
+    for line in profile_lines(loaded):
+        print(line)
+
+
+@profile.command(
+    short_help="Check a profile, and say all that is wrong with it.",
+    epilog="Example: nono-trio profile validate ./agent.toml",
+)
+@click.argument("file", metavar="FILE|NAME")
+@_json
+def validate(file: str, as_json: bool) -> None:
+    """Check a profile and what it extends, and say all that is wrong with it.
+
+    Exit code: 0 valid, 2 not valid.
+    """
+    faults, broken = _faults_of(file)
+    if as_json:
+        told = [msgspec.to_builtins(fault) for fault in faults]
+        if broken is not None:
+            told = [{"message": broken.message, "hint": broken.hint}]
+        _print_json({"schema": SCHEMA, "file": file, "valid": not told, "errors": told})
+    elif broken is not None:
+        raise broken
+    else:
+        _tell_faults(file, faults)
+    if faults or broken:
+        raise SystemExit(INVALID)
+
+
+def _faults_of(file: str) -> tuple[Sequence[Fault], NonoTrioError | None]:
+    """What is wrong with one file; where nothing is, what is wrong with the whole it makes."""
+    try:
+        found = profiles.find(file, os.environ)
+        reading = profiles.read(found)
+        if not reading.faults:
+            profiles.load_found(found, os.environ)
+    except NonoTrioError as error:
+        return (), error
+    return reading.faults, None
+
+
+def _tell_faults(file: str, faults: Sequence[Fault]) -> None:
+    for fault in faults:
+        print(clean(fault.text))
+        if fault.hint:
+            print(f"  hint: {clean(fault.hint)}")
+    if faults:
+        sys.stdout.flush()
+        say(f"{clean(file)}: {counted(len(faults), 'error')}")
+    else:
+        print(f"{clean(file)}: valid")
+
+
+@profile.command(
+    short_help="Begin a profile of your own.",
+    epilog="Example: nono-trio profile init my-agent --extends python-dev",
+)
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--extends",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="What it starts from  [default: default]. Repeatable.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Write it there instead of among your own.")
+@_json
+def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool) -> None:
+    """Begin a profile of your own: a file with every key, commented, ready to be edited.
+
+    Never replaces a file.
+    """
+    from nono_trio.cli.profile_render import template
+
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"expected a name of letters, digits, - and _, got {name!a}",
+            hint="for example my-agent; -o says where the file goes",
+        )
+    for base in extends:
+        profiles.load(base, os.environ)
+    path = Path(output) if output else profile_directory(os.environ) / f"{name}.toml"
+    _write_new(path, template(name, extends or ("default",)))
+    if as_json:
+        _print_json({"schema": SCHEMA, "name": name, "path": str(path)})
+        return
+    print(path)
+    say(f"edit it, check it with `nono-trio profile validate {name if not output else path}`")
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} is there already", hint="edit it, or choose another name"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

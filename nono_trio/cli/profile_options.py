@@ -1,0 +1,269 @@
+"""How flags, environment and profiles come together: flag beats environment beats profile.
+
+Rules of this file: what has one value is the first of the three that gives one; lists add up, so
+that a deny from any of them holds; names of groups are replaced by their hosts here, before any
+rule is parsed. What comes out is as if it had all been given with flags, apart from paths, which
+keep the line of the profile that they come from.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+from nono_trio.core.groups import PACKAGE_REGISTRIES, expand_groups
+from nono_trio.core.variables import VariableRules, check_allow, check_pattern
+from nono_trio.errors import UsageError
+from nono_trio.sandbox.places import is_below
+from nono_trio.sandbox.plan import FileOptions, PathRequest, working_directory
+from nono_trio.session.user_paths import path_variables, profile_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from nono_trio.core.profile import Sourced
+    from nono_trio.sandbox.plan import Access
+
+# Parameter of the command line -> keys of a profile whose entries are added to it.
+_LISTS: Final[dict[str, tuple[str, ...]]] = {
+    "allow_domain": ("network.allow_domain", "network.groups"),
+    "deny_domain": ("network.deny_domain",),
+    "resolve": ("network.resolve",),
+    "open_port": ("network.open_port",),
+    "listen_port": ("network.listen_port",),
+    "env_allow": ("environment.allow",),
+    "env_deny": ("environment.deny",),
+}
+# Parameter -> the key that stands in for its default.
+_VALUES: Final = {
+    "block_net": "network.block",
+    "audit_mode": "audit.mode",
+    "audit_sync": "audit.sync",
+    "audit_queue": "audit.queue",
+    "timeout": "limits.timeout",
+    "memory": "limits.memory",
+    "max_processes": "limits.max_processes",
+    "max_open_files": "limits.max_open_files",
+}
+_GRANTS: Final[tuple[tuple[str, Access, bool], ...]] = (
+    ("allow", "readwrite", False),
+    ("read", "read", False),
+    ("write", "write", False),
+    ("allow_file", "readwrite", True),
+    ("read_file", "read", True),
+    ("write_file", "write", True),
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a command is started with: `given` are its parameters, a profile's entries included."""
+
+    given: dict[str, Any]
+    requests: Sequence[PathRequest] = ()
+    deny: Sequence[str] = ()
+    bypass: Sequence[str] = ()
+    set_variables: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def variables(self) -> VariableRules:
+        """The patterns of all three."""
+        return VariableRules(allow=self.given["env_allow"], deny=self.given["env_deny"])
+
+
+def choose(given: Mapping[str, Any]) -> Chosen:
+    """Put flags, environment and profiles together.
+
+    Raises UsageError for a profile that can't be read, and for patterns that can't be meant.
+    """
+    context = click.get_current_context(silent=True)
+    chosen = _with_environment_lists(given, context)
+    for name, check in (("env_allow", check_allow), ("env_deny", check_pattern)):
+        _check_patterns(name, chosen.get(name, ()), check)
+    directory = working_directory(FileOptions(workdir=given.get("workdir")))
+    variables = path_variables(os.environ, directory)
+    if not (given["profile"] or given["network_profile"]):
+        return _settled(Chosen(given=chosen), directory, variables)
+    sourced, files = _load(given["profile"], given["network_profile"])
+    _add_lists(chosen, sourced)
+    _add_values(chosen, sourced, context)
+    whole = Chosen(
+        given=chosen,
+        requests=[*_requests(sourced, variables)],
+        deny=_paths(sourced, "filesystem.deny", variables),
+        bypass=_paths(sourced, "filesystem.bypass_protection", variables),
+        set_variables=_set_variables(sourced, variables),
+    )
+    return _settled(whole, directory, variables, files)
+
+
+def _settled(
+    chosen: Chosen, directory: str, variables: Mapping[str, str], files: Sequence[Path] = ()
+) -> Chosen:
+    """Put hosts for groups, close the profiles to the command, note what a person should know."""
+    given = chosen.given
+    writable = [*_writable(chosen, directory)]
+    notes = [*_missing(chosen.requests, directory), *_changeable(files, writable)]
+    if given["block_net"] and given["allow_domain"]:
+        notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
+    notes += _expand_groups(given, variables["HOME"], [*writable, directory])
+    # Whoever writes a profile decides over the next cage.
+    own = profile_directory(os.environ).parent
+    closed = [str(own)] if own.is_dir() else []
+    return replace(chosen, deny=[*chosen.deny, *closed], notes=notes)
+
+
+def _with_environment_lists(
+    given: Mapping[str, Any], context: click.Context | None
+) -> dict[str, Any]:
+    """Click takes a list from flags or from the environment; here the two add up."""
+    chosen = dict(given)
+    for parameter in context.command.params if context is not None else ():
+        name = parameter.name or ""
+        if context is None or name not in given or not getattr(parameter, "multiple", False):
+            continue
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            also = parameter.value_from_envvar(context)
+            if also:
+                chosen[name] = (*given[name], *parameter.type_cast_value(context, also))
+    return chosen
+
+
+def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], None]) -> None:
+    for pattern in patterns:
+        try:
+            check(pattern)
+        except UsageError as error:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
+
+
+def _load(profile: str | None, network_profile: str | None) -> tuple[Sourced, list[Path]]:
+    """The whole of one and the network of the other, and the files that are not ours."""
+    from nono_trio.core.profile import Profile, Sourced, merge
+    from nono_trio.session.profiles import load
+
+    whole, files = Sourced(), []
+    for reference, network_only in ((profile, False), (network_profile, True)):
+        if not reference:
+            continue
+        loaded = load(reference, os.environ)
+        files += [found.path for found in loaded.chain if found.source != "built-in"]
+        sourced = loaded.sourced
+        if network_only:
+            sourced = Sourced(Profile(network=sourced.profile.network), sourced.origins)
+        whole = merge(whole, sourced)
+    return whole, files
+
+
+def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)
+    table, _, name = key.partition(".")
+    return getattr(getattr(sourced.profile, table), name)
+
+
+def _add_lists(given: dict[str, Any], sourced: Sourced) -> None:
+    for name, keys in _LISTS.items():
+        if name in given:
+            added = [entry for key in keys for entry in _entry(sourced, key)]
+            given[name] = tuple(dict.fromkeys([*given[name], *added]))
+
+
+def _add_values(given: dict[str, Any], sourced: Sourced, context: click.Context | None) -> None:
+    for name, key in _VALUES.items():
+        value = _entry(sourced, key)
+        source = context.get_parameter_source(name) if context is not None else None
+        if name in given and value is not None and source in (None, ParameterSource.DEFAULT):
+            given[name] = value
+
+
+def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRequest]:
+    from nono_trio.core.profile_values import expand
+
+    for name, access, is_file in _GRANTS:
+        key = f"filesystem.{name}"
+        for entry in _entry(sourced, key):
+            origin = sourced.origin(key, entry)
+            yield PathRequest(
+                expand(entry, variables),
+                access,
+                is_file,
+                f"{origin}: {key}",
+                optional=origin is not None and origin.built_in,
+            )
+
+
+def _paths(sourced: Sourced, key: str, variables: Mapping[str, str]) -> list[str]:
+    from nono_trio.core.profile_values import expand
+
+    return [expand(entry, variables) for entry in _entry(sourced, key)]
+
+
+def _set_variables(sourced: Sourced, variables: Mapping[str, str]) -> dict[str, str]:
+    from nono_trio.core.profile_values import expand
+
+    given: dict[str, str] = sourced.profile.environment.set
+    return {name: expand(value, variables) for name, value in given.items()}
+
+
+def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
+    """The directories and files that the command may write, without symlinks."""
+    given, requests = chosen.given, chosen.requests
+    asked = [
+        path
+        for name in ("allow", "write", "allow_file", "write_file")
+        for path in given.get(name, ())
+    ]
+    asked += [request.given for request in requests if request.access != "read"]
+    asked += [directory] if given.get("allow_cwd") else []
+    for path in asked:
+        yield os.path.realpath(os.path.join(directory, os.path.expanduser(path)))
+
+
+def _missing(requests: Sequence[PathRequest], directory: str) -> list[str]:
+    """Say so when no path is there that one of our profiles lets the command keep its state in.
+
+    One that is missing is ordinary (nobody has every cache); all of them mean a first run, which
+    could not make them itself.
+    """
+    kept = [one.given for one in requests if one.optional and one.access != "read"]
+    kept = [path for path in kept if path != directory]
+    if not kept or any(map(os.path.exists, kept)):
+        return []
+    return [
+        f"nothing is there of what the profile lets the command write: {' '.join(kept)}"
+        " (create what it needs)"
+    ]
+
+
+def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
+    """Warn of a profile that the command can rewrite for the next run."""
+    return [
+        f"the command may write the profile {path}, and so the cage of the next run"
+        for path in files
+        if any(_covers(one, os.path.realpath(path)) for one in writable)
+    ]
+
+
+def _covers(granted: str, path: str) -> bool:
+    return path == granted or is_below(path, granted)
+
+
+def _expand_groups(given: dict[str, Any], home: str, writable: Sequence[str]) -> Sequence[str]:
+    """Put the hosts of groups in their names' place; return what has to be said about it."""
+    entries: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    named = PACKAGE_REGISTRIES in (*given["allow_domain"], *given["deny_domain"])
+    if named and not given["block_net"]:
+        from nono_trio.session.registries import read_registries
+
+        registries = read_registries(os.environ, home, writable)
+        entries, warnings = registries.entries, registries.warnings
+    for name in ("allow_domain", "deny_domain"):
+        given[name] = tuple(expand_groups(given[name], entries))
+    return warnings
