@@ -114,8 +114,9 @@ class Sessions:
         return directory
 
     def records(self, directory: Path | None = None) -> list[dict[str, Any]]:
-        """The whole records of a session's log, in order."""
-        data = ((directory or self.only) / "audit-events.ndjson").read_bytes()
+        """The whole records of a session's log, in order; none before there is a log."""
+        log = (directory or self.only) / "audit-events.ndjson"
+        data = log.read_bytes() if log.exists() else b""
         return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
     def decisions(self, directory: Path | None = None) -> list[dict[str, Any]]:

@@ -273,6 +273,29 @@ def tail(
         raise SystemExit(CRASHED)
 
 
+@audit.command(
+    short_help="Print a profile that allows what a session was allowed.",
+    epilog="Example: nono-trio audit learn latest > agent.toml",
+)
+@click.argument("session", default=store.LATEST)
+@_json
+@_audit_dir
+def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Print a profile that allows exactly what a session was allowed (default: the newest).
+
+    What was denied stands in it as comments. It is for a person to review; the log is verified
+    first.
+    """
+    from nono_trio.cli.audit_learn import Lesson
+
+    lesson = Lesson(_session_directory(_root(audit_dir), session))
+    if as_json:
+        _print_json({"schema": SCHEMA, **lesson.fields()})
+        return
+    for line in lesson.lines():
+        print(line)
+
+
 def _print_record(record: LogRecord) -> None:
     if isinstance(record.event, Network):
         print(decision_line(record.event.event), flush=True)

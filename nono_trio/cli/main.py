@@ -55,6 +55,10 @@ COMMANDS = {
         "nono_trio.cli.why:why",
         "Say whether a run with these flags may reach a host or touch a path, and why.",
     ),
+    "profile": (
+        "nono_trio.cli.profile:profile",
+        "List, show, check and begin profiles: what `-p NAME|FILE` starts a cage from.",
+    ),
     "doctor": (
         "nono_trio.cli.doctor:doctor",
         "Say what this machine can enforce, what is missing and how to get it.",

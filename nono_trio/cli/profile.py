@@ -39,8 +39,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdo
 def profile() -> None:
     """List, show, check and begin profiles: what `-p NAME|FILE` starts a cage from.
 
-    Yours are the .toml and .json files of $XDG_CONFIG_HOME/nono-trio/profiles; one that has the name
-    of a built-in profile stands before it, and may extend it.
+    Yours are the .toml and .json files of $XDG_CONFIG_HOME/nono-trio/profiles; one that has the
+    name of a built-in profile stands before it, and may extend it.
     """
 
 
@@ -181,6 +181,8 @@ def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool)
             f"expected a name of letters, digits, - and _, got {name!a}",
             hint="for example my-agent; -o says where the file goes",
         )
+    if output is not None and not output.endswith(".toml"):
+        raise UsageError(f"--output: expected a name that ends in .toml, got {output!a}")
     for base in extends:
         profiles.load(base, os.environ)
     path = Path(output) if output else profile_directory(os.environ) / f"{name}.toml"

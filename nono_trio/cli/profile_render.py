@@ -15,6 +15,7 @@ import msgspec
 from nono_trio.cli.text import clean
 from nono_trio.core.groups import PACKAGE_REGISTRIES
 from nono_trio.core.profile import Profile
+from nono_trio.core.profile_values import quoted
 from nono_trio.session.registries import Registries, read_registries
 from nono_trio.session.user_paths import path_variables
 
@@ -78,11 +79,6 @@ def template(name: str, extends: Sequence[str]) -> str:
     """The text of a new profile."""
     bases = quoted(extends[0]) if len(extends) == 1 else _list(extends)
     return _TEMPLATE.format(name=quoted(name), extends=bases)
-
-
-def quoted(text: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, and DEL is the one character it adds."""
-    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def profile_fields(loaded: Loaded) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from nono_trio.core.groups import GROUP_NAMES
 from nono_trio.core.rules import parse_allow, parse_deny, parse_pin
 from nono_trio.core.size import parse_size
@@ -41,6 +43,11 @@ def suggestion(word: str, known: Iterable[str], what: str) -> str:
     names = [*known]
     near = nearest(word, names)
     return f"did you mean {near}?" if near else f"{what}: {', '.join(names)}"
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string: JSON's escapes are TOML's, and DEL is the one character it adds."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
