@@ -68,21 +68,24 @@ def open_url(url):
     return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS, context=context)
 
 
-def connect(address, port):
-    with socket.create_connection((address, port), TIMEOUT_SECONDS):
-        return "CONNECTED"
+def get_directly(url):
+    """As a program does that has never heard of HTTP_PROXY."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=TIMEOUT_SECONDS) as answer:
+        return f"{answer.status} {answer.read().decode().strip()}"
 
 
-def look_up(name):
-    return f"RESOLVED to {socket.getaddrinfo(name, 443)[0][4][0]}"
+def talk(address, port):
+    with socket.create_connection((address, port), TIMEOUT_SECONDS) as sock:
+        sock.sendall(b"hello")
+        return f"ANSWERED with {len(sock.recv(512))} bytes"
 
 
-def ask_name_server(address):
-    """Send a DNS question past the system's resolver, as a program that smuggles data would."""
-    question = b"\0\1\1\0\0\1\0\0\0\0\0\0\6secret\7example\3net\0\0\1\0\1"
+def send_datagram(address, port):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(TIMEOUT_SECONDS)
-        sock.sendto(question, (address, 53))
+        sock.connect((address, port))
+        sock.send(b"hello")
         return f"ANSWERED with {len(sock.recv(512))} bytes"
 
 
@@ -97,16 +100,17 @@ def try_everything(http_url, https_url):
     large = f"{http_url}/stream/{STREAM_BYTES}"
     attempt(f"GET {large}", lambda: stream(large))
 
+    attempt(f"GET {http_url}/hello, no proxy", lambda: get_directly(f"{http_url}/hello"))
+
     attempt("GET https://evil.example.net/", lambda: get("https://evil.example.net/"))
     attempt("GET http://evil.example.net/", lambda: get("http://evil.example.net/"))
     metadata = "http://169.254.169.254/latest/meta-data/"
     attempt(f"GET {metadata}", lambda: get(metadata))
 
     port = urlsplit(http_url).port
-    attempt(f"connect 127.0.0.1:{port}", lambda: connect("127.0.0.1", port))
-    attempt("connect 192.0.2.1:443", lambda: connect("192.0.2.1", 443))
-    attempt("resolve api.example.com", lambda: look_up("api.example.com"))
-    attempt("send UDP to 192.0.2.53:53", lambda: ask_name_server("192.0.2.53"))
+    attempt(f"connect to 127.0.0.1:{port}", lambda: talk("127.0.0.1", port))
+    attempt("connect to 192.0.2.1:5432", lambda: talk("192.0.2.1", 5432))
+    attempt("send UDP to 192.0.2.53:443", lambda: send_datagram("192.0.2.53", 443))
     attempt("read ~/.ssh/id_ed25519", lambda: read("~/.ssh/id_ed25519"))
     attempt("read /etc/shadow", lambda: read("/etc/shadow"))
 

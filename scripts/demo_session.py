@@ -48,12 +48,12 @@ AGENT_LINES = (
     ("ok", f"GET https://{API}", "200 hello"),
     ("ok", f"GET http://{REGISTRY}", "200 hello"),
     ("ok", f"GET http://{REGISTRY}", f"200 {STREAM_BYTES:,} bytes, digest fits"),
+    ("ok", f"GET http://{REGISTRY}", "200 hello"),
     ("blocked", "GET https://evil.example.net/", "403"),
     ("blocked", "GET http://evil.example.net/", "403"),
     ("blocked", "GET http://169.254.169.254/", "403"),
-    ("blocked", "connect 127.0.0.1", ""),
-    ("blocked", "connect 192.0.2.1", ""),
-    ("blocked", f"resolve {API}", ""),
+    ("blocked", "connect to 127.0.0.1", ""),
+    ("blocked", "connect to 192.0.2.1", ""),
     ("blocked", "send UDP", ""),
     ("blocked", "read ~/.ssh/id_ed25519", ""),
     ("blocked", "read /etc/shadow", ""),
@@ -142,8 +142,8 @@ class Demo:
         self.checks.equal("exit code of the run, which is the agent's own", 0, code)
         self._check_agent([line for line in lines if line.startswith(("agent: ok", "agent: blo"))])
         seen = [(request.scheme, request.host) for request in self._origin.seen]
-        allowed = [("https", self._api), *[("http", self._registry)] * 2]
-        self.checks.equal("connections that reached the origin", 3, self._origin.connections)
+        allowed = [("https", self._api), *[("http", self._registry)] * 3]
+        self.checks.equal("connections that reached the origin", 4, self._origin.connections)
         if self.checks.equal("requests that reached it", allowed, seen):
             say(f"The origin saw {len(seen)} requests: the allowed ones.")
         print(flush=True)
@@ -172,9 +172,11 @@ class Demo:
             ("connect", "allow", API, tls_port),
             ("reverse", "allow", REGISTRY, port),
             ("reverse", "allow", REGISTRY, port),
+            ("connect", "allow", REGISTRY, port),
             ("connect", "deny", "evil.example.net", 443),
             ("reverse", "deny", "evil.example.net", 80),
             ("reverse", "deny", "169.254.169.254", 80),
+            ("connect", "deny", "192.0.2.1", 5432),
         ]
         self.checks.equal("decisions in the log", expected, decisions(self._place.newest_log()))
 

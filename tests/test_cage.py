@@ -42,6 +42,14 @@ REFUSED = {
 }
 
 
+# With the transparent network every address answers: it is ours, and refuses on the record.
+TRANSPARENT = {
+    "tcp other address": {"ok sent"},
+    "tcp6 other address": {"ok sent"},
+    "udp other address": {"ok sent"},
+    "dns": {"ok synthetic"},
+}
+
 # What landlock isolation leaves open, or closes in another way; the rest is as above.
 LANDLOCK = {
     "tcp host loopback": {"EACCES"},
@@ -58,11 +66,23 @@ LANDLOCK = {
 }
 
 
-@pytest.mark.parametrize("isolation", ["namespace", "landlock"])
+@pytest.mark.parametrize(
+    ("options", "differences"),
+    [
+        (["--isolation", "namespace", "--transparent", "off"], {}),
+        (["--isolation", "namespace"], TRANSPARENT),
+        (["--isolation", "landlock"], LANDLOCK),
+    ],
+    ids=["namespace", "transparent", "landlock"],
+)
 def test_every_way_out_is_refused(
-    sessions: Sessions, origin: Origin, tmp_path: Path, isolation: str
+    sessions: Sessions,
+    origin: Origin,
+    tmp_path: Path,
+    options: list[str],
+    differences: dict[str, set[str]],
 ) -> None:
-    expected = REFUSED | (LANDLOCK if isolation == "landlock" else {})
+    expected = REFUSED | differences
     (sessions.home / ".ssh").mkdir()
     (sessions.home / ".ssh" / "id_test").write_text("secret")
     (tmp_path / "outside").write_text("secret")
@@ -89,8 +109,7 @@ def test_every_way_out_is_refused(
             "state": str(sessions.state),
             "supervisor": os.getpid(),
         }
-        options = ["--isolation", isolation, "--allow", str(project)]
-        done = sessions.python(options, "reach.py", json.dumps(targets))
+        done = sessions.python([*options, "--allow", str(project)], "reach.py", json.dumps(targets))
         assert done.returncode == 0, done.stderr
         with pytest.raises(BlockingIOError):
             udp.recv(16)
@@ -99,6 +118,9 @@ def test_every_way_out_is_refused(
     assert not wrong
     assert results.keys() == expected.keys()
     assert not origin.seen
+    decided = {(event["decision"], event["target"]) for event in sessions.decisions()}
+    refused = {("deny", name) for name in ("192.0.2.1", "2001:db8::1", "example.com")}
+    assert decided == (refused if differences is TRANSPARENT else set())
 
 
 def test_grants_are_what_they_say(sessions: Sessions, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -29,7 +29,7 @@ from nono_trio.proxy.visit import Surroundings
 from nono_trio.proxy.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from nono_trio.audit.recorder import RecordsDecisions
     from nono_trio.core.policy import Policy
@@ -108,33 +108,34 @@ class Proxy:
             defer_accept(listener)
             self._directory.add_own(listener)
             self._gate.forget()
-            await self.serve_with(Handler, listener, handlers, task_status=task_status)
+            with self._serving(listener, handlers):
+                task_status.started()
+                await self._accept(Handler, listener, handlers)
 
     async def serve_with(
-        self,
-        visits: VisitFactory,
-        listener: socket.socket,
-        handlers: trio.Nursery,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, visits: VisitFactory, listener: socket.socket, handlers: trio.Nursery
     ) -> None:
         """As `serve`, for a listener on which something else is spoken, and which is none that the
         supervisor itself could dial (it lies in the cage's network)."""
-        with listener:
-            listener.setblocking(False)
-            _send_at_once(listener)
-            self._listeners += 1
-            try:
-                if self._attending is None:
-                    self._clients.sweep(trio.current_time())
-                    self._attending = trio.CancelScope()
-                    handlers.start_soon(self._attend, self._attending)
-                task_status.started()
-                await self._accept(visits, listener, handlers)
-            finally:
-                self._listeners -= 1
-                if self._listeners == 0:
-                    self._close_down()
+        with listener, self._serving(listener, handlers):
+            await self._accept(visits, listener, handlers)
+
+    @contextmanager
+    def _serving(self, listener: socket.socket, handlers: trio.Nursery) -> Generator[None]:
+        """Count a listener in while the body accepts from it."""
+        listener.setblocking(False)
+        _send_at_once(listener)
+        self._listeners += 1
+        try:
+            if self._attending is None:
+                self._clients.sweep(trio.current_time())
+                self._attending = trio.CancelScope()
+                handlers.start_soon(self._attend, self._attending)
+            yield
+        finally:
+            self._listeners -= 1
+            if self._listeners == 0:
+                self._close_down()
 
     def _close_down(self) -> None:
         """Nothing more is accepted: what only waits for another request ends now."""

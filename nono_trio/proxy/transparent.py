@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 HTTP_PORT: Final = 80
 TLS_PORT: Final = 443
+LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
 
 _TCP = re.compile(r"tcp[46]:([0-9]+)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6")
@@ -91,7 +92,8 @@ class Transparent:
                     elif name in _DNS_CONNECTIONS:
                         nursery.start_soon(serve_connections, sock, self._service)
         finally:
-            await self._service.record_untold()
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await self._service.record_untold()
 
     def _serve_port(
         self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery

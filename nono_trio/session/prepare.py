@@ -187,7 +187,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
 def _transparent(options: RunOptions, isolation: Isolation, policy: Policy) -> list[int]:
     """Return the ports of the transparent network, none where there is no such network."""
     if isolation == "namespace":
-        return transparent_ports(policy.named_ports) if options.transparent else []
+        return [] if options.transparent is False else transparent_ports(policy.named_ports)
     if options.transparent:
         raise UsageError(
             f"--transparent on needs namespace isolation, got {isolation}",

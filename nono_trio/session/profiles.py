@@ -76,6 +76,8 @@ def find(reference: str, environ: Mapping[str, str], beside: Path | None = None)
     """
     if is_path(reference):
         path = Path(beside or "", os.path.expanduser(reference))
+        if not path.exists():
+            raise _no_file(path)
         return Found(reference, "file", path)
     every = available(environ)
     fitting = [found for found in every if found.name == reference]
@@ -159,9 +161,7 @@ def _text(found: Found) -> str:
                 raise UsageError(f"profile {path}: expected a file")
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise UsageError(
-            f"there is no profile file {path}", hint="see `nono-trio profile list` for the names"
-        ) from None
+        raise _no_file(path) from None
     except OSError as error:
         raise UsageError(f"profile {path} can't be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
@@ -171,6 +171,12 @@ def _text(found: Found) -> str:
     except UnicodeDecodeError as error:
         line = 1 + data.count(b"\n", 0, error.start)
         raise UsageError(f"{path}:{line}: not UTF-8 text") from None
+
+
+def _no_file(path: Path) -> UsageError:
+    return UsageError(
+        f"there is no profile file {path}", hint="see `nono-trio profile list` for the names"
+    )
 
 
 def _files(directory: Path) -> Iterator[Path]:

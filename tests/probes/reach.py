@@ -40,6 +40,11 @@ def mount():
         raise OSError(ctypes.get_errno(), "mount")
 
 
+def look_up():
+    address = socket.getaddrinfo("example.com", 80, socket.AF_INET)[0][4][0]
+    return "synthetic" if address.startswith("198.18.") else address
+
+
 stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
 results = {
     "tcp host loopback": attempt(connect(socket.AF_INET, stream, ("127.0.0.1", targets["tcp"]))),
@@ -49,7 +54,7 @@ results = {
     "udp other address": attempt(connect(socket.AF_INET, datagram, ("192.0.2.1", 53))),
     "raw socket": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
     "packet socket": attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3)),
-    "dns": attempt(lambda: socket.getaddrinfo("example.com", 80)),
+    "dns": attempt(look_up),
     "pathname socket": attempt(connect(socket.AF_UNIX, stream, targets["unix"])),
     "abstract socket": attempt(connect(socket.AF_UNIX, stream, "\0" + targets["abstract"])),
     "read ssh key": attempt(lambda: open(os.path.expanduser("~/.ssh/id_test")).read()),
