@@ -214,7 +214,7 @@ def tell_facts(canaries: Canaries, isolation: str, pid: int) -> None:
             facts["log"] = str(log)
         time.sleep(POLL_SECONDS)
     (base / "facts").write_text(json.dumps(facts))
-    (base / "facts").rename(base / "project" / "facts")
+    (base / "facts").rename(facts_of(base))
 
 
 def run(isolation: str, probe: list[str], names: list[str]) -> dict[str, Any]:
@@ -234,50 +234,68 @@ def run(isolation: str, probe: list[str], names: list[str]) -> dict[str, Any]:
 def observe(
     canaries: Canaries, isolation: str, probe: list[str], names: list[str]
 ) -> dict[str, Any]:
+    """Run the probe on a terminal of its own; return what was seen on this side."""
     base = canaries.layout.base
     caged = isolation != "bare"
     command = session_command(canaries, isolation, probe) if caged else probe
-    arguments = [*command, str(base / "project" / "facts"), *names]
     master, slave = os.openpty()
-    leaked = os.open(base / "outside" / "secret", os.O_RDONLY)
-    with open(base / "errors", "w+b") as errors:
-        process = subprocess.Popen(
-            arguments, stdin=slave, stdout=subprocess.PIPE, stderr=errors, cwd=base / "project",
-            env={"PATH": "/usr/bin:/bin", "HOME": str(base / "home"), **python_variables()},
-            preexec_fn=own_terminal, pass_fds=[leaked],
-        )  # fmt: skip
-        tell_facts(canaries, isolation, process.pid)
-        try:
-            output, _ = process.communicate(timeout=RUN_SECONDS + 5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-        errors.seek(0)
-        said = errors.read().decode("utf-8", "replace")
-    os.close(leaked)
-    # What was typed into the terminal that it shared is there for whoever reads it next.
-    modes = termios.tcgetattr(slave)
-    modes[3] &= ~(termios.ICANON | termios.ECHO)
-    termios.tcsetattr(slave, termios.TCSANOW, modes)
-    os.set_blocking(slave, False)
-    with contextlib.suppress(BlockingIOError):
-        canaries.listeners.seen(os.read(slave, 65_536))
-    for descriptor in (master, slave):
-        os.close(descriptor)
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
+    process = run_on_terminal(canaries, isolation, [*command, str(facts_of(base)), *names], slave)
+    canaries.listeners.seen(typed_into(slave))
+    os.close(master)
+    os.close(slave)
     left = survivors()
     victim_lives = canaries.victim.poll() is None
-    canaries.victim.communicate()
+    canaries.victim.communicate()  # ends it, and lets it say what was done to it
+    notes = canaries.notes.read_text().splitlines()
+    output = (base / "output").read_bytes().splitlines()
     return {
-        "attempts": lines,
+        "attempts": [json.loads(line) for line in output if line.startswith(b"{")],
         "arrived": sorted(canaries.arrived()),
         "left": left,
         "changed": canaries.layout.changed(),
-        "victim": canaries.notes.read_text().split("\n")[:-1] if victim_lives else ["killed"],
+        "victim": notes if victim_lives else [*notes, "killed"],
         "code": process.returncode,
-        "errors": said,
+        "errors": (base / "errors").read_text(errors="replace"),
         "verdict": verdict(base) if caged else None,
     }
+
+
+def facts_of(base: Path) -> Path:
+    return base / "project" / "facts"
+
+
+def run_on_terminal(
+    canaries: Canaries, isolation: str, command: list[str], terminal: int
+) -> subprocess.Popen[bytes]:
+    """Run to the end, with `terminal` to control it and one descriptor left open for it."""
+    base = canaries.layout.base
+    leaked = os.open(base / "outside" / "secret", os.O_RDONLY)
+    # Files and no pipes: whoever outlives the session would hold a pipe open.
+    with open(base / "output", "wb") as output, open(base / "errors", "wb") as errors:
+        process = subprocess.Popen(
+            command, stdin=terminal, stdout=output, stderr=errors, cwd=base / "project",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(base / "home"), **python_variables()},
+            preexec_fn=own_terminal, pass_fds=[leaked],
+        )  # fmt: skip
+    os.close(leaked)
+    tell_facts(canaries, isolation, process.pid)
+    try:
+        process.wait(timeout=RUN_SECONDS + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return process
+
+
+def typed_into(terminal: int) -> bytes:
+    """What would be read next from the terminal that was shared: a shell would run it."""
+    modes = termios.tcgetattr(terminal)
+    modes[3] &= ~(termios.ICANON | termios.ECHO)
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        return os.read(terminal, 65_536)
+    return b""
 
 
 def python_variables() -> dict[str, str]:
@@ -312,8 +330,8 @@ def tagged_processes() -> dict[int, str]:
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            words = (entry / "comm").read_bytes() + (entry / "cmdline").read_bytes()
-            if tag := TAG.search(words):
+            line = (entry / "cmdline").read_bytes()  # empty once it has ended, if nobody reaps it
+            if line and (tag := TAG.search(line + (entry / "comm").read_bytes())):
                 found[int(entry.name)] = tag.group().decode()
     return found
 

@@ -46,7 +46,7 @@ def test_curl_without_a_proxy(sessions: Sessions, origin: Origin) -> None:
         "hint: allow it with --allow-domain evil.example.net:80",
     ]
     assert "alert" in lines[4]
-    assert "reset" in lines[5]
+    assert "reset" in lines[5] or "connect" in lines[5]  # before or after curl saw it connected
     assert decided(sessions)[:4] == [
         ("allow", "api.example.com", origin.port),
         ("allow", "api.example.com", origin.port),

@@ -87,6 +87,15 @@ def fast_open_sendmmsg(host):
     return fast_open(host, send)
 
 
+@attempt("TCP Fast Open by a connect that waits for data")
+def fast_open_connect(host):
+    with socket.socket(V4, STREAM) as sock:
+        sock.settimeout(WAIT_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+        sock.connect(("127.0.0.1", host.tcp))
+        return exchange(sock.dup(), host)
+
+
 @attempt("a TCP socket connected to AF_UNSPEC first")
 def unspecified(host):
     with socket.socket(V4, STREAM) as sock:
