@@ -243,7 +243,7 @@ def observe(
     canaries.listeners.seen(typed_into(slave))
     os.close(master)
     os.close(slave)
-    left = survivors()
+    left = survivors(base)
     victim_lives = canaries.victim.poll() is None
     canaries.victim.communicate()  # ends it, and lets it say what was done to it
     notes = canaries.notes.read_text().splitlines()
@@ -313,10 +313,10 @@ def verdict(base: Path) -> str:
     return str(json.loads(done.stdout)["verdict"]) if done.stdout else done.stderr
 
 
-def survivors() -> list[str]:
+def survivors(base: Path) -> list[str]:
     """The tags of processes that are still there after they had time to end; they are ended."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while (found := tagged_processes()) and time.monotonic() < deadline:
+    while (found := tagged_processes(base)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
@@ -324,14 +324,16 @@ def survivors() -> list[str]:
     return sorted(set(found.values()))
 
 
-def tagged_processes() -> dict[int, str]:
+def tagged_processes(base: Path) -> dict[int, str]:
+    """This run's processes that have taken a tag as their name; several runs may be under way."""
     found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            line = (entry / "cmdline").read_bytes()  # empty once it has ended, if nobody reaps it
-            if line and (tag := TAG.search(line + (entry / "comm").read_bytes())):
+            # The command line is empty once a process has ended, even if nobody reaps it.
+            ours = os.fsencode(base) in (entry / "cmdline").read_bytes()
+            if ours and (tag := TAG.search((entry / "comm").read_bytes())):
                 found[int(entry.name)] = tag.group().decode()
     return found
 

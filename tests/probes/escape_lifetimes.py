@@ -10,13 +10,18 @@ from escape_mounts import NEWPID, NEWUSER, become_root_of_new
 
 
 def sleep_on(host):
-    """Become a program that anyone can find by the tag in its command line."""
-    for descriptor in (0, 1, 2):
-        os.dup2(os.open("/dev/null", os.O_RDWR), descriptor)
+    """Wait, deaf to requests to end, with the tag as the name by which it can be found."""
+    be_called(host)
+    os.closerange(0, 64)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    os.closerange(3, 64)
-    os.execv("/bin/sh", ["sh", "-c", "sleep 60; exit", host.tag])
+    while True:
+        signal.pause()
+
+
+def be_called(host):
+    """The kernel keeps 15 bytes of a name; a tag has 12."""
+    libc.prctl(15, host.tag.encode(), 0, 0, 0)
 
 
 def setsid(host):
@@ -87,7 +92,7 @@ def fork_on(host):
 
 def hop(host):
     """Bounded, lest a cage that does not end them becomes a machine that has to be restarted."""
-    libc.prctl(15, host.tag.encode()[:15], 0, 0, 0)
+    be_called(host)
     for _ in range(20_000):
         if os.fork():
             os._exit(0)
@@ -99,7 +104,5 @@ def crowd(host):
     for _ in range(200):
         if os.fork() == 0:
             os.setsid()
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            libc.prctl(15, host.tag.encode()[:15], 0, 0, 0)
-            signal.pause()
+            sleep_on(host)
     raise Stopped("started; who is left is seen there")

@@ -371,6 +371,10 @@ def netlink_uevent(host):
 def netlink_diag(host):
     body = struct.pack("=BBBBI", V4, 6, 0, 0, 0xFFFFFFFF) + bytes(48)
     answer = netlink(4, 20, 0x300, body)
-    if struct.pack(">H", host.tcp) in answer:
-        return "the host's listener is in the list"
+    while len(answer) > 24:
+        length = struct.unpack_from("=I", answer)[0]
+        state, port = answer[17], struct.unpack_from(">H", answer, 20)[0]
+        if state == 10 and port == host.tcp:  # listening
+            return "the host's listener is in the list"
+        answer = answer[(length + 3) & ~3 or len(answer) :]
     raise Stopped("only its own sockets")
