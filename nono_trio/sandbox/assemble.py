@@ -29,11 +29,10 @@ _PRIVATE_GRANTS = [
 ]
 
 # Without a view of its own the child sees the host's. Not its /tmp and /dev/shm, which are full of
-# other programs' files: it gets a temporary directory of the session's own instead.
+# other programs' files: it gets a temporary directory of the session's own instead. Not /dev/pts,
+# which has the user's other terminals: a program that makes terminals needs `--allow /dev/pts`.
 _HOST_GRANTS = [
     ("/proc", "read", False),
-    ("/dev/pts", "readwrite", False),
-    ("/dev/ptmx", "readwrite", True),
     *_DEVICES,
 ]
 
@@ -118,6 +117,8 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
         ]
     if plan.landlock:
         held.append(f"Landlock ABI {abi}: files, signals and abstract sockets")
+    if plan.isolation != "none":
+        held.append("seccomp: no vsock, kernel keys, io_uring, or typing into the terminal")
     return [*held, "no new privileges"]
 
 
@@ -126,8 +127,9 @@ def left_open(plan: CagePlan) -> list[str]:
     warnings = []
     if plan.isolation == "landlock":
         warnings.append(
-            f"landlock isolation leaves open: TCP to port {plan.port} of any address, and"
-            " sockets of other programs that have a path in the file system"
+            f"landlock isolation leaves open: TCP to port {plan.port} of any address, being called"
+            " at a port that was not bound, sockets of other programs that have a path in the file"
+            " system, and modes and times of your files (docs/escape-attempts.md)"
         )
     if plan.isolation == "none":
         warnings.append("--isolation none: the command can reach any network past the proxy")
