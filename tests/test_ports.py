@@ -6,13 +6,22 @@ import json
 import socket
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from harness import PYTHON_GRANTS, Sessions, wait_until
+
+from nono_trio.errors import AuditBusy
+from nono_trio.proxy import ports
+from nono_trio.proxy.ports import PortRelay, dial_host
+from nono_trio.testing import MemoryRecorder
 
 if TYPE_CHECKING:
     from harness import Origin
+
+    from nono_trio.core.events import NetworkEvent
 
 CLIENT = """
 import socket, sys
@@ -165,3 +174,47 @@ def test_a_taken_listen_port_is_refused_before_anything_starts(sessions: Session
     assert done.returncode == 2
     assert "can't listen" in done.stderr
     assert not sessions.directories
+
+
+async def connected_relay(recorder: object) -> trio.SocketStream:
+    """A relay of one connection, run to its end; the client's side of it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    relay = PortRelay(5432, "--open-port", partial(dial_host, 1), recorder)  # type: ignore[arg-type]
+    async with trio.open_nursery() as handlers:
+        handlers.start_soon(relay.serve, listener, handlers)
+        stream = await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1])
+        with trio.fail_after(5):
+            assert await stream.receive_some(1) == b""
+        handlers.cancel_scope.cancel()
+    return stream
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+async def test_a_log_that_is_busy_costs_one_connection_only(fails_at: int) -> None:
+    """At the decision, and at the record of the dial that failed."""
+
+    class Busy(MemoryRecorder):
+        async def record(self, event: NetworkEvent) -> int:
+            if len(self.events) == fails_at:
+                raise AuditBusy("full")
+            return await super().record(event)
+
+    recorder = Busy()
+    await (await connected_relay(recorder)).aclose()
+    assert len(recorder.events) == fails_at
+
+
+async def test_a_connection_past_the_limit_is_recorded_and_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ports, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(trio.CapacityLimiter, "acquire_nowait", _no_room)
+    recorder = MemoryRecorder()
+    await (await connected_relay(recorder)).aclose()
+    assert [(event.decision, event.reason) for event in recorder.events] == [
+        ("deny", "1 connections to port 5432 are open")
+    ]
+
+
+def _no_room(_limiter: trio.CapacityLimiter) -> None:
+    raise trio.WouldBlock

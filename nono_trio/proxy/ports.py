@@ -8,6 +8,7 @@ flow line says what moved, one bad connection ends nobody else's.
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -65,16 +66,26 @@ class PortRelay:
                 handlers.start_soon(self._handle, trio.SocketStream(sock))
 
     async def _handle(self, near: trio.SocketStream) -> None:
-        async with near, self._room:
-            try:
-                sequence = await self._recorder.record(self._event("allow", self._flag))
-            except (AuditBusy, SessionSealed):
-                return
-            flow = _Flow(sequence)
+        async with near:
+            # A log that can't keep up, or has ended, costs this connection and no other.
+            with suppress(AuditBusy, SessionSealed):
+                await self._serve_one(near)
+
+    async def _serve_one(self, near: trio.SocketStream) -> None:
+        try:
+            self._room.acquire_nowait()
+        except trio.WouldBlock:  # not kept waiting: that queue would have no bound
+            reason = f"{MAX_CONNECTIONS} connections to port {self._port} are open"
+            await self._recorder.record(self._event("deny", reason))
+            return
+        try:
+            flow = _Flow(await self._recorder.record(self._event("allow", self._flag)))
             try:
                 await self._relay(near, flow)
             finally:
                 self._recorder.record_flow(flow.line(self._port))
+        finally:
+            self._room.release()
 
     async def _relay(self, near: trio.SocketStream, flow: _Flow) -> None:
         try:
