@@ -204,7 +204,7 @@ def test_the_columns_of_the_list(run, root):
     assert cells["crashed1"].split()[4:7] == ["4", "1", "1"]
     assert " running " in cells["running1"]
     assert "(no session.json)" in cells["nothing1"]
-    assert "agent --token [REDACTED]" in cells["sealed1"]
+    assert "agent --token '[REDACTED]'" in cells["sealed1"]
 
 
 def test_the_list_as_json(run, root):
@@ -292,7 +292,7 @@ def test_a_session_is_shown(run, root):
     assert (code, err) == (0, "")
     assert "abc  (name build)" in out
     assert "sealed, exit code 3" in out
-    assert "agent --token [REDACTED]" in out
+    assert "agent --token '[REDACTED]'" in out
     assert "ran 5.0 s" in out
     assert "namespace" in out
     assert "landlock V6" in out
@@ -303,6 +303,24 @@ def test_a_session_is_shown(run, root):
     deny, allow = (line.split() for line in out.splitlines() if line.startswith(("deny", "allow")))
     assert deny == ["deny", "evil.test:443", "1", "-", "-"]
     assert allow == ["allow", "example.com:443", "30", "1.6", "kB", "2.5", "MB"]
+
+
+def test_what_a_host_was_denied_is_one_line(run, root):
+    denied = [
+        made.network(49, port=53, method="DNS"),
+        made.network(50),
+        made.network(51, port=80),
+        made.network(52, target="x.tunnel.test", port=53, method="DNS"),
+    ]
+    made.build(root, "abc", [*made.SMALL[:2], *denied, made.ended(0)])
+    _, out, _ = run("audit", "show", "abc")
+    assert "0 allowed, 4 denied (2 look-ups of names)" in out
+    rows = [" ".join(line.split()) for line in out.splitlines() if line.startswith("deny")]
+    assert rows == ["deny evil.test:80,443 2 - -", "deny x.tunnel.test, only looked up 1 - -"]
+    _, out, _ = run("audit", "show", "--json", "abc")
+    shown = {(one["target"], one["port"], one["look_up"]) for one in json.loads(out)["hosts"]}
+    assert ("evil.test", 53, True) in shown
+    assert ("evil.test", 443, False) in shown
 
 
 def test_a_shown_session_as_json(run, root):

@@ -162,6 +162,7 @@ def test_other_operations_and_classes():
     assert notify is not None
     assert chaos is not None
     assert (code(notify), code(chaos)) == (dns.NOT_IMPLEMENTED, dns.REFUSED)
+    assert notify[2] & 0x78 == 0x20, "another operation than the one that was asked for"
 
 
 def test_a_query_cut_anywhere_or_with_a_byte_more_is_refused():

@@ -8,8 +8,10 @@ import tomllib
 import pytest
 
 from nono_trio.audit.learn import MAX_TARGETS, OPEN_PORT, learn
+from nono_trio.core.denials import lifted_by
 from nono_trio.core.events import Flow, Network, NetworkEvent, encode_flow
 from nono_trio.core.profile_text import read_profile
+from nono_trio.core.rules import parse_allow
 
 
 def event(target, port, decision="allow", reason=None):
@@ -198,3 +200,58 @@ def test_no_session(sessions):
     done = sessions.call("audit", "learn", "nope")
     assert done.returncode == 2
     assert "expected a session, got 'nope'" in done.stderr
+
+
+def test_an_entry_is_proposed_in_the_form_that_allowed_it(tmp_path):
+    learned = log(
+        tmp_path,
+        event("a.example.com", 443, reason="--allow-domain tls://*.example.com"),
+        event("b.example.com", 443, reason="--allow-domain TCP://b.example.com:443"),
+        event("2001:db8::1", 22, reason="--allow-domain tcp://[2001:db8::1]:22"),
+        event("c.example.com", 443),
+        flows=[("a.example.com", 443, "127.0.0.1")],
+    )
+    assert list(learned.entries) == [
+        "tcp://[2001:db8::1]:22",
+        "tls://a.example.com:443",
+        "tcp://b.example.com:443",
+        "c.example.com:443",
+    ]
+    assert learned.resolve == ["a.example.com:443:127.0.0.1"]
+    for entry in learned.entries:
+        parse_allow(entry)
+
+
+def test_what_was_denied_is_offered_in_the_form_that_would_have_allowed_it(tmp_path):
+    hidden = lifted_by("the TLS hello hides its host", "tls://a.example.com:443")
+    learned = log(
+        tmp_path,
+        event("a.example.com", 443),
+        event("a.example.com", 443, "deny", hidden),
+        event("a.example.com", 443, "deny", "nothing answers"),
+        event("b.example.com", 443, reason="--allow-domain tls://b.example.com"),
+        event("b.example.com", 443, "deny", "nothing answers"),
+        event("c.example.com", 443, "deny", lifted_by("no", "tls://x\x1b\ny:1")),
+    )
+    assert [one.entry for one in learned.refused] == [
+        "tls://a.example.com:443",
+        "tls://c.example.com:443",  # of the reason no more than the form is taken
+    ]
+
+
+def test_a_name_that_was_only_looked_up_is_offered_as_a_host(tmp_path):
+    asked = [
+        NetworkEvent(
+            timestamp_unix_ms=1, mode="connect", decision="deny", target=name, port=53,
+            method="DNS", reason="the name is not allowed on any port",
+        )
+        for name in ("a.example.com", "b.example.com", "b.example.com", "c.example.com", "word")
+    ]  # fmt: skip
+    learned = log(
+        tmp_path, *asked, event("a.example.com", 443, "deny", "no"), event("c.example.com", 25)
+    )
+    assert [(one.entry, one.count, one.can_be_allowed) for one in learned.refused] == [
+        ("b.example.com", 2, True),
+        ("a.example.com:443", 1, True),
+        ("word", 1, False),
+    ]

@@ -13,12 +13,13 @@ from running_proxy import BOUND
 from test_dns import code, header, query, wire
 
 from nono_trio.core import dns
+from nono_trio.core.denials import UNTOLD
 from nono_trio.core.policy import Policy
 from nono_trio.core.synthetic import SyntheticNames
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.denied_names import MAX_NAMES, MAX_RECORDS_A_SECOND, WINDOW, DeniedNames
 from nono_trio.proxy.dns_sockets import MAX_CONNECTIONS, serve_connections, serve_datagrams
-from nono_trio.proxy.names import UNTOLD, NameService
+from nono_trio.proxy.names import NameService
 from nono_trio.testing import FailingRecorder, MemoryRecorder
 
 TXT, HTTPS = 16, 65

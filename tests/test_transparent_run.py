@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import PYTHON_GRANTS, Sessions
+from harness import PYTHON_GRANTS, Sessions, landlock_isolation
 from test_run import allow
 
 if TYPE_CHECKING:
@@ -149,6 +149,11 @@ print("answers", struct.unpack("!H", answer[6:8])[0])
     assert sessions.verdict()[0] == 0
 
 
+def test_many_connections_to_one_host_do_not_run_out_of_ports(sessions: Sessions) -> None:
+    done = run(sessions, script="cat /proc/sys/net/ipv4/tcp_tw_reuse")
+    assert done.stdout == "1\n"
+
+
 def test_ports_live_beside_it(sessions: Sessions, origin: Origin) -> None:
     done = run(
         sessions, "--open-port", str(origin.port), *allow(origin),
@@ -168,7 +173,90 @@ def test_without_it_only_the_proxy_answers(sessions: Sessions) -> None:
     assert not sessions.decisions()
 
 
+@landlock_isolation
 def test_it_needs_namespaces(sessions: Sessions) -> None:
     done = sessions.run("--isolation", "landlock", "--transparent", "on", "--", "true")
     assert done.returncode == 2
     assert "needs namespace isolation" in done.stderr
+
+
+# A TLS client that names no host; prints what it was told.
+NAMELESS = """
+import socket, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname = False
+context.verify_mode = ssl.CERT_NONE
+for port in map(int, sys.argv[1:]):
+    try:
+        context.wrap_socket(socket.create_connection(("api.example.com", port), timeout=10))
+    except OSError as error:
+        print(port, type(error).__name__, getattr(error, "reason", None))
+"""
+
+
+def nameless(sessions: Sessions, origin: Origin, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it against the origin (which speaks no TLS) and against 443 (where nothing listens)."""
+    return sessions.run(
+        "--transparent", "on", *PYTHON_GRANTS, *options,
+        "--resolve", f"api.example.com:{origin.port}:127.0.0.1",
+        "--resolve", "api.example.com:443:127.0.0.77",
+        "--", sys.executable, "-c", NAMELESS, str(origin.port), "443",
+    )  # fmt: skip
+
+
+def test_tls_without_a_name_takes_an_entry_that_says_so(sessions: Sessions, origin: Origin) -> None:
+    done = nameless(
+        sessions, origin,
+        "--allow-domain", f"tls://api.example.com:{origin.port}",
+        "--allow-domain", "api.example.com:443",
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    # The first reached the origin, whose HTTP is no TLS; the second was refused with an alert.
+    assert lines[0].startswith(f"{origin.port} SSLError ")
+    assert "ALERT" not in lines[0]
+    assert lines[1] == "443 SSLError TLSV1_UNRECOGNIZED_NAME"
+    allowed, denied = sessions.decisions()
+    reason = f"--allow-domain tls://api.example.com:{origin.port}"
+    assert (allowed["decision"], allowed["reason"]) == ("allow", reason)
+    assert (denied["decision"], denied["port"]) == ("deny", 443)
+    assert "nono-trio: to allow: --allow-domain tls://api.example.com:443\n" in done.stderr
+    profile = sessions.call("audit", "learn", "latest").stdout
+    assert f'  "tls://api.example.com:{origin.port}",  # 1 request\n' in profile
+    assert '  # "tls://api.example.com:443",  # 1x: the TLS hello names no host' in profile
+    assert sessions.verdict()[0] == 0
+
+
+def test_a_tunnel_on_443_is_passed_on_as_it_is(sessions: Sessions, origin: Origin) -> None:
+    done = nameless(
+        sessions, origin,
+        "--allow-domain", f"tcp://api.example.com:{origin.port}",
+        "--allow-domain", "tcp://*.example.com:443",
+    )  # fmt: skip
+    assert "ALERT" not in done.stdout
+    assert "nono-trio: to allow" not in done.stderr
+    decisions = [(one["decision"], one["port"], one["reason"]) for one in sessions.decisions()]
+    assert decisions[:2] == [
+        ("allow", origin.port, f"--allow-domain tcp://api.example.com:{origin.port}"),
+        ("allow", 443, "--allow-domain tcp://*.example.com:443"),
+    ]
+    failed = sessions.decisions()[2]  # nothing listens there
+    assert (failed["port"], failed["denial_category"]) == (443, "upstream_connect_failed")
+    profile = sessions.call("audit", "learn", "latest").stdout
+    assert '  "tcp://api.example.com:443",' in profile
+
+
+@pytest.mark.parametrize("profile", [True, False])
+def test_the_forms_stand_in_profiles_and_are_shown(sessions: Sessions, profile: bool) -> None:
+    forms = ["tls://*.example.com", "tcp://localhost:5432", "tls://[2001:db8::1]:8443"]
+    flags = [word for form in forms for word in ("--allow-domain", form)]
+    if profile:
+        file = sessions.home / "agent.toml"
+        file.write_text(f"[network]\nallow_domain = {forms}\n")
+        assert sessions.call("profile", "validate", str(file)).returncode == 0
+        told = sessions.call("profile", "show", str(file)).stdout
+        assert all(f'"{form}",' in told for form in forms)
+        flags = ["--profile", str(file)]
+    shown = sessions.run(*flags, "--dry-run", "--", "true").stdout
+    assert all(f"allow {form}  (" in shown for form in forms)
+    done = sessions.run("-s", *flags, "--", "sh", "-c", "echo $NO_PROXY")
+    assert done.stdout == "127.0.0.1,::1\n", done.stderr

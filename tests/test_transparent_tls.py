@@ -73,8 +73,17 @@ async def test_a_denied_name_is_refused_with_an_alert_whatever_is_sent(raw):
         (hello("evil.test"), "evil.test", "the TLS hello asks for evil.test, but"),
         (hello("other.test"), "other.test", "the TLS hello asks for other.test, but"),
         (hello(REAL), REAL, f"the TLS hello asks for {REAL}, but"),
-        (record(message()), "allowed.test", "the TLS hello names no host (no SNI)"),
-        (hello("allowed.test", ECH), "allowed.test", "the TLS hello hides the host"),
+        (
+            record(message()),
+            "allowed.test",
+            "the TLS hello names no host (no SNI) (to allow: --allow-domain tls://allowed.test:443)",
+        ),
+        (
+            hello("allowed.test", ECH),
+            "allowed.test",
+            "the TLS hello hides the host it asks for (ECH)"
+            " (to allow: --allow-domain tls://allowed.test:443)",
+        ),
         (hello("a b"), "allowed.test", "the TLS hello's server name can't be read"),
     ],
     ids=["denied", "allowed", "literal", "none", "ech", "unreadable"],
@@ -91,7 +100,10 @@ async def test_what_is_not_tls_is_reset():
     async with cage() as at:
         assert await at.answer("allowed.test", b"SSH-2.0-x\r\n") is None
         assert await at.events(1) == [("deny", "allowed.test", 443, "TLS")]
-        assert at.reasons == ["expected a TLS client hello, got something else"]
+        assert at.reasons == [
+            "expected a TLS client hello, got something else"
+            " (to allow: --allow-domain tcp://allowed.test:443)"
+        ]
 
 
 async def test_a_malformed_hello_is_a_decode_error():
@@ -147,11 +159,13 @@ async def test_on_a_literal_address_the_hello_tells_the_name_and_the_name_is_dia
     [
         (hello("evil.test"), "evil.test", ACCESS_DENIED),
         (record(message()), LITERAL, ACCESS_DENIED),
-        (hello("allowed.test", ECH), LITERAL, ACCESS_DENIED),
+        (hello("evil.test", ECH), "evil.test", ACCESS_DENIED),
+        (hello("allowed.test", ECH), "allowed.test", UNRECOGNIZED_NAME),
+        (record(message(ECH)), LITERAL, ACCESS_DENIED),
         (hello(LITERAL), LITERAL, ACCESS_DENIED),
         (record(b"\2\0\0\0"), LITERAL, ACCESS_DENIED),
     ],
-    ids=["denied", "none", "ech", "literal", "malformed"],
+    ids=["denied", "none", "ech-denied", "ech", "ech-none", "literal", "malformed"],
 )
 async def test_a_denied_literal_is_opened_by_the_name_of_an_allowed_host_only(raw, target, code):
     async with cage() as at:
@@ -167,7 +181,7 @@ async def test_an_entry_for_an_address_expects_no_name():
             await wire.receive()
         assert at.dialler.dialled == [(LITERAL, 443)]
         assert await at.answer(LITERAL, hello("evil.test")) == alert(ACCESS_DENIED)
-        assert await at.answer(LITERAL, hello("x.test", ECH)) == alert(UNRECOGNIZED_NAME)
+        assert await at.answer(LITERAL, record(message(ECH))) == alert(UNRECOGNIZED_NAME)
         assert await at.answer(LITERAL, b"SSH-2.0-x\r\n") is None
         assert [event[0] for event in await at.events(4)] == ["allow", "deny", "deny", "deny"]
 

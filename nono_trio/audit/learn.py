@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from nono_trio.audit.read import flows, records
 from nono_trio.audit.store import FLOWS, LOG
 from nono_trio.core.addresses import AddressClass, classify
+from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, entry, lifting_entry, noted_scheme
 from nono_trio.core.events import Network
 from nono_trio.core.hosts import BadHost, parse_host
 from nono_trio.core.rules import is_localhost, parse_allow
@@ -33,21 +34,30 @@ LISTEN_PORT: Final = "--listen-port"
 
 @dataclass
 class Denied:
-    """A host and port that was refused: how often, why at first, whether a rule can open it."""
+    """A host and port that was refused: how often, why at first, the rule that would open it, and
+    whether any can."""
 
     target: str
     port: int
     count: int
     reason: str
+    entry: str
     can_be_allowed: bool
 
 
 @dataclass
 class Learned:
-    """What a session did, in the terms of a profile; `left_out` counts targets beyond the bound."""
+    """What a session did, in the terms of a profile; `left_out` counts targets beyond the bound.
+
+    `schemes` are those of the entries that allowed a target, where it was not a plain one.
+    """
 
     allowed: dict[Target, int] = field(default_factory=dict)
-    denied: dict[Target, Denied] = field(default_factory=dict)
+    schemes: dict[Target, str] = field(default_factory=dict)
+    denied: dict[str, Denied] = field(default_factory=dict)
+    """By their entries: what hides its name may be denied where what shows it is allowed."""
+    looked_up: dict[str, Denied] = field(default_factory=dict)
+    """Denied names that were asked for, by name."""
     pins: dict[Target, str] = field(default_factory=dict)
     open_ports: set[int] = field(default_factory=set)
     listen_ports: set[int] = field(default_factory=set)
@@ -56,13 +66,26 @@ class Learned:
     @property
     def entries(self) -> dict[str, int]:
         """Entries for allow_domain with the number of requests, by name."""
-        return {entry(*target): count for target, count in sorted(self.allowed.items())}
+        return {
+            entry(*target, self.schemes.get(target, "")): count
+            for target, count in sorted(self.allowed.items())
+        }
 
     @property
     def refused(self) -> list[Denied]:
-        """What was denied and never allowed, the most frequent first."""
-        only = [one for target, one in self.denied.items() if target not in self.allowed]
+        """What was denied and never allowed, the most frequent first; a name that was only looked
+        up with the port of that."""
+        wanted = {one.target for one in self.denied.values()} | {host for host, _ in self.allowed}
+        only = [one for one in self.denied.values() if not self._was_allowed(one)]
+        only += [one for name, one in self.looked_up.items() if name not in wanted]
         return sorted(only, key=lambda one: (-one.count, one.target, one.port))
+
+    def _was_allowed(self, denied: Denied) -> bool:
+        target = (denied.target, denied.port)
+        return target in self.allowed and denied.entry in (
+            entry(*target),
+            entry(*target, self.schemes.get(target, "")),
+        )
 
     @property
     def resolve(self) -> list[str]:
@@ -72,11 +95,6 @@ class Learned:
             for target, address in sorted(self.pins.items())
             if target in self.allowed
         ]
-
-
-def entry(target: str, port: int) -> str:
-    """A rule for one host at one port; an IPv6 address in brackets."""
-    return f"[{target}]:{port}" if ":" in target else f"{target}:{port}"
 
 
 def learn(directory: Path) -> Learned:
@@ -92,42 +110,53 @@ def learn(directory: Path) -> Learned:
 
 def _take(learned: Learned, event: NetworkEvent) -> None:
     port = event.port
-    if port is None or not event.target:
+    if port is None or not event.target or event.target.startswith(OWN_TARGETS):
         return
     reason = event.reason or ""
     if event.decision == "allow" and reason.startswith((OPEN_PORT, LISTEN_PORT)):
         ports = learned.open_ports if reason.startswith(OPEN_PORT) else learned.listen_ports
         ports.add(port)
     elif event.decision in ("allow", "approve_granted"):
-        _count_allowed(learned, (event.target, port))
+        _count_allowed(learned, (event.target, port), reason)
     elif event.decision == "deny":
-        _count_denied(learned, (event.target, port), reason)
+        if event.method == LOOK_UP:
+            _count_denied(learned, learned.looked_up, event, event.target)
+        else:
+            lifting = lifting_entry(event.target, port, reason) or entry(event.target, port)
+            _count_denied(learned, learned.denied, event, lifting)
 
 
-def _count_allowed(learned: Learned, target: Target) -> None:
+def _count_allowed(learned: Learned, target: Target, reason: str) -> None:
+    scheme = noted_scheme(reason)
+    if scheme:
+        learned.schemes[target] = scheme
     if target in learned.allowed:
         learned.allowed[target] += 1
-    elif len(learned.allowed) < MAX_TARGETS and _can_be_allowed(target):
+    elif len(learned.allowed) < MAX_TARGETS and _can_be_allowed(entry(*target)):
         learned.allowed[target] = 1
     else:
         learned.left_out += 1
 
 
-def _count_denied(learned: Learned, target: Target, reason: str) -> None:
-    if target in learned.denied:
-        learned.denied[target].count += 1
-    elif len(learned.denied) < MAX_TARGETS:
-        learned.denied[target] = Denied(*target, 1, reason, _can_be_allowed(target))
+def _count_denied(
+    learned: Learned, denied: dict[str, Denied], event: NetworkEvent, lifting: str
+) -> None:
+    if lifting in denied:
+        denied[lifting].count += 1
+    elif len(denied) < MAX_TARGETS:
+        denied[lifting] = Denied(
+            event.target, event.port or 0, 1, event.reason or "", lifting, _can_be_allowed(lifting)
+        )
     else:
         learned.left_out += 1
 
 
-def _can_be_allowed(target: Target) -> bool:
+def _can_be_allowed(rule: str) -> bool:
     """Whether a rule may say so: what a log has in the place of a host need not be one."""
-    if not target[0].isascii():
+    if not rule.isascii():
         return False
     try:
-        parse_allow(entry(*target))
+        parse_allow(rule)
     except UsageError:
         return False
     return True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.audit.files import LOST_TARGET
 from nono_trio.audit.read import flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
+from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, DeniedHost
 from nono_trio.core.events import Network, SandboxRuntime, SessionEnded
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import LogUnreadable
@@ -95,11 +96,15 @@ def scan(log: Path) -> Counts:
 
 @dataclass
 class HostCount:
-    """Decisions of one kind about one host and port, and the bytes of their connections."""
+    """Decisions of one kind about one host and port, and the bytes of their connections.
+
+    `look_up`: the name was asked for, which is a decision of its own.
+    """
 
     decision: str
     target: str
     port: int | None
+    look_up: bool = False
     requests: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -121,7 +126,7 @@ class Story:
     ended: SessionEnded | None = None
     first: list[LogRecord] = field(default_factory=list)
     last: deque[LogRecord] = field(default_factory=deque)
-    hosts: dict[tuple[str, str, int | None], HostCount] = field(default_factory=dict)
+    hosts: dict[tuple[str, str, int | None, bool], HostCount] = field(default_factory=dict)
     connections: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -130,6 +135,24 @@ class Story:
     def between(self) -> int:
         """Decisions that stand neither in `first` nor in `last`."""
         return self.decisions - len(self.first) - len(self.last)
+
+    @property
+    def look_ups(self) -> int:
+        """Denied decisions that were about a name's look-up."""
+        return sum(host.requests for host in self.hosts.values() if host.look_up)
+
+    def denied_hosts(self) -> list[DeniedHost]:
+        """What was denied, by host, by number of requests and then by name."""
+        denied: dict[str, DeniedHost] = {}
+        for count in self.hosts.values():
+            if count.decision != "deny" or count.target.startswith(OWN_TARGETS):
+                continue
+            host = denied.setdefault(count.target, DeniedHost(count.target))
+            if count.look_up:
+                host.look_ups += count.requests
+            else:
+                host.ports[count.port] += count.requests
+        return sorted(denied.values(), key=lambda host: (-host.requests, host.target))
 
     def hosts_by_weight(self) -> list[HostCount]:
         """Denials first, then by number of requests, then by name."""
@@ -169,7 +192,8 @@ def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:
     if event.target != LOST_TARGET:  # what is about the log itself is in the timeline only
         story.allowed += event.decision == "allow"
         story.denied += event.decision == "deny"
-        _host(story, event.decision, event.target, event.port).requests += 1
+        look_up = event.method == LOOK_UP
+        _host(story, event.decision, event.target, event.port, look_up).requests += 1
     if len(story.first) < story.keep:
         story.first.append(record)
     else:
@@ -185,8 +209,10 @@ def _tell_flow(story: Story, flow: Flow) -> None:
     host.bytes_down += flow.bytes_down
 
 
-def _host(story: Story, decision: str, target: str, port: int | None) -> HostCount:
-    key = (decision, target, port)
+def _host(
+    story: Story, decision: str, target: str, port: int | None, look_up: bool = False
+) -> HostCount:
+    key = (decision, target, port, look_up)
     if key not in story.hosts and len(story.hosts) >= MAX_HOSTS:
-        key = (decision, OTHER_HOSTS, None)
+        key = (decision, OTHER_HOSTS, None, False)
     return story.hosts.setdefault(key, HostCount(*key))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from nono_trio.audit.learn import entry, learn
+from nono_trio.audit.learn import learn
 from nono_trio.audit.store import read_summary
 from nono_trio.audit.verify import verify
 from nono_trio.cli.text import MAX_DETAIL, clean, command_text, counted, shorten
@@ -107,7 +107,7 @@ def _denied_lines(refused: list[Denied]) -> Iterator[str]:
     yield "  # Denied in that session: take the # away from what it may reach."
     for denied in refused[:MAX_DENIED]:
         why = f"{denied.count}x: {shorten(clean(denied.reason), MAX_DETAIL)}"
-        rule = quoted(entry(shorten(denied.target, MAX_DETAIL), denied.port))
+        rule = quoted(shorten(denied.entry, MAX_DETAIL))
         if denied.can_be_allowed:
             yield f"  # {rule},  # {why}"
         else:

@@ -16,6 +16,7 @@ from nono_trio.cli.text import (
     command_text,
     counted,
     decision_line,
+    denied_text,
     local_time,
     size_text,
     table_lines,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 13
 MAX_HOST_ROWS = 20
+NO_BYTES = f"{'-':>9}  {'-':>9}"
 
 # -- verify ---------------------------------------------------------------------------------------
 
@@ -138,7 +140,8 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
     """What ran, how it was caged, where it went, and the ends of its timeline."""
     yield from _session_lines(session, status, story)
     yield from _cage_lines(session.summary, story)
-    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied")
+    look_ups = f" ({counted(story.look_ups, 'look-up')} of names)" if story.look_ups else ""
+    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied{look_ups}")
     yield _row(
         "bytes",
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
@@ -226,20 +229,28 @@ def _audit_text(facts: NonoTrioFacts) -> str:
 
 
 def _host_lines(story: Story) -> Iterator[str]:
-    hosts = story.hosts_by_weight()
-    shown = hosts[:MAX_HOST_ROWS]
-    names = [target_text(host.target, host.port) for host in shown]
-    width = max(len(name) for name in names)
+    rows = [*_host_rows(story)]
+    shown = rows[:MAX_HOST_ROWS]
+    width = max((len(name) for _, name, _, _ in shown), default=0)
     yield f"{'DECISION':<9} {'HOST':<{width}}  {'REQUESTS':>8}  {'UP':>9}  {'DOWN':>9}"
-    for host, name in zip(shown, names, strict=True):
-        yield f"{host.decision:<9} {name:<{width}}  {host.requests:>8,}  {_bytes(host)}"
-    if len(hosts) > len(shown):
-        yield f"... and {counted(len(hosts) - len(shown), 'host')} more (all with --json)"
+    for decision, name, requests, moved in shown:
+        yield f"{decision:<9} {name:<{width}}  {requests:>8,}  {moved}"
+    if len(rows) > len(shown):
+        yield f"... and {counted(len(rows) - len(shown), 'host')} more (all with --json)"
+
+
+def _host_rows(story: Story) -> Iterator[tuple[str, str, int, str]]:
+    """Denials first, one row a host: a program that looked a name up and then tried three ports
+    wanted one thing. What was allowed has a row a port, for the bytes."""
+    for denied in story.denied_hosts():
+        yield "deny", denied_text(denied), denied.requests, NO_BYTES
+    for host in story.hosts_by_weight():
+        if host.decision != "deny":
+            moved = _bytes(host) if host.decision == "allow" else NO_BYTES
+            yield host.decision, target_text(host.target, host.port), host.requests, moved
 
 
 def _bytes(host: HostCount) -> str:
-    if host.decision != "allow":
-        return f"{'-':>9}  {'-':>9}"
     return f"{size_text(host.bytes_up):>9}  {size_text(host.bytes_down):>9}"
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.files import LOST_TARGET
-from nono_trio.cli.text import clean, decision_line
+from nono_trio.cli.text import clean, decision_line, denied_text
+from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, DeniedHost, lifting_entry
 from nono_trio.core.events import Network
+from nono_trio.core.rules import ALLOW_FLAG
 
 if TYPE_CHECKING:
     from nono_trio.core.events import NetworkEvent, Payload
 
 # More than that is a wall of text that hides the first one; `audit show` has them all.
 MAX_TARGETS = 5
+MAX_FLAGS = 8  # a host may be wanted at many ports
+# Chromium, for one, takes the proxy from these variables and leaves out its user and password.
+WITHOUT_TOKEN = (
+    "a program used the proxy without the password in HTTP_PROXY: let it go without the proxy"
+    " (unset HTTP_PROXY and HTTPS_PROXY for it; chromium --no-proxy-server)"
+)
 # A hostile child can name any number of hosts: the count beyond this is kept, the names are not.
 MAX_COUNTED = 1000
 
@@ -41,13 +48,15 @@ class FollowPrinter:
 
 
 class DenialCount:
-    """Counts denials by target, bounded."""
+    """Counts denials by host, bounded."""
 
     def __init__(self) -> None:
         self.total = 0
         self._allowed = 0
-        self._targets: Counter[tuple[str, int | None]] = Counter()
-        self._liftable: set[tuple[str, int | None]] = set()
+        self._told_elsewhere = 0
+        self._kept = 0
+        self._without_token = False
+        self._hosts: dict[str, DeniedHost] = {}
 
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Count one decision."""
@@ -61,34 +70,44 @@ class DenialCount:
 
     def _count(self, event: NetworkEvent) -> None:
         self.total += 1
-        target = (event.target, event.port)
-        if target in self._targets or len(self._targets) < MAX_COUNTED:
-            self._targets[target] += 1
-            if event.reason is not None and "allowlist" in event.reason:
-                self._liftable.add(target)
+        if event.target.startswith(OWN_TARGETS):
+            self._told_elsewhere += 1
+            return
+        host = self._hosts.get(event.target)
+        is_known = host is not None and (event.method == LOOK_UP or event.port in host.ports)
+        if not is_known and self._kept >= MAX_COUNTED:
+            return
+        self._kept += not is_known
+        host = self._hosts.setdefault(event.target, DeniedHost(event.target))
+        if event.method == LOOK_UP:
+            host.look_ups += 1
+        else:
+            host.ports[event.port] += 1
+            lifting = lifting_entry(event.target, event.port, event.reason)
+            host.lifting |= dict.fromkeys([lifting] if lifting else [])
+            self._without_token |= event.denial_category == "authentication_failed"
 
     def summary(self, session_id: str) -> list[str]:
-        """Return up to three lines about a session with denials, none about one without."""
+        """Return up to four lines about a session with denials, none about one without."""
         if not self.total:
             return []
-        common = self._targets.most_common(MAX_TARGETS)
-        named = ", ".join(f"{_name(target)} ({count}x)" for target, count in common)
-        more = len(self._targets) - len(common)
+        hosts = sorted(self._hosts.values(), key=lambda host: -host.requests)
+        common = hosts[:MAX_TARGETS]
+        named = ", ".join(f"{denied_text(host)} ({host.requests}x)" for host in common)
+        more = f" and {len(hosts) - MAX_TARGETS} more" if len(hosts) > MAX_TARGETS else ""
         lines = [
-            f"{self.total} denied, {self._allowed} allowed: {named}"
-            + (f" and {more} more" if more else "")
+            f"{self._shown} denied, {self._allowed} allowed{': ' if named else ''}{named}{more}"
         ]
-        flags = [
-            f"--allow-domain {_name(target)}" for target, _ in common if target in self._liftable
-        ]
+        if self._without_token:
+            lines.append(WITHOUT_TOKEN)
+        flags = [f"{ALLOW_FLAG} {clean(entry)}" for host in common for entry in host.lifting]
         if flags:
-            lines.append(f"to allow: {' '.join(flags)}")
+            lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
         return [*lines, f"details: nono-trio audit show {session_id}"]
 
-
-def _name(target: tuple[str, int | None]) -> str:
-    host, port = target
-    text = clean(host) or "(malformed request)"
-    if ":" in text and port is not None:
-        text = f"[{text}]"
-    return text if port is None else f"{text}:{port}"
+    @property
+    def _shown(self) -> int:
+        """Denials as a person counts them: not the look-up before a request, which is a record
+        of its own."""
+        before = sum(host.look_ups for host in self._hosts.values() if host.ports)
+        return self.total - self._told_elsewhere - before

@@ -54,7 +54,9 @@ _TO_QUESTION: Final = 0xC000 | _HEADER.size  # a compression pointer: our answer
 _RESPONSE: Final = 0x8000
 _OPCODE: Final = 0x7800
 _RECURSION_AVAILABLE: Final = 0x0080  # a stub resolver's question is answered whole
-_KEPT: Final = 0x0110  # recursion desired (RFC 1035 4.1.1), checking disabled (RFC 4035 3.2.2)
+# Operation, recursion desired (RFC 1035 4.1.1), checking disabled (RFC 4035 3.2.2). A client that
+# gets back another operation than it asked for takes the answer for somebody else's.
+_KEPT: Final = _OPCODE | 0x0110
 _DNSSEC_OK: Final = 0x8000  # in the flags of OPT, kept as well (RFC 3225 3)
 
 _UNUSUAL = re.compile(rb"[^!-\x7e]|[.\\]")

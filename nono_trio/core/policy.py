@@ -3,6 +3,8 @@
 Rules of this file:
 - Order: network blocked, metadata and never-allowed addresses, deny entries, allow entries, default
   deny. Deny beats allow; nothing lifts the second.
+- Each allow entry stands by itself: what one of them lets through goes through, whatever the others
+  say. So of several entries for a host the one that asks least of a connection decides.
 - `decide` goes by name alone and comes before DNS, so a denied name is never looked up.
   `check_address` comes after DNS, for every address of the answer.
 - Loopback needs an entry that says loopback, or a pin. Private ranges need an exact entry, or a
@@ -23,12 +25,16 @@ from nono_trio.core.addresses import (
     parse_address,
     spellings,
 )
+from nono_trio.core.denials import not_allowed
 from nono_trio.core.hosts import Host
 from nono_trio.core.rules import (
     ALLOW_FLAG,
     ANY_PORT,
     DENY_FLAG,
     RESOLVE_FLAG,
+    TCP_SCHEME,
+    TLS_SCHEME,
+    Inspection,
     is_localhost,
     is_metadata_name,
     parse_allow,
@@ -38,7 +44,7 @@ from nono_trio.core.rules import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nono_trio.core.addresses import Address
     from nono_trio.core.rules import Rule
@@ -52,40 +58,56 @@ class Verdict:
     """What policy says. `rule` is the entry that decided, as written; None for a built-in rule.
 
     `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that
-    would change it; None where none would.
+    would change it; None where none would. `inspection` is what an allowed connection has to show.
     """
 
     allowed: bool
     rule: str | None = None
     reason: str | None = None
     hint: str | None = None
+    inspection: Inspection = Inspection.NAME
+    scheme: str = ""
+    """The scheme of an entry that allows more than a plain one: the record names such an entry."""
+    tls_only: bool = False
+    """Every entry that allows it says TLS, so that plain HTTP is none of what is meant."""
+
+    @property
+    def note(self) -> str | None:
+        """What the record of an allowed request says about it; None where it was a plain entry."""
+        return f"{ALLOW_FLAG} {self.rule}" if self.scheme else None
 
 
 class RuleTable:
     """Entries by host and port: two dict reads for the host, two more for each parent of it."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._exact: dict[tuple[str, int], Rule] = {}
-        self._below: dict[tuple[str, int], Rule] = {}
+        self._exact: dict[tuple[str, int], list[Rule]] = {}
+        self._below: dict[tuple[str, int], list[Rule]] = {}
         self.ports: set[int] = set()
+        self.tunnelled: set[int] = set()
+        """Ports of tcp:// entries, ANY_PORT among them for `:*`."""
         for rule in rules:
             self.ports.update(port for port in rule.ports if port != ANY_PORT)
+            if rule.scheme == TCP_SCHEME:
+                self.tunnelled.update(rule.ports)
             table = self._below if rule.wildcard else self._exact
             for port in rule.ports:
-                table.setdefault((rule.host.name, port), rule)
+                table.setdefault((rule.host.name, port), []).append(rule)
 
-    def find(self, host: Host, port: int) -> Rule | None:
-        """The entry for a host and port: exact before wildcard, the nearest suffix first."""
-        found = _at(self._exact, host.name, port)
-        if found is not None or host.address is not None or not self._below:
-            return found
+    def find(self, host: Host, port: int) -> Iterator[Rule]:
+        """The entries for a host and port: exact before wildcard, the nearest suffix first."""
+        yield from _at(self._exact, host.name, port)
+        if host.address is not None or not self._below:
+            return
         parents = with_parents(host.name)
         next(parents)  # *.example.com does not cover example.com
-        return next((rule for name in parents if (rule := _at(self._below, name, port))), None)
+        for name in parents:
+            yield from _at(self._below, name, port)
 
 
-def _at(table: dict[tuple[str, int], Rule], name: str, port: int) -> Rule | None:
-    return table.get((name, port)) or table.get((name, ANY_PORT))
+def _at(table: dict[tuple[str, int], list[Rule]], name: str, port: int) -> Iterator[Rule]:
+    yield from table.get((name, port), ())
+    yield from table.get((name, ANY_PORT), ())
 
 
 class Policy:
@@ -136,6 +158,10 @@ class Policy:
         """The ports that allow entries name, or stand for by having none; not those of `:*`."""
         return frozenset(self._allow.ports)
 
+    def tunnels(self, port: int) -> bool:
+        """Whether a connection to `port` may be one of which nothing is looked at at all."""
+        return not self._allow.tunnelled.isdisjoint((port, ANY_PORT))
+
     def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
         """Pinned addresses to dial instead of asking DNS, in their order; None without a pin."""
         pinned = self._pins.get((host.name, port))
@@ -167,14 +193,21 @@ class Policy:
         denial = self._deny_rule(spelled, port)
         if denial is not None:
             return _denied(f"{shown} is on the deny list", denial)
-        rule = self._allow.find(host, port)
-        if rule is not None:
-            return Verdict(True, rule.text)
+        rules = [*self._allow.find(host, port)]
+        if rules:
+            rule = max(rules, key=lambda rule: rule.inspection(port))  # of equals the nearest
+            return Verdict(
+                True,
+                rule.text,
+                inspection=rule.inspection(port),
+                scheme=rule.scheme,
+                tls_only=all(one.scheme == TLS_SCHEME for one in rules),
+            )
         hint = f"allow it with {ALLOW_FLAG} {shown}"
-        return Verdict(False, None, f"{shown} is not on the allowlist", hint)
+        return Verdict(False, None, not_allowed(shown), hint)
 
     def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
-        return next((rule for one in spelled if (rule := self._deny.find(one, port))), None)
+        return next((rule for one in spelled for rule in self._deny.find(one, port)), None)
 
     def _check_reached(self, host: Host, port: int, reached: Reached) -> Verdict | None:
         """The denial of one address of an allowed host, or None."""
@@ -192,8 +225,7 @@ class Policy:
             return True
         if reached.host.address in self._pins.get((host.name, port), ()):
             return True
-        rule = self._allow.find(host, port)
-        return rule is not None and _may_reach(rule, reached.address_class)
+        return any(_may_reach(rule, reached.address_class) for rule in self._allow.find(host, port))
 
 
 @dataclass(frozen=True, slots=True)

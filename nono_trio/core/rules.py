@@ -3,6 +3,9 @@
 Rules of this file:
 - An entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT], IPV4[:PORT] or [IPV6][:PORT]. Without a port an
   allow entry means 80 and 443, a deny entry every port.
+- tls:// and tcp:// before it say how little has to be known of the bytes that go there: an allow
+  entry only, for a deny entry denies whatever is spoken. tls:// means 443, or the one port that is
+  named; tcp:// has no port that could be meant, so one is named.
 - Everything else is a UsageError that names the flag and the entry: a rule that silently means
   something else is worse than none.
 - What no rule may open (metadata, link-local and the like) is refused here already, so that
@@ -12,7 +15,8 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nono_trio.core.addresses import classify
@@ -30,7 +34,9 @@ DENY_FLAG: Final = "--deny-domain"
 RESOLVE_FLAG: Final = "--resolve"
 
 ANY_PORT: Final = 0  # not a port of its own: TCP reserves it
-WEB_PORTS: Final = (80, 443)
+HTTP_PORT: Final = 80
+TLS_PORT: Final = 443
+WEB_PORTS: Final = (HTTP_PORT, TLS_PORT)
 MAX_PORT: Final = 65535
 
 # They and all names below them answer with credentials of the machine. Bare ones resolve through
@@ -50,20 +56,55 @@ METADATA_NAMES: Final = frozenset(
 )
 LOCALHOST: Final = "localhost"
 
+TLS_SCHEME: Final = "tls://"
+TCP_SCHEME: Final = "tcp://"
+
+_DEFAULT_PORTS: Final[dict[str, tuple[int, ...]]] = {
+    "": WEB_PORTS,
+    TLS_SCHEME: (TLS_PORT,),
+    TCP_SCHEME: (),
+}
+_SCHEME = re.compile(r"(?:tls|tcp)://", re.IGNORECASE)
 _ENTRY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
 _FORMS = "an entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT] or [IPV6]:PORT"
 
 
+class Inspection(IntEnum):
+    """What a connection of a program without a proxy has to show; a larger one shows less.
+
+    (A CONNECT names its host itself; what moves through its tunnel is never looked at.)
+    """
+
+    NAME = 0
+    """The host's name in the open: in the Host field on port 80, elsewhere in the TLS hello."""
+    TLS = 1
+    """A TLS hello, which may hide its name or have none; a name in the open is the host's."""
+    NONE = 2
+    """Nothing: the bytes are passed on as they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry: `host` is the exact host, or the suffix when `wildcard` is set."""
+    """One entry: `host` is the exact host, or the suffix when `wildcard` is set.
+
+    `scheme` is TLS_SCHEME, TCP_SCHEME or "".
+    """
 
     text: str
     host: Host
     wildcard: bool
     ports: tuple[int, ...]
+    scheme: str = ""
+
+    def inspection(self, port: int) -> Inspection:
+        """What the entry asks of a connection to `port`."""
+        if self.scheme == TLS_SCHEME:
+            return Inspection.TLS
+        if self.scheme == TCP_SCHEME or port not in WEB_PORTS:
+            return Inspection.NONE
+        return Inspection.NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +137,11 @@ def with_parents(name: str) -> Iterator[str]:
 
 def parse_allow(text: str) -> Rule:
     """Parse an --allow-domain entry. Raises UsageError, also for what nothing may open."""
-    rule = _parse_entry(ALLOW_FLAG, text, WEB_PORTS)
+    scheme, entry = _split_scheme(text)
+    rule = _parse_entry(ALLOW_FLAG, text, entry, _DEFAULT_PORTS[scheme])
+    if scheme:
+        _check_scheme_port(text, scheme, entry, rule)
+        rule = replace(rule, scheme=scheme)
     host = rule.host
     if is_metadata_name(host.name):
         _refuse_protected(ALLOW_FLAG, text, "a cloud metadata name")
@@ -109,7 +154,11 @@ def parse_allow(text: str) -> Rule:
 
 def parse_deny(text: str) -> Rule:
     """Parse a --deny-domain entry. Raises UsageError."""
-    return _parse_entry(DENY_FLAG, text, (ANY_PORT,))
+    scheme, entry = _split_scheme(text)
+    if scheme:
+        hint = f"write {entry}, which denies it whatever is spoken"
+        _refuse(DENY_FLAG, text, f"expected a host without {scheme}", hint)
+    return _parse_entry(DENY_FLAG, text, text, (ANY_PORT,))
 
 
 def parse_pin(text: str) -> Pin:
@@ -135,10 +184,29 @@ def _parse_pinned(text: str, address_text: str, hint: str) -> Address:
     return host.address
 
 
-def _parse_entry(flag: str, text: str, default_ports: tuple[int, ...]) -> Rule:
-    if "/" in text:
+def _split_scheme(text: str) -> tuple[str, str]:
+    """The scheme in lower case, "" without one, and what stands behind it."""
+    match = _SCHEME.match(text)
+    return ("", text) if match is None else (match[0].lower(), text[match.end() :])
+
+
+def _check_scheme_port(text: str, scheme: str, entry: str, rule: Rule) -> None:
+    if not rule.ports:
+        hint = f"write the port that is meant, as in {scheme}{rule.host.bracketed()}:22, or :*"
+        _refuse(ALLOW_FLAG, text, "expected a port, got none", hint)
+    if scheme == TLS_SCHEME and ANY_PORT in rule.ports:
+        hint = "name each port, or write tcp:// for whatever is spoken on any"
+        _refuse(ALLOW_FLAG, text, "expected one port for TLS, got all", hint)
+    if scheme == TLS_SCHEME and HTTP_PORT in rule.ports:
+        hint = f"write {TCP_SCHEME}{entry} if it is not plain HTTP that is spoken there"
+        _refuse(ALLOW_FLAG, text, f"expected a port for TLS, got {HTTP_PORT}", hint)
+
+
+def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...]) -> Rule:
+    """Parse `entry`, which is what `text` has behind a scheme."""
+    if "/" in entry:
         _refuse(flag, text, "expected a host, got a URL or path", _FORMS)
-    host_text, port_text = _split(flag, text)
+    host_text, port_text = _split(flag, text, entry)
     wildcard = host_text.startswith("*")
     if wildcard:
         host_text = _suffix(flag, text, host_text)
@@ -152,10 +220,10 @@ def _parse_entry(flag: str, text: str, default_ports: tuple[int, ...]) -> Rule:
     return Rule(text, host, wildcard, ports)
 
 
-def _split(flag: str, text: str) -> tuple[str, str | None]:
-    if text.count(":") > 1 and "[" not in text:  # IPv6 without brackets has no room for a port
-        return text, None
-    match = _ENTRY.fullmatch(text)
+def _split(flag: str, text: str, entry: str) -> tuple[str, str | None]:
+    if entry.count(":") > 1 and "[" not in entry:  # IPv6 without brackets has no room for a port
+        return entry, None
+    match = _ENTRY.fullmatch(entry)
     if match is None:
         _refuse(flag, text, "expected a host and at most one port", _FORMS)
     return match[1], match[2]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Subject:
     """What a decision is about. `target` is "" when none could be read.
 
-    `presented` is None for a request without a token.
+    `presented` is None for a request without a token. `note` is what the record says if the request
+    is allowed: the entry, where that is one that lets more through than a plain one would.
     """
 
     mode: Mode
@@ -31,6 +32,7 @@ class Subject:
     method: str | None = None
     path: str | None = None
     presented: AuthOutcome | None = None
+    note: str | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ def allowed(subject: Subject, now: int) -> NetworkEvent:
         port=subject.port,
         method=subject.method,
         path=subject.path,
+        reason=subject.note,
     )
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from nono_trio.core.denials import entry, lifted_by
 from nono_trio.core.heads import presented_token
+from nono_trio.core.rules import ALLOW_FLAG
 from nono_trio.proxy import auth
 from nono_trio.proxy.decisions import Refusal
 from nono_trio.proxy.request import Request, malformed_subject, read_request
@@ -88,6 +90,15 @@ class Gate:
         if host.address is not None and self._directory.is_own(host.name, port):
             return Refusal(403, "the target is this proxy itself", category="host_denied")
         verdict = self._policy.decide(host, port)
-        if verdict.allowed:
-            return None
-        return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
+        if not verdict.allowed:
+            return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
+        if request.plain is not None and verdict.tls_only:
+            return _not_tls(entry(host.name, port))
+        request.subject.note = verdict.note
+        return None
+
+
+def _not_tls(plain_entry: str) -> Refusal:
+    """For a plain request to where the entry that allows it says that TLS is spoken."""
+    reason = lifted_by(f"{plain_entry} is allowed for TLS, this is plain HTTP", plain_entry)
+    return Refusal(403, reason, f"allow it with {ALLOW_FLAG} {plain_entry}", "host_denied")

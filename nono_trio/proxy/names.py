@@ -26,6 +26,7 @@ import trio
 from nono_trio.audit.files import unix_ms
 from nono_trio.core import dns
 from nono_trio.core.bad_request import MAX_SHOWN_TARGET
+from nono_trio.core.denials import LOOK_UP, UNTOLD
 from nono_trio.core.events import NetworkEvent
 from nono_trio.core.hosts import BadHost, Host, parse_host
 from nono_trio.core.rules import ANY_PORT, LOCALHOST, is_localhost
@@ -42,10 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DNS_PORT: Final = 53
-METHOD: Final = "DNS"
 LOOPBACK_IPV4: Final = IPv4Address("127.0.0.1")
 LOOPBACK_IPV6: Final = IPv6Address("::1")
-UNTOLD: Final = "nono-trio:dns"  # the target of the record that tells what no other record told
 
 
 class NameService:
@@ -157,7 +156,7 @@ class NameService:
             denial_category="host_denied",
             target=target[:MAX_SHOWN_TARGET],
             port=DNS_PORT,
-            method=METHOD,
+            method=LOOK_UP,
             reason=reason,
         )
 

@@ -42,7 +42,10 @@ class OriginGate:
         head = parse_head(raw)
         target = origin_target(head, self._host, self._port)
         request, rest = read_plain(head, target, unread)
-        return request, self._refusal(target.host), rest
+        refusal = self._refusal(target.host)
+        if refusal is None:
+            request.subject.note = self._policy.decide(target.host, self._port).note
+        return request, refusal, rest
 
     def malformed(self, _raw: bytes, _fault: BadRequest) -> Subject:
         """As `gate.Judge.malformed`: the connection has told where it goes."""

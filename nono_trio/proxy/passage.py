@@ -5,11 +5,19 @@ The order is that of handler.py: decided by name, recorded, and only then looked
 the hello asks for; a name that is denied anyway is refused without waiting.
 
 Which name a hello may ask for: on a connection to a name, that name. On one to a literal address
-any allowed name, and that name is what is dialled. No name at all is right for a literal alone:
-RFC 6066 3 knows no addresses there, so an entry for the address itself says that none is expected.
+any allowed name, and that name is what is dialled. No name at all is right for a literal alone
+(RFC 6066 3 knows no addresses there, so an entry for the address itself says that none is
+expected), else it takes an entry tls://HOST.
+
+Such an entry also lets a hello hide its name (ECH). What it asks for then is known to nobody but
+the server, which may serve other names behind it: that is the price of the entry, and why a plain
+one does not do. The name that stands outside must be the host all the same, or an allowed one: a
+server's public name that is allowed too leads nowhere new, and one that is not is refused as any
+name that is not on the list, so that whoever reviews the list sees it.
 
 Rules of this file: a refusal is what the program can show: an alert where TLS is spoken, a reset
-elsewhere, never bytes that could be taken for the server's.
+elsewhere, never bytes that could be taken for the server's. The reason, which is recorded, says
+which entry would have done.
 """
 
 from __future__ import annotations
@@ -18,7 +26,9 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.client_hello import BadHello, ClientHello, read_client_hello
+from nono_trio.core.denials import entry, lifted_by
 from nono_trio.core.hosts import BadHost, Host, parse_host
+from nono_trio.core.rules import TCP_SCHEME, TLS_SCHEME, Inspection
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.decisions import Refusal, Subject, allowed, denied
 from nono_trio.proxy.origin_gate import judged
@@ -29,7 +39,6 @@ if TYPE_CHECKING:
 
 NO_NAME: Final = "the TLS hello names no host (no SNI)"
 HIDDEN_NAME: Final = "the TLS hello hides the host it asks for (ECH)"
-HINT: Final = "have the program use the proxy in HTTPS_PROXY, which is told the name"
 
 _MISDIRECTED: Final = 421  # RFC 9110 15.5.20, for what is no status here: another name is meant
 _FATAL: Final = 2
@@ -68,6 +77,7 @@ class Passage(Visit):
         host, refusal = wanted
         subject = Subject("connect", host.name, self._port, self.method)
         if refusal is None:
+            subject.note = self._policy.decide(host, self._port).note
             refusal = await self._pass(host, subject)
         if refusal is not None:
             await self._at.recorder.record(denied(subject, refusal, self._at.now()))
@@ -126,8 +136,7 @@ class TlsPassage(Passage):
             hello = await self._read_hello()
         except BadHello as fault:
             self._speaks_tls = fault.is_tls
-            fallback = Refusal(400, fault.reason, HINT, "host_denied")
-            return self._host, refusal or fallback
+            return self._host, refusal or self._malformed(fault)
         if hello is not None:
             return self._asked_for(hello)
         return None if refusal is None else (self._host, refusal)
@@ -165,22 +174,47 @@ class TlsPassage(Passage):
         return bool(more)
 
     def _asked_for(self, hello: ClientHello) -> tuple[Host, Refusal | None]:
-        host, is_literal = self._host, self._host.address is not None
-        if hello.hides_name:
-            return host, self._judged(host) or _misdirected(HIDDEN_NAME)
-        if hello.server_name is None:
-            return host, self._judged(host) if is_literal else _misdirected(NO_NAME)
+        """The host to go to, or the one that the refusal is about."""
+        host = self._host
+        is_literal = host.address is not None
         try:
-            asked = parse_host(hello.server_name)
+            asked = host if hello.server_name is None else parse_host(hello.server_name)
         except BadHost as fault:
-            return host, _misdirected(f"the TLS hello's server name can't be read: {fault.reason}")
+            reason = f"the TLS hello's server name can't be read: {fault.reason}"
+            return host, _misdirected(reason)
+        if hello.hides_name:
+            return self._hidden(asked if is_literal and not self._may_hide(host) else host, asked)
+        if hello.server_name is None and not is_literal and not self._may_hide(host):
+            return host, _misdirected(self._needs_tls(NO_NAME, host))
         if is_literal or asked == host:
             return asked, self._judged(asked)
         reason = (
             f"the TLS hello asks for {asked.bracketed()},"
             f" but the connection is to {host.bracketed()}"
         )
-        return asked, Refusal(_MISDIRECTED, reason, category="host_denied")
+        return asked, _misdirected(reason)
+
+    def _hidden(self, host: Host, outside: Host) -> tuple[Host, Refusal | None]:
+        """What to do about a hello to `host` that hides its name behind another, `outside`."""
+        refusal = self._judged(host)
+        if refusal is None and not self._may_hide(host):
+            refusal = _misdirected(self._needs_tls(HIDDEN_NAME, host))
+        if refusal is None and outside != host:
+            refusal = self._judged(outside)
+            return (host if refusal is None else outside), refusal
+        return host, refusal
+
+    def _may_hide(self, host: Host) -> bool:
+        return self._policy.decide(host, self._port).inspection >= Inspection.TLS
+
+    def _needs_tls(self, reason: str, host: Host) -> str:
+        return lifted_by(reason, entry(host.name, self._port, TLS_SCHEME))
+
+    def _malformed(self, fault: BadHello) -> Refusal:
+        reason = fault.reason
+        if not fault.is_tls:
+            reason = lifted_by(reason, entry(self._host.name, self._port, TCP_SCHEME))
+        return Refusal(400, reason, category="host_denied")
 
     async def _answer(self, refusal: Refusal) -> None:
         if self._speaks_tls:
@@ -190,7 +224,7 @@ class TlsPassage(Passage):
 
 
 def _misdirected(reason: str) -> Refusal:
-    return Refusal(_MISDIRECTED, reason, HINT, "host_denied")
+    return Refusal(_MISDIRECTED, reason, category="host_denied")
 
 
 def alert(status: int) -> bytes:

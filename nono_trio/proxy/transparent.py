@@ -17,6 +17,7 @@ import trio
 
 from nono_trio.core.addresses import parse_address
 from nono_trio.core.hosts import Host
+from nono_trio.core.rules import HTTP_PORT, TLS_PORT, WEB_PORTS, Inspection
 from nono_trio.core.synthetic import SyntheticNames
 from nono_trio.proxy.dns_sockets import serve_connections, serve_datagrams
 from nono_trio.proxy.handler import Handler
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     WantedAddress: TypeAlias = Callable[[socket.socket], tuple[str, int]]
 
-HTTP_PORT: Final = 80
-TLS_PORT: Final = 443
 LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
 
 _TCP = re.compile(r"tcp[46]:([0-9]+)")
@@ -98,28 +97,24 @@ class Transparent:
     def _serve_port(
         self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
     ) -> None:
-        visits = {HTTP_PORT: self.visit_http, TLS_PORT: self.visit_tls}.get(port, self.visit_tcp)
-        if port in (HTTP_PORT, TLS_PORT):  # elsewhere the server may be the one to speak first
+        # Where nothing is looked at the server may be the one to speak first.
+        if port in WEB_PORTS and not self._policy.tunnels(port):
             defer_accept(listener)
-        nursery.start_soon(self._proxy.serve_with, visits, listener, handlers)
+        nursery.start_soon(self._proxy.serve_with, self.visit, listener, handlers)
 
-    def visit_http(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
-        """A `VisitFactory` for plain HTTP: each request's host is decided."""
+    def visit(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
+        """A `VisitFactory`: what serves a connection follows from where it is to go, by port and
+        by what the entry for the host asks of it."""
         host, port = self._target(client)
-        judge = OriginGate(self._policy, host, port)
-        return Handler(client, surroundings, full=full, judge=judge)
-
-    def visit_tls(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
-        """A `VisitFactory` for TLS: the connection is decided with the name in its hello."""
-        host, port = self._target(client)
-        return TlsPassage(
-            client, surroundings, full=full, policy=self._policy, host=host, port=port
+        inspection = self._policy.decide(host, port).inspection
+        if port == HTTP_PORT and inspection is Inspection.NAME:
+            judge = OriginGate(self._policy, host, port)
+            return Handler(client, surroundings, full=full, judge=judge)
+        is_tls = inspection is Inspection.TLS or (
+            port == TLS_PORT and inspection is Inspection.NAME
         )
-
-    def visit_tcp(self, client: Client, surroundings: Surroundings, *, full: bool) -> Visit:
-        """A `VisitFactory` for whatever else: the connection is decided by its address."""
-        host, port = self._target(client)
-        return Passage(client, surroundings, full=full, policy=self._policy, host=host, port=port)
+        kind = TlsPassage if is_tls else Passage
+        return kind(client, surroundings, full=full, policy=self._policy, host=host, port=port)
 
     def _target(self, client: Client) -> tuple[Host, int]:
         text, port = self._wanted(client.sock)
