@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import xxhash
 
-from nono_trio.audit import ledger, store
+from nono_trio.audit import ledger, machine, store
 from nono_trio.core import events
 from nono_trio.core.merkle import merkle_root
 from nono_trio.core.metadata import (
@@ -221,8 +221,8 @@ def alive_facts():
     """Facts that say this very process supervises the session."""
     return {
         "supervisor_pid": os.getpid(),
-        "supervisor_start_ticks": store.process_start_ticks(os.getpid()),
-        "boot_id": store.boot_id(),
+        "supervisor_start_ticks": machine.process_start_ticks(os.getpid()),
+        "boot_id": machine.boot_id(),
     }
 
 

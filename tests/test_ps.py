@@ -14,7 +14,7 @@ import pytest
 import sealed_session as made
 from harness import NONO_TRIO, PYTHON_GRANTS, processes_with, wait_until
 
-from nono_trio.audit import store
+from nono_trio.audit import machine, store
 from nono_trio.cli import main as command_line
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.session import processes
@@ -54,8 +54,8 @@ def sleeper():
 def facts_of(pid):
     return {
         "supervisor_pid": pid,
-        "supervisor_start_ticks": store.process_start_ticks(pid),
-        "boot_id": store.boot_id(),
+        "supervisor_start_ticks": machine.process_start_ticks(pid),
+        "boot_id": machine.boot_id(),
     }
 
 
@@ -88,7 +88,7 @@ def test_columns(run, root):
     assert rows.keys() == {"alive00000000000", "crashed000000000"}
     assert rows["alive00000000000"][:3] == ["web", "running", str(os.getpid())]
     assert rows["crashed000000000"][:4] == ["-", "crashed", "gone", "-"]
-    assert rows["crashed000000000"][4:] == ["namespace", "agent", "--token", "[REDACTED]"]
+    assert rows["crashed000000000"][4:] == ["namespace", "agent", "--token", "'[REDACTED]'"]
 
 
 def test_all_shows_sealed_ones(run, root):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nono_trio.audit import store
+from nono_trio.audit import machine, store
 from nono_trio.core.metadata import NonoTrioFacts, SessionMetadata
 from nono_trio.errors import LogUnreadable, UsageError
 
@@ -37,8 +37,8 @@ def mode(path):
 def here(**changes):
     facts = {
         "supervisor_pid": os.getpid(),
-        "supervisor_start_ticks": store.process_start_ticks(os.getpid()),
-        "boot_id": store.boot_id(),
+        "supervisor_start_ticks": machine.process_start_ticks(os.getpid()),
+        "boot_id": machine.boot_id(),
     }
     return metadata(**(facts | changes))
 
@@ -173,8 +173,8 @@ def test_a_session_without_facts_is_not_alive():
 
 def test_a_zombie_is_not_alive():
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    ticks = store.process_start_ticks(child.pid)
+    ticks = machine.process_start_ticks(child.pid)
     assert ticks is not None
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # exited, not yet reaped
-    assert store.process_start_ticks(child.pid) is None
+    assert machine.process_start_ticks(child.pid) is None
     child.wait()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import xxhash
 
+from nono_trio.audit.machine import sync_data
 from nono_trio.core.merkle import MerkleAccumulator
 from nono_trio.core.record import encode_record
 
@@ -72,7 +73,7 @@ class AppendFile:
 
     def sync(self) -> None:
         """Make everything appended durable; blocks for as long as the disk takes."""
-        os.fdatasync(self.descriptor)
+        sync_data(self.descriptor)
 
     def check_identity(self) -> None:
         """Raise OSError if the file was deleted, replaced or resized underneath.

@@ -19,6 +19,7 @@ import msgspec
 from nono_trio import __version__
 from nono_trio.audit import ledger, store
 from nono_trio.audit.files import LogFiles, rfc3339
+from nono_trio.audit.machine import boot_id, process_start_ticks
 from nono_trio.core.events import Network
 from nono_trio.core.metadata import (
     MAX_NETWORK_EVENTS,
@@ -145,8 +146,8 @@ def _open_facts(facts: SessionFacts) -> NonoTrioFacts:
         name=facts.name,
         status="open",
         supervisor_pid=os.getpid(),
-        supervisor_start_ticks=store.process_start_ticks(os.getpid()) or 0,
-        boot_id=store.boot_id(),
+        supervisor_start_ticks=process_start_ticks(os.getpid()) or 0,
+        boot_id=boot_id(),
         isolation=facts.isolation,
         enforcement=list(facts.enforcement),
         audit_mode=facts.audit_mode,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nono_trio.audit.ledger import sync_directory
+from nono_trio.audit.machine import boot_id, process_start_ticks
+from nono_trio.audit.regular import open_regular
 from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import (
     NonoTrioFacts,
@@ -138,7 +140,7 @@ def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
 def read_metadata(directory: Path) -> SessionMetadata:
     """The whole session.json; raises LogUnreadable when it is missing or is none."""
     try:
-        return decode_metadata((directory / SESSION).read_bytes())
+        return decode_metadata(_session_text(directory))
     except OSError as error:
         raise LogUnreadable(
             f"{directory / SESSION} can't be read: {error.strerror or error}"
@@ -150,9 +152,14 @@ def read_metadata(directory: Path) -> SessionMetadata:
 def read_summary(directory: Path) -> SessionSummary | None:
     """session.json without its network events; None when it is missing or unreadable."""
     try:
-        return decode_summary((directory / SESSION).read_bytes())
+        return decode_summary(_session_text(directory))
     except (OSError, *MALFORMED):
         return None
+
+
+def _session_text(directory: Path) -> bytes:
+    with open_regular(directory / SESSION) as file:
+        return file.read()
 
 
 def sessions(audit_root: Path) -> list[StoredSession]:
@@ -213,24 +220,6 @@ def is_alive(metadata: SessionMetadata | SessionSummary) -> bool:
     return ticks is not None and ticks == facts.supervisor_start_ticks
 
 
-def process_start_ticks(pid: int) -> int | None:
-    """Field 22 of /proc/<pid>/stat; None when there is no such process or it is a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (OSError, ValueError):
-        return None
-    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold spaces and brackets
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def boot_id() -> str:
-    """What tells this boot from any other; empty where the kernel does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
-
-
 def parse_time(text: str) -> datetime | None:
     """An RFC 3339 time with its offset (UTC if it has none); None when it is no time."""
     try:
@@ -264,10 +253,20 @@ def _by_prefix(known: list[StoredSession], text: str) -> Path | None:
     return fitting[0].directory if fitting else None
 
 
+def _with_a_log(path: Path) -> Path:
+    """Return a path that may be a session: not any directory is one."""
+    if path.is_dir() and not any((path / name).exists() for name in (LOG, SESSION)):
+        raise LogUnreadable(
+            f"expected a session, got the directory {path}, which has no log in it",
+            hint="see `nono-trio audit list`",
+        )
+    return path
+
+
 def _existing_path(text: str, audit_root: Path | None = None) -> Path:
     path = Path(text)
     if text and path.exists():
-        return path
+        return _with_a_log(path)
     where = f" in {audit_root}" if audit_root else ""
     raise LogUnreadable(
         f"expected a session, got {text!r}, which is none{where}",

@@ -78,4 +78,9 @@ def _summary(isolation: str | None) -> str:
             "runs are isolated in part on this machine: `auto` takes --isolation landlock, which"
             " says what it leaves open"
         )
+    if isolation == "seatbelt":
+        return (
+            "runs are isolated in part on this machine: `auto` takes --isolation seatbelt, which is"
+            " untested and says what it leaves open"
+        )
     return "runs can't be isolated on this machine"

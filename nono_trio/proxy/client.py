@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import socket
 import struct
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 MAX_DISCARDED: Final = 16 * 1024 * 1024  # bytes thrown away while the peer reads our last answer
 
+# Where the answer can't be made to wait, it goes out by itself: one packet more.
+if sys.platform == "linux":
+    _MORE: Final = socket.MSG_MORE
+else:
+    _MORE: Final = 0
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
 
 
@@ -124,7 +130,7 @@ class Client:
         two, and the peer wakes up once.
         """
         with suppress(BlockingIOError):
-            self.sock.send(data, socket.MSG_MORE)
+            self.sock.send(data, _MORE)
 
     async def drain(self, seconds: float, last: bytes = b"") -> None:
         """Send `last`, say that nothing more comes, and throw away what the peer still sends.

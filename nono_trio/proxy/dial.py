@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
@@ -62,14 +63,33 @@ def _start(address: str, port: int) -> _Attempt:
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = _non_blocking(family)
     except OSError as error:  # no descriptor left, or no IPv6 on this machine
         return _Attempt(address, None, error.errno or errno.EMFILE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     problem = sock.connect_ex((address, port))
     if problem == errno.EINPROGRESS:
-        problem = sock.connect_ex((address, port))
+        problem = _ask_again(sock, address, port)
     return _Attempt(address, sock, problem)
+
+
+if sys.platform == "linux":
+
+    def _non_blocking(family: socket.AddressFamily) -> socket.socket:
+        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+    def _ask_again(sock: socket.socket, address: str, port: int) -> int:
+        return sock.connect_ex((address, port))
+
+else:
+
+    def _non_blocking(family: socket.AddressFamily) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        return sock
+
+    def _ask_again(_sock: socket.socket, _address: str, _port: int) -> int:
+        return errno.EALREADY  # elsewhere a second connect may begin anew: it is waited for
 
 
 class _Race:

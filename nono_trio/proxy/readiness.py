@@ -12,22 +12,27 @@ nothing to do is harmless, so all doubts are settled by waking.
 
 from __future__ import annotations
 
-import select
+import sys
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+
+if sys.platform == "darwin":
+    from nono_trio.proxy import kqueue as poller
+else:
+    import select as poller
 
 if TYPE_CHECKING:
     import socket
 
 Side: TypeAlias = Literal["client", "upstream"]
 
-_READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-_READ_WRITE: Final = _READ | select.EPOLLOUT
-_READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_ENDING: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_BROKEN: Final = select.EPOLLHUP | select.EPOLLERR
+_READ: Final = poller.EPOLLIN | poller.EPOLLRDHUP | poller.EPOLLET
+_READ_WRITE: Final = _READ | poller.EPOLLOUT
+_READABLE: Final = poller.EPOLLIN | poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
+_ENDING: Final = poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
+_BROKEN: Final = poller.EPOLLHUP | poller.EPOLLERR
 _MAX_EVENTS: Final = 512  # taken at once; what is left over wakes the dispatcher again
 
 
@@ -94,7 +99,7 @@ class Readiness:
     """All watched sockets of one proxy. `dispatch` must run for anyone to be woken."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll = poller.epoll()
         self._watches: dict[int, Watch] = {}
 
     def watch(self, sock: socket.socket, side: Side, waker: Waker) -> Watch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -234,5 +235,6 @@ def defer_accept(listener: socket.socket) -> None:
     """For protocols in which the client speaks first: have connections handed over with their first
     bytes, or after about a second without any. Then the first read finds a head and nothing needs
     to be waited for."""
-    with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+    if sys.platform == "linux":
+        with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

@@ -2,8 +2,8 @@
 
 Rules: everything is awaited without timeouts of its own (callers put scopes around it); leaving
 `Cage` always ends the whole tree. With a PID namespace that is killing the launcher, which takes
-PID 1 of the cage and with it every process inside; without one, PID 1's stand-in has to be left
-alive to do it, and is told by the end of the control socket.
+PID 1 of the cage and with it every process inside; without one, PID 1's stand-in (on macOS the
+launcher itself) has to be left alive to do it, and is told by the end of the control socket.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import trio
 
 from nono_trio.errors import CageFailed, CommandNotFound
 from nono_trio.sandbox import protocol
+from nono_trio.sandbox.process import ProcessHandle
 from nono_trio.sandbox.spawn import launch_error
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Cage:
         self._control = launched.control
         self._control.setblocking(False)
         self._decoder = protocol.Decoder()
-        self._pidfd = os.pidfd_open(launched.pid)
+        self._launcher = ProcessHandle(launched.pid)
         self._connecting: dict[int, _Connecting] = {}
         self._next_identity = 0
 
@@ -81,16 +82,16 @@ class Cage:
         self.kill()
         for _ in range(2):
             with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
-                await trio.lowlevel.wait_readable(self._pidfd)
+                await self._launcher.ended()
             if not reaping.cancelled_caught:
                 self._reap()
                 break
             self._kill_launcher()
         self._control.close()
-        os.close(self._pidfd)
+        self._launcher.close()
 
     def _reap(self) -> None:
-        os.waitid(os.P_PID, self._launched.pid, os.WEXITED | os.WNOHANG)
+        os.waitpid(self._launched.pid, 0)  # at once: it has ended
         self._launched.reaped = True
 
     def kill(self) -> None:
@@ -101,9 +102,9 @@ class Cage:
             self._kill_launcher()
 
     def _kill_launcher(self) -> None:
-        # Through the pidfd: the pid may have been reused by then.
+        # Through the handle: the pid may have been reused by then.
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._launcher.signal(signal.SIGKILL)
 
     async def go(self, command: str) -> None:
         """Let the child exec; raises CommandNotFound or CageFailed when that fails."""

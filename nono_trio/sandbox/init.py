@@ -28,7 +28,9 @@ class Init:
         self._child = child
         self._terminal = terminal
         self._decoder = protocol.Decoder()
-        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake, wake_write = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the wake-up is written
 
@@ -80,7 +82,8 @@ class Init:
 
     def _connect(self, port: int, identity: object) -> None:
         """Begin a connection to the child's own loopback; the supervisor waits for its outcome."""
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
             number = sock.connect_ex(("127.0.0.1", port))  # a refusal is told here, and only here
             message = {"connecting": identity, "errno": number}
             protocol.send(self._control, message, [sock.fileno()])

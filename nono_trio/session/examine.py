@@ -13,9 +13,10 @@ from nono_trio.errors import CageFailed, NonoTrioError
 from nono_trio.sandbox import probe
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.probe import Check
-from nono_trio.sandbox.spawn import NamespacesRefused, TransparentRefused
-from nono_trio.session.prepare import preferred_isolation, prepare_run
+from nono_trio.sandbox.spawn import GuardRefused, NamespacesRefused, TransparentRefused
+from nono_trio.session.prepare import prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE
+from nono_trio.session.systems import preferred_isolation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +28,18 @@ if TYPE_CHECKING:
 def examine(options: RunOptions) -> list[Check]:
     """Look at everything that isolation rests on, in the order in which a run needs it.
 
-    `options` are those of a run of something harmless.
+    `options` are those of a run of something harmless. Raises CageFailed on a system without a
+    cage.
     """
-    checks = [probe.check_kernel()]
+    on_macos = preferred_isolation(options) == "seatbelt"
+    checks = [] if on_macos else [probe.check_kernel()]
     try:
         library = load_library(library_path())
     except ImportError as error:
         return [*checks, Check("nono-py", "missing", str(error), fix="pip install nono-py")]
+    if on_macos:
+        seatbelt = probe.check_seatbelt(try_isolation(options, "seatbelt"))
+        return [*seatbelt, probe.check_limits()]
     checks.append(probe.check_landlock(library))
     failed = try_isolation(options, "namespace")
     if isinstance(failed, TransparentRefused):
@@ -46,7 +52,11 @@ def examine(options: RunOptions) -> list[Check]:
         checks.append(Check("cage", "ok", "built whole: capabilities dropped, Landlock applied"))
     elif not isinstance(failed, NamespacesRefused):
         checks.append(Check("cage", "missing", failed.message, fix=failed.hint))
-    checks.append(probe.check_fallback(try_isolation(options, "landlock"), library))
+    failed = try_isolation(options, "landlock")
+    guard = probe.check_guard(failed)
+    if isinstance(failed, GuardRefused):
+        failed = try_isolation(replace(options, guarded=False), "landlock")
+    checks += [probe.check_fallback(failed, library), guard]
     return [*checks, probe.check_pidfd(), probe.check_cgroup(), probe.check_limits()]
 
 
@@ -54,8 +64,10 @@ def best_isolation(checks: Sequence[Check]) -> Isolation | None:
     """What `run` gets by `auto` on a machine with these findings; None when it can't run at all."""
     if not any(check.degrades for check in checks):
         return "namespace"
-    works = any(check.name == probe.FALLBACK and check.state == "ok" for check in checks)
-    return "landlock" if works else None
+    works = {check.name for check in checks if check.state == "ok"}
+    if probe.SEATBELT in works:
+        return "seatbelt"
+    return "landlock" if probe.FALLBACK in works else None
 
 
 def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | None:

@@ -1,7 +1,7 @@
 """Sessions as processes: which run, what became of the others, and how one is asked to end.
 
 Loop-free: `ps`, `stop` and `inspect` must be quick. Rules of this file: a process is known by its
-pid *and* its start time, and signalled through a pidfd that was opened before the two were
+pid *and* its start time, and signalled through a handle that was opened before the two were
 compared, so a pid that somebody else got meanwhile is never signalled; the supervisor is never
 killed: it alone can seal the log, and it ends the whole tree of the child by itself.
 """
@@ -9,21 +9,21 @@ killed: it alone can seal the log, and it ends the whole tree of the child by it
 from __future__ import annotations
 
 import os
-import select
 import signal
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nono_trio.audit import store
 from nono_trio.audit.overview import Status, status_of
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
+from nono_trio.sandbox.process import ProcessHandle
+from nono_trio.session.process_table import LAUNCHERS, ProcessTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from nono_trio.audit.store import StoredSession
 
@@ -74,15 +74,16 @@ def look_at(session: StoredSession) -> Running:
     if status != "running" or pid is None:
         child: ChildState = "gone" if status == "crashed" else "ended"
         return Running(session, status, None, child, None, 0)
-    # Below the supervisor stands the launcher, below that the cage's PID 1, then the command; what
-    # the command's own processes leave behind comes to PID 1 later than it did.
-    cage = [init for launcher in _children(pid) for init in _children(launcher)]
-    commands = [command for init in cage for command in _children(init)]
+    table = ProcessTable()
+    cage = [pid]
+    for _ in range(LAUNCHERS):
+        cage = [process for above in cage for process in table.children(above)]
+    commands = [command for init in cage for command in table.children(init)]
     if not commands:
         # A proxy by itself has none; a run has none any more while its log is being sealed.
         state: ChildState = "none" if _is_proxy(session) else "ended"
         return Running(session, status, pid, state, None, 0)
-    return Running(session, status, pid, "running", commands[0], _count_below(cage))
+    return Running(session, status, pid, "running", commands[0], _count_below(table, cage))
 
 
 def overview(audit_root: Path, *, every: bool) -> list[Running]:
@@ -98,10 +99,10 @@ def stop(directory: Path, timeout_seconds: float) -> bool:
     makes it kill the tree at once, and seal all the same. Raises AuditLost when it ended without a
     seal, NonoTrioError when it does not run, did not end or can't be signalled.
     """
-    with _supervisor(directory) as pidfd:
+    with _supervisor(directory) as supervisor:
         for hurried, seconds in ((False, timeout_seconds), (True, HURRIED_SECONDS)):
-            _ask(pidfd, directory.name)
-            if _ended_within(pidfd, seconds):
+            _ask(supervisor, directory.name)
+            if supervisor.ended_within(seconds):
                 _require_sealed(directory)
                 return hurried
     raise NonoTrioError(
@@ -120,23 +121,25 @@ def _require_sealed(directory: Path) -> None:
 
 
 @contextmanager
-def _supervisor(directory: Path) -> Iterator[int]:
-    """A pidfd of the session's own supervisor; raises NonoTrioError when it is not there."""
+def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
+    """A handle to the session's own supervisor; raises NonoTrioError when it is not there."""
     summary = store.read_summary(directory)
     facts = summary.nono_trio if summary is not None else None
     pid = facts.supervisor_pid if isinstance(facts, NonoTrioFacts) else None
     try:
-        pidfd = os.pidfd_open(pid) if isinstance(pid, int) and pid > 0 else None
+        handle = ProcessHandle(pid) if isinstance(pid, int) and pid > 0 else None
     except ProcessLookupError:
-        pidfd = None
+        handle = None
+    except PermissionError as error:
+        raise _not_ours(directory.name) from error
     try:
-        # After the pidfd is open: if the process it stands for is the right one, it stays that.
-        if pidfd is None or summary is None or status_of(summary) != "running":
+        # After the handle is open: if the process it stands for is the right one, it stays that.
+        if handle is None or summary is None or status_of(summary) != "running":
             raise _not_running(directory)
-        yield pidfd
+        yield handle
     finally:
-        if pidfd is not None:
-            os.close(pidfd)
+        if handle is not None:
+            handle.close()
 
 
 def _not_running(directory: Path) -> NonoTrioError:
@@ -150,27 +153,21 @@ def _not_running(directory: Path) -> NonoTrioError:
     return NonoTrioError(f"session {name} is not running: {status}", hint="see `nono-trio ps`")
 
 
-def _ask(pidfd: int, session_id: str) -> None:
+def _ask(supervisor: ProcessHandle, session_id: str) -> None:
     """Send SIGTERM; a supervisor that was stopped (Ctrl-Z) is let go on, or it never sees it."""
     try:
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            supervisor.signal(signal.SIGTERM)
+            supervisor.signal(signal.SIGCONT)
     except PermissionError as error:
-        raise NonoTrioError(
-            f"session {session_id} can't be signalled: it belongs to another user",
-            hint="stop it as that user, or as root",
-        ) from error
+        raise _not_ours(session_id) from error
 
 
-def _ended_within(pidfd: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if poll.poll(left * 1000):
-            return True
-    return bool(poll.poll(0))
+def _not_ours(session_id: str) -> NonoTrioError:
+    return NonoTrioError(
+        f"session {session_id} can't be signalled: it belongs to another user",
+        hint="stop it as that user, or as root",
+    )
 
 
 # -- the tree below a supervisor ------------------------------------------------------------------
@@ -186,20 +183,10 @@ def _is_proxy(session: StoredSession) -> bool:
     return session.summary is not None and session.summary.command == ["nono-trio", "proxy"]
 
 
-def _count_below(roots: list[int]) -> int:
+def _count_below(table: ProcessTable, roots: list[int]) -> int:
     seen, pending = 0, [*roots]
     while pending and seen < MAX_COUNTED:
-        children = _children(pending.pop())
+        children = table.children(pending.pop())
         seen += len(children)
         pending += children
     return seen
-
-
-def _children(pid: int) -> list[int]:
-    """The children of every thread of a process; none where the kernel does not say."""
-    found: list[int] = []
-    with suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                found += map(int, (thread / "children").read_text("ascii").split())
-    return found

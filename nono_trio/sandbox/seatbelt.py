@@ -1,0 +1,60 @@
+"""What a cage of Seatbelt's is made of, holds and leaves open. macOS; not tested on a Mac.
+
+The texts say what nono-py's profile allows: `(deny default)`, then files as granted, signals and
+process information within the cage, Mach services but the keychain's, and of the network TCP to one
+port of this machine, being called at any port, and the system's resolver.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nono_trio.sandbox.spawn import CagePlan
+
+UNTESTED: Final = "the macOS cage was written without a Mac at hand and never run on one"
+
+# Beside the session's own temporary directory. Not /dev as a whole: it has the user's other
+# terminals. The command's own terminal is open already when it starts.
+OWN_GRANTS: Final = (
+    *((f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "tty")),
+    *((f"/dev/{name}", "read", True) for name in ("random", "urandom")),
+    ("/dev/fd", "read", False),
+)
+
+
+def closed_paths(denied: Iterable[str]) -> list[str]:
+    """Return what stays closed inside every grant: each path as it is named and as it is."""
+    return list(dict.fromkeys(path for one in denied for path in (one, os.path.realpath(one))))
+
+
+def enforcement(plan: CagePlan) -> list[str]:
+    """Name what holds, for the log and for `audit show`."""
+    held = []
+    if plan.isolation == "seatbelt":
+        held += [
+            f"Seatbelt: connections to TCP port {plan.port} of this machine only, nothing by UDP",
+            "the command's process group ends with the session",
+        ]
+    if plan.landlock:
+        held.append("Seatbelt: files, signals, processes outside of the cage, the keychain")
+    return held
+
+
+def left_open(plan: CagePlan) -> list[str]:
+    """Name what this cage does not stop and a whole one would."""
+    warnings = [f"{UNTESTED}: do not rely on it yet (docs/macos.md)"]
+    if plan.isolation == "seatbelt":
+        warnings.append(
+            "seatbelt isolation leaves open: names looked up by the system's resolver past the"
+            " log, being called at any port, the system's Mach services (the clipboard, background"
+            " downloads), and processes that leave the group, which outlive the session"
+        )
+    if plan.isolation == "none":
+        warnings.append("--isolation none: the command can reach any network past the proxy")
+    if not plan.landlock:
+        warnings.append("--no-sandbox: the command can read and write any file that you can")
+    return warnings
