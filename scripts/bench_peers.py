@@ -7,6 +7,7 @@ round, so that a machine that slows down slows both. See docs/benchmarks.md for 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,19 @@ REQUESTS = "CPU s per 1,000 requests"
 BYTES = "CPU s per GB"
 MEMORY = "peak memory, MB"
 START = "wall time, ms"
+# The hand-made cage that our start-up may cost as much as, beside two and a half `import trio`.
+BWRAP = (
+    "bwrap",
+    "--unshare-all",
+    "--ro-bind",
+    "/",
+    "/",
+    "--proc",
+    "/proc",
+    "--dev",
+    "/dev",
+    "true",
+)
 
 
 @dataclass(frozen=True)
@@ -163,20 +177,25 @@ def measure_load(tools: Path, state: Path, rounds: int, *, quick: bool) -> list[
 def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
     """Wall times of short commands."""
     run = Row("run -- true, by import trio", START, aim=2.5)
+    weak = Row("landlock run -- true, the same", START, aim=2.5)
+    has_bwrap = shutil.which(BWRAP[0]) is not None
+    bwrap = Row("run -- true, by bwrap + 2.5 trio", START, aim=1.0 if has_bwrap else None)
     verify = Row(f"audit verify, {SMALL_SESSION} requests", START, aim=150.0, peer=None)
     _make_session(tools, state)
     tell(f"start-up, {starts} times")
     for number in range(starts + 1):
-        times = (
-            _wall_ms([NONO_TRIO, "run", "--", "true"], state),
-            _wall_ms([sys.executable, "-c", "import trio"], state),
-            _wall_ms([NONO_TRIO, "audit", "verify", "small"], state),
-        )
-        if number and run.peer is not None:  # the first fills the caches
-            run.ours.append(times[0])
-            run.peer.append(times[1])
-            verify.ours.append(times[2])
-    return [run, verify]
+        ours = _wall_ms([NONO_TRIO, "run", "--", "true"], state)
+        trio = _wall_ms([sys.executable, "-c", "import trio"], state)
+        fallback = _wall_ms([NONO_TRIO, "run", "--isolation", "landlock", "--", "true"], state)
+        verifying = _wall_ms([NONO_TRIO, "audit", "verify", "small"], state)
+        cage = _wall_ms(BWRAP, state) if has_bwrap else None
+        if not number:  # the first fills the caches
+            continue
+        run.add(ours, trio)
+        weak.add(fallback, trio)
+        bwrap.add(ours, None if cage is None else cage + 2.5 * trio)
+        verify.add(verifying, None)
+    return [run, weak, bwrap, verify]
 
 
 def _make_session(tools: Path, state: Path) -> None:

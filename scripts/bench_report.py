@@ -35,6 +35,14 @@ class Row:
     peer: list[float] | None = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
 
+    def add(self, ours: float, peer: float | None) -> None:
+        """Take what one round gave."""
+        self.ours.append(ours)
+        if peer is None:
+            self.peer = None
+        elif self.peer is not None:
+            self.peer.append(peer)
+
     @property
     def ratios(self) -> list[float]:
         """Ours by theirs, one a round."""

@@ -95,12 +95,13 @@ class Listeners:
         """Where other programs have theirs: each is made by a name that none of them uses."""
         own = f"nono-trio-escape-{os.getpid()}"
         places = {
-            "run": first_writable("/run", "/run/lock") / f"{own}.sock",
+            "run": first_writable("/run", "/run/lock", "/tmp") / f"{own}.sock",
             "agent": Path("/tmp", f"ssh-{own}", "agent.1"),
             "tmux": Path("/tmp", f"tmux-{own}", "default"),
             "x11": first_writable("/tmp/.X11-unix", "/tmp") / f"X-{own}",
             "home": self._base / "home" / "agent.sock",
             "elsewhere": self._base / "outside.sock",
+            "movable": self._base / "movable.sock",
             "granted": self._base / "project" / "service.sock",
             "passing": self._base / "project" / "passing.sock",
             "datagram": self._base / "datagram.sock",

@@ -19,6 +19,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI, abi_number
+from nono_trio.sandbox.library import library_path, load_library
+from nono_trio.sandbox.notification import refused_by
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -33,6 +39,24 @@ PYTHON_GRANTS = [
     for word in ("--read", prefix)
 ]
 PROBES = Path(__file__).parent / "probes"
+
+
+def _too_old_for_landlock_isolation() -> str | None:
+    try:
+        abi = load_library(library_path()).detect_abi().version
+    except RuntimeError as error:
+        return str(error)
+    return None if abi_number(abi) >= FIRST_NETWORK_ABI else f"Landlock ABI {abi} has no TCP rules"
+
+
+_NO_TCP_RULES = _too_old_for_landlock_isolation()
+landlock_isolation = pytest.mark.skipif(
+    _NO_TCP_RULES is not None, reason=f"no landlock isolation here: {_NO_TCP_RULES}"
+)
+_UNGUARDED = _NO_TCP_RULES or refused_by(Path("/proc"))
+guarded = pytest.mark.skipif(
+    _UNGUARDED is not None, reason=f"connections can't be guarded here: {_UNGUARDED}"
+)
 
 
 @dataclass

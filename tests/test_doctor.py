@@ -14,7 +14,7 @@ from harness import NONO_TRIO
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import probe
 from nono_trio.sandbox.probe import Check
-from nono_trio.sandbox.spawn import LaunchFailed, NamespacesRefused
+from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, NamespacesRefused
 from nono_trio.session.examine import best_isolation
 
 
@@ -55,7 +55,10 @@ def test_a_machine_without_namespaces(sessions, kind):
     assert (done.returncode, done.stderr) == (1, "")
     assert "missing  new namespaces" in done.stdout
     assert f"get it: sysctl -w user.max_{kind}_namespaces=15000 (it is 0)" in done.stdout
-    assert "`auto` takes --isolation landlock" in done.stdout
+    assert "no more namespaces allowed (sysctl user.max_*_namespaces)" in done.stdout
+    fallback = "ok       seccomp, TCP rules" in done.stdout  # not before Linux 6.7
+    assert ("`auto` takes --isolation landlock" in done.stdout) == fallback
+    assert ("runs can't be isolated on this machine" in done.stdout) != fallback
 
 
 # -- why namespaces are refused -------------------------------------------------------------------
@@ -149,6 +152,18 @@ def test_no_landlock():
     check = probe.check_landlock(SimpleNamespace(detect_abi=detect_abi))
     assert (check.state, check.found) == ("missing", "Landlock is not supported")
     assert "CONFIG_SECURITY_LANDLOCK" in check.fix
+
+
+def test_the_guard(tmp_path):
+    assert probe.check_guard(None, tmp_path).state == "ok"
+    refused = probe.check_guard(GuardRefused("guard of connections", "busy"), tmp_path)
+    assert (refused.state, refused.found, refused.degrades) == ("missing", "busy", False)
+    scope = tmp_path / "sys" / "kernel" / "yama" / "ptrace_scope"
+    scope.parent.mkdir(parents=True)
+    scope.write_text("3\n")
+    refused = probe.check_guard(None, tmp_path)
+    assert (refused.state, refused.found) == ("missing", "kernel.yama.ptrace_scope is 3")
+    assert refused.fix is not None
 
 
 def test_few_descriptors(monkeypatch):

@@ -79,7 +79,7 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         _explain_end(finished)
         raise finished.outcome.error
     if not silent:
-        for line in denials.summary(finished.record.session_id):
+        for line in (*finished.notes, *denials.summary(finished.record.session_id)):
             say(line)
     code = finished.outcome.exit_code
     return FAIL_ON_DENY if code == 0 and denials.total and given["fail_on_deny"] else code

@@ -1,7 +1,7 @@
 """From resolved grants to what the launcher is told: one plan for each way to isolate.
 
 `namespace` shuts the network off and shows only what is granted; `landlock` is what is left where
-user namespaces are refused; `none` is a way out that has to be asked for.
+user namespaces are refused; `none` is a way out that has to be asked for. macOS has `seatbelt`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nono_trio.sandbox import seatbelt
 from nono_trio.sandbox.addresses import DNS_PORT, GATEWAY_IPV4
-from nono_trio.sandbox.places import home_directory
+from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import PRIVATE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono_trio.sandbox.plan import FilePlan
     from nono_trio.sandbox.spawn import CagePlan, Isolation
 
@@ -38,6 +41,11 @@ _HOST_GRANTS = [
 
 # Landlock restricts TCP since ABI 4 (Linux 6.7).
 FIRST_NETWORK_ABI = 4
+# Truncating is a right of its own since ABI 3 (Linux 6.2): before, what may be read can be emptied
+# unless a read-only mount is in the way.
+_FIRST_TRUNCATION_ABI = 3
+# Signals and abstract sockets of processes outside are out of reach since ABI 6 (Linux 6.12).
+_FIRST_SCOPING_ABI = 6
 
 
 # Ports that programs try often: listened on so that a denial is recorded with its port and can be
@@ -59,6 +67,7 @@ class CageFiles:
     private: list[str]
     directories: list[str]
     covered: list[str]
+    kept: list[str]
     directory: str
 
 
@@ -70,20 +79,34 @@ def cage_files(
     `temporary` is the session's own temporary directory, where there is no private /tmp.
     """
     granted = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
-    fresh = [*(_PRIVATE_GRANTS if isolation == "namespace" else _HOST_GRANTS)]
+    fresh = [*_own_grants(isolation)]
     if temporary is not None:
         fresh.append((temporary, "readwrite", False))
     if not sandbox:
-        return CageFiles([], [("/", True)], [], [], [], files.start)
+        return CageFiles([], [("/", True)], [], [], [], [], files.start)
     by_name = {os.path.realpath(path) for path in files.user_paths}
     return CageFiles(
         grants=granted + fresh,
         view=[(grant.path, grant.access != "read") for grant in files.grants],
         private=[path for path in PRIVATE if path not in by_name],
         directories=[home_directory(), files.directory],
-        covered=list(files.covered),
+        covered=_closed(files),
+        kept=list(files.kept),
         directory=files.directory,
     )
+
+
+def _own_grants(isolation: Isolation) -> Sequence[tuple[str, str, bool]]:
+    if ON_MACOS:
+        return seatbelt.OWN_GRANTS
+    return _PRIVATE_GRANTS if isolation == "namespace" else _HOST_GRANTS
+
+
+def _closed(files: FilePlan) -> list[str]:
+    """Mounts cover what lies inside a grant of the user's, Seatbelt closes the rest as well."""
+    if ON_MACOS:
+        return seatbelt.closed_paths(files.denied)
+    return list(files.covered)
 
 
 def transparent_ports(named: frozenset[int]) -> list[int]:
@@ -100,6 +123,8 @@ def resolver_configuration() -> dict[str, str]:
 
 def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
     """Name what holds, for the log and for `audit show`."""
+    if ON_MACOS:
+        return seatbelt.enforcement(plan)
     held = []
     if plan.isolation == "namespace":
         held += [
@@ -115,24 +140,58 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
             "seccomp: no UDP, raw, packet, vsock, netlink or io_uring",
             "capabilities dropped, the tree ends with the session",
         ]
-    if plan.landlock:
-        held.append(f"Landlock ABI {abi}: files, signals and abstract sockets")
+    if plan.guarded:
+        held.append("connections are made by the supervisor: to the proxy and to granted sockets")
+    if plan.landlock and abi is not None:
+        held.append(f"Landlock ABI {abi}: {_held_by_landlock(abi)}")
     if plan.isolation != "none":
         held.append("seccomp: no vsock, kernel keys, io_uring, or typing into the terminal")
     return [*held, "no new privileges"]
 
 
-def left_open(plan: CagePlan) -> list[str]:
-    """Name what this cage does not stop and a whole one would."""
+def _held_by_landlock(abi: str) -> str:
+    if abi_number(abi) >= _FIRST_SCOPING_ABI:
+        return "files, signals and abstract sockets"
+    return "files"  # the others are up to the namespaces, or open: see `left_open`
+
+
+def _left_open_by_landlock(abi: str) -> list[str]:
+    """Name what an older ABI lets through where no namespace is in the way."""
+    number = abi_number(abi)
+    missing = [
+        *(["emptying files that it may only read"] if number < _FIRST_TRUNCATION_ABI else []),
+        *(["signals to your processes, abstract sockets"] if number < _FIRST_SCOPING_ABI else []),
+    ]
+    return [f"Landlock ABI {abi} leaves open: {', '.join(missing)}"] if missing else []
+
+
+def abi_number(abi: str) -> int:
+    """The number of an ABI as nono-py names it: 6 of "V6"."""
+    return int(abi.removeprefix("V"))
+
+
+def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[str]:
+    """Name what this cage does not stop and a whole one would; `unguarded`: why its connections
+    can't be guarded."""
+    if ON_MACOS:
+        return seatbelt.left_open(plan)
     warnings = []
     if plan.isolation == "landlock":
         warnings.append(
-            f"landlock isolation leaves open: TCP to port {plan.port} of any address, being called"
-            " at a port that was not bound, sockets of other programs that have a path in the file"
-            " system, and modes and times of your files (docs/escape-attempts.md)"
+            "landlock isolation leaves open: names, sizes, modes and times of your files, and what"
+            " /proc shows of other processes (docs/escape-attempts.md); programs that do not use"
+            " the proxy reach nothing, not even DNS"
+        )
+    if unguarded is not None:
+        warnings.append(
+            f"connections can't be guarded here ({unguarded}), which leaves open: other programs'"
+            f" sockets that have a path, TCP to port {plan.port} of any address, and being called"
+            " at a port that was not bound"
         )
     if plan.isolation == "none":
         warnings.append("--isolation none: the command can reach any network past the proxy")
+    if plan.landlock and abi is not None and plan.isolation != "namespace":
+        warnings += _left_open_by_landlock(abi)
     if not plan.landlock:
         warnings.append("--no-sandbox: the command can read and write any file that you can")
     return warnings

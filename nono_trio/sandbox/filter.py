@@ -31,6 +31,7 @@ _NUMBERS = {
     "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29), "prlimit64": (302, 261),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "connect": (42, 203), "listen": (50, 201),
     "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
     "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
@@ -42,12 +43,15 @@ _X32_BIT = 0x40000000  # x86_64's second table, in the same architecture
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _MSG_FASTOPEN = 0x20000000
+_SOCKET_TYPE = 0xF  # the rest of the argument is flags
 
 # struct seccomp_data: number, architecture, instruction pointer, six arguments of 64 bits.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _LOAD, _JUMP_EQUAL, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06  # linux/bpf_common.h
-_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_AND = 0x54
+_ALLOW, _ASK, _REFUSE, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
 _INSTRUCTION = struct.Struct("=HBBI")
+_Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 
 class Rule(NamedTuple):
@@ -97,6 +101,32 @@ def refuse_calls(rules: Iterable[Rule]) -> None:
 
     Needs PR_SET_NO_NEW_PRIVS. Raises OSError, also for a machine whose numbers are not known.
     """
+    system.install_filter(_program((rule.call, _judge(rule)) for rule in rules))
+
+
+def ask_about_calls() -> int:
+    """Have connect and listen of this process and all it starts asked about, for good; return the
+    descriptor at which they are (`sandbox.notification`).
+
+    Datagrams to a path need neither, so unix sockets for datagrams are refused. As `refuse_calls`;
+    also raises OSError where somebody else is asked already (EBUSY).
+    """
+    asked = [(call, [(_RETURN, 0, 0, _ASK)]) for call in ASKED]
+    made = [(call, _refuse_unix_datagrams()) for call in ("socket", "socketpair")]
+    return system.install_notifying_filter(_program([*asked, *made]))
+
+
+ASKED = ("connect", "listen")
+
+
+def call_name(number: int) -> str | None:
+    """Which of `ASKED` has this number here."""
+    column = _ARCHITECTURES[os.uname().machine][1]
+    return next((call for call in ASKED if _NUMBERS[call][column] == number), None)
+
+
+def _program(judged: Iterable[tuple[str, list[_Instruction]]]) -> bytes:
+    """The filter that judges calls by name, each with instructions that end in a return."""
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no system call numbers known for {machine}")
@@ -108,14 +138,27 @@ def refuse_calls(rules: Iterable[Rule]) -> None:
     if machine == "x86_64":
         refused = _REFUSE | errno.ENOSYS
         program += [(_JUMP_BITS, 0, 1, _X32_BIT), (_RETURN, 0, 0, refused)]
-    for rule in rules:
-        judged = _judge(rule)
-        program += [(_JUMP_EQUAL, 0, len(judged), _NUMBERS[rule.call][column]), *judged]
+    for call, instructions in judged:
+        number = _NUMBERS[call][column]
+        program += [(_JUMP_EQUAL, 0, len(instructions), number), *instructions]
     program.append((_RETURN, 0, 0, _ALLOW))
-    system.install_filter(b"".join(_INSTRUCTION.pack(*each) for each in program))
+    return b"".join(_INSTRUCTION.pack(*each) for each in program)
 
 
-def _judge(rule: Rule) -> list[tuple[int, int, int, int]]:
+def _refuse_unix_datagrams() -> list[_Instruction]:
+    """Of unix sockets, leave those that send nowhere unconnected; SOCK_RAW is another word for
+    SOCK_DGRAM there."""
+    connected = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+    allow, refuse = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE | errno.EACCES)
+    judged = [
+        (_LOAD, 0, 0, _ARGUMENTS + 8), (_AND, 0, 0, _SOCKET_TYPE), *_jumps(connected), refuse
+    ]  # fmt: skip
+    return [
+        (_LOAD, 0, 0, _ARGUMENTS), (_JUMP_EQUAL, 0, len(judged), socket.AF_UNIX), *judged, allow
+    ]  # fmt: skip
+
+
+def _judge(rule: Rule) -> list[_Instruction]:
     """The instructions for a call that is `rule`'s; each path of them ends in a return."""
     refuse, allow = (_RETURN, 0, 0, _REFUSE | rule.number), (_RETURN, 0, 0, _ALLOW)
     load = (_LOAD, 0, 0, _ARGUMENTS + 8 * rule.argument)
@@ -128,6 +171,6 @@ def _judge(rule: Rule) -> list[tuple[int, int, int, int]]:
     return [refuse]
 
 
-def _jumps(values: Sequence[int]) -> list[tuple[int, int, int, int]]:
+def _jumps(values: Sequence[int]) -> list[_Instruction]:
     """Compare with each of `values`: equal goes two instructions past the last, else one."""
     return [(_JUMP_EQUAL, len(values) - place, 0, int(value)) for place, value in enumerate(values)]

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
-from nono_trio.sandbox.spawn import LaunchFailed, await_ready, spawn
+from nono_trio.sandbox.process import ProcessHandle
+from nono_trio.sandbox.seatbelt import UNTESTED
+from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, await_ready, spawn
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,6 +35,7 @@ FIRST_KERNEL = (5, 13)
 FEW_FILES = 1024
 
 FALLBACK = "seccomp, TCP rules"
+SEATBELT = "Seatbelt"
 
 _FEATURES = (
     ("has_refer", "renames"),
@@ -169,10 +172,35 @@ def check_fallback(failed: CageFailed | None, library: ModuleType) -> Check:
     return Check(name, "missing", failed.message, required=False, fix=fix)
 
 
+def check_seatbelt(failed: CageFailed | None) -> list[Check]:
+    """What `try_cage` of a seatbelt plan says, on macOS; and that nobody has looked behind it."""
+    untested = Check("tried by its authors", "missing", UNTESTED, fix="see docs/macos.md")
+    if failed is None:
+        held = "files as granted, the network but the proxy's port closed"
+        return [Check(SEATBELT, "ok", f"applied to a process: {held}"), untested]
+    return [Check(SEATBELT, "missing", failed.message, fix=failed.hint), untested]
+
+
+def check_guard(failed: CageFailed | None, proc: Path = _PROC) -> Check:
+    """Whether the fallback's connections are guarded; `failed` is what `try_cage` said of it."""
+    from nono_trio.sandbox.notification import refused_by  # Linux only
+
+    name = "guarded connections"
+    refused = failed.text if isinstance(failed, GuardRefused) else refused_by(proc)
+    if refused is None:
+        found = "in the fallback, the supervisor makes each connection itself"
+        return Check(name, "ok", found, required=False)
+    fix = (
+        "kernel.yama.ptrace_scope below 2; in a container, a seccomp profile with pidfd_getfd, and"
+        " nobody else who is asked about system calls"
+    )
+    return Check(name, "missing", refused, required=False, fix=fix)
+
+
 def check_pidfd() -> Check:
     """pidfds: without them a supervisor could signal a process that took the pid over."""
     try:
-        os.close(os.pidfd_open(os.getpid()))
+        ProcessHandle(os.getpid()).close()
     except OSError as error:
         fix = "Linux 5.3 or newer, and no seccomp filter that refuses pidfd_open"
         return Check("pidfd", "missing", error.strerror or str(error), fix=fix)
@@ -183,7 +211,8 @@ def check_cgroup() -> Check:
     """Whether --memory and --max-processes can count the whole cage."""
     parent = delegated({"memory", "pids"})
     if parent is not None:
-        return Check("cgroup v2", "ok", f"memory and pids delegated in {parent}", required=False)
+        found = f"memory and pids delegated in {parent.path}"
+        return Check("cgroup v2", "ok", found, required=False)
     return Check(
         "cgroup v2", "missing",
         "not delegated: --memory counts each process, --max-processes needs an ordinary user",

@@ -11,30 +11,34 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import protocol
+from nono_trio.sandbox.places import ON_MACOS
 
 if TYPE_CHECKING:
     from nono_trio.sandbox.cgroup import Cgroup
 
-Isolation = Literal["namespace", "landlock", "none"]
+Isolation = Literal["namespace", "landlock", "seatbelt", "none"]
 
 # 25 ms on a quiet machine; ten seconds is a machine that swaps, more is a launcher that hangs.
 LAUNCH_SECONDS = 10.0
 # The steps that a kernel, a container or a hardened distribution refuses, where `auto` falls back.
 NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system view"})
 TRANSPARENT_STAGE = "transparent network"
+GUARD_STAGE = "guard of connections"
 
 # Isolated from environment and site-packages; appended last, so that the directory the package
 # was installed to can't stand in for the standard library.
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[2]);"
-    " from nono_trio.sandbox.launcher import main; main(int(sys.argv[1]))"
+    " from nono_trio.sandbox.{} import main; main(int(sys.argv[1]))"
 )
+_MACOS_LAUNCHER, _LAUNCHER = "seatbelt_launcher", "launcher"
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
@@ -55,6 +59,10 @@ class TransparentRefused(LaunchFailed):
     """This machine has namespaces, but not what the transparent network needs on top."""
 
 
+class GuardRefused(LaunchFailed):
+    """This machine has Landlock, but not what guards connections next to it."""
+
+
 @dataclass(frozen=True)
 class CagePlan:
     """Everything the launcher needs to know; sent to it as one message, never through argv."""
@@ -67,6 +75,7 @@ class CagePlan:
     private: list[str]
     directories: list[str]
     covered: list[str]
+    kept: list[str]
     replaced: dict[str, str]
     directory: str
     executable: str
@@ -77,20 +86,27 @@ class CagePlan:
     open_ports: list[int]
     transparent_ports: list[int]
     listen_ports: list[int]
+    guarded: bool
     limits: dict[str, int]
+    temporary: str | None = None
 
 
 @dataclass
 class Launched:
-    """A launcher that is under way: its pid and our end of the control socket."""
+    """A launcher that is under way: its pid and our end of the control socket; where the cage is
+    guarded, `guard` is what the child's connections wait at."""
 
     pid: int
     control: socket.socket
     isolated: bool
     reaped: bool = False
+    guard: int | None = None
 
     def abandon(self) -> None:
         """End a launcher whose session never began; nothing once its cage has reaped it."""
+        if self.guard is not None:
+            os.close(self.guard)
+            self.guard = None
         if self.reaped:
             return
         self.reaped = True
@@ -102,22 +118,24 @@ class Launched:
 def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
     """Start the launcher and tell it `plan`. Blocking for a few milliseconds; main thread only.
 
-    `cgroup`: where it has to be before it starts anything. Raises OSError.
+    `cgroup`: where it has to be before it starts anything. Raises OSError, and CageFailed.
     """
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.set_inheritable(True)
-        argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM]
+        launcher = _MACOS_LAUNCHER if ON_MACOS else _LAUNCHER
+        argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM.format(launcher)]
         argv += [str(theirs.fileno()), _PACKAGE_PARENT]
         pid = os.posix_spawn(sys.executable, argv, {})
     launched = Launched(pid, ours, isolated=plan.isolation == "namespace")
     if cgroup is not None:
         try:
             cgroup.add(pid)
-        except OSError:
+        except CageFailed:
             launched.abandon()
             raise
-    protocol.send(ours, {"start": asdict(plan)})
+    with suppress(BrokenPipeError):  # it has died: `await_ready` says so
+        protocol.send(ours, {"start": asdict(plan)})
     return launched
 
 
@@ -139,6 +157,8 @@ def await_ready(launched: Launched) -> dict[str, socket.socket]:
     ready = message.get("ready")
     if not isinstance(ready, dict):
         raise launch_error(message)
+    if ready["guarded"]:
+        launched.guard = descriptors.pop()
     return {
         name: socket.socket(fileno=descriptor)
         for name, descriptor in zip(ready["sockets"], descriptors, strict=True)
@@ -153,6 +173,8 @@ def launch_error(message: dict[str, object]) -> CageFailed:
     stage, text = str(failed.get("stage")), str(failed.get("text"))
     if stage == TRANSPARENT_STAGE:
         return TransparentRefused(stage, text, hint="run with --transparent off")
+    if stage == GUARD_STAGE:
+        return GuardRefused(stage, text)
     if stage in NAMESPACE_STAGES:
         hint = "see `nono-trio doctor`, or use --isolation landlock"
         return NamespacesRefused(stage, text, hint=hint)

@@ -27,6 +27,7 @@ from nono_trio.proxy.transparent import Transparent
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
 from nono_trio.session.shutdown import Phase
+from nono_trio.session.systems import system_word
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,6 +45,8 @@ HASH_SECONDS = 2.0
 # An exec answers at once; a program on a network file system that hangs must not hold the session.
 EXEC_SECONDS = 10.0
 TIMED_OUT = 124  # as timeout(1)
+# The queue has room or it has not: the log is not waited for once the child has ended.
+LAST_RECORD_SECONDS = 1.0
 
 
 class ChildFront:
@@ -68,6 +71,7 @@ class ChildFront:
         self._grace_seconds = grace_seconds
         self._timeout_seconds = timeout_seconds
         self._timed_out = False
+        self.direct_connections = 0  # that were tried past the proxy, and refused
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
@@ -94,6 +98,8 @@ class ChildFront:
                 self._transparent(proxy, handlers, recorder),
             )
             self._let_ports_through(front, handlers, cage, recorder)
+            if self._launched.guard is not None:
+                front.start_soon(self._guard_connections, self._launched.guard, recorder)
             front.start_soon(self._end_in_time)
             with trio.move_on_after(EXEC_SECONDS) as executing:
                 await cage.go(self._run.plan.command[0])
@@ -128,6 +134,21 @@ class ChildFront:
         for port, listener in self._run.listen_ports.items():
             relay = PortRelay(port, "--listen-port", partial(_dial_child, cage, port), recorder)
             front.start_soon(relay.serve, listener, handlers)
+
+    async def _guard_connections(self, listener: int, recorder: Recorder) -> None:
+        """Make the connections of a cage without a network of its own, until cancelled."""
+        from nono_trio.sandbox.guard import Guard, Openings
+        from nono_trio.session.direct import DirectConnections
+
+        plan = self._run.plan
+        direct = DirectConnections(recorder)
+        openings = Openings.of(plan.port, plan.listen_ports, plan.grants)
+        try:
+            await Guard(listener, openings, direct.refused).serve()
+        finally:
+            self.direct_connections = direct.count
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await direct.record_untold()
 
     async def _end_in_time(self) -> None:
         if self._timeout_seconds is not None:
@@ -187,9 +208,9 @@ def _runtime(run: PreparedRun) -> SandboxRuntime:
     return SandboxRuntime(
         event=SandboxRuntimeEvent(
             timestamp=rfc3339(),
-            platform="linux",
+            platform=system_word(),
             landlock_abi=run.landlock_abi or UNSET,
-            landlock_execute_enforced=run.plan.landlock,
+            landlock_execute_enforced=run.plan.landlock and run.landlock_abi is not None,
             tool_sandbox_active=False,
         )
     )

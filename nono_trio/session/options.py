@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nono_trio.core.variables import VariableRules
 
@@ -14,18 +14,27 @@ if TYPE_CHECKING:
     from nono_trio.audit.recorder import AuditMode, AuditSync
     from nono_trio.sandbox.plan import FileOptions
 
-IsolationChoice = Literal["auto", "namespace", "landlock", "none"]
+IsolationChoice = Literal["auto", "namespace", "landlock", "seatbelt", "none"]
+
+# Where an entry comes from if it was not given itself: by the parameter's name and the entry ("" if
+# it has one value), the profile's line and key, or the group.
+Sources: TypeAlias = "dict[str, dict[str, str]]"
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Host rules as given; `proxy_port` 0 lets us choose."""
+    """Host rules as given, or by a profile (`sources` says so); `proxy_port` 0 lets us choose."""
 
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
     resolve: Sequence[str] = ()
     block: bool = False
     proxy_port: int = 0
+    sources: Sources = field(default_factory=dict)
+
+    def source(self, name: str, entry: object = "") -> str:
+        """What gave an entry of a parameter: its flag, unless it was a profile or a group."""
+        return self.sources.get(name, {}).get(str(entry), "--" + name.replace("_", "-"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A whole `run`; `transparent` None takes it where the machine has it.
+    """A whole `run`; `transparent` None takes it where the machine has it. `guarded` is taken back
+    where the machine turned out not to have what guards the connections of landlock isolation.
 
     Of `environment`, the caller's, `variables` says what is passed on; `set_variables` goes over
     it. `notes` are warnings about the options themselves, for whoever started the run.
@@ -71,6 +81,7 @@ class RunOptions:
     isolation: IsolationChoice = "auto"
     sandbox: bool = True
     transparent: bool | None = None
+    guarded: bool = True
     open_ports: Sequence[int] = ()
     listen_ports: Sequence[int] = ()
     limits: Limits = field(default_factory=Limits)

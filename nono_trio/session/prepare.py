@@ -6,12 +6,11 @@ rules, grants, a command that is missing or that the cage could not read.
 
 from __future__ import annotations
 
+import errno
 import secrets
-import shutil
 import socket
-import sys
-import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.core.policy import Policy
@@ -19,6 +18,7 @@ from nono_trio.core.variables import inherit
 from nono_trio.errors import CageFailed, UsageError
 from nono_trio.sandbox.assemble import (
     FIRST_NETWORK_ABI,
+    abi_number,
     cage_files,
     enforcement,
     left_open,
@@ -26,11 +26,14 @@ from nono_trio.sandbox.assemble import (
     transparent_ports,
 )
 from nono_trio.sandbox.library import library_path, load_library
+from nono_trio.sandbox.places import ON_MACOS
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
+from nono_trio.sandbox.temporary import make_temporary, remove_temporary
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.limits import plan_limits
+from nono_trio.session.systems import preferred_isolation
 from nono_trio.session.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ class PreparedRun:
             if listener is not None:
                 listener.close()
         if self.temporary is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            remove_temporary(self.temporary)
 
 
 def new_token() -> str:
@@ -100,33 +103,24 @@ def resolve_files(
     )
 
 
-def preferred_isolation(options: RunOptions) -> Isolation:
-    """What is tried first: `auto` begins with namespaces."""
-    return "namespace" if options.isolation == "auto" else options.isolation
-
-
 def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> PreparedRun:
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
-    `isolation` overrides the options': `auto` begins with namespaces and falls back.
+    `isolation` overrides the options': `auto` begins with the best of this system.
     """
-    if not sys.platform.startswith("linux"):
-        raise CageFailed(
-            f"the cage needs Linux (namespaces, Landlock), got {sys.platform}",
-            hint="`nono-trio proxy` runs the same proxy and log without a cage",
-        )
     network = options.session.network
     policy = build_policy(network)
     chosen = isolation or preferred_isolation(options)
     _check_ports(options, chosen)
-    limits = plan_limits(options.limits)
+    transparent = _transparent(options, chosen, policy)
+    limits = plan_limits(options.limits, own_users=chosen == "namespace")
     library_file = _library_path()
     library = load_library(library_file)
     files = resolve_files(options, chosen, library)
     executable = find_executable(options.command[0], files.start)
     if options.sandbox:
         require_covered(options.command[0], executable, files)
-    abi = _landlock_abi(library, chosen) if options.sandbox or chosen == "landlock" else None
+    abi = _landlock_abi(library, options, chosen)
     listener = None if chosen == "namespace" else listen(network.proxy_port)
     port = listener.getsockname()[1] if listener else network.proxy_port or _any_port(options)
     inherited = inherit(options.environment, options.variables)
@@ -134,8 +128,8 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     token = new_token()
     temporary = None
     if options.sandbox and chosen != "namespace":
-        temporary = tempfile.mkdtemp(prefix="nono-trio-")
-    transparent = _transparent(options, chosen, policy)
+        temporary = make_temporary()
+    unguarded = _unguarded(options, chosen)
     caged = cage_files(files, chosen, sandbox=options.sandbox, temporary=temporary)
     plan = CagePlan(
         isolation=chosen,
@@ -146,6 +140,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         private=caged.private,
         directories=caged.directories,
         covered=caged.covered,
+        kept=caged.kept,
         replaced=resolver_configuration() if transparent else {},
         directory=caged.directory,
         executable=executable,
@@ -159,7 +154,9 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         open_ports=[*options.open_ports],
         transparent_ports=transparent,
         listen_ports=[*options.listen_ports],
+        guarded=chosen == "landlock" and unguarded is None,
         limits=limits.per_process,
+        temporary=temporary,
     )
     return PreparedRun(
         plan=plan,
@@ -175,7 +172,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
             *files.warnings,
             *held_back_warnings(inherited.held_back),
             *limits.warnings,
-            *left_open(plan),
+            *left_open(plan, abi, unguarded),
         ],
         listener=listener,
         listen_ports=_listeners(options, chosen),
@@ -194,6 +191,17 @@ def _transparent(options: RunOptions, isolation: Isolation, policy: Policy) -> l
             hint="without it programs have to know of the proxy (HTTP_PROXY is set)",
         )
     return []
+
+
+def _unguarded(options: RunOptions, isolation: Isolation) -> str | None:
+    """Return why the connections of landlock isolation can't be guarded here."""
+    if isolation != "landlock":
+        return None
+    if not options.guarded:
+        return "system calls are asked about by somebody else"
+    from nono_trio.sandbox.notification import refused_by
+
+    return refused_by(Path("/proc"))
 
 
 def _check_ports(options: RunOptions, isolation: Isolation) -> None:
@@ -231,10 +239,11 @@ def listen(port: int, address: str = "127.0.0.1") -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        raise UsageError(
-            f"can't listen on {address}:{port}: {error.strerror}",
-            hint="choose another port, or 0 for any free one",
-        ) from error
+        hint = "choose another port, or 0 for any free one"
+        if error.errno == errno.EADDRNOTAVAIL:
+            hint = "choose an address of this machine, as 127.0.0.1 is"
+        shown = f"[{address}]" if ":" in address else address
+        raise UsageError(f"can't listen on {shown}:{port}: {error.strerror}", hint=hint) from error
     return listener
 
 
@@ -259,8 +268,13 @@ def _any_port(options: RunOptions) -> int:
     return port
 
 
-def _landlock_abi(library: ModuleType, isolation: Isolation) -> str:
-    """Return the kernel's Landlock ABI; raises CageFailed when it can't do what is asked of it."""
+def _landlock_abi(library: ModuleType, options: RunOptions, isolation: Isolation) -> str | None:
+    """Return the kernel's Landlock ABI where the cage rests on it.
+
+    Raises CageFailed when it can't do what is asked of it.
+    """
+    if ON_MACOS or not (options.sandbox or isolation == "landlock"):
+        return None
     try:
         version: str = library.detect_abi().version
     except RuntimeError as error:
@@ -268,7 +282,7 @@ def _landlock_abi(library: ModuleType, isolation: Isolation) -> str:
             f"this kernel has no Landlock: {error}",
             hint="`--no-sandbox` runs without the file sandbox (recorded in the log)",
         ) from error
-    if isolation == "landlock" and int(version.removeprefix("V")) < FIRST_NETWORK_ABI:
+    if isolation == "landlock" and abi_number(version) < FIRST_NETWORK_ABI:
         raise CageFailed(
             f"landlock isolation needs Landlock ABI {FIRST_NETWORK_ABI} (Linux 6.7), got {version}",
             hint="`--isolation none` runs without an isolated network (recorded in the log)",

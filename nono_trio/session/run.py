@@ -6,14 +6,19 @@ The launcher is started first and trio imported after it, so that the two start-
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
 from nono_trio.errors import AuditLost, CageFailed
 from nono_trio.sandbox.cgroup import Cgroup
-from nono_trio.sandbox.spawn import NamespacesRefused, TransparentRefused, await_ready, spawn
+from nono_trio.sandbox.spawn import (
+    GuardRefused,
+    NamespacesRefused,
+    TransparentRefused,
+    await_ready,
+    spawn,
+)
 from nono_trio.session.descriptors import make_room
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.session_record import SessionRecord
     from nono_trio.core.events import Payload
     from nono_trio.core.policy import Policy
-    from nono_trio.sandbox.spawn import Launched
+    from nono_trio.sandbox.spawn import Launched, LaunchFailed
     from nono_trio.session.options import RunOptions, SessionOptions
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
@@ -40,10 +45,12 @@ class Listeners:
 
 @dataclass(frozen=True)
 class Finished:
-    """A session that has ended, and where its log is."""
+    """A session that has ended, and where its log is; `notes` are sentences about it for whoever
+    started it."""
 
     outcome: Outcome
     record: SessionRecord
+    notes: Sequence[str] = ()
 
 
 def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners) -> Finished:
@@ -80,7 +87,19 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
         outcome = trio.run(supervisor.run, front)
         if cgroup is not None and cgroup.out_of_memory():
             listeners.warn("the command ran out of the memory that --memory gave it")
-        return Finished(outcome, record)
+        return Finished(outcome, record, _notes(front.direct_connections))
+
+
+def _notes(direct_connections: int) -> list[str]:
+    if not direct_connections:
+        return []
+    counted = "1 direct connection was"
+    if direct_connections > 1:
+        counted = f"{direct_connections} direct connections were"
+    return [
+        f"{counted} refused: landlock isolation has no transparent network, so programs have to use"
+        " the proxy (HTTP_PROXY and HTTPS_PROXY name it)"
+    ]
 
 
 @dataclass(frozen=True)
@@ -105,7 +124,7 @@ def _launched(
             try:
                 sockets = await_ready(launched)
                 break
-            except (NamespacesRefused, TransparentRefused) as refused:
+            except (NamespacesRefused, TransparentRefused, GuardRefused) as refused:
                 options = _weaker(options, refused)
                 launched.abandon()
                 prepared.close()
@@ -127,35 +146,51 @@ def _limited(prepared: PreparedRun) -> Iterator[Cgroup | None]:
         yield None
         return
     try:
-        cgroup = Cgroup(limits.cgroup_parent, f"nono-trio-{os.getpid()}", limits.whole_cage)
+        cgroup = Cgroup(limits.cgroup_parent, limits.whole_cage)
     except OSError as error:
         raise CageFailed(f"the cgroup for the limits can't be made: {error}") from error
     try:
         yield cgroup
+    except CageFailed as failed:
+        if cgroup.out_of_memory():
+            raise CageFailed(
+                "the cage ran out of memory before the command started",
+                hint="give it more with --memory: the cage itself takes some 16M",
+            ) from failed
+        raise
     finally:
         cgroup.close()
 
 
-def _weaker(options: RunOptions, refused: CageFailed) -> RunOptions:
+def _weaker(options: RunOptions, refused: LaunchFailed) -> RunOptions:
     """Return options for what is left without the refused part; raises it if it was asked for."""
     if isinstance(refused, TransparentRefused) and options.transparent is None:
         return replace(options, transparent=False)
     if isinstance(refused, NamespacesRefused) and options.isolation == "auto":
         return replace(options, isolation="landlock")
+    if isinstance(refused, GuardRefused):
+        return replace(options, guarded=False)
     raise refused
 
 
 def _prepare_again(
-    options: RunOptions, refused: CageFailed, listeners: Listeners, said: Sequence[str]
+    options: RunOptions, refused: LaunchFailed, listeners: Listeners, said: Sequence[str]
 ) -> PreparedRun:
     """Prepare the run anew with weaker options, and say what that leaves open."""
     from nono_trio.session.prepare import prepare_run
 
-    instead = "--transparent off"
-    if isinstance(refused, NamespacesRefused):
-        instead = f"--isolation {options.isolation}"
-    listeners.warn(f"warning: {refused.message}: falling back to {instead}")
-    prepared = prepare_run(options)
+    instead = {
+        NamespacesRefused: f"to --isolation {options.isolation}",
+        TransparentRefused: "to --transparent off",
+        GuardRefused: "to unguarded connections",
+    }[type(refused)]
+    listeners.warn(f"warning: {refused.message}: falling back {instead}")
+    try:
+        prepared = prepare_run(options)
+    except CageFailed as failed:
+        if isinstance(refused, NamespacesRefused):
+            failed.hint = f"`nono-trio doctor` says what would allow namespaces; {failed.hint}"
+        raise
     for warning in prepared.warnings:
         if warning not in said:
             listeners.warn(f"warning: {warning}")

@@ -18,6 +18,7 @@ import time
 from types import SimpleNamespace
 
 import escape_files
+import escape_guard
 import escape_kernel
 import escape_lifetimes
 import escape_log
@@ -31,8 +32,8 @@ import escape_terminals
 from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 
 MODULES = (
-    escape_sockets, escape_services, escape_proxy, escape_proxy_targets, escape_files, escape_log,
-    escape_mounts, escape_kernel, escape_processes, escape_terminals, escape_lifetimes,
+    escape_sockets, escape_services, escape_guard, escape_proxy, escape_proxy_targets, escape_files,
+    escape_log, escape_mounts, escape_kernel, escape_processes, escape_terminals, escape_lifetimes,
 )  # fmt: skip
 FACTS_SECONDS = 5.0
 ATTEMPT_SECONDS = 2.0  # all of an attempt; what it waits for it waits for a fraction of that

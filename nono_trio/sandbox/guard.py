@@ -1,0 +1,272 @@
+"""Connections of a cage without a network of its own, each made by the supervisor in its stead.
+
+Landlock knows TCP ports but no addresses, and no sockets that have a path. So in landlock isolation
+connect and listen wait for this guard, which does them itself, on its own copies of the address and
+of the socket: nothing that another thread of the child changes meanwhile has any effect, as the
+child's own call is never let go on. What it does: TCP to the proxy's socket and nowhere else;
+unix sockets below a path that was granted for writing, or granted by name; listening at ports that
+were asked for. Landlock's rules stand behind it for TCP.
+
+Rules: no answer before `refused` has returned, which puts a refusal into the log; a call that can't
+be looked into is refused; a call that would block waits here without holding up the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import stat
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.socket_address import (
+    MAX_SOCKET_ADDRESS,
+    BadSocketAddress,
+    InternetAddress,
+    UnixPath,
+    parse_socket_address,
+)
+from nono_trio.sandbox import notification
+from nono_trio.sandbox.filter import call_name
+from nono_trio.sandbox.places import is_below
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from nono_trio.core.addresses import Address
+    from nono_trio.sandbox.notification import Notification
+
+logger = logging.getLogger(__name__)
+
+# Calls at work at a time: more than a build's threads. What is over it waits in the kernel.
+MAX_CALLS: Final = 256
+# Between two tries at a unix socket whose backlog is full, for which the kernel has no wake-up.
+FULL_BACKLOG_SECONDS: Final = 0.01
+
+_LOOPBACK: Final = frozenset({IPv4Address("127.0.0.1"), IPv6Address("::ffff:127.0.0.1")})
+
+
+@dataclass(frozen=True)
+class Openings:
+    """What a cage may connect to and listen at; a path is a directory, or a socket by name."""
+
+    port: int
+    listen_ports: frozenset[int]
+    paths: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, port: int, listen_ports: Sequence[int], grants: Sequence[tuple[str, str, bool]]
+    ) -> Openings:
+        """The openings of a cage plan; no grants stand for no file sandbox."""
+        opened = (path for path, access, is_file in grants if is_file or access != "read")
+        paths = tuple(map(os.path.realpath, opened)) if grants else ("/",)
+        return cls(port, frozenset(listen_ports), paths)
+
+    def leads_to_proxy(self, target: InternetAddress) -> bool:
+        """Whether this is the proxy's own socket: the port of another address is not."""
+        return target.port == self.port and target.address in _LOOPBACK
+
+    def has_path(self, path: str) -> bool:
+        """Whether a socket at `path`, which is resolved, is open to the cage."""
+        return any(path == opened or is_below(path, opened) for opened in self.paths)
+
+
+class Guard:
+    """Answers the calls that wait at `listener`.
+
+    `refused` is called with each address that the child tried to reach by TCP, before the call
+    returns to it.
+    """
+
+    def __init__(
+        self,
+        listener: int,
+        openings: Openings,
+        refused: Callable[[Address, int], Awaitable[None]],
+    ) -> None:
+        self._listener = listener
+        self._openings = openings
+        self._refused = refused
+        self._room = trio.CapacityLimiter(MAX_CALLS)
+        self._warned = False
+
+    async def serve(self) -> None:
+        """Answer until cancelled or until nobody is left to ask. Raises what `refused` raises.
+
+        Once `listener` is closed, every call fails with ENOSYS.
+        """
+        async with trio.open_nursery() as calls:
+            while await self._is_asked():
+                notified = notification.receive(self._listener)
+                if notified is not None:
+                    await self._room.acquire_on_behalf_of(notified.identity)
+                    calls.start_soon(self._serve_one, notified)
+
+    async def _is_asked(self) -> bool:
+        """Wait for a call; False once all processes under the filter have ended."""
+        await trio.lowlevel.wait_readable(self._listener)
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return any(flags & select.POLLIN for _, flags in poll.poll(0))
+
+    async def _serve_one(self, notified: Notification) -> None:
+        try:
+            number = await self._do(notified)
+            notification.answer(self._listener, notified, number)
+        finally:
+            self._room.release_on_behalf_of(notified.identity)
+
+    async def _do(self, notified: Notification) -> int:
+        """Do what the call asks for; return its errno, 0 for success."""
+        try:
+            if call_name(notified.call) == "listen":
+                return self._listen(notified)
+            return await self._connect(notified)
+        except BadSocketAddress:
+            return errno.EINVAL
+        except PermissionError as error:
+            self._warn_once(error)
+            return errno.EACCES
+        except OSError as error:
+            return error.errno or errno.EACCES
+
+    def _warn_once(self, error: PermissionError) -> None:
+        """Of a program that nobody may look into (it can be executed but not read, or has asked
+        for it): it can't be told from one that would change the address after the check."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("a connection was refused: its program can't be looked into: %s", error)
+
+    def _listen(self, notified: Notification) -> int:
+        with self._its_socket(notified) as sock:
+            if sock.family != socket.AF_UNIX and _port(sock) not in self._openings.listen_ports:
+                return errno.EACCES
+            sock.listen(_signed(notified.arguments[1]))
+        return 0
+
+    async def _connect(self, notified: Notification) -> int:
+        _, at, length, *_ = notified.arguments
+        length &= 0xFFFFFFFF
+        if length > MAX_SOCKET_ADDRESS:
+            return errno.EINVAL
+        data = notification.read_memory(notified.thread, at, length)
+        target = parse_socket_address(data, sys.byteorder)
+        if isinstance(target, InternetAddress):
+            return await self._connect_internet(notified, target)
+        if isinstance(target, UnixPath):
+            return await self._connect_unix(notified, target.path)
+        # An abstract name (what Landlock's scope would say), or a family that has no sockets here.
+        return errno.EPERM
+
+    async def _connect_internet(self, notified: Notification, target: InternetAddress) -> int:
+        if not self._openings.leads_to_proxy(target):
+            if notification.is_waiting(self._listener, notified):
+                await self._refused(target.address, target.port)
+            return errno.EACCES
+        with self._its_socket(notified) as sock:
+            if sock.family != _family(target.address):
+                return errno.EAFNOSUPPORT
+            with _not_blocking(sock) as blocked:
+                number = sock.connect_ex((str(target.address), target.port))
+                if number != errno.EINPROGRESS or not blocked:
+                    return number
+                await trio.lowlevel.wait_writable(sock)
+                return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    async def _connect_unix(self, notified: Notification, path: bytes) -> int:
+        with self._its_socket(notified) as sock:
+            if sock.family != socket.AF_UNIX:
+                return errno.EAFNOSUPPORT
+            with _not_blocking(sock) as blocked:
+                while True:
+                    # In a thread: the path may lie on a file system that does not answer.
+                    number = await trio.to_thread.run_sync(
+                        self._try_unix, notified.thread, sock, path, abandon_on_cancel=True
+                    )
+                    if number != errno.EAGAIN or not blocked:
+                        return number
+                    await trio.sleep(FULL_BACKLOG_SECONDS)
+                    if not notification.is_waiting(self._listener, notified):
+                        return number
+
+    def _try_unix(self, thread: int, sock: socket.socket, path: bytes) -> int:
+        """Connect to what `path` is now, if that is open to the cage: the socket is held first,
+        and then judged and connected to by that hold."""
+        directory = os.open(f"/proc/{thread}/cwd", os.O_PATH | os.O_CLOEXEC)
+        try:
+            held = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+        except OSError:
+            return (
+                errno.EACCES
+            )  # not why: whether something is there is none of the child's business
+        finally:
+            os.close(directory)
+        try:
+            by_hold = f"/proc/self/fd/{held}"
+            if not self._openings.has_path(os.readlink(by_hold)):
+                return errno.EACCES
+            if not stat.S_ISSOCK(os.stat(by_hold).st_mode):
+                return errno.ECONNREFUSED
+            return sock.connect_ex(by_hold)
+        finally:
+            os.close(held)
+
+    @contextmanager
+    def _its_socket(self, notified: Notification) -> Iterator[socket.socket]:
+        """Our copy of the socket that the call is about. Raises OSError."""
+        descriptor = notification.copy_descriptor(notified.thread, _signed(notified.arguments[0]))
+        with _as_socket(descriptor) as sock:
+            if not notification.is_waiting(self._listener, notified):  # it may be another's by now
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            yield sock
+
+
+def _as_socket(descriptor: int) -> socket.socket:
+    """The socket that is open as `descriptor`, which it takes over; ENOTSOCK for anything else."""
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+@contextmanager
+def _not_blocking(sock: socket.socket) -> Iterator[bool]:
+    """Keep a call on the child's socket from blocking us; tells whether it would have blocked.
+
+    The flag is one of the socket that both have: the child's thread waits for its call meanwhile.
+    """
+    blocked = os.get_blocking(sock.fileno())
+    os.set_blocking(sock.fileno(), False)
+    try:
+        yield blocked
+    finally:
+        with suppress(OSError):
+            os.set_blocking(sock.fileno(), blocked)
+
+
+def _family(address: Address) -> int:
+    return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+
+
+def _port(sock: socket.socket) -> int | None:
+    """The port that an internet socket was bound to; 0 without one, None of another family."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    port: int = sock.getsockname()[1]
+    return port
+
+
+def _signed(argument: int) -> int:
+    """An int of C, of which the kernel looks at the low 32 bits."""
+    low = argument & 0xFFFFFFFF
+    return low - (1 << 32) if low >> 31 else low

@@ -1,0 +1,133 @@
+"""The kernel's seccomp notifications: a system call of the child's that waits for our answer.
+
+seccomp_unotify(2). Rules of this file: only the kernel's interface, no decisions; everything
+raises OSError. What is read from the caller's memory can be changed by another of its threads the
+moment after, and so can what its descriptor numbers mean: therefore nothing here lets a call go on
+by itself (SECCOMP_USER_NOTIF_FLAG_CONTINUE). Whoever uses this does what was asked for on its own
+copy of the address and of the descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from nono_trio.sandbox import system
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# linux/seccomp.h: _IOWR('!', 0, 80 bytes), _IOWR('!', 1, 24 bytes), _IOW('!', 2, 8 bytes).
+_RECEIVE, _SEND, _IS_WAITING = 0xC0502100, 0xC0182101, 0x40082102
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, thread, flags, call, architecture, at, arguments
+_ANSWER = struct.Struct("=QqiI")  # id, value, negative errno, flags
+_IDENTITY = struct.Struct("=Q")
+
+_YAMA_ADMIN_ONLY = 2  # /proc/sys/kernel/yama/ptrace_scope from which a parent is not enough
+_CAP_SYS_PTRACE = 19
+
+
+class Notification(NamedTuple):
+    """One call that waits: `thread` made it, as our PID namespace numbers threads."""
+
+    identity: int
+    thread: int
+    call: int
+    arguments: tuple[int, ...]
+
+
+def receive(listener: int) -> Notification | None:
+    """Take the next call, None if its thread has gone; only when `listener` is readable, or it
+    blocks."""
+    buffer = bytearray(_NOTIFICATION.size)
+    try:
+        fcntl.ioctl(listener, _RECEIVE, buffer, True)
+    except FileNotFoundError:
+        return None
+    identity, thread, _, call, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+    return Notification(identity, thread, call, tuple(arguments))
+
+
+def answer(listener: int, notification: Notification, number: int) -> None:
+    """Let the call return: 0, or fail with the errno `number`. Nothing if its thread has gone."""
+    reply = _ANSWER.pack(notification.identity, 0, -number, 0)
+    try:
+        fcntl.ioctl(listener, _SEND, reply)
+    except FileNotFoundError:
+        return
+
+
+def is_waiting(listener: int, notification: Notification) -> bool:
+    """Whether the call still waits: only then is its thread's number not somebody else's."""
+    try:
+        fcntl.ioctl(listener, _IS_WAITING, _IDENTITY.pack(notification.identity))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read_memory(thread: int, address: int, length: int) -> bytes:
+    """`length` bytes of the thread's memory. Raises OSError: EFAULT where there is none."""
+    with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
+        try:
+            data = os.pread(memory.fileno(), length, address)
+        except (OSError, OverflowError) as error:  # EIO; an address over 2**63
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from error
+    if len(data) < length:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    return data
+
+
+def copy_descriptor(thread: int, descriptor: int) -> int:
+    """Our own descriptor for what the thread's process has open as `descriptor`."""
+    process = os.pidfd_open(_process_of(thread))
+    try:
+        return system.pidfd_getfd(process, descriptor)
+    finally:
+        os.close(process)
+
+
+def _process_of(thread: int) -> int:
+    """Its process; a thread that has its files for itself is answered with its leader's, which are
+    the child's as well."""
+    with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def refused_by(proc: Path) -> str | None:
+    """What keeps this process from looking into its child; None where nothing does. Not asked: a
+    listener that a container has already installed, which only the launcher finds out."""
+    try:
+        own = os.pidfd_open(os.getpid())
+        try:
+            os.close(system.pidfd_getfd(own, own))
+        finally:
+            os.close(own)
+    except OSError as error:
+        return (
+            f"pidfd_getfd is refused ({error.strerror}), by a container's seccomp profile perhaps"
+        )
+    return _refused_by_yama(proc)
+
+
+def _refused_by_yama(proc: Path) -> str | None:
+    try:
+        scope = int((proc / "sys/kernel/yama/ptrace_scope").read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+    if scope < _YAMA_ADMIN_ONLY or (scope == _YAMA_ADMIN_ONLY and _may_trace(proc)):
+        return None
+    return f"kernel.yama.ptrace_scope is {scope}"
+
+
+def _may_trace(proc: Path) -> bool:
+    for line in (proc / "self/status").read_text("ascii", "replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_PTRACE & 1)
+    return False

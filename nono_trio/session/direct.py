@@ -1,0 +1,73 @@
+"""What the child of a cage without a network of its own tried to reach past the proxy.
+
+The guard (`sandbox.guard`) refuses it; here it becomes a decision in the log, and a sentence after
+the run, since such a program shows no more than "permission denied". Rules: the record is in the
+log before the program is answered; a program that tries again and again gets few records, and no
+attempt is lost from their counts.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.audit.files import unix_ms
+from nono_trio.core.denials import OWN_TARGETS
+from nono_trio.core.events import NetworkEvent
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.denied_names import DeniedNames
+
+if TYPE_CHECKING:
+    from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.addresses import Address
+
+REASON: Final = "a direct connection, past the proxy"
+UNTOLD: Final = f"{OWN_TARGETS}direct"  # connections that no other record tells of
+
+
+class DirectConnections:
+    """Records refused connections; `count` is how many there were."""
+
+    def __init__(self, recorder: RecordsDecisions) -> None:
+        self.count = 0
+        self._recorder = recorder
+        self._denied = DeniedNames()
+        # Holds back those that are only counted until the record that stands for them is there.
+        self._recording = trio.Lock()
+
+    async def refused(self, address: Address, port: int) -> None:
+        """Record one, or count it. Raises AuditLost and SessionSealed; if cancelled, it may not
+        have been recorded, and then nothing was answered either."""
+        self.count += 1
+        with suppress(AuditBusy):  # nothing is let through without its record
+            async with self._recording:
+                untold = self._denied.claim(f"{address} {port}", trio.current_time())
+                if untold is not None:
+                    more = f"; {untold} more since the last record" if untold else ""
+                    try:
+                        await self._recorder.record(_event(str(address), port, REASON + more))
+                    except BaseException:
+                        self._denied.give_back(untold)
+                        raise
+
+    async def record_untold(self) -> None:
+        """At the end of the session: record how many no record has told of. Raises nothing."""
+        untold = self._denied.untold
+        if untold:
+            with suppress(AuditBusy, AuditLost, SessionSealed):
+                reason = f"{untold} more direct connections"
+                await self._recorder.record(_event(UNTOLD, None, reason))
+
+
+def _event(target: str, port: int | None, reason: str) -> NetworkEvent:
+    return NetworkEvent(
+        timestamp_unix_ms=unix_ms(),
+        mode="connect",
+        decision="deny",
+        denial_category="host_denied",
+        target=target,
+        port=port,
+        reason=reason,
+    )
