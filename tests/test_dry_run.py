@@ -41,7 +41,7 @@ def test_for_people(sessions, project):
     done = sessions.run("--dry-run", "--allow-cwd", *FLAGS, "--", "env", "--token", "abc",
                         cwd=project)  # fmt: skip
     for text in (
-        "  command        env --token [REDACTED]\n",
+        "  command        env --token '[REDACTED]'\n",
         f"  starts in      {project}\n",
         "  isolation      namespace (auto: tried on this machine)\n",
         f"  granted        readwrite {project}  (--allow-cwd)\n",
@@ -124,3 +124,25 @@ def test_it_refuses_what_a_run_would(sessions, arguments, code):
 def test_silent_is_without_warnings(sessions):
     assert "warning" in sessions.run("--dry-run", "--", "env").stderr
     assert sessions.run("--dry-run", "-s", "--", "env").stderr == ""
+
+
+def test_an_entry_is_shown_with_what_gave_it(sessions, project):
+    profile = project / "p.toml"
+    profile.write_text(
+        "[network]\nallow_domain = ['p.example.com', 'both.example.com']\ngroups = ['gitlab']\n"
+        "deny_domain = ['no.example.com']\nopen_port = [5432]\n"
+    )
+    flags = ["--allow-domain", "both.example.com", "--allow-domain", "azure", "-p", str(profile)]
+    done = sessions.run("--dry-run", *flags, "--isolation", "namespace", "--", "env", cwd=project)
+    for text in (
+        f"allow p.example.com  ({profile}:2: network.allow_domain)\n",
+        "allow both.example.com  (--allow-domain)\n",
+        f"allow gitlab.com  ({profile}:3: network.groups gitlab)\n",
+        "allow *.openai.azure.com  (--allow-domain azure)\n",
+        f"deny  no.example.com  ({profile}:4: network.deny_domain)\n",
+        f"relay port 5432 to the host's  ({profile}:5: network.open_port)\n",
+    ):
+        assert text in done.stdout
+    profile.write_text("network.block = true")
+    done = sessions.run("--dry-run", "-p", str(profile), "--", "env", cwd=project)
+    assert f"blocked: {profile}:1: network.block\n" in done.stdout

@@ -290,6 +290,17 @@ def test_a_first_run_of_an_agent_is_told_what_is_missing(sessions, cage):
     assert any(grant["path"] == f"{sessions.home}/.codex" for grant in found["grants"])
 
 
+def test_a_file_that_is_not_there_is_told_of_by_itself(sessions, cage):
+    (sessions.home / ".claude").mkdir()
+    work = sessions.home / "work"
+    work.mkdir()
+    missing = f"{sessions.home}/.claude.json is not there"
+    assert any(one.startswith(missing) for one in cage("-p", "claude-code", cwd=work)["warnings"])
+    (sessions.home / ".claude.json").write_text("{}")
+    found = cage("-p", "claude-code", cwd=work)["warnings"]
+    assert not any("is not there" in one for one in found)
+
+
 def test_a_proxy_takes_the_network_of_a_profile(sessions, own):
     own("p.toml", "network.allow_domain = ['a.example.com']\naudit.sync = 'always'")
     with sessions.proxy("-p", "p") as (_, ready):

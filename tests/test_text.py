@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +13,7 @@ from nono_trio.cli.text import (
     ago,
     clean,
     clock_time,
+    command_text,
     counted,
     decision_line,
     shorten,
@@ -147,3 +150,29 @@ def test_sizes(count, text):
 def test_small_words():
     assert (counted(1, "record"), counted(0, "record")) == ("1 record", "0 records")
     assert (shorten("abc", 3), shorten("abcd", 3), shorten("a", 0)) == ("abc", "ab…", "…")
+
+
+COMMANDS = [
+    ["sh", "-c", "echo \"a b\" 'c' $HOME `id` \\"],
+    ["", "'", '"', 'a"b', "$x", "~", "*", "a;b", "#", "--flag=a b"],
+    ["bücher", "a\nb", "\x1b[31mred'\\", "\u202e\u200b\x85", "\U000e0041", "\x01f", "\x7f1"],
+    ["undecoded: \udc80\udcff", "\udcffé"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_shell_takes_a_command_back_as_it_was(command):
+    text = command_text(command)
+    assert text.isprintable()
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {text}"],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    assert done.stdout.split(b"\0")[:-1] == [os.fsencode(argument) for argument in command]
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_a_command_is_always_one_printable_line(command):
+    assert command_text(command).isprintable()

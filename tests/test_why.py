@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
+from harness import NONO_TRIO
 
 from nono_trio.cli import main as command_line
 
@@ -52,6 +54,25 @@ def test_an_allowed_name_with_its_entry(ask):
     assert answer["notes"][0].startswith("names are not resolved here")
 
 
+@pytest.mark.parametrize(
+    ("entry", "port", "words"),
+    [
+        ("a.test", 80, "HTTP with this host in its Host field"),
+        ("a.test", 443, "TLS with this host's name"),
+        ("a.test:22", 22, "whatever is spoken"),
+        ("tls://a.test", 443, "may hide the name"),
+        ("tls://*.test:8443", 8443, "may hide the name"),
+        ("tcp://a.test:443", 443, "whatever is spoken"),
+        ("a.test:*", 8443, "whatever is spoken"),
+        ("a.test:*", 7777, "so name it"),
+    ],
+)
+def test_what_an_entry_lets_through_is_told(ask, entry, port, words):
+    answer = ask("--host", "a.test", "--port", port, "--allow-domain", entry)
+    assert (answer["status"], answer["rule"]) == ("allowed", f"--allow-domain {entry}")
+    assert words in answer["notes"][-1]
+
+
 def test_a_denied_name_with_the_flag_that_would_do(ask):
     answer = ask("--host", "other.test", "--port", "8443", *HOSTS)
     assert answer["status"] == "denied"
@@ -86,7 +107,7 @@ def test_host_answers(ask, host, options, status, text):
 def test_a_pin_is_checked_address_by_address(ask):
     allow = ["--allow-domain", "a.example.com", "--deny-domain", "10.0.0.1"]
     pinned = ask("--host", "a.example.com", *allow, "--resolve", "a.example.com:443:127.0.0.1")
-    assert (pinned["status"], pinned["notes"]) == ("allowed", ["pinned to 127.0.0.1"])
+    assert (pinned["status"], pinned["notes"][0]) == ("allowed", "pinned to 127.0.0.1")
     denied = ask("--host", "a.example.com", *allow, "--resolve", "a.example.com:443:10.0.0.1")
     assert denied["status"] == "denied"
     assert "on the deny list" in denied["reason"]
@@ -98,6 +119,26 @@ def test_an_open_port(ask, host):
     assert (answer["status"], answer["rule"]) == ("allowed", "--open-port 5432")
     assert ask("--host", host, "--port", "5433", "--open-port", "5432")["status"] == "denied"
     assert ask("--host", "db.test", "--port", "5432", "--open-port", "5432")["status"] == "denied"
+
+
+def test_what_a_profile_gave_is_named(ask, home):
+    profile = home / "p.toml"
+    profile.write_text(
+        "[network]\nallow_domain = ['a.test']\ngroups = ['gitlab']\ndeny_domain = ['bad.test']\n"
+    )
+    assert ask("--host", "a.test", "-p", profile)["rule"] == (
+        f"a.test ({profile}:2: network.allow_domain)"
+    )
+    assert ask("--host", "gitlab.com", "-p", profile)["rule"] == (
+        f"gitlab.com ({profile}:3: network.groups gitlab)"
+    )
+    denied = ask("--host", "bad.test", "-p", profile)
+    assert denied["hint"] == f"take it out of {profile}:4: network.deny_domain"
+    by_group = ask("--host", "gitlab.com", "--deny-domain", "gitlab")
+    assert by_group["hint"] == "drop --deny-domain gitlab"
+    profile.write_text("network.block = true")
+    blocked = ask("--host", "a.test", "-p", profile)
+    assert blocked["hint"] == f"take it out of {profile}:1: network.block"
 
 
 # -- paths ----------------------------------------------------------------------------------------
@@ -184,6 +225,32 @@ def test_the_kernel_agrees(sessions, granted, path, operation):
     redirect = {"read": "<", "write": ">>"}[operation]
     done = sessions.run(*flags, "-s", "--", "sh", "-c", f": {redirect}{project / path}")
     assert (json.loads(asked.stdout)["status"] == "allowed") is (done.returncode == 0)
+
+
+def test_the_answer_is_for_the_isolation_that_this_machine_gives(sessions):
+    """Really without namespaces: the limit is set in a user namespace of the test's own."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare(1) here")
+
+    def ask_without_namespaces(*arguments):
+        script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+        why = [NONO_TRIO, "why", "--json", "--path", "/tmp/not-there-yet", *arguments]
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *why],
+            env=sessions.environment, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        if "unshare failed" in done.stderr:
+            pytest.skip("no user namespaces here")
+        return json.loads(done.stdout)
+
+    auto = ask_without_namespaces()
+    assert auto["status"] == "denied"
+    assert auto["notes"][0] == (
+        "answered for landlock isolation: namespaces are not to be had here"
+    )
+    asked = ask_without_namespaces("--isolation", "namespace")
+    assert asked["status"] == "allowed"
+    assert asked["notes"][0].startswith("answered for namespace isolation, which was not to be had")
 
 
 # -- the command ----------------------------------------------------------------------------------

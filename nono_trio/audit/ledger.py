@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from nono_trio.audit.machine import sync_data
+from nono_trio.audit.ownership import open_shared
+from nono_trio.audit.regular import open_regular
 from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import (
     LedgerRecord,
@@ -129,7 +132,7 @@ def verify(audit_root: Path, session_id: str | None = None) -> LedgerReport:
 def _lines(audit_root: Path) -> Iterator[tuple[int, int, bytes]]:
     """(line number, offset, line) of the ledger; nothing when there is none."""
     try:
-        ledger = open(audit_root / LEDGER, "rb")  # noqa: SIM115  (closed by the `with` below)
+        ledger = open_regular(audit_root / LEDGER)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -179,7 +182,7 @@ def _chain_of(record: LedgerRecord) -> str:
 @contextlib.contextmanager
 def _locked(audit_root: Path) -> Iterator[None]:
     """Hold the ledger's lock; flock has no deadline of its own, so it is tried until ours."""
-    lock = os.open(audit_root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_shared(audit_root / LOCK, os.O_RDWR)
     try:
         deadline = time.monotonic() + LOCK_SECONDS
         while not _try_lock(lock):
@@ -207,13 +210,13 @@ def _append_locked(
 ) -> LedgerRecord:
     path = audit_root / LEDGER
     created = not path.exists()
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    file = open_shared(path, os.O_RDWR)
     with os.fdopen(file, "r+b", buffering=0) as ledger:
         _set_torn_tail_aside(ledger, audit_root)
         last = _last_record(ledger, path)
         record = _next_record(last, session_id, digest_hex, completed_at)
         _write_whole(ledger, encode_ledger_record(record))
-        os.fdatasync(ledger.fileno())
+        sync_data(ledger.fileno())
     if created:
         sync_directory(audit_root)
     return record
@@ -251,10 +254,10 @@ def _set_torn_tail_aside(ledger: BinaryIO, audit_root: Path) -> None:
             f"the last {MAX_LINE} bytes of {audit_root / LEDGER} are no line of a ledger",
             hint="move the ledger away; sessions already in it keep their own checkpoints",
         )
-    kept = os.open(audit_root / TORN, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    kept = open_shared(audit_root / TORN, os.O_WRONLY | os.O_APPEND)
     with os.fdopen(kept, "ab", buffering=0) as aside:
         _write_whole(aside, torn + b"\n")
-        os.fdatasync(aside.fileno())
+        sync_data(aside.fileno())
     ledger.truncate(start + whole)
 
 

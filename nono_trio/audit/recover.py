@@ -6,6 +6,7 @@ Rules of this file:
 - Nothing is thrown away: a torn tail is copied to `<file>.torn` and synced before it is cut.
 - Nothing is made up: how the child ended is not known, so `session_ended` has LOST_EXIT_CODE, and
   its time is the last sign of life. A record before it says that, and how much, was cut.
+- Root recovers the session of another user as that user (see `ownership`).
 - Each step leaves a session that is still `crashed` and can be recovered again, until session.json
   says "recovered" as the very last one; a second recovery finds what the first one did.
 
@@ -25,6 +26,7 @@ import msgspec
 from nono_trio.audit import ledger, store
 from nono_trio.audit.files import LOST_TARGET, append_checkpoint, lock, unix_ms
 from nono_trio.audit.log import AppendFile, ChainedLog
+from nono_trio.audit.ownership import as_owner
 from nono_trio.audit.read import lines, size_of
 from nono_trio.audit.session_record import sealed_metadata
 from nono_trio.audit.survey import Survey
@@ -94,7 +96,7 @@ def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -
     """
     answer = Recovery(outcome="failed", session_id=directory.name, path=str(directory))
     try:
-        with _held(directory):
+        with as_owner(directory), _held(directory):
             _recover_held(directory, answer, step)
     except BlockingIOError:
         answer.outcome, answer.reason = "running", "a writer or another recovery holds its log"

@@ -115,7 +115,7 @@ def _gather(target: Path) -> Evidence:
     metadata, alive = _read_session(directory)
     beside = size_of(directory / CHECKPOINTS) if directory is not None else 0
     if not log.is_file():
-        raise LogUnreadable(f"{log} is missing")
+        raise LogUnreadable(f"{log} is {'no file' if log.exists() else 'missing'}")
     return Evidence(
         log=log,
         directory=directory,

@@ -18,6 +18,7 @@ import msgspec
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA, Verification, worst
 from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.events import Decision, Network
 from nono_trio.errors import UsageError
@@ -38,6 +39,7 @@ DECISIONS = get_args(Decision)
 
 _audit_dir = click.option(
     "--audit-dir",
+    type=PATH,
     metavar="DIR",
     envvar=store.STATE_VARIABLE,
     help="State directory  [default: $XDG_STATE_HOME/nono-trio]",

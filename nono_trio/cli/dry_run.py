@@ -17,11 +17,19 @@ from nono_trio.core.redaction import redact_argv
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from nono_trio.session.options import RunOptions
+    from nono_trio.session.options import NetworkOptions, RunOptions
     from nono_trio.session.prepare import PreparedRun
 
 SCHEMA = 1
 LABEL_WIDTH = 15
+# Key of the cage's network, parameter that gave it, and how an entry is shown.
+_NETWORK_ROWS = (
+    ("deny", "deny_domain", "deny  {}"),
+    ("allow", "allow_domain", "allow {}"),
+    ("resolve", "resolve", "pin   {}"),
+    ("open_ports", "open_port", "relay port {} to the host's"),
+    ("listen_ports", "listen_port", "relay the host's port {} in"),
+)
 
 
 def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool) -> None:
@@ -63,6 +71,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "own_paths": [path for path, _, _ in plan.grants[len(files.grants) :]],
         "denied": list(files.denied),
         "covered": list(files.covered),
+        "kept": list(files.kept),
         "network": {
             "allow": list(network.allow),
             "deny": list(network.deny),
@@ -70,6 +79,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
             "block": network.block,
             "open_ports": list(plan.open_ports),
             "listen_ports": list(plan.listen_ports),
+            "sources": network.sources,
         },
         "environment": _environment(options, prepared),
         "limits": plan.limits,
@@ -96,7 +106,7 @@ def _lines(options: RunOptions, prepared: PreparedRun) -> Iterator[str]:
     yield from _rows("isolation", [_isolation_text(options, prepared)])
     yield from _rows("cage", cage["enforcement"])
     yield from _file_lines(prepared, cage)
-    yield from _rows("network", _network_texts(cage["network"]))
+    yield from _rows("network", _network_texts(options.session.network, cage["network"]))
     for label, key in (("passed", "passed"), ("set", "set"), ("held back", "held_back")):
         names = cage["environment"][key]
         yield from _rows(f"env {label}", [" ".join(names) or "nothing"])
@@ -123,18 +133,19 @@ def _file_lines(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[str]:
     yield from _rows("the cage's", [" ".join(cage["own_paths"])])
     covered = [f"{path}  (inside a grant, covered)" for path in cage["covered"]]
     yield from _rows("closed", covered)
+    yield from _rows("read-only", [f"{path}  (nono-trio's own code)" for path in cage["kept"]])
     others = [path for path in cage["denied"] if path not in cage["covered"]]
     yield from _rows("closed too", [f"{counted(len(others), 'path')}: {' '.join(others)}"])
 
 
-def _network_texts(network: dict[str, Any]) -> list[str]:
+def _network_texts(options: NetworkOptions, network: dict[str, Any]) -> list[str]:
     if network["block"]:
-        return ["blocked: --block-net"]
-    texts = [f"deny  {entry}  (--deny-domain)" for entry in network["deny"]]
-    texts += [f"allow {entry}  (--allow-domain)" for entry in network["allow"]]
-    texts += [f"pin   {entry}  (--resolve)" for entry in network["resolve"]]
-    texts += [f"relay port {port} to the host's  (--open-port)" for port in network["open_ports"]]
-    texts += [f"relay the host's port {p} in  (--listen-port)" for p in network["listen_ports"]]
+        return [f"blocked: {options.source('block_net')}"]
+    texts = [
+        text.format(entry) + f"  ({options.source(name, entry)})"
+        for key, name, text in _NETWORK_ROWS
+        for entry in network[key]
+    ]
     return [*texts, "deny  everything else, metadata and link-local addresses always"]
 
 

@@ -8,10 +8,12 @@ and nowhere else, in one form: `nono-trio: error: ...`, then `hint: ...`, on std
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
@@ -111,7 +113,11 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The console entry."""
-    sys.exit(exit_code(sys.argv[1:]))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes what it can't encode by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
+    code = exit_code(sys.argv[1:])
+    _forget_what_is_left()
+    sys.exit(code)
 
 
 def exit_code(arguments: Sequence[str]) -> int:
@@ -125,6 +131,8 @@ def exit_code(arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
+    except OSError as error:
+        return _tell_system_error(error)
     except click.ClickException as error:
         return _tell_click_error(error)
     except NonoTrioError as error:
@@ -135,9 +143,10 @@ def exit_code(arguments: Sequence[str]) -> int:
 
 def tell_error(message: str, hint: str | None) -> None:
     """Print an error for a person; untrusted text in it is made harmless."""
-    print(f"{PROGRAM}: error: {clean(message)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {clean(hint)}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody there to be told: the exit code says it
+        print(f"{PROGRAM}: error: {clean(message)}", file=sys.stderr)
+        if hint:
+            print(f"hint: {clean(hint)}", file=sys.stderr)
 
 
 def _invoke(arguments: Sequence[str]) -> int:
@@ -152,6 +161,15 @@ def _invoke(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _tell_system_error(error: OSError) -> int:
+    """Tell of what no command told by itself: an output that is full or broken has no name."""
+    what = "the output can't be written" if error.filename is None else str(error.filename)
+    if error.filename is None and sys.stdout is not None:
+        _forget_stdout()
+    tell_error(f"{what}: {error.strerror or error}", None)
+    return NonoTrioError.exit_code
+
+
 def _tell_click_error(error: click.ClickException) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -164,5 +182,19 @@ def _tell_click_error(error: click.ClickException) -> int:
 
 
 def _forget_stdout() -> None:
-    """Whoever read our output has gone: let the flush at exit go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Whoever read our output has gone, or has no room: let the flush at exit go nowhere."""
+    _forget(sys.stdout)
+
+
+def _forget(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _forget_what_is_left() -> None:
+    """Keep the interpreter from making an exit code of its own of a flush that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            _forget(stream)

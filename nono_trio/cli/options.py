@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nono_trio.audit.store import state_root
+from nono_trio.cli.parameters import PATH, PROFILE, Seconds
 from nono_trio.errors import UsageError
 from nono_trio.session.options import AuditOptions, NetworkOptions, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nono_trio.session.options import Sources
+
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 # Bounds of `--audit-queue`: one record at a time still works, a million is a gigabyte.
 QUEUE_RANGE = click.IntRange(1, 1_000_000)
 PORT_RANGE = click.IntRange(0, 65_535)
-SECONDS = click.FloatRange(0, 86_400)
+SECONDS = Seconds(0, 86_400)
 
 
 def environment_twin(flag: str) -> str:
@@ -36,10 +39,10 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noq
 
 
 _PROFILE = (
-    option("-p", "--profile", metavar="NAME|FILE",
+    option("-p", "--profile", type=PROFILE, metavar="NAME|FILE",
            help="Start from a profile: lists add up, a flag's value beats the profile's. See"
            " `nono-trio profile list`."),
-    option("--network-profile", metavar="NAME|FILE",
+    option("--network-profile", type=PROFILE, metavar="NAME|FILE",
            help="Take only the network of a profile: minimal, developer, enterprise, ..."),
 )  # fmt: skip
 
@@ -49,7 +52,8 @@ _NETWORK = (
         metavar="HOST[:PORT]",
         help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
         " every name below it; the name of a group (github, llm_apis, package_registries, ...) for"
-        " its hosts. Repeatable.",
+        " its hosts; tls://HOST[:PORT] for TLS that may hide its name (ECH) or have none;"
+        " tcp://HOST:PORT for whatever is spoken there. Repeatable.",
     ),
     option("--deny-domain", multiple=True, metavar="HOST[:PORT]",
            help="Deny a host; wins over every --allow-domain. Repeatable."),
@@ -59,7 +63,7 @@ _NETWORK = (
 )  # fmt: skip
 
 _AUDIT = (
-    option("--audit-dir", metavar="DIR", envvar="NONO_TRIO_STATE_DIR",
+    option("--audit-dir", type=PATH, metavar="DIR", envvar="NONO_TRIO_STATE_DIR",
            help="State directory  [default: $XDG_STATE_HOME/nono-trio]"),
     option("--audit-mode", type=click.Choice(["strict", "best-effort"]), default="strict",
            show_default=True, help="When the log can't be written: stop, or count the loss."),
@@ -84,7 +88,9 @@ def session_options(command: Command) -> Command:
     return command
 
 
-def build_session_options(given: dict[str, Any], *, proxy_port: int = 0) -> SessionOptions:
+def build_session_options(
+    given: dict[str, Any], *, proxy_port: int = 0, sources: Sources | None = None
+) -> SessionOptions:
     """Take the shared options out of a command's arguments, a profile's entries included."""
     name = given["name"]
     if name is not None and not (0 < len(name) <= 64 and name.isprintable()):
@@ -96,6 +102,7 @@ def build_session_options(given: dict[str, Any], *, proxy_port: int = 0) -> Sess
             resolve=given["resolve"],
             block=given["block_net"],
             proxy_port=proxy_port,
+            sources=sources or {},
         ),
         audit=AuditOptions(
             state_root=state_root(given["audit_dir"], os.environ),

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, counted, shorten
 from nono_trio.errors import NonoTrioError, UsageError
 from nono_trio.session import profiles
@@ -167,7 +168,9 @@ def _tell_faults(file: str, faults: Sequence[Fault]) -> None:
     metavar="NAME|FILE",
     help="What it starts from  [default: default]. Repeatable.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write it there instead of among your own.")
+@click.option(
+    "-o", "--output", type=PATH, metavar="FILE", help="Write it there instead of among your own."
+)
 @_json
 def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Begin a profile of your own: a file with every key, commented, ready to be edited.
@@ -186,7 +189,7 @@ def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool)
     for base in extends:
         profiles.load(base, os.environ)
     path = Path(output) if output else profile_directory(os.environ) / f"{name}.toml"
-    _write_new(path, template(name, extends or ("default",)))
+    _write_new(path, template(name, extends or ("default",)), make_directory=output is None)
     if as_json:
         _print_json({"schema": SCHEMA, "name": name, "path": str(path)})
         return
@@ -194,9 +197,10 @@ def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool)
     say(f"edit it, check it with `nono-trio profile validate {name if not output else path}`")
 
 
-def _write_new(path: Path, text: str) -> None:
+def _write_new(path: Path, text: str, *, make_directory: bool) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make_directory:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:

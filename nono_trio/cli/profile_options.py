@@ -2,8 +2,8 @@
 
 Rules of this file: what has one value is the first of the three that gives one; lists add up, so
 that a deny from any of them holds; names of groups are replaced by their hosts here, before any
-rule is parsed. What comes out is as if it had all been given with flags, apart from paths, which
-keep the line of the profile that they come from.
+rule is parsed. What comes out is as if it had all been given with flags; the profile's line that
+something comes from is kept, for whoever explains it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.profile import Sourced
     from nono_trio.sandbox.plan import Access
+    from nono_trio.session.options import Sources
 
 # Parameter of the command line -> keys of a profile whose entries are added to it.
 _LISTS: Final[dict[str, tuple[str, ...]]] = {
@@ -62,7 +63,10 @@ _GRANTS: Final[tuple[tuple[str, Access, bool], ...]] = (
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a command is started with: `given` are its parameters, a profile's entries included."""
+    """What a command is started with: `given` are its parameters, a profile's entries included.
+
+    `sources` are as NetworkOptions has them.
+    """
 
     given: dict[str, Any]
     requests: Sequence[PathRequest] = ()
@@ -70,6 +74,8 @@ class Chosen:
     bypass: Sequence[str] = ()
     set_variables: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    sources: Sources = field(default_factory=dict)
+    configuration: str | None = None
 
     @property
     def variables(self) -> VariableRules:
@@ -91,14 +97,16 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     if not (given["profile"] or given["network_profile"]):
         return _settled(Chosen(given=chosen), directory, variables)
     sourced, files = _load(given["profile"], given["network_profile"])
-    _add_lists(chosen, sourced)
-    _add_values(chosen, sourced, context)
+    sources: Sources = {}
+    _add_lists(chosen, sourced, sources)
+    _add_values(chosen, sourced, context, sources)
     whole = Chosen(
         given=chosen,
         requests=[*_requests(sourced, variables)],
         deny=_paths(sourced, "filesystem.deny", variables),
         bypass=_paths(sourced, "filesystem.bypass_protection", variables),
         set_variables=_set_variables(sourced, variables),
+        sources=sources,
     )
     return _settled(whole, directory, variables, files)
 
@@ -110,13 +118,13 @@ def _settled(
     given = chosen.given
     writable = [*_writable(chosen, directory)]
     notes = [*_missing(chosen.requests, directory), *_changeable(files, writable)]
+    notes += _changeable_registries(variables["HOME"], writable, directory)
     if given["block_net"] and given["allow_domain"]:
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
-    notes += _expand_groups(given, variables["HOME"], [*writable, directory])
+    notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
     # Whoever writes a profile decides over the next cage.
-    own = profile_directory(os.environ).parent
-    closed = [str(own)] if own.is_dir() else []
-    return replace(chosen, deny=[*chosen.deny, *closed], notes=notes)
+    own = str(profile_directory(os.environ).parent)
+    return replace(chosen, notes=notes, configuration=own)
 
 
 def _with_environment_lists(
@@ -167,19 +175,32 @@ def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the sc
     return getattr(getattr(sourced.profile, table), name)
 
 
-def _add_lists(given: dict[str, Any], sourced: Sourced) -> None:
+def _add_lists(given: dict[str, Any], sourced: Sourced, sources: Sources) -> None:
     for name, keys in _LISTS.items():
-        if name in given:
-            added = [entry for key in keys for entry in _entry(sourced, key)]
-            given[name] = tuple(dict.fromkeys([*given[name], *added]))
+        if name not in given:
+            continue
+        entries = dict.fromkeys(given[name])
+        for key in keys:
+            for entry in _entry(sourced, key):
+                if entry not in entries:
+                    entries[entry] = None
+                    _note_source(sources, name, entry, f"{sourced.origin(key, entry)}: {key}")
+        given[name] = tuple(entries)
 
 
-def _add_values(given: dict[str, Any], sourced: Sourced, context: click.Context | None) -> None:
+def _note_source(sources: Sources, name: str, entry: object, source: str) -> None:
+    sources.setdefault(name, {}).setdefault(str(entry), source)
+
+
+def _add_values(
+    given: dict[str, Any], sourced: Sourced, context: click.Context | None, sources: Sources
+) -> None:
     for name, key in _VALUES.items():
         value = _entry(sourced, key)
         source = context.get_parameter_source(name) if context is not None else None
         if name in given and value is not None and source in (None, ParameterSource.DEFAULT):
             given[name] = value
+            _note_source(sources, name, "", f"{sourced.origin(key)}: {key}")
 
 
 def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRequest]:
@@ -229,15 +250,21 @@ def _missing(requests: Sequence[PathRequest], directory: str) -> list[str]:
     """Say so when no path is there that one of our profiles lets the command keep its state in.
 
     One that is missing is ordinary (nobody has every cache); all of them mean a first run, which
-    could not make them itself.
+    could not make them itself, and a file is never a cache.
     """
-    kept = [one.given for one in requests if one.optional and one.access != "read"]
-    kept = [path for path in kept if path != directory]
-    if not kept or any(map(os.path.exists, kept)):
-        return []
+    kept = [one for one in requests if one.optional and one.access != "read"]
+    kept = [one for one in kept if one.given != directory]
+    missing = [one for one in kept if not os.path.exists(one.given)]
+    if missing and missing == kept:
+        paths = " ".join(one.given for one in kept)
+        return [
+            f"nothing is there of what the profile lets the command write: {paths}"
+            " (create what it needs)"
+        ]
     return [
-        f"nothing is there of what the profile lets the command write: {' '.join(kept)}"
-        " (create what it needs)"
+        f"{one.given} is not there: what the command writes to it is gone at its end (create it)"
+        for one in missing
+        if one.is_file
     ]
 
 
@@ -250,11 +277,34 @@ def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
     ]
 
 
+def _changeable_registries(home: str, writable: Sequence[str], directory: str) -> list[str]:
+    """Warn of files from which a later run would take the hosts of package_registries.
+
+    Those of the working directory are never believed.
+    """
+    real = os.path.realpath(directory)
+    outside = [path for path in writable if not _covers(real, path)]
+    if not outside:
+        return []
+    from nono_trio.session.registries import writable_files
+
+    files = writable_files(os.environ, home, outside)
+    files = [path for path in files if not _covers(real, os.path.realpath(path))]
+    if not files:
+        return []
+    return [
+        f"the command may write {', '.join(files)}: a later run with {PACKAGE_REGISTRIES} allows"
+        " the hosts that it finds there"
+    ]
+
+
 def _covers(granted: str, path: str) -> bool:
     return path == granted or is_below(path, granted)
 
 
-def _expand_groups(given: dict[str, Any], home: str, writable: Sequence[str]) -> Sequence[str]:
+def _expand_groups(
+    given: dict[str, Any], home: str, writable: Sequence[str], sources: Sources
+) -> Sequence[str]:
     """Put the hosts of groups in their names' place; return what has to be said about it."""
     entries: Sequence[str] = ()
     warnings: Sequence[str] = ()
@@ -265,5 +315,10 @@ def _expand_groups(given: dict[str, Any], home: str, writable: Sequence[str]) ->
         registries = read_registries(os.environ, home, writable)
         entries, warnings = registries.entries, registries.warnings
     for name in ("allow_domain", "deny_domain"):
+        for group in given[name]:
+            source = sources.get(name, {}).get(group, "--" + name.replace("_", "-"))
+            for host in expand_groups([group], entries):
+                if host != group:
+                    _note_source(sources, name, host, f"{source} {group}")
         given[name] = tuple(expand_groups(given[name], entries))
     return warnings

@@ -47,6 +47,7 @@ allow = ["$WORKDIR"]  # read and write below a directory
 # bypass_protection = []  # lifts what is protected; grant it as well
 
 # Hosts: HOST, HOST:PORT, *.SUFFIX. Without a port an allowed host means 80 and 443.
+# tls://HOST: its TLS may hide the name (ECH). tcp://HOST:PORT: whatever is spoken there.
 [network]
 allow_domain = []
 # deny_domain = []  # wins over every allow

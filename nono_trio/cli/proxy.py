@@ -38,7 +38,7 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
     chosen = choose(given)
     for note in chosen.notes:
         say(f"warning: {note}")
-    options = build_session_options(chosen.given)
+    options = build_session_options(chosen.given, sources=chosen.sources)
     policy = build_policy(options.network)
     listener = open_listener(port, address)
     token = new_token()
@@ -53,7 +53,13 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
             "session_id": record.session_id,
             "session_dir": str(record.directory),
         }
-        click.echo(json.dumps(line))
+        try:
+            click.echo(json.dumps(line))
+        except OSError as error:
+            raise UsageError(
+                f"the ready line can't be written: {error.strerror or error}",
+                hint="stdout has to be open: without the line nobody knows the port and the token",
+            ) from error
 
     observers = [FollowPrinter().observe] if follow else []
     finished = run_proxy(

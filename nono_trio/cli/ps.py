@@ -13,6 +13,7 @@ import msgspec
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA
 from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.events import LOST_EXIT_CODE
 from nono_trio.core.metadata import NonoTrioFacts
@@ -31,6 +32,7 @@ LABEL_WIDTH = 13
 
 _audit_dir = click.option(
     "--audit-dir",
+    type=PATH,
     metavar="DIR",
     envvar=store.STATE_VARIABLE,
     help="State directory  [default: $XDG_STATE_HOME/nono-trio]",

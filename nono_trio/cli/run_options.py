@@ -14,8 +14,10 @@ from nono_trio.cli.options import (
     option,
     session_options,
 )
+from nono_trio.cli.parameters import PATH, Seconds
 from nono_trio.cli.profile_options import choose
 from nono_trio.core.size import parse_size
+from nono_trio.errors import UsageError
 from nono_trio.sandbox.plan import FileOptions
 from nono_trio.session.options import Limits, RunOptions
 
@@ -23,20 +25,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FILES = (
-    option("-a", "--allow", multiple=True, metavar="DIR", help="Read and write below DIR."),
-    option("-r", "--read", multiple=True, metavar="DIR", help="Read and execute below DIR."),
-    option("-w", "--write", multiple=True, metavar="DIR", help="Write below DIR."),
-    option("--allow-file", multiple=True, metavar="FILE", help="Read and write one file."),
-    option("--read-file", multiple=True, metavar="FILE", help="Read one file."),
-    option("--write-file", multiple=True, metavar="FILE", help="Write one file."),
+    option(
+        "-a", "--allow", multiple=True, type=PATH, metavar="DIR", help="Read and write below DIR."
+    ),
+    option(
+        "-r", "--read", multiple=True, type=PATH, metavar="DIR", help="Read and execute below DIR."
+    ),
+    option("-w", "--write", multiple=True, type=PATH, metavar="DIR", help="Write below DIR."),
+    option(
+        "--allow-file", multiple=True, type=PATH, metavar="FILE", help="Read and write one file."
+    ),
+    option("--read-file", multiple=True, type=PATH, metavar="FILE", help="Read one file."),
+    option("--write-file", multiple=True, type=PATH, metavar="FILE", help="Write one file."),
     option(
         "--bypass-protection",
         multiple=True,
+        type=PATH,
         metavar="PATH",
-        help="Lift the protection of a path (secrets, start-up files); grant it as well.",
+        help="Lift the protection of a path (secrets, start-up files, our own code and profiles);"
+        " grant it as well.",
     ),
     option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
-    option("--workdir", metavar="DIR", help="Start there instead of the current directory."),
+    option(
+        "--workdir", type=PATH, metavar="DIR", help="Start there instead of the current directory."
+    ),
 )
 
 _ENVIRONMENT = (
@@ -50,10 +62,11 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 _CAGE = (
-    option("--isolation", type=click.Choice(["auto", "namespace", "landlock", "none"]),
+    option("--isolation", type=click.Choice(["auto", "namespace", "landlock", "seatbelt", "none"]),
            default="auto", show_default=True,
            help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
-           " where they are refused; `none` is a way out. Recorded."),
+           " where they are refused (on macOS Seatbelt, which is untested); `none` is a way out."
+           " Recorded."),
     option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
     option("--transparent", type=click.Choice(["on", "off"]), default=None,
            help="Let programs that know of no proxy reach it all the same (namespaces only)"
@@ -69,8 +82,9 @@ _CAGE = (
     option("--max-open-files", type=click.IntRange(16), metavar="N",
            help="Descriptors that each process may have open."),
     option("--max-processes", type=click.IntRange(1), metavar="N",
-           help="Processes and threads of the whole cage; not for root."),
-    option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+           help="Processes and threads of the whole cage; not for root, and without namespaces all"
+           " of yours, where no cgroup v2 is delegated."),
+    option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS",
            help="End the whole run after that long (exit code 124)."),
 )  # fmt: skip
 
@@ -99,7 +113,9 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
     given = chosen.given
     return RunOptions(
         command=command,
-        session=build_session_options(given, proxy_port=given["proxy_port"]),
+        session=build_session_options(
+            given, proxy_port=given["proxy_port"], sources=chosen.sources
+        ),
         files=FileOptions(
             allow=given["allow"],
             read=given["read"],
@@ -112,6 +128,7 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
             allow_cwd=given["allow_cwd"],
             workdir=given["workdir"],
             profile=chosen.requests,
+            configuration=chosen.configuration,
         ),
         isolation=given["isolation"],
         sandbox=not given["no_sandbox"],
@@ -119,7 +136,7 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
         open_ports=given["open_port"],
         listen_ports=given["listen_port"],
         limits=Limits(
-            memory=None if given["memory"] is None else parse_size(given["memory"]),
+            memory=_memory(given["memory"]),
             open_files=given["max_open_files"],
             processes=given["max_processes"],
         ),
@@ -129,3 +146,10 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
         set_variables=chosen.set_variables,
         notes=chosen.notes,
     )
+
+
+def _memory(given: str | None) -> int | None:
+    try:
+        return None if given is None else parse_size(given)
+    except UsageError as error:
+        raise UsageError(f"--memory: {error.message}", hint=error.hint) from None

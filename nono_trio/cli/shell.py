@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nono_trio.cli.options import option
+from nono_trio.cli.parameters import PATH
 from nono_trio.cli.run import execute
 from nono_trio.cli.run_options import build_run_options, run_options
 
@@ -16,7 +17,9 @@ _FALLBACK = "/bin/sh"
 
 
 @click.command(epilog="Example: nono-trio shell --allow-cwd --allow-domain example.com")
-@option("--shell", metavar="PATH", help="The shell to start  [default: $SHELL, or /bin/sh]")
+@option(
+    "--shell", type=PATH, metavar="PATH", help="The shell to start  [default: $SHELL, or /bin/sh]"
+)
 @run_options
 def shell(shell: str | None, **given: Any) -> None:  # noqa: ANN401  (click passes any)
     """Start your shell in a cage, with job control; exit it to seal the log."""

@@ -8,6 +8,7 @@ terminal; what was replaced stays visible. Nothing is told by colour.
 from __future__ import annotations
 
 import os
+import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from msgspec import UNSET
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
+    from nono_trio.core.denials import DeniedHost
     from nono_trio.core.events import NetworkEvent
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
@@ -23,10 +25,13 @@ MAX_DETAIL = 160
 # A host name is at most 253 characters, but a log may hold any text in its place.
 MAX_TARGET = 260
 
+MAX_PORTS = 8  # of one host in one line: who tries more of them scans
 DEFAULT_WIDTH = 100  # in a pipe, where there is no terminal to ask
 MIN_LAST = 20  # of a table's last column (a command line), however narrow the terminal is
 
 IPV6_CHARACTERS = frozenset("0123456789abcdefABCDEF:.")
+# What Python makes of the bytes 0x80 to 0xff of an argument that is not UTF-8.
+UNDECODED = range(0xDC80, 0xDD00)
 NO_TARGET = "(malformed request)"
 
 
@@ -62,6 +67,18 @@ def target_text(host: str, port: int | None) -> str:
     if ":" in name and IPV6_CHARACTERS.issuperset(name):
         name = f"[{name}]"
     return name if port is None or not host else f"{name}:{port}"
+
+
+def denied_text(host: DeniedHost) -> str:
+    """`host:80,443`, or that it was only looked up; of more than MAX_PORTS ports the lowest."""
+    name = target_text(host.target, None)
+    if not host.ports:
+        return f"{name}, only looked up"
+    ports = sorted(port for port in host.ports if port is not None)
+    if not ports or not host.target:
+        return name
+    more = ",..." if len(ports) > MAX_PORTS else ""
+    return f"{name}:{','.join(map(str, ports[:MAX_PORTS]))}{more}"
 
 
 def clock_time(unix_ms: int) -> str:
@@ -107,12 +124,26 @@ def counted(count: int, singular: str) -> str:
 
 
 def command_text(command: Iterable[str]) -> str:
-    """A command line for reading: arguments with a space in them are quoted."""
-    return " ".join(_quoted(clean(argument)) for argument in command)
+    """A command line as a shell takes it back, harmless to a terminal.
+
+    An argument that is not printable is quoted as `$'\\x1b'`, which shells read as its bytes.
+    """
+    return " ".join(_quoted(argument) for argument in command)
 
 
 def _quoted(argument: str) -> str:
-    return argument if argument and " " not in argument else f'"{argument}"'
+    if argument.isprintable():
+        return shlex.quote(argument)
+    return "$'" + "".join(map(_quoted_character, argument)) + "'"
+
+
+def _quoted_character(character: str) -> str:
+    if character.isprintable():
+        return f"\\{character}" if character in "\\'" else character
+    code = ord(character)
+    if code in UNDECODED:
+        return f"\\x{code - UNDECODED.start + 0x80:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else _escape_wide(code)
 
 
 def table_lines(table: Sequence[Sequence[str]], right: Container[int] = ()) -> Iterator[str]:
@@ -148,8 +179,10 @@ def _terminal_width() -> int:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
+    return f"\\x{code:02x}" if code <= 0xFF else _escape_wide(code)
+
+
+def _escape_wide(code: int) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH
 from nono_trio.cli.run_options import build_run_options, run_options
 from nono_trio.cli.text import clean
 
@@ -31,7 +32,7 @@ LABEL_WIDTH = 9
     metavar="PORT",
     help=f"At this port  [default: {DEFAULT_PORT}]",
 )
-@click.option("--path", metavar="PATH", help="May this file or directory be touched?")
+@click.option("--path", type=PATH, metavar="PATH", help="May this file or directory be touched?")
 @click.option(
     "--op",
     "operation",

@@ -54,7 +54,7 @@ class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
     name: str | UnsetType | None = UNSET
     status: SessionStatus | UnsetType = UNSET
     supervisor_pid: int | UnsetType = UNSET
-    supervisor_start_ticks: int | UnsetType = UNSET  # field 22 of /proc/<pid>/stat
+    supervisor_start_ticks: int | UnsetType = UNSET  # /proc/<pid>/stat; macOS: seconds
     boot_id: str | UnsetType = UNSET
     child_pid: int | UnsetType | None = UNSET
     isolation: str | UnsetType = UNSET

@@ -31,5 +31,6 @@ def parse_size(text: str) -> int:
         raise UsageError(f"expected a size like 512M or 2G, got {text!r}")
     size = int(match[1]) * factor
     if not SMALLEST <= size <= LARGEST:
-        raise UsageError(f"expected a size of at least 1M, got {text!r}")
+        bound = "at least 1M" if size < SMALLEST else "at most 4194304T"
+        raise UsageError(f"expected a size of {bound}, got {text!r}")
     return size

@@ -7,6 +7,7 @@ and everything here works without privilege; as root every id of the outer names
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -37,13 +38,24 @@ def enter_namespaces() -> None:
     flags |= system.CLONE_NEWNS | system.CLONE_NEWIPC
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
-        system.unshare(flags)
+        _unshare(flags)
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
         return
     with _map_every_id():
+        _unshare(flags)
+
+
+def _unshare(flags: int) -> None:
+    try:
         system.unshare(flags)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # The kernel's number for it would read as a full disk.
+        text = "no more namespaces allowed (sysctl user.max_*_namespaces)"
+        raise OSError(errno.EUSERS, text) from error
 
 
 @contextlib.contextmanager

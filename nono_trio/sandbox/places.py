@@ -1,9 +1,14 @@
-"""Where things are: the home, and whether one path lies inside another."""
+"""Where things are: on which system, the home, whether one path lies inside another."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import sys
+
+# For choices between two values; where a name exists on one system only, sys.platform is compared
+# in place, as the type checker knows that by itself.
+ON_MACOS: bool = sys.platform == "darwin"
 
 
 def home_directory() -> str:

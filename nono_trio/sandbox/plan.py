@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
+from nono_trio.sandbox import program
 from nono_trio.sandbox.places import home_directory, is_below
 from nono_trio.sandbox.protection import Protection
+from nono_trio.sandbox.system_paths import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,21 +25,7 @@ if TYPE_CHECKING:
 
 Access = Literal["read", "write", "readwrite"]
 
-DENY_GROUPS = (
-    "deny_credentials", "deny_keychains_linux", "deny_browser_data_linux",
-    "deny_shell_history", "deny_shell_configs",
-)  # fmt: skip
-SYSTEM_GROUPS = ("system_read_linux", "system_write_linux", "user_tools")
-
-# Beyond nono-py's groups: account names (whoami, git and ssh ask for them), the rest of /usr
-# (headers, libexec), and configuration without secrets that common tools refuse to start without.
-EXTRA_READ = (
-    "/usr", "/etc/passwd", "/etc/group", "/etc/protocols", "/etc/host.conf", "/etc/mime.types",
-    "/etc/gitconfig", "/etc/inputrc", "/etc/debian_version", "/etc/machine-id",
-)  # fmt: skip
-
-# What the groups grant of the host and the view replaces: other programs' sockets and terminals.
-REPLACED = ("/run", "/var/run", "/tmp", "/proc", "/dev/pts", "/dev/fd", "/dev/std")
+# What a cage with a mount view has of its own.
 PRIVATE = ("/tmp", "/dev/shm")
 
 
@@ -76,7 +64,10 @@ class PathRequest:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """The file flags of `run`, as given, and what a profile asks for beside them."""
+    """The file flags of `run`, as given, and what a profile asks for beside them.
+
+    `configuration` is the directory of our own, closed to every command.
+    """
 
     allow: Sequence[str] = ()
     read: Sequence[str] = ()
@@ -89,6 +80,7 @@ class FileOptions:
     allow_cwd: bool = False
     workdir: str | None = None
     profile: Sequence[PathRequest] = ()
+    configuration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,13 +88,15 @@ class FilePlan:
     """The resolved grants; `warnings` are for the person who started the run.
 
     `denied` is what stays closed wherever it lies; `covered` are those of them (without
-    symlinks) that lie inside a grant, and so have to be covered by a mount. `start` is the working
+    symlinks) that lie inside a grant, and so have to be covered by a mount; `kept` may be read
+    there, but not written. `start` is the working
     directory, `directory` where the command starts: the same, unless it is outside the cage.
     """
 
     grants: tuple[Grant, ...]
     denied: tuple[str, ...]
     covered: tuple[str, ...]
+    kept: tuple[str, ...]
     start: str
     directory: str
     warnings: tuple[str, ...] = field(default=())
@@ -112,12 +106,18 @@ class FilePlan:
         real = os.path.realpath(path)
         if any(real == closed or is_below(real, closed) for closed in self.covered):
             return None
+        if access == "write" and self.keeps(real) is not None:
+            return None
         for grant in self.grants:
             if grant.access not in (access, "readwrite"):
                 continue
             if real == grant.real or (not grant.is_file and is_below(real, grant.real)):
                 return grant
         return None
+
+    def keeps(self, real: str) -> str | None:
+        """Return what of ours `real`, a path without symlinks, is or lies in, read-only here."""
+        return next((one for one in self.kept if real == one or is_below(real, one)), None)
 
     @property
     def user_paths(self) -> list[str]:
@@ -130,8 +130,9 @@ def plan_files(
 ) -> FilePlan:
     """Turn flags and policy groups into grants.
 
-    `can_cover`: a denied path inside a grant can be covered by a mount (namespaces); Landlock by
-    itself can't close a directory inside an open one, so there such a grant is refused. Raises
+    `can_cover`: a denied path inside a grant can be covered by a mount (namespaces). Landlock by
+    itself can't close a directory inside an open one, and Seatbelt can't close one that the command
+    may rename around, so there such a grant is refused. Raises
     UsageError for that, for a grant of the wrong kind, and for one that lies in a denied path
     or covers the state directory. A path that does not exist is skipped with a warning.
     """
@@ -142,12 +143,23 @@ def plan_files(
     user = list(_user_grants(options, directory, warnings))
     system, denied = _group_grants(library)
     denied += [_absolute(path, directory) for path in options.deny]
+    if options.configuration is not None:
+        denied.append(options.configuration)
     protection = Protection.build(denied, options.bypass_protection, directory, state_root)
     covered = sorted({path for grant in user for path in protection.inside(grant, can_cover)})
+    if options.configuration is not None:
+        for grant in user:
+            program.refuse_unmade(grant, options.configuration, protection.lifted)
+    kept = program.kept_paths(user, protection.lifted, can_cover)
+    warnings += program.kept_warnings(kept)
+    warnings += program.search_path_warnings(user, directory, kept)
+    # Nobody asked for what a group grants, so around our own state it is left out, not refused.
+    system = [grant for grant in system if not protection.meets_state(grant.real)]
     plan = FilePlan(
         tuple(user + system),
         protection.denied,
         tuple(covered),
+        tuple(kept),
         directory,
         directory,
         tuple(warnings),
@@ -182,9 +194,20 @@ def _user_grants(options: FileOptions, directory: str, warnings: list[str]) -> I
             if not request.optional:
                 warnings.append(f"{request.source} {request.given}: no such path, skipped")
             continue
+        if not path.isascii() and not _is_text(path):
+            raise UsageError(f"{request.source}: expected a path in UTF-8, got {path!a}")
         if os.path.isdir(path) is request.is_file:
             raise _wrong_kind(request)
         yield Grant(path, request.access, request.is_file, request.source, asked_for=True)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8, which is all that nono-py takes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _flag_requests(options: FileOptions, directory: str) -> Iterator[PathRequest]:
@@ -215,21 +238,21 @@ def _wrong_kind(request: PathRequest) -> UsageError:
 
 
 def _group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
-    """Resolve nono-py's groups; the parts of the host that the view replaces are left out."""
+    """Resolve nono-py's groups; the parts of the host that the cage has of its own are left out."""
     capabilities = library.CapabilitySet()
     policy = library.load_embedded_policy()
     with _variables_named(HOME=home_directory(), TMPDIR=os.environ.get("TMPDIR", "/tmp")):
-        resolved = policy.resolve_groups([*DENY_GROUPS, *SYSTEM_GROUPS], capabilities)
+        resolved = policy.resolve_groups([*SYSTEM.deny_groups, *SYSTEM.groups], capabilities)
     grants: dict[tuple[str, bool], Grant] = {}
     for found in capabilities.fs_capabilities():
-        if found.original.startswith(REPLACED):
+        if SYSTEM.leaves_out(found.original):
             continue
         key = (found.original, found.is_file)
         access: Access = {"read": "read", "write": "write"}.get(str(found.access), "readwrite")  # type: ignore[assignment]  # the three words of Access
         if key in grants and grants[key].access != access:
             access = "readwrite"
         grants[key] = Grant(found.original, access, found.is_file, str(found.source))
-    for path in EXTRA_READ:
+    for path in SYSTEM.extra_read:
         if os.path.exists(path):
             is_file = not os.path.isdir(path)
             grants.setdefault((path, is_file), Grant(path, "read", is_file, "nono-trio"))

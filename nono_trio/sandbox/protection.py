@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.places import home_directory, is_below
+from nono_trio.sandbox.program import program_paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Protection:
         )
         real = {path: os.path.realpath(path) for path in denied}
         for given, path in zip(bypass, lifted, strict=True):
-            if path != home and path not in real.values():
+            if path != home and path not in (*real.values(), *program_paths()):
                 raise UsageError(
                     f"{_LIFT} {given}: nothing protects that path",
                     hint="see `nono-trio why --path` for what closes a path",
@@ -51,13 +52,17 @@ class Protection:
         kept = tuple(path for path in denied if real[path] not in lifted)
         return cls(kept, lifted, os.path.realpath(state_root), home)
 
+    def meets_state(self, real: str) -> bool:
+        """Whether a path (without symlinks) is around the audit state, it, or inside of it."""
+        return real == self.state or is_below(real, self.state) or is_below(self.state, real)
+
     def inside(self, grant: Grant, can_cover: bool) -> list[str]:
         """Return the closed paths (without symlinks) inside `grant` that exist, to be covered.
 
         Raises UsageError when the grant must not be given at all.
         """
         real = grant.real
-        if real == self.state or is_below(real, self.state) or is_below(self.state, real):
+        if self.meets_state(real):
             raise UsageError(
                 f"{grant.source} {grant.path} covers the audit state directory {self.state}",
                 hint="grant a smaller directory, or move the state with --audit-dir",
@@ -76,7 +81,7 @@ class Protection:
             if not can_cover:
                 raise UsageError(
                     f"{grant.source} {grant.path} would open {path}, which is protected, and"
-                    " Landlock can't close a path inside an open directory",
+                    " this isolation can't close a path inside an open directory",
                     hint=f"grant what is needed below it, or lift it with {_LIFT} {path}",
                 )
             if os.path.exists(closed):

@@ -24,7 +24,10 @@ from nono_trio.sandbox import system
 _STAGING = "/tmp"
 _OLD = "/old"
 _NEW = "/new"
-_COVER = "/.closed"  # the empty file that stands in for a closed one
+# Files of ours that are mounted into the view: next to it and not in it, as its root may be the
+# host's own (--no-sandbox), where nothing is to be left behind.
+_COVER = "/closed"  # the empty file that stands in for a closed one
+_REPLACED = "/replaced-"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {
     "fd": "/proc/self/fd",
@@ -41,6 +44,7 @@ def build_view(
     private: list[str],
     directories: list[str],
     covered: list[str],
+    kept: list[str],
     replaced: dict[str, str],
 ) -> None:
     """Make the new root and enter it.
@@ -48,8 +52,8 @@ def build_view(
     `paths` are bound from the host, each with whether it may be written; `private` become empty
     tmpfs mounts (mode 1777), and `directories` are made empty so that they can be named (the
     home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
-    something empty that nobody may open; `replaced` files have a text of ours. Raises OSError
-    with the path that could not be mounted.
+    something empty that nobody may open, `kept` ones are there read-only; `replaced` files have a
+    text of ours. Raises OSError with the path that could not be mounted.
     """
     _enter_staging()
     view = _View()
@@ -66,6 +70,8 @@ def build_view(
             view.bind(path, writable=shown[path])
     for path in directories:
         view.make_directory(path)
+    for path in kept:  # before the covers, which its mounts would hide
+        view.keep(path)
     for path in covered:
         view.cover(path)
     for path, text in replaced.items():
@@ -128,21 +134,42 @@ class _View:
             flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
             system.mount("tmpfs", _NEW + real, "tmpfs", flags, "mode=0,size=4k")
         else:
-            self._make_file(_COVER)
-            os.chmod(_NEW + _COVER, 0)
-            system.mount(_NEW + _COVER, _NEW + real, "", system.MS_BIND)
+            _write_file(_COVER, "", mode=0)
+            system.mount(_COVER, _NEW + real, "", system.MS_BIND)
         system.make_read_only(_NEW + real)
 
+    def keep(self, real: str) -> None:
+        """Show the host's `real` read-only inside what may be written, where it is shown at all.
+
+        What leads to it becomes a mount of its own as well, and so can't be renamed: else another
+        directory could be put in its place on the host.
+        """
+        if not os.path.lexists(_NEW + real):
+            return
+        for path in (*reversed(self._between(real)), real):
+            system.mount(_OLD + path, _NEW + path, "", system.MS_BIND | system.MS_REC)
+        system.make_read_only(_NEW + real)
+
+    def _between(self, path: str) -> list[str]:
+        """Return what lies between `path` and the mount that it is seen in, nearest first."""
+        found = []
+        while (path := os.path.dirname(path)) not in (*self._mounts, "/"):
+            found.append(path)
+        return found
+
     def replace(self, path: str, text: str) -> None:
-        """Show a file with `text` at `path`, whatever the host has there."""
+        """Show a file with `text` at `path`, whatever the host has there.
+
+        Where the host has none and its own directory is shown, there is nothing to mount it on.
+        """
         real = self.follow(path) or path
-        ours = f"/.replaced-{os.path.basename(path)}"
-        self._make_file(ours)
-        with open(_NEW + ours, "w", encoding="utf-8") as file:
-            file.write(text)
         if not os.path.exists(_NEW + real):
+            if self._mount_above(real) != "private":
+                return
             self._make_file(real)
-        system.mount(_NEW + ours, _NEW + real, "", system.MS_BIND)
+        ours = _REPLACED + os.path.basename(path)
+        _write_file(ours, text, mode=0o644)
+        system.mount(ours, _NEW + real, "", system.MS_BIND)
         system.make_read_only(_NEW + real)
 
     def make_directory(self, path: str) -> None:
@@ -189,13 +216,14 @@ class _View:
             if links > _MAX_LINKS:
                 return None
             target = os.readlink(_OLD + here)
-            self._make_link(here, target)
+            self.make_link(here, target)
             if target.startswith("/"):
                 real = ""
             pending += reversed(target.split("/"))
         return real or "/"
 
-    def _make_link(self, path: str, target: str) -> None:
+    def make_link(self, path: str, target: str) -> None:
+        """Make a symlink, unless something is there or the directory is the host's."""
         if self._mount_above(path) != "private" or os.path.lexists(_NEW + path):
             return
         self.make_directory(os.path.dirname(path))
@@ -215,5 +243,10 @@ def _mount_system(view: _View) -> None:
         "newinstance,ptmxmode=0666,mode=0620",
     )  # fmt: skip
     for name, target in _DEVICE_LINKS.items():
-        if not os.path.lexists(f"{_NEW}/dev/{name}"):
-            os.symlink(target, f"{_NEW}/dev/{name}")
+        view.make_link(f"/dev/{name}", target)
+
+
+def _write_file(path: str, text: str, *, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nono_trio.core.rules import parse_allow
 from nono_trio.core.variables import PROXY_NAMES
 
 if TYPE_CHECKING:
@@ -60,15 +61,8 @@ def held_back_warnings(names: Sequence[str]) -> list[str]:
 
 def _no_proxy(allowed: Sequence[str]) -> str:
     """Return the names that programs reach without the proxy."""
-    hosts = {_host_of(entry) for entry in allowed}
+    hosts = {parse_allow(entry).host.name for entry in allowed}
     return ",".join(name for name in _OWN_LOOPBACK if name not in hosts)
-
-
-def _host_of(entry: str) -> str:
-    if entry.startswith("["):
-        return entry[1:].partition("]")[0]
-    host, colon, _ = entry.rpartition(":")
-    return (host if colon and ":" not in host else entry).lower()
 
 
 def proxy_url(token: str, port: int, host: str = "127.0.0.1") -> str:

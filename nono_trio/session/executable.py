@@ -24,14 +24,21 @@ def find_executable(command: str, directory: str) -> str:
     if "/" in command:
         path = os.path.abspath(os.path.join(directory, command))
         if not os.path.exists(path):
-            raise CommandNotFound(f"no such command: {command}")
+            raise CommandNotFound(f"no such command: {command!a}", hint=f"there is no file {path}")
     else:
         found = shutil.which(command)
         if found is None:
-            raise CommandNotFound(f"no such command on PATH: {command}")
+            raise CommandNotFound(
+                f"no such command on PATH: {command!a}",
+                hint="give its path if it is not in a directory of PATH",
+            )
         path = os.path.abspath(found)
-    if os.path.isdir(path) or not os.access(path, os.X_OK):
-        raise CageFailed(f"{command} is not executable: {path}")
+    if os.path.isdir(path):
+        raise CageFailed(f"expected a program, got the directory {path}")
+    if not os.access(path, os.X_OK):
+        raise CageFailed(
+            f"{path} is not executable", hint=f"chmod +x it, or name what is to run it: sh {path}"
+        )
     return path
 
 

@@ -88,6 +88,16 @@ def read_registries(
     return found
 
 
+def writable_files(environ: Mapping[str, str], home: str, writable: Sequence[str]) -> list[str]:
+    """The files of every tool, there or not yet, that are the command's to write."""
+    files = [path for tool in _TOOLS for path in tool.files(environ, home)]
+    return [path for path in dict.fromkeys(files) if _is_writable(os.path.realpath(path), writable)]
+
+
+def _is_writable(real: str, writable: Sequence[str]) -> bool:
+    return any(real == one or is_below(real, one) for one in map(os.path.realpath, writable))
+
+
 def _add(text: str, found: Registries) -> bool:
     """Take the URLs in a setting; False when there was none, of the network or of a directory."""
     named = "file:" in text or text.strip() == "off"
@@ -120,9 +130,7 @@ def _trusted_text(path: str, writable: Sequence[str], found: Registries) -> str 
     real = os.path.realpath(path)
     if not os.path.isfile(real):
         return None
-    if any(
-        real == os.path.realpath(one) or is_below(real, os.path.realpath(one)) for one in writable
-    ):
+    if _is_writable(real, writable):
         found.warnings.append(
             f"{PACKAGE_REGISTRIES}: {path} is not believed, as the command may write it"
             " (allow its hosts with --allow-domain HOST)"

@@ -2,36 +2,48 @@
 
 Rules of this file: answers come from the policy and the file plan that enforce, never from a copy
 of their rules; a flag is suggested only after the plan with that flag was made and allows what was
-asked. Names are not resolved: what a name leads to is checked when it is dialled.
+asked. Names are not resolved: what a name leads to is checked when it is dialled. An answer about a
+path is for the isolation that this machine gives, which is tried: with namespaces /tmp is the
+cage's own and closed paths inside a grant are covered, without them neither.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.core.addresses import AddressClass, classify
 from nono_trio.core.hosts import BadHost, parse_rule_host
-from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, is_localhost
-from nono_trio.errors import UsageError
-from nono_trio.sandbox.assemble import cage_files
+from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
+from nono_trio.errors import CageFailed, CommandNotFound, UsageError
+from nono_trio.sandbox.assemble import cage_files, transparent_ports
 from nono_trio.sandbox.places import is_below
 from nono_trio.sandbox.plan import PRIVATE, Grant
-from nono_trio.session.prepare import build_policy, preferred_isolation, resolve_files
+from nono_trio.session.examine import chosen_isolation
+from nono_trio.session.options import Limits
+from nono_trio.session.prepare import build_policy, resolve_files
+from nono_trio.session.systems import preferred_isolation
 
 if TYPE_CHECKING:
     from nono_trio.core.hosts import Host
     from nono_trio.core.policy import Verdict
     from nono_trio.sandbox.plan import FileOptions, FilePlan
     from nono_trio.sandbox.spawn import Isolation
-    from nono_trio.session.options import RunOptions
+    from nono_trio.session.options import NetworkOptions, RunOptions
 
 Operation = Literal["read", "write"]
 
 _UNRESOLVED = (
     "names are not resolved here: when it is dialled each address is checked too (metadata and"
     " link-local never, loopback and private ranges only for entries that mean them)"
+)
+# A command that every cage can start: what is asked for is the cage.
+_PROBE = "true"
+_NOT_OPEN = (
+    "through the proxy a tunnel; for programs that know of none the port is closed: an entry for"
+    " every port opens only those that are named and those that are often tried, so name it"
 )
 _NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
 
@@ -73,7 +85,24 @@ def explain_host(options: RunOptions, text: str, port: int) -> Answer:
         notes = (*notes, _UNRESOLVED)
     elif verdict.allowed and host.address is None:
         notes = (*notes, f"pinned to {', '.join(addresses or ())}")
-    return _from_verdict(subject, verdict, notes)
+    if verdict.allowed and _is_transparent(options):
+        is_open = port in transparent_ports(policy.named_ports)
+        notes = (*notes, _lets_through(verdict.inspection, port) if is_open else _NOT_OPEN)
+    return _from_verdict(subject, verdict, notes, options.session.network)
+
+
+def _is_transparent(options: RunOptions) -> bool:
+    return options.isolation in ("auto", "namespace") and options.transparent is not False
+
+
+def _lets_through(inspection: Inspection, port: int) -> str:
+    passed = "whatever is spoken, its bytes are not looked at"
+    if inspection is Inspection.TLS:
+        passed = "TLS, whose hello may hide the name it asks for (ECH) or have none"
+    elif inspection is Inspection.NAME:
+        is_http = port == HTTP_PORT
+        passed = "HTTP with this host in its Host field" if is_http else "TLS with this host's name"
+    return f"through the proxy a tunnel; from programs that know of none {passed}"
 
 
 def _is_loopback(host: Host) -> bool:
@@ -82,22 +111,36 @@ def _is_loopback(host: Host) -> bool:
     return classify(host.address) is AddressClass.LOOPBACK
 
 
-def _from_verdict(subject: str, verdict: Verdict, notes: tuple[str, ...]) -> Answer:
-    reason = verdict.reason or "an entry allows it"
-    flag = ALLOW_FLAG if verdict.allowed else DENY_FLAG
-    rule = None if verdict.rule is None else f"{flag} {verdict.rule}"
-    return Answer(subject, verdict.allowed, reason, rule, verdict.hint, notes)
+def _from_verdict(
+    subject: str, verdict: Verdict, notes: tuple[str, ...], network: NetworkOptions
+) -> Answer:
+    reason, hint = verdict.reason or "an entry allows it", verdict.hint
+    if verdict.rule is not None:
+        name = "allow_domain" if verdict.allowed else "deny_domain"
+        flag, source = (
+            ALLOW_FLAG if verdict.allowed else DENY_FLAG,
+            network.source(name, verdict.rule),
+        )
+        rule = f"{flag} {verdict.rule}" if source == flag else f"{verdict.rule} ({source})"
+    elif network.block:
+        flag, source = "--block-net", network.source("block_net")
+        rule = source
+    else:
+        return Answer(subject, verdict.allowed, reason, None, hint, notes)
+    if not verdict.allowed and source != flag:  # the policy knows of flags only
+        hint = f"drop {source}" if source.startswith("--") else f"take it out of {source}"
+    return Answer(subject, verdict.allowed, reason, rule, hint, notes)
 
 
 def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:
     """Say whether the command may read or write a path; raises UsageError for refused grants."""
     path = os.path.abspath(os.path.expanduser(text))
-    isolation = preferred_isolation(options)
+    isolation, notes = _isolation_here(options)
     files = resolve_files(options, isolation)
     subject = f"{operation} {path}"
     if not options.sandbox:
         return Answer(subject, True, "the file sandbox is off", "--no-sandbox")
-    notes = _path_notes(path)
+    notes += _path_notes(path)
     grant = files.covers(path, operation)
     if grant is not None:
         reason = f"granted: {grant.access} {'' if grant.is_file else 'below '}{grant.path}"
@@ -107,6 +150,22 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
     # Those about grants that were skipped; where the command starts is not what was asked.
     skipped = tuple(warning for warning in files.warnings if warning.endswith("skipped"))
     return replace(answer, warnings=skipped)
+
+
+def _isolation_here(options: RunOptions) -> tuple[Isolation, tuple[str, ...]]:
+    """What a run would get on this machine, and what has to be said about it."""
+    preferred = preferred_isolation(options)
+    if preferred == "none" or not options.sandbox:
+        return preferred, ()
+    probed = replace(options, command=(_PROBE,), listen_ports=(), limits=Limits())
+    try:
+        chosen = chosen_isolation(probed)
+    except (CageFailed, CommandNotFound) as failed:
+        here = f"answered for {preferred} isolation, which was not to be had here"
+        return preferred, (f"{here}: {failed.message}",)
+    if chosen == preferred:
+        return chosen, ()
+    return chosen, (f"answered for {chosen} isolation: namespaces are not to be had here",)
 
 
 def _path_notes(path: str) -> tuple[str, ...]:
@@ -141,13 +200,17 @@ def _without_grant(
             reason = f"{own.path} is the cage's own, not the host's"
         return Answer(subject, True, reason, "nono-trio", notes=notes)
     closed = _closed(files, path)
-    lift = () if closed is None else (closed,)
+    kept = files.keeps(os.path.realpath(path))
+    lift = tuple(one for one in (closed, kept) if one is not None)
     hint, obstacle = _suggestion(options, isolation, path, operation, lift)
     if obstacle is not None:
         notes = (*notes, obstacle)
     if closed is not None:
         reason = f"{closed} is protected (secrets or start-up files)"
         return Answer(subject, False, reason, "a deny rule", hint, notes)
+    if kept is not None:
+        reason = f"{kept} is nono-trio's own code, which stays read-only"
+        return Answer(subject, False, reason, "nono-trio", hint, notes)
     if own is not None:
         reason = f"the cage has a {own.path} of its own, in which the host's files are not"
         return Answer(subject, False, reason, "nono-trio", hint, notes)
@@ -197,7 +260,8 @@ def _suggestion(
         return refused.hint, refused.message
     if allowed is None:
         return None, None
-    return " ".join((*(f"--bypass-protection {one}" for one in lift), f"{flag} {target}")), None
+    lifts = [word for one in lift for word in ("--bypass-protection", one)]
+    return shlex.join((*lifts, flag, target)), None
 
 
 def _with_grant(files: FileOptions, target: str, operation: Operation) -> tuple[str, FileOptions]:

@@ -1,0 +1,79 @@
+"""Root at work on another user's sessions: as that user, so that nothing becomes root's.
+
+A directory that belongs to somebody else is theirs to fill with symlinks and hard links. The road
+not taken: opening each file past them and giving it back afterwards, which has to be right in every
+place that writes; as the owner, the kernel refuses what the owner could not have done.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from nono_trio.audit.regular import require_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_ROOT = 0
+
+
+@contextlib.contextmanager
+def as_owner(directory: Path) -> Iterator[None]:
+    """Act as the owner of `directory` if we are root and it is not root's; raises OSError.
+
+    The whole process changes, every thread of it: for commands that do nothing else meanwhile.
+    """
+    owner = directory.stat(follow_symlinks=False)
+    if os.geteuid() != _ROOT or owner.st_uid == _ROOT:
+        yield
+        return
+    codecs.lookup("ascii")  # a module that the owner may not be allowed to read when it is needed
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(_ROOT)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def open_shared(path: Path, flags: int) -> int:
+    """Open a file of `path`'s directory, 0600; made for the directory's owner if it is not there.
+
+    For what every session of a state directory appends to: one run as root must not shut the
+    directory's user out of it. Never through a symlink; raises OSError.
+    """
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _opened_once_named(path, flags)
+    if os.geteuid() == _ROOT:  # a file that was made here and now: no name can lead elsewhere
+        owner = path.parent.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
+
+
+def _opened_once_named(path: Path, flags: int) -> int:
+    """Open a file that is there; root refuses one with a second name, which may be anybody's."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        require_regular(descriptor, path)
+        _require_one_name(descriptor, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_one_name(descriptor: int, path: Path) -> None:
+    if os.geteuid() == _ROOT and os.fstat(descriptor).st_nlink > 1:
+        raise OSError(errno.EMLINK, "it has another name as well", str(path))

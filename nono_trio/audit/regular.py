@@ -1,0 +1,31 @@
+"""Opening what should be a file: a pipe that was put in its place would keep a reader for ever."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, without waiting; raises OSError for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        require_regular(descriptor, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(descriptor: int, path: Path) -> None:
+    """Raise OSError unless `descriptor`, which was opened as `path`, is a regular file."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "expected a file, got a pipe or a device", str(path))
