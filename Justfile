@@ -26,3 +26,7 @@ demo:
 # Measure against upstream's Rust proxy, interleaved
 bench *options:
     scripts/bench {{options}}
+
+# Run a command under another kernel; see docs/virtual-machine.md
+vm *options:
+    scripts/vm {{options}}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI, abi_number
+from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI, FIRST_SCOPING_ABI, abi_number
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.notification import refused_by
 
@@ -41,15 +41,16 @@ PYTHON_GRANTS = [
 PROBES = Path(__file__).parent / "probes"
 
 
-def _too_old_for_landlock_isolation() -> str | None:
-    try:
-        abi = load_library(library_path()).detect_abi().version
-    except RuntimeError as error:
-        return str(error)
-    return None if abi_number(abi) >= FIRST_NETWORK_ABI else f"Landlock ABI {abi} has no TCP rules"
+def _landlock_abi() -> int:
+    """The kernel's, 0 where it has none."""
+    with contextlib.suppress(RuntimeError):
+        return abi_number(load_library(library_path()).detect_abi().version)
+    return 0
 
 
-_NO_TCP_RULES = _too_old_for_landlock_isolation()
+_ABI = _landlock_abi()
+LANDLOCK_SCOPES = _ABI >= FIRST_SCOPING_ABI
+_NO_TCP_RULES = None if _ABI >= FIRST_NETWORK_ABI else f"Landlock ABI {_ABI} has no TCP rules"
 landlock_isolation = pytest.mark.skipif(
     _NO_TCP_RULES is not None, reason=f"no landlock isolation here: {_NO_TCP_RULES}"
 )

@@ -36,6 +36,14 @@ def test_landlock_holds_what_its_abi_can(abi: str, held: str) -> None:
     assert held in enforcement(plan("namespace"), abi)
 
 
+def test_an_open_file_system_is_not_called_closed() -> None:
+    """Of a mount namespace, what is said to exist in it must be what does."""
+    (line,) = (
+        each for each in enforcement(plan("namespace", landlock=False), None) if "mount" in each
+    )
+    assert line == "mount namespace: a private /proc, all else is the host's"
+
+
 def test_in_namespaces_an_old_landlock_leaves_nothing_open() -> None:
     assert left_open(plan("namespace"), "V1", None) == []
 

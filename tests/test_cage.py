@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import PROBES, PYTHON_GRANTS, Sessions, guarded, processes_with, wait_until
+from harness import (
+    LANDLOCK_SCOPES,
+    PROBES,
+    PYTHON_GRANTS,
+    Sessions,
+    guarded,
+    processes_with,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from harness import Origin
@@ -87,6 +95,9 @@ def test_every_way_out_is_refused(
     recorded: set[str],
 ) -> None:
     expected = REFUSED | differences
+    if not LANDLOCK_SCOPES and "landlock" not in options:
+        # Sent, not received: PID 1 of a namespace gets no signal that it has no handler for.
+        expected |= {"signal init": {"ok None"}}
     (sessions.home / ".ssh").mkdir()
     (sessions.home / ".ssh" / "id_test").write_text("secret")
     (tmp_path / "outside").write_text("secret")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from harness import NONO_TRIO, RUN_SECONDS
 
 from nono_trio.audit import ledger, store
-from nono_trio.errors import LogUnreadable
+from nono_trio.errors import CageFailed, LogUnreadable
+from nono_trio.session.executable import find_executable
 
 
 def shell(sessions, script, **variables):
@@ -141,3 +143,11 @@ def test_every_flag_of_run_has_its_environment_twin():
             if flags[0] != "--audit-dir":
                 expected = environment_twin(flags[0])
             assert parameter.envvar == expected
+
+
+def test_a_program_where_nothing_may_be_executed(monkeypatch):
+    """A file system mounted noexec: `chmod +x` would be no advice."""
+    noexec = SimpleNamespace(f_flag=os.ST_NOEXEC)
+    monkeypatch.setattr("os.statvfs", lambda _path: noexec)
+    with pytest.raises(CageFailed, match="mounted noexec"):
+        find_executable("sh", "/")

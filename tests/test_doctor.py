@@ -147,7 +147,9 @@ def test_landlock_features():
 
 def test_no_landlock():
     def detect_abi():
-        raise RuntimeError("Landlock is not supported")
+        raise RuntimeError(
+            "Sandbox initialization failed: Landlock is not supported (last error: ABI V1: 0b11)"
+        )
 
     check = probe.check_landlock(SimpleNamespace(detect_abi=detect_abi))
     assert (check.state, check.found) == ("missing", "Landlock is not supported")

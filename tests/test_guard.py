@@ -20,13 +20,12 @@ import pytest
 import trio
 from harness import NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
 
-from nono_trio.audit.recorder import NOT_RECORDED
-from nono_trio.core.events import NetworkEvent
 from nono_trio.core.socket_address import InternetAddress
 from nono_trio.errors import AuditBusy
 from nono_trio.sandbox.guard import Openings
 from nono_trio.sandbox.notification import refused_by
 from nono_trio.session.direct import UNTOLD, DirectConnections
+from nono_trio.testing import MemoryRecorder
 
 GUARDED = ("--isolation", "landlock")
 NOTE = "landlock isolation has no transparent network"
@@ -417,24 +416,8 @@ def test_only_the_proxys_own_address(address: str, port: int, leads: bool) -> No
 # -- what is recorded, with a recorder of the test's -----------------------------------------------
 
 
-class Recorded:
-    def __init__(self) -> None:
-        self.events: list[NetworkEvent] = []
-        self.busy = False
-
-    async def record(self, event: NetworkEvent) -> int:
-        await trio.lowlevel.checkpoint()
-        if self.busy:
-            raise AuditBusy("the queue is full")
-        self.events.append(event)
-        return NOT_RECORDED
-
-    def record_flow(self, flow: object) -> None:
-        raise AssertionError(flow)
-
-
 async def test_repeated_ones_are_counted(autojump_clock: object) -> None:
-    recorded = Recorded()
+    recorded = MemoryRecorder()
     direct = DirectConnections(recorded)
     for _ in range(5):
         await direct.refused(IPv4Address("192.0.2.1"), 443)
@@ -454,12 +437,16 @@ async def test_repeated_ones_are_counted(autojump_clock: object) -> None:
 
 
 async def test_a_busy_log_loses_no_count() -> None:
-    recorded = Recorded()
+    recorded = MemoryRecorder()
     direct = DirectConnections(recorded)
-    recorded.busy = True
+
+    async def full(_event: object) -> None:
+        raise AuditBusy("the queue is full")
+
+    recorded.before_commit = full
     for _ in range(3):
         await direct.refused(IPv4Address("192.0.2.1"), 443)
     await direct.record_untold()
-    recorded.busy = False
+    recorded.before_commit = None
     await direct.record_untold()
     assert [event.reason for event in recorded.events] == ["3 more direct connections"]

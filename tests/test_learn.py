@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 
 import pytest
@@ -188,6 +189,15 @@ def test_a_tampered_log_teaches_nothing(sessions, session):
     assert (done.returncode, done.stdout) == (1, "")
     assert "tampered" in done.stderr
     assert "hint: nono-trio audit verify" in done.stderr
+
+
+def test_a_log_that_is_no_file_teaches_nothing(sessions, session):
+    log = sessions.only / "audit-events.ndjson"
+    log.unlink()
+    os.mkfifo(log)
+    done = sessions.call("audit", "learn", "latest")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nono-trio: error: ")
 
 
 def test_a_session_without_decisions(sessions):

@@ -7,6 +7,7 @@ import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from harness import Sessions, wait_until
@@ -134,6 +135,21 @@ def test_proxy_says_where_it_is_and_ends_with_zero(sessions: Sessions) -> None:
     assert [record["event"]["type"] for record in sessions.records()] == [
         "session_started", "session_ended",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [
+        ("127.0.0.1:0", "127.0.0.1"), ("127.0.0.2:0", "127.0.0.2"), ("0.0.0.0:0", "127.0.0.1"),
+        ("[::1]:0", "[::1]"), ("[::]:0", "[::1]"), ("[0:0::0]:0", "[::1]"),
+    ],
+)  # fmt: skip
+def test_the_proxys_url_leads_to_it(sessions: Sessions, listen: str, host: str) -> None:
+    with sessions.proxy("--listen", listen) as (_, ready):
+        url = urlsplit(ready["proxy_url"])
+        assert url.netloc.rpartition("@")[2] == f"{host}:{ready['port']}"
+        with socket.create_connection((url.hostname, url.port), timeout=5):
+            pass
 
 
 def test_proxy_refuses_a_port_that_is_taken(sessions: Sessions, origin: Origin) -> None:

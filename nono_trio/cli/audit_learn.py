@@ -13,7 +13,7 @@ from nono_trio.audit.store import read_summary
 from nono_trio.audit.verify import verify
 from nono_trio.cli.text import MAX_DETAIL, clean, command_text, counted, shorten
 from nono_trio.core.profile_values import quoted
-from nono_trio.errors import NonoTrioError
+from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +38,11 @@ class Lesson:
                 hint=f"nono-trio audit verify {self.session_id}",
             )
         self.learned: Learned = learn(directory)
+        if self.verdict == "unreadable" and not self.learned.entries:  # else: it lacks its ledger
+            raise LogUnreadable(
+                f"expected a readable log, got an unreadable one: session {self.session_id}",
+                hint=f"nono-trio audit verify {self.session_id}",
+            )
         summary = read_summary(directory)
         self.command = summary.command if summary is not None else []
         self.paths = summary.tracked_paths if summary is not None else []

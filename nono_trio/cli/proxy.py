@@ -49,7 +49,7 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
             "schema": 1,
             "port": bound,
             "token": token,
-            "proxy_url": proxy_url(token, bound, f"[{address}]" if ":" in address else address),
+            "proxy_url": proxy_url(token, bound, _reached_at(address)),
             "session_id": record.session_id,
             "session_dir": str(record.directory),
         }
@@ -67,6 +67,16 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
     )
     if finished.outcome.error is not None:
         raise finished.outcome.error
+
+
+def _reached_at(address: str) -> str:
+    """The host of the URL: loopback for a listener on every address, which is no place to go to."""
+    import ipaddress
+
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_unspecified:
+        parsed = ipaddress.ip_address("127.0.0.1" if parsed.version == 4 else "::1")
+    return f"[{parsed}]" if parsed.version == 6 else str(parsed)
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

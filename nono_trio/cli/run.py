@@ -11,6 +11,8 @@ from nono_trio.cli.run_options import build_run_options, run_options
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono_trio.session.options import RunOptions
     from nono_trio.session.run import Finished
 
@@ -55,8 +57,13 @@ def _show_cage(options: RunOptions, *, silent: bool, as_json: bool) -> None:
     show_cage(options, say=_quiet if silent else say, as_json=as_json)
 
 
-def _quiet(_text: str) -> None:
+def _quiet(_told: object) -> None:
     """What --silent makes of warnings."""
+
+
+def _say_cage(enforcement: Sequence[str]) -> None:
+    for line in enforcement:
+        say(f"cage: {line}")
 
 
 def execute(options: RunOptions, given: dict[str, Any]) -> int:
@@ -69,12 +76,10 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
-    if given["verbose"]:
-        for line in prepared.enforcement:
-            say(f"cage: {line}")
     denials = DenialCount()
     observers = [denials.observe, *([FollowPrinter().observe] if given["follow"] else [])]
-    finished = run_command(options, prepared, Listeners(warn=say, observe=observers))
+    built = _say_cage if given["verbose"] else _quiet
+    finished = run_command(options, prepared, Listeners(warn=say, observe=observers, built=built))
     if finished.outcome.error is not None:
         _explain_end(finished)
         raise finished.outcome.error

@@ -10,18 +10,15 @@ program connects, the decision is recorded with its port, and the refusal is one
 TLS alert). The query itself is recorded too, for a program may only ask, and asking is how a DNS
 tunnel talks.
 
-Rules of this file: a query for a denied name is in the log, or counted (denied_names.py), before it
+Rules of this file: a query for a denied name is in the log, or counted (repeated.py), before it
 is answered; whatever a query is, it ends nothing but itself.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
-
-import trio
 
 from nono_trio.audit.files import unix_ms
 from nono_trio.core import dns
@@ -31,7 +28,7 @@ from nono_trio.core.events import NetworkEvent
 from nono_trio.core.hosts import BadHost, Host, parse_host
 from nono_trio.core.rules import ANY_PORT, LOCALHOST, is_localhost
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.denied_names import DeniedNames
+from nono_trio.proxy.repeated import RepeatedDenials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,11 +59,9 @@ class NameService:
         self._names = names
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
-        self._recorder = recorder
         self._own_names = frozenset(name.lower() for name in own_names)
         self._now = clock_ms
-        self._denied = DeniedNames()
-        self._recording = trio.Lock()
+        self._denials = RepeatedDenials(recorder)
 
     async def reply(self, message: bytes) -> bytes | None:
         """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
@@ -87,13 +82,11 @@ class NameService:
             return None
 
     async def record_untold(self) -> None:
-        """At the end of the session: record how many queries no record has told of. Raises nothing,
-        for by then nobody could do anything about the log."""
-        untold = self._denied.untold
-        if untold:
-            reason = f"{untold} more queries for denied names"
-            with suppress(AuditBusy, AuditLost, SessionSealed):
-                await self._recorder.record(self._event(UNTOLD, reason))
+        """At the end of the session: record how many queries no record has told of. Raises
+        nothing."""
+        await self._denials.record_untold(
+            lambda untold: self._event(UNTOLD, f"{untold} more queries for denied names")
+        )
 
     async def _answer(self, query: dns.Query) -> bytes:
         name = query.name
@@ -134,19 +127,7 @@ class NameService:
         return any(self._policy.decide(host, port).allowed for port in self._ports)
 
     async def _deny(self, name: str, reason: str) -> None:
-        """Record a query, or count it. The lock holds back those that are only counted until the
-        record that stands for them is in the log."""
-        async with self._recording:
-            untold = self._denied.claim(name, trio.current_time())
-            if untold is None:
-                return
-            if untold:
-                reason += f"; {untold} more queries for it since the last record"
-            try:
-                await self._recorder.record(self._event(name, reason))
-            except BaseException:
-                self._denied.give_back(untold)
-                raise
+        await self._denials.record(name, lambda more: self._event(name, reason + more))
 
     def _event(self, target: str, reason: str) -> NetworkEvent:
         return NetworkEvent(

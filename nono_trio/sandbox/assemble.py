@@ -45,7 +45,7 @@ FIRST_NETWORK_ABI = 4
 # unless a read-only mount is in the way.
 _FIRST_TRUNCATION_ABI = 3
 # Signals and abstract sockets of processes outside are out of reach since ABI 6 (Linux 6.12).
-_FIRST_SCOPING_ABI = 6
+FIRST_SCOPING_ABI = 6
 
 
 # Ports that programs try often: listened on so that a denial is recorded with its port and can be
@@ -129,7 +129,9 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
     if plan.isolation == "namespace":
         held += [
             "network namespace: loopback only, the proxy's socket is the only way out",
-            "mount namespace: only what is granted exists, /tmp and /dev/shm are private",
+            "mount namespace: only what is granted exists, /tmp and /dev/shm are private"
+            if plan.landlock
+            else "mount namespace: a private /proc, all else is the host's",
             "PID, IPC and user namespaces, capabilities dropped",
         ]
     if plan.transparent_ports:
@@ -150,7 +152,7 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
 
 
 def _held_by_landlock(abi: str) -> str:
-    if abi_number(abi) >= _FIRST_SCOPING_ABI:
+    if abi_number(abi) >= FIRST_SCOPING_ABI:
         return "files, signals and abstract sockets"
     return "files"  # the others are up to the namespaces, or open: see `left_open`
 
@@ -160,7 +162,7 @@ def _left_open_by_landlock(abi: str) -> list[str]:
     number = abi_number(abi)
     missing = [
         *(["emptying files that it may only read"] if number < _FIRST_TRUNCATION_ABI else []),
-        *(["signals to your processes, abstract sockets"] if number < _FIRST_SCOPING_ABI else []),
+        *(["signals to your processes, abstract sockets"] if number < FIRST_SCOPING_ABI else []),
     ]
     return [f"Landlock ABI {abi} leaves open: {', '.join(missing)}"] if missing else []
 

@@ -25,6 +25,11 @@ def library_path() -> str:
     raise ImportError("nono-py is not installed for this Python")
 
 
+def why_no_landlock(error: RuntimeError) -> str:
+    """nono-py's word for it, without the list of bits that it tried at last."""
+    return str(error).removeprefix("Sandbox initialization failed: ").partition(" (last error")[0]
+
+
 def load_library(path: str) -> ModuleType:
     """Load the extension module at `path`; raises ImportError."""
     loader = importlib.machinery.ExtensionFileLoader(_NAME, path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
+from nono_trio.sandbox.library import why_no_landlock
 from nono_trio.sandbox.process import ProcessHandle
 from nono_trio.sandbox.seatbelt import UNTESTED
 from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, await_ready, spawn
@@ -98,7 +99,8 @@ def check_landlock(library: ModuleType) -> Check:
         abi = library.detect_abi()
     except RuntimeError as error:
         fix = "Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and `landlock` in the lsm= list"
-        return Check("Landlock", "missing", str(error), fix=f"{fix} of the kernel's command line")
+        fix += " of the kernel's command line"
+        return Check("Landlock", "missing", why_no_landlock(error), fix=fix)
     lacking = [words for flag, words in _FEATURES if not getattr(abi, flag)]
     found = [words for flag, words in _FEATURES if getattr(abi, flag)]
     text = f"ABI {abi.version}: {', '.join(['files', *found])}"

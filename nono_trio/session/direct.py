@@ -11,13 +11,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from nono_trio.audit.files import unix_ms
 from nono_trio.core.denials import OWN_TARGETS
 from nono_trio.core.events import NetworkEvent
-from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.denied_names import DeniedNames
+from nono_trio.errors import AuditBusy
+from nono_trio.proxy.repeated import RepeatedDenials
 
 if TYPE_CHECKING:
     from nono_trio.audit.recorder import RecordsDecisions
@@ -32,33 +30,22 @@ class DirectConnections:
 
     def __init__(self, recorder: RecordsDecisions) -> None:
         self.count = 0
-        self._recorder = recorder
-        self._denied = DeniedNames()
-        # Holds back those that are only counted until the record that stands for them is there.
-        self._recording = trio.Lock()
+        self._denials = RepeatedDenials(recorder)
 
     async def refused(self, address: Address, port: int) -> None:
         """Record one, or count it. Raises AuditLost and SessionSealed; if cancelled, it may not
         have been recorded, and then nothing was answered either."""
         self.count += 1
         with suppress(AuditBusy):  # nothing is let through without its record
-            async with self._recording:
-                untold = self._denied.claim(f"{address} {port}", trio.current_time())
-                if untold is not None:
-                    more = f"; {untold} more since the last record" if untold else ""
-                    try:
-                        await self._recorder.record(_event(str(address), port, REASON + more))
-                    except BaseException:
-                        self._denied.give_back(untold)
-                        raise
+            await self._denials.record(
+                f"{address} {port}", lambda more: _event(str(address), port, REASON + more)
+            )
 
     async def record_untold(self) -> None:
         """At the end of the session: record how many no record has told of. Raises nothing."""
-        untold = self._denied.untold
-        if untold:
-            with suppress(AuditBusy, AuditLost, SessionSealed):
-                reason = f"{untold} more direct connections"
-                await self._recorder.record(_event(UNTOLD, None, reason))
+        await self._denials.record_untold(
+            lambda untold: _event(UNTOLD, None, f"{untold} more direct connections")
+        )
 
 
 def _event(target: str, port: int | None, reason: str) -> NetworkEvent:

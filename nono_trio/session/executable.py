@@ -15,6 +15,8 @@ from nono_trio.errors import CageFailed, CommandNotFound
 if TYPE_CHECKING:
     from nono_trio.sandbox.plan import FilePlan
 
+_NO_EXEC = getattr(os, "ST_NOEXEC", 0)  # Linux's; elsewhere the exec itself says so
+
 
 def find_executable(command: str, directory: str) -> str:
     """Return the absolute path of `command`, seen from `directory`.
@@ -35,6 +37,11 @@ def find_executable(command: str, directory: str) -> str:
         path = os.path.abspath(found)
     if os.path.isdir(path):
         raise CageFailed(f"expected a program, got the directory {path}")
+    if os.statvfs(path).f_flag & _NO_EXEC:
+        raise CageFailed(
+            f"{path} is on a file system that is mounted noexec",
+            hint="move it, or name what is to run it, if it is a script",
+        )
     if not os.access(path, os.X_OK):
         raise CageFailed(
             f"{path} is not executable", hint=f"chmod +x it, or name what is to run it: sh {path}"

@@ -25,7 +25,7 @@ from nono_trio.sandbox.assemble import (
     resolver_configuration,
     transparent_ports,
 )
-from nono_trio.sandbox.library import library_path, load_library
+from nono_trio.sandbox.library import library_path, load_library, why_no_landlock
 from nono_trio.sandbox.places import ON_MACOS
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
@@ -169,7 +169,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         landlock_abi=abi,
         warnings=[
             *options.notes,
-            *files.warnings,
+            *(files.warnings if options.sandbox else ()),  # about grants, which it has none of
             *held_back_warnings(inherited.held_back),
             *limits.warnings,
             *left_open(plan, abi, unguarded),
@@ -279,8 +279,8 @@ def _landlock_abi(library: ModuleType, options: RunOptions, isolation: Isolation
         version: str = library.detect_abi().version
     except RuntimeError as error:
         raise CageFailed(
-            f"this kernel has no Landlock: {error}",
-            hint="`--no-sandbox` runs without the file sandbox (recorded in the log)",
+            f"this kernel has no Landlock: {why_no_landlock(error)}",
+            hint="`--isolation namespace --no-sandbox` runs without it, every file open (recorded)",
         ) from error
     if isolation == "landlock" and abi_number(version) < FIRST_NETWORK_ABI:
         raise CageFailed(

@@ -41,6 +41,7 @@ class Listeners:
     warn: Callable[[str], None]
     observe: Sequence[Callable[[int, Payload], None]] = ()
     opened: Callable[[SessionRecord], None] = lambda _record: None
+    built: Callable[[Sequence[str]], None] = lambda _enforcement: None  # after every fallback
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
             enforcement=started.run.enforcement,
             directory=started.run.plan.directory,
         )
+        listeners.built(started.run.enforcement)
         listeners.opened(record)
         make_room()
         supervisor = _supervisor(options.session, record, listeners)
