@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.sandbox import system
@@ -33,6 +34,7 @@ _NUMBERS = {
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "connect": (42, 203), "listen": (50, 201),
     "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
+    "setsockopt": (54, 208),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
     "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
     "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187),
@@ -44,6 +46,12 @@ _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _MSG_FASTOPEN = 0x20000000
 _SOCKET_TYPE = 0xF  # the rest of the argument is flags
+_SO_BINDTOIFINDEX = 62
+_DETOURS = (
+    (socket.IPPROTO_IP, socket.IP_OPTIONS),
+    (socket.SOL_SOCKET, socket.SO_BINDTODEVICE),
+    (socket.SOL_SOCKET, _SO_BINDTOIFINDEX),
+)
 
 # struct seccomp_data: number, architecture, instruction pointer, six arguments of 64 bits.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
@@ -66,6 +74,7 @@ class Rule(NamedTuple):
     only: Sequence[int] = ()  # refused for every other value
     never: Sequence[int] = ()  # refused for these values
     bits: int = 0  # refused with any of these bits
+    pairs: Sequence[tuple[int, int]] = ()  # refused where it and the one before are such a pair
 
 
 # In every cage. ENOSYS where programs know how to do without.
@@ -87,6 +96,8 @@ SHARED_HOST = (
     Rule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),
     Rule("sendmsg", errno.EPERM, 2, bits=_MSG_FASTOPEN),
     Rule("sendmmsg", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    # A connection to the proxy whose packets go elsewhere: by a source route, by an interface.
+    Rule("setsockopt", errno.EPERM, 2, pairs=_DETOURS),
     *(Rule(call, errno.EPERM) for call in ("mq_open", "mq_unlink")),
     *(
         Rule(call, errno.EPERM)
@@ -162,6 +173,13 @@ def _judge(rule: Rule) -> list[_Instruction]:
     """The instructions for a call that is `rule`'s; each path of them ends in a return."""
     refuse, allow = (_RETURN, 0, 0, _REFUSE | rule.number), (_RETURN, 0, 0, _ALLOW)
     load = (_LOAD, 0, 0, _ARGUMENTS + 8 * rule.argument)
+    if rule.pairs:
+        before = (_LOAD, 0, 0, _ARGUMENTS + 8 * (rule.argument - 1))
+        judged = (
+            [before, (_JUMP_EQUAL, 0, 3, first), load, (_JUMP_EQUAL, 0, 1, second), refuse]
+            for first, second in rule.pairs
+        )
+        return [*chain.from_iterable(judged), allow]
     if rule.bits:
         return [load, (_JUMP_BITS, 0, 1, rule.bits), refuse, allow]
     if rule.only:

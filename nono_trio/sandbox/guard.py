@@ -204,10 +204,8 @@ class Guard:
         directory = os.open(f"/proc/{thread}/cwd", os.O_PATH | os.O_CLOEXEC)
         try:
             held = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
-        except OSError:
-            return (
-                errno.EACCES
-            )  # not why: whether something is there is none of the child's business
+        except OSError as error:
+            return self._why_not(error, path, directory)
         finally:
             os.close(directory)
         try:
@@ -219,6 +217,21 @@ class Guard:
             return sock.connect_ex(by_hold)
         finally:
             os.close(held)
+
+    def _why_not(self, error: OSError, path: bytes, directory: int) -> int:
+        """The errno for a path that is not there: the real one where the cage may see that, as a
+        program that finds no server in its own directory starts one."""
+        try:
+            parent = os.open(
+                os.path.dirname(path) or b".", os.O_PATH | os.O_CLOEXEC, dir_fd=directory
+            )
+        except OSError:
+            return errno.EACCES
+        try:
+            is_open = self._openings.has_path(os.readlink(f"/proc/self/fd/{parent}"))
+        finally:
+            os.close(parent)
+        return error.errno or errno.EACCES if is_open else errno.EACCES
 
     @contextmanager
     def _its_socket(self, notified: Notification) -> Iterator[socket.socket]:

@@ -248,3 +248,20 @@ def listen_where_connected(host):
         libc.connect(sock.fileno(), bytes(16), 16)
         sock.listen()
         return answer_knock(host, sock)
+
+
+@attempt("a source route, for packets to the proxy that go elsewhere first")
+def source_route(host):
+    """The option of every packet: go to `address` and from there to where the header says."""
+    option = bytes([131, 7, 4]) + socket.inet_aton(host.address) + b"\0"
+    with socket.socket(socket.AF_INET, STREAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, option)
+        return "the option is set"
+
+
+@attempt("an interface, for packets to the proxy that leave by it")
+def other_interface(_host):
+    name = next(name for _, name in socket.if_nameindex() if name != "lo")
+    with socket.socket(socket.AF_INET, STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+        return f"the socket is bound to {name}"
