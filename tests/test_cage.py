@@ -226,6 +226,22 @@ def test_grants_that_make_no_sense(
     assert text in done.stderr
 
 
+@pytest.mark.parametrize("isolation", ["namespace", "landlock"])
+def test_other_sessions_logs_stay_closed(sessions: Sessions, isolation: str) -> None:
+    """This one's log goes elsewhere (--audit-dir): those in the usual place are no less logs."""
+    usual = sessions.home / ".local" / "state" / "nono-trio" / "audit"
+    usual.mkdir(parents=True)
+    (usual / "ledger.ndjson").write_text("a line\n")
+    script = f"cat {usual}/ledger.ndjson; echo more >>{usual}/ledger.ndjson"
+    for grant in (["--allow", str(sessions.home / ".local")], []):
+        done = sessions.run("--isolation", isolation, *grant, "--", "sh", "-c", script)
+        assert done.stdout == ""
+        assert done.returncode != 0
+        assert (usual / "ledger.ndjson").read_text() == "a line\n"
+    inside = sessions.run("--read", str(usual), "--", "true")
+    assert (inside.returncode, "is protected" in inside.stderr) == (2, True)
+
+
 def test_closed_paths_inside_a_grant_stay_closed(sessions: Sessions) -> None:
     """Covering mounts: read and written through neither, while the rest is open."""
     config = sessions.home / ".config"

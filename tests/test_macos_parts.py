@@ -169,7 +169,10 @@ def test_no_group_opens_the_state_directory(tmp_path, monkeypatch):
         files = plan_files(options, state_root, library, can_cover=True)
         return files.covers(str(state / "audit" / "x"), "write") is not None
 
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "usual"))
     assert opened(tmp_path / "elsewhere")  # or this test shows nothing
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert not opened(tmp_path / "elsewhere"), "other sessions' logs are there by default"
     assert not opened(state)
     assert not opened(state.parent)
     assert not opened(state / "below")

@@ -77,13 +77,16 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def state_root(override: str | None, environ: Mapping[str, str]) -> Path:
-    """The state directory: `override`, NONO_TRIO_STATE_DIR, $XDG_STATE_HOME/nono-trio, ~/.local.
+    """The state directory: `override`, NONO_TRIO_STATE_DIR, else the usual one."""
+    chosen = override or environ.get(STATE_VARIABLE)
+    return Path(chosen).absolute() if chosen else usual_state_root(environ)
+
+
+def usual_state_root(environ: Mapping[str, str]) -> Path:
+    """$XDG_STATE_HOME/nono-trio, or below ~/.local.
 
     A relative XDG_STATE_HOME is ignored, as its specification asks.
     """
-    chosen = override or environ.get(STATE_VARIABLE)
-    if chosen:
-        return Path(chosen).absolute()
     xdg = environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(xdg):
         return Path(xdg, "nono-trio")

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nono_trio.audit.store import usual_state_root
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.places import home_directory, is_below
 from nono_trio.sandbox.program import program_paths
@@ -26,11 +27,15 @@ _LIFT = "--bypass-protection"
 
 @dataclass(frozen=True)
 class Protection:
-    """The closed paths of one run; `lifted` are those that the user opened by name."""
+    """The closed paths of one run; `lifted` are those that the user opened by name.
+
+    `states`: where this run's log goes; where logs are kept by default, if that is elsewhere, which
+    is then one of `denied` too.
+    """
 
     denied: tuple[str, ...]
     lifted: tuple[str, ...]
-    state: str
+    states: tuple[str, ...]
     home: str
 
     @classmethod
@@ -42,6 +47,8 @@ class Protection:
         lifted = tuple(
             os.path.realpath(os.path.join(directory, os.path.expanduser(path))) for path in bypass
         )
+        states = dict.fromkeys(map(os.path.realpath, (state_root, usual_state_root(os.environ))))
+        denied = [*denied, *list(states)[1:]]
         real = {path: os.path.realpath(path) for path in denied}
         for given, path in zip(bypass, lifted, strict=True):
             if path != home and path not in (*real.values(), *program_paths()):
@@ -50,11 +57,11 @@ class Protection:
                     hint="see `nono-trio why --path` for what closes a path",
                 )
         kept = tuple(path for path in denied if real[path] not in lifted)
-        return cls(kept, lifted, os.path.realpath(state_root), home)
+        return cls(kept, lifted, tuple(states), home)
 
     def meets_state(self, real: str) -> bool:
-        """Whether a path (without symlinks) is around the audit state, it, or inside of it."""
-        return real == self.state or is_below(real, self.state) or is_below(self.state, real)
+        """Whether a path (without symlinks) is around audit state, it, or inside of it."""
+        return any(_meet(real, state) for state in self.states)
 
     def inside(self, grant: Grant, can_cover: bool) -> list[str]:
         """Return the closed paths (without symlinks) inside `grant` that exist, to be covered.
@@ -62,9 +69,9 @@ class Protection:
         Raises UsageError when the grant must not be given at all.
         """
         real = grant.real
-        if self.meets_state(real):
+        if _meet(real, self.states[0]):
             raise UsageError(
-                f"{grant.source} {grant.path} covers the audit state directory {self.state}",
+                f"{grant.source} {grant.path} covers the audit state directory {self.states[0]}",
                 hint="grant a smaller directory, or move the state with --audit-dir",
             )
         self._refuse_writable_home(grant, real)
@@ -97,3 +104,8 @@ class Protection:
                 f" home {self.home}",
                 hint=f"grant directories below it, or lift this with {_LIFT} {self.home}",
             )
+
+
+def _meet(path: str, other: str) -> bool:
+    """Whether two paths without symlinks are the same, or one is inside of the other."""
+    return path == other or is_below(path, other) or is_below(other, path)
