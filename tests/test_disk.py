@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import NONO_TRIO, PROBES, PYTHON_GRANTS, RUN_SECONDS, Sessions
 
+from nono_trio.audit.files import LOST_TARGET
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -66,8 +68,13 @@ def test_best_effort_goes_on_and_counts(sessions: Sessions, origin: Origin) -> N
     assert len(origin.seen) == 200  # no request was broken
     assert "events lost so far" in done.stderr
     assert done.stderr.count("events lost so far") < 20  # at doubling intervals
-    assert done.returncode == 4  # the end could not be written either: not sealed, and said so
-    assert sessions.verdict()[1]["verdict"] == "crashed"
+    told = [event for event in sessions.decisions() if event["target"] == LOST_TARGET]
+    if done.returncode == 0:  # what was left below the limit held the count and the end
+        assert sessions.verdict()[1]["verdict"] == "verified"
+        assert len(told) == 1
+    else:  # it did not hold the end either: not sealed, and said so
+        assert done.returncode == 4
+        assert sessions.verdict()[1]["verdict"] == "crashed"
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare(1) is not installed")

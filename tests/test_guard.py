@@ -218,6 +218,39 @@ sock.send(b"hello")
         assert process.wait(10) == 0
 
 
+@pytest.mark.parametrize(
+    ("family", "address", "failed"),
+    [
+        (socket.AF_INET, "127.0.0.1", 0), (socket.AF_INET, "127.0.0.9", 0),
+        (socket.AF_INET, "0.0.0.0", 13), (socket.AF_INET6, "::1", 0), (socket.AF_INET6, "::", 13),
+        (socket.AF_INET6, "::ffff:127.0.0.1", 0), (socket.AF_INET6, "::ffff:0.0.0.0", 13),
+    ],
+)  # fmt: skip
+def test_listening_is_for_this_machine_alone(
+    sessions: Sessions, family: int, address: str, failed: int
+) -> None:
+    """A port that the network can call would be a way out, past the proxy and the log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = f"""
+import socket
+server = socket.socket({int(family)})
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if server.family == socket.AF_INET6:
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.bind(({address!r}, {port}))
+try:
+    server.listen()
+    print(0)
+except OSError as error:
+    print(error.errno)
+"""
+    done = python(sessions, program, "--listen-port", str(port))
+    assert done.stdout == f"{failed}\n", done.stderr
+    assert "the command listens at 127.0.0.1 by itself" in done.stderr
+
+
 def test_malformed_calls_get_the_kernels_answers(sessions: Sessions) -> None:
     program = """
 import ctypes, os, socket, struct

@@ -184,6 +184,12 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
             " /proc shows of other processes (docs/escape-attempts.md); programs that do not use"
             " the proxy reach nothing, not even DNS"
         )
+    if plan.isolation == "landlock" and plan.listen_ports:
+        where = "at 127.0.0.1 by itself" if plan.guarded else "by itself, at any address it likes"
+        warnings.append(
+            f"--listen-port: the command listens {where}, and who connects to it is not recorded"
+            " (landlock isolation)"
+        )
     if unguarded is not None:
         warnings.append(
             f"connections can't be guarded here ({unguarded}), which leaves open: other programs'"

@@ -5,7 +5,7 @@ connect and listen wait for this guard, which does them itself, on its own copie
 of the socket: nothing that another thread of the child changes meanwhile has any effect, as the
 child's own call is never let go on. What it does: TCP to the proxy's socket and nowhere else;
 unix sockets below a path that was granted for writing, or granted by name; listening at ports that
-were asked for. Landlock's rules stand behind it for TCP.
+were asked for, on loopback. Landlock's rules stand behind it for TCP.
 
 Rules: no answer before `refused` has returned, which puts a refusal into the log; a call that can't
 be looked into is refused; a call that would block waits here without holding up the others.
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.addresses import AddressClass, classify, parse_address
 from nono_trio.core.socket_address import (
     MAX_SOCKET_ADDRESS,
     BadSocketAddress,
@@ -148,10 +149,20 @@ class Guard:
 
     def _listen(self, notified: Notification) -> int:
         with self._its_socket(notified) as sock:
-            if sock.family != socket.AF_UNIX and _port(sock) not in self._openings.listen_ports:
+            if sock.family != socket.AF_UNIX and not self._may_listen(sock):
                 return errno.EACCES
             sock.listen(_signed(notified.arguments[1]))
         return 0
+
+    def _may_listen(self, sock: socket.socket) -> bool:
+        """Only where this machine alone can call it: whoever calls from elsewhere is a way out."""
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        text, port = sock.getsockname()[:2]
+        address = parse_address(text)
+        if address is None or classify(address) is not AddressClass.LOOPBACK:
+            return False
+        return port in self._openings.listen_ports
 
     async def _connect(self, notified: Notification) -> int:
         _, at, length, *_ = notified.arguments
@@ -269,14 +280,6 @@ def _not_blocking(sock: socket.socket) -> Iterator[bool]:
 
 def _family(address: Address) -> int:
     return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-
-
-def _port(sock: socket.socket) -> int | None:
-    """The port that an internet socket was bound to; 0 without one, None of another family."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return None
-    port: int = sock.getsockname()[1]
-    return port
 
 
 def _signed(argument: int) -> int:
