@@ -137,11 +137,11 @@ def test_registries_that_a_later_run_would_believe(sessions, granted, warned):
 
 
 def test_programs_that_would_be_run_outside_of_a_cage(monkeypatch, tmp_path):
-    for name in ("bin", "work/bin"):
+    for name in ("bin", "project/bin"):
         (tmp_path / name).mkdir(parents=True)
-    path = f"{tmp_path}/bin:{tmp_path}/work/bin:{tmp_path}/missing::relative"
+    path = f"{tmp_path}/bin:{tmp_path}/project/bin:{tmp_path}/missing::relative"
     monkeypatch.setenv("PATH", path)
-    work = str(tmp_path / "work")
+    work = str(tmp_path / "project")
     (warning,) = program.search_path_warnings([grant(tmp_path)], work, ())
     assert f"--allow {tmp_path} lets the command change the programs in {tmp_path}/bin" in warning
     assert not [*program.search_path_warnings([grant(tmp_path, "read")], work, ())]
