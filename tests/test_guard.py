@@ -24,7 +24,7 @@ from nono_trio.core.socket_address import InternetAddress
 from nono_trio.errors import AuditBusy
 from nono_trio.sandbox.guard import Openings
 from nono_trio.sandbox.notification import refused_by
-from nono_trio.session.direct import UNTOLD, DirectConnections
+from nono_trio.session.direct import OWN, DirectConnections
 from nono_trio.testing import MemoryRecorder
 
 GUARDED = ("--isolation", "landlock")
@@ -340,7 +340,7 @@ print("refused")
     assert "3000 direct connections were refused" in done.stderr
     decisions = sessions.decisions()
     assert 0 < len(decisions) < 300
-    assert decisions[-1]["target"] == UNTOLD
+    assert decisions[-1]["target"] == OWN
     told = int(decisions[-1]["reason"].split()[0])
     assert told + len(decisions) - 1 == 3000
 
@@ -355,8 +355,15 @@ ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
 print(socket.socket().connect_ex(("127.0.0.1", port)))
 """
     )
-    done = python(sessions, program, "-s")
-    assert done.stdout == ("0\n" if os.geteuid() == 0 else "13\n"), done.stderr
+    done = python(sessions, program)
+    if os.geteuid() == 0:
+        assert done.stdout == "0\n", done.stderr
+        return
+    assert done.stdout == "13\n", done.stderr
+    assert "1 connection was refused: the program can't be looked into" in done.stderr
+    assert [(event["target"], event["reason"]) for event in sessions.decisions()] == [
+        (OWN, "a connection of a program that can't be looked into")
+    ]
 
 
 # -- where it can't be had -------------------------------------------------------------------------
@@ -469,6 +476,22 @@ async def test_repeated_ones_are_counted(autojump_clock: object) -> None:
     await direct.record_untold()
     assert len(recorded.events) == 4
     assert direct.count == 8
+
+
+async def test_what_nobody_can_see_is_recorded_too() -> None:
+    recorded = MemoryRecorder()
+    direct = DirectConnections(recorded)
+    await direct.refused(None, 0)
+    await direct.refused(None, 0)
+    await direct.refused(IPv4Address("192.0.2.1"), 443)
+    assert [(event.target, event.port) for event in recorded.events] == [
+        (OWN, None), ("192.0.2.1", 443),
+    ]  # fmt: skip
+    assert [note.partition(":")[0] for note in direct.notes()] == [
+        "1 direct connection was refused", "2 connections were refused",
+    ]  # fmt: skip
+    await direct.record_untold()
+    assert recorded.events[-1].reason == "1 more direct connections"
 
 
 async def test_a_busy_log_loses_no_count() -> None:

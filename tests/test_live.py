@@ -80,7 +80,7 @@ def test_what_is_about_no_host_is_not_shown():
     assert summary(looked_up("a.test"), own)[0] == (
         "1 denied, 0 allowed: a.test, only looked up (1x)"
     )
-    assert summary(own)[0] == "0 denied, 0 allowed"
+    assert [line.split(":")[0] for line in summary(own)] == ["details"]
 
 
 def test_a_program_that_sends_no_password_is_told_of():

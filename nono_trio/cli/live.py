@@ -95,9 +95,9 @@ class DenialCount:
         common = hosts[:MAX_TARGETS]
         named = ", ".join(f"{denied_text(host)} ({host.requests}x)" for host in common)
         more = f" and {len(hosts) - MAX_TARGETS} more" if len(hosts) > MAX_TARGETS else ""
-        lines = [
-            f"{self._shown} denied, {self._allowed} allowed{': ' if named else ''}{named}{more}"
-        ]
+        lines = []
+        if named:  # else it is all told elsewhere
+            lines.append(f"{self._shown} denied, {self._allowed} allowed: {named}{more}")
         if self._without_token:
             lines.append(WITHOUT_TOKEN)
         flags = [f"{ALLOW_FLAG} {clean(entry)}" for host in common for entry in host.lifting]

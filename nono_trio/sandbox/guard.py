@@ -14,7 +14,6 @@ be looked into is refused; a call that would block waits here without holding up
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import select
 import socket
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
     from nono_trio.core.addresses import Address
     from nono_trio.sandbox.notification import Notification
-
-logger = logging.getLogger(__name__)
 
 # Calls at work at a time: more than a build's threads. What is over it waits in the kernel.
 MAX_CALLS: Final = 256
@@ -84,21 +81,20 @@ class Openings:
 class Guard:
     """Answers the calls that wait at `listener`.
 
-    `refused` is called with each address that the child tried to reach by TCP, before the call
-    returns to it.
+    `refused` is called with each address and port that the child tried to reach by TCP, before the
+    call returns to it; with None where the address can't be known.
     """
 
     def __init__(
         self,
         listener: int,
         openings: Openings,
-        refused: Callable[[Address, int], Awaitable[None]],
+        refused: Callable[[Address | None, int], Awaitable[None]],
     ) -> None:
         self._listener = listener
         self._openings = openings
         self._refused = refused
         self._room = trio.CapacityLimiter(MAX_CALLS)
-        self._warned = False
 
     async def serve(self) -> None:
         """Answer until cancelled or until nobody is left to ask. Raises what `refused` raises.
@@ -134,18 +130,17 @@ class Guard:
             return await self._connect(notified)
         except BadSocketAddress:
             return errno.EINVAL
-        except PermissionError as error:
-            self._warn_once(error)
+        except PermissionError:
+            # A program that nobody may look into (it can be executed but not read, or asks for it)
+            # can't be told from one that would change the address after the check.
+            await self._refuse(notified, None, 0)
             return errno.EACCES
         except OSError as error:
             return error.errno or errno.EACCES
 
-    def _warn_once(self, error: PermissionError) -> None:
-        """Of a program that nobody may look into (it can be executed but not read, or has asked
-        for it): it can't be told from one that would change the address after the check."""
-        if not self._warned:
-            self._warned = True
-            logger.warning("a connection was refused: its program can't be looked into: %s", error)
+    async def _refuse(self, notified: Notification, address: Address | None, port: int) -> None:
+        if notification.is_waiting(self._listener, notified):
+            await self._refused(address, port)
 
     def _listen(self, notified: Notification) -> int:
         with self._its_socket(notified) as sock:
@@ -180,8 +175,7 @@ class Guard:
 
     async def _connect_internet(self, notified: Notification, target: InternetAddress) -> int:
         if not self._openings.leads_to_proxy(target):
-            if notification.is_waiting(self._listener, notified):
-                await self._refused(target.address, target.port)
+            await self._refuse(notified, target.address, target.port)
             return errno.EACCES
         with self._its_socket(notified) as sock:
             if sock.family != _family(target.address):

@@ -71,7 +71,7 @@ class ChildFront:
         self._grace_seconds = grace_seconds
         self._timeout_seconds = timeout_seconds
         self._timed_out = False
-        self.direct_connections = 0  # that were tried past the proxy, and refused
+        self.notes: list[str] = []  # for whoever started the run
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
@@ -146,7 +146,7 @@ class ChildFront:
         try:
             await Guard(listener, openings, direct.refused).serve()
         finally:
-            self.direct_connections = direct.count
+            self.notes += direct.notes()
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await direct.record_untold()
 

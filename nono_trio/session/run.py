@@ -89,19 +89,7 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
         outcome = trio.run(supervisor.run, front)
         if cgroup is not None and cgroup.out_of_memory():
             listeners.warn("the command ran out of the memory that --memory gave it")
-        return Finished(outcome, record, _notes(front.direct_connections))
-
-
-def _notes(direct_connections: int) -> list[str]:
-    if not direct_connections:
-        return []
-    counted = "1 direct connection was"
-    if direct_connections > 1:
-        counted = f"{direct_connections} direct connections were"
-    return [
-        f"{counted} refused: landlock isolation has no transparent network, so programs have to use"
-        " the proxy (HTTP_PROXY and HTTPS_PROXY name it)"
-    ]
+        return Finished(outcome, record, front.notes)
 
 
 @dataclass(frozen=True)
