@@ -491,7 +491,7 @@ async def test_what_nobody_can_see_is_recorded_too() -> None:
         "1 direct connection was refused", "2 connections were refused",
     ]  # fmt: skip
     await direct.record_untold()
-    assert recorded.events[-1].reason == "1 more direct connections"
+    assert recorded.events[-1].reason == "1 more refused connections"
 
 
 async def test_a_busy_log_loses_no_count() -> None:
@@ -507,4 +507,4 @@ async def test_a_busy_log_loses_no_count() -> None:
     await direct.record_untold()
     recorded.before_commit = None
     await direct.record_untold()
-    assert [event.reason for event in recorded.events] == ["3 more direct connections"]
+    assert [event.reason for event in recorded.events] == ["3 more refused connections"]

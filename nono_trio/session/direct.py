@@ -69,7 +69,7 @@ class DirectConnections:
     async def record_untold(self) -> None:
         """At the end of the session: record how many no record has told of. Raises nothing."""
         await self._denials.record_untold(
-            lambda untold: _event(OWN, None, f"{untold} more direct connections")
+            lambda untold: _event(OWN, None, f"{untold} more refused connections")
         )
 
 
