@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
+import shutil
 import signal
 import socketserver
 import subprocess
@@ -39,6 +41,7 @@ PYTHON_GRANTS = [
     for word in ("--read", prefix)
 ]
 PROBES = Path(__file__).parent / "probes"
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def _landlock_abi() -> int:
@@ -153,6 +156,33 @@ class Sessions:
         """What `audit verify --json` says: its exit code and its answer."""
         done = self.call("audit", "verify", "--json", str(directory or self.only))
         return done.returncode, json.loads(done.stdout)
+
+
+def as_user(user: str, needed: Path) -> tuple[list[str], dict[str, str]]:
+    """What to put in front of Python's arguments, and the environment, to run as root or as an
+    ordinary user, who has to be able to read `needed`. Skips the test where there is none."""
+    if user == "root" or os.geteuid() != 0:
+        kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        return [sys.executable], kept
+    site_packages = next(path for path in sys.path if path.endswith("site-packages"))
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("an ordinary user: there is no setpriv to become one")
+    nobody = pwd.getpwnam("nobody")
+    prefix = [
+        setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
+        SYSTEM_PYTHON,
+    ]  # fmt: skip
+    variables = {"PYTHONPATH": f"{site_packages}:{Path(__file__).parents[1]}"}
+    works = subprocess.run(
+        [*prefix, "-B", "-c", f"import trio, nono_trio; open({str(needed)!r})"],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    if works.returncode != 0:
+        said = (works.stderr.strip().splitlines() or ["it did not start"])[-1]
+        pytest.skip(f"an ordinary user can't run {SYSTEM_PYTHON} with these packages: {said}")
+    return prefix, variables
 
 
 class Origin(ThreadingHTTPServer):

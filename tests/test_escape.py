@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
-import shutil
 import subprocess
 import sys
 import zlib
@@ -18,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PROBES, guarded
+from harness import PROBES, as_user, guarded
 
 TABLE = Path(__file__).parents[1] / "docs" / "escape-attempts.md"
 CANARIES = Path(__file__).parent / "canaries.py"
 PROBE = PROBES / "escape.py"
-SYSTEM_PYTHON = "/usr/bin/python3"
 RUN_SECONDS = 60  # several times what it takes; a cage that hangs is a finding
 LEAST_ATTEMPTS = 60
 USERS = ["root", "user"] if os.geteuid() == 0 else ["user"]
@@ -85,35 +82,9 @@ def attempts() -> tuple[str, ...]:
     return tuple(json.loads(done.stdout))
 
 
-def as_user(user: str) -> tuple[list[str], dict[str, str]]:
-    """What to put in front of a command, and the environment, to run as that user."""
-    if user == "root" or os.geteuid() != 0:
-        kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-        return [sys.executable], kept
-    site_packages = next(path for path in sys.path if path.endswith("site-packages"))
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        pytest.skip("an ordinary user: there is no setpriv to become one")
-    nobody = pwd.getpwnam("nobody")
-    prefix = [
-        setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
-        SYSTEM_PYTHON,
-    ]  # fmt: skip
-    variables = {"PYTHONPATH": f"{site_packages}:{Path(__file__).parents[1]}"}
-    works = subprocess.run(
-        [*prefix, "-B", "-c", f"import trio, nono_trio; open({str(PROBE)!r})"],
-        env={"PATH": os.environ["PATH"], **variables},
-        capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
-    if works.returncode != 0:
-        said = (works.stderr.strip().splitlines() or ["it did not start"])[-1]
-        pytest.skip(f"an ordinary user can't run {SYSTEM_PYTHON} with these packages: {said}")
-    return prefix, variables
-
-
 def run(isolation: str, user: str, *names: str) -> dict[str, Any]:
     """Run canaries and probe as `user`; what was seen, with the outcome of each attempt."""
-    prefix, variables = as_user(user)
+    prefix, variables = as_user(user, PROBE)
     python = prefix[-1]
     command = [*prefix, "-B", str(CANARIES), isolation, python, "-B", str(PROBE)]
     done = subprocess.run(

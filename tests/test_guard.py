@@ -21,8 +21,9 @@ import trio
 from harness import NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
 
 from nono_trio.core.socket_address import InternetAddress
-from nono_trio.errors import AuditBusy
-from nono_trio.sandbox.guard import Openings
+from nono_trio.errors import AuditBusy, AuditLost
+from nono_trio.sandbox import notification
+from nono_trio.sandbox.guard import Guard, Openings
 from nono_trio.sandbox.notification import refused_by
 from nono_trio.session.direct import OWN, DirectConnections
 from nono_trio.testing import MemoryRecorder
@@ -508,3 +509,26 @@ async def test_a_busy_log_loses_no_count() -> None:
     recorded.before_commit = None
     await direct.record_untold()
     assert [event.reason for event in recorded.events] == ["3 more refused connections"]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"), [(ZeroDivisionError(), False), (AuditLost("the disk is full"), True)]
+)
+async def test_a_bug_costs_one_call_and_a_lost_log_the_session(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
+) -> None:
+    name = b"\x02\x00" if sys.byteorder == "little" else b"\x00\x02"
+    name += bytes([1, 187, 192, 0, 2, 1]) + bytes(8)
+    monkeypatch.setattr(notification, "read_memory", lambda *_: name)
+    monkeypatch.setattr(notification, "is_waiting", lambda *_: True)
+
+    async def refused(_address: object, _port: int) -> None:
+        raise error
+
+    guard = Guard(-1, Openings.of(5000, [], []), refused)
+    call = notification.Notification(1, 2, 42, (3, 4096, len(name), 0, 0, 0))
+    if passes:
+        with pytest.raises(AuditLost):
+            await guard._do(call)
+    else:
+        assert await guard._do(call) == 13

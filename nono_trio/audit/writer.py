@@ -18,6 +18,7 @@ import trio
 
 from nono_trio.audit.files import LOST_TARGET, unix_ms
 from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder
+from nono_trio.audit.threads import in_thread
 from nono_trio.core.events import (
     Flow,
     Network,
@@ -223,9 +224,7 @@ class Writer:
             position = self.files.log.position() if self._due() else None
             written = False
             try:
-                await trio.to_thread.run_sync(
-                    self._sync_now, position, abandon_on_cancel=True, limiter=self._thread
-                )
+                await in_thread(self._sync_now, position, limiter=self._thread)
                 written = position is not None
             finally:
                 self.files.log.checkpointed(written=written)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.audit.threads import in_thread
 from nono_trio.proxy.contracts import DialFailed, ResolveFailed
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ class SystemResolver:
         """As `contracts.Resolver`. If cancelled the thread is left to itself; its slot stays taken
         until the lookup returns."""
         try:
-            return await trio.to_thread.run_sync(
-                _look_up, name, abandon_on_cancel=True, limiter=self._threads
-            )
+            return await in_thread(_look_up, name, limiter=self._threads)
         except socket.gaierror as error:
             raise ResolveFailed(f"the name has no address ({error.strerror})") from error
         except (OSError, UnicodeError) as error:  # UnicodeError: labels that IDNA can't take

@@ -14,6 +14,7 @@ be looked into is refused; a call that would block waits here without holding up
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.audit.threads import in_thread
 from nono_trio.core.addresses import AddressClass, classify, parse_address
 from nono_trio.core.socket_address import (
     MAX_SOCKET_ADDRESS,
@@ -34,6 +36,7 @@ from nono_trio.core.socket_address import (
     UnixPath,
     parse_socket_address,
 )
+from nono_trio.errors import AuditLost, SessionSealed
 from nono_trio.sandbox import notification
 from nono_trio.sandbox.filter import call_name
 from nono_trio.sandbox.places import is_below
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
     from nono_trio.core.addresses import Address
     from nono_trio.sandbox.notification import Notification
+
+logger = logging.getLogger(__name__)
 
 # Calls at work at a time: more than a build's threads. What is over it waits in the kernel.
 MAX_CALLS: Final = 256
@@ -137,6 +142,12 @@ class Guard:
             return errno.EACCES
         except OSError as error:
             return error.errno or errno.EACCES
+        except (AuditLost, SessionSealed):
+            raise
+        except Exception as error:  # one bad call must not end the session of all the others
+            logger.error("a connection was refused by a bug: %s", type(error).__name__)  # noqa: TRY400
+            logger.debug("its cause", exc_info=True)
+            return errno.EACCES
 
     async def _refuse(self, notified: Notification, address: Address | None, port: int) -> None:
         if notification.is_waiting(self._listener, notified):
@@ -194,9 +205,7 @@ class Guard:
             with _not_blocking(sock) as blocked:
                 while True:
                     # In a thread: the path may lie on a file system that does not answer.
-                    number = await trio.to_thread.run_sync(
-                        self._try_unix, notified.thread, sock, path, abandon_on_cancel=True
-                    )
+                    number = await in_thread(self._try_unix, notified.thread, sock, path)
                     if number != errno.EAGAIN or not blocked:
                         return number
                     await trio.sleep(FULL_BACKLOG_SECONDS)

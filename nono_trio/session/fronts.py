@@ -18,6 +18,7 @@ import trio
 from msgspec import UNSET
 
 from nono_trio.audit.files import rfc3339
+from nono_trio.audit.threads import in_thread
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
 from nono_trio.errors import CageFailed
@@ -159,9 +160,7 @@ class ChildFront:
     async def _identify(self) -> None:
         """Hash the program while it runs: start-up does not wait for 100 MB of interpreter."""
         with suppress(OSError):
-            self._record.executable = await trio.to_thread.run_sync(
-                _identity, self._run.executable, abandon_on_cancel=True
-            )
+            self._record.executable = await in_thread(_identity, self._run.executable)
 
 
 class ListenerFront:

@@ -21,6 +21,7 @@ import trio
 from trio_util import run_and_cancelling
 
 from nono_trio.audit.files import rfc3339
+from nono_trio.audit.threads import in_thread
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
@@ -149,9 +150,7 @@ class Supervisor:
             raise AssertionError("the writer ended without a last record")
         with trio.move_on_after(DRAIN_SECONDS, shield=True) as sealing:
             try:
-                await trio.to_thread.run_sync(
-                    self._record.seal, ended, self.writer.totals, abandon_on_cancel=True
-                )
+                await in_thread(self._record.seal, ended, self.writer.totals)
             except OSError as error:
                 raise AuditLost(
                     f"the audit log could not be sealed: {error.strerror or error}",

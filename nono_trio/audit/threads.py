@@ -1,0 +1,42 @@
+"""Work in a thread, also while the system has no thread to give.
+
+A command that starts processes until its user may have no more takes the supervisor's threads with
+it, as the limit is the user's. That is no reason for a session to end, or for its log to be sealed
+any less: whoever needs a thread waits for one, within the deadline that it has anyway.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Arguments = TypeVarTuple("_Arguments")
+_Result = TypeVar("_Result")
+
+RETRY_SECONDS: Final = 0.05  # the kernel has no wake-up for it, and a sync comes once a second
+_NO_THREAD: Final = "can't start new thread"  # CPython's words: it has no type of its own for that
+
+
+async def in_thread(
+    function: Callable[[*_Arguments], _Result],
+    *arguments: *_Arguments,
+    limiter: trio.CapacityLimiter | None = None,
+) -> _Result:
+    """Run a blocking function in a thread and return its result, raising what it raises.
+
+    If cancelled, the thread is left to itself (its slot of `limiter` stays taken until it ends);
+    one that could not be started is not started any more.
+    """
+    while True:
+        try:
+            return await trio.to_thread.run_sync(
+                function, *arguments, abandon_on_cancel=True, limiter=limiter
+            )
+        except RuntimeError as error:
+            if str(error) != _NO_THREAD:
+                raise
+        await trio.sleep(RETRY_SECONDS)
