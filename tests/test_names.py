@@ -238,6 +238,25 @@ async def test_a_busy_log_is_a_server_failure_and_not_forgotten():
     assert at.events == [("nono-trio:dns", "1 more queries for denied names")]
 
 
+async def test_what_a_busy_log_refused_is_recorded_as_soon_as_it_can_be():
+    """Not counted behind a record that was never written."""
+    at = Service()
+
+    async def full(_event):
+        raise AuditBusy("full")
+
+    ready, at.recorder.before_commit = at.recorder.before_commit, full
+    for _ in range(2):
+        assert code(await at.ask("evil.test")) == dns.SERVER_FAILURE
+    at.recorder.before_commit = ready
+    await at.ask("evil.test")
+    assert at.events == [
+        ("evil.test", "the name is not allowed on any port; 2 more since the last record")
+    ]
+    await at.service.record_untold()
+    assert len(at.events) == 1
+
+
 @pytest.mark.parametrize("error", [AuditLost("gone"), SessionSealed("over")])
 async def test_a_lost_or_sealed_log_answers_nothing(error):
     at = Service(recorder=FailingRecorder(error=error))

@@ -52,9 +52,14 @@ class DeniedNames:
         denied.recorded, untold, denied.untold = now, denied.untold, 0
         return untold
 
-    def give_back(self, untold: int) -> None:
-        """What `claim` returned could not be recorded after all."""
-        self._dropped += untold + 1
+    def give_back(self, name: str, untold: int) -> None:
+        """What `claim` returned could not be recorded after all: no record stands for the name."""
+        denied = self._names.get(name)
+        if denied is None:  # forgotten meanwhile
+            self._dropped += untold + 1
+        else:
+            denied.recorded = None
+            denied.untold += untold + 1
 
     def _remember(self, name: str) -> _Denied:
         if len(self._names) >= MAX_NAMES:

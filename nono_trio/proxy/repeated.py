@@ -43,7 +43,7 @@ class RepeatedDenials:
             try:
                 await self._recorder.record(event(more))
             except BaseException:
-                self._denied.give_back(untold)
+                self._denied.give_back(key, untold)
                 raise
 
     async def record_untold(self, event: Callable[[int], NetworkEvent]) -> None:
