@@ -31,3 +31,16 @@ def origin() -> Iterator[Origin]:
     server = Origin()
     with serving(server):
         yield server
+
+
+@pytest.fixture
+def own(sessions):
+    """The user's profile directory: write(name, text)."""
+    directory = sessions.home / ".config/nono-trio/profiles"
+    directory.mkdir(parents=True)
+
+    def write(name, text):
+        (directory / name).write_text(text)
+        return directory / name
+
+    return write

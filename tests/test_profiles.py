@@ -20,19 +20,6 @@ BUILT_IN = [
 
 
 @pytest.fixture
-def own(sessions):
-    """The user's profile directory: write(name, text)."""
-    directory = sessions.home / ".config/nono-trio/profiles"
-    directory.mkdir(parents=True)
-
-    def write(name, text):
-        (directory / name).write_text(text)
-        return directory / name
-
-    return write
-
-
-@pytest.fixture
 def cage(sessions):
     """What `run --dry-run` makes of arguments, as data."""
 

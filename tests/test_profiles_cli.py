@@ -13,19 +13,6 @@ from nono_trio.core.profile_text import read_profile
 from nono_trio.session import profiles
 
 
-@pytest.fixture
-def own(sessions):
-    """The user's profile directory: write(name, text)."""
-    directory = sessions.home / ".config/nono-trio/profiles"
-    directory.mkdir(parents=True)
-
-    def write(name, text):
-        (directory / name).write_text(text)
-        return directory / name
-
-    return write
-
-
 def environ(sessions):
     return {"HOME": str(sessions.home)}
 

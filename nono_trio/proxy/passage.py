@@ -51,9 +51,10 @@ _ALERTS: Final = {403: 49, _MISDIRECTED: 112, 400: 50}
 class Passage(Visit):
     """A tunnel to `host`: the name that the connection's address stands for, or that address."""
 
-    __slots__ = ("_host", "_policy", "_port")
+    __slots__ = ("_host", "_policy", "_port", "_speaks_tls")
 
     method = "TCP"
+    is_for_tls = False
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Passage(Visit):
         self._policy = policy
         self._host = host
         self._port = port
+        self._speaks_tls = self.is_for_tls  # until it is known better
 
     async def _serve(self) -> None:
         wanted = (self._host, FULL) if self._full else await self._decide()
@@ -101,8 +103,11 @@ class Passage(Visit):
         await self._carry(upstream, subject, sequence, b"")
         return None
 
-    async def _answer(self, _refusal: Refusal) -> None:
-        self._client.reset()
+    async def _answer(self, refusal: Refusal) -> None:
+        if self._speaks_tls:
+            await self._client.drain(self._at.limits.linger, alert(refusal.status))
+        else:
+            self._client.reset()
 
     async def _answer_busy(self) -> None:
         await self._answer(BUSY)
@@ -111,22 +116,10 @@ class Passage(Visit):
 class TlsPassage(Passage):
     """A tunnel whose first bytes have to be a TLS hello for the host it goes to."""
 
-    __slots__ = ("_speaks_tls",)
+    __slots__ = ()
 
     method = "TLS"
-
-    def __init__(
-        self,
-        client: Client,
-        surroundings: Surroundings,
-        *,
-        full: bool,
-        policy: Policy,
-        host: Host,
-        port: int,
-    ) -> None:
-        super().__init__(client, surroundings, full=full, policy=policy, host=host, port=port)
-        self._speaks_tls = True
+    is_for_tls = True
 
     async def _decide(self) -> tuple[Host, Refusal | None] | None:
         refusal = self._judged(self._host)
@@ -215,12 +208,6 @@ class TlsPassage(Passage):
         if not fault.is_tls:
             reason = lifted_by(reason, entry(self._host.name, self._port, TCP_SCHEME))
         return Refusal(400, reason, category="host_denied")
-
-    async def _answer(self, refusal: Refusal) -> None:
-        if self._speaks_tls:
-            await self._client.drain(self._at.limits.linger, alert(refusal.status))
-        else:
-            self._client.reset()
 
 
 def _misdirected(reason: str) -> Refusal:
