@@ -375,8 +375,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from nono_trio.sandbox import filter, system
 system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
-filter.ASKED = ()
-os.set_inheritable(filter.ask_about_calls(), True)
+os.set_inheritable(filter.ask_about_calls([], connections=False), True)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -525,7 +524,7 @@ async def test_a_bug_costs_one_call_and_a_lost_log_the_session(
     async def refused(_address: object, _port: int) -> None:
         raise error
 
-    guard = Guard(-1, Openings.of(5000, [], []), refused)
+    guard = Guard(-1, Openings.of(5000, [], []), refused, launcher=1)
     call = notification.Notification(1, 2, 42, (3, 4096, len(name), 0, 0, 0))
     if passes:
         with pytest.raises(AuditLost):

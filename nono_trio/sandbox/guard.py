@@ -37,8 +37,8 @@ from nono_trio.core.socket_address import (
     parse_socket_address,
 )
 from nono_trio.errors import AuditLost, SessionSealed
-from nono_trio.sandbox import notification
-from nono_trio.sandbox.filter import call_name
+from nono_trio.sandbox import notification, process_broker
+from nono_trio.sandbox.call_numbers import call_name
 from nono_trio.sandbox.places import is_below
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class Guard:
     """Answers the calls that wait at `listener`.
 
     `refused` is called with each address and port that the child tried to reach by TCP, before the
-    call returns to it; with None where the address can't be known.
+    call returns to it; with None where the address can't be known. `launcher` is the process whose
+    child is the cage's init.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class Guard:
         listener: int,
         openings: Openings,
         refused: Callable[[Address | None, int], Awaitable[None]],
+        launcher: int,
     ) -> None:
         self._listener = listener
+        self._launcher = launcher
         self._openings = openings
         self._refused = refused
         self._room = trio.CapacityLimiter(MAX_CALLS)
@@ -122,10 +125,21 @@ class Guard:
 
     async def _serve_one(self, notified: Notification) -> None:
         try:
-            number = await self._do(notified)
-            notification.answer(self._listener, notified, number)
+            call = call_name(notified.call)
+            if call in process_broker.ARGUMENTS and await self._is_of_cage(notified, call):
+                notification.let_go_on(self._listener, notified)
+            elif call in process_broker.ARGUMENTS:
+                notification.answer(self._listener, notified, errno.EPERM)
+            else:
+                notification.answer(self._listener, notified, await self._do(notified))
         finally:
             self._room.release_on_behalf_of(notified.identity)
+
+    async def _is_of_cage(self, notified: Notification, call: str) -> bool:
+        """Whether the process that the call is about is one of the cage's."""
+        if process_broker.names_own_thread(notified, call):
+            return True
+        return await in_thread(process_broker.names_descendant, notified, call, self._launcher)
 
     async def _do(self, notified: Notification) -> int:
         """Do what the call asks for; return its errno, 0 for success."""
@@ -155,13 +169,17 @@ class Guard:
 
     def _listen(self, notified: Notification) -> int:
         with self._its_socket(notified) as sock:
-            if sock.family != socket.AF_UNIX and not self._may_listen(sock):
+            if not self._may_listen(sock):
                 return errno.EACCES
             sock.listen(_signed(notified.arguments[1]))
         return 0
 
     def _may_listen(self, sock: socket.socket) -> bool:
-        """Only where this machine alone can call it: whoever calls from elsewhere is a way out."""
+        """Only where this machine alone can call it: whoever calls from elsewhere is a way out. And
+        at no abstract name, which other programs of this machine may take for somebody's they know.
+        """
+        if sock.family == socket.AF_UNIX:
+            return isinstance(sock.getsockname(), str)  # once bound, a name stays the same
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
         text, port = sock.getsockname()[:2]

@@ -18,8 +18,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nono_trio.sandbox import call_rules, system
 from nono_trio.sandbox import filter as seccomp
-from nono_trio.sandbox import system
 from nono_trio.sandbox.init import end_descendants
 from nono_trio.sandbox.launch_steps import (
     StageError,
@@ -172,11 +172,11 @@ def _become_child(
         with stage("landlock"):
             _apply_landlock(library, plan)
         with stage("system call filter"):
-            _apply_filter(plan["isolation"])
+            _apply_filter(plan["isolation"], guarded=plan["guarded"])
         guard = []
         if plan["guarded"]:
             with stage("guard of connections"):
-                guard.append(seccomp.ask_about_calls())
+                guard.append(_ask_about_calls())
         socket.send_fds(side.reporting, [b"caged"], guard)
     except StageError as failed:
         side.refuse(failed)
@@ -200,8 +200,19 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
     library.apply_seccomp(capabilities)
 
 
-def _apply_filter(isolation: str) -> None:
-    if isolation != "none":
-        seccomp.refuse_calls(seccomp.COMMON)
-    if isolation == "landlock":
-        seccomp.refuse_calls(seccomp.SHARED_HOST)
+def _apply_filter(isolation: str, *, guarded: bool) -> None:
+    if isolation == "none":
+        return
+    rules = [*call_rules.COMMON]
+    if isolation == "namespace":
+        rules += call_rules.OWN_PROCESSES
+    else:
+        rules += call_rules.SHARED_HOST
+        if not guarded:
+            rules += call_rules.OWN_ONLY
+    seccomp.refuse_calls(rules)
+
+
+def _ask_about_calls() -> int:
+    asked = [*call_rules.ASKED_OF_CONNECTIONS, *call_rules.ASKED_OF_PROCESSES]
+    return seccomp.ask_about_calls(asked, connections=True)

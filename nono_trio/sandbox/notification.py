@@ -2,9 +2,10 @@
 
 seccomp_unotify(2). Rules of this file: only the kernel's interface, no decisions; everything
 raises OSError. What is read from the caller's memory can be changed by another of its threads the
-moment after, and so can what its descriptor numbers mean: therefore nothing here lets a call go on
-by itself (SECCOMP_USER_NOTIF_FLAG_CONTINUE). Whoever uses this does what was asked for on its own
-copy of the address and of the descriptor.
+moment after, and so can what its descriptor numbers mean: therefore a call that was judged by
+either never goes on by itself (SECCOMP_USER_NOTIF_FLAG_CONTINUE). Whoever uses this does what was
+asked for on its own copy of the address and of the descriptor. `let_go_on` is for calls that were
+judged by numbers alone, which the kernel has taken over before it asked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _RECEIVE, _SEND, _IS_WAITING = 0xC0502100, 0xC0182101, 0x40082102
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, thread, flags, call, architecture, at, arguments
 _ANSWER = struct.Struct("=QqiI")  # id, value, negative errno, flags
 _IDENTITY = struct.Struct("=Q")
+_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 _YAMA_ADMIN_ONLY = 2  # /proc/sys/kernel/yama/ptrace_scope from which a parent is not enough
 _CAP_SYS_PTRACE = 19
@@ -51,9 +53,18 @@ def receive(listener: int) -> Notification | None:
     return Notification(identity, thread, call, tuple(arguments))
 
 
-def answer(listener: int, notification: Notification, number: int) -> None:
-    """Let the call return: 0, or fail with the errno `number`. Nothing if its thread has gone."""
-    reply = _ANSWER.pack(notification.identity, 0, -number, 0)
+def answer(listener: int, notification: Notification, number: int, value: int = 0) -> None:
+    """Let the call return `value`, or fail with the errno `number`; nothing if its thread has
+    gone."""
+    _send(listener, _ANSWER.pack(notification.identity, value, -number, 0))
+
+
+def let_go_on(listener: int, notification: Notification) -> None:
+    """Let the kernel do the call as it was made; only after a judgement by numbers (see above)."""
+    _send(listener, _ANSWER.pack(notification.identity, 0, 0, _CONTINUE))
+
+
+def _send(listener: int, reply: bytes) -> None:
     try:
         fcntl.ioctl(listener, _SEND, reply)
     except FileNotFoundError:
@@ -83,16 +94,16 @@ def read_memory(thread: int, address: int, length: int) -> bytes:
 
 def copy_descriptor(thread: int, descriptor: int) -> int:
     """Our own descriptor for what the thread's process has open as `descriptor`."""
-    process = os.pidfd_open(_process_of(thread))
+    process = os.pidfd_open(process_of(thread))
     try:
         return system.pidfd_getfd(process, descriptor)
     finally:
         os.close(process)
 
 
-def _process_of(thread: int) -> int:
-    """Its process; a thread that has its files for itself is answered with its leader's, which are
-    the child's as well."""
+def process_of(thread: int) -> int:
+    """The thread's process. Where a thread has its files for itself, its leader's are taken, which
+    are the child's as well."""
     with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("Tgid:"):

@@ -145,7 +145,8 @@ class ChildFront:
         direct = DirectConnections(recorder)
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants)
         try:
-            await Guard(listener, openings, direct.refused).serve()
+            guard = Guard(listener, openings, direct.refused, self._launched.pid)
+            await guard.serve()
         finally:
             self.notes += direct.notes()
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):

@@ -31,7 +31,9 @@ _NUMBERS = {
     "swapon": (167, 224), "syslog": (103, 116), "tgkill": (234, 131), "unshare": (272, 97),
     "userfaultfd": (323, 282), "name_to_handle_at": (303, 264), "acct": (163, 89),
     "sethostname": (170, 161), "clock_settime": (227, 112), "prlimit64": (302, 261),
-    "io_uring_enter": (426, 426),
+    "io_uring_enter": (426, 426), "clone3": (435, 435), "fchmodat2": (452, 452),
+    "sched_setattr": (314, 274), "sched_getattr": (315, 275), "ioprio_set": (251, 30),
+    "ioprio_get": (252, 31), "openat2": (437, 437), "openat": (257, 56), "mknodat": (259, 33),
 }  # fmt: skip
 _COLUMN = 0 if os.uname().machine == "x86_64" else 1
 

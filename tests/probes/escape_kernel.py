@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 import socket
 import stat
 import struct
@@ -90,6 +91,34 @@ def owning_namespace(host):
         raise Stopped("that is its own")
     syscall("setns", owner, 0)
     return "joined it"
+
+
+# --- a user namespace, whose maker has every capability in it ---
+
+
+@attempt("a user namespace by unshare")
+def user_namespace_by_unshare(host):
+    syscall("unshare", NEWUSER)
+    return "made"
+
+
+@attempt("a user namespace by clone")
+def user_namespace_by_clone(host):
+    pid = syscall("clone", NEWUSER | signal.SIGCHLD, None, None, None, 0)
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return "made"
+
+
+@attempt("a user namespace by clone3")
+def user_namespace_by_clone3(host):
+    arguments = struct.pack("=8Q", NEWUSER, 0, 0, 0, signal.SIGCHLD, 0, 0, 0)
+    pid = syscall("clone3", arguments, len(arguments))
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return "made"
 
 
 # --- privileges ---

@@ -80,6 +80,16 @@ for _kind, _number in (("stream", STREAM), ("datagram", DATAGRAM), ("seqpacket",
     attempt(f"an abstract {_kind} socket")(partial(abstract, kind=_kind, number=_number))
 
 
+@attempt("listening at an abstract name that others may trust")
+def squat_abstract(host):
+    if host.isolation == "namespace":
+        raise Stopped("the names of its network are its own")
+    with socket.socket(UNIX, STREAM) as sock:
+        sock.bind(f"\0{host.tag}")
+        sock.listen()
+        return "whoever connects to that name reaches it"
+
+
 @attempt("an X11-like abstract socket")
 def abstract_x11(host):
     return unix(host, "\0" + host.abstract["x11"], STREAM)

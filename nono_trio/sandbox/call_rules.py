@@ -1,0 +1,110 @@
+"""Which system calls a cage refuses or asks the supervisor about, and why.
+
+Rules of this file: data only, judged by numbers that the filter sees (`sandbox.filter`). Families
+are covered whole: docs/system-calls.md has every call that takes another process' number, with
+what makes it safe, and a test holds it complete. ENOSYS where programs know how to do without.
+Standard library only: it runs in the launcher.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from nono_trio.sandbox.filter import ASK, Rule
+
+_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_MSG_FASTOPEN = 0x20000000
+_SO_BINDTOIFINDEX = 62
+_DETOURS = (
+    (socket.IPPROTO_IP, socket.IP_OPTIONS),
+    (socket.SOL_SOCKET, socket.SO_BINDTODEVICE),
+    (socket.SOL_SOCKET, _SO_BINDTOIFINDEX),
+)
+
+_SET_USER, _SET_GROUP = 0o4000, 0o2000  # S_ISUID, S_ISGID
+_CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: else open(2) ignores its mode
+_NEW_USER = 0x10000000  # CLONE_NEWUSER
+_SET_FLAGS = (0x40086602, 0x401C5820, 0x40087602)  # FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION
+_PRIO_PROCESS, _PRIO_USER = 0, 2
+_IOPRIO_PROCESS, _IOPRIO_USER = 1, 3
+
+_CHMOD = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}  # the argument that is the mode
+_SCHEDULING = ("sched_setparam", "sched_setscheduler", "sched_setattr", "sched_setaffinity")
+_INIT = 1  # of the cage's own PID namespace: it keeps the session's deadline
+
+# In every cage.
+COMMON = (
+    # First, as it is asked most. A file that runs as its owner for whoever starts it, outside too.
+    Rule("openat", errno.EPERM, 3, bits=_SET_USER | _SET_GROUP, when=(2, _CREATES)),
+    Rule("open", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP, when=(1, _CREATES)),
+    Rule("openat2", errno.ENOSYS),  # its mode lies behind a pointer
+    Rule("creat", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
+    Rule("mknod", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
+    Rule("mknodat", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP),
+    Rule("mkdir", errno.EPERM, 1, bits=_SET_USER),
+    Rule("mkdirat", errno.EPERM, 2, bits=_SET_USER),
+    *(Rule(call, errno.EPERM, mode, bits=_SET_USER) for call, mode in _CHMOD.items()),
+    Rule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
+    Rule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
+    Rule("ioctl", errno.EPERM, 1, never=(_TIOCSTI, _TIOCLINUX)),
+    # Another process' limits: RLIMIT_CPU kills it. Only the same uid is asked, no LSM.
+    Rule("prlimit64", errno.EPERM, 0, only=(0,)),
+    # A user namespace gives its maker every capability in it, and with them much of the kernel.
+    # Programs with a sandbox of their own (browsers) run without it in here.
+    Rule("unshare", errno.EPERM, 0, bits=_NEW_USER),
+    Rule("clone", errno.EPERM, 0, bits=_NEW_USER),
+    Rule("setns", errno.EPERM),
+    Rule("clone3", errno.ENOSYS),  # its flags lie behind a pointer; libc takes clone then
+    *(Rule(call, errno.ENOSYS) for call in ("keyctl", "add_key", "request_key")),
+    *(
+        Rule(call, errno.ENOSYS)
+        for call in ("io_uring_setup", "io_uring_enter", "io_uring_register")
+    ),
+)
+
+# Where the cage has its own PID namespace, the only process in sight that is not the child's is
+# PID 1, which has to go on when the child does not want it to.
+OWN_PROCESSES = (
+    *(Rule(call, errno.EPERM, 0, never=(_INIT,)) for call in _SCHEDULING),
+    Rule("setpriority", errno.EPERM, 0, never=(_PRIO_USER,)),
+    Rule("setpriority", errno.EPERM, 1, pairs=((_PRIO_PROCESS, _INIT),)),
+    Rule("ioprio_set", errno.EPERM, 0, never=(_IOPRIO_USER,)),
+    Rule("ioprio_set", errno.EPERM, 1, pairs=((_IOPRIO_PROCESS, _INIT),)),
+)
+
+# Where the host's network, its IPC objects, its files' metadata and its processes are the child's.
+SHARED_HOST = (
+    Rule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    Rule("sendmsg", errno.EPERM, 2, bits=_MSG_FASTOPEN),
+    Rule("sendmmsg", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    # A connection to the proxy whose packets go elsewhere: by a source route, by an interface.
+    Rule("setsockopt", errno.EPERM, 2, pairs=_DETOURS),
+    *(Rule(call, errno.EPERM) for call in ("mq_open", "mq_unlink")),
+    *(
+        Rule(call, errno.EPERM)
+        for call in (
+            "shmget", "shmat", "shmctl", "semget", "semop", "semctl", "semtimedop",
+            "msgget", "msgsnd", "msgrcv", "msgctl",
+        )
+    ),
+    # Groups and users have members outside.
+    Rule("setpriority", errno.EPERM, 0, only=(_PRIO_PROCESS,)),
+    Rule("ioprio_set", errno.EPERM, 0, only=(_IOPRIO_PROCESS,)),
+    Rule("fanotify_init", errno.EPERM),
+    *(Rule(call, errno.ENOSYS) for call in ("setxattrat", "removexattrat", "file_setattr")),
+    Rule("ioctl", errno.EOPNOTSUPP, 1, never=_SET_FLAGS),
+)  # fmt: skip
+
+# Numbers of other processes than the caller, which is 0 in each of these.
+_OF_OTHERS = (
+    *((call, 0) for call in _SCHEDULING),
+    ("setpriority", 1),
+    ("ioprio_set", 1),
+)
+# What the supervisor judges where it is asked; else only a process' own.
+ASKED_OF_PROCESSES = tuple(Rule(call, ASK, pid, only=(0,)) for call, pid in _OF_OTHERS)
+OWN_ONLY = tuple(Rule(call, errno.EPERM, pid, only=(0,)) for call, pid in _OF_OTHERS)
+
+ASKED_OF_CONNECTIONS = (Rule("connect", ASK), Rule("listen", ASK))
