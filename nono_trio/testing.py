@@ -57,11 +57,17 @@ class FailingRecorder(MemoryRecorder):
 class FakeResolver:
     """A resolver with a table. Names outside it have no address; `asked` keeps every question.
 
-    An entry may hold several answers, one a question; the last one stays.
+    An entry may hold several answers, one a question; the last one stays. `hosts` is its hosts
+    file.
     """
 
-    def __init__(self, table: Mapping[str, Sequence[Sequence[str]]] | None = None) -> None:
+    def __init__(
+        self,
+        table: Mapping[str, Sequence[Sequence[str]]] | None = None,
+        hosts: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.table = {name: list(answers) for name, answers in (table or {}).items()}
+        self.hosts = dict(hosts or {})
         self.asked: list[str] = []
 
     async def __call__(self, name: str) -> Sequence[str]:
@@ -69,8 +75,12 @@ class FakeResolver:
         self.asked.append(name)
         answers = self.table.get(name)
         if not answers:
-            raise ResolveFailed("the name is not in the table")
+            raise ResolveFailed("the name is not in the table", unknown=True)
         return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    async def in_hosts_file(self, name: str) -> Sequence[str]:
+        """What `hosts` has for `name`. No checkpoint."""
+        return self.hosts.get(name, ())
 
 
 class LoopbackDialler:

@@ -187,10 +187,11 @@ async def running(
     resolver: FakeResolver | None = None,
     dialler: LoopbackDialler | None = None,
     limits: Limits = QUICK,
+    search: Sequence[str] = (),
 ) -> AsyncIterator[Running]:
     """A proxy that serves until the block ends; then everything is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
-    policy = Policy.build(allow=list(allow), resolve=list(resolve))
+    policy = Policy.build(allow=list(allow), resolve=list(resolve), search=search)
     proxy = Proxy(policy, recorder, TOKEN, resolver=resolver, dialler=dialler, limits=limits)
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]

@@ -15,7 +15,8 @@ from nono_trio.core.policy import Policy
 from nono_trio.proxy.contracts import DialFailed, ResolveFailed
 from nono_trio.proxy.dial import TcpDialler, _alternate
 from nono_trio.proxy.limits import DEFAULT_LIMITS
-from nono_trio.proxy.resolve import MAX_ADDRESSES, AddressDenied, Directory, SystemResolver
+from nono_trio.proxy.resolve import MAX_ADDRESSES, AddressDenied, Directory
+from nono_trio.proxy.system_resolver import SystemResolver
 from nono_trio.testing import FakeResolver
 
 LIMITS = replace(DEFAULT_LIMITS, dial=0.3, attempt=0.05, resolve=0.2)
@@ -141,7 +142,7 @@ def directory(*allow: str, resolver: FakeResolver | None = None) -> Directory:
 
 async def test_a_literal_is_its_own_address():
     found = await directory("192.0.2.7").addresses(parse_host("192.0.2.7"), 80)
-    assert list(found) == ["192.0.2.7"]
+    assert list(found.addresses) == ["192.0.2.7"]
 
 
 async def test_too_many_addresses_are_refused():

@@ -300,3 +300,27 @@ def test_it_takes_every_flag_of_run():
 def test_it_needs_no_loop():
     code = "import sys, nono_trio.session.why; assert not {'trio', 'rich'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "closing"),
+    [
+        (["--block-net"], "--block-net"),
+        (["--deny-domain", "127.0.0.1"], "--deny-domain 127.0.0.1"),
+        (["--deny-domain", "localhost:5432"], "--deny-domain localhost:5432"),
+        (["--deny-domain", "[::ffff:127.0.0.1]:5432"], "--deny-domain [::ffff:127.0.0.1]:5432"),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "--dry-run"], ["why", "--host", "localhost"]])
+def test_a_port_that_is_opened_and_closed_is_refused(home, capsys, command, options, closing):
+    end = ["--", "true"] if command[0] == "run" else []
+    code = command_line.exit_code([*command, *options, "--open-port", "5432", *end])
+    assert code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"nono-trio: error: --open-port 5432 contradicts {closing}"
+    assert command_line.exit_code([*command, "--open-port", "5432", *end]) == 0
+
+
+def test_another_port_may_stay_closed(home):
+    options = ["--deny-domain", "localhost:5433", "--open-port", "5432"]
+    assert command_line.exit_code(["why", "--host", "localhost", *options]) == 0

@@ -14,6 +14,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import outcome
+
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -36,6 +38,20 @@ async def in_thread(
             return await trio.to_thread.run_sync(
                 function, *arguments, abandon_on_cancel=True, limiter=limiter
             )
+        except RuntimeError as error:
+            if str(error) != _NO_THREAD:
+                raise
+        await trio.sleep(RETRY_SECONDS)
+
+
+async def start_thread(
+    function: Callable[[], _Result], deliver: Callable[[outcome.Outcome[_Result]], object]
+) -> None:
+    """Start a thread for a blocking function and return; `deliver` gets its outcome, in the
+    thread. If cancelled, no thread was started."""
+    while True:
+        try:
+            return trio.lowlevel.start_thread_soon(function, deliver)
         except RuntimeError as error:
             if str(error) != _NO_THREAD:
                 raise

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import msgspec
 
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA, Verification, worst
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, counted, decision_line
@@ -109,7 +109,7 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     from nono_trio.cli.audit_render import verification_hint, verification_lines
 
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return answer
     for line in verification_lines(answer, brief=several):
         print(line)
@@ -194,7 +194,7 @@ def list_sessions(
         root, audit_list.Wanted(since=begin or None, until=end or None, **filters)
     )
     if as_json:
-        _print_json({"schema": SCHEMA, "sessions": [audit_list.row_fields(row) for row in rows]})
+        print_json({"schema": SCHEMA, "sessions": [audit_list.row_fields(row) for row in rows]})
         return
     if not rows:
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
@@ -220,7 +220,7 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     status = current_status(directory)
     story = read_story(directory, TIMELINE_ENDS)
     if as_json:
-        _print_json({"schema": SCHEMA, **story_fields(stored, status, story)})
+        print_json({"schema": SCHEMA, **story_fields(stored, status, story)})
         return
     for line in show_lines(stored, status, story):
         print(line)
@@ -292,7 +292,7 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
 
     lesson = Lesson(_session_directory(_root(audit_dir), session))
     if as_json:
-        _print_json({"schema": SCHEMA, **lesson.fields()})
+        print_json({"schema": SCHEMA, **lesson.fields()})
         return
     for line in lesson.lines():
         print(line)
@@ -305,13 +305,7 @@ def _print_record(record: LogRecord) -> None:
 
 def _print_record_json(record: LogRecord) -> None:
     if isinstance(record.event, Network):
-        _print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
-
-
-def _print_json(value: object) -> None:
-    """One object, one line, at once: whoever reads a pipe must not wait for a buffer."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+        print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
 
 
 def _root(audit_dir: str | None) -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from nono_trio.audit import store
 from nono_trio.audit.overview import status_of
 from nono_trio.audit.recover import EXIT_CODES, TORN, recover
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.text import clean, counted
 
@@ -44,7 +43,7 @@ def _crashed(root: Path) -> Iterator[Path]:
 
 def _tell(answer: Recovery, *, as_json: bool) -> None:
     if as_json:
-        print(msgspec.json.encode(answer).decode(), flush=True)
+        print_json(answer)
         return
     print(f"{answer.outcome:<11} {clean(answer.session_id)}  {_text(answer)}", flush=True)
     hint = _hint(answer)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from nono_trio.audit.store import state_root
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.text import clean
 from nono_trio.sandbox.plan import FileOptions
 from nono_trio.session.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
@@ -42,7 +41,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         told = [asdict(check) for check in checks]
         answer = {"schema": SCHEMA, "isolation": isolation, "checks": told}
-        sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+        print_json(answer)
     else:
         for line in _lines(checks):
             print(line)

@@ -6,11 +6,9 @@ only names are shown, of the command what the log would keep of it.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.text import clean, command_text, counted
 from nono_trio.core.redaction import redact_argv
 
@@ -46,7 +44,7 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
             say(f"warning: {clean(warning)}")
         if as_json:
             cage = {"schema": SCHEMA, **cage_fields(options, prepared)}
-            sys.stdout.write(msgspec.json.encode(cage).decode() + "\n")
+            print_json(cage)
             return
         for line in _lines(options, prepared):
             print(line)

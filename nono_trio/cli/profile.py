@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, counted, shorten
@@ -58,7 +59,7 @@ def list_profiles(as_json: bool) -> None:
     for row in rows:
         row["shadowed"] = row["source"] == "built-in" and row["name"] in names
     if as_json:
-        _print_json({"schema": SCHEMA, "profiles": rows})
+        print_json({"schema": SCHEMA, "profiles": rows})
         return
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
@@ -102,7 +103,7 @@ def show(name: str, as_json: bool) -> None:
 
     loaded = profiles.load(name, os.environ)
     if as_json:
-        _print_json({"schema": SCHEMA, **profile_fields(loaded)})
+        print_json({"schema": SCHEMA, **profile_fields(loaded)})
         return
     for line in profile_lines(loaded):
         print(line)
@@ -124,7 +125,7 @@ def validate(file: str, as_json: bool) -> None:
         told = [msgspec.to_builtins(fault) for fault in faults]
         if broken is not None:
             told = [{"message": broken.message, "hint": broken.hint}]
-        _print_json({"schema": SCHEMA, "file": file, "valid": not told, "errors": told})
+        print_json({"schema": SCHEMA, "file": file, "valid": not told, "errors": told})
     elif broken is not None:
         raise broken
     else:
@@ -191,7 +192,7 @@ def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool)
     path = Path(output) if output else profile_directory(os.environ) / f"{name}.toml"
     _write_new(path, template(name, extends or ("default",)), make_directory=output is None)
     if as_json:
-        _print_json({"schema": SCHEMA, "name": name, "path": str(path)})
+        print_json({"schema": SCHEMA, "name": name, "path": str(path)})
         return
     print(path)
     say(f"edit it, check it with `nono-trio profile validate {name if not output else path}`")
@@ -209,7 +210,3 @@ def _write_new(path: Path, text: str, *, make_directory: bool) -> None:
         ) from None
     except OSError as error:
         raise UsageError(f"{path} can't be written: {error.strerror or error}") from error
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

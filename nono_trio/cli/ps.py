@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
@@ -53,7 +52,7 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     root = _root(audit_dir)
     found = processes.overview(root, every=every)
     if as_json:
-        _print_json({"schema": SCHEMA, "sessions": [_fields(one) for one in found]})
+        print_json({"schema": SCHEMA, "sessions": [_fields(one) for one in found]})
         return
     if not found:
         say(f"no {'' if every else 'running '}session in {clean(str(root))}")
@@ -105,7 +104,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     one = processes.look_at(stored)
     counts = counts_of(stored)
     if as_json:
-        _print_json({"schema": SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
+        print_json({"schema": SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
         return
     for label, text in _inspect_rows(one):
         print(f"  {label:<{LABEL_WIDTH}}{clean(text)}")
@@ -228,8 +227,3 @@ def _directory(root: Path, session: str) -> Path:
     if found.is_dir():
         return found
     raise UsageError(f"expected a session, got the file {found}", hint="see `nono-trio ps --all`")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import msgspec
 
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.run_options import build_run_options, run_options
@@ -76,7 +75,7 @@ def _tell(answer: Answer, *, as_json: bool) -> None:
         fields = asdict(answer)
         status = "allowed" if fields.pop("allowed") else "denied"
         told = {"schema": SCHEMA, "status": status, **fields}
-        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+        print_json(told)
         return
     for line in _lines(answer):
         print(line)

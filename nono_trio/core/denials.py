@@ -22,6 +22,8 @@ LOOK_UP: Final = "DNS"  # the method of a record about a name that was asked for
 OWN_TARGETS: Final = "nono-trio:"
 UNTOLD: Final = f"{OWN_TARGETS}dns"  # look-ups that no other record tells of
 
+LOOKED_UP_AS: Final = "looked up as "  # then the full names that an allowed short one stands for
+
 _NOT_ALLOWED: Final = " is not on the allowlist"
 _LIFTED: Final = re.compile(rf" \(to allow: {ALLOW_FLAG} ({TLS_SCHEME}|{TCP_SCHEME}|)[^/]+\)\Z")
 _NOTED: Final = re.compile(rf"{ALLOW_FLAG} ({TLS_SCHEME}|{TCP_SCHEME})", re.IGNORECASE)

@@ -191,7 +191,8 @@ class Flow(msgspec.Struct, kw_only=True, frozen=True):
     """One line of flows.ndjson: what came of an allowed connection, written at its end.
 
     `sequence` is that of its decision record, times are milliseconds, bytes are counted per
-    direction (up = from the child), `address` is the one that was dialled (None: none was).
+    direction (up = from the child), `address` is the one that was dialled (None: none was), `name`
+    the full name that has it, where that is not the target's.
     """
 
     sequence: int
@@ -203,6 +204,7 @@ class Flow(msgspec.Struct, kw_only=True, frozen=True):
     bytes_up: int
     bytes_down: int
     closed_by: ClosedBy
+    name: str | UnsetType = UNSET
 
 
 _encoder = msgspec.json.Encoder()

@@ -7,8 +7,11 @@ Rules of this file:
   say. So of several entries for a host the one that asks least of a connection decides.
 - `decide` goes by name alone and comes before DNS, so a denied name is never looked up.
   `check_address` comes after DNS, for every address of the answer.
-- Loopback needs an entry that says loopback, or a pin. Private ranges need an exact entry, or a
-  pin: whoever owns a wildcard's zone may point a name of it into the local network.
+- Loopback needs an entry that says loopback, or a pin. Other addresses of this machine need an
+  entry that is exactly the address, or a pin. Private ranges need an exact entry, or a pin: whoever
+  owns a wildcard's zone may point a name of it into the local network.
+- A name without a dot is looked up with the system's search domains. Each full name that this makes
+  is checked beforehand as the host was, but needs no entry of its own.
 - Reasons and hints quote canonical hosts, and entries as their user wrote them; nothing else.
 """
 
@@ -25,8 +28,9 @@ from nono_trio.core.addresses import (
     parse_address,
     spellings,
 )
-from nono_trio.core.denials import not_allowed
+from nono_trio.core.denials import LOOKED_UP_AS, not_allowed
 from nono_trio.core.hosts import Host
+from nono_trio.core.resolver_files import look_up_names
 from nono_trio.core.rules import (
     ALLOW_FLAG,
     ANY_PORT,
@@ -70,11 +74,17 @@ class Verdict:
     """The scheme of an entry that allows more than a plain one: the record names such an entry."""
     tls_only: bool = False
     """Every entry that allows it says TLS, so that plain HTTP is none of what is meant."""
+    looked_up: tuple[str, ...] = ()
+    """The full names that an allowed host without a dot is looked up as, in turn."""
 
     @property
     def note(self) -> str | None:
-        """What the record of an allowed request says about it; None where it was a plain entry."""
-        return f"{ALLOW_FLAG} {self.rule}" if self.scheme else None
+        """What the record of an allowed request says about it; None where there is nothing to say:
+        a plain entry, and a name that is looked up as it stands."""
+        parts = [f"{ALLOW_FLAG} {self.rule}"] if self.scheme else []
+        if self.looked_up:
+            parts.append(f"{LOOKED_UP_AS}{', '.join(self.looked_up)}")
+        return "; ".join(parts) or None
 
 
 class RuleTable:
@@ -120,7 +130,10 @@ class Policy:
         pins: dict[tuple[str, int], tuple[Address, ...]] | None = None,
         *,
         block: bool = False,
+        search: Sequence[str] = (),
     ) -> None:
+        self.search = tuple(search)
+        """The system's search domains: what is appended to names without a dot."""
         self._allow = RuleTable(allow)
         self._deny = RuleTable(one for rule in deny for one in _deny_everywhere(rule))
         self._pins = pins or {}
@@ -134,13 +147,14 @@ class Policy:
         deny: Sequence[str] = (),
         resolve: Sequence[str] = (),
         block: bool = False,
+        search: Sequence[str] = (),
     ) -> Self:
         """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
         pins: dict[tuple[str, int], tuple[Address, ...]] = {}
         for pin in map(parse_pin, resolve):
             key = (pin.host.name, pin.port)
             pins[key] = (*pins.get(key, ()), *pin.addresses)
-        return cls(map(parse_allow, allow), map(parse_deny, deny), pins, block=block)
+        return cls(map(parse_allow, allow), map(parse_deny, deny), pins, block=block, search=search)
 
     def decide(self, host: Host, port: int) -> Verdict:
         """Verdict for a host and port by name alone, before any DNS."""
@@ -167,11 +181,26 @@ class Policy:
         pinned = self._pins.get((host.name, port))
         return None if pinned is None else tuple(map(str, pinned))
 
-    def check_address(self, host: Host, port: int, address: str) -> Verdict:
+    def denial_of(self, host: Host, port: int) -> Verdict | None:
+        """What keeps a host and port closed on purpose: the network is blocked, or a deny entry
+        says so. None if nothing does, also where no entry allows it."""
+        if self._block:
+            return Verdict(False, None, "the network is blocked", "drop --block-net")
+        spelled = (host,) if host.address is None else _spelled(host.address)
+        rule = self._deny_rule(spelled, port)
+        return None if rule is None else _denied(f"{_shown(host, port)} is on the deny list", rule)
+
+    def look_up_names(self, host: Host) -> tuple[str, ...]:
+        """The full names that a host is looked up as, in turn; the last one is its own."""
+        return look_up_names(host.name, self.search)
+
+    def check_address(
+        self, host: Host, port: int, address: str, *, is_local: bool = False
+    ) -> Verdict:
         """Verdict for one resolved address of an allowed host; a denied host stays denied.
 
         Ask for every address of the answer: a single denial denies the whole name. A text that is
-        no IP address is denied.
+        no IP address is denied. `is_local`: the address is one of this machine's.
         """
         verdict = self.decide(host, port)
         if not verdict.allowed:
@@ -180,50 +209,85 @@ class Policy:
         if reached is None:
             reason = f"{host.bracketed()} resolved to something that is no address"
             return Verdict(False, None, reason)
-        return self._check_reached(host, port, reached) or verdict
+        return self._check_reached(host, port, reached, is_local) or verdict
 
     def _decide(self, host: Host, port: int) -> Verdict:
-        shown = f"{host.bracketed()}:{port}"
-        if self._block:
-            return Verdict(False, None, "the network is blocked", "drop --block-net")
         protected = _protected(host)
-        if protected is not None:
+        if protected is not None and not self._block:
             return Verdict(False, None, f"{host.bracketed()} is {protected}")
-        spelled = (host,) if host.address is None else _spelled(host.address)
-        denial = self._deny_rule(spelled, port)
+        denial = self.denial_of(host, port)
         if denial is not None:
-            return _denied(f"{shown} is on the deny list", denial)
+            return denial
         rules = [*self._allow.find(host, port)]
-        if rules:
-            rule = max(rules, key=lambda rule: rule.inspection(port))  # of equals the nearest
-            return Verdict(
-                True,
-                rule.text,
-                inspection=rule.inspection(port),
-                scheme=rule.scheme,
-                tls_only=all(one.scheme == TLS_SCHEME for one in rules),
-            )
-        hint = f"allow it with {ALLOW_FLAG} {shown}"
-        return Verdict(False, None, not_allowed(shown), hint)
+        if not rules:
+            shown = _shown(host, port)
+            return Verdict(False, None, not_allowed(shown), f"allow it with {ALLOW_FLAG} {shown}")
+        return self._extended_denial(host, port) or self._allowed(host, port, rules)
+
+    def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
+        rule = max(rules, key=lambda rule: rule.inspection(port))  # of equals the nearest
+        return Verdict(
+            True,
+            rule.text,
+            inspection=rule.inspection(port),
+            scheme=rule.scheme,
+            tls_only=all(one.scheme == TLS_SCHEME for one in rules),
+            looked_up=self._extended(host, port),
+        )
+
+    def _extended(self, host: Host, port: int) -> tuple[str, ...]:
+        """The full names that an allowed host is looked up as; none where it is just its own."""
+        if host.address is not None or (host.name, port) in self._pins:
+            return ()
+        names = self.look_up_names(host)
+        return names if len(names) > 1 else ()
+
+    def _extended_denial(self, host: Host, port: int) -> Verdict | None:
+        """The denial of a host that would be looked up as one that is closed."""
+        for name in self._extended(host, port):
+            if is_metadata_name(name):
+                return Verdict(
+                    False, None, f"{host.name} is looked up as {name}, a cloud metadata name"
+                )
+            rule = self._deny_rule((Host(name),), port)
+            if rule is not None:
+                reason = f"{host.name} is looked up as {name}, which is on the deny list"
+                return _denied(reason, rule)
+        return None
 
     def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
         return next((rule for one in spelled for rule in self._deny.find(one, port)), None)
 
-    def _check_reached(self, host: Host, port: int, reached: Reached) -> Verdict | None:
+    def _check_reached(
+        self, host: Host, port: int, reached: Reached, is_local: bool
+    ) -> Verdict | None:
         """The denial of one address of an allowed host, or None."""
         if reached.address_class.is_never_allowed:
             return _unreachable(host, reached, None)
         denial = self._deny_rule(reached.spelled, port)
         if denial is not None:
             return _denied(f"{_resolved(host, reached)}, which is on the deny list", denial)
+        if is_local and reached.address_class is not AddressClass.LOOPBACK:
+            return self._check_local(host, port, reached)
         if self._opens(host, port, reached):
             return None
-        return _unreachable(host, reached, _hint_for(reached, f"{host.bracketed()}:{port}"))
+        return _unreachable(host, reached, _hint_for(reached, _shown(host, port)))
+
+    def _check_local(self, host: Host, port: int, reached: Reached) -> Verdict | None:
+        """The denial of an address of this machine, whose services may trust who comes from it."""
+        if self._is_pinned(host, port, reached) or any(self._allow.find(reached.host, port)):
+            return None
+        reason = f"{_resolved(host, reached)}, an address of this machine"
+        hint = f"name the address with {ALLOW_FLAG} {_shown(reached.host, port)}"
+        return Verdict(False, None, reason, hint)
+
+    def _is_pinned(self, host: Host, port: int, reached: Reached) -> bool:
+        return reached.host.address in self._pins.get((host.name, port), ())
 
     def _opens(self, host: Host, port: int, reached: Reached) -> bool:
         if reached.address_class is AddressClass.PUBLIC:
             return True
-        if reached.host.address in self._pins.get((host.name, port), ()):
+        if self._is_pinned(host, port, reached):
             return True
         return any(_may_reach(rule, reached.address_class) for rule in self._allow.find(host, port))
 
@@ -281,6 +345,10 @@ def _denied(reason: str, rule: Rule) -> Verdict:
 def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:
     reason = f"{_resolved(host, reached)}, {reached.address_class.words}"
     return Verdict(False, None, reason, hint)
+
+
+def _shown(host: Host, port: int) -> str:
+    return f"{host.bracketed()}:{port}"
 
 
 def _resolved(host: Host, reached: Reached) -> str:

@@ -14,27 +14,38 @@ if TYPE_CHECKING:
 
 
 class ResolveFailed(Exception):
-    """A name has no address; `reason` is one printable sentence without a full stop."""
+    """A name has no address; `reason` is one printable sentence without a full stop.
 
-    def __init__(self, reason: str) -> None:
+    `unknown`: there is no such name, as opposed to nobody who could be asked.
+    """
+
+    def __init__(self, reason: str, *, unknown: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.unknown = unknown
 
 
 class DialFailed(Exception):
-    """No address answered; `status` is 502, or 504 when the time was up."""
+    """No address answered; `status` is 502, or 504 when the time was up. `hint` is what the
+    client is told beside the reason."""
 
-    def __init__(self, reason: str, status: int = 502) -> None:
+    def __init__(self, reason: str, status: int = 502, hint: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
+        self.hint = hint
 
 
 class Resolver(Protocol):
     """Turns a canonical name into the addresses to check and to dial."""
 
     async def __call__(self, name: str) -> Sequence[str]:
-        """All addresses of `name`, best first. Raises ResolveFailed. Cancellable at once."""
+        """All addresses of `name` as it stands, best first; nothing is ever appended to it. Raises
+        ResolveFailed. Cancellable at once."""
+        ...
+
+    async def in_hosts_file(self, name: str) -> Sequence[str]:
+        """What the system's hosts file has for `name`, often nothing. Cancellable at once."""
         ...
 
 

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from nono_trio.core.events import Flow
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ class Opened:
     sequence: int
     address: str
     opened_unix_ms: int
+    name: str | None = None
     started: float = field(default_factory=time.monotonic)
 
     def flow(self, bytes_up: int, bytes_down: int, closed_by: ClosedBy) -> Flow:
@@ -35,4 +38,5 @@ class Opened:
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             closed_by=closed_by,
+            name=self.name or UNSET,
         )

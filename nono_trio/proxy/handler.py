@@ -213,7 +213,7 @@ class Handler(Visit):
     async def _exchange(
         self, request: Request, plain: PlainRequest, sequence: int, upstream: Upstream
     ) -> Exchange:
-        opened = Opened(request.subject, sequence, upstream.address, self._at.now())
+        opened = Opened(request.subject, sequence, upstream.address, self._at.now(), upstream.name)
         exchange = Exchange(self._client, upstream, request.head, plain, self._at.readiness)
         try:
             await exchange.run(self._at.limits)

@@ -24,7 +24,8 @@ from nono_trio.proxy.handler import Handler
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
 from nono_trio.proxy.readiness import Readiness
 from nono_trio.proxy.relay import RelayBuffer
-from nono_trio.proxy.resolve import Directory, SystemResolver
+from nono_trio.proxy.resolve import Directory
+from nono_trio.proxy.system_resolver import SystemResolver
 from nono_trio.proxy.table import ClientTable
 from nono_trio.proxy.visit import Surroundings
 from nono_trio.proxy.workers import Workers

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 
 class Upstream:
-    """A connected socket, the address it reached, and the host and port it was dialled for."""
+    """A connected socket, the address it reached, and the host and port it was dialled for.
 
-    __slots__ = ("_readiness", "address", "key", "sock", "watch")
+    `name` is the full name that has the address, where that is not the host's.
+    """
+
+    __slots__ = ("_readiness", "address", "key", "name", "sock", "watch")
 
     def __init__(
         self,
@@ -22,10 +25,12 @@ class Upstream:
         key: tuple[str, int],
         readiness: Readiness,
         waker: Waker,
+        name: str | None = None,
     ) -> None:
         self.sock = sock
         self.address = address
         self.key = key
+        self.name = name
         self._readiness = readiness
         try:
             self.watch: Watch = readiness.watch(sock, "upstream", waker)

@@ -111,22 +111,22 @@ class Visit(ABC):
         """Find, check and dial an allowed host. Raises Unreached."""
         self._client.register()  # before anything is open that a failure would leave behind
         try:
-            addresses = await self._at.directory.addresses(host, port)
-            sock, address = await self._at.dialler(addresses, port)
+            found = await self._at.directory.addresses(host, port)
+            sock, address = await self._at.dialler(found.addresses, port)
         except AddressDenied as denial:
             raise Unreached(Refusal(403, denial.reason, denial.hint, "host_denied")) from denial
         except DialFailed as failure:
             reason = f"can't connect to {host.bracketed()}:{port}: {failure.reason}"
-            refusal = Refusal(failure.status, reason, category="upstream_connect_failed")
+            refusal = Refusal(failure.status, reason, failure.hint, "upstream_connect_failed")
             raise Unreached(refusal) from failure
         key = (host.name, port)
-        return Upstream(sock, address, key, self._at.readiness, self._client.waker)
+        return Upstream(sock, address, key, self._at.readiness, self._client.waker, found.name)
 
     async def _carry(
         self, upstream: Upstream, subject: Subject, sequence: int, greeting: bytes
     ) -> None:
         """Tunnel until an end; `greeting` tells the client that it stands. Closes the upstream."""
-        opened = Opened(subject, sequence, upstream.address, self._at.now())
+        opened = Opened(subject, sequence, upstream.address, self._at.now(), upstream.name)
         tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness)
         try:
             await tunnel.run(self._at.limits, greeting)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nono_trio.core.hosts import parse_host
 from nono_trio.core.policy import Policy
 from nono_trio.core.variables import inherit
 from nono_trio.errors import CageFailed, UsageError
@@ -33,6 +34,7 @@ from nono_trio.sandbox.temporary import make_temporary, remove_temporary
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.limits import plan_limits
+from nono_trio.session.resolver_settings import system_search
 from nono_trio.session.systems import preferred_isolation
 from nono_trio.session.terminal import Terminal
 
@@ -87,7 +89,11 @@ def new_token() -> str:
 def build_policy(network: NetworkOptions) -> Policy:
     """Turn host rules into a policy; raises UsageError for a rule that can't be meant."""
     return Policy.build(
-        allow=network.allow, deny=network.deny, resolve=network.resolve, block=network.block
+        allow=network.allow,
+        deny=network.deny,
+        resolve=network.resolve,
+        block=network.block,
+        search=system_search(),
     )
 
 
@@ -111,7 +117,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     network = options.session.network
     policy = build_policy(network)
     chosen = isolation or preferred_isolation(options)
-    _check_ports(options, chosen)
+    _check_ports(options, chosen, policy)
     transparent = _transparent(options, chosen, policy)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     library_file = _library_path()
@@ -204,8 +210,9 @@ def _unguarded(options: RunOptions, isolation: Isolation) -> str | None:
     return refused_by(Path("/proc"))
 
 
-def _check_ports(options: RunOptions, isolation: Isolation) -> None:
+def _check_ports(options: RunOptions, isolation: Isolation, policy: Policy) -> None:
     """Refuse ports that could not be let through as promised: relayed and recorded."""
+    check_contradictions(options, policy)
     if options.open_ports and isolation != "namespace":
         raise UsageError(
             f"--open-port needs namespace isolation, got {isolation}: the command would reach the"
@@ -215,6 +222,23 @@ def _check_ports(options: RunOptions, isolation: Isolation) -> None:
     both = {*options.open_ports} & {*options.listen_ports, options.session.network.proxy_port}
     if both:
         raise UsageError(f"port {min(both)} is asked for twice", hint="give each port one use")
+
+
+def check_contradictions(options: RunOptions, policy: Policy) -> None:
+    """Refuse to open a port of this machine that the same options close."""
+    for port in options.open_ports:
+        for name in ("127.0.0.1", "localhost", "::1"):
+            denial = policy.denial_of(parse_host(name), port)
+            if denial is None:
+                continue
+            network = options.session.network
+            closing = network.source("block_net")
+            if denial.rule is not None:
+                source = network.source("deny_domain", denial.rule)
+                closing = f"{source} {denial.rule}" if source.startswith("--") else source
+            raise UsageError(
+                f"--open-port {port} contradicts {closing}", hint="give one of the two, not both"
+            )
 
 
 def _temporary_variables(

@@ -15,15 +15,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.core.addresses import AddressClass, classify
+from nono_trio.core.denials import LOOKED_UP_AS
 from nono_trio.core.hosts import BadHost, parse_rule_host
 from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
+from nono_trio.proxy.local_addresses import is_local
 from nono_trio.sandbox.assemble import cage_files, transparent_ports
 from nono_trio.sandbox.places import is_below
 from nono_trio.sandbox.plan import PRIVATE, Grant
 from nono_trio.session.examine import chosen_isolation
 from nono_trio.session.options import Limits
-from nono_trio.session.prepare import build_policy, resolve_files
+from nono_trio.session.prepare import build_policy, check_contradictions, resolve_files
 from nono_trio.session.systems import preferred_isolation
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Answer:
 def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     """Say whether the cage's command may reach a host and port; raises UsageError for bad rules."""
     policy = build_policy(options.session.network)
+    check_contradictions(options, policy)
     notes = (_NO_ISOLATION,) if options.isolation == "none" else ()
     try:
         host = parse_rule_host(text)
@@ -79,8 +82,10 @@ def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     if addresses is None and host.address is not None:
         addresses = (host.name,)
     for address in addresses or ():
-        checked = policy.check_address(host, port, address)
+        checked = policy.check_address(host, port, address, is_local=is_local(address))
         verdict = checked if verdict.allowed else verdict
+    if verdict.looked_up:
+        notes = (*notes, f"{LOOKED_UP_AS}{', '.join(verdict.looked_up)}")
     if verdict.allowed and addresses is None:
         notes = (*notes, _UNRESOLVED)
     elif verdict.allowed and host.address is None:

@@ -1,0 +1,35 @@
+"""JSON for `--json`: one line, safe on a terminal, and possible for every text.
+
+Rules of this file: what is not printable (C1 controls, text direction, the bytes of a path that is
+not UTF-8) is written as an escape, so the line means the same and a terminal is told nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Final
+
+import msgspec
+
+# ASCII that JSON may hold raw is printable but for DEL, so this is where a search has to begin.
+_PERHAPS_UNPRINTABLE: Final = re.compile(r"[\x7f-\U0010ffff]")
+
+
+def json_text(value: object) -> str:
+    """`value` (structs, dataclasses and what JSON knows) as compact JSON without a newline."""
+    plain = msgspec.to_builtins(value)
+    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    return _PERHAPS_UNPRINTABLE.sub(_escaped, text)
+
+
+def print_json(value: object) -> None:
+    """Write `value` to stdout as one line, at once, for whoever reads a live session's."""
+    sys.stdout.write(json_text(value) + "\n")
+    sys.stdout.flush()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
