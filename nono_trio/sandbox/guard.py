@@ -8,7 +8,8 @@ unix sockets below a path that was granted for writing, or granted by name; list
 were asked for, on loopback. Landlock's rules stand behind it for TCP.
 
 Rules: no answer before `refused` has returned, which puts a refusal into the log; a call that can't
-be looked into is refused; a call that would block waits here without holding up the others.
+be looked into is refused; everything here that touches what the child has runs in a helper
+(`helpers`), as all of it can be made to block; a call that would block is tried again later.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
 import socket
 import stat
 import sys
@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.audit.threads import in_thread
 from nono_trio.core.addresses import AddressClass, classify, parse_address
 from nono_trio.core.socket_address import (
     MAX_SOCKET_ADDRESS,
@@ -39,6 +38,7 @@ from nono_trio.core.socket_address import (
 from nono_trio.errors import AuditLost, SessionSealed
 from nono_trio.sandbox import notification, process_broker
 from nono_trio.sandbox.call_numbers import call_name
+from nono_trio.sandbox.helpers import Helpers, TryLater
 from nono_trio.sandbox.places import is_below
 
 if TYPE_CHECKING:
@@ -48,11 +48,6 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.notification import Notification
 
 logger = logging.getLogger(__name__)
-
-# Calls at work at a time: more than a build's threads. What is over it waits in the kernel.
-MAX_CALLS: Final = 256
-# Between two tries at a unix socket whose backlog is full, for which the kernel has no wake-up.
-FULL_BACKLOG_SECONDS: Final = 0.01
 
 _LOOPBACK: Final = frozenset({IPv4Address("127.0.0.1"), IPv6Address("::ffff:127.0.0.1")})
 
@@ -102,70 +97,53 @@ class Guard:
         self._launcher = launcher
         self._openings = openings
         self._refused = refused
-        self._room = trio.CapacityLimiter(MAX_CALLS)
 
     async def serve(self) -> None:
         """Answer until cancelled or until nobody is left to ask. Raises what `refused` raises.
 
-        Once `listener` is closed, every call fails with ENOSYS.
+        Once it has returned and `listener` is closed, every call fails with ENOSYS.
         """
-        async with trio.open_nursery() as calls:
-            while await self._is_asked():
-                notified = notification.receive(self._listener)
-                if notified is not None:
-                    await self._room.acquire_on_behalf_of(notified.identity)
-                    calls.start_soon(self._serve_one, notified)
+        await Helpers(self._listener, self._do).serve()
 
-    async def _is_asked(self) -> bool:
-        """Wait for a call; False once all processes under the filter have ended."""
-        await trio.lowlevel.wait_readable(self._listener)
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        return any(flags & select.POLLIN for _, flags in poll.poll(0))
+    def _do(self, notified: Notification) -> int | None:
+        """Do what the call asks for, in a helper; return its errno, 0 for success, None to let the
+        kernel do it.
 
-    async def _serve_one(self, notified: Notification) -> None:
+        Raises TryLater, and what `refused` raises.
+        """
+        call = call_name(notified.call)
         try:
-            call = call_name(notified.call)
-            if call in process_broker.ARGUMENTS and await self._is_of_cage(notified, call):
-                notification.let_go_on(self._listener, notified)
-            elif call in process_broker.ARGUMENTS:
-                notification.answer(self._listener, notified, errno.EPERM)
-            else:
-                notification.answer(self._listener, notified, await self._do(notified))
-        finally:
-            self._room.release_on_behalf_of(notified.identity)
-
-    async def _is_of_cage(self, notified: Notification, call: str) -> bool:
-        """Whether the process that the call is about is one of the cage's."""
-        if process_broker.names_own_thread(notified, call):
-            return True
-        return await in_thread(process_broker.names_descendant, notified, call, self._launcher)
-
-    async def _do(self, notified: Notification) -> int:
-        """Do what the call asks for; return its errno, 0 for success."""
-        try:
-            if call_name(notified.call) == "listen":
+            if call in process_broker.ARGUMENTS:
+                return None if self._is_of_cage(notified, call) else errno.EPERM
+            if call == "listen":
                 return self._listen(notified)
-            return await self._connect(notified)
+            return self._connect(notified)
         except BadSocketAddress:
             return errno.EINVAL
         except PermissionError:
             # A program that nobody may look into (it can be executed but not read, or asks for it)
             # can't be told from one that would change the address after the check.
-            await self._refuse(notified, None, 0)
+            self._refuse(notified, None, 0)
             return errno.EACCES
         except OSError as error:
             return error.errno or errno.EACCES
-        except (AuditLost, SessionSealed):
+        except (TryLater, AuditLost, SessionSealed):
             raise
         except Exception as error:  # one bad call must not end the session of all the others
             logger.error("a connection was refused by a bug: %s", type(error).__name__)  # noqa: TRY400
             logger.debug("its cause", exc_info=True)
             return errno.EACCES
 
-    async def _refuse(self, notified: Notification, address: Address | None, port: int) -> None:
+    def _is_of_cage(self, notified: Notification, call: str) -> bool:
+        """Whether the process that the call is about is one of the cage's."""
+        return process_broker.names_own_thread(notified, call) or process_broker.names_descendant(
+            notified, call, self._launcher
+        )
+
+    def _refuse(self, notified: Notification, address: Address | None, port: int) -> None:
+        """Have a refusal recorded, which is the loop's to do; back when it is in the log."""
         if notification.is_waiting(self._listener, notified):
-            await self._refused(address, port)
+            trio.from_thread.run(self._refused, address, port)
 
     def _listen(self, notified: Notification) -> int:
         with self._its_socket(notified) as sock:
@@ -188,7 +166,7 @@ class Guard:
             return False
         return port in self._openings.listen_ports
 
-    async def _connect(self, notified: Notification) -> int:
+    def _connect(self, notified: Notification) -> int:
         _, at, length, *_ = notified.arguments
         length &= 0xFFFFFFFF
         if length > MAX_SOCKET_ADDRESS:
@@ -196,57 +174,58 @@ class Guard:
         data = notification.read_memory(notified.thread, at, length)
         target = parse_socket_address(data, sys.byteorder)
         if isinstance(target, InternetAddress):
-            return await self._connect_internet(notified, target)
+            return self._connect_internet(notified, target)
         if isinstance(target, UnixPath):
-            return await self._connect_unix(notified, target.path)
+            return self._connect_unix(notified, target.path)
         # An abstract name (what Landlock's scope would say), or a family that has no sockets here.
         return errno.EPERM
 
-    async def _connect_internet(self, notified: Notification, target: InternetAddress) -> int:
+    def _connect_internet(self, notified: Notification, target: InternetAddress) -> int:
         if not self._openings.leads_to_proxy(target):
-            await self._refuse(notified, target.address, target.port)
+            self._refuse(notified, target.address, target.port)
             return errno.EACCES
         with self._its_socket(notified) as sock:
             if sock.family != _family(target.address):
                 return errno.EAFNOSUPPORT
+            address = (str(target.address), target.port)
             with _not_blocking(sock) as blocked:
-                number = sock.connect_ex((str(target.address), target.port))
-                if number != errno.EINPROGRESS or not blocked:
-                    return number
-                await trio.lowlevel.wait_writable(sock)
-                return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                number = sock.connect_ex(address)
+                if number == errno.EINPROGRESS and blocked:
+                    number = sock.connect_ex(address)  # done already, but for a full backlog
+                if number == errno.EALREADY and blocked:
+                    raise TryLater(notified.identity)
+                return number
 
-    async def _connect_unix(self, notified: Notification, path: bytes) -> int:
+    def _connect_unix(self, notified: Notification, path: bytes) -> int:
         with self._its_socket(notified) as sock:
             if sock.family != socket.AF_UNIX:
                 return errno.EAFNOSUPPORT
             with _not_blocking(sock) as blocked:
-                while True:
-                    # In a thread: the path may lie on a file system that does not answer.
-                    number = await in_thread(self._try_unix, notified.thread, sock, path)
-                    if number != errno.EAGAIN or not blocked:
-                        return number
-                    await trio.sleep(FULL_BACKLOG_SECONDS)
-                    if not notification.is_waiting(self._listener, notified):
-                        return number
+                number, listener = self._try_unix(notified.thread, sock, path)
+                if number == errno.EAGAIN and blocked:
+                    raise TryLater(listener)
+                return number
 
-    def _try_unix(self, thread: int, sock: socket.socket, path: bytes) -> int:
+    def _try_unix(
+        self, thread: int, sock: socket.socket, path: bytes
+    ) -> tuple[int, tuple[int, int] | None]:
         """Connect to what `path` is now, if that is open to the cage: the socket is held first,
-        and then judged and connected to by that hold."""
+        and then judged and connected to by that hold. Returns the errno, and which file it is."""
         directory = os.open(f"/proc/{thread}/cwd", os.O_PATH | os.O_CLOEXEC)
         try:
             held = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
         except OSError as error:
-            return self._why_not(error, path, directory)
+            return self._why_not(error, path, directory), None
         finally:
             os.close(directory)
         try:
             by_hold = f"/proc/self/fd/{held}"
             if not self._openings.has_path(os.readlink(by_hold)):
-                return errno.EACCES
-            if not stat.S_ISSOCK(os.stat(by_hold).st_mode):
-                return errno.ECONNREFUSED
-            return sock.connect_ex(by_hold)
+                return errno.EACCES, None
+            found = os.stat(by_hold)
+            if not stat.S_ISSOCK(found.st_mode):
+                return errno.ECONNREFUSED, None
+            return sock.connect_ex(by_hold), (found.st_dev, found.st_ino)
         finally:
             os.close(held)
 
@@ -288,7 +267,8 @@ def _as_socket(descriptor: int) -> socket.socket:
 def _not_blocking(sock: socket.socket) -> Iterator[bool]:
     """Keep a call on the child's socket from blocking us; tells whether it would have blocked.
 
-    The flag is one of the socket that both have: the child's thread waits for its call meanwhile.
+    The flag is one of the socket that both have: the child's thread waits for its call meanwhile,
+    but another may take the flag back. Then the call does block, and with it a helper.
     """
     blocked = os.get_blocking(sock.fileno())
     os.set_blocking(sock.fileno(), False)

@@ -150,7 +150,9 @@ class Supervisor:
             raise AssertionError("the writer ended without a last record")
         with trio.move_on_after(DRAIN_SECONDS, shield=True) as sealing:
             try:
-                await in_thread(self._record.seal, ended, self.writer.totals)
+                # A limiter of its own: nothing that hangs elsewhere takes the seal's thread.
+                one = trio.CapacityLimiter(1)
+                await in_thread(self._record.seal, ended, self.writer.totals, limiter=one)
             except OSError as error:
                 raise AuditLost(
                     f"the audit log could not be sealed: {error.strerror or error}",
