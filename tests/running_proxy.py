@@ -188,6 +188,8 @@ async def running(
     dialler: LoopbackDialler | None = None,
     limits: Limits = QUICK,
     search: Sequence[str] = (),
+    admits: Callable[[tuple[str, int]], bool] | None = None,
+    shared: bool = False,
 ) -> AsyncIterator[Running]:
     """A proxy that serves until the block ends; then everything is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
@@ -203,7 +205,9 @@ async def running(
         with connections:
             async with trio.open_nursery() as handlers:
                 with accepting:
-                    await proxy.serve(listener, handlers, task_status=task_status)
+                    await proxy.serve(
+                        listener, handlers, admits=admits, shared=shared, task_status=task_status
+                    )
             ended.set()
 
     async with trio.open_nursery() as nursery:

@@ -86,7 +86,17 @@ def test_what_is_about_no_host_is_not_shown():
 def test_a_program_that_sends_no_password_is_told_of():
     refused = event("a.test", reason="proxy authentication is required")
     refused = msgspec.structs.replace(refused, denial_category="authentication_failed")
-    assert summary(refused)[1:] == [WITHOUT_TOKEN, "details: nono-trio audit show 5e55"]
+    assert summary(refused) == [WITHOUT_TOKEN, "details: nono-trio audit show 5e55"]
+    both = summary(refused, missing("b.test"))
+    assert both[:2] == ["1 denied, 0 allowed: b.test:443 (1x)", WITHOUT_TOKEN]
+
+
+def test_a_request_without_the_token_is_no_denial_of_the_run():
+    """Where others can reach the listener it may be anybody's: no job fails for it."""
+    refused = msgspec.structs.replace(event("a.test"), denial_category="authentication_failed")
+    count = DenialCount()
+    count.observe(0, Network(event=refused))
+    assert count.total == 0
 
 
 def test_a_scan_is_named_by_its_first_ports():

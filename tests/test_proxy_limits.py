@@ -137,11 +137,20 @@ async def test_a_table_full_of_tunnels_refuses_with_an_event():
 
 
 async def test_beyond_all_places_nothing_is_accepted_until_one_is_free():
-    limits = replace(PATIENT, connections=10, refusals=5)
-    async with running(limits=limits) as proxy, AsyncExitStack() as stack:
-        for _ in range(40):
+    limits = replace(PATIENT, connections=10, refusals=5, linger=30.0)
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=limits) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(10):
             wire = await stack.enter_async_context(proxy.client())
-            await wire.send(b"G")  # a started head: not idle, so its place is not given away
+            await wire.send(connect(f"127.0.0.1:{origin.port}"))
+            await wire.answer("CONNECT")
+        for _ in range(5):  # told that there is no place, and given time to read it
+            wire = await stack.enter_async_context(proxy.client())
+            await wire.send(http("POST", "http://evil.test/", "Content-Length: 9"))
+            await wire.answer()
         async with proxy.client() as wire:
             await wire.send(connect("evil.test:443"))
             with trio.move_on_after(0.1) as waiting:

@@ -20,8 +20,8 @@ MAX_TARGETS = 5
 MAX_FLAGS = 8  # a host may be wanted at many ports
 # Chromium, for one, takes the proxy from these variables and leaves out its user and password.
 WITHOUT_TOKEN = (
-    "a program used the proxy without the password in HTTP_PROXY: let it go without the proxy"
-    " (unset HTTP_PROXY and HTTPS_PROXY for it; chromium --no-proxy-server)"
+    "the proxy was used without the password in HTTP_PROXY: if it was a program of yours, let it go"
+    " without the proxy (unset HTTP_PROXY and HTTPS_PROXY for it; chromium --no-proxy-server)"
 )
 # A hostile child can name any number of hosts: the count beyond this is kept, the names are not.
 MAX_COUNTED = 1000
@@ -48,7 +48,11 @@ class FollowPrinter:
 
 
 class DenialCount:
-    """Counts denials by host, bounded."""
+    """Counts denials by host, bounded.
+
+    A request without the token is none: whoever sent it had no right to be told what is allowed,
+    and where others can reach the listener it need not have been the caged command.
+    """
 
     def __init__(self) -> None:
         self.total = 0
@@ -65,6 +69,8 @@ class DenialCount:
         event = payload.event
         if event.decision == "allow":
             self._allowed += 1
+        elif event.denial_category == "authentication_failed":
+            self._without_token = True
         elif event.decision == "deny":
             self._count(event)
 
@@ -85,11 +91,10 @@ class DenialCount:
             host.ports[event.port] += 1
             lifting = lifting_entry(event.target, event.port, event.reason)
             host.lifting |= dict.fromkeys([lifting] if lifting else [])
-            self._without_token |= event.denial_category == "authentication_failed"
 
     def summary(self, session_id: str) -> list[str]:
         """Return up to four lines about a session with denials, none about one without."""
-        if not self.total:
+        if not self.total and not self._without_token:
             return []
         hosts = sorted(self._hosts.values(), key=lambda host: -host.requests)
         common = hosts[:MAX_TARGETS]

@@ -16,28 +16,41 @@ if TYPE_CHECKING:
     from nono_trio.audit.session_record import SessionRecord
 
 _DEFAULT_LISTEN = "127.0.0.1:0"
+IN_CLEAR = (
+    "--listen beyond loopback: the token travels in clear, whoever sees the traffic can use the"
+    " proxy as you; keep it on a network of your own, or in a tunnel"
+)
 
 
 @click.command(epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com")
 @option("--listen", default=_DEFAULT_LISTEN, show_default=True, metavar="ADDR:PORT",
         help="Where to listen; port 0 for any free one.")  # fmt: skip
+@option(
+    "--ready-file",
+    metavar="F",
+    help="Write the line of stdout to a file as well, readable by you alone, until the end.",
+)
 @option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded.")
 @session_options
-def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (click passes any)
+def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> None:  # noqa: ANN401  (click passes any)
     """Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.
 
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
     session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
     """
+    from nono_trio.cli.ready_file import ReadyFile
     from nono_trio.session.environment import proxy_url
     from nono_trio.session.prepare import build_policy, new_token
     from nono_trio.session.prepare import listen as open_listener
     from nono_trio.session.run import Listeners, run_proxy
 
     address, port = _parse_listen(listen)
+    announced = None if ready_file is None else ReadyFile(ready_file)
     chosen = choose(given)
     for note in chosen.notes:
         say(f"warning: {note}")
+    if not _is_loopback(address):
+        say(f"warning: {IN_CLEAR}")
     options = build_session_options(chosen.given, sources=chosen.sources)
     policy = build_policy(options.network)
     listener = open_listener(port, address)
@@ -53,8 +66,11 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
             "session_id": record.session_id,
             "session_dir": str(record.directory),
         }
+        text = json.dumps(line)
+        if announced is not None:
+            announced.write(text)
         try:
-            click.echo(json.dumps(line))
+            click.echo(text)
         except OSError as error:
             raise UsageError(
                 f"the ready line can't be written: {error.strerror or error}",
@@ -62,9 +78,13 @@ def proxy(listen: str, follow: bool, **given: Any) -> None:  # noqa: ANN401  (cl
             ) from error
 
     observers = [FollowPrinter().observe] if follow else []
-    finished = run_proxy(
-        options, policy, token, listener, ready, Listeners(warn=say, observe=observers)
-    )
+    try:
+        finished = run_proxy(
+            options, policy, token, listener, ready, Listeners(warn=say, observe=observers)
+        )
+    finally:
+        if announced is not None:
+            announced.remove()
     if finished.outcome.error is not None:
         raise finished.outcome.error
 
@@ -77,6 +97,12 @@ def _reached_at(address: str) -> str:
     if parsed.is_unspecified:
         parsed = ipaddress.ip_address("127.0.0.1" if parsed.version == 4 else "::1")
     return f"[{parsed}]" if parsed.version == 6 else str(parsed)
+
+
+def _is_loopback(address: str) -> bool:
+    import ipaddress
+
+    return ipaddress.ip_address(address).is_loopback
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

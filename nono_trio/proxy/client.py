@@ -44,8 +44,10 @@ class Client:
         "_table",
         "_watch",
         "deadline",
+        "dropped",
         "expired",
         "idle",
+        "proven",
         "sock",
         "unread",
         "waker",
@@ -59,6 +61,10 @@ class Client:
         self.expired = False
         self.idle = False
         """Nothing of a request is here, so the connection may be closed for another's sake."""
+        self.proven = False
+        """It has shown that it may be served: by the token, or by where it came in."""
+        self.dropped = False
+        """Its place was given away, so it may not wait for anything any more."""
         self._readiness = readiness
         self._table = table
         self._watch: Watch | None = None
@@ -77,13 +83,25 @@ class Client:
     def expire_in(self, seconds: float) -> None:
         """Replace the deadline: `seconds` from the last sweep, `math.inf` for none."""
         self.deadline = self._table.now + seconds
-        self.expired = False
+        self.expired = self.dropped
 
     def expire(self) -> None:
         """Make the task's next pause, or the one it is in, raise Expired."""
         self.deadline = math.inf
         self.expired = True
         self.waker.wake()
+
+    def drop(self) -> None:
+        """Its place is given away: no deadline is kept for it, so it ends at its next pause."""
+        self.dropped = True
+        self.expire()
+
+    def prove(self) -> None:
+        """It may be served, also if its place was given away at this moment."""
+        self.proven = True
+        if self.dropped:
+            self.dropped = self.expired = False
+        self._table.prove(self)
 
     async def pause(self) -> None:
         """Wait until something happens to a socket of this client's. Raises Expired."""
@@ -149,10 +167,15 @@ class Client:
 
     def reset(self) -> None:
         """Make `close` a reset: the peer must not take what it has for all there is."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        reset(self.sock)
 
     def close(self) -> None:
         """Give up the socket; what was sent still reaches the peer if it has sent nothing more."""
         if self._watch is not None:
             self._readiness.forget(self._watch)
         self.sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Make the socket's `close` a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

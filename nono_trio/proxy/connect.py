@@ -1,4 +1,4 @@
-"""CONNECT: an open tunnel, from the 200 to the last byte.
+"""An open tunnel: from the answer that tells of it (to a CONNECT or an Upgrade) to the last byte.
 
 Rules of this file: bytes that came with the head go first, so an early TLS hello is not lost; a
 tunnel that is cut (the session ends, a bug) still says what moved through it, because its counts
@@ -33,21 +33,27 @@ class Tunnel:
     __slots__ = ("_client", "_first_ended", "closed_by", "down", "up")
 
     def __init__(
-        self, client: Client, upstream: Upstream, buffer: RelayBuffer, readiness: Readiness
+        self,
+        client: Client,
+        upstream: Upstream,
+        buffer: RelayBuffer,
+        readiness: Readiness,
+        left_over: bytes = b"",
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self._first_ended: Direction | None = None
         self._client = client
         near, far = client.watch, upstream.watch
         self.up = Direction(near, far, buffer, readiness, client.unread)
-        self.down = Direction(far, near, buffer, readiness, b"")
+        self.down = Direction(far, near, buffer, readiness, left_over)
         client.unread = b""
 
     async def run(self, limits: Limits, greeting: bytes) -> None:
-        """Send the greeting and relay until both directions have ended, a side broke or was idle
-        too long. If cancelled, both sockets are left to the caller."""
+        """Send the greeting, if any, and relay until both directions have ended, a side broke or
+        was idle too long. If cancelled, both sockets are left to the caller."""
         try:
-            await self._client.send(greeting)
+            if greeting:
+                await self._client.send(greeting)
             await self._relay(limits)
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.websocket import UPGRADE_FIELDS
 from nono_trio.proxy.body import LAST_CHUNK, EndlessBody, LengthBody, framed
 from nono_trio.proxy.chunk_guard import BadBody
 from nono_trio.proxy.relay import SideFailed
@@ -76,6 +77,17 @@ class Download:
         return self.ended and not self._pending
 
     @property
+    def switched(self) -> bool:
+        """Whether the upstream has made a WebSocket of the connection: the client was told, and
+        what moves from now on is no HTTP."""
+        return self._response is not None and self._response.switches
+
+    @property
+    def left_over(self) -> bytes:
+        """What was received behind the response."""
+        return self._unread
+
+    @property
     def keeps_upstream(self) -> bool:
         """Whether the upstream's connection is good for another request: it stays open, and not a
         byte came behind the response."""
@@ -118,12 +130,20 @@ class Download:
                 raw = raw[end:]
             self._response = response
         self._unread = raw
-        if response is not None:
+        if response is None:
+            return
+        if response.switches:
+            self._end()
+        else:
             self._take_body(response)
 
     def _take_head(self, raw: bytes) -> ResponseHead | None:
         """Pass a head on; None for an interim one."""
-        response = parse_response(raw, self._head.method)
+        response = parse_response(raw, self._head.method, self._upload.websocket_key)
+        if response.switches:
+            self.keeps_client = False
+            self._pending += response.passed_on(*UPGRADE_FIELDS)
+            return response
         if not response.is_interim:
             self._pass_head(response)
             return response

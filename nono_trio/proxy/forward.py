@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nono_trio.core.events import ClosedBy
     from nono_trio.core.heads import RequestHead
     from nono_trio.proxy.client import Client
+    from nono_trio.proxy.connect import Tunnel
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.request import PlainRequest
@@ -46,6 +47,7 @@ class Exchange:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
         """What to answer: nothing has been answered yet."""
+        self._tunnel: Tunnel | None = None
         self._client = client
         self._upstream = upstream
         self._head = head
@@ -87,6 +89,24 @@ class Exchange:
         if not self.download.answered and (closed_by != "client" or status == 400):
             self.failure = Refusal(status, reason)
 
+    def end_as(self, tunnel: Tunnel) -> None:
+        """Take over what moved through the tunnel that the exchange has become, and its end."""
+        self._tunnel = tunnel
+        self.closed_by = tunnel.closed_by
+
+    @property
+    def sent(self) -> int:
+        """Bytes that went to the upstream."""
+        return self.upload.sent + (0 if self._tunnel is None else self._tunnel.up.moved)
+
+    @property
+    def received(self) -> int:
+        """Bytes that came from the upstream."""
+        if self._tunnel is None:
+            return self.download.received
+        head = self.download.received - len(self.download.left_over)
+        return head + self._tunnel.down.moved
+
     @property
     def keeps_client(self) -> bool:
         """Whether another request may follow on the client's connection."""
@@ -95,7 +115,7 @@ class Exchange:
     @property
     def keeps_upstream(self) -> bool:
         """Whether another request may go out on the upstream's connection."""
-        return self.keeps_client and self.download.keeps_upstream
+        return self.keeps_client and self.download.keeps_upstream and not self.upload.is_last
 
     @property
     def was_stale(self) -> bool:

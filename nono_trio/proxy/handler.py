@@ -19,10 +19,12 @@ import trio
 from nono_trio.core.heads import BadRequest, head_end
 from nono_trio.proxy import answers
 from nono_trio.proxy.client import Client, Expired
+from nono_trio.proxy.connect import Tunnel
 from nono_trio.proxy.decisions import Refusal, allowed, denied
 from nono_trio.proxy.flows import Opened
 from nono_trio.proxy.forward import Exchange, is_repeatable
 from nono_trio.proxy.limits import MAX_CHALLENGES
+from nono_trio.proxy.token_failures import CATEGORY
 from nono_trio.proxy.visit import BUSY, FULL, Surroundings, Unreached, Visit
 
 if TYPE_CHECKING:
@@ -32,9 +34,13 @@ if TYPE_CHECKING:
 
 
 class Handler(Visit):
-    """Serves HTTP: CONNECT and plain requests. `judge` is the proxy's own gate unless given."""
+    """Serves HTTP: CONNECT and plain requests. `judge` is the proxy's own gate unless given.
 
-    __slots__ = ("_challenges", "_judge", "_served", "_spare", "_tunnel_refused")
+    `shared`: others than the caged command may have connected, so what can't be read is nobody's
+    attempt in particular until the token was shown.
+    """
+
+    __slots__ = ("_challenges", "_judge", "_served", "_shared", "_spare", "_tunnel_refused")
 
     def __init__(
         self,
@@ -43,9 +49,11 @@ class Handler(Visit):
         *,
         full: bool,
         judge: Judge | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__(client, surroundings, full=full)
         self._judge = judge or surroundings.gate
+        self._shared = shared
         self._served = False
         self._challenges = 0
         self._tunnel_refused = False
@@ -77,8 +85,11 @@ class Handler(Visit):
             request, refusal, client.unread = self._judge.judge(raw, client.unread)
         except BadRequest as fault:
             return await self._refuse_malformed(raw or client.unread, fault)
-        if self._full and (refusal is None or refusal.status != 407):
-            refusal = FULL
+        if refusal is None or refusal.status != 407:
+            if not client.proven:
+                client.prove()
+            if self._full:
+                refusal = FULL
         if refusal is not None:
             return await self._refuse(request, refusal)
         client.deadline = math.inf
@@ -122,6 +133,8 @@ class Handler(Visit):
             try:
                 more = await client.receive()
             except Expired:
+                if client.dropped:
+                    raise
                 raise BadRequest(
                     408, f"the head was not complete within {self._at.limits.head:g} seconds"
                 ) from None
@@ -133,7 +146,11 @@ class Handler(Visit):
     async def _refuse(self, request: Request, refusal: Refusal) -> bool:
         """Record a refusal, then answer it; whether another request may follow."""
         keep = self._may_follow(request, refusal.status)
-        await self._at.recorder.record(denied(request.subject, refusal, self._at.now()))
+        event = denied(request.subject, refusal, self._at.now())
+        if refusal.status == 407:
+            await self._at.token_failures.record(event)
+        else:
+            await self._at.recorder.record(event)
         more = request.has_open_body or bool(self._client.unread)
         await self._answer(refusal, keep=keep, body=request.head.method != "HEAD", more=more)
         return keep
@@ -150,8 +167,12 @@ class Handler(Visit):
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
         refusal = Refusal(fault.status, fault.reason)
-        event = denied(self._judge.malformed(raw, fault), refusal, self._at.now())
-        await self._at.recorder.record(event)
+        subject = self._judge.malformed(raw, fault)
+        if self._shared and not self._client.proven:
+            refusal.category = CATEGORY
+            await self._at.token_failures.record(denied(subject, refusal, self._at.now()))
+        else:
+            await self._at.recorder.record(denied(subject, refusal, self._at.now()))
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
         return False
 
@@ -217,14 +238,26 @@ class Handler(Visit):
         exchange = Exchange(self._client, upstream, request.head, plain, self._at.readiness)
         try:
             await exchange.run(self._at.limits)
+            if exchange.download.switched:
+                await self._tunnel_on(exchange, upstream)
         finally:
             if exchange.keeps_upstream:
                 self._spare = upstream
             else:
                 upstream.close()
-            sent, received = exchange.upload.sent, exchange.download.received
-            self._at.recorder.record_flow(opened.flow(sent, received, exchange.closed_by))
+            self._at.recorder.record_flow(
+                opened.flow(exchange.sent, exchange.received, exchange.closed_by)
+            )
         return exchange
+
+    async def _tunnel_on(self, exchange: Exchange, upstream: Upstream) -> None:
+        """Carry what follows the handshake of a WebSocket."""
+        left_over = exchange.download.left_over
+        tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness, left_over)
+        try:
+            await tunnel.run(self._at.limits, b"")
+        finally:
+            exchange.end_as(tunnel)
 
     async def _conclude(self, request: Request, exchange: Exchange) -> bool:
         """Answer what the upstream did not; whether another request may follow."""

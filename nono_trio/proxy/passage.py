@@ -76,6 +76,7 @@ class Passage(Visit):
         wanted = (self._host, FULL) if self._full else await self._decide()
         if wanted is None:
             return
+        self._client.prove()
         host, refusal = wanted
         subject = Subject("connect", host.name, self._port, self.method)
         if refusal is None:
@@ -155,6 +156,8 @@ class TlsPassage(Passage):
         try:
             more = await client.receive()
         except Expired:
+            if client.dropped:
+                raise
             if not client.unread:
                 return False
             seconds = self._at.limits.head

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.fields import connection_options, end_to_end_fields
+from nono_trio.core.websocket import is_accepted
 from nono_trio.proxy.body import Body, ChunkedBody, EndlessBody, LengthBody
 
 if TYPE_CHECKING:
@@ -56,7 +57,12 @@ class ResponseHead:
     @property
     def is_interim(self) -> bool:
         """Whether another head follows (1xx)."""
-        return self.status < 200
+        return self.status < 200 and not self.switches
+
+    @property
+    def switches(self) -> bool:
+        """Whether it ends HTTP on this connection: what follows is a WebSocket's."""
+        return self.status == _SWITCHING
 
     def passed_on(self, *extra: bytes) -> bytes:
         """The head as the client gets it: end-to-end fields, then the lines in `extra`."""
@@ -74,18 +80,18 @@ def response_end(buffer: bytes) -> int:
     return end + 4 if end >= 0 else -1
 
 
-def parse_response(raw: bytes, method: str) -> ResponseHead:
+def parse_response(raw: bytes, method: str, websocket_key: bytes | None = None) -> ResponseHead:
     """Parse one head, from its first byte to its blank line, as an answer to `method`.
 
-    Raises BadResponse.
+    `websocket_key` is that of the handshake which the request began, if it did. Raises BadResponse.
     """
     match = _HEAD.fullmatch(raw)
     if match is None:
         raise BadResponse("the upstream's response head is malformed")
     status = int(match[2])
-    if status == _SWITCHING:
-        raise BadResponse("the upstream switched protocols without being asked")
     fields, framing, options = _split(match[4])
+    if status == _SWITCHING:
+        _check_switch(fields, framing, websocket_key)
     body = _body(framing, knows_chunked=match[1] == b"1")
     if method == "HEAD" or status in _BODILESS:
         body = LengthBody(0)
@@ -93,6 +99,13 @@ def parse_response(raw: bytes, method: str) -> ResponseHead:
         fields = [field for field in fields if field[0].lower() != b"content-length"]
     keep_alive = match[1] == b"1" and b"close" not in options
     return ResponseHead(status, match[3], fields, keep_alive, body)
+
+
+def _check_switch(fields: list[Field], framing: list[Field], websocket_key: bytes | None) -> None:
+    if websocket_key is None:
+        raise BadResponse("the upstream switched protocols without being asked")
+    if framing or not is_accepted(fields, websocket_key):
+        raise BadResponse("the upstream switched protocols without a WebSocket handshake")
 
 
 def _split(block: bytes) -> tuple[list[Field], list[Field], list[bytes]]:

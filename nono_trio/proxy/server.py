@@ -1,8 +1,9 @@
 """The proxy: accepts connections, has them served, and ends with the last of them.
 
 Rules of this file: the accept loop never dies of a client or of the system running short; a full
-table first gives up connections on which nothing was asked; handlers live in the caller's nursery,
-so that the caller decides how long they may outlive the listener.
+table first gives up connections that have shown no right to be served, then those on which nothing
+was asked; handlers live in the caller's nursery, so that the caller decides how long they may
+outlive the listener.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import errno
 import socket
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
 
 from nono_trio.audit.files import unix_ms
 from nono_trio.proxy.auth import Token
-from nono_trio.proxy.client import Client
+from nono_trio.proxy.client import Client, reset
 from nono_trio.proxy.dial import TcpDialler
 from nono_trio.proxy.gate import Gate
 from nono_trio.proxy.handler import Handler
@@ -27,6 +29,7 @@ from nono_trio.proxy.relay import RelayBuffer
 from nono_trio.proxy.resolve import Directory
 from nono_trio.proxy.system_resolver import SystemResolver
 from nono_trio.proxy.table import ClientTable
+from nono_trio.proxy.token_failures import LAST_RECORD_SECONDS, TokenFailures
 from nono_trio.proxy.visit import Surroundings
 from nono_trio.proxy.workers import Workers
 
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from nono_trio.core.policy import Policy
     from nono_trio.proxy.contracts import Dialler, Resolver
     from nono_trio.proxy.visit import Visit, VisitFactory
+
+    Admits: TypeAlias = Callable[[Any], bool]
+    """Whether a connection from a socket address is to be served at all. Called for each accepted
+    one, on the loop: it must not wait, nor raise."""
 
 # accept(2) hands on what happened to a connection before it was taken: the next one is fine
 _ONE_CLIENT: Final = frozenset(
@@ -83,11 +90,14 @@ class Proxy:
             limits=limits,
             readiness=self._readiness,
             buffer=RelayBuffer(),
+            token_failures=TokenFailures(recorder, clock_ms),
             now=clock_ms,
         )
         self._clients = ClientTable()
         self._workers = Workers(self._handle)
         self._listeners = 0
+        self.turned_away = 0
+        """Connections that a listener's `admits` did not let in."""
         self._left = trio.Event()
         self._attending: trio.CancelScope | None = None
 
@@ -96,9 +106,15 @@ class Proxy:
         listener: socket.socket,
         handlers: trio.Nursery,
         *,
+        admits: Admits | None = None,
+        shared: bool = False,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept on `listener` until cancelled, then close it; `handlers` gets the connections.
+
+        `shared`: others than the caged command can reach it, so what can't be read need not be an
+        attempt of the command's. Connections that `admits` refuses are reset unread; they take no
+        place and leave no record.
 
         The listener must be bound and listening. Several may be served, one call each, all begun
         before the first is cancelled and all with the same `handlers`. When the last one is
@@ -112,7 +128,8 @@ class Proxy:
             self._gate.forget()
             with self._serving(listener, handlers):
                 task_status.started()
-                await self._accept(Handler, listener, handlers)
+                visits = partial(Handler, shared=True) if shared else Handler
+                await self._accept(visits, listener, handlers, admits)
 
     async def serve_with(
         self, visits: VisitFactory, listener: socket.socket, handlers: trio.Nursery
@@ -148,19 +165,27 @@ class Proxy:
         self._finish_if_unused()
 
     async def _accept(
-        self, visits: VisitFactory, listener: socket.socket, handlers: trio.Nursery
+        self,
+        visits: VisitFactory,
+        listener: socket.socket,
+        handlers: trio.Nursery,
+        admits: Admits | None = None,
     ) -> None:
         accept = _acceptor(listener)
         while True:
             room = await self._wait_for_room()
             try:
                 for _ in range(min(room, ACCEPT_BATCH)):
-                    self._take(visits, accept(), handlers)
+                    sock, address = accept()
+                    if admits is None or admits(address):
+                        self._take(visits, sock, handlers)
+                    else:
+                        self._turn_away(sock)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(listener)
             except OSError as error:
                 if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
-                    self._clients.drop_idle()
+                    self._clients.make_room()
                     await trio.sleep(ACCEPT_BACKOFF)
                 await trio.lowlevel.checkpoint()
             else:
@@ -169,7 +194,7 @@ class Proxy:
     async def _wait_for_room(self) -> int:
         """How many more connections may be accepted, at least one."""
         most = self._limits.connections + self._limits.refusals
-        while len(self._clients) >= most and not self._clients.drop_idle():
+        while len(self._clients) >= most and not self._clients.make_room():
             if self._left.is_set():  # else another listener waits for it already
                 self._left = trio.Event()
             await self._left.wait()
@@ -178,9 +203,14 @@ class Proxy:
     def _take(self, visits: VisitFactory, sock: socket.socket, handlers: trio.Nursery) -> None:
         sock.setblocking(False)
         client = Client(sock, self._readiness, self._clients)
-        full = len(self._clients) >= self._limits.connections and not self._clients.drop_idle()
+        full = len(self._clients) >= self._limits.connections and not self._clients.make_room()
         self._clients.add(client)
         self._workers.give(client, visits(client, self._surroundings, full=full), handlers)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        self.turned_away += 1
+        reset(sock)
+        sock.close()
 
     async def _handle(self, client: Client, visit: Visit) -> None:
         try:
@@ -192,6 +222,7 @@ class Proxy:
 
     async def _attend(self, scope: trio.CancelScope) -> None:
         """Wake the handlers: for their sockets at once, for their deadlines at each sweep."""
+        failures = self._surroundings.token_failures
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
@@ -199,7 +230,11 @@ class Proxy:
                     while True:
                         await trio.sleep(self._limits.sweep)
                         self._clients.sweep(trio.current_time())
+                        if failures.untold:
+                            nursery.start_soon(failures.record_untold)
         finally:
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await failures.record_last()
             self._attending = None
             self._finish_if_unused()
 
@@ -213,16 +248,16 @@ class Proxy:
             self._readiness.close()
 
 
-def _acceptor(listener: socket.socket) -> Callable[[], socket.socket]:
+def _acceptor(listener: socket.socket) -> Callable[[], tuple[socket.socket, Any]]:
     """`listener.accept()` without asking the listener for its family and type each time.
 
     Those two properties make enum members: a third of what accepting costs, for each connection.
     """
     family, kind = listener.family, listener.type
 
-    def accept() -> socket.socket:
-        descriptor, _ = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
-        return socket.socket(family, kind, 0, fileno=descriptor)
+    def accept() -> tuple[socket.socket, Any]:
+        descriptor, address = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
+        return socket.socket(family, kind, 0, fileno=descriptor), address
 
     return accept
 

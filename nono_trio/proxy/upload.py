@@ -3,13 +3,18 @@
 Rules of this file: the head that goes out is made anew (Host from the target, our own framing, no
 hop-by-hop fields, no token), from a head that `core.heads` has accepted; so is the framing of the
 body. Nothing is read from the client while the upstream does not take what was read.
+
+Servers differ on bodies: many leave one unread where the method has none in practice, and take its
+bytes for the next request of the connection, which then runs without a record. So such a request is
+told to be the connection's last, by the field that every server obeys (RFC 9112 9.6).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.fields import end_to_end_fields
+from nono_trio.core.websocket import UPGRADE_FIELDS, offered_key
 from nono_trio.proxy.body import LAST_CHUNK, framed
 from nono_trio.proxy.relay import SideFailed
 
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.request import PlainRequest
     from nono_trio.proxy.upstream import Upstream
+
+BODY_IS_READ: Final = frozenset({"PATCH", "POST", "PUT"})  # methods whose body is what they are for
 
 
 class Upload:
@@ -34,7 +41,9 @@ class Upload:
         "_readiness",
         "_upstream",
         "abandoned",
+        "is_last",
         "sent",
+        "websocket_key",
     )
 
     def __init__(
@@ -48,14 +57,23 @@ class Upload:
         self.sent = 0
         self.abandoned = False
         """The upstream takes no more of the request; its response may still be there."""
+        self.is_last = has_unusual_body(head)
+        """The upstream was told that no other request follows on its connection."""
+        self.websocket_key = offered_key(head)
+        """The key of the WebSocket handshake that the request begins; None if it is none."""
         self._client = client
         self._upstream = upstream
         self._readiness = readiness
         self._body = plain.body
         self._chunked = head.body == "chunked"
         self._ended = False
-        self._pending = _passed_on(head, plain.target)
+        self._pending = _passed_on(head, plain.target, self._connection_fields())
         self._frame(plain.early)
+
+    def _connection_fields(self) -> tuple[bytes, ...]:
+        if self.websocket_key is not None:
+            return UPGRADE_FIELDS
+        return (b"Connection: close",) if self.is_last else ()
 
     @property
     def complete(self) -> bool:
@@ -118,7 +136,12 @@ class Upload:
         return sent > 0
 
 
-def _passed_on(head: RequestHead, target: HttpTarget) -> bytes:
+def has_unusual_body(head: RequestHead) -> bool:
+    """Whether a request has a body that its method does not make a server expect."""
+    return (head.length > 0 or head.body == "chunked") and head.method not in BODY_IS_READ
+
+
+def _passed_on(head: RequestHead, target: HttpTarget, connection: tuple[bytes, ...]) -> bytes:
     """The head as the upstream gets it; fields keep the case in which the client wrote them.
 
     No Via is added (RFC 9110 7.6.3 asks for it): some servers stop compressing when they see one,
@@ -132,7 +155,7 @@ def _passed_on(head: RequestHead, target: HttpTarget) -> bytes:
             lines.append(b"%b: %b" % (name, value))
     if head.body == "chunked":
         lines.append(b"Transfer-Encoding: chunked")
-    return b"\r\n".join([*lines, b"", b""])
+    return b"\r\n".join([*lines, *connection, b"", b""])
 
 
 def _as_written(head: RequestHead) -> list[tuple[bytes, bytes]]:

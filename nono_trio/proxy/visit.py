@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.relay import RelayBuffer
+    from nono_trio.proxy.token_failures import TokenFailures
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Surroundings:
     limits: Limits
     readiness: Readiness
     buffer: RelayBuffer
+    token_failures: TokenFailures
     now: Callable[[], int]
     """Wall clock in milliseconds since 1970."""
     closing: bool = False

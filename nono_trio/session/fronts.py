@@ -90,8 +90,9 @@ class ChildFront:
     ) -> ChildEnded:
         """Accept and let the child run; both end with it."""
         async with trio.open_nursery() as front:
+            shared = self._run.plan.isolation != "namespace"
             front.start_soon(
-                _serve_until_asked,
+                partial(_serve_until_asked, shared=shared),
                 proxy,
                 self._sockets["proxy"],
                 handlers,
@@ -181,7 +182,7 @@ class ListenerFront:
         """Return 0 once asked to end."""
         proxy = Proxy(self._policy, recorder, self._token)
         self._ready()
-        await _serve_until_asked(proxy, self._listener, handlers, self._shutdown)
+        await _serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
         return 0
 
 
@@ -191,9 +192,11 @@ async def _serve_until_asked(
     handlers: trio.Nursery,
     shutdown: Shutdown,
     transparent: Callable[[], Awaitable[None]] | None = None,
+    *,
+    shared: bool,
 ) -> None:
     async with trio.open_nursery() as serving:
-        serving.start_soon(proxy.serve, listener, handlers)
+        serving.start_soon(partial(proxy.serve, listener, handlers, shared=shared))
         if transparent is not None:
             serving.start_soon(transparent)
         await shutdown.reached(Phase.ENDING)

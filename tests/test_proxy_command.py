@@ -1,0 +1,90 @@
+"""`nono-trio proxy`: how it says that it is ready, and to whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+
+import pytest
+from harness import RUN_SECONDS, Sessions
+
+from nono_trio.cli.proxy import IN_CLEAR
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """Ask it to end; what it said on stderr."""
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=RUN_SECONDS)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.mark.parametrize("before", [None, "", '{"schema": 1, "port": 1}\n'])
+def test_the_ready_file_is_the_line_for_its_owner_alone_and_goes_at_the_end(
+    sessions: Sessions, before: str | None
+) -> None:
+    file = sessions.home / "ready"
+    if before is not None:
+        file.write_text(before)
+        file.chmod(0o666)
+    with sessions.started("proxy", "--ready-file", str(file)) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert file.read_text() == line
+        assert json.loads(line)["token"]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert [found.name for found in sessions.home.iterdir() if "ready" in found.name] == [
+            "ready"
+        ]
+        ended(process)
+    assert not file.exists()
+
+
+def test_another_file_in_its_place_at_the_end_stays(sessions: Sessions) -> None:
+    file = sessions.home / "ready"
+    with sessions.started("proxy", "--ready-file", str(file)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        file.unlink()
+        file.write_text("somebody else's")
+        ended(process)
+    assert file.read_text() == "somebody else's"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling", "fifo", "directory", "nowhere"])
+def test_what_is_no_ready_file_is_not_replaced(sessions: Sessions, kind: str) -> None:
+    file, other = sessions.home / "ready", sessions.home / "other"
+    other.write_text("precious")
+    if kind == "file":
+        file.write_text("precious")
+    elif kind in ("link", "dangling"):
+        file.symlink_to(other if kind == "link" else sessions.home / "absent")
+    elif kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    else:
+        file = sessions.home / "absent" / "ready"
+    done = sessions.call("proxy", "--ready-file", str(file))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("nono-trio: error: --ready-file")
+    assert "hint: " in done.stderr
+    assert done.stdout == ""
+    assert other.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"), [("127.0.0.1", False), ("[::1]", False), ("0.0.0.0", True)]
+)
+def test_a_listener_beyond_loopback_is_warned_of(
+    sessions: Sessions, address: str, warned: bool
+) -> None:
+    if address == "[::1]" and not os.path.exists("/proc/net/if_inet6"):
+        pytest.skip("this machine has no IPv6")
+    with sessions.started("proxy", "--listen", f"{address}:0") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert (IN_CLEAR in ended(process)) is warned
