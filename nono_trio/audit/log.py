@@ -3,11 +3,13 @@
 Rules: a file is created exclusively, 0600, and only ever grows; an append either happens whole or
 leaves the file as it was (a short write is continued, a failed one is cut back), so a record is
 never followed by half of another; the chain head, the Merkle tree and the segment checksum move
-on only after the bytes are in the file.
+on only after the bytes are in the file; a file whose sync failed once is never called durable
+again, because the kernel forgets the bytes that it could not write, and says so only once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import xxhash
 
 from nono_trio.audit.machine import sync_data
+from nono_trio.audit.room import Room
 from nono_trio.core.merkle import MerkleAccumulator
 from nono_trio.core.record import encode_record
 
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class AppendFile:
-    """A file of our own that only grows, by whole appends."""
+class SyncFailed(OSError):
+    """A sync failed, now or before: what was appended since the last good one may be gone."""
 
-    def __init__(self, path: Path) -> None:
-        self._begin(path, os.open(path, _FLAGS, 0o600), 0)
+
+class AppendFile:
+    """A file of our own that only grows, by whole appends; `kept` bytes are held for the last."""
+
+    def __init__(self, path: Path, kept: int = 0) -> None:
+        self._begin(path, os.open(path, _FLAGS, 0o600), 0, kept)
 
     @classmethod
     def reopen(cls, path: Path, offset: int) -> Self:
@@ -38,24 +45,35 @@ class AppendFile:
         Made anew if it is not there. For `audit recover`, which keeps what is cut beside the file.
         """
         file = cls.__new__(cls)
-        file._begin(path, os.open(path, _FLAGS & ~os.O_EXCL, 0o600), offset)
+        file._begin(path, os.open(path, _FLAGS & ~os.O_EXCL, 0o600), offset, None)
         file._cut_back()
         return file
 
-    def _begin(self, path: Path, descriptor: int, offset: int) -> None:
+    def _begin(self, path: Path, descriptor: int, offset: int, kept: int | None) -> None:
         self.path = path
         self.offset = offset
         self.descriptor = descriptor
+        self.sync_error: str | None = None
         self._torn = False
+        # What a recovery adds is small, and it has to be possible on a disk that is nearly full.
+        self._room = None if kept is None else Room(descriptor, kept)
 
-    def append(self, data: bytes) -> None:
+    def hold_room(self) -> None:
+        """Hold the room for the last bytes now; raises NoRoom."""
+        if self._room is not None:
+            self._room.require(self.offset)
+
+    def append(self, data: bytes, *, last: bool = False) -> None:
         """Append all of `data` or nothing; raises OSError with nothing appended.
 
-        Plain writes on the caller's thread: some 30 microseconds for a full batch, where a hop
-        to a thread costs more than that by itself.
+        The `last` bytes go into the room that is held for them; for all others NoRoom is raised
+        when the disk has none besides. Plain writes on the caller's thread: some 30 microseconds
+        for a full batch, where a hop to a thread costs more than that by itself.
         """
         if self._torn:
             self._cut_back()
+        if not last and self._room is not None:
+            self._room.require(self.offset + len(data))
         remaining = memoryview(data)
         try:
             while remaining:
@@ -72,7 +90,22 @@ class AppendFile:
         return os.write(self.descriptor, data)
 
     def sync(self) -> None:
-        """Make everything appended durable; blocks for as long as the disk takes."""
+        """Make everything appended durable; blocks for as long as the disk takes.
+
+        Raises SyncFailed, and ever after: a second try may succeed without the lost bytes.
+        """
+        if self.sync_error is not None:
+            raise SyncFailed(errno.EIO, f"an earlier sync failed: {self.sync_error}")
+        try:
+            self.flush()
+        except OSError as error:
+            self.sync_error = error.strerror or str(error)
+            raise SyncFailed(
+                error.errno or errno.EIO, f"a sync failed: {self.sync_error}"
+            ) from error
+
+    def flush(self) -> None:
+        """Ask the disk: one system call, the seam for disks that fail in tests."""
         sync_data(self.descriptor)
 
     def check_identity(self) -> None:
@@ -90,6 +123,11 @@ class AppendFile:
             raise OSError(5, "the file was replaced underneath", str(self.path))
         if ours.st_size < expected:
             raise OSError(5, "the file was cut underneath", str(self.path))
+
+    def release_room(self) -> None:
+        """Give back what was held; nothing is appended any more. Raises OSError."""
+        if self._room is not None:
+            self._room.release(self.offset)
 
     def close(self) -> None:
         """Give the descriptor back; the file stays."""
@@ -125,10 +163,10 @@ class ChainedLog:
     segment: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
     _next_segment: xxhash.xxh3_64 | None = None
 
-    def append(self, payloads: Sequence[bytes]) -> int:
+    def append(self, payloads: Sequence[bytes], *, last: bool = False) -> int:
         """Append payloads (canonical JSON) as records in ONE write; return the first's sequence.
 
-        Raises OSError with nothing appended and nothing advanced.
+        Raises OSError with nothing appended and nothing advanced. `last`: as `AppendFile.append`.
         """
         first, head = self.sequence, self.head
         lines, leaves = [], []
@@ -137,7 +175,7 @@ class ChainedLog:
             lines.append(line)
             leaves.append(leaf)
         data = b"".join(lines)
-        self.file.append(data)
+        self.file.append(data, last=last)
         self.tree.extend(leaves)
         self.segment.update(data)
         if self._next_segment is not None:

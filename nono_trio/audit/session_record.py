@@ -4,13 +4,15 @@ Rules: session.json is there, open, before anything of the session happens, so t
 a session that can be listed and verified. Sealing is one blocking function: sync, last checkpoint,
 ledger line, session.json. The ledger comes before session.json says "sealed": a crash between the
 two leaves an open session that can still be recovered, never a sealed one that its ledger does
-not know.
+not know. What the seal writes has its room from the start; a session that can't start leaves
+nothing behind.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from nono_trio import __version__
 from nono_trio.audit import ledger, store
 from nono_trio.audit.files import LogFiles, rfc3339
 from nono_trio.audit.machine import boot_id, process_start_ticks
+from nono_trio.core.bounded import bounded_command
 from nono_trio.core.events import Network
 from nono_trio.core.metadata import (
     MAX_NETWORK_EVENTS,
@@ -28,6 +31,7 @@ from nono_trio.core.metadata import (
     NonoTrioFacts,
     SessionMetadata,
     completed_at,
+    encode_metadata,
     session_digest,
 )
 from nono_trio.core.redaction import redact_argv
@@ -39,6 +43,10 @@ if TYPE_CHECKING:
     from nono_trio.audit.log import LogPosition
     from nono_trio.audit.writer import Totals
     from nono_trio.core.events import NetworkEvent, Payload, SessionEnded
+
+
+# In the sealed session.json beside the network events: hashes, counts, times.
+SEAL_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,7 @@ class SessionRecord:
         self.started = rfc3339()
         self._began = time.monotonic()
         self._audit_root = audit_root
-        self.directory = store.create_session_directory(audit_root, self.session_id)
-        self.files = LogFiles(self.directory)
-        self.command = redact_argv(facts.command)
+        self.command = bounded_command(redact_argv(facts.command))
         self._network_events: list[NetworkEvent] = []
         self.executable: ExecutableIdentity | None = None
         self._metadata = SessionMetadata(
@@ -77,7 +83,14 @@ class SessionRecord:
             merkle_roots=[],
             nono_trio=_open_facts(facts),
         )
-        store.write_session_json(self.directory, self._metadata)
+        self.directory = store.create_session_directory(audit_root, self.session_id)
+        try:
+            self.files = LogFiles(self.directory)
+            store.write_session_json(self.directory, self._metadata)
+            self.files.hold_for_seal(len(encode_metadata(self._metadata)) + SEAL_BYTES)
+        except BaseException:
+            store.discard_session_directory(self.directory)
+            raise
 
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Keep the first network events for session.json: bounded, the log is the truth."""
@@ -90,11 +103,13 @@ class SessionRecord:
         Call it once, in a thread, after the writer has ended: nothing is appended any more.
         """
         log = self.files.log
-        log.file.check_identity()
+        self.files.check_identity()
         log.file.sync()
         self.files.flows.sync()
         position = log.position()
         self.files.checkpoint(position, totals.lost, final=True)
+        with suppress(OSError):  # what stays held is given back with the directory
+            self.files.release_room()
         metadata = sealed_metadata(
             self._metadata,
             ended,

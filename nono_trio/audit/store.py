@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ LOG = "audit-events.ndjson"
 CHECKPOINTS = "checkpoints.ndjson"
 FLOWS = "flows.ndjson"
 SESSION = "session.json"
+NEW_SESSION = f".{SESSION}.new"  # what becomes session.json; holds the room for it until then
 LATEST = "latest"
 
 SEALED_STATUS = ("sealed", "recovered")
@@ -109,7 +111,10 @@ def is_session_id(text: str) -> bool:
 
 
 def create_session_directory(audit_root: Path, session_id: str) -> Path:
-    """Make the session's directory; raises FileExistsError if it is there, OSError otherwise."""
+    """Make the session's directory; raises FileExistsError if it is there, OSError otherwise.
+
+    After an error there is no new one.
+    """
     if not is_session_id(session_id):
         raise UsageError(f"expected 1-64 of A-Z a-z 0-9 _ - as session id, got {session_id!r}")
     for parent in reversed([audit_root, *audit_root.parents]):
@@ -117,21 +122,35 @@ def create_session_directory(audit_root: Path, session_id: str) -> Path:
             parent.mkdir(mode=0o700, exist_ok=True)
     directory = audit_root / session_id
     directory.mkdir(mode=0o700)
-    sync_directory(audit_root)
+    try:
+        sync_directory(audit_root)
+    except BaseException:
+        discard_session_directory(directory)
+        raise
     return directory
+
+
+def discard_session_directory(directory: Path) -> None:
+    """Remove a session that could not be started, as far as that is possible."""
+    with suppress(OSError):
+        for entry in os.scandir(directory):
+            os.unlink(entry)
+        directory.rmdir()
 
 
 def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
     """Replace session.json as a whole and make it durable; blocks, raises OSError.
 
-    After an error the old file stands as it was.
+    After an error the old file stands as it was. Only who holds the session's log may call it.
     """
-    temporary = directory / f".{SESSION}.{os.getpid()}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    temporary = directory / NEW_SESSION
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # not cut: it may hold room
+    data = encode_metadata(metadata)
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(encode_metadata(metadata))
+            file.write(data)
             file.flush()
+            file.truncate(len(data))
             os.fsync(file.fileno())
         temporary.rename(directory / SESSION)
     except BaseException:

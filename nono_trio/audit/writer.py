@@ -4,7 +4,10 @@ Everything that decides the order of the log happens in this task: file order is
 Rules: it leaves only when every send handle is closed (closing the receiving end earlier would
 throw the queue away); in strict mode the first failure fails everything that waits and ends the
 session; in best-effort mode failures are counted, and the count stands in the log before the
-next record and before the end. Syncs run in one thread, never on the loop.
+next record and before the end. Syncs run in one thread, never on the loop. Where the disk has no
+room left, nothing more is recorded (strict: nor allowed), and the end goes into the room that was
+held for it, so that the log says itself why it ends. Whatever a child made long in a record is
+bounded here, where every record passes.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from nono_trio.audit.files import LOST_TARGET, unix_ms
+from nono_trio.audit.log import SyncFailed
 from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder
+from nono_trio.audit.room import NoRoom
 from nono_trio.audit.threads import in_thread
+from nono_trio.core.bounded import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.core.events import (
     Flow,
     Network,
@@ -73,10 +79,14 @@ class Writer:
         self.totals = Totals()
         self.ended: SessionEnded | None = None
         self.observers: list[Callable[[int, Payload], None]] = []
+        # Strict, and no room: why, once it is so. Whoever runs the session ends it then.
+        self.full: AuditLost | None = None
+        self.is_full = trio.Event()
         self._mode = mode
         self._sync = sync
         self._warn = warn
         self._failures = 0
+        self._unsealable = False
         send, self._queue = trio.open_memory_channel[Pending | Flow](queue)
         self.recorder = Recorder(send, mode)
         self._drained = trio.Event()
@@ -99,7 +109,7 @@ class Writer:
                     await self._write([first, *self._queued(MAX_BATCH - 1)])
                 self._drained.set()
             if self.ended is not None:
-                await self._write_end(self.ended)
+                self._write_end(self.ended)
         except BaseExceptionGroup as group:
             lost, rest = group.split(AuditLost)
             if lost is None or rest is not None:
@@ -108,14 +118,20 @@ class Writer:
         finally:
             self.totals.peak_queue = self._queue.statistics().peak_buffer_used
             while items := self._queued(MAX_BATCH):
-                _fail(items, "the writer has ended")
+                _fail(items, AuditLost("the audit log can't be written: the writer has ended"))
             self._queue.close()
 
-    async def _write_end(self, ended: SessionEnded) -> None:
-        last = Pending(ended)
-        await self._write([last])
-        if await last.committed() == NOT_RECORDED:
-            raise AuditLost("the audit log could not be ended: its last record was not written")
+    def _write_end(self, ended: SessionEnded) -> None:
+        """Write the last records, all of them in one append, into the room that was held."""
+        last: list[Payload] = [*self._gaps(), ended]
+        if self.full is not None:
+            last.insert(0, _said(f"ended: {self.full.message}"))
+        try:
+            first = self._append_payloads(last, last=True)
+        except OSError as error:
+            raise self._lost(error) from error
+        for sequence, payload in enumerate(last, first):
+            self._observe(sequence, payload)
 
     def _queued(self, limit: int) -> list[Pending | Flow]:
         items: list[Pending | Flow] = []
@@ -130,6 +146,9 @@ class Writer:
         flows = [item for item in items if not isinstance(item, Pending)]
         first = NOT_RECORDED
         try:
+            if self.full is not None:
+                _fail(pending, self.full)
+                pending = []
             first = self._append(pending)
             if self._sync == "always" and pending:
                 await self._checkpoint_in_thread()
@@ -139,28 +158,46 @@ class Writer:
             if first == NOT_RECORDED:
                 return
         except BaseException:
-            _fail(pending, "the writer was cancelled")
+            _fail(pending, AuditLost("the audit log can't be written: the writer was cancelled"))
             raise
         for sequence, item in enumerate(pending, first):
             self._observe(sequence, item.payload)
             item.release(sequence)
 
     def _append(self, pending: Sequence[Pending]) -> int:
-        gaps = self._gaps() if pending else []
-        payloads = [encode_payload(gap) for gap in gaps]
-        payloads += [encode_payload(item.payload) for item in pending]
-        if not payloads:
+        """Append the gaps and then `pending`; return the sequence of the first of `pending`."""
+        if not pending:
             return 0
-        first = self.files.log.append(payloads)
-        self.totals.lost_reasons.clear()
+        gaps = self._gaps()
+        payloads: list[Payload] = [*gaps, *(item.payload for item in pending)]
+        first = self._append_payloads(payloads)
         for sequence, gap in enumerate(gaps, first):
             self._observe(sequence, gap)
+        for item, payload in zip(pending, payloads[len(gaps) :], strict=True):
+            item.payload = payload
         return first + len(gaps)
+
+    def _append_payloads(self, payloads: list[Payload], *, last: bool = False) -> int:
+        """Append records, gaps among them; a long one is bounded, in `payloads` as well."""
+        encoded = [encode_payload(payload) for payload in payloads]
+        for index, data in enumerate(encoded):
+            if len(data) > SHORT_RECORD:
+                payloads[index] = bounded_payload(payloads[index])
+                encoded[index] = encode_payload(payloads[index])
+        if not last:
+            self.files.hold_for_seal(sum(map(len, encoded)), len(encoded))
+        first = self.files.log.append(encoded, last=last)
+        self.totals.lost_reasons.clear()
+        return first
 
     def _append_flows(self, flows: Sequence[Flow]) -> None:
         if flows:
-            data = b"".join([encode_flow(flow) for flow in flows])
-            self.files.flows.append(data)
+            lines = [encode_flow(flow) for flow in flows]
+            for index, line in enumerate(lines):
+                if len(line) > SHORT_RECORD:
+                    lines[index] = encode_flow(bounded_struct(flows[index]))
+            data = b"".join(lines)
+            self.files.flows.append(data, last=self.full is not None)
             self.files.flows_sha256.update(data)
 
     def _observe(self, sequence: int, payload: Payload) -> None:
@@ -192,15 +229,30 @@ class Writer:
         """
         text = f"{error.strerror or error}"
         if self._mode == "strict":
-            _fail(pending, text)
-            raise AuditLost(f"the audit log can't be written: {text}", hint=_hint(error)) from error
+            lost = self._lost(error)
+            _fail(pending, lost)
+            if not isinstance(error, NoRoom):
+                raise lost from error
+            # The log is whole, and the room for its end is held: it can still be sealed.
+            self.full = self.full or lost
+            self.is_full.set()
+            return
         self._failures += 1
         if not recorded:
             self._count_lost(text, len(pending))
             for item in pending:
                 item.release(NOT_RECORDED)
+        if isinstance(error, SyncFailed):
+            if not self._unsealable:
+                self._unsealable = True
+                self._warn(f"audit: {text}: the session goes on, but its log will not be sealed")
+            return
         if self._failures & (self._failures - 1) == 0:  # 1, 2, 4, 8 ...: no flood of warnings
             self._warn(f"audit: {self.totals.lost} events lost so far: {text}")
+
+    def _lost(self, error: OSError) -> AuditLost:
+        text = f"{error.strerror or error}"
+        return AuditLost(f"the audit log can't be written: {text}", hint=_hint(error))
 
     async def _sync_regularly(self) -> None:
         """Checkpoint what is written, every second; notice a log that is gone."""
@@ -240,7 +292,7 @@ class Writer:
         return trio.current_time() - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS
 
     def _sync_now(self, position: LogPosition | None) -> None:
-        self.files.log.file.check_identity()
+        self.files.check_identity()
         if position is not None:
             self.files.log.file.sync()
             self.files.checkpoint(position, self.totals.lost)
@@ -253,21 +305,26 @@ def _hint(error: OSError) -> str:
 
 
 def _gap(count: int, reason: str) -> Network:
+    return _said(f"{count} events lost: {reason}")
+
+
+def _said(reason: str) -> Network:
+    """A record about the log itself."""
     return Network(
         event=NetworkEvent(
             timestamp_unix_ms=unix_ms(),
             mode="connect",
             decision="deny",
             target=LOST_TARGET,
-            reason=f"{count} events lost: {reason}",
+            reason=reason,
         )
     )
 
 
-def _fail(items: Sequence[Pending | Flow], text: str) -> None:
+def _fail(items: Sequence[Pending | Flow], error: AuditLost) -> None:
     for item in items:
         if isinstance(item, Pending):
-            item.fail(AuditLost(f"the audit log can't be written: {text}"))
+            item.fail(AuditLost(error.message, hint=error.hint))
 
 
 def _first(group: BaseExceptionGroup[AuditLost]) -> AuditLost:

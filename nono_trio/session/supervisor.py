@@ -129,12 +129,21 @@ class Supervisor:
         await recorder.record_payload(started)
         connections = trio.CancelScope()
         front_ended = trio.Event()
-        async with run_and_cancelling(self._cut_when_hurried, front_ended, connections):
+        async with (
+            run_and_cancelling(self._end_when_full),
+            run_and_cancelling(self._cut_when_hurried, front_ended, connections),
+        ):
             with connections:
                 async with trio.open_nursery() as handlers:
                     with _deadline_after(connections, self._grace_seconds):
                         outcome.exit_code = await front(handlers, recorder)
                     front_ended.set()
+
+    async def _end_when_full(self) -> None:
+        """End the session in good order once the disk has no room for its log: it can be sealed."""
+        await self.writer.is_full.wait()
+        if self.writer.full is not None:
+            raise self.writer.full
 
     async def _cut_when_hurried(
         self, front_ended: trio.Event, connections: trio.CancelScope
