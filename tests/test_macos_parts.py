@@ -17,7 +17,7 @@ from nono_trio.audit import machine
 from nono_trio.proxy import kqueue
 from nono_trio.proxy.kqueue import EV_CLEAR, EV_EOF, EV_ERROR, FILTER_READ, FILTER_WRITE, flags_of
 from nono_trio.proxy.readiness import Waker, Watch
-from nono_trio.sandbox import plan
+from nono_trio.sandbox import policy_groups
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.places import is_below
 from nono_trio.sandbox.plan import FileOptions, plan_files
@@ -161,16 +161,20 @@ def test_no_group_opens_the_state_directory(tmp_path, monkeypatch):
     state.parent.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     kept = tuple(one for one in LINUX.replaced if not str(tmp_path).startswith(one))
-    monkeypatch.setattr(plan, "SYSTEM", LINUX._replace(replaced=kept))
+    monkeypatch.setattr(policy_groups, "SYSTEM", LINUX._replace(replaced=kept))
     library = load_library(library_path())
     options = FileOptions(workdir="/")
+    capabilities = library.CapabilitySet()
+    library.load_embedded_policy().resolve_groups(["user_tools"], capabilities)
+    granted = {one.original: str(one.access) for one in capabilities.fs_capabilities()}
+    assert granted[str(state.parent)] == "read+write"  # or this test shows nothing
 
     def opened(state_root: Path) -> bool:
         files = plan_files(options, state_root, library, can_cover=True)
         return files.covers(str(state / "audit" / "x"), "write") is not None
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "usual"))
-    assert opened(tmp_path / "elsewhere")  # or this test shows nothing
+    assert not opened(tmp_path / "elsewhere"), "a run without the variable keeps its logs there"
     monkeypatch.delenv("XDG_STATE_HOME")
     assert not opened(tmp_path / "elsewhere"), "other sessions' logs are there by default"
     assert not opened(state)
@@ -179,4 +183,4 @@ def test_no_group_opens_the_state_directory(tmp_path, monkeypatch):
 
 
 def test_this_is_not_a_mac():
-    assert (plan.SYSTEM is MACOS) is (sys.platform == "darwin")
+    assert (policy_groups.SYSTEM is MACOS) is (sys.platform == "darwin")

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.text import clean, command_text, counted
+from nono_trio.cli.text import clean, command_text, counted, size_text
 from nono_trio.core.redaction import redact_argv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from nono_trio.sandbox.grant import Grant
     from nono_trio.session.options import NetworkOptions, RunOptions
     from nono_trio.session.prepare import PreparedRun
 
@@ -63,10 +64,16 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "enforcement": prepared.enforcement,
         "file_sandbox": plan.landlock,
         "grants": [
-            {"path": grant.path, "access": grant.access, "source": grant.source}
+            {"path": grant.path, "access": grant.access, "source": grant.source, **_leads(grant)}
             for grant in files.grants
         ],
+        "unix_sockets": [
+            {"path": grant.path, "source": grant.source, **_leads(grant)} for grant in files.sockets
+        ],
         "own_paths": [path for path, _, _ in plan.grants[len(files.grants) :]],
+        "private": [
+            {"path": path, "bytes": size, "files": count} for path, size, count in plan.private
+        ],
         "denied": list(files.denied),
         "covered": list(files.covered),
         "kept": list(files.kept),
@@ -84,6 +91,10 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "state_directory": str(options.session.audit.state_root),
         "warnings": prepared.warnings,
     }
+
+
+def _leads(grant: Grant) -> dict[str, str]:
+    return {} if grant.real == grant.path else {"leads_to": grant.real}
 
 
 def _environment(options: RunOptions, prepared: PreparedRun) -> dict[str, list[str]]:
@@ -126,14 +137,26 @@ def _file_lines(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[str]:
     width = max((len(grant["access"]) for grant in grants), default=0)
     yield from _rows(
         "granted",
-        [f"{grant['access']:<{width}} {grant['path']}  ({grant['source']})" for grant in grants],
+        [f"{grant['access']:<{width}} {_led(grant)}  ({grant['source']})" for grant in grants],
     )
+    sockets = [f"connect {_led(grant)}  ({grant['source']})" for grant in cage["unix_sockets"]]
+    yield from _rows("sockets", sockets)
     yield from _rows("the cage's", [" ".join(cage["own_paths"])])
+    sizes = [
+        f"{one['path']}  at most {size_text(one['bytes'])} in {one['files']} files, in memory"
+        for one in cage["private"]
+    ]
+    yield from _rows("private", sizes)
     covered = [f"{path}  (inside a grant, covered)" for path in cage["covered"]]
     yield from _rows("closed", covered)
     yield from _rows("read-only", [f"{path}  (nono-trio's own code)" for path in cage["kept"]])
     others = [path for path in cage["denied"] if path not in cage["covered"]]
     yield from _rows("closed too", [f"{counted(len(others), 'path')}: {' '.join(others)}"])
+
+
+def _led(grant: dict[str, str]) -> str:
+    """A grant's path, and where it leads if that is elsewhere."""
+    return " -> ".join((grant["path"], *filter(None, [grant.get("leads_to")])))
 
 
 def _network_texts(options: NetworkOptions, network: dict[str, Any]) -> list[str]:

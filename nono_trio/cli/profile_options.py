@@ -58,6 +58,7 @@ _GRANTS: Final[tuple[tuple[str, Access, bool], ...]] = (
     ("allow_file", "readwrite", True),
     ("read_file", "read", True),
     ("write_file", "write", True),
+    ("allow_unix_socket", "socket", True),
 )
 
 
@@ -240,7 +241,7 @@ def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
         for name in ("allow", "write", "allow_file", "write_file")
         for path in given.get(name, ())
     ]
-    asked += [request.given for request in requests if request.access != "read"]
+    asked += [one.given for one in requests if one.access in ("write", "readwrite")]
     asked += [directory] if given.get("allow_cwd") else []
     for path in asked:
         yield os.path.realpath(os.path.join(directory, os.path.expanduser(path)))

@@ -43,6 +43,7 @@ allow = ["$WORKDIR"]  # read and write below a directory
 # allow_file = []
 # read_file = ["~/.gitconfig"]
 # write_file = []
+# allow_unix_socket = []  # sockets of the host that may be connected to
 # deny = ["$WORKDIR/.env"]  # stays closed inside a grant
 # bypass_protection = []  # lifts what is protected; grant it as well
 

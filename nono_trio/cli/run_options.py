@@ -38,6 +38,15 @@ _FILES = (
     option("--read-file", multiple=True, type=PATH, metavar="FILE", help="Read one file."),
     option("--write-file", multiple=True, type=PATH, metavar="FILE", help="Write one file."),
     option(
+        "--allow-unix-socket",
+        multiple=True,
+        type=PATH,
+        metavar="PATH|DIR",
+        help="Connect to a socket of the host, or to every socket below DIR, where one that is"
+        " made anew by its server is found again; nothing else of DIR is opened. Recorded: what"
+        " is behind it acts outside of the cage.",
+    ),
+    option(
         "--bypass-protection",
         multiple=True,
         type=PATH,
@@ -123,6 +132,7 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
             allow_file=given["allow_file"],
             read_file=given["read_file"],
             write_file=given["write_file"],
+            unix_sockets=given["allow_unix_socket"],
             deny=chosen.deny,
             bypass_protection=[*given["bypass_protection"], *chosen.bypass],
             allow_cwd=given["allow_cwd"],

@@ -38,6 +38,7 @@ class Filesystem(Table, frozen=True):
     allow_file: list[str] = []
     read_file: list[str] = []
     write_file: list[str] = []
+    allow_unix_socket: list[str] = []
     deny: list[str] = []
     bypass_protection: list[str] = []
 

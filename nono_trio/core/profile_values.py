@@ -123,7 +123,7 @@ CHECKS: Final[dict[str, Callable[[str], object]]] = {
         f"filesystem.{key}": _check_path
         for key in (
             "allow", "read", "write", "allow_file", "read_file", "write_file",
-            "deny", "bypass_protection",
+            "allow_unix_socket", "deny", "bypass_protection",
         )
     },
     "network.allow_domain": _check_allowed_host,

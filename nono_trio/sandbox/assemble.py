@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.sandbox import seatbelt
 from nono_trio.sandbox.addresses import DNS_PORT, GATEWAY_IPV4
+from nono_trio.sandbox.memory import memory_bytes
 from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import PRIVATE
 
@@ -58,13 +59,27 @@ OFTEN_TRIED = (
 MOST_TRANSPARENT_PORTS = 110
 
 
+# What is written there is memory. Half of it for /tmp is what the kernel gives one such mount, and
+# builds need it; with a quarter for /dev/shm, where nothing large belongs, both can be full and a
+# quarter is left. A file costs the kernel about a KiB that no size counts: one for 16 KiB.
+_PRIVATE_SHARES = {"/tmp": 2, "/dev/shm": 4}
+_BYTES_PER_FILE = 16 << 10
+_FEWEST_FILES = 65_536
+
+
 @dataclass(frozen=True)
 class CageFiles:
-    """The file side of a cage plan."""
+    """The file side of a cage plan.
+
+    `identities` are device and inode of each path of the view; `private` are paths with the bytes
+    and the files that fit in there; `sockets` may only be connected to.
+    """
 
     grants: list[tuple[str, str, bool]]
+    sockets: list[str]
     view: list[tuple[str, bool]]
-    private: list[str]
+    identities: dict[str, tuple[int, int]]
+    private: list[tuple[str, int, int]]
     directories: list[str]
     covered: list[str]
     kept: list[str]
@@ -72,28 +87,47 @@ class CageFiles:
 
 
 def cage_files(
-    files: FilePlan, isolation: Isolation, *, sandbox: bool, temporary: str | None
+    files: FilePlan,
+    isolation: Isolation,
+    *,
+    sandbox: bool,
+    temporary: str | None,
+    memory: int | None = None,
 ) -> CageFiles:
     """Return what is granted, shown and covered; everything is shown when `sandbox` is off.
 
-    `temporary` is the session's own temporary directory, where there is no private /tmp.
+    `temporary` is the session's own temporary directory, where there is no private /tmp; `memory`
+    is the limit of the cage in bytes.
     """
     granted = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
     fresh = [*_own_grants(isolation)]
     if temporary is not None:
         fresh.append((temporary, "readwrite", False))
     if not sandbox:
-        return CageFiles([], [("/", True)], [], [], [], [], files.start)
+        return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start)
     by_name = {os.path.realpath(path) for path in files.user_paths}
     return CageFiles(
         grants=granted + fresh,
-        view=[(grant.path, grant.access != "read") for grant in files.grants],
-        private=[path for path in PRIVATE if path not in by_name],
+        sockets=[grant.path for grant in files.sockets],
+        view=[(grant.path, grant.may_write) for grant in (*files.grants, *files.sockets)],
+        identities=dict(files.identities),
+        private=_private(by_name, memory) if isolation == "namespace" else [],
         directories=[home_directory(), files.directory],
         covered=_closed(files),
         kept=list(files.kept),
         directory=files.directory,
     )
+
+
+def _private(granted: set[str], memory: int | None) -> list[tuple[str, int, int]]:
+    """The cage's own temporary directories with their sizes, without those granted by name."""
+    whole = memory_bytes()
+    sized = []
+    for path in PRIVATE:
+        if path not in granted:
+            size = min(whole, memory or whole) // _PRIVATE_SHARES[path]
+            sized.append((path, size, max(size // _BYTES_PER_FILE, _FEWEST_FILES)))
+    return sized
 
 
 def _own_grants(isolation: Isolation) -> Sequence[tuple[str, str, bool]]:
@@ -142,6 +176,7 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
             "seccomp: no UDP, raw, packet, vsock, netlink or io_uring",
             "capabilities dropped, the tree ends with the session",
         ]
+    held += [f"may connect to the host's sockets at {path}" for path in plan.sockets]
     if plan.guarded:
         held.append("connections are made by the supervisor: to the proxy and to granted sockets")
     if plan.landlock and abi is not None:

@@ -62,11 +62,16 @@ class Openings:
 
     @classmethod
     def of(
-        cls, port: int, listen_ports: Sequence[int], grants: Sequence[tuple[str, str, bool]]
+        cls,
+        port: int,
+        listen_ports: Sequence[int],
+        grants: Sequence[tuple[str, str, bool]],
+        sockets: Sequence[str] = (),
     ) -> Openings:
-        """The openings of a cage plan; no grants stand for no file sandbox."""
-        opened = (path for path, access, is_file in grants if is_file or access != "read")
-        paths = tuple(map(os.path.realpath, opened)) if grants else ("/",)
+        """The openings of a cage plan; no grants stand for no file sandbox. `sockets` are granted
+        as such."""
+        opened = [path for path, access, is_file in grants if is_file or access != "read"]
+        paths = tuple(map(os.path.realpath, [*opened, *sockets])) if grants else ("/",)
         return cls(port, frozenset(listen_ports), paths)
 
     def leads_to_proxy(self, target: InternetAddress) -> bool:

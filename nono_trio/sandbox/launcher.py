@@ -13,6 +13,7 @@ one thread and no event loop.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -35,7 +36,7 @@ from nono_trio.sandbox.library import load_library
 from nono_trio.sandbox.namespaces import enter_namespaces, listen_on_loopback, raise_loopback
 from nono_trio.sandbox.temporary import remove_temporary
 from nono_trio.sandbox.transparent import OuterNetwork
-from nono_trio.sandbox.view import build_view
+from nono_trio.sandbox.view import build_view, require_same
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -136,6 +137,7 @@ def _become_init(
         with stage("file system view"):
             build_view(
                 plan["view"],
+                plan["identities"],
                 plan["private"],
                 plan["directories"],
                 plan["covered"],
@@ -188,6 +190,8 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
     isolated = plan["isolation"] == "landlock"
     if not plan["landlock"] and not isolated:
         return
+    if plan["isolation"] != "namespace":  # there the view has looked
+        _require_same_grants(plan)
     capabilities = granted(library, plan)
     if not isolated:
         library.apply_landlock(capabilities)
@@ -198,6 +202,13 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
         capabilities.allow_bind_port(port)
     # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
     library.apply_seccomp(capabilities)
+
+
+def _require_same_grants(plan: dict[str, Any]) -> None:
+    """Raise StageError for a grant that is not what it was when the plan was made."""
+    for path, expected in plan["identities"].items():
+        with contextlib.suppress(FileNotFoundError):
+            require_same(path, path, expected)
 
 
 def _apply_filter(isolation: str, *, guarded: bool) -> None:

@@ -1,21 +1,38 @@
-"""Where things are: on which system, the home, whether one path lies inside another."""
+"""Where things are: on which system, the home, whether one path lies inside another.
+
+A place has more names than one: a symlink, a bind mount, another spelling where case does not
+count. Paths are compared by their text only after every symlink was followed, and beside it by
+`identity`, which is the same under every name.
+"""
 
 from __future__ import annotations
 
 import os
 import pwd
+import stat
 import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # For choices between two values; where a name exists on one system only, sys.platform is compared
 # in place, as the type checker knows that by itself.
 ON_MACOS: bool = sys.platform == "darwin"
 
+_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
+
+Identity = tuple[int, int]  # device and inode
+
 
 def home_directory() -> str:
     """Return the user's home: $HOME when it is absolute, else what the account says."""
     home = os.environ.get("HOME", "")
-    if os.path.isabs(home):
-        return home
+    return home if os.path.isabs(home) else account_home()
+
+
+def account_home() -> str:
+    """Return the home that the account database names, / where it knows no such user."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:  # a container's made-up uid
@@ -25,3 +42,67 @@ def home_directory() -> str:
 def is_below(path: str, directory: str) -> bool:
     """Tell whether `path` lies strictly inside `directory` (both without symlinks)."""
     return path != directory and path.startswith(directory.rstrip("/") + "/")
+
+
+def is_in(path: str, directory: str) -> bool:
+    """Tell whether `path` is `directory` or lies inside it (both without symlinks)."""
+    return path == directory or is_below(path, directory)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """Yield an absolute path, then the directories that it lies in, nearest first, / last."""
+    yield path
+    while path != "/":
+        path = os.path.dirname(path)
+        yield path
+
+
+def identity(path: str) -> Identity | None:
+    """Return device and inode of what is at `path`, None if nothing is there or can be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class Followed(NamedTuple):
+    """A path behind its symlinks; `links` are those on the way, each by its own real path."""
+
+    real: str
+    links: tuple[str, ...]
+
+
+def follow(path: str) -> Followed:
+    """Follow every symlink of an absolute path; what is not there is taken as it is written."""
+    pending = [part for part in reversed(path.split("/")) if part]
+    real, links = "", []
+    while pending:
+        part = pending.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            real = os.path.dirname(real).rstrip("/")
+            continue
+        here = f"{real}/{part}"
+        target = _target(here)
+        if target is None:
+            real = here
+            continue
+        links.append(here)
+        if len(links) > _MAX_LINKS:  # a circle: nothing is behind it
+            return Followed(os.path.realpath(path), tuple(links))
+        if target.startswith("/"):
+            real = ""
+        pending += reversed(target.split("/"))
+    return Followed(real or "/", tuple(links))
+
+
+def _target(path: str) -> str | None:
+    """Return the text of a symlink, None for anything else."""
+    try:
+        if not stat.S_ISLNK(os.lstat(path).st_mode):
+            return None
+        return os.readlink(path)
+    except OSError:
+        return None

@@ -7,59 +7,28 @@ the groups deny, or our own state directory, is refused, never narrowed silently
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
 from nono_trio.sandbox import program
-from nono_trio.sandbox.places import home_directory, is_below
-from nono_trio.sandbox.protection import Protection
-from nono_trio.sandbox.system_paths import SYSTEM
+from nono_trio.sandbox.grant import Access, Grant, PathRequest, absolute, grant_requests
+from nono_trio.sandbox.places import ancestors, is_below, is_in
+from nono_trio.sandbox.policy_groups import group_grants, protected
+from nono_trio.sandbox.protection import Protection, configuration_directories
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
-Access = Literal["read", "write", "readwrite"]
+    from nono_trio.sandbox.places import Identity
+
+__all__ = ["PRIVATE", "Access", "FileOptions", "FilePlan", "Grant", "PathRequest", "plan_files"]
 
 # What a cage with a mount view has of its own.
 PRIVATE = ("/tmp", "/dev/shm")
-
-
-@dataclass(frozen=True)
-class Grant:
-    """One path (absolute, as given) with what may be done below it, and who gave it.
-
-    `asked_for`: by the user, with a flag or in a profile, and not by a policy group.
-    """
-
-    path: str
-    access: Access
-    is_file: bool
-    source: str
-    asked_for: bool = False
-
-    @property
-    def real(self) -> str:
-        """The path behind every symlink."""
-        return os.path.realpath(self.path)
-
-
-@dataclass(frozen=True)
-class PathRequest:
-    """One path as it is asked for in a profile; `source` is its file, line and key.
-
-    `optional`: one of our own profiles names it, so it is no mistake when it is not there.
-    """
-
-    given: str
-    access: Access
-    is_file: bool
-    source: str
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +44,7 @@ class FileOptions:
     allow_file: Sequence[str] = ()
     read_file: Sequence[str] = ()
     write_file: Sequence[str] = ()
+    unix_sockets: Sequence[str] = ()
     deny: Sequence[str] = ()
     bypass_protection: Sequence[str] = ()
     allow_cwd: bool = False
@@ -89,8 +59,9 @@ class FilePlan:
 
     `denied` is what stays closed wherever it lies; `covered` are those of them (without
     symlinks) that lie inside a grant, and so have to be covered by a mount; `kept` may be read
-    there, but not written. `start` is the working
-    directory, `directory` where the command starts: the same, unless it is outside the cage.
+    there, but not written. `sockets` are what the command may only connect to. `start` is the
+    working directory, `directory` where the command starts: the same, unless it is outside the
+    cage.
     """
 
     grants: tuple[Grant, ...]
@@ -100,11 +71,13 @@ class FilePlan:
     start: str
     directory: str
     warnings: tuple[str, ...] = field(default=())
+    sockets: tuple[Grant, ...] = ()
+    protection: Protection | None = None
 
     def covers(self, path: str, access: Literal["read", "write"]) -> Grant | None:
         """Return the grant that lets the child do `access` to `path`, or None."""
         real = os.path.realpath(path)
-        if any(real == closed or is_below(real, closed) for closed in self.covered):
+        if any(is_in(real, closed) for closed in self.covered):
             return None
         if access == "write" and self.keeps(real) is not None:
             return None
@@ -115,14 +88,33 @@ class FilePlan:
                 return grant
         return None
 
+    def connects(self, path: str) -> Grant | None:
+        """Return the grant of a socket, or of a directory of sockets, that has `path` in it."""
+        real = os.path.realpath(path)
+        if any(is_in(real, closed) for closed in self.covered):
+            return None
+        return next((one for one in self.sockets if is_in(real, one.real)), None)
+
+    def closes(self, path: str) -> str | None:
+        """Return the closed path, as it was given, that `path` is or lies in."""
+        if self.protection is None:
+            return None
+        return self.protection.closing(os.path.realpath(path))
+
     def keeps(self, real: str) -> str | None:
         """Return what of ours `real`, a path without symlinks, is or lies in, read-only here."""
-        return next((one for one in self.kept if real == one or is_below(real, one)), None)
+        return next((one for one in self.kept if is_in(real, one)), None)
 
     @property
     def user_paths(self) -> list[str]:
         """The directories and files that the user granted, in the order given."""
         return [grant.path for grant in self.grants if grant.asked_for]
+
+    @property
+    def identities(self) -> Mapping[str, Identity]:
+        """Device and inode of each grant by its path, as they were when the plan was made."""
+        every = (*self.grants, *self.sockets)
+        return {grant.path: grant.identity for grant in every if grant.identity is not None}
 
 
 def plan_files(
@@ -140,29 +132,30 @@ def plan_files(
     if not os.path.isdir(directory):
         raise UsageError(f"--workdir: expected a directory, got {directory!r}")
     warnings: list[str] = []
-    user = list(_user_grants(options, directory, warnings))
-    system, denied = _group_grants(library)
-    denied += [_absolute(path, directory) for path in options.deny]
-    if options.configuration is not None:
-        denied.append(options.configuration)
-    protection = Protection.build(denied, options.bypass_protection, directory, state_root)
-    covered = sorted({path for grant in user for path in protection.inside(grant, can_cover)})
-    if options.configuration is not None:
-        for grant in user:
-            program.refuse_unmade(grant, options.configuration, protection.lifted)
+    requests = (*_flag_requests(options, directory), *options.profile)
+    asked = grant_requests(requests, directory, warnings)
+    user = [grant for grant in asked if grant.access != "socket"]
+    system, denied = group_grants(library)
+    denied += [absolute(path, directory) for path in options.deny]
+    configuration = configuration_directories(options.configuration)
+    protection = Protection.build(
+        denied, configuration, options.bypass_protection, directory, state_root
+    )
+    covered = [path for grant in asked for path in protection.inside(grant, can_cover=can_cover)]
     kept = program.kept_paths(user, protection.lifted, can_cover)
     warnings += program.kept_warnings(kept)
     warnings += program.search_path_warnings(user, directory, kept)
-    # Nobody asked for what a group grants, so around our own state it is left out, not refused.
-    system = [grant for grant in system if not protection.meets_state(grant.real)]
+    system, below = protected(system, protection, warnings, can_cover=can_cover)
     plan = FilePlan(
         tuple(user + system),
         protection.denied,
-        tuple(covered),
+        _outermost(covered + below),
         tuple(kept),
         directory,
         directory,
         tuple(warnings),
+        tuple(grant for grant in asked if grant.access == "socket"),
+        protection,
     )
     if plan.covers(directory, "read") is None:
         warnings.append(
@@ -183,31 +176,10 @@ def working_directory(options: FileOptions) -> str:
         ) from None
 
 
-def _absolute(given: str, directory: str) -> str:
-    return os.path.normpath(os.path.join(directory, os.path.expanduser(given)))
-
-
-def _user_grants(options: FileOptions, directory: str, warnings: list[str]) -> Iterator[Grant]:
-    for request in (*_flag_requests(options, directory), *options.profile):
-        path = _absolute(request.given, directory)
-        if not os.path.exists(path):
-            if not request.optional:
-                warnings.append(f"{request.source} {request.given}: no such path, skipped")
-            continue
-        if not path.isascii() and not _is_text(path):
-            raise UsageError(f"{request.source}: expected a path in UTF-8, got {path!a}")
-        if os.path.isdir(path) is request.is_file:
-            raise _wrong_kind(request)
-        yield Grant(path, request.access, request.is_file, request.source, asked_for=True)
-
-
-def _is_text(path: str) -> bool:
-    """Whether a path is UTF-8, which is all that nono-py takes."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _outermost(paths: Sequence[str]) -> tuple[str, ...]:
+    """Without those that lie in another: what is covered shows nothing that could be covered."""
+    every = set(paths)
+    return tuple(path for path in sorted(every) if every.isdisjoint(list(ancestors(path))[1:]))
 
 
 def _flag_requests(options: FileOptions, directory: str) -> Iterator[PathRequest]:
@@ -218,57 +190,8 @@ def _flag_requests(options: FileOptions, directory: str) -> Iterator[PathRequest
         ("--allow-file", options.allow_file, "readwrite", True),
         ("--read-file", options.read_file, "read", True),
         ("--write-file", options.write_file, "write", True),
+        ("--allow-unix-socket", options.unix_sockets, "socket", False),
         ("--allow-cwd", (directory,) if options.allow_cwd else (), "readwrite", False),
     )
     for flag, paths, access, is_file in flags:
         yield from (PathRequest(given, access, is_file, flag) for given in paths)
-
-
-def _wrong_kind(request: PathRequest) -> UsageError:
-    expected, got = "a directory", "a file"
-    if request.is_file:
-        expected, got = got, expected
-    by_flag = request.source.startswith("-")
-    key = request.source.rpartition(".")[2]
-    mark = "-file" if by_flag else "_file"
-    other = key.removesuffix(mark) if request.is_file else f"{key}{mark}"
-    return UsageError(
-        f"{request.source}: expected {expected}, got {got}: {request.given}", hint=f"use {other}"
-    )
-
-
-def _group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
-    """Resolve nono-py's groups; the parts of the host that the cage has of its own are left out."""
-    capabilities = library.CapabilitySet()
-    policy = library.load_embedded_policy()
-    with _variables_named(HOME=home_directory(), TMPDIR=os.environ.get("TMPDIR", "/tmp")):
-        resolved = policy.resolve_groups([*SYSTEM.deny_groups, *SYSTEM.groups], capabilities)
-    grants: dict[tuple[str, bool], Grant] = {}
-    for found in capabilities.fs_capabilities():
-        if SYSTEM.leaves_out(found.original):
-            continue
-        key = (found.original, found.is_file)
-        access: Access = {"read": "read", "write": "write"}.get(str(found.access), "readwrite")  # type: ignore[assignment]  # the three words of Access
-        if key in grants and grants[key].access != access:
-            access = "readwrite"
-        grants[key] = Grant(found.original, access, found.is_file, str(found.source))
-    for path in SYSTEM.extra_read:
-        if os.path.exists(path):
-            is_file = not os.path.isdir(path)
-            grants.setdefault((path, is_file), Grant(path, "read", is_file, "nono-trio"))
-    return list(grants.values()), list(resolved.deny_paths)
-
-
-@contextlib.contextmanager
-def _variables_named(**variables: str) -> Iterator[None]:
-    """The groups name variables that need not be set, and nono-py reads the process' own."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

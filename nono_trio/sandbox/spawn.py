@@ -71,8 +71,10 @@ class CagePlan:
     library: str
     landlock: bool
     grants: list[tuple[str, str, bool]]
+    sockets: list[str]
     view: list[tuple[str, bool]]
-    private: list[str]
+    identities: dict[str, tuple[int, int]]
+    private: list[tuple[str, int, int]]
     directories: list[str]
     covered: list[str]
     kept: list[str]

@@ -40,7 +40,10 @@ LINUX: Final = SystemPaths(
         "/etc/terminfo", "/etc/vim", "/etc/xml",
         *(f"/etc/java-{version}-openjdk" for version in (8, 11, 17, 21, 25)),
     ),
-    replaced=("/run", "/var/run", "/tmp", "/proc", "/dev/pts", "/dev/fd", "/dev/std"),
+    # The console is the machine's terminal, which root may read from and write to.
+    replaced=(
+        "/run", "/var/run", "/tmp", "/proc", "/dev/pts", "/dev/fd", "/dev/std", "/dev/console",
+    ),
 )  # fmt: skip
 
 # Not system_write_macos: all of it is other programs' temporary files and devices. Not the whole of

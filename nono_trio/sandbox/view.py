@@ -8,16 +8,21 @@ a list that is never finished.
 Rules: what was granted for reading is mounted read-only (Landlock alone would let the private /tmp
 make every grant below it writable, since its rules are inherited downwards); a symlink on the way
 to a grant is made again, with the same text; `/proc`, `/tmp`, `/dev/shm`, `/dev/pts` are new and
-private, unless the user granted the host's directory by name. Runs in PID 1 of the cage, since
-only a process inside the PID namespace may mount its `/proc`.
+private, unless the user granted the host's directory by name. Every directory between a grant and
+what is covered or read-only inside it becomes a mount of its own, which nobody can rename: else
+another directory could be put in its place on the host. What is shown is what was looked at when
+the plan was made, by device and inode. Runs in PID 1 of the cage, since only a process inside the
+PID namespace may mount its `/proc`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from nono_trio.sandbox import system
+from nono_trio.sandbox.launch_steps import StageError
 
 # Any directory of the host will do to hang the new root on for a moment, as everything is
 # mounted over it in our own namespace only.
@@ -36,12 +41,15 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+# Mount points, and a few small files of ours: without a size of its own it would be half of memory.
+_ROOT_OPTIONS = "mode=0755,size=16m"
 _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
 def build_view(
     paths: list[tuple[str, bool]],
-    private: list[str],
+    identities: dict[str, tuple[int, int]],
+    private: list[tuple[str, int, int]],
     directories: list[str],
     covered: list[str],
     kept: list[str],
@@ -49,27 +57,36 @@ def build_view(
 ) -> None:
     """Make the new root and enter it.
 
-    `paths` are bound from the host, each with whether it may be written; `private` become empty
-    tmpfs mounts (mode 1777), and `directories` are made empty so that they can be named (the
+    `paths` are bound from the host, each with whether it may be written; `identities` are device
+    and inode that they must have. `private` become empty tmpfs mounts (mode 1777), each with its
+    bytes and its number of files, and `directories` are made empty so that they can be named (the
     home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
     something empty that nobody may open, `kept` ones are there read-only; `replaced` files have a
-    text of ours. Raises OSError with the path that could not be mounted.
+    text of ours. Raises OSError with the path that could not be mounted, and StageError for one
+    that is not what it was.
     """
     _enter_staging()
     view = _View()
     shown: dict[str, bool] = {}
+    expected: dict[str, tuple[int, int]] = {}
     for path, writable in paths:
         real = view.follow(path)
         if real is not None:
             shown[real] = shown.get(real, False) or writable
+            if path in identities:
+                expected[real] = identities[path]
+    sizes = {path: (size, files) for path, size, files in private}
     # Parents first, so that a grant below a private directory is bound over it, not under it.
-    for path in sorted({*shown, *private}, key=_depth):
-        if path in private:
-            view.add_private(path)
+    for path in sorted({*shown, *sizes}, key=_depth):
+        if path in sizes:
+            view.add_private(path, *sizes[path])
         else:
             view.bind(path, writable=shown[path])
+            if path in expected:
+                require_same(_NEW + path, path, expected[path])
     for path in directories:
         view.make_directory(path)
+    view.pin([*kept, *covered])
     for path in kept:  # before the covers, which its mounts would hide
         view.keep(path)
     for path in covered:
@@ -83,6 +100,18 @@ def build_view(
     os.chdir("/")
 
 
+def require_same(path: str, name: str, expected: tuple[int, int]) -> None:
+    """Raise StageError if what is at `path` is not what was there when the plan was made."""
+    found = os.stat(path)
+    if (found.st_dev, found.st_ino) != tuple(expected):
+        raise _changed(name)
+
+
+def _changed(name: str) -> StageError:
+    cause = OSError(errno.ESTALE, f"{name} is not what it was when it was checked")
+    return StageError("grants", cause)
+
+
 def _depth(path: str) -> tuple[int, str]:
     return (path.rstrip("/").count("/"), path)
 
@@ -90,12 +119,12 @@ def _depth(path: str) -> tuple[int, str]:
 def _enter_staging() -> None:
     """Swap the root for an empty tmpfs with the host at /old and the view's place at /new."""
     system.mount("", "/", "", system.MS_PRIVATE | system.MS_REC)
-    system.mount("tmpfs", _STAGING, "tmpfs", system.MS_NOSUID | system.MS_NODEV, "mode=0755")
+    system.mount("tmpfs", _STAGING, "tmpfs", system.MS_NOSUID | system.MS_NODEV, _ROOT_OPTIONS)
     os.mkdir(_STAGING + _OLD)
     os.mkdir(_STAGING + _NEW)
     system.pivot_root(_STAGING, _STAGING + _OLD)
     os.chdir("/")
-    system.mount("tmpfs", _NEW, "tmpfs", system.MS_NOSUID | system.MS_NODEV, "mode=0755")
+    system.mount("tmpfs", _NEW, "tmpfs", system.MS_NOSUID | system.MS_NODEV, _ROOT_OPTIONS)
 
 
 class _View:
@@ -119,17 +148,23 @@ class _View:
             system.make_read_only(_NEW + real)
         self._mounts[real] = "writable" if writable else "read-only"
 
-    def add_private(self, path: str) -> None:
-        """Put an empty, world-writable tmpfs at `path`."""
+    def add_private(self, path: str, size: int, files: int) -> None:
+        """Put an empty, world-writable tmpfs of `size` bytes at `path`."""
         self.make_directory(path)
         flags = system.MS_NOSUID | system.MS_NODEV
-        system.mount("tmpfs", _NEW + path, "tmpfs", flags, "mode=1777")
+        options = f"mode=1777,size={size},nr_inodes={files}"
+        system.mount("tmpfs", _NEW + path, "tmpfs", flags, options)
         self._mounts[path] = "private"
 
     def cover(self, real: str) -> None:
-        """Hide what is at `real`; nothing to do where the view does not show it."""
+        """Hide what is at `real`; nothing to do where the view does not show it.
+
+        Raises StageError where it has gone since the plan was made: it may come back.
+        """
         if not os.path.lexists(_NEW + real):
-            return
+            if self._mount_above(real) == "private":
+                return
+            raise _changed(real)
         if os.path.isdir(_NEW + real):
             flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
             system.mount("tmpfs", _NEW + real, "tmpfs", flags, "mode=0,size=4k")
@@ -139,19 +174,28 @@ class _View:
         system.make_read_only(_NEW + real)
 
     def keep(self, real: str) -> None:
-        """Show the host's `real` read-only inside what may be written, where it is shown at all.
-
-        What leads to it becomes a mount of its own as well, and so can't be renamed: else another
-        directory could be put in its place on the host.
-        """
+        """Show the host's `real` read-only inside what may be written, where it is shown at all."""
         if not os.path.lexists(_NEW + real):
             return
-        for path in (*reversed(self._between(real)), real):
-            system.mount(_OLD + path, _NEW + path, "", system.MS_BIND | system.MS_REC)
+        system.mount(_OLD + real, _NEW + real, "", system.MS_BIND | system.MS_REC)
         system.make_read_only(_NEW + real)
 
+    def pin(self, inner: list[str]) -> None:
+        """Make every directory that leads from a writable mount to one of `inner` a mount itself.
+
+        A mount point can't be renamed or removed, by whatever name it is reached, and not from a
+        mount namespace below this one either, where every mount is locked.
+        """
+        between = {path for real in inner for path in self._between(real)}
+        for path in sorted(between, key=_depth):  # an outer one hides what is mounted in it before
+            if not stat.S_ISDIR(os.lstat(_OLD + path).st_mode):  # it was one when it was planned
+                raise _changed(path)
+            system.mount(_OLD + path, _NEW + path, "", system.MS_BIND | system.MS_REC)
+
     def _between(self, path: str) -> list[str]:
-        """Return what lies between `path` and the mount that it is seen in, nearest first."""
+        """Return what lies between `path` and the mount for writing that it is seen in, if any."""
+        if self._mount_above(path) != "writable" or not os.path.lexists(_NEW + path):
+            return []
         found = []
         while (path := os.path.dirname(path)) not in (*self._mounts, "/"):
             found.append(path)

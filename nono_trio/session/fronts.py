@@ -144,7 +144,7 @@ class ChildFront:
 
         plan = self._run.plan
         direct = DirectConnections(recorder)
-        openings = Openings.of(plan.port, plan.listen_ports, plan.grants)
+        openings = Openings.of(plan.port, plan.listen_ports, plan.grants, plan.sockets)
         try:
             guard = Guard(listener, openings, direct.refused, self._launched.pid)
             await guard.serve()

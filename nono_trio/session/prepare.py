@@ -136,13 +136,21 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     if options.sandbox and chosen != "namespace":
         temporary = make_temporary()
     unguarded = _unguarded(options, chosen)
-    caged = cage_files(files, chosen, sandbox=options.sandbox, temporary=temporary)
+    caged = cage_files(
+        files,
+        chosen,
+        sandbox=options.sandbox,
+        temporary=temporary,
+        memory=options.limits.memory,
+    )
     plan = CagePlan(
         isolation=chosen,
         library=library_file,
         landlock=options.sandbox,
         grants=caged.grants,
+        sockets=caged.sockets,
         view=caged.view,
+        identities=caged.identities,
         private=caged.private,
         directories=caged.directories,
         covered=caged.covered,

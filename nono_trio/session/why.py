@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +22,6 @@ from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, i
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.proxy.local_addresses import is_local
 from nono_trio.sandbox.assemble import cage_files, transparent_ports
-from nono_trio.sandbox.places import is_below
 from nono_trio.sandbox.plan import PRIVATE, Grant
 from nono_trio.session.examine import chosen_isolation
 from nono_trio.session.options import Limits
@@ -146,10 +146,12 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
     if not options.sandbox:
         return Answer(subject, True, "the file sandbox is off", "--no-sandbox")
     notes += _path_notes(path)
-    grant = files.covers(path, operation)
+    grant, connects = files.covers(path, operation), files.connects(path)
     if grant is not None:
-        reason = f"granted: {grant.access} {'' if grant.is_file else 'below '}{grant.path}"
-        answer = Answer(subject, True, reason, _rule(grant), notes=notes)
+        answer = Answer(subject, True, f"granted: {_granted(grant)}", _rule(grant), notes=notes)
+    elif connects is not None and _is_socket(path):
+        reason = f"the command may connect to it, and no more: {_granted(connects)}"
+        answer = Answer(f"connect {path}", True, reason, _rule(connects), notes=notes)
     else:
         answer = _without_grant(options, isolation, files, path, operation, notes)
     # Those about grants that were skipped; where the command starts is not what was asked.
@@ -183,6 +185,18 @@ def _path_notes(path: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _granted(grant: Grant) -> str:
+    leads = f", which leads to {grant.real}" if grant.real != grant.path else ""
+    return f"{grant.access} {'' if grant.is_file else 'below '}{grant.path}{leads}"
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _rule(grant: Grant) -> str:
     return f"{grant.source} {grant.path}" if grant.asked_for else grant.source
 
@@ -204,7 +218,7 @@ def _without_grant(
         if isolation == "namespace":
             reason = f"{own.path} is the cage's own, not the host's"
         return Answer(subject, True, reason, "nono-trio", notes=notes)
-    closed = _closed(files, path)
+    closed = files.closes(path)
     kept = files.keeps(os.path.realpath(path))
     lift = tuple(one for one in (closed, kept) if one is not None)
     hint, obstacle = _suggestion(options, isolation, path, operation, lift)
@@ -237,15 +251,6 @@ def _own_grant(
     return replace(files, grants=grants).covers(path, operation)
 
 
-def _closed(files: FilePlan, path: str) -> str | None:
-    real = os.path.realpath(path)
-    for closed in files.denied:
-        behind = os.path.realpath(closed)
-        if real == behind or is_below(real, behind):
-            return closed
-    return None
-
-
 def _suggestion(
     options: RunOptions,
     isolation: Isolation,
@@ -260,10 +265,10 @@ def _suggestion(
     flag, files = _with_grant(options.files, target, operation)
     files = replace(files, bypass_protection=(*files.bypass_protection, *lift))
     try:
-        allowed = resolve_files(replace(options, files=files), isolation).covers(path, operation)
+        allowed = resolve_files(replace(options, files=files), isolation)
     except UsageError as refused:
         return refused.hint, refused.message
-    if allowed is None:
+    if allowed.covers(path, operation) is None and allowed.connects(path) is None:
         return None, None
     lifts = [word for one in lift for word in ("--bypass-protection", one)]
     return shlex.join((*lifts, flag, target)), None
@@ -271,6 +276,9 @@ def _suggestion(
 
 def _with_grant(files: FileOptions, target: str, operation: Operation) -> tuple[str, FileOptions]:
     """The narrowest flag for `target`, and the options with it."""
+    if _is_socket(target):
+        sockets = (*files.unix_sockets, target)
+        return "--allow-unix-socket", replace(files, unix_sockets=sockets)
     if os.path.isdir(target):
         if operation == "read":
             return "--read", replace(files, read=(*files.read, target))
