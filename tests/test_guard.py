@@ -25,6 +25,7 @@ from nono_trio.core.socket_address import InternetAddress
 from nono_trio.errors import AuditBusy, AuditLost
 from nono_trio.sandbox import notification
 from nono_trio.sandbox.guard import Guard, Openings
+from nono_trio.sandbox.metadata_broker import MetadataBroker
 from nono_trio.sandbox.notification import refused_by
 from nono_trio.session.direct import OWN, DirectConnections
 from nono_trio.testing import MemoryRecorder
@@ -525,7 +526,9 @@ async def test_a_bug_costs_one_call_and_a_lost_log_the_session(
     async def refused(_address: object, _port: int) -> None:
         raise error
 
-    guard = Guard(-1, Openings.of(5000, [], []), refused, launcher=1)
+    guard = Guard(
+        -1, Openings.of(5000, [], []), refused, MetadataBroker.of([], elsewhere=False), launcher=1
+    )
     call = notification.Notification(1, 2, 42, (3, 4096, len(name), 0, 0, 0))
     if passes:
         with pytest.raises(AuditLost):

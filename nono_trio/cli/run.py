@@ -8,6 +8,7 @@ import click
 
 from nono_trio.cli.live import DenialCount, FollowPrinter, say
 from nono_trio.cli.run_options import build_run_options, run_options
+from nono_trio.cli.text import clean
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         _explain_end(finished)
         raise finished.outcome.error
     if not silent:
-        for line in (*finished.notes, *denials.summary(finished.record.session_id)):
+        notes = map(clean, finished.notes)  # with paths that the command chose
+        for line in (*notes, *denials.summary(finished.record.session_id)):
             say(line)
     code = finished.outcome.exit_code
     return FAIL_ON_DENY if code == 0 and denials.total and given["fail_on_deny"] else code

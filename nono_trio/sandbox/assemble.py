@@ -177,7 +177,7 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
             "capabilities dropped, the tree ends with the session",
         ]
     held += [f"may connect to the host's sockets at {path}" for path in plan.sockets]
-    if plan.guarded:
+    if plan.guarded and plan.isolation == "landlock":
         held.append("connections are made by the supervisor: to the proxy and to granted sockets")
     if plan.landlock and abi is not None:
         held.append(f"Landlock ABI {abi}: {_held_by_landlock(abi)}")
@@ -215,9 +215,9 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
     warnings = []
     if plan.isolation == "landlock":
         warnings.append(
-            "landlock isolation leaves open: names, sizes, modes and times of your files, and what"
-            " /proc shows of other processes (docs/escape-attempts.md); programs that do not use"
-            " the proxy reach nothing, not even DNS"
+            "landlock isolation leaves open: seeing names, sizes, modes and times of your files,"
+            " and what /proc shows of other processes (docs/escape-attempts.md); programs that do"
+            " not use the proxy reach nothing, not even DNS"
         )
     if plan.isolation == "landlock" and plan.listen_ports:
         where = "at 127.0.0.1 by itself" if plan.guarded else "by itself, at any address it likes"
@@ -225,11 +225,16 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
             f"--listen-port: the command listens {where}, and who connects to it is not recorded"
             " (landlock isolation)"
         )
-    if unguarded is not None:
+    if unguarded is not None and plan.isolation == "namespace" and os.geteuid() == 0:
+        warnings.append(
+            f"system calls can't be judged here ({unguarded}), so no directory can be made"
+            " set-group-id (git init --shared, tar -xp)"
+        )
+    if unguarded is not None and plan.isolation == "landlock":
         warnings.append(
             f"connections can't be guarded here ({unguarded}), which leaves open: other programs'"
-            f" sockets that have a path, TCP to port {plan.port} of any address, and being called"
-            " at a port that was not bound"
+            f" sockets that have a path, TCP to port {plan.port} of any address, being called at a"
+            " port that was not bound, abstract names, and modes, owners and times of your files"
         )
     if plan.isolation == "none":
         warnings.append("--isolation none: the command can reach any network past the proxy")

@@ -45,7 +45,6 @@ COMMON = (
     Rule("mknodat", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP),
     Rule("mkdir", errno.EPERM, 1, bits=_SET_USER),
     Rule("mkdirat", errno.EPERM, 2, bits=_SET_USER),
-    *(Rule(call, errno.EPERM, mode, bits=_SET_USER) for call, mode in _CHMOD.items()),
     Rule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
     Rule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
     Rule("ioctl", errno.EPERM, 1, never=(_TIOCSTI, _TIOCLINUX)),
@@ -108,3 +107,27 @@ ASKED_OF_PROCESSES = tuple(Rule(call, ASK, pid, only=(0,)) for call, pid in _OF_
 OWN_ONLY = tuple(Rule(call, errno.EPERM, pid, only=(0,)) for call, pid in _OF_OTHERS)
 
 ASKED_OF_CONNECTIONS = (Rule("connect", ASK), Rule("listen", ASK))
+
+# Modes: what may be set on a directory but not on a file depends on what a path leads to.
+_SET_BITS = _SET_USER | _SET_GROUP
+ASKED_OF_MODES = tuple(Rule(call, ASK, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
+NO_SET_USER = tuple(Rule(call, errno.EPERM, mode, bits=_SET_USER) for call, mode in _CHMOD.items())
+NO_SET_BITS = tuple(Rule(call, errno.EPERM, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
+
+# All metadata, where the file system view does not say by itself what may be changed. Times by
+# descriptor pass: those of files that it may open, and nearly every copy and archive sets them.
+ASKED_OF_METADATA = (
+    *(Rule(call, ASK) for call in _CHMOD),
+    *(
+        Rule(call, ASK)
+        for call in (
+            "chown", "lchown", "fchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr",
+            "removexattr", "lremovexattr", "fremovexattr", "utime", "utimes", "futimesat",
+            "inotify_add_watch",
+        )
+    ),
+    Rule("utimensat", ASK, 1, only=(0,)),
+    Rule("utimensat", ASK, 1, only=(0,), high=True),
+)  # fmt: skip
+
+ASKED_OF_HOST = (*ASKED_OF_CONNECTIONS, *ASKED_OF_PROCESSES, *ASKED_OF_METADATA)

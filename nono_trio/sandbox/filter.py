@@ -52,6 +52,7 @@ class Rule(NamedTuple):
     never: Sequence[int] = ()  # for these values
     bits: int = 0  # with any of these bits
     when: tuple[int, int] | None = None  # and only if this other argument has any of these bits
+    high: bool = False  # look at the high 32 bits instead: of pointers, both
     pairs: Sequence[tuple[int, int]] = ()  # where the argument before and it are such a pair
 
 
@@ -119,7 +120,7 @@ def _refuse_unix_datagrams() -> list[_Instruction]:
 def _judge(rule: Rule) -> list[_Instruction]:
     """The instructions for a call that is `rule`'s: they end in a return, or run past the last."""
     verdict = (_RETURN, 0, 0, _ASK if rule.number == ASK else _REFUSE | rule.number)
-    load = _load(rule.argument)
+    load = _load(rule.argument, high=rule.high)
     if rule.pairs:
         before = _load(rule.argument - 1)
         judged = []
@@ -140,8 +141,8 @@ def _judge(rule: Rule) -> list[_Instruction]:
     return [verdict]
 
 
-def _load(argument: int) -> _Instruction:
-    return (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)
+def _load(argument: int, *, high: bool = False) -> _Instruction:
+    return (_LOAD, 0, 0, _ARGUMENTS + 8 * argument + (4 if high else 0))
 
 
 def _leave(values: Sequence[int]) -> list[_Instruction]:

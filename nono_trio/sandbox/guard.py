@@ -36,7 +36,7 @@ from nono_trio.core.socket_address import (
     parse_socket_address,
 )
 from nono_trio.errors import AuditLost, SessionSealed
-from nono_trio.sandbox import notification, process_broker
+from nono_trio.sandbox import metadata_broker, notification, process_broker
 from nono_trio.sandbox.call_numbers import call_name
 from nono_trio.sandbox.helpers import Helpers, TryLater
 from nono_trio.sandbox.places import is_below
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from nono_trio.core.addresses import Address
-    from nono_trio.sandbox.notification import Notification
+    from nono_trio.sandbox.metadata_broker import MetadataBroker
+    from nono_trio.sandbox.notification import Notification, Returned
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ class Guard:
     """Answers the calls that wait at `listener`.
 
     `refused` is called with each address and port that the child tried to reach by TCP, before the
-    call returns to it; with None where the address can't be known. `launcher` is the process whose
-    child is the cage's init.
+    call returns to it; with None where the address can't be known. `metadata` makes
+    changes to files; `launcher` is the process whose child is the cage's init.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class Guard:
         listener: int,
         openings: Openings,
         refused: Callable[[Address | None, int], Awaitable[None]],
+        metadata: MetadataBroker,
         launcher: int,
     ) -> None:
         self._listener = listener
+        self._metadata = metadata
         self._launcher = launcher
         self._openings = openings
         self._refused = refused
@@ -108,18 +111,20 @@ class Guard:
 
         Once it has returned and `listener` is closed, every call fails with ENOSYS.
         """
-        await Helpers(self._listener, self._do).serve()
+        await Helpers(self._listener, self._do, _is_quick).serve()
 
-    def _do(self, notified: Notification) -> int | None:
-        """Do what the call asks for, in a helper; return its errno, 0 for success, None to let the
-        kernel do it.
+    def _do(self, notified: Notification) -> int | Returned | None:
+        """Do what the call asks for, in a helper; return its errno, 0 for success, or what it
+        returns, None to let the kernel do it.
 
         Raises TryLater, and what `refused` raises.
         """
-        call = call_name(notified.call)
+        call = call_name(notified.call) or ""
         try:
             if call in process_broker.ARGUMENTS:
                 return None if self._is_of_cage(notified, call) else errno.EPERM
+            if call in metadata_broker.CALLS:
+                return self._change(notified, call)
             if call == "listen":
                 return self._listen(notified)
             return self._connect(notified)
@@ -138,6 +143,12 @@ class Guard:
             logger.error("a connection was refused by a bug: %s", type(error).__name__)  # noqa: TRY400
             logger.debug("its cause", exc_info=True)
             return errno.EACCES
+
+    def _change(self, notified: Notification, call: str) -> int | Returned:
+        try:
+            return self._metadata.do(self._listener, notified, call)
+        except OSError as error:
+            return error.errno or errno.EACCES
 
     def _is_of_cage(self, notified: Notification, call: str) -> bool:
         """Whether the process that the call is about is one of the cage's."""
@@ -252,11 +263,18 @@ class Guard:
     @contextmanager
     def _its_socket(self, notified: Notification) -> Iterator[socket.socket]:
         """Our copy of the socket that the call is about. Raises OSError."""
-        descriptor = notification.copy_descriptor(notified.thread, _signed(notified.arguments[0]))
+        descriptor = notification.copy_descriptor(
+            notification.process_of(notified.thread), _signed(notified.arguments[0])
+        )
         with _as_socket(descriptor) as sock:
             if not notification.is_waiting(self._listener, notified):  # it may be another's by now
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             yield sock
+
+
+def _is_quick(notified: Notification) -> bool:
+    """Whether the call is about files, of which an archive has thousands."""
+    return call_name(notified.call) in metadata_broker.CALLS
 
 
 def _as_socket(descriptor: int) -> socket.socket:

@@ -174,11 +174,8 @@ def _become_child(
         with stage("landlock"):
             _apply_landlock(library, plan)
         with stage("system call filter"):
-            _apply_filter(plan["isolation"], guarded=plan["guarded"])
-        guard = []
-        if plan["guarded"]:
-            with stage("guard of connections"):
-                guard.append(_ask_about_calls())
+            _apply_filter(plan["isolation"])
+        guard = _ask_about_calls(plan)
         socket.send_fds(side.reporting, [b"caged"], guard)
     except StageError as failed:
         side.refuse(failed)
@@ -211,19 +208,29 @@ def _require_same_grants(plan: dict[str, Any]) -> None:
             require_same(path, path, expected)
 
 
-def _apply_filter(isolation: str, *, guarded: bool) -> None:
-    if isolation == "none":
-        return
-    rules = [*call_rules.COMMON]
+def _apply_filter(isolation: str) -> None:
     if isolation == "namespace":
-        rules += call_rules.OWN_PROCESSES
-    else:
-        rules += call_rules.SHARED_HOST
-        if not guarded:
-            rules += call_rules.OWN_ONLY
-    seccomp.refuse_calls(rules)
+        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.OWN_PROCESSES])
+    elif isolation == "landlock":
+        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.SHARED_HOST])
 
 
-def _ask_about_calls() -> int:
-    asked = [*call_rules.ASKED_OF_CONNECTIONS, *call_rules.ASKED_OF_PROCESSES]
-    return seccomp.ask_about_calls(asked, connections=True)
+def _ask_about_calls(plan: dict[str, Any]) -> list[int]:
+    """Have the supervisor asked about what a filter can't judge; where it can't be, refuse what
+    can be done without. Return the descriptor at which it is asked, if it is."""
+    if plan["isolation"] == "landlock":
+        if plan["guarded"]:
+            with stage("guard of connections"):
+                return [seccomp.ask_about_calls(call_rules.ASKED_OF_HOST, connections=True)]
+        seccomp.refuse_calls([*call_rules.OWN_ONLY, *_refused_modes()])
+    elif plan["isolation"] == "namespace":
+        if plan["guarded"]:
+            with contextlib.suppress(OSError):  # somebody else is asked already
+                return [seccomp.ask_about_calls(call_rules.ASKED_OF_MODES, connections=False)]
+        seccomp.refuse_calls(_refused_modes())
+    return []
+
+
+def _refused_modes() -> tuple[seccomp.Rule, ...]:
+    """An ordinary user's set-group-id files give nobody more than that user's own groups have."""
+    return call_rules.NO_SET_BITS if os.geteuid() == 0 else call_rules.NO_SET_USER

@@ -26,6 +26,7 @@ _RECEIVE, _SEND, _IS_WAITING = 0xC0502100, 0xC0182101, 0x40082102
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, thread, flags, call, architecture, at, arguments
 _ANSWER = struct.Struct("=QqiI")  # id, value, negative errno, flags
 _IDENTITY = struct.Struct("=Q")
+_SET_FLAGS, _SYNC_WAKE_UP = 0x40082104, 1  # _IOW('!', 4, 8 bytes)
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 _YAMA_ADMIN_ONLY = 2  # /proc/sys/kernel/yama/ptrace_scope from which a parent is not enough
@@ -39,6 +40,18 @@ class Notification(NamedTuple):
     thread: int
     call: int
     arguments: tuple[int, ...]
+
+
+class Returned(NamedTuple):
+    """What a call returns that was done in its caller's stead, where that is more than success."""
+
+    value: int
+
+
+def wake_up_at_once(listener: int) -> None:
+    """Have the kernel run the one who asks and the one who answers on one processor, by turns: half
+    the time of each call. Raises OSError before Linux 6.6."""
+    fcntl.ioctl(listener, _SET_FLAGS, _IDENTITY.pack(_SYNC_WAKE_UP))
 
 
 def receive(listener: int) -> Notification | None:
@@ -92,13 +105,13 @@ def read_memory(thread: int, address: int, length: int) -> bytes:
     return data
 
 
-def copy_descriptor(thread: int, descriptor: int) -> int:
-    """Our own descriptor for what the thread's process has open as `descriptor`."""
-    process = os.pidfd_open(process_of(thread))
+def copy_descriptor(process: int, descriptor: int) -> int:
+    """Our own descriptor for what the process has open as `descriptor`."""
+    handle = os.pidfd_open(process)
     try:
-        return system.pidfd_getfd(process, descriptor)
+        return system.pidfd_getfd(handle, descriptor)
     finally:
-        os.close(process)
+        os.close(handle)
 
 
 def process_of(thread: int) -> int:

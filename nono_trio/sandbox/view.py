@@ -134,7 +134,11 @@ class _View:
         self._mounts: dict[str, str] = {}  # path -> "private", "read-only" or "writable"
 
     def bind(self, real: str, *, writable: bool) -> None:
-        """Show the host's `real`, a path without symlinks that exists there."""
+        """Show the host's `real`, a path without symlinks that exists there.
+
+        Writing to a device needs no writable mount, but changing the host's mode of it does.
+        """
+        writable = writable and not stat.S_ISCHR(os.stat(_OLD + real).st_mode)
         above = self._mount_above(real)
         if above == "writable" or (above == "read-only" and not writable):
             return

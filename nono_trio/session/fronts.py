@@ -140,16 +140,18 @@ class ChildFront:
     async def _guard_connections(self, listener: int, recorder: Recorder) -> None:
         """Make the connections of a cage without a network of its own, until cancelled."""
         from nono_trio.sandbox.guard import Guard, Openings
+        from nono_trio.sandbox.metadata_broker import MetadataBroker
         from nono_trio.session.direct import DirectConnections
 
         plan = self._run.plan
         direct = DirectConnections(recorder)
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants, plan.sockets)
+        metadata = MetadataBroker.of(plan.grants, elsewhere=plan.isolation == "namespace")
+        guard = Guard(listener, openings, direct.refused, metadata, self._launched.pid)
         try:
-            guard = Guard(listener, openings, direct.refused, self._launched.pid)
             await guard.serve()
         finally:
-            self.notes += direct.notes()
+            self.notes += [*direct.notes(), *metadata.notes()]
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await direct.record_untold()
 

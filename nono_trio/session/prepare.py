@@ -168,7 +168,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         open_ports=[*options.open_ports],
         transparent_ports=transparent,
         listen_ports=[*options.listen_ports],
-        guarded=chosen == "landlock" and unguarded is None,
+        guarded=chosen in ("namespace", "landlock") and unguarded is None,
         limits=limits.per_process,
         temporary=temporary,
     )
@@ -208,8 +208,8 @@ def _transparent(options: RunOptions, isolation: Isolation, policy: Policy) -> l
 
 
 def _unguarded(options: RunOptions, isolation: Isolation) -> str | None:
-    """Return why the connections of landlock isolation can't be guarded here."""
-    if isolation != "landlock":
+    """Return why the supervisor can't be asked about the calls of this cage here."""
+    if isolation not in ("namespace", "landlock"):
         return None
     if not options.guarded:
         return "system calls are asked about by somebody else"

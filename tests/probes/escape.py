@@ -22,6 +22,7 @@ import escape_guard
 import escape_kernel
 import escape_lifetimes
 import escape_log
+import escape_metadata
 import escape_modes
 import escape_mounts
 import escape_processes
@@ -35,8 +36,8 @@ from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 
 MODULES = (
     escape_sockets, escape_services, escape_guard, escape_proxy, escape_proxy_targets, escape_files,
-    escape_log, escape_modes, escape_mounts, escape_kernel, escape_processes, escape_scheduling,
-    escape_terminals, escape_lifetimes,
+    escape_log, escape_metadata, escape_modes, escape_mounts, escape_kernel, escape_processes,
+    escape_scheduling, escape_terminals, escape_lifetimes,
 )  # fmt: skip
 FACTS_SECONDS = 5.0
 ATTEMPT_SECONDS = 2.0  # all of an attempt; what it waits for it waits for a fraction of that

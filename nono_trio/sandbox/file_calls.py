@@ -1,0 +1,122 @@
+"""The system calls by which the supervisor touches a file in its child's stead.
+
+Those that Python has no name for, or that libc would do for every thread; each raises OSError.
+Rules of this file: only the kernel's interface, no decisions; a file is a descriptor that is held
+(O_PATH), never a path that could lead elsewhere by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_OPENAT2: Final = 437  # the same number on every architecture; since Linux 5.6
+_RESOLVE_IN_ROOT: Final = 0x10
+_SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159}
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_UNCHANGED: Final = -1  # an id that does not exist: what is set stays, and is returned
+_AT_EMPTY_PATH: Final = 0x1000
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def by_hold(held: int) -> bytes:
+    """A path that leads to what is held, and to nothing else."""
+    return b"/proc/self/fd/%d" % held
+
+
+def open_in_root(root: int, path: bytes, flags: int) -> int:
+    """Open `path` as a process would whose root directory is `root`; magic links are refused."""
+    how = (ctypes.c_uint64 * 3)(flags, 0, _RESOLVE_IN_ROOT)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _checked(_libc.syscall(_OPENAT2, root, path, ctypes.byref(how), size))
+
+
+def change_owner(held: int, uid: int, gid: int) -> None:
+    """chown what is held, a symlink itself included; 2**32 - 1 leaves an id as it is."""
+    owner, group = ctypes.c_uint32(uid), ctypes.c_uint32(gid)
+    _checked(_libc.fchownat(held, b"", owner, group, _AT_EMPTY_PATH))
+
+
+def change_times(held: int, times: bytes | None) -> None:
+    """utimensat on what is held, with a struct timespec[2]; None is now."""
+    _checked(_libc.utimensat(held, b"", times, _AT_EMPTY_PATH))
+
+
+def set_attribute(held: int, name: bytes, value: bytes, flags: int) -> None:
+    """setxattr on what is held, which is no symlink."""
+    size = ctypes.c_size_t(len(value))
+    _checked(_libc.setxattr(by_hold(held), name, value, size, ctypes.c_int(flags)))
+
+
+def remove_attribute(held: int, name: bytes) -> None:
+    """removexattr on what is held, which is no symlink."""
+    _checked(_libc.removexattr(by_hold(held), name))
+
+
+def watch(inotify: int, held: int, mask: int) -> int:
+    """inotify_add_watch on what is held; returns the watch's number."""
+    return _checked(_libc.inotify_add_watch(inotify, by_hold(held), ctypes.c_uint32(mask)))
+
+
+class FileRights(NamedTuple):
+    """What the kernel looks at when a thread touches a file; `capabilities` as a mask."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    capabilities: int
+
+
+@contextlib.contextmanager
+def file_rights(rights: FileRights) -> Iterator[None]:
+    """Have the calling thread, and no other of this process, touch files with `rights` in the body.
+
+    Only as root, else PermissionError. A thread that can't get its rights back ends the process.
+    """
+    if os.geteuid() != 0:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    own, less = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    _checked(_libc.capget(ctypes.byref(header), ctypes.byref(own)))
+    ctypes.memmove(less, own, ctypes.sizeof(own))
+    less[0] &= rights.capabilities & 0xFFFFFFFF  # the effective ones below 32
+    gid, groups = os.getegid(), os.getgroups()
+    try:
+        _set_groups(rights.groups)
+        _libc.setfsgid(rights.gid)
+        _libc.setfsuid(rights.uid)
+        if rights.uid == 0:
+            _checked(_libc.capset(ctypes.byref(header), ctypes.byref(less)))
+        now = (_libc.setfsuid(_UNCHANGED), _libc.setfsgid(_UNCHANGED))
+        if now != (rights.uid, rights.gid):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        yield
+    finally:
+        _libc.setfsuid(0)
+        _libc.setfsgid(gid)
+        try:
+            _checked(_libc.capset(ctypes.byref(header), ctypes.byref(own)))
+            _set_groups(groups)
+        except OSError:
+            os._exit(1)
+
+
+def _set_groups(groups: Sequence[int]) -> None:
+    """By number: libc's would have every thread change."""
+    listed = (ctypes.c_uint32 * len(groups))(*groups)
+    number = _SETGROUPS.get(os.uname().machine, -1)
+    _checked(_libc.syscall(number, len(groups), ctypes.byref(listed)))
