@@ -142,9 +142,14 @@ async def test_a_tunnel_beside_the_web_is_for_its_own_host_only():
 
 
 @pytest.mark.parametrize(
-    "form", ["127.0.0.1:*", "tls://127.0.0.1:{port}", "tcp://127.0.0.1:{port}"]
+    ("form", "raw"),
+    [
+        ("127.0.0.1:*", b"SSH"),
+        ("tcp://127.0.0.1:{port}", b"SSH"),
+        ("tls://127.0.0.1:{port}", HIDDEN),
+    ],
 )
-async def test_through_the_proxy_every_form_is_a_tunnel(form):
+async def test_through_the_proxy_every_form_is_a_tunnel(form, raw):
     async with serving(reads_all) as origin:
         form = form.format(port=origin.port)
         async with running([form]) as proxy, proxy.client() as wire:
@@ -152,12 +157,25 @@ async def test_through_the_proxy_every_form_is_a_tunnel(form):
             answer = await wire.answer("CONNECT")
             assert answer is not None
             assert answer.status == 200
-            await wire.send(b"SSH")
+            await wire.send(raw)
             await wire.end()
-            assert await wire.receive_exactly(1) == b"3"
+            assert await wire.receive_exactly(len(str(len(raw)))) == b"%d" % len(raw)
             [event] = proxy.recorder.events
             note = f"--allow-domain {form}" if "://" in form else None
             assert (event.decision, event.method, event.reason) == ("allow", "CONNECT", note)
+
+
+async def test_through_the_proxy_an_entry_for_tls_is_for_tls_on_its_port_too():
+    async with serving(reads_all) as origin:
+        form = f"tls://127.0.0.1:{origin.port}"
+        async with running([form]) as proxy, proxy.client() as wire:
+            await wire.send(connect(f"127.0.0.1:{origin.port}") + b"SSH-2.0-x\r\n")
+            await wire.answer("CONNECT")
+            assert await wire.ends()
+            assert [event.decision for event in proxy.recorder.events] == ["allow", "deny"]
+            assert str(proxy.recorder.events[1].reason).endswith(
+                f"(to allow: --allow-domain tcp://127.0.0.1:{origin.port})"
+            )
 
 
 async def test_plain_http_through_the_proxy_is_something_that_a_tunnel_may_carry():

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 from nono_trio.core.addresses import classify
 from nono_trio.core.groups import GROUP_NAMES
@@ -71,11 +71,12 @@ _PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
 _FORMS = "an entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT] or [IPV6]:PORT"
 
 
-class Inspection(IntEnum):
-    """What a connection of a program without a proxy has to show; a larger one shows less.
+Spoken: TypeAlias = Literal["anything", "http", "tls"]
 
-    (A CONNECT names its host itself; what moves through its tunnel is never looked at.)
-    """
+
+class Inspection(IntEnum):
+    """What a connection has to show, one without a proxy as well as a CONNECT's; a larger one shows
+    less."""
 
     NAME = 0
     """The host's name in the open: in the Host field on port 80, elsewhere in the TLS hello."""
@@ -83,6 +84,12 @@ class Inspection(IntEnum):
     """A TLS hello, which may hide its name or have none; a name in the open is the host's."""
     NONE = 2
     """Nothing: the bytes are passed on as they are."""
+
+    def spoken(self, port: int) -> Spoken:
+        """What has to be spoken on a connection to `port`."""
+        if self is Inspection.TLS or (self is Inspection.NAME and port == TLS_PORT):
+            return "tls"
+        return "http" if self is Inspection.NAME and port == HTTP_PORT else "anything"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """An open tunnel: from the answer that tells of it (to a CONNECT or an Upgrade) to the last byte.
 
-Rules of this file: bytes that came with the head go first, so an early TLS hello is not lost; a
+Rules of this file: bytes that were read before go first, so an early TLS hello is not lost; a
 tunnel that is cut (the session ends, a bug) still says what moved through it, because its counts
 are plain attributes.
 """
@@ -8,7 +8,7 @@ are plain attributes.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
@@ -16,12 +16,18 @@ from nono_trio.proxy.client import Expired
 from nono_trio.proxy.relay import Direction, SideFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from nono_trio.core.events import ClosedBy
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.relay import RelayBuffer
     from nono_trio.proxy.upstream import Upstream
+
+    Look: TypeAlias = Callable[[], Awaitable[ClosedBy | None]]
+    """Looks at what the client says first, which it leaves in `unread`; who ended the tunnel, if
+    that is what it comes to."""
 
 PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
@@ -44,16 +50,22 @@ class Tunnel:
         self._first_ended: Direction | None = None
         self._client = client
         near, far = client.watch, upstream.watch
-        self.up = Direction(near, far, buffer, readiness, client.unread)
-        self.down = Direction(far, near, buffer, readiness, left_over)
-        client.unread = b""
+        self.up = Direction(near, far, buffer, readiness)
+        self.down = Direction(far, near, buffer, readiness)
+        self.down.hold(left_over)
 
-    async def run(self, limits: Limits, greeting: bytes) -> None:
+    async def run(self, limits: Limits, greeting: bytes, look: Look | None = None) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
-        was idle too long. If cancelled, both sockets are left to the caller."""
+        was idle too long. Before the relay starts `look` may end it. If cancelled, both sockets are
+        left to the caller."""
         try:
             if greeting:
                 await self._client.send(greeting)
+            if look is not None and (ended := await look()) is not None:
+                self.closed_by = ended
+                return
+            self.up.hold(self._client.unread)
+            self._client.unread = b""
             await self._relay(limits)
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)

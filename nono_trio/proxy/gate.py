@@ -38,8 +38,8 @@ class Judge(Protocol):
         behind its body so far. Raises BadRequest."""
         ...
 
-    def malformed(self, raw: bytes, fault: BadRequest) -> Subject:
-        """What an event can say about a request that could not be read."""
+    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
+        """What an event can say about a request that could not be read, and the answer to it."""
         ...
 
 
@@ -63,9 +63,9 @@ class Gate:
             self._remember(raw, request, refusal)
         return request, refusal, rest
 
-    def malformed(self, raw: bytes, fault: BadRequest) -> Subject:
+    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
         """As `Judge.malformed`."""
-        return malformed_subject(raw, fault)
+        return malformed_subject(raw, fault), Refusal(fault.status, fault.reason)
 
     def forget(self) -> None:
         """Judge everything anew; for when a listener was added."""
@@ -92,7 +92,9 @@ class Gate:
         verdict = self._policy.decide(host, port)
         if not verdict.allowed:
             return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
-        if request.plain is not None and verdict.tls_only:
+        if request.plain is None:
+            request.spoken = verdict.inspection.spoken(port)
+        elif verdict.tls_only:
             return _not_tls(entry(host.name, port))
         request.subject.note = verdict.note
         return None

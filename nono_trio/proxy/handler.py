@@ -12,6 +12,8 @@ visit.py.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,17 +22,30 @@ from nono_trio.core.heads import BadRequest, head_end
 from nono_trio.proxy import answers
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.connect import Tunnel
-from nono_trio.proxy.decisions import Refusal, allowed, denied
+from nono_trio.proxy.decisions import Refusal, Subject, allowed, denied
+from nono_trio.proxy.first_bytes import check_hello, has_spoken, wait_for_client
 from nono_trio.proxy.flows import Opened
 from nono_trio.proxy.forward import Exchange, is_repeatable
+from nono_trio.proxy.hello_judge import HelloJudge
 from nono_trio.proxy.limits import MAX_CHALLENGES
+from nono_trio.proxy.origin_gate import OriginGate
 from nono_trio.proxy.token_failures import CATEGORY
 from nono_trio.proxy.visit import BUSY, FULL, Surroundings, Unreached, Visit
 
 if TYPE_CHECKING:
+    from nono_trio.core.events import ClosedBy
     from nono_trio.proxy.gate import Judge
     from nono_trio.proxy.request import PlainRequest, Request
     from nono_trio.proxy.upstream import Upstream
+
+
+@dataclass(slots=True)
+class Inside:
+    """A CONNECT was answered, and what it carries is looked at. `opened` is for the flow of one
+    whose requests are served one by one: they have the bytes in flows of their own."""
+
+    opened: Opened | None = None
+    closed_by: ClosedBy = "client"
 
 
 class Handler(Visit):
@@ -40,7 +55,15 @@ class Handler(Visit):
     attempt in particular until the token was shown.
     """
 
-    __slots__ = ("_challenges", "_judge", "_served", "_shared", "_spare", "_tunnel_refused")
+    __slots__ = (
+        "_challenges",
+        "_inside",
+        "_judge",
+        "_served",
+        "_shared",
+        "_spare",
+        "_tunnel_refused",
+    )
 
     def __init__(
         self,
@@ -54,6 +77,7 @@ class Handler(Visit):
         super().__init__(client, surroundings, full=full)
         self._judge = judge or surroundings.gate
         self._shared = shared
+        self._inside: Inside | None = None
         self._served = False
         self._challenges = 0
         self._tunnel_refused = False
@@ -67,11 +91,18 @@ class Handler(Visit):
                 return
 
     async def _answer_busy(self) -> None:
-        await self._answer(BUSY, keep=False, body=True)
+        if self._inside is not None:
+            self._client.reset()
+        else:
+            await self._answer(BUSY, keep=False, body=True)
 
     def _close(self) -> None:
         if self._spare is not None:
             self._spare.close()
+        if self._inside is not None and self._inside.opened is not None:
+            is_cut = trio.current_effective_deadline() == -math.inf
+            closed_by = "shutdown" if is_cut else self._inside.closed_by
+            self._at.recorder.record_flow(self._inside.opened.flow(0, 0, closed_by))
         super()._close()
 
     async def _serve_next(self) -> bool:
@@ -91,12 +122,13 @@ class Handler(Visit):
             if self._full:
                 refusal = FULL
         if refusal is not None:
+            if self._inside is not None:
+                return await self._reset(request.subject, refusal)
             return await self._refuse(request, refusal)
         client.deadline = math.inf
         sequence = await self._at.recorder.record(allowed(request.subject, self._at.now()))
         if request.plain is None:
-            await self._tunnel(request, sequence)
-            return False
+            return await self._tunnel(request, sequence)
         return await self._forward(request, request.plain, sequence)
 
     async def _next_head(self) -> bytes | None:
@@ -118,7 +150,12 @@ class Handler(Visit):
         client, limits = self._client, self._at.limits
         client.expire_in(limits.keep_alive if self._served else limits.head)
         client.idle = True
-        data = await client.receive()
+        try:
+            data = await client.receive()
+        except Expired:
+            if self._inside is not None:
+                self._inside.closed_by = "idle"
+            raise
         client.idle = False
         return data
 
@@ -166,8 +203,9 @@ class Handler(Visit):
         return request.head.keep_alive and not request.has_open_body
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
-        refusal = Refusal(fault.status, fault.reason)
-        subject = self._judge.malformed(raw, fault)
+        subject, refusal = self._judge.malformed(raw, fault)
+        if self._inside is not None:
+            return await self._reset(subject, refusal)
         if self._shared and not self._client.proven:
             refusal.category = CATEGORY
             await self._at.token_failures.record(denied(subject, refusal, self._at.now()))
@@ -198,17 +236,65 @@ class Handler(Visit):
             await self._refuse(request, found.refusal)
             return None
 
-    async def _tunnel(self, request: Request, sequence: int) -> None:
+    async def _tunnel(self, request: Request, sequence: int) -> bool:
+        """Serve a CONNECT; whether requests may follow, which then are its tunnel's."""
         upstream = await self._reach(request)
-        if upstream is not None:
-            await self._carry(upstream, request.subject, sequence, answers.ESTABLISHED)
+        if upstream is None:
+            return False
+        if request.spoken == "http":
+            return await self._open_http(request, sequence, upstream)
+        look = None
+        if request.spoken == "tls":
+            self._inside = Inside()
+            look = partial(self._look_at_hello, request, upstream)
+        await self._carry(upstream, request.subject, sequence, answers.ESTABLISHED, look)
+        return False
+
+    async def _look_at_hello(self, request: Request, upstream: Upstream) -> ClosedBy | None:
+        """Let a TLS tunnel begin (None), or record why not and have it reset."""
+        host, port, limits = request.host, request.port, self._at.limits
+        judge = HelloJudge(self._at.policy, host, port)
+        found = await check_hello(self._client, upstream, judge, host, limits)
+        if not isinstance(found, tuple):
+            return found
+        host, refusal = found
+        presented = request.subject.presented
+        await self._reset(Subject("connect", host.name, port, "TLS", presented=presented), refusal)
+        return "error"
+
+    async def _open_http(self, request: Request, sequence: int, upstream: Upstream) -> bool:
+        """Have the tunnel's requests judged one by one, as on a connection to the server itself;
+        whether there is one."""
+        host, port, presented = request.host, request.port, request.subject.presented
+        opened = Opened(request.subject, sequence, upstream.address, self._at.now(), upstream.name)
+        self._spare = upstream
+        self._inside = Inside(opened)
+        self._judge = OriginGate(self._at.policy, host, port, presented)
+        await self._client.send(answers.ESTABLISHED)
+        ended = await wait_for_client(self._client, upstream, self._at.limits)
+        if ended is None:
+            return True
+        if ended != "client" and has_spoken(upstream):
+            subject, refusal = self._judge.server_first()
+            return await self._reset(subject, refusal)
+        self._inside.closed_by = ended
+        return False
+
+    async def _reset(self, subject: Subject, refusal: Refusal) -> bool:
+        """Record what a tunnel may not carry, then cut it: an answer of ours would be taken for the
+        server's. No request may follow."""
+        await self._at.recorder.record(denied(subject, refusal, self._at.now()))
+        self._client.reset()
+        if self._inside is not None:
+            self._inside.closed_by = "error"
+        return False
 
     async def _forward(self, request: Request, plain: PlainRequest, sequence: int) -> bool:
         """Pass one plain request on; whether another may follow."""
         upstream = self._take_spare(request)
         if upstream is not None:
             exchange = await self._exchange(request, plain, sequence, upstream)
-            if not exchange.was_stale:
+            if not (exchange.was_stale and is_repeatable(request.head)):
                 return await self._conclude(request, exchange)
         upstream = await self._reach(request)
         if upstream is None:
@@ -217,16 +303,16 @@ class Handler(Visit):
         return await self._conclude(request, exchange)
 
     def _take_spare(self, request: Request) -> Upstream | None:
-        """The upstream of the last request, if it can serve this one.
+        """The upstream of the last request, or of the CONNECT, if it can serve this one.
 
-        Only for what can go out again: the upstream may be closing the connection at this moment,
-        and then nobody can tell whether it acted on the request.
+        A used one only for what can go out again: the upstream may be closing the connection at
+        this moment, and then nobody can tell whether it acted on the request.
         """
         spare, self._spare = self._spare, None
         if spare is None:
             return None
         same = spare.key == (request.host.name, request.port)
-        if same and is_repeatable(request.head) and spare.is_idle():
+        if same and (is_repeatable(request.head) or not spare.used) and spare.is_idle():
             return spare
         spare.close()
         return None
@@ -234,6 +320,7 @@ class Handler(Visit):
     async def _exchange(
         self, request: Request, plain: PlainRequest, sequence: int, upstream: Upstream
     ) -> Exchange:
+        upstream.used = True
         opened = Opened(request.subject, sequence, upstream.address, self._at.now(), upstream.name)
         exchange = Exchange(self._client, upstream, request.head, plain, self._at.readiness)
         try:

@@ -1,24 +1,35 @@
-"""Judges plain HTTP from programs that believe to speak to the origin server itself.
+"""Judges plain HTTP from programs that believe to speak to the origin server itself: those that
+know of no proxy, and those that opened a tunnel to the server's port 80 with CONNECT.
 
 Rules of this file: no token is asked for, since the listener can be reached from inside the cage
-only; a connection to a name carries requests for that name and no other, or one allowed name would
-open all that its server hosts; on a connection to a literal address each request's Host field is
-decided by name, and the address itself is decided where there is none.
+only, or the CONNECT had it; a connection to a name carries requests for that name and no other, or
+one allowed name would open all that its server hosts; on a connection to a literal address each
+request's Host field is decided by name, and the address itself is decided where there is none.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.denials import entry, lifted_by
 from nono_trio.core.heads import parse_head
 from nono_trio.core.origin_form import origin_target
+from nono_trio.core.rules import ALLOW_FLAG, TCP_SCHEME
 from nono_trio.proxy.decisions import Refusal, Subject
 from nono_trio.proxy.request import Request, read_plain
 
 if TYPE_CHECKING:
     from nono_trio.core.bad_request import BadRequest
+    from nono_trio.core.events import AuthOutcome
     from nono_trio.core.hosts import Host
     from nono_trio.core.policy import Policy
+
+NO_HTTP: Final = "expected an HTTP/1.1 request, got something else"
+SERVER_FIRST: Final = "the server spoke first, where an HTTP/1.1 request was expected"
+
+_REQUEST_LINE: Final = re.compile(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
+_BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")
 
 
 def judged(policy: Policy, host: Host, port: int) -> Refusal | None:
@@ -32,8 +43,11 @@ def judged(policy: Policy, host: Host, port: int) -> Refusal | None:
 class OriginGate:
     """The judge of one connection to `host` (a name, or a literal that stands for no name)."""
 
-    def __init__(self, policy: Policy, host: Host, port: int) -> None:
+    def __init__(
+        self, policy: Policy, host: Host, port: int, presented: AuthOutcome | None = None
+    ) -> None:
         self._policy = policy
+        self._presented = presented
         self._host = host
         self._port = port
 
@@ -42,14 +56,31 @@ class OriginGate:
         head = parse_head(raw)
         target = origin_target(head, self._host, self._port)
         request, rest = read_plain(head, target, unread)
+        request.subject.presented = self._presented
         refusal = self._refusal(target.host)
         if refusal is None:
             request.subject.note = self._policy.decide(target.host, self._port).note
         return request, refusal, rest
 
-    def malformed(self, _raw: bytes, _fault: BadRequest) -> Subject:
+    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
         """As `gate.Judge.malformed`: the connection has told where it goes."""
-        return Subject("reverse", self._host.name, self._port)
+        if _is_http(raw):
+            return self._subject, Refusal(fault.status, fault.reason)
+        return self._no_http(NO_HTTP, fault.status)
+
+    def server_first(self) -> tuple[Subject, Refusal]:
+        """About a connection on which the server has spoken and the client has not."""
+        return self._no_http(SERVER_FIRST)
+
+    def _no_http(self, reason: str, status: int = 400) -> tuple[Subject, Refusal]:
+        lifting = entry(self._host.name, self._port, TCP_SCHEME)
+        hint = f"allow it with {ALLOW_FLAG} {lifting}"
+        refusal = Refusal(status, lifted_by(reason, lifting), hint, "host_denied")
+        return self._subject, refusal
+
+    @property
+    def _subject(self) -> Subject:
+        return Subject("reverse", self._host.name, self._port, presented=self._presented)
 
     def _refusal(self, host: Host) -> Refusal | None:
         if self._host.address is None and host != self._host:
@@ -59,3 +90,11 @@ class OriginGate:
             )
             return Refusal(403, reason, category="host_denied")
         return judged(self._policy, host, self._port)
+
+
+def _is_http(raw: bytes) -> bool:
+    """Whether the client means to speak HTTP/1, however badly."""
+    line, ended, _ = raw.partition(b"\r\n")
+    if ended:
+        return _REQUEST_LINE.fullmatch(line) is not None
+    return _BEGINS_ONE.match(line) is not None

@@ -40,7 +40,7 @@ class Direction:
     __slots__ = ("_buffer", "_held", "_readiness", "done", "moved", "sink", "source")
 
     def __init__(
-        self, source: Watch, sink: Watch, buffer: RelayBuffer, readiness: Readiness, early: bytes
+        self, source: Watch, sink: Watch, buffer: RelayBuffer, readiness: Readiness
     ) -> None:
         self.source = source
         self.sink = sink
@@ -48,8 +48,12 @@ class Direction:
         self.done = False
         self._buffer = buffer
         self._readiness = readiness
+        self._held = b""
+
+    def hold(self, early: bytes) -> None:
+        """Take over what was read of the source before; it goes first."""
         self._held = early
-        buffer.held += len(early)
+        self._buffer.held += len(early)
 
     def pump(self) -> bool:
         """Move what can be moved without waiting; True if a turn's worth was moved and more may

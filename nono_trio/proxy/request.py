@@ -19,6 +19,7 @@ from nono_trio.proxy.decisions import Subject
 if TYPE_CHECKING:
     from nono_trio.core.heads import RequestHead
     from nono_trio.core.hosts import Host
+    from nono_trio.core.rules import Spoken
     from nono_trio.core.targets import HttpTarget
 
 
@@ -33,13 +34,15 @@ class PlainRequest:
 
 @dataclass(slots=True)
 class Request:
-    """A well-formed request; `plain` is None for CONNECT."""
+    """A well-formed request; `plain` is None for CONNECT, and `spoken` is what its tunnel has to
+    carry, once it is known to be allowed."""
 
     head: RequestHead
     host: Host
     port: int
     subject: Subject
     plain: PlainRequest | None = None
+    spoken: Spoken = "anything"
 
     @property
     def has_open_body(self) -> bool:

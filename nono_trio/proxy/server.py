@@ -83,6 +83,7 @@ class Proxy:
         self._directory = Directory(policy, resolver or SystemResolver(), limits)
         self._gate = Gate(policy, Token(token), self._directory)
         self._surroundings = Surroundings(
+            policy=policy,
             gate=self._gate,
             recorder=recorder,
             directory=self._directory,

@@ -17,7 +17,7 @@ import trio
 
 from nono_trio.core.addresses import parse_address
 from nono_trio.core.hosts import Host
-from nono_trio.core.rules import HTTP_PORT, TLS_PORT, WEB_PORTS, Inspection
+from nono_trio.core.rules import WEB_PORTS
 from nono_trio.core.synthetic import SyntheticNames
 from nono_trio.proxy.dns_sockets import serve_connections, serve_datagrams
 from nono_trio.proxy.handler import Handler
@@ -106,14 +106,11 @@ class Transparent:
         """A `VisitFactory`: what serves a connection follows from where it is to go, by port and
         by what the entry for the host asks of it."""
         host, port = self._target(client)
-        inspection = self._policy.decide(host, port).inspection
-        if port == HTTP_PORT and inspection is Inspection.NAME:
+        spoken = self._policy.decide(host, port).inspection.spoken(port)
+        if spoken == "http":
             judge = OriginGate(self._policy, host, port)
             return Handler(client, surroundings, full=full, judge=judge)
-        is_tls = inspection is Inspection.TLS or (
-            port == TLS_PORT and inspection is Inspection.NAME
-        )
-        kind = TlsPassage if is_tls else Passage
+        kind = TlsPassage if spoken == "tls" else Passage
         return kind(client, surroundings, full=full, policy=self._policy, host=host, port=port)
 
     def _target(self, client: Client) -> tuple[Host, int]:

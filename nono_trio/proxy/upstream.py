@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 class Upstream:
     """A connected socket, the address it reached, and the host and port it was dialled for.
 
-    `name` is the full name that has the address, where that is not the host's.
+    `name` is the full name that has the address, where that is not the host's. `used`: a request
+    went out on it.
     """
 
-    __slots__ = ("_readiness", "address", "key", "name", "sock", "watch")
+    __slots__ = ("_readiness", "address", "key", "name", "sock", "used", "watch")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Upstream:
         self.address = address
         self.key = key
         self.name = name
+        self.used = False
         self._readiness = readiness
         try:
             self.watch: Watch = readiness.watch(sock, "upstream", waker)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.recorder import RecordsDecisions
     from nono_trio.core.hosts import Host
+    from nono_trio.core.policy import Policy
+    from nono_trio.proxy.connect import Look
     from nono_trio.proxy.contracts import Dialler
     from nono_trio.proxy.decisions import Subject
     from nono_trio.proxy.gate import Judge
@@ -48,6 +50,7 @@ BUSY: Final = Refusal(503, "the audit log can't keep up, nothing was done", "try
 class Surroundings:
     """What every connection of one proxy shares."""
 
+    policy: Policy
     gate: Judge
     recorder: RecordsDecisions
     directory: Directory
@@ -125,13 +128,19 @@ class Visit(ABC):
         return Upstream(sock, address, key, self._at.readiness, self._client.waker, found.name)
 
     async def _carry(
-        self, upstream: Upstream, subject: Subject, sequence: int, greeting: bytes
+        self,
+        upstream: Upstream,
+        subject: Subject,
+        sequence: int,
+        greeting: bytes,
+        look: Look | None = None,
     ) -> None:
-        """Tunnel until an end; `greeting` tells the client that it stands. Closes the upstream."""
+        """Tunnel until an end; `greeting` tells the client that it stands, and `look` may end it
+        before anything moves. Closes the upstream."""
         opened = Opened(subject, sequence, upstream.address, self._at.now(), upstream.name)
         tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness)
         try:
-            await tunnel.run(self._at.limits, greeting)
+            await tunnel.run(self._at.limits, greeting, look)
         finally:
             upstream.close()
             flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
