@@ -79,12 +79,14 @@ def test_every_help_has_a_sentence_options_and_an_example(run, name, flag):
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["nope"], "no such command 'nope'", "see `nono-trio --help`"),
-        (["audit", "nope"], "no such command 'nope'", "see `nono-trio audit --help`"),
+        (["nope"], "there is no command 'nope'", "see `nono-trio --help`"),
+        (["rnu"], "there is no command 'rnu'", "did you mean `nono-trio run`?"),
+        (["audit", "lst"], "there is no command 'lst'", "did you mean `nono-trio audit list`?"),
+        (["audit", "nope"], "there is no command 'nope'", "see `nono-trio audit --help`"),
         (["audit", "list", "--nope"], "no such option", "see `nono-trio audit list --help`"),
         (["audit", "verify"], "expected sessions, or --all", "verify --help"),
         (["audit", "verify", "x", "--all"], "expected sessions, or --all", "verify --help"),
-        (["audit", "verify", "--jobs", "0", "x"], "invalid value for '--jobs'", "verify --help"),
+        (["audit", "verify", "--jobs", "0", "x"], "--jobs: expected a whole number", "--help"),
         (["audit", "list", "--since", "soon"], "--since: expected a day", "for example"),
         (["audit", "list", "--today", "--since", "2026-07-02"], "exclude each other", "list"),
         (["audit", "show", "nope"], "expected a session, got 'nope'", "audit list"),

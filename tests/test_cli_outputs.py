@@ -80,7 +80,7 @@ def test_an_unset_variable_is_no_path(sessions, arguments, flag):
 def test_times_that_are_none(sessions, flag, value):
     done = sessions.run(flag, value, "--", "true")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"nono-trio: error: invalid value for '{flag}': ")
+    assert done.stderr.startswith(f"nono-trio: error: {flag}: expected a number of seconds ")
 
 
 @pytest.mark.parametrize(
@@ -151,3 +151,50 @@ def test_a_program_where_nothing_may_be_executed(monkeypatch):
     monkeypatch.setattr("os.statvfs", lambda _path: noexec)
     with pytest.raises(CageFailed, match="mounted noexec"):
         find_executable("sh", "/")
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "hint"),
+    [
+        ("--name=a b/c", "got 'a b/c'", "--name a-b-c"),
+        ("--name=latest", "stands for the newest session", "give another name"),
+        ("--name=", "got ''", "--name build-7"),
+        ("--max-processes=abc", "expected a whole number of 1 or more, got 'abc'", "run --help"),
+        ("--open-port=99999", "expected a whole number from 1 to 65535, got '99999'", "run --help"),
+        ("--isolation=vm", "expected auto, namespace, landlock, seatbelt or none", "run --help"),
+        ("--allow-domain=https://a.test/x?y", "got a URL", "--allow-domain a.test:443"),
+        ("--allow-domain=HTTP://a.test:8080", "got a URL", "--allow-domain a.test:8080"),
+        ("--deny-domain=http://[2001:db8::1]", "got a URL", "--deny-domain [2001:db8::1]:80"),
+        ("--deny-domain=10.0.0.0/8", "got a range", "--deny-domain 10.0.0.0"),
+        ("--allow-domain=2001:db8::/32", "got a range", "--allow-domain [2001:db8::]"),
+        ("--allow-domain=a.test/x", "got a path", "an entry is HOST[:PORT]"),
+    ],
+)
+def test_what_can_not_be_meant_is_told_with_what_to_write(sessions, given, told, hint):
+    done = sessions.run(given, "--", "true")
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in first
+    assert hint in second
+    if second.startswith("hint: --"):  # a flag: it must work when it is pasted
+        assert sessions.run("-s", *second.split()[1:3], "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "warned"),
+    [
+        ("*.com", True),
+        ("*.co.uk:443", True),
+        ("tls://*.github.io", True),
+        ("*.xn--p1ai", True),
+        ("*.foo.ck", True),
+        ("*.www.ck", False),
+        ("*.example.com", False),
+        ("*.internal", False),
+        ("com:443", False),
+    ],
+)
+def test_a_wildcard_over_a_public_suffix_is_warned_of(sessions, entry, warned):
+    done = sessions.run("--allow-domain", entry, "--dry-run", "--", "true")
+    assert done.returncode == 0
+    assert ("covers names that anybody can register" in done.stderr) is warned

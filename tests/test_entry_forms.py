@@ -96,7 +96,7 @@ def test_a_deny_entry_denies_whatever_is_spoken():
         ("tls://", "HOST"),
         ("tls:a.test", "HOST"),
         ("udp://a.test:53", "HOST"),
-        ("https://a.test", "HOST"),
+        ("https://a.test", "a.test:443"),
         ("tls://*", "*.example.com"),
         ("tcp://*:22", "*.example.com"),
         ("tls://169.254.169.254", "no flag opens it"),

@@ -79,7 +79,7 @@ def test_an_empty_text_is_an_empty_profile():
         ("[network]\ngroups = 'github'", 2, "network.groups", "expected a list", '["github"]'),
         ("[network]\ngroups = ['githbu']", 2, "network.groups", "unknown group", "mean github?"),
         ("[network]\nallow_domain = [\n'a.b',\n'x']", 4, "network.allow_domain", "'x'", "x:443"),
-        ("network.allow_domain = ['http://a/']", 1, "network.allow_domain", "got a URL", "HOST"),
+        ("network.allow_domain = ['http://a/']", 1, "network.allow_domain", "got a URL", "a:80"),
         ("network.deny_domain = ['a:0']", 1, "network.deny_domain", "a port from 1", "HOST"),
         ("network.resolve = ['a']", 1, "network.resolve", "HOST:PORT:ADDR", "as in"),
         ("network.open_port = [1,\n0]", 2, "network.open_port", "whole number >= 1", None),

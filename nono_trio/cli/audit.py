@@ -16,9 +16,10 @@ import click
 
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA, Verification, worst
+from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH
+from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.events import Decision, Network
 from nono_trio.errors import UsageError
@@ -47,7 +48,7 @@ _audit_dir = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def audit() -> None:
     """List, show, follow and verify the audit logs of sessions.
 
@@ -69,7 +70,7 @@ def audit() -> None:
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(1, MAX_JOBS),
+    type=WholeNumber(1, MAX_JOBS),
     default=1,
     show_default=True,
     metavar="N",
@@ -168,10 +169,10 @@ def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | No
 @click.option("--path", metavar="P", help="A granted path lies below P, or P below it.")
 @click.option(
     "--status",
-    type=click.Choice(["running", "crashed", "sealed", "tampered"]),
+    type=OneOf(["running", "crashed", "sealed", "tampered"]),
     help="Only these; `tampered` verifies each session to find out.",
 )
-@click.option("--recent", type=click.IntRange(1), metavar="N", help="Only the newest N of them.")
+@click.option("--recent", type=WholeNumber(1), metavar="N", help="Only the newest N of them.")
 @_json
 @_audit_dir
 def list_sessions(
@@ -240,13 +241,13 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(0),
+    type=WholeNumber(0),
     default=TAIL_LINES,
     show_default=True,
     metavar="N",
     help="Begin with the last N decisions.",
 )
-@click.option("--decision", type=click.Choice(DECISIONS), help="Only these decisions.")
+@click.option("--decision", type=OneOf(DECISIONS), help="Only these decisions.")
 @click.option("--host", metavar="GLOB", help="Only hosts that fit, for example '*.example.com'.")
 @_json
 @_audit_dir

@@ -93,7 +93,7 @@ class DenialCount:
             host.lifting |= dict.fromkeys([lifting] if lifting else [])
 
     def summary(self, session_id: str) -> list[str]:
-        """Return up to four lines about a session with denials, none about one without."""
+        """Return up to five lines about a session with denials, none about one without."""
         if not self.total and not self._without_token:
             return []
         hosts = sorted(self._hosts.values(), key=lambda host: -host.requests)
@@ -108,6 +108,8 @@ class DenialCount:
         flags = [f"{ALLOW_FLAG} {clean(entry)}" for host in common for entry in host.lifting]
         if flags:
             lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
+        if len(hosts) > MAX_TARGETS or len(flags) > MAX_FLAGS:
+            lines.append(f"all that was denied, as a profile: nono-trio audit learn {session_id}")
         return [*lines, f"details: nono-trio audit show {session_id}"]
 
     @property

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 import click
 
 from nono_trio import __version__
+from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.text import clean
 from nono_trio.errors import NonoTrioError
 
@@ -77,7 +78,7 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 USAGE = 2
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CommandGroup):
     """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

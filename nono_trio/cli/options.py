@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nono_trio.audit.store import state_root
-from nono_trio.cli.parameters import PATH, PROFILE, Seconds
+from nono_trio.audit.store import LATEST, state_root
+from nono_trio.cli.parameters import PATH, PROFILE, OneOf, Seconds, WholeNumber
 from nono_trio.errors import UsageError
 from nono_trio.session.options import AuditOptions, NetworkOptions, SessionOptions
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 # Bounds of `--audit-queue`: one record at a time still works, a million is a gigabyte.
-QUEUE_RANGE = click.IntRange(1, 1_000_000)
-PORT_RANGE = click.IntRange(0, 65_535)
+QUEUE_RANGE = WholeNumber(1, 1_000_000)
+PORT_RANGE = WholeNumber(0, 65_535)
 SECONDS = Seconds(0, 86_400)
+MAX_NAME = 64  # of a session: a column of a table
+_NAME_MARKS = "._-"
 
 
 def environment_twin(flag: str) -> str:
@@ -65,9 +67,9 @@ _NETWORK = (
 _AUDIT = (
     option("--audit-dir", type=PATH, metavar="DIR", envvar="NONO_TRIO_STATE_DIR",
            help="State directory  [default: $XDG_STATE_HOME/nono-trio]"),
-    option("--audit-mode", type=click.Choice(["strict", "best-effort"]), default="strict",
+    option("--audit-mode", type=OneOf(["strict", "best-effort"]), default="strict",
            show_default=True, help="When the log can't be written: stop, or count the loss."),
-    option("--audit-sync", type=click.Choice(["always", "interval", "never"]), default="interval",
+    option("--audit-sync", type=OneOf(["always", "interval", "never"]), default="interval",
            show_default=True, help="When a record is on disk before its request goes on: every"
            " batch, within a second, or when the system likes."),
     option("--audit-queue", type=QUEUE_RANGE, default=16_384, show_default=True, metavar="N",
@@ -93,8 +95,8 @@ def build_session_options(
 ) -> SessionOptions:
     """Take the shared options out of a command's arguments, a profile's entries included."""
     name = given["name"]
-    if name is not None and not (0 < len(name) <= 64 and name.isprintable()):
-        raise UsageError("--name: expected 1 to 64 printable characters")
+    if name is not None:
+        check_name(name)
     return SessionOptions(
         network=NetworkOptions(
             allow=given["allow_domain"],
@@ -112,4 +114,20 @@ def build_session_options(
         ),
         name=name,
         grace_seconds=given["grace"],
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for a session name that could not be typed back, or is another's."""
+    if name == LATEST:
+        raise UsageError(
+            f"--name: {LATEST} stands for the newest session", hint="give another name"
+        )
+    if 0 < len(name) <= MAX_NAME and all(c.isalnum() or c in _NAME_MARKS for c in name):
+        return
+    fitting = "".join(c if c.isalnum() or c in _NAME_MARKS else "-" for c in name)[:MAX_NAME]
+    raise UsageError(
+        f"--name: expected 1 to {MAX_NAME} letters, digits, dots, hyphens and underscores, got"
+        f" {name!a}",
+        hint=f"--name {fitting}" if fitting else "--name build-7",
     )

@@ -40,6 +40,22 @@ class GivenText(click.types.StringParamType):
         return text
 
 
+class WholeNumber(click.IntRange):
+    """A whole number in a range; what is wrong with another text is one sentence."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  (as click has it)
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        """Return it; raises UsageError for anything else."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            raise _unexpected(f"a whole number{_bounds(self)}", value, param, ctx) from None
+
+
 class Seconds(click.FloatRange):
     """A length of time that ends: `nan` and `inf` are floats, and no times to wait."""
 
@@ -49,11 +65,47 @@ class Seconds(click.FloatRange):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> float:
-        """Return it; fails for what is no number, not finite or out of range."""
-        seconds = float(super().convert(value, param, ctx))
+        """Return it; raises UsageError for what is no number, not finite or out of range."""
+        try:
+            seconds = float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            seconds = math.nan
         if not math.isfinite(seconds):
-            self.fail(f"{value} is no length of time", param, ctx)
+            raise _unexpected(f"a number of seconds{_bounds(self)}", value, param, ctx)
         return seconds
+
+
+class OneOf(click.Choice[str]):
+    """One of a few words."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  (as click has it)
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Return it; raises UsageError for another word."""
+        try:
+            return str(super().convert(value, param, ctx))
+        except click.BadParameter:
+            *first, last = self.choices
+            raise _unexpected(f"{', '.join(first)} or {last}", value, param, ctx) from None
+
+
+def _unexpected(
+    expected: str, value: object, param: click.Parameter | None, ctx: click.Context | None
+) -> UsageError:
+    """The error for a value that an option can't have."""
+    flag = max(param.opts, key=len) if param is not None else "an option"
+    hint = None if ctx is None else f"see `{ctx.command_path} --help`"
+    return UsageError(f"{flag}: expected {expected}, got {str(value)!a}", hint=hint)
+
+
+def _bounds(numbers: click.IntRange | click.FloatRange) -> str:
+    least, most = numbers.min, numbers.max
+    if most is not None:
+        return f" from {least} to {most}"
+    return f" above {least}" if numbers.min_open else f" of {least} or more"
 
 
 PATH = GivenText("a path")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
@@ -37,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def profile() -> None:
     """List, show, check and begin profiles: what `-p NAME|FILE` starts a cage from.
 

@@ -20,6 +20,7 @@ from nono_trio.core.variables import VariableRules, check_allow, check_pattern
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.places import is_below
 from nono_trio.sandbox.plan import FileOptions, PathRequest, working_directory
+from nono_trio.session.public_suffixes import suffix_warnings
 from nono_trio.session.user_paths import path_variables, profile_directory
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _settled(
     if given["block_net"] and given["allow_domain"]:
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
     notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
+    notes += suffix_warnings(given["allow_domain"])
     # Whoever writes a profile decides over the next cage.
     own = str(profile_directory(os.environ).parent)
     return replace(chosen, notes=notes, configuration=own)

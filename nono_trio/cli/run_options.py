@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from nono_trio.cli.options import (
     PORT_RANGE,
     Command,
@@ -14,7 +12,7 @@ from nono_trio.cli.options import (
     option,
     session_options,
 )
-from nono_trio.cli.parameters import PATH, Seconds
+from nono_trio.cli.parameters import PATH, OneOf, Seconds, WholeNumber
 from nono_trio.cli.profile_options import choose
 from nono_trio.core.size import parse_size
 from nono_trio.errors import UsageError
@@ -71,26 +69,26 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 _CAGE = (
-    option("--isolation", type=click.Choice(["auto", "namespace", "landlock", "seatbelt", "none"]),
+    option("--isolation", type=OneOf(["auto", "namespace", "landlock", "seatbelt", "none"]),
            default="auto", show_default=True,
            help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
            " where they are refused (on macOS Seatbelt, which is untested); `none` is a way out."
            " Recorded."),
     option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
-    option("--transparent", type=click.Choice(["on", "off"]), default=None,
+    option("--transparent", type=OneOf(["on", "off"]), default=None,
            help="Let programs that know of no proxy reach it all the same (namespaces only)"
            "  [default: on, where the machine has it]"),
     option("--proxy-port", type=PORT_RANGE, default=0, metavar="PORT",
            help="The proxy's port inside the cage  [default: any]"),
-    option("--open-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
+    option("--open-port", type=WholeNumber(1, 65_535), multiple=True, metavar="PORT",
            help="Let the command reach PORT of the host's loopback; relayed and recorded."),
-    option("--listen-port", type=click.IntRange(1, 65_535), multiple=True, metavar="PORT",
+    option("--listen-port", type=WholeNumber(1, 65_535), multiple=True, metavar="PORT",
            help="Let the host reach PORT of the command; relayed and recorded."),
     option("--memory", metavar="SIZE", help="Memory of the whole cage, like 512M or 2G; of each"
            " process where no cgroup v2 is delegated."),
-    option("--max-open-files", type=click.IntRange(16), metavar="N",
+    option("--max-open-files", type=WholeNumber(16), metavar="N",
            help="Descriptors that each process may have open."),
-    option("--max-processes", type=click.IntRange(1), metavar="N",
+    option("--max-processes", type=WholeNumber(1), metavar="N",
            help="Processes and threads of the whole cage. Where no cgroup v2 is delegated: not for"
            " root, and without namespaces all of yours."),
     option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS",

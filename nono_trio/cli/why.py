@@ -9,7 +9,7 @@ import click
 
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH
+from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.run_options import build_run_options, run_options
 from nono_trio.cli.text import clean
 
@@ -27,7 +27,7 @@ LABEL_WIDTH = 9
 @click.option("--host", metavar="HOST", help="May this host be reached? A name or an address.")
 @click.option(
     "--port",
-    type=click.IntRange(1, 65_535),
+    type=WholeNumber(1, 65_535),
     metavar="PORT",
     help=f"At this port  [default: {DEFAULT_PORT}]",
 )
@@ -35,7 +35,7 @@ LABEL_WIDTH = 9
 @click.option(
     "--op",
     "operation",
-    type=click.Choice(["read", "write"]),
+    type=OneOf(["read", "write"]),
     help="Read (and execute), or write  [default: read]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")

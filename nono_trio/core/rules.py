@@ -68,6 +68,8 @@ _SCHEME = re.compile(r"(?:tls|tcp)://", re.IGNORECASE)
 _ENTRY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
+_URL = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]+))?(?:[/?#].*)?", re.I)
+_RANGE = re.compile(r"[0-9a-f.:]+/[0-9]{1,3}", re.I)
 _FORMS = "an entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT] or [IPV6]:PORT"
 
 
@@ -212,7 +214,7 @@ def _check_scheme_port(text: str, scheme: str, entry: str, rule: Rule) -> None:
 def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...]) -> Rule:
     """Parse `entry`, which is what `text` has behind a scheme."""
     if "/" in entry:
-        _refuse(flag, text, "expected a host, got a URL or path", _FORMS)
+        _refuse_slash(flag, text)
     host_text, port_text = _split(flag, text, entry)
     wildcard = host_text.startswith("*")
     if wildcard:
@@ -225,6 +227,23 @@ def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...
         return Rule(text, host, wildcard, default_ports)
     ports = (ANY_PORT,) if port_text == "*" else (_parse_port(flag, text, port_text, _FORMS),)
     return Rule(text, host, wildcard, ports)
+
+
+def _refuse_slash(flag: str, text: str) -> NoReturn:
+    """A slash stands in URLs and in ranges of addresses: say what to write instead."""
+    url = _URL.fullmatch(text)
+    if url is not None:
+        port = url[3] or str(TLS_PORT if url[1].lower() == "https" else HTTP_PORT)
+        hint = f"write the host and port: {flag} {url[2]}:{port}"
+        _refuse(flag, text, "expected a host, got a URL", hint)
+    if _RANGE.fullmatch(text):
+        hint = f"name each address by itself: {flag} {_bracketed(text.partition('/')[0])}"
+        _refuse(flag, text, "expected one address, got a range", hint)
+    _refuse(flag, text, "expected a host, got a path", _FORMS)
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def _split(flag: str, text: str, entry: str) -> tuple[str, str | None]:

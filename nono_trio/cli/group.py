@@ -1,0 +1,26 @@
+"""A group of commands that answers a mistyped one with the nearest that exists."""
+
+from __future__ import annotations
+
+import click
+
+from nono_trio.errors import UsageError
+
+
+class CommandGroup(click.Group):
+    """A `click.Group` whose error for an unknown command can be pasted back."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click has it; raises UsageError for a name that is no command's."""
+        name, names = args[0], self.list_commands(ctx)
+        if name.startswith("-") or name in names or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        from difflib import get_close_matches  # late: it is for mistakes only
+
+        nearest = get_close_matches(name, names, n=1)
+        hint = f"see `{ctx.command_path} --help`"
+        if nearest:
+            hint = f"did you mean `{ctx.command_path} {nearest[0]}`?"
+        raise UsageError(f"there is no command {name!a}", hint=hint)
