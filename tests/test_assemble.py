@@ -69,7 +69,7 @@ def test_without_namespaces_it_does(isolation: Isolation, abi: str, open_: list[
 def test_a_fallback_that_is_refused_points_back_to_namespaces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_options: object) -> None:
+    def refuse(_options: object, **_settings: object) -> None:
         raise CageFailed("landlock isolation needs Landlock ABI 4", hint="`--isolation none` runs")
 
     monkeypatch.setattr("nono_trio.session.prepare.prepare_run", refuse)

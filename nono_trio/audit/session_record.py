@@ -61,6 +61,7 @@ class SessionFacts:
     audit_mode: str
     audit_sync: str
     working_directory: str
+    home: str | None = None  # `kept NAME`, `private` or `closed`
 
 
 class SessionRecord:
@@ -168,4 +169,5 @@ def _open_facts(facts: SessionFacts) -> NonoTrioFacts:
         audit_mode=facts.audit_mode,
         audit_sync=facts.audit_sync,
         working_directory=facts.working_directory,
+        home=msgspec.UNSET if facts.home is None else facts.home,
     )

@@ -39,7 +39,7 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
     from nono_trio.session.examine import chosen_isolation
     from nono_trio.session.prepare import prepare_run
 
-    prepared = prepare_run(options, chosen_isolation(options))
+    prepared = prepare_run(options, chosen_isolation(options), dry=True)
     try:
         for warning in prepared.warnings:
             say(f"warning: {clean(warning)}")
@@ -77,6 +77,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "denied": list(files.denied),
         "covered": list(files.covered),
         "kept": list(files.kept),
+        "home": _home(prepared),
         "network": {
             "allow": list(network.allow),
             "deny": list(network.deny),
@@ -95,6 +96,34 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
 
 def _leads(grant: Grant) -> dict[str, str]:
     return {} if grant.real == grant.path else {"leads_to": grant.real}
+
+
+def _home(prepared: PreparedRun) -> dict[str, Any]:
+    home = prepared.home
+    return {
+        "kind": home.plan.kind,
+        "source": home.plan.source or "default",
+        "path": home.path,
+        "name": home.name,
+        "exists": home.is_there,
+        "why_closed": home.plan.why_closed or None,
+        "places": [place.path for place in home.plan.places],
+        "seeds": [path for path, _ in home.seeds],
+    }
+
+
+def _home_texts(home: dict[str, Any]) -> Iterator[str]:
+    asked = f"({home['source']})"
+    if home["kind"] == "closed":
+        why = home["why_closed"]
+        yield f"none of its own: {why}" if why != "asked for" else f"none of its own  {asked}"
+    elif home["kind"] == "private":
+        yield f"empty, ends with the session  {asked}"
+    else:
+        state = "is there" if home["exists"] else "will be made"
+        yield f"kept as {home['name']}, which {state}  {asked}"
+        if not home["exists"]:
+            yield from (f"begins with a copy of {path}" for path in home["seeds"])
 
 
 def _environment(options: RunOptions, prepared: PreparedRun) -> dict[str, list[str]]:
@@ -148,6 +177,7 @@ def _file_lines(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[str]:
     ]
     yield from _rows("private", sizes)
     covered = [f"{path}  (inside a grant, covered)" for path in cage["covered"]]
+    yield from _rows("home", _home_texts(cage["home"]))
     yield from _rows("closed", covered)
     yield from _rows("read-only", [f"{path}  (nono-trio's own code)" for path in cage["kept"]])
     others = [path for path in cage["denied"] if path not in cage["covered"]]

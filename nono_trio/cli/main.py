@@ -62,6 +62,10 @@ COMMANDS = {
         "nono_trio.cli.profile:profile",
         "List, show, check and begin profiles: what `-p NAME|FILE` starts a cage from.",
     ),
+    "home": (
+        "nono_trio.cli.home:home",
+        "List and remove the homes that cages keep: logins, caches and settings of commands.",
+    ),
     "doctor": (
         "nono_trio.cli.doctor:doctor",
         "Say what this machine can enforce, what is missing and how to get it.",

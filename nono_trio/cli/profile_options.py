@@ -43,6 +43,7 @@ _LISTS: Final[dict[str, tuple[str, ...]]] = {
 }
 # Parameter -> the key that stands in for its default.
 _VALUES: Final = {
+    "home": "filesystem.home",
     "block_net": "network.block",
     "audit_mode": "audit.mode",
     "audit_sync": "audit.sync",
@@ -78,6 +79,8 @@ class Chosen:
     notes: Sequence[str] = ()
     sources: Sources = field(default_factory=dict)
     configuration: str | None = None
+    profile: str = "default"
+    seeds: tuple[tuple[str, str], ...] = ()
 
     @property
     def variables(self) -> VariableRules:
@@ -98,7 +101,7 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     variables = path_variables(os.environ, directory)
     if not (given["profile"] or given["network_profile"]):
         return _settled(Chosen(given=chosen), directory, variables)
-    sourced, files = _load(given["profile"], given["network_profile"])
+    sourced, files, name = _load(given["profile"], given["network_profile"])
     sources: Sources = {}
     _add_lists(chosen, sourced, sources)
     _add_values(chosen, sourced, context, sources)
@@ -109,6 +112,8 @@ def choose(given: Mapping[str, Any]) -> Chosen:
         bypass=_paths(sourced, "filesystem.bypass_protection", variables),
         set_variables=_set_variables(sourced, variables),
         sources=sources,
+        profile=name,
+        seeds=tuple(_seeds(sourced, variables)),
     )
     return _settled(whole, directory, variables, files)
 
@@ -119,7 +124,7 @@ def _settled(
     """Put hosts for groups, close the profiles to the command, note what a person should know."""
     given = chosen.given
     writable = [*_writable(chosen, directory)]
-    notes = [*_missing(chosen.requests, directory), *_changeable(files, writable)]
+    notes = _changeable(files, writable)
     notes += _changeable_registries(variables["HOME"], writable, directory)
     if given["block_net"] and given["allow_domain"]:
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
@@ -155,22 +160,26 @@ def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], N
             raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
 
 
-def _load(profile: str | None, network_profile: str | None) -> tuple[Sourced, list[Path]]:
-    """The whole of one and the network of the other, and the files that are not ours."""
+def _load(profile: str | None, network_profile: str | None) -> tuple[Sourced, list[Path], str]:
+    """The whole of one and the network of the other, the files that are not ours, and the name that
+    the first goes by: of a file its path."""
     from nono_trio.core.profile import Profile, Sourced, merge
     from nono_trio.session.profiles import load
 
-    whole, files = Sourced(), []
+    whole, files, name = Sourced(), [], "default"
     for reference, network_only in ((profile, False), (network_profile, True)):
         if not reference:
             continue
         loaded = load(reference, os.environ)
         files += [found.path for found in loaded.chain if found.source != "built-in"]
         sourced = loaded.sourced
+        if not network_only:
+            found = loaded.found
+            name = os.path.realpath(found.path) if found.source == "file" else found.name
         if network_only:
             sourced = Sourced(Profile(network=sourced.profile.network), sourced.origins)
         whole = merge(whole, sourced)
-    return whole, files
+    return whole, files, name
 
 
 def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)
@@ -222,6 +231,14 @@ def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRe
             )
 
 
+def _seeds(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    from nono_trio.core.profile_values import expand
+
+    key = "filesystem.home_seed"
+    for entry in _entry(sourced, key):
+        yield expand(entry, variables), f"{sourced.origin(key, entry)}: {key}"
+
+
 def _paths(sourced: Sourced, key: str, variables: Mapping[str, str]) -> list[str]:
     from nono_trio.core.profile_values import expand
 
@@ -247,28 +264,6 @@ def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
     asked += [directory] if given.get("allow_cwd") else []
     for path in asked:
         yield os.path.realpath(os.path.join(directory, os.path.expanduser(path)))
-
-
-def _missing(requests: Sequence[PathRequest], directory: str) -> list[str]:
-    """Say so when no path is there that one of our profiles lets the command keep its state in.
-
-    One that is missing is ordinary (nobody has every cache); all of them mean a first run, which
-    could not make them itself, and a file is never a cache.
-    """
-    kept = [one for one in requests if one.optional and one.access != "read"]
-    kept = [one for one in kept if one.given != directory]
-    missing = [one for one in kept if not os.path.exists(one.given)]
-    if missing and missing == kept:
-        paths = " ".join(one.given for one in kept)
-        return [
-            f"nothing is there of what the profile lets the command write: {paths}"
-            " (create what it needs)"
-        ]
-    return [
-        f"{one.given} is not there: what the command writes to it is gone at its end (create it)"
-        for one in missing
-        if one.is_file
-    ]
 
 
 def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:

@@ -46,6 +46,8 @@ allow = ["$WORKDIR"]  # read and write below a directory
 # allow_unix_socket = []  # sockets of the host that may be connected to
 # deny = ["$WORKDIR/.env"]  # stays closed inside a grant
 # bypass_protection = []  # lifts what is protected; grant it as well
+# home = "kept"  # the command's own home, kept for the next run; or kept=NAME, private, closed
+# home_seed = ["~/.config/tool/settings.toml"]  # copied into a new kept home, once
 
 # Hosts: HOST, HOST:PORT, *.SUFFIX. Without a port an allowed host means 80 and 443.
 # tls://HOST: its TLS may hide the name (ECH). tcp://HOST:PORT: whatever is spoken there.

@@ -62,6 +62,10 @@ def _quiet(_told: object) -> None:
     """What --silent makes of warnings."""
 
 
+def _say_clean(text: str) -> None:
+    say(clean(text))
+
+
 def _say_cage(enforcement: Sequence[str]) -> None:
     for line in enforcement:
         say(f"cage: {line}")
@@ -73,10 +77,12 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
     from nono_trio.session.run import Listeners, run_command
 
     silent = given["silent"]
-    prepared = prepare_run(options)
+    prepared = prepare_run(options, tell=_quiet if silent else _say_clean)
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
+        for note in prepared.home.notes:
+            _say_clean(note)
     denials = DenialCount()
     observers = [denials.observe, *([FollowPrinter().observe] if given["follow"] else [])]
     built = _say_cage if given["verbose"] else _quiet

@@ -14,6 +14,7 @@ from nono_trio.cli.options import (
 )
 from nono_trio.cli.parameters import PATH, OneOf, Seconds, WholeNumber
 from nono_trio.cli.profile_options import choose
+from nono_trio.core.home import FLAG, HomeChoice, parse_home
 from nono_trio.core.size import parse_size
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.plan import FileOptions
@@ -21,6 +22,8 @@ from nono_trio.session.options import Limits, RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from nono_trio.cli.profile_options import Chosen
 
 _FILES = (
     option(
@@ -51,6 +54,13 @@ _FILES = (
         metavar="PATH",
         help="Lift the protection of a path (secrets, start-up files, our own code and profiles);"
         " grant it as well.",
+    ),
+    option(
+        "--home",
+        metavar="kept[=NAME]|private|closed",
+        help="The command's home, which only cages see: kept for the next run of this profile in"
+        " this directory (or of NAME), private to this one, or none  [default: private, or what the"
+        " profile says]",
     ),
     option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
     option(
@@ -153,7 +163,17 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
         variables=chosen.variables,
         set_variables=chosen.set_variables,
         notes=chosen.notes,
+        home=_home(chosen),
     )
+
+
+def _home(chosen: Chosen) -> HomeChoice:
+    given = chosen.given["home"]
+    if given is None:
+        return HomeChoice(profile=chosen.profile, seeds=chosen.seeds)
+    source = chosen.sources.get("home", {}).get("", FLAG)
+    kind, name = parse_home(given)
+    return HomeChoice(kind, name, source, chosen.profile, chosen.seeds)
 
 
 def _memory(given: str | None) -> int | None:

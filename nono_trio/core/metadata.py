@@ -62,6 +62,7 @@ class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
     audit_mode: str | UnsetType = UNSET
     audit_sync: str | UnsetType = UNSET
     working_directory: str | UnsetType = UNSET
+    home: str | UnsetType = UNSET
     peak_queue: int | UnsetType = UNSET
     lost_total: int | UnsetType = UNSET
     allowed_total: int | UnsetType = UNSET

@@ -30,7 +30,8 @@ class About(Table, frozen=True):
 
 
 class Filesystem(Table, frozen=True):
-    """`filesystem`: as the flags of the same names; `deny` closes paths inside grants."""
+    """`filesystem`: as the flags of the same names; `deny` closes paths inside grants. `home_seed`
+    are files of the real home that a new kept home begins with."""
 
     allow: list[str] = []
     read: list[str] = []
@@ -41,6 +42,8 @@ class Filesystem(Table, frozen=True):
     allow_unix_socket: list[str] = []
     deny: list[str] = []
     bypass_protection: list[str] = []
+    home: str | None = None
+    home_seed: list[str] = []
 
 
 class Network(Table, frozen=True):

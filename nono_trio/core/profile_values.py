@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nono_trio.core.groups import GROUP_NAMES
+from nono_trio.core.home import parse_home
 from nono_trio.core.rules import parse_allow, parse_deny, parse_pin
 from nono_trio.core.size import parse_size
 from nono_trio.core.variables import check_allow, check_pattern
@@ -27,6 +28,8 @@ VARIABLES: Final = (
 )  # fmt: skip
 
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w*)\}|(\w+)|(\$)|)")
+# A seed outside of the home is found out when it is copied: an XDG directory may lie anywhere.
+_IN_HOME: Final = ("~/", "$HOME/", "${HOME}/", "$XDG_", "${XDG_")
 _FLAG: Final = re.compile(r"--[a-z-]+ ")
 
 
@@ -118,6 +121,14 @@ def _check_value(text: str) -> None:
     expand(text, dict.fromkeys(VARIABLES, "/x"))
 
 
+def _check_seed(text: str) -> None:
+    _check_path(text)
+    if not text.startswith(_IN_HOME) or text.endswith("/") or ".." in text.split("/"):
+        raise UsageError(
+            f"expected a file of the home, got {text!a}", hint="for example ~/.config/tool/settings"
+        )
+
+
 CHECKS: Final[dict[str, Callable[[str], object]]] = {
     **{
         f"filesystem.{key}": _check_path
@@ -126,6 +137,8 @@ CHECKS: Final[dict[str, Callable[[str], object]]] = {
             "allow_unix_socket", "deny", "bypass_protection",
         )
     },
+    "filesystem.home": parse_home,
+    "filesystem.home_seed": _check_seed,
     "network.allow_domain": _check_allowed_host,
     "network.deny_domain": _check_denied_host,
     "network.groups": _check_group,

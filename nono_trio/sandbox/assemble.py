@@ -93,16 +93,19 @@ def cage_files(
     sandbox: bool,
     temporary: str | None,
     memory: int | None = None,
+    home: str | None = None,
 ) -> CageFiles:
     """Return what is granted, shown and covered; everything is shown when `sandbox` is off.
 
     `temporary` is the session's own temporary directory, where there is no private /tmp; `memory`
-    is the limit of the cage in bytes.
+    is the limit of the cage in bytes; `home` the path of the cage's own home.
     """
     granted = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
     fresh = [*_own_grants(isolation)]
     if temporary is not None:
         fresh.append((temporary, "readwrite", False))
+    if home is not None:
+        fresh.append((home, "readwrite", False))
     if not sandbox:
         return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start)
     by_name = {os.path.realpath(path) for path in files.user_paths}
@@ -112,7 +115,7 @@ def cage_files(
         view=[(grant.path, grant.may_write) for grant in (*files.grants, *files.sockets)],
         identities=dict(files.identities),
         private=_private(by_name, memory) if isolation == "namespace" else [],
-        directories=[home_directory(), files.directory],
+        directories=[*([home_directory()] if home is None else []), files.directory],
         covered=_closed(files),
         kept=list(files.kept),
         directory=files.directory,

@@ -19,7 +19,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nono_trio.sandbox import call_rules, system
+from nono_trio.sandbox import call_rules, protocol, system
 from nono_trio.sandbox import filter as seccomp
 from nono_trio.sandbox.init import end_descendants
 from nono_trio.sandbox.launch_steps import (
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from nono_trio.sandbox.launch_steps import ChildSide
+
+
+# The supervisor looks at what it is about to lose within two seconds, and then closes its end.
+SUPERVISOR_SECONDS = 10.0
 
 
 def main(control_descriptor: int) -> NoReturn:
@@ -143,7 +147,9 @@ def _become_init(
                 plan["covered"],
                 plan["kept"],
                 plan["replaced"],
+                plan["home"],
             )
+        _hand_over_home(control, plan)
     # Nobody in the cage may read this process' memory or descriptors, whatever its uid.
     system.prctl(system.PR_SET_DUMPABLE, 0)
     child = fork_child(
@@ -153,8 +159,28 @@ def _become_init(
         foreground=plan["foreground"],
     )
     child.conduct(control, sockets)
+    if not isolated:
+        end_descendants()
+        _await_supervisor(control)
     _end_tree(plan)
     os._exit(0)
+
+
+def _await_supervisor(control: socket.socket) -> None:
+    """Wait until it has seen what the command left in its home, or has gone; not for ever."""
+    control.settimeout(SUPERVISOR_SECONDS)
+    with contextlib.suppress(OSError):
+        while control.recv(1 << 16):
+            pass
+
+
+def _hand_over_home(control: socket.socket, plan: dict[str, Any]) -> None:
+    """Show the supervisor an empty home's directory: what it held is told at the end."""
+    home = plan["home"]
+    if home is not None and home["kept"] is None:
+        descriptor = os.open(home["path"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        protocol.send(control, {"home": True}, [descriptor])
+        os.close(descriptor)
 
 
 def _become_child(

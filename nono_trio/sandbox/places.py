@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 # For choices between two values; where a name exists on one system only, sys.platform is compared
 # in place, as the type checker knows that by itself.
@@ -37,6 +37,14 @@ def account_home() -> str:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:  # a container's made-up uid
         return "/"
+
+
+def homes_root(environ: Mapping[str, str]) -> str:
+    """Where kept homes are: $XDG_DATA_HOME/nono-trio/homes; a relative XDG_DATA_HOME is ignored."""
+    data = environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data):
+        data = os.path.join(home_directory(), ".local", "share")
+    return os.path.join(data, "nono-trio", "homes")
 
 
 def is_below(path: str, directory: str) -> bool:

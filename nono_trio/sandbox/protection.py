@@ -26,6 +26,7 @@ from nono_trio.sandbox.places import (
     ancestors,
     follow,
     home_directory,
+    homes_root,
     identity,
     is_in,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.places import Identity
 
 _LIFT = "--bypass-protection"
+_HOMES = "--home kept=NAME gives the command the home of that name"
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Protection:
     """The closed paths of one run; `lifted` are those that the user opened by name.
 
     `state` is where this run's log goes. `obeyed` are what later commands of ours read and believe:
-    it may not be made either.
+    it may not be made either. `homes` are of them, and no flag opens them.
     """
 
     denied: tuple[str, ...]
@@ -115,6 +117,7 @@ class Protection:
     obeyed: tuple[str, ...]
     state: str
     home: str
+    homes: tuple[str, ...] = ()
     _closed: _Index = field(default_factory=_Index, repr=False)
     _states: _Index = field(default_factory=_Index, repr=False)
 
@@ -131,9 +134,15 @@ class Protection:
         home = os.path.realpath(home_directory())
         state = os.path.realpath(state_root)
         usual = [path for path in _usual_states() if os.path.realpath(path) != state]
-        obeyed = [*configuration, *usual]
+        homes = _kept_homes()
+        obeyed = [*configuration, *usual, *homes]
         real = {path: os.path.realpath(path) for path in dict.fromkeys([*denied, *obeyed])}
         lifted = _lifted(bypass, directory, {home, *real.values(), *program_paths()})
+        for path in homes:
+            if real[path] in lifted:
+                raise UsageError(
+                    f"{_LIFT} {path}: the homes of other cages stay closed", hint=_HOMES
+                )
         kept = tuple(path for path in real if real[path] not in lifted)
         mounts = MountTable.read()
         closed, states = _Index(), _Index()
@@ -141,7 +150,7 @@ class Protection:
             closed.add(path, mounts)
         states.add(str(state_root), mounts)
         obeyed = [path for path in obeyed if path in kept]
-        return cls(kept, lifted, tuple(obeyed), state, home, closed, states)
+        return cls(kept, lifted, tuple(obeyed), state, home, tuple(homes), closed, states)
 
     def closing(self, real: str) -> str | None:
         """Return the closed path, as it was given, that `real` (without symlinks) is or lies in."""
@@ -175,6 +184,10 @@ class Protection:
             )
         self._refuse_writable_home(grant)
         closed = self.closing(grant.real)
+        if closed in self.homes:
+            raise UsageError(
+                f"{grant.source} {grant.path} would open the homes of other cages", hint=_HOMES
+            )
         if closed is not None:
             raise UsageError(
                 f"{grant.source} {grant.path} is protected (secrets or start-up files)",
@@ -185,6 +198,8 @@ class Protection:
             return []
         covered = []
         for given, name in self.below(grant):
+            if given in self.homes:
+                _require_covered_homes(grant, given, name, can_cover=can_cover)
             if not can_cover:
                 raise UsageError(
                     f"{grant.source} {grant.path} would open {given}, which is protected, and"
@@ -228,6 +243,22 @@ class Protection:
                 )
 
 
+def _require_covered_homes(grant: Grant, given: str, name: str, *, can_cover: bool) -> None:
+    """Raise UsageError where the homes of other cages can't be closed inside a grant."""
+    if not can_cover:
+        raise UsageError(
+            f"{grant.source} {grant.path} would open {given}, the homes of other cages, and this"
+            " isolation can't close a path inside an open directory",
+            hint=f"grant what is needed below it; {_HOMES}",
+        )
+    if grant.may_write and not os.path.lexists(name):
+        raise UsageError(
+            f"{grant.source} {grant.path} would let the command create {given}, where the homes of"
+            " later cages are",
+            hint=f"make it first, and it is covered: mkdir -p {shlex.quote(given)}",
+        )
+
+
 def configuration_directories(own: str | None) -> list[str]:
     """Return every directory that a command of ours may take profiles from; `own` is this run's."""
     usual = (os.path.join(home, ".config", "nono-trio") for home in _homes())
@@ -238,6 +269,12 @@ def _usual_states() -> list[str]:
     """Where logs are kept unless somebody says otherwise, whatever $XDG_STATE_HOME says today."""
     usual = [os.path.join(home, ".local", "state", "nono-trio") for home in _homes()]
     return list(dict.fromkeys([str(usual_state_root(os.environ)), *usual]))
+
+
+def _kept_homes() -> list[str]:
+    """Where cages keep homes, now and unless somebody says otherwise."""
+    usual = [os.path.join(home, ".local", "share", "nono-trio", "homes") for home in _homes()]
+    return list(dict.fromkeys([homes_root(os.environ), *usual]))
 
 
 def _homes() -> list[str]:

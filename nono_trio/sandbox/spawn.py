@@ -91,21 +91,27 @@ class CagePlan:
     guarded: bool
     limits: dict[str, int]
     temporary: str | None = None
+    home: dict[str, str | None] | None = None
 
 
 @dataclass
 class Launched:
     """A launcher that is under way: its pid and our end of the control socket; where the cage is
-    guarded, `guard` is what the child's connections wait at."""
+    guarded, `guard` is what the child's connections wait at; `home` is the directory of a home that
+    ends with the session."""
 
     pid: int
     control: socket.socket
     isolated: bool
     reaped: bool = False
     guard: int | None = None
+    home: int | None = None
 
     def abandon(self) -> None:
         """End a launcher whose session never began; nothing once its cage has reaped it."""
+        if self.home is not None:
+            os.close(self.home)
+            self.home = None
         if self.guard is not None:
             os.close(self.guard)
             self.guard = None
@@ -150,12 +156,12 @@ def await_ready(launched: Launched) -> dict[str, socket.socket]:
     launched.control.settimeout(LAUNCH_SECONDS)
     decoder = protocol.Decoder()
     try:
-        while (found := decoder.next()) is None:
-            if not protocol.read_once(launched.control, decoder):
-                raise CageFailed("the cage's launcher ended before it said why")
+        message, descriptors = _next_message(launched, decoder)
+        if "home" in message:
+            (launched.home,) = descriptors
+            message, descriptors = _next_message(launched, decoder)
     except TimeoutError:
         raise CageFailed(f"the cage was not ready within {LAUNCH_SECONDS:.0f} s") from None
-    message, descriptors = found
     ready = message.get("ready")
     if not isinstance(ready, dict):
         raise launch_error(message)
@@ -165,6 +171,15 @@ def await_ready(launched: Launched) -> dict[str, socket.socket]:
         name: socket.socket(fileno=descriptor)
         for name, descriptor in zip(ready["sockets"], descriptors, strict=True)
     }
+
+
+def _next_message(
+    launched: Launched, decoder: protocol.Decoder
+) -> tuple[dict[str, object], list[int]]:
+    while (found := decoder.next()) is None:
+        if not protocol.read_once(launched.control, decoder):
+            raise CageFailed("the cage's launcher ended before it said why")
+    return found
 
 
 def launch_error(message: dict[str, object]) -> CageFailed:

@@ -11,21 +11,15 @@ Removed twice: by the supervisor, and by what ends the tree when the supervisor 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import sys
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from nono_trio.sandbox.hostile_tree import entered
 
 PREFIX = "nono-trio-"
 # A million files go in that time. It holds back the end of the run, so what is left then stays.
 REMOVE_SECONDS = 10.0
-
-_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_temporary() -> str:
@@ -35,15 +29,18 @@ def make_temporary() -> str:
     return tempfile.mkdtemp(prefix=PREFIX)
 
 
-def remove_temporary(path: str, seconds: float = REMOVE_SECONDS) -> bool:
+def remove_temporary(
+    path: str, seconds: float = REMOVE_SECONDS, *, parent: int | None = None
+) -> bool:
     """Remove a directory of `make_temporary` with all that is in it; False when some is left.
 
-    Call it after every process that could write there has ended. Never raises OSError.
+    Call it after every process that could write there has ended. `parent`: the open directory that
+    a relative path begins in. Never raises OSError.
     """
     try:
-        with _entered(path, None) as top:
+        with entered(path, parent) as top:
             _empty(top, time.monotonic() + seconds)
-        os.rmdir(path)
+        os.rmdir(path, dir_fd=parent)
     except FileNotFoundError:
         return True
     except (OSError, TimeoutError):
@@ -63,13 +60,13 @@ def _empty(top: int, deadline: float) -> None:
             if not _is_directory(name, top):
                 _remove(name, top, deadline)
                 continue
-            with _entered(name, top) as inner:
+            with entered(name, top) as inner:
                 for below in os.listdir(inner):
                     if not _is_directory(below, inner):
                         _remove(below, inner, deadline)
                         continue
                     moved += 1
-                    with _entered(below, inner):  # opened up: moving it changes its ".."
+                    with entered(below, inner):  # opened up: moving it changes its ".."
                         os.rename(below, f"{unique}{moved}", src_dir_fd=inner, dst_dir_fd=top)
             _remove(name, top, deadline, is_directory=True)
 
@@ -82,30 +79,3 @@ def _remove(name: str, directory: int, deadline: float, *, is_directory: bool = 
 
 def _is_directory(name: str, directory: int) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-
-
-@contextlib.contextmanager
-def _entered(name: str, directory: int | None) -> Iterator[int]:
-    """Open a directory whose mode may forbid it even to its owner; never through a symlink."""
-    opened = _open_up(name, directory)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
-if sys.platform == "darwin":  # not tested on a Mac
-
-    def _open_up(name: str, directory: int | None) -> int:
-        os.chmod(name, 0o700, dir_fd=directory, follow_symlinks=False)
-        return os.open(name, _READ, dir_fd=directory)
-
-else:
-
-    def _open_up(name: str, directory: int | None) -> int:
-        looked = os.open(name, os.O_PATH | _READ, dir_fd=directory)
-        try:
-            os.chmod(f"/proc/self/fd/{looked}", 0o700)
-            return os.open(".", _READ, dir_fd=looked)
-        finally:
-            os.close(looked)

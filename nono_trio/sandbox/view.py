@@ -20,9 +20,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import Any
 
 from nono_trio.sandbox import system
+from nono_trio.sandbox.hostile_tree import entered, make_directories
 from nono_trio.sandbox.launch_steps import StageError
+from nono_trio.sandbox.places import is_below
 
 # Any directory of the host will do to hang the new root on for a moment, as everything is
 # mounted over it in our own namespace only.
@@ -54,6 +57,7 @@ def build_view(
     covered: list[str],
     kept: list[str],
     replaced: dict[str, str],
+    home: dict[str, Any] | None = None,
 ) -> None:
     """Make the new root and enter it.
 
@@ -62,8 +66,8 @@ def build_view(
     bytes and its number of files, and `directories` are made empty so that they can be named (the
     home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
     something empty that nobody may open, `kept` ones are there read-only; `replaced` files have a
-    text of ours. Raises OSError with the path that could not be mounted, and StageError for one
-    that is not what it was.
+    text of ours. `home`: the cage's own, under the grants that lie below it. Raises OSError with
+    the path that could not be mounted, and StageError for one that is not what it was.
     """
     _enter_staging()
     view = _View()
@@ -77,13 +81,16 @@ def build_view(
                 expected[real] = identities[path]
     sizes = {path: (size, files) for path, size, files in private}
     # Parents first, so that a grant below a private directory is bound over it, not under it.
-    for path in sorted({*shown, *sizes}, key=_depth):
+    for path in sorted({*shown, *sizes, *([home["path"]] if home else [])}, key=_depth):
         if path in sizes:
             view.add_private(path, *sizes[path])
+        elif home is not None and path == home["path"]:
+            view.add_home(path, home["kept"], home["options"])
         else:
             view.bind(path, writable=shown[path])
             if path in expected:
                 require_same(_NEW + path, path, expected[path])
+    view.make_links()
     for path in directories:
         view.make_directory(path)
     view.pin([*kept, *covered])
@@ -93,6 +100,7 @@ def build_view(
         view.cover(path)
     for path, text in replaced.items():
         view.replace(path, text)
+    view.make_links()
     _mount_system(view)
     os.chdir(_NEW)
     system.pivot_root(".", ".")
@@ -131,7 +139,10 @@ class _View:
     """What has been put under /new so far, by the path that the child will see."""
 
     def __init__(self) -> None:
-        self._mounts: dict[str, str] = {}  # path -> "private", "read-only" or "writable"
+        # path -> "private", "home", "read-only" or "writable"
+        self._mounts: dict[str, str] = {}
+        self._links: dict[str, str] = {}
+        self._home: str | None = None
 
     def bind(self, real: str, *, writable: bool) -> None:
         """Show the host's `real`, a path without symlinks that exists there.
@@ -160,11 +171,24 @@ class _View:
         system.mount("tmpfs", _NEW + path, "tmpfs", flags, options)
         self._mounts[path] = "private"
 
+    def add_home(self, path: str, kept: str | None, options: str) -> None:
+        """Put the cage's home at `path`: the host's `kept`, or an empty one with `options`."""
+        self.make_directory(path)
+        flags = system.MS_NOSUID | system.MS_NODEV
+        if kept is None:
+            system.mount("tmpfs", _NEW + path, "tmpfs", flags, options)
+        else:
+            system.mount(_OLD + kept, _NEW + path, "", system.MS_BIND)
+        self._mounts[path] = "home"
+        self._home = path
+
     def cover(self, real: str) -> None:
         """Hide what is at `real`; nothing to do where the view does not show it.
 
         Raises StageError where it has gone since the plan was made: it may come back.
         """
+        if self._mount_above(real) == "home":  # the host's is not shown: the cage's own is there
+            return
         if not os.path.lexists(_NEW + real):
             if self._mount_above(real) == "private":
                 return
@@ -179,7 +203,7 @@ class _View:
 
     def keep(self, real: str) -> None:
         """Show the host's `real` read-only inside what may be written, where it is shown at all."""
-        if not os.path.lexists(_NEW + real):
+        if not os.path.lexists(_NEW + real) or self._mount_above(real) == "home":
             return
         system.mount(_OLD + real, _NEW + real, "", system.MS_BIND | system.MS_REC)
         system.make_read_only(_NEW + real)
@@ -221,8 +245,15 @@ class _View:
         system.make_read_only(_NEW + real)
 
     def make_directory(self, path: str) -> None:
-        """Make `path` and what leads to it, as empty directories where nothing is bound."""
-        os.makedirs(_NEW + path, mode=0o755, exist_ok=True)
+        """Make `path` and what leads to it, as empty directories where nothing is bound.
+
+        In the cage's home, which an earlier command filled, never through a symlink.
+        """
+        if self._home is None or not is_below(path, self._home):
+            os.makedirs(_NEW + path, mode=0o755, exist_ok=True)
+            return
+        with entered(_NEW + self._home) as home:
+            os.close(make_directories(home, os.path.relpath(path, self._home).split("/")))
 
     def _make_file(self, path: str) -> None:
         self.make_directory(os.path.dirname(path))
@@ -238,7 +269,7 @@ class _View:
             path = os.path.dirname(path)
 
     def follow(self, path: str) -> str | None:
-        """Return what is behind every symlink of `path`, making each symlink again on the way.
+        """Return what is behind every symlink of `path`; `make_links` makes each of them again.
 
         None if it does not exist.
         """
@@ -264,15 +295,21 @@ class _View:
             if links > _MAX_LINKS:
                 return None
             target = os.readlink(_OLD + here)
-            self.make_link(here, target)
+            self._links[here] = target
             if target.startswith("/"):
                 real = ""
             pending += reversed(target.split("/"))
         return real or "/"
 
+    def make_links(self) -> None:
+        """Make the symlinks that were followed, once everything is mounted that may hold them."""
+        for path, target in self._links.items():
+            self.make_link(path, target)
+        self._links.clear()
+
     def make_link(self, path: str, target: str) -> None:
         """Make a symlink, unless something is there or the directory is the host's."""
-        if self._mount_above(path) != "private" or os.path.lexists(_NEW + path):
+        if self._mount_above(path) not in ("private", "home") or os.path.lexists(_NEW + path):
             return
         self.make_directory(os.path.dirname(path))
         os.symlink(target, _NEW + path)

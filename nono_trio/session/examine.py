@@ -73,7 +73,7 @@ def best_isolation(checks: Sequence[Check]) -> Isolation | None:
 def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | None:
     """Build the cage that `run` would, and end it; return why it can't be built, None if it can."""
     try:
-        prepared = prepare_run(options, isolation)
+        prepared = prepare_run(options, isolation, dry=True)
     except CageFailed as failed:
         return failed
     except NonoTrioError as error:  # a machine without `true`: no word about the cage itself
@@ -91,7 +91,7 @@ def chosen_isolation(options: RunOptions) -> Isolation:
     `prepare_run`.
     """
     first = preferred_isolation(options)
-    prepared = prepare_run(options, first)
+    prepared = prepare_run(options, first, dry=True)
     try:
         failed = probe.try_cage(prepared.plan)
     finally:

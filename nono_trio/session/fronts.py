@@ -27,6 +27,7 @@ from nono_trio.proxy.server import Proxy
 from nono_trio.proxy.transparent import Transparent
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
+from nono_trio.session.home import what_it_held
 from nono_trio.session.shutdown import Phase
 from nono_trio.session.systems import system_word
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 HASH_SECONDS = 2.0
 # An exec answers at once; a program on a network file system that hangs must not hold the session.
 EXEC_SECONDS = 10.0
+# The look at a private home bounds itself; a disk that hangs must not hold the end.
+HOME_SECONDS = 2.0
 TIMED_OUT = 124  # as timeout(1)
 # The queue has room or it has not: the log is not waited for once the child has ended.
 LAST_RECORD_SECONDS = 1.0
@@ -83,7 +86,17 @@ class ChildFront:
                 hashing.start_soon(self._identify)
                 ended = await self._run_child(cage, proxy, handlers, recorder)
                 hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
+            await self._tell_what_ends()
         return TIMED_OUT if self._timed_out else ended.exit_code
+
+    async def _tell_what_ends(self) -> None:
+        """Name what a private home holds, while it is there."""
+        home = self._run.home
+        descriptor = self._launched.home if home.descriptor is None else home.descriptor
+        if descriptor is None:
+            return
+        with trio.move_on_after(HOME_SECONDS), suppress(OSError):
+            self.notes += await in_thread(what_it_held, descriptor, home.plan)
 
     async def _run_child(
         self, cage: Cage, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from nono_trio.core.home import HomeChoice
 from nono_trio.core.variables import VariableRules
 
 if TYPE_CHECKING:
@@ -90,3 +91,4 @@ class RunOptions:
     variables: VariableRules = field(default_factory=VariableRules)
     set_variables: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    home: HomeChoice = field(default_factory=HomeChoice)

@@ -33,12 +33,14 @@ from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
+from nono_trio.session.home import RunHome, open_home, resolve_home
 from nono_trio.session.limits import plan_limits
 from nono_trio.session.resolver_settings import system_search
 from nono_trio.session.systems import preferred_isolation
 from nono_trio.session.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from nono_trio.sandbox.spawn import Isolation
@@ -70,9 +72,11 @@ class PreparedRun:
     listen_ports: dict[int, socket.socket]
     limits: PlannedLimits
     temporary: str | None
+    home: RunHome
 
     def close(self) -> None:
         """Give back what belongs to this run alone."""
+        self.home.close()
         self.terminal.close()
         for listener in (self.listener, *self.listen_ports.values()):
             if listener is not None:
@@ -109,10 +113,18 @@ def resolve_files(
     )
 
 
-def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> PreparedRun:
+def prepare_run(
+    options: RunOptions,
+    isolation: Isolation | None = None,
+    *,
+    dry: bool = False,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> PreparedRun:
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
-    `isolation` overrides the options': `auto` begins with the best of this system.
+    `isolation` overrides the options': `auto` begins with the best of this system. `dry`: nothing
+    is made that outlives this run, so a kept home is neither made nor taken. `tell` is told at once
+    what is copied into a new one.
     """
     network = options.session.network
     policy = build_policy(network)
@@ -136,12 +148,20 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
     if options.sandbox and chosen != "namespace":
         temporary = make_temporary()
     unguarded = _unguarded(options, chosen)
+    if dry:
+        home = resolve_home(options, files, chosen, temporary)
+    else:
+        home = _open_home(options, files, chosen, temporary, tell)
     caged = cage_files(
         files,
         chosen,
         sandbox=options.sandbox,
         temporary=temporary,
         memory=options.limits.memory,
+        home=home.path,
+    )
+    variables = child_environment(
+        inherited, given=options.set_variables, token=token, port=port, allowed=network.allow
     )
     plan = CagePlan(
         isolation=chosen,
@@ -159,10 +179,9 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         directory=caged.directory,
         executable=executable,
         command=[*options.command],
-        environment=child_environment(
-            inherited, given=options.set_variables, token=token, port=port, allowed=network.allow
-        )
-        | _temporary_variables(options, files, temporary),
+        environment=home.variables(
+            variables | _temporary_variables(options, files, temporary), files
+        ),
         foreground=terminal.is_ours,
         port=port,
         open_ports=[*options.open_ports],
@@ -171,6 +190,7 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
         guarded=chosen in ("namespace", "landlock") and unguarded is None,
         limits=limits.per_process,
         temporary=temporary,
+        home=home.for_launcher(options.limits.memory),
     )
     return PreparedRun(
         plan=plan,
@@ -187,12 +207,30 @@ def prepare_run(options: RunOptions, isolation: Isolation | None = None) -> Prep
             *held_back_warnings(inherited.held_back),
             *limits.warnings,
             *left_open(plan, abi, unguarded),
+            *home.warnings(),
         ],
         listener=listener,
         listen_ports=_listeners(options, chosen),
         limits=limits,
         temporary=temporary,
+        home=home,
     )
+
+
+def _open_home(
+    options: RunOptions,
+    files: FilePlan,
+    isolation: Isolation,
+    temporary: str | None,
+    tell: Callable[[str], None],
+) -> RunHome:
+    try:
+        return open_home(options, files, isolation, temporary, tell)
+    except OSError as error:
+        raise CageFailed(
+            f"the command's home can't be made: {error.strerror or error}",
+            hint="--home closed runs without one",
+        ) from error
 
 
 def _transparent(options: RunOptions, isolation: Isolation, policy: Policy) -> list[int]:

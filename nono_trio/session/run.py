@@ -72,6 +72,7 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
             isolation=started.run.plan.isolation,
             enforcement=started.run.enforcement,
             directory=started.run.plan.directory,
+            home=started.run.home.text,
         )
         listeners.built(started.run.enforcement)
         listeners.opened(record)
@@ -176,7 +177,7 @@ def _prepare_again(
     }[type(refused)]
     listeners.warn(f"warning: {refused.message}: falling back {instead}")
     try:
-        prepared = prepare_run(options)
+        prepared = prepare_run(options, tell=listeners.warn)
     except CageFailed as failed:
         if isinstance(refused, NamespacesRefused):
             failed.hint = f"`nono-trio doctor` says what would allow namespaces; {failed.hint}"
@@ -184,6 +185,8 @@ def _prepare_again(
     for warning in prepared.warnings:
         if warning not in said:
             listeners.warn(f"warning: {warning}")
+    for note in prepared.home.notes:
+        listeners.warn(note)
     return prepared
 
 
@@ -206,6 +209,7 @@ def run_proxy(
         tracked_paths=(),
         isolation="none",
         enforcement=(),
+        home=None,
         directory="",  # a proxy by itself looks at no files
     )
     make_room()
@@ -236,6 +240,7 @@ def _open_record(
     isolation: str,
     enforcement: Sequence[str],
     directory: str,
+    home: str | None,
 ) -> SessionRecord:
     from nono_trio.audit.session_record import SessionFacts, SessionRecord
 
@@ -249,6 +254,7 @@ def _open_record(
         audit_mode=audit.mode,
         audit_sync=audit.sync,
         working_directory=directory,
+        home=home,
     )
     try:
         return SessionRecord(store.audit_root(audit.state_root), facts)

@@ -22,8 +22,10 @@ from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, i
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.proxy.local_addresses import is_local
 from nono_trio.sandbox.assemble import cage_files, transparent_ports
+from nono_trio.sandbox.places import is_in
 from nono_trio.sandbox.plan import PRIVATE, Grant
 from nono_trio.session.examine import chosen_isolation
+from nono_trio.session.home import resolve_home
 from nono_trio.session.options import Limits
 from nono_trio.session.prepare import build_policy, check_contradictions, resolve_files
 from nono_trio.session.systems import preferred_isolation
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy import Verdict
     from nono_trio.sandbox.plan import FileOptions, FilePlan
     from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.session.home import RunHome
     from nono_trio.session.options import NetworkOptions, RunOptions
 
 Operation = Literal["read", "write"]
@@ -145,7 +148,8 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
     subject = f"{operation} {path}"
     if not options.sandbox:
         return Answer(subject, True, "the file sandbox is off", "--no-sandbox")
-    notes += _path_notes(path)
+    home = resolve_home(options, files, isolation)
+    notes += _path_notes(path) + _home_notes(home, path)
     grant, connects = files.covers(path, operation), files.connects(path)
     if grant is not None:
         answer = Answer(subject, True, f"granted: {_granted(grant)}", _rule(grant), notes=notes)
@@ -153,7 +157,7 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
         reason = f"the command may connect to it, and no more: {_granted(connects)}"
         answer = Answer(f"connect {path}", True, reason, _rule(connects), notes=notes)
     else:
-        answer = _without_grant(options, isolation, files, path, operation, notes)
+        answer = _without_grant(options, isolation, files, home.path, path, operation, notes)
     # Those about grants that were skipped; where the command starts is not what was asked.
     skipped = tuple(warning for warning in files.warnings if warning.endswith("skipped"))
     return replace(answer, warnings=skipped)
@@ -197,6 +201,16 @@ def _is_socket(path: str) -> bool:
         return False
 
 
+def _home_notes(home: RunHome, path: str) -> tuple[str, ...]:
+    plan = home.plan
+    if home.path is None or not is_in(path, plan.real):
+        return ()
+    if plan.moved:
+        return (f"in this isolation HOME names {home.path}, the cage's own home",)
+    lasts = f"kept as {home.name}" if home.name is not None else "it ends with the session"
+    return (f"the cage has a home of its own ({lasts})",)
+
+
 def _rule(grant: Grant) -> str:
     return f"{grant.source} {grant.path}" if grant.asked_for else grant.source
 
@@ -205,14 +219,15 @@ def _without_grant(
     options: RunOptions,
     isolation: Isolation,
     files: FilePlan,
+    home: str | None,
     path: str,
     operation: Operation,
     notes: tuple[str, ...],
 ) -> Answer:
     """What a path is that nobody granted: the cage's own, protected, or just not there."""
     subject = f"{operation} {path}"
-    own = _own_grant(files, isolation, path, operation)
-    is_private = own is not None and isolation == "namespace" and own.path in PRIVATE
+    own = _own_grant(files, isolation, home, path, operation)
+    is_private = own is not None and isolation == "namespace" and own.path in (*PRIVATE, home)
     if own is not None and not (is_private and _is_of_the_host(path, own)):
         reason = f"every cage may {operation} {own.path}"
         if isolation == "namespace":
@@ -242,10 +257,10 @@ def _is_of_the_host(path: str, own: Grant) -> bool:
 
 
 def _own_grant(
-    files: FilePlan, isolation: Isolation, path: str, operation: Operation
+    files: FilePlan, isolation: Isolation, home: str | None, path: str, operation: Operation
 ) -> Grant | None:
-    """What the cage grants of itself: private directories, devices, its /proc."""
-    caged = cage_files(files, isolation, sandbox=True, temporary=None)
+    """What the cage grants of itself: private directories, its home, devices, its /proc."""
+    caged = cage_files(files, isolation, sandbox=True, temporary=None, home=home)
     own = caged.grants[len(files.grants) :]
     grants = tuple(Grant(one, access, is_file, "nono-trio") for one, access, is_file in own)  # type: ignore[arg-type]  # the words of Access, as str for the launcher
     return replace(files, grants=grants).covers(path, operation)

@@ -1,0 +1,90 @@
+"""Which home a cage gets: what `--home` and a profile say, and the name of a kept one.
+
+Rules of this file: a name is a file name of letters, digits, - and _, whatever it was made from, so
+that it can be shown, pasted and joined to a path; two working directories or profiles never get one
+name by accident (the digest), and a person still sees which is which (the words before it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from nono_trio.errors import UsageError
+
+HomeKind: TypeAlias = Literal["kept", "private", "closed"]
+
+FLAG: Final = "--home"
+MAX_NAME: Final = 64  # of a name that a person gives; ours are shorter
+# More sessions of one profile in one directory than anybody runs at a time; each may hold a copy.
+MOST_AT_A_TIME: Final = 16
+_WORD: Final = 20  # characters of the profile's name and of the directory's each
+_DIGEST: Final = 10  # hex digits: 40 bits keep a million homes apart
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_STORED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.(namespace|landlock|seatbelt|none)")
+_OTHER: Final = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class HomeChoice:
+    """What was asked for; `source` is the flag, or the profile's line and key, "" for nobody.
+
+    `profile` is the name or file of the profile, which a kept home without a name goes by.
+    `seeds` are absolute paths, each with the line that names it.
+    """
+
+    kind: HomeKind = "private"
+    name: str | None = None
+    source: str = ""
+    profile: str = "default"
+    seeds: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def by_flag(self) -> bool:
+        """Whether the person who starts the run asked for it, not a profile."""
+        return self.source == FLAG
+
+
+def parse_home(text: str) -> tuple[HomeKind, str | None]:
+    """Read `kept`, `kept=NAME`, `private` or `closed`; raises UsageError."""
+    word, equals, name = text.partition("=")
+    if word == "kept" and equals:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{FLAG} expected a name of at most {MAX_NAME} letters, digits, - and _, got"
+                f" {name!a}",
+                hint=f"for example {FLAG} kept=work",
+            )
+        return "kept", name
+    if text in ("kept", "private", "closed"):
+        return text, None  # type: ignore[return-value]  # one of the three words
+    raise UsageError(
+        f"{FLAG} expected kept, kept=NAME, private or closed, got {text!a}",
+        hint=f"{FLAG} kept keeps what the command writes to its home for the next run",
+    )
+
+
+def home_name(profile: str, directory: str) -> str:
+    """The name of the home that a profile has in a working directory."""
+    key = "\0".join((profile, directory)).encode("utf-8", "surrogateescape")
+    words = [_word(profile.rpartition("/")[2].partition(".")[0]), _word(directory)]
+    digest = hashlib.sha256(key).hexdigest()[:_DIGEST]
+    return "-".join([*filter(None, words), digest])
+
+
+def _word(text: str) -> str:
+    last = text.rstrip("/").rpartition("/")[2]
+    return _OTHER.sub("-", last.lower()).strip("-")[:_WORD].strip("-")
+
+
+def stored_name(name: str, isolation: str, number: int = 1) -> str:
+    """The file name of a home; `number` counts those that sessions hold at the same time."""
+    return f"{name if number == 1 else f'{name}-{number}'}.{isolation}"
+
+
+def is_stored_name(text: str) -> bool:
+    """Whether a file name is that of a home; anything else there is none of ours."""
+    return _STORED.fullmatch(text) is not None

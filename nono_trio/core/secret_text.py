@@ -1,0 +1,34 @@
+"""Whether a file looks as if it held a secret: by its name, or by what stands in it.
+
+A guess that errs on the side of "yes": what it is asked about is copied where a command may read
+it, and a person can name the file to have it copied all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_NAMES: Final = re.compile(
+    r"(?i)(.*credential.*|.*secret.*|.*token.*|auth\.json|oauth_creds\.json|\.netrc|_netrc|\.pgpass"
+    r"|\.git-credentials|\.pypirc|\.env(\..*)?|id_[a-z0-9]+|.*\.(pem|key|p12|pfx|kdbx|jks))"
+)
+_CONTENT: Final = (
+    re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY"),
+    re.compile(rb"(?i)_auth(token)?\s*="),
+    # A word for it, and a value long enough to be one.
+    re.compile(
+        rb"(?i)(api[_-]?key|access[_-]?key|token|secret|passw(or)?d|credential|bearer)s?[\w-]*"
+        rb"[\"']?\s*[:= ]\s*[\"']?[^\s\"'$<>{}()]{12,}"
+    ),
+    re.compile(rb"://[^/\s:@\"']+:[^/\s@\"']+@"),  # a URL with a password
+    re.compile(
+        rb"\b(sk-[\w-]{16,}|gh[opsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|npm_\w{20,}"
+        rb"|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abpr]-[\w-]{10,}|eyJ[\w-]{20,}\.eyJ)"
+    ),
+)
+
+
+def looks_secret(name: str, content: bytes) -> bool:
+    """Whether the file `name` (without its directories) with this content looks like a secret."""
+    return _NAMES.fullmatch(name) is not None or any(one.search(content) for one in _CONTENT)
