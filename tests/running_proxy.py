@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from nono_trio.core.events import Flow
+    from nono_trio.core.upstream_proxy import UpstreamProxy
 
 TOKEN = "7d1f00c0ffee"
 AUTH = "Basic " + base64.b64encode(f"nono:{TOKEN}".encode()).decode()
@@ -188,13 +189,17 @@ async def running(
     dialler: LoopbackDialler | None = None,
     limits: Limits = QUICK,
     search: Sequence[str] = (),
+    upstream_proxy: UpstreamProxy | None = None,
     admits: Callable[[tuple[str, int]], bool] | None = None,
     shared: bool = False,
 ) -> AsyncIterator[Running]:
     """A proxy that serves until the block ends; then everything is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
     policy = Policy.build(allow=list(allow), resolve=list(resolve), search=search)
-    proxy = Proxy(policy, recorder, TOKEN, resolver=resolver, dialler=dialler, limits=limits)
+    proxy = Proxy(
+        policy, recorder, TOKEN,
+        resolver=resolver, dialler=dialler, limits=limits, upstream_proxy=upstream_proxy,
+    )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]
     accepting, connections = trio.CancelScope(), trio.CancelScope()

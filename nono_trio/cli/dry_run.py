@@ -26,6 +26,7 @@ _NETWORK_ROWS = (
     ("deny", "deny_domain", "deny  {}"),
     ("allow", "allow_domain", "allow {}"),
     ("resolve", "resolve", "pin   {}"),
+    ("upstream_proxy", "upstream_proxy", "through the upstream proxy {}"),
     ("open_ports", "open_port", "relay port {} to the host's"),
     ("listen_ports", "listen_port", "relay the host's port {} in"),
 )
@@ -83,6 +84,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
             "deny": list(network.deny),
             "resolve": list(network.resolve),
             "block": network.block,
+            "upstream_proxy": [network.upstream_proxy.shown] if network.upstream_proxy else [],
             "open_ports": list(plan.open_ports),
             "listen_ports": list(plan.listen_ports),
             "sources": network.sources,

@@ -17,10 +17,10 @@ class CommandGroup(click.Group):
         name, names = args[0], self.list_commands(ctx)
         if name.startswith("-") or name in names or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        from difflib import get_close_matches  # late: it is for mistakes only
+        from nono_trio.core.profile_values import nearest  # late: it is for mistakes only
 
-        nearest = get_close_matches(name, names, n=1)
+        meant = nearest(name, names)
         hint = f"see `{ctx.command_path} --help`"
-        if nearest:
-            hint = f"did you mean `{ctx.command_path} {nearest[0]}`?"
+        if meant is not None:
+            hint = f"did you mean `{ctx.command_path} {meant}`?"
         raise UsageError(f"there is no command {name!a}", hint=hint)

@@ -15,6 +15,7 @@ from nono_trio.session.options import AuditOptions, NetworkOptions, SessionOptio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.session.options import Sources
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -61,6 +62,13 @@ _NETWORK = (
            help="Deny a host; wins over every --allow-domain. Repeatable."),
     option("--resolve", multiple=True, metavar="HOST:PORT:ADDR",
            help="Pin the address of a name, as curl does. Repeatable."),
+    option("--upstream-proxy", metavar="URL|env",
+           help="Go out through an HTTP proxy: http(s)://[USER@]HOST:PORT, or env for the one that"
+           " HTTPS_PROXY and NO_PROXY name. Names are left to it to resolve."),
+    option("--upstream-proxy-password", metavar="env://VAR|file://PATH",
+           help="The password for the user of --upstream-proxy."),
+    option("--upstream-bypass", multiple=True, metavar="HOST|*.SUFFIX",
+           help="Reach a host without the upstream proxy. Repeatable."),
     option("--block-net", is_flag=True, help="Allow nothing at all; every attempt is recorded."),
 )  # fmt: skip
 
@@ -104,6 +112,7 @@ def build_session_options(
             resolve=given["resolve"],
             block=given["block_net"],
             proxy_port=proxy_port,
+            upstream_proxy=_upstream_proxy(given),
             sources=sources or {},
         ),
         audit=AuditOptions(
@@ -115,6 +124,24 @@ def build_session_options(
         name=name,
         grace_seconds=given["grace"],
     )
+
+
+def _upstream_proxy(given: dict[str, Any]) -> UpstreamProxy | None:
+    url, reference = given["upstream_proxy"], given["upstream_proxy_password"]
+    if url is None:
+        for name in ("upstream_proxy_password", "upstream_bypass"):
+            if given[name]:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} needs --upstream-proxy", hint="name the proxy as well")
+        return None
+    from nono_trio.core.upstream_proxy import PASSWORD_FLAG, parse_upstream_proxy  # late: few do
+
+    password = None
+    if reference is not None:
+        from nono_trio.session.secret import read_secret
+
+        password = read_secret(PASSWORD_FLAG, reference, os.environ)
+    return parse_upstream_proxy(url, given["upstream_bypass"], password, os.environ)
 
 
 def check_name(name: str) -> None:

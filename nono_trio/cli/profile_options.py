@@ -36,6 +36,7 @@ _LISTS: Final[dict[str, tuple[str, ...]]] = {
     "allow_domain": ("network.allow_domain", "network.groups"),
     "deny_domain": ("network.deny_domain",),
     "resolve": ("network.resolve",),
+    "upstream_bypass": ("network.upstream_bypass",),
     "open_port": ("network.open_port",),
     "listen_port": ("network.listen_port",),
     "env_allow": ("environment.allow",),
@@ -45,6 +46,8 @@ _LISTS: Final[dict[str, tuple[str, ...]]] = {
 _VALUES: Final = {
     "home": "filesystem.home",
     "block_net": "network.block",
+    "upstream_proxy": "network.upstream_proxy",
+    "upstream_proxy_password": "network.upstream_proxy_password",
     "audit_mode": "audit.mode",
     "audit_sync": "audit.sync",
     "audit_queue": "audit.queue",

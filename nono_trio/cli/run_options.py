@@ -19,6 +19,7 @@ from nono_trio.core.size import parse_size
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.plan import FileOptions
 from nono_trio.session.options import Limits, RunOptions
+from nono_trio.session.secret import secret_variable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +161,7 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
         ),
         timeout_seconds=given["timeout"],
         environment=dict(os.environ),
-        variables=chosen.variables,
+        variables=chosen.variables.without(secret_variable(given["upstream_proxy_password"])),
         set_variables=chosen.set_variables,
         notes=chosen.notes,
         home=_home(chosen),

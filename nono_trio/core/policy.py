@@ -78,13 +78,16 @@ class Verdict:
     """The full names that an allowed host without a dot is looked up as, in turn."""
 
     @property
+    def entry_note(self) -> str | None:
+        """What the record of an allowed request says about its entry; None for a plain one."""
+        return f"{ALLOW_FLAG} {self.rule}" if self.scheme else None
+
+    @property
     def note(self) -> str | None:
         """What the record of an allowed request says about it; None where there is nothing to say:
         a plain entry, and a name that is looked up as it stands."""
-        parts = [f"{ALLOW_FLAG} {self.rule}"] if self.scheme else []
-        if self.looked_up:
-            parts.append(f"{LOOKED_UP_AS}{', '.join(self.looked_up)}")
-        return "; ".join(parts) or None
+        looked_up = f"{LOOKED_UP_AS}{', '.join(self.looked_up)}" if self.looked_up else None
+        return "; ".join(filter(None, (self.entry_note, looked_up))) or None
 
 
 class RuleTable:

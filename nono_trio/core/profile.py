@@ -54,6 +54,9 @@ class Network(Table, frozen=True):
     deny_domain: list[str] = []
     groups: list[str] = []
     resolve: list[str] = []
+    upstream_proxy: str | None = None
+    upstream_proxy_password: str | None = None
+    upstream_bypass: list[str] = []
     open_port: list[Port] = []
     listen_port: list[Port] = []
 

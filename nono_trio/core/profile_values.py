@@ -16,6 +16,7 @@ from nono_trio.core.groups import GROUP_NAMES
 from nono_trio.core.home import parse_home
 from nono_trio.core.rules import parse_allow, parse_deny, parse_pin
 from nono_trio.core.size import parse_size
+from nono_trio.core.upstream_proxy import check_bypass, check_upstream_proxy
 from nono_trio.core.variables import check_allow, check_pattern
 from nono_trio.errors import UsageError
 
@@ -143,6 +144,8 @@ CHECKS: Final[dict[str, Callable[[str], object]]] = {
     "network.deny_domain": _check_denied_host,
     "network.groups": _check_group,
     "network.resolve": parse_pin,
+    "network.upstream_proxy": check_upstream_proxy,
+    "network.upstream_bypass": check_bypass,
     "environment.allow": check_allow,
     "environment.deny": check_pattern,
     "environment.set": _check_value,

@@ -51,6 +51,11 @@ class HttpTarget(msgspec.Struct, frozen=True):
     authority: bytes
     path: bytes
 
+    @property
+    def absolute(self) -> bytes:
+        """The target for another proxy: absolute-form, without a path for a whole server."""
+        return b"http://" + self.authority + (b"" if self.path == b"*" else self.path)
+
 
 def connect_target(head: RequestHead) -> tuple[Host, int]:
     """Host and port of a CONNECT (authority-form; the port is required). Raises BadRequest 400."""

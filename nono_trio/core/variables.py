@@ -89,6 +89,10 @@ class VariableRules:
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
 
+    def without(self, name: str | None) -> VariableRules:
+        """These rules, but a variable of that name is not passed on, whatever they say."""
+        return self if name is None else VariableRules(self.allow, (*self.deny, name))
+
 
 @dataclass(frozen=True)
 class Inherited:

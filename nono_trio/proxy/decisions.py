@@ -24,6 +24,7 @@ class Subject:
 
     `presented` is None for a request without a token. `note` is what the record says if the request
     is allowed: the entry, where that is one that lets more through than a plain one would.
+    `upstream` is the upstream proxy that it goes through (mode `external`).
     """
 
     mode: Mode
@@ -33,6 +34,7 @@ class Subject:
     path: str | None = None
     presented: AuthOutcome | None = None
     note: str | None = None
+    upstream: str | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ def allowed(subject: Subject, now: int) -> NetworkEvent:
         auth_mechanism=UNSET if presented is None else "proxy_authorization",
         auth_outcome=UNSET if presented is None else presented,
         target=subject.target,
+        upstream=subject.upstream or UNSET,
         port=subject.port,
         method=subject.method,
         path=subject.path,
@@ -74,6 +77,7 @@ def denied(subject: Subject, refusal: Refusal, now: int) -> NetworkEvent:
         auth_outcome=UNSET if presented is None else presented,
         denial_category=refusal.category,
         target=subject.target,
+        upstream=subject.upstream or UNSET,
         port=subject.port,
         method=subject.method,
         path=subject.path,

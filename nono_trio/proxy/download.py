@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.core.websocket import UPGRADE_FIELDS
 from nono_trio.proxy.body import LAST_CHUNK, EndlessBody, LengthBody, framed
 from nono_trio.proxy.chunk_guard import BadBody
+from nono_trio.proxy.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 from nono_trio.proxy.relay import SideFailed
 from nono_trio.proxy.response import MAX_INTERIM, BadResponse, parse_response, response_end
 
@@ -140,6 +141,9 @@ class Download:
     def _take_head(self, raw: bytes) -> ResponseHead | None:
         """Pass a head on; None for an interim one."""
         response = parse_response(raw, self._head.method, self._upload.websocket_key)
+        chain = self._upstream.chain
+        if chain is not None and response.status == AUTHENTICATE:
+            raise ProxyRejected(*rejection(response.status, chain.proxy))
         if response.switches:
             self.keeps_client = False
             self._pending += response.passed_on(*UPGRADE_FIELDS)

@@ -15,12 +15,13 @@ from nono_trio.proxy.chunk_guard import BadBody
 from nono_trio.proxy.client import Expired
 from nono_trio.proxy.decisions import Refusal
 from nono_trio.proxy.download import Download
+from nono_trio.proxy.proxy_chain import ProxyRejected
 from nono_trio.proxy.relay import SideFailed
 from nono_trio.proxy.response import BadResponse
 from nono_trio.proxy.upload import Upload
 
 if TYPE_CHECKING:
-    from nono_trio.core.events import ClosedBy
+    from nono_trio.core.events import ClosedBy, DenialCategory
     from nono_trio.core.heads import RequestHead
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.connect import Tunnel
@@ -64,6 +65,10 @@ class Exchange:
             self._fail("client", 400, fault.reason)
         except BadResponse as fault:
             self._fail("upstream", 502, fault.reason)
+        except ProxyRejected as rejected:
+            self.closed_by = "upstream"
+            category: DenialCategory = "external_proxy_rejected"
+            self.failure = Refusal(502, rejected.reason, rejected.hint, category)
         except SideFailed as failure:
             self._fail(failure.side, 502, "the upstream closed the connection without an answer")
         except Expired:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import UNSET
 
 from nono_trio.core.heads import BadRequest, head_end
 from nono_trio.proxy import answers
@@ -126,6 +127,7 @@ class Handler(Visit):
                 return await self._reset(request.subject, refusal)
             return await self._refuse(request, refusal)
         client.deadline = math.inf
+        self._at.route(request.subject, request.host, request.port)
         sequence = await self._at.recorder.record(allowed(request.subject, self._at.now()))
         if request.plain is None:
             return await self._tunnel(request, sequence)
@@ -231,7 +233,8 @@ class Handler(Visit):
     async def _reach(self, request: Request) -> Upstream | None:
         """The upstream of an allowed request; None if it was refused after all."""
         try:
-            return await self._upstream(request.host, request.port)
+            for_tunnel = request.plain is None and request.spoken != "http"
+            return await self._upstream(request.host, request.port, for_tunnel=for_tunnel)
         except Unreached as found:
             await self._refuse(request, found.refusal)
             return None
@@ -350,7 +353,8 @@ class Handler(Visit):
         """Answer what the upstream did not; whether another request may follow."""
         failure = exchange.failure
         if failure is not None:
-            if failure.status == 400:  # its framing went bad after the decision to allow it
+            # Its framing went bad after the decision to allow it, or another proxy refused it.
+            if failure.status == 400 or failure.category is not UNSET:
                 event = denied(request.subject, failure, self._at.now())
                 await self._at.recorder.record(event)
             await self._answer(failure, keep=False, body=request.head.method != "HEAD")

@@ -83,6 +83,7 @@ class Passage(Visit):
     async def _pass(self, host: Host, subject: Subject) -> Refusal | None:
         """Record and tunnel; the refusal of a host that proved to be out of reach."""
         self._client.deadline = math.inf
+        self._at.route(subject, host, self._port)
         sequence = await self._at.recorder.record(allowed(subject, self._at.now()))
         try:
             upstream = await self._upstream(host, self._port)

@@ -24,6 +24,7 @@ from nono_trio.proxy.dial import TcpDialler
 from nono_trio.proxy.gate import Gate
 from nono_trio.proxy.handler import Handler
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
+from nono_trio.proxy.proxy_chain import ProxyChain
 from nono_trio.proxy.readiness import Readiness
 from nono_trio.proxy.relay import RelayBuffer
 from nono_trio.proxy.resolve import Directory
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.recorder import RecordsDecisions
     from nono_trio.core.policy import Policy
+    from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.contracts import Dialler, Resolver
     from nono_trio.proxy.visit import Visit, VisitFactory
 
@@ -76,23 +78,29 @@ class Proxy:
         resolver: Resolver | None = None,
         dialler: Dialler | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        upstream_proxy: UpstreamProxy | None = None,
         clock_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self._limits = limits
         self._readiness = Readiness()
-        self._directory = Directory(policy, resolver or SystemResolver(), limits)
+        resolver, dialler = resolver or SystemResolver(), dialler or TcpDialler(limits)
+        self._directory = Directory(policy, resolver, limits)
+        self._chain: ProxyChain | None = None
+        if upstream_proxy is not None:
+            self._chain = ProxyChain(upstream_proxy, resolver, dialler, limits)
         self._gate = Gate(policy, Token(token), self._directory)
         self._surroundings = Surroundings(
             policy=policy,
             gate=self._gate,
             recorder=recorder,
             directory=self._directory,
-            dialler=dialler or TcpDialler(limits),
+            dialler=dialler,
             limits=limits,
             readiness=self._readiness,
             buffer=RelayBuffer(),
             token_failures=TokenFailures(recorder, clock_ms),
             now=clock_ms,
+            chain=self._chain,
         )
         self._clients = ClientTable()
         self._workers = Workers(self._handle)
@@ -146,6 +154,8 @@ class Proxy:
         listener.setblocking(False)
         _send_at_once(listener)
         self._listeners += 1
+        if self._chain is not None:
+            self._chain.relays = handlers
         try:
             if self._attending is None:
                 self._clients.sweep(trio.current_time())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nono_trio.core.heads import RequestHead
     from nono_trio.core.targets import HttpTarget
     from nono_trio.proxy.client import Client
+    from nono_trio.proxy.proxy_chain import ProxyChain
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.request import PlainRequest
     from nono_trio.proxy.upstream import Upstream
@@ -67,7 +68,7 @@ class Upload:
         self._body = plain.body
         self._chunked = head.body == "chunked"
         self._ended = False
-        self._pending = _passed_on(head, plain.target, self._connection_fields())
+        self._pending = _passed_on(head, plain.target, self._connection_fields(), upstream.chain)
         self._frame(plain.early)
 
     def _connection_fields(self) -> tuple[bytes, ...]:
@@ -141,15 +142,23 @@ def has_unusual_body(head: RequestHead) -> bool:
     return (head.length > 0 or head.body == "chunked") and head.method not in BODY_IS_READ
 
 
-def _passed_on(head: RequestHead, target: HttpTarget, connection: tuple[bytes, ...]) -> bytes:
-    """The head as the upstream gets it; fields keep the case in which the client wrote them.
+def _passed_on(
+    head: RequestHead,
+    target: HttpTarget,
+    connection: tuple[bytes, ...],
+    chain: ProxyChain | None,
+) -> bytes:
+    """The head as the upstream gets it; fields keep the case in which the client wrote them. An
+    upstream proxy gets it in absolute form, with what it asks for (RFC 9112 3.2.2).
 
     No Via is added (RFC 9110 7.6.3 asks for it): some servers stop compressing when they see one,
     and a loop through this proxy is denied by address.
     """
     dropped = {b"host"} if head.expects_continue else {b"host", b"expect"}
-    lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), target.path)]
+    where = target.path if chain is None else target.absolute
+    lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), where)]
     lines.append(b"Host: " + target.authority)
+    lines += [] if chain is None else chain.authorization
     for name, value in end_to_end_fields(_as_written(head)):
         if name.lower() not in dropped:
             lines.append(b"%b: %b" % (name, value))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
+    from nono_trio.proxy.proxy_chain import ProxyChain
     from nono_trio.proxy.readiness import Readiness, Waker, Watch
 
 
@@ -14,10 +15,21 @@ class Upstream:
     """A connected socket, the address it reached, and the host and port it was dialled for.
 
     `name` is the full name that has the address, where that is not the host's. `used`: a request
-    went out on it.
+    went out on it. `chain`: the connection is to an upstream proxy, which takes requests in
+    absolute form. `early`: what the host has said already.
     """
 
-    __slots__ = ("_readiness", "address", "key", "name", "sock", "used", "watch")
+    __slots__ = (
+        "_readiness",
+        "address",
+        "chain",
+        "early",
+        "key",
+        "name",
+        "sock",
+        "used",
+        "watch",
+    )
 
     def __init__(
         self,
@@ -33,6 +45,8 @@ class Upstream:
         self.key = key
         self.name = name
         self.used = False
+        self.chain: ProxyChain | None = None
+        self.early = b""
         self._readiness = readiness
         try:
             self.watch: Watch = readiness.watch(sock, "upstream", waker)

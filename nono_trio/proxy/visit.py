@@ -18,6 +18,7 @@ from nono_trio.proxy.connect import Tunnel
 from nono_trio.proxy.contracts import DialFailed
 from nono_trio.proxy.decisions import Refusal
 from nono_trio.proxy.flows import Opened
+from nono_trio.proxy.proxy_chain import ProxyChain, ProxyRejected
 from nono_trio.proxy.resolve import AddressDenied, Directory
 from nono_trio.proxy.upstream import Upstream
 
@@ -61,8 +62,25 @@ class Surroundings:
     token_failures: TokenFailures
     now: Callable[[], int]
     """Wall clock in milliseconds since 1970."""
+    chain: ProxyChain | None = None
+    """What connections go through that do not go out directly."""
     closing: bool = False
     """Nothing is accepted any more, so no connection is kept for another request."""
+
+    def chain_for(self, host: Host, port: int) -> ProxyChain | None:
+        """The upstream proxy that an allowed host is reached through; None if it is dialled."""
+        chain = self.chain
+        if chain is None or chain.proxy.bypass.covers(host):
+            return None
+        is_pinned = self.policy.addresses(host, port) is not None
+        return None if is_pinned else chain
+
+    def route(self, subject: Subject, host: Host, port: int) -> None:
+        """Have the record say that an allowed host is reached through the upstream proxy."""
+        chain = self.chain_for(host, port)
+        if chain is not None:
+            subject.mode, subject.upstream = "external", chain.proxy.shown
+            subject.note = self.policy.decide(host, port).entry_note  # the name goes as it is
 
 
 class Unreached(Exception):
@@ -112,12 +130,28 @@ class Visit(ABC):
     def _close(self) -> None:
         self._client.close()
 
-    async def _upstream(self, host: Host, port: int) -> Upstream:
-        """Find, check and dial an allowed host. Raises Unreached."""
+    async def _upstream(self, host: Host, port: int, *, for_tunnel: bool = True) -> Upstream:
+        """Find, check and dial an allowed host, or have the upstream proxy do so.
+
+        `for_tunnel`: bytes will go to it as they come, and not requests, which an upstream proxy
+        takes as such. Raises Unreached.
+        """
         self._client.register()  # before anything is open that a failure would leave behind
+        chain = self._at.chain_for(host, port)
+        name, early = None, b""
         try:
-            found = await self._at.directory.addresses(host, port)
-            sock, address = await self._at.dialler(found.addresses, port)
+            if chain is None or host.address is not None:  # a literal is checked in any case
+                found = await self._at.directory.addresses(host, port)
+                name = found.name
+            if chain is None:
+                sock, address = await self._at.dialler(found.addresses, port)
+            elif for_tunnel:
+                sock, address, early = await chain.tunnel(host, port)
+            else:
+                sock, address = await chain.connect()
+        except ProxyRejected as rejected:
+            refusal = Refusal(502, rejected.reason, rejected.hint, "external_proxy_rejected")
+            raise Unreached(refusal) from rejected
         except AddressDenied as denial:
             raise Unreached(Refusal(403, denial.reason, denial.hint, "host_denied")) from denial
         except DialFailed as failure:
@@ -125,7 +159,10 @@ class Visit(ABC):
             refusal = Refusal(failure.status, reason, failure.hint, "upstream_connect_failed")
             raise Unreached(refusal) from failure
         key = (host.name, port)
-        return Upstream(sock, address, key, self._at.readiness, self._client.waker, found.name)
+        upstream = Upstream(sock, address, key, self._at.readiness, self._client.waker, name)
+        upstream.early = early
+        upstream.chain = None if for_tunnel else chain
+        return upstream
 
     async def _carry(
         self,
@@ -138,7 +175,8 @@ class Visit(ABC):
         """Tunnel until an end; `greeting` tells the client that it stands, and `look` may end it
         before anything moves. Closes the upstream."""
         opened = Opened(subject, sequence, upstream.address, self._at.now(), upstream.name)
-        tunnel = Tunnel(self._client, upstream, self._at.buffer, self._at.readiness)
+        buffer, readiness = self._at.buffer, self._at.readiness
+        tunnel = Tunnel(self._client, upstream, buffer, readiness, upstream.early)
         try:
             await tunnel.run(self._at.limits, greeting, look)
         finally:

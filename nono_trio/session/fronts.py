@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.recorder import Recorder
     from nono_trio.audit.session_record import SessionRecord
     from nono_trio.core.policy import Policy
+    from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.cage import ChildEnded
     from nono_trio.sandbox.spawn import Launched
     from nono_trio.session.prepare import PreparedRun
@@ -81,7 +82,12 @@ class ChildFront:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
         async with Cage(self._launched) as cage:
             await recorder.record_payload(_runtime(self._run))
-            proxy = Proxy(self._run.policy, recorder, self._run.token)
+            proxy = Proxy(
+                self._run.policy,
+                recorder,
+                self._run.token,
+                upstream_proxy=self._run.upstream_proxy,
+            )
             async with trio.open_nursery() as hashing:
                 hashing.start_soon(self._identify)
                 ended = await self._run_child(cage, proxy, handlers, recorder)
@@ -185,17 +191,18 @@ class ListenerFront:
 
     def __init__(
         self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
-        ready: Callable[[], None],
+        ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
     ) -> None:  # fmt: skip
         self._listener = listener
         self._policy = policy
+        self._upstream_proxy = upstream_proxy
         self._token = token
         self._shutdown = shutdown
         self._ready = ready
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return 0 once asked to end."""
-        proxy = Proxy(self._policy, recorder, self._token)
+        proxy = Proxy(self._policy, recorder, self._token, upstream_proxy=self._upstream_proxy)
         self._ready()
         await _serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
         return 0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.recorder import AuditMode, AuditSync
+    from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.plan import FileOptions
 
 IsolationChoice = Literal["auto", "namespace", "landlock", "seatbelt", "none"]
@@ -24,13 +25,17 @@ Sources: TypeAlias = "dict[str, dict[str, str]]"
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Host rules as given, or by a profile (`sources` says so); `proxy_port` 0 lets us choose."""
+    """Host rules as given, or by a profile (`sources` says so); `proxy_port` 0 lets us choose.
+
+    `upstream_proxy` is what allowed connections go through, if they don't go out directly.
+    """
 
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
     resolve: Sequence[str] = ()
     block: bool = False
     proxy_port: int = 0
+    upstream_proxy: UpstreamProxy | None = None
     sources: Sources = field(default_factory=dict)
 
     def source(self, name: str, entry: object = "") -> str:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.spawn import Isolation
     from nono_trio.session.limits import PlannedLimits
     from nono_trio.session.options import NetworkOptions, RunOptions
@@ -62,6 +63,7 @@ class PreparedRun:
     plan: CagePlan
     files: FilePlan
     policy: Policy
+    upstream_proxy: UpstreamProxy | None
     token: str
     terminal: Terminal
     executable: str
@@ -196,6 +198,7 @@ def prepare_run(
         plan=plan,
         files=files,
         policy=policy,
+        upstream_proxy=network.upstream_proxy,
         token=token,
         terminal=terminal,
         executable=executable,

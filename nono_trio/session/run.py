@@ -214,7 +214,14 @@ def run_proxy(
     )
     make_room()
     supervisor = _supervisor(options, record, listeners)
-    front = ListenerFront(listener, policy, token, supervisor.shutdown, lambda: ready(record))
+    front = ListenerFront(
+        listener,
+        policy,
+        token,
+        supervisor.shutdown,
+        lambda: ready(record),
+        options.network.upstream_proxy,
+    )
     return Finished(trio.run(supervisor.run, front), record)
 
 

@@ -31,8 +31,11 @@ from nono_trio.session.prepare import build_policy, check_contradictions, resolv
 from nono_trio.session.systems import preferred_isolation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from nono_trio.core.hosts import Host
     from nono_trio.core.policy import Verdict
+    from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.plan import FileOptions, FilePlan
     from nono_trio.sandbox.spawn import Isolation
     from nono_trio.session.home import RunHome
@@ -87,16 +90,27 @@ def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     for address in addresses or ():
         checked = policy.check_address(host, port, address, is_local=is_local(address))
         verdict = checked if verdict.allowed else verdict
-    if verdict.looked_up:
-        notes = (*notes, f"{LOOKED_UP_AS}{', '.join(verdict.looked_up)}")
-    if verdict.allowed and addresses is None:
-        notes = (*notes, _UNRESOLVED)
-    elif verdict.allowed and host.address is None:
-        notes = (*notes, f"pinned to {', '.join(addresses or ())}")
+    if verdict.allowed:
+        pinned = policy.addresses(host, port)
+        notes = (*notes, *_way(host, verdict, pinned, options.session.network.upstream_proxy))
     if verdict.allowed and _is_transparent(options):
         is_open = port in transparent_ports(policy.named_ports)
         notes = (*notes, _lets_through(verdict.inspection, port) if is_open else _NOT_OPEN)
     return _from_verdict(subject, verdict, notes, options.session.network)
+
+
+def _way(
+    host: Host, verdict: Verdict, pinned: Sequence[str] | None, upstream: UpstreamProxy | None
+) -> Iterator[str]:
+    """Say how an allowed host is reached, where more than a literal address is known of it."""
+    if pinned is not None:
+        yield f"pinned to {', '.join(pinned)}"
+    elif upstream is not None and not upstream.bypass.covers(host):
+        yield f"through the upstream proxy {upstream.shown}, which resolves names by itself"
+    elif host.address is None:
+        if verdict.looked_up:
+            yield f"{LOOKED_UP_AS}{', '.join(verdict.looked_up)}"
+        yield _UNRESOLVED
 
 
 def _is_transparent(options: RunOptions) -> bool:
