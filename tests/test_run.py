@@ -6,8 +6,6 @@ import functools
 import http.server
 import json
 import os
-import pty
-import select
 import shutil
 import signal
 import subprocess
@@ -27,10 +25,9 @@ from harness import (
     serving,
     wait_until,
 )
+from terminals import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from harness import Origin
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -399,51 +396,6 @@ def test_standard_streams_are_the_childs(sessions: Sessions) -> None:
 class _QuietFiles(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
-
-
-class Terminal:
-    """A real pty with a shell-like parent: what a person at a keyboard has."""
-
-    def __init__(
-        self, sessions: Sessions, *arguments: str, program: Sequence[str] = (NONO_TRIO,)
-    ) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            os.chdir(sessions.home)
-            os.execvpe(program[0], [*program, *arguments], sessions.environment)
-        self.seen = ""
-
-    def wait_for(self, text: str, seconds: float = 10) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
-            if not ready:
-                raise AssertionError(f"no {text!r} within {seconds} s in {self.seen!r}")
-            try:
-                self.seen += os.read(self.master, 4096).decode(errors="replace")
-            except OSError:
-                raise AssertionError(
-                    f"the terminal closed without {text!r}: {self.seen!r}"
-                ) from None
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def exit_code(self, seconds: float = 10) -> int:
-        """Read to the end, wait for it; a full terminal would hold up whoever writes to it."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            ready, _, _ = select.select([self.master], [], [], 0.05)
-            try:
-                self.seen += os.read(self.master, 4096).decode(errors="replace") if ready else ""
-            except OSError:  # the last process on the terminal has gone
-                break
-        pid, status = os.waitpid(self.pid, os.WNOHANG if time.monotonic() >= deadline else 0)
-        os.close(self.master)
-        if not pid:
-            os.kill(self.pid, signal.SIGKILL)
-            raise AssertionError(f"no end within {seconds} s: {self.seen!r}")
-        return os.waitstatus_to_exitcode(status)
 
 
 def test_an_interactive_child_has_the_terminal(sessions: Sessions) -> None:

@@ -6,16 +6,31 @@ seal. Every wait of a test is bounded by the harness.
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import socket
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, guarded
+import pytest
+from harness import (
+    NONO_TRIO,
+    PROBES,
+    PYTHON_GRANTS,
+    RUN_SECONDS,
+    Sessions,
+    guarded,
+    landlock_isolation,
+    processes_with,
+    wait_until,
+)
+from terminals import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TIMED_OUT = 124
 
@@ -91,3 +106,80 @@ for thread in threads: thread.join()
                 connection.send(b".")
         assert process.stdout.read() == "." * 100
         assert process.wait(RUN_SECONDS) == 0
+
+
+ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_supervisor_that_stands_still_does_not_stop_the_clock(
+    sessions: Sessions, isolation: str
+) -> None:
+    """The cage ends in time; who continues the supervisor finds the run timed out, and sealed."""
+    marker = f"604.{os.getpid()}"
+    with sessions.started(
+        "run", "-s", "--isolation", isolation, "--timeout", "1", "--grace", "1",
+        "--", "sh", "-c", f"setsid sleep {marker} & echo ready; sleep {marker}",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        wait_until(lambda: len(processes_with(marker, "sleep")) == 2, "both")
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not processes_with(marker, "sleep"), "the end of the cage", RUN_SECONDS)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(RUN_SECONDS) == TIMED_OUT
+    assert sessions.verdict()[1]["verdict"] == "verified"
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_command_that_stops_itself_stops_the_whole_cage(
+    sessions: Sessions, isolation: str
+) -> None:
+    project = sessions.home / "project"
+    project.mkdir()
+    counter = project / "counter"
+    sessions.variables |= {"PS1": "outer> ", "TERM": "xterm"}
+    terminal = Terminal(sessions, program=["bash", "--norc", "--noprofile", "-i"])
+    words = [
+        NONO_TRIO, "run", "-s", "--isolation", isolation, *PYTHON_GRANTS, "--read", str(PROBES),
+        "--allow", str(project), "--", sys.executable, str(PROBES / "stall_stopped.py"),
+        str(counter),
+    ]  # fmt: skip
+    terminal.wait_for("outer> ")
+    terminal.type(f"{shlex.join(words)}\n")
+    terminal.wait_for("Stopped", RUN_SECONDS)
+    workers = processes_with(str(counter), f"{sys.executable}\0{PROBES}")
+    assert len(workers) == 2
+    wait_until(lambda: [state_of(pid) for pid in workers] == ["T", "T"], "both stopped")
+    terminal.type("fg\n")
+    terminal.wait_for("the other too", RUN_SECONDS)
+    terminal.type("exit\n")
+    assert terminal.exit_code(RUN_SECONDS) == 0
+    assert sessions.verdict()[1]["verdict"] == "verified"
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_stopped_cage_ends_at_its_timeout(sessions: Sessions, isolation: str) -> None:
+    sessions.variables |= {"PS1": "outer> ", "TERM": "xterm"}
+    marker = f"605.{os.getpid()}"
+    terminal = Terminal(sessions, program=["bash", "--norc", "--noprofile", "-i"])
+    terminal.wait_for("outer> ")
+    terminal.type(
+        f"{NONO_TRIO} run -s --isolation {isolation} --timeout 2 --grace 1 --"
+        f" sh -c 'setsid sleep {marker} & kill -STOP $$'\n"
+    )
+    terminal.wait_for("Stopped", RUN_SECONDS)
+    wait_until(
+        lambda: not (processes_with(marker, "sh") or processes_with(marker, "sleep")),
+        "the end of the cage", RUN_SECONDS,
+    )  # fmt: skip
+    terminal.type("fg; echo code:$?\n")
+    terminal.wait_for(f"code:{TIMED_OUT}", RUN_SECONDS)
+    terminal.type("exit\n")
+    assert terminal.exit_code(RUN_SECONDS) == 0
+    assert sessions.verdict()[1]["verdict"] == "verified"
+
+
+def state_of(pid: int) -> str:
+    """As in /proc: R, S, D, T, Z."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,9 +1,9 @@
 """The supervisor's side of the cage: go, signals, and what became of the child.
 
 Rules: everything is awaited without timeouts of its own (callers put scopes around it); leaving
-`Cage` always ends the whole tree. With a PID namespace that is killing the launcher, which takes
-PID 1 of the cage and with it every process inside; without one, PID 1's stand-in (on macOS the
-launcher itself) has to be left alive to do it, and is told by the end of the control socket.
+`Cage` always ends the whole tree, and waits until it has ended. The launcher does it: it kills
+PID 1 of the cage, which takes every process of a PID namespace along; without one the launcher
+kills all that comes to it then. On macOS the launcher is told by the end of the control socket.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import trio
 
 from nono_trio.errors import CageFailed, CommandNotFound
 from nono_trio.sandbox import protocol
+from nono_trio.sandbox.keeper import END_NOW
+from nono_trio.sandbox.places import ON_MACOS
 from nono_trio.sandbox.process import ProcessHandle
 from nono_trio.sandbox.spawn import launch_error
 
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
     from nono_trio.sandbox.spawn import Launched
 
-# A killed tree is gone within milliseconds; a process in uninterruptible sleep (a dead network
-# file system) must not hold the seal of the log.
-REAP_SECONDS = 2.0
+# A killed tree is gone within milliseconds, one of many thousands within seconds; a process in
+# uninterruptible sleep (a dead network file system) must not hold the seal of the log: in a PID
+# namespace nobody else can tell, elsewhere the launcher leaves it behind by itself.
+REAP_SECONDS = 5.0
+REAP_TREE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,13 @@ class Cage:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
-        for _ in range(2):
-            with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
+        for seconds in (REAP_SECONDS if self._launched.isolated else REAP_TREE_SECONDS, 2.0):
+            with trio.move_on_after(seconds, shield=True) as reaping:
                 await self._launcher.ended()
             if not reaping.cancelled_caught:
                 self._reap()
                 break
-            self._kill_launcher()
+            self._signal_launcher(signal.SIGKILL)
         self._control.close()
         self._launcher.close()
 
@@ -95,16 +99,16 @@ class Cage:
         self._launched.reaped = True
 
     def kill(self) -> None:
-        """Kill the whole tree now; harmless when it is gone."""
+        """Kill the whole tree now; harmless when it is gone. Safe to call from any thread."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        if self._launched.isolated:
-            self._kill_launcher()
+        if not ON_MACOS:
+            self._signal_launcher(END_NOW)
 
-    def _kill_launcher(self) -> None:
+    def _signal_launcher(self, number: int) -> None:
         # Through the handle: the pid may have been reused by then.
         with contextlib.suppress(ProcessLookupError):
-            self._launcher.signal(signal.SIGKILL)
+            self._launcher.signal(number)
 
     async def go(self, command: str) -> None:
         """Let the child exec; raises CommandNotFound or CageFailed when that fails."""

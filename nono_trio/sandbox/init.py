@@ -3,7 +3,8 @@
 It stays outside the child's Landlock domain (so nothing in the cage may trace or signal it) and
 holds nothing but its end of the control socket. When it ends, for whatever reason, the kernel
 kills every process of the namespace; so it ends as soon as the child has, and as soon as the
-supervisor's end of the socket closes. It never waits for anything else.
+supervisor's end of the socket closes. A child that is stopped stops the cage whole where the
+supervisor stops with it: nothing of the cage goes on while nobody watches it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import os
 import select
 import signal
 import socket
+from typing import TYPE_CHECKING
 
 from nono_trio.sandbox import protocol
+
+if TYPE_CHECKING:
+    from nono_trio.sandbox.tree import Freezer
 
 # One byte a signal is enough: a full pipe means that a wake-up is already due.
 _WAKE_BYTES = 4096
@@ -23,10 +28,17 @@ _WAKE_BYTES = 4096
 class Init:
     """The loop of PID 1; `run` returns when the cage is to end."""
 
-    def __init__(self, control: socket.socket, child: int, terminal: int | None) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        child: int,
+        terminal: int | None,
+        freezer: Freezer | None = None,
+    ) -> None:
         self._control = control
         self._child = child
         self._terminal = terminal
+        self._freezer = freezer
         self._decoder = protocol.Decoder()
         self._wake, wake_write = os.pipe()
         os.set_blocking(self._wake, False)
@@ -50,7 +62,7 @@ class Init:
         """Collect every ended process; return False once the child itself has ended."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
                 return False
             if pid == 0:
@@ -59,7 +71,12 @@ class Init:
                 return False
 
     def _report(self, status: int) -> bool:
+        if os.WIFCONTINUED(status):
+            self._thaw()
+            return True
         stopped = os.WIFSTOPPED(status)
+        if stopped and self._freezer is not None:
+            self._freezer.stop()
         with contextlib.suppress(OSError):  # the supervisor has gone: the loop sees it next
             protocol.send(self._control, _word(status))
         return stopped
@@ -95,6 +112,12 @@ class Init:
         if number not in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child, signal.SIGCONT)
+        if number not in (signal.SIGSTOP, signal.SIGTSTP):
+            self._thaw()
+
+    def _thaw(self) -> None:
+        if self._freezer is not None:
+            self._freezer.go_on()
 
 
 def _word(status: int) -> dict[str, object]:
@@ -109,23 +132,3 @@ def give_terminal(terminal: int, group: int) -> None:
     """Make `group` the foreground process group of the terminal open at `terminal`."""
     with contextlib.suppress(OSError):  # the terminal may have hung up: then nobody reads it
         os.tcsetpgrp(terminal, group)
-
-
-def end_descendants() -> None:
-    """Kill every process that descends from this subreaper, where no PID namespace does it.
-
-    Each round kills the direct children; what they leave behind becomes a direct child in turn.
-    A tree that forks faster than it is killed is bounded by stopping each child before any dies.
-    """
-    while children := _children():
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in children:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(-1, 0)
-
-
-def _children() -> list[int]:
-    with open("/proc/thread-self/children", encoding="ascii") as file:
-        return [int(pid) for pid in file.read().split()]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
 
+    from nono_trio.sandbox.tree import Freezer
+
 # The terminal's and the user's signals are the supervisor's to handle: PID 1 and the process that
 # waits for it must outlive them. The child gets the default back, unless the caller ignored it
 # (nohup), which is passed on as every program does.
@@ -121,10 +123,18 @@ class ParentSide:
         self.caged = caged
         self.go = go
 
-    def conduct(self, control: socket.socket, sockets: Mapping[str, socket.socket]) -> None:
+    def conduct(
+        self,
+        control: socket.socket,
+        sockets: Mapping[str, socket.socket],
+        freezer: Freezer | None = None,
+        told: int | None = None,
+    ) -> None:
         """Hand over, let the child go, serve until it ends or the supervisor has gone.
 
-        Raises StageError for what the child could not do, OSError when the supervisor goes early.
+        `freezer`: how the cage is stopped with the child. `told`: a pipe that gets a byte as the
+        child is let go. Raises StageError for what the child could not do, OSError when the
+        supervisor goes early.
         """
         _hand_over(control, sockets, self._await_caged())
         message = protocol.receive(control, protocol.Decoder())
@@ -132,10 +142,12 @@ class ParentSide:
             raise ConnectionAbortedError("the supervisor ended before it said go")
         if self.terminal is not None:
             give_terminal(self.terminal, self.pid)
-        os.write(self.go, b"g")
-        os.close(self.go)
+        for pipe in (told, self.go):
+            if pipe is not None:
+                os.write(pipe, b"g")
+                os.close(pipe)
         self._await_exec(control)
-        Init(control, self.pid, self.terminal).run()
+        Init(control, self.pid, self.terminal, freezer).run()
 
     def _await_caged(self) -> list[int]:
         """Wait until the child is shut in; return what came along: the guard's descriptor, if the

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nono_trio.sandbox import call_rules, protocol, system
 from nono_trio.sandbox import filter as seccomp
-from nono_trio.sandbox.init import end_descendants
+from nono_trio.sandbox.keeper import END_NOW, wait_for_init
 from nono_trio.sandbox.launch_steps import (
     StageError,
     fork_child,
@@ -36,6 +36,7 @@ from nono_trio.sandbox.library import load_library
 from nono_trio.sandbox.namespaces import enter_namespaces, listen_on_loopback, raise_loopback
 from nono_trio.sandbox.temporary import remove_temporary
 from nono_trio.sandbox.transparent import OuterNetwork
+from nono_trio.sandbox.tree import Freezer, end_descendants
 from nono_trio.sandbox.view import build_view, require_same
 
 if TYPE_CHECKING:
@@ -87,19 +88,24 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
             sockets["proxy"] = listen_on_loopback(plan["port"])
             for port in plan["open_ports"]:
                 sockets[f"open:{port}"] = listen_on_loopback(port)
+    started, start = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is somebody to end
     with stage("fork"):
         first = os.fork()
     if first:
         control.close()
+        os.close(start)
         for listener in sockets.values():  # or the child's connects would be accepted by nobody
             listener.close()
-        _wait_for(first, plan)
+        _wait_for(first, started, plan)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_NOW])
+    os.close(started)
     if isolated:
         system.die_with_parent(signal.SIGKILL)
     else:  # what the PID namespace does by itself: orphans come back to this process
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     try:
-        _become_init(control, plan, sockets, ignored, isolated=isolated)
+        _become_init(control, plan, sockets, ignored, start)
     except StageError as failed:
         report_failure(control, failed)
     except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
@@ -108,10 +114,10 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
     os._exit(1)
 
 
-def _wait_for(pid: int, plan: dict[str, Any]) -> NoReturn:
+def _wait_for(first: int, started: int, plan: dict[str, Any]) -> NoReturn:
     if plan["isolation"] != "namespace":  # should the other be killed, its children come here
         system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
-    os.waitpid(pid, 0)
+    wait_for_init(first, started, plan["deadline_seconds"])
     _end_tree(plan)
     os._exit(0)
 
@@ -132,9 +138,9 @@ def _become_init(
     plan: dict[str, Any],
     sockets: dict[str, socket.socket],
     ignored: frozenset[int],
-    *,
-    isolated: bool,
+    start: int,
 ) -> NoReturn:
+    isolated = plan["isolation"] == "namespace"
     with stage("sandbox library"):
         library = load_library(plan["library"])
     if isolated:
@@ -158,7 +164,8 @@ def _become_init(
         lambda side: _become_child(side, plan, library, ignored),
         foreground=plan["foreground"],
     )
-    child.conduct(control, sockets)
+    freezer = Freezer(isolated=isolated) if plan["stops_whole"] else None
+    child.conduct(control, sockets, freezer, told=start)
     if not isolated:
         end_descendants()
         _await_supervisor(control)

@@ -92,6 +92,8 @@ class CagePlan:
     limits: dict[str, int]
     temporary: str | None = None
     home: dict[str, str | None] | None = None
+    stops_whole: bool = False  # the supervisor stops with the child (Ctrl-Z), and the cage with it
+    deadline_seconds: float | None = None  # from "go" until the launcher ends the cage
 
 
 @dataclass

@@ -11,7 +11,7 @@ import os
 import socket
 from contextlib import suppress
 from functools import partial
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
 
 import trio
@@ -76,6 +76,7 @@ class ChildFront:
         self._grace_seconds = grace_seconds
         self._timeout_seconds = timeout_seconds
         self._timed_out = False
+        self._deadline: float | None = None
         self.notes: list[str] = []  # for whoever started the run
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
@@ -93,7 +94,12 @@ class ChildFront:
                 ended = await self._run_child(cage, proxy, handlers, recorder)
                 hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
             await self._tell_what_ends()
-        return TIMED_OUT if self._timed_out else ended.exit_code
+        return TIMED_OUT if self._timed_out or self._was_timed_out(ended) else ended.exit_code
+
+    def _was_timed_out(self, ended: ChildEnded) -> bool:
+        """Whether the launcher kept the deadline, while we could not."""
+        is_over = self._deadline is not None and trio.current_time() >= self._deadline
+        return is_over and ended.signal == SIGKILL
 
     async def _tell_what_ends(self) -> None:
         """Name what a private home holds, while it is there."""
@@ -176,7 +182,8 @@ class ChildFront:
 
     async def _end_in_time(self) -> None:
         if self._timeout_seconds is not None:
-            await trio.sleep(self._timeout_seconds)
+            self._deadline = trio.current_time() + self._timeout_seconds
+            await trio.sleep_until(self._deadline)
             self._timed_out = True
             self._shutdown.advance(SIGTERM)
 

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
+# A supervisor that lives has killed the tree by then; one that hangs never will.
+LAUNCHERS_MARGIN = 1.0
 
 
 @dataclass
@@ -193,6 +195,8 @@ def prepare_run(
         limits=limits.per_process,
         temporary=temporary,
         home=home.for_launcher(options.limits.memory),
+        stops_whole=terminal.exists,
+        deadline_seconds=_deadline(options),
     )
     return PreparedRun(
         plan=plan,
@@ -234,6 +238,13 @@ def _open_home(
             f"the command's home can't be made: {error.strerror or error}",
             hint="--home closed runs without one",
         ) from error
+
+
+def _deadline(options: RunOptions) -> float | None:
+    """When the launcher ends the cage by itself: after what the supervisor does at the timeout."""
+    if options.timeout_seconds is None:
+        return None
+    return options.timeout_seconds + options.session.grace_seconds + LAUNCHERS_MARGIN
 
 
 def _transparent(options: RunOptions, isolation: Isolation, policy: Policy) -> list[int]:

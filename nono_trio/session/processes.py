@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 ChildState: TypeAlias = Literal["running", "ended", "gone", "none"]
 
-# From the second signal to the end: the tree is killed and reaped (4 s), the queue drained (10 s),
+# From the second signal to the end: the tree is killed and reaped (32 s), the queue drained (10 s),
 # the log sealed (10 s), each by the supervisor's own deadlines; what is over that is a stuck disk.
-HURRIED_SECONDS = 30.0
+HURRIED_SECONDS = 60.0
 # A tree of this size says enough; a child that forks without end must not keep `ps` busy.
 MAX_COUNTED = 10_000
 
