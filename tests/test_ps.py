@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -42,13 +44,39 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
+# Holds the lock of the log it is told of, as a supervisor does, and ends by SIGTERM.
+SUPERVISOR = """
+import fcntl, signal, sys, time
+held = open(sys.stdin.readline()[:-1], "rb+")
+fcntl.flock(held, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def standing_in(code=SUPERVISOR):
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
 @pytest.fixture
 def sleeper():
     """A process that stands in for a supervisor: ends by SIGTERM."""
-    process = subprocess.Popen(["sleep", "60"])
-    yield process
-    process.kill()
-    process.wait()
+    with standing_in() as process:
+        yield process
+
+
+def supervised(root, process, **facts):
+    """A session whose supervisor is `process`."""
+    directory = made.unsealed(root, **(facts_of(process.pid) | facts))
+    process.stdin.write(f"{directory / store.LOG}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "held\n"
+    return directory
 
 
 def facts_of(pid):
@@ -77,7 +105,9 @@ def await_child(sessions):
 
 
 def test_columns(run, root):
-    made.unsealed(root, "alive00000000000", name="web", **made.alive_facts())
+    alive = made.unsealed(root, "alive00000000000", name="web", **made.alive_facts())
+    held = (alive / store.LOG).open("rb")
+    fcntl.flock(held, fcntl.LOCK_EX)
     made.unsealed(root, "crashed000000000")
     made.build(root, "sealed0000000000")
     code, out, err = run("ps")
@@ -89,6 +119,8 @@ def test_columns(run, root):
     assert rows["alive00000000000"][:3] == ["web", "running", str(os.getpid())]
     assert rows["crashed000000000"][:4] == ["-", "crashed", "gone", "-"]
     assert rows["crashed000000000"][4:] == ["namespace", "agent", "--token", "'[REDACTED]'"]
+    held.close()
+    assert run("ps")[1].count("running") == 0  # without the log's lock it is no supervisor
 
 
 def test_all_shows_sealed_ones(run, root):
@@ -176,9 +208,8 @@ def test_what_does_not_run_is_refused(run, root):
 
 def test_a_reused_pid_is_never_signalled(root, sleeper):
     """The pid is alive, but it is another process than the one that wrote session.json."""
-    facts = facts_of(sleeper.pid)
-    facts["supervisor_start_ticks"] -= 1
-    directory = made.unsealed(root, **facts)
+    began = facts_of(sleeper.pid)["supervisor_start_ticks"]
+    directory = supervised(root, sleeper, supervisor_start_ticks=began - 1)
     with pytest.raises(NonoTrioError, match="its supervisor is gone"):
         processes.stop(directory, 0.1)
     assert sleeper.poll() is None
@@ -186,7 +217,7 @@ def test_a_reused_pid_is_never_signalled(root, sleeper):
 
 def test_the_pidfd_is_open_before_the_process_is_compared(root, sleeper, monkeypatch):
     """The other order could signal whoever gets the pid between the two."""
-    directory = made.unsealed(root, **facts_of(sleeper.pid))
+    directory = supervised(root, sleeper)
     order = []
     opened, compared = os.pidfd_open, processes.status_of
     monkeypatch.setattr(os, "pidfd_open", lambda pid: (order.append("open"), opened(pid))[1])
@@ -200,7 +231,7 @@ def test_the_pidfd_is_open_before_the_process_is_compared(root, sleeper, monkeyp
 
 
 def test_an_end_without_a_seal_is_said(run, root, sleeper):
-    made.unsealed(root, **facts_of(sleeper.pid))
+    supervised(root, sleeper)
     code, _, err = run("stop", ID)
     assert code == 4
     assert f"session {ID} ended, but its log was not sealed" in err
@@ -209,24 +240,23 @@ def test_an_end_without_a_seal_is_said(run, root, sleeper):
 
 def test_a_supervisor_is_never_killed(root, monkeypatch):
     """Asked twice, then left: whoever kills it leaves the log unsealed."""
-    code = (
-        "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True));"
-        "print('up', flush=True); time.sleep(60)"
+    code = SUPERVISOR.replace(
+        "print(",
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\nprint(",
     )
     monkeypatch.setattr(processes, "HURRIED_SECONDS", 0.2)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"up\n"
-        directory = made.unsealed(root, **facts_of(process.pid))
+    with standing_in(code) as process:
+        directory = supervised(root, process)
         with pytest.raises(NonoTrioError, match="asked twice and still runs"):
             processes.stop(directory, 0.2)
         assert process.poll() is None
         process.kill()
-        assert process.stdout.read() == b"asked\nasked\n"
+        assert process.stdout.read() == "asked\nasked\n"
 
 
 def test_a_stopped_supervisor_is_let_go_on(root, sleeper):
+    directory = supervised(root, sleeper)
     sleeper.send_signal(signal.SIGSTOP)
-    directory = made.unsealed(root, **facts_of(sleeper.pid))
     with pytest.raises(AuditLost):
         processes.stop(directory, 10)
     assert sleeper.wait() == -signal.SIGTERM

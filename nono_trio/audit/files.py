@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from nono_trio.audit.log import AppendFile, ChainedLog, SyncFailed
+from nono_trio.audit.ownership import as_owner_of_path
 from nono_trio.audit.room import CHUNK, hold_file
 from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG, NEW_SESSION
 from nono_trio.core.metadata import MAX_NETWORK_EVENTS, Checkpoint, encode_checkpoint
@@ -59,7 +60,7 @@ class LogFiles:
         self.directory = directory
         self.flows_sha256 = hashlib.sha256()
         self._seal_events = self._seal_bytes = self._seal_held = 0
-        with contextlib.ExitStack() as opened:
+        with contextlib.ExitStack() as opened, as_owner_of_path(directory):
             self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
             lock(self.log.file.descriptor)
             self.checkpoints = _created(directory / CHECKPOINTS, KEPT_FOR_CHECKPOINTS, opened)
@@ -92,7 +93,8 @@ class LogFiles:
             return
         needed = self._seal_bytes + size + events * INDENTATION
         if needed > self._seal_held:
-            hold_file(self.directory / NEW_SESSION, needed + CHUNK)
+            with as_owner_of_path(self.directory):
+                hold_file(self.directory / NEW_SESSION, needed + CHUNK)
             self._seal_held = needed + CHUNK
         self._seal_bytes = needed
         self._seal_events += events

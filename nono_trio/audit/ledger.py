@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from nono_trio.audit.machine import sync_data
-from nono_trio.audit.ownership import open_shared
+from nono_trio.audit.ownership import as_owner_of_path, open_shared
 from nono_trio.audit.regular import open_regular
 from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import (
@@ -75,7 +75,7 @@ def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str
     not to be had, the last whole line is unreadable, or the line can't be written.
     """
     try:
-        with _locked(audit_root):
+        with as_owner_of_path(audit_root), _locked(audit_root):
             return _append_locked(audit_root, session_id, digest_hex, completed_at)
     except OSError as error:
         raise AuditLost(
@@ -141,7 +141,9 @@ def _lines(audit_root: Path) -> Iterator[tuple[int, int, bytes]]:
         ) from error
     offset = 0
     with ledger:
-        for number, line in enumerate(ledger, start=1):
+        # In pieces: a ledger that is all hole must not be read into memory as one line.
+        pieces = iter(lambda: ledger.readline(MAX_LINE), b"")
+        for number, line in enumerate(pieces, start=1):
             yield number, offset, line
             offset += len(line)
 

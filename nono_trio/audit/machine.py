@@ -6,11 +6,40 @@ macOS side, which has no /proc, asks ps(1) and sysctl(8); it has not been tested
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SETGROUPS = {"x86_64": 116, "aarch64": 159}  # system calls; without a number root's groups stay
+
+
+def forget_cached(path: Path) -> None:
+    """Let the next reader of a file ask the disk; nothing where there is no such file.
+
+    After a failed sync the kernel keeps the bytes that it could not write, as if they were written.
+    The first sync here may only tell of that old failure; one that fails twice is a disk that fails
+    now. Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            sync_data(descriptor)
+        sync_data(descriptor)
+        _drop_cached(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 # What ps(1) answers of another process takes milliseconds; more is a machine that hangs.
 _ASK_SECONDS = 5.0
@@ -51,6 +80,25 @@ if sys.platform == "darwin":
         """What tells this boot from any other; not the boot's time, which moves with the clock."""
         return _say("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid").strip()
 
+    def is_mapped(_user: int) -> bool:
+        """Whether a user exists here; there are no namespaces of users."""
+        return True
+
+    def set_file_identity(_user: int, _group: int, _groups: Sequence[int]) -> None:
+        """There is nothing like it here."""
+        raise OSError(errno.ENOTSUP, "root can't work here as the owner of another's directory")
+
+    def process_users(pid: int) -> frozenset[int]:
+        """The real and effective user of a process; empty when there is none."""
+        return frozenset(map(int, _say("/bin/ps", "-o", "ruid=,uid=", "-p", str(pid)).split()))
+
+    def holds_lock(_pid: int, _path: Path) -> bool:
+        """Nothing says here who holds a lock: true, so that the user alone decides."""
+        return True
+
+    def _drop_cached(_descriptor: int) -> None:
+        """Only for what is read from now on there (F_NOCACHE), so nothing."""
+
     def sync_data(descriptor: int) -> None:
         """Make a file's bytes durable: fsync(2) stops at the drive's cache here (its manual)."""
         try:
@@ -75,6 +123,64 @@ else:
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         except OSError:
             return ""
+
+    def is_mapped(user: int) -> bool:
+        """Whether a user exists in our user namespace; all others look like one that has none."""
+        try:
+            ranges = Path("/proc/self/uid_map").read_text("ascii").splitlines()
+        except OSError:
+            return True
+        spans = [(int(first), int(count)) for first, _, count in map(str.split, ranges)]
+        return any(first <= user < first + count for first, count in spans)
+
+    def set_file_identity(user: int, group: int, groups: Sequence[int]) -> None:
+        """Be `user` towards file systems, this thread only: setfsuid(2), made for servers.
+
+        It gives up root's rights over files as well. Raises OSError.
+        """
+        import ctypes
+
+        library = ctypes.CDLL(None, use_errno=True)
+        number = _SETGROUPS.get(os.uname().machine)
+        if number is not None:  # the library's own function would change every thread
+            array = (ctypes.c_uint32 * len(groups))(*groups)
+            library.syscall(ctypes.c_long(number), ctypes.c_size_t(len(groups)), array)
+        for change, wanted in ((library.setfsgid, group), (library.setfsuid, user)):
+            change(wanted)
+            if change(-1) != wanted:  # it reports nothing, so ask
+                raise OSError(errno.EPERM, f"can't work as the owner {wanted} of this directory")
+
+    def process_users(pid: int) -> frozenset[int]:
+        """The real, effective, saved and file user of a process; empty when there is none.
+
+        Not the owner of /proc/<pid>: that is root's for every process that must not be dumped.
+        """
+        try:
+            status = Path(f"/proc/{pid}/status").read_bytes()
+        except (OSError, ValueError):
+            return frozenset()
+        line = next((line for line in status.split(b"\n") if line.startswith(b"Uid:")), b"")
+        return frozenset(map(int, line.split()[1:]))
+
+    def holds_lock(pid: int, path: Path) -> bool:
+        """Whether a process holds an exclusive flock on the file at `path`."""
+        try:
+            inode = path.stat().st_ino
+            locks = Path("/proc/locks").read_bytes()
+        except OSError:
+            return False
+        for line in locks.split(b"\n"):  # 1: FLOCK ADVISORY WRITE 1234 fe:00:5678 0 EOF
+            fields = line.split()
+            if (
+                fields[1:2] == [b"FLOCK"]
+                and fields[3:5] == [b"WRITE", b"%d" % pid]
+                and fields[5].endswith(b":%d" % inode)
+            ):
+                return True
+        return False
+
+    def _drop_cached(descriptor: int) -> None:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync_data(descriptor: int) -> None:
         """Make a file's bytes durable, and of its metadata what finding them again needs."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nono_trio.audit.files import LOST_TARGET
-from nono_trio.audit.read import flows, records
+from nono_trio.audit.read import MAX_LINE, flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, DeniedHost
 from nono_trio.core.events import Network, SandboxRuntime, SessionEnded
@@ -80,8 +80,11 @@ def scan(log: Path) -> Counts:
     overlap = len(ALLOW) - 1
     try:
         with log.open("rb") as file:
-            before = b""
+            before, unended = b"", 0
             while block := file.read(SCAN_BLOCK):
+                unended = 0 if b"\n" in block else unended + len(block)
+                if unended > MAX_LINE:  # no log of ours, and what follows may be a hole without end
+                    raise LogUnreadable(f"{log} has a line of more than {MAX_LINE} bytes in it")
                 window = before + block
                 events += block.count(b"\n")
                 allowed += window.count(ALLOW)

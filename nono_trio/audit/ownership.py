@@ -1,8 +1,12 @@
-"""Root at work on another user's sessions: as that user, so that nothing becomes root's.
+"""Root at work in another user's directories: as that user, so that nothing becomes root's.
 
 A directory that belongs to somebody else is theirs to fill with symlinks and hard links. The road
 not taken: opening each file past them and giving it back afterwards, which has to be right in every
 place that writes; as the owner, the kernel refuses what the owner could not have done.
+
+`as_owner` changes the whole process, for commands that do nothing else. A live session (`sudo -E`)
+has a loop and threads that must stay root's: whatever of it makes a file by name does that in
+`as_owner_of_path`, which changes how this one thread is seen by file systems and nothing else.
 """
 
 from __future__ import annotations
@@ -11,8 +15,11 @@ import codecs
 import contextlib
 import errno
 import os
+import stat
+import threading
 from typing import TYPE_CHECKING
 
+from nono_trio.audit import machine
 from nono_trio.audit.regular import require_regular
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROOT = 0
+_thread = threading.local()  # `acts`: this thread is somebody else to file systems already
 
 
 @contextlib.contextmanager
@@ -43,6 +51,44 @@ def as_owner(directory: Path) -> Iterator[None]:
         os.seteuid(_ROOT)
         os.setegid(group)
         os.setgroups(groups)
+
+
+@contextlib.contextmanager
+def as_owner_of_path(path: Path) -> Iterator[None]:
+    """Make and open files below `path` as the user whose directories lead there, if we are root.
+
+    `path` need not be there. This thread only, and no checkpoint of a loop may be inside. Raises
+    OSError where that is impossible: then nothing may be made.
+    """
+    is_root = os.geteuid() == _ROOT and not getattr(_thread, "acts", False)
+    owner = _foreign_owner(path) if is_root else None
+    if owner is None:
+        yield
+        return
+    groups = os.getgroups()
+    _thread.acts = True
+    try:
+        machine.set_file_identity(owner.st_uid, owner.st_gid, [])
+        yield
+    finally:
+        machine.set_file_identity(_ROOT, os.getegid(), groups)
+        _thread.acts = False
+
+
+def _foreign_owner(path: Path) -> os.stat_result | None:
+    """Whose the path is: of the first directory on the way, as written and as resolved, that is not
+    root's and not open to everybody (a /tmp is nobody's home)."""
+    absolute = path.absolute()
+    for way in (absolute, absolute.resolve()):
+        for directory in reversed([way, *way.parents]):
+            try:
+                found = directory.stat(follow_symlinks=False)
+            except OSError:
+                break
+            shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH
+            if found.st_uid != _ROOT and not shared and machine.is_mapped(found.st_uid):
+                return found
+    return None
 
 
 def open_shared(path: Path, flags: int) -> int:

@@ -47,7 +47,8 @@ def size_of(path: Path) -> int:
 def lines(path: Path, size: int) -> Iterator[bytes]:
     """The lines of the first `size` bytes, newlines included; the last may lack its own.
 
-    A line over MAX_LINE comes in pieces without a newline. Raises OSError.
+    A line over MAX_LINE is none of ours: its beginning comes without a newline, and nothing after
+    it, so that a file that is all hole keeps nobody. Raises OSError.
     """
     if size == 0:
         return
@@ -55,6 +56,21 @@ def lines(path: Path, size: int) -> Iterator[bytes]:
         while size > 0 and (line := file.readline(min(size, MAX_LINE))):
             size -= len(line)
             yield line
+            if is_too_long(line):
+                return
+
+
+def is_too_long(line: bytes) -> bool:
+    """Whether it is the beginning of a line that no writer of ours can have written."""
+    return len(line) >= MAX_LINE and not line.endswith(b"\n")
+
+
+def _require_a_line(line: bytes, path: Path) -> None:
+    if is_too_long(line):
+        raise LogUnreadable(
+            f"{path} has a line of more than {MAX_LINE} bytes in it, which no session writes",
+            hint="check it with `nono-trio audit verify`",
+        )
 
 
 def records(path: Path) -> Iterator[LogRecord]:
@@ -64,6 +80,7 @@ def records(path: Path) -> Iterator[LogRecord]:
     """
     try:
         for line in lines(path, size_of(path)):
+            _require_a_line(line, path)
             record = parse_record(line)
             if record is not None:
                 yield record
@@ -85,6 +102,7 @@ def flows(path: Path) -> Iterator[Flow]:
     """The flows of a session in order; none when there is no such file."""
     try:
         for line in lines(path, size_of(path)):
+            _require_a_line(line, path)
             try:
                 yield decode_flow(line)
             except MALFORMED:
@@ -154,5 +172,7 @@ class Follower:
             file.seek(self._offset)
             new = file.read(READ_AT_ONCE)
         whole = new[: new.rfind(b"\n") + 1]
+        if not whole:
+            _require_a_line(new, self._path)
         self._offset += len(whole)
         return [line + b"\n" for line in whole.split(b"\n")[:-1]]

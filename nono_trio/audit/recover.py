@@ -6,6 +6,7 @@ Rules of this file:
 - Nothing is thrown away: a torn tail is copied to `<file>.torn` and synced before it is cut.
 - Nothing is made up: how the child ended is not known, so `session_ended` has LOST_EXIT_CODE, and
   its time is the last sign of life. A record before it says that, and how much, was cut.
+- What counts is what the disk has: the page cache may still hold what a sync failed to write.
 - Root recovers the session of another user as that user (see `ownership`).
 - Each step leaves a session that is still `crashed` and can be recovered again, until session.json
   says "recovered" as the very last one; a second recovery finds what the first one did.
@@ -26,6 +27,7 @@ import msgspec
 from nono_trio.audit import ledger, store
 from nono_trio.audit.files import LOST_TARGET, append_checkpoint, lock, unix_ms
 from nono_trio.audit.log import AppendFile, ChainedLog
+from nono_trio.audit.machine import forget_cached
 from nono_trio.audit.ownership import as_owner
 from nono_trio.audit.read import lines, size_of
 from nono_trio.audit.session_record import sealed_metadata
@@ -120,6 +122,8 @@ def _held(directory: Path) -> Iterator[None]:
         raise LogUnreadable(f"{log} can't be opened: {error.strerror or error}") from error
     try:
         lock(descriptor)
+        for name in (store.LOG, store.CHECKPOINTS, store.FLOWS):
+            forget_cached(directory / name)
         yield
     finally:
         os.close(descriptor)
@@ -280,7 +284,8 @@ def _set_aside(path: Path, whole: int) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(f"{path}{TORN}", flags, 0o600)
     with os.fdopen(descriptor, "r+b") as kept:
-        if not kept.read().endswith(tail):
+        kept.seek(-min(torn, kept.seek(0, os.SEEK_END)), os.SEEK_END)
+        if kept.read(torn) != tail:
             kept.write(tail)
         kept.flush()
         os.fsync(descriptor)

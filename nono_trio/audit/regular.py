@@ -22,6 +22,21 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def read_whole(path: Path, limit: int) -> bytes:
+    """A regular file's bytes; raises OSError, also for a file of more than `limit` bytes.
+
+    The size is looked at first: a file that is all hole costs its maker nothing, and us the memory.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= limit:
+            data = file.read(limit + 1)  # it may have grown since
+            size = max(size, len(data))
+            if size <= limit:
+                return data
+    raise OSError(errno.EFBIG, f"expected at most {limit} bytes, got {size}", str(path))
+
+
 def require_regular(descriptor: int, path: Path) -> None:
     """Raise OSError unless `descriptor`, which was opened as `path`, is a regular file."""
     mode = os.fstat(descriptor).st_mode

@@ -19,7 +19,8 @@ import msgspec
 
 from nono_trio.audit.ledger import sync_directory
 from nono_trio.audit.machine import boot_id, process_start_ticks
-from nono_trio.audit.regular import open_regular
+from nono_trio.audit.ownership import as_owner_of_path
+from nono_trio.audit.regular import read_whole
 from nono_trio.core.events import MALFORMED
 from nono_trio.core.metadata import (
     NonoTrioFacts,
@@ -41,12 +42,17 @@ SESSION = "session.json"
 NEW_SESSION = f".{SESSION}.new"  # what becomes session.json; holds the room for it until then
 LATEST = "latest"
 
+# Network events are most of it: 4096 of them, each of a few kilobytes at most (core/bounded.py).
+MAX_SESSION_BYTES = 64 * 1024 * 1024
+
 SEALED_STATUS = ("sealed", "recovered")
 
 STATE_VARIABLE = "NONO_TRIO_STATE_DIR"
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BEGINNING_OF_TIME = datetime.fromtimestamp(0, UTC)
+# Beyond it a time can't be told in every zone, compared or added to; no session was there either.
+_END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
 
 
 class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
@@ -66,9 +72,10 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
         if self.summary is not None:
             return parse_time(self.summary.started) or _BEGINNING_OF_TIME
         try:
-            return datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
-        except OSError:
+            changed = datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
+        except (OSError, ValueError, OverflowError):  # gone, or a time past the calendar
             return _BEGINNING_OF_TIME
+        return min(max(changed, _BEGINNING_OF_TIME), _END_OF_TIME)
 
     @property
     def name(self) -> str | None:
@@ -117,22 +124,23 @@ def create_session_directory(audit_root: Path, session_id: str) -> Path:
     """
     if not is_session_id(session_id):
         raise UsageError(f"expected 1-64 of A-Z a-z 0-9 _ - as session id, got {session_id!r}")
-    for parent in reversed([audit_root, *audit_root.parents]):
-        if not parent.exists():
-            parent.mkdir(mode=0o700, exist_ok=True)
     directory = audit_root / session_id
-    directory.mkdir(mode=0o700)
-    try:
-        sync_directory(audit_root)
-    except BaseException:
-        discard_session_directory(directory)
-        raise
+    with as_owner_of_path(directory):
+        for parent in reversed([audit_root, *audit_root.parents]):
+            if not parent.exists():
+                parent.mkdir(mode=0o700, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        try:
+            sync_directory(audit_root)
+        except BaseException:
+            discard_session_directory(directory)
+            raise
     return directory
 
 
 def discard_session_directory(directory: Path) -> None:
     """Remove a session that could not be started, as far as that is possible."""
-    with suppress(OSError):
+    with suppress(OSError), as_owner_of_path(directory):
         for entry in os.scandir(directory):
             os.unlink(entry)
         directory.rmdir()
@@ -146,17 +154,18 @@ def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
     temporary = directory / NEW_SESSION
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # not cut: it may hold room
     data = encode_metadata(metadata)
-    try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            file.truncate(len(data))
-            os.fsync(file.fileno())
-        temporary.rename(directory / SESSION)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(directory)
+    with as_owner_of_path(directory):
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                file.truncate(len(data))
+                os.fsync(file.fileno())
+            temporary.rename(directory / SESSION)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(directory)
 
 
 def read_metadata(directory: Path) -> SessionMetadata:
@@ -180,8 +189,7 @@ def read_summary(directory: Path) -> SessionSummary | None:
 
 
 def _session_text(directory: Path) -> bytes:
-    with open_regular(directory / SESSION) as file:
-        return file.read()
+    return read_whole(directory / SESSION, MAX_SESSION_BYTES)
 
 
 def sessions(audit_root: Path) -> list[StoredSession]:
@@ -243,12 +251,18 @@ def is_alive(metadata: SessionMetadata | SessionSummary) -> bool:
 
 
 def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time with its offset (UTC if it has none); None when it is no time."""
+    """An RFC 3339 time with its offset (UTC if it has none).
+
+    None when it is no time, or none that a session can have: before 1970, or near the end of what
+    a calendar can tell.
+    """
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        known = _BEGINNING_OF_TIME <= time <= _END_OF_TIME
+    except (ValueError, OverflowError):
         return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time if known else None
 
 
 def _directories(audit_root: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import msgspec
 from nono_trio.audit import store
 from nono_trio.audit.overview import Counts, Status, counts_of, status_of
 from nono_trio.core.metadata import NonoTrioFacts
-from nono_trio.errors import UsageError
+from nono_trio.errors import LogUnreadable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.store import StoredSession
 
-Row = tuple["StoredSession", Status, Counts]
+Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't be read
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,18 @@ def rows(audit_root: Path, wanted: Wanted) -> list[Row]:
     for session in store.sessions(audit_root):
         status = status_of(session.summary)
         if _wants(wanted, session, status):
-            found.append((session, status, counts_of(session)))
+            found.append((session, status, _counts(session)))
         if wanted.recent is not None and len(found) >= wanted.recent:
             break
     return found
+
+
+def _counts(session: StoredSession) -> Counts | None:
+    """One session that can't be read must not hide the others."""
+    try:
+        return counts_of(session)
+    except LogUnreadable:
+        return None
 
 
 def parse_since(text: str) -> datetime:
@@ -79,22 +87,23 @@ def row_fields(row: Row) -> dict[str, Any]:
         "command": summary.command if summary else None,
         "tracked_paths": summary.tracked_paths if summary else None,
         "exit_code": summary.exit_code if summary else None,
-        "event_count": counts.events,
-        "allowed": counts.allowed,
-        "denied": counts.denied,
+        "event_count": counts.events if counts else None,
+        "allowed": counts.allowed if counts else None,
+        "denied": counts.denied if counts else None,
         "directory": str(session.directory),
     }
 
 
 def _parse_day(text: str, flag: str) -> tuple[datetime, bool]:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.fromisoformat(text).astimezone()
+        moment + timedelta(days=1)  # the end of that day is a time as well
+    except (ValueError, OverflowError):
         raise UsageError(
             f"{flag}: expected a day or a time, got {text!r}",
             hint="for example 2026-07-02 or 2026-07-02T12:00:00+02:00",
         ) from None
-    return moment.astimezone(), len(text) <= len("2026-07-02")
+    return moment, len(text) <= len("2026-07-02")
 
 
 def _wants(wanted: Wanted, session: StoredSession, status: Status) -> bool:

@@ -109,7 +109,7 @@ def _proof_lines(answer: Verification) -> Iterator[str]:
 
 
 def list_lines(
-    rows: Sequence[tuple[StoredSession, Status, Counts]], now: datetime
+    rows: Sequence[tuple[StoredSession, Status, Counts | None]], now: datetime
 ) -> Iterator[str]:
     """The sessions as a table, newest first; the command gets what is left of the width."""
     table = [("ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND")]
@@ -118,7 +118,7 @@ def list_lines(
 
 
 def _list_row(
-    session: StoredSession, status: str, counts: Counts, now: datetime
+    session: StoredSession, status: str, counts: Counts | None, now: datetime
 ) -> tuple[str, str, str, str, str, str, str, str]:
     command = session.summary.command if session.summary is not None else []
     return (
@@ -126,9 +126,7 @@ def _list_row(
         clean(session.name or "-"),
         ago(session.started, now),
         status,
-        f"{counts.events}",
-        f"{counts.allowed}",
-        f"{counts.denied}",
+        *((f"{counts.events}", f"{counts.allowed}", f"{counts.denied}") if counts else "???"),
         command_text(command) or "(no session.json)",
     )
 

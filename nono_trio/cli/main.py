@@ -138,6 +138,9 @@ def exit_code(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except OSError as error:
         return _tell_system_error(error)
+    except MemoryError:
+        tell_error("there is not enough memory for that", "see `ulimit -v` and what else runs")
+        return NonoTrioError.exit_code
     except click.ClickException as error:
         return _tell_click_error(error)
     except NonoTrioError as error:

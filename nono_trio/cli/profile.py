@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from nono_trio.audit.ownership import as_owner_of_path
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -201,10 +202,11 @@ def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool)
 
 def _write_new(path: Path, text: str, *, make_directory: bool) -> None:
     try:
-        if make_directory:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with as_owner_of_path(path):
+            if make_directory:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
     except FileExistsError:
         raise UsageError(
             f"{path} is there already", hint="edit it, or choose another name"

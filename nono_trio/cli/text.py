@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -91,8 +92,10 @@ def clock_time(unix_ms: int) -> str:
 
 
 def local_time(time: datetime) -> str:
-    """Date, time and offset to the second, in local time."""
-    return time.astimezone().isoformat(sep=" ", timespec="seconds")
+    """Date, time and offset to the second, in local time; in its own zone near a calendar's end."""
+    with suppress(ValueError, OverflowError, OSError):
+        time = time.astimezone()
+    return time.isoformat(sep=" ", timespec="seconds")
 
 
 def ago(time: datetime, now: datetime) -> str:
@@ -103,7 +106,7 @@ def ago(time: datetime, now: datetime) -> str:
     for unit, length, limit in (("m", 60, 3600), ("h", 3600, 86_400), ("d", 86_400, 30 * 86_400)):
         if seconds < limit:
             return f"{seconds // length}{unit} ago"
-    return f"{time.astimezone():%Y-%m-%d}"
+    return local_time(time)[: len("2026-07-02")]
 
 
 def size_text(count: int) -> str:

@@ -2,7 +2,9 @@
 
 Loop-free: `ps`, `stop` and `inspect` must be quick. Rules of this file: a process is known by its
 pid *and* its start time, and signalled through a handle that was opened before the two were
-compared, so a pid that somebody else got meanwhile is never signalled; the supervisor is never
+compared, so a pid that somebody else got meanwhile is never signalled; what session.json says of a
+pid is believed only where that process belongs to the owner of the session's directory and holds
+the lock of its log, because root reads directories that others fill; the supervisor is never
 killed: it alone can seal the log, and it ends the whole tree of the child by itself.
 """
 
@@ -14,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nono_trio.audit import store
+from nono_trio.audit import machine, store
 from nono_trio.audit.overview import Status, status_of
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
@@ -34,6 +36,8 @@ ChildState: TypeAlias = Literal["running", "ended", "gone", "none"]
 HURRIED_SECONDS = 60.0
 # A tree of this size says enough; a child that forks without end must not keep `ps` busy.
 MAX_COUNTED = 10_000
+
+_ROOT = 0
 
 TOKEN_VARIABLE = "NONO_PROXY_TOKEN"  # set by every cage, and by nothing else of ours
 
@@ -71,6 +75,8 @@ def look_at(session: StoredSession) -> Running:
     """What is known of one session now."""
     status = status_of(session.summary)
     pid = _supervisor_pid(session)
+    if status == "running" and pid is not None and not supervises(pid, session.directory, _ROOT):
+        status = "crashed"
     if status != "running" or pid is None:
         child: ChildState = "gone" if status == "crashed" else "ended"
         return Running(session, status, None, child, None, 0)
@@ -90,6 +96,22 @@ def overview(audit_root: Path, *, every: bool) -> list[Running]:
     """Running and crashed sessions, newest first; `every` adds the sealed ones."""
     found = [look_at(session) for session in store.sessions(audit_root)]
     return [one for one in found if every or one.status != "sealed"]
+
+
+def supervises(pid: int, directory: Path, *others: int) -> bool:
+    """Whether a process is the supervisor of the session in `directory`.
+
+    It belongs to the directory's owner alone (or to one of `others`, to be shown, never to be
+    signalled: root may keep its log in a user's directory), and it holds the log's lock.
+    """
+    try:
+        owner = directory.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return False
+    users = machine.process_users(pid)
+    if users != {owner} and users not in [{other} for other in others]:
+        return False
+    return machine.holds_lock(pid, directory / store.LOG)
 
 
 def stop(directory: Path, timeout_seconds: float) -> bool:
@@ -136,6 +158,11 @@ def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
         # After the handle is open: if the process it stands for is the right one, it stays that.
         if handle is None or summary is None or status_of(summary) != "running":
             raise _not_running(directory)
+        if not supervises(pid or 0, directory):
+            raise NonoTrioError(
+                f"session {directory.name} can't be stopped: process {pid} is not its supervisor",
+                hint="see `nono-trio ps`",
+            )
         yield handle
     finally:
         if handle is not None:
