@@ -41,6 +41,7 @@ LOCK_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.01
 # Far over any line we write (~350 bytes): a tail without a newline in it is not a ledger's.
 MAX_LINE = 64 * 1024
+LONGEST_READ = 1024 * 1024
 
 
 class BadLedgerLine(msgspec.Struct, kw_only=True, frozen=True):
@@ -141,9 +142,12 @@ def _lines(audit_root: Path) -> Iterator[tuple[int, int, bytes]]:
         ) from error
     offset = 0
     with ledger:
-        # In pieces: a ledger that is all hole must not be read into memory as one line.
-        pieces = iter(lambda: ledger.readline(MAX_LINE), b"")
-        for number, line in enumerate(pieces, start=1):
+        # A ledger that is all hole must not be read into memory as one line.
+        beginnings = iter(lambda: ledger.readline(LONGEST_READ), b"")
+        for number, line in enumerate(beginnings, start=1):
+            if len(line) == LONGEST_READ and not line.endswith(b"\n"):
+                yield number, offset, line + b"\n"  # whole as far as it goes, and no record
+                return
             yield number, offset, line
             offset += len(line)
 
