@@ -180,7 +180,7 @@ def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> lis
     if isolation == "namespace":  # Landlock can't close ~/.config/gcloud inside it, so it refuses
         granted += ["--read", str(base / "home" / ".config")]
     return [
-        sys.executable, "-m", "nono_trio", "run", "--isolation", isolation, "--silent",
+        sys.executable, "-P", "-m", "nono_trio", "run", "--isolation", isolation, "--silent",
         "--audit-dir", str(base / "state"), "--timeout", str(RUN_SECONDS),
         "--proxy-port", str(canaries.listeners.described["proxy_port"]),
         "--allow-domain", allowed, "--resolve", f"{allowed}:127.0.0.1",
@@ -305,7 +305,7 @@ def python_variables() -> dict[str, str]:
 def verdict(base: Path) -> str:
     """What `audit verify` says of the session, in one word."""
     done = subprocess.run(
-        [sys.executable, "-m", "nono_trio", "audit", "verify", "--json",
+        [sys.executable, "-P", "-m", "nono_trio", "audit", "verify", "--json",
          "--audit-dir", str(base / "state"), "latest"],
         capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
         env={"PATH": "/usr/bin:/bin", **python_variables()},

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from harness import RUN_SECONDS
+from harness import RUN_SECONDS, guarded
+from installation import PACKAGE, install
 
-import nono_trio
 from nono_trio.errors import UsageError
-from nono_trio.sandbox import program
+from nono_trio.sandbox import code_places, program
+from nono_trio.sandbox.code_places import CodePlace
 from nono_trio.sandbox.plan import Grant
-
-PACKAGE = Path(nono_trio.__file__).resolve().parent
 
 
 def grant(path, access="readwrite"):
@@ -27,18 +24,33 @@ def grant(path, access="readwrite"):
 
 
 def test_our_package_and_the_interpreter_are_among_it():
-    paths = program.program_paths()
+    places = code_places.code_places()
     for needed in (str(PACKAGE), os.path.realpath(sys.executable), os.__file__):
         real = os.path.realpath(needed)
-        assert any(real == one or real.startswith(one + "/") for one in paths)
-    assert str(PACKAGE.parent) not in paths or PACKAGE.parent.name == "site-packages"
+        assert any(place.kind == "whole" and place.refuses(real) for place in places)
+    for absent in ("sitecustomize.py", "nt.py"):  # beside the package of an editable checkout
+        assert any(place.refuses(str(PACKAGE.parent / absent)) for place in places)
+    assert not any(place.refuses(str(PACKAGE.parent / "docs")) for place in places)
+    library = os.path.dirname(os.path.dirname(os.path.realpath(os.__file__)))
+    for directory in (library, os.path.dirname(os.path.realpath(sys.executable))):
+        assert any(place.refuses(directory) for place in places)
+
+
+def test_what_a_link_leads_to_is_decided_by_who_can_replace_the_link(tmp_path):
+    (tmp_path / "real" / "code").mkdir(parents=True)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "one").symlink_to("../real")
+    (tmp_path / "two").symlink_to("links/one")
+    found = [place.path for place in code_places.names_on_the_way(f"{tmp_path}/two/code/absent")]
+    assert found[-2:] == [str(tmp_path), f"{tmp_path}/links"]
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A directory to grant with our code inside it, and some of it not there yet."""
+    """A directory to grant with our code inside it."""
     (tmp_path / "tree" / "ours").mkdir(parents=True)
-    monkeypatch.setattr(program, "program_paths", lambda: [str(tmp_path / "tree" / "ours")])
+    places = [CodePlace(str(tmp_path / "tree" / "ours"), "whole")]
+    monkeypatch.setattr(program, "code_places", lambda: places)
     return tmp_path / "tree"
 
 
@@ -63,36 +75,95 @@ def test_a_grant_that_would_open_it_is_refused(tree, below, can_cover, text):
         program.kept_paths([grant(tree / below)], (), can_cover=can_cover)
     assert text.format(ours=tree / "ours") in caught.value.message
     assert f"--bypass-protection {tree / 'ours'}" in (caught.value.hint or "")
+    assert "pipx install nono-trio" in (caught.value.hint or "")
 
 
-def test_code_that_is_not_there_yet_can_not_be_kept(tree):
-    (tree / "ours").rmdir()
-    with pytest.raises(UsageError, match=r"would let the command create .* imports"):
-        program.kept_paths([grant(tree)], (), can_cover=True)
+@pytest.mark.parametrize(
+    ("kind", "below", "refused"),
+    [
+        ("names", "", True),
+        ("names", "json", False),
+        ("searched", "", True),
+        ("searched", "src", False),
+        ("searched", "json", False),  # the standard library has one, and comes first
+        ("searched", "winreg", True),
+        ("searched", "sitecustomize.py", True),
+        ("searched", "__pycache__", True),
+        ("searched", "click/x", True),
+    ],
+)
+def test_a_directory_whose_names_must_not_change(monkeypatch, tmp_path, kind, below, refused):
+    monkeypatch.setattr(program, "code_places", lambda: [CodePlace(str(tmp_path), kind)])
+    grants = [grant(tmp_path / below)]
+    if refused:
+        with pytest.raises(UsageError, match=r"let the command create files in .*Python imports"):
+            program.kept_paths(grants, (), can_cover=True)
+    else:
+        assert program.kept_paths(grants, (), can_cover=True) == {}
+
+
+def test_code_that_is_not_there_yet_keeps_its_directory(tmp_path):
+    assert code_places.absent(f"{tmp_path}/lib/python3.11/x.py").path == str(tmp_path)
+    (tmp_path / "lib").mkdir()
+    assert code_places.absent(f"{tmp_path}/lib/python3.11/x.py").path == f"{tmp_path}/lib"
+
+
+def call(command, sessions, *arguments, **settings):
+    settings.setdefault("cwd", sessions.home)
+    return subprocess.run(
+        [str(command), *arguments], env=sessions.environment, capture_output=True, text=True,
+        timeout=RUN_SECONDS, check=False, **settings,
+    )  # fmt: skip
 
 
 def test_the_command_can_neither_change_nor_replace_it(sessions, tmp_path):
-    """A copy of ours inside the grant, two directories deep, and a command that wants it."""
-    deep = tmp_path / "granted" / "some" / "lib"
-    shutil.copytree(PACKAGE, deep / "nono_trio", ignore=shutil.ignore_patterns("__pycache__"))
-    script = f"""
-    cat {deep}/nono_trio/py.typed && echo read
-    echo x 2>/dev/null >{deep}/nono_trio/x || echo refused
-    mv {deep}/nono_trio {deep}/moved 2>/dev/null || echo refused
-    mv {deep} {deep}2 2>/dev/null || echo refused
-    mv {deep.parent} {deep.parent}2 2>/dev/null || echo refused
-    echo x >{deep}/beside && echo written
+    """An environment with ours inside the grant, two directories deep, and a command that wants it.
+
+    Its interpreter, its pyvenv.cfg and what Python looks for at its start are part of it.
     """
-    main = "from nono_trio.cli.main import main; main()"
-    options = ["--isolation", "namespace", "--allow", str(tmp_path / "granted")]
-    done = subprocess.run(
-        [sys.executable, "-c", main, "run", *options, "--", "sh", "-c", script],
-        env={**sessions.environment, "PYTHONPATH": str(deep)},
-        cwd=sessions.home, capture_output=True, text=True, timeout=RUN_SECONDS,
-    )  # fmt: skip
-    assert done.stdout.split() == ["read", *["refused"] * 4, "written"], done.stderr
-    assert f"{deep}/nono_trio is nono-trio's own code and stays read-only" in done.stderr
-    assert (deep / "beside").exists()
+    environment = tmp_path / "granted" / "some" / "venv"
+    command = install(environment)
+    (package,) = environment.glob("lib/python*/site-packages/nono_trio")
+    script = f"""
+    cat {package}/py.typed && echo read
+    echo x 2>/dev/null >{package}/x || echo refused
+    echo x 2>/dev/null >{package.parent}/sitecustomize.py || echo refused
+    echo x 2>/dev/null >{environment}/pyvenv.cfg || echo refused
+    rm {environment}/bin/python 2>/dev/null || echo refused
+    mv {package} {package.parent}/moved 2>/dev/null || echo refused
+    mv {environment} {environment}2 2>/dev/null || echo refused
+    mv {environment.parent} {environment.parent}2 2>/dev/null || echo refused
+    echo x >{environment.parent}/beside && echo written
+    """
+    granted = ["--allow", str(tmp_path / "granted"), "--", "sh", "-c", script]
+    done = call(command, sessions, "run", "--isolation", "namespace", *granted)
+    assert done.stdout.split() == ["read", *["refused"] * 7, "written"], done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "nono-trio's own code" in line)
+    assert f"warning: {environment}: nono-trio's own code, which stays read-only" in line
+    assert "pipx install nono-trio, or uv tool install nono-trio" in line
+    assert (environment.parent / "beside").exists()
+
+
+@pytest.mark.parametrize("isolation", ["namespace", pytest.param("landlock", marks=guarded)])
+def test_a_checkout_that_it_is_run_from_can_not_be_granted(sessions, tmp_path, isolation):
+    """An editable install: modules planted beside the package are found by every interpreter."""
+    checkout = tmp_path / "projects" / "checkout"
+    command = install(tmp_path / "venv", editable=checkout)
+    run = ["run", "--isolation", isolation]
+    refused = call(command, sessions, *run, "--allow-cwd", "--", "true", cwd=checkout)
+    assert refused.returncode == 2
+    assert f"--allow-cwd {checkout} would let the command" in refused.stderr
+    assert "hint: install nono-trio outside of it: pipx" in refused.stderr
+    plant = f"for n in nt sitecustomize; do echo x >{checkout}/$n.py; done; echo x >{checkout}.py"
+    granted = ["--allow", str(checkout.parent), "--", "sh", "-c", plant]
+    done = call(command, sessions, *run, *granted)
+    assert done.returncode == (2 if isolation == "landlock" else 0)
+    assert [*checkout.iterdir()] == [checkout / "nono_trio"]
+    assert checkout.with_suffix(".py").exists() is (isolation == "namespace")
+    inside = checkout / "build"
+    inside.mkdir()
+    allowed = call(command, sessions, *run, "--allow", str(inside), "--", "touch", f"{inside}/x")
+    assert (allowed.returncode, (inside / "x").exists()) == (0, True), allowed.stderr
 
 
 # -- profiles, registries, programs ---------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from nono_trio.cli.options import (
@@ -20,6 +19,7 @@ from nono_trio.errors import UsageError
 from nono_trio.sandbox.plan import FileOptions
 from nono_trio.session.options import Limits, RunOptions
 from nono_trio.session.secret import secret_variable
+from nono_trio.startup import caller_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +160,7 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
             processes=given["max_processes"],
         ),
         timeout_seconds=given["timeout"],
-        environment=dict(os.environ),
+        environment=caller_environment(),
         variables=chosen.variables.without(secret_variable(given["upstream_proxy_password"])),
         set_variables=chosen.set_variables,
         notes=chosen.notes,

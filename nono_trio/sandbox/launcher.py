@@ -19,6 +19,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nono_trio.late_imports import refuse_late_imports
 from nono_trio.sandbox import call_rules, protocol, system
 from nono_trio.sandbox import filter as seccomp
 from nono_trio.sandbox.keeper import END_NOW, wait_for_init
@@ -88,6 +89,8 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
             sockets["proxy"] = listen_on_loopback(plan["port"])
             for port in plan["open_ports"]:
                 sockets[f"open:{port}"] = listen_on_loopback(port)
+    # The next step that looks for files may do so in the child's view, where it finds the child's.
+    refuse_late_imports()
     started, start = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is somebody to end
     with stage("fork"):

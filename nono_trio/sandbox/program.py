@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import shlex
-import site
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import UsageError
+from nono_trio.sandbox.code_places import CodePlace, code_places
+from nono_trio.sandbox.named_directories import refuse_named
 from nono_trio.sandbox.places import is_below
 
 if TYPE_CHECKING:
@@ -24,44 +23,46 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.plan import Grant
 
 _LIFT = "--bypass-protection"
-_PACKAGE = Path(__file__).resolve().parent.parent
-_SITE_NAMES = frozenset({"site-packages", "dist-packages"})
+# What there is to do where our code lies inside a project.
+_ELSEWHERE = "install nono-trio outside of it: pipx install nono-trio, or uv tool install nono-trio"
+_MOST_NAMED = 3  # in one warning: an interpreter inside a grant has a dozen
 
 
 def program_paths() -> list[str]:
-    """Return what our code and its interpreter are read from, without symlinks and doubles.
-
-    Not every directory of sys.path: where we are run from a checkout, that is the user's project.
-    """
-    found = [str(_PACKAGE), os.path.dirname(os.__file__), sys.executable]
-    found += [sys.prefix] if sys.prefix != sys.base_prefix else []
-    found += [path for path in sys.path if os.path.basename(path) in _SITE_NAMES]
-    found += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    real = dict.fromkeys(map(os.path.realpath, found))
-    return [path for path in real if not any(is_below(path, other) for other in real)]
+    """Return every path that code of ours comes from and that a flag may lift, without doubles."""
+    return list(dict.fromkeys(place.path for place in code_places()))
 
 
 def kept_paths(grants: Iterable[Grant], lifted: Sequence[str], can_cover: bool) -> dict[str, Grant]:
     """Return our code inside grants for writing, to be mounted read-only, with the grant.
 
-    Raises UsageError for a grant that can't be given without it.
+    Raises UsageError for a grant that can't be given without it, and for one over a directory that
+    the caller's variables name as a place of code.
     """
-    kept = {}
-    ours = [path for path in program_paths() if path not in lifted]
-    for grant in grants:
-        if grant.access == "read":
-            continue
-        for path in ours:
-            if grant.real == path or is_below(grant.real, path):
-                raise _refused(grant, f"write {path}, which is nono-trio's own code", path)
-            if not is_below(path, grant.real):
+    writing = [grant for grant in grants if grant.access != "read"]
+    if not writing:
+        return {}
+    refuse_named(writing)
+    places = [place for place in code_places() if place.path not in lifted]
+    kept: dict[str, Grant] = {}
+    for grant in writing:
+        for place in places:
+            if place.refuses(grant.real):
+                raise _refused(grant, *_write(place), instead=_ELSEWHERE)
+            if not is_below(place.path, grant.real):
                 continue
-            if not os.path.exists(path):
-                raise _refused(grant, f"create {path}, from which nono-trio's Python imports", path)
             if not can_cover:
-                raise _refused(grant, f"write {path}, which is nono-trio's own code", path)
-            kept[path] = grant
-    return kept
+                raise _refused(grant, *_write(place), instead=_ELSEWHERE)
+            kept[place.path] = grant
+    return {
+        path: grant for path, grant in kept.items() if not any(is_below(path, one) for one in kept)
+    }
+
+
+def _write(place: CodePlace) -> tuple[str, str]:
+    if place.kind == "whole":
+        return f"write {place.path}, which is nono-trio's own code", place.path
+    return f"create files in {place.path}, from which nono-trio's Python imports", place.path
 
 
 def refuse_unmade(grant: Grant, configuration: str, lifted: Sequence[str]) -> None:
@@ -84,11 +85,14 @@ def _refused(
 
 
 def kept_warnings(kept: dict[str, Grant]) -> Iterator[str]:
-    """Say what stays read-only in a grant for writing."""
-    for path, grant in kept.items():
+    """Say what stays read-only in each grant for writing, and what to do about it."""
+    for grant in dict.fromkeys(kept.values()):
+        paths = [path for path, one in kept.items() if one == grant]
+        more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
         yield (
-            f"{path} is nono-trio's own code and stays read-only inside {grant.source} {grant.path}"
-            f" (lift this with {_LIFT} {shlex.quote(path)})"
+            f"{', '.join(paths[:_MOST_NAMED])}{more}: nono-trio's own code, which stays read-only"
+            f" inside {grant.source} {grant.path} (to write there, {_ELSEWHERE}, or lift this with"
+            f" {_LIFT} {shlex.quote(paths[0])})"
         )
 
 

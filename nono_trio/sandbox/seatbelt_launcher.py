@@ -18,6 +18,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nono_trio.late_imports import refuse_late_imports
 from nono_trio.sandbox.launch_steps import (
     StageError,
     fork_child,
@@ -67,6 +68,7 @@ def _close_others(kept: int) -> None:
 def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
     with stage("sandbox library"):
         library = load_library(plan["library"])
+    refuse_late_imports()
     child = fork_child(
         control,
         {},

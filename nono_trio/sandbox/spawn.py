@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import protocol
 from nono_trio.sandbox.places import ON_MACOS
+from nono_trio.startup import library_environment
 
 if TYPE_CHECKING:
     from nono_trio.sandbox.cgroup import Cgroup
@@ -32,10 +33,10 @@ NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system
 TRANSPARENT_STAGE = "transparent network"
 GUARD_STAGE = "guard of connections"
 
-# Isolated from environment and site-packages; appended last, so that the directory the package
-# was installed to can't stand in for the standard library.
+# Isolated from environment and site-packages. The package by itself is found, and then its modules
+# by its own path: what lies beside it, in a project or in site-packages, is never looked at.
 _PROGRAM = (
-    "import sys; sys.path.append(sys.argv[2]);"
+    "import sys; sys.path.insert(0, sys.argv[2]); import nono_trio; del sys.path[0];"
     " from nono_trio.sandbox.{} import main; main(int(sys.argv[1]))"
 )
 _MACOS_LAUNCHER, _LAUNCHER = "seatbelt_launcher", "launcher"
@@ -136,7 +137,7 @@ def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
         launcher = _MACOS_LAUNCHER if ON_MACOS else _LAUNCHER
         argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM.format(launcher)]
         argv += [str(theirs.fileno()), _PACKAGE_PARENT]
-        pid = os.posix_spawn(sys.executable, argv, {})
+        pid = os.posix_spawn(sys.executable, argv, library_environment())
     launched = Launched(pid, ours, isolated=plan.isolation == "namespace")
     if cgroup is not None:
         try:

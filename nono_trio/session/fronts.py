@@ -22,6 +22,7 @@ from nono_trio.audit.threads import in_thread
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
 from nono_trio.errors import CageFailed
+from nono_trio.late_imports import refuse_late_imports
 from nono_trio.proxy.ports import PortRelay, dial_host
 from nono_trio.proxy.server import Proxy
 from nono_trio.proxy.transparent import Transparent
@@ -30,6 +31,7 @@ from nono_trio.session.child import conduct_child
 from nono_trio.session.home import what_it_held
 from nono_trio.session.shutdown import Phase
 from nono_trio.session.systems import system_word
+from nono_trio.startup import is_command
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -128,6 +130,8 @@ class ChildFront:
             if self._launched.guard is not None:
                 front.start_soon(self._guard_connections, self._launched.guard, recorder)
             front.start_soon(self._end_in_time)
+            if is_command():  # a program that uses us as a library may import what it likes
+                refuse_late_imports()
             with trio.move_on_after(EXEC_SECONDS) as executing:
                 await cage.go(self._run.plan.command[0])
             if executing.cancelled_caught:

@@ -111,6 +111,9 @@ def _launched(
     try:
         import trio  # noqa: F401  (imported here, while the launcher shuts itself in)
 
+        from nono_trio.session.preload import preload
+
+        preload(guarded=prepared.plan.guarded)
         while True:
             try:
                 sockets = await_ready(launched)
@@ -121,6 +124,7 @@ def _launched(
                 prepared.close()
                 prepared = _prepare_again(options, refused, listeners, said=prepared.warnings)
                 launched = spawn(prepared.plan, cgroup)
+                preload(guarded=prepared.plan.guarded)
         if prepared.listener is not None:
             sockets["proxy"] = prepared.listener
         yield _Started(launched, sockets, prepared)

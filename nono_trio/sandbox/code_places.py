@@ -1,0 +1,153 @@
+"""Where code of ours comes from: in this process, and in the next one before its first statement.
+
+Rules of this file: a place is given without symlinks, but each symlink on the way to it counts, for
+whoever can replace one decides where it leads; so does what is not there and would be loaded if it
+were (a zip of the standard library, a pyvenv.cfg, a sitecustomize.py): then it is the directory
+whose names must not change.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from nono_trio import startup
+from nono_trio.sandbox.places import is_below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_SITE_NAMES = frozenset({"site-packages", "dist-packages"})
+# Imported at the start of every interpreter, if they can be found.
+_CUSTOMIZED = ("sitecustomize", "usercustomize")
+_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
+
+
+class CodePlace(NamedTuple):
+    """A path that must stay as it is.
+
+    `whole`: with all that is below it; `names`: a directory whose own names must not change;
+    `searched`: one that modules are looked for in as well, after the standard library.
+    """
+
+    path: str
+    kind: Literal["whole", "names", "searched"]
+
+    def refuses(self, real: str) -> bool:
+        """Whether nothing at or below `real`, a path without symlinks, may be written for it."""
+        if real == self.path:
+            return True
+        if not is_below(real, self.path):
+            return False
+        if self.kind == "searched":
+            return can_be_imported(os.path.relpath(real, self.path), first=False)
+        return self.kind == "whole"
+
+
+def code_places() -> list[CodePlace]:
+    """Return every place that code of ours comes from, none inside of another whole one."""
+    found: dict[CodePlace, None] = {}
+    for path in _whole_paths():
+        found.update(dict.fromkeys(_places_of(path)))
+    for path in startup.beginning().search_path:
+        found.update(dict.fromkeys(_names_of(path, "searched")))
+    for path in _directories():
+        found.update(dict.fromkeys(_names_of(path, "names")))
+    whole = [place.path for place in found if place.kind == "whole"]
+    return [
+        place
+        for place in found
+        if not any(is_below(place.path, one) for one in whole)
+        and (place.kind == "whole" or place.path not in whole)
+    ]
+
+
+def can_be_imported(relative: str, *, first: bool) -> bool:
+    """Whether a path, relative to a directory that is searched for modules, could be one of those
+    that we, or an interpreter at its start, import.
+
+    `first`: the directory is searched before the standard library.
+    """
+    name = relative.split("/", 1)[0].split(".", 1)[0]
+    if name in (*startup.DEPENDENCIES, *_CUSTOMIZED, "nono_trio", "__pycache__"):
+        return True
+    if name not in sys.stdlib_module_names:
+        return False
+    # Some names of the standard library are not there: other systems' (nt), or left out.
+    return first or not startup.is_standard_module(name)
+
+
+def names_on_the_way(path: str) -> Iterator[CodePlace]:
+    """Yield the directory of each symlink that `path`, an absolute one, leads through."""
+    pending = [part for part in reversed(path.split("/")) if part]
+    real = ""
+    links = 0
+    while pending and links < _MAX_LINKS:
+        part = pending.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            real = os.path.dirname(real).rstrip("/")
+            continue
+        here = f"{real}/{part}"
+        try:
+            target = os.readlink(here)
+        except OSError:
+            real = here
+            continue
+        links += 1
+        yield CodePlace(real or "/", "names")
+        if target.startswith("/"):
+            real = ""
+        pending += reversed(target.split("/"))
+
+
+def absent(path: str) -> CodePlace:
+    """Return the place of a path that is not there: the nearest directory that is."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return CodePlace(path, "names")
+
+
+def _names_of(path: str, kind: Literal["names", "searched"]) -> Iterator[CodePlace]:
+    yield from names_on_the_way(path)
+    real = os.path.realpath(path)
+    yield CodePlace(real, kind) if os.path.isdir(real) else absent(real)
+
+
+def _places_of(path: str) -> Iterator[CodePlace]:
+    yield from names_on_the_way(path)
+    real = os.path.realpath(path)
+    yield CodePlace(real, "whole") if os.path.exists(real) else absent(real)
+
+
+def _whole_paths() -> Iterator[str]:
+    yield _PACKAGE
+    yield os.path.dirname(os.__file__)
+    yield sys.executable
+    if sys.prefix != sys.base_prefix:
+        yield sys.prefix
+    searched = [*sys.path, *startup.beginning().search_path]
+    yield from startup.standard_directories(searched)
+    if startup.is_command():
+        yield from (entry for entry in sys.path if os.path.isabs(entry))
+    yield from (path for path in searched if os.path.basename(path) in _SITE_NAMES)
+    if startup.beginning().user_site:
+        yield site.getusersitepackages()
+    yield from startup.mapped_files()
+
+
+def _directories() -> Iterator[str]:
+    """Directories in which the interpreter and the loader look for names that are not all there."""
+    for executable in (sys.executable, os.path.realpath(sys.executable)):
+        # pyvenv.cfg and pybuilddir.txt, which say where the standard library is
+        yield os.path.dirname(executable)
+        yield os.path.dirname(os.path.dirname(executable))
+    yield from _parents(startup.mapped_files())
+
+
+def _parents(paths: Iterable[str]) -> Iterator[str]:
+    yield from dict.fromkeys(os.path.dirname(path) for path in paths)

@@ -1,0 +1,71 @@
+"""What a run would otherwise import while its command runs: loaded before "go".
+
+To add a late import to the path of a run, add its module here; else it is refused when it comes
+(late_imports.py). Name service modules of the C library are libraries of the same kind. Nothing
+here looks up a name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# By whom they are imported: warnings; getaddrinfo, for names that are no ASCII (the codecs).
+_MODULES: Final = ("linecache",)
+_CODECS: Final = ("idna", "punycode")
+# Where the supervisor makes the command's connections itself.
+_GUARD_MODULES: Final = ("nono_trio.sandbox.guard", "nono_trio.session.direct")
+
+_NAME_SERVICES: Final = "/etc/nsswitch.conf"
+_MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
+_BUILT_IN: Final = ("files", "dns")  # of the C library since glibc 2.34
+
+
+def preload(*, guarded: bool) -> None:
+    """Import what the rest of a run needs; `guarded`: also what guards its connections."""
+    for name in (*_MODULES, *(_GUARD_MODULES if guarded else ())):
+        importlib.import_module(name)
+    for name in _CODECS:
+        codecs.lookup(name)
+    if sys.platform == "linux":
+        _load_name_services()
+
+
+def _load_name_services() -> None:
+    """Load the libraries that getaddrinfo loads when it first gets to them."""
+    services = [name for name in _name_services() if name not in _BUILT_IN or _is_old()]
+    if not services:
+        return
+    import _ctypes
+
+    for name in services:
+        with suppress(OSError):  # not installed: getaddrinfo goes on to the next one too
+            _ctypes.dlopen(f"libnss_{name}.so.2", os.RTLD_NOW)
+
+
+def _name_services() -> Iterator[str]:
+    """Name the services that look up hosts, as the system's configuration has them."""
+    try:
+        with open(_NAME_SERVICES, "rb") as file:
+            text = file.read(_MOST_BYTES).decode("ascii", "replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        database, _, services = line.partition("#")[0].partition(":")
+        if database.strip() == "hosts":
+            yield from (word for word in services.split() if word.isidentifier())
+
+
+def _is_old() -> bool:
+    """Whether the C library's own services are libraries apart; musl has none at all."""
+    with suppress(OSError, ValueError):
+        found = (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ").split(".")
+        return found != [""] and tuple(map(int, found[:2])) < (2, 34)
+    return False
