@@ -128,15 +128,19 @@ def resume(descriptor: int) -> None:
 
 def dependency_directories(search_path: Sequence[str]) -> list[str]:
     """Return the entries of `search_path` that our dependencies are found in; imports nothing."""
+    return list(dict.fromkeys(map(os.path.dirname, dependency_paths(search_path))))
+
+
+def dependency_paths(search_path: Sequence[str]) -> list[str]:
+    """Return the directory, or for a single module the file, of each dependency that is found."""
     find = _path_finder().find_spec
-    found: dict[str, None] = {}
+    found = []
     for name in DEPENDENCIES:
         spec = find(name, list(search_path))
-        if spec is None or spec.origin is None:
-            continue
-        inside = spec.submodule_search_locations
-        found[os.path.dirname(next(iter(inside)) if inside else spec.origin)] = None
-    return list(found)
+        if spec is not None and spec.origin is not None:
+            inside = spec.submodule_search_locations
+            found.append(next(iter(inside)) if inside else spec.origin)
+    return found
 
 
 def standard_directories(search_path: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from installation import PACKAGE, install
 from nono_trio.errors import UsageError
 from nono_trio.sandbox import code_places, program
 from nono_trio.sandbox.code_places import CodePlace
-from nono_trio.sandbox.plan import Grant
+from nono_trio.sandbox.grant import Grant
 
 
 def grant(path, access="readwrite"):
@@ -218,3 +218,92 @@ def test_programs_that_would_be_run_outside_of_a_cage(monkeypatch, tmp_path):
     assert not [*program.search_path_warnings([grant(tmp_path, "read")], work, ())]
     assert not [*program.search_path_warnings([grant(tmp_path)], str(tmp_path), ())]
     assert not [*program.search_path_warnings([grant(tmp_path)], work, [f"{tmp_path}/bin"])]
+
+
+# -- caches of installers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cache", "variables"),
+    [
+        (".cache/uv", {}),
+        ("own/uv", {"UV_CACHE_DIR": "{home}/own/uv"}),
+        (".cache/pip", {}),
+        ("own/pip", {"PIP_CACHE_DIR": "{home}/own/pip"}),
+        ("miniconda3/pkgs", {}),
+        ("own/pkgs", {"CONDA_PKGS_DIRS": "{home}/own/pkgs,/nowhere"}),
+        (".local/share/pnpm", {}),
+        ("xdg/pnpm", {"XDG_DATA_HOME": "{home}/xdg"}),
+        (".pnpm-store", {}),
+    ],
+)
+def test_caches_that_programs_are_installed_from(sessions, cache, variables):
+    path = sessions.home / cache
+    path.mkdir(parents=True)
+    (path / "package.py").write_text("theirs")
+    sessions.variables = {key: text.format(home=sessions.home) for key, text in variables.items()}
+    refused = sessions.run("--dry-run", "--allow", str(path), "--", "true")
+    assert refused.returncode == 2
+    assert f"would let the command write {path}, from which" in refused.stderr
+    assert "--home kept" in refused.stderr
+
+
+def test_a_cache_inside_a_wider_grant(sessions):
+    cache = sessions.home / ".cache" / "uv"
+    cache.mkdir(parents=True)
+    (cache / "package.py").write_text("theirs")
+    wide = sessions.home / ".cache"
+    for name in ("pip", "pnpm"):  # covered as well, where they are used
+        (wide / name).mkdir()
+    script = f"cat {cache}/package.py; echo x >{wide}/other; echo x >{cache}/package.py"
+    command = ["--allow", str(wide), "--", "sh", "-c", script]
+    done = sessions.run("--isolation", "namespace", *command)
+    assert done.stdout == "theirs"
+    assert "Read-only file system" in done.stderr
+    assert f"{cache} stays read-only inside --allow {wide}: with --home kept" in done.stderr
+    assert ((wide / "other").exists(), (cache / "package.py").read_text()) == (True, "theirs")
+
+
+@guarded
+def test_a_cache_inside_a_wider_grant_without_mounts(sessions):
+    (sessions.home / "tree" / "uv").mkdir(parents=True)
+    sessions.variables["UV_CACHE_DIR"] = f"{sessions.home}/tree/uv"
+    command = ["--isolation", "landlock", "--allow", f"{sessions.home}/tree", "--", "true"]
+    refused = sessions.run(*command)
+    assert refused.returncode == 2
+    assert "from which uv installs programs" in refused.stderr
+    lifted = sessions.run("--bypass-protection", f"{sessions.home}/tree/uv", *command)
+    assert lifted.returncode == 0, lifted.stderr
+
+
+def test_a_cache_that_its_program_would_make_later(sessions):
+    bin_directory = sessions.home / "bin"
+    bin_directory.mkdir()
+    (sessions.home / "tree").mkdir()
+    sessions.variables["UV_CACHE_DIR"] = f"{sessions.home}/tree/uv"
+    sessions.variables["PATH"] = "/usr/bin:/bin"
+    command = ["--dry-run", "--allow", f"{sessions.home}/tree", "--", "true"]
+    assert sessions.run(*command).returncode == 0
+    (bin_directory / "uv").write_text("#!/bin/sh\n")
+    (bin_directory / "uv").chmod(0o755)
+    sessions.variables["PATH"] = f"{bin_directory}:/usr/bin:/bin"
+    refused = sessions.run(*command)
+    assert refused.returncode == 2
+    assert f"hint: make it first (mkdir -p {sessions.home}/tree/uv)" in refused.stderr
+
+
+def test_files_of_ours_with_a_second_name(sessions, tmp_path):
+    command = install(tmp_path / "venv")
+    (file,) = (tmp_path / "venv").glob("lib/python*/site-packages/nono_trio/errors.py")
+    names = {False: "ok       own code", True: "missing  own code"}
+    for linked in (False, True):
+        if linked:
+            (tmp_path / "cache.py").hardlink_to(file)
+        (line,) = (
+            line
+            for line in call(command, sessions, "doctor").stdout.splitlines()
+            if " own code " in line
+        )
+        assert line.startswith(names[linked])
+        assert (str(file) in line) is linked
+    assert "--link-mode copy" in call(command, sessions, "doctor").stdout

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from nono_trio import startup
 from nono_trio.errors import UsageError
 from nono_trio.sandbox import named_directories
-from nono_trio.sandbox.plan import Grant
+from nono_trio.sandbox.grant import Grant
 from nono_trio.startup import Beginning
 
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=guarded)]

@@ -1,9 +1,9 @@
 """Where code of ours comes from: in this process, and in the next one before its first statement.
 
 Rules of this file: a place is given without symlinks, but each symlink on the way to it counts, for
-whoever can replace one decides where it leads; so does what is not there and would be loaded if it
-were (a zip of the standard library, a pyvenv.cfg, a sitecustomize.py): then it is the directory
-whose names must not change.
+whoever can replace one decides where it leads; so does every other path that a bind mount gives it,
+and what is not there and would be loaded if it were (a zip of the standard library, a pyvenv.cfg,
+a sitecustomize.py): then it is the directory whose names must not change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nono_trio import startup
-from nono_trio.sandbox.places import is_below
+from nono_trio.sandbox.mount_table import MountTable
+from nono_trio.sandbox.places import follow, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,6 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 # Imported at the start of every interpreter, if they can be found.
 _CUSTOMIZED = ("sitecustomize", "usercustomize")
-_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
 class CodePlace(NamedTuple):
@@ -56,10 +56,14 @@ def code_places() -> list[CodePlace]:
         found.update(dict.fromkeys(_names_of(path, "searched")))
     for path in _directories():
         found.update(dict.fromkeys(_names_of(path, "names")))
-    whole = [place.path for place in found if place.kind == "whole"]
+    mounts = MountTable.read()
+    named = dict.fromkeys(
+        CodePlace(name, place.kind) for place in found for name in mounts.names(place.path)
+    )
+    whole = [place.path for place in named if place.kind == "whole"]
     return [
         place
-        for place in found
+        for place in named
         if not any(is_below(place.path, one) for one in whole)
         and (place.kind == "whole" or place.path not in whole)
     ]
@@ -80,29 +84,31 @@ def can_be_imported(relative: str, *, first: bool) -> bool:
     return first or not startup.is_standard_module(name)
 
 
+def linked_files() -> list[str]:
+    """Return the files of our package and of its dependencies that have a second name somewhere.
+
+    Whoever writes the other name, a cache's for instance, writes our code.
+    """
+    found = []
+    for path in (_PACKAGE, *startup.dependency_paths(sys.path)):
+        if os.path.isfile(path):
+            found.append(path)
+        for directory, _, names in os.walk(path):
+            found += [os.path.join(directory, name) for name in names]
+    return [path for path in found if _has_two_names(path)]
+
+
+def _has_two_names(path: str) -> bool:
+    try:
+        return os.lstat(path).st_nlink > 1
+    except OSError:  # gone since
+        return False
+
+
 def names_on_the_way(path: str) -> Iterator[CodePlace]:
     """Yield the directory of each symlink that `path`, an absolute one, leads through."""
-    pending = [part for part in reversed(path.split("/")) if part]
-    real = ""
-    links = 0
-    while pending and links < _MAX_LINKS:
-        part = pending.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            real = os.path.dirname(real).rstrip("/")
-            continue
-        here = f"{real}/{part}"
-        try:
-            target = os.readlink(here)
-        except OSError:
-            real = here
-            continue
-        links += 1
-        yield CodePlace(real or "/", "names")
-        if target.startswith("/"):
-            real = ""
-        pending += reversed(target.split("/"))
+    for link in follow(path).links:
+        yield CodePlace(os.path.dirname(link), "names")
 
 
 def absent(path: str) -> CodePlace:

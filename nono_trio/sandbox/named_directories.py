@@ -19,7 +19,7 @@ from nono_trio.sandbox.places import is_below
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nono_trio.sandbox.plan import Grant
+    from nono_trio.sandbox.grant import Grant
     from nono_trio.startup import Beginning
 
 _LISTS = {

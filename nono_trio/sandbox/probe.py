@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
+from nono_trio.sandbox.code_places import linked_files
 from nono_trio.sandbox.library import why_no_landlock
 from nono_trio.sandbox.process import ProcessHandle
 from nono_trio.sandbox.seatbelt import UNTESTED
@@ -221,6 +222,17 @@ def check_cgroup() -> Check:
         required=False,
         fix="a systemd user session, or systemd-run --user --scope -p Delegate=yes nono-trio ...",
     )  # fmt: skip
+
+
+def check_own_code() -> Check:
+    """Whether files of ours have a second name, by which somebody else may write them."""
+    linked = linked_files()
+    if not linked:
+        return Check("own code", "ok", "no file of it has a second name", required=False)
+    found = f"{len(linked)} files are hard links of files elsewhere, as {linked[0]} is: a command"
+    found += " that may write those changes nono-trio"
+    fix = "copies: uv tool install --reinstall --link-mode copy nono-trio"
+    return Check("own code", "missing", found, required=False, fix=fix)
 
 
 def check_limits() -> Check:

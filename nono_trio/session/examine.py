@@ -39,7 +39,7 @@ def examine(options: RunOptions) -> list[Check]:
         return [*checks, Check("nono-py", "missing", str(error), fix="pip install nono-py")]
     if on_macos:
         seatbelt = probe.check_seatbelt(try_isolation(options, "seatbelt"))
-        return [*seatbelt, probe.check_limits()]
+        return [*seatbelt, probe.check_limits(), probe.check_own_code()]
     checks.append(probe.check_landlock(library))
     failed = try_isolation(options, "namespace")
     if isinstance(failed, TransparentRefused):
@@ -57,7 +57,13 @@ def examine(options: RunOptions) -> list[Check]:
     if isinstance(failed, GuardRefused):
         failed = try_isolation(replace(options, guarded=False), "landlock")
     checks += [probe.check_fallback(failed, library), guard]
-    return [*checks, probe.check_pidfd(), probe.check_cgroup(), probe.check_limits()]
+    return [
+        *checks,
+        probe.check_pidfd(),
+        probe.check_cgroup(),
+        probe.check_limits(),
+        probe.check_own_code(),
+    ]
 
 
 def best_isolation(checks: Sequence[Check]) -> Isolation | None:
