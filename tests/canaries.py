@@ -28,7 +28,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import trio
 from canary_services import Listeners, Objects
+
+import nono_trio
 
 RUN_SECONDS = 25.0
 POLL_SECONDS = 0.005
@@ -138,7 +141,8 @@ class Canaries:
         directories = ("home", "project", "readonly", "outside", "state")
         return {
             "isolation": isolation, "secret": self.layout.secret, "victim": self.described,
-            "terminal": self.terminal_path, **{name: str(base / name) for name in directories},
+            "terminal": self.terminal_path, "code": places_of_code(),
+            **{name: str(base / name) for name in directories},
             **self.listeners.described, **self.objects.described,
         }  # fmt: skip
 
@@ -171,6 +175,16 @@ class Canaries:
         os.close(self.terminal)
         os.close(self._slave)
         shutil.rmtree(self.layout.base, ignore_errors=True)
+
+
+def places_of_code() -> dict[str, str]:
+    """Where the session's own code is loaded from."""
+    return {
+        "package": os.path.dirname(os.path.abspath(nono_trio.__file__)),
+        "library": os.path.dirname(os.__file__),
+        "site": os.path.dirname(os.path.dirname(os.path.abspath(trio.__file__))),
+        "python": os.path.realpath(sys.executable),
+    }
 
 
 def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> list[str]:

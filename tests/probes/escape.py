@@ -17,6 +17,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import escape_code
 import escape_files
 import escape_guard
 import escape_kernel
@@ -35,6 +36,7 @@ import escape_terminals
 from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 
 MODULES = (
+    escape_code,
     escape_sockets, escape_services, escape_guard, escape_proxy, escape_proxy_targets, escape_files,
     escape_log, escape_metadata, escape_modes, escape_mounts, escape_kernel, escape_processes,
     escape_scheduling, escape_terminals, escape_lifetimes,
