@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# By whom they are imported: warnings; getaddrinfo, for names that are no ASCII (the codecs).
-_MODULES: Final = ("linecache",)
+# By whom they are imported: warnings; core/hosts.py and getaddrinfo, for names that are no ASCII.
+_MODULES: Final = ("linecache", "idna", "idna.uts46data", "ctypes")
 _CODECS: Final = ("idna", "punycode")
 # Where the supervisor makes the command's connections itself.
-_GUARD_MODULES: Final = ("nono_trio.sandbox.guard", "nono_trio.session.direct")
+_GUARD_MODULES: Final = (
+    "nono_trio.sandbox.guard",
+    "nono_trio.sandbox.metadata_broker",
+    "nono_trio.session.direct",
+)
 
 _NAME_SERVICES: Final = "/etc/nsswitch.conf"
 _MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
