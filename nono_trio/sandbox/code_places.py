@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nono_trio import startup
 from nono_trio.sandbox.mount_table import MountTable
-from nono_trio.sandbox.places import follow, is_below
+from nono_trio.sandbox.places import ancestors, follow, is_below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SITE_NAMES = frozenset({"site-packages", "dist-packages"})
@@ -50,21 +50,31 @@ class CodePlace(NamedTuple):
 def code_places() -> list[CodePlace]:
     """Return every place that code of ours comes from, none inside of another whole one."""
     found: dict[CodePlace, None] = {}
-    for path in _whole_paths():
+    for path in dict.fromkeys(_whole_paths()):
         found.update(dict.fromkeys(_places_of(path)))
     for path in startup.beginning().search_path:
         found.update(dict.fromkeys(_names_of(path, "searched")))
-    for path in _directories():
+    for path in dict.fromkeys(_start_directories()):
         found.update(dict.fromkeys(_names_of(path, "names")))
+    for path in startup.mapped_files():  # the kernel names them without symlinks
+        found[CodePlace(path, "whole")] = None
+        found[CodePlace(os.path.dirname(path), "names")] = None
     mounts = MountTable.read()
-    named = dict.fromkeys(
-        CodePlace(name, place.kind) for place in found for name in mounts.names(place.path)
+    named = (
+        CodePlace(name, place.kind)
+        for place in _outermost(found)
+        for name in mounts.names(place.path)
     )
-    whole = [place.path for place in named if place.kind == "whole"]
+    return _outermost(dict.fromkeys(named))
+
+
+def _outermost(places: Collection[CodePlace]) -> list[CodePlace]:
+    """Leave out what a whole place holds anyway."""
+    whole = {place.path for place in places if place.kind == "whole"}
     return [
         place
-        for place in named
-        if not any(is_below(place.path, one) for one in whole)
+        for place in places
+        if whole.isdisjoint(list(ancestors(place.path))[1:])
         and (place.kind == "whole" or place.path not in whole)
     ]
 
@@ -143,17 +153,11 @@ def _whole_paths() -> Iterator[str]:
     yield from (path for path in searched if os.path.basename(path) in _SITE_NAMES)
     if startup.beginning().user_site:
         yield site.getusersitepackages()
-    yield from startup.mapped_files()
 
 
-def _directories() -> Iterator[str]:
-    """Directories in which the interpreter and the loader look for names that are not all there."""
+def _start_directories() -> Iterator[str]:
+    """Where an interpreter looks for pyvenv.cfg and pybuilddir.txt, which say where its standard
+    library is."""
     for executable in (sys.executable, os.path.realpath(sys.executable)):
-        # pyvenv.cfg and pybuilddir.txt, which say where the standard library is
         yield os.path.dirname(executable)
         yield os.path.dirname(os.path.dirname(executable))
-    yield from _parents(startup.mapped_files())
-
-
-def _parents(paths: Iterable[str]) -> Iterator[str]:
-    yield from dict.fromkeys(os.path.dirname(path) for path in paths)
