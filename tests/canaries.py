@@ -190,6 +190,7 @@ def places_of_code() -> dict[str, str]:
 def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> list[str]:
     base = canaries.layout.base
     allowed = f"allowed.example.com:{canaries.listeners.described['origin']}"
+    for_tls = f"allowed.example.com:{canaries.listeners.described['tls']}"
     granted = ["--allow", str(base / "project"), "--read", str(base / "readonly")]
     if isolation == "namespace":  # Landlock can't close ~/.config/gcloud inside it, so it refuses
         granted += ["--read", str(base / "home" / ".config")]
@@ -198,6 +199,7 @@ def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> lis
         "--audit-dir", str(base / "state"), "--timeout", str(RUN_SECONDS),
         "--proxy-port", str(canaries.listeners.described["proxy_port"]),
         "--allow-domain", allowed, "--resolve", f"{allowed}:127.0.0.1",
+        "--allow-domain", f"tls://{for_tls}", "--resolve", f"{for_tls}:127.0.0.1",
         "--read", str(Path(probe[-1]).parent), *grants_of_python(), *granted,
         "--", *probe,
     ]  # fmt: skip

@@ -65,12 +65,20 @@ class Listeners:
             udp6.bind(("::1", udp.getsockname()[1]))
             self._start(self._answer, udp6)
         self.described |= {
-            "tcp": port, "udp": udp.getsockname()[1], "address": own_address(),
+            "tcp": port, "tls": self._listen_for_tls(),
+            "udp": udp.getsockname()[1], "address": own_address(),
             "other_loopback": "127.0.0.2", "proxy_port": self._listen_beside_the_proxy(),
             "mptcp": self._optional(socket.AF_INET, socket.SOCK_STREAM, MPTCP),
             "udplite": self._optional(socket.AF_INET, socket.SOCK_DGRAM, UDP_LITE),
             "vsock": self._optional(VSOCK, socket.SOCK_STREAM, 0),
         }  # fmt: skip
+
+    def _listen_for_tls(self) -> int:
+        """A port that is allowed for TLS to its own name, and answers whatever is said."""
+        listener = self._keep(socket.create_server(("127.0.0.1", 0)))
+        self._start(self._accept, listener)
+        port: int = listener.getsockname()[1]
+        return port
 
     def _listen_beside_the_proxy(self) -> int:
         """The proxy is going to have this port at 127.0.0.1; here it is ours at another address."""
@@ -210,6 +218,12 @@ class _OriginAnswer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     do_POST = do_GET
+
+    def do_DELETE(self) -> None:
+        """As many servers do: no body is expected, so none is read."""
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _drain(self) -> None:
         """Read the body the lax way: chunked only if it says exactly that, else by length."""

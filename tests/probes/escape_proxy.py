@@ -9,6 +9,8 @@ import base64
 import os
 import secrets
 import socket
+import ssl
+from contextlib import suppress
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -135,6 +137,51 @@ for _name, _template in {
         "GET http://{bad}/{tag}\r\n\r\n",
 }.items():  # fmt: skip
     attempt(_name)(partial(request, template=_template))
+
+
+@attempt("a request smuggled by a body that the server does not read")
+def unread_body(host):
+    hidden = filled(host, "GET /{tag} HTTP/1.1\r\nHost: {good}\r\n\r\n")
+    head = filled(host, "DELETE http://{good}/ HTTP/1.1\r\nHost: {good}\r\n{auth}\r\n")
+    return judged(host, talk(host, f"{head}Content-Length: {len(hidden)}\r\n\r\n", hidden))
+
+
+# --- in a tunnel that is allowed for TLS to its own host ---
+
+
+def client_hello(name):
+    client = ssl.create_default_context().wrap_bio(
+        ssl.MemoryBIO(), outgoing := ssl.MemoryBIO(), server_hostname=name
+    )
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def tls_tunnel(host, *pieces):
+    target = f"allowed.example.com:{host.tls}"
+    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization(host)}\r\n\r\n"
+    return judged(host, talk(host, head, *pieces))
+
+
+@attempt("an allowed tunnel with TLS for another host")
+def other_hello(host):
+    return tls_tunnel(host, client_hello(f"{host.tag}.example.com"), host.tag)
+
+
+@attempt("an allowed tunnel with TLS for another host, byte by byte")
+def slow_hello(host):
+    return tls_tunnel(host, *map(bytes, zip(client_hello(f"{host.tag}.example.com"))), host.tag)
+
+
+@attempt("an allowed tunnel with SSH")
+def ssh(host):
+    return tls_tunnel(host, f"SSH-2.0-{host.tag}\r\n")
+
+
+@attempt("an allowed tunnel with a request")
+def plain(host):
+    return tls_tunnel(host, f"GET /{host.tag} HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
 @attempt("SOCKS5 spoken to the proxy")
