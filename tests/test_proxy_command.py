@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
+import sys
 
 import pytest
-from harness import RUN_SECONDS, Sessions
+from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, landlock_isolation
 
+from nono_trio.cli.live import WITHOUT_TOKEN
 from nono_trio.cli.proxy import IN_CLEAR
+
+BARE = """
+import os, socket
+from urllib.parse import urlsplit
+proxy = urlsplit(os.environ["HTTP_PROXY"])
+for request in (b"GET http://a.test/ HTTP/1.1\\r\\nHost: a.test\\r\\n\\r\\n",) * 20:
+    with socket.create_connection((proxy.hostname, proxy.port)) as sock:
+        sock.sendall(request)
+        assert b" 407 " in sock.recv(1000)
+"""
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -88,3 +101,21 @@ def test_a_listener_beyond_loopback_is_warned_of(
         assert process.stdout is not None
         assert process.stdout.readline()
         assert (IN_CLEAR in ended(process)) is warned
+
+
+@pytest.mark.parametrize(
+    "isolation", ["namespace", pytest.param("landlock", marks=landlock_isolation)]
+)
+def test_no_job_fails_for_requests_without_the_token(sessions: Sessions, isolation: str) -> None:
+    """And twenty of them are no twenty records."""
+    words = [*PYTHON_GRANTS, "--isolation", isolation, "--fail-on-deny"]
+    done = sessions.run(*words, "--", sys.executable, "-c", BARE)
+    assert done.returncode == 0, done.stderr
+    assert WITHOUT_TOKEN in done.stderr
+    [log] = sessions.state.glob("audit/*/audit-events.ndjson")
+    lines = [line for line in log.read_text().splitlines() if "authentication_failed" in line]
+    assert 2 <= len(lines) < 20
+    told = re.search(r"([0-9]+) more requests without the right token", lines[-1])
+    assert told is not None
+    assert int(told[1]) <= 19
+    assert sessions.call("audit", "verify", "latest").returncode == 0

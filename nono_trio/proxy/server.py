@@ -123,7 +123,7 @@ class Proxy:
 
         `shared`: others than the caged command can reach it, so what can't be read need not be an
         attempt of the command's. Connections that `admits` refuses are reset unread; they take no
-        place and leave no record.
+        place and leave no record, and with it a listener is not shared.
 
         The listener must be bound and listening. Several may be served, one call each, all begun
         before the first is cancelled and all with the same `handlers`. When the last one is
@@ -137,6 +137,7 @@ class Proxy:
             self._gate.forget()
             with self._serving(listener, handlers):
                 task_status.started()
+                shared = shared and admits is None
                 visits = partial(Handler, shared=True) if shared else Handler
                 await self._accept(visits, listener, handlers, admits)
 
