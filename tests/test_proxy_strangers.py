@@ -129,3 +129,24 @@ async def test_who_is_not_admitted_is_reset_unread():
             assert answer.status == 403
         assert proxy.proxy.turned_away == 1
         assert len(proxy.recorder.events) == 1
+
+
+async def test_a_storm_of_resets_costs_the_owner_no_request():
+    limits = replace(PATIENT, connections=5, refusals=2)
+    async with serving() as origin, running(LOOPBACK, limits=limits) as proxy:
+
+        async def storm() -> None:
+            for _ in range(60):
+                async with proxy.client() as wire:
+                    await wire.send(b"G")
+                    await trio.sleep(0.01)  # until it is accepted
+                    wire.reset()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(storm)
+            for _ in range(20):
+                answer = await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/small"))
+                assert answer is not None
+                assert answer.status == 200
+            nursery.cancel_scope.cancel()

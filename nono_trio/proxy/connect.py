@@ -52,7 +52,8 @@ class Tunnel:
         near, far = client.watch, upstream.watch
         self.up = Direction(near, far, buffer, readiness)
         self.down = Direction(far, near, buffer, readiness)
-        self.down.hold(left_over)
+        if left_over:
+            self.down.hold(left_over)
 
     async def run(self, limits: Limits, greeting: bytes, look: Look | None = None) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
@@ -64,8 +65,9 @@ class Tunnel:
             if look is not None and (ended := await look()) is not None:
                 self.closed_by = ended
                 return
-            self.up.hold(self._client.unread)
-            self._client.unread = b""
+            if self._client.unread:
+                self.up.hold(self._client.unread)
+                self._client.unread = b""
             await self._relay(limits)
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)
