@@ -75,6 +75,6 @@ async def check_hello(
 def has_spoken(upstream: Upstream) -> bool:
     """Whether the server has sent anything yet; it stays unread."""
     try:
-        return upstream.sock.recv(1, socket.MSG_PEEK) != b""
+        return bool(upstream.early or upstream.sock.recv(1, socket.MSG_PEEK))
     except OSError:  # nothing yet, or broken
         return False
