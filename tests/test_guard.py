@@ -28,6 +28,7 @@ from nono_trio.sandbox.guard import Guard, Openings
 from nono_trio.sandbox.metadata_broker import MetadataBroker
 from nono_trio.sandbox.notification import refused_by
 from nono_trio.session.direct import OWN, DirectConnections
+from nono_trio.session.source_ports import MOST_EXPECTED, SourcePorts
 from nono_trio.testing import MemoryRecorder
 
 GUARDED = ("--isolation", "landlock")
@@ -535,3 +536,53 @@ async def test_a_bug_costs_one_call_and_a_lost_log_the_session(
             await in_thread(guard._do, call)
     else:
         assert await in_thread(guard._do, call) == 13
+
+
+# -- who else can reach the proxy's port -----------------------------------------------------------
+
+ASK_ONCE_IN_A_WHILE = (
+    PROXY
+    + """
+import sys
+print(port, flush=True)
+for line in sys.stdin:
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        print(ask(sock), flush=True)
+"""
+)
+
+
+def test_the_proxy_is_for_the_command_alone(sessions: Sessions) -> None:
+    """Other programs of this machine are turned away unread, without a record, also in numbers."""
+    with sessions.started(
+        "run", *GUARDED, *PYTHON_GRANTS, "--", sys.executable, "-c", ASK_ONCE_IN_A_WHILE,
+        stdin=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        for _ in range(300):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+                sock.sendall(b"GET http://a.example.com/ HTTP/1.1\r\nHost: a.example.com\r\n\r\n")
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
+        for _ in range(3):
+            process.stdin.write("ask\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "b'HTTP/1.1 407'\n"
+        _, errors = process.communicate(timeout=60)
+    assert "300 connections of other programs to the proxy's port were turned away" in errors
+    assert len(sessions.decisions()) <= 3
+
+
+def test_a_source_port_is_good_for_one_connection() -> None:
+    ports = SourcePorts()
+    assert not ports.admits(("127.0.0.1", 40_000))
+    ports.expect(40_000)
+    assert not ports.admits(("127.0.0.2", 40_000))
+    assert ports.admits(("127.0.0.1", 40_000))
+    assert not ports.admits(("127.0.0.1", 40_000))
+    for port in range(10_000, 10_000 + MOST_EXPECTED + 1):
+        ports.expect(port)
+    assert not ports.admits(("127.0.0.1", 10_000))
+    assert ports.admits(("127.0.0.1", 10_001))

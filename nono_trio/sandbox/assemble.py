@@ -237,7 +237,8 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
         warnings.append(
             f"connections can't be guarded here ({unguarded}), which leaves open: other programs'"
             f" sockets that have a path, TCP to port {plan.port} of any address, being called at a"
-            " port that was not bound, abstract names, and modes, owners and times of your files"
+            " port that was not bound, abstract names, modes, owners and times of your files, and"
+            " the proxy to other users of this machine, who lack its token only"
         )
     if plan.isolation == "none":
         warnings.append("--isolation none: the command can reach any network past the proxy")

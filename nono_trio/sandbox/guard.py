@@ -89,7 +89,8 @@ class Guard:
 
     `refused` is called with each address and port that the child tried to reach by TCP, before the
     call returns to it; with None where the address can't be known. `metadata` makes
-    changes to files; `launcher` is the process whose child is the cage's init.
+    changes to files; `launcher` is the process whose child is the cage's init. `connected`
+    gets the source port of each connection to the proxy, in a thread.
     """
 
     def __init__(
@@ -99,8 +100,10 @@ class Guard:
         refused: Callable[[Address | None, int], Awaitable[None]],
         metadata: MetadataBroker,
         launcher: int,
+        connected: Callable[[int], None] = lambda _port: None,
     ) -> None:
         self._listener = listener
+        self._connected = connected
         self._metadata = metadata
         self._launcher = launcher
         self._openings = openings
@@ -206,6 +209,7 @@ class Guard:
             address = (str(target.address), target.port)
             with _not_blocking(sock) as blocked:
                 number = sock.connect_ex(address)
+                self._connected(sock.getsockname()[1])  # before the child can send anything by it
                 if number == errno.EINPROGRESS and blocked:
                     number = sock.connect_ex(address)  # done already, but for a full backlog
                 if number == errno.EALREADY and blocked:

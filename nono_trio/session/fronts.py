@@ -30,6 +30,7 @@ from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
 from nono_trio.session.home import what_it_held
 from nono_trio.session.shutdown import Phase
+from nono_trio.session.source_ports import SourcePorts
 from nono_trio.session.systems import system_word
 from nono_trio.startup import is_command
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.session_record import SessionRecord
     from nono_trio.core.policy import Policy
     from nono_trio.core.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.server import Admits
     from nono_trio.sandbox.cage import ChildEnded
     from nono_trio.sandbox.spawn import Launched
     from nono_trio.session.prepare import PreparedRun
@@ -79,6 +81,7 @@ class ChildFront:
         self._timeout_seconds = timeout_seconds
         self._timed_out = False
         self._deadline: float | None = None
+        self._ports = SourcePorts()
         self.notes: list[str] = []  # for whoever started the run
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
@@ -96,6 +99,11 @@ class ChildFront:
                 ended = await self._run_child(cage, proxy, handlers, recorder)
                 hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
             await self._tell_what_ends()
+        if proxy.turned_away:
+            self.notes.append(
+                f"{proxy.turned_away} connections of other programs to the proxy's port were"
+                " turned away"
+            )
         return TIMED_OUT if self._timed_out or self._was_timed_out(ended) else ended.exit_code
 
     def _was_timed_out(self, ended: ChildEnded) -> bool:
@@ -117,9 +125,10 @@ class ChildFront:
     ) -> ChildEnded:
         """Accept and let the child run; both end with it."""
         async with trio.open_nursery() as front:
-            shared = self._run.plan.isolation != "namespace"
+            admits = self._admits()
+            shared = self._run.plan.isolation != "namespace" and admits is None
             front.start_soon(
-                partial(_serve_until_asked, shared=shared),
+                partial(_serve_until_asked, shared=shared, admits=admits),
                 proxy,
                 self._sockets["proxy"],
                 handlers,
@@ -145,6 +154,12 @@ class ChildFront:
             )
             front.cancel_scope.cancel(reason="the child has ended")
         return ended
+
+    def _admits(self) -> Admits | None:
+        """Who may connect to the proxy where others could: only the command, if it is known."""
+        if self._run.plan.isolation == "namespace" or self._launched.guard is None:
+            return None
+        return self._ports.admits
 
     def _transparent(
         self, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
@@ -176,7 +191,9 @@ class ChildFront:
         direct = DirectConnections(recorder)
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants, plan.sockets)
         metadata = MetadataBroker.of(plan.grants, elsewhere=plan.isolation == "namespace")
-        guard = Guard(listener, openings, direct.refused, metadata, self._launched.pid)
+        guard = Guard(
+            listener, openings, direct.refused, metadata, self._launched.pid, self._ports.expect
+        )
         try:
             await guard.serve()
         finally:
@@ -227,9 +244,10 @@ async def _serve_until_asked(
     transparent: Callable[[], Awaitable[None]] | None = None,
     *,
     shared: bool,
+    admits: Admits | None = None,
 ) -> None:
     async with trio.open_nursery() as serving:
-        serving.start_soon(partial(proxy.serve, listener, handlers, shared=shared))
+        serving.start_soon(partial(proxy.serve, listener, handlers, shared=shared, admits=admits))
         if transparent is not None:
             serving.start_soon(transparent)
         await shutdown.reached(Phase.ENDING)
