@@ -62,6 +62,16 @@ guarded = pytest.mark.skipif(
     _UNGUARDED is not None, reason=f"connections can't be guarded here: {_UNGUARDED}"
 )
 
+# Somebody who is asked about system calls already, as a container's manager may be.
+LISTENED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from nono_trio.sandbox import filter, system
+system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
+os.set_inheritable(filter.ask_about_calls([], connections=False), True)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 @dataclass
 class Sessions:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
+from harness import LISTENED, NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
 
 from nono_trio.audit.threads import in_thread
 from nono_trio.core.socket_address import InternetAddress
@@ -371,16 +371,6 @@ print(socket.socket().connect_ex(("127.0.0.1", port)))
 
 
 # -- where it can't be had -------------------------------------------------------------------------
-
-# Somebody who is asked about system calls already, as a container's manager may be.
-LISTENED = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from nono_trio.sandbox import filter, system
-system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
-os.set_inheritable(filter.ask_about_calls([], connections=False), True)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def test_somebody_else_is_asked_already(sessions: Sessions, tmp_path: Path) -> None:

@@ -10,11 +10,20 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import PYTHON_GRANTS, SYSTEM_PYTHON, Sessions, guarded
+from harness import (
+    LISTENED,
+    NONO_TRIO,
+    PYTHON_GRANTS,
+    SYSTEM_PYTHON,
+    Sessions,
+    guarded,
+    landlock_isolation,
+)
 
 isolations = pytest.mark.parametrize(
     "isolation", ["namespace", pytest.param("landlock", marks=guarded)]
@@ -214,3 +223,33 @@ def test_npm_installs(sessions: Sessions) -> None:
         " node_modules/.bin/tool",
     )  # fmt: skip
     assert done.stdout == "runs\n", done.stderr
+
+
+# -- without a broker ------------------------------------------------------------------------------
+
+CLOSES = """
+import os, sys
+state = sys.argv[1]
+for path, mode in ((state + "/audit/ledger.ndjson", 0o400), (state + "/audit", 0), (state, 0),
+                   (sys.argv[2], 0o100)):
+    os.chmod(path, mode)
+"""
+
+
+@landlock_isolation
+def test_a_state_that_was_closed_is_opened_again(sessions: Sessions) -> None:
+    """Somebody else is asked about the calls here, so nothing stops the command from doing that."""
+    (sessions.state / "audit").mkdir(parents=True, mode=0o700)
+    (sessions.state / "audit/ledger.ndjson").touch(0o600)
+    done = subprocess.run(
+        [
+            sys.executable, "-c", LISTENED, str(Path(__file__).parents[1]), NONO_TRIO, "run",
+            "--isolation", "landlock", *PYTHON_GRANTS,
+            "--", sys.executable, "-c", CLOSES, str(sessions.state), str(sessions.state.parent),
+        ],
+        env=sessions.environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "modes of the audit state had been changed" in done.stderr
+    assert sessions.verdict()[0] == 0
+    assert stat.S_IMODE(sessions.state.stat().st_mode) & 0o700 == 0o700

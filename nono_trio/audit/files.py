@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.log import LogPosition
+    from nono_trio.audit.state_modes import StateModes
 
 # Held at the end of a log: gap records (one for each kind of error), a summary, the end.
 KEPT_FOR_LOG = 32 * 1024
@@ -60,6 +61,7 @@ class LogFiles:
         self.directory = directory
         self.flows_sha256 = hashlib.sha256()
         self._seal_events = self._seal_bytes = self._seal_held = 0
+        self.modes: StateModes | None = None
         with contextlib.ExitStack() as opened, as_owner_of_path(directory):
             self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
             lock(self.log.file.descriptor)
@@ -74,8 +76,15 @@ class LogFiles:
 
     def check_identity(self) -> None:
         """Raise OSError if one of them was deleted, replaced or cut underneath."""
-        for file in self.all:
-            file.check_identity()
+        try:
+            for file in self.all:
+                file.check_identity()
+        except PermissionError:  # a directory of ours that was closed to us: by the command
+            if self.modes is None:
+                raise
+            self.modes.heal()
+            for file in self.all:
+                file.check_identity()
 
     def require_durable(self) -> None:
         """Raise SyncFailed if a sync of any of them has failed."""

@@ -21,6 +21,8 @@ import trio
 from trio_util import run_and_cancelling
 
 from nono_trio.audit.files import rfc3339
+from nono_trio.audit.ledger import LEDGER, LOCK
+from nono_trio.audit.state_modes import StateModes
 from nono_trio.audit.threads import in_thread
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import SessionEnded, SessionStarted
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 # Queued events to disk and the seal, after the last producer has gone: a full queue is 16,384
 # records, written in well under a second by any disk that works.
 DRAIN_SECONDS = 10.0
+# A dozen system calls; a state on a file system that hangs is the seal's to tell of.
+HEAL_SECONDS = 2.0
 # What a shell gives for a program that ended by SIGINT: an interrupted session without a child.
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -82,6 +86,8 @@ class Supervisor:
         )
         self.writer.observers.append(record.observe)
         self._record = record
+        self._modes = record.files.modes = StateModes.of(record.directory, [LEDGER, LOCK])
+        self._warn = warn
         self._grace_seconds = grace_seconds
 
     async def run(self, front: Front) -> Outcome:
@@ -137,7 +143,15 @@ class Supervisor:
                 async with trio.open_nursery() as handlers:
                     with _deadline_after(connections, self._grace_seconds):
                         outcome.exit_code = await front(handlers, recorder)
+                        await self._heal_modes()
                     front_ended.set()
+
+    async def _heal_modes(self) -> None:
+        """Once the command has ended: make the state writable again, if it is not."""
+        with trio.move_on_after(HEAL_SECONDS):
+            await in_thread(self._modes.heal, limiter=trio.CapacityLimiter(1))
+        if self._modes.healed:
+            self._warn("warning: modes of the audit state had been changed; they are as before")
 
     async def _end_when_full(self) -> None:
         """End the session in good order once the disk has no room for its log: it can be sealed."""
