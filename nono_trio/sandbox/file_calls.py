@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _OPENAT2: Final = 437  # the same number on every architecture; since Linux 5.6
+_RESOLVE_BENEATH: Final = 0x08
 _RESOLVE_IN_ROOT: Final = 0x10
 _SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159}
 _CAPABILITY_VERSION_3: Final = 0x20080522
@@ -40,9 +41,18 @@ def by_hold(held: int) -> bytes:
 
 def open_in_root(root: int, path: bytes, flags: int) -> int:
     """Open `path` as a process would whose root directory is `root`; magic links are refused."""
-    how = (ctypes.c_uint64 * 3)(flags, 0, _RESOLVE_IN_ROOT)
+    return _open(root, path, flags, _RESOLVE_IN_ROOT)
+
+
+def open_beneath(directory: int, path: bytes, flags: int) -> int:
+    """Open `path`, which leads nowhere but below `directory`: else EXDEV."""
+    return _open(directory, path, flags, _RESOLVE_BENEATH)
+
+
+def _open(start: int, path: bytes, flags: int, resolve: int) -> int:
+    how = (ctypes.c_uint64 * 3)(flags, 0, resolve)
     size = ctypes.c_size_t(ctypes.sizeof(how))
-    return _checked(_libc.syscall(_OPENAT2, root, path, ctypes.byref(how), size))
+    return _checked(_libc.syscall(_OPENAT2, start, path, ctypes.byref(how), size))
 
 
 def change_owner(held: int, uid: int, gid: int) -> None:
