@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from origin import says, serving
-from running_proxy import http, running, until
+from running_proxy import QUICK, http, running, until
 
 LOOPBACK = ["127.0.0.1:*"]
 
@@ -145,3 +147,38 @@ async def test_a_silent_upstream_is_a_504():
         assert answer.status == 504
         [flow] = await proxy.flows(1)
         assert flow.closed_by == "idle"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "words"),
+    [
+        (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", 502, "malformed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\nok", 502, "malformed"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", 504, "not complete within 0.3 seconds"),
+    ],
+)
+async def test_a_response_head_that_never_ends_is_told_within_the_heads_time(said, status, words):
+    async def stays(stream: trio.SocketStream) -> None:
+        await says(said)(stream)
+        await trio.sleep_forever()
+
+    limits = replace(QUICK, idle=600)
+    async with serving(stays) as origin, running(LOOPBACK, limits=limits) as proxy:
+        answer = await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/"))
+        assert answer is not None
+        assert answer.status == status
+        assert words in answer.body.decode()
+
+
+async def test_a_response_head_that_trickles_in_gets_no_more_time():
+    async def trickles(stream: trio.SocketStream) -> None:
+        await says(b"HTTP/1.1 200 OK\r\nX: ")(stream)
+        while True:
+            await stream.send_all(b"x")
+            await trio.sleep(0.05)
+
+    limits = replace(QUICK, idle=600)
+    async with serving(trickles) as origin, running(LOOPBACK, limits=limits) as proxy:
+        answer = await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/"))
+        assert answer is not None
+        assert answer.status == 504

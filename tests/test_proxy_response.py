@@ -45,6 +45,18 @@ def test_head_has_no_body_but_its_framing_is_still_checked():
         parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HEAD")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [b"\n", b"HTTP/1.1 200 OK\n", b"HTTP/1.1 200 OK\r\nA: b\n", b"HTTP/1.1 200 OK\r\n\n",
+     b"HTTP/1.1 200 OK\r\nA: b\r\n\n", b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok"],
+)  # fmt: skip
+def test_a_bare_line_feed_is_refused_as_soon_as_it_is_there(raw):
+    for end in range(raw.index(b"\n")):
+        assert response_end(raw[:end]) == -1
+    with pytest.raises(BadResponse):
+        response_end(raw)
+
+
 def test_a_long_head_is_refused_before_it_ends():
     assert response_end(b"H" * (MAX_RESPONSE_HEAD - 1)) == -1
     with pytest.raises(BadResponse):

@@ -78,6 +78,11 @@ class Download:
         return self.ended and not self._pending
 
     @property
+    def has_open_head(self) -> bool:
+        """Whether a response's head has begun and is not complete."""
+        return self._response is None and bool(self._unread)
+
+    @property
     def switched(self) -> bool:
         """Whether the upstream has made a WebSocket of the connection: the client was told, and
         what moves from now on is no HTTP."""

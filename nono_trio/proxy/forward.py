@@ -7,6 +7,7 @@ second status line would be read as content; a client that leaves is not an erro
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -72,10 +73,16 @@ class Exchange:
         except SideFailed as failure:
             self._fail(failure.side, 502, "the upstream closed the connection without an answer")
         except Expired:
-            self._fail("idle", 504, f"the upstream was silent for {limits.idle:g} seconds")
+            self._fail("idle", 504, self._lateness(limits))
+
+    def _lateness(self, limits: Limits) -> str:
+        if self.download.has_open_head:
+            return f"the upstream's response head was not complete within {limits.head:g} seconds"
+        return f"the upstream was silent for {limits.idle:g} seconds"
 
     async def _stream(self, limits: Limits) -> None:
         pieces = 0
+        head_ends = math.inf
         while not self.download.done:
             moved = self.upload.pump()
             moved = self.download.pump() or moved
@@ -86,7 +93,13 @@ class Exchange:
                 continue
             if self._client.watch.broken:
                 raise SideFailed("client")
+            # Bytes do not extend the time for a head: one a minute would keep it for ever.
+            if not self.download.has_open_head:
+                head_ends = math.inf
+            elif head_ends == math.inf:
+                head_ends = trio.current_time() + limits.head
             self._client.expire_in(limits.idle)
+            self._client.deadline = min(self._client.deadline, head_ends)
             await self._client.pause()
 
     def _fail(self, closed_by: ClosedBy, status: int, reason: str) -> None:

@@ -28,6 +28,7 @@ _HEAD = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])((?: [\t\x20-\x7e\x80-\xff]*+)?)\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 )
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 _SWITCHING: Final = 101
@@ -73,11 +74,15 @@ class ResponseHead:
 
 def response_end(buffer: bytes) -> int:
     """Index just past the blank line of the head at the front of `buffer`, or -1. Raises
-    BadResponse for a head over the limit."""
+    BadResponse for what can't become a head any more: a bare line feed, or too many bytes."""
     end = buffer.find(b"\r\n\r\n", 0, MAX_RESPONSE_HEAD)
-    if end < 0 and len(buffer) >= MAX_RESPONSE_HEAD:
+    if end >= 0:
+        return end + 4
+    if _BARE_LINE_FEED.search(buffer):  # its sender may believe that the head has ended
+        raise BadResponse("the upstream's response head is malformed")
+    if len(buffer) >= MAX_RESPONSE_HEAD:
         raise BadResponse(f"the upstream's response head is longer than {MAX_RESPONSE_HEAD} bytes")
-    return end + 4 if end >= 0 else -1
+    return -1
 
 
 def parse_response(raw: bytes, method: str, websocket_key: bytes | None = None) -> ResponseHead:
