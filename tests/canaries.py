@@ -67,7 +67,10 @@ class Layout:
         self.watched = {
             self.base / "outside" / name: self.secret + "\n" for name in ("secret", "movable")
         }
-        for name in ("home/.ssh/id_test", "home/.config/gcloud/token"):
+        other = self.base / "home/.local/share/nono-trio/homes/other.landlock"
+        (other / "home").mkdir(parents=True)
+        (other / "lock").touch()
+        for name in ("home/.ssh/id_test", "home/.config/gcloud/token", f"{other}/home/.login"):
             self.watched[self.base / name] = self.secret + "\n"
         self.watched[self.base / "home/.bashrc"] = "# untouched\n"
         self.watched[self.base / "readonly/file"] = "# untouched\n"
@@ -81,10 +84,9 @@ class Layout:
         self.names = {path: sorted(os.listdir(path)) for path in self._closed_directories()}
 
     def _closed_directories(self) -> list[Path]:
-        return [
-            self.base / name
-            for name in ("outside", "readonly", "home", "home/.ssh", "home/.config/gcloud")
-        ]
+        homes = "home/.local/share/nono-trio/homes"
+        names = ("outside", "readonly", "home", "home/.ssh", "home/.config/gcloud", homes)
+        return [self.base / name for name in names]
 
     def changed(self) -> list[str]:
         """What is not as it was laid out."""

@@ -16,7 +16,7 @@ from nono_trio.sandbox.places import homes_root
 from nono_trio.session.homes import Homes
 
 if TYPE_CHECKING:
-    from nono_trio.session.homes import StoredHome
+    from nono_trio.session.home_store import StoredHome
 
 SCHEMA = 1
 

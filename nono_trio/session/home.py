@@ -6,13 +6,15 @@ the command's variables say, what a private home held.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.home import FLAG, home_name
+from nono_trio.errors import UsageError
 from nono_trio.sandbox.home import HomePlan, home_variables, launcher_home, plan_home
-from nono_trio.sandbox.places import homes_root
+from nono_trio.sandbox.places import homes_root, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +56,11 @@ class RunHome:
             os.close(self.descriptor)
             self.descriptor = None
 
+    def take_back(self) -> None:
+        """Undo it before a command was ever started: another way to isolate has another home."""
+        if self.held is not None:
+            self.held.take_back()
+
     @property
     def text(self) -> str:
         """As the log keeps it: `kept NAME`, `private` or `closed`."""
@@ -79,6 +86,24 @@ class RunHome:
                 " see the real one, which stays closed"
             ]
         return []
+
+
+def make_homes_inside(files: FilePlan) -> bool:
+    """Make the directory of all homes if it is missing inside a grant; True if it was made.
+
+    What is not there can't be covered, and the homes that other sessions make meanwhile would be
+    seen in this cage. Where this user can't make it, no session of this user makes a home there.
+    """
+    root = os.path.realpath(homes_root(os.environ))
+    around = any(not grant.is_file and is_below(root, grant.real) for grant in files.grants)
+    if not around or os.path.lexists(root):
+        return False
+    from nono_trio.session.home_store import make_root
+
+    with contextlib.suppress(OSError, UsageError):
+        make_root(root)
+        return True
+    return False
 
 
 def wanted_home(options: RunOptions, files: FilePlan, isolation: Isolation) -> Wanted:
@@ -179,6 +204,8 @@ def what_it_held(descriptor: int, plan: HomePlan) -> list[str]:
     for SURVEY_SECONDS at most, as far as the system answers."""
     from nono_trio.sandbox.hostile_tree import survey
 
+    with contextlib.suppress(OSError):  # the command may have shut it, and it ends here
+        os.fchmod(descriptor, 0o700)
     ours = frozenset(place.path for place in plan.places)
     found = survey(
         descriptor,
@@ -191,13 +218,13 @@ def what_it_held(descriptor: int, plan: HomePlan) -> list[str]:
 
 
 def _held_text(found: Survey) -> list[str]:
-    if not found.files:
+    if not found.files and found.whole:
         return []
     count = f"{found.files:,} file{'' if found.files == 1 else 's'}"
     count = count if found.whole else f"at least {count}"
-    more = ", ..." if found.files > len(found.first) else ""
-    named = ", ".join(found.first)
+    more = ["..."] if found.files > len(found.first) or not found.whole else []
+    named = ", ".join(found.first + more)
     return [
-        f"the command's home ended with the session; it held {count}: {named}{more}",
+        f"the command's home ended with the session; it held {count}: {named}",
         f"to keep them for the next run: {FLAG} kept",
     ]

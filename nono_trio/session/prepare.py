@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from nono_trio.core.hosts import parse_host
 from nono_trio.core.policy import Policy
 from nono_trio.core.variables import inherit
-from nono_trio.errors import CageFailed, UsageError
+from nono_trio.errors import CageFailed, NonoTrioError, UsageError
 from nono_trio.sandbox.assemble import (
     FIRST_NETWORK_ABI,
     abi_number,
@@ -33,7 +33,7 @@ from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
-from nono_trio.session.home import RunHome, open_home, resolve_home
+from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
 from nono_trio.session.limits import plan_limits
 from nono_trio.session.resolver_settings import system_search
 from nono_trio.session.systems import preferred_isolation
@@ -139,6 +139,8 @@ def prepare_run(
     library_file = _library_path()
     library = load_library(library_file)
     files = resolve_files(options, chosen, library)
+    if not dry and options.sandbox and make_homes_inside(files):
+        files = resolve_files(options, chosen, library)  # what is there now can be covered
     executable = find_executable(options.command[0], files.start)
     if options.sandbox:
         require_covered(options.command[0], executable, files)
@@ -233,7 +235,11 @@ def _open_home(
 ) -> RunHome:
     try:
         return open_home(options, files, isolation, temporary, tell)
-    except OSError as error:
+    except (OSError, NonoTrioError) as error:
+        if temporary is not None:
+            remove_temporary(temporary)
+        if isinstance(error, NonoTrioError):
+            raise
         raise CageFailed(
             f"the command's home can't be made: {error.strerror or error}",
             hint="--home closed runs without one",

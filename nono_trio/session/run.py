@@ -121,6 +121,7 @@ def _launched(
             except (NamespacesRefused, TransparentRefused, GuardRefused) as refused:
                 options = _weaker(options, refused)
                 launched.abandon()
+                prepared.home.take_back()
                 prepared.close()
                 prepared = _prepare_again(options, refused, listeners, said=prepared.warnings)
                 launched = spawn(prepared.plan, cgroup)

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import escape_code
 import escape_files
 import escape_guard
+import escape_home
 import escape_kernel
 import escape_lifetimes
 import escape_log
@@ -38,8 +39,8 @@ from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 MODULES = (
     escape_code,
     escape_sockets, escape_services, escape_guard, escape_proxy, escape_proxy_targets, escape_files,
-    escape_log, escape_metadata, escape_modes, escape_mounts, escape_kernel, escape_processes,
-    escape_scheduling, escape_terminals, escape_lifetimes,
+    escape_home, escape_log, escape_metadata, escape_modes, escape_mounts, escape_kernel,
+    escape_processes, escape_scheduling, escape_terminals, escape_lifetimes,
 )  # fmt: skip
 FACTS_SECONDS = 5.0
 ATTEMPT_SECONDS = 2.0  # all of an attempt; what it waits for it waits for a fraction of that
