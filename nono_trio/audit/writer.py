@@ -24,6 +24,7 @@ from nono_trio.audit.log import SyncFailed
 from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder
 from nono_trio.audit.room import NoRoom
 from nono_trio.audit.threads import in_thread
+from nono_trio.audit.watchdog import AppendWatchdog
 from nono_trio.core.bounded import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.core.events import (
     Flow,
@@ -82,6 +83,7 @@ class Writer:
         # Strict, and no room: why, once it is so. Whoever runs the session ends it then.
         self.full: AuditLost | None = None
         self.is_full = trio.Event()
+        self.watchdog = AppendWatchdog()
         self._mode = mode
         self._sync = sync
         self._warn = warn
@@ -186,7 +188,8 @@ class Writer:
                 encoded[index] = encode_payload(payloads[index])
         if not last:
             self.files.hold_for_seal(sum(map(len, encoded)), len(encoded))
-        first = self.files.log.append(encoded, last=last)
+        with self.watchdog:
+            first = self.files.log.append(encoded, last=last)
         self.totals.lost_reasons.clear()
         return first
 
@@ -197,7 +200,8 @@ class Writer:
                 if len(line) > SHORT_RECORD:
                     lines[index] = encode_flow(bounded_struct(flows[index]))
             data = b"".join(lines)
-            self.files.flows.append(data, last=self.full is not None)
+            with self.watchdog:
+                self.files.flows.append(data, last=self.full is not None)
             self.files.flows_sha256.update(data)
 
     def _observe(self, sequence: int, payload: Payload) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.files import LOST_TARGET
+from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import clean, decision_line, denied_text
 from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, DeniedHost, lifting_entry
 from nono_trio.core.events import Network
@@ -29,13 +28,7 @@ MAX_COUNTED = 1000
 
 def say(text: str) -> None:
     """Print one line of our own on stderr."""
-    _print(f"nono-trio: {text}")
-
-
-def _print(line: str) -> None:
-    """Nobody reading stderr any more is no reason to end a session."""
-    with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+    print_line(f"nono-trio: {text}")
 
 
 class FollowPrinter:
@@ -44,7 +37,7 @@ class FollowPrinter:
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Print a network decision; other payloads are not for watching."""
         if isinstance(payload, Network):
-            _print(decision_line(payload.event))
+            print_line(decision_line(payload.event))
 
 
 class DenialCount:

@@ -12,12 +12,12 @@ import io
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
 from nono_trio import __version__
+from nono_trio.cli import stderr
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.text import clean
 from nono_trio.errors import NonoTrioError
@@ -121,6 +121,7 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes what it can't encode by itself
         sys.stdout.reconfigure(errors="backslashreplace")
     code = exit_code(sys.argv[1:])
+    stderr.finish()
     _forget_what_is_left()
     sys.exit(code)
 
@@ -151,10 +152,9 @@ def exit_code(arguments: Sequence[str]) -> int:
 
 def tell_error(message: str, hint: str | None) -> None:
     """Print an error for a person; untrusted text in it is made harmless."""
-    with suppress(OSError, ValueError):  # nobody there to be told: the exit code says it
-        print(f"{PROGRAM}: error: {clean(message)}", file=sys.stderr)
-        if hint:
-            print(f"hint: {clean(hint)}", file=sys.stderr)
+    stderr.print_line(f"{PROGRAM}: error: {clean(message)}")
+    if hint:
+        stderr.print_line(f"hint: {clean(hint)}")
 
 
 def _invoke(arguments: Sequence[str]) -> int:

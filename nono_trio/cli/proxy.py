@@ -10,6 +10,7 @@ import click
 from nono_trio.cli.live import FollowPrinter, say
 from nono_trio.cli.options import build_session_options, option, session_options
 from nono_trio.cli.profile_options import choose
+from nono_trio.cli.stderr import begin_session
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
                 hint="stdout has to be open: without the line nobody knows the port and the token",
             ) from error
 
+    begin_session()
     observers = [FollowPrinter().observe] if follow else []
     try:
         finished = run_proxy(

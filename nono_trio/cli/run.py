@@ -8,6 +8,7 @@ import click
 
 from nono_trio.cli.live import DenialCount, FollowPrinter, say
 from nono_trio.cli.run_options import build_run_options, run_options
+from nono_trio.cli.stderr import begin_session
 from nono_trio.cli.text import clean
 from nono_trio.errors import UsageError
 
@@ -73,16 +74,19 @@ def _say_cage(enforcement: Sequence[str]) -> None:
 
 def execute(options: RunOptions, given: dict[str, Any]) -> int:
     """Run, say what there is to say, return the exit code; raises the session's own error."""
+    from nono_trio.session.core_dumps import forbid_core_dumps
     from nono_trio.session.prepare import prepare_run
     from nono_trio.session.run import Listeners, run_command
 
     silent = given["silent"]
+    forbid_core_dumps()
     prepared = prepare_run(options, tell=_quiet if silent else _say_clean)
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
         for note in prepared.home.notes:
             _say_clean(note)
+    begin_session()
     denials = DenialCount()
     observers = [denials.observe, *([FollowPrinter().observe] if given["follow"] else [])]
     built = _say_cage if given["verbose"] else _quiet

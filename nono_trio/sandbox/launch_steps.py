@@ -207,8 +207,12 @@ def _hand_over(
         os.close(descriptor)
 
 
-def set_limits(limits: Mapping[str, int]) -> None:
-    """Lower the named limits, soft and hard, so that nothing in the cage can raise them again."""
+def set_limits(limits: Mapping[str, int], core: int) -> None:
+    """Lower the named limits, soft and hard, so that nothing in the cage can raise them again.
+
+    `core`: the caller's soft limit on core dumps, which the supervisor has lowered for itself.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(number)[1]

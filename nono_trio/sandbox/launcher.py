@@ -199,7 +199,7 @@ def _become_child(
     try:
         side.lead_group(ignored)
         with stage("limits"):
-            set_limits(plan["limits"])
+            set_limits(plan["limits"], plan["core_limit"])
         system.leave_session_keyring()
         with stage("capabilities"):
             if plan["isolation"] != "none":

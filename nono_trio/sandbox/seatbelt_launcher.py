@@ -100,7 +100,7 @@ def _become_child(
     try:
         side.lead_group(ignored)
         with stage("limits"):
-            set_limits(plan["limits"])
+            set_limits(plan["limits"], plan["core_limit"])
         with stage("seatbelt"):
             _apply_seatbelt(library, plan)
         side.reporting.sendall(b"caged")

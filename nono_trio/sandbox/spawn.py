@@ -94,6 +94,7 @@ class CagePlan:
     temporary: str | None = None
     home: dict[str, str | None] | None = None
     stops_whole: bool = False  # the supervisor stops with the child (Ctrl-Z), and the cage with it
+    core_limit: int = 0  # the caller's, in bytes; -1 for none
     deadline_seconds: float | None = None  # from "go" until the launcher ends the cage
 
 

@@ -33,7 +33,7 @@ async def conduct_child(
         ended = await _until_ended(cage, terminal, lent=lent)
         nursery.cancel_scope.cancel(reason="the child has ended")
     if lent:
-        terminal.take_back(restore_modes=ended.signal is not None)
+        terminal.take_back()
     return ended
 
 
@@ -57,7 +57,7 @@ async def _until_ended(cage: Cage, terminal: Terminal, *, lent: bool) -> ChildEn
 async def _stop_together(cage: Cage, terminal: Terminal, *, lent: bool) -> None:
     """Ctrl-Z: hand the terminal to the shell, stop, and go on together when the shell says so."""
     if lent:
-        terminal.take_back(restore_modes=False)
+        terminal.take_back()
     terminal.stop_with_child()
     if terminal.is_ours:  # `fg`; after `bg` the terminal is the shell's
         await cage.foreground()

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.recorder import Recorder
     from nono_trio.audit.session_record import SessionRecord
+    from nono_trio.audit.watchdog import AppendWatchdog
     from nono_trio.core.policy import Policy
     from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.server import Admits
@@ -68,6 +69,7 @@ class ChildFront:
         run: PreparedRun,
         record: SessionRecord,
         shutdown: Shutdown,
+        watchdog: AppendWatchdog,
         *,
         grace_seconds: float,
         timeout_seconds: float | None,
@@ -77,6 +79,7 @@ class ChildFront:
         self._run = run
         self._record = record
         self._shutdown = shutdown
+        self._watchdog = watchdog
         self._grace_seconds = grace_seconds
         self._timeout_seconds = timeout_seconds
         self._timed_out = False
@@ -86,7 +89,7 @@ class ChildFront:
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
-        async with Cage(self._launched) as cage:
+        async with Cage(self._launched) as cage, self._watchdog.ending(cage.kill):
             await recorder.record_payload(_runtime(self._run))
             proxy = Proxy(
                 self._run.policy,

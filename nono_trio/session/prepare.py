@@ -31,6 +31,7 @@ from nono_trio.sandbox.places import ON_MACOS
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
+from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
@@ -198,6 +199,7 @@ def prepare_run(
         temporary=temporary,
         home=home.for_launcher(options.limits.memory),
         stops_whole=terminal.exists,
+        core_limit=callers_core_limit(),
         deadline_seconds=_deadline(options),
     )
     return PreparedRun(

@@ -6,6 +6,7 @@ The launcher is started first and trio imported after it, so that the two start-
 from __future__ import annotations
 
 import contextlib
+import signal
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -84,10 +85,20 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
             started.run,
             record,
             supervisor.shutdown,
+            supervisor.writer.watchdog,
             grace_seconds=options.session.grace_seconds,
             timeout_seconds=options.timeout_seconds,
         )
+        # The child shares the terminal and can have it stop whoever writes from the background.
+        # Only now: what is ignored when the launcher is started, the command ignores too.
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        supervisor.writer.watchdog.ends.append(
+            lambda: listeners.warn(
+                "the audit log can't be written: its file system does not answer"
+            )
+        )
         outcome = trio.run(supervisor.run, front)
+        started.run.terminal.settle()
         if cgroup is not None and cgroup.out_of_memory():
             listeners.warn("the command ran out of the memory that --memory gave it")
         return Finished(outcome, record, front.notes)

@@ -15,7 +15,8 @@ from trio_util import AsyncValue
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# SIGQUIT too: by default it would dump our memory into the working directory.
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def asking_signals() -> list[signal.Signals]:

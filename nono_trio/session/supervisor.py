@@ -24,6 +24,7 @@ from nono_trio.audit.files import rfc3339
 from nono_trio.audit.ledger import LEDGER, LOCK
 from nono_trio.audit.state_modes import StateModes
 from nono_trio.audit.threads import in_thread
+from nono_trio.audit.watchdog import STUCK_SECONDS
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
@@ -97,15 +98,28 @@ class Supervisor:
         If cancelled, the child is killed and the log is drained and ended, but not sealed.
         """
         outcome = Outcome(INTERRUPTED)
-        with trio.open_signal_receiver(*asking_signals()) as signals:
+        with (
+            trio.open_signal_receiver(*asking_signals()) as signals,
+            self.writer.watchdog.running(),
+        ):
             async with run_and_cancelling(self.shutdown.watch, signals):
                 try:
                     await self._live(front, outcome)
                     await self._seal()
+                    self._require_answering()
                 except* NonoTrioError as group:
                     outcome.error = cause(group)
                     outcome.exit_code = outcome.error.exit_code
         return outcome
+
+    def _require_answering(self) -> None:
+        if self.writer.watchdog.stuck:
+            raise AuditLost(
+                f"the audit log could not be written for {STUCK_SECONDS} s, so the command was"
+                " ended",
+                hint=f"what it did is in {self._record.directory}, which is sealed;"
+                " see what became of that file system",
+            )
 
     async def _live(self, front: Front, outcome: Outcome) -> None:
         """The session between the writer's start and its end."""

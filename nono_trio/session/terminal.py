@@ -3,15 +3,24 @@
 Why not stay in one group with the child: Ctrl-C would reach supervisor and child both, and the
 child's group could not be killed as one. Why not a group of its own without the terminal: the
 first read would stop it with SIGTTIN, which looks like a hang.
+
+The terminal is an object that the child shares: nothing here waits for it (no draining, which a
+terminal that was stopped never does), and at the end it is put back as it was found.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
+import struct
+import sys
 import termios
 from typing import Any
+
+_TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h
+_INT = struct.Struct("=i")
 
 
 class Terminal:
@@ -23,6 +32,7 @@ class Terminal:
         except OSError:
             self._descriptor = None
         self._modes = self._current_modes()
+        self._was_exclusive = self._is_exclusive()
 
     @property
     def is_ours(self) -> bool:
@@ -39,17 +49,37 @@ class Terminal:
         """Whether there is a controlling terminal at all."""
         return self._descriptor is not None
 
-    def take_back(self, *, restore_modes: bool) -> None:
-        """Make our group the foreground again; `restore_modes` after a child that was killed."""
+    def take_back(self) -> None:
+        """Make our group the foreground again."""
         if self._descriptor is None:
             return
-        # From the background, either call would stop us. Only here: the child must not inherit it.
+        # From the background, it would stop us. Only here: the child must not inherit it.
         before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        with contextlib.suppress(OSError, termios.error):  # hung up: nobody is there
+        with contextlib.suppress(OSError):  # hung up: nobody is there
             os.tcsetpgrp(self._descriptor, os.getpgrp())
-            if restore_modes and self._modes is not None:
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._modes)
         signal.signal(signal.SIGTTOU, before)
+
+    def settle(self) -> None:
+        """Put back what the child left: a stopped terminal, one that nobody else may open, and,
+        where it is both our stdin and our stdout, its modes.
+
+        Where they were changed, what was typed meanwhile is dropped: it may be the terminal's
+        answers to the child's queries, and would be taken for commands. In a pipe to a pager the
+        modes are the pager's.
+        """
+        if self._descriptor is None:
+            return
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcflow(self._descriptor, termios.TCOON)
+            if not self._was_exclusive:
+                fcntl.ioctl(self._descriptor, termios.TIOCNXCL)
+            if self.is_ours and _is_controlling(0) and _is_controlling(1):
+                self._restore_modes(self._descriptor)
+
+    def _restore_modes(self, descriptor: int) -> None:
+        if self._modes is not None and termios.tcgetattr(descriptor) != self._modes:
+            termios.tcsetattr(descriptor, termios.TCSANOW, self._modes)
+            termios.tcflush(descriptor, termios.TCIFLUSH)
 
     def stop_with_child(self) -> None:
         """Stop our own group, as the shell expects of a job whose program was stopped.
@@ -71,3 +101,21 @@ class Terminal:
             return termios.tcgetattr(self._descriptor)
         except termios.error:
             return None
+
+    def _is_exclusive(self) -> bool:
+        """Whether the terminal was exclusive already; no, where the system can't be asked."""
+        if self._descriptor is None or sys.platform != "linux":
+            return False
+        answer = bytearray(_INT.size)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._descriptor, _TIOCGEXCL, answer)
+        return bool(_INT.unpack(answer)[0])
+
+
+def _is_controlling(descriptor: int) -> bool:
+    """Whether our controlling terminal is open there: only of that one can this be asked."""
+    try:
+        os.tcgetpgrp(descriptor)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,80 @@
+"""Watches over the appends of a log whose file system may stop answering.
+
+An append is one write on the event loop, as a hop to a thread would cost more than the write does.
+A file system that is frozen or gone (fsfreeze, a network's) holds that write, and with it the loop:
+signals, decisions and the end of the session wait. Nothing can be recorded then, so nothing may go
+on: a thread that does nothing else notices, and ends the child. What is written when the file
+system answers again is sealed as usual.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.errors import AuditLost
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+# A disk that is alive answers within a second or two even under load; a queue that is full this
+# long refuses requests by itself (recorder.QUEUE_SECONDS).
+STUCK_SECONDS: Final = 10
+_LOOK_SECONDS: Final = 1.0
+
+
+class AppendWatchdog:
+    """`with watchdog:` around each append, while `running`.
+
+    Once an append has not returned for STUCK_SECONDS, `stuck` is true and every function of `ends`
+    is called, in the watchdog's thread.
+    """
+
+    def __init__(self) -> None:
+        self.stuck = False
+        self.ends: list[Callable[[], None]] = []
+        self._number = 0
+        self._is_appending = False
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> None:
+        self._number += 1
+        self._is_appending = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_appending = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch during the body. Raises AuditLost when there is no thread to be had."""
+        thread = threading.Thread(target=self._watch, name="append-watchdog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise AuditLost(f"nobody can watch over the audit log: {error}") from error
+        try:
+            yield
+        finally:
+            self._stopped.set()
+
+    @asynccontextmanager
+    async def ending(self, end: Callable[[], None]) -> AsyncIterator[None]:
+        """Have `end` called too, for as long as the body runs."""
+        self.ends.append(end)
+        try:
+            yield
+        finally:
+            self.ends.remove(end)
+
+    def _watch(self) -> None:
+        # Looks are counted instead of time: none is taken while the whole process is stopped
+        # (Ctrl-Z), so being continued is not taken for a disk that hangs.
+        number, looks = -1, 0
+        while not self._stopped.wait(_LOOK_SECONDS):
+            is_same = self._is_appending and self._number == number
+            number, looks = self._number, looks + 1 if is_same else 0
+            if looks >= STUCK_SECONDS and not self.stuck:
+                self.stuck = True
+                for end in [*self.ends]:
+                    end()

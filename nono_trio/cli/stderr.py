@@ -1,0 +1,37 @@
+"""Where our lines for people go: straight to stderr, and by a thread while a session lives."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nono_trio.cli.steady import SteadyOutput
+
+_steady: SteadyOutput | None = None
+
+
+def begin_session() -> None:
+    """From now on nothing that a child does to stderr holds up whoever prints a line."""
+    global _steady
+    if _steady is None and sys.stderr is not None:
+        from nono_trio.cli.steady import SteadyOutput
+
+        with suppress(OSError):
+            _steady = SteadyOutput()
+
+
+def print_line(line: str) -> None:
+    """Print one line. Nobody reading stderr any more is no reason to end anything."""
+    if _steady is not None:
+        _steady.write_line(line)
+        return
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def finish() -> None:
+    """Wait, for a bounded time, until everything is written."""
+    if _steady is not None:
+        _steady.finish()
