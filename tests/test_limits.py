@@ -18,6 +18,7 @@ from harness import PYTHON_GRANTS, Sessions
 from nono_trio.core.size import parse_size
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.cgroup import Cgroup, Delegated, delegated
+from nono_trio.session import limits
 from nono_trio.session.limits import plan_limits
 from nono_trio.session.options import Limits
 
@@ -246,3 +247,57 @@ def test_whose_processes_are_counted(monkeypatch, own_users: bool, warnings: int
     planned = plan_limits(Limits(processes=9), own_users=own_users)
     assert planned.per_process == {"NPROC": 9}
     assert len([text for text in planned.warnings if "every process of yours" in text]) == warnings
+
+
+# -- the limit that nobody has asked for ----------------------------------------------------------
+
+
+def test_a_default_as_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(limits, "delegated", lambda _controllers: None)
+    monkeypatch.setattr(limits, "tasks_of", lambda _user, _proc: 700)
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda _number: (90_000, 90_000))
+    monkeypatch.setattr(limits, "counts_by_namespace", lambda _release: True)
+    assert plan_limits(Limits(), own_users=True).per_process == {"NPROC": 4096}
+    assert plan_limits(Limits(), own_users=False).per_process == {"NPROC": 4796}
+    monkeypatch.setattr(limits, "counts_by_namespace", lambda _release: False)
+    assert plan_limits(Limits(), own_users=True).per_process == {"NPROC": 4796}
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda _number: (500, 90_000))
+    assert plan_limits(Limits(), own_users=True).per_process == {"NPROC": 500}
+    assert plan_limits(Limits(processes=9), own_users=True).per_process == {"NPROC": 9}
+
+
+def test_a_default_as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(limits.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(limits, "delegated", lambda _controllers: None)
+    planned = plan_limits(Limits(), own_users=True)
+    assert planned.per_process == {}
+    assert planned.enforcement[0].startswith("no limit on processes")
+    found = Delegated(tmp_path)
+    monkeypatch.setattr(limits, "delegated", lambda _controllers: found)
+    planned = plan_limits(Limits(), own_users=True)
+    assert planned.whole_cage == {"pids.max": "4098"}
+    assert not planned.cgroup_required
+    assert planned.enforcement == ("at most 4096 processes",)
+    # Nobody is moved about for a limit that nobody has asked for.
+    found = Delegated(tmp_path, frozenset({"pids"}))
+    assert plan_limits(Limits(), own_users=True).whole_cage == {}
+
+
+@pytest.mark.parametrize(
+    ("release", "counts"),
+    [("5.14.0-rc1", True), ("5.13.19", False), ("6.1", True), ("4.18.0-x", False), ("x", False)],
+)
+def test_kernels_that_count_by_namespace(release: str, counts: bool) -> None:
+    assert limits.counts_by_namespace(release) is counts
+
+
+def test_threads_count_as_processes(tmp_path: Path) -> None:
+    for pid, user, threads in ((1, 0, 3), (20, 1000, 5), (21, 1000, 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "status").write_text(
+            f"Name:\tx: y\nUid:\t{user}\t0\t0\t0\nThreads:\t{threads}\n"
+        )
+    (tmp_path / "30").mkdir()  # gone meanwhile
+    (tmp_path / "self").mkdir()
+    assert limits.tasks_of(1000, tmp_path) == 6

@@ -70,6 +70,11 @@ def delegated(controllers: set[str], mounts: Path = _MOUNTS, own: Path = _OWN) -
     return None
 
 
+def hands_down(parent: Delegated, controller: str) -> bool:
+    """Whether a leaf there has `controller`, once what is to be enabled is."""
+    return controller in parent.enable | _words(parent.path / "cgroup.subtree_control")
+
+
 def _mount_point(mounts: Path) -> Path | None:
     with contextlib.suppress(OSError):
         for line in mounts.read_text().splitlines():

@@ -1,17 +1,22 @@
 """Which kernel mechanism carries each limit on this machine, or why none does.
 
 Rules: a limit that would not hold is refused, never accepted silently; one that holds for each
-process instead of the whole cage is warned of.
+process instead of the whole cage is warned of. A cage that was given no limit on processes gets one
+all the same, so that a fork bomb ends with the session; where there is none to be had (root without
+a cgroup), what the cage holds says so.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import resource
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import UsageError
-from nono_trio.sandbox.cgroup import PROCESSES_OF_THE_CAGE, delegated
+from nono_trio.sandbox.cgroup import PROCESSES_OF_THE_CAGE, delegated, hands_down
 from nono_trio.sandbox.places import ON_MACOS
 
 if TYPE_CHECKING:
@@ -27,6 +32,16 @@ class PlannedLimits:
     whole_cage: dict[str, str] = field(default_factory=dict)
     cgroup_parent: Delegated | None = None
     warnings: tuple[str, ...] = ()
+    enforcement: tuple[str, ...] = ()
+    cgroup_required: bool = True  # False: asked for by nobody, and done without where it fails
+
+
+# More than a build or a browser starts at once, less than takes a machine's memory.
+DEFAULT_PROCESSES = 4096
+_NO_LIMIT = (
+    "no limit on processes: for root the kernel has none but in a cgroup v2 with the pids"
+    " controller"
+)
 
 
 def plan_limits(limits: Limits, *, own_users: bool) -> PlannedLimits:
@@ -34,6 +49,78 @@ def plan_limits(limits: Limits, *, own_users: bool) -> PlannedLimits:
 
     `own_users`: the cage has a user namespace, in which the kernel counts by itself (Linux 5.14).
     """
+    planned = _plan_wanted(limits, own_users=own_users)
+    if limits.processes is not None or ON_MACOS:
+        return planned
+    return _with_default(planned, own_users=own_users)
+
+
+def _with_default(planned: PlannedLimits, *, own_users: bool) -> PlannedLimits:
+    """Add a limit on processes that nobody has asked for, by whatever carries it here."""
+    per_process, whole_cage = dict(planned.per_process), dict(planned.whole_cage)
+    parent = planned.cgroup_parent
+    if os.geteuid() != 0:
+        per_process["NPROC"] = _default_as_user(own_users=own_users)
+        held = f"at most {per_process['NPROC']} processes of the user"
+        if own_users and counts_by_namespace(os.uname().release):
+            return replace(
+                planned,
+                per_process=per_process,
+                enforcement=(f"at most {per_process['NPROC']} processes",),
+            )
+    else:
+        held = _NO_LIMIT
+    if parent is None:
+        found = delegated({"pids"})
+        parent = found if found is not None and not found.enable else None
+    elif not hands_down(parent, "pids"):
+        parent = None
+    if parent is None:
+        return replace(planned, per_process=per_process, enforcement=(held,))
+    whole_cage["pids.max"] = str(DEFAULT_PROCESSES + PROCESSES_OF_THE_CAGE)
+    return replace(
+        planned,
+        per_process=per_process,
+        whole_cage=whole_cage,
+        cgroup_parent=parent,
+        cgroup_required=planned.cgroup_parent is not None,
+        enforcement=(f"at most {DEFAULT_PROCESSES} processes",),
+    )
+
+
+def _default_as_user(*, own_users: bool) -> int:
+    """The limit for an ordinary user; one that is lower already stays."""
+    count = 0
+    if not (own_users and counts_by_namespace(os.uname().release)):
+        count = tasks_of(os.getuid(), Path("/proc"))
+    soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    wanted = DEFAULT_PROCESSES + count
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
+
+
+def counts_by_namespace(release: str) -> bool:
+    """Whether this Linux counts a user's processes in each user namespace by itself."""
+    major, _, rest = release.partition(".")
+    minor = rest.partition(".")[0]
+    return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 14)
+
+
+def tasks_of(user: int, proc: Path) -> int:
+    """How many threads of a user there are, which is what the kernel counts."""
+    count = 0
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError, KeyError):
+                count += _tasks_in((entry / "status").read_text("ascii", "replace"), user)
+    return count
+
+
+def _tasks_in(status: str, user: int) -> int:
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    return int(fields["Threads"]) if int(fields["Uid"].split()[0]) == user else 0
+
+
+def _plan_wanted(limits: Limits, *, own_users: bool) -> PlannedLimits:
     per_process: dict[str, int] = {}
     whole_cage: dict[str, str] = {}
     warnings: list[str] = []

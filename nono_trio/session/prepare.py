@@ -210,7 +210,7 @@ def prepare_run(
         token=token,
         terminal=terminal,
         executable=executable,
-        enforcement=enforcement(plan, abi),
+        enforcement=[*enforcement(plan, abi), *limits.enforcement],
         landlock_abi=abi,
         warnings=[
             *options.notes,

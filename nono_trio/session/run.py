@@ -61,7 +61,10 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
     Raises CageFailed or AuditLost when the cage or the session's files can't be made: then
     nothing was executed.
     """
-    with _limited(prepared) as cgroup, _launched(options, prepared, cgroup, listeners) as started:
+    with (
+        _limited(prepared, listeners.warn) as cgroup,
+        _launched(options, prepared, cgroup, listeners) as started,
+    ):
         import trio
 
         from nono_trio.session.fronts import ChildFront
@@ -146,7 +149,7 @@ def _launched(
 
 
 @contextlib.contextmanager
-def _limited(prepared: PreparedRun) -> Iterator[Cgroup | None]:
+def _limited(prepared: PreparedRun, warn: Callable[[str], None]) -> Iterator[Cgroup | None]:
     """Make the cgroup that the run's limits need, if they need one."""
     limits = prepared.limits
     if limits.cgroup_parent is None:
@@ -155,6 +158,10 @@ def _limited(prepared: PreparedRun) -> Iterator[Cgroup | None]:
     try:
         cgroup = Cgroup(limits.cgroup_parent, limits.whole_cage)
     except OSError as error:
+        if not limits.cgroup_required:
+            warn(f"warning: the cage has no limit on processes: its cgroup can't be made: {error}")
+            yield None
+            return
         raise CageFailed(f"the cgroup for the limits can't be made: {error}") from error
     try:
         yield cgroup
