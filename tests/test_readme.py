@@ -27,6 +27,8 @@ CHANGING = (
     (r"up to sequence \d+", "up to sequence <n>"),
     (r"\d+ B\b|\d+(\.\d)? kB\b", "<bytes>"),
     (r"Landlock (ABI )?V\d", r"Landlock \1<abi>"),
+    # What carries the limit, and whether any does, is the machine's and the user's.
+    (r"cage +(at most \d+ processes( of the user)?|no limit on processes.*)", "cage <processes>"),
     (r"/(home/\w+|root|\S*/home)/\.ssh", "<home>/.ssh"),
     (r"-- \S*python\S* agent", "-- <python> agent"),
     (r"command +\S*python\S*", "command <python>"),

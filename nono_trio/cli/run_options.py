@@ -100,8 +100,8 @@ _CAGE = (
     option("--max-open-files", type=WholeNumber(16), metavar="N",
            help="Descriptors that each process may have open."),
     option("--max-processes", type=WholeNumber(1), metavar="N",
-           help="Processes and threads of the whole cage. Where no cgroup v2 is delegated: not for"
-           " root, and without namespaces all of yours."),
+           help="Processes and threads of the whole cage (default: 4096). Where no cgroup v2 is"
+           " delegated: not for root, and without namespaces all of yours."),
     option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS",
            help="End the whole run after that long (exit code 124)."),
 )  # fmt: skip
