@@ -19,7 +19,8 @@ import sys
 import termios
 from typing import Any
 
-_TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h
+# asm-generic/ioctls.h; None where the system can't be asked.
+_TIOCGEXCL: int | None = 0x80045440 if sys.platform == "linux" else None
 _INT = struct.Struct("=i")
 
 
@@ -104,7 +105,7 @@ class Terminal:
 
     def _is_exclusive(self) -> bool:
         """Whether the terminal was exclusive already; no, where the system can't be asked."""
-        if self._descriptor is None or sys.platform != "linux":
+        if self._descriptor is None or _TIOCGEXCL is None:
             return False
         answer = bytearray(_INT.size)
         with contextlib.suppress(OSError):
