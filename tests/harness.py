@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nono_trio.core.log_records import BINDING_TARGETS
 from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI, FIRST_SCOPING_ABI, abi_number
 from nono_trio.sandbox.library import library_path, load_library
 from nono_trio.sandbox.notification import refused_by
@@ -158,9 +159,10 @@ class Sessions:
         return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
     def decisions(self, directory: Path | None = None) -> list[dict[str, Any]]:
-        """The network events of a session's log."""
+        """The network events of a session's log, without the two that bind files."""
         events = [record["event"] for record in self.records(directory)]
-        return [event["event"] for event in events if event["type"] == "network"]
+        network = [event["event"] for event in events if event["type"] == "network"]
+        return [event for event in network if event["target"] not in BINDING_TARGETS]
 
     def verdict(self, directory: Path | None = None) -> tuple[int, dict[str, Any]]:
         """What `audit verify --json` says: its exit code and its answer."""

@@ -1,7 +1,8 @@
 """A whole session on disk, made from the encoders alone and not by the writer under test.
 
-`build` writes log, checkpoints, flows, session.json and the ledger line exactly as FORMATS says;
-`unsealed` is the same session as a crash would leave it.
+`build` writes policy, log, checkpoints, flows, summary, session.json and the ledger line exactly as
+FORMATS says; `unsealed` is the same session as a crash would leave it. Payloads are given without
+the two records that bind files: they are put in their places (`bound_payloads`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import xxhash
 
 from nono_trio.audit import ledger, machine, store
 from nono_trio.core import events
+from nono_trio.core.log_records import POLICY_TARGET, SUMMARY_TARGET, Tally, binding_record
 from nono_trio.core.merkle import merkle_root
 from nono_trio.core.metadata import (
     AuditIntegrity,
@@ -27,6 +29,15 @@ from nono_trio.core.metadata import (
     session_digest,
 )
 from nono_trio.core.record import encode_record
+from nono_trio.core.seal_summary import SealSummary, digest_of, encode_summary
+from nono_trio.core.session_policy import (
+    FilePolicy,
+    GrantedPath,
+    Origin,
+    SessionPolicy,
+    SupervisorProcess,
+    encode_policy,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,8 +145,60 @@ def checkpoint_lines(lines, leaves, chains, counts, *, final, flows=b"", lost=0)
     return encoded
 
 
+def policy(session_id, *, name=None, **facts):
+    """The policy that FACTS are the short form of."""
+    facts = FACTS | facts
+    grant = GrantedPath(
+        path="/home/a/project", access="readwrite", is_file=False, source="--allow", asked_for=True
+    )
+    return SessionPolicy(
+        session_id=session_id,
+        name=name,
+        working_directory=facts["working_directory"],
+        isolation=facts["isolation"],
+        enforcement=facts["enforcement"],
+        files=FilePolicy(grants=[grant]),
+        audit_mode=facts["audit_mode"],
+        audit_sync=facts["audit_sync"],
+        origin=Origin(nono_trio=facts["version"]),
+        supervisor=SupervisorProcess(
+            pid=facts["supervisor_pid"],
+            start_ticks=facts["supervisor_start_ticks"],
+            boot_id=facts["boot_id"],
+        ),
+    )
+
+
+def counted(payloads, **facts):
+    """FACTS of a sealed session: with the counts of its log, unless `facts` say otherwise."""
+    tally = Tally()
+    tally.add_all(payloads)
+    totals = {"allowed_total": tally.allowed, "denied_total": tally.denied}
+    return FACTS | totals | {"lost_total": tally.lost} | facts
+
+
+def summary(payloads, *, flows=b"", checkpoints=b"", name=None, recovered=False, **facts):
+    """The summary of a log that ends with its own record and `session_ended`."""
+    return SealSummary(
+        recovered=recovered,
+        event_count=len(payloads) + 1,  # its own record is not among them yet
+        flows=digest_of(flows),
+        processes=digest_of(b""),
+        checkpoints=digest_of(checkpoints),
+        facts=NonoTrioFacts(**(counted(payloads, **facts) | {"name": name})),
+    )
+
+
+def bound_payloads(payloads, policy_text):
+    """`payloads` with the record that binds the policy in its place, the second."""
+    if not payloads:
+        return []
+    return [payloads[0], binding_record(POLICY_TARGET, policy_text, NOON_UNIX_MS), *payloads[1:]]
+
+
 def metadata(session_id, payloads, lines, leaves, chains, *, status, name=None, **facts):
     sealed = status != "open"
+    facts = counted(payloads, **facts) if sealed else FACTS | facts
     network_events = [p.event for p in payloads if isinstance(p, events.Network)][:4096]
     return SessionMetadata(
         session_id=session_id,
@@ -154,7 +217,7 @@ def metadata(session_id, payloads, lines, leaves, chains, *, status, name=None, 
         )
         if sealed
         else None,
-        nono_trio=NonoTrioFacts(**(FACTS | {"name": name, "status": status} | facts)),
+        nono_trio=NonoTrioFacts(**(facts | {"name": name, "status": status})),
     )
 
 
@@ -162,27 +225,34 @@ def build(
     audit_root: Path,
     session_id: str = "0123456789abcdef",
     payloads=SMALL,
-    counts=(2, 4, 5),
+    counts=(3, 5),
     *,
     flows=(),
     name=None,
     in_ledger=True,
     **facts,
 ) -> Path:
-    """A sealed session; returns its directory."""
-    lines, leaves, chains = encode_log(payloads)
-    flow_lines = b"".join(map(events.encode_flow, flows))
-    counts = [count for count in counts if count < len(lines)] + [len(lines)]
-    lost = facts.get("lost_total", 0)
+    """A sealed session; returns its directory. `counts` are those of the bound log."""
     directory = store.create_session_directory(audit_root, session_id)
+    flow_lines = b"".join(map(events.encode_flow, flows))
+    policy_text = encode_policy(policy(session_id, name=name, **_known_before(facts)))
+    begun = bound_payloads(payloads, policy_text)
+    counts = [count for count in counts if count < len(begun)]
+    lost = facts.get("lost_total", counted(begun)["lost_total"])
+    marks = checkpoint_lines(*encode_log(begun), counts, final=False, lost=0)
+    summary_text = encode_summary(
+        summary(begun, flows=flow_lines, checkpoints=b"".join(marks), name=name, **facts)
+    )
+    payloads = [*begun[:-1], binding_record(SUMMARY_TARGET, summary_text, NOON_UNIX_MS), begun[-1]]
+    lines, leaves, chains = encode_log(payloads)
+    marks += checkpoint_lines(
+        lines, leaves, chains, [*counts, len(lines)], final=True, flows=flow_lines, lost=lost
+    )[-1:]
+    (directory / store.POLICY).write_bytes(policy_text)
+    (directory / store.SUMMARY).write_bytes(summary_text)
     (directory / store.LOG).write_bytes(b"".join(lines))
     (directory / store.FLOWS).write_bytes(flow_lines)
-    (directory / store.CHECKPOINTS).write_bytes(
-        b"".join(
-            checkpoint_lines(lines, leaves, chains, counts, final=True, flows=flow_lines, lost=lost)
-        )
-    )
-    facts = {"lost_total": lost} | facts
+    (directory / store.CHECKPOINTS).write_bytes(b"".join(marks))
     sealed = metadata(
         session_id, payloads, lines, leaves, chains, status="sealed", name=name, **facts
     )
@@ -196,21 +266,44 @@ def unsealed(
     audit_root: Path,
     session_id: str = "0123456789abcdef",
     payloads=SMALL[:-1],
-    counts=(2,),
+    counts=(3,),
+    *,
+    name=None,
+    lost=0,
     **facts,
 ) -> Path:
     """A session that nobody sealed, its supervisor gone unless `facts` say otherwise."""
-    lines, leaves, chains = encode_log(payloads)
     directory = store.create_session_directory(audit_root, session_id)
+    policy_text = encode_policy(policy(session_id, name=name, **facts))
+    payloads = bound_payloads(payloads, policy_text)
+    marks = checkpoint_lines(*encode_log(payloads), counts, final=False, lost=lost)
+    if payloads and isinstance(payloads[-1], events.SessionEnded):
+        summary_text = encode_summary(
+            summary(payloads, checkpoints=b"".join(marks), name=name, **facts)
+        )
+        payloads.insert(-1, binding_record(SUMMARY_TARGET, summary_text, NOON_UNIX_MS))
+        (directory / store.SUMMARY).write_bytes(summary_text)
+    lines, leaves, chains = encode_log(payloads)
+    (directory / store.POLICY).write_bytes(policy_text)
     (directory / store.LOG).write_bytes(b"".join(lines))
     (directory / store.FLOWS).write_bytes(b"")
-    (directory / store.CHECKPOINTS).write_bytes(
-        b"".join(checkpoint_lines(lines, leaves, chains, counts, final=False))
+    (directory / store.CHECKPOINTS).write_bytes(b"".join(marks))
+    opened = metadata(
+        session_id, payloads, lines, leaves, chains, status="open", name=name, **facts
     )
-    store.write_session_json(
-        directory, metadata(session_id, payloads, lines, leaves, chains, status="open", **facts)
-    )
+    store.write_session_json(directory, opened)
     return directory
+
+
+def _known_before(facts):
+    """Without what is only counted."""
+    return {key: value for key, value in facts.items() if key in FACTS}
+
+
+def payloads_of(directory):
+    """The payloads of a log as they stand, the binding ones included."""
+    lines = log_of(directory).read_bytes().splitlines()
+    return [events.decode_payload(json.loads(line)["event_json"].encode()) for line in lines]
 
 
 def log_of(directory: Path) -> Path:

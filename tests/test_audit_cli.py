@@ -52,8 +52,8 @@ def test_a_verified_session(run, root):
     made.build(root)
     code, out, err = run("audit", "verify", "latest")
     assert (code, err) == (0, "")
-    assert out.startswith("verified    0123456789abcdef  5 records, sealed\n")
-    assert "checkpoints  3, the last at sequence 4, all match" in out
+    assert out.startswith("verified    0123456789abcdef  7 records, sealed\n")
+    assert "checkpoints  3, the last at sequence 6, all match" in out
     assert "ledger       its line matches, the chain holds" in out
 
 
@@ -61,9 +61,9 @@ def test_a_tampered_session_says_where_and_what(run, root):
     tamper(made.build(root))
     code, out, _ = run("audit", "verify", "0123")
     assert code == 1
-    assert out.startswith("tampered    0123456789abcdef  good up to sequence 2\n")
+    assert out.startswith("tampered    0123456789abcdef  good up to sequence 3\n")
     assert "event JSON mismatch" in out
-    assert "line 4, byte 1731, sequence 3" in out
+    assert "line 5, byte 2564, sequence 4" in out
     assert "evil.test" in out
     assert "good.test" in out
 
@@ -73,11 +73,11 @@ def test_crashed_and_open_sessions_have_a_hint(run, root):
     made.unsealed(root, "running1", **alive_facts())
     code, out, err = run("audit", "verify", "crashed1")
     assert code == 6
-    assert "good up to sequence 3" in out
+    assert "good up to sequence 4" in out
     assert err == "hint: `nono-trio audit recover crashed1` seals it\n"
     code, out, err = run("audit", "verify", "running1")
     assert code == 5
-    assert out.startswith("open        running1  4 records so far, running\n")
+    assert out.startswith("open        running1  5 records so far, running\n")
     assert err.startswith("hint: verify it again when it has ended")
 
 
@@ -165,7 +165,7 @@ def test_all_of_no_sessions_is_no_error(run):
 def test_sessions_here_and_elsewhere_in_one_go(run, root):
     made.build(root, "one")
     made.build(root, "two")
-    code, out, _ = run("audit", "verify", VECTORS / "n5", "one", "two")
+    code, out, _ = run("audit", "verify", "--upstream", VECTORS / "n5", "one", "two")
     assert code == 0
     assert out.count("verified  ") == 3
 
@@ -199,9 +199,9 @@ def test_the_columns_of_the_list(run, root):
     assert header.split() == HEADER
     cells = {row.split()[0]: row for row in rows}
     assert " build " in cells["sealed1"]
-    assert cells["sealed1"].split()[4:7] == ["5", "7", "9"]
+    assert cells["sealed1"].split()[4:7] == ["7", "7", "9"]
     assert " crashed " in cells["crashed1"]
-    assert cells["crashed1"].split()[4:7] == ["4", "1", "1"]
+    assert cells["crashed1"].split()[4:7] == ["5", "1", "1"]
     assert " running " in cells["running1"]
     assert "(no session.json)" in cells["nothing1"]
     assert "agent --token '[REDACTED]'" in cells["sealed1"]
@@ -272,7 +272,7 @@ def test_counts_are_right_whatever_the_blocks_are(root, monkeypatch):
     log = directory / store.LOG
     for block in (1, 2, 5, 17, 18, 19, 100, 10_000):
         monkeypatch.setattr(overview, "SCAN_BLOCK", block)
-        assert overview.scan(log) == overview.Counts(4, 1, 1)
+        assert overview.scan(log) == overview.Counts(5, 1, 1)
 
 
 # -- show -----------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_a_shown_session_as_json(run, root):
         "evil.test": 0,
         "example.com": 2000,
     }
-    assert [record["sequence"] for record in shown["timeline"]["first"]] == [2, 3]
+    assert [record["sequence"] for record in shown["timeline"]["first"]] == [3, 4]
     assert shown["timeline"]["between"] == 0
 
 

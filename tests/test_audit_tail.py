@@ -42,8 +42,10 @@ class LiveSession:
     """A running session whose log is written line by line, by this process."""
 
     def __init__(self, root, payloads=made.SMALL):
-        self.lines, _, _ = made.encode_log(payloads)
         self.directory = made.unsealed(root, payloads=payloads[:1], counts=(), **alive_facts())
+        begun = made.payloads_of(self.directory)
+        started, policy, *rest = made.encode_log([*begun, *payloads[1:]])[0]
+        self.lines = [started + policy, *rest]
         self.log = self.directory / store.LOG
 
     def append(self, data):
@@ -81,7 +83,7 @@ class Following:
 def test_the_last_decisions_in_order(root, count):
     directory = made.build(root, payloads=[*made.SMALL[:-1], made.network(3), made.ended()])
     tail = Tail(directory, Filter())
-    assert sequences(tail.last(count)) == [2, 3, 4][max(0, 3 - count) :]
+    assert sequences(tail.last(count)) == [3, 4, 5][max(0, 3 - count) :]
     assert tail.ended
     assert tail.follow(pytest.fail) == "ended"
 
@@ -97,28 +99,28 @@ def test_filters(root):
             made.ended(),
         ],
     )
-    assert sequences(Tail(directory, Filter(decision="deny")).last(9)) == [2, 3]
-    assert sequences(Tail(directory, Filter(host="*.EXAMPLE.com")).last(9)) == [1, 2]
-    assert sequences(Tail(directory, Filter(decision="deny", host="*.example.com")).last(9)) == [2]
+    assert sequences(Tail(directory, Filter(decision="deny")).last(9)) == [3, 4]
+    assert sequences(Tail(directory, Filter(host="*.EXAMPLE.com")).last(9)) == [2, 3]
+    assert sequences(Tail(directory, Filter(decision="deny", host="*.example.com")).last(9)) == [3]
     assert sequences(Tail(directory, Filter(decision="approve_denied")).last(9)) == []
 
 
 def test_a_log_file_by_itself(root):
     directory = made.build(root)
-    assert sequences(Tail(directory / store.LOG, Filter()).last(9)) == [2, 3]
+    assert sequences(Tail(directory / store.LOG, Filter()).last(9)) == [3, 4]
 
 
 def test_following_from_the_last_lines_shows_each_decision_once(root):
     session = LiveSession(root)
     session.append(session.lines[1] + session.lines[2] + session.lines[3][:50])
     tail = Tail(session.directory, Filter())
-    assert sequences(tail.last(1)) == [2]
+    assert sequences(tail.last(1)) == [3]
     following = Following(tail)
     session.append(session.lines[3][50:])
-    wait_until(lambda: sequences(following.shown) == [3])
+    wait_until(lambda: sequences(following.shown) == [4])
     session.append(session.lines[4])
     assert following.join() == "ended"
-    assert sequences(following.shown) == [3]
+    assert sequences(following.shown) == [4]
 
 
 def test_half_a_line_is_never_shown(root):
@@ -131,7 +133,7 @@ def test_half_a_line_is_never_shown(root):
         session.append(bytes([byte]))
     session.append(session.lines[4])
     assert following.join() == "ended"
-    assert sequences(following.shown) == [2, 3]
+    assert sequences(following.shown) == [3, 4]
 
 
 def test_a_session_that_crashes_ends_the_following(root, monkeypatch):
@@ -141,7 +143,7 @@ def test_a_session_that_crashes_ends_the_following(root, monkeypatch):
     session.append(b"".join(session.lines[1:4]))
     session.die()
     assert following.join() == "crashed"
-    assert sequences(following.shown) == [2, 3]
+    assert sequences(following.shown) == [3, 4]
 
 
 def test_a_log_that_is_cut_while_followed_is_an_error(root):
@@ -160,7 +162,7 @@ def test_a_session_that_is_just_starting_is_not_gone(root, monkeypatch):
     following = Following(Tail(session.directory, Filter()))
     session.append(b"".join(session.lines[1:]))
     assert following.join() == "ended"
-    assert sequences(following.shown) == [2, 3]
+    assert sequences(following.shown) == [3, 4]
 
 
 def test_a_directory_that_stays_without_session_json_is_gone(root, monkeypatch):
@@ -231,7 +233,7 @@ def test_waiting_from_an_empty_state_directory_to_the_end(root, start):
     session.append(b"".join(session.lines[1:]))
     out, err = process.communicate(timeout=BOUND_SECONDS)
     assert process.returncode == 0
-    assert [json.loads(line)["sequence"] for line in out.splitlines()] == [2, 3]
+    assert [json.loads(line)["sequence"] for line in out.splitlines()] == [3, 4]
     assert err == ""
 
 

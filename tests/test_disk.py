@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import NONO_TRIO, PROBES, PYTHON_GRANTS, RUN_SECONDS, Sessions
 
-from nono_trio.audit.files import LOST_TARGET
+from nono_trio.core.log_records import LOST_TARGET
 
 if TYPE_CHECKING:
     from pathlib import Path

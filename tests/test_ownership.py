@@ -48,7 +48,8 @@ def owners(root):
 
 
 def test_a_recovery_by_root_leaves_everything_the_users(root, session):
-    assert recover(session).outcome == "recovered"
+    answer = recover(session)
+    assert (answer.outcome, answer.reason) == ("recovered", None)
     found = owners(root)
     assert set(found.values()) == {USER}
     assert {store.SESSION, store.LOG + TORN, ledger.LEDGER, ledger.LOCK} <= found.keys()

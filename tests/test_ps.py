@@ -175,7 +175,7 @@ def test_inspect_says_what_became_of_a_crashed_one(run, root):
         "isolation    namespace",
         "cage         network namespace",
         "granted      /home/a/project",
-        "decisions    1 allowed, 1 denied in 4 records",
+        "decisions    1 allowed, 1 denied in 5 records",
     ):
         assert f"  {text}" in out
 
@@ -186,7 +186,7 @@ def test_inspect_json(run, root):
     answer = json.loads(out)
     assert (answer["schema"], answer["status"], answer["exit_code"]) == (1, "sealed", 0)
     assert answer["nono_trio"]["audit_mode"] == "strict"
-    assert answer["counts"]["events"] == 5
+    assert answer["counts"]["events"] == 7
 
 
 # -- stop -----------------------------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 
 import pytest
-import sealed_session as made
 from crashed_session import (
     ID,
     KNOWN_END,
@@ -132,11 +130,13 @@ def test_cut_at_every_byte_that_it_wrote(tmp_path, state, name):
     directory = state(tmp_path / "cut")
     before = content(directory)
     begin = before[name].rfind(b"\n") + 1
-    for end in range(begin, len(written), 3):
+    for end in range(begin, len(written), 7):
         for path in directory.iterdir():
             path.unlink()
+        (tmp_path / "cut" / ledger.LEDGER).unlink(missing_ok=True)  # written after both
         for file, data in before.items():
             (directory / file).write_bytes(data)
+        (directory / store.SUMMARY).write_bytes((done / store.SUMMARY).read_bytes())
         (directory / name).write_bytes(written[:end])
         if name == store.CHECKPOINTS:  # it writes these only after the log was complete
             (directory / other).write_bytes((done / other).read_bytes())
@@ -160,7 +160,8 @@ def test_two_tails_are_both_kept(root):
 def test_a_record_says_what_was_cut(root):
     directory = torn(root)
     answer = recover(directory)
-    *_, note, end = log_payloads(directory)
+    *_, note, summary, end = log_payloads(directory)
+    assert summary["event"]["target"] == "nono-trio:summary"
     assert note["event"]["target"] == "nono-trio:audit"
     assert note["event"]["decision"] == "deny"
     assert note["event"]["reason"] == (
@@ -183,7 +184,8 @@ def test_totals_are_those_of_the_log(root):
     facts = metadata.nono_trio
     assert (facts.allowed_total, facts.denied_total, facts.lost_total) == (1, 1, 7)
     assert [event.target for event in metadata.network_events] == [
-        "example.com", "evil.test", "nono-trio:audit", "nono-trio:audit",
+        "nono-trio:policy", "example.com", "evil.test", "nono-trio:audit", "nono-trio:audit",
+        "nono-trio:summary",
     ]  # fmt: skip
 
 
@@ -197,11 +199,12 @@ def test_the_ledger_gets_one_line_however_often_it_is_tried(root):
     assert next(ledger.read(root)).completed_at == completed_at(metadata)
 
 
-def test_the_note_of_verify_follows_the_log_and_not_the_status(root):
+def test_the_status_follows_from_the_summary_that_the_log_binds(root):
     directory = plain(root)
     recover(directory)
-    fields = json.loads((directory / store.SESSION).read_bytes())
-    made.change_session(directory, nono_trio=fields["nono_trio"] | {"status": "sealed"})
     answer = verify(directory)
-    assert answer.verdict == "verified"
     assert any("it was recovered" in note for note in answer.notes)
+    path = directory / store.SESSION
+    path.write_bytes(path.read_bytes().replace(b'"recovered"', b'"sealed"'))
+    answer = verify(directory)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", "session.json mismatch")

@@ -47,7 +47,7 @@ def change_a_record(directory):
 
 def change_a_checkpoint(directory):
     path = directory / store.CHECKPOINTS
-    path.write_bytes(path.read_bytes().replace(b'"event_count":2', b'"event_count":1'))
+    path.write_bytes(path.read_bytes().replace(b'"event_count":3', b'"event_count":2'))
 
 
 def cut_below_a_checkpoint(directory):
@@ -67,12 +67,12 @@ def change_the_id(directory):
 
 
 def add_after_the_end(directory):
-    lines, _, _ = made.encode_log([*made.SMALL, made.network(9)])
+    lines, _, _ = made.encode_log([*made.payloads_of(directory), made.ended(), made.network(9)])
     (directory / store.LOG).write_bytes(b"".join(lines))
 
 
 def final_checkpoint_without_an_end(directory):
-    payloads = made.SMALL[:-1]
+    payloads = made.payloads_of(directory)
     lines = made.checkpoint_lines(*made.encode_log(payloads), [len(payloads)], final=True)
     (directory / store.CHECKPOINTS).write_bytes(b"".join(lines))
 
@@ -174,11 +174,11 @@ def test_one_session(run, root):
     torn(root)
     assert run("latest") == (
         0,
-        f"recovered   {ID}  6 records, sealed now, 30 bytes of a torn record kept in"
+        f"recovered   {ID}  8 records, sealed now, 30 bytes of a torn record kept in"
         " audit-events.ndjson.torn; how the command ended is not known\n",
         f"hint: `nono-trio audit verify {ID}` proves it\n",
     )
-    assert run(ID) == (0, f"sealed      {ID}  6 records, sealed before: nothing to do\n", "")
+    assert run(ID) == (0, f"sealed      {ID}  8 records, sealed before: nothing to do\n", "")
 
 
 def test_all_crashed_ones_and_no_other(run, root):

@@ -55,10 +55,10 @@ def upstream_session(tmp_path, log, name="n5"):
 def test_a_sealed_session_is_verified(session):
     answer = verify(session)
     assert (answer.verdict, answer.exit_code, answer.first_bad) == ("verified", 0, None)
-    assert (answer.event_count, answer.sealed, answer.notes) == (5, True, [])
+    assert (answer.event_count, answer.sealed, answer.notes) == (7, True, [])
     assert answer.chain_head == answer.stored.chain_head
     assert answer.merkle_root == answer.stored.merkle_root
-    assert (answer.checkpoints.count, answer.checkpoints.last_sequence) == (3, 4)
+    assert (answer.checkpoints.count, answer.checkpoints.last_sequence) == (3, 6)
     assert answer.checkpoints.matches
     assert answer.ledger.found
     assert answer.ledger.matches
@@ -82,6 +82,7 @@ def test_the_json_shape(session):
         "chain_head",
         "merkle_root",
         "sealed",
+        "rules",
         "stored",
         "checkpoints",
         "ledger",
@@ -97,8 +98,8 @@ def test_the_json_shape(session):
 
 @pytest.mark.parametrize("name", [name for name in LOGS if name != "rust_all_types"])
 def test_an_upstream_session_is_verified_with_notes(name):
-    answer = verify(VECTORS / name)
-    assert (answer.verdict, answer.first_bad) == ("verified", None)
+    answer = verify(VECTORS / name, upstream=True)
+    assert (answer.verdict, answer.rules, answer.first_bad) == ("verified", "nono", None)
     assert answer.merkle_root == load(name, "integrity.json")["merkle_root"]
     assert any("upstream nono's rules" in note for note in answer.notes)
     assert any("no ledger line" in note for note in answer.notes)
@@ -108,7 +109,14 @@ def test_all_seven_payload_types_verify(tmp_path):
     integrity = load("rust_all_types", "integrity.json")
     directory = upstream_session(tmp_path, VECTORS / "rust_all_types" / store.LOG)
     change_session(directory, audit_integrity=integrity, audit_event_count=9)
-    assert verify(directory).verdict == "verified"
+    assert verify(directory, upstream=True).verdict == "verified"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_upstreams_weaker_rules_are_for_who_asks_for_them(quick):
+    answer = verify(VECTORS / "n5", quick=quick)
+    assert (answer.verdict, answer.exit_code) == ("unreadable", 2)
+    assert any("--upstream" in note for note in answer.notes)
 
 
 # -- upstream's negative vectors ------------------------------------------------------------------
@@ -118,7 +126,7 @@ def test_all_seven_payload_types_verify(tmp_path):
 def test_upstreams_verdicts_with_a_stored_summary(name, tmp_path):
     directory = upstream_session(tmp_path, VECTORS / "negative" / name / store.LOG)
     upstream = NEGATIVE[name]["stored_n5"]
-    answer = verify(directory)
+    answer = verify(directory, upstream=True)
     assert answer.verdict == ("verified" if upstream["ok"] else "tampered")
     if not upstream["ok"]:
         failure = next(ours for theirs, ours in CLASSES.items() if theirs in upstream["error"])
@@ -164,11 +172,14 @@ def test_a_log_file_by_itself_is_never_verified(session, tmp_path):
     alone = tmp_path / "alone.ndjson"
     alone.write_bytes(log_of(session).read_bytes())
     answer = verify(alone)
-    assert (answer.verdict, answer.event_count, answer.session_id) == ("crashed", 5, None)
+    assert (answer.verdict, answer.event_count, answer.session_id) == ("crashed", 7, None)
 
 
 @pytest.mark.parametrize("missing", ["log", "directory", "session.json"])
-def test_what_is_not_there_is_unreadable(session, missing):
+@pytest.mark.parametrize("in_ledger", [False, True])
+def test_what_is_not_there(root, missing, in_ledger):
+    """Unreadable, unless the ledger says that it has to be there."""
+    session = made.build(root, in_ledger=in_ledger)
     if missing == "log":
         log_of(session).unlink()
     elif missing == "directory":
@@ -176,7 +187,8 @@ def test_what_is_not_there_is_unreadable(session, missing):
     else:
         (session / store.SESSION).write_bytes(b"{")
     answer = verify(session)
-    assert (answer.verdict, answer.exit_code) == ("unreadable", 2)
+    known = ("missing", 1) if missing == "directory" else ("tampered", 1)
+    assert (answer.verdict, answer.exit_code) == (known if in_ledger else ("unreadable", 2))
     assert answer.notes
 
 
@@ -221,7 +233,7 @@ def test_hostile_json_has_a_clear_verdict(kind, ours, root, tmp_path):
     upstream = upstream_session(tmp_path, VECTORS / "n5" / store.LOG)
     directory = made.build(root) if ours else upstream
     log_of(directory).write_bytes(line + b"".join(made.encode_log(made.SMALL)[0][1:]))
-    answer = verify(directory)
+    answer = verify(directory, upstream=not ours)
     assert (answer.verdict, answer.first_bad.line) == ("tampered", 1)
     assert len(answer.first_bad.got) < 200
     assert len(answer.first_bad.expected) < 200
@@ -271,8 +283,8 @@ def test_upstream_reads_hashes_in_either_case_but_nothing_else(tmp_path):
 
 
 def test_the_worst_verdict_decides():
-    order = ["verified", "open", "crashed", "unreadable", "tampered"]
-    codes = [0, 5, 6, 2, 1]
+    order = ["verified", "open", "crashed", "unreadable", "missing", "tampered"]
+    codes = [0, 5, 6, 2, 1, 1]
     for count in range(1, len(order) + 1):
         assert worst(order[:count]) == codes[count - 1]
         assert worst(reversed(order[:count])) == codes[count - 1]
@@ -294,9 +306,10 @@ def test_memory_does_not_grow_with_the_log(root):
     assert peak < 12_000_000
 
 
-def test_facts_without_a_status_are_judged_by_the_seal(root):
+def test_facts_that_the_policy_does_not_have_are_tampering(root):
     directory = made.unsealed(root)
     metadata = store.read_metadata(directory)
     metadata.nono_trio = NonoTrioFacts(version="0.1.0")
     store.write_session_json(directory, metadata)
-    assert verify(directory).verdict == "crashed"
+    answer = verify(directory)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", "session.json mismatch")

@@ -22,8 +22,8 @@ def root(tmp_path):
 
 def test_a_crashed_session_is_good_up_to_its_last_record(root):
     answer = verify(made.unsealed(root))
-    assert (answer.verdict, answer.exit_code, answer.event_count) == ("crashed", 6, 4)
-    assert any("good up to sequence 3" in note for note in answer.notes)
+    assert (answer.verdict, answer.exit_code, answer.event_count) == ("crashed", 6, 5)
+    assert any("good up to sequence 4" in note for note in answer.notes)
     assert not answer.sealed
 
 
@@ -42,7 +42,7 @@ def test_an_unsealed_log_cut_at_every_byte(root, alive):
     """Below a checkpoint's offset, durable bytes are gone; above it, it is a crash."""
     directory = made.unsealed(root, **(alive_facts() if alive else {}))
     whole = log_of(directory).read_bytes()
-    covered = sum(map(len, whole.splitlines(keepends=True)[:2]))
+    covered = sum(map(len, whole.splitlines(keepends=True)[:3]))
     for size in range(len(whole) + 1):
         overwrite(log_of(directory), whole[:size])
         answer = verify(directory)
@@ -74,7 +74,7 @@ def test_flipped_bytes_of_an_unsealed_log(root, pattern):
             assert answer.verdict == "tampered", position
         else:
             assert answer.verdict in ("tampered", "crashed")
-            assert answer.event_count == (2 if position == last_line else 3)
+            assert answer.event_count == (3 if position == last_line else 4)
             assert answer.verdict == "crashed" or answer.first_bad.failure != "parse error"
 
 
@@ -84,7 +84,7 @@ def test_what_a_crash_may_leave_behind_the_last_record(root, tail):
     with log_of(directory).open("ab") as file:
         file.write(tail)
     answer = verify(directory)
-    assert (answer.verdict, answer.event_count) == ("crashed", 4)
+    assert (answer.verdict, answer.event_count) == ("crashed", 5)
     assert f"the last {len(tail)} bytes are no whole record: a torn tail" in answer.notes
 
 
@@ -155,7 +155,7 @@ def test_a_directory_without_session_json_is_an_unsealed_prefix(root):
     directory = made.unsealed(root)
     (directory / store.SESSION).unlink()
     answer = verify(directory)
-    assert (answer.verdict, answer.event_count) == ("crashed", 4)
+    assert (answer.verdict, answer.event_count) == ("crashed", 5)
     assert answer.session_id == directory.name
 
 
@@ -170,10 +170,11 @@ def test_an_empty_log_of_a_crashed_session(root):
 def test_a_log_is_judged_while_it_is_written(root):
     """Whatever instant the verifier comes at, a running session is never called tampered."""
     payloads = [made.started(), *(made.network(n) for n in range(400)), made.ended()]
+    directory = made.unsealed(root, payloads=payloads[:-1], counts=(), **alive_facts())
+    payloads = [*made.payloads_of(directory), made.ended()]
     lines, leaves, heads = made.encode_log(payloads)
     counts = range(1, len(lines), 3)
     marks = made.checkpoint_lines(lines, leaves, heads, counts, final=False)
-    directory = made.unsealed(root, payloads=payloads[:1], counts=(), **alive_facts())
     checkpoints = directory / store.CHECKPOINTS
     log_of(directory).write_bytes(b"")
 

@@ -96,7 +96,7 @@ def test_twenty_thousand_requests_from_64_clients(
         assert process.wait(30) == 0
     code, verdict = sessions.verdict()
     assert (code, verdict["verdict"]) == (0, "verified")
-    assert verdict["event_count"] == total + 2
+    assert verdict["event_count"] == total + 4  # start, policy, summary, end
     assert peak < MEMORY_LIMIT_KB
 
 
@@ -133,7 +133,7 @@ def test_proxy_says_where_it_is_and_ends_with_zero(sessions: Sessions) -> None:
         process.terminate()
         assert process.wait(20) == 0
     assert [record["event"]["type"] for record in sessions.records()] == [
-        "session_started", "session_ended",
+        "session_started", "network", "network", "session_ended",
     ]  # fmt: skip
 
 

@@ -12,12 +12,13 @@ import trio
 import trio.testing
 
 from nono_trio.audit import writer as writer_module
-from nono_trio.audit.files import LOST_TARGET, LogFiles
+from nono_trio.audit.files import LogFiles
 from nono_trio.audit.log import AppendFile, ChainedLog
 from nono_trio.audit.recorder import NOT_RECORDED, QUEUE_SECONDS, Recorder
 from nono_trio.audit.verify import verify
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import Flow, NetworkEvent, SessionEnded, SessionStarted
+from nono_trio.core.log_records import LOST_TARGET
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ async def test_checkpoints_follow_the_log(
     lines = checkpoints.read_bytes().splitlines()
     counts = [json.loads(line)["event_count"] for line in lines]
     assert counts[-3:] == ([] if sync == "never" else [2, 3, 4])
-    assert verify(tmp_path).verdict == "crashed"
+    assert verify(tmp_path, upstream=True).verdict == "crashed"
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -38,9 +38,6 @@ KEPT_FOR_CHECKPOINTS = 8 * 1024  # the final one, with two signatures
 
 INDENTATION = 512  # what an event takes more in session.json than in the log, every field set
 
-# The target of records that are about the log itself: no host name has a colon in it.
-LOST_TARGET = "nono-trio:audit"
-
 
 def rfc3339(time: datetime | None = None) -> str:
     """Return `time` (default: now) in UTC, RFC 3339, microseconds."""

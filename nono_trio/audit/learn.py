@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from nono_trio.audit.read import flows, records
 from nono_trio.audit.store import FLOWS, LOG
 from nono_trio.core.addresses import AddressClass, classify
-from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, entry, lifting_entry, noted_scheme
+from nono_trio.core.denials import LOOK_UP, entry, lifting_entry, noted_scheme
 from nono_trio.core.events import Network
 from nono_trio.core.hosts import BadHost, parse_host
+from nono_trio.core.log_records import is_about_log
 from nono_trio.core.rules import is_localhost, parse_allow
 from nono_trio.errors import UsageError
 
@@ -110,7 +111,7 @@ def learn(directory: Path) -> Learned:
 
 def _take(learned: Learned, event: NetworkEvent) -> None:
     port = event.port
-    if port is None or not event.target or event.target.startswith(OWN_TARGETS):
+    if port is None or not event.target or is_about_log(event):
         return
     reason = event.reason or ""
     if event.decision == "allow" and reason.startswith((OPEN_PORT, LISTEN_PORT)):

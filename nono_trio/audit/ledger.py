@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEDGER = "ledger.ndjson"
+# Before the id of a session that was removed on purpose, in a line of its own.
+REMOVED_PREFIX = "removed-"
 LOCK = "ledger.lock"
 TORN = "ledger.torn"
 
@@ -57,16 +59,28 @@ class BadLedgerLine(msgspec.Struct, kw_only=True, frozen=True):
 class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
     """What reading the whole ledger found.
 
-    `digests` maps session id to the digest of its last good line; `torn_tail` says that the file
-    ends in half a line, which a crash explains and which breaks nothing before it.
+    `digests` maps session id to the digest of its first good line, `condemned` to the fault that
+    takes this proof away, `removed` (sessions that were forgotten on purpose) to the digest they
+    had. `torn_tail` says that the file ends in half a line, which a crash explains and which breaks
+    nothing before it. `first_bad` is the first fault of all.
     """
 
     present: bool
     count: int
     chain_head: str | None
     digests: dict[str, str]
+    condemned: dict[str, BadLedgerLine]
+    removed: dict[str, str]
     first_bad: BadLedgerLine | None
     torn_tail: bool
+
+    def has_line_for(self, session_id: str) -> bool:
+        """Whether a line, damaged or not, says that this session was sealed."""
+        return session_id in self.digests or session_id in self.condemned
+
+    def knows(self, session_id: str) -> bool:
+        """Whether this session was sealed and not removed on purpose since: it has to be there."""
+        return self.has_line_for(session_id) and session_id not in self.removed
 
 
 def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str) -> LedgerRecord:
@@ -84,12 +98,17 @@ def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str
         ) from error
 
 
+def append_removed(audit_root: Path, session_id: str, digest_hex: str, time: str) -> LedgerRecord:
+    """Say durably that a session is removed on purpose; as `append`."""
+    return append(audit_root, REMOVED_PREFIX + session_id, digest_hex, time)
+
+
 def read(audit_root: Path) -> Iterator[LedgerRecord]:
     """The ledger's records in order, as they stand; a torn last line is left out.
 
     Yields nothing when there is no ledger. Raises LogUnreadable for a whole line that is no record.
     """
-    for number, _, line in _lines(audit_root):
+    for number, _, line in _lines(audit_root / LEDGER):
         if not line.endswith(b"\n"):
             return
         try:
@@ -101,45 +120,128 @@ def read(audit_root: Path) -> Iterator[LedgerRecord]:
 
 
 def verify(audit_root: Path, session_id: str | None = None) -> LedgerReport:
-    """Check every line's sequence and hash; `digests` holds only `session_id` if that is given.
+    """Check every line and every link; the report is about `session_id` only if that is given."""
+    return verify_file(audit_root / LEDGER, session_id)
 
-    Stops at the first bad line: a line after a broken one proves nothing.
-    """
-    digests: dict[str, str] = {}
-    count, head = 0, None
-    bad: BadLedgerLine | None = None
+
+def verify_file(path: Path, session_id: str | None = None) -> LedgerReport:
+    """As `verify`, for a ledger under any name; raises LogUnreadable."""
+    walk = _Walk(session_id)
     torn = False
-    for number, offset, line in _lines(audit_root):
+    for number, offset, line in _lines(path):
         if not line.endswith(b"\n"):
             torn = True
             break
-        checked = _check(line, number, offset, count, head)
-        if isinstance(checked, BadLedgerLine):
-            bad = checked
-            break
-        count, head = count + 1, checked.chain_hash
-        if session_id is None or checked.session_id == session_id:
-            digests[checked.session_id] = checked.session_digest
+        walk.take(line, number, offset)
     return LedgerReport(
-        present=(audit_root / LEDGER).exists(),
-        count=count,
-        chain_head=head,
-        digests=digests,
-        first_bad=bad,
+        present=path.exists(),
+        count=walk.count,
+        chain_head=walk.last.chain_hash if walk.last else None,
+        digests=walk.digests,
+        condemned=walk.condemned,
+        removed=walk.removed,
+        first_bad=walk.first_bad,
         torn_tail=torn,
     )
 
 
-def _lines(audit_root: Path) -> Iterator[tuple[int, int, bytes]]:
+class _Walk:
+    """One pass over the ledger's lines.
+
+    A line that is not good by itself condemns the session it names. A line whose successor was
+    chained to something else was changed after that, so it is condemned too. Whatever is good by
+    itself and vouched for by what follows stays good: one bad byte must not condemn every session.
+    """
+
+    def __init__(self, only: str | None) -> None:
+        self.count = 0
+        self.last: LedgerRecord | None = None
+        self.digests: dict[str, str] = {}
+        self.condemned: dict[str, BadLedgerLine] = {}
+        self.removed: dict[str, str] = {}
+        self.first_bad: BadLedgerLine | None = None
+        self._only = only
+        self._unreadable = 0  # lines since the last good one
+        self._place = (0, 0)
+
+    def take(self, line: bytes, number: int, offset: int) -> None:
+        """Take the next whole line."""
+        self._place = (number, offset)
+        try:
+            record = decode_ledger_record(line)
+            canonical = encode_ledger_record(record) == line
+        except MALFORMED as error:
+            self._unread("parse error", "a ledger record", error)
+            return
+        chain = _chain_of(record)
+        if not chain:
+            self._unread("prev_chain mismatch", "a hash", record.prev_chain, record.session_id)
+        elif chain != record.chain_hash:
+            self._unread("chain hash mismatch", chain, record.chain_hash, record.session_id)
+        elif not canonical:
+            self._unread("line not canonical", "our spelling", "another", record.session_id)
+        elif self._is_linked(record):
+            self.count += 1
+            self.last = record
+            self._unreadable = 0
+            self._note(record)
+
+    def _unread(
+        self, failure: str, expected: object, got: object, condemned: str | None = None
+    ) -> None:
+        self._bad(failure, expected, got, condemned)
+        self._unreadable += 1
+
+    def _is_linked(self, record: LedgerRecord) -> bool:
+        """Compare a line with the one before it; False for one that is not where it belongs."""
+        expected = self.last.sequence + 1 if self.last else 0
+        head = self.last.chain_hash if self.last else None
+        if record.sequence < expected or (not record.sequence and record.prev_chain is not None):
+            self._bad("sequence mismatch", expected, record.sequence, record.session_id)
+            return False
+        if record.sequence > expected:
+            if record.sequence != expected + self._unreadable:
+                self._bad("sequence mismatch", expected, record.sequence)
+        elif record.prev_chain != head:
+            changed = self.last.session_id if self.last else record.session_id
+            self._bad("prev_chain mismatch", head, record.prev_chain, changed)
+        return True
+
+    def _note(self, record: LedgerRecord) -> None:
+        """The first line for a session wins; a second must say the same."""
+        forgotten = record.session_id.startswith(REMOVED_PREFIX)
+        session_id = record.session_id.removeprefix(REMOVED_PREFIX)
+        if self._only not in (None, session_id):
+            return
+        if forgotten:
+            self.removed[session_id] = record.session_digest
+        first = self.digests.get(session_id)
+        if first is None:
+            if not forgotten:
+                self.digests[session_id] = record.session_digest
+        elif first != record.session_digest:
+            self._bad("a second digest", first, record.session_digest, session_id)
+
+    def _bad(
+        self, failure: str, expected: object, got: object, condemned: str | None = None
+    ) -> None:
+        number, offset = self._place
+        bad = BadLedgerLine(
+            line=number, offset=offset, failure=failure, expected=str(expected), got=str(got)
+        )
+        self.first_bad = self.first_bad or bad
+        if condemned is not None and self._only in (None, condemned):
+            self.condemned.setdefault(condemned, bad)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(line number, offset, line) of the ledger; nothing when there is none."""
     try:
-        ledger = open_regular(audit_root / LEDGER)
+        ledger = open_regular(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise LogUnreadable(
-            f"{audit_root / LEDGER} can't be read: {error.strerror or error}"
-        ) from error
+        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
     offset = 0
     with ledger:
         # A ledger that is all hole must not be read into memory as one line.
@@ -152,30 +254,10 @@ def _lines(audit_root: Path) -> Iterator[tuple[int, int, bytes]]:
             offset += len(line)
 
 
-def _check(
-    line: bytes, number: int, offset: int, sequence: int, head: str | None
-) -> LedgerRecord | BadLedgerLine:
-    def bad(failure: str, expected: object, got: object) -> BadLedgerLine:
-        return BadLedgerLine(
-            line=number, offset=offset, failure=failure, expected=str(expected), got=str(got)
-        )
-
-    try:
-        record = decode_ledger_record(line)
-    except MALFORMED as error:
-        return bad("parse error", "a ledger record", error)
-    if record.sequence != sequence:
-        return bad("sequence mismatch", sequence, record.sequence)
-    if record.prev_chain != head:
-        return bad("prev_chain mismatch", head, record.prev_chain)
-    chain = _chain_of(record)
-    if chain != record.chain_hash:
-        return bad("chain hash mismatch", chain, record.chain_hash)
-    return record
-
-
 def _chain_of(record: LedgerRecord) -> str:
-    """The chain hash that the record's own fields lead to."""
+    """The chain hash that the record's own fields lead to; empty if `prev_chain` is no hash."""
+    if record.prev_chain is not None and not _is_hash(record.prev_chain):
+        return ""
     return ledger_chain_hash(
         record.prev_chain,
         record.sequence,
@@ -183,6 +265,10 @@ def _chain_of(record: LedgerRecord) -> str:
         record.session_digest,
         record.completed_at,
     )
+
+
+def _is_hash(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
 @contextlib.contextmanager

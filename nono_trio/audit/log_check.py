@@ -14,6 +14,7 @@ from nono_trio.audit.checkpoints import TRUNCATED, CheckpointCursor
 from nono_trio.audit.read import MAX_LINE, lines
 from nono_trio.audit.verdict import FirstBad
 from nono_trio.core.events import Network, SessionEnded, SessionStarted
+from nono_trio.core.log_records import POLICY_SEQUENCE, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 FIRST_RECORD = "first record mismatch"
 AFTER_END = "record after session_ended"
 NETWORK_EVENTS = "network_events mismatch"
+
+
+# Pages of a file may reach the disk in any order: after a loss of power a page that did not is read
+# as zeros, with good lines after it. No record has a raw zero byte.
+_HOLE = b"\0"
 
 
 class LogCheck:
@@ -52,6 +58,11 @@ class LogCheck:
         self.started: SessionStarted | None = None
         self.ended: SessionEnded | None = None
         self.network_count = 0
+        self.tally = Tally()
+        self.second: Payload | None = None
+        self.before_last: Payload | None = None
+        """The record before the last one: in a sealed log the summary's."""
+        self.last: Payload | None = None
         self._log = log
         self._size = size
         self._strict = strict
@@ -84,7 +95,14 @@ class LogCheck:
         self.good_bytes += len(line)
         self._good = self.chain.count
         if payload is not None:
+            self._remember(payload)
             self._observe(payload)
+
+    def _remember(self, payload: Payload) -> None:
+        if self.chain.count == POLICY_SEQUENCE + 1:
+            self.second = payload
+        self.before_last, self.last = self.last, payload
+        self.tally.add(payload)
 
     def _check_place(self, payload: Payload) -> None:
         """session_started is first, session_ended is last, and session.json repeats the rest."""
@@ -121,8 +139,9 @@ class LogCheck:
         half = not line.endswith(b"\n") and len(line) < MAX_LINE
         last = half or self.good_bytes + len(line) >= self._size
         due = self.cursor.pending if self.cursor is not None else None
-        if last and not bad.parsed and due is None and not self._sealed:
-            self.torn_bytes = len(line)
+        crash = last or _HOLE in line
+        if crash and not bad.parsed and due is None and not self._sealed:
+            self.torn_bytes = len(line) if last else self._size - self.good_bytes
             return
         if last and not bad.parsed and due is not None and self._size < due.offset:
             bad = BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._size} bytes")

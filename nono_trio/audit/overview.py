@@ -11,11 +11,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nono_trio.audit.files import LOST_TARGET
 from nono_trio.audit.read import MAX_LINE, flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
-from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, DeniedHost
+from nono_trio.core.denials import LOOK_UP, DeniedHost
 from nono_trio.core.events import Network, SandboxRuntime, SessionEnded
+from nono_trio.core.log_records import is_about_log, is_binding
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import LogUnreadable
 
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 Status: TypeAlias = Literal["running", "crashed", "sealed"]
 
 SCAN_BLOCK = 1024 * 1024
+# Records about the log are no decisions: these two are written as allowed, all others as denied.
+ABOUT_LOG = b'"target":"nono-trio:'
+BINDING = (b'"target":"nono-trio:policy"', b'"target":"nono-trio:summary"')
 # Once in every record: a quote inside a JSON string is escaped, so no text can look like these.
-# Of one length, so that one overlap between blocks serves both and counts neither twice.
+# What is looked for in a window may lie across two blocks; what lies in the overlap whole was
+# counted before.
 ALLOW = b'"decision":"allow"'
 DENY = b'"decision":"deny",'
 # A child can name any number of hosts; those beyond this are counted together.
@@ -76,8 +80,9 @@ def counts_of(session: StoredSession) -> Counts:
 
 def scan(log: Path) -> Counts:
     """Counts taken from the bytes of a log, at the speed of the disk."""
-    events = allowed = denied = 0
-    overlap = len(ALLOW) - 1
+    events = 0
+    found = dict.fromkeys((ALLOW, DENY, ABOUT_LOG, *BINDING), 0)
+    overlap = max(map(len, found)) - 1
     try:
         with log.open("rb") as file:
             before, unended = b"", 0
@@ -87,14 +92,16 @@ def scan(log: Path) -> Counts:
                     raise LogUnreadable(f"{log} has a line of more than {MAX_LINE} bytes in it")
                 window = before + block
                 events += block.count(b"\n")
-                allowed += window.count(ALLOW)
-                denied += window.count(DENY)
+                for text in found:
+                    found[text] += window.count(text) - before.count(text)
                 before = window[-overlap:]
     except FileNotFoundError:
         pass
     except OSError as error:
         raise LogUnreadable(f"{log} can't be read: {error.strerror or error}") from error
-    return Counts(events, allowed, denied)
+    binding = sum(found[text] for text in BINDING)
+    denied = found[DENY] - (found[ABOUT_LOG] - binding)
+    return Counts(events, found[ALLOW] - binding, denied)
 
 
 @dataclass
@@ -148,7 +155,7 @@ class Story:
         """What was denied, by host, by number of requests and then by name."""
         denied: dict[str, DeniedHost] = {}
         for count in self.hosts.values():
-            if count.decision != "deny" or count.target.startswith(OWN_TARGETS):
+            if count.decision != "deny":
                 continue
             host = denied.setdefault(count.target, DeniedHost(count.target))
             if count.look_up:
@@ -191,8 +198,10 @@ def _tell_record(story: Story, record: LogRecord) -> None:
 
 def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:
     event = payload.event
+    if is_binding(event):
+        return
     story.decisions += 1
-    if event.target != LOST_TARGET:  # what is about the log itself is in the timeline only
+    if not is_about_log(event):  # what is about the log itself is in the timeline only
         story.allowed += event.decision == "allow"
         story.denied += event.decision == "deny"
         look_up = event.method == LOOK_UP

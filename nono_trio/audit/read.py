@@ -73,6 +73,16 @@ def _require_a_line(line: bytes, path: Path) -> None:
         )
 
 
+def is_zeros(path: Path, begin: int) -> bool:
+    """Whether everything from byte `begin` on is zero bytes; raises OSError."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        while block := file.read(BLOCK):
+            if block.strip(b"\0"):
+                return False
+    return True
+
+
 def records(path: Path) -> Iterator[LogRecord]:
     """The records of a log in order; lines that are none are passed over.
 

@@ -4,8 +4,9 @@ Rules of this file:
 - Only what `audit verify` calls `crashed` is touched: the log is read by verify's own pass first,
   and a log with a fault in it, or with a live writer, is left as it is.
 - Nothing is thrown away: a torn tail is copied to `<file>.torn` and synced before it is cut.
-- Nothing is made up: how the child ended is not known, so `session_ended` has LOST_EXIT_CODE, and
-  its time is the last sign of life. A record before it says that, and how much, was cut.
+- Nothing is made up: what the session was is taken from what its log binds; how the child ended is
+  not known, so `session_ended` has LOST_EXIT_CODE, and its time is the last sign of life. A record
+  before it says that, and how much, was cut.
 - What counts is what the disk has: the page cache may still hold what a sync failed to write.
 - Root recovers the session of another user as that user (see `ownership`).
 - Each step leaves a session that is still `crashed` and can be recovered again, until session.json
@@ -17,29 +18,38 @@ Pure of the loop, blocking; whoever calls it waits for a few syncs and one readi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import re
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.files import LOST_TARGET, append_checkpoint, lock, unix_ms
+from nono_trio.audit.files import append_checkpoint, lock, unix_ms
 from nono_trio.audit.log import AppendFile, ChainedLog
 from nono_trio.audit.machine import forget_cached
 from nono_trio.audit.ownership import as_owner
-from nono_trio.audit.read import lines, size_of
-from nono_trio.audit.session_record import sealed_metadata
+from nono_trio.audit.read import size_of
+from nono_trio.audit.seal import (
+    file_digest,
+    own_facts,
+    sealed_metadata,
+    summary_of,
+    write_summary,
+)
 from nono_trio.audit.survey import Survey
 from nono_trio.audit.verdict import SCHEMA, FirstBad
 from nono_trio.core.events import (
     LOST_EXIT_CODE,
-    Network,
-    NetworkEvent,
     SessionEnded,
     SessionStarted,
     encode_payload,
+)
+from nono_trio.core.log_records import (
+    POLICY_SEQUENCE,
+    POLICY_TARGET,
+    binding_record,
+    gap_record,
+    note_record,
 )
 from nono_trio.core.metadata import (
     NonoTrioFacts,
@@ -54,6 +64,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.core.events import Payload
+    from nono_trio.core.seal_summary import SealSummary
 
 Outcome: TypeAlias = Literal["recovered", "sealed", "running", "tampered", "unreadable", "failed"]
 
@@ -69,7 +80,6 @@ EXIT_CODES: dict[Outcome, int] = {
 
 TORN = ".torn"  # what is appended to a file's name for the bytes that were cut from it
 MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far below this
-_GAP = re.compile(r"([0-9]{1,18}) events lost: ")
 
 
 class Recovery(msgspec.Struct, kw_only=True):
@@ -140,7 +150,7 @@ def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]
         answer.outcome, answer.reason = "running", "its supervisor is alive"
         return
     found = Survey(directory)
-    answer.first_bad = found.fault(metadata)
+    answer.first_bad = found.fault()
     if answer.first_bad is not None:
         answer.outcome = "tampered"
         answer.event_count = found.count
@@ -170,10 +180,13 @@ class _Sealing:
             ledger.sync_directory(self._directory)
             answer.torn_bytes = self._torn_bytes()
             log = self._found.resume(files[store.LOG])
-            ended = self._end(log)
-            files[store.FLOWS].sync()
-            lost = self._checkpoint(log, files[store.CHECKPOINTS])
-            self._publish(self._sealed(log, ended, lost))
+            for name in (store.FLOWS, store.PROCESSES):
+                if name in files:
+                    files[name].sync()
+            summary, ended = self._end(log)
+            self._checkpoint(log, files[store.CHECKPOINTS])
+            events = self._found.network_events
+            self._publish(sealed_metadata(self._metadata, ended, log.position(), events, summary))
         answer.outcome, answer.event_count = "recovered", log.sequence
         answer.exit_code_known = ended.exit_code != LOST_EXIT_CODE
 
@@ -189,83 +202,76 @@ class _Sealing:
     def _torn_bytes(self) -> int:
         return size_of(self._directory / (store.LOG + TORN))
 
-    def _end(self, log: ChainedLog) -> SessionEnded:
-        """Append what the log lacks, in one write; its own end stands where it has one."""
-        self._step("end")
-        ended = self._found.ended
-        if ended is None:
+    def _end(self, log: ChainedLog) -> tuple[SealSummary, SessionEnded]:
+        """Write the summary and what the log lacks; its own end stands where it has one."""
+        summary, ended = self._found.summary, self._found.ended
+        if summary is None or ended is None:
             payloads = self._missing_records()
-            ended = payloads[-1]
-            log.append([encode_payload(payload) for payload in payloads])
-            for payload in payloads:
-                self._found.observe(payload)
+            ended = SessionEnded(
+                ended=self._found.last_sign_of_life(self._metadata.started),
+                exit_code=LOST_EXIT_CODE,
+            )
+            self._found.add(payloads)
+            count = log.sequence + len(payloads) + 2  # the summary's record and the end
+            summary = summary_of(
+                self._directory,
+                self._facts(),
+                count,
+                self._metadata.executable_identity,
+                recovered=True,
+            )
+            self._step("summary")
+            binding = write_summary(self._directory, summary)
+            self._found.add([binding])
+            self._step("end")
+            log.append([encode_payload(payload) for payload in (*payloads, binding, ended)])
         self._step("sync")
         log.file.sync()
-        return ended
+        return summary, ended
 
-    def _missing_records(self) -> tuple[*tuple[Payload, ...], SessionEnded]:
-        """The last records; also the first, where the supervisor was lost before writing it."""
-        metadata = self._metadata
-        ended = SessionEnded(
-            ended=self._found.last_sign_of_life(metadata.started), exit_code=LOST_EXIT_CODE
+    def _facts(self) -> NonoTrioFacts:
+        """The open session.json's facts, which the policy vouches for, and what was counted."""
+        facts, tally = own_facts(self._metadata), self._found.tally
+        return msgspec.structs.replace(
+            facts, lost_total=tally.lost, allowed_total=tally.allowed, denied_total=tally.denied
         )
+
+    def _missing_records(self) -> list[Payload]:
+        """The records before the summary's, the first two included where they are missing."""
+        metadata, found = self._metadata, self._found
         torn = self._torn_bytes()
         said = f"recovered: {torn} bytes of a torn record cut"
         said += f", kept in {store.LOG}{TORN}" if torn else ""
-        if self._found.count:
-            return _note(said), ended
-        started = SessionStarted(started=metadata.started, command=metadata.command)
-        return started, _note(f"{said}; session_started is taken from session.json"), ended
+        payloads: list[Payload] = []
+        if not found.count:
+            said += "; session_started is taken from session.json"
+            payloads.append(SessionStarted(started=metadata.started, command=metadata.command))
+        if found.count <= POLICY_SEQUENCE:
+            said += "; the policy is taken from policy.json"
+            policy = found.policy_text(metadata)
+            payloads.append(binding_record(POLICY_TARGET, policy, unix_ms()))
+        if found.unrecorded_losses:
+            reason = "the supervisor was lost before it recorded that"
+            payloads.append(gap_record(found.unrecorded_losses, reason, unix_ms()))
+        return [*payloads, note_record(said, unix_ms())]
 
-    def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> int:
-        """Write the final checkpoint unless it is there; return the number of lost events."""
+    def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> None:
+        """Write the final checkpoint unless it is there."""
         self._step("checkpoint")
-        last, lost = self._found.last_checkpoint, self._found.lost
+        last = self._found.last_checkpoint
         if last is None or not last.final:
-            append_checkpoint(checkpoints, log.position(), lost, self._flows_sha256())
-        return lost
-
-    def _flows_sha256(self) -> str:
-        path = self._directory / store.FLOWS
-        hasher = hashlib.sha256()
-        for line in lines(path, size_of(path)):
-            hasher.update(line)
-        return hasher.hexdigest()
-
-    def _sealed(self, log: ChainedLog, ended: SessionEnded, lost: int) -> SessionMetadata:
-        found = self._found
-        return sealed_metadata(
-            self._metadata,
-            ended,
-            log.position(),
-            found.network_events,
-            status="recovered",
-            lost_total=lost,
-            allowed_total=found.allowed,
-            denied_total=found.denied,
-        )
+            flows = file_digest(self._directory / store.FLOWS)
+            append_checkpoint(checkpoints, log.position(), self._found.tally.lost, flows.sha256)
 
     def _publish(self, metadata: SessionMetadata) -> None:
         """The ledger first: session.json must never claim a seal that the ledger does not know."""
         root = self._directory.resolve().parent
         digest = session_digest(metadata)
         self._step("ledger")
-        if ledger.verify(root, metadata.session_id).digests.get(metadata.session_id) != digest:
+        if not ledger.verify(root, metadata.session_id).has_line_for(metadata.session_id):
             ledger.append(root, metadata.session_id, digest, completed_at(metadata))
         self._step("session")
         store.write_session_json(self._directory, metadata)
-
-
-def _note(said: str) -> Network:
-    """A record about the log itself, in the form that the writer uses for gaps."""
-    event = NetworkEvent(
-        timestamp_unix_ms=unix_ms(),
-        mode="connect",
-        decision="deny",
-        target=LOST_TARGET,
-        reason=said,
-    )
-    return Network(event=event)
 
 
 def _set_aside(path: Path, whole: int) -> None:

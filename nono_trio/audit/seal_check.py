@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nono_trio.audit.bound_check import FLOWS_MISMATCH, SESSION_MISMATCH, differs
 from nono_trio.audit.checkpoints import (
     AFTER_SEAL,
     COUNT_MISMATCH,
@@ -37,18 +38,9 @@ if TYPE_CHECKING:
 
 NO_SEAL = "seal missing"
 NO_FINAL_CHECKPOINT = "final checkpoint missing"
-SESSION_MISMATCH = "session.json mismatch"
-FLOWS_MISMATCH = "flows mismatch"
 LEDGER_LINE_MISSING = "ledger line missing"
 DIGEST_MISMATCH = "session digest mismatch"
 LAST_RECORD = "last record mismatch"
-
-
-def differs(failure: str, expected: object, got: object) -> FirstBad | None:
-    """A FirstBad without a place in the log, if the two differ."""
-    if expected == got:
-        return None
-    return FirstBad(failure=failure, expected=str(expected), got=str(got))
 
 
 def check_integrity(
@@ -126,7 +118,7 @@ def check_lost(metadata: SessionMetadata, last: Checkpoint) -> FirstBad | None:
 def check_ledger(
     report: LedgerReport, metadata: SessionMetadata
 ) -> tuple[LedgerSeen, FirstBad | None]:
-    """The session's line in the ledger, and the ledger's own chain."""
+    """The session's line in the ledger; faults of other lines are no fault of this session."""
     found = report.digests.get(metadata.session_id)
     digest = session_digest(metadata)
     seen = LedgerSeen(
@@ -134,12 +126,12 @@ def check_ledger(
         matches=found == digest if found is not None else None,
         chain_verified=report.first_bad is None if report.present else None,
     )
-    if report.first_bad is not None:
-        bad = report.first_bad
+    condemned = report.condemned.get(metadata.session_id)
+    if condemned is not None:
         return seen, FirstBad(
-            failure=f"ledger {bad.failure}",
-            expected=f"{bad.expected} (line {bad.line} of ledger.ndjson)",
-            got=bad.got,
+            failure=f"ledger {condemned.failure}",
+            expected=f"{condemned.expected} (line {condemned.line} of ledger.ndjson)",
+            got=condemned.got,
         )
     if found is None:
         return seen, FirstBad(

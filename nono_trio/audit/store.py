@@ -38,12 +38,22 @@ if TYPE_CHECKING:
 LOG = "audit-events.ndjson"
 CHECKPOINTS = "checkpoints.ndjson"
 FLOWS = "flows.ndjson"
+PROCESSES = "processes.ndjson"
 SESSION = "session.json"
-NEW_SESSION = f".{SESSION}.new"  # what becomes session.json; holds the room for it until then
+POLICY = "policy.json"
+SUMMARY = "summary.json"
 LATEST = "latest"
 
 # Network events are most of it: 4096 of them, each of a few kilobytes at most (core/bounded.py).
 MAX_SESSION_BYTES = 64 * 1024 * 1024
+
+
+def new_name(name: str) -> str:
+    """What becomes the file `name` by a rename; it holds the room for it until then."""
+    return f".{name}.new"
+
+
+NEW_SESSION = new_name(SESSION)
 
 SEALED_STATUS = ("sealed", "recovered")
 
@@ -147,13 +157,17 @@ def discard_session_directory(directory: Path) -> None:
 
 
 def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
-    """Replace session.json as a whole and make it durable; blocks, raises OSError.
+    """Replace session.json as a whole and make it durable; blocks, raises OSError."""
+    replace_file(directory, SESSION, encode_metadata(metadata))
+
+
+def replace_file(directory: Path, name: str, data: bytes) -> None:
+    """Replace a small file as a whole and make it durable; blocks, raises OSError.
 
     After an error the old file stands as it was. Only who holds the session's log may call it.
     """
-    temporary = directory / NEW_SESSION
+    temporary = directory / new_name(name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # not cut: it may hold room
-    data = encode_metadata(metadata)
     with as_owner_of_path(directory):
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
@@ -161,7 +175,7 @@ def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
                 file.flush()
                 file.truncate(len(data))
                 os.fsync(file.fileno())
-            temporary.rename(directory / SESSION)
+            temporary.rename(directory / name)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

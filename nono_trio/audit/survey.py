@@ -1,4 +1,4 @@
-"""What a crash left of a session: one reading of its log, by `audit verify`'s own pass.
+"""What a crash left of a session: one reading of its log, by `audit verify`'s own checks.
 
 Rules of this file: nothing is changed here; whatever verify would call tampering is a fault here
 too, for sealing such a log would make it look whole. Memory is bounded as in session.json.
@@ -7,20 +7,26 @@ too, for sealing such a log would make it look whole. Memory is bounded as in se
 from __future__ import annotations
 
 import contextlib
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from nono_trio.audit import store
-from nono_trio.audit.files import LOST_TARGET, rfc3339
+from nono_trio.audit.bound_check import POLICY_MISMATCH, Bound, check_session
+from nono_trio.audit.evidence import gather, read_bound_file
+from nono_trio.audit.files import rfc3339
 from nono_trio.audit.log import ChainedLog
 from nono_trio.audit.log_check import LogCheck
 from nono_trio.audit.read import lines_backwards, size_of
-from nono_trio.audit.seal_check import LAST_RECORD, SESSION_MISMATCH, differs
+from nono_trio.audit.seal import opened_metadata
+from nono_trio.audit.seal_check import LAST_RECORD
 from nono_trio.audit.verdict import FirstBad
-from nono_trio.audit.verify import ID_MISMATCH
-from nono_trio.core.events import Network
-from nono_trio.core.metadata import MAX_NETWORK_EVENTS
+from nono_trio.audit.verify import FirstNetworkEvents, binding_fault
+from nono_trio.core.events import MALFORMED, Network
+from nono_trio.core.log_records import POLICY_SEQUENCE, is_about_log
+from nono_trio.core.session_policy import decode_policy
+from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,53 +34,49 @@ if TYPE_CHECKING:
     from nono_trio.audit.checkpoints import CheckpointCursor
     from nono_trio.audit.log import AppendFile
     from nono_trio.core.events import NetworkEvent, Payload, SessionEnded
+    from nono_trio.core.log_records import Tally
     from nono_trio.core.metadata import Checkpoint, SessionMetadata
-
-# The writer's own words for a gap. A request can't say them: a refused one's reason is fixed text.
-_GAP = re.compile(r"([0-9]{1,18}) events lost: ")
+    from nono_trio.core.seal_summary import SealSummary
 
 
 class Survey:
     """One reading of an unsealed session; raises OSError and LogUnreadable when it can't be read.
 
-    `allowed` and `denied` are counted as the writer counts them; `whole` says how many bytes of
-    each file are whole lines.
+    `whole` says how many bytes of each file are whole lines.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.network_events: list[NetworkEvent] = []
-        self.allowed = 0
-        self.denied = 0
-        self._lost = 0
         self._last_decision_ms = 0
         self._directory = directory
-        # As verify does: the checkpoints' size first, so that none covers bytes that came later.
-        checkpoints = directory / store.CHECKPOINTS
-        checkpoints_size = size_of(checkpoints)
-        log = directory / store.LOG
-        flows = directory / store.FLOWS
-        self._check = LogCheck(log, size_of(log), strict=True, sealed=False, observe=self.observe)
-        self._check.run(checkpoints, checkpoints_size)
+        self._events = FirstNetworkEvents()
+        self._bound = Bound(directory)
+        self._evidence = gather(directory, upstream=False)
+        self._check = LogCheck(
+            self._evidence.log,
+            self._evidence.log_size,
+            strict=True,
+            sealed=False,
+            observe=self._observe,
+        )
+        self._check.run(directory / store.CHECKPOINTS, self._evidence.checkpoints_size)
         self.whole = {
             store.LOG: self._check.good_bytes,
             store.CHECKPOINTS: self._cursor.whole_bytes if self._check.cursor else 0,
-            store.FLOWS: next(lines_backwards(flows, size_of(flows)), (0, b""))[0],
+            store.FLOWS: _whole_lines(directory / store.FLOWS),
         }
+        if (directory / store.PROCESSES).exists():
+            self.whole[store.PROCESSES] = _whole_lines(directory / store.PROCESSES)
 
-    def observe(self, payload: Payload) -> None:
-        """Count one good record."""
-        if not isinstance(payload, Network):
-            return
-        event = payload.event
-        if len(self.network_events) < MAX_NETWORK_EVENTS:
-            self.network_events.append(event)
-        if event.target == LOST_TARGET:
-            gap = _GAP.match(event.reason or "")
-            self._lost += int(gap[1]) if gap else 0
-            return
-        self._last_decision_ms = max(self._last_decision_ms, event.timestamp_unix_ms)
-        self.allowed += event.decision == "allow"
-        self.denied += event.decision == "deny"
+    def add(self, payloads: list[Payload]) -> None:
+        """Take records into account that a recovery adds at the end."""
+        for payload in payloads:
+            self._check.tally.add(payload)
+            self._observe(payload)
+
+    def _observe(self, payload: Payload) -> None:
+        self._events.observe(payload)
+        if isinstance(payload, Network) and not is_about_log(payload.event):
+            self._last_decision_ms = max(self._last_decision_ms, payload.event.timestamp_unix_ms)
 
     @property
     def count(self) -> int:
@@ -82,9 +84,24 @@ class Survey:
         return self._check.chain.count
 
     @property
+    def tally(self) -> Tally:
+        """Decisions and losses of the log, with what was added."""
+        return self._check.tally
+
+    @property
+    def network_events(self) -> list[NetworkEvent]:
+        """The first of them, as session.json repeats them."""
+        return self._events.first
+
+    @property
     def ended(self) -> SessionEnded | None:
         """The log's own end, where the supervisor was lost only after writing it."""
         return self._check.ended
+
+    @property
+    def summary(self) -> SealSummary | None:
+        """The summary that an ended log binds."""
+        return self._bound.summary
 
     @property
     def last_checkpoint(self) -> Checkpoint | None:
@@ -92,14 +109,36 @@ class Survey:
         return self._cursor.last
 
     @property
-    def lost(self) -> int:
-        """Events that were lost while recording; a final checkpoint has the last word."""
+    def unrecorded_losses(self) -> int:
+        """Events that a checkpoint says were lost, and that no record of the log tells of."""
         last = self.last_checkpoint
-        if last is not None and last.final:
-            return last.lost_total
-        return max(last.lost_total if last is not None else 0, self._lost)
+        return max(0, last.lost_total - self.tally.lost) if last is not None else 0
 
-    def fault(self, metadata: SessionMetadata) -> FirstBad | None:
+    @property
+    def binds_policy(self) -> bool:
+        """Whether the log got as far as the record that binds the policy."""
+        return self._bound.policy is not None
+
+    def policy_text(self, metadata: SessionMetadata) -> bytes:
+        """policy.json of a session that was lost before its record, if it fits session.json.
+
+        Raises LogUnreadable where there is none, so that nothing can be bound.
+        """
+        path = self._directory / store.POLICY
+        data = read_bound_file(path)
+        if data is None:
+            raise LogUnreadable(f"{path} is missing: what the session was allowed is not known")
+        try:
+            policy = decode_policy(data)
+        except MALFORMED as error:
+            raise LogUnreadable(f"{path} is no policy: {error}") from error
+        opened = opened_metadata(policy, metadata.started, metadata.command)
+        fault = check_session(opened, metadata)
+        if fault is not None:
+            raise LogUnreadable(f"{path} does not fit session.json: {fault.expected}, {fault.got}")
+        return data
+
+    def fault(self) -> FirstBad | None:
         """What makes it more than a crash; None for a session that may be sealed."""
         if self._check.first_bad is not None:
             return self._check.first_bad
@@ -107,13 +146,25 @@ class Survey:
         if last is not None and last.final and self.ended is None:
             expected = "session_ended before the final checkpoint"
             return FirstBad(failure=LAST_RECORD, expected=expected, got="none")
-        fault = differs(ID_MISMATCH, self._directory.resolve().name, metadata.session_id)
-        started = self._check.started
-        if fault is not None or started is None:
+        fault = binding_fault(self._evidence, self._check, self._bound, self._events.first)
+        metadata = self._evidence.metadata
+        if fault is not None or self.count > POLICY_SEQUENCE or metadata is None:
             return fault
-        return differs(
-            SESSION_MISMATCH, f"started {started.started}", f"started {metadata.started}"
-        ) or differs(SESSION_MISMATCH, f"command {started.command}", f"command {metadata.command}")
+        return self._first_record_fault(metadata)
+
+    def _first_record_fault(self, metadata: SessionMetadata) -> FirstBad | None:
+        """A log without its policy record: session.json is all there is to compare it with."""
+        if metadata.session_id != self._directory.resolve().name:
+            return FirstBad(
+                failure=POLICY_MISMATCH,
+                expected=self._directory.resolve().name,
+                got=metadata.session_id,
+            )
+        started = self._check.started
+        if started is None:
+            return None
+        said = msgspec.structs.replace(metadata, started=started.started, command=started.command)
+        return check_session(said, metadata)
 
     def last_sign_of_life(self, started: str) -> str:
         """The latest of: the start, the last checkpoint, the last decision (RFC 3339)."""
@@ -135,3 +186,8 @@ class Survey:
         if cursor is None:
             raise AssertionError("a log whose checkpoints are damaged has a fault")
         return cursor
+
+
+def _whole_lines(path: Path) -> int:
+    """How many bytes of a file are whole lines."""
+    return next(lines_backwards(path, size_of(path)), (0, b""))[0]

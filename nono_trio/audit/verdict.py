@@ -17,19 +17,26 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 # `undamaged` is --quick's: checksums fit, so no accident happened, but nothing was proved.
-Verdict: TypeAlias = Literal["verified", "undamaged", "tampered", "open", "crashed", "unreadable"]
+Verdict: TypeAlias = Literal[
+    "verified", "undamaged", "missing", "tampered", "open", "crashed", "unreadable"
+]
+# By whose rules a session was judged: upstream's are weaker, and only applied when asked for.
+Rules: TypeAlias = Literal["nono-trio", "nono"]
 
 EXIT_CODES: dict[Verdict, int] = {
     "verified": 0,
     "undamaged": 0,
+    "missing": 1,
     "tampered": 1,
     "unreadable": 2,
     "open": 5,
     "crashed": 6,
 }
-# Tampering beats a file that can't be read, that beats a crash, that beats a session still running.
+# Tampering (a session that is gone too) beats a file that can't be read, that beats a crash, that
+# beats a session still running.
 _WORST_FIRST: tuple[Verdict, ...] = (
     "tampered",
+    "missing",
     "unreadable",
     "crashed",
     "open",
@@ -97,6 +104,7 @@ class Verification(msgspec.Struct, kw_only=True):
     chain_head: str | None = None
     merkle_root: str | None = None
     sealed: bool = False
+    rules: Rules = "nono-trio"
     stored: Stored = msgspec.field(default_factory=Stored)
     checkpoints: CheckpointsSeen = msgspec.field(default_factory=CheckpointsSeen)
     ledger: LedgerSeen = msgspec.field(default_factory=LedgerSeen)

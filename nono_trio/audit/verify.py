@@ -1,49 +1,45 @@
 """`audit verify`: what a session's files prove, to someone who was not there.
 
-Pure reading, without locks, in constant memory, without the loop. The order of looking matters on
-a session that is still being written: session.json first, then the sizes of the checkpoints and of
-the log, so that a checkpoint is never expected to cover bytes that came later.
-
-Three kinds of input, told apart by what lies beside the log:
-- ours (session.json has `nono_trio`, or there are checkpoints): strict, byte for byte;
-- a session of upstream nono: by upstream's rules, with notes on what it can't tell;
-- a log without session.json and checkpoints: nothing says where it should end, so it is never
-  `verified`; a good one is reported as `crashed`, with a note that it is an unsealed prefix.
+Pure reading, without locks, in constant memory, without the loop. What is there to be judged, and
+by whose rules, is evidence.py's: our own rules are strict, byte for byte; upstream nono's hold only
+for its own sessions, and only when they are asked for (`upstream`). A log by itself, without its
+session, is never `verified`: nothing says where it should end.
 
 A crash is not tampering: in an unsealed session a last line that is no record, after everything a
-checkpoint covers, is a torn tail. Anything wrong before it, and anything wrong in a sealed session,
-is tampering. A session whose supervisor lives is `open`, whatever half of its seal is there.
+checkpoint covers, is a torn tail, and a hole of zeros there is what a loss of power leaves.
+Anything wrong before it, and anything wrong in a sealed session, is tampering. So is a session that
+says it is unsealed while the ledger has its line, unless its log is ended and leads to that very
+digest (a crash after the ledger's line). A session whose supervisor lives is `open`, whatever half
+of its seal is there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nono_trio.audit import bound_check as bounds
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit import seal_check as seal
+from nono_trio.audit.bound_check import Bound
+from nono_trio.audit.checkpoints import AFTER_SEAL
+from nono_trio.audit.evidence import Evidence, NoSession, gather, is_ledger, session_directory
+from nono_trio.audit.log import LogPosition
 from nono_trio.audit.log_check import LogCheck
 from nono_trio.audit.quick import QuickCheck
-from nono_trio.audit.read import size_of
-from nono_trio.audit.store import (
-    CHECKPOINTS,
-    FLOWS,
-    LOG,
-    SESSION,
-    is_alive,
-    is_sealed,
-    read_metadata,
-)
+from nono_trio.audit.read import is_zeros
+from nono_trio.audit.store import CHECKPOINTS, FLOWS, SESSION
 from nono_trio.audit.verdict import (
     AttestationSeen,
     CheckpointsSeen,
     FirstBad,
+    LedgerSeen,
     Stored,
     Verdict,
     Verification,
 )
-from nono_trio.core.events import LOST_EXIT_CODE
-from nono_trio.core.metadata import NonoTrioFacts, SessionMetadata
+from nono_trio.core.events import LOST_EXIT_CODE, Network
+from nono_trio.core.log_records import POLICY_SEQUENCE
+from nono_trio.core.metadata import MAX_NETWORK_EVENTS, session_digest
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -51,41 +47,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.core.events import NetworkEvent, Payload
     from nono_trio.core.metadata import Checkpoint
 
-ID_MISMATCH = "session id mismatch"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What lies there to be judged, and how it is to be judged."""
-
-    log: Path
-    directory: Path | None
-    metadata: SessionMetadata | None
-    alive: bool
-    checkpoints_size: int
-    log_size: int
-
-    @property
-    def facts(self) -> NonoTrioFacts | None:
-        """Our own part of session.json."""
-        facts = self.metadata.nono_trio if self.metadata is not None else None
-        return facts if isinstance(facts, NonoTrioFacts) else None
-
-    @property
-    def ours(self) -> bool:
-        """Whether nono-trio wrote it, so that the strict rules hold."""
-        return self.facts is not None or self.checkpoints_size > 0
-
-    @property
-    def sealed(self) -> bool:
-        """Whether session.json says so; without our facts, whether it has anything to compare."""
-        return self.metadata is not None and is_sealed(self.metadata)
+SEALED_IN_LEDGER = "sealed session opened again"
+SESSION_GONE = "session gone or replaced"
 
 
 def verify(
-    target: Path, *, quick: bool = False, ledger: LedgerReport | None = None
+    target: Path,
+    *,
+    quick: bool = False,
+    upstream: bool = False,
+    ledger: LedgerReport | None = None,
 ) -> Verification:
     """Judge one session directory or log file.
 
@@ -94,11 +68,13 @@ def verify(
     what can't be read has the verdict `unreadable` and a note.
     """
     try:
-        evidence = _gather(target)
+        if is_ledger(target):
+            return verify_ledger(target)
+        evidence = gather(target, upstream=upstream)
         judge = _judge_quickly if quick and evidence.checkpoints_size else _judge
         answer = judge(evidence, ledger)
     except LogUnreadable as error:
-        return Verification(verdict="unreadable", path=str(target), notes=[error.message])
+        return _without_a_session(target, error)
     except OSError as error:
         note = f"{error.filename or target} can't be read: {error.strerror or error}"
         return Verification(verdict="unreadable", path=str(target), notes=[note])
@@ -107,67 +83,115 @@ def verify(
     return answer
 
 
-def _gather(target: Path) -> Evidence:
-    if not target.exists():
-        raise LogUnreadable(f"{target} does not exist")
-    directory = _session_directory(target)
-    log = directory / LOG if directory is not None else target
-    metadata, alive = _read_session(directory)
-    beside = size_of(directory / CHECKPOINTS) if directory is not None else 0
-    if not log.is_file():
-        raise LogUnreadable(f"{log} is {'no file' if log.exists() else 'missing'}")
-    return Evidence(
-        log=log,
-        directory=directory,
-        metadata=metadata,
-        alive=alive,
-        checkpoints_size=beside,
-        log_size=size_of(log),
+def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
+    """The answer for a session of which only the ledger knows."""
+    path = audit_root / session_id
+    seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
+    if session_id in ledger.removed:
+        note = "it was removed on purpose (`audit forget`); the ledger keeps its digest"
+        return Verification(
+            verdict="unreadable", path=str(path), session_id=session_id, ledger=seen, notes=[note]
+        )
+    return Verification(
+        verdict="missing",
+        path=str(path),
+        session_id=session_id,
+        ledger=seen,
+        notes=["the ledger says that it was sealed, and its directory is gone"],
     )
 
 
-def _session_directory(target: Path) -> Path | None:
-    """The session that a directory, or a file in it, belongs to; None for a log by itself."""
-    if target.is_dir():
-        return target
-    parent = target.parent
-    in_session = target.name in (LOG, SESSION) and (
-        (parent / SESSION).exists() or (parent / CHECKPOINTS).exists()
+def verify_ledger(path: Path) -> Verification:
+    """Judge a ledger as what it is: its own lines and links, no session."""
+    report = ledgers.verify_file(path)
+    answer = Verification(
+        verdict="verified",
+        path=str(path),
+        event_count=report.count,
+        chain_head=report.chain_head,
+        ledger=LedgerSeen(chain_verified=report.first_bad is None),
+        notes=[f"a ledger of {report.count} good lines, {len(report.removed)} sessions removed"],
     )
-    return parent if in_session else None
+    if report.torn_tail:
+        answer.notes.append("its last line is torn: what a crash leaves")
+    if report.first_bad is not None:
+        bad = report.first_bad
+        answer.verdict = "tampered"
+        answer.first_bad = FirstBad(
+            line=bad.line,
+            offset=bad.offset,
+            failure=f"ledger {bad.failure}",
+            expected=bad.expected,
+            got=bad.got,
+        )
+    return answer
 
 
-def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]:
-    """session.json if there is one, and whether the supervisor that wrote it still runs.
+def _without_a_session(target: Path, error: LogUnreadable) -> Verification:
+    """Where no session is, or none that can be read: worse, if the ledger says there was one."""
+    notes = [error.message]
+    if error.hint is not None:
+        notes.append(error.hint)
+    answer = Verification(verdict="unreadable", path=str(target), notes=notes)
+    directory = session_directory(target) or target
+    try:
+        report = ledgers.verify(directory.parent, directory.name)
+    except LogUnreadable:
+        return answer
+    if not report.knows(directory.name):
+        return answer
+    answer.session_id = directory.name
+    answer.ledger = LedgerSeen(found=True, chain_verified=report.first_bad is None)
+    if not directory.exists() and not directory.is_symlink():
+        return verify_missing(directory.parent, directory.name, report)
+    if isinstance(error, NoSession):
+        answer.verdict = "tampered"
+        expected = f"the session that the ledger knows as {directory.name}"
+        answer.first_bad = FirstBad(failure=SESSION_GONE, expected=expected, got=error.message)
+    return answer
 
-    One that is found dead may have sealed between the two looks, hence the second reading.
-    """
-    if directory is None or not (directory / SESSION).exists():
-        return None, False
-    metadata = read_metadata(directory)
-    if is_alive(metadata):
-        return metadata, True
-    return read_metadata(directory), False
+
+class FirstNetworkEvents:
+    """The first network events of a log, as session.json repeats them: bounded."""
+
+    def __init__(self) -> None:
+        self.first: list[NetworkEvent] = []
+
+    def observe(self, payload: Payload) -> None:
+        """Keep one, if it is a network event and there is room."""
+        if isinstance(payload, Network) and len(self.first) < MAX_NETWORK_EVENTS:
+            self.first.append(payload.event)
+
+
+def _nothing(_payload: Payload) -> None:
+    """What there is to keep of a sealed log: session.json has it already."""
 
 
 def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
     metadata = evidence.metadata
+    events = FirstNetworkEvents()
     check = LogCheck(
         evidence.log,
         evidence.log_size,
         strict=evidence.ours,
         sealed=evidence.sealed,
         network_events=metadata.network_events if metadata and evidence.sealed else (),
+        observe=_nothing if evidence.sealed else events.observe,
     )
-    check.run(_beside(evidence, CHECKPOINTS), evidence.checkpoints_size)
+    check.run(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
     head = check.chain.head
     answer = _answer(
         evidence, check.chain.count, head.hex() if head else None, check.chain.tree.root().hex()
     )
     answer.checkpoints = check.cursor.seen() if check.cursor else CheckpointsSeen(matches=False)
-    answer.first_bad = check.first_bad
-    if answer.first_bad is None and evidence.sealed:
-        answer.first_bad = _seal_fault(evidence, answer, check)
+    if evidence.sealed and metadata is not None:  # compared with the log one by one
+        events.first = metadata.network_events
+    bound = Bound(evidence.directory or evidence.log.parent)
+    answer.first_bad = (
+        check.first_bad
+        or (_seal_fault(evidence, answer, check) if evidence.sealed else None)
+        or binding_fault(evidence, check, bound, events.first, ledger)
+    )
     if check.torn_bytes and not evidence.alive:
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
     return _conclude(evidence, answer, ledger, sound="verified")
@@ -175,7 +199,7 @@ def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
 
 def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
     check = QuickCheck(evidence.log, evidence.log_size)
-    check.run(_beside(evidence, CHECKPOINTS), evidence.checkpoints_size)
+    check.run(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
     last = check.cursor.last if check.cursor else None
     answer = _answer(evidence, 0, None, None)
     if last is not None:
@@ -193,8 +217,117 @@ def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verificat
     return _conclude(evidence, answer, ledger, sound="undamaged")
 
 
-def _beside(evidence: Evidence, name: str) -> Path:
-    return (evidence.directory or evidence.log.parent) / name
+def binding_fault(
+    evidence: Evidence,
+    check: LogCheck,
+    bound: Bound,
+    events: list[NetworkEvent],
+    ledger: LedgerReport | None = None,
+) -> FirstBad | None:
+    """What makes a log that is good by itself not the one that its files and the ledger bind.
+
+    `events` are the first network events of the log; `bound` is filled in.
+    """
+    if not evidence.ours:
+        return None
+    fault = (
+        _bound_fault(evidence, check, bound)
+        or _session_fault(evidence, check, bound, events)
+        or _tail_fault(evidence, check)
+    )
+    if fault is not None or evidence.sealed or evidence.alive:
+        return fault
+    return _opened_fault(evidence, check, bound, events, ledger)
+
+
+def _bound_fault(evidence: Evidence, check: LogCheck, bound: Bound) -> FirstBad | None:
+    """What keeps policy.json and summary.json from being what the log binds."""
+    if check.chain.count <= POLICY_SEQUENCE:
+        return None
+    fault = bounds.check_policy(bound, check.second)
+    if fault is None and check.ended is not None:
+        fault = bounds.check_summary(bound, check)
+    return fault
+
+
+def _session_fault(
+    evidence: Evidence, check: LogCheck, bound: Bound, events: list[NetworkEvent]
+) -> FirstBad | None:
+    """What session.json says beyond log, policy and summary."""
+    if evidence.metadata is None:
+        return None
+    expected = bounds.expected_session(
+        bound, check, _position(check), events, sealed=evidence.sealed
+    )
+    if expected is None:
+        return None
+    return bounds.check_session(
+        expected, evidence.metadata, bound.directory if evidence.sealed else None
+    )
+
+
+def _tail_fault(evidence: Evidence, check: LogCheck) -> FirstBad | None:
+    """Bytes after an end: no crash leaves them, but a file system may leave zeros."""
+    if check.ended is None or evidence.alive:
+        return None
+    if check.torn_bytes and not is_zeros(evidence.log, check.good_bytes):
+        end = check.good_bytes
+        return FirstBad(
+            offset=end,
+            sequence=check.chain.count,
+            failure=AFTER_SEAL,
+            expected=f"{end} bytes",
+            got=f"{end + check.torn_bytes} bytes",
+        )
+    covered = check.cursor.whole_bytes if check.cursor is not None else 0
+    if not evidence.sealed or covered == evidence.checkpoints_size:
+        return None
+    return FirstBad(
+        failure=bounds.CHECKPOINTS_MISMATCH,
+        expected=f"{covered} bytes, to the end of the final one",
+        got=f"{evidence.checkpoints_size} bytes",
+    )
+
+
+def _position(check: LogCheck) -> LogPosition:
+    chain = check.chain
+    return LogPosition(
+        event_count=chain.count,
+        offset=check.good_bytes,
+        chain_head=chain.head.hex() if chain.head else None,
+        merkle_root=chain.tree.root().hex(),
+        segment_xxh3="",
+    )
+
+
+def _opened_fault(
+    evidence: Evidence,
+    check: LogCheck,
+    bound: Bound,
+    events: list[NetworkEvent],
+    ledger: LedgerReport | None,
+) -> FirstBad | None:
+    """A session that says it was never sealed while the ledger has its line."""
+    session_id = bound.directory.resolve().name
+    report = _current(bound.directory, session_id, ledger)
+    if not report.has_line_for(session_id):
+        return None
+    digest = report.digests.get(session_id, "a line that is damaged")
+    expected = bounds.expected_session(bound, check, _position(check), events, sealed=True)
+    last = check.cursor.last if check.cursor is not None else None
+    if expected is None or last is None or not last.final or evidence.metadata is None:
+        got = "an unsealed one" if evidence.metadata is not None else f"no {SESSION}"
+        return FirstBad(
+            failure=SEALED_IN_LEDGER, expected=f"the session with digest {digest}", got=got
+        )
+    return bounds.differs(SEALED_IN_LEDGER, digest, session_digest(expected))
+
+
+def _current(directory: Path, session_id: str, ledger: LedgerReport | None) -> LedgerReport:
+    """The report on the ledger beside a session; an old one may not know what was sealed since."""
+    if ledger is None or not ledger.has_line_for(session_id):
+        return ledgers.verify(directory.resolve().parent, session_id)
+    return ledger
 
 
 def _answer(evidence: Evidence, count: int, head: str | None, root: str | None) -> Verification:
@@ -209,6 +342,7 @@ def _answer(evidence: Evidence, count: int, head: str | None, root: str | None) 
         chain_head=head,
         merkle_root=root,
         sealed=evidence.sealed,
+        rules=evidence.rules,
         stored=Stored(
             event_count=integrity.event_count if integrity else None,
             chain_head=integrity.chain_head if integrity else None,
@@ -249,7 +383,7 @@ def _summary_fault(
     fault = seal.check_final_checkpoint(last, evidence.log_size)
     if fault is not None or last is None:
         return fault
-    return seal.check_flows(last, _beside(evidence, FLOWS)) or seal.check_lost(metadata, last)
+    return seal.check_flows(last, evidence.beside(FLOWS)) or seal.check_lost(metadata, last)
 
 
 def _conclude(
@@ -274,16 +408,15 @@ def _judge_ledger(
     if metadata is None or directory is None:
         raise AssertionError("sealed without a session.json")
     root = directory.resolve().parent
-    if ledger is None or metadata.session_id not in ledger.digests:
-        ledger = ledgers.verify(root, metadata.session_id)
+    ledger = _current(directory, metadata.session_id, ledger)
     answer.ledger, fault = seal.check_ledger(ledger, metadata)
+    answer.notes += _ledger_notes(ledger, metadata.session_id)
     if fault is None:
-        answer.first_bad = seal.differs(ID_MISMATCH, directory.resolve().name, metadata.session_id)
+        answer.first_bad = bounds.differs(
+            bounds.ID_MISMATCH, directory.resolve().name, metadata.session_id
+        )
         return sound
     if fault.failure == seal.LEDGER_LINE_MISSING:
-        if evidence.alive:
-            answer.notes.append("it is being sealed: the ledger has no line for it yet")
-            return "open"
         if not evidence.ours:
             answer.notes.append("no ledger line: its digest was compared with nothing")
             return sound
@@ -294,6 +427,19 @@ def _judge_ledger(
             return "unreadable"
     answer.first_bad = fault
     return "tampered"
+
+
+def _ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
+    notes = []
+    if ledger.first_bad is not None:
+        bad = ledger.first_bad
+        notes.append(
+            f"line {bad.line} of the ledger is damaged ({bad.failure}):"
+            " `nono-trio audit verify --all` says which sessions lost their proof by that"
+        )
+    if session_id in ledger.removed:
+        notes.append("the ledger says that it was removed: `audit forget` was not finished")
+    return notes
 
 
 def _how_far(event_count: int) -> str:
@@ -308,7 +454,12 @@ def _notes(evidence: Evidence, answer: Verification) -> list[str]:
     if evidence.metadata is None:
         notes.append("no session.json: nothing says where the log should end (an unsealed prefix)")
     elif not evidence.ours:
-        notes.append("no checkpoints: checked by upstream nono's rules, against session.json only")
+        notes.append(
+            "judged by upstream nono's rules: chain, Merkle root and session.json; what the session"
+            " was allowed, and when it ended, is not bound"
+        )
+    if evidence.ours and not evidence.binds_policy and answer.verdict in ("crashed", "open"):
+        notes.append("it has no policy record yet: what it was allowed is not known")
     if answer.verdict == "crashed":
         notes.append(_how_far(answer.event_count))
     notes += _recovery_notes(evidence) if evidence.sealed else ()
@@ -320,17 +471,12 @@ def _notes(evidence: Evidence, answer: Verification) -> list[str]:
 
 
 def _recovery_notes(evidence: Evidence) -> Sequence[str]:
-    """That it was recovered: by its last record, which the hashes cover, wherever that says so.
-
-    session.json's `status` alone is covered by no hash.
-    """
+    """That it was recovered: its last record says so, which the hashes cover."""
     if evidence.metadata is None or not evidence.ours:
         return ()
-    if evidence.metadata.exit_code == LOST_EXIT_CODE:
-        return (
-            "it was recovered: its supervisor was lost, so how the command ended, and what was not"
-            " yet recorded then, is not known",
-        )
-    if evidence.facts is not None and evidence.facts.status == "recovered":
-        return ("it was recovered: its log was whole, only the seal was missing",)
-    return ()
+    if evidence.metadata.exit_code != LOST_EXIT_CODE:
+        return ()
+    return (
+        "it was recovered: its supervisor was lost, so how the command ended, and what was not"
+        " yet recorded then, is not known",
+    )

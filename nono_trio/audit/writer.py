@@ -19,21 +19,15 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from nono_trio.audit.files import LOST_TARGET, unix_ms
+from nono_trio.audit.files import unix_ms
 from nono_trio.audit.log import SyncFailed
 from nono_trio.audit.recorder import NOT_RECORDED, Pending, Recorder
 from nono_trio.audit.room import NoRoom
 from nono_trio.audit.threads import in_thread
 from nono_trio.audit.watchdog import AppendWatchdog
 from nono_trio.core.bounded import SHORT_RECORD, bounded_payload, bounded_struct
-from nono_trio.core.events import (
-    Flow,
-    Network,
-    NetworkEvent,
-    SessionEnded,
-    encode_flow,
-    encode_payload,
-)
+from nono_trio.core.events import Flow, Network, SessionEnded, encode_flow, encode_payload
+from nono_trio.core.log_records import gap_record, is_about_log, note_record
 from nono_trio.errors import AuditLost
 
 if TYPE_CHECKING:
@@ -84,6 +78,8 @@ class Writer:
         self.full: AuditLost | None = None
         self.is_full = trio.Event()
         self.watchdog = AppendWatchdog()
+        # Writes summary.json for a log of that many records and returns the record that binds it.
+        self.summarise: Callable[[Totals, int], Network] | None = None
         self._mode = mode
         self._sync = sync
         self._warn = warn
@@ -99,7 +95,7 @@ class Writer:
         self._thread = trio.CapacityLimiter(1)
 
     async def run(self) -> None:
-        """Write until every recorder is closed, then write `ended` as the last record.
+        """Write until every recorder is closed, then the summary's record and `ended`, the last.
 
         Raises AuditLost when the log failed (strict). If cancelled, what is queued is failed,
         never left waiting.
@@ -111,7 +107,7 @@ class Writer:
                     await self._write([first, *self._queued(MAX_BATCH - 1)])
                 self._drained.set()
             if self.ended is not None:
-                self._write_end(self.ended)
+                await self._write_end(self.ended)
         except BaseExceptionGroup as group:
             lost, rest = group.split(AuditLost)
             if lost is None or rest is not None:
@@ -123,12 +119,20 @@ class Writer:
                 _fail(items, AuditLost("the audit log can't be written: the writer has ended"))
             self._queue.close()
 
-    def _write_end(self, ended: SessionEnded) -> None:
-        """Write the last records, all of them in one append, into the room that was held."""
+    async def _write_end(self, ended: SessionEnded) -> None:
+        """Write the last records, all of them in one append, into the room that was held.
+
+        A crash leaves all of them whole, or a torn tail that is no end.
+        """
         last: list[Payload] = [*self._gaps(), ended]
         if self.full is not None:
-            last.insert(0, _said(f"ended: {self.full.message}"))
+            last.insert(0, note_record(f"ended: {self.full.message}", unix_ms()))
+        self.totals.peak_queue = self._queue.statistics().peak_buffer_used
         try:
+            if self.summarise is not None:
+                count = self.files.log.sequence + len(last) + 1
+                summary = await in_thread(self.summarise, self.totals, count, limiter=self._thread)
+                last.insert(-1, summary)
             first = self._append_payloads(last, last=True)
         except OSError as error:
             raise self._lost(error) from error
@@ -205,11 +209,9 @@ class Writer:
             self.files.flows_sha256.update(data)
 
     def _observe(self, sequence: int, payload: Payload) -> None:
-        if isinstance(payload, Network):
-            if payload.event.decision == "allow":
-                self.totals.allowed += 1
-            elif payload.event.decision == "deny" and payload.event.target != LOST_TARGET:
-                self.totals.denied += 1
+        if isinstance(payload, Network) and not is_about_log(payload.event):
+            self.totals.allowed += payload.event.decision == "allow"
+            self.totals.denied += payload.event.decision == "deny"
         for observer in self.observers:
             observer(sequence, payload)
 
@@ -219,7 +221,8 @@ class Writer:
         if full:
             self.recorder.lost_to_full_queue = 0
             self._count_lost("queue full", full)
-        return [_gap(count, reason) for reason, count in self.totals.lost_reasons.items()]
+        reasons = self.totals.lost_reasons.items()
+        return [gap_record(count, reason, unix_ms()) for reason, count in reasons]
 
     def _count_lost(self, reason: str, count: int) -> None:
         self.totals.lost += count
@@ -306,23 +309,6 @@ def _hint(error: OSError) -> str:
     if error.errno in _NO_ROOM:
         return "free the disk; `--audit-mode best-effort` goes on without the lost records"
     return "something changed the log or its disk underneath: what was recorded may not be whole"
-
-
-def _gap(count: int, reason: str) -> Network:
-    return _said(f"{count} events lost: {reason}")
-
-
-def _said(reason: str) -> Network:
-    """A record about the log itself."""
-    return Network(
-        event=NetworkEvent(
-            timestamp_unix_ms=unix_ms(),
-            mode="connect",
-            decision="deny",
-            target=LOST_TARGET,
-            reason=reason,
-        )
-    )
 
 
 def _fail(items: Sequence[Pending | Flow], error: AuditLost) -> None:

@@ -76,33 +76,38 @@ def audit() -> None:
     metavar="N",
     help="Verify in that many processes.",
 )
+@click.option(
+    "--upstream",
+    is_flag=True,
+    help="Judge logs that bind no policy too, by upstream nono's weaker rules.",
+)
 @_json
 @_audit_dir
 def verify(
-    targets: tuple[str, ...], every: bool, quick: bool, jobs: int, as_json: bool,
+    targets: tuple[str, ...], every: bool, quick: bool, jobs: int, upstream: bool, as_json: bool,
     audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Prove that a session's log is whole: hashes, chain, checkpoints, seal and ledger.
 
-    Verdict and exit code: verified 0; tampered 1; unreadable or missing 2; open (still running) 5;
-    crashed (never sealed) 6; undamaged (--quick) 0. Of several sessions the worst decides. A
-    session directory of upstream nono is judged by upstream's rules; a log file without its session
-    is never `verified`. --json prints one object a line, also for errors.
+    Verdict and exit code: verified 0; tampered 1; missing (the ledger knows it) 1; unreadable 2;
+    open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0. Of several sessions the
+    worst decides. A session of upstream nono needs --upstream; a log file without its session is
+    never `verified`. --json prints one object a line, also for errors.
     """
-    from nono_trio.cli.audit_verify import verify_all, verify_targets
+    from nono_trio.cli.audit_verify import removed_sessions, verify_all, verify_targets
 
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
     root = _root(audit_dir)
     answers = (
-        verify_all(root, quick=quick, jobs=jobs)
+        verify_all(root, quick=quick, jobs=jobs, upstream=upstream)
         if every
-        else verify_targets(root, targets, quick=quick, jobs=jobs)
+        else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream)
     )
     several = every or len(targets) > 1
     told = [_tell(answer, as_json=as_json, several=several) for answer in answers]
     if several and not as_json:
-        _sum_up(told, root)
+        _sum_up(told, root, removed_sessions(root) if every else 0)
     raise SystemExit(worst(answer.verdict for answer in told))
 
 
@@ -121,14 +126,16 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     return answer
 
 
-def _sum_up(told: list[Verification], root: Path) -> None:
+def _sum_up(told: list[Verification], root: Path, removed: int) -> None:
     from collections import Counter
 
-    if not told:
+    if not told and not removed:
         say(f"no session in {root}")
         return
     verdicts = Counter(answer.verdict for answer in told).most_common()
     found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts)
+    if removed:
+        found += f"{', ' if found else ''}{removed} removed"
     say(f"{counted(len(told), 'session')}: {found}")
 
 

@@ -60,8 +60,12 @@ def verification_hint(answer: Verification) -> str | None:
         return f"`nono-trio audit recover {name}` seals it"
     if answer.verdict == "open":
         return f"verify it again when it has ended; `nono-trio audit tail -f {name}` shows it live"
+    if answer.verdict == "unreadable" and any("--upstream" in note for note in answer.notes):
+        return f"nono-trio audit verify --upstream {name}"
     if answer.verdict == "unreadable":
         return "`nono-trio audit list` shows what is there"
+    if answer.verdict == "missing":
+        return f"`nono-trio audit forget {name}` records that it was removed on purpose"
     return None
 
 
@@ -69,6 +73,10 @@ def _verdict_text(answer: Verification) -> str:
     records = counted(answer.event_count, "record")
     if answer.verdict == "unreadable":
         return "can't be judged"
+    if answer.verdict == "missing":
+        return "sealed once, and gone"
+    if answer.verdict == "verified" and not answer.sealed:
+        return f"{counted(answer.event_count, 'line')} of a ledger"
     if answer.verdict in ("verified", "undamaged"):
         return f"{records}, sealed"
     if answer.verdict == "open":

@@ -16,6 +16,7 @@ from nono_trio.audit import store
 from nono_trio.audit.overview import current_status
 from nono_trio.audit.read import Follower, lines_backwards, parse_record, size_of
 from nono_trio.core.events import Network, SessionEnded
+from nono_trio.core.log_records import is_about_log, is_binding
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ End: TypeAlias = Literal["ended", "crashed"]
 
 @dataclass(frozen=True)
 class Filter:
-    """Which decisions are wanted; None wants all."""
+    """Which decisions are wanted; None wants all, and what the log says of itself."""
 
     decision: str | None = None
     host: str | None = None
@@ -48,6 +49,8 @@ class Filter:
         if not isinstance(record.event, Network):
             return False
         event = record.event.event
+        if is_about_log(event):  # a gap, or refusals that were only counted: no decision by itself
+            return not is_binding(event) and self.decision is None and self.host is None
         if self.decision is not None and event.decision != self.decision:
             return False
         return self.host is None or fnmatch.fnmatchcase(event.target.lower(), self.host.lower())

@@ -6,13 +6,15 @@ not hide the verdicts on the rest, and --json has an object for it.
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.verdict import Verification
-from nono_trio.audit.verify import verify
+from nono_trio.audit.verify import verify, verify_ledger, verify_missing
 from nono_trio.errors import NonoTrioError
 
 if TYPE_CHECKING:
@@ -23,27 +25,64 @@ if TYPE_CHECKING:
 
 
 def verify_targets(
-    audit_root: Path, targets: Sequence[str], *, quick: bool, jobs: int
+    audit_root: Path, targets: Sequence[str], *, quick: bool, jobs: int, upstream: bool = False
 ) -> Iterator[Verification]:
     """The answers for sessions as people name them, in that order."""
     found = [_find(audit_root, target) for target in targets]
     paths = [path for path in found if not isinstance(path, Verification)]
-    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs)
+    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream)
     for path in found:
         yield path if isinstance(path, Verification) else next(answers)
 
 
-def verify_all(audit_root: Path, *, quick: bool, jobs: int) -> Iterator[Verification]:
-    """The answers for every session under the root, newest first."""
+def verify_all(
+    audit_root: Path, *, quick: bool, jobs: int, upstream: bool = False
+) -> Iterator[Verification]:
+    """The answers for every session under the root, newest first, and for every one that the
+    ledger knows and the root does not have."""
     try:
         paths = [session.directory for session in store.sessions(audit_root)]
+        paths += _replaced(audit_root, paths)
     except NonoTrioError as error:
         return iter([_unreadable(str(audit_root), error)])
-    return verify_paths(audit_root, paths, quick=quick, jobs=jobs)
+    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream)
+    return chain(answers, _missing(audit_root, paths))
+
+
+def removed_sessions(audit_root: Path) -> int:
+    """How many sessions the ledger says were removed on purpose."""
+    report = _ledger_report(audit_root)
+    return len(report.removed) if report is not None else 0
+
+
+def _replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
+    """Sessions of the ledger in whose place something else stands: a file, or a symlink."""
+    return [path for path in _absent(audit_root, present) if os.path.lexists(path)]
+
+
+def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification]:
+    """Sessions of the ledger that are gone, and the ledger itself where it is damaged."""
+    report = _ledger_report(audit_root)
+    if report is None:
+        return
+    for path in _absent(audit_root, present):
+        yield verify_missing(audit_root, path.name, report)
+    if report.first_bad is not None:
+        yield verify_ledger(audit_root / ledger.LEDGER)
+
+
+def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
+    """Where sessions have to be, by the good lines of the ledger, and are not."""
+    report = _ledger_report(audit_root)
+    if report is None:
+        return []
+    names = {path.name for path in present}
+    known = (one for one in report.digests if report.knows(one) and store.is_session_id(one))
+    return [audit_root / one for one in known if one not in names]
 
 
 def verify_paths(
-    audit_root: Path, paths: Sequence[Path], *, quick: bool, jobs: int
+    audit_root: Path, paths: Sequence[Path], *, quick: bool, jobs: int, upstream: bool = False
 ) -> Iterator[Verification]:
     """The answers for session directories and log files, in order.
 
@@ -51,8 +90,8 @@ def verify_paths(
     """
     several = sum(path.parent == audit_root for path in paths) > 1
     report = _ledger_report(audit_root) if several else None
-    in_root = partial(verify, quick=quick, ledger=report)
-    elsewhere = partial(verify, quick=quick)
+    in_root = partial(verify, quick=quick, upstream=upstream, ledger=report)
+    elsewhere = partial(verify, quick=quick, upstream=upstream)
     if jobs > 1 and len(paths) > 1:
         yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs)
         return
@@ -95,10 +134,27 @@ def _ledger_report(audit_root: Path) -> LedgerReport | None:
 
 
 def _find(audit_root: Path, target: str) -> Path | Verification:
+    """What a target means. An id of the ledger means that session, whether it is there or not: it
+    never becomes the name, or the prefix, of another one."""
     try:
+        if store.is_session_id(target) and not os.path.lexists(audit_root / target):
+            report = ledger.verify(audit_root, target)
+            if report.has_line_for(target):
+                return verify_missing(audit_root, target, report)
         return store.find_session(audit_root, target)
     except NonoTrioError as error:
-        return _unreadable(target, error)
+        return _by_prefix(audit_root, target) or _unreadable(target, error)
+
+
+def _by_prefix(audit_root: Path, target: str) -> Verification | None:
+    """The session of the ledger whose id begins so, where nothing that is there does."""
+    report = _ledger_report(audit_root)
+    if report is None or not target:
+        return None
+    fitting = [one for one in (*report.digests, *report.removed) if one.startswith(target)]
+    if len(dict.fromkeys(fitting)) != 1:
+        return None
+    return verify_missing(audit_root, fitting[0], report)
 
 
 def _unreadable(target: str, error: NonoTrioError) -> Verification:

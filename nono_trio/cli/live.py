@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.files import LOST_TARGET
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import clean, decision_line, denied_text
-from nono_trio.core.denials import LOOK_UP, OWN_TARGETS, DeniedHost, lifting_entry
+from nono_trio.core.denials import LOOK_UP, DeniedHost, lifting_entry
 from nono_trio.core.events import Network
+from nono_trio.core.log_records import LOST_TARGET, is_about_log, is_binding
 from nono_trio.core.rules import ALLOW_FLAG
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class FollowPrinter:
     """Prints each decision as it is recorded."""
 
     def observe(self, _sequence: int, payload: Payload) -> None:
-        """Print a network decision; other payloads are not for watching."""
-        if isinstance(payload, Network):
+        """Print a network decision, or what is missing; other payloads are not for watching."""
+        if isinstance(payload, Network) and not is_binding(payload.event):
             print_line(decision_line(payload.event))
 
 
@@ -57,7 +57,9 @@ class DenialCount:
 
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Count one decision."""
-        if not isinstance(payload, Network) or payload.event.target == LOST_TARGET:
+        if not isinstance(payload, Network):
+            return
+        if is_binding(payload.event) or payload.event.target == LOST_TARGET:
             return
         event = payload.event
         if event.decision == "allow":
@@ -69,7 +71,7 @@ class DenialCount:
 
     def _count(self, event: NetworkEvent) -> None:
         self.total += 1
-        if event.target.startswith(OWN_TARGETS):
+        if is_about_log(event):  # many refusals at once, or one of which nobody knows the host
             self._told_elsewhere += 1
             return
         host = self._hosts.get(event.target)

@@ -13,8 +13,9 @@ from nono_trio.errors import UsageError
 from nono_trio.session.options import AuditOptions, NetworkOptions, SessionOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from nono_trio.core.session_policy import UsedProfile
     from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.session.options import Sources
 
@@ -99,7 +100,11 @@ def session_options(command: Command) -> Command:
 
 
 def build_session_options(
-    given: dict[str, Any], *, proxy_port: int = 0, sources: Sources | None = None
+    given: dict[str, Any],
+    *,
+    proxy_port: int = 0,
+    sources: Sources | None = None,
+    profiles: Sequence[UsedProfile] = (),
 ) -> SessionOptions:
     """Take the shared options out of a command's arguments, a profile's entries included."""
     name = given["name"]
@@ -123,6 +128,7 @@ def build_session_options(
         ),
         name=name,
         grace_seconds=given["grace"],
+        profiles=profiles,
     )
 
 

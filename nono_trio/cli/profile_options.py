@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.core.profile import Sourced
+    from nono_trio.core.session_policy import UsedProfile
     from nono_trio.sandbox.plan import Access
     from nono_trio.session.options import Sources
 
@@ -84,6 +85,7 @@ class Chosen:
     configuration: str | None = None
     profile: str = "default"
     seeds: tuple[tuple[str, str], ...] = ()
+    profiles: Sequence[UsedProfile] = ()
 
     @property
     def variables(self) -> VariableRules:
@@ -104,7 +106,7 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     variables = path_variables(os.environ, directory)
     if not (given["profile"] or given["network_profile"]):
         return _settled(Chosen(given=chosen), directory, variables)
-    sourced, files, name = _load(given["profile"], given["network_profile"])
+    sourced, files, name, used = _load(given["profile"], given["network_profile"])
     sources: Sources = {}
     _add_lists(chosen, sourced, sources)
     _add_values(chosen, sourced, context, sources)
@@ -117,6 +119,7 @@ def choose(given: Mapping[str, Any]) -> Chosen:
         sources=sources,
         profile=name,
         seeds=tuple(_seeds(sourced, variables)),
+        profiles=used,
     )
     return _settled(whole, directory, variables, files)
 
@@ -163,18 +166,22 @@ def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], N
             raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
 
 
-def _load(profile: str | None, network_profile: str | None) -> tuple[Sourced, list[Path], str]:
-    """The whole of one and the network of the other, the files that are not ours, and the name that
-    the first goes by: of a file its path."""
+def _load(
+    profile: str | None, network_profile: str | None
+) -> tuple[Sourced, list[Path], str, list[UsedProfile]]:
+    """The whole of one and the network of the other, the files that are not ours, the name that
+    the first goes by (of a file its path), and all files."""
     from nono_trio.core.profile import Profile, Sourced, merge
     from nono_trio.session.profiles import load
 
     whole, files, name = Sourced(), [], "default"
+    used: list[UsedProfile] = []
     for reference, network_only in ((profile, False), (network_profile, True)):
         if not reference:
             continue
         loaded = load(reference, os.environ)
         files += [found.path for found in loaded.chain if found.source != "built-in"]
+        used += loaded.used
         sourced = loaded.sourced
         if not network_only:
             found = loaded.found
@@ -182,7 +189,7 @@ def _load(profile: str | None, network_profile: str | None) -> tuple[Sourced, li
         if network_only:
             sourced = Sourced(Profile(network=sourced.profile.network), sourced.origins)
         whole = merge(whole, sourced)
-    return whole, files, name
+    return whole, files, name, used
 
 
 def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)

@@ -52,7 +52,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
         say(f"warning: {note}")
     if not _is_loopback(address):
         say(f"warning: {IN_CLEAR}")
-    options = build_session_options(chosen.given, sources=chosen.sources)
+    options = build_session_options(chosen.given, sources=chosen.sources, profiles=chosen.profiles)
     policy = build_policy(options.network)
     listener = open_listener(port, address)
     token = new_token()

@@ -132,7 +132,10 @@ def build_run_options(command: Sequence[str], given: dict[str, Any]) -> RunOptio
     return RunOptions(
         command=command,
         session=build_session_options(
-            given, proxy_port=given["proxy_port"], sources=chosen.sources
+            given,
+            proxy_port=given["proxy_port"],
+            sources=chosen.sources,
+            profiles=chosen.profiles,
         ),
         files=FileOptions(
             allow=given["allow"],

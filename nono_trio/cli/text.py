@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from nono_trio.core.log_records import is_about_log
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
@@ -54,8 +56,11 @@ def shorten(text: str, width: int) -> str:
 
 def decision_line(event: NetworkEvent) -> str:
     """One network decision for a person, without its newline; the time is local."""
+    time = clock_time(event.timestamp_unix_ms)
+    if is_about_log(event):
+        return f"{time} log    {_detail(event)}"
     parts = [
-        f"{clock_time(event.timestamp_unix_ms)} {event.decision:<5} {event.mode:<7}",
+        f"{time} {event.decision:<5} {event.mode:<7}",
         target_text(event.target, event.port),
         _detail(event),
     ]

@@ -14,12 +14,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from nono_trio.core.log_records import OWN_TARGETS
 from nono_trio.core.rules import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME
 
 LOOK_UP: Final = "DNS"  # the method of a record about a name that was asked for, not connected to
-# Where a host stands in other records: one that tells of many, or of the log itself. No host has a
-# colon in its name.
-OWN_TARGETS: Final = "nono-trio:"
 UNTOLD: Final = f"{OWN_TARGETS}dns"  # look-ups that no other record tells of
 
 LOOKED_UP_AS: Final = "looked up as "  # then the full names that an allowed short one stands for

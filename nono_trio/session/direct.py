@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.files import unix_ms
-from nono_trio.core.denials import OWN_TARGETS
 from nono_trio.core.events import NetworkEvent
+from nono_trio.core.log_records import OWN_TARGETS
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.repeated import RepeatedDenials
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.recorder import AuditMode, AuditSync
+    from nono_trio.core.session_policy import UsedProfile
     from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.plan import FileOptions
 
@@ -55,12 +56,16 @@ class AuditOptions:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What `run` and `proxy` share; `grace_seconds` is for open connections and for the child."""
+    """What `run` and `proxy` share; `grace_seconds` is for open connections and for the child.
+
+    `profiles` are the files that the options come from.
+    """
 
     network: NetworkOptions
     audit: AuditOptions
     name: str | None = None
     grace_seconds: float = 5.0
+    profiles: Sequence[UsedProfile] = ()
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from nono_trio.core.upstream_proxy import UpstreamProxy
+    from nono_trio.core.variables import Inherited
     from nono_trio.sandbox.spawn import Isolation
     from nono_trio.session.limits import PlannedLimits
     from nono_trio.session.options import NetworkOptions, RunOptions
@@ -78,6 +79,7 @@ class PreparedRun:
     limits: PlannedLimits
     temporary: str | None
     home: RunHome
+    inherited: Inherited
 
     def close(self) -> None:
         """Give back what belongs to this run alone."""
@@ -225,6 +227,7 @@ def prepare_run(
         limits=limits,
         temporary=temporary,
         home=home,
+        inherited=inherited,
     )
 
 

@@ -7,6 +7,7 @@ extend it. A file is read once, whole, and must be a regular one of bounded size
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from nono_trio.core.profile import Sourced, merge
 from nono_trio.core.profile_text import read_profile
 from nono_trio.core.profile_values import suggestion
+from nono_trio.core.session_policy import UsedProfile
 from nono_trio.errors import UsageError
 from nono_trio.session.user_paths import profile_directory
 
@@ -51,11 +53,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A profile with everything it extends; `chain` are all its files, bases first."""
+    """A profile with everything it extends; `chain` are all its files, bases first.
+
+    `used` are the same with the digests of the bytes that were read.
+    """
 
     found: Found
     sourced: Sourced
     chain: tuple[Found, ...]
+    used: tuple[UsedProfile, ...]
 
 
 def is_path(reference: str) -> bool:
@@ -97,7 +103,16 @@ def find(reference: str, environ: Mapping[str, str], beside: Path | None = None)
 
 def read(found: Found) -> Reading:
     """Read one profile's file by itself; raises UsageError when it can't be read at all."""
-    return read_profile(_text(found), found.shown, built_in=found.source == "built-in")
+    return _reading(found, _bytes(found))
+
+
+def _reading(found: Found, data: bytes) -> Reading:
+    return read_profile(_text(found, data), found.shown, built_in=found.source == "built-in")
+
+
+def shown_text(shown: str) -> str:
+    r"""Return a path with bytes that are not UTF-8 written as `ÿ`."""
+    return shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def load(reference: str, environ: Mapping[str, str]) -> Loaded:
@@ -108,15 +123,23 @@ def load(reference: str, environ: Mapping[str, str]) -> Loaded:
 def load_found(found: Found, environ: Mapping[str, str]) -> Loaded:
     """Put a profile together with what it extends; raises UsageError."""
     chain: dict[Path, Found] = {}
-    sourced = _resolve(found, environ, (), chain)
-    return Loaded(found, sourced, tuple(chain.values()))
+    digests: dict[str, str] = {}
+    sourced = _resolve(found, environ, (), chain, digests)
+    used = tuple(UsedProfile(source=name, sha256=digest) for name, digest in digests.items())
+    return Loaded(found, sourced, tuple(chain.values()), used)
 
 
 def _resolve(
-    found: Found, environ: Mapping[str, str], above: tuple[Found, ...], chain: dict[Path, Found]
+    found: Found,
+    environ: Mapping[str, str],
+    above: tuple[Found, ...],
+    chain: dict[Path, Found],
+    digests: dict[str, str],
 ) -> Sourced:
     """A profile on all its bases; `above` are those that extend it, outermost first."""
-    own = read(found).accepted()
+    data = _bytes(found)
+    digests[shown_text(found.shown)] = hashlib.sha256(data).hexdigest()
+    own = _reading(found, data).accepted()
     above = (*above, found)
     merged = Sourced()
     for entry in own.profile.bases:
@@ -126,7 +149,7 @@ def _resolve(
             _refuse_cycle(base, above)
         except UsageError as error:
             raise UsageError(f"{where}: extends: {error.message}", hint=error.hint) from None
-        merged = merge(merged, _resolve(base, environ, above, chain))
+        merged = merge(merged, _resolve(base, environ, above, chain, digests))
     chain.setdefault(found.path.resolve(), found)
     return merge(merged, own)
 
@@ -151,7 +174,7 @@ def _refuse_cycle(base: Found, above: tuple[Found, ...]) -> None:
         raise UsageError(f"more than {MAX_DEPTH} profiles deep", hint="extend fewer of them")
 
 
-def _text(found: Found) -> str:
+def _bytes(found: Found) -> bytes:
     path = found.path
     try:
         # Without O_NONBLOCK a pipe that nobody writes to would keep us for ever.
@@ -166,11 +189,15 @@ def _text(found: Found) -> str:
         raise UsageError(f"profile {path} can't be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
         raise UsageError(f"profile {path}: expected at most {MAX_BYTES} bytes")
+    return data
+
+
+def _text(found: Found, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + data.count(b"\n", 0, error.start)
-        raise UsageError(f"{path}:{line}: not UTF-8 text") from None
+        raise UsageError(f"{found.path}:{line}: not UTF-8 text") from None
 
 
 def _no_file(path: Path) -> UsageError:

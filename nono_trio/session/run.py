@@ -21,6 +21,7 @@ from nono_trio.sandbox.spawn import (
     spawn,
 )
 from nono_trio.session.descriptors import make_room
+from nono_trio.session.policy_facts import proxy_policy, run_policy
 
 if TYPE_CHECKING:
     import socket
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.session_record import SessionRecord
     from nono_trio.core.events import Payload
     from nono_trio.core.policy import Policy
+    from nono_trio.core.session_policy import SessionPolicy
     from nono_trio.sandbox.spawn import Launched, LaunchFailed
     from nono_trio.session.options import RunOptions, SessionOptions
     from nono_trio.session.prepare import PreparedRun
@@ -69,15 +71,7 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
 
         from nono_trio.session.fronts import ChildFront
 
-        record = _open_record(
-            options.session,
-            command=options.command,
-            tracked_paths=started.run.files.user_paths,
-            isolation=started.run.plan.isolation,
-            enforcement=started.run.enforcement,
-            directory=started.run.plan.directory,
-            home=started.run.home.text,
-        )
+        record = _open_record(options.session, options.command, run_policy(options, started.run))
         listeners.built(started.run.enforcement)
         listeners.opened(record)
         make_room()
@@ -226,15 +220,7 @@ def run_proxy(
 
     from nono_trio.session.fronts import ListenerFront
 
-    record = _open_record(
-        options,
-        command=["nono-trio", "proxy"],
-        tracked_paths=(),
-        isolation="none",
-        enforcement=(),
-        home=None,
-        directory="",  # a proxy by itself looks at no files
-    )
+    record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options))
     make_room()
     supervisor = _supervisor(options, record, listeners)
     front = ListenerFront(
@@ -263,33 +249,15 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
 
 
 def _open_record(
-    options: SessionOptions,
-    *,
-    command: Sequence[str],
-    tracked_paths: Sequence[str],
-    isolation: str,
-    enforcement: Sequence[str],
-    directory: str,
-    home: str | None,
+    options: SessionOptions, command: Sequence[str], policy: SessionPolicy
 ) -> SessionRecord:
     from nono_trio.audit.session_record import SessionFacts, SessionRecord
 
-    audit = options.audit
-    facts = SessionFacts(
-        command=command,
-        name=options.name,
-        tracked_paths=tracked_paths,
-        isolation=isolation,
-        enforcement=enforcement,
-        audit_mode=audit.mode,
-        audit_sync=audit.sync,
-        working_directory=directory,
-        home=home,
-    )
+    root = options.audit.state_root
     try:
-        return SessionRecord(store.audit_root(audit.state_root), facts)
+        return SessionRecord(store.audit_root(root), SessionFacts(command, policy))
     except OSError as error:
         raise AuditLost(
-            f"the audit log can't be created in {audit.state_root}: {error.strerror or error}",
+            f"the audit log can't be created in {root}: {error.strerror or error}",
             hint="choose another place with --audit-dir",
         ) from error

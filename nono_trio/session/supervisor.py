@@ -22,6 +22,7 @@ from trio_util import run_and_cancelling
 
 from nono_trio.audit.files import rfc3339
 from nono_trio.audit.ledger import LEDGER, LOCK
+from nono_trio.audit.recorder import NOT_RECORDED
 from nono_trio.audit.state_modes import StateModes
 from nono_trio.audit.threads import in_thread
 from nono_trio.audit.watchdog import STUCK_SECONDS
@@ -86,6 +87,7 @@ class Supervisor:
             record.files, mode=settings.mode, sync=settings.sync, queue=settings.queue, warn=warn
         )
         self.writer.observers.append(record.observe)
+        self.writer.summarise = record.summarise
         self._record = record
         self._modes = record.files.modes = StateModes.of(record.directory, [LEDGER, LOCK])
         self._warn = warn
@@ -146,7 +148,9 @@ class Supervisor:
     async def _serve(self, front: Front, recorder: Recorder, outcome: Outcome) -> None:
         """The front, and the connections that may outlive it for the grace."""
         started = SessionStarted(started=self._record.started, command=self._record.command)
-        await recorder.record_payload(started)
+        for first in (started, self._record.policy_record):
+            if await recorder.record_payload(first) == NOT_RECORDED:
+                raise AuditLost("the audit log could not be begun: a first record was not written")
         connections = trio.CancelScope()
         front_ended = trio.Event()
         async with (

@@ -1,0 +1,128 @@
+"""policy.json: what one session was allowed, with the place that each rule came from.
+
+The file is written before the command starts and bound by the log's second record, so whatever
+stands here is proved as soon as the log is. To add a fact: give SessionPolicy (or one of its parts)
+a field with a default; the encoding sorts the keys, so the order of the fields does not matter.
+Readers ignore keys that they do not know. Secrets never stand here: names of variables, no values.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Sourced(msgspec.Struct, kw_only=True, frozen=True):
+    """One entry and what gave it: a flag, a profile's line and key, or a policy group."""
+
+    entry: str
+    source: str
+
+
+class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
+    """Host rules, pins and ports; `block`: nothing at all may be reached."""
+
+    block: bool = False
+    allow: list[Sourced] = []
+    deny: list[Sourced] = []
+    pins: list[Sourced] = []
+    open_ports: list[int] = []
+    listen_ports: list[int] = []
+    upstream_proxy: Sourced | None = None
+
+
+class GrantedPath(msgspec.Struct, kw_only=True, frozen=True):
+    """A path of the cage; `asked_for`: by the user, not by a policy group."""
+
+    path: str
+    access: Literal["read", "write", "readwrite", "socket"]
+    is_file: bool
+    source: str
+    asked_for: bool
+
+
+class FilePolicy(msgspec.Struct, kw_only=True, frozen=True):
+    """Grants, denied paths, and those denied paths that a flag opened (`bypasses`)."""
+
+    grants: list[GrantedPath]
+    denied: list[str] = []
+    bypasses: list[str] = []
+
+
+class PassedVariables(msgspec.Struct, kw_only=True, frozen=True):
+    """Names of the caller's variables: those passed on, and secrets that were held back."""
+
+    passed: list[str] = []
+    held_back: list[str] = []
+
+
+class UsedProfile(msgspec.Struct, kw_only=True, frozen=True):
+    """One file of a profile, bases included, and the SHA-256 (hex) of its bytes."""
+
+    source: str
+    sha256: str
+
+
+class Origin(msgspec.Struct, kw_only=True, frozen=True):
+    """Who ran it, where, and with which software; `package_sha256` is over our own files."""
+
+    user: str = ""
+    user_id: int | None = None
+    host: str = ""
+    system: str = ""
+    nono_trio: str = ""
+    python: str = ""
+    nono_py: str = ""
+    package_sha256: str | None = None
+    profiles: list[UsedProfile] = []
+
+
+class SupervisorProcess(msgspec.Struct, kw_only=True, frozen=True):
+    """The process that keeps the log: a pid alone may mean another one later."""
+
+    pid: int = 0
+    start_ticks: int = 0
+    boot_id: str = ""
+
+
+class SessionPolicy(msgspec.Struct, kw_only=True, frozen=True):
+    """The whole of policy.json. `files` and `variables` are null where there is no cage (`proxy`).
+
+    `limits` has the names of the flags; None stands for "not limited by us".
+    """
+
+    v: Literal[1] = 1
+    session_id: str = ""
+    name: str | None = None
+    working_directory: str = ""
+    home: str | None = None  # `kept NAME`, `private` or `closed`
+    isolation: str = "none"
+    enforcement: list[str] = []
+    network: NetworkPolicy = NetworkPolicy()
+    files: FilePolicy | None = None
+    variables: PassedVariables | None = None
+    audit_mode: str = "strict"
+    audit_sync: str = "interval"
+    limits: dict[str, int | float | None] = {}
+    origin: Origin = Origin()
+    supervisor: SupervisorProcess = SupervisorProcess()
+
+    @property
+    def asked_paths(self) -> list[str]:
+        """The paths that the user granted, in the order given."""
+        return [grant.path for grant in self.files.grants if grant.asked_for] if self.files else []
+
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(SessionPolicy)
+
+
+def encode_policy(policy: SessionPolicy) -> bytes:
+    """The bytes of policy.json: compact, sorted keys, one line."""
+    return _encoder.encode(policy) + b"\n"
+
+
+def decode_policy(data: bytes) -> SessionPolicy:
+    """The policy in a file; raises msgspec.DecodeError, UnicodeDecodeError, RecursionError."""
+    return _decoder.decode(data)

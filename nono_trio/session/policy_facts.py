@@ -1,0 +1,179 @@
+"""What policy.json says of a session: gathered from its options and from the cage as it was built.
+
+Rules of this file: names of variables, never their values; every text is made valid UTF-8 (a path
+may be any bytes). It is called after every fallback, so it describes the cage that is in force. To
+record one more fact, add a field to SessionPolicy (core/session_policy.py) and fill it in here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nono_trio import __version__
+from nono_trio.core.session_policy import (
+    FilePolicy,
+    GrantedPath,
+    NetworkPolicy,
+    Origin,
+    PassedVariables,
+    SessionPolicy,
+    Sourced,
+)
+from nono_trio.sandbox.library import library_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from nono_trio.session.options import NetworkOptions, RunOptions, SessionOptions
+    from nono_trio.session.prepare import PreparedRun
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
+    """Return what a command may do in its cage."""
+    network = _network(options.session.network, options.open_ports, options.listen_ports)
+    names = {*run.inherited.passed, *options.set_variables}
+    limits = options.limits
+    return SessionPolicy(
+        name=options.session.name,
+        working_directory=_text(run.plan.directory),
+        home=run.home.text,
+        isolation=run.plan.isolation,
+        enforcement=run.enforcement,
+        network=network,
+        files=_files(options, run),
+        variables=PassedVariables(
+            passed=sorted(map(_text, names)), held_back=sorted(map(_text, run.inherited.held_back))
+        ),
+        audit_mode=options.session.audit.mode,
+        audit_sync=options.session.audit.sync,
+        limits={
+            "memory": limits.memory,
+            "max_open_files": limits.open_files,
+            "max_processes": limits.processes,
+            "timeout": options.timeout_seconds,
+        },
+        origin=_origin(options.session),
+    )
+
+
+def proxy_policy(options: SessionOptions) -> SessionPolicy:
+    """Return what a proxy by itself lets through: it has no cage, and looks at no files."""
+    return SessionPolicy(
+        name=options.name,
+        network=_network(options.network),
+        audit_mode=options.audit.mode,
+        audit_sync=options.audit.sync,
+        origin=_origin(options),
+    )
+
+
+def _network(
+    network: NetworkOptions, open_ports: Sequence[int] = (), listen_ports: Sequence[int] = ()
+) -> NetworkPolicy:
+    def sourced(name: str, entries: Iterable[str]) -> list[Sourced]:
+        return [Sourced(entry=_text(e), source=_text(network.source(name, e))) for e in entries]
+
+    proxy = network.upstream_proxy
+    return NetworkPolicy(
+        block=network.block,
+        allow=sourced("allow_domain", network.allow),
+        deny=sourced("deny_domain", network.deny),
+        pins=sourced("resolve", network.resolve),
+        open_ports=[*open_ports],
+        listen_ports=[*listen_ports],
+        upstream_proxy=None
+        if proxy is None
+        else Sourced(entry=f"{proxy.scheme}://{proxy.shown}", source=proxy.source),
+    )
+
+
+def _files(options: RunOptions, run: PreparedRun) -> FilePolicy:
+    grants = [
+        GrantedPath(
+            path=_text(grant.path),
+            access=grant.access,
+            is_file=grant.is_file,
+            source=_text(grant.source),
+            asked_for=grant.asked_for,
+        )
+        for grant in run.files.grants
+    ]
+    return FilePolicy(
+        grants=grants,
+        denied=[*map(_text, run.files.denied)],
+        bypasses=[*map(_text, options.files.bypass_protection)],
+    )
+
+
+def _origin(options: SessionOptions) -> Origin:
+    system = os.uname()
+    return Origin(
+        user=_user_name(),
+        user_id=os.geteuid(),
+        host=_text(socket.gethostname()),
+        system=f"{system.sysname} {system.release}",
+        nono_trio=__version__,
+        python=".".join(map(str, sys.version_info[:3])),
+        nono_py=_nono_py_version(),
+        package_sha256=package_digest(),
+        profiles=[*options.profiles],
+    )
+
+
+def _nono_py_version() -> str:
+    """By the name of the installed metadata's directory: importlib.metadata takes 10 ms."""
+    try:
+        site_packages = Path(library_path()).parent.parent
+        found = [path.name for path in site_packages.glob("nono_py-*.dist-info")]
+    except (ImportError, OSError):
+        return ""
+    return found[0].removeprefix("nono_py-").removesuffix(".dist-info") if len(found) == 1 else ""
+
+
+def _user_name() -> str:
+    import pwd
+
+    try:
+        return _text(pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:  # an id without an account, as containers have
+        return ""
+
+
+def package_digest() -> str | None:
+    """SHA-256 (hex) over the names, lengths and bytes of our own files; None if unreadable.
+
+    Some 3 ms for 180 files: computed while the launcher builds the cage.
+    """
+    hasher = hashlib.sha256()
+    try:
+        for name, path in sorted(_package_files(str(_PACKAGE), "")):
+            with open(path, "rb", buffering=0) as file:
+                data = file.read()
+            hasher.update(f"{name}\0{len(data)}\0".encode())
+            hasher.update(data)
+    except OSError:
+        return None
+    return hasher.hexdigest()
+
+
+def _package_files(directory: str, prefix: str) -> Iterator[tuple[str, str]]:
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name != "__pycache__":
+                yield from _package_files(entry.path, f"{prefix}{entry.name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield prefix + entry.name, entry.path
+
+
+def _text(text: str) -> str:
+    r"""Return `text` with bytes that are not UTF-8 written as `\xff`."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
