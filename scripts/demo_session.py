@@ -275,9 +275,10 @@ def find_python() -> tuple[str, list[str]]:
 
 
 def decisions(records: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Mode, decision, target and port of each network record."""
+    """Mode, decision, target and port of each network record; not those about the log itself."""
     payloads = [record["event"] for record in records]
     events = [payload["event"] for payload in payloads if payload["type"] == "network"]
+    events = [event for event in events if not event["target"].startswith("nono-trio:")]
     return [(e["mode"], e["decision"], e["target"], e["port"]) for e in events]
 
 

@@ -22,6 +22,7 @@ import msgspec
 from nono_trio.audit import ledger, store
 from nono_trio.audit.files import LogFiles, rfc3339, unix_ms
 from nono_trio.audit.machine import boot_id, process_start_ticks
+from nono_trio.audit.ownership import as_owner_of_path
 from nono_trio.audit.room import hold_file
 from nono_trio.audit.seal import (
     opened_metadata,
@@ -91,7 +92,8 @@ class SessionRecord:
             store.write_session_json(self.directory, self._metadata)
             size = len(encode_metadata(self._metadata)) + SEAL_BYTES
             self.files.hold_for_seal(size)
-            hold_file(self.directory / store.new_name(store.SUMMARY), size)
+            with as_owner_of_path(self.directory):
+                hold_file(self.directory / store.new_name(store.SUMMARY), size)
         except BaseException:
             store.discard_session_directory(self.directory)
             raise

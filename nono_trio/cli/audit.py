@@ -22,7 +22,7 @@ from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.events import Decision, Network
-from nono_trio.errors import UsageError
+from nono_trio.errors import LogUnreadable, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,6 +162,41 @@ def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | No
     root = _root(audit_dir)
     directory = _session_directory(root, session) if session else None
     raise SystemExit(recover_sessions(root, directory, as_json=as_json))
+
+
+@audit.command(
+    short_help="Remove a session on purpose.",
+    epilog="Example: nono-trio audit forget 89139b466fe900c5",
+)
+@click.argument("session")
+@_json
+@_audit_dir
+def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Remove a session's directory, and say so in the ledger: it is not `missing` afterwards.
+
+    A session that is gone already only gets its line. Exit code: removed 0; running 1; no such
+    session 2; the ledger can't be written 4.
+    """
+    from nono_trio.audit.forget import forget as forget_session
+
+    root = _root(audit_dir)
+    known = store.is_session_id(session) and not (root / session).is_dir()
+    session_id = session if known else store.find_session(root, session).name
+    if not known and store.find_session(root, session).parent != root:
+        raise UsageError(
+            f"expected a session in {root}, got {session}", hint="see `nono-trio audit list`"
+        )
+    try:
+        forget_session(root, session_id)
+    except LogUnreadable:
+        if not known:
+            raise
+        session_id = store.find_session(root, session).name
+        forget_session(root, session_id)
+    if as_json:
+        print_json({"schema": SCHEMA, "session_id": session_id, "removed": True})
+    else:
+        say(f"session {clean(session_id)} is removed; its line in the ledger says so")
 
 
 @audit.command(
