@@ -33,7 +33,7 @@ from canary_services import Listeners, Objects
 
 import nono_trio
 
-RUN_SECONDS = 25.0
+RUN_SECONDS = 50.0
 POLL_SECONDS = 0.005
 SETTLE_SECONDS = 2.0  # for killed processes to be gone; what lives longer has got away
 TAG = re.compile(rb"tag-[0-9a-f]{8}")
@@ -62,7 +62,10 @@ class Layout:
         # Not below /tmp, where the cage's private one would hide everything by itself.
         self.base = Path(tempfile.mkdtemp(prefix="nono-trio-escape-", dir="/var/tmp"))
         self.secret = secrets.token_hex(16)
-        for name in ("home/.ssh", "home/.config/gcloud", "project", "readonly", "outside", "state"):
+        for name in (
+            "home/.ssh", "home/.config/gcloud", "project", "readonly", "outside", "state",
+            "deep/b/config/nono-trio",
+        ):  # fmt: skip
             (self.base / name).mkdir(parents=True, mode=0o700)
         self.watched = {
             self.base / "outside" / name: self.secret + "\n" for name in ("secret", "movable")
@@ -74,6 +77,7 @@ class Layout:
             self.watched[self.base / name] = self.secret + "\n"
         self.watched[self.base / "home/.bashrc"] = "# untouched\n"
         self.watched[self.base / "readonly/file"] = "# untouched\n"
+        self.watched[self.base / "deep/b/config/nono-trio/p.toml"] = "# untouched\n"
         for path, text in self.watched.items():
             path.write_text(text)
         (self.base / "outside/touchable").write_text("")
@@ -86,7 +90,8 @@ class Layout:
     def _closed_directories(self) -> list[Path]:
         homes = "home/.local/share/nono-trio/homes"
         names = ("outside", "readonly", "home", "home/.ssh", "home/.config/gcloud", homes)
-        return [self.base / name for name in names]
+        way = ("deep/b", "deep/b/config", "deep/b/config/nono-trio")
+        return [self.base / name for name in (*names, *way)]
 
     def changed(self) -> list[str]:
         """What is not as it was laid out."""
@@ -140,7 +145,7 @@ class Canaries:
     def targets(self, isolation: str) -> dict[str, Any]:
         """What the probe is told."""
         base = self.layout.base
-        directories = ("home", "project", "readonly", "outside", "state")
+        directories = ("home", "project", "readonly", "outside", "state", "deep")
         return {
             "isolation": isolation, "secret": self.layout.secret, "victim": self.described,
             "terminal": self.terminal_path, "code": places_of_code(),
@@ -195,7 +200,7 @@ def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> lis
     for_tls = f"allowed.example.com:{canaries.listeners.described['tls']}"
     granted = ["--allow", str(base / "project"), "--read", str(base / "readonly")]
     if isolation == "namespace":  # Landlock can't close ~/.config/gcloud inside it, so it refuses
-        granted += ["--read", str(base / "home" / ".config")]
+        granted += ["--read", str(base / "home" / ".config"), "--allow", str(base / "deep")]
     return [
         sys.executable, "-P", "-m", "nono_trio", "run", "--isolation", isolation, "--silent",
         "--audit-dir", str(base / "state"), "--timeout", str(RUN_SECONDS),
@@ -292,7 +297,8 @@ def run_on_terminal(
     with open(base / "output", "wb") as output, open(base / "errors", "wb") as errors:
         process = subprocess.Popen(
             command, stdin=terminal, stdout=output, stderr=errors, cwd=base / "project",
-            env={"PATH": "/usr/bin:/bin", "HOME": str(base / "home"), **python_variables()},
+            env={"PATH": "/usr/bin:/bin", "HOME": str(base / "home"),
+                 "XDG_CONFIG_HOME": str(base / "deep/b/config"), **python_variables()},
             preexec_fn=own_terminal, pass_fds=[leaked],
         )  # fmt: skip
     os.close(leaked)

@@ -21,7 +21,7 @@ from harness import PROBES, as_user, guarded
 TABLE = Path(__file__).parents[1] / "docs" / "escape-attempts.md"
 CANARIES = Path(__file__).parent / "canaries.py"
 PROBE = PROBES / "escape.py"
-RUN_SECONDS = 60  # several times what it takes; a cage that hangs is a finding
+RUN_SECONDS = 90  # several times what it takes; a cage that hangs is a finding
 LEAST_ATTEMPTS = 60
 USERS = ["root", "user"] if os.geteuid() == 0 else ["user"]
 

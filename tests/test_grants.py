@@ -73,12 +73,13 @@ def test_nobody_is_given_writing_who_did_not_ask(
         "TMPDIR": str(sessions.home / ".ssh"),
     }
     script = """
-    { echo more >>~/.local/state/nono-trio/audit/ledger.ndjson; } 2>/dev/null && echo appended
-    mv ~/.local/state/nono-trio ~/.local/state/moved 2>/dev/null && echo moved
-    { echo key >~/.ssh/authorized_keys; } 2>/dev/null && echo wrote
+    { echo more >>"$1/.local/state/nono-trio/audit/ledger.ndjson"; } 2>/dev/null
+    mv "$1/.local/state/nono-trio" "$1/.local/state/moved" 2>/dev/null
+    { echo key >"$1/.ssh/authorized_keys"; } 2>/dev/null
     file=$(mktemp) && echo there >"$file" && cat "$file"
     """
-    done = sessions.run("--isolation", isolation, "--", "sh", "-c", script, cwd=work)
+    home = str(sessions.home)
+    done = sessions.run("--isolation", isolation, "--", "sh", "-c", script, "sh", home, cwd=work)
     assert (done.stdout, done.returncode) == ("there\n", 0), done.stderr
     assert (usual / "ledger.ndjson").read_text() == "earlier\n"
     assert os.listdir(sessions.home / ".ssh") == []
@@ -245,6 +246,7 @@ def test_other_links_are_followed_and_shown(sessions: Sessions, work: Path) -> N
     granted = ["--allow", "inside", "--read", f"{sessions.home}/link"]
     done = sessions.run(*granted, "--", "cat", f"{sessions.home}/link/inside/file", cwd=work)
     assert (done.stdout, done.returncode) == ("found\n", 0), done.stderr
+    assert f"warning: --allow {work}/inside leads to {work}/real" in done.stderr
     shown = sessions.run("--dry-run", *granted, "--", "true", cwd=work).stdout
     assert f"{work}/inside -> {work}/real  (--allow)" in shown
     assert f"{sessions.home}/link -> {work}  (--read)" in shown

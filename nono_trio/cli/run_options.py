@@ -45,8 +45,9 @@ _FILES = (
         type=PATH,
         metavar="PATH|DIR",
         help="Connect to a socket of the host, or to every socket below DIR, where one that is"
-        " made anew by its server is found again; nothing else of DIR is opened. Recorded: what"
-        " is behind it acts outside of the cage.",
+        " made anew by its server is found again (below your home or /tmp: those that are there at"
+        " the start); no file of DIR is opened. Recorded; what is behind it acts outside of the"
+        " cage.",
     ),
     option(
         "--bypass-protection",

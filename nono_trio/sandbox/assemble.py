@@ -108,7 +108,7 @@ def cage_files(
         fresh.append((home, "readwrite", False))
     if not sandbox:
         return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start)
-    by_name = {os.path.realpath(path) for path in files.user_paths}
+    by_name = {grant.real for grant in files.grants if grant.asked_for}
     return CageFiles(
         grants=granted + fresh,
         sockets=[grant.path for grant in files.sockets],

@@ -16,13 +16,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
-from nono_trio.sandbox.places import Identity, follow, identity, is_in
+from nono_trio.sandbox.places import (
+    Identity,
+    follow,
+    home_directory,
+    identity,
+    is_in,
+    relative,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # "socket": may be connected to, and neither read nor written.
 Access = Literal["read", "write", "readwrite", "socket"]
+
+# What a cage with a mount view has of its own.
+PRIVATE = ("/tmp", "/dev/shm")
+
+# A directory of sockets holds some dozens; this bounds what a mistake (`~`) costs.
+_MOST_LOOKED_AT = 10_000
 
 _FLAGS = {
     ("readwrite", False): "--allow", ("read", False): "--read", ("write", False): "--write",
@@ -94,11 +107,62 @@ def grant_requests(
         link = link_out(grant.path, trees)
         if link is None:
             grants.append(grant)
+            if _is_led_by_own_link(grant.path):
+                warnings.append(f"{request.source} {grant.path} leads to {grant.real}")
         elif request.optional:
             warnings.append(f"{_leads_out(request.source, grant.path, link, grant.real)}, skipped")
         else:
             raise _refused(request, grant, link)
     return grants
+
+
+def shown_sockets(grants: Iterable[Grant], warnings: list[str]) -> list[Grant]:
+    """Return what a mount view shows of grants of sockets.
+
+    Landlock lets a command read all that lies below its home and its /tmp, whatever is mounted
+    there: of a directory in them only the sockets are shown that are there now. Raises UsageError
+    for a directory that holds too much to look at.
+    """
+    own = [os.path.realpath(home_directory()), *PRIVATE]
+    shown: list[Grant] = []
+    for grant in grants:
+        if grant.is_file or not any(is_in(grant.real, place) for place in own):
+            shown.append(grant)
+            continue
+        found = list(_sockets_in(grant))
+        if not found:
+            warnings.append(f"{grant.source} {grant.path}: there is no socket in it now")
+        shown += found
+    return shown
+
+
+def _sockets_in(directory: Grant) -> Iterator[Grant]:
+    looked = 0
+    for place, _, names in os.walk(directory.real):
+        for name in sorted(names):
+            looked += 1
+            if looked > _MOST_LOOKED_AT:
+                raise UsageError(
+                    f"{directory.source} {directory.path}: more than {_MOST_LOOKED_AT} files",
+                    hint="name the socket",
+                )
+            real = os.path.join(place, name)
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.lstat(real).st_mode):
+                    path = os.path.join(directory.path, relative(real, directory.real))
+                    yield Grant(path, "socket", True, directory.source, asked_for=True)
+
+
+def _is_led_by_own_link(path: str) -> bool:
+    """Whether a symlink of this user's is on the way: an earlier command may have made it, in a
+    directory that is not known of here."""
+    return any(_is_own(link) for link in follow(path).links)
+
+
+def _is_own(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.lstat(path).st_uid == os.geteuid()
+    return False
 
 
 def work_trees(directory: str) -> list[str]:
@@ -138,6 +202,10 @@ def _grant(request: PathRequest, directory: str, warnings: list[str]) -> Grant |
             raise UsageError(
                 f"{request.source}: expected a socket or a directory, got a file: {request.given}",
                 hint="grant a file with --read-file or --allow-file",
+            )
+        if os.path.realpath(path) in PRIVATE:
+            raise UsageError(
+                f"{request.source}: {path} is the cage's own", hint="name the socket in it"
             )
     elif is_file is not request.is_file:
         raise _wrong_kind(request)

@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from nono_trio.sandbox.places import ancestors, identity, is_in
+from nono_trio.sandbox.places import ancestors, identity, is_in, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,18 +56,18 @@ class MountTable:
 
     def _others(self, real: str) -> Iterator[str]:
         own = next((self._at[one] for one in ancestors(real) if one in self._at), None)
-        if own is None:
+        if own is None or len(self._of[own.device]) == 1:
             return
-        inside = _joined(own.root, os.path.relpath(real, own.point))
+        inside = _joined(own.root, relative(real, own.point))
         for mount in self._of[own.device]:
             if mount is own:
                 continue
             if is_in(inside, mount.root):
-                name = _joined(mount.point, os.path.relpath(inside, mount.root))
+                name = _joined(mount.point, relative(inside, mount.root))
                 if _are_same(real, name):
                     yield name
             elif is_in(mount.root, inside):
-                part = _joined(real, os.path.relpath(mount.root, inside))
+                part = _joined(real, relative(mount.root, inside))
                 if _are_same(part, mount.point):
                     yield mount.point
 
@@ -81,8 +81,8 @@ def _unescaped(text: str) -> str:
     return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def _joined(directory: str, relative: str) -> str:
-    return directory if relative == "." else os.path.join(directory, relative)
+def _joined(directory: str, below: str) -> str:
+    return os.path.join(directory, below) if below else directory
 
 
 def _are_same(path: str, other: str) -> bool:

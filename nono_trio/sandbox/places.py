@@ -59,10 +59,15 @@ def is_in(path: str, directory: str) -> bool:
 
 def ancestors(path: str) -> Iterator[str]:
     """Yield an absolute path, then the directories that it lies in, nearest first, / last."""
-    yield path
     while path != "/":
-        path = os.path.dirname(path)
         yield path
+        path = path.rpartition("/")[0] or "/"
+    yield path
+
+
+def relative(path: str, directory: str) -> str:
+    """Return what leads from `directory` to `path`, which is in it; empty if they are the same."""
+    return path[len(directory.rstrip("/")) :].lstrip("/")
 
 
 def identity(path: str) -> Identity | None:
@@ -81,8 +86,12 @@ class Followed(NamedTuple):
     links: tuple[str, ...]
 
 
-def follow(path: str) -> Followed:
-    """Follow every symlink of an absolute path; what is not there is taken as it is written."""
+def follow(path: str, targets: dict[str, str | None] | None = None) -> Followed:
+    """Follow every symlink of an absolute path; what is not there is taken as it is written.
+
+    `targets` keeps what was found for the next of many paths: each is looked at once.
+    """
+    targets = {} if targets is None else targets
     pending = [part for part in reversed(path.split("/")) if part]
     real, links = "", []
     while pending:
@@ -93,7 +102,9 @@ def follow(path: str) -> Followed:
             real = os.path.dirname(real).rstrip("/")
             continue
         here = f"{real}/{part}"
-        target = _target(here)
+        if here not in targets:
+            targets[here] = _target(here)
+        target = targets[here]
         if target is None:
             real = here
             continue

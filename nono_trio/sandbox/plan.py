@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
 from nono_trio.sandbox import program
-from nono_trio.sandbox.grant import Access, Grant, PathRequest, absolute, grant_requests
+from nono_trio.sandbox.grant import (
+    PRIVATE,
+    Access,
+    Grant,
+    PathRequest,
+    absolute,
+    grant_requests,
+    shown_sockets,
+)
 from nono_trio.sandbox.places import ancestors, is_below, is_in
 from nono_trio.sandbox.policy_groups import group_grants, protected
 from nono_trio.sandbox.protection import Protection, configuration_directories
@@ -26,9 +34,6 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.places import Identity
 
 __all__ = ["PRIVATE", "Access", "FileOptions", "FilePlan", "Grant", "PathRequest", "plan_files"]
-
-# What a cage with a mount view has of its own.
-PRIVATE = ("/tmp", "/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ class FilePlan:
 
     @property
     def user_paths(self) -> list[str]:
-        """The directories and files that the user granted, in the order given."""
-        return [grant.path for grant in self.grants if grant.asked_for]
+        """The directories, files and sockets that the user granted, in the order given."""
+        return [grant.path for grant in (*self.grants, *self.sockets) if grant.asked_for]
 
     @property
     def identities(self) -> Mapping[str, Identity]:
@@ -135,6 +140,7 @@ def plan_files(
     requests = (*_flag_requests(options, directory), *options.profile)
     asked = grant_requests(requests, directory, warnings)
     user = [grant for grant in asked if grant.access != "socket"]
+    sockets = [grant for grant in asked if grant.access == "socket"]
     system, denied = group_grants(library)
     denied += [absolute(path, directory) for path in options.deny]
     configuration = configuration_directories(options.configuration)
@@ -145,6 +151,8 @@ def plan_files(
     kept = program.kept_paths(user, protection.lifted, can_cover)
     warnings += program.kept_warnings(kept)
     warnings += program.search_path_warnings(user, directory, kept)
+    if can_cover:
+        sockets = shown_sockets(sockets, warnings)
     system, below = protected(system, protection, warnings, can_cover=can_cover)
     plan = FilePlan(
         tuple(user + system),
@@ -154,7 +162,7 @@ def plan_files(
         directory,
         directory,
         tuple(warnings),
-        tuple(grant for grant in asked if grant.access == "socket"),
+        tuple(sockets),
         protection,
     )
     if plan.covers(directory, "read") is None:

@@ -29,6 +29,7 @@ from nono_trio.sandbox.places import (
     homes_root,
     identity,
     is_in,
+    relative,
 )
 from nono_trio.sandbox.program import program_paths
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.sandbox.grant import Grant
-    from nono_trio.sandbox.places import Identity
+    from nono_trio.sandbox.places import Followed, Identity
 
 _LIFT = "--bypass-protection"
 _HOMES = "--home kept=NAME gives the command the home of that name"
@@ -57,9 +58,9 @@ class _Index:
     links: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     seen: dict[str, Identity | None] = field(default_factory=dict)
 
-    def add(self, given: str, mounts: MountTable) -> None:
+    def add(self, given: str, followed: Followed, mounts: MountTable) -> None:
         """Take in one closed place."""
-        real, links = follow(given)
+        real, links = followed
         for name in mounts.names(real):
             self.at.setdefault(name, given)
             for directory in list(ancestors(name))[1:]:
@@ -70,8 +71,8 @@ class _Index:
         for directory in list(ancestors(real))[1:]:
             found = self.identity(directory)
             if found is not None:
-                below = os.path.relpath(real, directory)
-                self.above_identity.setdefault(found, []).append((given, below))
+                below = (given, relative(real, directory))
+                self.above_identity.setdefault(found, []).append(below)
         for link in links:
             for holder in mounts.names(os.path.dirname(link)):
                 named = (given, os.path.join(holder, os.path.basename(link)))
@@ -136,19 +137,21 @@ class Protection:
         usual = [path for path in _usual_states() if os.path.realpath(path) != state]
         homes = _kept_homes()
         obeyed = [*configuration, *usual, *homes]
-        real = {path: os.path.realpath(path) for path in dict.fromkeys([*denied, *obeyed])}
-        lifted = _lifted(bypass, directory, {home, *real.values(), *program_paths()})
+        seen: dict[str, str | None] = {}
+        places = {path: follow(path, seen) for path in dict.fromkeys([*denied, *obeyed])}
+        known = {home, *(place.real for place in places.values())}
+        lifted = _lifted(bypass, directory, known)
         for path in homes:
-            if real[path] in lifted:
+            if places[path].real in lifted:
                 raise UsageError(
                     f"{_LIFT} {path}: the homes of other cages stay closed", hint=_HOMES
                 )
-        kept = tuple(path for path in real if real[path] not in lifted)
+        kept = tuple(path for path, place in places.items() if place.real not in lifted)
         mounts = MountTable.read()
         closed, states = _Index(), _Index()
         for path in kept:
-            closed.add(path, mounts)
-        states.add(str(state_root), mounts)
+            closed.add(path, places[path], mounts)
+        states.add(state, follow(os.path.abspath(state_root)), mounts)
         obeyed = [path for path in obeyed if path in kept]
         return cls(kept, lifted, tuple(obeyed), state, home, tuple(homes), closed, states)
 
@@ -294,7 +297,7 @@ def _lifted(bypass: Sequence[str], directory: str, known: set[str]) -> tuple[str
                 " command that worked there may have made it",
                 hint=f"if that is what you mean, name it: {_LIFT} {shlex.quote(real)}",
             )
-        if real not in known:
+        if real not in known and real not in program_paths():
             raise UsageError(
                 f"{_LIFT} {given}: nothing protects that path",
                 hint="see `nono-trio why --path` for what closes a path",

@@ -216,9 +216,11 @@ class _View:
         """
         between = {path for real in inner for path in self._between(real)}
         for path in sorted(between, key=_depth):  # an outer one hides what is mounted in it before
-            if not stat.S_ISDIR(os.lstat(_OLD + path).st_mode):  # it was one when it was planned
+            found = os.lstat(_OLD + path)
+            if not stat.S_ISDIR(found.st_mode):  # it was one when it was planned
                 raise _changed(path)
             system.mount(_OLD + path, _NEW + path, "", system.MS_BIND | system.MS_REC)
+            require_same(_NEW + path, path, (found.st_dev, found.st_ino))
 
     def _between(self, path: str) -> list[str]:
         """Return what lies between `path` and the mount for writing that it is seen in, if any."""

@@ -188,9 +188,8 @@ def prepare_run(
         directory=caged.directory,
         executable=executable,
         command=[*options.command],
-        environment=home.variables(
-            variables | _temporary_variables(options, files, temporary), files
-        ),
+        environment=home.variables(variables, files)
+        | _temporary_variables(options, files, temporary),
         foreground=terminal.is_ours,
         port=port,
         open_ports=[*options.open_ports],

@@ -18,6 +18,7 @@ import time
 from types import SimpleNamespace
 
 import escape_code
+import escape_covers
 import escape_files
 import escape_guard
 import escape_home
@@ -39,8 +40,8 @@ from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 MODULES = (
     escape_code,
     escape_sockets, escape_services, escape_guard, escape_proxy, escape_proxy_targets, escape_files,
-    escape_home, escape_log, escape_metadata, escape_modes, escape_mounts, escape_kernel,
-    escape_processes, escape_scheduling, escape_terminals, escape_lifetimes,
+    escape_covers, escape_home, escape_log, escape_metadata, escape_modes, escape_mounts,
+    escape_kernel, escape_processes, escape_scheduling, escape_terminals, escape_lifetimes,
 )  # fmt: skip
 FACTS_SECONDS = 5.0
 ATTEMPT_SECONDS = 2.0  # all of an attempt; what it waits for it waits for a fraction of that

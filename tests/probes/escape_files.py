@@ -350,6 +350,11 @@ def block_device(host):
     return first_opened([f"/dev/{name}" for name in names], os.O_RDONLY)
 
 
+@attempt("the machine's console")
+def console(host):
+    return first_opened(["/dev/console"], os.O_RDWR | os.O_NOCTTY)
+
+
 @attempt("a device that makes networks or machines (tun, kvm, fuse, vhost)")
 def powerful_device(host):
     names = ("net/tun", "kvm", "fuse", "vhost-net", "vhost-vsock", "uinput", "loop-control")
