@@ -223,6 +223,9 @@ def test_it_is_shown_explained_and_recorded(sessions: Sessions) -> None:
     held = record["nono_trio"]["enforcement"]
     assert f"may connect to the host's sockets at {agent}" in held
     assert agent in record["tracked_paths"]
+    policy = json.loads((sessions.only / "policy.json").read_text())
+    opened = {(grant["path"], grant["access"]) for grant in policy["files"]["grants"]}
+    assert (agent, "socket") in opened
 
 
 def test_a_socket_is_no_file(sessions: Sessions) -> None:

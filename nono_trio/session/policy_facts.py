@@ -103,7 +103,7 @@ def _files(options: RunOptions, run: PreparedRun) -> FilePolicy:
             source=_text(grant.source),
             asked_for=grant.asked_for,
         )
-        for grant in run.files.grants
+        for grant in (*run.files.grants, *run.files.sockets)
     ]
     return FilePolicy(
         grants=grants,
