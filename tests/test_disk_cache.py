@@ -70,4 +70,4 @@ def test_recovery_reads_the_disk_and_not_the_page_cache(tmp_path: Path) -> None:
     assert recovered["outcome"] == "recovered"
     assert 0 < recovered["torn_bytes"] <= 2 * BLOCK
     assert verified["verdict"] == "verified"
-    assert verified["event_count"] < 16
+    assert verified["event_count"] < 18  # 15 records, and the three that a recovery adds
