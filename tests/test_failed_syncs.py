@@ -16,6 +16,7 @@ from nono_trio.audit.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.verify import verify
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import Flow, SessionStarted
+from nono_trio.core.session_policy import SessionPolicy
 from nono_trio.errors import AuditLost
 
 if TYPE_CHECKING:
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.log import AppendFile
 
-FACTS = SessionFacts(
-    command=["true"],
-    name=None,
-    tracked_paths=[],
-    isolation="none",
-    enforcement=[],
-    audit_mode="best-effort",
-    audit_sync="interval",
-    working_directory="/",
-)
+FACTS = SessionFacts(["true"], SessionPolicy(audit_mode="best-effort", working_directory="/"))
 
 
 def broken(*_: object) -> None:
@@ -60,7 +52,9 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionRecord:
 
 
 def writer_of(record: SessionRecord, mode: str, sync: str, warn: Callable[[str], None]) -> Writer:
-    return Writer(record.files, mode=mode, sync=sync, queue=64, warn=warn)  # type: ignore[arg-type]
+    writer = Writer(record.files, mode=mode, sync=sync, queue=64, warn=warn)  # type: ignore[arg-type]
+    writer.summarise = record.summarise
+    return writer
 
 
 def file_of(record: SessionRecord, name: str) -> AppendFile:
@@ -79,6 +73,7 @@ async def write(record: SessionRecord, writer: Writer, until: Callable[[], bool]
             await recorder.record_payload(
                 SessionStarted(started=record.started, command=record.command)
             )
+            await recorder.record_payload(record.policy_record)
             with trio.fail_after(60):
                 while not until():
                     sequence = await recorder.record(denied("a.test"))
@@ -135,11 +130,25 @@ async def test_strict_ends_with_the_first(record: SessionRecord) -> None:
                     while True:
                         await trio.sleep(0.01)
                         await recorder.record(denied("a.test"))
+    record.summarise(writer.totals, writer.files.log.sequence + 2)
     with pytest.raises(SyncFailed):
         record.seal(ENDED, writer.totals)
 
 
-@pytest.mark.parametrize("name", ["log", "flows", "checkpoints"])
+async def test_flows_that_fail_to_sync_leave_the_log_without_an_end(record: SessionRecord) -> None:
+    """The summary would bind bytes that may be gone: `crashed`, whatever the audit mode."""
+    record.files.flows.flush = Once(1)  # type: ignore[method-assign]
+    writer = writer_of(record, "best-effort", "never", lambda _text: None)
+    with pytest.RaisesGroup(AuditLost, flatten_subgroups=True):
+        await write(record, writer, lambda: writer.files.log.sequence > 3)
+    assert b"session_ended" not in (record.directory / "audit-events.ndjson").read_bytes()
+    assert (record.directory / "checkpoints.ndjson").read_bytes() == b""
+    assert not (record.directory / "summary.json").exists()
+    record.files.close()
+    assert verify(record.directory).verdict in ("crashed", "open")
+
+
+@pytest.mark.parametrize("name", ["log", "checkpoints"])
 async def test_a_sync_that_fails_at_the_seal(record: SessionRecord, name: str) -> None:
     writer = writer_of(record, "best-effort", "never", lambda _text: None)
     await write(record, writer, lambda: writer.files.log.sequence > 3)
@@ -180,7 +189,8 @@ async def test_any_file_of_the_log_that_is_taken_away_ends_a_strict_session(
                 take()
                 await trio.sleep_forever()
     with pytest.raises(OSError, match="underneath"):
-        record.seal(ENDED, writer.totals)
+        record.summarise(writer.totals, writer.files.log.sequence + 2)
+    assert not (record.directory / "summary.json").exists()
 
 
 def test_a_session_that_cannot_start_leaves_no_directory(

@@ -108,6 +108,7 @@ class SessionRecord:
 
         Call it once every producer is gone, in a thread: blocks for some syncs, raises OSError.
         """
+        self.files.check_identity()  # what is bound by name is what we wrote
         self.files.flows.sync()
         facts = msgspec.structs.replace(
             own_facts(self._metadata),
