@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Enough for the session's own files and a few dozen records of some 700 bytes.
 LIMIT = 24 * 1024
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # under the limit Python would cut its own
 # On the small file system: what a session holds for its end, the floor that stays free, and some
 # hundred records; far more requests to come than are made while the room is found again.
 ROOM = 1024 * 1024
@@ -44,7 +45,7 @@ def limit_file_size() -> None:
 def test_strict_stops_and_says_why(sessions: Sessions, origin: Origin) -> None:
     done = subprocess.run(
         [NONO_TRIO, *load(sessions, origin, 0)],
-        env=sessions.environment, preexec_fn=limit_file_size, cwd=sessions.home,
+        env=sessions.environment | NO_BYTECODE, preexec_fn=limit_file_size, cwd=sessions.home,
         capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
@@ -63,7 +64,7 @@ def test_best_effort_goes_on_and_counts(sessions: Sessions, origin: Origin) -> N
     """The limit is on the log alone here: what is lost can only be told when there is room."""
     done = subprocess.run(
         [NONO_TRIO, *load(sessions, origin, 200, "--audit-mode", "best-effort")],
-        env=sessions.environment, preexec_fn=limit_file_size, cwd=sessions.home,
+        env=sessions.environment | NO_BYTECODE, preexec_fn=limit_file_size, cwd=sessions.home,
         capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
     )  # fmt: skip
     assert len(origin.seen) == 200  # no request was broken
