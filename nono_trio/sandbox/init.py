@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 # One byte a signal is enough: a full pipe means that a wake-up is already due.
 _WAKE_BYTES = 4096
+# What asks a program to end. A stopped one would not see it; any other signal waits for `fg`.
+_ENDING = frozenset(
+    (
+        signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT,
+        signal.SIGKILL,
+    )
+)  # fmt: skip
 
 
 class Init:
@@ -109,10 +116,10 @@ class Init:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child, number)
         # A stopped group keeps a signal pending for ever; SIGCONT lets it take effect.
-        if number not in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT):
+        if number in _ENDING:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child, signal.SIGCONT)
-        if number not in (signal.SIGSTOP, signal.SIGTSTP):
+        if number in _ENDING or number == signal.SIGCONT:
             self._thaw()
 
     def _thaw(self) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 
-# What the supervisor asks with; nobody else sends it, as a service's manager sends SIGTERM to all.
-END_NOW = signal.SIGUSR1
+# What the supervisor asks with. Others send to everybody in a group or in a service's cgroup what a
+# program may expect (SIGTERM, SIGUSR1, SIGALRM); nobody sends this one.
+END_NOW = getattr(signal, "SIGRTMAX", signal.SIGUSR1)
 
 
 def wait_for_init(init: int, started: int, seconds: float | None) -> None:
@@ -24,10 +26,15 @@ def wait_for_init(init: int, started: int, seconds: float | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
 
-    for number in (END_NOW, signal.SIGALRM):
-        signal.signal(number, kill)
+    signal.signal(END_NOW, kill)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_NOW])
-    if os.read(started, 1) and seconds is not None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    if os.read(started, 1) and seconds is not None and not _ends_within(handle, seconds):
+        kill()
     os.waitpid(init, 0)
     os.close(handle)
+
+
+def _ends_within(handle: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

@@ -25,12 +25,18 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.tree import Freezer
 
 # The terminal's and the user's signals are the supervisor's to handle: PID 1 and the process that
-# waits for it must outlive them. The child gets the default back, unless the caller ignored it
-# (nohup), which is passed on as every program does.
-SUPERVISOR_SIGNALS = (
-    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
-    signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
+# waits for it must outlive them, also those sent to a whole group or service. The child gets the
+# default back, unless the caller ignored it (nohup), which is passed on as every program does.
+# Left alone: what nobody can handle, the children's ends, and what a fault of our own ends us by.
+_LEFT_ALONE = frozenset(
+    (
+        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT, signal.SIGSEGV,
+        signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
+    )
 )  # fmt: skip
+SUPERVISOR_SIGNALS = tuple(sorted(signal.valid_signals() - _LEFT_ALONE))
+# Ignored by every interpreter, for itself.
+_PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class StageError(Exception):
@@ -72,7 +78,9 @@ def report_failure(control: socket.socket, failed: StageError) -> None:
 def take_signals() -> frozenset[int]:
     """Ignore the supervisor's signals; return those that were ignored before."""
     ignored = frozenset(
-        number for number in SUPERVISOR_SIGNALS if signal.getsignal(number) is signal.SIG_IGN
+        number
+        for number in SUPERVISOR_SIGNALS
+        if number not in _PYTHONS_OWN and signal.getsignal(number) is signal.SIG_IGN
     )
     for number in SUPERVISOR_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -94,8 +102,6 @@ class ChildSide:
             os.close(self.terminal)
         for number in SUPERVISOR_SIGNALS:
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
     def refuse(self, failed: StageError) -> NoReturn:
         """Say which step failed, and end."""

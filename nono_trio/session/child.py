@@ -1,8 +1,8 @@
 """The child's life in the cage: started, stopped and continued with the terminal, ended.
 
-Rules: a signal reaches the child's group once; when the grace after the first signal is over, or
-a second one comes, the whole tree is killed; how the child ended is the child's own word, even
-when we killed it.
+Rules: a signal reaches the child's group once, whether it asks for the end or is the child's own;
+when the grace after the first that asks is over, or a second one comes, the whole tree is killed;
+how the child ended is the child's own word, even when we killed it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ async def conduct_child(
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_when_asked, cage, shutdown, grace_seconds)
+        nursery.start_soon(_pass_on, cage, shutdown)
         ended = await _until_ended(cage, terminal, lent=lent)
         nursery.cancel_scope.cancel(reason="the child has ended")
     if lent:
@@ -43,6 +44,11 @@ async def _end_when_asked(cage: Cage, shutdown: Shutdown, grace_seconds: float) 
         await cage.signal(shutdown.signal)
         await shutdown.reached(Phase.HURRYING)
     cage.kill()
+
+
+async def _pass_on(cage: Cage, shutdown: Shutdown) -> None:
+    while True:
+        await cage.signal(await shutdown.next_for_command())
 
 
 async def _until_ended(cage: Cage, terminal: Terminal, *, lent: bool) -> ChildEnded:

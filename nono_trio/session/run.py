@@ -67,38 +67,45 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
         _limited(prepared, listeners.warn) as cgroup,
         _launched(options, prepared, cgroup, listeners) as started,
     ):
-        import trio
+        from nono_trio.session.shutdown import outliving_signals
 
-        from nono_trio.session.fronts import ChildFront
-
-        record = _open_record(options.session, options.command, run_policy(options, started.run))
-        listeners.built(started.run.enforcement)
-        listeners.opened(record)
-        make_room()
-        supervisor = _supervisor(options.session, record, listeners)
-        front = ChildFront(
-            started.launched,
-            started.sockets,
-            started.run,
-            record,
-            supervisor.shutdown,
-            supervisor.writer.watchdog,
-            grace_seconds=options.session.grace_seconds,
-            timeout_seconds=options.timeout_seconds,
-        )
-        # The child shares the terminal and can have it stop whoever writes from the background.
-        # Only now: what is ignored when the launcher is started, the command ignores too.
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        supervisor.writer.watchdog.ends.append(
-            lambda: listeners.warn(
-                "the audit log can't be written: its file system does not answer"
-            )
-        )
-        outcome = trio.run(supervisor.run, front)
-        started.run.terminal.settle()
+        with outliving_signals():
+            finished = _supervise(options, started, listeners)
         if cgroup is not None and cgroup.out_of_memory():
             listeners.warn("the command ran out of the memory that --memory gave it")
-        return Finished(outcome, record, front.notes)
+        return finished
+
+
+def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> Finished:
+    """Open the record, let the command run under trio, seal."""
+    import trio
+
+    from nono_trio.session.fronts import ChildFront
+
+    record = _open_record(options.session, options.command, run_policy(options, started.run))
+    listeners.built(started.run.enforcement)
+    listeners.opened(record)
+    make_room()
+    supervisor = _supervisor(options.session, record, listeners)
+    front = ChildFront(
+        started.launched,
+        started.sockets,
+        started.run,
+        record,
+        supervisor.shutdown,
+        supervisor.writer.watchdog,
+        grace_seconds=options.session.grace_seconds,
+        timeout_seconds=options.timeout_seconds,
+    )
+    # The child shares the terminal and can have it stop whoever writes from the background.
+    # Only now: what is ignored when the launcher is started, the command ignores too.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    supervisor.writer.watchdog.ends.append(
+        lambda: listeners.warn("the audit log can't be written: its file system does not answer")
+    )
+    outcome = trio.run(supervisor.run, front)
+    started.run.terminal.settle()
+    return Finished(outcome, record, front.notes)
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,20 @@ def run_proxy(
     listeners: Listeners,
 ) -> Finished:
     """Serve `listener` until the first signal and seal the log. Blocking; main thread only."""
+    from nono_trio.session.shutdown import outliving_signals
+
+    with outliving_signals():
+        return _supervise_proxy(options, policy, token, listener, ready, listeners)
+
+
+def _supervise_proxy(
+    options: SessionOptions,
+    policy: Policy,
+    token: str,
+    listener: socket.socket,
+    ready: Callable[[SessionRecord], None],
+    listeners: Listeners,
+) -> Finished:
     import trio
 
     from nono_trio.session.fronts import ListenerFront

@@ -29,7 +29,13 @@ from nono_trio.audit.watchdog import STUCK_SECONDS
 from nono_trio.audit.writer import Writer
 from nono_trio.core.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
-from nono_trio.session.shutdown import Phase, Shutdown, asking_signals
+from nono_trio.session.shutdown import (
+    Phase,
+    Shutdown,
+    asking_signals,
+    let_asking_through,
+    passed_on_signals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,10 +106,9 @@ class Supervisor:
         If cancelled, the child is killed and the log is drained and ended, but not sealed.
         """
         outcome = Outcome(INTERRUPTED)
-        with (
-            trio.open_signal_receiver(*asking_signals()) as signals,
-            self.writer.watchdog.running(),
-        ):
+        received = (*asking_signals(), *passed_on_signals())
+        with trio.open_signal_receiver(*received) as signals, self.writer.watchdog.running():
+            let_asking_through()
             async with run_and_cancelling(self.shutdown.watch, signals):
                 try:
                     await self._live(front, outcome)
