@@ -318,7 +318,8 @@ def test_the_environment_that_the_child_gets(sessions: Sessions) -> None:
     assert got["HTTP_PROXY"] == got["https_proxy"] == got["ALL_PROXY"] == got["http_proxy"]
     assert got["HTTP_PROXY"].startswith("http://nono:" + got["NONO_PROXY_TOKEN"] + "@127.0.0.1:")
     assert got["NODE_USE_ENV_PROXY"] == "1"
-    assert got["NO_PROXY"] == "localhost,127.0.0.1,::1"
+    assert got["NO_PROXY"].startswith("localhost,127.0.0.1,::1,0.0.0.0,")
+    assert got["NO_PROXY"] == got["no_proxy"]
 
 
 def test_descriptors_of_the_caller_do_not_reach_the_child(sessions: Sessions) -> None:

@@ -33,7 +33,11 @@ class Service:
         self.recorder = recorder or MemoryRecorder()
         policy = Policy.build(allow=list(allow), deny=list(deny))
         self.service = NameService(
-            self.names, policy, self.recorder, own_names=["Devbox"], clock_ms=lambda: 1
+            self.names,
+            policy,
+            self.recorder,
+            own_names={"devbox": [IPv4Address("127.0.0.1")]},
+            clock_ms=lambda: 1,
         )
 
     async def ask(self, name: str, kind: int = dns.A) -> bytes:

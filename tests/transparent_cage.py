@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 
 import trio
 from origin import Origin
@@ -110,7 +111,7 @@ async def cage(
         proxy,
         policy,
         recorder,
-        own_names=["devbox"],
+        own_names={"devbox": [IPv4Address("127.0.0.1")]},
         wanted=lambda sock: found.wanted[sock.getpeername()[1]],
     )
     found = Cage(recorder, resolver, dialler, transparent)

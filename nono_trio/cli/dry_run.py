@@ -75,6 +75,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "private": [
             {"path": path, "bytes": size, "files": count} for path, size, count in plan.private
         ],
+        "own_files": sorted(plan.replaced),
         "denied": list(files.denied),
         "covered": list(files.covered),
         "kept": list(files.kept),
@@ -173,6 +174,7 @@ def _file_lines(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[str]:
     sockets = [f"connect {_led(grant)}  ({grant['source']})" for grant in cage["unix_sockets"]]
     yield from _rows("sockets", sockets)
     yield from _rows("the cage's", [" ".join(cage["own_paths"])])
+    yield from _rows("its own", [f"{path}  (not the host's)" for path in cage["own_files"]])
     sizes = [
         f"{one['path']}  at most {size_text(one['bytes'])} in {one['files']} files, in memory"
         for one in cage["private"]

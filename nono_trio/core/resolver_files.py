@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # glibc before 2.26 took 6 search domains, newer ones take any number; each costs a query.
 MAX_SEARCH_DOMAINS: Final = 6
+MAX_HOSTS_FILE: Final = 8 * 1024 * 1024  # bytes read; a block list of 200,000 names has 6 MB
 
 
 def hosts_addresses(text: str, name: str) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ is answered; whatever a query is, it ends nothing but itself.
 from __future__ import annotations
 
 import logging
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.files import unix_ms
@@ -26,26 +25,30 @@ from nono_trio.core.bad_request import MAX_SHOWN_TARGET
 from nono_trio.core.denials import LOOK_UP, UNTOLD
 from nono_trio.core.events import NetworkEvent
 from nono_trio.core.hosts import BadHost, Host, parse_host
+from nono_trio.core.own_names import LOOPBACK_IPV4, LOOPBACK_IPV6
 from nono_trio.core.rules import ANY_PORT, LOCALHOST, is_localhost
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.repeated import RepeatedDenials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
 
     from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.addresses import Address
     from nono_trio.core.policy import Policy
     from nono_trio.core.synthetic import SyntheticNames
 
 logger = logging.getLogger(__name__)
 
 DNS_PORT: Final = 53
-LOOPBACK_IPV4: Final = IPv4Address("127.0.0.1")
-LOOPBACK_IPV6: Final = IPv6Address("::1")
 
 
 class NameService:
-    """Answers DNS messages for one session. `own_names`: the machine's, which mean the cage."""
+    """Answers DNS messages for one session.
+
+    `own_names` are the names that mean the cage, in lower case, with their addresses in it.
+    """
 
     def __init__(
         self,
@@ -53,13 +56,13 @@ class NameService:
         policy: Policy,
         recorder: RecordsDecisions,
         *,
-        own_names: Iterable[str] = (),
+        own_names: Mapping[str, Sequence[Address]] | None = None,
         clock_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self._names = names
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
-        self._own_names = frozenset(name.lower() for name in own_names)
+        self._own_names = own_names or {}
         self._now = clock_ms
         self._denials = RepeatedDenials(recorder)
 
@@ -96,8 +99,8 @@ class NameService:
             return dns.empty_answer(query)
         if is_localhost(name):
             return dns.address_answer(query, LOOPBACK_IPV4, LOOPBACK_IPV6)
-        if name in self._own_names:
-            return dns.address_answer(query, LOOPBACK_IPV4)
+        if (own := self._own_names.get(name)) is not None:
+            return dns.address_answer(query, *own)
         host = _host(name)
         if host is None:
             await self._deny(name, "the name is not one that a host can have")

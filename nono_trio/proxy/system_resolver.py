@@ -24,7 +24,7 @@ import trio
 
 from nono_trio.audit.regular import open_regular
 from nono_trio.audit.threads import in_thread, start_thread
-from nono_trio.core.resolver_files import hosts_addresses
+from nono_trio.core.resolver_files import MAX_HOSTS_FILE, hosts_addresses
 from nono_trio.core.rules import is_localhost
 from nono_trio.proxy.contracts import ResolveFailed
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
 HOSTS_FILE: Final = Path("/etc/hosts")
-MAX_HOSTS_FILE: Final = 8 * 1024 * 1024  # bytes read; a block list of 200,000 names has 6 MB
 
 PLACES: Final = 16  # look-ups at once; more names wait
 PLACES_OF_A_ZONE: Final = 4  # so that three zones that hang leave room for a fourth

@@ -28,9 +28,10 @@ from nono_trio.proxy.server import defer_accept
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.addresses import Address
     from nono_trio.core.policy import Policy
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.server import Proxy
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
 
 _TCP = re.compile(r"tcp[46]:([0-9]+)")
-_DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6")
-_DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6")
+_DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
+_DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 
 
 def wanted_address(sock: socket.socket) -> tuple[str, int]:
@@ -54,8 +55,9 @@ def wanted_address(sock: socket.socket) -> tuple[str, int]:
 class Transparent:
     """Serves the sockets that the launcher opened where every address is local.
 
-    Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are the
-    machine's, which mean the cage's own loopback. `wanted` tells where a connection was to go.
+    Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are those
+    that mean the cage itself, with their addresses in it. `wanted` tells where a connection was to
+    go.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Transparent:
         policy: Policy,
         recorder: RecordsDecisions,
         *,
-        own_names: Iterable[str] = (),
+        own_names: Mapping[str, Sequence[Address]] | None = None,
         wanted: WantedAddress = wanted_address,
     ) -> None:
         self.names = SyntheticNames()
@@ -77,7 +79,7 @@ class Transparent:
         """Serve those of `sockets` that are the transparent network's until cancelled, then close
         them; `handlers` gets the connections, as in `Proxy.serve`.
 
-        Names are "tcp4:PORT", "tcp6:PORT", "dns-udp4", "dns-udp6", "dns-tcp4" and "dns-tcp6";
+        Names are "tcp4:PORT", "tcp6:PORT", and those of the DNS sockets;
         others are not touched. Raises AuditLost (in a group). At the end up to a second is taken
         for the record of DNS queries that were only counted.
         """

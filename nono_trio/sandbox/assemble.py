@@ -7,11 +7,11 @@ user namespaces are refused; `none` is a way out that has to be asked for. macOS
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nono_trio.sandbox import seatbelt
-from nono_trio.sandbox.addresses import DNS_PORT, GATEWAY_IPV4
+from nono_trio.sandbox.addresses import DNS_PORT
 from nono_trio.sandbox.memory import memory_bytes
 from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import PRIVATE
@@ -72,7 +72,8 @@ class CageFiles:
     """The file side of a cage plan.
 
     `identities` are device and inode of each path of the view; `private` are paths with the bytes
-    and the files that fit in there; `sockets` may only be connected to.
+    and the files that fit in there; `sockets` may only be connected to; `replaced` are files
+    with a text of ours (`own_files`).
     """
 
     grants: list[tuple[str, str, bool]]
@@ -84,6 +85,7 @@ class CageFiles:
     covered: list[str]
     kept: list[str]
     directory: str
+    replaced: dict[str, str] = field(default_factory=dict)
 
 
 def cage_files(
@@ -151,11 +153,6 @@ def transparent_ports(named: frozenset[int]) -> list[int]:
     wanted = dict.fromkeys((80, 443, *sorted(named), *OFTEN_TRIED))
     wanted.pop(DNS_PORT, None)  # DNS has its own
     return list(wanted)[:MOST_TRANSPARENT_PORTS]
-
-
-def resolver_configuration() -> dict[str, str]:
-    """Return the files that send name look-ups to the transparent network."""
-    return {"/etc/resolv.conf": f"nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n"}
 
 
 def enforcement(plan: CagePlan, abi: str | None) -> list[str]:

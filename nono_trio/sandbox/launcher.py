@@ -36,7 +36,7 @@ from nono_trio.sandbox.launch_steps import (
 from nono_trio.sandbox.library import load_library
 from nono_trio.sandbox.namespaces import enter_namespaces, listen_on_loopback, raise_loopback
 from nono_trio.sandbox.temporary import remove_temporary
-from nono_trio.sandbox.transparent import OuterNetwork
+from nono_trio.sandbox.transparent import OuterNetwork, loopback_dns
 from nono_trio.sandbox.tree import Freezer, end_descendants
 from nono_trio.sandbox.view import build_view, require_same
 
@@ -82,6 +82,8 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
                 outer = OuterNetwork(plan["transparent_ports"])
                 sockets |= outer.sockets
                 outer.enter_inner()
+                if plan["asks_loopback"]:
+                    sockets |= loopback_dns()
         else:
             with stage("loopback"):
                 raise_loopback()

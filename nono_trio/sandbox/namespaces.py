@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The kernel's own ceiling (net.core.somaxconn) is 4096 by default; a burst of a hostile child
 # beyond it meets the child's own connect(), not the supervisor's memory.
 LISTEN_BACKLOG = 1024
+LOOPBACK, LOOPBACK_IPV6 = "127.0.0.1", "::1"
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -116,9 +117,10 @@ def raise_loopback() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, _INTERFACE_REQUEST.pack(b"lo", flags | _IFF_UP))
 
 
-def listen_on_loopback(port: int) -> socket.socket:
-    """Open a listening socket on 127.0.0.1; port 0 lets the kernel choose."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", port))
+def listen_on_loopback(port: int, address: str = LOOPBACK) -> socket.socket:
+    """Open a listening socket on a loopback address; port 0 lets the kernel choose."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.bind((address, port))
     listener.listen(LISTEN_BACKLOG)
     return listener

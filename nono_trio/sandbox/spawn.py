@@ -88,6 +88,7 @@ class CagePlan:
     port: int
     open_ports: list[int]
     transparent_ports: list[int]
+    asks_loopback: bool  # for names: where resolv.conf can't be shown
     listen_ports: list[int]
     guarded: bool
     limits: dict[str, int]

@@ -21,7 +21,7 @@ from nono_trio.sandbox.addresses import (
     GATEWAY_IPV4,
     GATEWAY_IPV6,
 )
-from nono_trio.sandbox.namespaces import LISTEN_BACKLOG, raise_loopback
+from nono_trio.sandbox.namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
 from nono_trio.sandbox.netlink import Netlink
 
 if TYPE_CHECKING:
@@ -91,15 +91,24 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
     return sockets
 
 
-def _listen(family: int, port: int) -> socket.socket:
-    listener = _bind(family, socket.SOCK_STREAM, port)
+def loopback_dns() -> dict[str, socket.socket]:
+    """Open the sockets at which resolvers ask that find no resolv.conf: 127.0.0.1 of the child's
+    own network, which the caller is in."""
+    return {
+        "dns-tcp-loopback": _listen(socket.AF_INET, DNS_PORT, LOOPBACK),
+        "dns-udp-loopback": _bind(socket.AF_INET, socket.SOCK_DGRAM, DNS_PORT, LOOPBACK),
+    }
+
+
+def _listen(family: int, port: int, address: str = "") -> socket.socket:
+    listener = _bind(family, socket.SOCK_STREAM, port, address)
     listener.listen(LISTEN_BACKLOG)
     return listener
 
 
-def _bind(family: int, kind: int, port: int) -> socket.socket:
+def _bind(family: int, kind: int, port: int, address: str = "") -> socket.socket:
     sock = socket.socket(family, kind)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    sock.bind(("", port))
+    sock.bind((address, port))
     return sock

@@ -234,13 +234,18 @@ class _View:
     def replace(self, path: str, text: str) -> None:
         """Show a file with `text` at `path`, whatever the host has there.
 
-        Where the host has none and its own directory is shown, there is nothing to mount it on.
+        In a directory of the host's there has to be something to mount it on (see `own_files`).
         """
-        real = self.follow(path) or path
-        if not os.path.exists(_NEW + real):
+        parent = self.follow(os.path.dirname(path)) or os.path.dirname(path)
+        real = os.path.join(parent, os.path.basename(path))
+        if self._mount_above(real) != "private":  # as the host has it: a symlink leads on
+            real = self._follow(path)[0]
+        if not os.path.lexists(_NEW + real):
             if self._mount_above(real) != "private":
                 return
             self._make_file(real)
+        if not stat.S_ISREG(os.lstat(_NEW + real).st_mode):
+            return
         ours = _REPLACED + os.path.basename(path)
         _write_file(ours, text, mode=0o644)
         system.mount(ours, _NEW + real, "", system.MS_BIND)
@@ -275,9 +280,15 @@ class _View:
 
         None if it does not exist.
         """
+        real, exists = self._follow(path)
+        return real if exists else None
+
+    def _follow(self, path: str) -> tuple[str, bool]:
+        """As `follow`; of what does not exist the place where it would be."""
         pending = [part for part in reversed(path.split("/")) if part]
         real = ""
         links = 0
+        exists = True
         while pending:
             part = pending.pop()
             if part in ("", "."):
@@ -287,21 +298,21 @@ class _View:
                 continue
             here = f"{real}/{part}"
             try:
-                mode = os.lstat(_OLD + here).st_mode
+                is_link = stat.S_ISLNK(os.lstat(_OLD + here).st_mode)
             except OSError:
-                return None
-            if not stat.S_ISLNK(mode):
+                exists = is_link = False
+            if not is_link:
                 real = here
                 continue
             links += 1
             if links > _MAX_LINKS:
-                return None
+                return path, False
             target = os.readlink(_OLD + here)
             self._links[here] = target
             if target.startswith("/"):
                 real = ""
             pending += reversed(target.split("/"))
-        return real or "/"
+        return real or "/", exists
 
     def make_links(self) -> None:
         """Make the symlinks that were followed, once everything is mounted that may hold them."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.core.rules import parse_allow
 from nono_trio.core.variables import PROXY_NAMES
 
 if TYPE_CHECKING:
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
 # Names of held-back variables in one warning; a CI job may have fifty, and the first ones do.
 _MAX_NAMED = 8
 
-# The child's own servers on its own loopback. One that a rule allows is a service of the host
-# instead, and the host's loopback is reached through the proxy only.
-_OWN_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
 
 def child_environment(
     inherited: Inherited,
@@ -31,17 +26,17 @@ def child_environment(
     given: Mapping[str, str],
     token: str,
     port: int,
-    allowed: Sequence[str],
+    direct: str,
 ) -> dict[str, str]:
     """Return the child's environment: what is passed on, `given` over it, and the proxy.
 
-    `allowed` are the host rules as given: a loopback name among them goes through the proxy.
+    `direct` is the value of NO_PROXY: what programs reach without the proxy.
     """
     environment = {**inherited.passed, **given}
     url = proxy_url(token, port)
     for name in PROXY_NAMES:
         environment[name] = environment[name.lower()] = url
-    environment["NO_PROXY"] = environment["no_proxy"] = _no_proxy(allowed)
+    environment["NO_PROXY"] = environment["no_proxy"] = direct
     environment["NODE_USE_ENV_PROXY"] = "1"
     environment["NONO_PROXY_TOKEN"] = token
     return environment
@@ -57,12 +52,6 @@ def held_back_warnings(names: Sequence[str]) -> list[str]:
         f"held back from the command, as they look like secrets: {named}{more}"
         " (pass one on with --env-allow NAME)"
     ]
-
-
-def _no_proxy(allowed: Sequence[str]) -> str:
-    """Return the names that programs reach without the proxy."""
-    hosts = {parse_allow(entry).host.name for entry in allowed}
-    return ",".join(name for name in _OWN_LOOPBACK if name not in hosts)
 
 
 def proxy_url(token: str, port: int, host: str = "127.0.0.1") -> str:

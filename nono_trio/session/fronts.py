@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 from contextlib import suppress
 from functools import partial
 from signal import SIGKILL, SIGTERM
@@ -35,6 +34,7 @@ from nono_trio.session.systems import system_word
 from nono_trio.startup import is_command
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from nono_trio.audit.recorder import Recorder
@@ -170,7 +170,7 @@ class ChildFront:
         """What serves the transparent network, if the cage has one."""
         if not self._run.plan.transparent_ports:
             return None
-        own_names = [socket.gethostname()]
+        own_names = self._run.own_names.addresses
         network = Transparent(proxy, self._run.policy, recorder, own_names=own_names)
         return partial(network.serve, self._sockets, handlers)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.core.hosts import parse_host
+from nono_trio.core.own_names import no_proxy
 from nono_trio.core.policy import Policy
 from nono_trio.core.variables import inherit
 from nono_trio.errors import CageFailed, NonoTrioError, UsageError
@@ -23,10 +24,10 @@ from nono_trio.sandbox.assemble import (
     cage_files,
     enforcement,
     left_open,
-    resolver_configuration,
     transparent_ports,
 )
 from nono_trio.sandbox.library import library_path, load_library, why_no_landlock
+from nono_trio.sandbox.own_files import asks_loopback, names_warnings, own_files, with_own_files
 from nono_trio.sandbox.places import ON_MACOS
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
@@ -36,7 +37,12 @@ from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
 from nono_trio.session.limits import plan_limits
-from nono_trio.session.resolver_settings import system_search
+from nono_trio.session.resolver_settings import (
+    direct_warnings,
+    named_hosts,
+    own_names,
+    system_search,
+)
 from nono_trio.session.systems import preferred_isolation
 from nono_trio.session.terminal import Terminal
 
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from nono_trio.core.own_names import OwnNames
     from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.core.variables import Inherited
     from nono_trio.sandbox.spawn import Isolation
@@ -79,6 +86,7 @@ class PreparedRun:
     limits: PlannedLimits
     temporary: str | None
     home: RunHome
+    own_names: OwnNames
     inherited: Inherited
 
     def close(self) -> None:
@@ -169,8 +177,13 @@ def prepare_run(
         memory=options.limits.memory,
         home=home.path,
     )
+    names = own_names(named_hosts(network), own_hosts_file=chosen == "namespace")
+    if chosen == "namespace":
+        texts = own_files(names.text, transparent=bool(transparent), granted=files.user_paths)
+        caged = with_own_files(caged, texts)
+    direct, through_proxy = no_proxy(names, named_hosts(network))
     variables = child_environment(
-        inherited, given=options.set_variables, token=token, port=port, allowed=network.allow
+        inherited, given=options.set_variables, token=token, port=port, direct=direct
     )
     plan = CagePlan(
         isolation=chosen,
@@ -184,7 +197,7 @@ def prepare_run(
         directories=caged.directories,
         covered=caged.covered,
         kept=caged.kept,
-        replaced=resolver_configuration() if transparent else {},
+        replaced=caged.replaced,
         directory=caged.directory,
         executable=executable,
         command=[*options.command],
@@ -194,6 +207,7 @@ def prepare_run(
         port=port,
         open_ports=[*options.open_ports],
         transparent_ports=transparent,
+        asks_loopback=asks_loopback(caged, transparent=bool(transparent)),
         listen_ports=[*options.listen_ports],
         guarded=chosen in ("namespace", "landlock") and unguarded is None,
         limits=limits.per_process,
@@ -219,6 +233,8 @@ def prepare_run(
             *held_back_warnings(inherited.held_back),
             *limits.warnings,
             *left_open(plan, abi, unguarded),
+            *direct_warnings(through_proxy),
+            *names_warnings(asks_loopback=plan.asks_loopback),
             *home.warnings(),
         ],
         listener=listener,
@@ -226,6 +242,7 @@ def prepare_run(
         limits=limits,
         temporary=temporary,
         home=home,
+        own_names=names,
         inherited=inherited,
     )
 

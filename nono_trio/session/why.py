@@ -22,6 +22,7 @@ from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, i
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.proxy.local_addresses import is_local
 from nono_trio.sandbox.assemble import cage_files, transparent_ports
+from nono_trio.sandbox.own_files import hides, own_files, with_own_files
 from nono_trio.sandbox.places import is_in
 from nono_trio.sandbox.plan import PRIVATE, Grant
 from nono_trio.session.examine import chosen_isolation
@@ -172,6 +173,8 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
         answer = Answer(f"connect {path}", True, reason, _rule(connects), notes=notes)
     else:
         answer = _without_grant(options, isolation, files, home.path, path, operation, notes)
+    if isolation == "namespace" and hides(files, path) and answer.allowed:
+        answer = replace(answer, notes=(*answer.notes, f"{path} is the cage's own there"))
     # Those about grants that were skipped; where the command starts is not what was asked.
     skipped = tuple(warning for warning in files.warnings if warning.endswith("skipped"))
     return replace(answer, warnings=skipped)
@@ -275,6 +278,9 @@ def _own_grant(
 ) -> Grant | None:
     """What the cage grants of itself: private directories, its home, devices, its /proc."""
     caged = cage_files(files, isolation, sandbox=True, temporary=None, home=home)
+    if isolation == "namespace":
+        texts = own_files("", transparent=True, granted=files.user_paths)
+        caged = with_own_files(caged, texts)
     own = caged.grants[len(files.grants) :]
     grants = tuple(Grant(one, access, is_file, "nono-trio") for one, access, is_file in own)  # type: ignore[arg-type]  # the words of Access, as str for the launcher
     return replace(files, grants=grants).covers(path, operation)
