@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import clean, decision_line, denied_text
-from nono_trio.core.denials import LOOK_UP, DeniedHost, lifting_entry
+from nono_trio.core.denials import LOOK_UP, DeniedHost, lifting_flag
 from nono_trio.core.events import Network
 from nono_trio.core.log_records import LOST_TARGET, is_about_log, is_binding
-from nono_trio.core.rules import ALLOW_FLAG
 
 if TYPE_CHECKING:
     from nono_trio.core.events import NetworkEvent, Payload
@@ -84,7 +83,7 @@ class DenialCount:
             host.look_ups += 1
         else:
             host.ports[event.port] += 1
-            lifting = lifting_entry(event.target, event.port, event.reason)
+            lifting = lifting_flag(event.target, event.port, event.reason)
             host.lifting |= dict.fromkeys([lifting] if lifting else [])
 
     def summary(self, session_id: str) -> list[str]:
@@ -100,7 +99,7 @@ class DenialCount:
             lines.append(f"{self._shown} denied, {self._allowed} allowed: {named}{more}")
         if self._without_token:
             lines.append(WITHOUT_TOKEN)
-        flags = [f"{ALLOW_FLAG} {clean(entry)}" for host in common for entry in host.lifting]
+        flags = [clean(flag) for host in common for flag in host.lifting]
         if flags:
             lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
         if len(hosts) > MAX_TARGETS or len(flags) > MAX_FLAGS:

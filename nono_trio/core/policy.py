@@ -28,7 +28,7 @@ from nono_trio.core.addresses import (
     parse_address,
     spellings,
 )
-from nono_trio.core.denials import LOOKED_UP_AS, not_allowed
+from nono_trio.core.denials import LOOKED_UP_AS, THIS_MACHINE, not_allowed, resolved_to
 from nono_trio.core.hosts import Host
 from nono_trio.core.resolver_files import look_up_names
 from nono_trio.core.rules import (
@@ -269,7 +269,8 @@ class Policy:
             return _unreachable(host, reached, None)
         denial = self._deny_rule(reached.spelled, port)
         if denial is not None:
-            return _denied(f"{_resolved(host, reached)}, which is on the deny list", denial)
+            reason = resolved_to(host.bracketed(), reached.host.name, "which is on the deny list")
+            return _denied(reason, denial)
         if is_local and reached.address_class is not AddressClass.LOOPBACK:
             return self._check_local(host, port, reached)
         if self._opens(host, port, reached):
@@ -280,7 +281,7 @@ class Policy:
         """The denial of an address of this machine, whose services may trust who comes from it."""
         if self._is_pinned(host, port, reached) or any(self._allow.find(reached.host, port)):
             return None
-        reason = f"{_resolved(host, reached)}, an address of this machine"
+        reason = resolved_to(host.bracketed(), reached.host.name, THIS_MACHINE)
         hint = f"name the address with {ALLOW_FLAG} {_shown(reached.host, port)}"
         return Verdict(False, None, reason, hint)
 
@@ -346,16 +347,12 @@ def _denied(reason: str, rule: Rule) -> Verdict:
 
 
 def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:
-    reason = f"{_resolved(host, reached)}, {reached.address_class.words}"
+    reason = resolved_to(host.bracketed(), reached.host.name, reached.address_class.words)
     return Verdict(False, None, reason, hint)
 
 
 def _shown(host: Host, port: int) -> str:
     return f"{host.bracketed()}:{port}"
-
-
-def _resolved(host: Host, reached: Reached) -> str:
-    return f"{host.bracketed()} resolved to {reached.host.name}"
 
 
 def _hint_for(reached: Reached, shown: str) -> str:

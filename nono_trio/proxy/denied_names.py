@@ -61,6 +61,10 @@ class DeniedNames:
             denied.recorded = None
             denied.untold += untold + 1
 
+    def drop(self, count: int) -> None:
+        """Count queries whose names are not known."""
+        self._dropped += count
+
     def _remember(self, name: str) -> _Denied:
         if len(self._names) >= MAX_NAMES:
             oldest = next(iter(self._names))

@@ -46,6 +46,10 @@ class RepeatedDenials:
                 self._denied.give_back(key, untold)
                 raise
 
+    def count_untold(self, count: int) -> None:
+        """Count denials that nobody could tell apart any more."""
+        self._denied.drop(count)
+
     async def record_untold(self, event: Callable[[int], NetworkEvent]) -> None:
         """At the end of the session: record how many no record has told of, if any. Raises nothing,
         for by then nobody could do anything about the log."""

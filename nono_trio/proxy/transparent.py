@@ -24,6 +24,7 @@ from nono_trio.proxy.handler import Handler
 from nono_trio.proxy.names import NameService
 from nono_trio.proxy.origin_gate import OriginGate
 from nono_trio.proxy.passage import Passage, TlsPassage
+from nono_trio.proxy.refused_ports import RefusedPorts
 from nono_trio.proxy.server import defer_accept
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     WantedAddress: TypeAlias = Callable[[socket.socket], tuple[str, int]]
 
+REFUSED: Final = "refused"  # the name of the socket that sees what the kernel refuses
 LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
 
 _TCP = re.compile(r"tcp[46]:([0-9]+)")
@@ -73,15 +75,16 @@ class Transparent:
         self._proxy = proxy
         self._policy = policy
         self._wanted = wanted
+        self._refused = RefusedPorts(self.names, policy, recorder)
         self._service = NameService(self.names, policy, recorder, own_names=own_names)
 
     async def serve(self, sockets: Mapping[str, socket.socket], handlers: trio.Nursery) -> None:
         """Serve those of `sockets` that are the transparent network's until cancelled, then close
         them; `handlers` gets the connections, as in `Proxy.serve`.
 
-        Names are "tcp4:PORT", "tcp6:PORT", and those of the DNS sockets;
-        others are not touched. Raises AuditLost (in a group). At the end up to a second is taken
-        for the record of DNS queries that were only counted.
+        Names are "tcp4:PORT", "tcp6:PORT", "refused", and those of the DNS sockets; others are not
+        touched. Raises AuditLost (in a group). At the end up to a second is taken for the record of
+        what was only counted.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -92,6 +95,8 @@ class Transparent:
                         nursery.start_soon(serve_datagrams, sock, self._service)
                     elif name in _DNS_CONNECTIONS:
                         nursery.start_soon(serve_connections, sock, self._service)
+                    elif name == REFUSED:
+                        nursery.start_soon(self._refused.serve, sock)
         finally:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await self._service.record_untold()

@@ -159,6 +159,7 @@ def _become_init(
                 plan["kept"],
                 plan["replaced"],
                 plan["home"],
+                plan["denials"],
             )
         _hand_over_home(control, plan)
     # Nobody in the cage may read this process' memory or descriptors, whatever its uid.

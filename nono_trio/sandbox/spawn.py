@@ -97,6 +97,8 @@ class CagePlan:
     stops_whole: bool = False  # the supervisor stops with the child (Ctrl-Z), and the cage with it
     core_limit: int = 0  # the caller's, in bytes; -1 for none
     deadline_seconds: float | None = None  # from "go" until the launcher ends the cage
+    # The file of denials: where it lies, where the view shows it, its device and inode.
+    denials: dict[str, str | list[int]] | None = None
 
 
 @dataclass

@@ -23,6 +23,7 @@ from nono_trio.sandbox.addresses import (
 )
 from nono_trio.sandbox.namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
 from nono_trio.sandbox.netlink import Netlink
+from nono_trio.sandbox.refused_ports import refused_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,6 +89,9 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
             sockets[f"tcp{number}:{port}"] = _listen(family, port)
         sockets[f"dns-tcp{number}"] = _listen(family, DNS_PORT)
         sockets[f"dns-udp{number}"] = _bind(family, socket.SOCK_DGRAM, DNS_PORT)
+    refused = refused_connections([*ports, DNS_PORT])
+    if refused is not None:
+        sockets["refused"] = refused
     return sockets
 
 

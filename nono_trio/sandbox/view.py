@@ -58,6 +58,7 @@ def build_view(
     kept: list[str],
     replaced: dict[str, str],
     home: dict[str, Any] | None = None,
+    denials: dict[str, Any] | None = None,
 ) -> None:
     """Make the new root and enter it.
 
@@ -66,8 +67,9 @@ def build_view(
     bytes and its number of files, and `directories` are made empty so that they can be named (the
     home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
     something empty that nobody may open, `kept` ones are there read-only; `replaced` files have a
-    text of ours. `home`: the cage's own, under the grants that lie below it. Raises OSError with
-    the path that could not be mounted, and StageError for one that is not what it was.
+    text of ours. `home`: the cage's own, under the grants that lie below it; `denials`: a file of
+    the supervisor's, read-only. Raises OSError with the path that could not be mounted, and
+    StageError for one that is not what it was.
     """
     _enter_staging()
     view = _View()
@@ -100,6 +102,8 @@ def build_view(
         view.cover(path)
     for path, text in replaced.items():
         view.replace(path, text)
+    if denials is not None:
+        view.show_file(denials["source"], denials["path"], denials["identity"])
     view.make_links()
     _mount_system(view)
     os.chdir(_NEW)
@@ -250,6 +254,13 @@ class _View:
         _write_file(ours, text, mode=0o644)
         system.mount(ours, _NEW + real, "", system.MS_BIND)
         system.make_read_only(_NEW + real)
+
+    def show_file(self, source: str, path: str, identity: list[int]) -> None:
+        """Show a file of ours read-only at `path`, where nothing of the host's is."""
+        self._make_file(path)
+        system.mount(_OLD + source, _NEW + path, "", system.MS_BIND)
+        require_same(_NEW + path, path, (identity[0], identity[1]))
+        system.make_read_only(_NEW + path)
 
     def make_directory(self, path: str) -> None:
         """Make `path` and what leads to it, as empty directories where nothing is bound.

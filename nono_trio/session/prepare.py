@@ -33,6 +33,8 @@ from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
 from nono_trio.session.core_dumps import callers_core_limit
+from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
+from nono_trio.session.denials_file import open_denials
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from nono_trio.core.upstream_proxy import UpstreamProxy
     from nono_trio.core.variables import Inherited
     from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.session.denials_file import DenialsFile
     from nono_trio.session.limits import PlannedLimits
     from nono_trio.session.options import NetworkOptions, RunOptions
 
@@ -88,11 +91,14 @@ class PreparedRun:
     home: RunHome
     own_names: OwnNames
     inherited: Inherited
+    denials: DenialsFile | None = None
 
     def close(self) -> None:
         """Give back what belongs to this run alone."""
         self.home.close()
         self.terminal.close()
+        if self.denials is not None:
+            self.denials.close()
         for listener in (self.listener, *self.listen_ports.values()):
             if listener is not None:
                 listener.close()
@@ -185,6 +191,12 @@ def prepare_run(
     variables = child_environment(
         inherited, given=options.set_variables, token=token, port=port, direct=direct
     )
+    denials = None
+    if not dry:
+        root = options.session.audit.state_root
+        denials = open_denials(root, files, chosen, sandbox=options.sandbox)
+    if denials is not None and options.sandbox:
+        caged.grants.append((denials.path, "read", True))
     plan = CagePlan(
         isolation=chosen,
         library=library_file,
@@ -202,7 +214,8 @@ def prepare_run(
         executable=executable,
         command=[*options.command],
         environment=home.variables(variables, files)
-        | _temporary_variables(options, files, temporary),
+        | _temporary_variables(options, files, temporary)
+        | ({} if denials is None else {DENIALS_VARIABLE: denials.path}),
         foreground=terminal.is_ours,
         port=port,
         open_ports=[*options.open_ports],
@@ -216,6 +229,7 @@ def prepare_run(
         stops_whole=terminal.exists,
         core_limit=callers_core_limit(),
         deadline_seconds=_deadline(options),
+        denials=denials.for_launcher() if denials is not None else None,
     )
     return PreparedRun(
         plan=plan,
@@ -244,6 +258,7 @@ def prepare_run(
         home=home,
         own_names=names,
         inherited=inherited,
+        denials=denials,
     )
 
 

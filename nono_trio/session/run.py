@@ -87,6 +87,10 @@ def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> 
     listeners.opened(record)
     make_room()
     supervisor = _supervisor(options.session, record, listeners)
+    denials = started.run.denials
+    if denials is not None:
+        denials.session_id = record.session_id
+        supervisor.writer.observers.append(denials.observe)
     front = ChildFront(
         started.launched,
         started.sockets,

@@ -1,0 +1,147 @@
+"""NONO_TRIO_DENIALS: a file in which a program of the cage can read why it was refused.
+
+A program that only sees a TLS alert or a reset can show its user no reason; here it finds one line
+a denial, with the flag that would have allowed it. A denial that is repeated has one line.
+
+Rules of this file: a line is written before the refusal is answered, and nothing that the command
+does delays it: it is a regular file of ours, written through the descriptor that made it, so no
+link is followed and no name is looked up again. It lies in the state directory, which no command
+can be granted; the cage sees it read-only. It is bounded, and goes with the session.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.audit.ownership import as_owner_of_path
+from nono_trio.core.bounded import bounded_text
+from nono_trio.core.denials import denial_text
+from nono_trio.core.events import Network
+from nono_trio.sandbox.places import ON_MACOS, is_in
+from nono_trio.sandbox.plan import PRIVATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from nono_trio.core.events import Payload
+    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.sandbox.spawn import Isolation
+
+VARIABLE: Final = "NONO_TRIO_DENIALS"
+DIRECTORY: Final = "denials"
+# Some 600 lines: a command that was denied more than that needs its log, not this file.
+MAX_BYTES: Final = 64 * 1024
+FULL: Final = "more was denied than fits here: nono-trio audit show {}\n"
+_ROOM_FOR_END: Final = 256
+# Where the view has nothing of the host's: the first of them that no grant covers.
+_SHOWN: Final = ("/run/nono-trio/denials", *(f"{path}/.nono-trio-denials" for path in PRIVATE))
+# Between being made and being locked a file is nobody's for microseconds.
+_ABANDONED_SECONDS: Final = 60.0
+_MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
+
+
+class DenialsFile:
+    """The file of one session; `path` is the name that the command knows it by."""
+
+    def __init__(self, state_root: Path, path: str | None = None) -> None:
+        """Make it, empty, below `state_root`; raises OSError. `path`: where a view shows it."""
+        directory = state_root / DIRECTORY
+        self._file = directory / os.urandom(8).hex()
+        with as_owner_of_path(self._file):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_abandoned(directory)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(self._file, flags, 0o600)
+        with suppress(OSError):  # a file system without locks: it is removed by its age alone
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.source = os.path.realpath(self._file)
+        self.path = path or self.source
+        self.session_id = "latest"
+        self._room = MAX_BYTES - _ROOM_FOR_END
+        self._told: set[str] = set()
+
+    def for_launcher(self) -> dict[str, str | list[int]] | None:
+        """What shows it in the cage's view; None where the command sees the file itself."""
+        if self.path == self.source:
+            return None
+        found = os.fstat(self._descriptor)
+        identity = [found.st_dev, found.st_ino]
+        return {"source": self.source, "path": self.path, "identity": identity}
+
+    def observe(self, _sequence: int, payload: Payload) -> None:
+        """Write the line of a denial, unless it has one. Never raises OSError."""
+        text = denial_text(payload.event) if isinstance(payload, Network) else None
+        if text is None or self._room <= 0 or text in self._told:
+            return
+        self._told.add(text)
+        line = f"{_printable(bounded_text(text))}\n".encode()
+        self._room -= len(line)
+        if self._room < 0:
+            line = FULL.format(self.session_id).encode()
+        with suppress(OSError):  # no room on the disk: the log says so, and ends the session
+            os.write(self._descriptor, line)
+
+    def close(self) -> None:
+        """Remove it; the command has ended."""
+        if self._descriptor < 0:
+            return
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._room = 0
+        with suppress(OSError), as_owner_of_path(self._file):
+            self._file.unlink()
+
+
+def open_denials(
+    state_root: Path, files: FilePlan, isolation: Isolation, *, sandbox: bool
+) -> DenialsFile | None:
+    """Make the file where the cage can show it read-only; None where it can't, or none is made."""
+    if ON_MACOS:
+        return None
+    path = None
+    if isolation == "namespace" and sandbox:
+        path = _shown_at(grant.real for grant in (*files.grants, *files.sockets))
+        if path is None:
+            return None
+    with suppress(OSError):  # a state directory that can't be written is told by the log
+        return DenialsFile(state_root, path)
+    return None
+
+
+def _shown_at(granted: Iterable[str]) -> str | None:
+    """The first place that is the view's own, whatever was granted."""
+    taken = [*granted]
+    for path in _SHOWN:
+        private = next((one for one in PRIVATE if is_in(path, one)), "/")
+        # A private directory is over what surrounds it, but not over a grant of it or in it.
+        if not any(is_in(path, one) and is_in(one, private) for one in taken):
+            return path
+    return None
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove files of sessions whose supervisor was killed: nobody has locked them."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False):
+            with suppress(OSError):
+                _remove_if_abandoned(directory / entry.name)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if time.time() - os.fstat(descriptor).st_ctime > _ABANDONED_SECONDS:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _printable(text: str) -> str:
+    """One line, whatever a program asked for."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
