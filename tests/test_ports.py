@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from harness import PYTHON_GRANTS, Sessions, wait_until
+from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, wait_until
 
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy import ports
@@ -80,6 +80,46 @@ def test_an_open_port_reaches_the_hosts_service_and_no_other(
     assert flow["bytes_up"] > 0
     assert flow["bytes_down"] > 0
     assert sessions.verdict()[0] == 0
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+@pytest.mark.parametrize("near", ["127.0.0.1", "::1"])
+def test_an_open_port_of_a_service_on_ipv6_alone(sessions: Sessions, near: str) -> None:
+    """Node's `listen(port, "localhost")` is such a service."""
+    program = f"import socket\nwith socket.create_connection(({near!r}, %d)) as s: print(s.recv(9))"
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        with sessions.started(
+            "run", "-s", *PYTHON_GRANTS, "--open-port", str(port),
+            "--", sys.executable, "-c", program % port,
+        ) as run:  # fmt: skip
+            server.settimeout(RUN_SECONDS)
+            sock, _ = server.accept()
+            with sock:
+                sock.sendall(b"hello")
+            assert run.communicate(timeout=RUN_SECONDS)[0] == "b'hello'\n"
+    flows = (sessions.only / "flows.ndjson").read_text().splitlines()
+    assert [json.loads(line)["address"] for line in flows] == ["::1"]
+    assert [event["decision"] for event in sessions.decisions()] == ["allow"]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_a_listen_port_of_a_child_on_ipv6_alone(sessions: Sessions) -> None:
+    port = free_port()
+    program = SERVER.replace(
+        '("127.0.0.1", int(sys.argv[1]))', '("::1", int(sys.argv[1])), family=10'
+    )
+    with sessions.started(
+        "run", "-s", *PYTHON_GRANTS, "--listen-port", str(port),
+        "--", sys.executable, "-c", program, str(port),
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        assert run.stdout.readline() == "listening\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
+            sock.sendall(b"1234")
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(64) == b"got 4"
+        assert run.wait(RUN_SECONDS) == 0
 
 
 def test_an_open_port_that_nobody_answers_is_recorded(sessions: Sessions) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nono_trio.core.events import ClosedBy, Decision
 
 LOOPBACK: Final = "127.0.0.1"
+LOOPBACK_IPV6: Final = "::1"  # where a service listens that was told `localhost`, as Node's are
 # One read; large enough that a database's result sets are not cut into thousands of pieces.
 CHUNK: Final = 64 * 1024
 # As for the proxy's own connections: far more than a program keeps open to one service.
@@ -96,6 +97,7 @@ class PortRelay:
             reason = f"nothing answers on port {self._port}: {_words(error)}"
             await self._recorder.record(self._event("deny", reason))
             return
+        flow.reached(far)
         async with far, trio.open_nursery() as nursery:
             nursery.start_soon(flow.pump, near, far, "up")
             nursery.start_soon(flow.pump, far, near, "down")
@@ -123,10 +125,16 @@ class _Flow:
 
     def __init__(self, sequence: int) -> None:
         self.closed_by: ClosedBy = "shutdown"
+        self._address = LOOPBACK
         self._sequence = sequence
         self._opened = unix_ms()
         self._began = trio.current_time()
         self._moved = {"up": 0, "down": 0}
+
+    def reached(self, far: trio.SocketStream) -> None:
+        """Note the address of the service; one that has gone again leaves the usual one."""
+        with suppress(OSError):
+            self._address = str(far.socket.getpeername()[0])
 
     async def pump(
         self, source: trio.SocketStream, sink: trio.SocketStream, direction: str
@@ -151,7 +159,7 @@ class _Flow:
             sequence=self._sequence,
             target=LOOPBACK,
             port=port,
-            address=LOOPBACK,
+            address=self._address,
             opened_unix_ms=self._opened,
             duration_ms=round((trio.current_time() - self._began) * 1000),
             bytes_up=self._moved["up"],
@@ -161,10 +169,20 @@ class _Flow:
 
 
 async def dial_host(port: int) -> trio.SocketStream:
-    """Connect to the host's own loopback; raises OSError."""
-    sock = trio.socket.socket()
+    """Connect to the host's own loopback, IPv6 where nothing listens on IPv4; raises OSError."""
     try:
-        await sock.connect((LOOPBACK, port))
+        return await _dial(trio.socket.AF_INET, LOOPBACK, port)
+    except ConnectionRefusedError as refused:
+        try:
+            return await _dial(trio.socket.AF_INET6, LOOPBACK_IPV6, port)
+        except OSError:
+            raise refused from None
+
+
+async def _dial(family: int, address: str, port: int) -> trio.SocketStream:
+    sock = trio.socket.socket(family)
+    try:
+        await sock.connect((address, port))
     except BaseException:
         sock.close()
         raise

@@ -140,15 +140,25 @@ class Cage:
                 return ChildEnded(code, None)
 
     async def connect(self, port: int) -> socket.socket:
-        """Connect to `port` on the child's own loopback; a non-blocking stdlib socket.
+        """Connect to `port` on the child's own loopback, IPv6 where nothing listens on IPv4; a
+        non-blocking stdlib socket.
 
         Works while somebody awaits `next_event`. Raises OSError when nobody listens there. If
         cancelled, the socket is closed as soon as it comes.
         """
+        try:
+            return await self._connect("127.0.0.1", port)
+        except ConnectionRefusedError as refused:
+            try:
+                return await self._connect("::1", port)
+            except OSError:
+                raise refused from None
+
+    async def _connect(self, address: str, port: int) -> socket.socket:
         identity, self._next_identity = self._next_identity, self._next_identity + 1
         connecting = self._connecting[identity] = _Connecting()
         try:
-            await self._send({"connect": port, "id": identity})
+            await self._send({"connect": port, "address": address, "id": identity})
             return await connecting.connected()
         except BaseException:
             connecting.close()

@@ -10,6 +10,7 @@ supervisor stops with it: nothing of the cage goes on while nobody watches it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -101,14 +102,13 @@ class Init:
                 self._signal(number)
             port = message.get("connect")
             if isinstance(port, int):
-                self._connect(port, message["id"])
+                self._connect(str(message["address"]), port, message["id"])
         return True
 
-    def _connect(self, port: int, identity: object) -> None:
+    def _connect(self, address: str, port: int, identity: object) -> None:
         """Begin a connection to the child's own loopback; the supervisor waits for its outcome."""
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            number = sock.connect_ex(("127.0.0.1", port))  # a refusal is told here, and only here
+        sock, number = _begin(address, port)  # a refusal that is told here is told only here
+        with sock:
             message = {"connecting": identity, "errno": number}
             protocol.send(self._control, message, [sock.fileno()])
 
@@ -125,6 +125,17 @@ class Init:
     def _thaw(self) -> None:
         if self._freezer is not None:
             self._freezer.go_on()
+
+
+def _begin(address: str, port: int) -> tuple[socket.socket, int]:
+    """Begin a connection; return it with the errno of its beginning."""
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # no IPv6 here; the answer takes some socket along
+        return socket.socket(), error.errno or errno.EAFNOSUPPORT
+    sock.setblocking(False)
+    return sock, sock.connect_ex((address, port))
 
 
 def _word(status: int) -> dict[str, object]:

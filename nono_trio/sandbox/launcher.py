@@ -34,7 +34,12 @@ from nono_trio.sandbox.launch_steps import (
     take_signals,
 )
 from nono_trio.sandbox.library import load_library
-from nono_trio.sandbox.namespaces import enter_namespaces, listen_on_loopback, raise_loopback
+from nono_trio.sandbox.namespaces import (
+    enter_namespaces,
+    listen_on_both,
+    listen_on_loopback,
+    raise_loopback,
+)
 from nono_trio.sandbox.temporary import remove_temporary
 from nono_trio.sandbox.transparent import OuterNetwork, loopback_dns
 from nono_trio.sandbox.tree import Freezer, end_descendants
@@ -90,7 +95,7 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
         with stage("listener"):
             sockets["proxy"] = listen_on_loopback(plan["port"])
             for port in plan["open_ports"]:
-                sockets[f"open:{port}"] = listen_on_loopback(port)
+                sockets |= listen_on_both(port)
     # The next step that looks for files may do so in the child's view, where it finds the child's.
     refuse_late_imports()
     started, start = os.pipe()

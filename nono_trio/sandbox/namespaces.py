@@ -124,3 +124,11 @@ def listen_on_loopback(port: int, address: str = LOOPBACK) -> socket.socket:
     listener.bind((address, port))
     listener.listen(LISTEN_BACKLOG)
     return listener
+
+
+def listen_on_both(port: int) -> dict[str, socket.socket]:
+    """Open the listening sockets of `--open-port`: `localhost` may mean either loopback address."""
+    sockets = {f"open:{port}": listen_on_loopback(port)}
+    with contextlib.suppress(OSError):  # a kernel without IPv6
+        sockets[f"open6:{port}"] = listen_on_loopback(port, LOOPBACK_IPV6)
+    return sockets

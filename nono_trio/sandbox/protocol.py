@@ -8,7 +8,8 @@ the first byte of the message that names them. The supervisor speaks first:
                              {"failed": {stage, errno, text}}
     supervisor -> launcher   {"go": true}              exec now
     launcher -> supervisor   {"started": true}, {"exec_failed": {errno}}
-    supervisor -> launcher   {"signal": n}, {"foreground": true}, {"connect": port, "id": n}
+    supervisor -> launcher   {"signal": n}, {"foreground": true},
+                             {"connect": port, "address": text, "id": n}
     launcher -> supervisor   {"stopped": signal}, {"exited": code}, {"killed": signal}
                              {"connecting": id, "errno": n} with a socket that is connecting inside
 

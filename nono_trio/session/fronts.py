@@ -179,7 +179,9 @@ class ChildFront:
     ) -> None:
         for port in self._run.plan.open_ports:
             relay = PortRelay(port, "--open-port", partial(dial_host, port), recorder)
-            front.start_soon(relay.serve, self._sockets[f"open:{port}"], handlers)
+            for name in (f"open:{port}", f"open6:{port}"):
+                if name in self._sockets:
+                    front.start_soon(relay.serve, self._sockets[name], handlers)
         for port, listener in self._run.listen_ports.items():
             relay = PortRelay(port, "--listen-port", partial(_dial_child, cage, port), recorder)
             front.start_soon(relay.serve, listener, handlers)
