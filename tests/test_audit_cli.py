@@ -383,3 +383,23 @@ def test_json_goes_out_line_by_line(root, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Pipe())
     assert command_line.exit_code(["audit", "tail", "--json"]) == 0
     assert flushed[0].count("\n") == 1
+
+
+def test_a_ledger_that_stops_every_seal_is_mended(run, root):
+    made.build(root, "one")
+    with (root / "ledger.ndjson").open("ab") as file:
+        file.write(b"garbage\n")
+    assert run("audit", "ledger", "verify")[0] == 1
+    made.unsealed(root, "two")
+    code, out, err = run("audit", "recover", "two")
+    assert code == 4
+    assert f"nono-trio audit ledger repair --audit-dir {root.parent}`" in err
+    code, out, err = run("audit", "ledger", "repair", "--json")
+    assert (code, json.loads(out)["cut_lines"]) == (0, 1)
+    assert (root / "ledger.torn").read_bytes() == b"garbage\n"
+    assert run("audit", "recover", "two")[0] == 0
+    assert run("audit", "ledger", "verify")[0] == 0
+    code, out, err = run("audit", "ledger", "repair")
+    assert code == 0
+    assert "nothing to mend" in out + err
+    assert run("audit", "verify", "--all")[0] == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import multiprocessing
 import os
 import stat
@@ -8,6 +9,7 @@ import stat
 import pytest
 
 from nono_trio.audit import ledger
+from nono_trio.audit.ledger_repair import repair
 from nono_trio.core.metadata import decode_ledger_record
 from nono_trio.errors import AuditLost, LogUnreadable
 
@@ -60,7 +62,7 @@ def test_a_tail_torn_at_any_byte_is_set_aside_and_the_chain_goes_on(tmp_path):
     path = filled(tmp_path, 2)
     whole = path.read_bytes()
     second = whole.index(b"\n") + 1
-    for cut in range(second + 1, len(whole)):
+    for cut in range(second + 1, len(whole) - 1):
         path.write_bytes(whole[:cut])
         assert ledger.verify(tmp_path).torn_tail
         assert [r.session_id for r in ledger.read(tmp_path)] == ["s0"]
@@ -69,6 +71,19 @@ def test_a_tail_torn_at_any_byte_is_set_aside_and_the_chain_goes_on(tmp_path):
         assert (tmp_path / ledger.TORN).read_bytes() == whole[second:cut] + b"\n"
         report = ledger.verify(tmp_path)
         assert (report.count, report.first_bad, report.torn_tail) == (2, None, False)
+
+
+def test_a_whole_record_without_its_newline_is_not_dropped(tmp_path):
+    """Who takes the newline away must not get the next session to drop the record."""
+    for mend in (append, repair):
+        path = filled(tmp_path, 2)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        mend(tmp_path)
+        assert path.read_bytes().startswith(whole)
+        assert not (tmp_path / ledger.TORN).exists()
+        assert ledger.verify(tmp_path).first_bad is None
+        path.unlink()
 
 
 def test_a_torn_first_line_begins_a_new_chain(tmp_path):
@@ -197,3 +212,63 @@ def test_appending_reads_only_the_tail(tmp_path, monkeypatch):
     line = path.read_bytes()
     path.write_bytes(b"#" * 1_000_000 + b"\n" + line)  # the old part is never looked at
     assert append(tmp_path).sequence == 1
+
+
+# -- repair --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b"garbage\n",
+        lambda line: line.replace(b'"s1"', b'"s9"'),
+        lambda line: line.replace(b"ab", b"ac", 1),
+        lambda line: line + b'{"half',
+        lambda line: line.replace(b'"s1"', b'"s9"') + b"\0" * 5000 + b"\n\n",
+        lambda line: line[:-20],
+    ],
+)
+def test_a_damaged_end_is_kept_aside_and_later_sessions_seal_again(tmp_path, damage):
+    path = filled(tmp_path, 2)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    damaged = damage(second)
+    path.write_bytes(first + damaged)
+    good = first + (second if damaged.startswith(second) else b"")
+    cut = (first + damaged).removeprefix(good)
+    answer = repair(tmp_path)
+    assert (answer.cut_bytes, answer.first_bad) == (len(cut), None)
+    assert (tmp_path / ledger.TORN).read_bytes() == cut.removesuffix(b"\n") + b"\n"
+    assert path.read_bytes().startswith(good)
+    last = list(ledger.read(tmp_path))[-1]
+    if answer.cut_lines:  # the chain says what was cut from it
+        digest = hashlib.sha256(cut).hexdigest()
+        assert (last.session_id, last.session_digest) == (f"repaired-{digest[:16]}", digest)
+    else:
+        assert not last.session_id.startswith("repaired-")
+    append(tmp_path, "next")
+    report = ledger.verify(tmp_path)
+    assert (report.first_bad, report.torn_tail) == (None, False)
+    assert set(report.digests) <= {"s0", "s1", "next"}
+    assert repair(tmp_path).cut_bytes == 0
+
+
+def test_nothing_is_cut_before_a_good_line(tmp_path):
+    path = filled(tmp_path, 3)
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    damaged = first + second.replace(b"ab", b"ac", 1) + third
+    path.write_bytes(damaged)
+    answer = repair(tmp_path)
+    assert (answer.cut_bytes, path.read_bytes()) == (0, damaged)
+    assert answer.first_bad is not None
+    assert answer.first_bad.line == 2
+
+
+def test_no_end_of_any_size_is_read_into_memory(tmp_path):
+    path = filled(tmp_path, 1)
+    os.truncate(path, 1 << 40)
+    with pytest.raises(AuditLost, match="no ledger's"):
+        repair(tmp_path)
+    assert path.stat().st_size == 1 << 40
+    path.unlink()
+    with pytest.raises(LogUnreadable, match="no ledger"):
+        repair(tmp_path)

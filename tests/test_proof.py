@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -268,3 +269,22 @@ def test_the_documented_checker_on_a_real_session(tmp_path, sessions):
     assert sessions.run("--", "true").returncode == 0
     done = check(tmp_path, sessions.only)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_policy_names_each_file_of_a_profile_by_its_digest(sessions, own):
+    """Also of one that changed since: what it said then is what its bytes at that time said."""
+    base = own("base.toml", "network.open_port = [3]\n")
+    top = own("top.toml", 'extends = "base"\n[network]\nallow_domain = ["api.example.com"]\n')
+    assert sessions.run("--profile", "top", "--", "true").returncode == 0
+    policy = json.loads((sessions.only / store.POLICY).read_bytes())
+    used = {one["source"]: one["sha256"] for one in policy["origin"]["profiles"]}
+    expected = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (base, top)}
+    assert expected <= set(used.values())
+    top.write_text(top.read_text().replace("api.", "www."))
+    assert hashlib.sha256(top.read_bytes()).hexdigest() not in used.values()
+    assert verify(sessions.only).verdict == "verified"
+    path = sessions.only / store.POLICY
+    forged = hashlib.sha256(top.read_bytes()).hexdigest()
+    for digest in expected:
+        path.write_bytes(path.read_bytes().replace(digest.encode(), forged.encode()))
+    assert verify(sessions.only).first_bad.failure == "policy.json mismatch"

@@ -2,8 +2,9 @@
 
 Rules of this file: appending is O(1) (only the tail is read), under an exclusive flock, one write,
 then fdatasync. A torn last line is what a crash leaves: it is moved to ledger.torn beside the
-ledger and the chain goes on. A whole line that can't be read is no crash and stops the append.
-Reading takes no lock.
+ledger and the chain goes on; a whole record that lacks nothing but its newline is given it. A whole
+line that can't be read is no crash and stops the append (ledger_repair.py is for that). Reading
+takes no lock.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 LEDGER = "ledger.ndjson"
 # Before the id of a session that was removed on purpose, in a line of its own.
 REMOVED_PREFIX = "removed-"
+# Before the beginning of the digest of damaged lines that a repair cut off, in a line of its own.
+REPAIRED_PREFIX = "repaired-"
 LOCK = "ledger.lock"
 TORN = "ledger.torn"
 
@@ -90,8 +94,8 @@ def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str
     not to be had, the last whole line is unreadable, or the line can't be written.
     """
     try:
-        with as_owner_of_path(audit_root), _locked(audit_root):
-            return _append_locked(audit_root, session_id, digest_hex, completed_at)
+        with as_owner_of_path(audit_root), locked(audit_root):
+            return append_locked(audit_root, session_id, digest_hex, completed_at)
     except OSError as error:
         raise AuditLost(
             f"the ledger in {audit_root} can't be written: {error.strerror or error}"
@@ -108,7 +112,7 @@ def read(audit_root: Path) -> Iterator[LedgerRecord]:
 
     Yields nothing when there is no ledger. Raises LogUnreadable for a whole line that is no record.
     """
-    for number, _, line in _lines(audit_root / LEDGER):
+    for number, _, line in numbered_lines(audit_root / LEDGER):
         if not line.endswith(b"\n"):
             return
         try:
@@ -128,7 +132,7 @@ def verify_file(path: Path, session_id: str | None = None) -> LedgerReport:
     """As `verify`, for a ledger under any name; raises LogUnreadable."""
     walk = _Walk(session_id)
     torn = False
-    for number, offset, line in _lines(path):
+    for number, offset, line in numbered_lines(path):
         if not line.endswith(b"\n"):
             torn = True
             break
@@ -209,6 +213,8 @@ class _Walk:
 
     def _note(self, record: LedgerRecord) -> None:
         """The first line for a session wins; a second must say the same."""
+        if record.session_id.startswith(REPAIRED_PREFIX):
+            return
         forgotten = record.session_id.startswith(REMOVED_PREFIX)
         session_id = record.session_id.removeprefix(REMOVED_PREFIX)
         if self._only not in (None, session_id):
@@ -234,7 +240,7 @@ class _Walk:
             self.condemned.setdefault(condemned, bad)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(line number, offset, line) of the ledger; nothing when there is none."""
     try:
         ledger = open_regular(path)
@@ -272,7 +278,7 @@ def _is_hash(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(audit_root: Path) -> Iterator[None]:
+def locked(audit_root: Path) -> Iterator[None]:
     """Hold the ledger's lock; flock has no deadline of its own, so it is tried until ours."""
     lock = open_shared(audit_root / LOCK, os.O_RDWR)
     try:
@@ -297,17 +303,18 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def _append_locked(
+def append_locked(
     audit_root: Path, session_id: str, digest_hex: str, completed_at: str
 ) -> LedgerRecord:
+    """As `append`, by who holds the lock; raises OSError and AuditLost."""
     path = audit_root / LEDGER
     created = not path.exists()
     file = open_shared(path, os.O_RDWR)
     with os.fdopen(file, "r+b", buffering=0) as ledger:
-        _set_torn_tail_aside(ledger, audit_root)
+        _mend_torn_tail(ledger, audit_root)
         last = _last_record(ledger, path)
         record = _next_record(last, session_id, digest_hex, completed_at)
-        _write_whole(ledger, encode_ledger_record(record))
+        write_whole(ledger, encode_ledger_record(record))
         sync_data(ledger.fileno())
     if created:
         sync_directory(audit_root)
@@ -335,7 +342,7 @@ def _tail(ledger: BinaryIO) -> tuple[int, bytes]:
     return start, ledger.read(MAX_LINE)
 
 
-def _set_torn_tail_aside(ledger: BinaryIO, audit_root: Path) -> None:
+def _mend_torn_tail(ledger: BinaryIO, audit_root: Path) -> None:
     start, tail = _tail(ledger)
     whole = tail.rfind(b"\n") + 1
     torn = tail[whole:]
@@ -346,11 +353,28 @@ def _set_torn_tail_aside(ledger: BinaryIO, audit_root: Path) -> None:
             f"the last {MAX_LINE} bytes of {audit_root / LEDGER} are no line of a ledger",
             hint="move the ledger away; sessions already in it keep their own checkpoints",
         )
+    if sound_record(torn) is not None:
+        write_whole(ledger, b"\n")
+        return
+    set_aside(audit_root, torn)
+    ledger.truncate(start + whole)
+
+
+def set_aside(audit_root: Path, cut: bytes) -> None:
+    """Keep what is to be cut from the ledger beside it, durably; raises OSError."""
     kept = open_shared(audit_root / TORN, os.O_WRONLY | os.O_APPEND)
     with os.fdopen(kept, "ab", buffering=0) as aside:
-        _write_whole(aside, torn + b"\n")
+        write_whole(aside, cut if cut.endswith(b"\n") else cut + b"\n")
         sync_data(aside.fileno())
-    ledger.truncate(start + whole)
+
+
+def sound_record(line: bytes) -> LedgerRecord | None:
+    """The record in a line, newline or not, that holds by itself; None for any other line."""
+    try:
+        record = decode_ledger_record(line)
+    except MALFORMED:
+        return None
+    return record if _chain_of(record) == record.chain_hash else None
 
 
 def _last_record(ledger: BinaryIO, path: Path) -> LedgerRecord | None:
@@ -359,19 +383,17 @@ def _last_record(ledger: BinaryIO, path: Path) -> LedgerRecord | None:
     if not tail:
         return None
     line = tail[:-1].rpartition(b"\n")[2]
-    try:
-        record = decode_ledger_record(line)
-        if _chain_of(record) == record.chain_hash:
-            return record
-    except MALFORMED:
-        pass
+    record = sound_record(line)
+    if record is not None:
+        return record
+    command = f"nono-trio audit ledger repair --audit-dir {shlex.quote(str(path.parent.parent))}"
     raise AuditLost(
         f"the last line of {path} is no valid ledger record, so nothing can be chained to it",
-        hint=f"keep {path.name} as evidence under another name; a new one is begun by itself",
+        hint=f"`{command}` sets it aside",
     )
 
 
-def _write_whole(file: BinaryIO, data: bytes) -> None:
+def write_whole(file: BinaryIO, data: bytes) -> None:
     """Append `data` in one write; a short write is cut back, so that no half line is left."""
     end = file.seek(0, os.SEEK_END)
     written = file.write(data)

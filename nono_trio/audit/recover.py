@@ -94,6 +94,7 @@ class Recovery(msgspec.Struct, kw_only=True):
     exit_code_known: bool = False
     first_bad: FirstBad | None = None
     reason: str | None = None
+    hint: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -115,7 +116,7 @@ def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -
     except LogUnreadable as error:
         answer.outcome, answer.reason = "unreadable", error.message
     except AuditLost as error:
-        answer.outcome, answer.reason = "failed", error.message
+        answer.outcome, answer.reason, answer.hint = "failed", error.message, error.hint
     except OSError as error:
         answer.outcome = "failed"
         answer.reason = f"{error.filename or directory}: {error.strerror or error}"

@@ -16,6 +16,7 @@ import click
 
 from nono_trio.audit import store
 from nono_trio.audit.verdict import SCHEMA, Verification, worst
+from nono_trio.cli.audit_ledger import ledger
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -55,6 +56,9 @@ def audit() -> None:
     SESSION is an id, an unambiguous prefix of one, a name, `latest`, or the path of a session
     directory.
     """
+
+
+audit.add_command(ledger)
 
 
 @audit.command(

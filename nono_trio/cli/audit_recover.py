@@ -79,5 +79,5 @@ def _hint(answer: Recovery) -> str | None:
     if answer.outcome == "running":
         return f"`nono-trio stop {name}` ends it"
     if answer.outcome == "failed":
-        return "when the cause is gone, recover it again: nothing was lost"
+        return answer.hint or "when the cause is gone, recover it again: nothing was lost"
     return None

@@ -1,0 +1,60 @@
+"""SIGKILL before every call that changes a file, of a real seal and of real recoveries.
+
+Whatever is left is `crashed` (or `verified`, where the work was done already), a recovery of it is
+`verified`, and the ledger has one line for it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.recover import recover
+from nono_trio.audit.verify import verify
+
+PROGRAM = Path(__file__).parent / "killed_at.py"
+KILL_SECONDS = 60
+
+
+def killed(work, directory):
+    """The directories of sessions that were killed at every call, in order."""
+    done = subprocess.run(
+        [sys.executable, PROGRAM, work, directory],
+        capture_output=True, text=True, timeout=KILL_SECONDS,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    roots = sorted(directory.iterdir(), key=lambda path: int(path.name))
+    return [path for root in roots for path in (root / "audit").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("work", "least"),
+    [
+        ("seal", 30), ("torn_everywhere", 45), ("empty", 30), ("without_files", 30),
+        ("ended_only", 20), ("final_checkpoint", 10), ("in_the_ledger", 5),
+    ],
+)  # fmt: skip
+def test_killed_before_every_call(memory_path, work, least):
+    directories = killed(work, memory_path)
+    assert len(directories) > least  # the calls were seen
+    verdicts = []
+    for number, directory in enumerate(directories):
+        answer = verify(directory)
+        assert answer.verdict in ("crashed", "verified"), (number, answer.first_bad)
+        verdicts.append(answer.verdict)
+        sealed = answer.verdict == "verified"
+        assert recover(directory).outcome == ("sealed" if sealed else "recovered"), number
+        answer = verify(directory)
+        assert (answer.verdict, answer.first_bad) == ("verified", None), number
+        report = ledger.verify(directory.parent)
+        assert (report.count, report.first_bad, report.torn_tail) == (1, None, False), number
+        ended = store.read_summary(directory)
+        assert ended is not None
+        assert store.is_sealed(ended)
+    assert verdicts[0] == "crashed"
+    assert verdicts[-1] == "verified"  # this one was not killed
+    assert verdicts == sorted(verdicts)  # once it is whole it stays whole
