@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nono_trio.audit.account import home_of
 from nono_trio.audit.ledger import sync_directory
 from nono_trio.audit.machine import boot_id, process_start_ticks
 from nono_trio.audit.ownership import as_owner_of_path
@@ -109,7 +110,7 @@ def usual_state_root(environ: Mapping[str, str]) -> Path:
     xdg = environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(xdg):
         return Path(xdg, "nono-trio")
-    return Path(environ.get("HOME") or Path.home(), ".local", "state", "nono-trio")
+    return Path(home_of(environ), ".local", "state", "nono-trio")
 
 
 def audit_root(state_root: Path) -> Path:

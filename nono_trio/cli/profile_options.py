@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
+from nono_trio.audit.account import expand_home
 from nono_trio.core.groups import PACKAGE_REGISTRIES, expand_groups
 from nono_trio.core.variables import VariableRules, check_allow, check_pattern
 from nono_trio.errors import UsageError
@@ -273,7 +274,7 @@ def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
     asked += [one.given for one in requests if one.access in ("write", "readwrite")]
     asked += [directory] if given.get("allow_cwd") else []
     for path in asked:
-        yield os.path.realpath(os.path.join(directory, os.path.expanduser(path)))
+        yield os.path.realpath(os.path.join(directory, expand_home(path)))
 
 
 def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nono_trio.sandbox import seatbelt
 from nono_trio.sandbox.addresses import DNS_PORT
 from nono_trio.sandbox.memory import memory_bytes
-from nono_trio.sandbox.places import ON_MACOS, home_directory
+from nono_trio.sandbox.places import ON_MACOS, could_be_directory, home_directory
 from nono_trio.sandbox.plan import PRIVATE
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def cage_files(
         view=[(grant.path, grant.may_write) for grant in (*files.grants, *files.sockets)],
         identities=dict(files.identities),
         private=_private(by_name, memory) if isolation == "namespace" else [],
-        directories=[*([home_directory()] if home is None else []), files.directory],
+        directories=[*_own_home(home), files.directory],
         covered=_closed(files),
         kept=list(files.kept),
         directory=files.directory,
@@ -133,6 +133,12 @@ def _private(granted: set[str], memory: int | None) -> list[tuple[str, int, int]
             size = min(whole, memory or whole) // _PRIVATE_SHARES[path]
             sized.append((path, size, max(size // _BYTES_PER_FILE, _FEWEST_FILES)))
     return sized
+
+
+def _own_home(home: str | None) -> list[str]:
+    """The user's home as a directory without anything in it, where the cage has none of its own."""
+    own = home_directory()
+    return [own] if home is None and could_be_directory(own) else []
 
 
 def _own_grants(isolation: Isolation) -> Sequence[tuple[str, str, bool]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from nono_trio.audit.account import expand_home
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.places import (
     Identity,
@@ -185,7 +186,7 @@ def link_out(path: str, trees: Sequence[str]) -> str | None:
 
 def absolute(given: str, directory: str) -> str:
     """Return a path as a flag or a profile gives it, seen from `directory`."""
-    return os.path.normpath(os.path.join(directory, os.path.expanduser(given)))
+    return os.path.normpath(os.path.join(directory, expand_home(given)))
 
 
 def _grant(request: PathRequest, directory: str, warnings: list[str]) -> Grant | None:

@@ -8,10 +8,11 @@ count. Paths are compared by their text only after every symlink was followed, a
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 import sys
 from typing import TYPE_CHECKING, NamedTuple
+
+from nono_trio.audit.account import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,16 +28,7 @@ Identity = tuple[int, int]  # device and inode
 
 def home_directory() -> str:
     """Return the user's home: $HOME when it is absolute, else what the account says."""
-    home = os.environ.get("HOME", "")
-    return home if os.path.isabs(home) else account_home()
-
-
-def account_home() -> str:
-    """Return the home that the account database names, / where it knows no such user."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:  # a container's made-up uid
-        return "/"
+    return home_of(os.environ)
 
 
 def homes_root(environ: Mapping[str, str]) -> str:
@@ -68,6 +60,12 @@ def ancestors(path: str) -> Iterator[str]:
 def relative(path: str, directory: str) -> str:
     """Return what leads from `directory` to `path`, which is in it; empty if they are the same."""
     return path[len(directory.rstrip("/")) :].lstrip("/")
+
+
+def could_be_directory(path: str) -> bool:
+    """Tell whether there is a directory at `path`, or one could be made: no file is in the way."""
+    nearest = next((one for one in ancestors(path) if os.path.lexists(one)), "/")
+    return os.path.isdir(nearest)
 
 
 def identity(path: str) -> Identity | None:

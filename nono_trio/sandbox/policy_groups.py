@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.grant import Grant
-from nono_trio.sandbox.places import ON_MACOS, home_directory
+from nono_trio.sandbox.places import ON_MACOS, home_directory, is_below
 from nono_trio.sandbox.system_paths import SYSTEM
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # holds audit logs, and $TMPDIR, whatever that names.
 _WRITABLE: Final = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/tty"})
 
+# A home where nothing is, and where only root could make anything.
+_NOWHERE: Final = "/nonexistent/home"
+
 
 def group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
     """Resolve the groups of this system: grants, and paths that are closed to every command.
@@ -34,9 +37,8 @@ def group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
     The parts of the host that the cage has of its own are left out.
     """
     capabilities = library.CapabilitySet()
-    policy = library.load_embedded_policy()
-    with _variables_named(HOME=home_directory(), TMPDIR="/tmp"):
-        resolved = policy.resolve_groups([*SYSTEM.deny_groups, *SYSTEM.groups], capabilities)
+    denied = _resolved(library, SYSTEM.deny_groups, capabilities)
+    denied += _resolved(library, SYSTEM.groups, capabilities)
     grants: dict[tuple[str, bool], Grant] = {}
     for found in capabilities.fs_capabilities():
         path: str = found.original
@@ -51,7 +53,30 @@ def group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
         if os.path.exists(path):
             is_file = not os.path.isdir(path)
             grants.setdefault((path, is_file), Grant(path, "read", is_file, "nono-trio"))
-    return list(grants.values()), list(resolved.deny_paths)
+    return list(grants.values()), denied
+
+
+def _resolved(library: ModuleType, groups: Sequence[str], capabilities: object) -> list[str]:
+    """Take what groups grant into `capabilities`; return what they close.
+
+    nono-py follows each path, and gives all up for one in a directory that may not be searched
+    (another user's home, a directory that root made in one's own), or in a file. Then the groups
+    are resolved for a home where nothing is, so that they close what they name: nobody follows a
+    path there for the command either, and no tool of that home is granted.
+    """
+    policy = library.load_embedded_policy()
+    home = home_directory()
+    try:
+        with _variables_named(HOME=home, TMPDIR="/tmp"):
+            return list(policy.resolve_groups([*groups], capabilities).deny_paths)
+    except OSError:
+        with _variables_named(HOME=_NOWHERE, TMPDIR="/tmp"):
+            closed = policy.resolve_groups([*groups], capabilities).deny_paths
+    named = [
+        home.rstrip("/") + path[len(_NOWHERE) :] if is_below(path, _NOWHERE) else path
+        for path in closed
+    ]
+    return list(dict.fromkeys([*named, *map(os.path.realpath, named)]))
 
 
 def _access(granted: str, path: str) -> Access | None:

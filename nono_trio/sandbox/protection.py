@@ -17,12 +17,12 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nono_trio.audit.account import account_home
 from nono_trio.audit.store import usual_state_root
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.grant import absolute, link_out, work_trees
 from nono_trio.sandbox.mount_table import MountTable
 from nono_trio.sandbox.places import (
-    account_home,
     ancestors,
     follow,
     home_directory,

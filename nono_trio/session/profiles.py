@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from nono_trio.audit.account import expand_home
 from nono_trio.core.profile import Sourced, merge
 from nono_trio.core.profile_text import read_profile
 from nono_trio.core.profile_values import suggestion
@@ -81,7 +82,7 @@ def find(reference: str, environ: Mapping[str, str], beside: Path | None = None)
     Raises UsageError when there is none, or when two files carry the name.
     """
     if is_path(reference):
-        path = Path(beside or "", os.path.expanduser(reference))
+        path = Path(beside or "", expand_home(reference))
         if not path.exists():
             raise _no_file(path)
         return Found(reference, "file", path)

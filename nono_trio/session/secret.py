@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.audit.account import expand_home
 from nono_trio.audit.regular import open_regular
 from nono_trio.errors import UsageError
 
@@ -39,7 +40,7 @@ def read_secret(flag: str, reference: str, environ: Mapping[str, str]) -> bytes:
         return _bounded(flag, environ[variable].encode("utf-8", "surrogateescape"))
     if not reference.startswith(FILE):
         raise UsageError(f"{flag}: expected env://VARIABLE or file://PATH")
-    path = Path(reference.removeprefix(FILE)).expanduser()
+    path = Path(expand_home(reference.removeprefix(FILE)))
     try:
         with open_regular(path) as file:
             return _bounded(flag, file.read(MAX_SECRET + 2))

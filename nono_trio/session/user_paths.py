@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.places import home_directory
+from nono_trio.audit.account import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def profile_directory(environ: Mapping[str, str]) -> Path:
     """Where the user's own profiles are: $XDG_CONFIG_HOME/nono-trio/profiles."""
     configured = environ.get("XDG_CONFIG_HOME", "")
-    base = Path(configured) if os.path.isabs(configured) else Path(_home(environ), ".config")
+    base = Path(configured) if os.path.isabs(configured) else Path(home_of(environ), ".config")
     return base / "nono-trio" / "profiles"
 
 
 def path_variables(environ: Mapping[str, str], working_directory: str) -> dict[str, str]:
     """The values of the variables that profiles may use; relative XDG paths count as not set."""
-    home = _home(environ)
+    home = home_of(environ)
     variables = {
         "WORKDIR": working_directory,
         "HOME": home,
@@ -37,8 +37,3 @@ def path_variables(environ: Mapping[str, str], working_directory: str) -> dict[s
     }
     given = {name: environ.get(name, "") for name in variables if name.startswith("XDG_")}
     return variables | {name: value for name, value in given.items() if os.path.isabs(value)}
-
-
-def _home(environ: Mapping[str, str]) -> str:
-    home = environ.get("HOME", "")
-    return home if os.path.isabs(home) else home_directory()

@@ -15,6 +15,7 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from nono_trio.audit.account import expand_home
 from nono_trio.core.addresses import AddressClass, classify
 from nono_trio.core.denials import LOOKED_UP_AS
 from nono_trio.core.hosts import BadHost, parse_rule_host
@@ -157,7 +158,7 @@ def _from_verdict(
 
 def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:
     """Say whether the command may read or write a path; raises UsageError for refused grants."""
-    path = os.path.abspath(os.path.expanduser(text))
+    path = os.path.abspath(expand_home(text))
     isolation, notes = _isolation_here(options)
     files = resolve_files(options, isolation)
     subject = f"{operation} {path}"
