@@ -139,6 +139,15 @@ def test_an_unlisted_port_of_a_listed_host(
     assert done.stdout == "SSH-2.0-"
 
 
+def test_a_service_on_the_loopback_of_this_machine(sessions: Sessions, greeting: _Greeting) -> None:
+    """As a database is. The cage has a loopback of its own, so the hint is `why`'s."""
+    port = greeting.server_address[1]
+    words = ["bash", "-c", CONNECT.format("127.0.0.1", port)]
+    assert "refused" in sessions.run("--", *words).stderr
+    flags = changed(sessions, "--host", "127.0.0.1", "--port", str(port))
+    assert sessions.run(*flags, "--", *words).stdout == "SSH-2.0-"
+
+
 def test_a_name_that_leads_to_loopback(sessions: Sessions, greeting: _Greeting) -> None:
     """The address is denied, not the name: the hint is a pin."""
     port = greeting.server_address[1]
@@ -184,3 +193,16 @@ def test_a_path(
     flags = changed(sessions, *options, "--path", str(path), "--op", operation)
     done = sessions.run(*options, *flags, "--", "sh", "-c", what)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_changes_the_exit_code_is_said_even_when_silent(sessions: Sessions) -> None:
+    ended = sessions.run("-s", "--timeout", "0.2", "--", "sleep", "60")
+    assert (ended.returncode, ended.stderr) == (
+        124, "nono-trio: the command was ended after 0.2 s (--timeout)\n",
+    )  # fmt: skip
+    needs("curl")
+    url = "http://a.example.com/"
+    denied = sessions.run("-s", "--fail-on-deny", "--", "curl", "-so", "/dev/null", url)
+    assert (denied.returncode, denied.stderr) == (
+        3, "nono-trio: exit code 3: --fail-on-deny, and 1 denied: a.example.com:80\n",
+    )  # fmt: skip

@@ -107,3 +107,14 @@ def test_a_scan_is_named_by_its_first_ports():
 @pytest.mark.parametrize("target", ["\x1b[31mred", "a\nb", "\u202eevil"])
 def test_nothing_of_a_target_reaches_the_terminal_raw(target):
     assert all(line.isprintable() for line in summary(missing(target), looked_up(target)))
+
+
+def test_a_client_that_answers_when_it_is_asked_used_the_password():
+    """wget, for one, sends it only after a 407."""
+    asked = msgspec.structs.replace(event("a.test"), denial_category="authentication_failed")
+    answered = msgspec.structs.replace(
+        event("a.test", decision="allow"), auth_mechanism="proxy_authorization",
+        auth_outcome="succeeded",
+    )  # fmt: skip
+    assert summary(asked, answered) == []
+    assert WITHOUT_TOKEN in summary(asked, answered, asked)

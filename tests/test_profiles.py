@@ -294,3 +294,32 @@ def test_a_run_without_a_profile_reads_none(sessions):
         [sys.executable, "-c", code], env=sessions.environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- several --------------------------------------------------------------------------------------
+
+
+def test_several_profiles_add_up_and_a_later_value_wins(cage, own):
+    own("one.toml", "network.allow_domain = ['a.example.com']\nfilesystem.home = 'closed'")
+    own("two.toml", "network.allow_domain = ['b.example.com']\nfilesystem.home = 'private'")
+    both = cage("-p", "one", "-p", "two")
+    assert both["network"]["allow"] == ["a.example.com", "b.example.com"]
+    assert both["home"]["kind"] == "private"
+    assert cage("-p", "two", "-p", "one")["network"]["allow"] == ["b.example.com", "a.example.com"]
+
+
+def test_profiles_in_the_environment_are_as_in_a_path_and_give_way_to_flags(sessions, cage, own):
+    own("one.toml", "network.allow_domain = ['a.example.com']")
+    own("two.toml", "network.allow_domain = ['b.example.com']")
+    sessions.variables["NONO_TRIO_PROFILE"] = "one:two"
+    assert cage()["network"]["allow"] == ["a.example.com", "b.example.com"]
+    assert cage("-p", "two")["network"]["allow"] == ["b.example.com"]
+
+
+def test_a_kept_home_goes_by_all_of_them(cage, own):
+    own("one.toml", "filesystem.home = 'kept'")
+    own("two.toml", "network.block = false")
+    homes = [json.dumps(cage(*words)["home"]) for words in (
+        ["-p", "one"], ["-p", "one", "-p", "two"], ["-p", "two", "-p", "one"],
+    )]  # fmt: skip
+    assert len(set(homes)) == 3

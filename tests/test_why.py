@@ -324,3 +324,19 @@ def test_a_port_that_is_opened_and_closed_is_refused(home, capsys, command, opti
 def test_another_port_may_stay_closed(home):
     options = ["--deny-domain", "localhost:5433", "--open-port", "5432"]
     assert command_line.exit_code(["why", "--host", "localhost", *options]) == 0
+
+
+def test_a_url_is_no_host_and_the_hint_has_its_parts(sessions):
+    done = sessions.call("why", "--host", "http://a.example.com:8080/path")
+    assert done.returncode == 2
+    assert "expected a host, got the URL" in done.stderr
+    assert "hint: --host a.example.com --port 8080" in done.stderr
+
+
+def test_loopback_is_the_cages_own(sessions):
+    question = ("why", "--isolation", "namespace", "--host", "127.0.0.1", "--port", "5432")
+    denied = sessions.call(*question).stdout
+    assert "a loopback of its own" in denied
+    assert "--open-port 5432" in denied
+    allowed = sessions.call(*question, "--allow-domain", "127.0.0.1:5432").stdout
+    assert "through the proxy only" in allowed

@@ -51,7 +51,8 @@ class DenialCount:
         self._allowed = 0
         self._told_elsewhere = 0
         self._kept = 0
-        self._without_token = False
+        # Requests that no later one with the token has followed: a client may wait to be asked.
+        self._without_token: dict[tuple[str, int | None], None] = {}
         self._hosts: dict[str, DeniedHost] = {}
 
     def observe(self, _sequence: int, payload: Payload) -> None:
@@ -61,10 +62,13 @@ class DenialCount:
         if is_binding(payload.event) or payload.event.target == LOST_TARGET:
             return
         event = payload.event
+        if event.auth_outcome == "succeeded":
+            self._without_token.pop((event.target, event.port), None)
         if event.decision == "allow":
             self._allowed += 1
         elif event.denial_category == "authentication_failed":
-            self._without_token = True
+            if len(self._without_token) < MAX_COUNTED:
+                self._without_token[event.target, event.port] = None
         elif event.decision == "deny":
             self._count(event)
 
@@ -85,6 +89,13 @@ class DenialCount:
             host.ports[event.port] += 1
             lifting = lifting_flag(event.target, event.port, event.reason)
             host.lifting |= dict.fromkeys([lifting] if lifting else [])
+
+    @property
+    def named(self) -> str:
+        """How much was denied, and the host that was denied most."""
+        most = max(self._hosts.values(), key=lambda host: host.requests, default=None)
+        first = "" if most is None else f": {denied_text(most)}"
+        return f"{self._shown or self.total} denied{first}"
 
     def summary(self, session_id: str) -> list[str]:
         """Return up to five lines about a session with denials, none about one without."""

@@ -43,9 +43,9 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noq
 
 
 _PROFILE = (
-    option("-p", "--profile", type=PROFILE, metavar="NAME|FILE",
-           help="Start from a profile: lists add up, a flag's value beats the profile's. See"
-           " `nono-trio profile list`."),
+    option("-p", "--profile", type=PROFILE, multiple=True, metavar="NAME|FILE",
+           help="Start from a profile: lists add up, a flag's value beats the profile's, a later"
+           " profile's an earlier one's. Repeatable. See `nono-trio profile list`."),
     option("--network-profile", type=PROFILE, metavar="NAME|FILE",
            help="Take only the network of a profile: minimal, developer, enterprise, ..."),
 )  # fmt: skip
@@ -70,7 +70,8 @@ _NETWORK = (
            help="The password for the user of --upstream-proxy."),
     option("--upstream-bypass", multiple=True, metavar="HOST|*.SUFFIX",
            help="Reach a host without the upstream proxy. Repeatable."),
-    option("--block-net", is_flag=True, help="Allow nothing at all; every attempt is recorded."),
+    option("--block-net", is_flag=True,
+           help="Allow nothing at all; what is asked of the proxy is denied and recorded."),
 )  # fmt: skip
 
 _AUDIT = (

@@ -7,6 +7,7 @@ directory: a grant that nobody asked for.
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -108,5 +109,13 @@ def _bounds(numbers: click.IntRange | click.FloatRange) -> str:
     return f" above {least}" if numbers.min_open else f" of {least} or more"
 
 
+class GivenProfile(GivenText):
+    """A profile's name or file; several in a variable are told apart as in PATH."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The profiles in a variable; nothing for an empty one."""
+        return [one for one in rv.split(os.pathsep) if one]
+
+
 PATH = GivenText("a path")
-PROFILE = GivenText("a profile")
+PROFILE = GivenProfile("a profile")

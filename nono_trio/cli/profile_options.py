@@ -69,6 +69,10 @@ _GRANTS: Final[tuple[tuple[str, Access, bool], ...]] = (
 )
 
 
+# Between the names of several profiles that a kept home goes by.
+_SEVERAL: Final = "+"
+
+
 @dataclass(frozen=True)
 class Chosen:
     """What a command is started with: `given` are its parameters, a profile's entries included.
@@ -105,9 +109,10 @@ def choose(given: Mapping[str, Any]) -> Chosen:
         _check_patterns(name, chosen.get(name, ()), check)
     directory = working_directory(FileOptions(workdir=given.get("workdir")))
     variables = path_variables(os.environ, directory)
-    if not (given["profile"] or given["network_profile"]):
+    profiles = given["profile"]
+    if not (profiles or given["network_profile"]):
         return _settled(Chosen(given=chosen), directory, variables)
-    sourced, files, name, used = _load(given["profile"], given["network_profile"])
+    sourced, files, name, used = _load(profiles, given["network_profile"])
     sources: Sources = {}
     _add_lists(chosen, sourced, sources)
     _add_values(chosen, sourced, context, sources)
@@ -151,6 +156,8 @@ def _with_environment_lists(
         name = parameter.name or ""
         if context is None or name not in given or not getattr(parameter, "multiple", False):
             continue
+        if name == "profile":  # what a run starts from: the flag's beat the environment's
+            continue
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             also = parameter.value_from_envvar(context)
             if also:
@@ -168,18 +175,19 @@ def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], N
 
 
 def _load(
-    profile: str | None, network_profile: str | None
+    profiles: Sequence[str], network_profile: str | None
 ) -> tuple[Sourced, list[Path], str, list[UsedProfile]]:
-    """The whole of one and the network of the other, the files that are not ours, the name that
-    the first goes by (of a file its path), and all files."""
+    """The whole of some and the network of the other, the files that are not ours, the name that
+    the first go by (of a file its path), and all files."""
     from nono_trio.core.profile import Profile, Sourced, merge
     from nono_trio.session.profiles import load
 
-    whole, files, name = Sourced(), [], "default"
+    whole, files = Sourced(), []
+    names: dict[str, None] = {}
     used: list[UsedProfile] = []
-    for reference, network_only in ((profile, False), (network_profile, True)):
-        if not reference:
-            continue
+    asked = [(profile, False) for profile in profiles]
+    asked += [(network_profile, True)] if network_profile else []
+    for reference, network_only in asked:
         loaded = load(reference, os.environ)
         files += [found.path for found in loaded.chain if found.source != "built-in"]
         used += loaded.used
@@ -187,10 +195,11 @@ def _load(
         if not network_only:
             found = loaded.found
             name = os.path.realpath(found.path) if found.source == "file" else found.name
+            names[str(name)] = None
         if network_only:
             sourced = Sourced(Profile(network=sourced.profile.network), sourced.origins)
         whole = merge(whole, sourced)
-    return whole, files, name, used
+    return whole, files, _SEVERAL.join(names) or "default", used
 
 
 def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)

@@ -99,7 +99,10 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         for line in (*notes, *denials.summary(finished.record.session_id)):
             say(line)
     code = finished.outcome.exit_code
-    return FAIL_ON_DENY if code == 0 and denials.total and given["fail_on_deny"] else code
+    if code == 0 and denials.total and given["fail_on_deny"]:
+        say(f"exit code {FAIL_ON_DENY}: --fail-on-deny, and {denials.named}")
+        return FAIL_ON_DENY
+    return code
 
 
 def _explain_end(finished: Finished) -> None:

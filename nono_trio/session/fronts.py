@@ -107,7 +107,13 @@ class ChildFront:
                 f"{proxy.turned_away} connections of other programs to the proxy's port were"
                 " turned away"
             )
-        return TIMED_OUT if self._timed_out or self._was_timed_out(ended) else ended.exit_code
+        self._timed_out = self._timed_out or self._was_timed_out(ended)
+        return TIMED_OUT if self._timed_out else ended.exit_code
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the timeout ended the command."""
+        return self._timed_out
 
     def _was_timed_out(self, ended: ChildEnded) -> bool:
         """Whether the launcher kept the deadline, while we could not."""

@@ -109,6 +109,8 @@ def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> 
     )
     outcome = trio.run(supervisor.run, front)
     started.run.terminal.settle()
+    if front.timed_out:
+        listeners.warn(f"the command was ended after {options.timeout_seconds:g} s (--timeout)")
     return Finished(outcome, record, front.notes)
 
 

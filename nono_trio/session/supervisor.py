@@ -168,6 +168,11 @@ class Supervisor:
                         outcome.exit_code = await front(handlers, recorder)
                         await self._heal_modes()
                     front_ended.set()
+            if connections.cancelled_caught:
+                self._warn(
+                    "connections that were still open were cut: they have"
+                    f" {self._grace_seconds:g} s (--grace), or until the second signal"
+                )
 
     async def _heal_modes(self) -> None:
         """Once the command has ended: make the state writable again, if it is not."""

@@ -9,6 +9,7 @@ cage's own and closed paths inside a grant are covered, without them neither.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -55,6 +56,10 @@ _NOT_OPEN = (
     "through the proxy a tunnel; for programs that know of none the port is closed: an entry for"
     " every port opens only those that are named and those that are often tried, so name it"
 )
+_OWN_LOOPBACK = (
+    "through the proxy only: a program that knows of none reaches the cage's own loopback"
+    " (--open-port {port} relays the port there)"
+)
 _NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
 
 
@@ -73,6 +78,7 @@ class Answer:
 
 def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     """Say whether the cage's command may reach a host and port; raises UsageError for bad rules."""
+    _require_no_url(text)
     policy = build_policy(options.session.network)
     check_contradictions(options, policy)
     notes = (_NO_ISOLATION,) if options.isolation == "none" else ()
@@ -95,10 +101,31 @@ def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     if verdict.allowed:
         pinned = policy.addresses(host, port)
         notes = (*notes, *_way(host, verdict, pinned, options.session.network.upstream_proxy))
-    if verdict.allowed and _is_transparent(options):
+    if _is_loopback(host) and _is_transparent(options):
+        if verdict.allowed:
+            notes = (*notes, _OWN_LOOPBACK.format(port=port))
+        elif not policy.denial_of(host, port):
+            reason = "the cage has a loopback of its own, in which nothing of this machine's is"
+            return Answer(subject, False, reason, None, f"--open-port {port}", notes)
+    elif verdict.allowed and _is_transparent(options):
         is_open = port in transparent_ports(policy.named_ports)
         notes = (*notes, _lets_through(verdict.inspection, port) if is_open else _NOT_OPEN)
     return _from_verdict(subject, verdict, notes, options.session.network)
+
+
+def _require_no_url(text: str) -> None:
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return
+    from urllib.parse import urlsplit  # late: for a mistake only
+
+    hint = "name the host by itself: --host example.com --port 443"
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        port = parts.port or {"http": 80}.get(scheme.lower(), 443)
+        if parts.hostname:
+            hint = f"--host {parts.hostname} --port {port}"
+    raise UsageError(f"--host: expected a host, got the URL {text!a}", hint=hint)
 
 
 def _way(
