@@ -44,6 +44,8 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+# Links of the system by which programs call what is granted by its other name.
+_OTHER_NAMES = ("/var/run", "/var/lock")
 # Mount points, and a few small files of ours: without a size of its own it would be half of memory.
 _ROOT_OPTIONS = "mode=0755,size=16m"
 _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
@@ -92,6 +94,8 @@ def build_view(
             view.bind(path, writable=shown[path])
             if path in expected:
                 require_same(_NEW + path, path, expected[path])
+    for path in _OTHER_NAMES:
+        view.follow(path)
     view.make_links()
     for path in directories:
         view.make_directory(path)

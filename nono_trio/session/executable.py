@@ -7,6 +7,7 @@ own answer, after the exec, could only be "permission denied".
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,10 @@ def find_executable(command: str, directory: str) -> str:
 
 
 def require_covered(command: str, executable: str, files: FilePlan) -> None:
-    """Raise CageFailed unless the program, and the name it is called by, are inside the cage."""
-    for path in (os.path.realpath(executable), os.path.dirname(executable)):
-        if files.covers(path, "read") is None and files.covers(executable, "read") is None:
-            directory = path if os.path.isdir(path) else os.path.dirname(path)
-            raise CageFailed(
-                f"{command} is outside what the cage may read: {path}",
-                hint=f"grant it with --read {directory}",
-            )
+    """Raise CageFailed unless the program is inside the cage."""
+    if files.covers(executable, "read") is None:
+        real = os.path.realpath(executable)
+        raise CageFailed(
+            f"{command} is outside what the cage may read: {real}",
+            hint=f"grant it with --read {shlex.quote(os.path.dirname(real))}",
+        )

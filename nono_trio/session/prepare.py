@@ -28,7 +28,7 @@ from nono_trio.sandbox.assemble import (
 )
 from nono_trio.sandbox.library import library_path, load_library, why_no_landlock
 from nono_trio.sandbox.own_files import asks_loopback, names_warnings, own_files, with_own_files
-from nono_trio.sandbox.places import ON_MACOS
+from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
@@ -39,6 +39,7 @@ from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
 from nono_trio.session.limits import plan_limits
+from nono_trio.session.loading import links_to_show
 from nono_trio.session.resolver_settings import (
     direct_warnings,
     named_hosts,
@@ -159,8 +160,11 @@ def prepare_run(
     if not dry and options.sandbox and make_homes_inside(files):
         files = resolve_files(options, chosen, library)  # what is there now can be covered
     executable = find_executable(options.command[0], files.start)
+    links: list[str] = []
     if options.sandbox:
         require_covered(options.command[0], executable, files)
+        kept_home = home_directory() if options.home.kind == "kept" else None
+        links = links_to_show(executable, files, kept_home)
     abi = _landlock_abi(library, options, chosen)
     listener = None if chosen == "namespace" else listen(network.proxy_port)
     port = listener.getsockname()[1] if listener else network.proxy_port or _any_port(options)
@@ -203,7 +207,7 @@ def prepare_run(
         landlock=options.sandbox,
         grants=caged.grants,
         sockets=caged.sockets,
-        view=caged.view,
+        view=[*caged.view, *((path, False) for path in links)],
         identities=caged.identities,
         private=caged.private,
         directories=caged.directories,
