@@ -7,6 +7,7 @@ the two records that bind files: they are put in their places (`bound_payloads`)
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -308,6 +309,23 @@ def payloads_of(directory):
 
 def log_of(directory: Path) -> Path:
     return directory / store.LOG
+
+
+_held = []  # locks of sessions that this process says it supervises
+
+
+def running(audit_root: Path, *arguments, **facts) -> Path:
+    """As `unsealed`, but this very process supervises it: it holds the lock on the log as well."""
+    directory = unsealed(audit_root, *arguments, **(facts | alive_facts()))
+    _held.append(log_of(directory).open("rb"))
+    fcntl.flock(_held[-1], fcntl.LOCK_EX)
+    return directory
+
+
+def let_go():
+    """Give the locks of `running` back: as a supervisor that ends does."""
+    while _held:
+        _held.pop().close()
 
 
 def alive_facts():

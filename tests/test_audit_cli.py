@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sealed_session as made
-from sealed_session import alive_facts
 from vectors import VECTORS
 
 from nono_trio.audit import overview, store
@@ -70,7 +69,7 @@ def test_a_tampered_session_says_where_and_what(run, root):
 
 def test_crashed_and_open_sessions_have_a_hint(run, root):
     made.unsealed(root, "crashed1")
-    made.unsealed(root, "running1", **alive_facts())
+    made.running(root, "running1")
     code, out, err = run("audit", "verify", "crashed1")
     assert code == 6
     assert "good up to sequence 4" in out
@@ -87,7 +86,7 @@ def test_crashed_and_open_sessions_have_a_hint(run, root):
     [
         (made.build, 0),
         (lambda root: tamper(made.build(root)), 1),
-        (lambda root: made.unsealed(root, **alive_facts()), 5),
+        (made.running, 5),
         (made.unsealed, 6),
         (lambda root: root / "missing", 2),
     ],
@@ -191,7 +190,7 @@ def test_hostile_text_in_a_log_does_not_reach_the_terminal(run, root):
 def test_the_columns_of_the_list(run, root):
     made.build(root, "sealed1", name="build", allowed_total=7, denied_total=9)
     made.unsealed(root, "crashed1")
-    made.unsealed(root, "running1", **alive_facts())
+    made.running(root, "running1")
     (root / "nothing1").mkdir()
     code, out, _ = run("audit", "list")
     assert code == 0
@@ -339,7 +338,7 @@ def test_a_shown_session_as_json(run, root):
     assert shown["timeline"]["between"] == 0
 
 
-@pytest.mark.parametrize("make", [made.unsealed, lambda root: made.unsealed(root, **alive_facts())])
+@pytest.mark.parametrize("make", [made.unsealed, made.running])
 def test_an_unsealed_session_is_shown_too(run, root, make):
     directory = make(root)
     with (directory / store.LOG).open("ab") as log:

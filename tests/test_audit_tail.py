@@ -11,7 +11,6 @@ import time
 import msgspec
 import pytest
 import sealed_session as made
-from sealed_session import alive_facts
 
 from nono_trio.audit import store
 from nono_trio.cli import audit_tail
@@ -42,7 +41,7 @@ class LiveSession:
     """A running session whose log is written line by line, by this process."""
 
     def __init__(self, root, payloads=made.SMALL):
-        self.directory = made.unsealed(root, payloads=payloads[:1], counts=(), **alive_facts())
+        self.directory = made.running(root, payloads=payloads[:1], counts=())
         begun = made.payloads_of(self.directory)
         started, policy, *rest = made.encode_log([*begun, *payloads[1:]])[0]
         self.lines = [started + policy, *rest]
@@ -181,7 +180,7 @@ def test_waiting_for_a_session_that_starts_later(root, text):
     )
     thread.start()
     assert waiting.wait(BOUND_SECONDS)
-    directory = made.unsealed(root, name="agent", **alive_facts())
+    directory = made.running(root, name="agent")
     thread.join(BOUND_SECONDS)
     assert found == [directory]
 

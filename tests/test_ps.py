@@ -156,7 +156,7 @@ def test_a_session_without_session_json_is_crashed(run, root):
 
 
 def test_a_name_reaches_no_terminal_unescaped(run, root):
-    made.unsealed(root, name="\x1b[2Jevil", **made.alive_facts())
+    made.running(root, name="\x1b[2Jevil")
     _, out, _ = run("ps")
     assert "\\x1b[2Jevil" in out
     assert "\x1b" not in out
@@ -222,7 +222,7 @@ def test_the_pidfd_is_open_before_the_process_is_compared(root, sleeper, monkeyp
     opened, compared = os.pidfd_open, processes.status_of
     monkeypatch.setattr(os, "pidfd_open", lambda pid: (order.append("open"), opened(pid))[1])
     monkeypatch.setattr(
-        processes, "status_of", lambda summary: (order.append("compare"), compared(summary))[1]
+        processes, "status_of", lambda *of: (order.append("compare"), compared(*of))[1]
     )
     with pytest.raises(AuditLost):
         processes.stop(directory, 10)

@@ -96,7 +96,7 @@ def test_tampering_is_not_sealed(root, change):
 
 
 def test_a_live_session_is_refused(root):
-    directory = made.unsealed(root, **made.alive_facts())
+    directory = made.running(root)
     before = content(directory)
     answer = recover(directory)
     assert (answer.outcome, answer.exit_code) == ("running", 5)
@@ -183,7 +183,7 @@ def test_one_session(run, root):
 
 def test_all_crashed_ones_and_no_other(run, root):
     made.build(root, "sealed0000000000")
-    made.unsealed(root, "alive00000000000", **made.alive_facts())
+    made.running(root, "alive00000000000")
     made.unsealed(root, "crashed000000000")
     made.unsealed(root, "tampered00000000")
     change_a_record(root / "tampered00000000")
@@ -204,7 +204,7 @@ def test_nothing_to_recover(run):
 
 
 def test_a_running_one(run, root):
-    made.unsealed(root, **made.alive_facts())
+    made.running(root)
     code, out, err = run(ID)
     assert (code, out) == (5, f"running     {ID}  its supervisor is alive\n")
     assert err == f"hint: `nono-trio stop {ID}` ends it\n"

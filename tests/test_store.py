@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -146,8 +147,22 @@ def test_latest_of_nothing_is_an_error(tmp_path):
         store.find_session(tmp_path, "latest")
 
 
-def test_this_process_is_alive():
-    assert store.is_alive(here())
+def test_this_process_is_alive(held):
+    assert store.is_alive(held, here())
+
+
+def test_a_living_process_that_does_not_hold_the_log_is_not_alive(tmp_path):
+    """Its pid may be written there by anybody."""
+    (tmp_path / store.LOG).touch()
+    assert not store.is_alive(tmp_path, here())
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A directory whose log this process holds."""
+    with (tmp_path / store.LOG).open("wb") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        yield tmp_path
 
 
 @pytest.mark.parametrize(
@@ -160,15 +175,15 @@ def test_this_process_is_alive():
         {"supervisor_pid": 10**30},
     ],
 )
-def test_another_process_is_not_alive(changes):
-    assert not store.is_alive(here(**changes))
+def test_another_process_is_not_alive(changes, held):
+    assert not store.is_alive(held, here(**changes))
 
 
-def test_a_session_without_facts_is_not_alive():
-    assert not store.is_alive(metadata())
+def test_a_session_without_facts_is_not_alive(held):
+    assert not store.is_alive(held, metadata())
     upstream = metadata()
     upstream.nono_trio = __import__("msgspec").UNSET
-    assert not store.is_alive(upstream)
+    assert not store.is_alive(held, upstream)
 
 
 def test_a_zombie_is_not_alive():

@@ -264,7 +264,7 @@ def test_a_copy_without_its_ledger_is_unreadable_not_tampered(session, tmp_path)
 
 def test_a_session_that_is_being_sealed_is_open(root):
     """The ledger's line comes first, session.json last: one that is sealed has its line."""
-    directory = made.unsealed(root, payloads=made.SMALL, **alive_facts())
+    directory = made.running(root, payloads=made.SMALL)
     assert verify(directory).verdict == "open"
     made.build(root, "other")
     too_early = made.build(root, "sealed", in_ledger=False, **alive_facts())

@@ -28,7 +28,7 @@ def test_a_crashed_session_is_good_up_to_its_last_record(root):
 
 
 def test_a_running_session_is_open(root):
-    answer = verify(made.unsealed(root, **alive_facts()))
+    answer = verify(made.running(root))
     assert (answer.verdict, answer.exit_code) == ("open", 5)
 
 
@@ -40,7 +40,7 @@ def test_a_session_from_an_earlier_boot_is_crashed(root):
 @pytest.mark.parametrize("alive", [False, True])
 def test_an_unsealed_log_cut_at_every_byte(root, alive):
     """Below a checkpoint's offset, durable bytes are gone; above it, it is a crash."""
-    directory = made.unsealed(root, **(alive_facts() if alive else {}))
+    directory = (made.running if alive else made.unsealed)(root)
     whole = log_of(directory).read_bytes()
     covered = sum(map(len, whole.splitlines(keepends=True)[:3]))
     for size in range(len(whole) + 1):
@@ -170,7 +170,7 @@ def test_an_empty_log_of_a_crashed_session(root):
 def test_a_log_is_judged_while_it_is_written(root):
     """Whatever instant the verifier comes at, a running session is never called tampered."""
     payloads = [made.started(), *(made.network(n) for n in range(400)), made.ended()]
-    directory = made.unsealed(root, payloads=payloads[:-1], counts=(), **alive_facts())
+    directory = made.running(root, payloads=payloads[:-1], counts=())
     payloads = [*made.payloads_of(directory), made.ended()]
     lines, leaves, heads = made.encode_log(payloads)
     counts = range(1, len(lines), 3)

@@ -16,7 +16,7 @@ import msgspec
 from nono_trio.audit import store
 from nono_trio.audit.evidence import read_bound_file
 from nono_trio.audit.read import size_of
-from nono_trio.audit.regular import open_regular
+from nono_trio.audit.regular import read_whole
 from nono_trio.audit.seal import file_digest, opened_metadata, sealed_metadata
 from nono_trio.audit.verdict import FirstBad
 from nono_trio.core.events import MALFORMED
@@ -137,8 +137,7 @@ def check_session(
 
 
 def _text(directory: Path) -> bytes:
-    with open_regular(directory / store.SESSION) as file:
-        return file.read()
+    return read_whole(directory / store.SESSION, store.MAX_SESSION_BYTES)
 
 
 def _field_fault(field: str, mine: object, theirs: object) -> FirstBad:
@@ -182,6 +181,8 @@ def _check_digest(
 def _check_file(
     path: Path, expected: FileDigest, failure: str, *, grows: bool = False
 ) -> FirstBad | None:
+    if path.exists() and not path.is_file():
+        return FirstBad(failure=failure, expected="a file", got="a directory, pipe or device")
     size = size_of(path)
     if grows and size >= expected.bytes:
         size = expected.bytes

@@ -85,6 +85,10 @@ class Evidence:
         """Whether session.json says so; without our facts, whether it has anything to compare."""
         return self.metadata is not None and is_sealed(self.metadata)
 
+    def moved_on_from(self, before: Evidence) -> bool:
+        """Whether somebody wrote to the session between two looks."""
+        return self != before
+
     def beside(self, name: str) -> Path:
         """The path of another file of the session."""
         return (self.directory or self.log.parent) / name
@@ -176,7 +180,7 @@ def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]
     if directory is None or not (directory / SESSION).exists():
         return None, False
     metadata = _metadata(directory)
-    if is_alive(metadata):
+    if is_alive(directory, metadata):
         return metadata, True
     return _metadata(directory), False
 

@@ -92,9 +92,9 @@ if sys.platform == "darwin":
         """The real and effective user of a process; empty when there is none."""
         return frozenset(map(int, _say("/bin/ps", "-o", "ruid=,uid=", "-p", str(pid)).split()))
 
-    def holds_lock(_pid: int, _path: Path) -> bool:
+    def holds_lock(_pid: int, _path: Path, *, unknown: bool = True) -> bool:
         """Nothing says here who holds a lock: true, so that the user alone decides."""
-        return True
+        return unknown
 
     def _drop_cached(_descriptor: int) -> None:
         """Only for what is read from now on there (F_NOCACHE), so nothing."""
@@ -162,13 +162,19 @@ else:
         line = next((line for line in status.split(b"\n") if line.startswith(b"Uid:")), b"")
         return frozenset(map(int, line.split()[1:]))
 
-    def holds_lock(pid: int, path: Path) -> bool:
-        """Whether a process holds an exclusive flock on the file at `path`."""
+    def holds_lock(pid: int, path: Path, *, unknown: bool = False) -> bool:
+        """Whether a process holds an exclusive flock on the file at `path`.
+
+        `unknown` is the answer where the kernel does not say who holds which.
+        """
         try:
             inode = path.stat().st_ino
-            locks = Path("/proc/locks").read_bytes()
         except OSError:
             return False
+        try:
+            locks = Path("/proc/locks").read_bytes()
+        except OSError:
+            return unknown
         for line in locks.split(b"\n"):  # 1: FLOCK ADVISORY WRITE 1234 fe:00:5678 0 EOF
             fields = line.split()
             if (

@@ -52,19 +52,19 @@ class Counts:
     denied: int
 
 
-def status_of(summary: SessionSummary | None) -> Status:
+def status_of(directory: Path, summary: SessionSummary | None) -> Status:
     """What session.json and the process table say; no session.json means a crash at the start."""
     if summary is None:
         return "crashed"
     if is_sealed(summary):
         return "sealed"
-    return "running" if is_alive(summary) else "crashed"
+    return "running" if is_alive(directory, summary) else "crashed"
 
 
 def current_status(directory: Path) -> Status:
     """As `status_of`, read now; one found dead may have sealed since it was read first."""
-    status = status_of(read_summary(directory))
-    return status if status != "crashed" else status_of(read_summary(directory))
+    status = status_of(directory, read_summary(directory))
+    return status if status != "crashed" else status_of(directory, read_summary(directory))
 
 
 def counts_of(session: StoredSession) -> Counts:

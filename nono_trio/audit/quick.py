@@ -14,6 +14,7 @@ import msgspec
 from nono_trio.audit.chain import BadRecord
 from nono_trio.audit.checkpoints import HEAD_MISMATCH, TRUNCATED, CheckpointCursor
 from nono_trio.audit.read import lines_backwards
+from nono_trio.audit.regular import open_regular
 from nono_trio.audit.verdict import FirstBad
 from nono_trio.core.events import MALFORMED
 
@@ -58,7 +59,7 @@ class QuickCheck:
             )
 
     def _check_segments(self, cursor: CheckpointCursor) -> None:
-        with self._log.open("rb") as file:
+        with open_regular(self._log) as file:
             while (due := cursor.pending) is not None:
                 if due.offset > self._size:
                     raise BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._size} bytes")

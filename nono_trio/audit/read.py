@@ -7,10 +7,13 @@ file is read up to the size it had when the reader came, so a writer can't keep 
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from nono_trio.audit.regular import open_regular
 from nono_trio.core.events import MALFORMED, Flow, Payload, decode_flow
 from nono_trio.errors import LogUnreadable
 
@@ -52,7 +55,7 @@ def lines(path: Path, size: int) -> Iterator[bytes]:
     """
     if size == 0:
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while size > 0 and (line := file.readline(min(size, MAX_LINE))):
             size -= len(line)
             yield line
@@ -74,13 +77,28 @@ def _require_a_line(line: bytes, path: Path) -> None:
 
 
 def is_zeros(path: Path, begin: int) -> bool:
-    """Whether everything from byte `begin` on is zero bytes; raises OSError."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        while block := file.read(BLOCK):
-            if block.strip(b"\0"):
-                return False
+    """Whether everything from byte `begin` on is zero bytes; raises OSError.
+
+    A hole is not read: one of a terabyte costs its maker nothing.
+    """
+    with path.open("rb", buffering=0) as file:
+        while (data := _next_data(file.fileno(), begin)) is not None:
+            file.seek(data)
+            block = file.read(BLOCK)
+            if not block or block.strip(b"\0"):
+                return not block
+            begin = data + len(block)
     return True
+
+
+def _next_data(descriptor: int, begin: int) -> int | None:
+    """Where a file has bytes of its own from `begin` on; None when it has none."""
+    try:
+        return os.lseek(descriptor, begin, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def records(path: Path) -> Iterator[LogRecord]:
@@ -128,7 +146,7 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
     """
     if size == 0:
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start, held = size, b""
         while start > 0 and len(held) <= MAX_LINE:
             begin = max(0, start - BLOCK)

@@ -78,6 +78,12 @@ EXIT_CODES: dict[Outcome, int] = {
     "running": 5,
 }
 
+# Every file that says something of the session: a failed sync may have lost any of them.
+_JUDGED = (
+    store.LOG, store.CHECKPOINTS, store.FLOWS, store.PROCESSES, store.POLICY, store.SUMMARY,
+    store.SESSION,
+)  # fmt: skip
+
 TORN = ".torn"  # what is appended to a file's name for the bytes that were cut from it
 MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far below this
 
@@ -112,7 +118,7 @@ def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -
         with as_owner(directory), _held(directory):
             _recover_held(directory, answer, step)
     except BlockingIOError:
-        answer.outcome, answer.reason = "running", "a writer or another recovery holds its log"
+        answer.outcome, answer.reason = "running", _holder(directory)
     except LogUnreadable as error:
         answer.outcome, answer.reason = "unreadable", error.message
     except AuditLost as error:
@@ -121,6 +127,14 @@ def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -
         answer.outcome = "failed"
         answer.reason = f"{error.filename or directory}: {error.strerror or error}"
     return answer
+
+
+def _holder(directory: Path) -> str:
+    """Who may hold a log that is not ours to recover."""
+    summary = store.read_summary(directory)
+    if summary is not None and store.is_alive(directory, summary):
+        return "its supervisor is alive"
+    return "a writer or another recovery holds its log"
 
 
 @contextlib.contextmanager
@@ -133,7 +147,7 @@ def _held(directory: Path) -> Iterator[None]:
         raise LogUnreadable(f"{log} can't be opened: {error.strerror or error}") from error
     try:
         lock(descriptor)
-        for name in (store.LOG, store.CHECKPOINTS, store.FLOWS):
+        for name in _JUDGED:
             forget_cached(directory / name)
         yield
     finally:
@@ -146,9 +160,6 @@ def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]
         raise LogUnreadable(f"{directory} is no session of nono-trio: there is no seal to finish")
     if store.is_sealed(metadata):
         answer.outcome, answer.event_count = "sealed", metadata.audit_event_count
-        return
-    if store.is_alive(metadata):
-        answer.outcome, answer.reason = "running", "its supervisor is alive"
         return
     found = Survey(directory)
     answer.first_bad = found.fault()

@@ -19,7 +19,7 @@ import msgspec
 
 from nono_trio.audit.account import home_of
 from nono_trio.audit.ledger import sync_directory
-from nono_trio.audit.machine import boot_id, process_start_ticks
+from nono_trio.audit.machine import boot_id, holds_lock, process_start_ticks
 from nono_trio.audit.ownership import as_owner_of_path
 from nono_trio.audit.regular import read_whole
 from nono_trio.core.events import MALFORMED
@@ -251,10 +251,11 @@ def is_sealed(metadata: SessionMetadata | SessionSummary) -> bool:
     return metadata.audit_integrity is not None
 
 
-def is_alive(metadata: SessionMetadata | SessionSummary) -> bool:
-    """Whether the supervisor that wrote this session.json still runs.
+def is_alive(directory: Path, metadata: SessionMetadata | SessionSummary) -> bool:
+    """Whether the supervisor that wrote the session.json of `directory` still runs.
 
     The same pid is not enough (pids are used again): its start time and the boot must be the same.
+    Nor are they, as anybody may write them there: it must hold the lock on the session's log.
     """
     facts = metadata.nono_trio
     if not isinstance(facts, NonoTrioFacts) or not isinstance(facts.supervisor_pid, int):
@@ -262,7 +263,9 @@ def is_alive(metadata: SessionMetadata | SessionSummary) -> bool:
     if facts.boot_id != boot_id():
         return False
     ticks = process_start_ticks(facts.supervisor_pid)
-    return ticks is not None and ticks == facts.supervisor_start_ticks
+    if ticks is None or ticks != facts.supervisor_start_ticks:
+        return False
+    return holds_lock(facts.supervisor_pid, directory / LOG, unknown=True)
 
 
 def parse_time(text: str) -> datetime | None:

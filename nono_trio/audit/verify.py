@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 SEALED_IN_LEDGER = "sealed session opened again"
 SESSION_GONE = "session gone or replaced"
+# A session may be sealed while it is judged, by its supervisor or by a recovery: then what was read
+# first does not fit what was read last, and it is looked at again. Its end comes only once.
+MAX_LOOKS = 3
 
 
 def verify(
@@ -71,8 +74,15 @@ def verify(
         if is_ledger(target):
             return verify_ledger(target)
         evidence = gather(target, upstream=upstream)
-        judge = _judge_quickly if quick and evidence.checkpoints_size else _judge
-        answer = judge(evidence, ledger)
+        answer = _answer_for(evidence, ledger, quick=quick)
+        for _ in range(MAX_LOOKS - 1):
+            before = evidence
+            if answer.first_bad is None or evidence.sealed:
+                break
+            evidence = gather(target, upstream=upstream)
+            if not evidence.moved_on_from(before):
+                break
+            answer = _answer_for(evidence, ledger, quick=quick)
     except LogUnreadable as error:
         return _without_a_session(target, error)
     except OSError as error:
@@ -81,6 +91,11 @@ def verify(
     if quick and not evidence.checkpoints_size:
         answer.notes.append("quick: there are no checkpoints, so every record was checked")
     return answer
+
+
+def _answer_for(evidence: Evidence, ledger: LedgerReport | None, *, quick: bool) -> Verification:
+    judge = _judge_quickly if quick and evidence.checkpoints_size else _judge
+    return judge(evidence, ledger)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
@@ -235,7 +250,7 @@ def binding_fault(
         or _session_fault(evidence, check, bound, events)
         or _tail_fault(evidence, check)
     )
-    if fault is not None or evidence.sealed or evidence.alive:
+    if fault is not None or evidence.sealed:
         return fault
     return _opened_fault(evidence, check, bound, events, ledger)
 

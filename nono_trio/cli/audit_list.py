@@ -42,7 +42,7 @@ def rows(audit_root: Path, wanted: Wanted) -> list[Row]:
     """The sessions that are asked for, newest first, with their status and counts."""
     found: list[Row] = []
     for session in store.sessions(audit_root):
-        status = status_of(session.summary)
+        status = status_of(session.directory, session.summary)
         if _wants(wanted, session, status):
             found.append((session, status, _counts(session)))
         if wanted.recent is not None and len(found) >= wanted.recent:

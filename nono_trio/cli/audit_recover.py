@@ -37,7 +37,7 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
 
 def _crashed(root: Path) -> Iterator[Path]:
     for session in store.sessions(root):
-        if status_of(session.summary) == "crashed":
+        if status_of(session.directory, session.summary) == "crashed":
             yield session.directory
 
 

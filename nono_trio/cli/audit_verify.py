@@ -61,9 +61,12 @@ def _replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
 
 
 def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification]:
-    """Sessions of the ledger that are gone, and the ledger itself where it is damaged."""
-    report = _ledger_report(audit_root)
-    if report is None:
+    """Sessions of the ledger that are gone, and the ledger itself where it is damaged or can't be
+    read: then nobody knows which sessions are gone."""
+    try:
+        report = ledger.verify(audit_root)
+    except NonoTrioError as error:
+        yield _unreadable(str(audit_root / ledger.LEDGER), error)
         return
     for path in _absent(audit_root, present):
         yield verify_missing(audit_root, path.name, report)

@@ -73,7 +73,7 @@ def require_outside(audit_root: Path, environ: Mapping[str, str]) -> None:
 
 def look_at(session: StoredSession) -> Running:
     """What is known of one session now."""
-    status = status_of(session.summary)
+    status = status_of(session.directory, session.summary)
     pid = _supervisor_pid(session)
     if status == "running" and pid is not None and not supervises(pid, session.directory, _ROOT):
         status = "crashed"
@@ -134,7 +134,7 @@ def stop(directory: Path, timeout_seconds: float) -> bool:
 
 
 def _require_sealed(directory: Path) -> None:
-    if status_of(store.read_summary(directory)) == "sealed":
+    if status_of(directory, store.read_summary(directory)) == "sealed":
         return
     raise AuditLost(
         f"session {directory.name} ended, but its log was not sealed",
@@ -156,7 +156,7 @@ def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
         raise _not_ours(directory.name) from error
     try:
         # After the handle is open: if the process it stands for is the right one, it stays that.
-        if handle is None or summary is None or status_of(summary) != "running":
+        if handle is None or summary is None or status_of(directory, summary) != "running":
             raise _not_running(directory)
         if not supervises(pid or 0, directory):
             raise NonoTrioError(
@@ -170,7 +170,7 @@ def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
 
 
 def _not_running(directory: Path) -> NonoTrioError:
-    status = status_of(store.read_summary(directory))
+    status = status_of(directory, store.read_summary(directory))
     name = directory.name
     if status == "crashed":
         return NonoTrioError(

@@ -1,0 +1,111 @@
+"""What a forger who may write the state directory tried, and what verify says of it now."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+
+import pytest
+import sealed_session as made
+from crashed_session import ID
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit import verify as verifying
+from nono_trio.audit.evidence import gather
+from nono_trio.audit.read import is_zeros
+from nono_trio.audit.recover import recover
+from nono_trio.audit.verify import verify
+from nono_trio.cli.audit_verify import verify_all
+
+TERABYTE = 2**40
+
+
+@pytest.fixture
+def root(tmp_path):
+    yield tmp_path / "audit"
+    made.let_go()
+
+
+def said_to_run(root, records):
+    """A sealed session, cut to its first records and said to be supervised by this process."""
+    sealed = made.build(root)
+    lines = made.log_of(sealed).read_bytes().splitlines(keepends=True)
+    shutil.rmtree(sealed)
+    directory = made.unsealed(root, **made.alive_facts())
+    made.overwrite(made.log_of(directory), b"".join(lines[:records]))
+    made.overwrite(directory / store.CHECKPOINTS, b"")
+    return directory
+
+
+@pytest.mark.parametrize("records", [0, 1])
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_living_pid_does_not_reopen_a_session_of_the_ledger(root, records, locked):
+    """Not even one that holds the lock on what is left of the log."""
+    directory = said_to_run(root, records)
+    with made.log_of(directory).open("rb") as log:
+        if locked:
+            fcntl.flock(log, fcntl.LOCK_EX)
+        answer = verify(directory)
+    assert (answer.verdict, answer.exit_code) == ("tampered", 1)
+    assert answer.first_bad.failure == "sealed session opened again"
+
+
+def test_a_living_pid_without_the_lock_runs_nothing(root):
+    directory = made.unsealed(root, **made.alive_facts())
+    assert verify(directory).verdict == "crashed"
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_a_session_that_is_sealed_while_it_is_judged_is_not_tampered(root, monkeypatch, alive):
+    """Read as crashed or running, sealed before its ledger is looked at."""
+    directory = (made.running if alive else made.unsealed)(root)
+    looks = []
+
+    def sealed_after_the_first_look(*arguments, **options):
+        evidence = gather(*arguments, **options)
+        if not looks:
+            made.let_go()
+            assert recover(directory).outcome == "recovered"
+        looks.append(evidence)
+        return evidence
+
+    monkeypatch.setattr(verifying, "gather", sealed_after_the_first_look)
+    answer = verify(directory)
+    assert (answer.verdict, answer.first_bad, len(looks)) == ("verified", None, 2)
+
+
+@pytest.mark.parametrize("place", ["directory", "pipe", "loop"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_ledger_that_can_not_be_read_is_told_of_all(root, place, gone):
+    """With every session removed there was nothing left to complain: exit 0."""
+    directory = made.build(root)
+    if gone:
+        shutil.rmtree(directory)
+    path = root / ledger.LEDGER
+    path.unlink()
+    {"directory": os.mkdir, "pipe": os.mkfifo, "loop": lambda at: os.symlink(at, at)}[place](path)
+    answers = list(verify_all(root, quick=False, jobs=1))
+    assert [answer.verdict for answer in answers] == ["unreadable"] * (1 if gone else 2)
+    assert answers[-1].path == str(path)
+
+
+def test_a_hole_of_a_terabyte_after_an_end_keeps_nobody(root):
+    directory = made.unsealed(root, payloads=made.SMALL)
+    log = made.log_of(directory)
+    end = log.stat().st_size
+    os.truncate(log, TERABYTE)
+    assert verify(directory).verdict == "crashed"
+    with log.open("r+b") as file:
+        file.seek(TERABYTE // 2)
+        file.write(b"x")
+    assert not is_zeros(log, end)
+    assert verify(directory).first_bad.failure == "bytes after the seal"
+
+
+def test_a_pipe_in_the_place_of_a_file_that_may_be_missing(root):
+    directory = made.build(root)
+    assert not (directory / store.PROCESSES).exists()
+    os.mkfifo(directory / store.PROCESSES)
+    assert verify(directory).first_bad.failure == "processes mismatch"
+    assert directory.name == ID
