@@ -53,7 +53,10 @@ def plan(command, **changes):
         "command": [*command], "environment": {"A": "b"}, "foreground": False, "port": 4711,
         "listen_ports": [8000], "limits": {"NOFILE": 64},
     }  # fmt: skip
-    every = {field.name: [] for field in dataclasses.fields(CagePlan)} | {"temporary": None}
+    every = {field.name: [] for field in dataclasses.fields(CagePlan)} | {
+        "temporary": None,
+        "core_limit": 0,
+    }
     return CagePlan(**every | usual | changes)
 
 

@@ -30,10 +30,11 @@ def read_whole(path: Path, limit: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= limit:
-            data = file.read(limit + 1)  # it may have grown since
-            size = max(size, len(data))
-            if size <= limit:
+            # Not `limit`: a read takes the memory it is told beforehand. It may have grown since.
+            data = file.read(size + 1)
+            if len(data) <= limit:
                 return data
+            size = len(data)
     raise OSError(errno.EFBIG, f"expected at most {limit} bytes, got {size}", str(path))
 
 
