@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nono_trio.sandbox import seatbelt
 from nono_trio.sandbox.addresses import DNS_PORT
 from nono_trio.sandbox.memory import memory_bytes
-from nono_trio.sandbox.places import ON_MACOS, could_be_directory, home_directory
+from nono_trio.sandbox.places import ON_MACOS, could_be_directory, home_directory, is_in
 from nono_trio.sandbox.plan import PRIVATE
 
 if TYPE_CHECKING:
@@ -208,6 +208,17 @@ def _left_open_by_landlock(abi: str) -> list[str]:
     return [f"Landlock ABI {abi} leaves open: {', '.join(missing)}"] if missing else []
 
 
+def _closed_memory(plan: CagePlan) -> str:
+    """Say how shared memory is had where /dev/shm is the host's, unless it was granted."""
+    granted = [path for path, access, _ in plan.grants if access != "read"]
+    if not plan.landlock or any(is_in("/dev/shm", path) for path in granted):
+        return ""
+    return (
+        "; shared memory (multiprocessing.Lock) needs --allow /dev/shm, where other programs have"
+        " theirs"
+    )
+
+
 def abi_number(abi: str) -> int:
     """The number of an ABI as nono-py names it: 6 of "V6"."""
     return int(abi.removeprefix("V"))
@@ -224,6 +235,7 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
             "landlock isolation leaves open: seeing names, sizes, modes and times of your files,"
             " and what /proc shows of other processes (docs/escape-attempts.md); programs that do"
             " not use the proxy reach nothing, not even DNS"
+            f"{_closed_memory(plan)}"
         )
     if plan.isolation == "landlock" and plan.listen_ports:
         where = "at 127.0.0.1 by itself" if plan.guarded else "by itself, at any address it likes"

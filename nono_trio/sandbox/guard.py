@@ -133,9 +133,10 @@ class Guard:
             return self._connect(notified)
         except BadSocketAddress:
             return errno.EINVAL
-        except PermissionError:
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
             # A program that nobody may look into (it can be executed but not read, or asks for it)
-            # can't be told from one that would change the address after the check.
+            # can't be told from one that would change the address after the check. Under hidepid
+            # it is not even there.
             self._refuse(notified, None, 0)
             return errno.EACCES
         except OSError as error:

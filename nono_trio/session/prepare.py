@@ -37,6 +37,7 @@ from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
 from nono_trio.session.denials_file import open_denials
 from nono_trio.session.environment import child_environment, held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
+from nono_trio.session.fixed_places import fixed_place_variables
 from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
 from nono_trio.session.limits import plan_limits
 from nono_trio.session.loading import links_to_show
@@ -219,6 +220,7 @@ def prepare_run(
         command=[*options.command],
         environment=home.variables(variables, files)
         | _temporary_variables(options, files, temporary)
+        | fixed_place_variables(variables, files, temporary, own_home=bool(home.plan))
         | ({} if denials is None else {DENIALS_VARIABLE: denials.path}),
         foreground=terminal.is_ours,
         port=port,
