@@ -38,14 +38,36 @@ def enter_namespaces() -> None:
     flags = system.CLONE_NEWUSER | system.CLONE_NEWNET | system.CLONE_NEWPID
     flags |= system.CLONE_NEWNS | system.CLONE_NEWIPC
     uid, gid = os.geteuid(), os.getegid()
-    if uid != 0:
+    try:
+        if uid == 0:
+            with _map_every_id():
+                _unshare(flags)
+            return
         _unshare(flags)
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
-        return
-    with _map_every_id():
-        _unshare(flags)
+    except PermissionError as error:
+        if not in_chroot():
+            raise
+        text = "this is a chroot, in which the kernel allows no user namespace"
+        raise OSError(errno.EPERM, text) from error
+
+
+def in_chroot() -> bool:
+    """Whether / is another directory than the root of the mounts, as far as /proc tells.
+
+    In a chroot to a plain directory no mount is at /; in one to a mount point, the system's first
+    process has another root.
+    """
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            if all(line.split()[4] != "/" for line in mounts):
+                return True
+        first, own = os.stat("/proc/1/root/."), os.stat("/")
+    except (OSError, IndexError):
+        return False
+    return (first.st_dev, first.st_ino) != (own.st_dev, own.st_ino)
 
 
 def _unshare(flags: int) -> None:

@@ -20,6 +20,7 @@ from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
 from nono_trio.sandbox.code_places import linked_files
 from nono_trio.sandbox.library import why_no_landlock
+from nono_trio.sandbox.namespaces import in_chroot
 from nono_trio.sandbox.process import ProcessHandle
 from nono_trio.sandbox.seatbelt import UNTESTED
 from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, await_ready, spawn
@@ -145,6 +146,8 @@ def namespace_fixes(proc: Path = _PROC, *, inside_cage: bool = False) -> list[st
         )
     if fixes:
         return fixes
+    if in_chroot():
+        return ["in a chroot the kernel allows none: start it outside, or in a container"]
     if inside_cage:
         return ["this runs inside a cage already: ask outside of it"]
     if _is_filtered(proc) or any(mark.exists() for mark in _CONTAINER_MARKS):

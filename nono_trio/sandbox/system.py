@@ -6,6 +6,7 @@ headers. The capability list says what a child that runs as root keeps, and why.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -144,18 +145,16 @@ def die_with_parent(signal_number: int) -> None:
 def drop_capabilities() -> None:
     """Keep only `KEPT_CAPABILITIES`, for root, and none for anyone else.
 
-    For what this process executes next: the bounding set is what execve hands to uid 0; any other
-    uid loses its own sets here too, as a program with file capabilities could keep what it has.
+    For what this process executes next: the bounding set is what execve hands to uid 0, and the
+    process' own sets are all that is left once there are no new privileges, which has to be set
+    too. So nothing is lost where the bounding set can't be changed: without CAP_SETPCAP, which an
+    ordinary user and root in many containers do not have.
     """
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    is_root = os.geteuid() == 0
-    try:
-        _drop_bounding_set(KEPT_CAPABILITIES if is_root else frozenset())
-    except PermissionError:  # without CAP_SETPCAP, which a user of the host's does not have: with
-        if is_root:  # no new privileges, what is in the set can't be had any more anyway
-            raise
-    if not is_root:
-        _clear_capabilities()
+    kept = KEPT_CAPABILITIES if os.geteuid() == 0 else frozenset[int]()
+    with contextlib.suppress(PermissionError):
+        _drop_bounding_set(kept)
+    _keep_capabilities(kept)
 
 
 def _drop_bounding_set(kept: frozenset[int]) -> None:
@@ -166,10 +165,15 @@ def _drop_bounding_set(kept: frozenset[int]) -> None:
             prctl(PR_CAPBSET_DROP, number)
 
 
-def _clear_capabilities() -> None:
+def _keep_capabilities(kept: frozenset[int]) -> None:
+    """Reduce this process' effective, permitted and inheritable sets to what is `kept` of them."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    _checked(_libc.capset(ctypes.byref(header), ctypes.byref(nothing)), "capset")
+    sets = (ctypes.c_uint32 * 6)()  # of numbers below 32 the three, then of those above
+    _checked(_libc.capget(ctypes.byref(header), ctypes.byref(sets)), "capget")
+    mask = sum(1 << number for number in kept)
+    for index in range(6):
+        sets[index] &= (mask >> (32 if index > 2 else 0)) & 0xFFFFFFFF
+    _checked(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
 
 
 def leave_session_keyring() -> None:

@@ -47,7 +47,7 @@ from nono_trio.session.resolver_settings import (
     own_names,
     system_search,
 )
-from nono_trio.session.systems import preferred_isolation
+from nono_trio.session.systems import preferred_isolation, require_process_control
 from nono_trio.session.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def prepare_run(
     network = options.session.network
     policy = build_policy(network)
     chosen = isolation or preferred_isolation(options)
+    require_process_control()
     _check_ports(options, chosen, policy)
     transparent = _transparent(options, chosen, policy)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")

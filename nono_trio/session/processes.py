@@ -154,6 +154,12 @@ def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
         handle = None
     except PermissionError as error:
         raise _not_ours(directory.name) from error
+    except OSError as error:
+        raise NonoTrioError(
+            f"session {directory.name} can't be stopped from here: pidfd_open:"
+            f" {(error.strerror or '').lower()}",
+            hint=f"ask it yourself: kill -TERM {pid}",
+        ) from error
     try:
         # After the handle is open: if the process it stands for is the right one, it stays that.
         if handle is None or summary is None or status_of(directory, summary) != "running":

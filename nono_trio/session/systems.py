@@ -5,11 +5,14 @@ Linux: namespaces, else Landlock. macOS: Seatbelt, not tested on a Mac. No other
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import CageFailed, UsageError
 from nono_trio.sandbox.places import ON_MACOS
+from nono_trio.sandbox.process import ProcessHandle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +41,32 @@ def preferred_isolation(options: RunOptions) -> Isolation:
             hint=f"choose one of: auto, {', '.join(isolations)}",
         )
     return options.isolation
+
+
+def require_process_control(proc: Path = Path("/proc")) -> None:
+    """Raise CageFailed where this system lacks what every cage is seen and ended by.
+
+    Without /proc nobody finds what a command left running; without pidfds a signal could reach a
+    stranger.
+    """
+    if ON_MACOS:
+        return
+    if not (proc / "self" / "stat").exists():
+        raise CageFailed(
+            "there is no /proc here, by which the processes of a cage are found",
+            hint="mount it: mount -t proc proc /proc",
+        )
+    try:
+        handle = ProcessHandle(os.getpid())
+        try:
+            handle.signal(0)
+        finally:
+            handle.close()
+    except OSError as error:
+        raise CageFailed(
+            f"process handles (pidfd_open, pidfd_send_signal) are refused here: {error.strerror}",
+            hint="they need Linux 5.3, and in a container a seccomp profile that knows them",
+        ) from error
 
 
 def system_word() -> str:
