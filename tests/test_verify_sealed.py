@@ -169,6 +169,16 @@ def test_lost_events_can_not_be_played_down(root):
     assert verify(directory).first_bad.failure == "session.json mismatch"
 
 
+def test_lost_flow_lines_are_said_and_can_not_be_denied(root):
+    directory = made.build(root, payloads=made.SMALL, lost_flows=7)
+    answer = verify(directory)
+    assert answer.verdict == "verified"
+    assert any(note.startswith("7 flow lines were lost") for note in answer.notes)
+    facts = json.loads((directory / store.SESSION).read_bytes())["nono_trio"]
+    change_session(directory, nono_trio=facts | {"lost_flows": 0})
+    assert verify(directory).first_bad.failure == "session.json mismatch"
+
+
 def test_a_seal_without_its_final_checkpoint_is_tampering(session):
     path = session / store.CHECKPOINTS
     lines = path.read_bytes().splitlines(keepends=True)

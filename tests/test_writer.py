@@ -332,6 +332,41 @@ async def test_flows_stand_behind_their_decisions(tmp_path: Path) -> None:
     assert [json.loads(line)["sequence"] for line in lines] == [0]
 
 
+def flow(sequence: int) -> Flow:
+    return Flow(
+        sequence=sequence, target="a.test", port=443, opened_unix_ms=1, duration_ms=2,
+        bytes_up=3, bytes_down=4, closed_by="client",
+    )  # fmt: skip
+
+
+async def test_every_flow_has_its_line_however_small_the_queue(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path, queue=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        with writer.recorder as recorder:
+            sequences = [await recorder.record(denied("a.test")) for _ in range(200)]
+            for sequence in sequences:  # all connections end at once
+                recorder.record_flow(flow(sequence))
+    lines = (tmp_path / "flows.ndjson").read_bytes().splitlines()
+    assert sorted(json.loads(line)["sequence"] for line in lines) == sequences
+    assert (writer.totals.lost, recorder.lost_flows) == (0, 0)
+
+
+async def test_flows_that_could_not_be_written_are_counted(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path, mode="best-effort")
+    writer.files.flows = FaultyFile(tmp_path / "other-flows.ndjson", lambda call: call == 1)
+    writer.ended = ENDED
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        with writer.recorder as recorder:
+            for _ in range(2):
+                sequence = await recorder.record(denied("a.test"))
+                recorder.record_flow(flow(sequence))
+                await recorder.record(denied("b.test"))
+    assert writer.totals.lost_flows == 1
+    assert (tmp_path / "other-flows.ndjson").read_bytes().count(b"\n") == 1
+
+
 @pytest.fixture
 async def stuck_writer(tmp_path: Path) -> AsyncIterator[Writer]:
     """A writer whose disk never answers a sync, until the test is over."""

@@ -98,6 +98,9 @@ class Recorder:
         self._mode = mode
         self.lost_to_full_queue = 0
         self.lost_flows = 0
+        # Flows for which the queue had no room. Each is of a decision that was committed, and while
+        # they wait no other is: so there are no more of them than open connections.
+        self._waiting_flows: list[Flow] = []
 
     async def record(self, event: NetworkEvent) -> int:
         """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
@@ -149,14 +152,22 @@ class Recorder:
     def record_flow(self, flow: Flow) -> None:
         """Queue one flow line; never waits, so that it can be called while being cancelled.
 
-        A flow that does not fit is counted: it is a summary, the decision itself is in the log.
+        One that finds the queue full is written with what is in it. After the end it is counted: it
+        is a summary, the decision itself is in the log.
         """
         if flow.sequence == NOT_RECORDED:
             return
         try:
             self._send.send_nowait(flow)
-        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+        except trio.WouldBlock:
+            self._waiting_flows.append(flow)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
             self.lost_flows += 1
+
+    def take_waiting_flows(self) -> list[Flow]:
+        """For the writer, with each batch: the flows that the queue had no room for."""
+        waiting, self._waiting_flows = self._waiting_flows, []
+        return waiting
 
     def __enter__(self) -> Self:
         return self

@@ -114,6 +114,7 @@ class SessionRecord:
             own_facts(self._metadata),
             peak_queue=totals.peak_queue,
             lost_total=totals.lost,
+            lost_flows=totals.lost_flows or msgspec.UNSET,
             allowed_total=totals.allowed,
             denied_total=totals.denied,
             duration_ms=round((time.monotonic() - self._began) * 1000),

@@ -480,6 +480,9 @@ def _notes(evidence: Evidence, answer: Verification) -> list[str]:
     notes += _recovery_notes(evidence) if evidence.sealed else ()
     if evidence.facts is not None and evidence.facts.lost_total:
         notes.append(f"{evidence.facts.lost_total} events were lost while recording")
+    if evidence.facts is not None and evidence.facts.lost_flows:
+        lost = evidence.facts.lost_flows
+        notes.append(f"{lost} flow lines were lost: what those connections moved is not known")
     if answer.attestation.present:
         notes.append("it is signed; this version does not check signatures")
     return notes

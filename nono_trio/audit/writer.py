@@ -54,6 +54,7 @@ class Totals:
     allowed: int = 0
     denied: int = 0
     lost: int = 0
+    lost_flows: int = 0
     peak_queue: int = 0
     lost_reasons: dict[str, int] = field(default_factory=dict)
 
@@ -125,6 +126,7 @@ class Writer:
         A crash leaves all of them whole, or a torn tail that is no end.
         """
         last: list[Payload] = [*self._gaps(), ended]
+        self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
             last.insert(0, note_record(f"ended: {self.full.message}", unix_ms()))
         self.totals.peak_queue = self._queue.statistics().peak_buffer_used
@@ -150,6 +152,7 @@ class Writer:
         """Commit one batch: records first, so that a flow never stands before its decision."""
         pending = [item for item in items if isinstance(item, Pending)]
         flows = [item for item in items if not isinstance(item, Pending)]
+        flows += self.recorder.take_waiting_flows()
         first = NOT_RECORDED
         try:
             if self.full is not None:
@@ -159,7 +162,9 @@ class Writer:
             if self._sync == "always" and pending:
                 await self._checkpoint_in_thread()
             self._append_flows(flows)
+            flows = []
         except OSError as error:
+            self.totals.lost_flows += len(flows)
             self._failed(pending, error, recorded=first != NOT_RECORDED)
             if first == NOT_RECORDED:
                 return

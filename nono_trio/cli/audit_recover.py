@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nono_trio.audit import store
 from nono_trio.audit.overview import status_of
 from nono_trio.audit.recover import EXIT_CODES, TORN, recover
+from nono_trio.audit.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.text import clean, counted
@@ -30,7 +31,9 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
         answer = recover(one)
         outcomes.add(answer.outcome)
         _tell(answer, as_json=as_json)
-    if not chosen:
+    if not chosen and as_json:
+        print_json({"schema": SCHEMA, "session_id": None, "outcome": "none"})
+    elif not chosen:
         say(f"no crashed session in {clean(str(root))}")
     return next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
 

@@ -151,7 +151,7 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
     yield _row(
         "bytes",
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
-        f" in {counted(story.connections, 'connection')}",
+        f" in {counted(story.connections, 'connection')}{_lost_flows(session.summary)}",
     )
     yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
     if story.hosts:
@@ -159,6 +159,14 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         yield from _host_lines(story)
         yield ""
         yield from _timeline_lines(story)
+
+
+def _lost_flows(summary: SessionSummary | None) -> str:
+    facts = summary.nono_trio if summary is not None else None
+    lost = facts.lost_flows if isinstance(facts, NonoTrioFacts) else None
+    if not isinstance(lost, int) or not lost:
+        return ""
+    return f"; of {counted(lost, 'connection')} more the lines were lost"
 
 
 def story_fields(session: StoredSession, status: Status, story: Story) -> dict[str, object]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
+from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.text import ago, clean, size_text, table_lines
 from nono_trio.sandbox.places import homes_root
@@ -39,9 +38,7 @@ def list_homes(as_json: bool) -> None:
     homes = Homes(homes_root(os.environ))
     found = homes.listed()
     if as_json:
-        _print_json(
-            {"schema": SCHEMA, "root": homes.root, "homes": [_fields(one) for one in found]}
-        )
+        print_json({"schema": SCHEMA, "root": homes.root, "homes": [_fields(one) for one in found]})
         return
     if not found:
         say(f"no home in {clean(homes.root)}")
@@ -63,7 +60,7 @@ def remove(name: str, as_json: bool) -> None:
     """
     removed = Homes(homes_root(os.environ)).remove(name)
     if as_json:
-        _print_json({"schema": SCHEMA, "removed": removed})
+        print_json({"schema": SCHEMA, "removed": removed})
     else:
         say(f"home {removed} is removed")
 
@@ -114,7 +111,3 @@ def _fields(stored: StoredHome) -> dict[str, object]:
         "copied_from": facts.copied_from if facts else None,
         "seeded": facts.seeded if facts else [],
     }
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

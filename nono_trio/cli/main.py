@@ -2,17 +2,20 @@
 
 Rules of this file: a subcommand's module is imported only when that subcommand is used (the help of
 the root included), because verifying a log must not pay for a proxy; errors for people leave here
-and nowhere else, in one form: `nono-trio: error: ...`, then `hint: ...`, on stderr.
+and nowhere else, in one form: `nono-trio: error: ...`, then `hint: ...`, on stderr; `--json` adds
+an object on stdout.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
 
@@ -80,6 +83,7 @@ COMMANDS = {
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 USAGE = 2
+SCHEMA = 1
 
 
 class LazyGroup(CommandGroup):
@@ -138,16 +142,45 @@ def exit_code(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except OSError as error:
-        return _tell_system_error(error)
+        failed = _system_error(error)
     except MemoryError:
-        tell_error("there is not enough memory for that", "see `ulimit -v` and what else runs")
-        return NonoTrioError.exit_code
+        hint = "see `ulimit -v` and what else runs"
+        failed = _Failed("there is not enough memory for that", hint, NonoTrioError.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return USAGE
     except click.ClickException as error:
-        return _tell_click_error(error)
+        failed = _click_error(error)
     except NonoTrioError as error:
-        tell_error(error.message, error.hint)
-        return error.exit_code
-    return code
+        failed = _Failed(error.message, error.hint, error.exit_code)
+    else:
+        return code
+    tell_error(failed.message, failed.hint)
+    if _wants_json(arguments):
+        _print_error(failed)
+    return failed.exit_code
+
+
+class _Failed(NamedTuple):
+    """What a command ends with instead of its result."""
+
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether `--json` was given to us, and not to a command that is to be run."""
+    return "--json" in itertools.takewhile(lambda word: word != "--", arguments)
+
+
+def _print_error(failed: _Failed) -> None:
+    """On stdout, where whoever asked for JSON reads it: an object in every case."""
+    from nono_trio.cli.json_output import print_json  # late: for errors only
+
+    with suppress(OSError, ValueError):
+        if sys.stdout is not None:
+            print_json({"schema": SCHEMA, "error": failed._asdict()})
 
 
 def tell_error(message: str, hint: str | None) -> None:
@@ -169,24 +202,20 @@ def _invoke(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tell_system_error(error: OSError) -> int:
-    """Tell of what no command told by itself: an output that is full or broken has no name."""
+def _system_error(error: OSError) -> _Failed:
+    """What no command told by itself: an output that is full or broken has no name."""
     what = "the output can't be written" if error.filename is None else str(error.filename)
     if error.filename is None and sys.stdout is not None:
         _forget_stdout()
-    tell_error(f"{what}: {error.strerror or error}", None)
-    return NonoTrioError.exit_code
+    return _Failed(f"{what}: {error.strerror or error}", None, NonoTrioError.exit_code)
 
 
-def _tell_click_error(error: click.ClickException) -> int:
+def _click_error(error: click.ClickException) -> _Failed:
     context = error.ctx if isinstance(error, click.UsageError) else None
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        print(error.format_message(), file=sys.stderr)
-        return USAGE
     message = error.format_message().removesuffix(".")
     command = context.command_path if context is not None else PROGRAM
-    tell_error(message[:1].lower() + message[1:], f"see `{command} --help`")
-    return error.exit_code
+    hint = f"see `{command} --help`"
+    return _Failed(message[:1].lower() + message[1:], hint, error.exit_code)
 
 
 def _forget_stdout() -> None:

@@ -72,8 +72,9 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     metavar="SECONDS",
     help="How long to wait before the command's whole tree is killed.",
 )
+@_json
 @_audit_dir
-def stop(session: str, timeout: float, audit_dir: str | None) -> None:
+def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> None:
     """End a running session: its command is asked, after the timeout killed, and its log sealed.
 
     The supervisor itself is never killed, for it alone can seal the log. Exit code: ended and
@@ -83,6 +84,11 @@ def stop(session: str, timeout: float, audit_dir: str | None) -> None:
     directory = _directory(_root(audit_dir), session)
     hurried = processes.stop(directory, timeout)
     summary = store.read_summary(directory)
+    if as_json:
+        exit_code = summary.exit_code if summary is not None else None
+        ended = {"session_id": directory.name, "exit_code": exit_code, "killed": hurried}
+        print_json({"schema": SCHEMA, "status": "sealed", **ended})
+        return
     code = f", exit code {summary.exit_code}" if summary is not None else ""
     how = f"its command was killed after {timeout:g} s, " if hurried else ""
     say(f"session {directory.name} has ended: {how}its log is sealed{code}")

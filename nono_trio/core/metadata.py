@@ -65,6 +65,7 @@ class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
     home: str | UnsetType = UNSET
     peak_queue: int | UnsetType = UNSET
     lost_total: int | UnsetType = UNSET
+    lost_flows: int | UnsetType = UNSET  # connections without a line in flows.ndjson, if any
     allowed_total: int | UnsetType = UNSET
     denied_total: int | UnsetType = UNSET
     duration_ms: int | UnsetType = UNSET
