@@ -15,10 +15,12 @@ from nono_trio.sandbox.addresses import DNS_PORT
 from nono_trio.sandbox.memory import memory_bytes
 from nono_trio.sandbox.places import ON_MACOS, could_be_directory, home_directory, is_in
 from nono_trio.sandbox.plan import PRIVATE
+from nono_trio.sandbox.streams import CONSOLE, DEVICES, handed_over, named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono_trio.sandbox.places import Identity
     from nono_trio.sandbox.plan import FilePlan
     from nono_trio.sandbox.spawn import CagePlan, Isolation
 
@@ -28,6 +30,7 @@ _DEVICES = [(f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "fu
 _PRIVATE_GRANTS = [
     ("/proc", "read", False),
     ("/dev/pts", "readwrite", False),
+    ("/dev/ptmx", "readwrite", True),
     *((path, "readwrite", False) for path in PRIVATE),
     *_DEVICES,
 ]
@@ -73,7 +76,8 @@ class CageFiles:
 
     `identities` are device and inode of each path of the view; `private` are paths with the bytes
     and the files that fit in there; `sockets` may only be connected to; `replaced` are files
-    with a text of ours (`own_files`).
+    with a text of ours (`own_files`), `streams` what the caller handed over, by its
+    path in the view (`streams.Stream.shown`).
     """
 
     grants: list[tuple[str, str, bool]]
@@ -86,6 +90,7 @@ class CageFiles:
     kept: list[str]
     directory: str
     replaced: dict[str, str] = field(default_factory=dict)
+    streams: dict[str, tuple[str, bool, Identity]] = field(default_factory=dict)
 
 
 def cage_files(
@@ -108,8 +113,17 @@ def cage_files(
         fresh.append((temporary, "readwrite", False))
     if home is not None:
         fresh.append((home, "readwrite", False))
+    streams, shown = handed_over(files), {}
+    if isolation == "namespace":
+        places = named(streams)
+        shown = {place: one.shown() for place, one in places.items()}
+        fresh += [(place, one.access, True) for place, one in places.items()]
+        if CONSOLE in places:  # `ttyname` looks through the directory, which is the cage's own
+            fresh.append((DEVICES, "read", False))
+    else:
+        fresh += [(one.path, one.access, True) for one in streams]
     if not sandbox:
-        return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start)
+        return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start, streams=shown)
     by_name = {grant.real for grant in files.grants if grant.asked_for}
     return CageFiles(
         grants=granted + fresh,
@@ -121,6 +135,7 @@ def cage_files(
         covered=_closed(files),
         kept=list(files.kept),
         directory=files.directory,
+        streams=shown,
     )
 
 

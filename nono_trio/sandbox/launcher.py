@@ -163,6 +163,7 @@ def _become_init(
                 plan["covered"],
                 plan["kept"],
                 plan["replaced"],
+                plan["streams"],
                 plan["home"],
                 plan["denials"],
             )

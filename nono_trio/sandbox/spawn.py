@@ -80,6 +80,7 @@ class CagePlan:
     covered: list[str]
     kept: list[str]
     replaced: dict[str, str]
+    streams: dict[str, tuple[str, bool, tuple[int, int]]]
     directory: str
     executable: str
     command: list[str]

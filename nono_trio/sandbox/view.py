@@ -59,6 +59,7 @@ def build_view(
     covered: list[str],
     kept: list[str],
     replaced: dict[str, str],
+    streams: dict[str, tuple[str, bool, tuple[int, int]]],
     home: dict[str, Any] | None = None,
     denials: dict[str, Any] | None = None,
 ) -> None:
@@ -69,9 +70,10 @@ def build_view(
     bytes and its number of files, and `directories` are made empty so that they can be named (the
     home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
     something empty that nobody may open, `kept` ones are there read-only; `replaced` files have a
-    text of ours. `home`: the cage's own, under the grants that lie below it; `denials`: a file of
-    the supervisor's, read-only. Raises OSError with the path that could not be mounted, and
-    StageError for one that is not what it was.
+    text of ours, `streams` what the caller handed over, by its path in the view. `home`: the cage's
+    own, under the grants that lie below it; `denials`: a file of the supervisor's, read-only.
+    Raises OSError with the path that could not be mounted, and StageError for one that is not what
+    it was.
     """
     _enter_staging()
     view = _View()
@@ -110,6 +112,8 @@ def build_view(
         view.show_file(denials["source"], denials["path"], denials["identity"])
     view.make_links()
     _mount_system(view)
+    for path, (source, writable, identity) in streams.items():
+        view.add_stream(path, source, identity, writable=writable)
     os.chdir(_NEW)
     system.pivot_root(".", ".")
     system.unmount(".")
@@ -265,6 +269,28 @@ class _View:
         system.mount(_OLD + source, _NEW + path, "", system.MS_BIND)
         require_same(_NEW + path, path, (identity[0], identity[1]))
         system.make_read_only(_NEW + path)
+
+    def add_stream(
+        self, path: str, source: str, identity: tuple[int, int], *, writable: bool
+    ) -> None:
+        """Show at `path` the file or terminal of the host at `source` that a stream has open.
+
+        Nothing where it has gone since, or where the host would have to have a file for it.
+        """
+        try:
+            found = os.stat(_OLD + source)
+        except OSError:
+            return
+        if (found.st_dev, found.st_ino) != tuple(identity):
+            return
+        if not os.path.lexists(_NEW + path):
+            if self._mount_above(path) != "private":
+                return
+            self._make_file(path)
+        system.mount(_OLD + source, _NEW + path, "", system.MS_BIND)
+        if not writable or stat.S_ISCHR(found.st_mode):  # as in `bind`
+            system.make_read_only(_NEW + path)
+        require_same(_NEW + path, path, identity)
 
     def make_directory(self, path: str) -> None:
         """Make `path` and what leads to it, as empty directories where nothing is bound.

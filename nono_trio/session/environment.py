@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.core.variables import PROXY_NAMES
+from nono_trio.sandbox.streams import CONSOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +53,11 @@ def held_back_warnings(names: Sequence[str]) -> list[str]:
         f"held back from the command, as they look like secrets: {named}{more}"
         " (pass one on with --env-allow NAME)"
     ]
+
+
+def terminal_variables(passed: Mapping[str, str], streams: Mapping[str, object]) -> dict[str, str]:
+    """Return the variables that name the terminal, where the cage has it by another name."""
+    return {"GPG_TTY": CONSOLE} if "GPG_TTY" in passed and CONSOLE in streams else {}
 
 
 def proxy_url(token: str, port: int, host: str = "127.0.0.1") -> str:

@@ -35,7 +35,11 @@ from nono_trio.sandbox.temporary import make_temporary, remove_temporary
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
 from nono_trio.session.denials_file import open_denials
-from nono_trio.session.environment import child_environment, held_back_warnings
+from nono_trio.session.environment import (
+    child_environment,
+    held_back_warnings,
+    terminal_variables,
+)
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.fixed_places import fixed_place_variables
 from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
@@ -216,12 +220,14 @@ def prepare_run(
         covered=caged.covered,
         kept=caged.kept,
         replaced=caged.replaced,
+        streams=caged.streams,
         directory=caged.directory,
         executable=executable,
         command=[*options.command],
         environment=home.variables(variables, files)
         | _temporary_variables(options, files, temporary)
         | fixed_place_variables(variables, files, temporary, own_home=bool(home.plan))
+        | terminal_variables(inherited.passed, caged.streams)
         | ({} if denials is None else {DENIALS_VARIABLE: denials.path}),
         foreground=terminal.is_ours,
         port=port,

@@ -27,6 +27,7 @@ from nono_trio.sandbox.assemble import cage_files, transparent_ports
 from nono_trio.sandbox.own_files import hides, own_files, with_own_files
 from nono_trio.sandbox.places import is_in
 from nono_trio.sandbox.plan import PRIVATE, Grant
+from nono_trio.sandbox.streams import DEVICES
 from nono_trio.session.examine import chosen_isolation
 from nono_trio.session.home import resolve_home
 from nono_trio.session.options import Limits
@@ -50,6 +51,8 @@ _UNRESOLVED = (
     "names are not resolved here: when it is dialled each address is checked too (metadata and"
     " link-local never, loopback and private ranges only for entries that mean them)"
 )
+# A program that makes a terminal opens both, the host's where the cage has none of its own.
+_PTS, _PTMX = "/dev/pts", "/dev/ptmx"
 # A command that every cage can start: what is asked for is the cage.
 _PROBE = "true"
 _NOT_OPEN = (
@@ -272,7 +275,9 @@ def _without_grant(
     """What a path is that nobody granted: the cage's own, protected, or just not there."""
     subject = f"{operation} {path}"
     own = _own_grant(files, isolation, home, path, operation)
-    is_private = own is not None and isolation == "namespace" and own.path in (*PRIVATE, home)
+    is_private = (
+        own is not None and isolation == "namespace" and own.path in (*PRIVATE, DEVICES, home)
+    )
     if own is not None and not (is_private and _is_of_the_host(path, own)):
         reason = f"every cage may {operation} {own.path}"
         if isolation == "namespace":
@@ -322,6 +327,8 @@ def _suggestion(
     lift: tuple[str, ...],
 ) -> tuple[str | None, str | None]:
     """The flags that would allow it, tried; or, where none would, what is in the way."""
+    if isolation == "landlock" and (path == _PTMX or is_in(path, _PTS)):
+        return f"--allow {_PTS} --allow-file {_PTMX}", None
     target = path
     while not os.path.exists(target):
         target = os.path.dirname(target)
