@@ -228,7 +228,8 @@ def prepare_run(
         | _temporary_variables(options, files, temporary)
         | fixed_place_variables(variables, files, temporary, own_home=bool(home.plan))
         | terminal_variables(inherited.passed, caged.streams)
-        | ({} if denials is None else {DENIALS_VARIABLE: denials.path}),
+        | ({} if denials is None else {DENIALS_VARIABLE: denials.path})
+        | ({DENIALS_VARIABLE: ""} if dry else {}),  # a run has it: its name is shown
         foreground=terminal.is_ours,
         port=port,
         open_ports=[*options.open_ports],
