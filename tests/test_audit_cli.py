@@ -122,7 +122,9 @@ def test_a_ledger_that_can_not_be_read_is_an_answer_for_each(run, root):
     (root / "ledger.ndjson").mkdir()
     code, out, _ = run("audit", "verify", "--json", "--all")
     assert code == 2
-    assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["unreadable"] * 2
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["verdict"] for answer in answers] == ["unreadable"] * 3
+    assert answers[-1]["path"] == str(root / "ledger.ndjson")  # an answer of its own
 
 
 def test_names_that_mean_nothing_are_answers_too(run, root):
@@ -225,18 +227,16 @@ def listed(run, *filters):
     return {session["session_id"] for session in json.loads(out)["sessions"]}
 
 
-def started_at(directory, moment):
-    fields = json.loads((directory / store.SESSION).read_bytes())
-    fields["started"] = moment.isoformat()
-    (directory / store.SESSION).write_text(json.dumps(fields))
-
-
-def test_filters_of_the_list(run, root):
+def test_filters_of_the_list(run, root, monkeypatch):
     now = datetime.now(UTC)
-    started_at(made.build(root, "now"), now)
-    started_at(made.unsealed(root, "old"), now - timedelta(days=40))
-    bad = tamper(made.build(root, "bad"))
-    started_at(bad, now - timedelta(days=20))
+
+    def payloads(moment):
+        monkeypatch.setattr(made, "STARTED", moment.isoformat())
+        return (made.started(), *made.SMALL[1:])
+
+    made.build(root, "now", payloads(now))
+    made.unsealed(root, "old", payloads(now - timedelta(days=40))[:-1])
+    tamper(made.build(root, "bad", payloads(now - timedelta(days=20))))
     assert listed(run) == {"now", "old", "bad"}
     assert listed(run, "--today") == {"now"}
     assert listed(run, "--since", f"{now - timedelta(days=30):%Y-%m-%d}") == {"now", "bad"}

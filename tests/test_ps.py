@@ -152,6 +152,9 @@ def test_a_session_without_session_json_is_crashed(run, root):
     (directory / store.SESSION).unlink()
     _, out, _ = run("ps")
     assert out.splitlines()[1].split()[:4] == [ID, "-", "crashed", "gone"]
+    assert "agent --token" in out  # the log and the policy that it binds say so
+    (directory / store.LOG).write_bytes(b"")
+    _, out, _ = run("ps")
     assert "(no session.json)" in out
 
 

@@ -33,6 +33,9 @@ CHANGING = (
     (r"-- \S*python\S* agent", "-- <python> agent"),
     (r"command +\S*python\S*", "command <python>"),
     (r"checkpoints +\d+, the last at sequence \d+, all match", "checkpoints <n>, all match"),
+    # Which files a policy group names, and which variables are set, is the machine's as well.
+    (r"\b\d+ more (by policy groups )?\(all with --json\)", r"<n> more \1(all with --json)"),
+    (r"passed +[A-Z_, ]+\n", "passed <names>\n"),
     (r" +", " "),
 )
 

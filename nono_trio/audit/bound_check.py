@@ -77,15 +77,23 @@ def check_policy(bound: Bound, second: Payload | None) -> FirstBad | None:
 
 def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:
     """summary.json is what the last record but one binds, and it adds up to log and files."""
+    fault = check_bound_summary(bound, log.before_last)
+    if fault is not None or bound.summary is None:
+        return fault
+    return _check_counts(bound.summary, log) or check_files(bound.directory, bound.summary)
+
+
+def check_bound_summary(bound: Bound, before_last: Payload | None) -> FirstBad | None:
+    """summary.json is what the last record but one binds."""
     data = read_bound_file(bound.directory / store.SUMMARY)
-    fault = _check_digest(log.before_last, SUMMARY_TARGET, data, SUMMARY_RECORD, SUMMARY_MISMATCH)
+    fault = _check_digest(before_last, SUMMARY_TARGET, data, SUMMARY_RECORD, SUMMARY_MISMATCH)
     if fault is not None or data is None:
         return fault
     try:
         bound.summary = decode_seal_summary(data)
     except MALFORMED as error:
         return FirstBad(failure=SUMMARY_MISMATCH, expected="a summary", got=str(error))
-    return _check_counts(bound.summary, log) or check_files(bound.directory, bound.summary)
+    return None
 
 
 def check_files(directory: Path, summary: SealSummary) -> FirstBad | None:

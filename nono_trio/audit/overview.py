@@ -1,8 +1,9 @@
-"""A session at a glance, taken at its word: status and counts for `list`, the story for `show`.
+"""A session at a glance: status and counts for `list`, the story for `show`.
 
 Rules of this file: nothing here is proof (that is verify.py's work), so it may be quick: counts of
-a sealed session come from session.json, those of others from a scan of the log for two byte
-strings. Memory is bounded however many hosts a child made up.
+a sealed session come from its summary, which the log binds (glance.py), those of others, which
+nothing binds yet, from a scan of the log for two byte strings. Memory is bounded however many
+hosts a child made up.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.core.events import Flow, SandboxRuntimeEvent
     from nono_trio.core.metadata import SessionSummary
 
-Status: TypeAlias = Literal["running", "crashed", "sealed"]
+Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
 
 SCAN_BLOCK = 1024 * 1024
 # Records about the log are no decisions: these two are written as allowed, all others as denied.
@@ -59,6 +60,15 @@ def status_of(directory: Path, summary: SessionSummary | None) -> Status:
     if is_sealed(summary):
         return "sealed"
     return "running" if is_alive(directory, summary) else "crashed"
+
+
+def status(session: StoredSession) -> Status:
+    """What became of a session that `glance.look` has looked at."""
+    if session.fault is not None:
+        return "tampered"
+    if session.sealed:
+        return "sealed"
+    return "running" if session.alive else "crashed"
 
 
 def current_status(directory: Path) -> Status:

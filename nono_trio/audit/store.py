@@ -36,6 +36,10 @@ from nono_trio.errors import LogUnreadable, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nono_trio.audit.verdict import FirstBad
+    from nono_trio.core.seal_summary import SealSummary
+    from nono_trio.core.session_policy import SessionPolicy, SupervisorProcess
+
 LOG = "audit-events.ndjson"
 CHECKPOINTS = "checkpoints.ndjson"
 FLOWS = "flows.ndjson"
@@ -67,10 +71,21 @@ _END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
 
 
 class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
-    """A session directory; `summary` is None when session.json is missing or unreadable."""
+    """A session directory; `summary` is None where nothing is known of it.
+
+    From `sessions` it is session.json at its word, good for finding one. From `glance.look` it is
+    what the log binds, with the rest of the fields: `fault` is what contradicts it, `alive` says
+    that its supervisor runs, `policy` and `totals` are policy.json and summary.json.
+    """
 
     directory: Path
     summary: SessionSummary | None
+    fault: FirstBad | None = None
+    sealed: bool = False
+    alive: bool = False
+    policy: SessionPolicy | None = None
+    totals: SealSummary | None = None
+    supervisor: SupervisorProcess | None = None
 
     @property
     def session_id(self) -> str:
@@ -260,12 +275,22 @@ def is_alive(directory: Path, metadata: SessionMetadata | SessionSummary) -> boo
     facts = metadata.nono_trio
     if not isinstance(facts, NonoTrioFacts) or not isinstance(facts.supervisor_pid, int):
         return False
-    if facts.boot_id != boot_id():
+    ticks, boot = facts.supervisor_start_ticks, facts.boot_id
+    return _runs(directory, facts.supervisor_pid, ticks, boot)
+
+
+def is_supervised(directory: Path, process: SupervisorProcess) -> bool:
+    """Whether this very process still runs and holds the session's log; as `is_alive`."""
+    return _runs(directory, process.pid, process.start_ticks, process.boot_id)
+
+
+def _runs(directory: Path, pid: int, start_ticks: object, boot: object) -> bool:
+    if boot != boot_id():
         return False
-    ticks = process_start_ticks(facts.supervisor_pid)
-    if ticks is None or ticks != facts.supervisor_start_ticks:
+    ticks = process_start_ticks(pid)
+    if ticks is None or ticks != start_ticks:
         return False
-    return holds_lock(facts.supervisor_pid, directory / LOG, unknown=True)
+    return holds_lock(pid, directory / LOG, unknown=True)
 
 
 def parse_time(text: str) -> datetime | None:

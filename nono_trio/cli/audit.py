@@ -227,7 +227,9 @@ def list_sessions(
 ) -> None:  # fmt: skip
     """List sessions, newest first: id, name, start, status, decisions, command.
 
-    It takes session files at their word; `nono-trio audit verify --all` does not.
+    What is listed follows from each log's first and last records, its policy, its summary and the
+    ledger; a session whose files say otherwise is `tampered`. Counts of one that is not sealed are
+    not bound yet. It is no proof: `nono-trio audit verify --all` is.
     """
     from nono_trio.cli import audit_list
     from nono_trio.cli.audit_render import list_lines
@@ -257,14 +259,18 @@ def list_sessions(
 def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Show what a session ran, how it was caged, where it went, and when (default: the newest).
 
-    It takes the log at its word; `nono-trio audit verify` does not.
+    Command, cage, policy and totals are those that the log binds, or the session is shown as
+    tampered; what nothing binds yet says so. The records between first and last are taken at their
+    word; `nono-trio audit verify` does not. --json has the whole policy.
     """
-    from nono_trio.audit.overview import current_status, read_story
+    from nono_trio.audit import glance
+    from nono_trio.audit.overview import read_story
+    from nono_trio.audit.overview import status as status_of
     from nono_trio.cli.audit_render import show_lines, story_fields
 
     directory = _session_directory(_root(audit_dir), session)
-    stored = store.StoredSession(directory=directory, summary=store.read_summary(directory))
-    status = current_status(directory)
+    stored = glance.look(directory, files=True)
+    status = status_of(stored)
     story = read_story(directory, TIMELINE_ENDS)
     if as_json:
         print_json({"schema": SCHEMA, **story_fields(stored, status, story)})

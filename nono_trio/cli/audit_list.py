@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nono_trio.audit import store
-from nono_trio.audit.overview import Counts, Status, counts_of, status_of
+from nono_trio.audit import glance
+from nono_trio.audit.overview import Counts, Status, counts_of
+from nono_trio.audit.overview import status as status_of
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import LogUnreadable, UsageError
 
@@ -41,8 +42,8 @@ class Wanted:
 def rows(audit_root: Path, wanted: Wanted) -> list[Row]:
     """The sessions that are asked for, newest first, with their status and counts."""
     found: list[Row] = []
-    for session in store.sessions(audit_root):
-        status = status_of(session.directory, session.summary)
+    for session in glance.sessions(audit_root):
+        status = status_of(session)
         if _wants(wanted, session, status):
             found.append((session, status, _counts(session)))
         if wanted.recent is not None and len(found) >= wanted.recent:
@@ -90,6 +91,8 @@ def row_fields(row: Row) -> dict[str, Any]:
         "event_count": counts.events if counts else None,
         "allowed": counts.allowed if counts else None,
         "denied": counts.denied if counts else None,
+        "counts_bound": status == "sealed",
+        "fault": session.fault,
         "directory": str(session.directory),
     }
 
@@ -143,7 +146,7 @@ def _is_below(path: str, directory: str) -> bool:
 
 def _has_status(session: StoredSession, status: Status, asked: str) -> bool:
     """`tampered` is no state of a session but a finding, so it is looked for here and now."""
-    if asked != "tampered":
+    if asked != "tampered" or status == "tampered":
         return status == asked
     from nono_trio.audit.verify import verify
 

@@ -10,6 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.store import parse_time
+from nono_trio.cli.session_rows import (
+    NOT_BOUND,
+    TAMPERED,
+    bounded_list,
+    fault_rows,
+    no_command_text,
+    policy_rows,
+)
 from nono_trio.cli.text import (
     ago,
     clean,
@@ -135,7 +143,7 @@ def _list_row(
         ago(session.started, now),
         status,
         *((f"{counts.events}", f"{counts.allowed}", f"{counts.denied}") if counts else "???"),
-        command_text(command) or "(no session.json)",
+        command_text(command) or no_command_text(session),
     )
 
 
@@ -145,13 +153,15 @@ def _list_row(
 def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
     """What ran, how it was caged, where it went, and the ends of its timeline."""
     yield from _session_lines(session, status, story)
-    yield from _cage_lines(session.summary, story)
+    yield from _cage_lines(session, story)
+    yield from (_row(label, text) for label, text in policy_rows(session))
+    unbound = "" if status == "sealed" else NOT_BOUND
     look_ups = f" ({counted(story.look_ups, 'look-up')} of names)" if story.look_ups else ""
-    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied{look_ups}")
+    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied{look_ups}{unbound}")
     yield _row(
         "bytes",
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
-        f" in {counted(story.connections, 'connection')}{_lost_flows(session.summary)}",
+        f" in {counted(story.connections, 'connection')}{_lost_flows(session.summary)}{unbound}",
     )
     yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
     if story.hosts:
@@ -170,12 +180,17 @@ def _lost_flows(summary: SessionSummary | None) -> str:
 
 
 def story_fields(session: StoredSession, status: Status, story: Story) -> dict[str, object]:
-    """A session and its story for --json: session.json as it is, without its network events."""
+    """A session and its story for --json: what session.json has to say, without its network
+    events; policy.json and summary.json (`totals`) whole, null where they are not bound yet."""
     return {
         "session_id": session.session_id,
         "status": status,
         "directory": str(session.directory),
         "session": session.summary,
+        "fault": session.fault,
+        "policy": session.policy,
+        "totals": session.totals,
+        "counts_bound": status == "sealed",
         "sandbox_runtime": story.sandbox,
         "event_count": story.events,
         "allowed": story.allowed,
@@ -200,7 +215,8 @@ def _record_fields(record: LogRecord) -> dict[str, object]:
 def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
     name = f"  (name {clean(session.name)})" if session.name else ""
     yield _row("session", f"{session.session_id}{name}")
-    yield _row("status", f"{status}{_end_text(story)}")
+    yield _row("status", TAMPERED if status == "tampered" else f"{status}{_end_text(story)}")
+    yield from (_row(label, text) for label, text in fault_rows(session))
     summary = session.summary
     if summary is not None:
         yield _row("command", command_text(summary.command))
@@ -223,7 +239,8 @@ def _duration(summary: SessionSummary) -> str:
     return f", ran {(ended - started).total_seconds():.1f} s"
 
 
-def _cage_lines(summary: SessionSummary | None, story: Story) -> Iterator[str]:
+def _cage_lines(session: StoredSession, story: Story) -> Iterator[str]:
+    summary = session.summary
     facts = summary.nono_trio if summary is not None else None
     if isinstance(facts, NonoTrioFacts):
         enforcement = facts.enforcement if isinstance(facts.enforcement, list) else []
@@ -233,8 +250,8 @@ def _cage_lines(summary: SessionSummary | None, story: Story) -> Iterator[str]:
     if story.sandbox is not None:
         landlock = story.sandbox.landlock_abi or "none"
         yield _row("recorded", f"{story.sandbox.platform}, Landlock {landlock} (in the log)")
-    if summary is not None and summary.tracked_paths:
-        yield _row("granted", ", ".join(summary.tracked_paths))
+    if summary is not None and summary.tracked_paths and session.policy is None:
+        yield _row("granted", bounded_list(summary.tracked_paths))
 
 
 def _audit_text(facts: NonoTrioFacts) -> str:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nono_trio.audit import store
+from nono_trio.audit import glance, store
 from nono_trio.audit.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
+from nono_trio.cli.session_rows import (
+    NOT_BOUND,
+    TAMPERED,
+    fault_rows,
+    no_command_text,
+)
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.events import LOST_EXIT_CODE
 from nono_trio.core.metadata import NonoTrioFacts
@@ -83,7 +89,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
     """
     directory = _directory(_root(audit_dir), session)
     hurried = processes.stop(directory, timeout)
-    summary = store.read_summary(directory)
+    summary = glance.look(directory).summary
     if as_json:
         exit_code = summary.exit_code if summary is not None else None
         ended = {"session_id": directory.name, "exit_code": exit_code, "killed": hurried}
@@ -106,7 +112,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.audit.overview import counts_of
 
     directory = _directory(_root(audit_dir), session)
-    stored = store.StoredSession(directory=directory, summary=store.read_summary(directory))
+    stored = glance.look(directory)
     one = processes.look_at(stored)
     counts = counts_of(stored)
     if as_json:
@@ -115,7 +121,8 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     for label, text in _inspect_rows(one):
         print(f"  {label:<{LABEL_WIDTH}}{clean(text)}")
     decided = f"{counts.allowed:,} allowed, {counts.denied:,} denied"
-    print(f"  {'decisions':<{LABEL_WIDTH}}{decided} in {counts.events:,} records")
+    unbound = "" if one.status == "sealed" else NOT_BOUND
+    print(f"  {'decisions':<{LABEL_WIDTH}}{decided} in {counts.events:,} records{unbound}")
 
 
 def _row(one: Running) -> tuple[str, ...]:
@@ -127,7 +134,7 @@ def _row(one: Running) -> tuple[str, ...]:
         _uptime(one) or "-",
         clean(_isolation(one) or "-"),
         command_text(one.session.summary.command if one.session.summary else [])
-        or "(no session.json)",
+        or no_command_text(one.session),
     )
 
 
@@ -163,12 +170,18 @@ def _fields(one: Running) -> dict[str, Any]:
         "isolation": _isolation(one),
         "command": summary.command if summary else None,
         "directory": str(one.session.directory),
+        "fault": one.session.fault,
     }
 
 
 def _more_fields(one: Running) -> dict[str, Any]:
     summary = one.session.summary
-    return {"tracked_paths": summary.tracked_paths if summary else None, "nono_trio": _facts(one)}
+    return {
+        "tracked_paths": summary.tracked_paths if summary else None,
+        "nono_trio": _facts(one),
+        "policy": one.session.policy,
+        "counts_bound": one.status == "sealed",
+    }
 
 
 def _inspect_rows(one: Running) -> Iterator[tuple[str, str]]:
@@ -177,6 +190,7 @@ def _inspect_rows(one: Running) -> Iterator[tuple[str, str]]:
     if one.session.name:
         yield "name", one.session.name
     yield "status", _status_text(one)
+    yield from fault_rows(one.session)
     yield from _process_rows(one)
     if summary is not None:
         yield "command", command_text(summary.command)
@@ -190,6 +204,8 @@ def _status_text(one: Running) -> str:
     summary = one.session.summary
     if one.status == "crashed":
         return "crashed: its supervisor is gone, its log was never sealed (`audit recover` does)"
+    if one.status == "tampered":
+        return TAMPERED
     if one.status == "running" or summary is None:
         return one.status
     if summary.exit_code == LOST_EXIT_CODE:
@@ -205,7 +221,7 @@ def _process_rows(one: Running) -> Iterator[tuple[str, str]]:
         yield "child", f"pid {one.child_pid}" + (f" and {others} more" if others else "")
     elif one.child == "gone":
         yield "child", "gone: the cage ends with its supervisor"
-    elif one.child == "ended" and one.status == "running":
+    elif one.child == "ended" and one.supervisor_pid is not None:
         yield "child", "ended: the session is being sealed"
 
 

@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nono_trio.audit import machine, store
+from nono_trio.audit import glance, machine, store
 from nono_trio.audit.overview import Status, status_of
+from nono_trio.audit.overview import status as bound_status
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
 from nono_trio.sandbox.process import ProcessHandle
@@ -72,13 +73,14 @@ def require_outside(audit_root: Path, environ: Mapping[str, str]) -> None:
 
 
 def look_at(session: StoredSession) -> Running:
-    """What is known of one session now."""
-    status = status_of(session.directory, session.summary)
-    pid = _supervisor_pid(session)
-    if status == "running" and pid is not None and not supervises(pid, session.directory, _ROOT):
-        status = "crashed"
-    if status != "running" or pid is None:
-        child: ChildState = "gone" if status == "crashed" else "ended"
+    """What is known now of one session that `glance.look` has looked at."""
+    status = bound_status(session)
+    pid = session.supervisor.pid if session.alive and session.supervisor is not None else None
+    if pid is not None and not supervises(pid, session.directory, _ROOT):
+        pid = None
+    if pid is None:
+        status = "crashed" if status == "running" else status
+        child: ChildState = "ended" if session.sealed else "gone"
         return Running(session, status, None, child, None, 0)
     table = ProcessTable()
     cage = [pid]
@@ -94,8 +96,8 @@ def look_at(session: StoredSession) -> Running:
 
 def overview(audit_root: Path, *, every: bool) -> list[Running]:
     """Running and crashed sessions, newest first; `every` adds the sealed ones."""
-    found = [look_at(session) for session in store.sessions(audit_root)]
-    return [one for one in found if every or one.status != "sealed"]
+    found = [look_at(session) for session in glance.sessions(audit_root)]
+    return [one for one in found if every or not one.session.sealed]
 
 
 def supervises(pid: int, directory: Path, *others: int) -> bool:
@@ -204,12 +206,6 @@ def _not_ours(session_id: str) -> NonoTrioError:
 
 
 # -- the tree below a supervisor ------------------------------------------------------------------
-
-
-def _supervisor_pid(session: StoredSession) -> int | None:
-    facts = session.summary.nono_trio if session.summary is not None else None
-    pid = facts.supervisor_pid if isinstance(facts, NonoTrioFacts) else None
-    return pid if isinstance(pid, int) else None
 
 
 def _is_proxy(session: StoredSession) -> bool:

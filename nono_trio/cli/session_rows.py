@@ -1,0 +1,115 @@
+"""Rows that `show`, `list`, `ps` and `inspect` have in common: the policy, faults, what is missing.
+
+Rules of this file: (label, text) pairs, not cleaned yet; every list is cut to what a person reads,
+and says how much was left out; --json has it whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.audit.store import SESSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nono_trio.audit.store import StoredSession
+    from nono_trio.core.session_policy import NetworkPolicy, SessionPolicy, Sourced
+
+NOT_BOUND: Final = " (not bound yet)"
+TAMPERED: Final = "tampered: its files contradict its log or the ledger (`audit verify` says where)"
+SHOWN: Final = 12  # entries of one list; a profile with groups has hundreds
+SHOWN_DENIED: Final = 3  # mostly the same fifty in every session
+LONGEST: Final = 200  # characters of one entry
+
+
+def no_command_text(session: StoredSession) -> str:
+    """What stands in the place of a command that nothing tells of."""
+    known = (session.directory / SESSION).exists()
+    return "(not bound yet)" if known else "(no session.json)"
+
+
+def fault_rows(session: StoredSession) -> Iterator[tuple[str, str]]:
+    """What contradicts the session, if anything does."""
+    fault = session.fault
+    if fault is not None:
+        expected, got = _short(fault.expected), _short(fault.got)
+        yield "fault", f"{fault.failure}: expected {expected}, got {got}"
+
+
+def policy_rows(session: StoredSession) -> Iterator[tuple[str, str]]:
+    """What the session was allowed, each rule with the place it came from."""
+    policy = session.policy
+    if policy is None:
+        yield "policy", "not bound" if session.fault is not None else "not bound yet"
+        return
+    yield from _network_rows(policy.network)
+    yield from _file_rows(policy)
+    if policy.variables is not None:
+        yield "passed", bounded_list(policy.variables.passed) or "no variables"
+        if policy.variables.held_back:
+            yield "held back", bounded_list(policy.variables.held_back)
+    if policy.home is not None:
+        yield "home", policy.home
+    profiles = [f"{one.source} (sha256 {one.sha256[:16]})" for one in policy.origin.profiles]
+    if profiles:
+        yield "profiles", bounded_list(profiles)
+
+
+def _network_rows(network: NetworkPolicy) -> Iterator[tuple[str, str]]:
+    if network.block:
+        yield "rules", "the network is closed"
+    for label, entries in (
+        ("allow", network.allow),
+        ("deny", network.deny),
+        ("resolve", network.pins),
+    ):
+        yield from _sourced_rows(label, entries)
+    for label, ports in (("open ports", network.open_ports), ("listen", network.listen_ports)):
+        if ports:
+            yield label, bounded_list([str(port) for port in ports])
+    if network.upstream_proxy is not None:
+        yield "upstream", _sourced(network.upstream_proxy)
+
+
+def _file_rows(policy: SessionPolicy) -> Iterator[tuple[str, str]]:
+    files = policy.files
+    if files is None:
+        return
+    asked = [grant for grant in files.grants if grant.asked_for]
+    for grant in asked[:SHOWN]:
+        yield "granted", f"{_short(grant.path)}, {grant.access}  ({_short(grant.source)})"
+    yield from _left_out("granted", len(asked))
+    others = len(files.grants) - len(asked)
+    if others:
+        yield "granted", f"{others} more by policy groups (all with --json)"
+    if files.denied:
+        yield "denied", bounded_list(files.denied, SHOWN_DENIED)
+    if files.bypasses:
+        yield "opened", bounded_list(files.bypasses)
+
+
+def _sourced_rows(label: str, entries: Sequence[Sourced]) -> Iterator[tuple[str, str]]:
+    for entry in entries[:SHOWN]:
+        yield label, _sourced(entry)
+    yield from _left_out(label, len(entries))
+
+
+def _left_out(label: str, count: int) -> Iterator[tuple[str, str]]:
+    if count > SHOWN:
+        yield label, f"... and {count - SHOWN} more (all with --json)"
+
+
+def _sourced(entry: Sourced) -> str:
+    return f"{_short(entry.entry)}  ({_short(entry.source)})"
+
+
+def bounded_list(entries: Sequence[str], shown: int = SHOWN) -> str:
+    """The first entries in one line, and how many there are besides."""
+    text = ", ".join(map(_short, entries[:shown]))
+    more = len(entries) - shown
+    return f"{text} and {more} more (all with --json)" if more > 0 else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
