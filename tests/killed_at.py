@@ -43,6 +43,12 @@ def killed_before(number):
     sys.setprofile(see)
 
 
+def start(root, number):
+    """A session that is killed while it starts."""
+    killed_before(number)
+    SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
+
+
 def seal(root, number):
     """A session with two decisions and a flow, as the writer makes it; killed in its seal."""
     record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
@@ -84,8 +90,8 @@ def main(work, directory):
         child = os.fork()
         if child == 0:
             try:
-                if work == "seal":
-                    seal(root, number)
+                if work in ("seal", "start"):
+                    {"seal": seal, "start": start}[work](root, number)
                 else:
                     recover_killed(work, root, number)
                 sys.setprofile(None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nono_trio.audit import ledger, store
+from nono_trio.audit import abandoned, ledger, store
 from nono_trio.audit.recover import recover
 from nono_trio.audit.verify import verify
 
@@ -28,7 +28,24 @@ def killed(work, directory):
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     roots = sorted(directory.iterdir(), key=lambda path: int(path.name))
-    return [path for root in roots for path in (root / "audit").iterdir() if path.is_dir()]
+    return [path for root in roots for path in root.glob("audit/*") if path.is_dir()]
+
+
+def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, monkeypatch):
+    """A directory without its session.json was unreadable for ever."""
+    monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
+    found = killed("start", memory_path)
+    assert len(found) > 12  # the calls were seen
+    sessions = [path for path in found if store.is_session_id(path.name)]
+    assert 1 < len(sessions) < len(found)
+    for directory in sessions:
+        assert verify(directory).verdict == "crashed"
+        assert recover(directory).outcome == "recovered"
+        assert verify(directory).verdict == "verified"
+    for root in {path.parent for path in found} - {path.parent for path in sessions}:
+        assert store.sessions(root) == []
+        assert abandoned.remove_abandoned(root) == 1
+        assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ class LogFiles:
             self.flows = _created(directory / FLOWS, 0, opened)
             opened.pop_all()
 
+    def moved_to(self, directory: Path) -> None:
+        """The directory has another name now, and the files in it with it."""
+        self.directory = directory
+        for file in self.all:
+            file.path = directory / file.path.name
+
     @property
     def all(self) -> tuple[AppendFile, ...]:
         """The files."""

@@ -1,10 +1,10 @@
 """A session's own files from its first moment to the seal, and the order in which it is sealed.
 
-Rules: policy.json and session.json are there, the latter open, before anything of the session
-happens, so that a crash leaves a session that can be listed and verified. The end is made in this
-order, each step durable before the next: flows, summary.json, ONE append with the summary's record
-and `session_ended`, final checkpoint, ledger line, session.json. The ledger comes before
-session.json says "sealed": a crash between the two leaves an open session that can still be
+Rules: policy.json and session.json are there, the latter open, before the directory has the
+session's name, so that a crash leaves a session that can be listed and verified, or none. The end
+is made in this order, each step durable before the next: flows, summary.json, ONE append with the
+summary's record and `session_ended`, final checkpoint, ledger line, session.json. The ledger comes
+before session.json says "sealed": a crash between the two leaves an open session that can still be
 recovered, never a sealed one that its ledger does not know. What the seal writes has its room from
 the start; a session that can't start leaves nothing behind.
 """
@@ -69,7 +69,7 @@ class SessionRecord:
     """One session's directory, its policy.json, summary.json and session.json."""
 
     def __init__(self, audit_root: Path, facts: SessionFacts) -> None:
-        """Create the directory and its files, session.json last; raises OSError."""
+        """Create the directory and its files, its name last; raises OSError."""
         self.session_id = store.new_session_id()
         self.started = rfc3339()
         self._began = time.monotonic()
@@ -85,7 +85,7 @@ class SessionRecord:
         """Binds policy.json; to be committed as the second record, before the command starts."""
         self._summary: SealSummary | None = None
         self._metadata = opened_metadata(policy, self.started, self.command)
-        self.directory = store.create_session_directory(audit_root, self.session_id)
+        self.directory = store.create_session_directory(audit_root, self.session_id, hidden=True)
         try:
             self.files = LogFiles(self.directory)
             store.replace_file(self.directory, store.POLICY, encoded)
@@ -94,6 +94,8 @@ class SessionRecord:
             self.files.hold_for_seal(size)
             with as_owner_of_path(self.directory):
                 hold_file(self.directory / store.new_name(store.SUMMARY), size)
+            self.directory = store.publish_session_directory(self.directory)
+            self.files.moved_to(self.directory)
         except BaseException:
             store.discard_session_directory(self.directory)
             raise

@@ -8,6 +8,7 @@ a crash left must stay visible.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -48,6 +49,8 @@ SESSION = "session.json"
 POLICY = "policy.json"
 SUMMARY = "summary.json"
 LATEST = "latest"
+# Before the id, in the name of a directory that is not a session yet.
+STARTING = ".starting-"
 
 # Network events are most of it: 4096 of them, each of a few kilobytes at most (core/bounded.py).
 MAX_SESSION_BYTES = 64 * 1024 * 1024
@@ -143,24 +146,40 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
-def create_session_directory(audit_root: Path, session_id: str) -> Path:
+def create_session_directory(audit_root: Path, session_id: str, *, hidden: bool = False) -> Path:
     """Make the session's directory; raises FileExistsError if it is there, OSError otherwise.
 
-    After an error there is no new one.
+    After an error there is no new one. A `hidden` one is no session until it is published.
     """
     if not is_session_id(session_id):
         raise UsageError(f"expected 1-64 of A-Z a-z 0-9 _ - as session id, got {session_id!r}")
-    directory = audit_root / session_id
+    directory = audit_root / (STARTING + session_id if hidden else session_id)
     with as_owner_of_path(directory):
         for parent in reversed([audit_root, *audit_root.parents]):
             if not parent.exists():
                 parent.mkdir(mode=0o700, exist_ok=True)
         directory.mkdir(mode=0o700)
         try:
-            sync_directory(audit_root)
+            if not hidden:
+                sync_directory(audit_root)
         except BaseException:
             discard_session_directory(directory)
             raise
+    return directory
+
+
+def publish_session_directory(hidden: Path) -> Path:
+    """Give a hidden directory its session's name, durably: from now on it is one.
+
+    Whatever kills a start leaves no session before, and one that is whole after. Raises OSError,
+    FileExistsError where there is a session of that name.
+    """
+    directory = hidden.with_name(hidden.name.removeprefix(STARTING))
+    if os.path.lexists(directory):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory))
+    with as_owner_of_path(directory):
+        hidden.rename(directory)
+        sync_directory(directory.parent)
     return directory
 
 

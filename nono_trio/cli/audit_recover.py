@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
+from nono_trio.audit.abandoned import remove_abandoned
 from nono_trio.audit.overview import status_of
 from nono_trio.audit.recover import EXIT_CODES, TORN, recover
 from nono_trio.audit.verdict import SCHEMA
@@ -31,6 +32,8 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
         answer = recover(one)
         outcomes.add(answer.outcome)
         _tell(answer, as_json=as_json)
+    if directory is None and (removed := remove_abandoned(root)):
+        say(f"removed what {counted(removed, 'killed start')} left: no command had been started")
     if not chosen and as_json:
         print_json({"schema": SCHEMA, "session_id": None, "outcome": "none"})
     elif not chosen:

@@ -1,0 +1,57 @@
+"""Directories of starts that were killed before they became sessions: removed by `recover --all`.
+
+Nothing of a session has happened in them: a directory gets its session's name before the command is
+started. Rules of this file: one whose log is held is a start at work; one without a log is only
+removed when it is old, as its start may be about to make it. Blocking.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import store
+from nono_trio.audit.files import lock
+from nono_trio.audit.ownership import as_owner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD_SECONDS = 60.0  # a start makes its log within milliseconds
+
+
+def remove_abandoned(audit_root: Path) -> int:
+    """Remove what killed starts left; return how many. What can't be removed stays."""
+    try:
+        found = [one for one in audit_root.iterdir() if one.name.startswith(store.STARTING)]
+    except OSError:
+        return 0
+    return sum(map(_remove, found))
+
+
+def _remove(directory: Path) -> bool:
+    with suppress(OSError):
+        if directory.is_symlink() or not directory.is_dir():
+            return False
+        with as_owner(directory):
+            if not _is_abandoned(directory):
+                return False
+            store.discard_session_directory(directory)
+        return not directory.exists()
+    return False
+
+
+def _is_abandoned(directory: Path) -> bool:
+    try:
+        held = os.open(directory / store.LOG, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return time.time() - directory.stat().st_mtime > OLD_SECONDS
+    try:
+        lock(held)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(held)
+    return True
