@@ -402,3 +402,30 @@ def test_a_ledger_that_stops_every_seal_is_mended(run, root):
     assert code == 0
     assert "nothing to mend" in out + err
     assert run("audit", "verify", "--all")[0] == 0
+
+
+# -- requests without the token -------------------------------------------------------------------
+
+STRANGERS = (
+    *made.SMALL[:-1],
+    made.network(3, "deny", "", denial_category="authentication_failed", reason="no token"),
+    made.network(4, "deny", "a.test", denial_category="authentication_failed", reason="no token"),
+    made.ended(),
+)
+
+
+@pytest.mark.parametrize("make", [made.build, made.unsealed])
+def test_a_request_without_the_token_is_no_denial(run, root, make):
+    """Anybody on the machine may send one: it is in the timeline, and counted nowhere."""
+    directory = make(root, payloads=STRANGERS)
+    assert run("audit", "verify", directory.name)[0] in (0, 6)
+    counted = [
+        json.loads(run("audit", "list", "--json")[1])["sessions"][0],
+        json.loads(run("audit", "show", "--json", directory.name)[1]),
+    ]
+    assert [(one["allowed"], one["denied"]) for one in counted] == [(1, 1), (1, 1)]
+    assert {host["target"] for host in counted[1]["hosts"]} == {"example.com", "evil.test"}
+    assert [one["target"] for one in json.loads(run("audit", "learn", "--json")[1])["denied"]] == [
+        "evil.test"
+    ]
+    assert run("audit", "show")[1].count("no token") == 2

@@ -16,7 +16,7 @@ from nono_trio.core.addresses import AddressClass, classify
 from nono_trio.core.denials import LOOK_UP, entry, lifting_entry, noted_scheme
 from nono_trio.core.events import Network
 from nono_trio.core.hosts import BadHost, parse_host
-from nono_trio.core.log_records import is_about_log
+from nono_trio.core.log_records import is_about_log, is_denial
 from nono_trio.core.rules import is_localhost, parse_allow
 from nono_trio.errors import UsageError
 
@@ -119,7 +119,7 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
         ports.add(port)
     elif event.decision in ("allow", "approve_granted"):
         _count_allowed(learned, (event.target, port), reason)
-    elif event.decision == "deny":
+    elif is_denial(event):
         if event.method == LOOK_UP:
             _count_denied(learned, learned.looked_up, event, event.target)
         else:

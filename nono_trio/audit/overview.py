@@ -16,7 +16,7 @@ from nono_trio.audit.read import MAX_LINE, flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.denials import LOOK_UP, DeniedHost
 from nono_trio.core.events import Network, SandboxRuntime, SessionEnded
-from nono_trio.core.log_records import is_about_log, is_binding
+from nono_trio.core.log_records import NO_TOKEN, is_about_log, is_binding, is_denial
 from nono_trio.core.metadata import NonoTrioFacts
 from nono_trio.errors import LogUnreadable
 
@@ -39,6 +39,7 @@ BINDING = (b'"target":"nono-trio:policy"', b'"target":"nono-trio:summary"')
 # counted before.
 ALLOW = b'"decision":"allow"'
 DENY = b'"decision":"deny",'
+NO_DENIAL = b'"denial_category":"authentication_failed",'
 # A child can name any number of hosts; those beyond this are counted together.
 MAX_HOSTS = 10_000
 OTHER_HOSTS = "(other hosts)"
@@ -91,7 +92,7 @@ def counts_of(session: StoredSession) -> Counts:
 def scan(log: Path) -> Counts:
     """Counts taken from the bytes of a log, at the speed of the disk."""
     events = 0
-    found = dict.fromkeys((ALLOW, DENY, ABOUT_LOG, *BINDING), 0)
+    found = dict.fromkeys((ALLOW, DENY, NO_DENIAL, ABOUT_LOG, *BINDING), 0)
     overlap = max(map(len, found)) - 1
     try:
         with log.open("rb") as file:
@@ -110,7 +111,7 @@ def scan(log: Path) -> Counts:
     except OSError as error:
         raise LogUnreadable(f"{log} can't be read: {error.strerror or error}") from error
     binding = sum(found[text] for text in BINDING)
-    denied = found[DENY] - (found[ABOUT_LOG] - binding)
+    denied = found[DENY] - found[NO_DENIAL] - (found[ABOUT_LOG] - binding)
     return Counts(events, found[ALLOW] - binding, denied)
 
 
@@ -213,9 +214,10 @@ def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:
     story.decisions += 1
     if not is_about_log(event):  # what is about the log itself is in the timeline only
         story.allowed += event.decision == "allow"
-        story.denied += event.decision == "deny"
-        look_up = event.method == LOOK_UP
-        _host(story, event.decision, event.target, event.port, look_up).requests += 1
+        story.denied += is_denial(event)
+        if event.denial_category != NO_TOKEN:
+            look_up = event.method == LOOK_UP
+            _host(story, event.decision, event.target, event.port, look_up).requests += 1
     if len(story.first) < story.keep:
         story.first.append(record)
     else:

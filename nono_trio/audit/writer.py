@@ -27,7 +27,7 @@ from nono_trio.audit.threads import in_thread
 from nono_trio.audit.watchdog import AppendWatchdog
 from nono_trio.core.bounded import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.core.events import Flow, Network, SessionEnded, encode_flow, encode_payload
-from nono_trio.core.log_records import gap_record, is_about_log, note_record
+from nono_trio.core.log_records import gap_record, is_about_log, is_denial, note_record
 from nono_trio.errors import AuditLost
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Writer:
     def _observe(self, sequence: int, payload: Payload) -> None:
         if isinstance(payload, Network) and not is_about_log(payload.event):
             self.totals.allowed += payload.event.decision == "allow"
-            self.totals.denied += payload.event.decision == "deny"
+            self.totals.denied += is_denial(payload.event)
         for observer in self.observers:
             observer(sequence, payload)
 

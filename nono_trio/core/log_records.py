@@ -26,6 +26,8 @@ POLICY_TARGET: Final = f"{OWN_TARGETS}policy"
 SUMMARY_TARGET: Final = f"{OWN_TARGETS}summary"
 BINDING_TARGETS: Final = (POLICY_TARGET, SUMMARY_TARGET)
 
+NO_TOKEN: Final = "authentication_failed"
+
 POLICY_SEQUENCE: Final = 1  # of the policy's record; 0 is session_started
 
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
@@ -35,6 +37,17 @@ _GAP: Final = re.compile(r"([0-9]{1,18}) events lost: ")
 def is_about_log(event: NetworkEvent) -> bool:
     """Whether an event is about the log (or about many requests at once), not about one request."""
     return event.target.startswith(OWN_TARGETS)
+
+
+def is_denial(event: NetworkEvent) -> bool:
+    """Whether an event counts as one that was denied.
+
+    A request without the right token does not: it says nothing of what the command may reach, many
+    clients begin with one, and on a port of the machine anybody may send it.
+    """
+    return (
+        event.decision == "deny" and event.denial_category != NO_TOKEN and not is_about_log(event)
+    )
 
 
 def is_binding(event: NetworkEvent) -> bool:
@@ -100,7 +113,7 @@ class Tally:
             self.lost += lost_events(event)
             return
         self.allowed += event.decision == "allow"
-        self.denied += event.decision == "deny"
+        self.denied += is_denial(event)
 
     def add_all(self, payloads: Sequence[Payload]) -> None:
         """Count records."""
