@@ -21,6 +21,7 @@ import msgspec
 from nono_trio.audit.account import home_of
 from nono_trio.audit.ledger import sync_directory
 from nono_trio.audit.machine import boot_id, holds_lock, process_start_ticks
+from nono_trio.audit.newest import newest_first
 from nono_trio.audit.ownership import as_owner_of_path
 from nono_trio.audit.regular import read_whole
 from nono_trio.core.events import MALFORMED
@@ -254,8 +255,8 @@ def find_session(audit_root: Path, text: str) -> Path:
     """The session directory (or log file) that `text` means.
 
     Tried in this order: a path (when it has a slash), an id, `latest`, a name (the newest of that
-    name), an unambiguous id prefix, and last a path without a slash. Raises LogUnreadable when
-    nothing fits and UsageError when a prefix fits several.
+    name, as newest.py has it), an unambiguous id prefix, and last a path without a slash. Raises
+    LogUnreadable when nothing fits and UsageError when a prefix fits several.
     """
     try:
         return _find(audit_root, text)
@@ -269,12 +270,15 @@ def _find(audit_root: Path, text: str) -> Path:
     if is_session_id(text) and (audit_root / text).is_dir():
         return audit_root / text
     known = sessions(audit_root)
-    if text == LATEST and known:
-        return known[0].directory
-    named = [session for session in known if session.name == text]
-    if named:
-        return named[0].directory
+    meant = known if text == LATEST else [session for session in known if session.name == text]
+    if meant:
+        return newest_first(audit_root, meant, _is_running)[0].directory
     return _by_prefix(known, text) or _existing_path(text, audit_root)
+
+
+def _is_running(session: StoredSession) -> bool:
+    summary = session.summary
+    return summary is not None and not is_sealed(summary) and is_alive(session.directory, summary)
 
 
 def is_sealed(metadata: SessionMetadata | SessionSummary) -> bool:
