@@ -26,11 +26,11 @@ MAX_HELLO: Final = 16 * 1024
 MAX_RECORDS: Final = 64  # OpenSSL cuts a hello of 16 KiB into 32 at its smallest fragment size
 MAX_SERVER_NAME: Final = 255  # octets; what is a host name is for the caller's parser to say
 
-_HANDSHAKE: Final = 22  # content type of the record
-_CLIENT_HELLO: Final = 1  # type of the message in it
+HANDSHAKE: Final = 22  # content type of the record
+CLIENT_HELLO: Final = 1  # type of the message in it
 _MAJOR: Final = 3  # SSL 3.0 and every TLS
-_RECORD_HEADER: Final = 5
-_MESSAGE_HEADER: Final = 4
+RECORD_HEADER: Final = 5
+MESSAGE_HEADER: Final = 4
 _EXTENSION_HEADER: Final = 4
 _KIND_AND_LENGTH: Final = Struct("!HH")
 _MAX_FRAGMENT: Final = 1 << 14  # RFC 8446 5.1
@@ -70,23 +70,23 @@ def read_client_hello(data: bytes) -> ClientHello | int:
     """The hello at the front of `data`, or how many octets of it are needed at least before it is
     worth asking again (always more than are there). What stands behind its last record is not
     looked at. Raises BadHello as soon as no further octet can help."""
-    message, at, needed = b"", 0, _MESSAGE_HEADER
+    message, at, needed = b"", 0, MESSAGE_HEADER
     for _ in range(MAX_RECORDS):
-        length = _fragment_length(data[at : at + _RECORD_HEADER], is_first=at == 0)
-        at += _RECORD_HEADER
+        length = _fragment_length(data[at : at + RECORD_HEADER], is_first=at == 0)
+        at += RECORD_HEADER
         if _within_limit(at + length) > len(data):
             return at + length
         message += data[at : at + length]
         at += length
-        if len(message) >= _MESSAGE_HEADER:
+        if len(message) >= MESSAGE_HEADER:
             needed = _message_length(message)
         if len(message) > needed:
             raise BadHello("the TLS hello is followed by more in its own record")
         if len(message) == needed:
-            return _parse(message[_MESSAGE_HEADER:])
+            return parse_hello(message[MESSAGE_HEADER:])
         _within_limit(at + needed - len(message))
         if at == len(data):
-            return _within_limit(at + _RECORD_HEADER)
+            return _within_limit(at + RECORD_HEADER)
     raise BadHello(f"the TLS hello comes in more than {MAX_RECORDS} records")
 
 
@@ -101,9 +101,9 @@ def _fragment_length(header: bytes, *, is_first: bool) -> int:
 
     Judged as far as it is there, so that what is not TLS is told by its first octet.
     """
-    if header[:1] not in (b"", bytes([_HANDSHAKE])) or header[1:2] not in (b"", bytes([_MAJOR])):
+    if header[:1] not in (b"", bytes([HANDSHAKE])) or header[1:2] not in (b"", bytes([_MAJOR])):
         raise BadHello("expected a TLS client hello, got something else", is_tls=not is_first)
-    if len(header) < _RECORD_HEADER:
+    if len(header) < RECORD_HEADER:
         return 0
     length = int.from_bytes(header[3:5], "big")
     if not 0 < length <= _MAX_FRAGMENT:
@@ -112,9 +112,9 @@ def _fragment_length(header: bytes, *, is_first: bool) -> int:
 
 
 def _message_length(message: bytes) -> int:
-    if message[0] != _CLIENT_HELLO:
+    if message[0] != CLIENT_HELLO:
         raise BadHello("the first TLS message is no client hello")
-    return _MESSAGE_HEADER + int.from_bytes(message[1:_MESSAGE_HEADER], "big")
+    return MESSAGE_HEADER + int.from_bytes(message[1:MESSAGE_HEADER], "big")
 
 
 class _Octets:
@@ -153,7 +153,8 @@ class _Octets:
             raise BadHello("the TLS hello is malformed")
 
 
-def _parse(body: bytes) -> ClientHello:
+def parse_hello(body: bytes) -> ClientHello:
+    """What stands behind the header of a client hello's message. Raises BadHello."""
     octets = _Octets(body)
     if octets.take(2)[0] != _MAJOR:
         raise BadHello("the TLS hello is malformed")

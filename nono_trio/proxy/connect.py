@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
+from nono_trio.core.client_hello import BadHello
+from nono_trio.core.hello_retry import OtherHello
 from nono_trio.proxy.client import Expired
 from nono_trio.proxy.relay import Direction, SideFailed
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from nono_trio.core.events import ClosedBy
+    from nono_trio.core.hello_retry import HelloRetry
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
@@ -36,7 +39,7 @@ class Tunnel:
     """One tunnel, both directions in one task. `closed_by` is "shutdown" until something else has
     ended it."""
 
-    __slots__ = ("_client", "_first_ended", "closed_by", "down", "up")
+    __slots__ = ("_client", "_first_ended", "_left_over", "closed_by", "down", "up")
 
     def __init__(
         self,
@@ -52,23 +55,34 @@ class Tunnel:
         near, far = client.watch, upstream.watch
         self.up = Direction(near, far, buffer, readiness)
         self.down = Direction(far, near, buffer, readiness)
-        if left_over:
-            self.down.hold(left_over)
+        self._left_over = left_over
 
-    async def run(self, limits: Limits, greeting: bytes, look: Look | None = None) -> None:
+    async def run(
+        self,
+        limits: Limits,
+        greeting: bytes,
+        look: Look | None = None,
+        retry: HelloRetry | None = None,
+    ) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
         was idle too long. Before the relay starts `look` may end it. If cancelled, both sockets are
-        left to the caller."""
+        left to the caller.
+
+        With `retry` a second TLS hello is looked at: raises OtherHello, BadHello.
+        """
         try:
             if greeting:
                 await self._client.send(greeting)
             if look is not None and (ended := await look()) is not None:
                 self.closed_by = ended
                 return
-            if self._client.unread:
-                self.up.hold(self._client.unread)
-                self._client.unread = b""
+            if retry is not None:
+                self.up.look, self.down.look = retry.client_says, retry.server_says
+            self._hold_early()
             await self._relay(limits)
+        except (OtherHello, BadHello):
+            self.closed_by = "error"
+            raise
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)
         except OSError:
@@ -80,6 +94,14 @@ class Tunnel:
         finally:
             self.up.release()
             self.down.release()
+
+    def _hold_early(self) -> None:
+        """Have what was read already go first."""
+        if self._left_over:
+            self.down.hold(self._left_over)
+        if self._client.unread:
+            self.up.hold(self._client.unread)
+            self._client.unread = b""
 
     async def _relay(self, limits: Limits) -> None:
         client, up, down = self._client, self.up, self.down

@@ -20,6 +20,7 @@ from nono_trio.proxy.limits import READ_HEAD
 
 if TYPE_CHECKING:
     from nono_trio.core.events import ClosedBy
+    from nono_trio.core.hello_retry import HelloRetry
     from nono_trio.core.hosts import Host
     from nono_trio.proxy.client import Client
     from nono_trio.proxy.decisions import Refusal
@@ -51,12 +52,17 @@ async def wait_for_client(client: Client, upstream: Upstream, limits: Limits) ->
 
 
 async def check_hello(
-    client: Client, upstream: Upstream, judge: HelloJudge, host: Host, limits: Limits
+    client: Client,
+    upstream: Upstream,
+    judge: HelloJudge,
+    host: Host,
+    limits: Limits,
+    retry: HelloRetry,
 ) -> ClosedBy | tuple[Host, Refusal] | None:
     """Look at the TLS hello for `host`: None if it may go on, its bytes in `unread`; else who ended
     the connection before it, or why it is refused and the host that the refusal is about.
 
-    Raises OSError.
+    `retry` is told the hello. Raises OSError.
     """
     ended = await wait_for_client(client, upstream, limits)
     if ended is not None:
@@ -68,6 +74,7 @@ async def check_hello(
         return host, judge.malformed(fault)
     if hello is None:
         return "client"
+    retry.first = hello
     asked, refusal = judge.asked_for(hello)
     return None if refusal is None else (asked, refusal)
 

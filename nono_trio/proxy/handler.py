@@ -20,6 +20,7 @@ import trio
 from msgspec import UNSET
 
 from nono_trio.core.heads import BadRequest, head_end
+from nono_trio.core.hello_retry import HelloRetry
 from nono_trio.proxy import answers
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.connect import Tunnel
@@ -246,18 +247,21 @@ class Handler(Visit):
             return False
         if request.spoken == "http":
             return await self._open_http(request, sequence, upstream)
-        look = None
+        look, retry = None, None
         if request.spoken == "tls":
             self._inside = Inside()
-            look = partial(self._look_at_hello, request, upstream)
-        await self._carry(upstream, request.subject, sequence, answers.ESTABLISHED, look)
+            retry = HelloRetry()
+            look = partial(self._look_at_hello, request, upstream, retry)
+        await self._carry(upstream, request.subject, sequence, answers.ESTABLISHED, look, retry)
         return False
 
-    async def _look_at_hello(self, request: Request, upstream: Upstream) -> ClosedBy | None:
+    async def _look_at_hello(
+        self, request: Request, upstream: Upstream, retry: HelloRetry
+    ) -> ClosedBy | None:
         """Let a TLS tunnel begin (None), or record why not and have it reset."""
         host, port, limits = request.host, request.port, self._at.limits
         judge = HelloJudge(self._at.policy, host, port)
-        found = await check_hello(self._client, upstream, judge, host, limits)
+        found = await check_hello(self._client, upstream, judge, host, limits, retry)
         if not isinstance(found, tuple):
             return found
         host, refusal = found

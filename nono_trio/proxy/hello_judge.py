@@ -16,6 +16,7 @@ a CONNECT; the reason of a refusal says which entry would have done.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.client_hello import BadHello, ClientHello, read_client_hello
@@ -27,11 +28,13 @@ from nono_trio.proxy.decisions import Refusal
 from nono_trio.proxy.origin_gate import judged
 
 if TYPE_CHECKING:
+    from nono_trio.core.hello_retry import OtherHello
     from nono_trio.core.policy import Policy
     from nono_trio.proxy.limits import Limits
 
 NO_NAME: Final = "the TLS hello names no host (no SNI)"
 HIDDEN_NAME: Final = "the TLS hello hides the host it asks for (ECH)"
+SECOND: Final = "the second TLS hello of the connection asks for another host than the first"
 SERVER_FIRST: Final = "the server spoke first, where a TLS client hello was expected"
 
 MISDIRECTED: Final = 421  # RFC 9110 15.5.20, for what is no status here: another name is meant
@@ -133,6 +136,17 @@ class HelloJudge:
 
     def _no_tls(self, reason: str) -> Refusal:
         return _bad(lifted_by(reason, entry(self._host.name, self._port, TCP_SCHEME)))
+
+
+def second_hello(name: str, fault: BadHello | OtherHello) -> tuple[str, Refusal]:
+    """The refusal of what came after the hello for the host `name`, and the host that it is about,
+    where that can be told."""
+    if isinstance(fault, BadHello):
+        return name, _bad(f"the second TLS hello can't be read: {fault.reason}")
+    asked = fault.hello.server_name
+    with suppress(BadHost):
+        name = name if asked is None else parse_host(asked).name
+    return name, _misdirected(SECOND)
 
 
 def _bad(reason: str) -> Refusal:

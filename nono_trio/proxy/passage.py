@@ -18,6 +18,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.client_hello import BadHello
+from nono_trio.core.hello_retry import HelloRetry
 from nono_trio.proxy.decisions import Refusal, Subject, allowed, denied
 from nono_trio.proxy.hello_judge import MISDIRECTED, HelloJudge, read_hello
 from nono_trio.proxy.origin_gate import judged
@@ -38,7 +39,7 @@ _ALERTS: Final = {403: 49, MISDIRECTED: 112, 400: 50}
 class Passage(Visit):
     """A tunnel to `host`: the name that the connection's address stands for, or that address."""
 
-    __slots__ = ("_host", "_policy", "_port", "_speaks_tls")
+    __slots__ = ("_host", "_policy", "_port", "_retry", "_speaks_tls")
 
     method = "TCP"
     is_for_tls = False
@@ -58,6 +59,7 @@ class Passage(Visit):
         self._host = host
         self._port = port
         self._speaks_tls = self.is_for_tls  # until it is known better
+        self._retry: HelloRetry | None = None
 
     async def _serve(self) -> None:
         wanted = (self._host, FULL) if self._full else await self._decide()
@@ -89,7 +91,7 @@ class Passage(Visit):
             upstream = await self._upstream(host, self._port)
         except Unreached as found:
             return found.refusal
-        await self._carry(upstream, subject, sequence, b"")
+        await self._carry(upstream, subject, sequence, b"", retry=self._retry)
         return None
 
     async def _answer(self, refusal: Refusal) -> None:
@@ -121,6 +123,8 @@ class TlsPassage(Passage):
             self._speaks_tls = fault.is_tls
             return self._host, refusal or judge.malformed(fault)
         if hello is not None:
+            self._retry = HelloRetry()
+            self._retry.first = hello
             return judge.asked_for(hello)
         return None if refusal is None else (self._host, refusal)
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD, RELAY_BUFFER, SMALL_READ, TURN_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
     from nono_trio.proxy.readiness import Readiness, Side, Watch
+
+    Look: TypeAlias = Callable[[bytes | memoryview], bool]
+    """Looks at bytes on their way; whether it needs no more of them. What it raises ends the
+    tunnel, and these bytes go nowhere."""
 
 
 class SideFailed(Exception):
@@ -35,9 +42,10 @@ class RelayBuffer:
 
 class Direction:
     """Bytes from one end to the other. `moved` counts what was sent; `done` once the source has
-    ended and nothing is left to send."""
+    ended and nothing is left to send; `look` is told all bytes before they are sent, until it has
+    seen enough."""
 
-    __slots__ = ("_buffer", "_held", "_readiness", "done", "moved", "sink", "source")
+    __slots__ = ("_buffer", "_held", "_readiness", "done", "look", "moved", "sink", "source")
 
     def __init__(
         self, source: Watch, sink: Watch, buffer: RelayBuffer, readiness: Readiness
@@ -46,18 +54,21 @@ class Direction:
         self.sink = sink
         self.moved = 0
         self.done = False
+        self.look: Look | None = None
         self._buffer = buffer
         self._readiness = readiness
         self._held = b""
 
     def hold(self, early: bytes) -> None:
-        """Take over what was read of the source before; it goes first."""
+        """Take over what was read of the source before; it goes first. Raises what `look` does."""
+        if self.look is not None and self.look(early):
+            self.look = None
         self._held = early
         self._buffer.held += len(early)
 
     def pump(self) -> bool:
         """Move what can be moved without waiting; True if a turn's worth was moved and more may
-        be there. Raises SideFailed."""
+        be there. Raises SideFailed, and what `look` does."""
         if self._held and not self._send_held():
             return False
         if self.done or not self.source.readable:
@@ -97,6 +108,8 @@ class Direction:
             return False
         if count < room and not source.ending:
             source.readable = False  # a short read emptied the socket: epoll(7), edge-triggered
+        if self.look is not None and self.look(buffer.space[:count]):
+            self.look = None
         sent = self._try_send(buffer.space[:count])
         if sent == count:
             return source.readable

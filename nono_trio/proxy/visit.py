@@ -12,12 +12,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from nono_trio.core.client_hello import BadHello
+from nono_trio.core.hello_retry import OtherHello
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.connect import Tunnel
 from nono_trio.proxy.contracts import DialFailed
-from nono_trio.proxy.decisions import Refusal
+from nono_trio.proxy.decisions import Refusal, Subject, denied
 from nono_trio.proxy.flows import Opened
+from nono_trio.proxy.hello_judge import second_hello
 from nono_trio.proxy.proxy_chain import ProxyChain, ProxyRejected
 from nono_trio.proxy.resolve import AddressDenied, Directory
 from nono_trio.proxy.upstream import Upstream
@@ -26,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nono_trio.audit.recorder import RecordsDecisions
+    from nono_trio.core.hello_retry import HelloRetry
     from nono_trio.core.hosts import Host
     from nono_trio.core.policy import Policy
     from nono_trio.proxy.connect import Look
     from nono_trio.proxy.contracts import Dialler
-    from nono_trio.proxy.decisions import Subject
     from nono_trio.proxy.gate import Judge
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.readiness import Readiness
@@ -171,18 +174,31 @@ class Visit(ABC):
         sequence: int,
         greeting: bytes,
         look: Look | None = None,
+        retry: HelloRetry | None = None,
     ) -> None:
         """Tunnel until an end; `greeting` tells the client that it stands, and `look` may end it
-        before anything moves. Closes the upstream."""
+        before anything moves. Closes the upstream. `retry` follows a TLS handshake, whose second
+        hello is refused if it is for another host than the first."""
         opened = Opened(subject, sequence, upstream.address, self._at.now(), upstream.name)
         buffer, readiness = self._at.buffer, self._at.readiness
         tunnel = Tunnel(self._client, upstream, buffer, readiness, upstream.early)
         try:
-            await tunnel.run(self._at.limits, greeting, look)
+            await tunnel.run(self._at.limits, greeting, look, retry)
+        except (BadHello, OtherHello) as fault:
+            await self._refuse_hello(subject, fault)
         finally:
             upstream.close()
             flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
             self._at.recorder.record_flow(flow)
+
+    async def _refuse_hello(self, subject: Subject, fault: BadHello | OtherHello) -> None:
+        """Record why a handshake can't go on, and have the connection reset: in the middle of a
+        handshake there is no word of ours that could not be taken for the server's."""
+        host, refusal = second_hello(subject.target, fault)
+        presented = subject.presented
+        about = Subject("connect", host, subject.port, "TLS", presented=presented)
+        await self._at.recorder.record(denied(about, refusal, self._at.now()))
+        self._client.reset()
 
 
 class VisitFactory(Protocol):
