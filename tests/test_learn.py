@@ -15,9 +15,9 @@ from nono_trio.core.profile_text import read_profile
 from nono_trio.core.rules import parse_allow
 
 
-def event(target, port, decision="allow", reason=None):
+def event(target, port, decision="allow", reason=None, mode="connect"):
     return NetworkEvent(
-        timestamp_unix_ms=1, mode="connect", decision=decision, target=target, port=port,
+        timestamp_unix_ms=1, mode=mode, decision=decision, target=target, port=port,
         reason=reason,
     )  # fmt: skip
 
@@ -112,6 +112,16 @@ def test_a_name_that_led_to_loopback_was_pinned(tmp_path):
         ],
     )
     assert learned.resolve == ["api.example.com:443:127.0.0.1"]
+
+
+def test_an_upstream_proxy_on_loopback_is_no_pin_of_the_hosts_behind_it(tmp_path):
+    learned = log(
+        tmp_path,
+        event("a.example.com", 443, mode="external"),
+        event("b.example.com", 443),
+        flows=[("a.example.com", 443, "127.0.0.1"), ("b.example.com", 443, "127.0.0.1")],
+    )
+    assert learned.resolve == ["b.example.com:443:127.0.0.1"]
 
 
 def test_what_is_kept_is_bounded_and_the_rest_counted(tmp_path):

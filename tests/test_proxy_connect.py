@@ -90,6 +90,25 @@ async def test_a_reset_client_closes_the_upstream():
         assert [event.decision for event in proxy.recorder.events] == ["allow"]
 
 
+async def test_a_reset_client_is_not_kept_by_an_upstream_that_takes_no_more():
+    ended = trio.Event()
+
+    async def takes_nothing(_stream: trio.SocketStream) -> None:
+        await ended.wait()
+
+    async with serving(takes_nothing) as origin, running(LOOPBACK) as proxy:
+        async with proxy.client() as wire:
+            await wire.send(connect(f"127.0.0.1:{origin.port}"))
+            await wire.answer("CONNECT")
+            with trio.move_on_after(0.5):
+                while True:
+                    await wire.send(bytes(100_000))
+            wire.reset()
+        [flow] = await proxy.flows(1)
+        assert flow.closed_by == "client"
+        ended.set()
+
+
 async def test_a_dead_upstream_is_a_second_event_and_a_502():
     async with running(LOOPBACK) as proxy:
         answer = await proxy.ask(connect("127.0.0.1:1"), "CONNECT")

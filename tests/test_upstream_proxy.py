@@ -12,7 +12,7 @@ import h11
 import pytest
 import trio
 from origin import serving, tls_context
-from running_proxy import AUTH, QUICK, TOKEN, connect, http, running
+from running_proxy import AUTH, QUICK, TOKEN, connect, http, running, until
 
 from nono_trio.core.hosts import parse_host
 from nono_trio.core.upstream_proxy import UpstreamProxy, parse_upstream_proxy
@@ -274,6 +274,44 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 assert await wire.ends()
                 events, _ = await allowed_and_flows(proxy)
     assert events == [("external", "a.test", f"localhost:{upstream.port}")]
+
+
+@pytest.mark.parametrize("method", ["POST", "CONNECT"])
+async def test_a_tls_proxy_that_takes_no_more_keeps_nothing_of_clients_that_left(
+    tmp_path, monkeypatch, method
+):
+    context, authority = tls_context(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    monkeypatch.setattr(proxy_chain, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(proxy_chain, "LAST_SECONDS", 0.05)
+    ended = trio.Event()
+
+    async def takes_no_more(stream: trio.abc.Stream) -> None:
+        await stream.receive_some(10_000)
+        if method == "CONNECT":
+            await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        await ended.wait()
+
+    request = connect("a.test:81")
+    if method == "POST":
+        request = http("POST", "http://a.test:81/", "Content-Length: 900000000")
+    async with serving(under_tls(context, takes_no_more)) as upstream:
+        named = UpstreamProxy("https", parse_host("localhost"), upstream.port)
+        resolver = FakeResolver({"localhost": [["127.0.0.1"]]})
+        async with running(["a.test:81"], resolver=resolver, upstream_proxy=named) as proxy:
+            async with proxy.client() as wire:
+                await wire.send(request)
+                if method == "CONNECT":
+                    await wire.answer("CONNECT")
+                with trio.move_on_after(0.5):
+                    while True:
+                        await wire.send(bytes(100_000))
+                wire.reset()
+            [flow] = await proxy.flows(1)
+            assert flow.closed_by == "client"
+            relays = proxy.proxy._chain.relays
+            await until(lambda: not any("_relay_tls" in one.name for one in relays.child_tasks))
+        ended.set()
 
 
 # -- what may be said -----------------------------------------------------------------------------

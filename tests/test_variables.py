@@ -56,6 +56,11 @@ def test_a_url_with_a_password_is_a_secret_whatever_its_name():
     assert is_secret("DATABASE_URL", "postgres://user:secret@db.example.com/x")
     assert not is_secret("DATABASE_URL", "postgres://user@db.example.com/x:y@z")
     assert not is_secret("URL", "https://example.com:443/a@b")
+    assert is_secret("RSYNC_PROXY", "user:secret@proxy.example.com:873")
+    assert is_secret("npm_config_proxy", "user:secret@proxy.example.com:3128")
+    assert not is_secret("RSYNC_PROXY", "user@proxy.example.com:873")
+    assert not is_secret("FEED_PROXY", "http://proxy.example.com:3128/a@b")
+    assert not is_secret("RECIPIENT", "mailto:a@example.com")
 
 
 def test_no_rule_lets_a_dangerous_name_or_one_of_ours_pass():

@@ -60,6 +60,8 @@ class Learned:
     looked_up: dict[str, Denied] = field(default_factory=dict)
     """Denied names that were asked for, by name."""
     pins: dict[Target, str] = field(default_factory=dict)
+    elsewhere: set[Target] = field(default_factory=set)
+    """Reached through an upstream proxy: the address of such a flow is that proxy's."""
     open_ports: set[int] = field(default_factory=set)
     listen_ports: set[int] = field(default_factory=set)
     left_out: int = 0
@@ -119,6 +121,8 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
         ports.add(port)
     elif event.decision in ("allow", "approve_granted"):
         _count_allowed(learned, (event.target, port), reason)
+        if event.mode == "external" and (event.target, port) in learned.allowed:
+            learned.elsewhere.add((event.target, port))
     elif is_denial(event):
         if event.method == LOOK_UP:
             _count_denied(learned, learned.looked_up, event, event.target)
@@ -173,5 +177,7 @@ def _take_flow(learned: Learned, flow: Flow) -> None:
         return
     if dialled is None or named.address is not None:
         return
-    if classify(dialled) is AddressClass.LOOPBACK and (flow.target, flow.port) in learned.allowed:
-        learned.pins[flow.target, flow.port] = str(dialled)
+    target = (flow.target, flow.port)
+    is_pinned = target in learned.allowed and target not in learned.elsewhere
+    if is_pinned and classify(dialled) is AddressClass.LOOPBACK:
+        learned.pins[target] = str(dialled)

@@ -80,6 +80,8 @@ _ESSENTIAL: Final = frozenset(
 _PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s@]+@")
+# Where a proxy is meant the scheme may be missing: RSYNC_PROXY never has one, curl needs none.
+_PROXY_PASSWORD: Final = re.compile(r"[^/?#\s:@]*:[^/?#\s@]+@")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def is_secret(name: str, value: str) -> bool:
         or any(part in upper for part in _SECRET_PARTS)
         or not _SECRET_WORDS.isdisjoint(re.split(r"[^A-Z]+", upper))
         or _URL_PASSWORD.search(value) is not None
+        or (upper.endswith("PROXY") and _PROXY_PASSWORD.match(value) is not None)
     )
 
 

@@ -112,6 +112,9 @@ class Tunnel:
                 return
             if more:
                 await trio.lowlevel.checkpoint()
+            elif client.watch.failed:  # not seen by who waits for the upstream to take bytes
+                reset = ConnectionResetError(errno.ECONNRESET, "the client is gone")
+                raise SideFailed("client") from reset
             else:
                 client.expire_in(limits.idle)
                 await client.pause()

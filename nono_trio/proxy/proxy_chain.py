@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 TlsStream: TypeAlias = "trio.SSLStream[trio.SocketStream]"
 
 _READ: Final = 16 * 1024  # bytes at once: its answer, or a piece that is relayed under TLS
-LOOK_SECONDS: Final = 1.0  # between two looks at a half-closed connection under TLS
+LOOK_SECONDS: Final = 1.0  # between two looks whether our side of a relay under TLS is closed
+LAST_SECONDS: Final = 5.0  # for the proxy to take what was sent before our side was closed
 AUTHENTICATE: Final = 407  # RFC 9110 15.5.8
 
 
@@ -145,19 +146,27 @@ async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:
     """Relay both ways until the proxy has ended, or our side is closed; closes both ends.
 
     A half-close of ours ends the upward half only: TLS has no other way to say it that proxies
-    agree on.
+    agree on. That our side is closed is looked for, as a proxy that takes no more bytes would keep
+    us from reading the end, and the relay for ever.
     """
     plain = trio.SocketStream(far)
+    sent = trio.Event()
     try:
         async with trio.open_nursery() as nursery:
 
             async def upwards() -> None:
                 await _copy(plain, stream)
-                while not _is_closed(far):  # noqa: ASYNC110 (a half-close: nothing tells of it)
+                sent.set()
+
+            async def end_with_our_side() -> None:
+                while not _is_closed(far):  # noqa: ASYNC110 (nothing tells of it)
                     await trio.sleep(LOOK_SECONDS)
+                with trio.move_on_after(LAST_SECONDS):
+                    await sent.wait()
                 nursery.cancel_scope.cancel(reason="our side is closed")
 
             nursery.start_soon(upwards)
+            nursery.start_soon(end_with_our_side)
             await _copy(stream, plain)
             nursery.cancel_scope.cancel(reason="the upstream proxy has ended")
     finally:

@@ -71,9 +71,20 @@ class Watch:
 
     `readable`: a read may succeed; whoever reads until it blocks sets it back. `ending`: the peer
     has shut down its side, so a short read is not the last. `broken`: no byte can go either way.
+    `failed`: it ended by an error (a reset), so that nobody is left who waits for anything.
     """
 
-    __slots__ = ("broken", "ending", "fd", "readable", "side", "sock", "waker", "wants_write")
+    __slots__ = (
+        "broken",
+        "ending",
+        "failed",
+        "fd",
+        "readable",
+        "side",
+        "sock",
+        "waker",
+        "wants_write",
+    )
 
     def __init__(self, sock: socket.socket, side: Side, waker: Waker) -> None:
         self.sock = sock
@@ -83,6 +94,7 @@ class Watch:
         self.readable = False  # registering reports what is there already
         self.ending = False
         self.broken = False
+        self.failed = False
         self.wants_write = False
 
     def note(self, flags: int) -> None:
@@ -92,6 +104,7 @@ class Watch:
             if flags & _ENDING:
                 self.ending = True
                 self.broken = bool(flags & _BROKEN)
+                self.failed = self.failed or bool(flags & poller.EPOLLERR)
         self.waker.wake()
 
 
