@@ -174,6 +174,20 @@ def test_what_is_not_bound_yet_is_said(run, root, command):
     assert "not bound yet" not in run(*command)
 
 
+def test_a_list_says_that_counts_are_not_bound_yet(run, root, capsys):
+    made.build(root)
+    run("audit", "list")
+    made.unsealed(root, "crashed1")
+    capsys.readouterr()
+    assert command_line.exit_code(["audit", "list"]) == 0
+    assert "not sealed are not bound yet" in capsys.readouterr().err
+    listed = json.loads(run("audit", "list", "--json"))["sessions"]
+    assert {one["session_id"]: one["counts_bound"] for one in listed} == {
+        ID: True,
+        "crashed1": False,
+    }
+
+
 def test_a_policy_without_its_record_is_not_bound_yet(run, root):
     directory = made.unsealed(root, payloads=(), counts=())
     out = run("audit", "show", ID)
@@ -233,3 +247,32 @@ def test_a_real_session_is_told_from_what_is_bound(sessions):
     assert (found.fault, status(found), found.name) == (None, "sealed", "web")
     shown = sessions.call("audit", "show", "latest")
     assert "a.example.com  (--allow-domain" in shown.stdout
+
+
+@pytest.mark.parametrize("make", [made.build, made.unsealed])
+@pytest.mark.parametrize(
+    "name", [store.LOG, store.POLICY, store.SUMMARY, store.SESSION, ledger.LEDGER]
+)
+def test_no_flipped_byte_changes_what_is_told(root, make, name):
+    """Every fifth byte: another fact is never told without a word that something is wrong."""
+    directory = make(root, name="build")
+    path = root / name if name == ledger.LEDGER else directory / name
+    if not path.exists():
+        pytest.skip("there is no such file yet")
+    before = glance.look(directory)
+    assert before.fault is None
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 5):
+        changed = bytearray(whole)
+        changed[position] ^= (1, 0x20, 0x80)[position % 3]
+        made.overwrite(path, changed)
+        found = glance.look(directory)
+        if found.fault is None:
+            less = msgspec.structs.replace(  # a torn policy record: only the command is bound
+                before.summary, nono_trio=msgspec.UNSET, tracked_paths=[]
+            )
+            assert found.summary in (before.summary, None, less), position
+            assert found.policy in (before.policy, None), position
+            assert (found.totals, found.sealed) in [
+                (before.totals, before.sealed), (None, False),
+            ], position  # fmt: skip

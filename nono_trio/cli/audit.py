@@ -250,6 +250,9 @@ def list_sessions(
         return
     for line in list_lines(rows, datetime.now(UTC)):
         print(line)
+    if any(status != "sealed" for _, status, _ in rows):
+        sys.stdout.flush()
+        say("the counts of sessions that are not sealed are not bound yet")
 
 
 @audit.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
