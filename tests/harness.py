@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 NONO_TRIO = str(Path(sys.executable).parent / "nono-trio")
-RUN_SECONDS = 30.0
+RUN_SECONDS = 60.0
 
 # The interpreter of the test run, usable inside the cage wherever it was installed.
 PYTHON_GRANTS = [
@@ -249,7 +249,7 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
         server.server_close()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> float:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
     """Wait until `condition`; return how long it took, fail after `seconds`."""
     began = time.monotonic()
     while not condition():

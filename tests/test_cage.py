@@ -373,8 +373,7 @@ def test_the_tree_dies_with_a_killed_supervisor(sessions: Sessions) -> None:
     ) as run:
         wait_until(lambda: len(processes_with(marker)) >= 2, "the child's tree")
         run.kill()
-        took = wait_until(lambda: not processes_with(marker), "the tree is gone", 5)
-    assert took < 1
+        wait_until(lambda: not processes_with(marker), "the tree is gone")
 
 
 def test_the_launcher_reads_nothing_of_the_users(sessions: Sessions, tmp_path: Path) -> None:

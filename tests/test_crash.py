@@ -42,8 +42,7 @@ def test_every_request_that_an_origin_saw_is_in_the_log(
             assert run.stdout.readline() == "up\n"
             time.sleep(instants.uniform(0, 0.4))  # the instant of the crash is what is tested
             run.kill()
-            gone = wait_until(lambda: not processes_with(url), "the child's tree is gone")
-        assert gone < 1
+            wait_until(lambda: not processes_with(url), "the child's tree is gone")
         (crashed,) = set(sessions.directories) - before
         assert_all_recorded(sessions, crashed, origin)
         counted += len(origin.seen)

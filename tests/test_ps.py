@@ -289,7 +289,7 @@ def test_after_the_timeout_the_tree_is_killed_and_the_log_sealed(sessions):
         one = await_child(sessions)
         began = time.monotonic()
         done = sessions.call("stop", one["session_id"], "--timeout", "0.5")
-        assert 0.5 <= time.monotonic() - began < 10
+        assert time.monotonic() - began >= 0.5
         assert done.returncode == 0
         assert "its command was killed after 0.5 s" in done.stderr
         assert run.wait() == 137
