@@ -236,4 +236,6 @@ class _Connecting:
 def _exec_error(command: str, number: int) -> CageFailed | CommandNotFound:
     text = os.strerror(number)
     hint = "a script's interpreter must be inside the cage too: grant its directory with --read"
+    if number == errno.ENOEXEC:
+        hint = "it is no script and no program of this machine's kind: `file` says what it is"
     return CageFailed(f"{command} could not be executed in the cage: {text}", hint=hint)

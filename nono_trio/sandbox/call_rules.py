@@ -73,6 +73,27 @@ OWN_PROCESSES = (
     Rule("ioprio_set", errno.EPERM, 1, pairs=((_IOPRIO_PROCESS, _INIT),)),
 )
 
+# Arguments that are a user's and a group's number.
+_IDS = {
+    "chown": (1, 2), "lchown": (1, 2), "fchown": (1, 2), "fchownat": (2, 3),
+    "setuid": (0, None), "setreuid": (0, None), "setresuid": (0, None),
+    "setgid": (None, 0), "setregid": (None, 0), "setresgid": (None, 0),
+}  # fmt: skip
+_UNCHANGED = 0xFFFFFFFF  # -1
+
+
+def only_own_ids(user: int, group: int) -> tuple[Rule, ...]:
+    """For a cage that maps one id: the kernel calls any other invalid (EINVAL), where programs
+    expect that it is not permitted."""
+    own = ((user, _UNCHANGED), (group, _UNCHANGED))
+    return tuple(
+        Rule(call, errno.EPERM, argument, only=only)
+        for call, arguments in _IDS.items()
+        for argument, only in zip(arguments, own, strict=True)
+        if argument is not None
+    )
+
+
 # Where the host's network, its IPC objects, its files' metadata and its processes are the child's.
 SHARED_HOST = (
     Rule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),

@@ -9,6 +9,7 @@ heavy is imported (dataclasses alone would cost a third of the launch).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -35,6 +36,8 @@ _LEFT_ALONE = frozenset(
     )
 )  # fmt: skip
 SUPERVISOR_SIGNALS = tuple(sorted(signal.valid_signals() - _LEFT_ALONE))
+_SHELL = "/bin/sh"  # what execvp(3) runs a script by that names no interpreter
+_LOOKED_AT = 256  # bytes, as many as the kernel looks at
 # Ignored by every interpreter, for itself.
 _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -114,10 +117,28 @@ class ChildSide:
             os._exit(1)
         try:
             os.chdir(plan["directory"])
-            os.execve(plan["executable"], plan["command"], plan["environment"])
+            _execute(plan["executable"], plan["command"], plan["environment"])
         except OSError as failed:
             self.reporting.sendall(str(failed.errno).encode())
         os._exit(126)
+
+
+def _execute(path: str, command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Become a program; what is none, but text, becomes a shell's script, as with execvp and in a
+    shell. Raises OSError."""
+    try:
+        os.execve(path, command, environment)
+    except OSError as failed:
+        if failed.errno != errno.ENOEXEC or not _is_text(path):
+            raise
+    os.execve(_SHELL, [_SHELL, path, *command[1:]], environment)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file is taken for a script: a shell looks for a NUL in its first line."""
+    with open(path, "rb") as file:
+        beginning = file.read(_LOOKED_AT)
+    return not beginning.startswith(b"\x7fELF") and b"\0" not in beginning.partition(b"\n")[0]
 
 
 class ParentSide:

@@ -255,7 +255,9 @@ def _require_same_grants(plan: dict[str, Any]) -> None:
 
 def _apply_filter(isolation: str) -> None:
     if isolation == "namespace":
-        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.OWN_PROCESSES])
+        user, group = os.geteuid(), os.getegid()
+        ids = call_rules.only_own_ids(user, group) if user != 0 else ()
+        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.OWN_PROCESSES, *ids])
     elif isolation == "landlock":
         seccomp.refuse_calls([*call_rules.COMMON, *call_rules.SHARED_HOST])
 

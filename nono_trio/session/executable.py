@@ -9,14 +9,20 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nono_trio.audit.regular import open_regular
 from nono_trio.errors import CageFailed, CommandNotFound
+from nono_trio.sandbox.places import home_directory, is_below
 
 if TYPE_CHECKING:
     from nono_trio.sandbox.plan import FilePlan
 
 _NO_EXEC = getattr(os, "ST_NOEXEC", 0)  # Linux's; elsewhere the exec itself says so
+
+_LOOKED_AT = 256  # bytes, as many as the kernel looks at
 
 
 def find_executable(command: str, directory: str) -> str:
@@ -51,10 +57,45 @@ def find_executable(command: str, directory: str) -> str:
 
 
 def require_covered(command: str, executable: str, files: FilePlan) -> None:
-    """Raise CageFailed unless the program is inside the cage."""
+    """Raise CageFailed unless the program, and its interpreter if it is a script, are inside the
+    cage."""
     if files.covers(executable, "read") is None:
         real = os.path.realpath(executable)
         raise CageFailed(
             f"{command} is outside what the cage may read: {real}",
             hint=f"grant it with --read {shlex.quote(os.path.dirname(real))}",
         )
+    _require_interpreter(executable, files)
+
+
+def _require_interpreter(script: str, files: FilePlan) -> None:
+    line = _first_line(script)
+    if not line.startswith(b"#!"):
+        return
+    words = line[2:].strip(b" \t").split(maxsplit=1) if line[2:].strip() else []
+    named = os.fsdecode(words[0]) if words else ""
+    if line.endswith(b"\r") and len(words) == 1:
+        raise CageFailed(
+            f"the interpreter of {script} is not found: its first line ends with a carriage return",
+            hint=f"take it out: sed -i 's/\\r$//' {shlex.quote(script)}",
+        )
+    if not os.path.isabs(named) or is_below(named, home_directory()):
+        return  # seen from where the command starts, or in the home of the cage
+    if not os.path.exists(named):
+        raise CageFailed(
+            f"the interpreter of {script} does not exist: {named}",
+            hint="install it, or correct the first line of the script",
+        )
+    if files.covers(named, "read") is None:
+        real = os.path.realpath(named)
+        raise CageFailed(
+            f"the interpreter of {script} is outside what the cage may read: {real}",
+            hint=f"grant it with --read {shlex.quote(os.path.dirname(real))}",
+        )
+
+
+def _first_line(path: str) -> bytes:
+    """The first line of a file, as far as the kernel looks; nothing if it can't be read."""
+    with suppress(OSError), open_regular(Path(path)) as file:
+        return file.read(_LOOKED_AT).partition(b"\n")[0]
+    return b""

@@ -32,6 +32,7 @@ from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
+from nono_trio.session.advice import advice
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
 from nono_trio.session.denials_file import open_denials
@@ -259,6 +260,7 @@ def prepare_run(
             *options.notes,
             *(files.warnings if options.sandbox else ()),  # about grants, which it has none of
             *held_back_warnings(inherited.held_back),
+            *(advice(variables, files) if options.sandbox else ()),
             *limits.warnings,
             *left_open(plan, abi, unguarded),
             *direct_warnings(through_proxy),
