@@ -102,7 +102,11 @@ FORGERIES = {
     "no line": without_its_line,
     "reopened": opened_again,
 }
-ONLY_SHOWN = {"flows"}  # a list does not read these, and tells nothing from them
+FORGERIES["decisions"] = lambda one: replace(
+    one, store.LOG, b'"decision":"deny"', b'"decision":"allow"'
+)
+# A list does not read these, and tells nothing from them.
+ONLY_SHOWN = {"flows", "decisions"}
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)

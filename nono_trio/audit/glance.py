@@ -18,6 +18,7 @@ from nono_trio.audit import ledger, store
 from nono_trio.audit.bound_check import (
     POLICY_RECORD,
     SESSION_MISMATCH,
+    SUMMARY_MISMATCH,
     Bound,
     check_bound_summary,
     check_files,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.audit.overview import Story
     from nono_trio.core.events import Payload
 
 
@@ -71,6 +73,18 @@ def look(
     if found.fault is None and (found.sealed or found.alive):
         return found
     return _Look(directory, None if found.fault is not None else report, files=files).run()
+
+
+def compared(found: StoredSession, story: Story) -> StoredSession:
+    """`found`, at fault where the whole log does not count up to what its summary says."""
+    totals = found.totals
+    if found.fault is not None or totals is None:
+        return found
+    told = f"{story.events} records, {story.allowed} allowed, {story.denied} denied"
+    facts = totals.facts
+    bound = f"{totals.event_count} records, {facts.allowed_total} allowed"
+    fault = differs(SUMMARY_MISMATCH, f"{bound}, {facts.denied_total} denied", told)
+    return msgspec.structs.replace(found, fault=fault)
 
 
 def sessions(audit_root: Path) -> Iterator[StoredSession]:

@@ -273,8 +273,9 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
 
     directory = _session_directory(_root(audit_dir), session)
     stored = glance.look(directory, files=True)
-    status = status_of(stored)
     story = read_story(directory, TIMELINE_ENDS)
+    stored = glance.compared(stored, story)
+    status = status_of(stored)
     if as_json:
         print_json({"schema": SCHEMA, **story_fields(stored, status, story)})
         return
