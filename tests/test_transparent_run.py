@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -92,6 +93,26 @@ def test_refused_at_once_where_nothing_listens(sessions: Sessions) -> None:
     )
     assert set(done.stdout.split()) == {"refused"}
     assert done.stdout.count("refused") >= 2
+
+
+@pytest.mark.parametrize("size", [0, 37, 40])
+def test_a_refused_port_is_recorded_whatever_the_packet_carries(
+    sessions: Sessions, size: int
+) -> None:
+    """IP options make the header longer, up to where it has no room for any more."""
+    program = f"""
+import socket
+sock = socket.socket()
+if {size}:
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([1]) * {size})
+print(sock.connect_ex(("192.0.2.1", 12345)))
+"""
+    done = sessions.run(
+        "-s", "--transparent", "on", "--fail-on-deny", *PYTHON_GRANTS,
+        "--", sys.executable, "-c", program,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == (f"{errno.ECONNREFUSED}\n", 3)
+    assert decided(sessions) == [("deny", "192.0.2.1", 12345)]
 
 
 def test_the_childs_own_servers_are_its_own(sessions: Sessions) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
-HEADERS: Final = 60  # bytes kept: both address families' headers and the ports
+HEADERS: Final = 64  # bytes kept: the longest IPv4 header, with all its options, and the ports
 _ETH_P_ALL: Final = 3
 _SO_ATTACH_FILTER: Final = 26
 _BUFFER: Final = (
