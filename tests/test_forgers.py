@@ -15,8 +15,12 @@ from nono_trio.audit import verify as verifying
 from nono_trio.audit.evidence import gather
 from nono_trio.audit.read import is_zeros
 from nono_trio.audit.recover import recover
+from nono_trio.audit.verdict import worst
 from nono_trio.audit.verify import verify
+from nono_trio.cli.audit_learn import Lesson
+from nono_trio.cli.audit_render import verification_lines
 from nono_trio.cli.audit_verify import verify_all
+from nono_trio.errors import LogUnreadable
 
 TERABYTE = 2**40
 
@@ -109,3 +113,69 @@ def test_a_pipe_in_the_place_of_a_file_that_may_be_missing(root):
     os.mkfifo(directory / store.PROCESSES)
     assert verify(directory).first_bad.failure == "processes mismatch"
     assert directory.name == ID
+
+
+def test_a_destroyed_line_and_a_new_one_at_the_end_are_told(root):
+    """Without the session's name in it, nobody can say whose line it was."""
+    made.build(root, "before")
+    directory = made.build(root, ID)
+    made.build(root, "after")
+    path = root / ledger.LEDGER
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"destroyed\n" + lines[2])
+    assert verify(directory).first_bad.failure == "ledger line missing"
+    record = ledger.sound_record(lines[1])
+    ledger.append(root, ID, record.session_digest, record.completed_at)
+    doubt = [any("which may have been its own" in note for note in verify(one).notes)
+             for one in (root / "before", directory, root / "after")]  # fmt: skip
+    assert doubt == [False, True, True]
+    assert "other lines are damaged" in "".join(verification_lines(verify(directory), brief=False))
+    assert worst(answer.verdict for answer in verify_all(root, quick=False, jobs=1)) == 1
+
+
+def test_a_directory_called_latest_is_not_the_latest(root):
+    directory = made.build(root)
+    shutil.copytree(directory, root / store.LATEST)
+    made.build(root, "newer")
+    assert store.find_session(root, store.LATEST).name == "newer"
+
+
+def test_a_policy_that_only_the_recovery_bound_is_told(root):
+    """A crashed log cut to its beginning lets a forger choose the policy."""
+    directory = made.unsealed(root)
+    first = made.log_of(directory).read_bytes().splitlines(keepends=True)[0]
+    made.overwrite(made.log_of(directory), first)
+    made.overwrite(directory / store.CHECKPOINTS, b"")
+    assert recover(directory).outcome == "recovered"
+    answer = verify(directory)
+    assert answer.verdict == "verified"
+    assert any("no record had bound" in note for note in answer.notes)
+    whole = made.unsealed(root, "whole")
+    assert recover(whole).outcome == "recovered"
+    assert not any("no record had bound" in note for note in verify(whole).notes)
+
+
+@pytest.mark.parametrize("name", [store.POLICY, store.SUMMARY, store.SESSION, store.FLOWS])
+def test_quick_finds_an_accident_in_any_file(root, name):
+    directory = made.build(root, flows=[made.flow(3)])
+    assert verify(directory, quick=True).verdict == "undamaged"
+    data = bytearray((directory / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    made.overwrite(directory / name, bytes(data))
+    assert verify(directory, quick=True).exit_code in (1, 2)
+
+
+def test_quick_does_not_call_a_reopened_session_crashed(root):
+    sealed = made.build(root)
+    shutil.rmtree(sealed)
+    assert verify(made.unsealed(root), quick=True).verdict == "tampered"
+
+
+def test_a_log_whose_session_file_is_destroyed_teaches_nothing(root):
+    """What is changed in it is not looked for then."""
+    directory = made.unsealed(root)
+    log = made.log_of(directory)
+    made.overwrite(log, log.read_bytes().replace(b"evil.test", b"good.test"))
+    (directory / store.SESSION).write_bytes(b"{")
+    with pytest.raises(LogUnreadable):
+        Lesson(directory)

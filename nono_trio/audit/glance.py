@@ -31,10 +31,9 @@ from nono_trio.audit.log import LogPosition
 from nono_trio.audit.log_check import AFTER_END, FIRST_RECORD
 from nono_trio.audit.read import lines, lines_backwards, size_of
 from nono_trio.audit.seal import opened_metadata, sealed_metadata
-from nono_trio.audit.seal_check import LAST_RECORD, check_ledger
+from nono_trio.audit.seal_check import LAST_RECORD, SEALED_IN_LEDGER, check_ledger
 from nono_trio.audit.store import StoredSession
 from nono_trio.audit.verdict import FirstBad
-from nono_trio.audit.verify import SEALED_IN_LEDGER
 from nono_trio.core.events import MALFORMED, Network, SessionEnded, SessionStarted
 from nono_trio.core.log_records import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.metadata import NonoTrioFacts, SessionMetadata, SessionSummary

@@ -14,7 +14,7 @@ from nono_trio.audit.checkpoints import TRUNCATED, CheckpointCursor
 from nono_trio.audit.read import MAX_LINE, lines
 from nono_trio.audit.verdict import FirstBad
 from nono_trio.core.events import Network, SessionEnded, SessionStarted
-from nono_trio.core.log_records import POLICY_SEQUENCE, Tally
+from nono_trio.core.log_records import POLICY_SEQUENCE, Tally, says_policy_was_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +63,8 @@ class LogCheck:
         self.before_last: Payload | None = None
         """The record before the last one: in a sealed log the summary's."""
         self.last: Payload | None = None
+        self.policy_was_taken = False
+        """Whether a recovery bound the policy, because no record had."""
         self._log = log
         self._size = size
         self._strict = strict
@@ -103,6 +105,7 @@ class LogCheck:
             self.second = payload
         self.before_last, self.last = self.last, payload
         self.tally.add(payload)
+        self.policy_was_taken = self.policy_was_taken or says_policy_was_taken(payload)
 
     def _check_place(self, payload: Payload) -> None:
         """session_started is first, session_ended is last, and session.json repeats the rest."""

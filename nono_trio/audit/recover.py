@@ -46,6 +46,7 @@ from nono_trio.core.events import (
 )
 from nono_trio.core.log_records import (
     POLICY_SEQUENCE,
+    POLICY_TAKEN,
     POLICY_TARGET,
     binding_record,
     gap_record,
@@ -259,7 +260,7 @@ class _Sealing:
             said += "; session_started is taken from session.json"
             payloads.append(SessionStarted(started=metadata.started, command=metadata.command))
         if found.count <= POLICY_SEQUENCE:
-            said += "; the policy is taken from policy.json"
+            said += POLICY_TAKEN
             policy = found.policy_text(metadata)
             payloads.append(binding_record(POLICY_TARGET, policy, unix_ms()))
         if found.unrecorded_losses:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.log_check import LogCheck
     from nono_trio.core.metadata import Checkpoint, SessionMetadata
 
+SEALED_IN_LEDGER = "sealed session opened again"
 NO_SEAL = "seal missing"
 NO_FINAL_CHECKPOINT = "final checkpoint missing"
 LEDGER_LINE_MISSING = "ledger line missing"

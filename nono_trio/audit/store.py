@@ -254,7 +254,7 @@ def sessions(audit_root: Path) -> list[StoredSession]:
 def find_session(audit_root: Path, text: str) -> Path:
     """The session directory (or log file) that `text` means.
 
-    Tried in this order: a path (when it has a slash), an id, `latest`, a name (the newest of that
+    Tried in this order: a path (when it has a slash), `latest`, an id, a name (the newest of that
     name, as newest.py has it), an unambiguous id prefix, and last a path without a slash. Raises
     LogUnreadable when nothing fits and UsageError when a prefix fits several.
     """
@@ -267,7 +267,7 @@ def find_session(audit_root: Path, text: str) -> Path:
 def _find(audit_root: Path, text: str) -> Path:
     if "/" in text:
         return _existing_path(text)
-    if is_session_id(text) and (audit_root / text).is_dir():
+    if text != LATEST and is_session_id(text) and (audit_root / text).is_dir():
         return audit_root / text
     known = sessions(audit_root)
     meant = known if text == LATEST else [session for session in known if session.name == text]

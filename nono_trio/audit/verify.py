@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import bound_check as bounds
+from nono_trio.audit import glance
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit import seal_check as seal
 from nono_trio.audit.bound_check import Bound
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from nono_trio.core.events import NetworkEvent, Payload
     from nono_trio.core.metadata import Checkpoint
 
-SEALED_IN_LEDGER = "sealed session opened again"
 SESSION_GONE = "session gone or replaced"
 # A session may be sealed while it is judged, by its supervisor or by a recovery: then what was read
 # first does not fit what was read last, and it is looked at again. Its end comes only once.
@@ -207,6 +207,11 @@ def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
         or (_seal_fault(evidence, answer, check) if evidence.sealed else None)
         or binding_fault(evidence, check, bound, events.first, ledger)
     )
+    if check.policy_was_taken:
+        answer.notes.append(
+            "its policy was bound by the recovery, from a policy.json that no record had bound: no"
+            " command is started before that record"
+        )
     if check.torn_bytes and not evidence.alive:
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
     return _conclude(evidence, answer, ledger, sound="verified")
@@ -224,6 +229,8 @@ def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verificat
     answer.first_bad = check.first_bad
     if answer.first_bad is None and evidence.sealed:
         answer.first_bad = _summary_fault(evidence, answer, last)
+    if answer.first_bad is None and evidence.ours and evidence.directory is not None:
+        answer.first_bad = glance.look(evidence.directory, ledger, files=True).fault
     answer.notes.append("quick: checksums only, no record was hashed; nothing is proved")
     if check.unchecked_bytes:
         answer.notes.append(
@@ -333,9 +340,9 @@ def _opened_fault(
     if expected is None or last is None or not last.final or evidence.metadata is None:
         got = "an unsealed one" if evidence.metadata is not None else f"no {SESSION}"
         return FirstBad(
-            failure=SEALED_IN_LEDGER, expected=f"the session with digest {digest}", got=got
+            failure=seal.SEALED_IN_LEDGER, expected=f"the session with digest {digest}", got=got
         )
-    return bounds.differs(SEALED_IN_LEDGER, digest, session_digest(expected))
+    return bounds.differs(seal.SEALED_IN_LEDGER, digest, session_digest(expected))
 
 
 def _current(directory: Path, session_id: str, ledger: LedgerReport | None) -> LedgerReport:
@@ -451,6 +458,11 @@ def _ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
         notes.append(
             f"line {bad.line} of the ledger is damaged ({bad.failure}):"
             " `nono-trio audit verify --all` says which sessions lost their proof by that"
+        )
+    if session_id in ledger.doubtful:
+        notes.append(
+            "its line stands after a line of the ledger that is damaged or gone, which may have"
+            " been its own: only a copy of the ledger from before can tell"
         )
     if session_id in ledger.removed:
         notes.append("the ledger says that it was removed: `audit forget` was not finished")

@@ -31,18 +31,19 @@ class Lesson:
     def __init__(self, directory: Path) -> None:
         """Raises NonoTrioError for a log that was tampered with, LogUnreadable for none."""
         self.session_id = directory.name
-        self.verdict = verify(directory).verdict
+        answer = verify(directory)
+        self.verdict = answer.verdict
         if self.verdict == "tampered":
             raise NonoTrioError(
                 f"expected a log that is whole, got a tampered one: session {self.session_id}",
                 hint=f"nono-trio audit verify {self.session_id}",
             )
-        self.learned: Learned = learn(directory)
-        if self.verdict == "unreadable" and not self.learned.entries:  # else: it lacks its ledger
+        if self.verdict == "unreadable" and not answer.event_count:  # else: it lacks its ledger
             raise LogUnreadable(
                 f"expected a readable log, got an unreadable one: session {self.session_id}",
                 hint=f"nono-trio audit verify {self.session_id}",
             )
+        self.learned: Learned = learn(directory)
         summary = read_summary(directory)
         self.command = summary.command if summary is not None else []
         self.paths = summary.tracked_paths if summary is not None else []

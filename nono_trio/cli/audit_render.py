@@ -117,7 +117,8 @@ def _proof_lines(answer: Verification) -> Iterator[str]:
         last = "none" if seen.last_sequence is None else f"sequence {seen.last_sequence}"
         yield _row("checkpoints", f"{seen.count}, the last at {last}, all match")
     if answer.ledger.found:
-        yield _row("ledger", "its line matches, the chain holds")
+        chain = "the chain holds" if answer.ledger.chain_verified else "other lines are damaged"
+        yield _row("ledger", f"its line matches, {chain}")
     yield _row("signature", "present, not checked" if answer.attestation.present else "none")
 
 

@@ -26,6 +26,8 @@ POLICY_TARGET: Final = f"{OWN_TARGETS}policy"
 SUMMARY_TARGET: Final = f"{OWN_TARGETS}summary"
 BINDING_TARGETS: Final = (POLICY_TARGET, SUMMARY_TARGET)
 
+# What a recovery says of a log that was lost before its policy's record.
+POLICY_TAKEN: Final = "; the policy is taken from policy.json"
 NO_TOKEN: Final = "authentication_failed"
 
 POLICY_SEQUENCE: Final = 1  # of the policy's record; 0 is session_started
@@ -80,6 +82,14 @@ def note_record(text: str, unix_ms: int) -> Network:
 def gap_record(count: int, reason: str, unix_ms: int) -> Network:
     """The record of `count` events that are missing before it."""
     return note_record(f"{count} events lost: {reason}", unix_ms)
+
+
+def says_policy_was_taken(payload: Payload) -> bool:
+    """Whether a record says that a recovery bound a policy that no record had bound."""
+    if not isinstance(payload, Network) or payload.event.target != LOST_TARGET:
+        return False
+    reason = payload.event.reason or ""
+    return reason.startswith("recovered: ") and POLICY_TAKEN in reason
 
 
 def lost_events(event: NetworkEvent) -> int:
