@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,16 @@ def sessions(tmp_path: Path) -> Sessions:
     home = tmp_path / "home"
     home.mkdir()
     return Sessions(tmp_path / "state", home)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that every user may enter and write: pytest's own are closed to others, and each
+    pytest that starts beside this one closes them again."""
+    made = Path(tempfile.mkdtemp(prefix="nono-trio-", dir="/var/tmp"))
+    made.chmod(0o777)
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture

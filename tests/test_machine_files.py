@@ -86,7 +86,7 @@ def test_there_is_a_cage_with_names(run: Run, etc: Path, kind: str, more: list[s
 
 @pytest.mark.parametrize("user", ["root", "user"] if os.geteuid() == 0 else ["user"])
 def test_hosts_of_other_machines_are_the_supervisors_to_find(
-    sessions: Sessions, etc: Path, origin: Origin, user: str
+    open_place: Path, etc: Path, origin: Origin, user: str
 ) -> None:
     """10.9.8.7 is nobody's here: that it is dialled at all says that the name was decided."""
     own = socket.gethostname()
@@ -94,11 +94,6 @@ def test_hosts_of_other_machines_are_the_supervisors_to_find(
     (etc / "hosts").chmod(0o644)
     make(etc / "resolv.conf", "dangling")
     prefix, variables = as_user("root" if user == "root" else "nobody", Path(__file__))
-    state = sessions.state
-    state.mkdir(mode=0o777)
-    state.chmod(0o777)
-    for directory in (state.parent, *state.parent.parents[:2]):  # of pytest's own making
-        directory.chmod(0o755)
     program = (
         "import json, socket, urllib.request as u\n"
         "found = {}\n"
@@ -118,12 +113,12 @@ def test_hosts_of_other_machines_are_the_supervisors_to_find(
         etc,
         [
             *prefix, "-m", "nono_trio", "run", "-s", "--transparent", "on", "--audit-dir",
-            str(state / "own"), "--allow-domain", "db.example.com:18080",
+            str(open_place / "own"), "--allow-domain", "db.example.com:18080",
             "--allow-domain", f"mine.example.com:{origin.port}",
             "--resolve", f"mine.example.com:{origin.port}:127.0.0.1",
             "--", "/usr/bin/python3", "-c", program,
         ],
-        {"PATH": os.environ["PATH"], "HOME": str(sessions.home), **variables},
+        {"PATH": os.environ["PATH"], "HOME": "/", **variables},
         Path("/"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

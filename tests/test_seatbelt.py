@@ -56,6 +56,7 @@ def plan(command, **changes):
     every = {field.name: [] for field in dataclasses.fields(CagePlan)} | {
         "temporary": None,
         "core_limit": 0,
+        "umask": 0o022,
     }
     return CagePlan(**every | usual | changes)
 

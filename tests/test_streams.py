@@ -32,17 +32,14 @@ exit 0
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("isolation", ISOLATIONS)
-def test_files_are_opened_again_as_they_were(
-    sessions: Sessions, tmp_path: Path, isolation: str, user: str
-) -> None:
+def test_files_are_opened_again_as_they_were(open_place: Path, isolation: str, user: str) -> None:
     """Before: "permission denied", though the descriptor itself could be used. A stream for reading
     is not written by it, and one for writing is not read."""
     prefix, variables = as_user("root" if user == "root" else "nobody", Path(__file__))
-    place = tmp_path / "streams"
+    place = open_place / "streams"
     place.mkdir()
-    for directory in (place, tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(directory.stat().st_mode | 0o055)
-    state = tmp_path / "state"
+    place.chmod(0o755)
+    state = open_place / "state"
     state.mkdir()
     state.chmod(0o777)
     (place / "in").write_text("hello\n")
@@ -57,7 +54,7 @@ def test_files_are_opened_again_as_they_were(
         done = subprocess.run(
             [*prefix, "-m", "nono_trio", "run", "-s", "--isolation", isolation,
              "--audit-dir", str(state / "own"), "--", "sh", "-c", REOPEN],
-            env={"PATH": os.environ["PATH"], "HOME": str(sessions.home), **variables},
+            env={"PATH": os.environ["PATH"], "HOME": "/", **variables},
             cwd="/", stdin=given, stdout=out, stderr=err, timeout=RUN_SECONDS, check=False,
         )  # fmt: skip
     told = (place / "err").read_text()

@@ -106,6 +106,24 @@ def test_one_socket_and_no_other(sessions: Sessions, isolation: str) -> None:
 
 
 @both_isolations
+def test_the_variable_comes_with_the_socket(sessions: Sessions, isolation: str) -> None:
+    """`--env-allow SSH_AUTH_SOCK` is refused with what it opens, and the flag that gives both."""
+    here = ["--isolation", isolation]
+    place = sessions.home / "run"
+    with server(place / "agent") as agent, server(place / "other") as other:
+        sessions.variables |= {"SSH_AUTH_SOCK": agent, "DOCKER_HOST": f"unix://{other}"}
+        refused = run(sessions, *here, "--env-allow", "SSH_AUTH_SOCK", "--", "true")
+        assert refused.returncode == 2
+        assert "your ssh agent" in refused.stderr
+        command = ["--", "sh", "-c", "echo $SSH_AUTH_SOCK,$DOCKER_HOST"]
+        assert run(sessions, *here, *command).stdout == ",\n"
+        opened = run(sessions, *here, "--allow-unix-socket", agent, *command)
+        assert opened.stdout == f"{agent},\n", opened.stderr
+        denied = ["--env-deny", "SSH_AUTH_SOCK", "--allow-unix-socket", agent]
+        assert run(sessions, *here, *denied, *command).stdout == ",\n"
+
+
+@both_isolations
 def test_an_ordinary_user_reaches_it_as_well(sessions: Sessions, isolation: str) -> None:
     prefix, variables = as_user("user", PROBES / "reach.py")
     with server(sessions.home / "run/agent") as agent:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono_trio.core.variables import (
+    SOCKETS,
     VariableRules,
     check_allow,
     check_pattern,
@@ -16,6 +17,7 @@ from nono_trio.core.variables import (
     inherit,
     is_dangerous,
     is_secret,
+    socket_path,
 )
 from nono_trio.errors import UsageError
 
@@ -110,11 +112,37 @@ def test_what_can_be_named():
     check_allow("MY_*")
     with pytest.raises(UsageError, match="never passed on"):
         check_allow("PYTHONPATH")
+    for name in SOCKETS:
+        with pytest.raises(UsageError, match="it leads to") as refused:
+            check_allow(name)
+        assert "--allow-unix-socket" in (refused.value.hint or "")
     check_set("PYTHONPATH")
     for name in ("PATH", "NONO_X", "HTTPS_PROXY", "no_proxy", "A B", ""):
         with pytest.raises(UsageError):
             check_set(name)
     assert is_dangerous("GIT_CONFIG_KEY_0")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "path"),
+    [
+        ("SSH_AUTH_SOCK", "/run/a", "/run/a"),
+        ("SSH_AUTH_SOCK", "a", None),
+        ("GPG_AGENT_INFO", "/run/S.gpg:123:1", "/run/S.gpg"),
+        ("DOCKER_HOST", "unix:///var/run/docker.sock", "/var/run/docker.sock"),
+        ("DOCKER_HOST", "tcp://192.0.2.1:2375", None),
+        ("DISPLAY", ":0", "/tmp/.X11-unix/X0"),
+        ("DISPLAY", "unix:10.0", "/tmp/.X11-unix/X10"),
+        ("DISPLAY", "host.example.com:0", None),
+        ("DISPLAY", ":0/../../x", None),
+        ("WAYLAND_DISPLAY", "wayland-0", "/run/user/7/wayland-0"),
+        ("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/bus,guid=1", "/run/bus"),
+        ("DBUS_SESSION_BUS_ADDRESS", "unix:abstract=/x", None),
+        ("PYTHONPATH", "/x", None),
+    ],
+)
+def test_the_socket_that_a_variable_leads_to(name, value, path):
+    assert socket_path(name, {"XDG_RUNTIME_DIR": "/run/user/7", name: value}) == path
 
 
 def test_a_run_passes_on_what_is_asked_for_and_names_the_rest(sessions):

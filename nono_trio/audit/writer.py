@@ -44,7 +44,7 @@ MAX_BATCH = 512
 SYNC_SECONDS = 1.0
 # A checkpoint even when idle, so that a silent log is still a witness of time.
 IDLE_CHECKPOINT_SECONDS = 60.0
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass
@@ -311,6 +311,8 @@ class Writer:
 
 
 def _hint(error: OSError) -> str:
+    if error.errno == errno.EFBIG:
+        return "the largest size of a file is reached (`ulimit -f`): raise it for nono-trio"
     if error.errno in _NO_ROOM:
         return "free the disk; `--audit-mode best-effort` goes on without the lost records"
     return "something changed the log or its disk underneath: what was recorded may not be whole"

@@ -24,6 +24,7 @@ from nono_trio.cli import stderr
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.text import clean
 from nono_trio.errors import NonoTrioError
+from nono_trio.sandbox.umask import keep_owners_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +123,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The console entry."""
+    keep_owners_bits()
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes what it can't encode by itself
         sys.stdout.reconfigure(errors="backslashreplace")
     code = exit_code(sys.argv[1:])

@@ -38,6 +38,19 @@ DANGEROUS_NAMES: Final = frozenset(
     OP_SERVICE_ACCOUNT_TOKEN OP_CONNECT_TOKEN OP_CONNECT_HOST
     """.split()  # noqa: SIM905  (seventy names read better as text)
 )
+# Those of them that lead to a service of the user's session, and what that does for whoever asks.
+# Not passed on unless its socket was granted.
+SOCKETS: Final = {
+    "SSH_AUTH_SOCK": "your ssh agent, which signs with every key that it holds",
+    "GPG_AGENT_INFO": "your gpg agent, which signs and decrypts with your keys",
+    "DOCKER_HOST": "your container engine, which runs anything outside the cage",
+    "DISPLAY": "your screen and keyboard, which it can watch and type on",
+    "WAYLAND_DISPLAY": "your screen and keyboard",
+    "XDG_RUNTIME_DIR": "the sockets of every service of your session",
+    "DBUS_SESSION_BUS_ADDRESS": "your session's bus, which starts programs outside the cage",
+    "DBUS_SYSTEM_BUS_ADDRESS": "the system's bus, which acts for the whole machine",
+}
+_DISPLAY: Final = re.compile(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]{1,5})?")
 DANGEROUS_PREFIXES: Final = (
     "LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "OP_SESSION_", "NONO_",
 )  # fmt: skip
@@ -147,9 +160,32 @@ def check_pattern(pattern: str) -> None:
         )
 
 
+def socket_path(name: str, environment: Mapping[str, str]) -> str | None:
+    """The path of the socket (or directory of sockets) that a variable of SOCKETS leads to; None
+    for another variable, and for a value that names no path."""
+    value = environment.get(name, "")
+    if name not in SOCKETS or not value:
+        return None
+    if name == "DISPLAY":
+        match = _DISPLAY.fullmatch(value)
+        return None if match is None else f"/tmp/.X11-unix/X{match[1]}"
+    if name == "WAYLAND_DISPLAY" and not value.startswith("/"):
+        value = f"{environment.get('XDG_RUNTIME_DIR', '')}/{value}"
+    for scheme in ("unix://", "unix:path="):
+        value = value.removeprefix(scheme)
+    path = value.partition(",")[0] if name.startswith("DBUS_") else value
+    path = path.partition(":")[0] if name == "GPG_AGENT_INFO" else path
+    return path if path.startswith("/") else None
+
+
 def check_allow(pattern: str) -> None:
     """As `check_pattern`; raises also for a name that nothing lets through."""
     check_pattern(pattern)
+    if (opens := SOCKETS.get(pattern)) is not None:
+        raise UsageError(
+            f"{pattern} is not passed on by itself: it leads to {opens}",
+            hint=f"--allow-unix-socket with its path gives the socket, and {pattern} with it",
+        )
     if is_dangerous(pattern):
         raise UsageError(
             f"{pattern} is never passed on: it would run code in what the command starts",

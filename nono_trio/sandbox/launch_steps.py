@@ -117,6 +117,7 @@ class ChildSide:
             os._exit(1)
         try:
             os.chdir(plan["directory"])
+            os.umask(plan["umask"])
             _execute(plan["executable"], plan["command"], plan["environment"])
         except OSError as failed:
             self.reporting.sendall(str(failed.errno).encode())

@@ -63,6 +63,7 @@ def main(control_descriptor: int) -> NoReturn:
     ignored = take_signals()
     system.die_with_parent(signal.SIGKILL)
     plan = receive_plan(control)
+    os.umask(0o022)  # what the cage is made of is entered by others than its maker
     try:
         _launch(control, plan, ignored)
     except StageError as failed:

@@ -85,6 +85,7 @@ class CagePlan:
     executable: str
     command: list[str]
     environment: dict[str, str]
+    umask: int
     foreground: bool
     port: int
     open_ports: list[int]

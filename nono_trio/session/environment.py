@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.core.variables import PROXY_NAMES
+from nono_trio.core.variables import PROXY_NAMES, SOCKETS, socket_path
 from nono_trio.sandbox.streams import CONSOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nono_trio.core.variables import Inherited
+    from nono_trio.core.variables import Inherited, VariableRules
+    from nono_trio.sandbox.plan import FilePlan
 
 # Names of held-back variables in one warning; a CI job may have fifty, and the first ones do.
 _MAX_NAMED = 8
@@ -53,6 +54,18 @@ def held_back_warnings(names: Sequence[str]) -> list[str]:
         f"held back from the command, as they look like secrets: {named}{more}"
         " (pass one on with --env-allow NAME)"
     ]
+
+
+def socket_variables(
+    environment: Mapping[str, str], rules: VariableRules, files: FilePlan
+) -> dict[str, str]:
+    """Return the variables that lead to sockets which were granted; a deny of one holds."""
+    found = {}
+    for name in SOCKETS:
+        path = socket_path(name, environment)
+        if path is not None and name not in rules.deny and files.connects(path) is not None:
+            found[name] = environment[name]
+    return found
 
 
 def terminal_variables(passed: Mapping[str, str], streams: Mapping[str, object]) -> dict[str, str]:

@@ -32,6 +32,7 @@ from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.sandbox.temporary import make_temporary, remove_temporary
+from nono_trio.sandbox.umask import callers_umask
 from nono_trio.session.advice import advice
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
@@ -39,6 +40,7 @@ from nono_trio.session.denials_file import open_denials
 from nono_trio.session.environment import (
     child_environment,
     held_back_warnings,
+    socket_variables,
     terminal_variables,
 )
 from nono_trio.session.executable import find_executable, require_covered
@@ -199,6 +201,10 @@ def prepare_run(
         texts = own_files(names.text, transparent=bool(transparent), granted=files.user_paths)
         caged = with_own_files(caged, texts)
     direct, through_proxy = no_proxy(names, named_hosts(network))
+    granted = {}
+    if options.sandbox:
+        granted = socket_variables(options.environment, options.variables, files)
+    inherited.passed.update(granted)
     variables = child_environment(
         inherited, given=options.set_variables, token=token, port=port, direct=direct
     )
@@ -229,8 +235,10 @@ def prepare_run(
         | _temporary_variables(options, files, temporary)
         | fixed_place_variables(variables, files, temporary, own_home=bool(home.plan))
         | terminal_variables(inherited.passed, caged.streams)
+        | granted  # by their own names, wherever the home is
         | ({} if denials is None else {DENIALS_VARIABLE: denials.path})
         | ({DENIALS_VARIABLE: ""} if dry else {}),  # a run has it: its name is shown
+        umask=callers_umask(),
         foreground=terminal.is_ours,
         port=port,
         open_ports=[*options.open_ports],
