@@ -15,6 +15,7 @@ from pathlib import Path
 import crashed_session
 import sealed_session as made
 
+from nono_trio.audit import ledger, ledger_repair
 from nono_trio.audit.recover import recover
 from nono_trio.audit.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.writer import Totals
@@ -26,6 +27,7 @@ CALLS = {
     "open", "write", "flush", "fsync", "fdatasync", "ftruncate", "truncate", "rename", "replace",
     "unlink", "link", "mkdir", "rmdir", "flock",
 }  # fmt: skip
+DAMAGED = b'{"a line that": "nothing holds up"}\n'
 MOST = 400  # far over what a seal or a recovery needs
 
 
@@ -84,14 +86,23 @@ def recover_killed(state, root, number):
     recover(directory)
 
 
+def repair(root, number):
+    """A ledger of one session, with a damaged line after its own."""
+    made.build(root)
+    with (root / ledger.LEDGER).open("ab") as file:
+        file.write(DAMAGED)
+    killed_before(number)
+    ledger_repair.repair(root)
+
+
 def main(work, directory):
     for number in range(MOST):
         root = Path(directory, str(number), "audit")
         child = os.fork()
         if child == 0:
             try:
-                if work in ("seal", "start"):
-                    {"seal": seal, "start": start}[work](root, number)
+                if work in ("seal", "start", "repair"):
+                    {"seal": seal, "start": start, "repair": repair}[work](root, number)
                 else:
                     recover_killed(work, root, number)
                 sys.setprofile(None)

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed_at import DAMAGED
 
 from nono_trio.audit import abandoned, ledger, store
+from nono_trio.audit.ledger_repair import repair
 from nono_trio.audit.recover import recover
 from nono_trio.audit.verify import verify
 
@@ -75,3 +77,17 @@ def test_killed_before_every_call(memory_path, work, least):
     assert verdicts[0] == "crashed"
     assert verdicts[-1] == "verified"  # this one was not killed
     assert verdicts == sorted(verdicts)  # once it is whole it stays whole
+
+
+def test_a_repair_of_the_ledger_killed_before_every_call(memory_path):
+    directories = killed("repair", memory_path)
+    assert len(directories) > 8
+    for number, directory in enumerate(directories):
+        root = directory.parent
+        repair(root)
+        assert DAMAGED in (root / ledger.TORN).read_bytes(), number
+        ledger.append(root, "next", "ab" * 32, "2026-07-02T11:48:52Z")
+        report = ledger.verify(root)
+        assert (report.first_bad, report.torn_tail) == (None, False), number
+        assert set(report.digests) == {directory.name, "next"}, number
+        assert verify(directory).verdict == "verified", number
