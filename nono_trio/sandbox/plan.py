@@ -22,7 +22,7 @@ from nono_trio.sandbox.grant import (
     grant_requests,
     shown_sockets,
 )
-from nono_trio.sandbox.places import ancestors, is_below, is_in
+from nono_trio.sandbox.places import ancestors, follow, is_below, is_in
 from nono_trio.sandbox.policy_groups import group_grants, protected
 from nono_trio.sandbox.protection import Protection, configuration_directories
 
@@ -91,6 +91,19 @@ class FilePlan:
                 continue
             if real == grant.real or (not grant.is_file and is_below(real, grant.real)):
                 return grant
+        return None
+
+    def hidden_link(self, path: str) -> str | None:
+        """Return the first symlink of an absolute path that a mount view of this plan lacks.
+
+        It shows those that lie in a grant, and those that lead to one, as the view makes them.
+        """
+        shown = (*self.grants, *self.sockets)
+        made = {link for grant in shown for link in follow(grant.path).links}
+        directories = [grant.real for grant in shown if not grant.is_file]
+        for link in follow(path).links:
+            if link not in made and not any(is_below(link, one) for one in directories):
+                return link
         return None
 
     def connects(self, path: str) -> Grant | None:

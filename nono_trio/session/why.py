@@ -197,7 +197,15 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
     home = resolve_home(options, files, isolation)
     notes += _path_notes(path) + _home_notes(home, path)
     grant, connects = files.covers(path, operation), files.connects(path)
-    if grant is not None:
+    hidden = None
+    if isolation == "namespace" and (grant is not None or connects is not None):
+        hidden = files.hidden_link(path)
+    if hidden is not None:
+        hint, obstacle = _suggestion(options, isolation, path, operation, ())
+        notes = notes if obstacle is None else (*notes, obstacle)
+        reason = f"the symlink {hidden} is not in the cage, though what it leads to is"
+        answer = Answer(subject, False, reason, None, hint, notes)
+    elif grant is not None:
         answer = Answer(subject, True, f"granted: {_granted(grant)}", _rule(grant), notes=notes)
     elif connects is not None and _is_socket(path):
         reason = f"the command may connect to it, and no more: {_granted(connects)}"
@@ -339,6 +347,8 @@ def _suggestion(
     except UsageError as refused:
         return refused.hint, refused.message
     if allowed.covers(path, operation) is None and allowed.connects(path) is None:
+        return None, None
+    if isolation == "namespace" and allowed.hidden_link(path) is not None:
         return None, None
     lifts = [word for one in lift for word in ("--bypass-protection", one)]
     return shlex.join((*lifts, flag, target)), None
