@@ -255,3 +255,15 @@ def test_toml_in_all_its_spellings():
     assert ("g",) not in lines
     assert line_of(lines, ("c", "d e", "f", 4, "z")) == 3
     assert line_of(lines, ("nowhere",)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "hint"),
+    [
+        ("a.toml", '[filesystem]\nallow = "/x"\n', 'write allow = ["/x"]'),
+        ("a.json", '{"filesystem": {"allow": "/x"}}', 'write "allow": ["/x"]'),
+    ],
+)
+def test_a_hint_is_in_the_language_of_its_file(file, text, hint):
+    (fault,) = read_profile(text, file).faults
+    assert fault.hint == hint

@@ -214,7 +214,8 @@ class _Reader:
         if choices and isinstance(value, str):
             text = f"expected {' or '.join(map(str, choices))}, got {value!a}"
         elif isinstance(value, str) and "a list" in text:
-            hint = f'write {path[-1]} = ["{value}"]'
+            name = f'"{path[-1]}": ' if self._file.endswith(".json") else f"{path[-1]} = "
+            hint = f'write {name}["{value}"]'
         self._fault(at, text, hint, key=_dotted(path))
 
     def _unknown(self, path: KeyPath, known: Value) -> None:
