@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import SYSTEM_PYTHON, landlock_isolation
+from harness import SYSTEM_PYTHON, as_user, landlock_isolation
 
 from nono_trio.core.denials import denial_text, lifting_flag, not_allowed, resolved_to
 from nono_trio.core.events import Network, NetworkEvent
@@ -62,6 +65,22 @@ def test_a_program_reads_why_and_can_change_nothing(sessions: Sessions, isolatio
         expected[4] = "changed"
     assert lines[4:] == expected
     assert os.listdir(sessions.state / "denials") == []
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS[:2])
+def test_an_ordinary_user_has_it_too(isolation: str) -> None:
+    prefix, variables = as_user("nobody", Path(__file__))
+    with tempfile.TemporaryDirectory() as place:
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            os.chown(place, nobody.pw_uid, nobody.pw_gid)
+        done = subprocess.run(
+            [*prefix, "-B", "-m", "nono_trio", "run", "--isolation", isolation,
+             "--", SYSTEM_PYTHON, "-c", ASK],
+            env={"PATH": os.environ["PATH"], "HOME": place, **variables},
+            capture_output=True, text=True, check=False, cwd="/", timeout=60,
+        )  # fmt: skip
+    assert done.stdout.splitlines()[3:] == ["2", *["refused"] * 6], done.stderr
 
 
 @pytest.mark.parametrize("granted", ["/run", "/tmp"])

@@ -160,7 +160,7 @@ def test_a_name_that_leads_to_loopback(sessions: Sessions, greeting: _Greeting) 
     assert proposed(denied.stderr)[0] == "--resolve"
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS[1:])
+@pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_command_behind_a_link(sessions: Sessions, tmp_path: Path, isolation: str) -> None:
     real, current = tmp_path / "real" / "bin", tmp_path / "current"
     real.mkdir(parents=True)
