@@ -60,7 +60,8 @@ def test_an_interpreter_outside_is_named(sessions: Sessions, tools: Path, isolat
     grant = ["--read", str(command.parent)]
     first = sessions.run("-s", "--isolation", isolation, *grant, "--", str(command))
     assert first.returncode == 126
-    assert f"is run by {tools}/shells/sh" in first.stderr
+    assert "interpreter" in first.stderr
+    assert f"{tools}/shells/real/sh" in first.stderr
     hint = shlex.split(first.stderr.splitlines()[1].removeprefix("hint: grant it with "))
     done = sessions.run("-s", "--isolation", isolation, *grant, *hint, "--", str(command))
     assert done.stdout == f"started as {command}\n", done.stderr
