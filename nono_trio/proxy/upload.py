@@ -6,7 +6,8 @@ body. Nothing is read from the client while the upstream does not take what was 
 
 Servers differ on bodies: many leave one unread where the method has none in practice, and take its
 bytes for the next request of the connection, which then runs without a record. So such a request is
-told to be the connection's last, by the field that every server obeys (RFC 9112 9.6).
+told to be the connection's last, by the field that every server obeys (RFC 9112 9.6). That field
+ends with the next hop: a body that begins as a request does goes nowhere at all.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.fields import end_to_end_fields
+from nono_trio.core.hidden_request import HiddenRequest
 from nono_trio.core.websocket import UPGRADE_FIELDS, offered_key
 from nono_trio.proxy.body import LAST_CHUNK, framed
+from nono_trio.proxy.chunk_guard import BadBody
 from nono_trio.proxy.relay import SideFailed
 
 if TYPE_CHECKING:
@@ -37,7 +40,9 @@ class Upload:
         "_body",
         "_chunked",
         "_client",
+        "_early",
         "_ended",
+        "_hidden",
         "_pending",
         "_readiness",
         "_upstream",
@@ -68,8 +73,9 @@ class Upload:
         self._body = plain.body
         self._chunked = head.body == "chunked"
         self._ended = False
+        self._hidden = HiddenRequest() if self.is_last else None
         self._pending = _passed_on(head, plain.target, self._connection_fields(), upstream.chain)
-        self._frame(plain.early)
+        self._early: bytes | None = plain.early
 
     def _connection_fields(self) -> tuple[bytes, ...]:
         if self.websocket_key is not None:
@@ -83,6 +89,9 @@ class Upload:
 
     def pump(self) -> bool:
         """Move one piece without waiting; whether one moved. Raises BadBody, SideFailed."""
+        if self._early is not None:
+            early, self._early = self._early, None
+            self._frame(early)
         if self._pending:
             return self._flush()
         if self._ended or self.abandoned:
@@ -113,6 +122,10 @@ class Upload:
         return raw
 
     def _frame(self, data: bytes) -> None:
+        if self._hidden is not None and self._hidden.is_in(data):
+            raise BadBody(
+                "the body begins as a request, which servers that do not read it would run"
+            )
         self._pending += framed(data, chunked=self._chunked)
         if self._body.done:
             self._ended = True
