@@ -158,7 +158,7 @@ def exit_code(arguments: Sequence[str]) -> int:
     else:
         return code
     tell_error(failed.message, failed.hint)
-    if _wants_json(arguments):
+    if arguments and _wants_json(arguments):
         _print_error(failed)
     return failed.exit_code
 
@@ -172,8 +172,12 @@ class _Failed(NamedTuple):
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether `--json` was given to us, and not to a command that is to be run."""
-    return "--json" in itertools.takewhile(lambda word: word != "--", arguments)
+    """Whether `--json` was given to us, and not to a command that is to be run: a run's stdout is
+    its command's."""
+    ours = {*itertools.takewhile(lambda word: word != "--", arguments)}
+    if arguments[0] in ("run", "shell") and "--dry-run" not in ours:
+        return False
+    return "--json" in ours
 
 
 def _print_error(failed: _Failed) -> None:
