@@ -15,6 +15,8 @@ from harness import landlock_isolation, wait_until
 from nono_trio.core.home import home_name, is_stored_name, parse_home, stored_name
 from nono_trio.core.secret_text import looks_secret
 from nono_trio.errors import UsageError
+from nono_trio.sandbox import hostile_copy
+from nono_trio.sandbox.hostile_tree import entered, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,6 +203,50 @@ def test_a_second_session_gets_a_copy(sessions, work, isolation):
         assert [home["in_use"] for home in listed(sessions)] == [False, True]
         first.communicate("\n", timeout=60)
     assert shell(sessions, work, options, "cat ~/d/e/f").stdout == "one\n"
+
+
+def test_a_second_session_never_gets_a_home_that_was_named_by_somebody(sessions, work, isolation):
+    """Another's home may have the name that a copy would get."""
+    options = ["--isolation", isolation, "--home"]
+    assert shell(sessions, work, [*options, "kept=h-2"], "echo secret >~/.login").returncode == 0
+    first_options = [*options, "kept=h", "--allow-cwd"]
+    with sessions.started(
+        "run", *first_options, "--", "sh", "-c", "echo up; read _", stdin=-1, cwd=work
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "up\n"
+        done = shell(sessions, work, [*options, "kept=h"], "cat ~/.login; echo mine >~/.login")
+        assert done.stdout == "", done.stdout
+        assert f"this one has h-3.{isolation}" in done.stderr
+        done = shell(sessions, work, [*options, "kept=h"], "cat ~/.login")  # the copy is found
+        assert done.stdout == "mine\n", done.stderr
+        first.communicate("\n", timeout=60)
+    assert shell(sessions, work, [*options, "kept=h-2"], "cat ~/.login").stdout == "secret\n"
+
+
+def test_a_copy_leaves_out_what_becomes_something_else_meanwhile(tmp_path, monkeypatch):
+    """The running session's command swaps directories for links while its home is copied."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    target.mkdir()
+    for name in ("a", "b", "c"):
+        (source / name).mkdir(parents=True)
+        (source / name / "file").write_text(name)
+    looked = 0
+
+    def swap(directory: int, most: int) -> list[str]:
+        nonlocal looked
+        looked += 1
+        if looked == 2:  # the upper level was read, and said that all three are directories
+            (source / "a").rename(tmp_path / "was-a")
+            (source / "a").symlink_to("/etc")
+            (source / "b").rename(tmp_path / "was-b")
+            (source / "b").write_text("a file")
+        return names_in(directory, most)
+
+    monkeypatch.setattr(hostile_copy, "names_in", swap)
+    with entered(str(source)) as here, entered(str(target)) as there:
+        assert hostile_copy.copy_tree(here, there).whole
+    assert content(target) == {"c/file": "c"}
 
 
 def test_a_home_is_free_again_after_its_supervisor_was_killed(sessions, work, isolation):

@@ -3,6 +3,8 @@ terminal is as it was afterwards."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
 import signal
 import subprocess
@@ -58,6 +60,27 @@ def test_the_terminal_is_put_back(sessions: Sessions) -> None:
     assert "got:typed" in terminal.seen
     assert " echo " in terminal.seen
     assert " icanon " in terminal.seen
+
+
+def test_flags_of_what_is_shared_are_put_back(sessions: Sessions, tmp_path: Path) -> None:
+    """Else the caller's shell reads and writes without blocking, and gets SIGIO."""
+    log = (tmp_path / "log").open("a+")
+    reading, writing = os.pipe()
+    controlling, terminal = os.openpty()
+    shared = [terminal, writing, log.fileno()]
+    try:
+        before = [fcntl.fcntl(one, fcntl.F_GETFL) for one in shared]
+        done = subprocess.run(
+            [NONO_TRIO, *words("flags", "ready")], env=sessions.environment, cwd=sessions.home,
+            stdin=terminal, stdout=writing, stderr=log, check=False, timeout=RUN_SECONDS,
+        )  # fmt: skip
+        assert done.returncode == 0, (tmp_path / "log").read_text()
+        assert os.read(reading, 100) == b"ready\n"
+        assert [fcntl.fcntl(one, fcntl.F_GETFL) for one in shared] == before
+    finally:
+        log.close()
+        for descriptor in (reading, writing, controlling, terminal):
+            os.close(descriptor)
 
 
 def test_in_a_pipe_the_modes_are_the_pagers(sessions: Sessions) -> None:

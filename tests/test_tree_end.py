@@ -6,13 +6,38 @@ In namespaces the kernel does it. A run that does not end fails by the harness' 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
-from harness import Sessions, landlock_isolation, processes_with
+from harness import RUN_SECONDS, Sessions, landlock_isolation, processes_with
 
-pytestmark = landlock_isolation
+# The launcher, while it ends what is left of a tree whose first process has ended.
+ASKED_LATE = """
+import os, signal
+from nono_trio.sandbox.keeper import END_NOW, wait_for_init
+started, start = os.pipe()
+os.close(start)
+signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])
+init = os.fork()
+if not init:
+    os._exit(0)
+wait_for_init(init, started, None)
+signal.raise_signal(END_NOW)
+print("goes on")
+"""
 
 
+def test_being_asked_to_end_once_more_ends_nothing_half_way() -> None:
+    """The supervisor may ask when the first process has gone already."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED_LATE],
+        capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("goes on\n", "")
+
+
+@landlock_isolation
 @pytest.mark.parametrize(
     ("tree", "count"), [("sleepers", 300), ("chains", 15), ("nested", 700), ("bomb", 2)]
 )

@@ -15,6 +15,10 @@ from nono_trio.sandbox.filter import ASK, Rule
 
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# What makes a terminal useless to whoever has it next: its line discipline, and of a console the
+# modes of screen, keyboard and switching.
+_TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE = 0x5423, 0x4B3A, 0x4B45, 0x5602
+_TERMINAL = (_TIOCSTI, _TIOCLINUX, _TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE)
 _MSG_FASTOPEN = 0x20000000
 _SO_BINDTOIFINDEX = 62
 _DETOURS = (
@@ -47,7 +51,7 @@ COMMON = (
     Rule("mkdirat", errno.EPERM, 2, bits=_SET_USER),
     Rule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
     Rule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
-    Rule("ioctl", errno.EPERM, 1, never=(_TIOCSTI, _TIOCLINUX)),
+    Rule("ioctl", errno.EPERM, 1, never=_TERMINAL),
     # Another process' limits: RLIMIT_CPU kills it. Only the same uid is asked, no LSM.
     Rule("prlimit64", errno.EPERM, 0, only=(0,)),
     # A user namespace gives its maker every capability in it, and with them much of the kernel.

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.hostile_tree import make_directories, names_in, walked
+from nono_trio.sandbox.hostile_tree import find_directory, make_directories, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,13 +78,16 @@ class _Copying:
         pending = [""]
         while pending:
             directory = pending.pop()
+            here = _found(source, directory)
+            if here is None:
+                continue
             try:
-                with walked(source, directory) as here, _made(self._target, directory) as there:
+                with _made(self._target, directory) as there:
                     names = sorted(names_in(here, self._most + 1))
                     below = [name for name in names if self._entry(name, here, there)]
                     pending += [f"{directory}/{name}" if directory else name for name in below]
-            except (FileNotFoundError, PermissionError):  # gone since its parent was read, or shut
-                continue
+            finally:
+                os.close(here)
 
     def _entry(self, name: str, here: int, there: int) -> bool:
         """Copy one entry; True for a directory, which is to be gone into."""
@@ -134,6 +137,15 @@ class _Copying:
             written = 0
             while written < len(data):
                 written += os.write(new, data[written:])
+
+
+def _found(source: int, path: str) -> int | None:
+    """Open a directory of the source; None where it can't be opened: since its parent was read it
+    may have gone, been shut, or become something else."""
+    try:
+        return find_directory(source, path.split("/") if path else (), heal=False)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

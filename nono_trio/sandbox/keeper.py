@@ -20,7 +20,9 @@ END_NOW = getattr(signal, "SIGRTMAX", signal.SIGUSR1)
 def wait_for_init(init: int, started: int, seconds: float | None) -> None:
     """Wait until `init`, a child of ours, has ended. Kills it when the supervisor says so, and
     `seconds` after the command was started, which a byte from `started` tells."""
-    handle = os.pidfd_open(init)  # its number may be another's between its end and our knowledge
+    # Its number may be another's between its end and our knowledge. Never closed: the supervisor
+    # may ask once more when `init` has gone, while what is left of the tree is ended.
+    handle = os.pidfd_open(init)
 
     def kill(*_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -31,7 +33,6 @@ def wait_for_init(init: int, started: int, seconds: float | None) -> None:
     if os.read(started, 1) and seconds is not None and not _ends_within(handle, seconds):
         kill()
     os.waitpid(init, 0)
-    os.close(handle)
 
 
 def _ends_within(handle: int, seconds: float) -> bool:

@@ -1,12 +1,17 @@
-"""Room for descriptors: a tunnel needs two sockets, and the usual soft limit is 1024.
+"""The descriptors of the supervisor: room for many, and the three that it shares with the child.
 
-The supervisor raises its own soft limit, after the launcher was started: the child keeps the
-caller's, as programs that still use select() break beyond 1024.
+A tunnel needs two sockets, and the usual soft limit is 1024. The supervisor raises its own soft
+limit, after the launcher was started: the child keeps the caller's, as programs that still use
+select() break beyond 1024.
+
+Flags like O_NONBLOCK belong to what is open, not to a descriptor: those that the child sets on its
+standard streams are set for the caller's shell as well, and outlive the run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import resource
 
 # Twice the proxy's connections, and again as much for relays, files and the loop itself.
@@ -20,3 +25,20 @@ def make_room() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # then the proxy backs off at the old one
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class StandardStreams:
+    """The flags of stdin, stdout and stderr as they are now."""
+
+    def __init__(self) -> None:
+        self._flags: dict[int, int] = {}
+        for descriptor in (0, 1, 2):
+            with contextlib.suppress(OSError):  # it is not open
+                self._flags[descriptor] = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+
+    def put_back(self) -> None:
+        """Set the flags that they had; only once nobody of the cage is left to change them."""
+        for descriptor, flags in self._flags.items():
+            with contextlib.suppress(OSError):
+                if fcntl.fcntl(descriptor, fcntl.F_GETFL) != flags:
+                    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)

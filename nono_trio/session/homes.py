@@ -95,6 +95,9 @@ class Homes:
                 entry = root.take(name)
                 if entry is None and not root.has(name):
                     entry = self._make(root, wanted, number, seed)
+                if entry is not None and not _is_for(entry, wanted, number):
+                    entry.close()
+                    continue
                 if entry is not None:
                     return self._held(entry, wanted, number, places)
         raise UsageError(
@@ -216,6 +219,16 @@ def _one_of(names: Sequence[str], name: str) -> str:
     if not fitting:
         raise _no_such_home(name)
     return fitting[0]
+
+
+def _is_for(entry: HomeEntry, wanted: Wanted, number: int) -> bool:
+    """Whether a home of the name NAME-2 is a copy of NAME: somebody may have named another so, and
+    its logins are not for this session."""
+    if number == 1:
+        return True
+    facts = entry.read_facts()
+    first = stored_name(wanted.name, wanted.isolation)
+    return facts is not None and facts.copied_from == first
 
 
 def _no_such_home(name: str) -> UsageError:

@@ -20,7 +20,7 @@ from nono_trio.sandbox.spawn import (
     await_ready,
     spawn,
 )
-from nono_trio.session.descriptors import make_room
+from nono_trio.session.descriptors import StandardStreams, make_room
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 
 if TYPE_CHECKING:
@@ -107,8 +107,10 @@ def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> 
     supervisor.writer.watchdog.ends.append(
         lambda: listeners.warn("the audit log can't be written: its file system does not answer")
     )
+    streams = StandardStreams()
     outcome = trio.run(supervisor.run, front)
     started.run.terminal.settle()
+    streams.put_back()
     if front.timed_out:
         listeners.warn(f"the command was ended after {options.timeout_seconds:g} s (--timeout)")
     return Finished(outcome, record, front.notes)

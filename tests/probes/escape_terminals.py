@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import struct
 
 from escape_base import attempt, checked, first_opened, libc, secret_in
 
@@ -29,6 +30,14 @@ def paste(host):
     terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     fcntl.ioctl(terminal, 0x541C, b"\x03")
     return "pasted"
+
+
+@attempt("another line discipline for the terminal (TIOCSETD)")
+def line_discipline(host):
+    terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    fcntl.ioctl(terminal, 0x5423, struct.pack("i", 27))  # N_NULL: reads and writes fail for all
+    fcntl.ioctl(terminal, 0x5423, struct.pack("i", 0))
+    return "changed"
 
 
 @attempt("writing to another terminal of the user")

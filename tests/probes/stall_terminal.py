@@ -1,7 +1,8 @@
 """What a hostile program does to the terminal, or the stderr, that it shares.
 
 The arguments are acts, in order: off (TCOOFF), tostop, exclusive, raw, ask (a denied request by
-the proxy), wait, read, ready, unappend (no O_APPEND, position 0), fill (the pipe of stderr).
+the proxy), wait, read, ready, unappend (no O_APPEND, position 0), fill (the pipe of stderr), flags
+(non-blocking and signalling, on what is shared).
 """
 
 import contextlib
@@ -46,6 +47,14 @@ def fill():
             os.write(2, b"x" * 4096)
 
 
+def flags():
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    for descriptor in (0, 1, 2):
+        before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        changed = before ^ os.O_NONBLOCK ^ os.O_APPEND | os.O_ASYNC
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, changed)
+
+
 ACTS = {
     "off": lambda: termios.tcflow(0, termios.TCOOFF),
     "tostop": tostop,
@@ -56,6 +65,7 @@ ACTS = {
     "ready": lambda: os.write(1, b"ready\n"),
     "unappend": unappend,
     "fill": fill,
+    "flags": flags,
     "read": lambda: os.read(0, 1),
 }
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
