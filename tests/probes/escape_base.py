@@ -152,14 +152,25 @@ def overwrite(path, host, flags=os.O_WRONLY):
     return f"wrote {path}"
 
 
+def is_handed_over(found):
+    """Whether a status is that of one of the standard streams."""
+    return any(os.path.samestat(found, os.fstat(stream)) for stream in (0, 1, 2))
+
+
 def first_opened(paths, flags):
-    """Open the first that opens; raise the last error if none does."""
+    """Open the first that opens; raise the last error if none does.
+
+    Not the terminal that it was handed: in namespace isolation that is there as /dev/console.
+    """
     last = None
     for path in paths:
         try:
-            os.close(os.open(path, flags | os.O_NONBLOCK))
+            opened = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
             last = error
-        else:
-            return f"opened {path}"
+            continue
+        with os.fdopen(opened, "rb", buffering=0) as file:
+            if not is_handed_over(os.fstat(file.fileno())):
+                return f"opened {path}"
+        last = Stopped(f"{path} is its own terminal")
     raise last
