@@ -16,6 +16,7 @@ import crashed_session
 import sealed_session as made
 
 from nono_trio.audit import ledger, ledger_repair
+from nono_trio.audit.forget import forget
 from nono_trio.audit.recover import recover
 from nono_trio.audit.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.writer import Totals
@@ -80,6 +81,12 @@ def seal(root, number):
     record.seal(made.ended(), totals)
 
 
+def forget_killed(root, number):
+    directory = made.build(root)
+    killed_before(number)
+    forget(root, directory.name)
+
+
 def recover_killed(state, root, number):
     directory = getattr(crashed_session, state)(root)
     killed_before(number)
@@ -95,14 +102,17 @@ def repair(root, number):
     ledger_repair.repair(root)
 
 
+WORK = {"seal": seal, "start": start, "repair": repair, "forget": forget_killed}
+
+
 def main(work, directory):
     for number in range(MOST):
         root = Path(directory, str(number), "audit")
         child = os.fork()
         if child == 0:
             try:
-                if work in ("seal", "start", "repair"):
-                    {"seal": seal, "start": start, "repair": repair}[work](root, number)
+                if work in WORK:
+                    WORK[work](root, number)
                 else:
                     recover_killed(work, root, number)
                 sys.setprofile(None)

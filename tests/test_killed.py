@@ -14,9 +14,11 @@ import pytest
 from killed_at import DAMAGED
 
 from nono_trio.audit import abandoned, ledger, store
+from nono_trio.audit.forget import forget
 from nono_trio.audit.ledger_repair import repair
 from nono_trio.audit.recover import recover
 from nono_trio.audit.verify import verify
+from nono_trio.cli.audit_verify import verify_all
 
 PROGRAM = Path(__file__).parent / "killed_at.py"
 KILL_SECONDS = 60
@@ -48,6 +50,21 @@ def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, 
         assert store.sessions(root) == []
         assert abandoned.remove_abandoned(root) == 1
         assert list(root.iterdir()) == []
+
+
+def test_a_removal_killed_before_every_call_is_no_tampering(memory_path, monkeypatch):
+    """What was left of the session's files was called tampered."""
+    monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
+    found = killed("forget", memory_path)
+    assert len(found) > 8  # the calls were seen
+    for directory in found:
+        root = directory.parent
+        told = [answer.verdict for answer in verify_all(root, quick=False, jobs=1)]
+        assert told in (["verified"], [])
+        assert abandoned.remove_abandoned(root) == (not told)
+        forget(root, directory.name.removeprefix(store.REMOVING))
+        assert [path.name for path in root.iterdir() if path.is_dir()] == []
+        assert [*verify_all(root, quick=False, jobs=1)] == []
 
 
 @pytest.mark.parametrize(

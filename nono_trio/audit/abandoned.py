@@ -1,13 +1,15 @@
-"""Directories of starts that were killed before they became sessions: removed by `recover --all`.
+"""Directories of starts and removals that were killed: removed by `recover --all`.
 
-Nothing of a session has happened in them: a directory gets its session's name before the command is
-started. Rules of this file: one whose log is held is a start at work; one without a log is only
-removed when it is old, as its start may be about to make it. Blocking.
+Nothing of a session has happened in the first (a directory gets its session's name before the
+command is started), and the ledger says of the others that they are removed. Rules of this file:
+one whose log is held is a start at work; one without a log is only removed when it is old, as its
+start may be about to make it. Blocking.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -19,13 +21,14 @@ from nono_trio.audit.ownership import as_owner
 if TYPE_CHECKING:
     from pathlib import Path
 
+_HIDDEN = (store.STARTING, store.REMOVING)
 OLD_SECONDS = 60.0  # a start makes its log within milliseconds
 
 
 def remove_abandoned(audit_root: Path) -> int:
-    """Remove what killed starts left; return how many. What can't be removed stays."""
+    """Remove what killed starts and removals left; return how many. What can't be removed stays."""
     try:
-        found = [one for one in audit_root.iterdir() if one.name.startswith(store.STARTING)]
+        found = [one for one in audit_root.iterdir() if one.name.startswith(_HIDDEN)]
     except OSError:
         return 0
     return sum(map(_remove, found))
@@ -38,7 +41,7 @@ def _remove(directory: Path) -> bool:
         with as_owner(directory):
             if not _is_abandoned(directory):
                 return False
-            store.discard_session_directory(directory)
+            shutil.rmtree(directory)
         return not directory.exists()
     return False
 

@@ -1,7 +1,8 @@
 """`audit forget`: remove a session on purpose, so that its absence is no alarm.
 
 Rules of this file: the ledger's line comes first, so a crash in between leaves a session that is
-still there and can be forgotten again; never a running session, nor one that is being recovered.
+still there and can be forgotten again, and then the directory loses its name; never a running
+session, nor one that is being recovered.
 """
 
 from __future__ import annotations
@@ -41,11 +42,22 @@ def forget(audit_root: Path, session_id: str) -> None:
         held = _hold(directory)
         try:
             _say_removed(audit_root, session_id, report)
-            shutil.rmtree(directory)
+            _remove(directory)
         finally:
             if held is not None:
                 os.close(held)
     ledger.sync_directory(audit_root)
+
+
+def _remove(directory: Path) -> None:
+    """Take the session's name from the directory, then remove it: killed between, half of a session
+    would look like a tampered one."""
+    hidden = directory.with_name(store.REMOVING + directory.name)
+    if hidden.exists():  # what an earlier removal left
+        shutil.rmtree(hidden)
+    directory.rename(hidden)
+    ledger.sync_directory(directory.parent)
+    shutil.rmtree(hidden)
 
 
 def _say_removed(audit_root: Path, session_id: str, report: ledger.LedgerReport) -> None:

@@ -52,6 +52,8 @@ SUMMARY = "summary.json"
 LATEST = "latest"
 # Before the id, in the name of a directory that is not a session yet.
 STARTING = ".starting-"
+# The same, of one that is none any more.
+REMOVING = ".removing-"
 
 # Network events are most of it: 4096 of them, each of a few kilobytes at most (core/bounded.py).
 MAX_SESSION_BYTES = 64 * 1024 * 1024

@@ -33,7 +33,7 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
         outcomes.add(answer.outcome)
         _tell(answer, as_json=as_json)
     if directory is None and (removed := remove_abandoned(root)):
-        say(f"removed what {counted(removed, 'killed start')} left: no command had been started")
+        say(f"removed what {counted(removed, 'killed start or removal')} left")
     if not chosen and as_json:
         print_json({"schema": SCHEMA, "session_id": None, "outcome": "none"})
     elif not chosen:
