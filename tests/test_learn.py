@@ -6,10 +6,11 @@ import json
 import os
 import tomllib
 
+import msgspec
 import pytest
 
 from nono_trio.audit.learn import MAX_TARGETS, OPEN_PORT, learn
-from nono_trio.core.denials import lifted_by
+from nono_trio.core.denials import LOOK_UP, lifted_by
 from nono_trio.core.events import Flow, Network, NetworkEvent, encode_flow
 from nono_trio.core.profile_text import read_profile
 from nono_trio.core.rules import parse_allow
@@ -24,8 +25,6 @@ def event(target, port, decision="allow", reason=None, mode="connect"):
 
 def log(directory, *events, flows=()):
     """A log that `learn` can read: it takes records at their word."""
-    import msgspec
-
     lines = [
         msgspec.json.encode({"sequence": number, "event": msgspec.to_builtins(Network(event=one))})
         for number, one in enumerate(events)
@@ -132,12 +131,17 @@ def test_what_is_kept_is_bounded_and_the_rest_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["a b", 'x"]\nblock = false', "\u202eexample.com", "*", "\x1b[2J"]
-)
+    "target",
+    ["a b", 'x"]\nblock = false', "\u202eexample.com", "*", "\x1b[2J", "*.example.com",
+     "tls://example.com", "example.com:*", "[2001:db8::1]", "Example.com"],
+)  # fmt: skip
 def test_a_log_with_anything_for_a_host_teaches_nothing_of_it(tmp_path, target):
+    looked_up = msgspec.structs.replace(event(target, 53, "deny", "no"), method=LOOK_UP)
     learned = log(tmp_path, event(target, 80), event(target, 81, "deny", "no\x1b"))
     assert learned.entries == {}
     assert not learned.refused[0].can_be_allowed
+    [only] = log(tmp_path, looked_up).refused
+    assert not only.can_be_allowed
 
 
 # -- the command ----------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def _count_allowed(learned: Learned, target: Target, reason: str) -> None:
         learned.schemes[target] = scheme
     if target in learned.allowed:
         learned.allowed[target] += 1
-    elif len(learned.allowed) < MAX_TARGETS and _can_be_allowed(entry(*target)):
+    elif len(learned.allowed) < MAX_TARGETS and _can_be_allowed(target[0], entry(*target)):
         learned.allowed[target] = 1
     else:
         learned.left_out += 1
@@ -149,22 +149,27 @@ def _count_denied(
     if lifting in denied:
         denied[lifting].count += 1
     elif len(denied) < MAX_TARGETS:
+        can_be_allowed = _can_be_allowed(event.target, lifting)
         denied[lifting] = Denied(
-            event.target, event.port or 0, 1, event.reason or "", lifting, _can_be_allowed(lifting)
+            event.target, event.port or 0, 1, event.reason or "", lifting, can_be_allowed
         )
     else:
         learned.left_out += 1
 
 
-def _can_be_allowed(rule: str) -> bool:
-    """Whether a rule may say so: what a log has in the place of a host need not be one."""
+def _can_be_allowed(target: str, rule: str) -> bool:
+    """Whether a rule may say so: what a log has in the place of a host need not be one.
+
+    A command may ask for any name, and one that is no host (`*.example.com`, `tls://example.com`,
+    `example.com:*`) reads as an entry for more than itself.
+    """
     if not rule.isascii():
         return False
     try:
         parse_allow(rule)
-    except UsageError:
+        return parse_host(target).name == target
+    except (BadHost, UsageError):
         return False
-    return True
 
 
 def _take_flow(learned: Learned, flow: Flow) -> None:
