@@ -164,6 +164,78 @@ with socket.socket(socket.AF_UNIX) as client:
     assert done.stdout == "over over over 2 111 13 13 13\n", done.stderr
 
 
+def test_a_socket_by_what_a_process_calls_itself(sessions: Sessions) -> None:
+    """As programs do whose paths are too long for an address: by a descriptor's directory."""
+    program = """
+import os, socket
+os.makedirs("x" * 60 + "/" + "y" * 60)
+directory = os.open("x" * 60 + "/" + "y" * 60, os.O_PATH)
+for number, prefix in enumerate(("/proc/self/fd", "/proc/thread-self/fd", "/dev/fd")):
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(f"{prefix}/{directory}/{number}")
+        server.listen(1)
+        client.connect(f"{prefix}/{directory}/{number}")
+        print("connected")
+with socket.socket(socket.AF_UNIX) as client:
+    print(client.connect_ex("/proc/self/root/run/no.sock"))
+"""
+    done = python(sessions, program, "-s")
+    assert done.stdout == "connected\n" * 3 + "13\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's command can become somebody else")
+def test_a_socket_is_connected_to_by_who_asks_for_it(sessions: Sessions) -> None:
+    """Not by the supervisor's user: a server that asks is told, and modes hold."""
+    program = """
+import os, socket, struct
+def peer(sock):
+    return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1:]
+servers = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+for server, name, mode in zip(servers, ("open", "shut", "theirs"), (0o777, 0o700, 0o777)):
+    server.bind(f"/{os.getcwd()}/{name}")
+    os.chmod(name, mode)
+    if name != "theirs":
+        server.listen(1)
+os.chmod(".", 0o777)
+if os.fork() == 0:
+    os.setgroups([12345])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    client = socket.socket(socket.AF_UNIX)
+    print("shut:", client.connect_ex("shut"), flush=True)
+    print("open:", client.connect_ex("open"), "the listener is", peer(client), flush=True)
+    servers[2].listen(1)
+    os._exit(0)
+print("the client is", peer(servers[0].accept()[0]))
+os.wait()
+client = socket.socket(socket.AF_UNIX)
+client.connect("theirs")
+print("their listener is", peer(client))
+"""
+    directory = work(sessions)
+    for path in (directory, *directory.parents):
+        if path.stat().st_mode & 0o001 == 0:
+            path.chmod(path.stat().st_mode | 0o001)
+    done = python(sessions, program, "-s")
+    assert sorted(done.stdout.splitlines()) == [
+        "open: 0 the listener is (0, 0)",
+        "shut: 13",
+        "the client is (65534, 65534)",
+        "their listener is (65534, 65534)",
+    ], done.stderr
+
+
+def test_a_socket_without_a_name_is_listened_at_by_nobody() -> None:
+    """An abstract name could come between the look at it and the listening."""
+    guard = Guard(-1, Openings(1, frozenset(), ("/",)), refused, MetadataBroker((), ()), 1)
+    with socket.socket(socket.AF_UNIX) as sock:
+        assert not guard._may_listen(sock)
+
+
+async def refused(_address: object, _port: int) -> None:
+    raise AssertionError("nothing is refused here")
+
+
 def test_a_full_backlog_is_waited_for(sessions: Sessions) -> None:
     program = """
 import socket, threading, time

@@ -57,6 +57,26 @@ def need(program: str) -> None:
         pytest.skip(f"{program} is not installed")
 
 
+@guarded
+def test_files_by_what_a_process_calls_itself(sessions: Sessions) -> None:
+    program = """
+import os
+for name in "abc":
+    open(name, "w").close()
+directory = os.open(".", os.O_RDONLY)
+os.chmod("/proc/self/cwd/a", 0o640)
+os.chmod(f"/proc/self/fd/{directory}/b", 0o640)
+os.utime(f"/dev/fd/{directory}/c", (5, 5))
+print([oct(os.stat(name).st_mode & 0o777) for name in "ab"], int(os.stat("c").st_mtime))
+try:
+    os.chmod("/proc/self/root/etc/hostname", 0o600)
+except OSError as error:
+    print(error.errno)
+"""
+    done = python(sessions, "landlock", program)
+    assert done.stdout == "['0o640', '0o640'] 5\n13\n", done.stderr
+
+
 @isolations
 def test_a_shared_repository_and_its_copies(sessions: Sessions, isolation: str) -> None:
     """git makes set-group-id directories; tar and cp keep every mode and time."""

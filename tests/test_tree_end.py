@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import RUN_SECONDS, Sessions, landlock_isolation, processes_with
+from harness import RUN_SECONDS, SYSTEM_PYTHON, Sessions, landlock_isolation, processes_with
 
 # The launcher, while it ends what is left of a tree whose first process has ended.
 ASKED_LATE = """
@@ -53,3 +53,29 @@ def test_nothing_of_the_tree_outlives_the_run(sessions: Sessions, tree: str, cou
     assert done.stdout == "planted\n", done.stderr
     assert done.returncode == 0
     assert sessions.verdict()[1]["verdict"] == "verified"
+
+
+SLEEPERS = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(400):
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+        os._exit(0)
+print("planted", flush=True)
+time.sleep(600)
+"""
+
+
+@landlock_isolation
+def test_nothing_outlives_the_timeout_of_many_that_ignore_sigterm(sessions: Sessions) -> None:
+    marker = f"marker-timeout-{os.getpid()}"
+    command = [SYSTEM_PYTHON, "-c", SLEEPERS, marker]
+    done = sessions.run(
+        "--isolation", "landlock", "--timeout", "4", "--grace", "0.1", "--", *command
+    )
+    assert processes_with(marker) == []
+    assert done.stdout == "planted\n", done.stderr
+    assert done.returncode == 124
+    assert "Traceback" not in done.stderr

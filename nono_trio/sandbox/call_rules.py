@@ -18,7 +18,10 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 # What makes a terminal useless to whoever has it next: its line discipline, and of a console the
 # modes of screen, keyboard and switching.
 _TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE = 0x5423, 0x4B3A, 0x4B45, 0x5602
-_TERMINAL = (_TIOCSTI, _TIOCLINUX, _TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE)
+_KDSKBMUTE, _TIOCCONS = 0x4B51, 0x541D
+_TERMINAL = (
+    _TIOCSTI, _TIOCLINUX, _TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE, _KDSKBMUTE, _TIOCCONS,
+)  # fmt: skip
 _MSG_FASTOPEN = 0x20000000
 _SO_BINDTOIFINDEX = 62
 _DETOURS = (

@@ -18,6 +18,7 @@ from nono_trio.sandbox import file_calls, notification, system
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 AT_FDCWD: Final = -100
 _MOST_PATH: Final = 4096  # PATH_MAX, its NUL included
@@ -25,6 +26,8 @@ _PAGE: Final = 4096
 # A descriptor of the caller's: in our /proc, "self" would be us.
 _OWN_DESCRIPTOR: Final = re.compile(rb"/(?:proc/(?:self|thread-self|(\d+))|dev)/fd/(\d{1,9})")
 _STATUS: Final = re.compile(r"^(Tgid|NStgid|Uid|Gid|Groups|CapEff):[\t ]*(.*)$", re.MULTILINE)
+# What a process calls itself in /proc, where we would find us.
+_SELF: Final = re.compile(rb"/(proc/self|proc/thread-self|dev/fd)(?=/|$)")
 # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID
 _FILE_CAPABILITIES: Final = 0b11111
 
@@ -79,6 +82,8 @@ class Caller(NamedTuple):
         if own is not None and follow and own[1] in (None, self.own_name):
             return self.descriptor(int(own[2]))
         flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        if not self.elsewhere:
+            path = self.in_our_proc(path)
         with ExitStack() as opened:
             start = self._start(directory, path)
             opened.callback(os.close, start)
@@ -103,8 +108,26 @@ class Caller(NamedTuple):
         """Our own descriptor for what it has open as `number`."""
         return notification.copy_descriptor(self.process, number)
 
+    def in_our_proc(self, path: bytes) -> bytes:
+        """`path` with the caller's own numbers for "self": where it leads is judged afterwards."""
+        named = {
+            b"proc/self": b"/proc/%d" % self.process,
+            b"proc/thread-self": b"/proc/%d/task/%d" % (self.process, self.thread),
+            b"dev/fd": b"/proc/%d/fd" % self.process,
+        }
+        found = _SELF.match(path)
+        return path if found is None else named[found[1]] + path[found.end() :]
+
+    def working_directory(self) -> int:
+        """A descriptor (O_PATH) for where it is."""
+        return os.open(f"/proc/{self.thread}/cwd", os.O_PATH | os.O_CLOEXEC)
+
+    def being(self) -> AbstractContextManager[None]:
+        """As `acting`, and other processes that ask who did it are told the caller's ids."""
+        return self.acting(effective=True)
+
     @contextmanager
-    def acting(self) -> Iterator[None]:
+    def acting(self, *, effective: bool = False) -> Iterator[None]:
         """Have this thread of ours do what the body does with the caller's rights over files.
 
         Raises PermissionError where we are not root and it is somebody else.
@@ -117,7 +140,7 @@ class Caller(NamedTuple):
         if same and (self.uid != 0 or self._has_file_capabilities()):
             yield
             return
-        with file_calls.file_rights(rights):
+        with file_calls.file_rights(rights, effective=effective):
             yield
 
     def _has_file_capabilities(self) -> bool:
@@ -129,4 +152,4 @@ class Caller(NamedTuple):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if directory != AT_FDCWD and not path.startswith(b"/"):
             return self.descriptor(directory)
-        return os.open(f"/proc/{self.thread}/cwd", os.O_PATH | os.O_CLOEXEC)
+        return self.working_directory()

@@ -22,6 +22,8 @@ _OPENAT2: Final = 437  # the same number on every architecture; since Linux 5.6
 _RESOLVE_BENEATH: Final = 0x08
 _RESOLVE_IN_ROOT: Final = 0x10
 _SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159}
+# setresuid, setresgid
+_SET_IDS: Final = {"x86_64": (117, 119), "aarch64": (147, 149), "riscv64": (147, 149)}
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _UNCHANGED: Final = -1  # an id that does not exist: what is set stays, and is returned
 _AT_EMPTY_PATH: Final = 0x1000
@@ -92,9 +94,10 @@ class FileRights(NamedTuple):
 
 
 @contextlib.contextmanager
-def file_rights(rights: FileRights) -> Iterator[None]:
+def file_rights(rights: FileRights, *, effective: bool = False) -> Iterator[None]:
     """Have the calling thread, and no other of this process, touch files with `rights` in the body.
 
+    `effective`: the ids are also what others are told of it, as at the other end of a socket.
     Only as root, else PermissionError. A thread that can't get its rights back ends the process.
     """
     if os.geteuid() != 0:
@@ -107,6 +110,8 @@ def file_rights(rights: FileRights) -> Iterator[None]:
     gid, groups = os.getegid(), os.getgroups()
     try:
         _set_groups(rights.groups)
+        if effective:
+            _set_effective(rights.uid, rights.gid)
         _libc.setfsgid(rights.gid)
         _libc.setfsuid(rights.uid)
         if rights.uid == 0:
@@ -116,13 +121,25 @@ def file_rights(rights: FileRights) -> Iterator[None]:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         yield
     finally:
-        _libc.setfsuid(0)
-        _libc.setfsgid(gid)
         try:
+            if effective:
+                _set_effective(0, _UNCHANGED)  # first: it brings the right to change the group back
+                _set_effective(_UNCHANGED, gid)
+            _libc.setfsuid(0)
+            _libc.setfsgid(gid)
             _checked(_libc.capset(ctypes.byref(header), ctypes.byref(own)))
             _set_groups(groups)
         except OSError:
             os._exit(1)
+
+
+def _set_effective(uid: int, gid: int) -> None:
+    """Of this thread alone; the real and the saved ids stay, and with them the way back."""
+    set_uid, set_gid = _SET_IDS.get(os.uname().machine, (-1, -1))
+    for number, identity in ((set_gid, gid), (set_uid, uid)):
+        wanted = ctypes.c_uint32(identity & 0xFFFFFFFF)
+        unchanged = ctypes.c_uint32(0xFFFFFFFF)
+        _checked(_libc.syscall(number, unchanged, wanted, unchanged))
 
 
 def _set_groups(groups: Sequence[int]) -> None:

@@ -38,6 +38,7 @@ from nono_trio.core.socket_address import (
 from nono_trio.errors import AuditLost, SessionSealed
 from nono_trio.sandbox import metadata_broker, notification, process_broker
 from nono_trio.sandbox.call_numbers import call_name
+from nono_trio.sandbox.caller import Caller
 from nono_trio.sandbox.helpers import Helpers, TryLater
 from nono_trio.sandbox.places import is_below
 
@@ -166,10 +167,12 @@ class Guard:
             trio.from_thread.run(self._refused, address, port)
 
     def _listen(self, notified: Notification) -> int:
+        caller = Caller.of(notified.thread, elsewhere=False)
         with self._its_socket(notified) as sock:
             if not self._may_listen(sock):
                 return errno.EACCES
-            sock.listen(_signed(notified.arguments[1]))
+            with caller.being():  # who listens is told to those who connect
+                sock.listen(_signed(notified.arguments[1]))
         return 0
 
     def _may_listen(self, sock: socket.socket) -> bool:
@@ -177,7 +180,8 @@ class Guard:
         at no abstract name, which other programs of this machine may take for somebody's they know.
         """
         if sock.family == socket.AF_UNIX:
-            return isinstance(sock.getsockname(), str)  # once bound, a name stays the same
+            name = sock.getsockname()  # once there is one it stays the same; until then it may come
+            return isinstance(name, str) and name != ""
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
         text, port = sock.getsockname()[:2]
@@ -218,27 +222,31 @@ class Guard:
                 return number
 
     def _connect_unix(self, notified: Notification, path: bytes) -> int:
+        """As the caller: the path is its own to search and the socket its own to write, and the
+        server is told which user connects."""
+        caller = Caller.of(notified.thread, elsewhere=False)
         with self._its_socket(notified) as sock:
             if sock.family != socket.AF_UNIX:
                 return errno.EAFNOSUPPORT
-            with _not_blocking(sock) as blocked:
-                number, listener = self._try_unix(notified.thread, sock, path)
-                if number == errno.EAGAIN and blocked:
-                    raise TryLater(listener)
-                return number
+            directory = caller.working_directory()
+            try:
+                with _not_blocking(sock) as blocked, caller.being():
+                    number, listener = self._try_unix(sock, directory, caller.in_our_proc(path))
+                    if number == errno.EAGAIN and blocked:
+                        raise TryLater(listener)
+                    return number
+            finally:
+                os.close(directory)
 
     def _try_unix(
-        self, thread: int, sock: socket.socket, path: bytes
+        self, sock: socket.socket, directory: int, path: bytes
     ) -> tuple[int, tuple[int, int] | None]:
         """Connect to what `path` is now, if that is open to the cage: the socket is held first,
         and then judged and connected to by that hold. Returns the errno, and which file it is."""
-        directory = os.open(f"/proc/{thread}/cwd", os.O_PATH | os.O_CLOEXEC)
         try:
             held = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
         except OSError as error:
             return self._why_not(error, path, directory), None
-        finally:
-            os.close(directory)
         try:
             by_hold = f"/proc/self/fd/{held}"
             if not self._openings.has_path(os.readlink(by_hold)):

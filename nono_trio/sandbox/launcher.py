@@ -17,7 +17,8 @@ import contextlib
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, NoReturn
+import stat
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from nono_trio.late_imports import refuse_late_imports
 from nono_trio.sandbox import call_rules, protocol, system
@@ -43,7 +44,7 @@ from nono_trio.sandbox.namespaces import (
 from nono_trio.sandbox.temporary import remove_temporary
 from nono_trio.sandbox.transparent import OuterNetwork, loopback_dns
 from nono_trio.sandbox.tree import Freezer, end_descendants
-from nono_trio.sandbox.view import build_view, require_same
+from nono_trio.sandbox.view import build_view, changed, require_same
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -233,11 +234,13 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
     isolated = plan["isolation"] == "landlock"
     if not plan["landlock"] and not isolated:
         return
+    held = []
     if plan["isolation"] != "namespace":  # there the view has looked
-        _require_same_grants(plan)
+        held = _hold_grants(plan)
     capabilities = granted(library, plan)
     if not isolated:
         library.apply_landlock(capabilities)
+        _require_same_grants(plan, held)
         return
     capabilities.block_network()
     capabilities.allow_tcp_connect_port(plan["port"])
@@ -245,13 +248,52 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
         capabilities.allow_bind_port(port)
     # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
     library.apply_seccomp(capabilities)
+    _require_same_grants(plan, held)
 
 
-def _require_same_grants(plan: dict[str, Any]) -> None:
-    """Raise StageError for a grant that is not what it was when the plan was made."""
+class _HeldGrant(NamedTuple):
+    path: str
+    descriptor: int
+    readable: bool  # by a grant, and by its mode
+
+
+def _hold_grants(plan: dict[str, Any]) -> list[_HeldGrant]:
+    """Hold each grant; raise StageError for one that is not what it was when the plan was made."""
+    to_read = {path for path, access, _ in plan["grants"] if access != "write"}
+    held = []
     for path, expected in plan["identities"].items():
         with contextlib.suppress(FileNotFoundError):
-            require_same(path, path, expected)
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            require_same(descriptor, path, expected)
+            held.append(_HeldGrant(path, descriptor, path in to_read and _may_read(descriptor)))
+    return held
+
+
+def _require_same_grants(plan: dict[str, Any], held: list[_HeldGrant]) -> None:
+    """Raise StageError if something else was granted than what is held.
+
+    Landlock's library takes paths, and another cage that may write above one can put something else
+    there for just that moment: so what is held has to be what can be opened now.
+    """
+    for grant in held:
+        with contextlib.suppress(FileNotFoundError):
+            require_same(grant.path, grant.path, plan["identities"][grant.path])
+        if grant.readable and not _may_read(grant.descriptor):
+            raise changed(grant.path)
+        os.close(grant.descriptor)
+
+
+def _may_read(descriptor: int) -> bool:
+    """Whether a directory or file that is held can be opened for reading."""
+    if stat.S_IFMT(os.fstat(descriptor).st_mode) not in (stat.S_IFDIR, stat.S_IFREG):
+        return False
+    try:
+        os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    except OSError:  # leased, too large: whatever it is, its grant is not why
+        return True
+    return True
 
 
 def _apply_filter(isolation: str) -> None:

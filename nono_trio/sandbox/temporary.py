@@ -23,10 +23,21 @@ REMOVE_SECONDS = 10.0
 
 
 def make_temporary() -> str:
-    """Make a directory that only this user may enter; raises OSError."""
+    """Make a directory that only this user may enter; its path, without symlinks. Raises OSError.
+
+    Where TMPDIR lies in what another cage may write, that cage can put something else at this path
+    at any time: whoever uses it holds on to what `entered` gives, and compares (`identity_of`).
+    """
     import tempfile  # 10 ms, which the launcher, that only removes, does not wait for
 
-    return tempfile.mkdtemp(prefix=PREFIX)
+    return tempfile.mkdtemp(prefix=PREFIX, dir=os.path.realpath(tempfile.gettempdir()))
+
+
+def identity_of(path: str) -> tuple[int, int]:
+    """Device and inode of a directory of `make_temporary`; raises OSError for a symlink."""
+    with entered(path) as directory:
+        found = os.fstat(directory)
+    return found.st_dev, found.st_ino
 
 
 def remove_temporary(

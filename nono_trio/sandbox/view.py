@@ -120,14 +120,16 @@ def build_view(
     os.chdir("/")
 
 
-def require_same(path: str, name: str, expected: tuple[int, int]) -> None:
-    """Raise StageError if what is at `path` is not what was there when the plan was made."""
+def require_same(path: str | int, name: str, expected: tuple[int, int]) -> None:
+    """Raise StageError if what is at `path`, or held, is not what was there when the plan was
+    made."""
     found = os.stat(path)
     if (found.st_dev, found.st_ino) != tuple(expected):
-        raise _changed(name)
+        raise changed(name)
 
 
-def _changed(name: str) -> StageError:
+def changed(name: str) -> StageError:
+    """For a grant at whose path something else is by now."""
     cause = OSError(errno.ESTALE, f"{name} is not what it was when it was checked")
     return StageError("grants", cause)
 
@@ -204,7 +206,7 @@ class _View:
         if not os.path.lexists(_NEW + real):
             if self._mount_above(real) == "private":
                 return
-            raise _changed(real)
+            raise changed(real)
         if os.path.isdir(_NEW + real):
             flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
             system.mount("tmpfs", _NEW + real, "tmpfs", flags, "mode=0,size=4k")
@@ -230,7 +232,7 @@ class _View:
         for path in sorted(between, key=_depth):  # an outer one hides what is mounted in it before
             found = os.lstat(_OLD + path)
             if not stat.S_ISDIR(found.st_mode):  # it was one when it was planned
-                raise _changed(path)
+                raise changed(path)
             system.mount(_OLD + path, _NEW + path, "", system.MS_BIND | system.MS_REC)
             require_same(_NEW + path, path, (found.st_dev, found.st_ino))
 

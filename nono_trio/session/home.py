@@ -62,6 +62,15 @@ class RunHome:
             self.held.take_back()
 
     @property
+    def identities(self) -> dict[str, tuple[int, int]]:
+        """Device and inode of an empty one's directory by its path: what has to be there when the
+        command starts."""
+        if self.descriptor is None or self.path is None or not self.plan.moved:
+            return {}
+        found = os.fstat(self.descriptor)
+        return {self.path: (found.st_dev, found.st_ino)}
+
+    @property
     def text(self) -> str:
         """As the log keeps it: `kept NAME`, `private` or `closed`."""
         return f"kept {self.name}" if self.name is not None else self.plan.kind
@@ -186,17 +195,17 @@ def _make_private(home: RunHome, temporary: str) -> None:
     """Not bounded in size but by the file system of the temporary directory: without mounts there
     is nothing to bound it by."""
     from nono_trio.sandbox.home_places import make_places
-    from nono_trio.sandbox.hostile_tree import open_directory
+    from nono_trio.sandbox.hostile_tree import entered, open_directory
 
-    path = _private_path(temporary)
-    os.mkdir(path, 0o700)
-    home.descriptor = open_directory(path)
+    with entered(temporary) as top:  # held: another cage may put a symlink at its path
+        os.mkdir(_DIRECTORY, 0o700, dir_fd=top)
+        home.descriptor = open_directory(_DIRECTORY, top)
     make_places(home.descriptor, home.plan.places)
-    home.path = path
+    home.path = _private_path(temporary)
 
 
 def _private_path(temporary: str) -> str:
-    return os.path.join(os.path.realpath(temporary), _DIRECTORY)
+    return os.path.join(temporary, _DIRECTORY)  # which has no symlinks
 
 
 def what_it_held(descriptor: int, plan: HomePlan) -> list[str]:

@@ -31,7 +31,7 @@ from nono_trio.sandbox.own_files import asks_loopback, names_warnings, own_files
 from nono_trio.sandbox.places import ON_MACOS, home_directory
 from nono_trio.sandbox.plan import FilePlan, plan_files
 from nono_trio.sandbox.spawn import CagePlan
-from nono_trio.sandbox.temporary import make_temporary, remove_temporary
+from nono_trio.sandbox.temporary import identity_of, make_temporary, remove_temporary
 from nono_trio.sandbox.umask import callers_umask
 from nono_trio.session.advice import advice
 from nono_trio.session.core_dumps import callers_core_limit
@@ -182,7 +182,8 @@ def prepare_run(
     token = new_token()
     temporary = None
     if options.sandbox and chosen != "namespace":
-        temporary = make_temporary()
+        temporary = _make_temporary()
+    held = {} if temporary is None else {temporary: identity_of(temporary)}
     unguarded = _unguarded(options, chosen)
     if dry:
         home = resolve_home(options, files, chosen, temporary)
@@ -196,6 +197,7 @@ def prepare_run(
         memory=options.limits.memory,
         home=home.path,
     )
+    caged.identities.update(held | home.identities)
     names = own_names(named_hosts(network), own_hosts_file=chosen == "namespace")
     if chosen == "namespace":
         texts = own_files(names.text, transparent=bool(transparent), granted=files.user_paths)
@@ -284,6 +286,16 @@ def prepare_run(
         inherited=inherited,
         denials=denials,
     )
+
+
+def _make_temporary() -> str:
+    try:
+        return make_temporary()
+    except OSError as error:
+        raise CageFailed(
+            f"the command's temporary directory can't be made: {error.strerror or error}",
+            hint="set TMPDIR to a directory that you can write",
+        ) from error
 
 
 def _open_home(

@@ -1,10 +1,13 @@
 """Ways out by other programs: sockets that have a path or an abstract name, IPC objects, keys."""
 
 import array
+import contextlib
 import ctypes
 import mmap
 import os
 import socket
+import threading
+import time
 from functools import partial
 
 from escape_base import (
@@ -20,6 +23,7 @@ from escape_base import (
 
 STREAM, DATAGRAM, SEQPACKET = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET
 UNIX = socket.AF_UNIX
+RACE_SECONDS = 0.5
 
 
 def pathname(host, which, kind=STREAM):
@@ -88,6 +92,34 @@ def squat_abstract(host):
         sock.bind(f"\0{host.tag}")
         sock.listen()
         return "whoever connects to that name reaches it"
+
+
+@attempt("listening at an abstract name that is bound while listen is judged")
+def squat_meanwhile(host):
+    if host.isolation == "namespace":
+        raise Stopped("the names of its network are its own")
+    deadline = time.monotonic() + RACE_SECONDS
+    rounds = 0
+    while time.monotonic() < deadline:
+        rounds += 1
+        with socket.socket(UNIX, STREAM) as sock:
+            name = f"\0{host.tag}-{rounds}"
+            thread = threading.Thread(target=bind_after, args=(sock, name, rounds % 60 * 1e-5))
+            thread.start()
+            with contextlib.suppress(OSError):
+                sock.listen()
+            thread.join()
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return f"whoever connects to that name reaches it, after {rounds} rounds"
+    raise Stopped(f"not in {rounds} rounds")
+
+
+def bind_after(sock, name, seconds):
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+    with contextlib.suppress(OSError):
+        sock.bind(name)
 
 
 @attempt("an X11-like abstract socket")
