@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import sealed_session as made
@@ -23,6 +25,7 @@ from nono_trio.cli.audit_verify import verify_all
 from nono_trio.errors import LogUnreadable
 
 TERABYTE = 2**40
+DATA = Path(__file__).parent / "data" / "vectors"
 
 
 @pytest.fixture
@@ -179,3 +182,37 @@ def test_a_log_whose_session_file_is_destroyed_teaches_nothing(root):
     (directory / store.SESSION).write_bytes(b"{")
     with pytest.raises(LogUnreadable):
         Lesson(directory)
+
+
+@pytest.mark.parametrize("added", [b'\n  "zzz": 1,', b'\n  "command": ["harmless"],'])
+def test_an_open_session_file_is_ours_to_the_byte(root, added):
+    """Another program that reads it may take the first of two keys, or one that we do not know."""
+    directory = made.unsealed(root)
+    path = directory / store.SESSION
+    path.write_bytes(path.read_bytes().replace(b"{", b"{" + added, 1))
+    assert verify(directory).first_bad.failure == "session.json mismatch"
+    assert recover(directory).outcome == "tampered"
+
+
+def test_a_reopened_session_whose_line_is_destroyed_is_told(root):
+    shutil.rmtree(made.build(root))
+    (root / ledger.LEDGER).write_bytes(b"destroyed\n")
+    answer = verify(made.unsealed(root))
+    assert answer.verdict == "crashed"
+    assert any("it may have been this session's" in note for note in answer.notes)
+
+
+def test_an_upstream_session_under_another_name_beside_a_ledger(root, tmp_path):
+    """The id that was asked for is the one that is proved."""
+    source = next(path.parent for path in DATA.glob("*/session.json"))
+    name = json.loads((source / store.SESSION).read_bytes())["session_id"]
+    made.build(root, "one")
+    shutil.copytree(source, root / "another")
+    answer = verify(root / "another", upstream=True)
+    assert answer.first_bad.failure == "session id mismatch"
+    shutil.move(root / "another", root / name)
+    assert verify(root / name, upstream=True).verdict == "verified"
+    shutil.copytree(source, tmp_path / "copy")
+    answer = verify(tmp_path / "copy", upstream=True)
+    assert (answer.verdict, answer.session_id) == ("verified", name)
+    assert any("another name" in note for note in answer.notes)

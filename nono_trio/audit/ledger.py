@@ -66,9 +66,9 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
     `digests` maps session id to the digest of its first good line, `condemned` to the fault that
     takes this proof away, `removed` (sessions that were forgotten on purpose) to the digest they
     had. `doubtful` are those whose first good line stands after one that is damaged or gone and
-    names nobody: that one may have been theirs. `torn_tail` says that the file ends in half a line,
-    which a crash explains and which breaks nothing before it. `first_bad` is the first fault of
-    all.
+    names nobody (`nameless`: there is one): it may have been theirs. `torn_tail` says that the file
+    ends in half a line, which a crash explains and which breaks nothing before it. `first_bad` is
+    the first fault of all.
     """
 
     present: bool
@@ -78,6 +78,7 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
     condemned: dict[str, BadLedgerLine]
     removed: dict[str, str]
     doubtful: frozenset[str] = frozenset()
+    nameless: bool = False
     first_bad: BadLedgerLine | None
     torn_tail: bool
 
@@ -148,6 +149,7 @@ def verify_file(path: Path, session_id: str | None = None) -> LedgerReport:
         condemned=walk.condemned,
         removed=walk.removed,
         doubtful=frozenset(walk.doubtful),
+        nameless=walk.nameless,
         first_bad=walk.first_bad,
         torn_tail=torn,
     )
@@ -168,13 +170,11 @@ class _Walk:
         self.condemned: dict[str, BadLedgerLine] = {}
         self.removed: dict[str, str] = {}
         self.doubtful: set[str] = set()
+        self.nameless = False  # whether a line so far is damaged or gone, and names nobody
         self.first_bad: BadLedgerLine | None = None
         self._only = only
         self._unreadable = 0  # lines since the last good one
         self._place = (0, 0)
-        self._nameless = (
-            False  # whether a line before this one is damaged or gone, and names nobody
-        )
 
     def take(self, line: bytes, number: int, offset: int) -> None:
         """Take the next whole line."""
@@ -222,7 +222,7 @@ class _Walk:
     def _note(self, record: LedgerRecord) -> None:
         """The first line for a session wins; a second must say the same."""
         if record.session_id.startswith(REPAIRED_PREFIX):
-            self._nameless = True
+            self.nameless = True
             return
         forgotten = record.session_id.startswith(REMOVED_PREFIX)
         session_id = record.session_id.removeprefix(REMOVED_PREFIX)
@@ -234,7 +234,7 @@ class _Walk:
         if first is None:
             if not forgotten:
                 self.digests[session_id] = record.session_digest
-                if self._nameless:
+                if self.nameless:
                     self.doubtful.add(session_id)
         elif first != record.session_digest:
             self._bad("a second digest", first, record.session_digest, session_id)
@@ -247,7 +247,7 @@ class _Walk:
             line=number, offset=offset, failure=failure, expected=str(expected), got=str(got)
         )
         self.first_bad = self.first_bad or bad
-        self._nameless = self._nameless or condemned is None
+        self.nameless = self.nameless or condemned is None
         if condemned is not None and self._only in (None, condemned):
             self.condemned.setdefault(condemned, bad)
 

@@ -283,9 +283,7 @@ def _session_fault(
     )
     if expected is None:
         return None
-    return bounds.check_session(
-        expected, evidence.metadata, bound.directory if evidence.sealed else None
-    )
+    return bounds.check_session(expected, evidence.metadata, bound.directory)
 
 
 def _tail_fault(evidence: Evidence, check: LogCheck) -> FirstBad | None:
@@ -416,6 +414,9 @@ def _conclude(
         answer.verdict = _judge_ledger(evidence, answer, ledger, sound)
     elif answer.first_bad is None:
         answer.verdict = "open" if evidence.alive else "crashed"
+        if evidence.ours and evidence.directory is not None and not evidence.alive:
+            root = evidence.directory.resolve().parent
+            answer.notes += _nameless_notes(ledger or ledgers.verify(root, answer.session_id))
     if answer.first_bad is not None:
         answer.verdict = "tampered"
     answer.notes.extend(_notes(evidence, answer))
@@ -441,7 +442,7 @@ def _judge_ledger(
     if fault.failure == seal.LEDGER_LINE_MISSING:
         if not evidence.ours:
             answer.notes.append("no ledger line: its digest was compared with nothing")
-            return sound
+            return _judge_name(directory, metadata.session_id, ledger, answer, sound)
         if not ledger.present:
             answer.notes.append(
                 f"{root / ledgers.LEDGER} is missing; a copied session needs its ledger beside it"
@@ -449,6 +450,31 @@ def _judge_ledger(
             return "unreadable"
     answer.first_bad = fault
     return "tampered"
+
+
+def _nameless_notes(ledger: LedgerReport) -> Sequence[str]:
+    """What a session that no line names has to be told with."""
+    if not ledger.nameless:
+        return ()
+    return (
+        "a line of the ledger is damaged or gone and names nobody: it may have been this session's",
+    )
+
+
+def _judge_name(
+    directory: Path, session_id: str, ledger: LedgerReport, answer: Verification, sound: Verdict
+) -> Verdict:
+    """The verdict of a session of upstream's that no ledger knows, by its directory's name.
+
+    Beside a ledger a directory has its session's id; a copy elsewhere may have any name.
+    """
+    renamed = bounds.differs(bounds.ID_MISMATCH, directory.resolve().name, session_id)
+    if renamed is not None and ledger.present:
+        answer.first_bad = renamed
+        return "tampered"
+    if renamed is not None:
+        answer.notes.append(f"its directory has another name than session {session_id} in it")
+    return sound
 
 
 def _ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
