@@ -156,7 +156,7 @@ def test_a_listen_port_reaches_the_child(sessions: Sessions) -> None:
 def test_a_listen_port_before_the_child_listens_is_refused(sessions: Sessions) -> None:
     port = free_port()
     with sessions.started(
-        "run", "-s", "--listen-port", str(port), "--", "cat", stdin=subprocess.PIPE
+        "run", "--fail-on-deny", "--listen-port", str(port), "--", "cat", stdin=subprocess.PIPE
     ) as run:
 
         def refused() -> bool:
@@ -169,8 +169,12 @@ def test_a_listen_port_before_the_child_listens_is_refused(sessions: Sessions) -
                 return False
 
         wait_until(refused, "the relay answers and closes")
-        run.communicate("", timeout=10)
-    assert [event["decision"] for event in sessions.decisions()][:2] == ["allow", "deny"]
+        _, told = run.communicate("", timeout=10)
+    assert run.returncode == 0, "whoever asks there is not the command"
+    assert f"connections to --listen-port {port} were not served: the command did not" in told
+    assert {event["decision"] for event in sessions.decisions()} == {"allow"}
+    flows = [json.loads(line) for line in (sessions.only / "flows.ndjson").read_text().splitlines()]
+    assert {flow["closed_by"] for flow in flows} == {"error"}
 
 
 def test_many_connections_at_once(sessions: Sessions, origin: Origin) -> None:
@@ -216,10 +220,10 @@ def test_a_taken_listen_port_is_refused_before_anything_starts(sessions: Session
     assert not sessions.directories
 
 
-async def connected_relay(recorder: object) -> trio.SocketStream:
+async def connected_relay(recorder: object, relay: PortRelay | None = None) -> trio.SocketStream:
     """A relay of one connection, run to its end; the client's side of it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    relay = PortRelay(5432, "--open-port", partial(dial_host, 1), recorder)  # type: ignore[arg-type]
+    relay = relay or PortRelay(5432, "--open-port", partial(dial_host, 1), recorder)  # type: ignore[arg-type]
     async with trio.open_nursery() as handlers:
         handlers.start_soon(relay.serve, listener, handlers)
         stream = await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1])
@@ -254,6 +258,16 @@ async def test_a_connection_past_the_limit_is_recorded_and_closed(
     assert [(event.decision, event.reason) for event in recorder.events] == [
         ("deny", "1 connections to port 5432 are open")
     ]
+
+
+async def test_a_stranger_past_the_limit_is_counted_and_is_no_denial_of_the_commands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trio.CapacityLimiter, "acquire_nowait", _no_room)
+    recorder = MemoryRecorder()
+    relay = PortRelay(5432, "--listen-port", partial(dial_host, 1), recorder, is_commands=False)
+    await (await connected_relay(recorder, relay)).aclose()
+    assert (recorder.events, relay.unserved) == ([], 1)
 
 
 def _no_room(_limiter: trio.CapacityLimiter) -> None:

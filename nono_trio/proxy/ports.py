@@ -38,7 +38,12 @@ _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 
 
 class PortRelay:
-    """Accepts on one listener and relays each connection to a fresh one from `connect`."""
+    """Accepts on one listener and relays each connection to a fresh one from `connect`.
+
+    `is_commands`: who connects is the caged command, so what it can't have is a denial of its.
+    Anybody of the machine may be at a port of the host's, and many a program asks there until it is
+    answered: that is no attempt of the command's, so it is counted only (`unserved`).
+    """
 
     def __init__(
         self,
@@ -46,7 +51,11 @@ class PortRelay:
         flag: str,
         connect: Callable[[], Awaitable[trio.SocketStream]],
         recorder: RecordsDecisions,
+        *,
+        is_commands: bool = True,
     ) -> None:
+        self.unserved = 0
+        self._is_commands = is_commands
         self._port = port
         self._flag = flag
         self._connect = connect
@@ -76,8 +85,7 @@ class PortRelay:
         try:
             self._room.acquire_nowait()
         except trio.WouldBlock:  # not kept waiting: that queue would have no bound
-            reason = f"{MAX_CONNECTIONS} connections to port {self._port} are open"
-            await self._recorder.record(self._event("deny", reason))
+            await self._refuse(f"{MAX_CONNECTIONS} connections to port {self._port} are open")
             return
         try:
             flow = _Flow(await self._recorder.record(self._event("allow", self._flag)))
@@ -95,12 +103,18 @@ class PortRelay:
         except (OSError, trio.TooSlowError) as error:
             flow.closed_by = "error"
             reason = f"nothing answers on port {self._port}: {_words(error)}"
-            await self._recorder.record(self._event("deny", reason))
+            await self._refuse(reason)
             return
         flow.reached(far)
         async with far, trio.open_nursery() as nursery:
             nursery.start_soon(flow.pump, near, far, "up")
             nursery.start_soon(flow.pump, far, near, "down")
+
+    async def _refuse(self, reason: str) -> None:
+        if self._is_commands:
+            await self._recorder.record(self._event("deny", reason))
+        else:
+            self.unserved += 1
 
     def _event(self, decision: Decision, reason: str) -> NetworkEvent:
         return NetworkEvent(

@@ -54,6 +54,7 @@ HASH_SECONDS = 2.0
 EXEC_SECONDS = 10.0
 # The look at a private home bounds itself; a disk that hangs must not hold the end.
 HOME_SECONDS = 2.0
+LISTEN_PORT = "--listen-port"
 TIMED_OUT = 124  # as timeout(1)
 # The queue has room or it has not: the log is not waited for once the child has ended.
 LAST_RECORD_SECONDS = 1.0
@@ -85,6 +86,7 @@ class ChildFront:
         self._timed_out = False
         self._deadline: float | None = None
         self._ports = SourcePorts()
+        self._listened: list[tuple[int, PortRelay]] = []
         self.notes: list[str] = []  # for whoever started the run
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
@@ -102,6 +104,12 @@ class ChildFront:
                 ended = await self._run_child(cage, proxy, handlers, recorder)
                 hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
             await self._tell_what_ends()
+        for port, relay in self._listened:
+            if relay.unserved:
+                self.notes.append(
+                    f"{relay.unserved} connections to {LISTEN_PORT} {port} were not served: the"
+                    " command did not listen there, or too many were open"
+                )
         if proxy.turned_away:
             self.notes.append(
                 f"{proxy.turned_away} connections of other programs to the proxy's port were"
@@ -189,7 +197,10 @@ class ChildFront:
                 if name in self._sockets:
                     front.start_soon(relay.serve, self._sockets[name], handlers)
         for port, listener in self._run.listen_ports.items():
-            relay = PortRelay(port, "--listen-port", partial(_dial_child, cage, port), recorder)
+            relay = PortRelay(
+                port, LISTEN_PORT, partial(_dial_child, cage, port), recorder, is_commands=False
+            )
+            self._listened.append((port, relay))
             front.start_soon(relay.serve, listener, handlers)
 
     async def _guard_connections(self, listener: int, recorder: Recorder) -> None:
