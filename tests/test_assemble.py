@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nono_trio.errors import CageFailed
-from nono_trio.sandbox.assemble import enforcement, left_open
+from nono_trio.sandbox import assemble
+from nono_trio.sandbox.assemble import cage_files, enforcement, left_open
+from nono_trio.sandbox.plan import FilePlan
 from nono_trio.sandbox.spawn import CagePlan, NamespacesRefused
+from nono_trio.sandbox.streams import Stream
 from nono_trio.session import run
 from nono_trio.session.run import Listeners
 
@@ -80,3 +83,17 @@ def test_a_fallback_that_is_refused_points_back_to_namespaces(
     assert failed.value.hint == (
         "`nono-trio doctor` says what would allow namespaces; `--isolation none` runs"
     )
+
+
+def test_files_behind_the_streams_are_granted_by_what_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its path alone, a link that another command puts there would be granted for writing."""
+    log = Stream("/project/log", "write", (1, 2), is_terminal=False)
+    monkeypatch.setattr(assemble, "handed_over", lambda _files: [log])
+    files = FilePlan((), (), (), (), "/", "/")
+    caged = cage_files(files, "landlock", sandbox=True, temporary=None)
+    assert ("/project/log", "write", True) in caged.grants
+    assert caged.identities == {"/project/log": (1, 2)}
+    caged = cage_files(files, "namespace", sandbox=True, temporary=None)
+    assert [identity for _path, _writable, identity in caged.streams.values()] == [(1, 2)]

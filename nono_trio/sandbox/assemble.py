@@ -114,6 +114,7 @@ def cage_files(
     if home is not None:
         fresh.append((home, "readwrite", False))
     streams, shown = handed_over(files), {}
+    identities = dict(files.identities)
     if isolation == "namespace":
         places = named(streams)
         shown = {place: one.shown() for place, one in places.items()}
@@ -122,6 +123,7 @@ def cage_files(
             fresh.append((DEVICES, "read", False))
     else:
         fresh += [(one.path, one.access, True) for one in streams]
+        identities.update({one.path: one.identity for one in streams})
     if not sandbox:
         return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start, streams=shown)
     by_name = {grant.real for grant in files.grants if grant.asked_for}
@@ -129,7 +131,7 @@ def cage_files(
         grants=granted + fresh,
         sockets=[grant.path for grant in files.sockets],
         view=[(grant.path, grant.may_write) for grant in (*files.grants, *files.sockets)],
-        identities=dict(files.identities),
+        identities=identities,
         private=_private(by_name, memory) if isolation == "namespace" else [],
         directories=[*_own_home(home), files.directory],
         covered=_closed(files),

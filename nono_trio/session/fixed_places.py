@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from nono_trio.errors import CageFailed
+from nono_trio.sandbox.hostile_tree import entered
 from nono_trio.sandbox.places import home_directory
 
 if TYPE_CHECKING:
@@ -55,7 +57,12 @@ def _gits_files_are_closed(files: FilePlan) -> bool:
 def _write_no_settings(temporary: str) -> str:
     """Write what git is to take for the user's settings: a repository's own go over it."""
     path = os.path.join(temporary, ".gitconfig")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with entered(temporary) as inside:  # never through a link that has taken its place
+            descriptor = os.open(".gitconfig", flags, 0o600, dir_fd=inside)
+    except OSError as error:
+        raise CageFailed(f"{path} can't be made: {error.strerror or error}") from error
     try:
         os.write(descriptor, b"[core]\n\texcludesFile = /dev/null\n\tattributesFile = /dev/null\n")
     finally:
