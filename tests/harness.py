@@ -144,8 +144,9 @@ class Sessions:
 
     @property
     def directories(self) -> list[Path]:
+        """Sessions: a hidden directory is none yet, or none any more."""
         audit = self.state / "audit"
-        return sorted(path for path in audit.iterdir() if path.is_dir()) if audit.exists() else []
+        return sorted(path for path in audit.glob("[!.]*") if path.is_dir())
 
     @property
     def only(self) -> Path:

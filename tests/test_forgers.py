@@ -13,6 +13,7 @@ import sealed_session as made
 from crashed_session import ID
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit import recover as recovering
 from nono_trio.audit import verify as verifying
 from nono_trio.audit.evidence import gather
 from nono_trio.audit.read import is_zeros
@@ -216,3 +217,14 @@ def test_an_upstream_session_under_another_name_beside_a_ledger(root, tmp_path):
     answer = verify(tmp_path / "copy", upstream=True)
     assert (answer.verdict, answer.session_id) == ("verified", name)
     assert any("another name" in note for note in answer.notes)
+
+
+def test_every_file_that_a_recovery_judges_is_read_from_the_disk(root, monkeypatch):
+    """After a failed sync the page cache may hold what the disk lost, of any of them."""
+    directory = made.unsealed(root, payloads=made.SMALL)
+    (directory / store.PROCESSES).touch()
+    forgotten = []
+    monkeypatch.setattr(recovering, "forget_cached", lambda path: forgotten.append(path.name))
+    files = {path.name for path in directory.iterdir()}
+    assert recover(directory).outcome == "recovered"
+    assert set(forgotten) == files
