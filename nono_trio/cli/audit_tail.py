@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 # Whether the supervisor still lives is asked less often: it needs session.json and /proc.
 ALIVE_POLLS = 20
-# A starting session makes its directory first and session.json a few syncs later.
+# A directory that changed has a new session by then, or was changed by something else.
 STARTING_SECONDS = 5.0
 
 # Why following came to its end.
