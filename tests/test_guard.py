@@ -183,6 +183,48 @@ with socket.socket(socket.AF_UNIX) as client:
     assert done.stdout == "connected\n" * 3 + "13\n", done.stderr
 
 
+ANOTHER_THREAD = """
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static pthread_t first;
+static void *rest(void *unused) {
+    struct sockaddr_un name = {AF_UNIX, "another.sock"};
+    int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+    pthread_join(first, 0);
+    bind(server, (void *)&name, sizeof name);
+    if (listen(server, 1) || connect(client, (void *)&name, sizeof name))
+        return (void *)(long)printf("%s\\n", strerror(errno));
+    printf("connected\\n");
+    return 0;
+}
+int main(void) {
+    pthread_t thread;
+    first = pthread_self();
+    pthread_create(&thread, 0, rest, 0);
+    pthread_exit(0);
+}
+"""
+
+
+def test_a_program_whose_first_thread_has_ended(sessions: Sessions) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9):
+        pytest.skip("Linux before 6.9 has no handles of threads")
+    directory = work(sessions)
+    (directory / "another.c").write_text(ANOTHER_THREAD)
+    built = [compiler, "another.c", "-o", "another", "-pthread"]
+    subprocess.run(built, cwd=directory, check=True, timeout=60)
+    done = sessions.run("-s", *GUARDED, "--allow-cwd", "--", "./another", cwd=directory)
+    assert done.stdout == "connected\n", done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's command can become somebody else")
 def test_a_socket_is_connected_to_by_who_asks_for_it(sessions: Sessions) -> None:
     """Not by the supervisor's user: a server that asks is told, and modes hold."""

@@ -28,7 +28,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "connect": (42, 203), "listen": (50, 201),
     "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
-    "setsockopt": (54, 208),
+    "setsockopt": (54, 208), "fcntl": (72, 25),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
     "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
     "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187),

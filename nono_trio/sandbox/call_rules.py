@@ -33,7 +33,15 @@ _DETOURS = (
 _SET_USER, _SET_GROUP = 0o4000, 0o2000  # S_ISUID, S_ISGID
 _CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: else open(2) ignores its mode
 _NEW_USER = 0x10000000  # CLONE_NEWUSER
-_SET_FLAGS = (0x40086602, 0x401C5820, 0x40087602)  # FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION
+# FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION, and for good: ENABLE_VERITY, SET_ENCRYPTION_POLICY
+_SET_FLAGS = (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613)
+# btrfs' and bcachefs' ways to make, snapshot and remove whole trees, which ask neither Landlock nor
+# the mount: a snapshot has all of its file system in it, below the one granted directory.
+_WHOLE_TREES = (
+    0x50009401, 0x50009417, 0x5000940E, 0x50009418, 0x5000940F, 0x5000943F, 0x4008941A,
+    0x4020BC10, 0x4020BC11,
+)  # fmt: skip
+_F_SETLEASE = 1024
 _PRIO_PROCESS, _PRIO_USER = 0, 2
 _IOPRIO_PROCESS, _IOPRIO_USER = 1, 3
 
@@ -55,6 +63,10 @@ COMMON = (
     Rule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
     Rule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
     Rule("ioctl", errno.EPERM, 1, never=_TERMINAL),
+    Rule("ioctl", errno.EPERM, 1, never=_WHOLE_TREES),
+    # Whoever opens a file that somebody has a lease on waits, 45 s at a time: an editor outside
+    # that saves what the cage may read, or the next session that starts a program.
+    Rule("fcntl", errno.EPERM, 1, never=(_F_SETLEASE,)),
     # Another process' limits: RLIMIT_CPU kills it. Only the same uid is asked, no LSM.
     Rule("prlimit64", errno.EPERM, 0, only=(0,)),
     # A user namespace gives its maker every capability in it, and with them much of the kernel.

@@ -106,7 +106,7 @@ class Caller(NamedTuple):
 
     def descriptor(self, number: int) -> int:
         """Our own descriptor for what it has open as `number`."""
-        return notification.copy_descriptor(self.process, number)
+        return notification.copy_descriptor(self.thread, number)
 
     def in_our_proc(self, path: bytes) -> bytes:
         """`path` with the caller's own numbers for "self": where it leads is judged afterwards."""

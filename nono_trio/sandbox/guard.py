@@ -276,9 +276,7 @@ class Guard:
     @contextmanager
     def _its_socket(self, notified: Notification) -> Iterator[socket.socket]:
         """Our copy of the socket that the call is about. Raises OSError."""
-        descriptor = notification.copy_descriptor(
-            notification.process_of(notified.thread), _signed(notified.arguments[0])
-        )
+        descriptor = notification.copy_descriptor(notified.thread, _signed(notified.arguments[0]))
         with _as_socket(descriptor) as sock:
             if not notification.is_waiting(self._listener, notified):  # it may be another's by now
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))

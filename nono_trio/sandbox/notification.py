@@ -27,6 +27,7 @@ _NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, thread, flags, call, architect
 _ANSWER = struct.Struct("=QqiI")  # id, value, negative errno, flags
 _IDENTITY = struct.Struct("=Q")
 _SET_FLAGS, _SYNC_WAKE_UP = 0x40082104, 1  # _IOW('!', 4, 8 bytes)
+_PIDFD_THREAD = os.O_EXCL
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 _YAMA_ADMIN_ONLY = 2  # /proc/sys/kernel/yama/ptrace_scope from which a parent is not enough
@@ -105,9 +106,18 @@ def read_memory(thread: int, address: int, length: int) -> bytes:
     return data
 
 
-def copy_descriptor(process: int, descriptor: int) -> int:
-    """Our own descriptor for what the process has open as `descriptor`."""
-    handle = os.pidfd_open(process)
+def copy_descriptor(thread: int, descriptor: int) -> int:
+    """Our own descriptor for what the thread has open as `descriptor`.
+
+    Before Linux 6.9 for what its process has: wrong for a thread that has its files for itself, and
+    none where the process' first thread has ended.
+    """
+    try:
+        handle = os.pidfd_open(thread, _PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        handle = os.pidfd_open(process_of(thread))
     try:
         return system.pidfd_getfd(handle, descriptor)
     finally:
@@ -115,8 +125,7 @@ def copy_descriptor(process: int, descriptor: int) -> int:
 
 
 def process_of(thread: int) -> int:
-    """The thread's process. Where a thread has its files for itself, its leader's are taken, which
-    are the child's as well."""
+    """The thread's process."""
     with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("Tgid:"):

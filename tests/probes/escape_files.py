@@ -1,9 +1,12 @@
 """Ways out by files: foreign ones, its own log, what is granted for reading only, devices."""
 
 import ctypes
+import errno
+import fcntl
 import mmap
 import os
 import stat
+import struct
 from functools import partial
 
 from escape_base import (
@@ -227,6 +230,30 @@ def move_readonly(host):
 def reopen_readonly(host):
     with open(readonly(host), "rb") as file:
         return overwrite(f"/proc/self/fd/{file.fileno()}", host)
+
+
+@attempt("making others wait that open a file it may read (F_SETLEASE)")
+def lease(host):
+    """Until it is given back, whoever wants to write there waits, at most 45 s at a time."""
+    with open(readonly(host), "rb") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return "leased"
+
+
+@attempt("a snapshot of the whole file system in a granted directory (btrfs)")
+def snapshot(host):
+    """Refused as such: another file system than btrfs would say that it knows no such command."""
+    directory = os.open(host.project, os.O_RDONLY)
+    try:
+        fcntl.ioctl(directory, 0x50009401, bytearray(struct.pack("=q4088s", directory, b"copy")))
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            return f"asked for: {error}"
+        raise
+    finally:
+        os.close(directory)
+    return "made"
 
 
 @attempt("mapping a read-only file for writing")
