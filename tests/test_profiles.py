@@ -274,6 +274,19 @@ def test_a_profile_inside_a_grant_is_warned_of(sessions, cage):
     assert not any("may write" in one for one in cage("-p", "offline", cwd=work)["warnings"])
 
 
+@pytest.mark.parametrize("given", ["link.toml", "links/agent.toml"])
+def test_a_profile_behind_a_link_inside_a_grant_is_warned_of(sessions, cage, given):
+    """Who may replace the link says what the next run's profile is."""
+    work, elsewhere = sessions.home / "work", sessions.home / "elsewhere"
+    work.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "agent.toml").write_text("filesystem.allow = ['$WORKDIR']")
+    (work / "link.toml").symlink_to(elsewhere / "agent.toml")
+    (work / "links").symlink_to(elsewhere)
+    warnings = cage("-p", given, cwd=work)["warnings"]
+    assert any(f"may write the profile {given}" in warning for warning in warnings)
+
+
 def test_a_proxy_takes_the_network_of_a_profile(sessions, own):
     own("p.toml", "network.allow_domain = ['a.example.com']\naudit.sync = 'always'")
     with sessions.proxy("-p", "p") as (_, ready):

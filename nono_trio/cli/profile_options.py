@@ -19,7 +19,7 @@ from nono_trio.audit.account import expand_home
 from nono_trio.core.groups import PACKAGE_REGISTRIES, expand_groups
 from nono_trio.core.variables import VariableRules, check_allow, check_pattern
 from nono_trio.errors import UsageError
-from nono_trio.sandbox.places import is_below
+from nono_trio.sandbox.places import follow, is_below
 from nono_trio.sandbox.plan import FileOptions, PathRequest, working_directory
 from nono_trio.session.public_suffixes import suffix_warnings
 from nono_trio.session.user_paths import path_variables, profile_directory
@@ -287,12 +287,16 @@ def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
 
 
 def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
-    """Warn of a profile that the command can rewrite for the next run."""
-    return [
-        f"the command may write the profile {path}, and so the cage of the next run"
-        for path in files
-        if any(_covers(one, os.path.realpath(path)) for one in writable)
-    ]
+    """Warn of a profile that the command can rewrite for the next run, or put another in place of:
+    whoever can replace a symlink on the way to it says what is found there."""
+    warnings = []
+    for path in files:
+        real, links = follow(os.path.abspath(path))
+        if any(_covers(one, place) for one in writable for place in (real, *links)):
+            warnings.append(
+                f"the command may write the profile {path}, and so the cage of the next run"
+            )
+    return warnings
 
 
 def _changeable_registries(home: str, writable: Sequence[str], directory: str) -> list[str]:
