@@ -12,14 +12,24 @@ in another way.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
+    from nono_trio.core.heads import RequestHead
+
+REASON: Final = "the body begins as a request, which servers that do not read it would run"
+BODY_IS_READ: Final = frozenset({"PATCH", "POST", "PUT"})  # methods whose body is what they are for
 MAX_METHOD: Final = 64  # bytes; the longest registered one has 17
 
 _BLANKS: Final = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0"
 _LETTER: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # of a token (RFC 9110 5.6.2)
 _BEGINS_REQUEST = re.compile(_LETTER + rb"{1,%d}+[%b]" % (MAX_METHOD, re.escape(_BLANKS)))
 _MAY_BEGIN_ONE = re.compile(_LETTER + rb"{0,%d}" % MAX_METHOD)
+
+
+def has_unusual_body(head: RequestHead) -> bool:
+    """Whether a request has a body that its method does not make a server expect."""
+    return (head.length > 0 or head.body == "chunked") and head.method not in BODY_IS_READ
 
 
 class HiddenRequest:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.core.heads import BadRequest, connect_target, http_target, parse_head
+from nono_trio.core.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.redaction import redact_path
 from nono_trio.proxy.body import Body, ChunkedBody, LengthBody
 from nono_trio.proxy.chunk_guard import BadBody
@@ -71,6 +72,8 @@ def read_plain(head: RequestHead, target: HttpTarget, unread: bytes) -> tuple[Re
         early, taken = body.read(unread)
     except BadBody as fault:
         raise BadRequest(400, fault.reason, target.host.name) from fault
+    if has_unusual_body(head) and HiddenRequest().is_in(early):
+        raise BadRequest(400, REASON, target.host.name)
     plain = PlainRequest(target, body, early)
     return Request(head, target.host, target.port, subject, plain), unread[taken:]
 

@@ -12,10 +12,10 @@ ends with the next hop: a body that begins as a request does goes nowhere at all
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from nono_trio.core.fields import end_to_end_fields
-from nono_trio.core.hidden_request import HiddenRequest
+from nono_trio.core.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.websocket import UPGRADE_FIELDS, offered_key
 from nono_trio.proxy.body import LAST_CHUNK, framed
 from nono_trio.proxy.chunk_guard import BadBody
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from nono_trio.proxy.readiness import Readiness
     from nono_trio.proxy.request import PlainRequest
     from nono_trio.proxy.upstream import Upstream
-
-BODY_IS_READ: Final = frozenset({"PATCH", "POST", "PUT"})  # methods whose body is what they are for
 
 
 class Upload:
@@ -123,9 +121,7 @@ class Upload:
 
     def _frame(self, data: bytes) -> None:
         if self._hidden is not None and self._hidden.is_in(data):
-            raise BadBody(
-                "the body begins as a request, which servers that do not read it would run"
-            )
+            raise BadBody(REASON)
         self._pending += framed(data, chunked=self._chunked)
         if self._body.done:
             self._ended = True
@@ -148,11 +144,6 @@ class Upload:
         if self._pending:
             self._readiness.want_write(self._upstream.watch)
         return sent > 0
-
-
-def has_unusual_body(head: RequestHead) -> bool:
-    """Whether a request has a body that its method does not make a server expect."""
-    return (head.length > 0 or head.body == "chunked") and head.method not in BODY_IS_READ
 
 
 def _passed_on(
