@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import RUN_SECONDS, Sessions, landlock_isolation
 
+from nono_trio.sandbox.guard import Openings
+from nono_trio.sandbox.metadata_broker import MetadataBroker
 from nono_trio.sandbox.temporary import PREFIX, identity_of
 
 if TYPE_CHECKING:
@@ -113,3 +115,18 @@ def test_what_landlock_was_told_is_what_was_looked_at(
         capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
     )  # fmt: skip
     assert done.stdout.partition(":")[0].strip() == answer, done.stderr
+
+
+def test_the_guard_opens_nothing_that_took_a_grants_place(tmp_path: Path) -> None:
+    """It knows by paths where a cage may connect and change files, and looks after the launch."""
+    for name in ("granted", "swapped", "closed"):
+        (tmp_path / name).mkdir()
+    paths = [str(tmp_path / name) for name in ("granted", "swapped")]
+    identities = {path: identity_of(path) for path in paths}
+    (tmp_path / "swapped").rmdir()
+    (tmp_path / "swapped").symlink_to(tmp_path / "closed")
+    grants = [(path, "readwrite", False) for path in paths]
+    openings = Openings.of(1, [], grants, paths, identities)
+    assert set(openings.paths) == {paths[0]}
+    broker = MetadataBroker.of(grants, identities, elsewhere=False)
+    assert [*broker.changed] == [*broker.watched] == paths[:1]

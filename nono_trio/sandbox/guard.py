@@ -23,6 +23,7 @@ import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,10 +41,10 @@ from nono_trio.sandbox import metadata_broker, notification, process_broker
 from nono_trio.sandbox.call_numbers import call_name
 from nono_trio.sandbox.caller import Caller
 from nono_trio.sandbox.helpers import Helpers, TryLater
-from nono_trio.sandbox.places import is_below
+from nono_trio.sandbox.places import is_below, still_at
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from nono_trio.core.addresses import Address
     from nono_trio.sandbox.metadata_broker import MetadataBroker
@@ -69,11 +70,13 @@ class Openings:
         listen_ports: Sequence[int],
         grants: Sequence[tuple[str, str, bool]],
         sockets: Sequence[str] = (),
+        identities: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> Openings:
         """The openings of a cage plan; no grants stand for no file sandbox. `sockets` are granted
-        as such."""
+        as such; what is not what it was when the plan was made (`identities`) is not opened."""
         opened = [path for path, access, is_file in grants if is_file or access != "read"]
-        paths = tuple(map(os.path.realpath, [*opened, *sockets])) if grants else ("/",)
+        found = [still_at(path, identities.get(path)) for path in (*opened, *sockets)]
+        paths = tuple(path for path in found if path is not None) if grants else ("/",)
         return cls(port, frozenset(listen_ports), paths)
 
     def leads_to_proxy(self, target: InternetAddress) -> bool:

@@ -19,15 +19,16 @@ import stat
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.sandbox import file_calls, notification
 from nono_trio.sandbox.caller import AT_FDCWD, Caller
 from nono_trio.sandbox.notification import Returned
-from nono_trio.sandbox.places import is_below
+from nono_trio.sandbox.places import is_below, still_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nono_trio.sandbox.notification import Notification
 
@@ -94,11 +95,19 @@ class MetadataBroker:
     paths: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, grants: Sequence[tuple[str, str, bool]], *, elsewhere: bool) -> MetadataBroker:
-        """The broker of a cage plan; no grants stand for no file sandbox."""
+    def of(
+        cls,
+        grants: Sequence[tuple[str, str, bool]],
+        identities: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        *,
+        elsewhere: bool,
+    ) -> MetadataBroker:
+        """The broker of a cage plan; no grants stand for no file sandbox. What is not what it was
+        when the plan was made (`identities`) is not granted."""
         if elsewhere or not grants:
             return cls(("/",), ("/",), elsewhere)
-        resolved = [(os.path.realpath(path), access) for path, access, _ in grants]
+        found = [(still_at(path, identities.get(path)), access) for path, access, _ in grants]
+        resolved = [(path, access) for path, access in found if path is not None]
         changed = [path for path, access in resolved if access != "read"]
         return cls(changed, [path for path, _ in resolved], elsewhere)
 

@@ -123,3 +123,16 @@ def _target(path: str) -> str | None:
         return os.readlink(path)
     except OSError:
         return None
+
+
+def still_at(path: str, identity: tuple[int, int] | None) -> str | None:
+    """The path without symlinks; None where something else is there than `identity`, a device and
+    inode: what was put in its place may be a symlink to anywhere."""
+    real = os.path.realpath(path)
+    if identity is None:
+        return real
+    try:
+        found = os.stat(real, follow_symlinks=False)
+    except OSError:
+        return None
+    return real if (found.st_dev, found.st_ino) == tuple(identity) else None

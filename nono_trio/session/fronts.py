@@ -211,8 +211,11 @@ class ChildFront:
 
         plan = self._run.plan
         direct = DirectConnections(recorder)
-        openings = Openings.of(plan.port, plan.listen_ports, plan.grants, plan.sockets)
-        metadata = MetadataBroker.of(plan.grants, elsewhere=plan.isolation == "namespace")
+        openings = Openings.of(
+            plan.port, plan.listen_ports, plan.grants, plan.sockets, plan.identities
+        )
+        elsewhere = plan.isolation == "namespace"
+        metadata = MetadataBroker.of(plan.grants, plan.identities, elsewhere=elsewhere)
         guard = Guard(
             listener, openings, direct.refused, metadata, self._launched.pid, self._ports.expect
         )
