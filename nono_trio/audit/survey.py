@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nono_trio.audit import store
+from nono_trio.audit.binding import binding_fault
 from nono_trio.audit.bound_check import POLICY_MISMATCH, Bound, check_session
 from nono_trio.audit.evidence import gather, read_bound_file
 from nono_trio.audit.files import rfc3339
@@ -22,7 +23,7 @@ from nono_trio.audit.read import lines_backwards, size_of
 from nono_trio.audit.seal import opened_metadata
 from nono_trio.audit.seal_check import LAST_RECORD
 from nono_trio.audit.verdict import FirstBad
-from nono_trio.audit.verify import FirstNetworkEvents, binding_fault
+from nono_trio.audit.verify import FirstNetworkEvents
 from nono_trio.core.events import MALFORMED, Network
 from nono_trio.core.log_records import POLICY_SEQUENCE, is_about_log
 from nono_trio.core.session_policy import decode_policy

@@ -21,14 +21,12 @@ from nono_trio.audit import bound_check as bounds
 from nono_trio.audit import glance
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit import seal_check as seal
+from nono_trio.audit.binding import binding_fault, current_report
 from nono_trio.audit.bound_check import Bound
-from nono_trio.audit.checkpoints import AFTER_SEAL
 from nono_trio.audit.evidence import Evidence, NoSession, gather, is_ledger, session_directory
-from nono_trio.audit.log import LogPosition
 from nono_trio.audit.log_check import LogCheck
 from nono_trio.audit.quick import QuickCheck
-from nono_trio.audit.read import is_zeros
-from nono_trio.audit.store import CHECKPOINTS, FLOWS, SESSION
+from nono_trio.audit.store import CHECKPOINTS, FLOWS
 from nono_trio.audit.verdict import (
     AttestationSeen,
     CheckpointsSeen,
@@ -38,13 +36,12 @@ from nono_trio.audit.verdict import (
     Verdict,
     Verification,
 )
-from nono_trio.core.events import LOST_EXIT_CODE, Network
-from nono_trio.core.log_records import POLICY_SEQUENCE
-from nono_trio.core.metadata import MAX_NETWORK_EVENTS, session_digest
+from nono_trio.audit.verdict_notes import evidence_notes, ledger_notes, nameless_notes
+from nono_trio.core.events import Network
+from nono_trio.core.metadata import MAX_NETWORK_EVENTS
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
@@ -239,117 +236,6 @@ def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verificat
     return _conclude(evidence, answer, ledger, sound="undamaged")
 
 
-def binding_fault(
-    evidence: Evidence,
-    check: LogCheck,
-    bound: Bound,
-    events: list[NetworkEvent],
-    ledger: LedgerReport | None = None,
-) -> FirstBad | None:
-    """What makes a log that is good by itself not the one that its files and the ledger bind.
-
-    `events` are the first network events of the log; `bound` is filled in.
-    """
-    if not evidence.ours:
-        return None
-    fault = (
-        _bound_fault(evidence, check, bound)
-        or _session_fault(evidence, check, bound, events)
-        or _tail_fault(evidence, check)
-    )
-    if fault is not None or evidence.sealed:
-        return fault
-    return _opened_fault(evidence, check, bound, events, ledger)
-
-
-def _bound_fault(evidence: Evidence, check: LogCheck, bound: Bound) -> FirstBad | None:
-    """What keeps policy.json and summary.json from being what the log binds."""
-    if check.chain.count <= POLICY_SEQUENCE:
-        return None
-    fault = bounds.check_policy(bound, check.second)
-    if fault is None and check.ended is not None:
-        fault = bounds.check_summary(bound, check)
-    return fault
-
-
-def _session_fault(
-    evidence: Evidence, check: LogCheck, bound: Bound, events: list[NetworkEvent]
-) -> FirstBad | None:
-    """What session.json says beyond log, policy and summary."""
-    if evidence.metadata is None:
-        return None
-    expected = bounds.expected_session(
-        bound, check, _position(check), events, sealed=evidence.sealed
-    )
-    if expected is None:
-        return None
-    return bounds.check_session(expected, evidence.metadata, bound.directory)
-
-
-def _tail_fault(evidence: Evidence, check: LogCheck) -> FirstBad | None:
-    """Bytes after an end: no crash leaves them, but a file system may leave zeros."""
-    if check.ended is None or evidence.alive:
-        return None
-    if check.torn_bytes and not is_zeros(evidence.log, check.good_bytes):
-        end = check.good_bytes
-        return FirstBad(
-            offset=end,
-            sequence=check.chain.count,
-            failure=AFTER_SEAL,
-            expected=f"{end} bytes",
-            got=f"{end + check.torn_bytes} bytes",
-        )
-    covered = check.cursor.whole_bytes if check.cursor is not None else 0
-    if not evidence.sealed or covered == evidence.checkpoints_size:
-        return None
-    return FirstBad(
-        failure=bounds.CHECKPOINTS_MISMATCH,
-        expected=f"{covered} bytes, to the end of the final one",
-        got=f"{evidence.checkpoints_size} bytes",
-    )
-
-
-def _position(check: LogCheck) -> LogPosition:
-    chain = check.chain
-    return LogPosition(
-        event_count=chain.count,
-        offset=check.good_bytes,
-        chain_head=chain.head.hex() if chain.head else None,
-        merkle_root=chain.tree.root().hex(),
-        segment_xxh3="",
-    )
-
-
-def _opened_fault(
-    evidence: Evidence,
-    check: LogCheck,
-    bound: Bound,
-    events: list[NetworkEvent],
-    ledger: LedgerReport | None,
-) -> FirstBad | None:
-    """A session that says it was never sealed while the ledger has its line."""
-    session_id = bound.directory.resolve().name
-    report = _current(bound.directory, session_id, ledger)
-    if not report.has_line_for(session_id):
-        return None
-    digest = report.digests.get(session_id, "a line that is damaged")
-    expected = bounds.expected_session(bound, check, _position(check), events, sealed=True)
-    last = check.cursor.last if check.cursor is not None else None
-    if expected is None or last is None or not last.final or evidence.metadata is None:
-        got = "an unsealed one" if evidence.metadata is not None else f"no {SESSION}"
-        return FirstBad(
-            failure=seal.SEALED_IN_LEDGER, expected=f"the session with digest {digest}", got=got
-        )
-    return bounds.differs(seal.SEALED_IN_LEDGER, digest, session_digest(expected))
-
-
-def _current(directory: Path, session_id: str, ledger: LedgerReport | None) -> LedgerReport:
-    """The report on the ledger beside a session; an old one may not know what was sealed since."""
-    if ledger is None or not ledger.has_line_for(session_id):
-        return ledgers.verify(directory.resolve().parent, session_id)
-    return ledger
-
-
 def _answer(evidence: Evidence, count: int, head: str | None, root: str | None) -> Verification:
     metadata = evidence.metadata
     integrity = metadata.audit_integrity if metadata else None
@@ -416,10 +302,10 @@ def _conclude(
         answer.verdict = "open" if evidence.alive else "crashed"
         if evidence.ours and evidence.directory is not None and not evidence.alive:
             root = evidence.directory.resolve().parent
-            answer.notes += _nameless_notes(ledger or ledgers.verify(root, answer.session_id))
+            answer.notes += nameless_notes(ledger or ledgers.verify(root, answer.session_id))
     if answer.first_bad is not None:
         answer.verdict = "tampered"
-    answer.notes.extend(_notes(evidence, answer))
+    answer.notes.extend(evidence_notes(evidence, answer))
     return answer
 
 
@@ -431,9 +317,9 @@ def _judge_ledger(
     if metadata is None or directory is None:
         raise AssertionError("sealed without a session.json")
     root = directory.resolve().parent
-    ledger = _current(directory, metadata.session_id, ledger)
+    ledger = current_report(directory, metadata.session_id, ledger)
     answer.ledger, fault = seal.check_ledger(ledger, metadata)
-    answer.notes += _ledger_notes(ledger, metadata.session_id)
+    answer.notes += ledger_notes(ledger, metadata.session_id)
     if fault is None:
         answer.first_bad = bounds.differs(
             bounds.ID_MISMATCH, directory.resolve().name, metadata.session_id
@@ -452,15 +338,6 @@ def _judge_ledger(
     return "tampered"
 
 
-def _nameless_notes(ledger: LedgerReport) -> Sequence[str]:
-    """What a session that no line names has to be told with."""
-    if not ledger.nameless:
-        return ()
-    return (
-        "a line of the ledger is damaged or gone and names nobody: it may have been this session's",
-    )
-
-
 def _judge_name(
     directory: Path, session_id: str, ledger: LedgerReport, answer: Verification, sound: Verdict
 ) -> Verdict:
@@ -475,64 +352,3 @@ def _judge_name(
     if renamed is not None:
         answer.notes.append(f"its directory has another name than session {session_id} in it")
     return sound
-
-
-def _ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
-    notes = []
-    if ledger.first_bad is not None:
-        bad = ledger.first_bad
-        notes.append(
-            f"line {bad.line} of the ledger is damaged ({bad.failure}):"
-            " `nono-trio audit verify --all` says which sessions lost their proof by that"
-        )
-    if session_id in ledger.doubtful:
-        notes.append(
-            "its line stands after a line of the ledger that is damaged or gone, which may have"
-            " been its own: only a copy of the ledger from before can tell"
-        )
-    if session_id in ledger.removed:
-        notes.append("the ledger says that it was removed: `audit forget` was not finished")
-    return notes
-
-
-def _how_far(event_count: int) -> str:
-    if not event_count:
-        return "never sealed, and there is no record in it"
-    return f"never sealed: good up to sequence {event_count - 1}, what came after is not known"
-
-
-def _notes(evidence: Evidence, answer: Verification) -> list[str]:
-    """What a reader of the verdict has to know besides."""
-    notes = []
-    if evidence.metadata is None:
-        notes.append("no session.json: nothing says where the log should end (an unsealed prefix)")
-    elif not evidence.ours:
-        notes.append(
-            "judged by upstream nono's rules: chain, Merkle root and session.json; what the session"
-            " was allowed, and when it ended, is not bound"
-        )
-    if evidence.ours and not evidence.binds_policy and answer.verdict in ("crashed", "open"):
-        notes.append("it has no policy record yet: what it was allowed is not known")
-    if answer.verdict == "crashed":
-        notes.append(_how_far(answer.event_count))
-    notes += _recovery_notes(evidence) if evidence.sealed else ()
-    if evidence.facts is not None and evidence.facts.lost_total:
-        notes.append(f"{evidence.facts.lost_total} events were lost while recording")
-    if evidence.facts is not None and evidence.facts.lost_flows:
-        lost = evidence.facts.lost_flows
-        notes.append(f"{lost} flow lines were lost: what those connections moved is not known")
-    if answer.attestation.present:
-        notes.append("it is signed; this version does not check signatures")
-    return notes
-
-
-def _recovery_notes(evidence: Evidence) -> Sequence[str]:
-    """That it was recovered: its last record says so, which the hashes cover."""
-    if evidence.metadata is None or not evidence.ours:
-        return ()
-    if evidence.metadata.exit_code != LOST_EXIT_CODE:
-        return ()
-    return (
-        "it was recovered: its supervisor was lost, so how the command ended, and what was not"
-        " yet recorded then, is not known",
-    )
