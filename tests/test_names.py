@@ -104,6 +104,38 @@ async def test_other_types_are_empty_and_take_no_place_in_the_table():
     assert [target for target, _ in at.events] == ["evil.test"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["_21780._https.web.test", "_443._tcp.WEB.test", "_dmarc.web.test", "_8000._https.a.localhost",
+     "_22._ssh.devbox"],
+)  # fmt: skip
+async def test_a_service_of_an_allowed_host_is_no_stray(name):
+    """Chromium asks for it beside the host's addresses (RFC 9460)."""
+    at = Service("web.test:21780")
+    for kind in (HTTPS, TXT, 33):
+        assert await at.address(name, kind) is None
+    assert at.events == []
+    assert len(at.names) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["_443._https.evil.test", "_a._b._c.web.test", "a.web.test", f"_{'x' * 16}.web.test",
+     "_443._https.192.0.2.1", "_443._https", "_-a.web.test", "_443._https.denied.test"],
+)  # fmt: skip
+async def test_what_only_looks_like_a_service_of_an_allowed_host_is_an_event(name):
+    at = Service("web.test", "denied.test", deny=("denied.test",))
+    await at.ask(name, HTTPS)
+    assert [target for target, _ in at.events] == [name]
+
+
+async def test_an_address_of_a_service_is_a_hosts_and_an_event():
+    at = Service("web.test")
+    await at.address("_443._https.web.test")
+    await at.address("_444._https.web.test", dns.AAAA)
+    assert [target for target, _ in at.events] == ["_443._https.web.test", "_444._https.web.test"]
+
+
 async def test_the_address_leads_back_to_the_name():
     at = Service("allowed.test")
     for kind in (dns.A, dns.AAAA):

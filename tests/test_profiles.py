@@ -14,8 +14,8 @@ from nono_trio.session import profiles
 from nono_trio.session.user_paths import path_variables, profile_directory
 
 BUILT_IN = [
-    "aider", "ci", "claude-code", "codex", "default", "developer", "enterprise", "gemini-cli",
-    "minimal", "node-dev", "offline", "opencode", "python-dev",
+    "aider", "browser", "ci", "claude-code", "codex", "default", "developer", "enterprise",
+    "gemini-cli", "minimal", "node-dev", "offline", "opencode", "python-dev",
 ]  # fmt: skip
 
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 # More than that is a wall of text that hides the first one; `audit show` has them all.
 MAX_TARGETS = 5
 MAX_FLAGS = 8  # a host may be wanted at many ports
-# Chromium, for one, takes the proxy from these variables and leaves out its user and password.
+# Chromium, for one, takes the proxy from these variables and leaves out its user and password. The
+# settings named here work in both isolations; going without the proxy needs a network of one's own.
 WITHOUT_TOKEN = (
-    "the proxy was used without the password in HTTP_PROXY: if it was a program of yours, let it go"
-    " without the proxy (unset HTTP_PROXY and HTTPS_PROXY for it; chromium --no-proxy-server)"
+    "the proxy was used without the password in HTTP_PROXY: if it was a browser of yours, set it"
+    " there (Playwright launch({proxy: {server, username, password}}), Puppeteer"
+    " page.authenticate); in namespace isolation programs may also go without"
+    " the proxy (unset HTTP_PROXY and HTTPS_PROXY; chromium --no-proxy-server)"
 )
 # A hostile child can name any number of hosts: the count beyond this is kept, the names are not.
 MAX_COUNTED = 1000

@@ -8,7 +8,8 @@ A denied name gets an address like any other. "No such name" would be a lie that
 wrongly (a typing error, a broken network), and the attempt would end there: with an address the
 program connects, the decision is recorded with its port, and the refusal is one it can show (403, a
 TLS alert). The query itself is recorded too, for a program may only ask, and asking is how a DNS
-tunnel talks.
+tunnel talks. A query about a service of an allowed host (`_8443._https.web.example.com`, which
+browsers ask beside the host itself) is one for that host.
 
 Rules of this file: a query for a denied name is in the log, or counted (repeated.py), before it
 is answered; whatever a query is, it ends nothing but itself.
@@ -17,6 +18,7 @@ is answered; whatever a query is, it ends nothing but itself.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.files import unix_ms
@@ -42,6 +44,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DNS_PORT: Final = 53
+
+# What stands before a host's name to ask about a service of it: _imaps._tcp (RFC 2782), _443._tcp
+# (RFC 6698), _8443._https (RFC 9460), _dmarc (RFC 8552). A port, or a service's name of 15
+# characters at most (RFC 6335 5.1): a tunnel that puts its data there has 30 characters a query
+# and no reader, for nothing is forwarded.
+_SERVICE: Final = re.compile(r"(?:_[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\.){1,2}")
 
 
 class NameService:
@@ -105,7 +113,7 @@ class NameService:
         if host is None:
             await self._deny(name, "the name is not one that a host can have")
             return dns.empty_answer(query, dns.NO_SUCH_NAME)
-        if not self._is_allowed(host):
+        if not self._is_allowed(host) and not self._is_service(query):
             await self._deny(host.name, "the name is not allowed on any port")
         return self._synthetic(query, host)
 
@@ -129,6 +137,16 @@ class NameService:
         """Whether any port of `host` is; ANY_PORT stands for those that no entry names."""
         return any(self._policy.decide(host, port).allowed for port in self._ports)
 
+    def _is_service(self, query: dns.Query) -> bool:
+        """Whether a query is about a service of an allowed host, or of one that means the cage; an
+        address is asked of a host, never of a service."""
+        if query.kind in (dns.A, dns.AAAA) or (name := _host_of_service(query.name)) is None:
+            return False
+        if is_localhost(name) or name in self._own_names:
+            return True
+        host = _host(name)
+        return host is not None and self._is_allowed(host)
+
     async def _deny(self, name: str, reason: str) -> None:
         await self._denials.record(name, lambda more: self._event(name, reason + more))
 
@@ -143,6 +161,12 @@ class NameService:
             method=LOOK_UP,
             reason=reason,
         )
+
+
+def _host_of_service(name: str) -> str | None:
+    """The host behind the labels of a service; None for a name without them."""
+    match = _SERVICE.match(name)
+    return name[match.end() :] if match is not None else None
 
 
 def _host(name: str) -> Host | None:

@@ -25,8 +25,46 @@ class SystemPaths(NamedTuple):
         return granted.startswith(self.replaced) or granted in self.too_wide
 
 
+# Configuration without secrets that common tools refuse to start without, or answer wrongly. Left
+# out is what may hold passwords: apt, wget, the shells' and the logins' settings.
+_SETTINGS: Final = (
+    "/etc/debian_version", "/etc/fonts", "/etc/gitconfig", "/etc/host.conf", "/etc/inputrc",
+    "/etc/issue", "/etc/login.defs", "/etc/lsb-release", "/etc/machine-id", "/etc/magic",
+    "/etc/magic.mime", "/etc/maven", "/etc/mime.types", "/etc/networks", "/etc/perl",
+    "/etc/protocols", "/etc/python3", "/etc/redhat-release", "/etc/rpc", "/etc/shells",
+    "/etc/terminfo", "/etc/vim", "/etc/xml",
+    *(f"/etc/java-{version}-openjdk" for version in (8, 11, 17, 21, 25)),
+)  # fmt: skip
+
+# man, apropos and groff; their indexes are below /var.
+_MANUALS: Final = ("/etc/manpath.config", "/etc/man_db.conf", "/etc/groff", "/var/cache/man")
+
+# Which packages are installed, and which of them own a file: dpkg -S, update-alternatives, rpm -q,
+# apk info, pacman -Q. Without them these answer "no such package", which is believed. Not the
+# repositories' settings: their addresses may have passwords in them.
+_PACKAGES: Final = (
+    "/etc/dpkg", "/var/lib/dpkg", "/var/lib/rpm", "/etc/rpm", "/etc/apk/arch", "/etc/apk/world",
+    "/lib/apk/db", "/var/lib/pacman/local",
+)  # fmt: skip
+
+# Browsers, and what they draw and sound with. Not the whole of a browser's directory: below
+# policies/enrollment are a company's tokens.
+_BROWSERS: Final = (
+    "/etc/chromium.d", "/etc/firefox/policies", "/etc/firefox/defaults", "/etc/firefox-esr",
+    "/etc/glvnd", "/etc/drirc", "/etc/vulkan", "/etc/OpenCL", "/etc/gtk-2.0", "/etc/gtk-3.0",
+    "/etc/gtk-4.0", "/etc/pulse",
+    *(
+        f"/etc/{browser}/{part}"
+        for browser in ("chromium", "chromium-browser", "opt/chrome")
+        for part in (
+            "default", "initial_preferences", "master_preferences", "native-messaging-hosts",
+            "policies/managed", "policies/recommended",
+        )
+    ),
+)  # fmt: skip
+
 # Beyond nono-py's groups: account names (whoami, git and ssh ask for them), the rest of /usr
-# (headers, libexec), and configuration without secrets that common tools refuse to start without.
+# (headers, libexec), and the lists above.
 LINUX: Final = SystemPaths(
     deny_groups=(
         "deny_credentials", "deny_keychains_linux", "deny_browser_data_linux",
@@ -34,11 +72,7 @@ LINUX: Final = SystemPaths(
     ),
     groups=("system_read_linux", "system_write_linux", "user_tools"),
     extra_read=(
-        "/usr", "/etc/passwd", "/etc/group", "/etc/protocols", "/etc/host.conf",
-        "/etc/mime.types", "/etc/gitconfig", "/etc/inputrc", "/etc/debian_version",
-        "/etc/machine-id", "/etc/fonts", "/etc/maven", "/etc/perl", "/etc/python3",
-        "/etc/terminfo", "/etc/vim", "/etc/xml",
-        *(f"/etc/java-{version}-openjdk" for version in (8, 11, 17, 21, 25)),
+        "/usr", "/etc/passwd", "/etc/group", *_SETTINGS, *_MANUALS, *_PACKAGES, *_BROWSERS,
     ),
     # The console is the machine's terminal, which root may read from and write to.
     replaced=(
