@@ -31,7 +31,7 @@ def dumps_allowed() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 
 
-@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGSEGV])
 def test_a_supervisor_that_crashes_leaves_no_dump(
     sessions: Sessions, number: signal.Signals
 ) -> None:
@@ -52,15 +52,18 @@ def test_a_supervisor_that_crashes_leaves_no_dump(
     assert list(sessions.home.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGABRT])
 @pytest.mark.parametrize("isolation", ISOLATIONS)
-def test_sigquit_ends_a_session_in_good_order(sessions: Sessions, isolation: str) -> None:
+def test_a_signal_that_asks_for_a_dump_ends_a_session_in_good_order(
+    sessions: Sessions, isolation: str, number: signal.Signals
+) -> None:
     with sessions.started(
         "run", "-s", "--isolation", isolation, "--", "sh", "-c", "echo ready; exec sleep 60",
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGQUIT)
-        assert process.wait(RUN_SECONDS) == 128 + signal.SIGQUIT
+        process.send_signal(number)
+        assert process.wait(RUN_SECONDS) == 128 + number
     assert sessions.verdict()[1]["verdict"] == "verified"
 
 
