@@ -7,6 +7,8 @@ any less: whoever needs a thread waits for one, within the deadline that it has 
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import trio
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
+MEETING_SECONDS: Final = 1.0  # for threads to start; it takes them a millisecond
 RETRY_SECONDS: Final = 0.05  # the kernel has no wake-up for it, and a sync comes once a second
 _NO_THREAD: Final = "can't start new thread"  # CPython's words: it has no type of its own for that
 
@@ -42,6 +45,24 @@ async def in_thread(
             if str(error) != _NO_THREAD:
                 raise
         await trio.sleep(RETRY_SECONDS)
+
+
+async def keep_spare(count: int) -> None:
+    """Have `count` threads idle for whoever needs one next, while the system still has some.
+
+    trio keeps an idle thread for ten seconds, and one that is used now and then for as long. Where
+    there are not so many to be had, it does without.
+    """
+    together = threading.Barrier(count)  # each waits for the others, so no thread serves twice
+
+    def meet() -> None:
+        with suppress(threading.BrokenBarrierError):
+            together.wait(MEETING_SECONDS)
+
+    with trio.move_on_after(MEETING_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(in_thread, meet)
 
 
 async def start_thread(

@@ -17,7 +17,7 @@ import trio
 from msgspec import UNSET
 
 from nono_trio.audit.files import rfc3339
-from nono_trio.audit.threads import in_thread
+from nono_trio.audit.threads import in_thread, keep_spare
 from nono_trio.core.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.metadata import ExecutableIdentity
 from nono_trio.errors import CageFailed
@@ -55,6 +55,8 @@ EXEC_SECONDS = 10.0
 # The look at a private home bounds itself; a disk that hangs must not hold the end.
 HOME_SECONDS = 2.0
 LISTEN_PORT = "--listen-port"
+# For the writer, the seal and one that hangs: the command may take every thread of its user.
+SPARE_THREADS = 3
 TIMED_OUT = 124  # as timeout(1)
 # The queue has room or it has not: the log is not waited for once the child has ended.
 LAST_RECORD_SECONDS = 1.0
@@ -158,6 +160,7 @@ class ChildFront:
             front.start_soon(self._end_in_time)
             if is_command():  # a program that uses us as a library may import what it likes
                 refuse_late_imports()
+            await keep_spare(SPARE_THREADS)
             with trio.move_on_after(EXEC_SECONDS) as executing:
                 await cage.go(self._run.plan.command[0])
             if executing.cancelled_caught:
