@@ -161,7 +161,7 @@ def test_a_listen_port_before_the_child_listens_is_refused(sessions: Sessions) -
 
         def refused() -> bool:
             try:
-                with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+                with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
                     return sock.recv(1) == b""
             except ConnectionResetError:
                 return True
@@ -169,7 +169,7 @@ def test_a_listen_port_before_the_child_listens_is_refused(sessions: Sessions) -
                 return False
 
         wait_until(refused, "the relay answers and closes")
-        _, told = run.communicate("", timeout=10)
+        _, told = run.communicate("", timeout=RUN_SECONDS)
     assert run.returncode == 0, "whoever asks there is not the command"
     assert f"connections to --listen-port {port} were not served: the command did not" in told
     assert {event["decision"] for event in sessions.decisions()} == {"allow"}
