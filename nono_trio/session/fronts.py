@@ -154,7 +154,6 @@ class ChildFront:
                 self._shutdown,
                 self._transparent(proxy, handlers, recorder),
             )
-            self._let_ports_through(front, handlers, cage, recorder)
             if self._launched.guard is not None:
                 front.start_soon(self._guard_connections, self._launched.guard, recorder)
             front.start_soon(self._end_in_time)
@@ -165,6 +164,8 @@ class ChildFront:
                 await cage.go(self._run.plan.command[0])
             if executing.cancelled_caught:
                 raise CageFailed(f"the command did not start within {EXEC_SECONDS:.0f} s")
+            # Not before: the launcher, which dials the command's ports, still waits for "go".
+            self._let_ports_through(front, handlers, cage, recorder)
             ended = await conduct_child(
                 cage,
                 self._shutdown,
