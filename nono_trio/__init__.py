@@ -1,15 +1,18 @@
 """nono-trio: run a command in a cage, record every network decision before it takes effect.
 
-# Layers; each imports only from those to its right:
+# Layers; each imports only from those to its right (held by import-linter, see pyproject.toml):
 #
-#   cli -> session -> (proxy | sandbox) -> audit -> core -> errors
+#   cli -> explain -> session -> config -> (proxy | sandbox) -> audit -> posix -> core -> errors
 #
-# core/     pure: events, records and chain, Merkle tree, redaction, host rules, policy, heads
-# audit/    log file, writer, checkpoints, ledger, store, verify (verify runs without trio)
-# proxy/    listener, CONNECT, relay, forward, resolver and dialler, authentication
-# sandbox/  plan (what the child may touch) and launcher (the child's side of the cage)
+# core/     pure: HTTP heads, names and addresses, policy, profiles, the bytes of the log
+# posix/    what every layer asks of the system: paths, owners, processes, files opened safely
+# audit/    store and ledger; write (the one writer), read, verify, recovery
+# proxy/    listeners, HTTP, access (who may do what), upstream, transport (sockets)
+# sandbox/  the file plan, the broker of system calls, and launcher/, the child's own process
+# config/   flags, profile and environment settled into one value each
 # session/  supervisor (who starts first, who dies last), child, signals, environment
-# cli/      one file a command family, rendering apart from doing
+# explain/  `why` and `doctor`
+# cli/      one file a command, rendering apart from doing
 """
 
 __version__ = "0.1.0"

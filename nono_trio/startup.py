@@ -6,7 +6,7 @@ loader, the C library or OpenSSL take code from are gone before anything else of
 process re-executes itself at most once, since what is re-executed comes in by `resume`.
 
 What an interpreter loads before `begin` can't be undone. So a run also refuses to let its command
-write any directory that these variables name (sandbox/named_directories.py).
+write any directory that these variables name (sandbox/filesystem/named_directories.py).
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ import socket
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import AuditLost
-from nono_trio.proxy.contracts import DialFailed, ResolveFailed
+from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from nono_trio.core.events import Flow, NetworkEvent
+    from nono_trio.core.log.events import Flow, NetworkEvent
 
 
 class MemoryRecorder:

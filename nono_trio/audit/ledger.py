@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from nono_trio.audit.machine import sync_data
-from nono_trio.audit.ownership import as_owner_of_path, open_shared
-from nono_trio.audit.regular import open_regular
-from nono_trio.core.events import MALFORMED
-from nono_trio.core.metadata import (
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.session_json import (
     LedgerRecord,
     decode_ledger_record,
     encode_ledger_record,
     ledger_chain_hash,
 )
 from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.posix.owner import as_owner_of_path, open_shared
+from nono_trio.posix.process_info import sync_data
+from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

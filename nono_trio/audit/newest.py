@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger
-from nono_trio.core.metadata import NonoTrioFacts
+from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from nono_trio.audit.store import StoredSession
+    from nono_trio.audit.stored_session import StoredSession
 
 # Clocks that are kept by a network differ by less.
 _AHEAD: Final = timedelta(minutes=1)

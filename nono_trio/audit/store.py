@@ -12,20 +12,14 @@ import errno
 import os
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from nono_trio.audit.account import home_of
 from nono_trio.audit.ledger import sync_directory
-from nono_trio.audit.machine import boot_id, holds_lock, process_start_ticks
 from nono_trio.audit.newest import newest_first
-from nono_trio.audit.ownership import as_owner_of_path
-from nono_trio.audit.regular import read_whole
-from nono_trio.core.events import MALFORMED
-from nono_trio.core.metadata import (
+from nono_trio.audit.stored_session import StoredSession
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.session_json import (
     NonoTrioFacts,
     SessionMetadata,
     SessionSummary,
@@ -34,13 +28,15 @@ from nono_trio.core.metadata import (
     encode_metadata,
 )
 from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.posix.account import home_of
+from nono_trio.posix.owner import as_owner_of_path
+from nono_trio.posix.process_info import boot_id, holds_lock, process_start_ticks
+from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nono_trio.audit.verdict import FirstBad
-    from nono_trio.core.seal_summary import SealSummary
-    from nono_trio.core.session_policy import SessionPolicy, SupervisorProcess
+    from nono_trio.core.log.policy_json import SupervisorProcess
 
 LOG = "audit-events.ndjson"
 CHECKPOINTS = "checkpoints.ndjson"
@@ -55,7 +51,8 @@ STARTING = ".starting-"
 # The same, of one that is none any more.
 REMOVING = ".removing-"
 
-# Network events are most of it: 4096 of them, each of a few kilobytes at most (core/bounded.py).
+# Network events are most of it: 4096 of them, each of a few kilobytes at most
+# (core/log/text_limits.py).
 MAX_SESSION_BYTES = 64 * 1024 * 1024
 
 
@@ -71,50 +68,6 @@ SEALED_STATUS = ("sealed", "recovered")
 STATE_VARIABLE = "NONO_TRIO_STATE_DIR"
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_BEGINNING_OF_TIME = datetime.fromtimestamp(0, UTC)
-# Beyond it a time can't be told in every zone, compared or added to; no session was there either.
-_END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
-
-
-class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
-    """A session directory; `summary` is None where nothing is known of it.
-
-    From `sessions` it is session.json at its word, good for finding one. From `glance.look` it is
-    what the log binds, with the rest of the fields: `fault` is what contradicts it, `alive` says
-    that its supervisor runs, `policy` and `totals` are policy.json and summary.json.
-    """
-
-    directory: Path
-    summary: SessionSummary | None
-    fault: FirstBad | None = None
-    sealed: bool = False
-    alive: bool = False
-    policy: SessionPolicy | None = None
-    totals: SealSummary | None = None
-    supervisor: SupervisorProcess | None = None
-
-    @property
-    def session_id(self) -> str:
-        """The id, which is the directory's name."""
-        return self.directory.name
-
-    @property
-    def started(self) -> datetime:
-        """When it started; without a session.json, when its directory was last changed."""
-        if self.summary is not None:
-            return parse_time(self.summary.started) or _BEGINNING_OF_TIME
-        try:
-            changed = datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
-        except (OSError, ValueError, OverflowError):  # gone, or a time past the calendar
-            return _BEGINNING_OF_TIME
-        return min(max(changed, _BEGINNING_OF_TIME), _END_OF_TIME)
-
-    @property
-    def name(self) -> str | None:
-        """The `--name` it was given."""
-        facts = self.summary.nono_trio if self.summary else msgspec.UNSET
-        name = facts.name if isinstance(facts, NonoTrioFacts) else None
-        return name if isinstance(name, str) else None
 
 
 def state_root(override: str | None, environ: Mapping[str, str]) -> Path:
@@ -316,21 +269,6 @@ def _runs(directory: Path, pid: int, start_ticks: object, boot: object) -> bool:
     if ticks is None or ticks != start_ticks:
         return False
     return holds_lock(pid, directory / LOG, unknown=True)
-
-
-def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time with its offset (UTC if it has none).
-
-    None when it is no time, or none that a session can have: before 1970, or near the end of what
-    a calendar can tell.
-    """
-    try:
-        time = datetime.fromisoformat(text)
-        time = time if time.tzinfo else time.replace(tzinfo=UTC)
-        known = _BEGINNING_OF_TIME <= time <= _END_OF_TIME
-    except (ValueError, OverflowError):
-        return None
-    return time if known else None
 
 
 def _directories(audit_root: Path) -> list[Path]:

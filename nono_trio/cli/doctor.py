@@ -11,8 +11,8 @@ import click
 from nono_trio.audit.store import state_root
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.text import clean
-from nono_trio.sandbox.plan import FileOptions
-from nono_trio.session.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
+from nono_trio.config.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
+from nono_trio.sandbox.filesystem.plan import FileOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def doctor(as_json: bool) -> None:
     Cages are really built, as a run would, and ended before anything is executed. Exit code: 0 if
     runs are fully isolated here, 1 if they are not.
     """
-    from nono_trio.session.examine import best_isolation, examine
+    from nono_trio.explain.doctor import best_isolation, examine
 
     checks = examine(_options())
     isolation = best_isolation(checks)

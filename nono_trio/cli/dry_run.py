@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.text import clean, command_text, counted, size_text
-from nono_trio.core.redaction import redact_argv
+from nono_trio.core.log.redaction import redact_argv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from nono_trio.sandbox.grant import Grant
-    from nono_trio.session.options import NetworkOptions, RunOptions
+    from nono_trio.config.options import NetworkOptions, RunOptions
+    from nono_trio.sandbox.filesystem.grant import Grant
     from nono_trio.session.prepare import PreparedRun
 
 SCHEMA = 1
@@ -37,7 +37,7 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
 
     Raises what `run` would raise before it starts.
     """
-    from nono_trio.session.examine import chosen_isolation
+    from nono_trio.explain.doctor import chosen_isolation
     from nono_trio.session.prepare import prepare_run
 
     prepared = prepare_run(options, chosen_isolation(options), dry=True)

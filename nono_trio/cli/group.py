@@ -17,7 +17,7 @@ class CommandGroup(click.Group):
         name, names = args[0], self.list_commands(ctx)
         if name.startswith("-") or name in names or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        from nono_trio.core.profile_values import nearest  # late: it is for mistakes only
+        from nono_trio.core.profile.values import nearest  # late: it is for mistakes only
 
         meant = nearest(name, names)
         hint = f"see `{ctx.command_path} --help`"

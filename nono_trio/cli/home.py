@@ -11,11 +11,11 @@ import click
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.text import ago, clean, size_text, table_lines
-from nono_trio.sandbox.places import homes_root
-from nono_trio.session.homes import Homes
+from nono_trio.posix.paths import homes_root
+from nono_trio.session.homes.kept_homes import Homes
 
 if TYPE_CHECKING:
-    from nono_trio.session.home_store import StoredHome
+    from nono_trio.session.homes.home_store import StoredHome
 
 SCHEMA = 1
 

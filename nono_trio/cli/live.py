@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import clean, decision_line, denied_text
-from nono_trio.core.denials import LOOK_UP, DeniedHost, lifting_flag
-from nono_trio.core.events import Network
-from nono_trio.core.log_records import LOST_TARGET, is_about_log, is_binding
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.notices import LOST_TARGET, is_about_log, is_binding
+from nono_trio.core.policy.reasons import LOOK_UP, DeniedHost, lifting_flag
 
 if TYPE_CHECKING:
-    from nono_trio.core.events import NetworkEvent, Payload
+    from nono_trio.core.log.events import NetworkEvent, Payload
 
 # More than that is a wall of text that hides the first one; `audit show` has them all.
 MAX_TARGETS = 5

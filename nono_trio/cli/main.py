@@ -24,7 +24,7 @@ from nono_trio.cli import stderr
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.text import clean
 from nono_trio.errors import NonoTrioError
-from nono_trio.sandbox.umask import keep_owners_bits
+from nono_trio.posix.umask import keep_owners_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ COMMANDS = {
         "Say what this machine can enforce, what is missing and how to get it.",
     ),
     "audit": (
-        "nono_trio.cli.audit:audit",
+        "nono_trio.cli.audit.commands:audit",
         "List, show, follow and verify the audit logs of sessions.",
     ),
 }

@@ -9,15 +9,15 @@ import click
 
 from nono_trio.audit.store import LATEST, state_root
 from nono_trio.cli.parameters import PATH, PROFILE, OneOf, Seconds, WholeNumber
+from nono_trio.config.options import AuditOptions, NetworkOptions, SessionOptions
 from nono_trio.errors import UsageError
-from nono_trio.session.options import AuditOptions, NetworkOptions, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nono_trio.core.session_policy import UsedProfile
-    from nono_trio.core.upstream_proxy import UpstreamProxy
-    from nono_trio.session.options import Sources
+    from nono_trio.config.options import Sources
+    from nono_trio.core.log.policy_json import UsedProfile
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -141,11 +141,14 @@ def _upstream_proxy(given: dict[str, Any]) -> UpstreamProxy | None:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag} needs --upstream-proxy", hint="name the proxy as well")
         return None
-    from nono_trio.core.upstream_proxy import PASSWORD_FLAG, parse_upstream_proxy  # late: few do
+    from nono_trio.core.policy.upstream_proxy import (  # late: few do
+        PASSWORD_FLAG,
+        parse_upstream_proxy,
+    )
 
     password = None
     if reference is not None:
-        from nono_trio.session.secret import read_secret
+        from nono_trio.config.secret import read_secret
 
         password = read_secret(PASSWORD_FLAG, reference, os.environ)
     return parse_upstream_proxy(url, given["upstream_bypass"], password, os.environ)

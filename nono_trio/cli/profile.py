@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from nono_trio.audit.ownership import as_owner_of_path
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.text import clean, counted, shorten
+from nono_trio.config import profiles
+from nono_trio.config.user_paths import profile_directory
 from nono_trio.errors import NonoTrioError, UsageError
-from nono_trio.session import profiles
-from nono_trio.session.user_paths import profile_directory
+from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.core.profile_text import Fault
-    from nono_trio.session.profiles import Found
+    from nono_trio.config.profiles import Found
+    from nono_trio.core.profile.parser import Fault
 
 SCHEMA = 1
 INVALID = 2

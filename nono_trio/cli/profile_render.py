@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from nono_trio.cli.text import clean
-from nono_trio.core.groups import PACKAGE_REGISTRIES
-from nono_trio.core.profile import Profile
-from nono_trio.core.profile_values import quoted
-from nono_trio.session.registries import Registries, read_registries
-from nono_trio.session.user_paths import path_variables
+from nono_trio.config.registries import Registries, read_registries
+from nono_trio.config.user_paths import path_variables
+from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES
+from nono_trio.core.profile.schema import Profile
+from nono_trio.core.profile.values import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from nono_trio.core.profile import Sourced
-    from nono_trio.session.profiles import Loaded
+    from nono_trio.config.profiles import Loaded
+    from nono_trio.core.profile.schema import Sourced
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -9,12 +9,12 @@ import click
 
 from nono_trio.cli.live import FollowPrinter, say
 from nono_trio.cli.options import build_session_options, option, session_options
-from nono_trio.cli.profile_options import choose
 from nono_trio.cli.stderr import begin_session
+from nono_trio.config.resolve import choose
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from nono_trio.audit.session_record import SessionRecord
+    from nono_trio.audit.write.session_record import SessionRecord
 
 _DEFAULT_LISTEN = "127.0.0.1:0"
 IN_CLEAR = (

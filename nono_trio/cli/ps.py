@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nono_trio.audit import glance, store
-from nono_trio.audit.verdict import SCHEMA
+from nono_trio.audit import store
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
@@ -20,8 +21,8 @@ from nono_trio.cli.session_rows import (
     no_command_text,
 )
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
-from nono_trio.core.events import LOST_EXIT_CODE
-from nono_trio.core.metadata import NonoTrioFacts
+from nono_trio.core.log.events import LOST_EXIT_CODE
+from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import UsageError
 from nono_trio.session import processes
 
@@ -89,7 +90,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
     """
     directory = _directory(_root(audit_dir), session)
     hurried = processes.stop(directory, timeout)
-    summary = glance.look(directory).summary
+    summary = bound_facts.look(directory).summary
     if as_json:
         exit_code = summary.exit_code if summary is not None else None
         ended = {"session_id": directory.name, "exit_code": exit_code, "killed": hurried}
@@ -109,10 +110,10 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
 
     What it did is shown by `nono-trio audit show`.
     """
-    from nono_trio.audit.overview import counts_of
+    from nono_trio.audit.read.summary import counts_of
 
     directory = _directory(_root(audit_dir), session)
-    stored = glance.look(directory)
+    stored = bound_facts.look(directory)
     one = processes.look_at(stored)
     counts = counts_of(stored)
     if as_json:

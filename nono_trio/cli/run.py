@@ -15,7 +15,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.session.options import RunOptions
+    from nono_trio.config.options import RunOptions
     from nono_trio.session.run import Finished
 
 FAIL_ON_DENY = 3

@@ -12,19 +12,19 @@ from nono_trio.cli.options import (
     session_options,
 )
 from nono_trio.cli.parameters import PATH, OneOf, Seconds, WholeNumber
-from nono_trio.cli.profile_options import choose
-from nono_trio.core.home import FLAG, HomeChoice, parse_home
-from nono_trio.core.size import parse_size
+from nono_trio.config.options import Limits, RunOptions
+from nono_trio.config.resolve import choose
+from nono_trio.config.secret import secret_variable
+from nono_trio.core.policy.home_choice import FLAG, HomeChoice, parse_home
+from nono_trio.core.profile.size import parse_size
 from nono_trio.errors import UsageError
-from nono_trio.sandbox.plan import FileOptions
-from nono_trio.session.options import Limits, RunOptions
-from nono_trio.session.secret import secret_variable
+from nono_trio.sandbox.filesystem.plan import FileOptions
 from nono_trio.startup import caller_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.cli.profile_options import Chosen
+    from nono_trio.config.resolve import Chosen
 
 _FILES = (
     option(

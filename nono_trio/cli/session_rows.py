@@ -13,8 +13,8 @@ from nono_trio.audit.store import SESSION
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from nono_trio.audit.store import StoredSession
-    from nono_trio.core.session_policy import NetworkPolicy, SessionPolicy, Sourced
+    from nono_trio.audit.stored_session import StoredSession
+    from nono_trio.core.log.policy_json import NetworkPolicy, SessionPolicy, Sourced
 
 NOT_BOUND: Final = " (not bound yet)"
 TAMPERED: Final = "tampered: its files contradict its log or the ledger (`audit verify` says where)"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from nono_trio.core.log_records import is_about_log
+from nono_trio.core.log.notices import is_about_log
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
-    from nono_trio.core.denials import DeniedHost
-    from nono_trio.core.events import NetworkEvent
+    from nono_trio.core.log.events import NetworkEvent
+    from nono_trio.core.policy.reasons import DeniedHost
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
 MAX_DETAIL = 160

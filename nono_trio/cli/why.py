@@ -16,7 +16,7 @@ from nono_trio.cli.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nono_trio.session.why import Answer
+    from nono_trio.explain.why import Answer
 
 SCHEMA = 1
 DEFAULT_PORT = 443
@@ -53,7 +53,7 @@ def why(
     Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
     code: 0 for any answer.
     """
-    from nono_trio.session.why import explain_host, explain_path
+    from nono_trio.explain.why import explain_host, explain_path
 
     if (host is None) == (path is None):
         raise click.UsageError("expected --host or --path, and not both")

@@ -1,7 +1,7 @@
 """How much of everything a client may take: connections, time, memory; each with its reason.
 
 The client is the caged child, so it is hostile: whatever has no limit here is a way to starve
-the supervisor. Sizes of request heads live with their parser (`core.heads`).
+the supervisor. Sizes of request heads live with their parser (`core.http.request_head`).
 """
 
 from __future__ import annotations

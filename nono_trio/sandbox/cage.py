@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Self, cast
 import trio
 
 from nono_trio.errors import CageFailed, CommandNotFound
-from nono_trio.sandbox import protocol
-from nono_trio.sandbox.keeper import END_NOW
-from nono_trio.sandbox.places import ON_MACOS
-from nono_trio.sandbox.process import ProcessHandle
+from nono_trio.posix.paths import ON_MACOS
+from nono_trio.posix.process_handle import ProcessHandle
+from nono_trio.sandbox.launcher import protocol
+from nono_trio.sandbox.launcher.linux.keeper import END_NOW
 from nono_trio.sandbox.spawn import launch_error
 
 if TYPE_CHECKING:

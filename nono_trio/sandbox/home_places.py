@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.hostile_tree import (
+from nono_trio.sandbox.launcher.hostile_tree import (
     find_directory,
     make_directories,
     mode_of,
@@ -22,7 +22,7 @@ from nono_trio.sandbox.hostile_tree import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nono_trio.sandbox.home import Place
+    from nono_trio.sandbox.home_plan import Place
 
 
 def make_places(home: int, places: Iterable[Place]) -> list[str]:

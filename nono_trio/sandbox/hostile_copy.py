@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.hostile_tree import find_directory, make_directories, names_in
+from nono_trio.sandbox.launcher.hostile_tree import find_directory, make_directories, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nono_trio.errors import CageFailed
-from nono_trio.sandbox.assemble import FIRST_NETWORK_ABI
+from nono_trio.posix.process_handle import ProcessHandle
+from nono_trio.sandbox.build_plan import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
-from nono_trio.sandbox.code_places import linked_files
-from nono_trio.sandbox.library import why_no_landlock
-from nono_trio.sandbox.namespaces import in_chroot
-from nono_trio.sandbox.process import ProcessHandle
-from nono_trio.sandbox.seatbelt import UNTESTED
+from nono_trio.sandbox.filesystem.code_places import linked_files
+from nono_trio.sandbox.launcher.linux.namespaces import in_chroot
+from nono_trio.sandbox.launcher.nono_py import why_no_landlock
+from nono_trio.sandbox.seatbelt_plan import UNTESTED
 from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, await_ready, spawn
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def check_seatbelt(failed: CageFailed | None) -> list[Check]:
 
 def check_guard(failed: CageFailed | None, proc: Path = _PROC) -> Check:
     """Whether the fallback's connections are guarded; `failed` is what `try_cage` said of it."""
-    from nono_trio.sandbox.notification import refused_by  # Linux only
+    from nono_trio.sandbox.broker.seccomp_notify import refused_by  # Linux only
 
     name = "guarded connections"
     refused = failed.text if isinstance(failed, GuardRefused) else refused_by(proc)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import CageFailed
-from nono_trio.sandbox import protocol
-from nono_trio.sandbox.places import ON_MACOS
+from nono_trio.posix.paths import ON_MACOS
+from nono_trio.sandbox.launcher import protocol
 from nono_trio.startup import library_environment
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ GUARD_STAGE = "guard of connections"
 # by its own path: what lies beside it, in a project or in site-packages, is never looked at.
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[2]); import nono_trio; del sys.path[0];"
-    " from nono_trio.sandbox.{} import main; main(int(sys.argv[1]))"
+    " from nono_trio.sandbox.launcher.{} import main; main(int(sys.argv[1]))"
 )
-_MACOS_LAUNCHER, _LAUNCHER = "seatbelt_launcher", "launcher"
+_MACOS_LAUNCHER, _LAUNCHER = "macos", "linux.launch"
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.audit.regular import read_whole
-from nono_trio.sandbox.places import ancestors
+from nono_trio.posix.paths import ancestors
+from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.sandbox.filesystem.plan import FilePlan
 
 # Where programs and libraries are told the certificates that they trust.
 CERTIFICATE_VARIABLES: Final = (

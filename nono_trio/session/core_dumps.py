@@ -25,10 +25,10 @@ def forbid_core_dumps() -> None:
         _callers_limit = soft
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     if sys.platform == "linux":
-        from nono_trio.sandbox import system
+        from nono_trio.sandbox.launcher.linux import syscalls
 
         with suppress(OSError):
-            system.prctl(system.PR_SET_DUMPABLE, 0)
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def callers_core_limit() -> int:

@@ -17,19 +17,19 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.audit.ownership import as_owner_of_path
-from nono_trio.core.bounded import bounded_text
-from nono_trio.core.denials import denial_text
-from nono_trio.core.events import Network
-from nono_trio.sandbox.places import ON_MACOS, is_in
-from nono_trio.sandbox.plan import PRIVATE
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.text_limits import bounded_text
+from nono_trio.core.policy.reasons import denial_text
+from nono_trio.posix.owner import as_owner_of_path
+from nono_trio.posix.paths import ON_MACOS, is_in
+from nono_trio.sandbox.filesystem.plan import PRIVATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from nono_trio.core.events import Payload
-    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.core.log.events import Payload
+    from nono_trio.sandbox.filesystem.plan import FilePlan
     from nono_trio.sandbox.spawn import Isolation
 
 VARIABLE: Final = "NONO_TRIO_DENIALS"

@@ -1,22 +1,22 @@
 """The child's environment: what is passed on, what never is, and how programs find the proxy.
 
-What is passed on is decided in core/variables.py. Rules: our own names are set by us alone, last;
-values are passed as they are, in memory only (the launcher gets them over its socket, never through
-argv), and no message has one.
+What is passed on is decided in core/policy/variables.py. Rules: our own names are set by us alone,
+last; values are passed as they are, in memory only (the launcher gets them over its socket, never
+through argv), and no message has one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.core.variables import PROXY_NAMES, SOCKETS, socket_path
-from nono_trio.sandbox.streams import CONSOLE
+from nono_trio.core.policy.variables import PROXY_NAMES, SOCKETS, socket_path
+from nono_trio.sandbox.filesystem.streams import CONSOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nono_trio.core.variables import Inherited, VariableRules
-    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.core.policy.variables import Inherited, VariableRules
+    from nono_trio.sandbox.filesystem.plan import FilePlan
 
 # Names of held-back variables in one warning; a CI job may have fifty, and the first ones do.
 _MAX_NAMED = 8

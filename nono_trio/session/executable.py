@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.regular import open_regular
 from nono_trio.errors import CageFailed, CommandNotFound
-from nono_trio.sandbox.places import home_directory, is_below
+from nono_trio.posix.paths import home_directory, is_below
+from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
-    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.sandbox.filesystem.plan import FilePlan
 
 _NO_EXEC = getattr(os, "ST_NOEXEC", 0)  # Linux's; elsewhere the exec itself says so
 

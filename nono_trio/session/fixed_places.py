@@ -12,13 +12,13 @@ import os
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import CageFailed
-from nono_trio.sandbox.hostile_tree import entered
-from nono_trio.sandbox.places import home_directory
+from nono_trio.posix.paths import home_directory
+from nono_trio.sandbox.launcher.hostile_tree import entered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.sandbox.filesystem.plan import FilePlan
 
 
 def fixed_place_variables(

@@ -13,14 +13,14 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.audit.regular import open_regular
 from nono_trio.errors import CageFailed
-from nono_trio.sandbox.places import is_in
+from nono_trio.posix.paths import is_in
+from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nono_trio.sandbox.plan import FilePlan
+    from nono_trio.sandbox.filesystem.plan import FilePlan
 
 _MOST: Final = 5  # interpreters of interpreters; the kernel's own limit
 _BEGINNING: Final = 4096  # bytes: the kernel reads 256 of a script; the headers of a program

@@ -2,7 +2,7 @@
 
 Rules of this file: names of variables, never their values; every text is made valid UTF-8 (a path
 may be any bytes). It is called after every fallback, so it describes the cage that is in force. To
-record one more fact, add a field to SessionPolicy (core/session_policy.py) and fill it in here.
+record one more fact, add a field to SessionPolicy (core/log/policy_json.py) and fill it in here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio import __version__
-from nono_trio.core.session_policy import (
+from nono_trio.core.log.policy_json import (
     FilePolicy,
     GrantedPath,
     NetworkPolicy,
@@ -24,12 +24,12 @@ from nono_trio.core.session_policy import (
     SessionPolicy,
     Sourced,
 )
-from nono_trio.sandbox.library import library_path
+from nono_trio.sandbox.launcher.nono_py import library_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from nono_trio.session.options import NetworkOptions, RunOptions, SessionOptions
+    from nono_trio.config.options import NetworkOptions, RunOptions, SessionOptions
     from nono_trio.session.prepare import PreparedRun
 
 _PACKAGE = Path(__file__).resolve().parent.parent

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# By whom they are imported: warnings; core/hosts.py and getaddrinfo, for names that are no ASCII.
+# By whom they are imported: warnings; core/net/host.py and getaddrinfo, for names that are no
+# ASCII.
 _MODULES: Final = ("linecache", "idna", "idna.uts46data", "ctypes")
 _CODECS: Final = ("idna", "punycode")
 # Where the supervisor makes the command's connections itself.
 _GUARD_MODULES: Final = (
-    "nono_trio.sandbox.guard",
-    "nono_trio.sandbox.metadata_broker",
-    "nono_trio.session.direct",
+    "nono_trio.sandbox.broker.connect_broker",
+    "nono_trio.sandbox.broker.metadata_broker",
+    "nono_trio.session.direct_connections",
 )
 
 _NAME_SERVICES: Final = "/etc/nsswitch.conf"

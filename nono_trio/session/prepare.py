@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nono_trio.core.hosts import parse_host
-from nono_trio.core.own_names import no_proxy
-from nono_trio.core.policy import Policy
-from nono_trio.core.variables import inherit
+from nono_trio.core.net.host import parse_host
+from nono_trio.core.policy.cage_names import no_proxy
+from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.variables import inherit
 from nono_trio.errors import CageFailed, NonoTrioError, UsageError
-from nono_trio.sandbox.assemble import (
+from nono_trio.posix.paths import ON_MACOS, home_directory
+from nono_trio.posix.umask import callers_umask
+from nono_trio.sandbox.build_plan import (
     FIRST_NETWORK_ABI,
     abi_number,
     cage_files,
@@ -26,13 +28,11 @@ from nono_trio.sandbox.assemble import (
     left_open,
     transparent_ports,
 )
-from nono_trio.sandbox.library import library_path, load_library, why_no_landlock
-from nono_trio.sandbox.own_files import asks_loopback, names_warnings, own_files, with_own_files
-from nono_trio.sandbox.places import ON_MACOS, home_directory
-from nono_trio.sandbox.plan import FilePlan, plan_files
+from nono_trio.sandbox.filesystem.plan import FilePlan, plan_files
+from nono_trio.sandbox.launcher.nono_py import library_path, load_library, why_no_landlock
+from nono_trio.sandbox.launcher.tempdir import identity_of, make_temporary, remove_temporary
+from nono_trio.sandbox.network_files import asks_loopback, names_warnings, own_files, with_own_files
 from nono_trio.sandbox.spawn import CagePlan
-from nono_trio.sandbox.temporary import identity_of, make_temporary, remove_temporary
-from nono_trio.sandbox.umask import callers_umask
 from nono_trio.session.advice import advice
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
@@ -45,29 +45,29 @@ from nono_trio.session.environment import (
 )
 from nono_trio.session.executable import find_executable, require_covered
 from nono_trio.session.fixed_places import fixed_place_variables
-from nono_trio.session.home import RunHome, make_homes_inside, open_home, resolve_home
-from nono_trio.session.limits import plan_limits
+from nono_trio.session.homes.session_home import RunHome, make_homes_inside, open_home, resolve_home
 from nono_trio.session.loading import links_to_show
+from nono_trio.session.platforms import preferred_isolation, require_process_control
 from nono_trio.session.resolver_settings import (
     direct_warnings,
     named_hosts,
     own_names,
     system_search,
 )
-from nono_trio.session.systems import preferred_isolation, require_process_control
+from nono_trio.session.resource_limits import plan_limits
 from nono_trio.session.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from nono_trio.core.own_names import OwnNames
-    from nono_trio.core.upstream_proxy import UpstreamProxy
-    from nono_trio.core.variables import Inherited
+    from nono_trio.config.options import NetworkOptions, RunOptions
+    from nono_trio.core.policy.cage_names import OwnNames
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.core.policy.variables import Inherited
     from nono_trio.sandbox.spawn import Isolation
     from nono_trio.session.denials_file import DenialsFile
-    from nono_trio.session.limits import PlannedLimits
-    from nono_trio.session.options import NetworkOptions, RunOptions
+    from nono_trio.session.resource_limits import PlannedLimits
 
 # In a network of its own every port is free; a random one keeps programs from relying on it.
 _PORTS = range(20_000, 60_000)
@@ -343,7 +343,7 @@ def _unguarded(options: RunOptions, isolation: Isolation) -> str | None:
         return None
     if not options.guarded:
         return "system calls are asked about by somebody else"
-    from nono_trio.sandbox.notification import refused_by
+    from nono_trio.sandbox.broker.seccomp_notify import refused_by
 
     return refused_by(Path("/proc"))
 

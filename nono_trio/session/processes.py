@@ -16,19 +16,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nono_trio.audit import glance, machine, store
-from nono_trio.audit.overview import Status, status_of
-from nono_trio.audit.overview import status as bound_status
-from nono_trio.core.metadata import NonoTrioFacts
+from nono_trio.audit import store
+from nono_trio.audit.read.summary import Status, status_of
+from nono_trio.audit.read.summary import status as bound_status
+from nono_trio.audit.verify import bound_facts
+from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
-from nono_trio.sandbox.process import ProcessHandle
-from nono_trio.session.process_table import LAUNCHERS, ProcessTable
+from nono_trio.posix import process_info
+from nono_trio.posix.process_handle import ProcessHandle
+from nono_trio.posix.process_table import LAUNCHERS, ProcessTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from nono_trio.audit.store import StoredSession
+    from nono_trio.audit.stored_session import StoredSession
 
 ChildState: TypeAlias = Literal["running", "ended", "gone", "none"]
 
@@ -96,7 +98,7 @@ def look_at(session: StoredSession) -> Running:
 
 def overview(audit_root: Path, *, every: bool) -> list[Running]:
     """Running and crashed sessions, newest first; `every` adds the sealed ones."""
-    found = [look_at(session) for session in glance.sessions(audit_root)]
+    found = [look_at(session) for session in bound_facts.sessions(audit_root)]
     return [one for one in found if every or not one.session.sealed]
 
 
@@ -110,10 +112,10 @@ def supervises(pid: int, directory: Path, *others: int) -> bool:
         owner = directory.stat(follow_symlinks=False).st_uid
     except OSError:
         return False
-    users = machine.process_users(pid)
+    users = process_info.process_users(pid)
     if users != {owner} and users not in [{other} for other in others]:
         return False
-    return machine.holds_lock(pid, directory / store.LOG)
+    return process_info.holds_lock(pid, directory / store.LOG)
 
 
 def stop(directory: Path, timeout_seconds: float) -> bool:

@@ -12,15 +12,15 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.audit.regular import open_regular
-from nono_trio.core.own_names import OwnNames, names_of_the_cage, names_of_the_machine
-from nono_trio.core.resolver_files import MAX_HOSTS_FILE, search_domains
-from nono_trio.core.rules import parse_allow, parse_pin
+from nono_trio.core.policy.cage_names import OwnNames, names_of_the_cage, names_of_the_machine
+from nono_trio.core.policy.resolver_files import MAX_HOSTS_FILE, search_domains
+from nono_trio.core.policy.rule import parse_allow, parse_pin
+from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from nono_trio.session.options import NetworkOptions
+    from nono_trio.config.options import NetworkOptions
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 HOSTS_FILE: Final = Path("/etc/hosts")

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
 
-    from nono_trio.audit.session_record import SessionRecord
-    from nono_trio.core.events import Payload
-    from nono_trio.core.policy import Policy
-    from nono_trio.core.session_policy import SessionPolicy
+    from nono_trio.audit.write.session_record import SessionRecord
+    from nono_trio.config.options import RunOptions, SessionOptions
+    from nono_trio.core.log.events import Payload
+    from nono_trio.core.log.policy_json import SessionPolicy
+    from nono_trio.core.policy.network_policy import Policy
     from nono_trio.sandbox.spawn import Launched, LaunchFailed
-    from nono_trio.session.options import RunOptions, SessionOptions
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
 
@@ -80,7 +80,7 @@ def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> 
     """Open the record, let the command run under trio, seal."""
     import trio
 
-    from nono_trio.session.fronts import ChildFront
+    from nono_trio.session.services import ChildService
 
     record = _open_record(options.session, options.command, run_policy(options, started.run))
     listeners.built(started.run.enforcement)
@@ -91,7 +91,7 @@ def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> 
     if denials is not None:
         denials.session_id = record.session_id
         supervisor.writer.observers.append(denials.observe)
-    front = ChildFront(
+    front = ChildService(
         started.launched,
         started.sockets,
         started.run,
@@ -247,12 +247,12 @@ def _supervise_proxy(
 ) -> Finished:
     import trio
 
-    from nono_trio.session.fronts import ListenerFront
+    from nono_trio.session.services import ListenerService
 
     record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options))
     make_room()
     supervisor = _supervisor(options, record, listeners)
-    front = ListenerFront(
+    front = ListenerService(
         listener,
         policy,
         token,
@@ -280,7 +280,7 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
 def _open_record(
     options: SessionOptions, command: Sequence[str], policy: SessionPolicy
 ) -> SessionRecord:
-    from nono_trio.audit.session_record import SessionFacts, SessionRecord
+    from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 
     root = options.audit.state_root
     try:

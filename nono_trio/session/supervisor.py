@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.audit.files import rfc3339
 from nono_trio.audit.ledger import LEDGER, LOCK
-from nono_trio.audit.recorder import NOT_RECORDED
-from nono_trio.audit.state_modes import StateModes
-from nono_trio.audit.threads import in_thread
-from nono_trio.audit.watchdog import STUCK_SECONDS
-from nono_trio.audit.writer import Writer
-from nono_trio.core.events import SessionEnded, SessionStarted
+from nono_trio.audit.write.recorder import NOT_RECORDED
+from nono_trio.audit.write.session_files import rfc3339
+from nono_trio.audit.write.state_modes import StateModes
+from nono_trio.audit.write.watchdog import STUCK_SECONDS
+from nono_trio.audit.write.writer import Writer
+from nono_trio.core.log.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.session.shutdown import (
     Phase,
@@ -36,12 +35,13 @@ from nono_trio.session.shutdown import (
     let_asking_through,
     passed_on_signals,
 )
+from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nono_trio.audit.recorder import AuditMode, AuditSync, Recorder
-    from nono_trio.audit.session_record import SessionRecord
+    from nono_trio.audit.write.recorder import AuditMode, AuditSync, Recorder
+    from nono_trio.audit.write.session_record import SessionRecord
 
 # Queued events to disk and the seal, after the last producer has gone: a full queue is 16,384
 # records, written in well under a second by any disk that works.
@@ -61,7 +61,7 @@ class AuditSettings:
     queue: int
 
 
-class Front(Protocol):
+class Service(Protocol):
     """What a session does while it accepts: run a child, or wait for a signal."""
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
@@ -99,7 +99,7 @@ class Supervisor:
         self._warn = warn
         self._grace_seconds = grace_seconds
 
-    async def run(self, front: Front) -> Outcome:
+    async def run(self, front: Service) -> Outcome:
         """Run one session from `session_started` to the seal; main thread only (signals).
 
         Errors of ours come back in the outcome, after whatever could still be sealed is sealed.
@@ -128,7 +128,7 @@ class Supervisor:
                 " see what became of that file system",
             )
 
-    async def _live(self, front: Front, outcome: Outcome) -> None:
+    async def _live(self, front: Service, outcome: Outcome) -> None:
         """The session between the writer's start and its end."""
         writing = trio.CancelScope(shield=True)
         async with trio.open_nursery() as writers:
@@ -150,7 +150,7 @@ class Supervisor:
         with scope:
             await self.writer.run()
 
-    async def _serve(self, front: Front, recorder: Recorder, outcome: Outcome) -> None:
+    async def _serve(self, front: Service, recorder: Recorder, outcome: Outcome) -> None:
         """The front, and the connections that may outlive it for the grace."""
         started = SessionStarted(started=self._record.started, command=self._record.command)
         for first in (started, self._record.policy_record):

@@ -1,0 +1,188 @@
+"""What a session's log says it was allowed, gathered for a profile that allows exactly that.
+
+Rules of this file: the log is taken at its word, so the caller has it verified first; a host
+counts as allowed when its decision was, whether or not anybody answered; a log can name any number
+of hosts, so what is kept is bounded and what was left out is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from nono_trio.audit.read.records import flows, records
+from nono_trio.audit.store import FLOWS, LOG
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.notices import is_about_log, is_denial
+from nono_trio.core.net.address import AddressClass, classify
+from nono_trio.core.net.host import BadHost, parse_host
+from nono_trio.core.policy.reasons import LOOK_UP, entry, lifting_entry, noted_scheme
+from nono_trio.core.policy.rule import is_localhost, parse_allow
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.core.log.events import Flow, NetworkEvent
+
+Target: TypeAlias = tuple[str, int]
+
+# Nobody reviews a longer list, and a wildcard lets a child make up names for ever.
+MAX_TARGETS: Final = 1000
+OPEN_PORT: Final = "--open-port"
+LISTEN_PORT: Final = "--listen-port"
+
+
+@dataclass
+class Denied:
+    """A host and port that was refused: how often, why at first, the rule that would open it, and
+    whether any can."""
+
+    target: str
+    port: int
+    count: int
+    reason: str
+    entry: str
+    can_be_allowed: bool
+
+
+@dataclass
+class Learned:
+    """What a session did, in the terms of a profile; `left_out` counts targets beyond the bound.
+
+    `schemes` are those of the entries that allowed a target, where it was not a plain one.
+    """
+
+    allowed: dict[Target, int] = field(default_factory=dict)
+    schemes: dict[Target, str] = field(default_factory=dict)
+    denied: dict[str, Denied] = field(default_factory=dict)
+    """By their entries: what hides its name may be denied where what shows it is allowed."""
+    looked_up: dict[str, Denied] = field(default_factory=dict)
+    """Denied names that were asked for, by name."""
+    pins: dict[Target, str] = field(default_factory=dict)
+    elsewhere: set[Target] = field(default_factory=set)
+    """Reached through an upstream proxy: the address of such a flow is that proxy's."""
+    open_ports: set[int] = field(default_factory=set)
+    listen_ports: set[int] = field(default_factory=set)
+    left_out: int = 0
+
+    @property
+    def entries(self) -> dict[str, int]:
+        """Entries for allow_domain with the number of requests, by name."""
+        return {
+            entry(*target, self.schemes.get(target, "")): count
+            for target, count in sorted(self.allowed.items())
+        }
+
+    @property
+    def refused(self) -> list[Denied]:
+        """What was denied and never allowed, the most frequent first; a name that was only looked
+        up with the port of that."""
+        wanted = {one.target for one in self.denied.values()} | {host for host, _ in self.allowed}
+        only = [one for one in self.denied.values() if not self._was_allowed(one)]
+        only += [one for name, one in self.looked_up.items() if name not in wanted]
+        return sorted(only, key=lambda one: (-one.count, one.target, one.port))
+
+    def _was_allowed(self, denied: Denied) -> bool:
+        target = (denied.target, denied.port)
+        return target in self.allowed and denied.entry in (
+            entry(*target),
+            entry(*target, self.schemes.get(target, "")),
+        )
+
+    @property
+    def resolve(self) -> list[str]:
+        """Entries for resolve: names that led to this machine itself, which needs a pin."""
+        return [
+            f"{entry(*target)}:{address}"
+            for target, address in sorted(self.pins.items())
+            if target in self.allowed
+        ]
+
+
+def learn(directory: Path) -> Learned:
+    """Read what a session was allowed and denied; raises LogUnreadable."""
+    learned = Learned()
+    for record in records(directory / LOG):
+        if isinstance(record.event, Network):
+            _take(learned, record.event.event)
+    for flow in flows(directory / FLOWS):
+        _take_flow(learned, flow)
+    return learned
+
+
+def _take(learned: Learned, event: NetworkEvent) -> None:
+    port = event.port
+    if port is None or not event.target or is_about_log(event):
+        return
+    reason = event.reason or ""
+    if event.decision == "allow" and reason.startswith((OPEN_PORT, LISTEN_PORT)):
+        ports = learned.open_ports if reason.startswith(OPEN_PORT) else learned.listen_ports
+        ports.add(port)
+    elif event.decision in ("allow", "approve_granted"):
+        _count_allowed(learned, (event.target, port), reason)
+        if event.mode == "external" and (event.target, port) in learned.allowed:
+            learned.elsewhere.add((event.target, port))
+    elif is_denial(event):
+        if event.method == LOOK_UP:
+            _count_denied(learned, learned.looked_up, event, event.target)
+        else:
+            lifting = lifting_entry(event.target, port, reason) or entry(event.target, port)
+            _count_denied(learned, learned.denied, event, lifting)
+
+
+def _count_allowed(learned: Learned, target: Target, reason: str) -> None:
+    scheme = noted_scheme(reason)
+    if scheme:
+        learned.schemes[target] = scheme
+    if target in learned.allowed:
+        learned.allowed[target] += 1
+    elif len(learned.allowed) < MAX_TARGETS and _can_be_allowed(target[0], entry(*target)):
+        learned.allowed[target] = 1
+    else:
+        learned.left_out += 1
+
+
+def _count_denied(
+    learned: Learned, denied: dict[str, Denied], event: NetworkEvent, lifting: str
+) -> None:
+    if lifting in denied:
+        denied[lifting].count += 1
+    elif len(denied) < MAX_TARGETS:
+        can_be_allowed = _can_be_allowed(event.target, lifting)
+        denied[lifting] = Denied(
+            event.target, event.port or 0, 1, event.reason or "", lifting, can_be_allowed
+        )
+    else:
+        learned.left_out += 1
+
+
+def _can_be_allowed(target: str, rule: str) -> bool:
+    """Whether a rule may say so: what a log has in the place of a host need not be one.
+
+    A command may ask for any name, and one that is no host (`*.example.com`, `tls://example.com`,
+    `example.com:*`) reads as an entry for more than itself.
+    """
+    if not rule.isascii():
+        return False
+    try:
+        parse_allow(rule)
+        return parse_host(target).name == target
+    except (BadHost, UsageError):
+        return False
+
+
+def _take_flow(learned: Learned, flow: Flow) -> None:
+    """Only a pin leads from a name to loopback, so such an address tells that there was one."""
+    if flow.port is None or flow.address is None or is_localhost(flow.target):
+        return
+    try:
+        dialled, named = parse_host(flow.address).address, parse_host(flow.target)
+    except BadHost:
+        return
+    if dialled is None or named.address is not None:
+        return
+    target = (flow.target, flow.port)
+    is_pinned = target in learned.allowed and target not in learned.elsewhere
+    if is_pinned and classify(dialled) is AddressClass.LOOPBACK:
+        learned.pins[target] = str(dialled)

@@ -1,0 +1,206 @@
+"""Reading the files of a session, live or not, without a lock and in constant memory.
+
+Rules of this file: lines are split on `\n` only (never on U+2028, U+0085 or a carriage return); a
+line exists once its newline is there, so a half-written one is never handed out by a follower; a
+file is read up to the size it had when the reader came, so a writer can't keep it for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.core.log.events import MALFORMED, Flow, Payload, decode_flow
+from nono_trio.errors import LogUnreadable
+from nono_trio.posix.safe_open import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Far over any record (a request head is at most 32 KiB): a longer line is not a log's, and reading
+# it whole would let one file eat the memory.
+MAX_LINE = 16 * 1024 * 1024
+BLOCK = 64 * 1024  # read backwards: some 80 records
+READ_AT_ONCE = MAX_LINE  # by a follower that has fallen behind
+NEWLINE = 0x0A
+
+
+class LogRecord(msgspec.Struct):
+    """A record as a reader sees it that trusts the log; `audit verify` is for those who don't."""
+
+    sequence: int
+    event: Payload
+
+
+_record_decoder = msgspec.json.Decoder(LogRecord)
+
+
+def size_of(path: Path) -> int:
+    """Bytes in the file now; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def lines(path: Path, size: int) -> Iterator[bytes]:
+    """The lines of the first `size` bytes, newlines included; the last may lack its own.
+
+    A line over MAX_LINE is none of ours: its beginning comes without a newline, and nothing after
+    it, so that a file that is all hole keeps nobody. Raises OSError.
+    """
+    if size == 0:
+        return
+    with open_regular(path) as file:
+        while size > 0 and (line := file.readline(min(size, MAX_LINE))):
+            size -= len(line)
+            yield line
+            if is_too_long(line):
+                return
+
+
+def is_too_long(line: bytes) -> bool:
+    """Whether it is the beginning of a line that no writer of ours can have written."""
+    return len(line) >= MAX_LINE and not line.endswith(b"\n")
+
+
+def _require_a_line(line: bytes, path: Path) -> None:
+    if is_too_long(line):
+        raise LogUnreadable(
+            f"{path} has a line of more than {MAX_LINE} bytes in it, which no session writes",
+            hint="check it with `nono-trio audit verify`",
+        )
+
+
+def is_zeros(path: Path, begin: int) -> bool:
+    """Whether everything from byte `begin` on is zero bytes; raises OSError.
+
+    A hole is not read: one of a terabyte costs its maker nothing.
+    """
+    with path.open("rb", buffering=0) as file:
+        while (data := _next_data(file.fileno(), begin)) is not None:
+            file.seek(data)
+            block = file.read(BLOCK)
+            if not block or block.strip(b"\0"):
+                return not block
+            begin = data + len(block)
+    return True
+
+
+def _next_data(descriptor: int, begin: int) -> int | None:
+    """Where a file has bytes of its own from `begin` on; None when it has none."""
+    try:
+        return os.lseek(descriptor, begin, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
+
+
+def records(path: Path) -> Iterator[LogRecord]:
+    """The records of a log in order; lines that are none are passed over.
+
+    Raises LogUnreadable when the file can't be read.
+    """
+    try:
+        for line in lines(path, size_of(path)):
+            _require_a_line(line, path)
+            record = parse_record(line)
+            if record is not None:
+                yield record
+    except OSError as error:
+        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def parse_record(line: bytes) -> LogRecord | None:
+    """The record in a whole line; None for half a line and for what is no record."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return _record_decoder.decode(line)
+    except MALFORMED:
+        return None
+
+
+def flows(path: Path) -> Iterator[Flow]:
+    """The flows of a session in order; none when there is no such file."""
+    try:
+        for line in lines(path, size_of(path)):
+            _require_a_line(line, path)
+            try:
+                yield decode_flow(line)
+            except MALFORMED:
+                continue
+    except OSError as error:
+        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """The whole lines of the first `size` bytes, newest first, each with the offset of its end.
+
+    Reads from the end, so the last ten lines of a large log cost no more than those of a small one.
+    """
+    if size == 0:
+        return
+    with open_regular(path) as file:
+        start, held = size, b""
+        while start > 0 and len(held) <= MAX_LINE:
+            begin = max(0, start - BLOCK)
+            file.seek(begin)
+            held, start = file.read(start - begin) + held, begin
+            if start + len(held) == size:
+                held = held[: held.rfind(b"\n") + 1] or held  # half a line at the very end
+            unread = len(held)
+            for end, line in _whole_lines_backwards(held, known_beginning=start == 0):
+                yield start + end, line
+                unread = end - len(line)
+            held = held[:unread]
+
+
+def _whole_lines_backwards(held: bytes, *, known_beginning: bool) -> Iterator[tuple[int, bytes]]:
+    """The lines in `held` whose beginning is in it too, last first, with the index of their end."""
+    end = len(held)
+    while end > 0 and held[end - 1] == NEWLINE:
+        begin = held.rfind(b"\n", 0, end - 1) + 1
+        if begin == 0 and not known_beginning:
+            return
+        yield end, held[begin:end]
+        end = begin
+
+
+class Follower:
+    """Hands out what was appended to a log since the last call, whole lines only.
+
+    The file may not be there yet. Half a line is left in the file and read again: the writer may
+    cut it back after a failed write.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self._path = path
+        self._offset = offset
+
+    def poll(self) -> list[bytes]:
+        """The whole lines that are new, at most READ_AT_ONCE bytes of them; [] when there are none.
+
+        Raises LogUnreadable when the log got shorter than what was already handed out.
+        """
+        size = size_of(self._path)
+        if size < self._offset:
+            raise LogUnreadable(
+                f"{self._path} was cut from {self._offset} to {size} bytes while it was followed",
+                hint="check it with `nono-trio audit verify`",
+            )
+        if size == self._offset:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read(READ_AT_ONCE)
+        whole = new[: new.rfind(b"\n") + 1]
+        if not whole:
+            _require_a_line(new, self._path)
+        self._offset += len(whole)
+        return [line + b"\n" for line in whole.split(b"\n")[:-1]]

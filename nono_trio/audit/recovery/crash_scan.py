@@ -1,0 +1,194 @@
+"""What a crash left of a session: one reading of its log, by `audit verify`'s own checks.
+
+Rules of this file: nothing is changed here; whatever verify would call tampering is a fault here
+too, for sealing such a log would make it look whole. Memory is bounded as in session.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit import store
+from nono_trio.audit.read.records import lines_backwards, size_of
+from nono_trio.audit.stored_session import FirstBad, parse_time
+from nono_trio.audit.verify.binding import binding_fault
+from nono_trio.audit.verify.bound_files import POLICY_MISMATCH, Bound, check_session
+from nono_trio.audit.verify.evidence import gather, read_bound_file
+from nono_trio.audit.verify.log_check import LogCheck
+from nono_trio.audit.verify.seal_check import LAST_RECORD
+from nono_trio.audit.verify.session import FirstNetworkEvents
+from nono_trio.audit.write.chained_log import ChainedLog
+from nono_trio.audit.write.seal import opened_metadata
+from nono_trio.audit.write.session_files import rfc3339
+from nono_trio.core.log.events import MALFORMED, Network
+from nono_trio.core.log.notices import POLICY_SEQUENCE, is_about_log
+from nono_trio.core.log.policy_json import decode_policy
+from nono_trio.errors import LogUnreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.verify.checkpoints import CheckpointCursor
+    from nono_trio.audit.write.chained_log import AppendFile
+    from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
+    from nono_trio.core.log.notices import Tally
+    from nono_trio.core.log.session_json import Checkpoint, SessionMetadata
+    from nono_trio.core.log.summary_json import SealSummary
+
+
+class Survey:
+    """One reading of an unsealed session; raises OSError and LogUnreadable when it can't be read.
+
+    `whole` says how many bytes of each file are whole lines.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._last_decision_ms = 0
+        self._directory = directory
+        self._events = FirstNetworkEvents()
+        self._bound = Bound(directory)
+        self._evidence = gather(directory, upstream=False)
+        self._check = LogCheck(
+            self._evidence.log,
+            self._evidence.log_size,
+            strict=True,
+            sealed=False,
+            observe=self._observe,
+        )
+        self._check.run(directory / store.CHECKPOINTS, self._evidence.checkpoints_size)
+        self.whole = {
+            store.LOG: self._check.good_bytes,
+            store.CHECKPOINTS: self._cursor.whole_bytes if self._check.cursor else 0,
+            store.FLOWS: _whole_lines(directory / store.FLOWS),
+        }
+        if (directory / store.PROCESSES).exists():
+            self.whole[store.PROCESSES] = _whole_lines(directory / store.PROCESSES)
+
+    def add(self, payloads: list[Payload]) -> None:
+        """Take records into account that a recovery adds at the end."""
+        for payload in payloads:
+            self._check.tally.add(payload)
+            self._observe(payload)
+
+    def _observe(self, payload: Payload) -> None:
+        self._events.observe(payload)
+        if isinstance(payload, Network) and not is_about_log(payload.event):
+            self._last_decision_ms = max(self._last_decision_ms, payload.event.timestamp_unix_ms)
+
+    @property
+    def count(self) -> int:
+        """Records that are good."""
+        return self._check.chain.count
+
+    @property
+    def tally(self) -> Tally:
+        """Decisions and losses of the log, with what was added."""
+        return self._check.tally
+
+    @property
+    def network_events(self) -> list[NetworkEvent]:
+        """The first of them, as session.json repeats them."""
+        return self._events.first
+
+    @property
+    def ended(self) -> SessionEnded | None:
+        """The log's own end, where the supervisor was lost only after writing it."""
+        return self._check.ended
+
+    @property
+    def summary(self) -> SealSummary | None:
+        """The summary that an ended log binds."""
+        return self._bound.summary
+
+    @property
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The last whole checkpoint."""
+        return self._cursor.last
+
+    @property
+    def unrecorded_losses(self) -> int:
+        """Events that a checkpoint says were lost, and that no record of the log tells of."""
+        last = self.last_checkpoint
+        return max(0, last.lost_total - self.tally.lost) if last is not None else 0
+
+    @property
+    def binds_policy(self) -> bool:
+        """Whether the log got as far as the record that binds the policy."""
+        return self._bound.policy is not None
+
+    def policy_text(self, metadata: SessionMetadata) -> bytes:
+        """policy.json of a session that was lost before its record, if it fits session.json.
+
+        Raises LogUnreadable where there is none, so that nothing can be bound.
+        """
+        path = self._directory / store.POLICY
+        data = read_bound_file(path)
+        if data is None:
+            raise LogUnreadable(f"{path} is missing: what the session was allowed is not known")
+        try:
+            policy = decode_policy(data)
+        except MALFORMED as error:
+            raise LogUnreadable(f"{path} is no policy: {error}") from error
+        opened = opened_metadata(policy, metadata.started, metadata.command)
+        fault = check_session(opened, metadata)
+        if fault is not None:
+            raise LogUnreadable(f"{path} does not fit session.json: {fault.expected}, {fault.got}")
+        return data
+
+    def fault(self) -> FirstBad | None:
+        """What makes it more than a crash; None for a session that may be sealed."""
+        if self._check.first_bad is not None:
+            return self._check.first_bad
+        last = self.last_checkpoint
+        if last is not None and last.final and self.ended is None:
+            expected = "session_ended before the final checkpoint"
+            return FirstBad(failure=LAST_RECORD, expected=expected, got="none")
+        fault = binding_fault(self._evidence, self._check, self._bound, self._events.first)
+        metadata = self._evidence.metadata
+        if fault is not None or self.count > POLICY_SEQUENCE or metadata is None:
+            return fault
+        return self._first_record_fault(metadata)
+
+    def _first_record_fault(self, metadata: SessionMetadata) -> FirstBad | None:
+        """A log without its policy record: session.json is all there is to compare it with."""
+        if metadata.session_id != self._directory.resolve().name:
+            return FirstBad(
+                failure=POLICY_MISMATCH,
+                expected=self._directory.resolve().name,
+                got=metadata.session_id,
+            )
+        started = self._check.started
+        if started is None:
+            return None
+        said = msgspec.structs.replace(metadata, started=started.started, command=started.command)
+        return check_session(said, metadata)
+
+    def last_sign_of_life(self, started: str) -> str:
+        """The latest of: the start, the last checkpoint, the last decision (RFC 3339)."""
+        last = self.last_checkpoint
+        times = [started, last.time if last is not None else ""]
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # a time past the calendar
+            times.append(rfc3339(datetime.fromtimestamp(self._last_decision_ms / 1000, UTC)))
+        known = [(parsed, text) for text in times if (parsed := parse_time(text))]
+        return max(known)[1] if known else started
+
+    def resume(self, file: AppendFile) -> ChainedLog:
+        """Return the log as it stands, ready for the next record, on its reopened file."""
+        chain = self._check.chain
+        return ChainedLog(file, chain.count, chain.head, chain.tree, self._cursor.segment)
+
+    @property
+    def _cursor(self) -> CheckpointCursor:
+        cursor = self._check.cursor
+        if cursor is None:
+            raise AssertionError("a log whose checkpoints are damaged has a fault")
+        return cursor
+
+
+def _whole_lines(path: Path) -> int:
+    """How many bytes of a file are whole lines."""
+    return next(lines_backwards(path, size_of(path)), (0, b""))[0]

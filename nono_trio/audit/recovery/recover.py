@@ -1,0 +1,306 @@
+"""`audit recover`: seal a session whose supervisor was lost, without covering anything up.
+
+Rules of this file:
+- Only what `audit verify` calls `crashed` is touched: the log is read by verify's own pass first,
+  and a log with a fault in it, or with a live writer, is left as it is.
+- Nothing is thrown away: a torn tail is copied to `<file>.torn` and synced before it is cut.
+- Nothing is made up: what the session was is taken from what its log binds; how the child ended is
+  not known, so `session_ended` has LOST_EXIT_CODE, and its time is the last sign of life. A record
+  before it says that, and how much, was cut.
+- What counts is what the disk has: the page cache may still hold what a sync failed to write.
+- Root recovers the session of another user as that user (see `ownership`).
+- Each step leaves a session that is still `crashed` and can be recovered again, until session.json
+  says "recovered" as the very last one; a second recovery finds what the first one did.
+
+Pure of the loop, blocking; whoever calls it waits for a few syncs and one reading of the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.read.records import size_of
+from nono_trio.audit.recovery.crash_scan import Survey
+from nono_trio.audit.verify.verdict import SCHEMA
+from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
+from nono_trio.audit.write.seal import (
+    file_digest,
+    own_facts,
+    sealed_metadata,
+    summary_of,
+    write_summary,
+)
+from nono_trio.audit.write.session_files import append_checkpoint, lock, unix_ms
+from nono_trio.core.log.events import LOST_EXIT_CODE, SessionEnded, SessionStarted, encode_payload
+from nono_trio.core.log.notices import (
+    POLICY_SEQUENCE,
+    POLICY_TAKEN,
+    POLICY_TARGET,
+    binding_record,
+    gap_record,
+    note_record,
+)
+from nono_trio.core.log.session_json import (
+    NonoTrioFacts,
+    SessionMetadata,
+    completed_at,
+    session_digest,
+)
+from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.posix.owner import as_owner
+from nono_trio.posix.process_info import forget_cached
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.stored_session import FirstBad
+    from nono_trio.core.log.events import Payload
+    from nono_trio.core.log.summary_json import SealSummary
+
+Outcome: TypeAlias = Literal["recovered", "sealed", "running", "tampered", "unreadable", "failed"]
+
+# As `audit verify` answers for the same session; 4 is any log of ours that could not be sealed.
+EXIT_CODES: dict[Outcome, int] = {
+    "recovered": 0,
+    "sealed": 0,
+    "tampered": 1,
+    "unreadable": 2,
+    "failed": 4,
+    "running": 5,
+}
+
+# Every file that says something of the session: a failed sync may have lost any of them.
+_JUDGED = (
+    store.LOG, store.CHECKPOINTS, store.FLOWS, store.PROCESSES, store.POLICY, store.SUMMARY,
+    store.SESSION,
+)  # fmt: skip
+
+TORN = ".torn"  # what is appended to a file's name for the bytes that were cut from it
+MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far below this
+
+
+class Recovery(msgspec.Struct, kw_only=True):
+    """The answer for one session; `torn_bytes` are those kept beside the log, ever."""
+
+    schema: int = SCHEMA
+    outcome: Outcome
+    session_id: str
+    path: str
+    event_count: int = 0
+    torn_bytes: int = 0
+    exit_code_known: bool = False
+    first_bad: FirstBad | None = None
+    reason: str | None = None
+    hint: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        return EXIT_CODES[self.outcome]
+
+
+def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -> Recovery:
+    """Seal one crashed session; never raises for what it finds, the answer says it.
+
+    `step` is told each step before it is done: the seam where tests let it fail or die.
+    """
+    answer = Recovery(outcome="failed", session_id=directory.name, path=str(directory))
+    try:
+        with as_owner(directory), _held(directory):
+            _recover_held(directory, answer, step)
+    except BlockingIOError:
+        answer.outcome, answer.reason = "running", _holder(directory)
+    except LogUnreadable as error:
+        answer.outcome, answer.reason = "unreadable", error.message
+    except AuditLost as error:
+        answer.outcome, answer.reason, answer.hint = "failed", error.message, error.hint
+    except OSError as error:
+        answer.outcome = "failed"
+        answer.reason = f"{error.filename or directory}: {error.strerror or error}"
+    return answer
+
+
+def _holder(directory: Path) -> str:
+    """Who may hold a log that is not ours to recover."""
+    summary = store.read_summary(directory)
+    if summary is not None and store.is_alive(directory, summary):
+        return "its supervisor is alive"
+    return "a writer or another recovery holds its log"
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Hold the session's lock; raises BlockingIOError when a writer or a recovery has it."""
+    log = directory / store.LOG
+    try:
+        descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise LogUnreadable(f"{log} can't be opened: {error.strerror or error}") from error
+    try:
+        lock(descriptor)
+        for name in _JUDGED:
+            forget_cached(directory / name)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]) -> None:
+    metadata = store.read_metadata(directory)
+    if not isinstance(metadata.nono_trio, NonoTrioFacts):
+        raise LogUnreadable(f"{directory} is no session of nono-trio: there is no seal to finish")
+    if store.is_sealed(metadata):
+        answer.outcome, answer.event_count = "sealed", metadata.audit_event_count
+        return
+    found = Survey(directory)
+    answer.first_bad = found.fault()
+    if answer.first_bad is not None:
+        answer.outcome = "tampered"
+        answer.event_count = found.count
+        return
+    _Sealing(directory, metadata, found, step).run(answer)
+
+
+class _Sealing:
+    """The steps of one recovery, in their order."""
+
+    def __init__(
+        self,
+        directory: Path,
+        metadata: SessionMetadata,
+        found: Survey,
+        step: Callable[[str], None],
+    ) -> None:
+        self._directory = directory
+        self._metadata = metadata
+        self._found = found
+        self._step = step
+
+    def run(self, answer: Recovery) -> None:
+        """Set aside, cut, end, checkpoint, ledger, session.json; raises OSError, AuditLost."""
+        with contextlib.ExitStack() as opened:
+            files = {name: self._reopened(name, opened) for name in self._found.whole}
+            ledger.sync_directory(self._directory)
+            answer.torn_bytes = self._torn_bytes()
+            log = self._found.resume(files[store.LOG])
+            for name in (store.FLOWS, store.PROCESSES):
+                if name in files:
+                    files[name].sync()
+            summary, ended = self._end(log)
+            self._checkpoint(log, files[store.CHECKPOINTS])
+            events = self._found.network_events
+            self._publish(sealed_metadata(self._metadata, ended, log.position(), events, summary))
+        answer.outcome, answer.event_count = "recovered", log.sequence
+        answer.exit_code_known = ended.exit_code != LOST_EXIT_CODE
+
+    def _reopened(self, name: str, opened: contextlib.ExitStack) -> AppendFile:
+        path, whole = self._directory / name, self._found.whole[name]
+        self._step(f"set aside {name}")
+        _set_aside(path, whole)
+        self._step(f"cut {name}")
+        file = AppendFile.reopen(path, whole)
+        opened.callback(file.close)
+        return file
+
+    def _torn_bytes(self) -> int:
+        return size_of(self._directory / (store.LOG + TORN))
+
+    def _end(self, log: ChainedLog) -> tuple[SealSummary, SessionEnded]:
+        """Write the summary and what the log lacks; its own end stands where it has one."""
+        summary, ended = self._found.summary, self._found.ended
+        if summary is None or ended is None:
+            payloads = self._missing_records()
+            ended = SessionEnded(
+                ended=self._found.last_sign_of_life(self._metadata.started),
+                exit_code=LOST_EXIT_CODE,
+            )
+            self._found.add(payloads)
+            count = log.sequence + len(payloads) + 2  # the summary's record and the end
+            summary = summary_of(
+                self._directory,
+                self._facts(),
+                count,
+                self._metadata.executable_identity,
+                recovered=True,
+            )
+            self._step("summary")
+            binding = write_summary(self._directory, summary)
+            self._found.add([binding])
+            self._step("end")
+            log.append([encode_payload(payload) for payload in (*payloads, binding, ended)])
+        self._step("sync")
+        log.file.sync()
+        return summary, ended
+
+    def _facts(self) -> NonoTrioFacts:
+        """The open session.json's facts, which the policy vouches for, and what was counted."""
+        facts, tally = own_facts(self._metadata), self._found.tally
+        return msgspec.structs.replace(
+            facts, lost_total=tally.lost, allowed_total=tally.allowed, denied_total=tally.denied
+        )
+
+    def _missing_records(self) -> list[Payload]:
+        """The records before the summary's, the first two included where they are missing."""
+        metadata, found = self._metadata, self._found
+        torn = self._torn_bytes()
+        said = f"recovered: {torn} bytes of a torn record cut"
+        said += f", kept in {store.LOG}{TORN}" if torn else ""
+        payloads: list[Payload] = []
+        if not found.count:
+            said += "; session_started is taken from session.json"
+            payloads.append(SessionStarted(started=metadata.started, command=metadata.command))
+        if found.count <= POLICY_SEQUENCE:
+            said += POLICY_TAKEN
+            policy = found.policy_text(metadata)
+            payloads.append(binding_record(POLICY_TARGET, policy, unix_ms()))
+        if found.unrecorded_losses:
+            reason = "the supervisor was lost before it recorded that"
+            payloads.append(gap_record(found.unrecorded_losses, reason, unix_ms()))
+        return [*payloads, note_record(said, unix_ms())]
+
+    def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> None:
+        """Write the final checkpoint unless it is there."""
+        self._step("checkpoint")
+        last = self._found.last_checkpoint
+        if last is None or not last.final:
+            flows = file_digest(self._directory / store.FLOWS)
+            append_checkpoint(checkpoints, log.position(), self._found.tally.lost, flows.sha256)
+
+    def _publish(self, metadata: SessionMetadata) -> None:
+        """The ledger first: session.json must never claim a seal that the ledger does not know."""
+        root = self._directory.resolve().parent
+        digest = session_digest(metadata)
+        self._step("ledger")
+        if not ledger.verify(root, metadata.session_id).has_line_for(metadata.session_id):
+            ledger.append(root, metadata.session_id, digest, completed_at(metadata))
+        self._step("session")
+        store.write_session_json(self._directory, metadata)
+
+
+def _set_aside(path: Path, whole: int) -> None:
+    """Keep what is after the first `whole` bytes of `path` beside it; raises OSError, AuditLost.
+
+    A recovery that died between the copy and the cut has kept it already.
+    """
+    torn = size_of(path) - whole
+    if torn <= 0:
+        return
+    if torn > MAX_TORN:
+        raise AuditLost(f"{path} ends in {torn} bytes that are no record: no crash leaves that")
+    with path.open("rb") as file:
+        file.seek(whole)
+        tail = file.read(torn)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(f"{path}{TORN}", flags, 0o600)
+    with os.fdopen(descriptor, "r+b") as kept:
+        kept.seek(-min(torn, kept.seek(0, os.SEEK_END)), os.SEEK_END)
+        if kept.read(torn) != tail:
+            kept.write(tail)
+        kept.flush()
+        os.fsync(descriptor)

@@ -1,0 +1,91 @@
+"""One session of the store as a value: what is known of it, and what contradicts it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.core.log.session_json import NonoTrioFacts, SessionSummary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.core.log.policy_json import SessionPolicy, SupervisorProcess
+    from nono_trio.core.log.summary_json import SealSummary
+
+_BEGINNING_OF_TIME = datetime.fromtimestamp(0, UTC)
+# Beyond it a time can't be told in every zone, compared or added to; no session was there either.
+_END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
+
+
+class FirstBad(msgspec.Struct, kw_only=True, frozen=True):
+    """The first thing that is wrong.
+
+    `line` counts from 1 and `offset` is in bytes, both in audit-events.ndjson; they are None when
+    the log is good by itself and disagrees with a file beside it.
+    """
+
+    line: int | None = None
+    offset: int | None = None
+    sequence: int | None = None
+    failure: str = msgspec.field(name="class")
+    expected: str
+    got: str
+
+
+class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
+    """A session directory; `summary` is None where nothing is known of it.
+
+    From `sessions` it is session.json at its word, good for finding one. From `bound_facts.look` it
+    is what the log binds, with the rest of the fields: `fault` is what contradicts it, `alive` says
+    that its supervisor runs, `policy` and `totals` are policy.json and summary.json.
+    """
+
+    directory: Path
+    summary: SessionSummary | None
+    fault: FirstBad | None = None
+    sealed: bool = False
+    alive: bool = False
+    policy: SessionPolicy | None = None
+    totals: SealSummary | None = None
+    supervisor: SupervisorProcess | None = None
+
+    @property
+    def session_id(self) -> str:
+        """The id, which is the directory's name."""
+        return self.directory.name
+
+    @property
+    def started(self) -> datetime:
+        """When it started; without a session.json, when its directory was last changed."""
+        if self.summary is not None:
+            return parse_time(self.summary.started) or _BEGINNING_OF_TIME
+        try:
+            changed = datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
+        except (OSError, ValueError, OverflowError):  # gone, or a time past the calendar
+            return _BEGINNING_OF_TIME
+        return min(max(changed, _BEGINNING_OF_TIME), _END_OF_TIME)
+
+    @property
+    def name(self) -> str | None:
+        """The `--name` it was given."""
+        facts = self.summary.nono_trio if self.summary else msgspec.UNSET
+        name = facts.name if isinstance(facts, NonoTrioFacts) else None
+        return name if isinstance(name, str) else None
+
+
+def parse_time(text: str) -> datetime | None:
+    """An RFC 3339 time with its offset (UTC if it has none).
+
+    None when it is no time, or none that a session can have: before 1970, or near the end of what
+    a calendar can tell.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        known = _BEGINNING_OF_TIME <= time <= _END_OF_TIME
+    except (ValueError, OverflowError):
+        return None
+    return time if known else None

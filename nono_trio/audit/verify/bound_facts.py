@@ -1,0 +1,305 @@
+"""A session as `list`, `ps`, `inspect` and `show` tell of it: bound facts only, at a small price.
+
+Rules of this file: what is told of a session follows from its log, policy.json, summary.json and
+the ledger, never from session.json by itself: that one is computed anew from them and compared, and
+where it differs the session is `tampered`. Read are the log's first two and last two records, not
+what is between: that is `audit verify`'s work, so nothing told here is proof. What nothing binds
+yet (counters and flows of a session that is not sealed, a policy without its record) is left out.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.read.records import lines, lines_backwards, size_of
+from nono_trio.audit.stored_session import FirstBad, StoredSession
+from nono_trio.audit.verify.bound_files import (
+    POLICY_RECORD,
+    SESSION_MISMATCH,
+    SUMMARY_MISMATCH,
+    Bound,
+    check_bound_summary,
+    check_files,
+    check_policy,
+    check_session,
+    differs,
+)
+from nono_trio.audit.verify.chain import BadRecord, Chain
+from nono_trio.audit.verify.log_check import AFTER_END, FIRST_RECORD
+from nono_trio.audit.verify.seal_check import LAST_RECORD, SEALED_IN_LEDGER, check_ledger
+from nono_trio.audit.write.chained_log import LogPosition
+from nono_trio.audit.write.seal import opened_metadata, sealed_metadata
+from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionStarted
+from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
+from nono_trio.core.log.policy_json import SupervisorProcess
+from nono_trio.core.log.session_json import NonoTrioFacts, SessionMetadata, SessionSummary
+from nono_trio.errors import LogUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.audit.read.summary import Story
+    from nono_trio.core.log.events import Payload
+
+
+class _Link(msgspec.Struct):
+    """Where a record says that it stands."""
+
+    sequence: int
+    prev_chain: str | None
+
+
+_link_decoder = msgspec.json.Decoder(_Link)
+
+
+def look(
+    directory: Path, report: LedgerReport | None = None, *, files: bool = False
+) -> StoredSession:
+    """What is bound of one session; never raises for what it finds.
+
+    `report` is that on the ledger beside it, if there is one already; `files`: flows.ndjson and the
+    others beside a sealed log are hashed as well. One that is not as it should be is looked at
+    twice: it may have been sealed, or recovered, meanwhile.
+    """
+    found = _Look(directory, report, files=files).run()
+    if found.fault is None and (found.sealed or found.alive):
+        return found
+    return _Look(directory, None if found.fault is not None else report, files=files).run()
+
+
+def compared(found: StoredSession, story: Story) -> StoredSession:
+    """`found`, at fault where the whole log does not count up to what its summary says."""
+    totals = found.totals
+    if found.fault is not None or totals is None:
+        return found
+    told = f"{story.events} records, {story.allowed} allowed, {story.denied} denied"
+    facts = totals.facts
+    bound = f"{totals.event_count} records, {facts.allowed_total} allowed"
+    fault = differs(SUMMARY_MISMATCH, f"{bound}, {facts.denied_total} denied", told)
+    return msgspec.structs.replace(found, fault=fault)
+
+
+def sessions(audit_root: Path) -> Iterator[StoredSession]:
+    """Every session, newest first by session.json, looked at one by one as they are asked for."""
+    try:
+        report = ledger.verify(audit_root)
+    except LogUnreadable:
+        report = None
+    for known in store.sessions(audit_root):
+        yield look(known.directory, report)
+
+
+class _Look:
+    """One look at one session: what it found so far."""
+
+    def __init__(self, directory: Path, report: LedgerReport | None, *, files: bool) -> None:
+        self.directory = directory
+        self.report = report
+        self.files = files
+        self.bound = Bound(directory)
+        self.first: list[Payload] = []
+        self.fault: FirstBad | None = None
+        self.metadata: SessionMetadata | None = None
+        self.known: SessionMetadata | None = None
+
+    def run(self) -> StoredSession:
+        """Look; what can't be read is a fault."""
+        try:
+            self._look()
+        except LogUnreadable as error:
+            self._say("unreadable", "a readable file", error.message)
+        except OSError as error:
+            self._say("unreadable", "a readable file", f"{error.filename}: {error.strerror}")
+        except BadRecord as bad:
+            self._say(bad.failure, bad.expected, bad.got)
+        sealed = self.metadata is not None and store.is_sealed(self.metadata)
+        return StoredSession(
+            directory=self.directory,
+            summary=_summary(self.known),
+            fault=self.fault,
+            sealed=sealed,
+            alive=not sealed and self._is_alive(),
+            policy=self.bound.policy,
+            totals=self.bound.summary if sealed else None,
+            supervisor=self._supervisor(),
+        )
+
+    def _say(self, failure: str, expected: str, got: str) -> None:
+        self.fault = self.fault or FirstBad(failure=failure, expected=expected, got=got)
+
+    def _look(self) -> None:
+        self.metadata = self._read_session()
+        sealed = self.metadata is not None and store.is_sealed(self.metadata)
+        self._read_beginning(strict=False)
+        if self._is_upstreams():
+            self._look_at_upstreams()
+            return
+        self._read_beginning(strict=True)
+        second = self.first[POLICY_SEQUENCE] if len(self.first) > POLICY_SEQUENCE else None
+        if second is not None and self.fault is None:
+            self.fault = check_policy(self.bound, second)
+        if self.fault is not None:
+            self.bound.policy = None
+        self.known = self._opened()
+        if self.fault is None and sealed:
+            self._look_at_end(second)
+        elif self.fault is None:
+            self._look_at_unsealed()
+
+    def _read_session(self) -> SessionMetadata | None:
+        if not (self.directory / store.SESSION).exists():
+            return None
+        return store.read_metadata(self.directory)
+
+    def _read_beginning(self, *, strict: bool) -> None:
+        """The first two records, as far as they are there and good."""
+        log = self.directory / store.LOG
+        chain = Chain(strict=strict)
+        self.first.clear()
+        try:
+            for line in islice(lines(log, size_of(log)), POLICY_SEQUENCE + 1):
+                payload = chain.feed(line)
+                if payload is not None:
+                    self.first.append(payload)
+        except BadRecord as bad:
+            if bad.parsed:
+                raise
+        if self.first and not isinstance(self.first[0], SessionStarted):
+            self._say(FIRST_RECORD, "session_started", "another record")
+
+    def _is_upstreams(self) -> bool:
+        """As evidence.py tells it: by the log, and by files that only we write."""
+        if any((self.directory / name).exists() for name in (store.POLICY, store.SUMMARY)):
+            return False
+        if len(self.first) > POLICY_SEQUENCE:
+            return bound_digest(self.first[POLICY_SEQUENCE], POLICY_TARGET) is None
+        return self.metadata is not None and store.is_sealed(self.metadata)
+
+    def _look_at_upstreams(self) -> None:
+        """session.json as far as upstream's digest covers it; our own facts in it are not."""
+        if self.metadata is None:
+            return
+        self.known = msgspec.structs.replace(self.metadata, nono_trio=msgspec.UNSET)
+        report = self._ledger()
+        if report.has_line_for(self.directory.resolve().name):
+            _, self.fault = check_ledger(report, self.metadata)
+
+    def _opened(self) -> SessionMetadata | None:
+        """The open session.json that log and policy lead to; without a policy only the command."""
+        started = self.first[0] if self.first else None
+        if not isinstance(started, SessionStarted):
+            return None
+        if self.bound.policy is not None:
+            return opened_metadata(self.bound.policy, started.started, started.command)
+        return SessionMetadata(
+            session_id=self.directory.name,
+            started=started.started,
+            command=started.command,
+            tracked_paths=[],
+            merkle_roots=[],
+        )
+
+    def _look_at_end(self, second: Payload | None) -> None:
+        """The last two records, summary.json, session.json and the ledger's line."""
+        metadata, opened = self.metadata, self.known
+        if metadata is None or opened is None or self.bound.policy is None:
+            self._say(POLICY_RECORD, f"a record for {POLICY_TARGET}", "none")
+            return
+        chain, before_last, ended = self._read_end()
+        self.fault = check_bound_summary(self.bound, before_last) or differs(
+            SESSION_MISMATCH, f"event_count {chain.count}", f"event_count {self._event_count}"
+        )
+        summary = self.bound.summary
+        if self.fault is not None or summary is None:
+            self.bound.summary = None
+            return
+        integrity = metadata.audit_integrity
+        position = LogPosition(
+            event_count=chain.count,
+            offset=0,
+            chain_head=chain.head.hex() if chain.head else None,
+            merkle_root=integrity.merkle_root if integrity else "",
+            segment_xxh3="",
+        )
+        expected = sealed_metadata(opened, ended, position, metadata.network_events, summary)
+        repeated = [second.event] if isinstance(second, Network) else []
+        self.fault = (
+            check_session(expected, metadata)
+            or differs(SESSION_MISMATCH, repeated, metadata.network_events[:1])
+            or check_ledger(self._ledger(), metadata)[1]
+            or (check_files(self.directory, summary) if self.files else None)
+        )
+        self.known = expected
+
+    @property
+    def _event_count(self) -> int | None:
+        return self.bound.summary.event_count if self.bound.summary is not None else None
+
+    def _read_end(self) -> tuple[Chain, Payload | None, SessionEnded]:
+        """The chain after the log's last two records, and what these say; raises BadRecord."""
+        log = self.directory / store.LOG
+        size = size_of(log)
+        found = [*islice(lines_backwards(log, size), 2)]
+        if len(found) < 2 or found[0][0] != size:
+            raise BadRecord(AFTER_END, "a log that ends in session_ended", "another end")
+        (_, last), (_, before) = found
+        chain = Chain(strict=True)
+        try:
+            link = _link_decoder.decode(before)
+            chain.count, chain.head = link.sequence, bytes.fromhex(link.prev_chain or "")
+        except (*MALFORMED, ValueError) as error:
+            raise BadRecord(LAST_RECORD, "a record", "none") from error
+        before_last, ended = chain.feed(before), chain.feed(last)
+        if not isinstance(ended, SessionEnded):
+            raise BadRecord(LAST_RECORD, "session_ended", "another record")
+        return chain, before_last, ended
+
+    def _look_at_unsealed(self) -> None:
+        """session.json says what the policy does; the ledger knows it only if its log is ended."""
+        if self.metadata is not None and self.known is not None and self.bound.policy is not None:
+            self.fault = check_session(self.known, self.metadata)
+        if self.fault is not None or self._is_alive():
+            return
+        if self._ledger().has_line_for(self.directory.resolve().name):
+            try:
+                self._read_end()
+            except BadRecord:
+                self._say(SEALED_IN_LEDGER, "the session that the ledger knows", "an unsealed one")
+
+    def _ledger(self) -> LedgerReport:
+        """The report on the ledger beside it; an old one may not know what was sealed since."""
+        name = self.directory.resolve().name
+        if self.report is None or not self.report.has_line_for(name):
+            self.report = ledger.verify(self.directory.resolve().parent, name)
+        return self.report
+
+    def _supervisor(self) -> SupervisorProcess | None:
+        """The process that the policy names; session.json's only until the policy is bound."""
+        if self.bound.policy is not None:
+            return self.bound.policy.supervisor
+        facts = self.metadata.nono_trio if self.metadata is not None else None
+        if self.fault is not None or not isinstance(facts, NonoTrioFacts):
+            return None
+        values = facts.supervisor_pid, facts.supervisor_start_ticks, facts.boot_id
+        pid, ticks, boot = values
+        if isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot, str):
+            return SupervisorProcess(pid=pid, start_ticks=ticks, boot_id=boot)
+        return None
+
+    def _is_alive(self) -> bool:
+        process = self._supervisor()
+        return process is not None and store.is_supervised(self.directory, process)
+
+
+def _summary(metadata: SessionMetadata | None) -> SessionSummary | None:
+    """The part of a session.json that is shown."""
+    if metadata is None:
+        return None
+    names = SessionSummary.__struct_fields__
+    return SessionSummary(**{name: getattr(metadata, name) for name in names})

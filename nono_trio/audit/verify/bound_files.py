@@ -1,0 +1,199 @@
+"""Whether policy.json, summary.json and session.json say what the log binds.
+
+Rules of this file: a file counts only by its digest in the log, and only the record in the right
+place binds: the second for the policy, the last but one for the summary. session.json says nothing
+by itself: what it must say follows from the log, policy.json and summary.json, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit import store
+from nono_trio.audit.read.records import size_of
+from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify.evidence import read_bound_file
+from nono_trio.audit.write.seal import file_digest, opened_metadata, sealed_metadata
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.notices import POLICY_TARGET, SUMMARY_TARGET, bound_digest
+from nono_trio.core.log.policy_json import decode_policy
+from nono_trio.core.log.session_json import encode_metadata
+from nono_trio.core.log.summary_json import decode_seal_summary
+from nono_trio.posix.safe_open import read_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.verify.log_check import LogCheck
+    from nono_trio.audit.write.chained_log import LogPosition
+    from nono_trio.core.log.events import NetworkEvent, Payload
+    from nono_trio.core.log.policy_json import SessionPolicy
+    from nono_trio.core.log.session_json import SessionMetadata
+    from nono_trio.core.log.summary_json import FileDigest, SealSummary
+
+POLICY_RECORD = "policy record missing"
+SUMMARY_RECORD = "summary record missing"
+POLICY_MISMATCH = "policy.json mismatch"
+SUMMARY_MISMATCH = "summary.json mismatch"
+SESSION_MISMATCH = "session.json mismatch"
+ID_MISMATCH = "session id mismatch"
+FLOWS_MISMATCH = "flows mismatch"
+PROCESSES_MISMATCH = "processes mismatch"
+CHECKPOINTS_MISMATCH = "checkpoints mismatch"
+
+
+@dataclass
+class Bound:
+    """What the log binds: filled in by the checks below, in their order."""
+
+    directory: Path
+    policy: SessionPolicy | None = None
+    summary: SealSummary | None = None
+
+
+def differs(failure: str, expected: object, got: object) -> FirstBad | None:
+    """A FirstBad without a place in the log, if the two differ."""
+    if expected == got:
+        return None
+    return FirstBad(failure=failure, expected=str(expected), got=str(got))
+
+
+def check_policy(bound: Bound, second: Payload | None) -> FirstBad | None:
+    """policy.json is what the second record binds, and it is the policy of this very session."""
+    data = read_bound_file(bound.directory / store.POLICY)
+    fault = _check_digest(second, POLICY_TARGET, data, POLICY_RECORD, POLICY_MISMATCH)
+    if fault is not None or data is None:
+        return fault
+    try:
+        bound.policy = decode_policy(data)
+    except MALFORMED as error:
+        return FirstBad(failure=POLICY_MISMATCH, expected="a policy", got=str(error))
+    return differs(ID_MISMATCH, bound.directory.resolve().name, bound.policy.session_id)
+
+
+def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:
+    """summary.json is what the last record but one binds, and it adds up to log and files."""
+    fault = check_bound_summary(bound, log.before_last)
+    if fault is not None or bound.summary is None:
+        return fault
+    return _check_counts(bound.summary, log) or check_files(bound.directory, bound.summary)
+
+
+def check_bound_summary(bound: Bound, before_last: Payload | None) -> FirstBad | None:
+    """summary.json is what the last record but one binds."""
+    data = read_bound_file(bound.directory / store.SUMMARY)
+    fault = _check_digest(before_last, SUMMARY_TARGET, data, SUMMARY_RECORD, SUMMARY_MISMATCH)
+    if fault is not None or data is None:
+        return fault
+    try:
+        bound.summary = decode_seal_summary(data)
+    except MALFORMED as error:
+        return FirstBad(failure=SUMMARY_MISMATCH, expected="a summary", got=str(error))
+    return None
+
+
+def check_files(directory: Path, summary: SealSummary) -> FirstBad | None:
+    """flows.ndjson and processes.ndjson are whole, checkpoints.ndjson up to the summary."""
+    return (
+        _check_file(directory / store.FLOWS, summary.flows, FLOWS_MISMATCH)
+        or _check_file(directory / store.PROCESSES, summary.processes, PROCESSES_MISMATCH)
+        or _check_file(
+            directory / store.CHECKPOINTS, summary.checkpoints, CHECKPOINTS_MISMATCH, grows=True
+        )
+    )
+
+
+def expected_session(
+    bound: Bound,
+    log: LogCheck,
+    position: LogPosition,
+    network_events: list[NetworkEvent],
+    *,
+    sealed: bool,
+) -> SessionMetadata | None:
+    """What session.json has to say, open or sealed; None if that is not known from the log."""
+    if bound.policy is None or log.started is None:
+        return None
+    opened = opened_metadata(bound.policy, log.started.started, log.started.command)
+    if not sealed:
+        return opened
+    if bound.summary is None or log.ended is None:
+        return None
+    return sealed_metadata(opened, log.ended, position, network_events, bound.summary)
+
+
+def check_session(
+    expected: SessionMetadata, got: SessionMetadata, directory: Path | None = None
+) -> FirstBad | None:
+    """session.json says what it has to; with `directory`, in the very bytes that we write.
+
+    The executable's identity is not bound before the summary: any is accepted in an open one.
+    """
+    for field in got.__struct_fields__:
+        mine, theirs = getattr(expected, field), getattr(got, field)
+        if field == "executable_identity" and expected.ended is None:
+            continue
+        if mine != theirs:
+            return _field_fault(field, mine, theirs)
+    if directory is None or encode_metadata(got) == _text(directory):
+        return None
+    return FirstBad(failure=SESSION_MISMATCH, expected="the file as it is written", got="another")
+
+
+def _text(directory: Path) -> bytes:
+    return read_whole(directory / store.SESSION, store.MAX_SESSION_BYTES)
+
+
+def _field_fault(field: str, mine: object, theirs: object) -> FirstBad:
+    """Of two structs only the first field that differs: the whole may be long."""
+    if isinstance(mine, msgspec.Struct) and type(theirs) is type(mine):
+        for name in mine.__struct_fields__:
+            if getattr(mine, name) != getattr(theirs, name):
+                return _field_fault(f"{field}.{name}", getattr(mine, name), getattr(theirs, name))
+    return FirstBad(
+        failure=SESSION_MISMATCH,
+        expected=_shown(f"{field} {mine}"),
+        got=_shown(f"{field} {theirs}"),
+    )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _check_counts(summary: SealSummary, log: LogCheck) -> FirstBad | None:
+    facts, tally, count = summary.facts, log.tally, log.chain.count
+    return (
+        differs(SUMMARY_MISMATCH, f"event_count {count}", f"event_count {summary.event_count}")
+        or differs(SUMMARY_MISMATCH, f"allowed {tally.allowed}", f"allowed {facts.allowed_total}")
+        or differs(SUMMARY_MISMATCH, f"denied {tally.denied}", f"denied {facts.denied_total}")
+        or differs(SUMMARY_MISMATCH, f"lost_total {tally.lost}", f"lost_total {facts.lost_total}")
+    )
+
+
+def _check_digest(
+    record: Payload | None, target: str, data: bytes | None, missing: str, mismatch: str
+) -> FirstBad | None:
+    bound = bound_digest(record, target)
+    if bound is None:
+        return FirstBad(failure=missing, expected=f"a record for {target}", got="another record")
+    if data is None:
+        return FirstBad(failure=mismatch, expected=f"sha256:{bound}", got="no file")
+    return differs(mismatch, f"sha256:{bound}", f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def _check_file(
+    path: Path, expected: FileDigest, failure: str, *, grows: bool = False
+) -> FirstBad | None:
+    if path.exists() and not path.is_file():
+        return FirstBad(failure=failure, expected="a file", got="a directory, pipe or device")
+    size = size_of(path)
+    if grows and size >= expected.bytes:
+        size = expected.bytes
+    if size != expected.bytes:
+        return FirstBad(failure=failure, expected=f"{expected.bytes} bytes", got=f"{size} bytes")
+    return differs(failure, expected.sha256, file_digest(path, size).sha256)

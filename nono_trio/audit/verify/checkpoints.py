@@ -1,0 +1,153 @@
+"""checkpoints.ndjson against the log, in step with it and in constant memory.
+
+Rules of this file: a checkpoint is compared at the moment the log has exactly its number of bytes;
+one that is never reached means bytes that were durable and are gone. The last line may be torn
+only while the session is unsealed (a crash); a line that is not byte for byte ours is damage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from nono_trio.audit.read.records import lines
+from nono_trio.audit.verify.chain import BadRecord, shown
+from nono_trio.audit.verify.verdict import CheckpointsSeen
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.session_json import Checkpoint, decode_checkpoint, encode_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.verify.chain import Chain
+
+CHECKPOINT_DAMAGED = "checkpoint parse error"
+CHECKPOINT_MISMATCH = "checkpoint mismatch"
+COUNT_MISMATCH = "count mismatch"
+HEAD_MISMATCH = "chain head mismatch"
+ROOT_MISMATCH = "Merkle root mismatch"
+SEGMENT_MISMATCH = "segment checksum mismatch"
+TRUNCATED = "truncated below a checkpoint"
+AFTER_SEAL = "bytes after the seal"
+
+
+class CheckpointCursor:
+    """Walks the checkpoints while the log is read; `pending` is the next one to be reached.
+
+    Raises BadRecord wherever log and checkpoints disagree.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.count = 0
+        self.last: Checkpoint | None = None
+        self.pending: Checkpoint | None = None
+        self.torn = False
+        self.whole_bytes = 0  # of the checkpoints file: lines that are checkpoints
+        self.segment = xxhash.xxh3_64()
+        self._checkpoints = self._read(path, size)
+        self._advance()
+
+    @property
+    def next_offset(self) -> float:
+        """Where the next comparison is due; infinite when there is none."""
+        return self.pending.offset if self.pending is not None else float("inf")
+
+    def passed(self, data: bytes, offset: int, chain: Chain) -> None:
+        """`data` was read, the log is good up to `offset` and `chain` is its state there."""
+        self.segment.update(data)
+        while offset >= self.next_offset:
+            self._compare_chain(self._due(offset), chain)
+            self._compare_segment()
+
+    def passed_unhashed(self, data: bytes, offset: int) -> None:
+        """As `passed`, for a reader that only checks checksums and ends blocks at each offset."""
+        self.segment.update(data)
+        while offset >= self.next_offset:
+            self._due(offset)
+            self._compare_segment()
+
+    def seen(self) -> CheckpointsSeen:
+        """What to tell of them: they match if none was left behind."""
+        last = self.last
+        return CheckpointsSeen(
+            count=self.count,
+            last_sequence=last.event_count - 1 if last and last.event_count else None,
+            matches=self.pending is None if last or self.pending else None,
+        )
+
+    def _due(self, offset: int) -> Checkpoint:
+        checkpoint = self.pending
+        if checkpoint is None:
+            raise AssertionError("no checkpoint is due")
+        if checkpoint.offset != offset:
+            raise self._mismatch(
+                CHECKPOINT_MISMATCH, "an offset at the end of a record", checkpoint.offset
+            )
+        return checkpoint
+
+    def _compare_chain(self, checkpoint: Checkpoint, chain: Chain) -> None:
+        head = chain.head.hex() if chain.head is not None else None
+        for failure, stored, computed in (
+            (COUNT_MISMATCH, checkpoint.event_count, chain.count),
+            (HEAD_MISMATCH, checkpoint.chain_head, head),
+            (ROOT_MISMATCH, checkpoint.merkle_root, chain.tree.root().hex()),
+        ):
+            if stored != computed:
+                raise self._mismatch(failure, stored, computed)
+
+    def _compare_segment(self) -> None:
+        checkpoint = self.pending
+        if checkpoint is None:
+            raise AssertionError("no checkpoint is due")
+        computed = self.segment.hexdigest()
+        if checkpoint.segment_xxh3 != computed:
+            raise self._mismatch(SEGMENT_MISMATCH, checkpoint.segment_xxh3, computed)
+        self.segment = xxhash.xxh3_64()
+        self.last = checkpoint
+        self.count += 1
+        self._advance()
+
+    def _mismatch(self, failure: str, expected: object, got: object) -> BadRecord:
+        return BadRecord(failure, f"{expected} (checkpoint {self.count + 1})", got)
+
+    def _advance(self) -> None:
+        self.pending = next(self._checkpoints, None)
+
+    def _read(self, path: Path, size: int) -> Iterator[Checkpoint]:
+        read, before = 0, None
+        for line in lines(path, size):
+            read += len(line)
+            checkpoint = _parse(line)
+            if checkpoint is None:
+                # Half a line is the last one; it may be shorter still than when we came, because
+                # a live writer cuts back what it could not write whole.
+                self.torn = read == size or not line.endswith(b"\n")
+                if self.torn:
+                    return
+                raise BadRecord(CHECKPOINT_DAMAGED, "a checkpoint", shown(line))
+            if before is not None:
+                self._check_order(before, checkpoint)
+            self.whole_bytes = read
+            yield checkpoint
+            before = checkpoint
+
+    def _check_order(self, before: Checkpoint, checkpoint: Checkpoint) -> None:
+        if before.final:
+            raise self._mismatch(CHECKPOINT_MISMATCH, "nothing after the final one", "one more")
+        if checkpoint.lost_total < before.lost_total:
+            raise self._mismatch(
+                CHECKPOINT_MISMATCH,
+                f"a lost_total of at least {before.lost_total}",
+                checkpoint.lost_total,
+            )
+
+
+def _parse(line: bytes) -> Checkpoint | None:
+    """The checkpoint in a line that is byte for byte ours, else None."""
+    try:
+        checkpoint = decode_checkpoint(line)
+        return checkpoint if encode_checkpoint(checkpoint) == line else None
+    except MALFORMED:
+        return None

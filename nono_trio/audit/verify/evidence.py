@@ -1,0 +1,233 @@
+"""What lies there to be judged by `audit verify`.
+
+It is read in an order that a live writer can't confuse: session.json first, then the sizes of the
+checkpoints and of the log.
+
+Rules of this file: whose rules hold is decided by what the log itself says (its second record binds
+a policy) or by files that only we write; deleting some of them never makes the rules weaker. A
+symlink in the place of a session's directory is not followed: the id asked for must be the one
+that is proved.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nono_trio.audit.ledger import LEDGER
+from nono_trio.audit.read.records import lines, parse_record, size_of
+from nono_trio.audit.store import (
+    CHECKPOINTS,
+    FLOWS,
+    LOG,
+    POLICY,
+    PROCESSES,
+    SESSION,
+    SUMMARY,
+    is_alive,
+    is_sealed,
+    read_metadata,
+)
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
+from nono_trio.core.log.session_json import (
+    NonoTrioFacts,
+    SessionMetadata,
+    decode_checkpoint,
+    decode_ledger_record,
+)
+from nono_trio.errors import LogUnreadable
+from nono_trio.posix.safe_open import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from nono_trio.audit.verify.verdict import Rules
+
+# Files by which a session directory is found from one of its files.
+_MEMBERS = (LOG, SESSION, CHECKPOINTS, FLOWS, PROCESSES, POLICY, SUMMARY)
+# What is read of a policy.json or summary.json: a cage of 10,000 grants is 2 MB.
+MAX_BOUND_FILE = 64 * 1024 * 1024
+
+
+class NoSession(LogUnreadable):
+    """What should be a session's directory holds none: missing, replaced, or without a log."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The files of one session, or one log by itself (`directory` is None)."""
+
+    log: Path
+    directory: Path | None
+    metadata: SessionMetadata | None
+    alive: bool
+    checkpoints_size: int
+    log_size: int
+    rules: Rules
+    binds_policy: bool
+
+    @property
+    def facts(self) -> NonoTrioFacts | None:
+        """Our own part of session.json."""
+        facts = self.metadata.nono_trio if self.metadata is not None else None
+        return facts if isinstance(facts, NonoTrioFacts) else None
+
+    @property
+    def ours(self) -> bool:
+        """Whether our own rules hold, byte for byte."""
+        return self.rules == "nono-trio" and self.directory is not None
+
+    @property
+    def sealed(self) -> bool:
+        """Whether session.json says so; without our facts, whether it has anything to compare."""
+        return self.metadata is not None and is_sealed(self.metadata)
+
+    def moved_on_from(self, before: Evidence) -> bool:
+        """Whether somebody wrote to the session between two looks."""
+        return self != before
+
+    def beside(self, name: str) -> Path:
+        """The path of another file of the session."""
+        return (self.directory or self.log.parent) / name
+
+
+def gather(target: Path, *, upstream: bool) -> Evidence:
+    """Look at a session directory, one of its files, or a log by itself.
+
+    Raises NoSession or LogUnreadable for what can't be judged: also, unless `upstream`, for a log
+    that binds no policy, because upstream's weaker rules are for whoever asks for them.
+    """
+    directory = session_directory(target)
+    if directory is not None and directory.is_symlink():
+        raise NoSession(
+            f"{directory} is a symlink to {os.readlink(directory)}, not a session",
+            hint="give the directory itself",
+        )
+    if not target.exists():
+        raise NoSession(f"{target} does not exist")
+    log = directory / LOG if directory is not None else target
+    metadata, alive = _read_session(directory)
+    beside = size_of(directory / CHECKPOINTS) if directory is not None else 0
+    if not log.is_file():
+        raise NoSession(f"{log} is {'no file' if log.exists() else 'missing'}")
+    records, binds_policy = _first_records(log)
+    rules = _rules(directory, metadata, records, binds_policy=binds_policy, upstream=upstream)
+    return Evidence(
+        log=log,
+        directory=directory,
+        metadata=metadata,
+        alive=alive,
+        checkpoints_size=beside,
+        log_size=size_of(log),
+        rules=rules,
+        binds_policy=binds_policy,
+    )
+
+
+def is_ledger(target: Path) -> bool:
+    """Whether a file is a ledger, by its name or its first line; raises LogUnreadable, OSError.
+
+    Raises LogUnreadable for a checkpoints file without its session: it proves nothing by itself.
+    """
+    if not target.is_file() or session_directory(target) is not None:
+        return False
+    first = next(lines(target, size_of(target)), b"")
+    if target.name == LEDGER or _decodes(decode_ledger_record, first):
+        return True
+    if target.name in _MEMBERS[1:] or _decodes(decode_checkpoint, first):
+        raise LogUnreadable(
+            f"{target} is a part of a session, and no log", hint="give the session's directory"
+        )
+    return False
+
+
+def _decodes(decode: Callable[[bytes], object], line: bytes) -> bool:
+    try:
+        decode(line)
+    except MALFORMED:
+        return False
+    return True
+
+
+def session_directory(target: Path) -> Path | None:
+    """The session that a directory, or a file in it, belongs to; None for a log by itself."""
+    if target.is_dir() or target.is_symlink():
+        return target if target.is_dir() else None
+    parent = target.parent
+    others = (name for name in (SESSION, CHECKPOINTS, POLICY) if name != target.name)
+    in_session = target.name in _MEMBERS and any((parent / name).exists() for name in others)
+    return parent if in_session else None
+
+
+def read_bound_file(path: Path) -> bytes | None:
+    """The bytes of policy.json or summary.json; None when it is missing or far too large."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(size) if size <= MAX_BOUND_FILE else None
+    except FileNotFoundError:
+        return None
+
+
+def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]:
+    """session.json if there is one, and whether the supervisor that wrote it still runs.
+
+    One that is found dead may have sealed between the two looks, hence the second reading.
+    """
+    if directory is None or not (directory / SESSION).exists():
+        return None, False
+    metadata = _metadata(directory)
+    if is_alive(directory, metadata):
+        return metadata, True
+    return _metadata(directory), False
+
+
+def _metadata(directory: Path) -> SessionMetadata:
+    """session.json; raises NoSession for one that is none: it is only ever replaced whole."""
+    try:
+        return read_metadata(directory)
+    except LogUnreadable as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        raise NoSession(error.message, hint=error.hint) from error
+
+
+def _first_records(log: Path) -> tuple[int, bool]:
+    """How many of the first two records are whole, and whether the second binds a policy."""
+    count = 0
+    for line in lines(log, size_of(log)):
+        record = parse_record(line)
+        if record is None:
+            break
+        if count == POLICY_SEQUENCE:
+            return count + 1, bound_digest(record.event, POLICY_TARGET) is not None
+        count += 1
+    return count, False
+
+
+def _rules(
+    directory: Path | None,
+    metadata: SessionMetadata | None,
+    records: int,
+    *,
+    binds_policy: bool,
+    upstream: bool,
+) -> Rules:
+    if directory is None:  # a log by itself is never verified, so upstream's rules may read it
+        return "nono-trio" if binds_policy else "nono"
+    if binds_policy or any((directory / name).exists() for name in (POLICY, SUMMARY)):
+        return "nono-trio"
+    ours = metadata is not None and isinstance(metadata.nono_trio, NonoTrioFacts)
+    begun = records > POLICY_SEQUENCE or (metadata is not None and is_sealed(metadata))
+    if not begun and (ours or metadata is None):
+        return "nono-trio"  # killed before its second record: its policy is not known
+    if upstream:
+        return "nono"
+    raise LogUnreadable(
+        f"the log in {directory} binds no policy: it is one of upstream nono, or of an earlier"
+        " nono-trio",
+        hint="--upstream judges it by upstream nono's weaker rules",
+    )

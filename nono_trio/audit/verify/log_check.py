@@ -1,0 +1,162 @@
+"""One pass over a log: every record, every checkpoint, and where the first thing went wrong.
+
+Rules of this file: the pass stops at the first bad record, because a record after it proves
+nothing; what crashes leave behind is told from what hands leave behind here and nowhere else.
+Memory does not grow with the log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.audit.read.records import MAX_LINE, lines
+from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify.chain import BadRecord, Chain
+from nono_trio.audit.verify.checkpoints import TRUNCATED, CheckpointCursor
+from nono_trio.core.log.events import Network, SessionEnded, SessionStarted
+from nono_trio.core.log.notices import POLICY_SEQUENCE, Tally, says_policy_was_taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from nono_trio.core.log.events import NetworkEvent, Payload
+
+FIRST_RECORD = "first record mismatch"
+AFTER_END = "record after session_ended"
+NETWORK_EVENTS = "network_events mismatch"
+
+
+# Pages of a file may reach the disk in any order: after a loss of power a page that did not is read
+# as zeros, with good lines after it. No record has a raw zero byte.
+_HOLE = b"\0"
+
+
+class LogCheck:
+    """What one pass over a log found; `run` once, then read the attributes.
+
+    `strict` is for our own logs; `sealed` says that a crash can no longer explain anything. The
+    sizes are those the files had when the verifier came; `network_events` are those that
+    session.json repeats from the log; `observe` is told each payload that is good in every respect.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        size: int,
+        *,
+        strict: bool,
+        sealed: bool,
+        network_events: Sequence[NetworkEvent] = (),
+        observe: Callable[[Payload], None] = lambda _payload: None,
+    ) -> None:
+        self.chain = Chain(strict=strict)
+        self.cursor: CheckpointCursor | None = None
+        self.first_bad: FirstBad | None = None
+        self.good_bytes = 0
+        self.torn_bytes = 0
+        self.started: SessionStarted | None = None
+        self.ended: SessionEnded | None = None
+        self.network_count = 0
+        self.tally = Tally()
+        self.second: Payload | None = None
+        self.before_last: Payload | None = None
+        """The record before the last one: in a sealed log the summary's."""
+        self.last: Payload | None = None
+        self.policy_was_taken = False
+        """Whether a recovery bound the policy, because no record had."""
+        self._log = log
+        self._size = size
+        self._strict = strict
+        self._sealed = sealed
+        self._network_events = network_events
+        self._observe = observe
+        # Where the pass stands: lines and records that are good in every respect.
+        self._number = 0
+        self._good = 0
+
+    def run(self, checkpoints: Path, checkpoints_size: int) -> None:
+        """Read the log and its checkpoints; raises OSError, whatever else is wrong is kept."""
+        line = b""
+        try:
+            self.cursor = CheckpointCursor(checkpoints, checkpoints_size)
+            self.cursor.passed(b"", 0, self.chain)
+            for line in lines(self._log, self._size):
+                self._take(line, self.cursor)
+            line = b""
+            self._check_end(self.cursor)
+        except BadRecord as bad:
+            self._stop(bad, line)
+
+    def _take(self, line: bytes, cursor: CheckpointCursor) -> None:
+        payload = self.chain.feed(line)
+        if self._strict and payload is not None:
+            self._check_place(payload)
+        cursor.passed(line, self.good_bytes + len(line), self.chain)
+        self._number += 1
+        self.good_bytes += len(line)
+        self._good = self.chain.count
+        if payload is not None:
+            self._remember(payload)
+            self._observe(payload)
+
+    def _remember(self, payload: Payload) -> None:
+        if self.chain.count == POLICY_SEQUENCE + 1:
+            self.second = payload
+        self.before_last, self.last = self.last, payload
+        self.tally.add(payload)
+        self.policy_was_taken = self.policy_was_taken or says_policy_was_taken(payload)
+
+    def _check_place(self, payload: Payload) -> None:
+        """session_started is first, session_ended is last, and session.json repeats the rest."""
+        if self.ended is not None:
+            raise BadRecord(AFTER_END, "nothing after session_ended", _kind(payload))
+        if isinstance(payload, Network):
+            self._check_network_event(payload.event)
+        elif isinstance(payload, SessionEnded):
+            self.ended = payload
+        elif isinstance(payload, SessionStarted) and self.chain.count == 1:
+            self.started = payload
+        if self.started is None:
+            raise BadRecord(FIRST_RECORD, "session_started", _kind(payload))
+
+    def _check_network_event(self, event: NetworkEvent) -> None:
+        repeated = self._network_events
+        if self.network_count < len(repeated) and repeated[self.network_count] != event:
+            raise BadRecord(
+                NETWORK_EVENTS, "the event that session.json repeats", f"{event.decision} record"
+            )
+        self.network_count += 1
+
+    def _check_end(self, cursor: CheckpointCursor) -> None:
+        if cursor.pending is not None:
+            raise BadRecord(
+                TRUNCATED,
+                f"{cursor.pending.offset} bytes (checkpoint {cursor.count + 1})",
+                f"{self._size} bytes",
+            )
+
+    def _stop(self, bad: BadRecord, line: bytes) -> None:
+        """Say where it went wrong, or that it is only the torn tail of a crash."""
+        # Half a line is the last one; a live writer may have cut it back since we came.
+        half = not line.endswith(b"\n") and len(line) < MAX_LINE
+        last = half or self.good_bytes + len(line) >= self._size
+        due = self.cursor.pending if self.cursor is not None else None
+        crash = last or _HOLE in line
+        if crash and not bad.parsed and due is None and not self._sealed:
+            self.torn_bytes = len(line) if last else self._size - self.good_bytes
+            return
+        if last and not bad.parsed and due is not None and self._size < due.offset:
+            bad = BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._size} bytes")
+        self.first_bad = FirstBad(
+            line=self._number + 1,
+            offset=self.good_bytes,
+            sequence=self._good,
+            failure=bad.failure,
+            expected=bad.expected,
+            got=bad.got,
+        )
+
+
+def _kind(payload: Payload) -> str:
+    return str(payload.__struct_config__.tag)

@@ -1,0 +1,360 @@
+"""`audit verify`: what a session's files prove, to someone who was not there.
+
+Pure reading, without locks, in constant memory, without the loop. What is there to be judged, and
+by whose rules, is evidence.py's: our own rules are strict, byte for byte; upstream nono's hold only
+for its own sessions, and only when they are asked for (`upstream`). A log by itself, without its
+session, is never `verified`: nothing says where it should end.
+
+A crash is not tampering: in an unsealed session a last line that is no record, after everything a
+checkpoint covers, is a torn tail, and a hole of zeros there is what a loss of power leaves.
+Anything wrong before it, and anything wrong in a sealed session, is tampering. So is a session that
+says it is unsealed while the ledger has its line, unless its log is ended and leads to that very
+digest (a crash after the ledger's line). A session whose supervisor lives is `open`, whatever half
+of its seal is there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import ledger as ledgers
+from nono_trio.audit.store import CHECKPOINTS, FLOWS
+from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify import bound_files as bounds
+from nono_trio.audit.verify import seal_check as seal
+from nono_trio.audit.verify.binding import binding_fault, current_report
+from nono_trio.audit.verify.bound_files import Bound
+from nono_trio.audit.verify.evidence import (
+    Evidence,
+    NoSession,
+    gather,
+    is_ledger,
+    session_directory,
+)
+from nono_trio.audit.verify.log_check import LogCheck
+from nono_trio.audit.verify.quick import QuickCheck
+from nono_trio.audit.verify.verdict import (
+    AttestationSeen,
+    CheckpointsSeen,
+    LedgerSeen,
+    Stored,
+    Verdict,
+    Verification,
+)
+from nono_trio.audit.verify.verdict_notes import evidence_notes, ledger_notes, nameless_notes
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
+from nono_trio.errors import LogUnreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.core.log.events import NetworkEvent, Payload
+    from nono_trio.core.log.session_json import Checkpoint
+
+SESSION_GONE = "session gone or replaced"
+# A session may be sealed while it is judged, by its supervisor or by a recovery: then what was read
+# first does not fit what was read last, and it is looked at again. Its end comes only once.
+MAX_LOOKS = 3
+
+
+def verify(
+    target: Path,
+    *,
+    quick: bool = False,
+    upstream: bool = False,
+    ledger: LedgerReport | None = None,
+) -> Verification:
+    """Judge one session directory or log file.
+
+    `ledger` is the report on the ledger beside it, if it was made already (it is made anew for a
+    session that is missing in it: it may have been sealed since). Never raises for what it finds:
+    what can't be read has the verdict `unreadable` and a note.
+    """
+    try:
+        if is_ledger(target):
+            return verify_ledger(target)
+        evidence = gather(target, upstream=upstream)
+        answer = _answer_for(evidence, ledger, quick=quick)
+        for _ in range(MAX_LOOKS - 1):
+            before = evidence
+            if answer.first_bad is None or evidence.sealed:
+                break
+            evidence = gather(target, upstream=upstream)
+            if not evidence.moved_on_from(before):
+                break
+            answer = _answer_for(evidence, ledger, quick=quick)
+    except LogUnreadable as error:
+        return _without_a_session(target, error)
+    except OSError as error:
+        note = f"{error.filename or target} can't be read: {error.strerror or error}"
+        return Verification(verdict="unreadable", path=str(target), notes=[note])
+    if quick and not evidence.checkpoints_size:
+        answer.notes.append("quick: there are no checkpoints, so every record was checked")
+    return answer
+
+
+def _answer_for(evidence: Evidence, ledger: LedgerReport | None, *, quick: bool) -> Verification:
+    judge = _judge_quickly if quick and evidence.checkpoints_size else _judge
+    return judge(evidence, ledger)
+
+
+def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
+    """The answer for a session of which only the ledger knows."""
+    path = audit_root / session_id
+    seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
+    if session_id in ledger.removed:
+        note = "it was removed on purpose (`audit forget`); the ledger keeps its digest"
+        return Verification(
+            verdict="unreadable", path=str(path), session_id=session_id, ledger=seen, notes=[note]
+        )
+    return Verification(
+        verdict="missing",
+        path=str(path),
+        session_id=session_id,
+        ledger=seen,
+        notes=["the ledger says that it was sealed, and its directory is gone"],
+    )
+
+
+def verify_ledger(path: Path) -> Verification:
+    """Judge a ledger as what it is: its own lines and links, no session."""
+    report = ledgers.verify_file(path)
+    answer = Verification(
+        verdict="verified",
+        path=str(path),
+        event_count=report.count,
+        chain_head=report.chain_head,
+        ledger=LedgerSeen(chain_verified=report.first_bad is None),
+        notes=[f"a ledger of {report.count} good lines, {len(report.removed)} sessions removed"],
+    )
+    if report.torn_tail:
+        answer.notes.append("its last line is torn: what a crash leaves")
+    if report.first_bad is not None:
+        bad = report.first_bad
+        answer.verdict = "tampered"
+        answer.first_bad = FirstBad(
+            line=bad.line,
+            offset=bad.offset,
+            failure=f"ledger {bad.failure}",
+            expected=bad.expected,
+            got=bad.got,
+        )
+    return answer
+
+
+def _without_a_session(target: Path, error: LogUnreadable) -> Verification:
+    """Where no session is, or none that can be read: worse, if the ledger says there was one."""
+    notes = [error.message]
+    if error.hint is not None:
+        notes.append(error.hint)
+    answer = Verification(verdict="unreadable", path=str(target), notes=notes)
+    directory = session_directory(target) or target
+    try:
+        report = ledgers.verify(directory.parent, directory.name)
+    except LogUnreadable:
+        return answer
+    if not report.knows(directory.name):
+        return answer
+    answer.session_id = directory.name
+    answer.ledger = LedgerSeen(found=True, chain_verified=report.first_bad is None)
+    if not directory.exists() and not directory.is_symlink():
+        return verify_missing(directory.parent, directory.name, report)
+    if isinstance(error, NoSession):
+        answer.verdict = "tampered"
+        expected = f"the session that the ledger knows as {directory.name}"
+        answer.first_bad = FirstBad(failure=SESSION_GONE, expected=expected, got=error.message)
+    return answer
+
+
+class FirstNetworkEvents:
+    """The first network events of a log, as session.json repeats them: bounded."""
+
+    def __init__(self) -> None:
+        self.first: list[NetworkEvent] = []
+
+    def observe(self, payload: Payload) -> None:
+        """Keep one, if it is a network event and there is room."""
+        if isinstance(payload, Network) and len(self.first) < MAX_NETWORK_EVENTS:
+            self.first.append(payload.event)
+
+
+def _nothing(_payload: Payload) -> None:
+    """What there is to keep of a sealed log: session.json has it already."""
+
+
+def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
+    metadata = evidence.metadata
+    events = FirstNetworkEvents()
+    check = LogCheck(
+        evidence.log,
+        evidence.log_size,
+        strict=evidence.ours,
+        sealed=evidence.sealed,
+        network_events=metadata.network_events if metadata and evidence.sealed else (),
+        observe=_nothing if evidence.sealed else events.observe,
+    )
+    check.run(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
+    head = check.chain.head
+    answer = _answer(
+        evidence, check.chain.count, head.hex() if head else None, check.chain.tree.root().hex()
+    )
+    answer.checkpoints = check.cursor.seen() if check.cursor else CheckpointsSeen(matches=False)
+    if evidence.sealed and metadata is not None:  # compared with the log one by one
+        events.first = metadata.network_events
+    bound = Bound(evidence.directory or evidence.log.parent)
+    answer.first_bad = (
+        check.first_bad
+        or (_seal_fault(evidence, answer, check) if evidence.sealed else None)
+        or binding_fault(evidence, check, bound, events.first, ledger)
+    )
+    if check.policy_was_taken:
+        answer.notes.append(
+            "its policy was bound by the recovery, from a policy.json that no record had bound: no"
+            " command is started before that record"
+        )
+    if check.torn_bytes and not evidence.alive:
+        answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
+    return _conclude(evidence, answer, ledger, sound="verified")
+
+
+def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
+    check = QuickCheck(evidence.log, evidence.log_size)
+    check.run(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
+    last = check.cursor.last if check.cursor else None
+    answer = _answer(evidence, 0, None, None)
+    if last is not None:
+        answer.event_count = last.event_count
+        answer.chain_head, answer.merkle_root = last.chain_head, last.merkle_root
+    answer.checkpoints = check.cursor.seen() if check.cursor else CheckpointsSeen(matches=False)
+    answer.first_bad = check.first_bad
+    if answer.first_bad is None and evidence.sealed:
+        answer.first_bad = _summary_fault(evidence, answer, last)
+    if answer.first_bad is None and evidence.ours and evidence.directory is not None:
+        answer.first_bad = bound_facts.look(evidence.directory, ledger, files=True).fault
+    answer.notes.append("quick: checksums only, no record was hashed; nothing is proved")
+    if check.unchecked_bytes:
+        answer.notes.append(
+            f"quick: {check.unchecked_bytes} bytes after the last checkpoint were not looked at"
+        )
+    return _conclude(evidence, answer, ledger, sound="undamaged")
+
+
+def _answer(evidence: Evidence, count: int, head: str | None, root: str | None) -> Verification:
+    metadata = evidence.metadata
+    integrity = metadata.audit_integrity if metadata else None
+    attestation = metadata.audit_attestation if metadata else None
+    return Verification(
+        verdict="crashed",
+        path=str(evidence.directory or evidence.log),
+        session_id=_session_id(evidence),
+        event_count=count,
+        chain_head=head,
+        merkle_root=root,
+        sealed=evidence.sealed,
+        rules=evidence.rules,
+        stored=Stored(
+            event_count=integrity.event_count if integrity else None,
+            chain_head=integrity.chain_head if integrity else None,
+            merkle_root=integrity.merkle_root if integrity else None,
+        ),
+        attestation=AttestationSeen(
+            present=attestation is not None, key_id=attestation.key_id if attestation else None
+        ),
+    )
+
+
+def _session_id(evidence: Evidence) -> str | None:
+    if evidence.metadata is not None:
+        return evidence.metadata.session_id
+    return evidence.directory.resolve().name if evidence.directory is not None else None
+
+
+def _seal_fault(evidence: Evidence, answer: Verification, check: LogCheck) -> FirstBad | None:
+    """What keeps a good log from being a sealed one."""
+    last = check.cursor.last if check.cursor else None
+    fault = _summary_fault(evidence, answer, last)
+    if fault is None and evidence.ours and evidence.metadata is not None:
+        fault = seal.check_records(check, evidence.metadata)
+    return fault
+
+
+def _summary_fault(
+    evidence: Evidence, answer: Verification, last: Checkpoint | None
+) -> FirstBad | None:
+    metadata = evidence.metadata
+    if metadata is None:
+        return None
+    fault = seal.check_integrity(
+        metadata, answer.event_count, answer.chain_head, answer.merkle_root
+    )
+    if fault is not None or not evidence.ours:
+        return fault
+    fault = seal.check_final_checkpoint(last, evidence.log_size)
+    if fault is not None or last is None:
+        return fault
+    return seal.check_flows(last, evidence.beside(FLOWS)) or seal.check_lost(metadata, last)
+
+
+def _conclude(
+    evidence: Evidence, answer: Verification, ledger: LedgerReport | None, *, sound: Verdict
+) -> Verification:
+    """Fill in the verdict; `sound` is the one for a sealed session without a fault."""
+    if answer.first_bad is None and evidence.sealed:
+        answer.verdict = _judge_ledger(evidence, answer, ledger, sound)
+    elif answer.first_bad is None:
+        answer.verdict = "open" if evidence.alive else "crashed"
+        if evidence.ours and evidence.directory is not None and not evidence.alive:
+            root = evidence.directory.resolve().parent
+            answer.notes += nameless_notes(ledger or ledgers.verify(root, answer.session_id))
+    if answer.first_bad is not None:
+        answer.verdict = "tampered"
+    answer.notes.extend(evidence_notes(evidence, answer))
+    return answer
+
+
+def _judge_ledger(
+    evidence: Evidence, answer: Verification, ledger: LedgerReport | None, sound: Verdict
+) -> Verdict:
+    """The verdict of a sealed session by its line in the ledger; may set `first_bad`."""
+    metadata, directory = evidence.metadata, evidence.directory
+    if metadata is None or directory is None:
+        raise AssertionError("sealed without a session.json")
+    root = directory.resolve().parent
+    ledger = current_report(directory, metadata.session_id, ledger)
+    answer.ledger, fault = seal.check_ledger(ledger, metadata)
+    answer.notes += ledger_notes(ledger, metadata.session_id)
+    if fault is None:
+        answer.first_bad = bounds.differs(
+            bounds.ID_MISMATCH, directory.resolve().name, metadata.session_id
+        )
+        return sound
+    if fault.failure == seal.LEDGER_LINE_MISSING:
+        if not evidence.ours:
+            answer.notes.append("no ledger line: its digest was compared with nothing")
+            return _judge_name(directory, metadata.session_id, ledger, answer, sound)
+        if not ledger.present:
+            answer.notes.append(
+                f"{root / ledgers.LEDGER} is missing; a copied session needs its ledger beside it"
+            )
+            return "unreadable"
+    answer.first_bad = fault
+    return "tampered"
+
+
+def _judge_name(
+    directory: Path, session_id: str, ledger: LedgerReport, answer: Verification, sound: Verdict
+) -> Verdict:
+    """The verdict of a session of upstream's that no ledger knows, by its directory's name.
+
+    Beside a ledger a directory has its session's id; a copy elsewhere may have any name.
+    """
+    renamed = bounds.differs(bounds.ID_MISMATCH, directory.resolve().name, session_id)
+    if renamed is not None and ledger.present:
+        answer.first_bad = renamed
+        return "tampered"
+    if renamed is not None:
+        answer.notes.append(f"its directory has another name than session {session_id} in it")
+    return sound

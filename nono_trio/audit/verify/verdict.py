@@ -1,0 +1,111 @@
+"""What `audit verify` answers: the verdict, its exit code and the JSON shape.
+
+Rules of this file: the exit code follows from the verdict alone, so it is the same with and without
+--json; `verified` is said only of content that was hashed again and compared with a seal; of
+several sessions the worst decides.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nono_trio.audit.stored_session import FirstBad
+
+SCHEMA = 1
+
+# `undamaged` is --quick's: checksums fit, so no accident happened, but nothing was proved.
+Verdict: TypeAlias = Literal[
+    "verified", "undamaged", "missing", "tampered", "open", "crashed", "unreadable"
+]
+# By whose rules a session was judged: upstream's are weaker, and only applied when asked for.
+Rules: TypeAlias = Literal["nono-trio", "nono"]
+
+EXIT_CODES: dict[Verdict, int] = {
+    "verified": 0,
+    "undamaged": 0,
+    "missing": 1,
+    "tampered": 1,
+    "unreadable": 2,
+    "open": 5,
+    "crashed": 6,
+}
+# Tampering (a session that is gone too) beats a file that can't be read, that beats a crash, that
+# beats a session still running.
+_WORST_FIRST: tuple[Verdict, ...] = (
+    "tampered",
+    "missing",
+    "unreadable",
+    "crashed",
+    "open",
+    "undamaged",
+    "verified",
+)
+
+
+class Stored(msgspec.Struct, kw_only=True, frozen=True):
+    """What session.json says that the log adds up to; None where it says nothing."""
+
+    event_count: int | None = None
+    chain_head: str | None = None
+    merkle_root: str | None = None
+
+
+class CheckpointsSeen(msgspec.Struct, kw_only=True, frozen=True):
+    """The checkpoints that the log was compared with; `matches` is None when there are none."""
+
+    count: int = 0
+    last_sequence: int | None = None
+    matches: bool | None = None
+
+
+class LedgerSeen(msgspec.Struct, kw_only=True, frozen=True):
+    """The session's line in the ledger; None where there was nothing to compare."""
+
+    found: bool = False
+    matches: bool | None = None
+    chain_verified: bool | None = None
+
+
+class AttestationSeen(msgspec.Struct, kw_only=True, frozen=True):
+    """Whether there is a signature; checking one is not part of this version."""
+
+    present: bool = False
+    signature_verified: bool = False
+    key_id: str | None = None
+    pinned: bool = False
+
+
+class Verification(msgspec.Struct, kw_only=True):
+    """The answer for one session; event_count, chain_head and merkle_root are computed."""
+
+    schema: int = SCHEMA
+    verdict: Verdict
+    session_id: str | None = None
+    path: str
+    event_count: int = 0
+    chain_head: str | None = None
+    merkle_root: str | None = None
+    sealed: bool = False
+    rules: Rules = "nono-trio"
+    stored: Stored = msgspec.field(default_factory=Stored)
+    checkpoints: CheckpointsSeen = msgspec.field(default_factory=CheckpointsSeen)
+    ledger: LedgerSeen = msgspec.field(default_factory=LedgerSeen)
+    attestation: AttestationSeen = msgspec.field(default_factory=AttestationSeen)
+    first_bad: FirstBad | None = None
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        return EXIT_CODES[self.verdict]
+
+
+def worst(verdicts: Iterable[Verdict]) -> int:
+    """The exit code for several sessions; 0 for none."""
+    found = set(verdicts)
+    return next((EXIT_CODES[verdict] for verdict in _WORST_FIRST if verdict in found), 0)

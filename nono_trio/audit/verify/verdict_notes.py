@@ -1,0 +1,85 @@
+"""What a reader of a verdict has to know besides: sentences, each about one fact that was found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.core.log.events import LOST_EXIT_CODE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.audit.verify.evidence import Evidence
+    from nono_trio.audit.verify.verdict import Verification
+
+
+def nameless_notes(ledger: LedgerReport) -> Sequence[str]:
+    """What a session that no line names has to be told with."""
+    if not ledger.nameless:
+        return ()
+    return (
+        "a line of the ledger is damaged or gone and names nobody: it may have been this session's",
+    )
+
+
+def ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
+    """What the state of the ledger means for a session that it has a line for."""
+    notes = []
+    if ledger.first_bad is not None:
+        bad = ledger.first_bad
+        notes.append(
+            f"line {bad.line} of the ledger is damaged ({bad.failure}):"
+            " `nono-trio audit verify --all` says which sessions lost their proof by that"
+        )
+    if session_id in ledger.doubtful:
+        notes.append(
+            "its line stands after a line of the ledger that is damaged or gone, which may have"
+            " been its own: only a copy of the ledger from before can tell"
+        )
+    if session_id in ledger.removed:
+        notes.append("the ledger says that it was removed: `audit forget` was not finished")
+    return notes
+
+
+def _how_far(event_count: int) -> str:
+    if not event_count:
+        return "never sealed, and there is no record in it"
+    return f"never sealed: good up to sequence {event_count - 1}, what came after is not known"
+
+
+def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
+    """What a reader of the verdict has to know besides."""
+    notes = []
+    if evidence.metadata is None:
+        notes.append("no session.json: nothing says where the log should end (an unsealed prefix)")
+    elif not evidence.ours:
+        notes.append(
+            "judged by upstream nono's rules: chain, Merkle root and session.json; what the session"
+            " was allowed, and when it ended, is not bound"
+        )
+    if evidence.ours and not evidence.binds_policy and answer.verdict in ("crashed", "open"):
+        notes.append("it has no policy record yet: what it was allowed is not known")
+    if answer.verdict == "crashed":
+        notes.append(_how_far(answer.event_count))
+    notes += _recovery_notes(evidence) if evidence.sealed else ()
+    if evidence.facts is not None and evidence.facts.lost_total:
+        notes.append(f"{evidence.facts.lost_total} events were lost while recording")
+    if evidence.facts is not None and evidence.facts.lost_flows:
+        lost = evidence.facts.lost_flows
+        notes.append(f"{lost} flow lines were lost: what those connections moved is not known")
+    if answer.attestation.present:
+        notes.append("it is signed; this version does not check signatures")
+    return notes
+
+
+def _recovery_notes(evidence: Evidence) -> Sequence[str]:
+    """That it was recovered: its last record says so, which the hashes cover."""
+    if evidence.metadata is None or not evidence.ours:
+        return ()
+    if evidence.metadata.exit_code != LOST_EXIT_CODE:
+        return ()
+    return (
+        "it was recovered: its supervisor was lost, so how the command ended, and what was not"
+        " yet recorded then, is not known",
+    )

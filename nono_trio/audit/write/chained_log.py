@@ -1,0 +1,204 @@
+"""The files that a live session appends to, and the state that may advance only with them.
+
+Rules: a file is created exclusively, 0600, and only ever grows; an append either happens whole or
+leaves the file as it was (a short write is continued, a failed one is cut back), so a record is
+never followed by half of another; the chain head, the Merkle tree and the segment checksum move
+on only after the bytes are in the file; a file whose sync failed once is never called durable
+again, because the kernel forgets the bytes that it could not write, and says so only once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import xxhash
+
+from nono_trio.audit.write.disk_room import Room
+from nono_trio.core.log.merkle import MerkleAccumulator
+from nono_trio.core.log.record import encode_record
+from nono_trio.posix.process_info import sync_data
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class SyncFailed(OSError):
+    """A sync failed, now or before: what was appended since the last good one may be gone."""
+
+
+class AppendFile:
+    """A file of our own that only grows, by whole appends; `kept` bytes are held for the last."""
+
+    def __init__(self, path: Path, kept: int = 0) -> None:
+        self._begin(path, os.open(path, _FLAGS, 0o600), 0, kept)
+
+    @classmethod
+    def reopen(cls, path: Path, offset: int) -> Self:
+        """Go on with the file that a crash left, after its first `offset` bytes: the rest is cut.
+
+        Made anew if it is not there. For `audit recover`, which keeps what is cut beside the file.
+        """
+        file = cls.__new__(cls)
+        file._begin(path, os.open(path, _FLAGS & ~os.O_EXCL, 0o600), offset, None)
+        file._cut_back()
+        return file
+
+    def _begin(self, path: Path, descriptor: int, offset: int, kept: int | None) -> None:
+        self.path = path
+        self.offset = offset
+        self.descriptor = descriptor
+        self.sync_error: str | None = None
+        self._torn = False
+        # What a recovery adds is small, and it has to be possible on a disk that is nearly full.
+        self._room = None if kept is None else Room(descriptor, kept)
+
+    def hold_room(self) -> None:
+        """Hold the room for the last bytes now; raises NoRoom."""
+        if self._room is not None:
+            self._room.require(self.offset)
+
+    def append(self, data: bytes, *, last: bool = False) -> None:
+        """Append all of `data` or nothing; raises OSError with nothing appended.
+
+        The `last` bytes go into the room that is held for them; for all others NoRoom is raised
+        when the disk has none besides. Plain writes on the caller's thread: some 30 microseconds
+        for a full batch, where a hop to a thread costs more than that by itself.
+        """
+        if self._torn:
+            self._cut_back()
+        if not last and self._room is not None:
+            self._room.require(self.offset + len(data))
+        remaining = memoryview(data)
+        try:
+            while remaining:
+                remaining = remaining[self.write(remaining) :]
+        except OSError:
+            self._torn = len(remaining) < len(data)
+            if self._torn:
+                self._cut_back()
+            raise
+        self.offset += len(data)
+
+    def write(self, data: memoryview) -> int:
+        """Write some of `data`, return how much: one system call, the seam for faults in tests."""
+        return os.write(self.descriptor, data)
+
+    def sync(self) -> None:
+        """Make everything appended durable; blocks for as long as the disk takes.
+
+        Raises SyncFailed, and ever after: a second try may succeed without the lost bytes.
+        """
+        if self.sync_error is not None:
+            raise SyncFailed(errno.EIO, f"an earlier sync failed: {self.sync_error}")
+        try:
+            self.flush()
+        except OSError as error:
+            self.sync_error = error.strerror or str(error)
+            raise SyncFailed(
+                error.errno or errno.EIO, f"a sync failed: {self.sync_error}"
+            ) from error
+
+    def flush(self) -> None:
+        """Ask the disk: one system call, the seam for disks that fail in tests."""
+        sync_data(self.descriptor)
+
+    def check_identity(self) -> None:
+        """Raise OSError if the file was deleted, replaced or resized underneath.
+
+        A deleted log gives no write error, ever: every later record would go to a file without
+        a name (the road Kubernetes' strict mode took, kubernetes#111208).
+        """
+        expected = self.offset  # before the size: in another thread the log goes on growing
+        ours = os.fstat(self.descriptor)
+        if ours.st_nlink == 0:
+            raise FileNotFoundError(2, "the file was deleted underneath", str(self.path))
+        named = os.stat(self.path, follow_symlinks=False)
+        if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino):
+            raise OSError(5, "the file was replaced underneath", str(self.path))
+        if ours.st_size < expected:
+            raise OSError(5, "the file was cut underneath", str(self.path))
+
+    def release_room(self) -> None:
+        """Give back what was held; nothing is appended any more. Raises OSError."""
+        if self._room is not None:
+            self._room.release(self.offset)
+
+    def close(self) -> None:
+        """Give the descriptor back; the file stays."""
+        os.close(self.descriptor)
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self.descriptor, self.offset)
+        self._torn = False
+
+
+@dataclass(frozen=True)
+class LogPosition:
+    """How far a log has come: what a checkpoint says of it."""
+
+    event_count: int
+    offset: int
+    chain_head: str | None
+    merkle_root: str
+    segment_xxh3: str
+
+
+@dataclass
+class ChainedLog:
+    """The hash-chained log: a file and the state of its chain.
+
+    `tree` and `segment` are given to go on with a log that was read before.
+    """
+
+    file: AppendFile
+    sequence: int = 0
+    head: bytes | None = None
+    tree: MerkleAccumulator = field(default_factory=MerkleAccumulator)
+    segment: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+    _next_segment: xxhash.xxh3_64 | None = None
+
+    def append(self, payloads: Sequence[bytes], *, last: bool = False) -> int:
+        """Append payloads (canonical JSON) as records in ONE write; return the first's sequence.
+
+        Raises OSError with nothing appended and nothing advanced. `last`: as `AppendFile.append`.
+        """
+        first, head = self.sequence, self.head
+        lines, leaves = [], []
+        for sequence, payload in enumerate(payloads, first):
+            line, leaf, head = encode_record(sequence, head, payload)
+            lines.append(line)
+            leaves.append(leaf)
+        data = b"".join(lines)
+        self.file.append(data, last=last)
+        self.tree.extend(leaves)
+        self.segment.update(data)
+        if self._next_segment is not None:
+            self._next_segment.update(data)
+        self.sequence, self.head = first + len(leaves), head
+        return first
+
+    def position(self) -> LogPosition:
+        """Return where the log stands, for one checkpoint; `checkpointed` must follow."""
+        self._next_segment = xxhash.xxh3_64()
+        return LogPosition(
+            event_count=self.sequence,
+            offset=self.file.offset,
+            chain_head=self.head.hex() if self.head else None,
+            merkle_root=self.tree.root().hex(),
+            segment_xxh3=self.segment.hexdigest(),
+        )
+
+    def checkpointed(self, *, written: bool) -> None:
+        """Begin a new segment at the last position, or go on with the old one if nobody wrote it.
+
+        Both segments are fed meanwhile: a checkpoint that fails must not shift the next one's.
+        """
+        if written and self._next_segment is not None:
+            self.segment = self._next_segment
+        self._next_segment = None

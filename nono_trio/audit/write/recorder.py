@@ -1,0 +1,182 @@
+"""The producers' side of the audit: one call that returns once the decision is in the log.
+
+`Recorder.record` is what makes "record before act" true: whoever wants to act awaits it first.
+Rules: no event is dropped silently (in strict mode none is dropped at all); the queue is bounded
+and so is the wait for it; after the seal every call fails.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+import trio
+
+from nono_trio.core.log.events import Network
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from nono_trio.core.log.events import Flow, NetworkEvent, Payload
+
+AuditMode = Literal["strict", "best-effort"]
+AuditSync = Literal["always", "interval", "never"]
+
+# Upstream's own proposal for its stream (PR #831). At 1 KiB a record this is 16 MiB at the very
+# worst, and 16,384 connections would have to wait at once: more than the proxy accepts.
+QUEUE_RECORDS = 16_384
+# A queue that stays full this long means a disk that stands still; then: no record, no action.
+QUEUE_SECONDS = 10.0
+
+# What `record` returns in best-effort mode for an event that is counted as lost.
+NOT_RECORDED = -1
+
+
+class Pending:
+    """One event on its way to the log, and the task that waits for it.
+
+    A hand-made one-shot instead of a `trio.Event`: every request passes here, and an Event's
+    parking lot costs more than the rest of the call.
+    """
+
+    __slots__ = ("_task", "error", "payload", "sequence")
+
+    def __init__(self, payload: Payload) -> None:
+        self.payload = payload
+        self.sequence: int | None = None
+        self.error: Exception | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    async def committed(self) -> int:
+        """Wait until the writer has answered. If cancelled, the event may still be recorded."""
+        if self.sequence is None and self.error is None:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._forget)
+        if self.error is not None:
+            raise self.error
+        if self.sequence is None:
+            raise AssertionError("released without an answer")
+        return self.sequence
+
+    def release(self, sequence: int) -> None:
+        """The record is in the log (or counted as lost): let the producer act."""
+        self.sequence = sequence
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The record is not in the log: the producer must not act."""
+        self.error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    def _forget(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class RecordsDecisions(Protocol):
+    """What the proxy needs of the audit."""
+
+    async def record(self, event: NetworkEvent) -> int:
+        """Return the sequence once the event is in the log."""
+        ...
+
+    def record_flow(self, flow: Flow) -> None:
+        """Note what came of an allowed connection."""
+        ...
+
+
+class Recorder:
+    """A producer's handle on the audit queue; leaving its `with` block is what ends the writer."""
+
+    def __init__(self, send: trio.MemorySendChannel[Pending | Flow], mode: AuditMode) -> None:
+        self._send = send
+        self._mode = mode
+        self.lost_to_full_queue = 0
+        self.lost_flows = 0
+        # Flows for which the queue had no room. Each is of a decision that was committed, and while
+        # they wait no other is: so there are no more of them than open connections.
+        self._waiting_flows: list[Flow] = []
+
+    async def record(self, event: NetworkEvent) -> int:
+        """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
+
+        Raises AuditBusy when the queue stayed full for QUEUE_SECONDS, AuditLost when the log has
+        failed, SessionSealed after the end: in all three nothing was recorded and nothing may be
+        done. If cancelled, the event may still be recorded; the caller must not act on it.
+        """
+        pending = Pending(Network(event=event))
+        if not self._queued(pending) and not await self._send_slowly(pending):
+            return NOT_RECORDED
+        return await pending.committed()
+
+    async def record_payload(self, payload: Payload) -> int:
+        """Commit any payload; as `record`."""
+        pending = Pending(payload)
+        if not self._queued(pending) and not await self._send_slowly(pending):
+            return NOT_RECORDED
+        return await pending.committed()
+
+    def _queued(self, pending: Pending) -> bool:
+        """Put it in the queue if there is room, which there nearly always is."""
+        try:
+            self._send.send_nowait(pending)
+        except trio.WouldBlock:
+            return False
+        except trio.ClosedResourceError:
+            raise SessionSealed("the session's log is sealed") from None
+        except trio.BrokenResourceError:
+            raise AuditLost("the audit log is not being written any more") from None
+        return True
+
+    async def _send_slowly(self, pending: Pending) -> bool:
+        """Wait for room (strict), or count the loss at once (best-effort) and return False."""
+        if self._mode == "best-effort":
+            self.lost_to_full_queue += 1
+            return False
+        with trio.move_on_after(QUEUE_SECONDS) as waiting:
+            try:
+                await self._send.send(pending)
+            except trio.ClosedResourceError:
+                raise SessionSealed("the session's log is sealed") from None
+            except trio.BrokenResourceError:
+                raise AuditLost("the audit log is not being written any more") from None
+        if waiting.cancelled_caught:
+            raise AuditBusy(f"the audit queue stayed full for {QUEUE_SECONDS:.0f} s")
+        return True
+
+    def record_flow(self, flow: Flow) -> None:
+        """Queue one flow line; never waits, so that it can be called while being cancelled.
+
+        One that finds the queue full is written with what is in it. After the end it is counted: it
+        is a summary, the decision itself is in the log.
+        """
+        if flow.sequence == NOT_RECORDED:
+            return
+        try:
+            self._send.send_nowait(flow)
+        except trio.WouldBlock:
+            self._waiting_flows.append(flow)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            self.lost_flows += 1
+
+    def take_waiting_flows(self) -> list[Flow]:
+        """For the writer, with each batch: the flows that the queue had no room for."""
+        waiting, self._waiting_flows = self._waiting_flows, []
+        return waiting
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Not `async with`: that would let Cancelled replace the error on its way (trio#1559).
+        self._send.close()

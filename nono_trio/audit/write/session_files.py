@@ -1,0 +1,162 @@
+"""The append-only files of a session together: how they are opened, locked and checkpointed.
+
+Loop-free, so that `audit recover` seals with the writer's own code. Rules: whoever appends holds an
+exclusive flock on the log, which the kernel gives back when its holder dies: a live session and a
+recovery can't meet, not even where they can't see each other's processes (a container that shares
+the state directory); a checkpoint is written only over a log that was synced before, and never
+again once a sync of any of the files has failed; the room for the last bytes of each is held from
+the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+from datetime import UTC, datetime
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG, NEW_SESSION
+from nono_trio.audit.write.chained_log import AppendFile, ChainedLog, SyncFailed
+from nono_trio.audit.write.disk_room import CHUNK, hold_file
+from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS, Checkpoint, encode_checkpoint
+from nono_trio.posix.owner import as_owner_of_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.write.chained_log import LogPosition
+    from nono_trio.audit.write.state_modes import StateModes
+
+# Held at the end of a log: gap records (one for each kind of error), a summary, the end.
+KEPT_FOR_LOG = 32 * 1024
+KEPT_FOR_CHECKPOINTS = 8 * 1024  # the final one, with two signatures
+
+INDENTATION = 512  # what an event takes more in session.json than in the log, every field set
+
+
+def rfc3339(time: datetime | None = None) -> str:
+    """Return `time` (default: now) in UTC, RFC 3339, microseconds."""
+    moment = time or datetime.now(UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def unix_ms() -> int:
+    """Return the wall clock in milliseconds since 1970."""
+    return time_ns() // 1_000_000
+
+
+class LogFiles:
+    """The three append-only files of a session; opened exclusively, closed together."""
+
+    def __init__(self, directory: Path) -> None:
+        """Create them and hold the room for their ends; raises OSError, with none left open."""
+        self.directory = directory
+        self.flows_sha256 = hashlib.sha256()
+        self._seal_events = self._seal_bytes = self._seal_held = 0
+        self.modes: StateModes | None = None
+        with contextlib.ExitStack() as opened, as_owner_of_path(directory):
+            self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
+            lock(self.log.file.descriptor)
+            self.checkpoints = _created(directory / CHECKPOINTS, KEPT_FOR_CHECKPOINTS, opened)
+            self.flows = _created(directory / FLOWS, 0, opened)
+            opened.pop_all()
+
+    def moved_to(self, directory: Path) -> None:
+        """The directory has another name now, and the files in it with it."""
+        self.directory = directory
+        for file in self.all:
+            file.path = directory / file.path.name
+
+    @property
+    def all(self) -> tuple[AppendFile, ...]:
+        """The files."""
+        return self.log.file, self.checkpoints, self.flows
+
+    def check_identity(self) -> None:
+        """Raise OSError if one of them was deleted, replaced or cut underneath."""
+        try:
+            for file in self.all:
+                file.check_identity()
+        except PermissionError:  # a directory of ours that was closed to us: by the command
+            if self.modes is None:
+                raise
+            self.modes.heal()
+            for file in self.all:
+                file.check_identity()
+
+    def require_durable(self) -> None:
+        """Raise SyncFailed if a sync of any of them has failed."""
+        for file in self.all:
+            if file.sync_error is not None:
+                raise SyncFailed(errno.EIO, f"an earlier sync failed: {file.sync_error}")
+
+    def hold_for_seal(self, size: int, events: int = 0) -> None:
+        """Hold room for `size` more bytes of the sealed session.json, a chunk ahead.
+
+        With `events` they are that many records: session.json repeats the first of a log only.
+        Raises OSError, NoRoom among them.
+        """
+        if events and self._seal_events >= MAX_NETWORK_EVENTS:
+            return
+        needed = self._seal_bytes + size + events * INDENTATION
+        if needed > self._seal_held:
+            with as_owner_of_path(self.directory):
+                hold_file(self.directory / NEW_SESSION, needed + CHUNK)
+            self._seal_held = needed + CHUNK
+        self._seal_bytes = needed
+        self._seal_events += events
+
+    def checkpoint(self, position: LogPosition, lost: int, *, final: bool = False) -> None:
+        """Append a checkpoint for a log that is already synced, and sync it. Blocking.
+
+        Raises SyncFailed, with nothing appended, if a sync of any of the files has failed before.
+        """
+        self.require_durable()
+        flows_sha256 = self.flows_sha256.hexdigest() if final else None
+        append_checkpoint(self.checkpoints, position, lost, flows_sha256)
+
+    def release_room(self) -> None:
+        """Give back what was held for their ends, after the last byte is in. Raises OSError."""
+        for file in self.all:
+            file.release_room()
+
+    def close(self) -> None:
+        """Close all three."""
+        for file in self.all:
+            file.close()
+
+
+def _created(path: Path, kept: int, opened: contextlib.ExitStack) -> AppendFile:
+    file = AppendFile(path, kept)
+    opened.callback(file.close)
+    file.hold_room()
+    return file
+
+
+def append_checkpoint(
+    file: AppendFile, position: LogPosition, lost: int, flows_sha256: str | None
+) -> None:
+    """Append a checkpoint to `file` and sync it; the final one if the flows are hashed."""
+    checkpoint = Checkpoint(
+        time=rfc3339(),
+        event_count=position.event_count,
+        offset=position.offset,
+        chain_head=position.chain_head,
+        merkle_root=position.merkle_root,
+        lost_total=lost,
+        segment_xxh3=position.segment_xxh3,
+        final=flows_sha256 is not None,
+        flows_sha256=UNSET if flows_sha256 is None else flows_sha256,
+    )
+    file.append(encode_checkpoint(checkpoint), last=checkpoint.final)
+    file.sync()
+
+
+def lock(descriptor: int) -> None:
+    """Hold the session until `descriptor` is closed; raises BlockingIOError if another does."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,159 @@
+"""A session's own files from its first moment to the seal, and the order in which it is sealed.
+
+Rules: policy.json and session.json are there, the latter open, before the directory has the
+session's name, so that a crash leaves a session that can be listed and verified, or none. The end
+is made in this order, each step durable before the next: flows, summary.json, ONE append with the
+summary's record and `session_ended`, final checkpoint, ledger line, session.json. The ledger comes
+before session.json says "sealed": a crash between the two leaves an open session that can still be
+recovered, never a sealed one that its ledger does not know. What the seal writes has its room from
+the start; a session that can't start leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.write.disk_room import hold_file
+from nono_trio.audit.write.seal import (
+    opened_metadata,
+    own_facts,
+    sealed_metadata,
+    summary_of,
+    write_summary,
+)
+from nono_trio.audit.write.session_files import LogFiles, rfc3339, unix_ms
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.notices import POLICY_TARGET, binding_record
+from nono_trio.core.log.policy_json import SessionPolicy, SupervisorProcess, encode_policy
+from nono_trio.core.log.redaction import redact_argv
+from nono_trio.core.log.session_json import (
+    MAX_NETWORK_EVENTS,
+    ExecutableIdentity,
+    completed_at,
+    encode_metadata,
+    session_digest,
+)
+from nono_trio.core.log.text_limits import bounded_command
+from nono_trio.posix.owner import as_owner_of_path
+from nono_trio.posix.process_info import boot_id, process_start_ticks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.write.writer import Totals
+    from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
+    from nono_trio.core.log.summary_json import SealSummary
+
+
+# In the sealed session.json beside the network events: hashes, counts, times.
+SEAL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """What is known of a session before it starts; the policy's id and process are filled in."""
+
+    command: Sequence[str]
+    policy: SessionPolicy
+
+
+class SessionRecord:
+    """One session's directory, its policy.json, summary.json and session.json."""
+
+    def __init__(self, audit_root: Path, facts: SessionFacts) -> None:
+        """Create the directory and its files, its name last; raises OSError."""
+        self.session_id = store.new_session_id()
+        self.started = rfc3339()
+        self._began = time.monotonic()
+        self._audit_root = audit_root
+        self.command = bounded_command(redact_argv(facts.command))
+        self._network_events: list[NetworkEvent] = []
+        self.executable: ExecutableIdentity | None = None
+        policy = msgspec.structs.replace(
+            facts.policy, session_id=self.session_id, supervisor=_this_process()
+        )
+        encoded = encode_policy(policy)
+        self.policy_record = binding_record(POLICY_TARGET, encoded, unix_ms())
+        """Binds policy.json; to be committed as the second record, before the command starts."""
+        self._summary: SealSummary | None = None
+        self._metadata = opened_metadata(policy, self.started, self.command)
+        self.directory = store.create_session_directory(audit_root, self.session_id, hidden=True)
+        try:
+            self.files = LogFiles(self.directory)
+            store.replace_file(self.directory, store.POLICY, encoded)
+            store.write_session_json(self.directory, self._metadata)
+            size = len(encode_metadata(self._metadata)) + SEAL_BYTES
+            self.files.hold_for_seal(size)
+            with as_owner_of_path(self.directory):
+                hold_file(self.directory / store.new_name(store.SUMMARY), size)
+            self.directory = store.publish_session_directory(self.directory)
+            self.files.moved_to(self.directory)
+        except BaseException:
+            store.discard_session_directory(self.directory)
+            raise
+
+    def observe(self, _sequence: int, payload: Payload) -> None:
+        """Keep the first network events for session.json: bounded, the log is the truth."""
+        if isinstance(payload, Network) and len(self._network_events) < MAX_NETWORK_EVENTS:
+            self._network_events.append(payload.event)
+
+    def summarise(self, totals: Totals, event_count: int) -> Network:
+        """Write summary.json for a log of `event_count` records; return the record that binds it.
+
+        Call it once every producer is gone, in a thread: blocks for some syncs, raises OSError.
+        """
+        self.files.check_identity()  # what is bound by name is what we wrote
+        self.files.flows.sync()
+        facts = msgspec.structs.replace(
+            own_facts(self._metadata),
+            peak_queue=totals.peak_queue,
+            lost_total=totals.lost,
+            lost_flows=totals.lost_flows or msgspec.UNSET,
+            allowed_total=totals.allowed,
+            denied_total=totals.denied,
+            duration_ms=round((time.monotonic() - self._began) * 1000),
+        )
+        sizes = {
+            store.FLOWS: self.files.flows.offset,
+            store.CHECKPOINTS: self.files.checkpoints.offset,
+        }
+        self._summary = summary_of(
+            self.directory, facts, event_count, self.executable, recovered=False, sizes=sizes
+        )
+        return write_summary(self.directory, self._summary)
+
+    def seal(self, ended: SessionEnded, totals: Totals) -> None:
+        """Make the finished log durable and say so everywhere. Blocking; raises OSError.
+
+        Call it once, in a thread, after the writer has ended: nothing is appended any more.
+        """
+        if self._summary is None:
+            raise AssertionError("the writer ended without a summary")
+        log = self.files.log
+        self.files.check_identity()
+        log.file.sync()
+        position = log.position()
+        self.files.checkpoint(position, totals.lost, final=True)
+        with suppress(OSError):  # what stays held is given back with the directory
+            self.files.release_room()
+        metadata = sealed_metadata(
+            self._metadata, ended, position, self._network_events, self._summary
+        )
+        ledger.append(
+            self._audit_root, self.session_id, session_digest(metadata), completed_at(metadata)
+        )
+        store.write_session_json(self.directory, metadata)
+        self.files.close()
+
+
+def _this_process() -> SupervisorProcess:
+    pid = os.getpid()
+    return SupervisorProcess(pid=pid, start_ticks=process_start_ticks(pid) or 0, boot_id=boot_id())

@@ -1,0 +1,331 @@
+"""The one writer: takes what is queued, appends it with one write, lets its producers go.
+
+Everything that decides the order of the log happens in this task: file order is queue order.
+Rules: it leaves only when every send handle is closed (closing the receiving end earlier would
+throw the queue away); in strict mode the first failure fails everything that waits and ends the
+session; in best-effort mode failures are counted, and the count stands in the log before the
+next record and before the end. Syncs run in one thread, never on the loop. Where the disk has no
+room left, nothing more is recorded (strict: nor allowed), and the end goes into the room that was
+held for it, so that the log says itself why it ends. Whatever a child made long in a record is
+bounded here, where every record passes.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from nono_trio.audit.write.chained_log import SyncFailed
+from nono_trio.audit.write.disk_room import NoRoom
+from nono_trio.audit.write.recorder import NOT_RECORDED, Pending, Recorder
+from nono_trio.audit.write.session_files import unix_ms
+from nono_trio.audit.write.watchdog import AppendWatchdog
+from nono_trio.core.log.events import Flow, Network, SessionEnded, encode_flow, encode_payload
+from nono_trio.core.log.notices import gap_record, is_about_log, is_denial, note_record
+from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
+from nono_trio.errors import AuditLost
+from nono_trio.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nono_trio.audit.write.chained_log import LogPosition
+    from nono_trio.audit.write.recorder import AuditMode, AuditSync
+    from nono_trio.audit.write.session_files import LogFiles
+    from nono_trio.core.log.events import Payload
+
+# One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here,
+# which is what everybody else waits.
+MAX_BATCH = 512
+SYNC_SECONDS = 1.0
+# A checkpoint even when idle, so that a silent log is still a witness of time.
+IDLE_CHECKPOINT_SECONDS = 60.0
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass
+class Totals:
+    """What the writer counted; the summary of a session."""
+
+    allowed: int = 0
+    denied: int = 0
+    lost: int = 0
+    lost_flows: int = 0
+    peak_queue: int = 0
+    lost_reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Writer:
+    """Owns the receiving end of the audit queue and the files behind it."""
+
+    def __init__(
+        self,
+        files: LogFiles,
+        *,
+        mode: AuditMode,
+        sync: AuditSync,
+        queue: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.files = files
+        self.totals = Totals()
+        self.ended: SessionEnded | None = None
+        self.observers: list[Callable[[int, Payload], None]] = []
+        # Strict, and no room: why, once it is so. Whoever runs the session ends it then.
+        self.full: AuditLost | None = None
+        self.is_full = trio.Event()
+        self.watchdog = AppendWatchdog()
+        # Writes summary.json for a log of that many records and returns the record that binds it.
+        self.summarise: Callable[[Totals, int], Network] | None = None
+        self._mode = mode
+        self._sync = sync
+        self._warn = warn
+        self._failures = 0
+        self._unsealable = False
+        send, self._queue = trio.open_memory_channel[Pending | Flow](queue)
+        self.recorder = Recorder(send, mode)
+        self._drained = trio.Event()
+        self._checkpointing = trio.Lock()
+        self._checkpointed = -1
+        self._checkpoint_at = float("-inf")
+        # Its own, so that name look-ups can never hold up a sync; one, so that syncs are in order.
+        self._thread = trio.CapacityLimiter(1)
+
+    async def run(self) -> None:
+        """Write until every recorder is closed, then the summary's record and `ended`, the last.
+
+        Raises AuditLost when the log failed (strict). If cancelled, what is queued is failed,
+        never left waiting.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sync_regularly)
+                async for first in self._queue:
+                    await self._write([first, *self._queued(MAX_BATCH - 1)])
+                self._drained.set()
+            if self.ended is not None:
+                await self._write_end(self.ended)
+        except BaseExceptionGroup as group:
+            lost, rest = group.split(AuditLost)
+            if lost is None or rest is not None:
+                raise
+            raise _first(lost) from group
+        finally:
+            self.totals.peak_queue = self._queue.statistics().peak_buffer_used
+            while items := self._queued(MAX_BATCH):
+                _fail(items, AuditLost("the audit log can't be written: the writer has ended"))
+            self._queue.close()
+
+    async def _write_end(self, ended: SessionEnded) -> None:
+        """Write the last records, all of them in one append, into the room that was held.
+
+        A crash leaves all of them whole, or a torn tail that is no end.
+        """
+        last: list[Payload] = [*self._gaps(), ended]
+        self.totals.lost_flows += self.recorder.lost_flows
+        if self.full is not None:
+            last.insert(0, note_record(f"ended: {self.full.message}", unix_ms()))
+        self.totals.peak_queue = self._queue.statistics().peak_buffer_used
+        try:
+            if self.summarise is not None:
+                count = self.files.log.sequence + len(last) + 1
+                summary = await in_thread(self.summarise, self.totals, count, limiter=self._thread)
+                last.insert(-1, summary)
+            first = self._append_payloads(last, last=True)
+        except OSError as error:
+            raise self._lost(error) from error
+        for sequence, payload in enumerate(last, first):
+            self._observe(sequence, payload)
+
+    def _queued(self, limit: int) -> list[Pending | Flow]:
+        items: list[Pending | Flow] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while len(items) < limit:
+                items.append(self._queue.receive_nowait())
+        return items
+
+    async def _write(self, items: Sequence[Pending | Flow]) -> None:
+        """Commit one batch: records first, so that a flow never stands before its decision."""
+        pending = [item for item in items if isinstance(item, Pending)]
+        flows = [item for item in items if not isinstance(item, Pending)]
+        flows += self.recorder.take_waiting_flows()
+        first = NOT_RECORDED
+        try:
+            if self.full is not None:
+                _fail(pending, self.full)
+                pending = []
+            first = self._append(pending)
+            if self._sync == "always" and pending:
+                await self._checkpoint_in_thread()
+            self._append_flows(flows)
+            flows = []
+        except OSError as error:
+            self.totals.lost_flows += len(flows)
+            self._failed(pending, error, recorded=first != NOT_RECORDED)
+            if first == NOT_RECORDED:
+                return
+        except BaseException:
+            _fail(pending, AuditLost("the audit log can't be written: the writer was cancelled"))
+            raise
+        for sequence, item in enumerate(pending, first):
+            self._observe(sequence, item.payload)
+            item.release(sequence)
+
+    def _append(self, pending: Sequence[Pending]) -> int:
+        """Append the gaps and then `pending`; return the sequence of the first of `pending`."""
+        if not pending:
+            return 0
+        gaps = self._gaps()
+        payloads: list[Payload] = [*gaps, *(item.payload for item in pending)]
+        first = self._append_payloads(payloads)
+        for sequence, gap in enumerate(gaps, first):
+            self._observe(sequence, gap)
+        for item, payload in zip(pending, payloads[len(gaps) :], strict=True):
+            item.payload = payload
+        return first + len(gaps)
+
+    def _append_payloads(self, payloads: list[Payload], *, last: bool = False) -> int:
+        """Append records, gaps among them; a long one is bounded, in `payloads` as well."""
+        encoded = [encode_payload(payload) for payload in payloads]
+        for index, data in enumerate(encoded):
+            if len(data) > SHORT_RECORD:
+                payloads[index] = bounded_payload(payloads[index])
+                encoded[index] = encode_payload(payloads[index])
+        if not last:
+            self.files.hold_for_seal(sum(map(len, encoded)), len(encoded))
+        with self.watchdog:
+            first = self.files.log.append(encoded, last=last)
+        self.totals.lost_reasons.clear()
+        return first
+
+    def _append_flows(self, flows: Sequence[Flow]) -> None:
+        if flows:
+            lines = [encode_flow(flow) for flow in flows]
+            for index, line in enumerate(lines):
+                if len(line) > SHORT_RECORD:
+                    lines[index] = encode_flow(bounded_struct(flows[index]))
+            data = b"".join(lines)
+            with self.watchdog:
+                self.files.flows.append(data, last=self.full is not None)
+            self.files.flows_sha256.update(data)
+
+    def _observe(self, sequence: int, payload: Payload) -> None:
+        if isinstance(payload, Network) and not is_about_log(payload.event):
+            self.totals.allowed += payload.event.decision == "allow"
+            self.totals.denied += is_denial(payload.event)
+        for observer in self.observers:
+            observer(sequence, payload)
+
+    def _gaps(self) -> list[Network]:
+        """What was lost since the last record, as records of its own."""
+        full = self.recorder.lost_to_full_queue
+        if full:
+            self.recorder.lost_to_full_queue = 0
+            self._count_lost("queue full", full)
+        reasons = self.totals.lost_reasons.items()
+        return [gap_record(count, reason, unix_ms()) for reason, count in reasons]
+
+    def _count_lost(self, reason: str, count: int) -> None:
+        self.totals.lost += count
+        reasons = self.totals.lost_reasons
+        reasons[reason] = reasons.get(reason, 0) + count
+
+    def _failed(self, pending: Sequence[Pending], error: OSError, *, recorded: bool) -> None:
+        """A write failed: strict ends here, best-effort counts and goes on.
+
+        `recorded`: the records are in the file, what failed is their sync or a flow line.
+        """
+        text = f"{error.strerror or error}"
+        if self._mode == "strict":
+            lost = self._lost(error)
+            _fail(pending, lost)
+            if not isinstance(error, NoRoom):
+                raise lost from error
+            # The log is whole, and the room for its end is held: it can still be sealed.
+            self.full = self.full or lost
+            self.is_full.set()
+            return
+        self._failures += 1
+        if not recorded:
+            self._count_lost(text, len(pending))
+            for item in pending:
+                item.release(NOT_RECORDED)
+        if isinstance(error, SyncFailed):
+            if not self._unsealable:
+                self._unsealable = True
+                self._warn(f"audit: {text}: the session goes on, but its log will not be sealed")
+            return
+        if self._failures & (self._failures - 1) == 0:  # 1, 2, 4, 8 ...: no flood of warnings
+            self._warn(f"audit: {self.totals.lost} events lost so far: {text}")
+
+    def _lost(self, error: OSError) -> AuditLost:
+        text = f"{error.strerror or error}"
+        return AuditLost(f"the audit log can't be written: {text}", hint=_hint(error))
+
+    async def _sync_regularly(self) -> None:
+        """Checkpoint what is written, every second; notice a log that is gone."""
+        while True:
+            with trio.move_on_after(SYNC_SECONDS):
+                await self._drained.wait()
+            if self._drained.is_set():  # the seal makes the last checkpoint
+                return
+            try:
+                await self._checkpoint_in_thread()
+            except OSError as error:
+                self._failed([], error, recorded=True)
+
+    async def _checkpoint_in_thread(self) -> None:
+        """Sync the log and write a checkpoint, one pass at a time, in order.
+
+        If cancelled the thread is abandoned (a stuck disk can't be interrupted) and nobody may
+        touch the files again: only the writer's own deadline and its failure cancel here.
+        """
+        async with self._checkpointing:
+            position = self.files.log.position() if self._due() else None
+            written = False
+            try:
+                await in_thread(self._sync_now, position, limiter=self._thread)
+                written = position is not None
+            finally:
+                self.files.log.checkpointed(written=written)
+            if position is not None:
+                self._checkpointed = position.event_count
+                self._checkpoint_at = trio.current_time()
+
+    def _due(self) -> bool:
+        if self._sync == "never":
+            return False
+        if self.files.log.sequence != self._checkpointed:
+            return True
+        return trio.current_time() - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS
+
+    def _sync_now(self, position: LogPosition | None) -> None:
+        self.files.check_identity()
+        if position is not None:
+            self.files.log.file.sync()
+            self.files.checkpoint(position, self.totals.lost)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno == errno.EFBIG:
+        return "the largest size of a file is reached (`ulimit -f`): raise it for nono-trio"
+    if error.errno in _NO_ROOM:
+        return "free the disk; `--audit-mode best-effort` goes on without the lost records"
+    return "something changed the log or its disk underneath: what was recorded may not be whole"
+
+
+def _fail(items: Sequence[Pending | Flow], error: AuditLost) -> None:
+    for item in items:
+        if isinstance(item, Pending):
+            item.fail(AuditLost(error.message, hint=error.hint))
+
+
+def _first(group: BaseExceptionGroup[AuditLost]) -> AuditLost:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast("AuditLost", error)

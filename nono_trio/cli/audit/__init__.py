@@ -1,0 +1,1 @@
+"""`nono-trio audit`: a file a subcommand."""

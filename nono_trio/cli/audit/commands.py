@@ -1,0 +1,376 @@
+"""`nono-trio audit`: list, show, follow, verify and recover sessions.
+
+The commands' options and the order of their output; what they do is in verify.py and
+tail.py, how it looks in render.py. Nothing here imports the loop, the proxy or the
+sandbox: an auditor's machine need not be able to run a session.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from nono_trio.audit import store
+from nono_trio.audit.verify.verdict import SCHEMA, Verification, worst
+from nono_trio.cli.audit.ledger import ledger
+from nono_trio.cli.group import CommandGroup
+from nono_trio.cli.json_output import print_json
+from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
+from nono_trio.cli.text import clean, counted, decision_line
+from nono_trio.core.log.events import Decision, Network
+from nono_trio.errors import LogUnreadable, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.read.records import LogRecord
+
+# `audit tail` of a session that crashed while it was followed: the code `audit verify` would give.
+CRASHED = 6
+# Decisions of either end that `show` prints; the rest is counted.
+TIMELINE_ENDS = 10
+TAIL_LINES = 10
+MAX_JOBS = 256
+
+DECISIONS = get_args(Decision)
+
+_audit_dir = click.option(
+    "--audit-dir",
+    type=PATH,
+    metavar="DIR",
+    envvar=store.STATE_VARIABLE,
+    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@click.group(cls=CommandGroup)
+def audit() -> None:
+    """List, show, follow and verify the audit logs of sessions.
+
+    SESSION is an id, an unambiguous prefix of one, a name, `latest`, or the path of a session
+    directory.
+    """
+
+
+audit.add_command(ledger)
+
+
+@audit.command(
+    short_help="Prove that a session's log is whole.",
+    epilog="Example: nono-trio audit verify latest",
+)
+@click.argument("targets", nargs=-1, metavar="[SESSION|DIR|FILE]...")
+@click.option("--all", "every", is_flag=True, help="Verify every session there is.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Compare checksums only: finds accidents, proves nothing, says `undamaged`.",
+)
+@click.option(
+    "--jobs",
+    type=WholeNumber(1, MAX_JOBS),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Verify in that many processes.",
+)
+@click.option(
+    "--upstream",
+    is_flag=True,
+    help="Judge logs that bind no policy too, by upstream nono's weaker rules.",
+)
+@_json
+@_audit_dir
+def verify(
+    targets: tuple[str, ...], every: bool, quick: bool, jobs: int, upstream: bool, as_json: bool,
+    audit_dir: str | None,
+) -> None:  # fmt: skip
+    """Prove that a session's log is whole: hashes, chain, checkpoints, seal and ledger.
+
+    Verdict and exit code: verified 0; tampered 1; missing (the ledger knows it) 1; unreadable 2;
+    open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0. Of several sessions the
+    worst decides. A session of upstream nono needs --upstream; a log file without its session is
+    never `verified`. --json prints one object a line, also for errors.
+    """
+    from nono_trio.cli.audit.verify import removed_sessions, verify_all, verify_targets
+
+    if every == bool(targets):
+        raise click.UsageError("expected sessions, or --all, and not both")
+    root = _root(audit_dir)
+    answers = (
+        verify_all(root, quick=quick, jobs=jobs, upstream=upstream)
+        if every
+        else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream)
+    )
+    several = every or len(targets) > 1
+    told = [_tell(answer, as_json=as_json, several=several) for answer in answers]
+    if several and not as_json:
+        _sum_up(told, root, removed_sessions(root) if every else 0)
+    raise SystemExit(worst(answer.verdict for answer in told))
+
+
+def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification:
+    from nono_trio.cli.audit.render import verification_hint, verification_lines
+
+    if as_json:
+        print_json(answer)
+        return answer
+    for line in verification_lines(answer, brief=several):
+        print(line)
+    hint = verification_hint(answer)
+    if hint is not None and not several:
+        sys.stdout.flush()
+        print(f"hint: {clean(hint)}", file=sys.stderr)
+    return answer
+
+
+def _sum_up(told: list[Verification], root: Path, removed: int) -> None:
+    from collections import Counter
+
+    if not told and not removed:
+        say(f"no session in {root}")
+        return
+    verdicts = Counter(answer.verdict for answer in told).most_common()
+    found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts)
+    if removed:
+        found += f"{', ' if found else ''}{removed} removed"
+    say(f"{counted(len(told), 'session')}: {found}")
+
+
+@audit.command(
+    short_help="Seal the sessions of lost supervisors.",
+    epilog="Example: nono-trio audit recover latest",
+)
+@click.argument("session", required=False)
+@click.option("--all", "every", is_flag=True, help="Recover every crashed session there is.")
+@_json
+@_audit_dir
+def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | None) -> None:
+    """Seal the session of a supervisor that was lost (kill -9, power), so that it can be verified.
+
+    A torn last record is kept beside the log and cut from it; a record says so. The exit code in
+    the log is -1: how the command ended is not known. Exit code: recovered, or sealed before 0;
+    tampered (left as it is) 1; unreadable 2; could not be sealed 4; still running 5. Of several
+    the worst decides. Recovering again is harmless.
+    """
+    from nono_trio.cli.audit.recover import recover_sessions
+
+    if every == bool(session):
+        raise click.UsageError("expected one session, or --all, and not both")
+    root = _root(audit_dir)
+    directory = _session_directory(root, session) if session else None
+    raise SystemExit(recover_sessions(root, directory, as_json=as_json))
+
+
+@audit.command(
+    short_help="Remove a session on purpose.",
+    epilog="Example: nono-trio audit forget 89139b466fe900c5",
+)
+@click.argument("session")
+@_json
+@_audit_dir
+def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Remove a session's directory, and say so in the ledger: it is not `missing` afterwards.
+
+    A session that is gone already only gets its line. Exit code: removed 0; running 1; no such
+    session 2; the ledger can't be written 4.
+    """
+    from nono_trio.audit.recovery.forget import forget as forget_session
+
+    root = _root(audit_dir)
+    known = store.is_session_id(session) and not (root / session).is_dir()
+    session_id = session if known else store.find_session(root, session).name
+    if not known and store.find_session(root, session).parent != root:
+        raise UsageError(
+            f"expected a session in {root}, got {session}", hint="see `nono-trio audit list`"
+        )
+    try:
+        forget_session(root, session_id)
+    except LogUnreadable:
+        if not known:
+            raise
+        session_id = store.find_session(root, session).name
+        forget_session(root, session_id)
+    if as_json:
+        print_json({"schema": SCHEMA, "session_id": session_id, "removed": True})
+    else:
+        say(f"session {clean(session_id)} is removed; its line in the ledger says so")
+
+
+@audit.command(
+    "list",
+    short_help="List sessions, newest first.",
+    epilog="Example: nono-trio audit list --today --status crashed",
+)
+@click.option("--today", is_flag=True, help="Only sessions that started today.")
+@click.option("--since", metavar="D", help="Started on or after D: a day, or a time with offset.")
+@click.option("--until", metavar="D", help="Started on or before D.")
+@click.option("--command", metavar="S", help="The command line has S in it, in either case.")
+@click.option("--path", metavar="P", help="A granted path lies below P, or P below it.")
+@click.option(
+    "--status",
+    type=OneOf(["running", "crashed", "sealed", "tampered"]),
+    help="Only these; `tampered` verifies each session to find out.",
+)
+@click.option("--recent", type=WholeNumber(1), metavar="N", help="Only the newest N of them.")
+@_json
+@_audit_dir
+def list_sessions(
+    today: bool, since: str | None, until: str | None, as_json: bool, audit_dir: str | None,
+    **filters: Any,  # noqa: ANN401  (click passes any)
+) -> None:  # fmt: skip
+    """List sessions, newest first: id, name, start, status, decisions, command.
+
+    What is listed follows from each log's first and last records, its policy, its summary and the
+    ledger; a session whose files say otherwise is `tampered`. Counts of one that is not sealed are
+    not bound yet. It is no proof: `nono-trio audit verify --all` is.
+    """
+    from nono_trio.cli.audit import listing
+    from nono_trio.cli.audit.render import list_lines
+
+    if today and since is not None:
+        raise click.UsageError("--today and --since exclude each other")
+    begin = listing.today() if today else since and listing.parse_since(since)
+    end = until and listing.parse_until(until)
+    root = _root(audit_dir)
+    rows = listing.rows(root, listing.Wanted(since=begin or None, until=end or None, **filters))
+    if as_json:
+        print_json({"schema": SCHEMA, "sessions": [listing.row_fields(row) for row in rows]})
+        return
+    if not rows:
+        say(f"no session in {root}" if not any(filters.values()) else "no session fits")
+        return
+    for line in list_lines(rows, datetime.now(UTC)):
+        print(line)
+    if any(status != "sealed" for _, status, _ in rows):
+        sys.stdout.flush()
+        say("the counts of sessions that are not sealed are not bound yet")
+
+
+@audit.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
+@click.argument("session", default=store.LATEST)
+@_json
+@_audit_dir
+def show(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Show what a session ran, how it was caged, where it went, and when (default: the newest).
+
+    Command, cage, policy and totals are those that the log binds, or the session is shown as
+    tampered; what nothing binds yet says so. The records between first and last are taken at their
+    word; `nono-trio audit verify` does not. --json has the whole policy.
+    """
+    from nono_trio.audit.read.summary import read_story
+    from nono_trio.audit.read.summary import status as status_of
+    from nono_trio.audit.verify import bound_facts
+    from nono_trio.cli.audit.render import show_lines, story_fields
+
+    directory = _session_directory(_root(audit_dir), session)
+    stored = bound_facts.look(directory, files=True)
+    story = read_story(directory, TIMELINE_ENDS)
+    stored = bound_facts.compared(stored, story)
+    status = status_of(stored)
+    if as_json:
+        print_json({"schema": SCHEMA, **story_fields(stored, status, story)})
+        return
+    for line in show_lines(stored, status, story):
+        print(line)
+
+
+@audit.command(
+    short_help="Print the last decisions of a session, live ones with -f.",
+    epilog="Example: nono-trio audit tail -f --decision deny --host '*.example.com'",
+)
+@click.argument("session", default=store.LATEST)
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on with new decisions until the session ends; wait for it to start.",
+)
+@click.option(
+    "-n",
+    "count",
+    type=WholeNumber(0),
+    default=TAIL_LINES,
+    show_default=True,
+    metavar="N",
+    help="Begin with the last N decisions.",
+)
+@click.option("--decision", type=OneOf(DECISIONS), help="Only these decisions.")
+@click.option("--host", metavar="GLOB", help="Only hosts that fit, for example '*.example.com'.")
+@_json
+@_audit_dir
+def tail(
+    session: str, follow: bool, count: int, decision: str | None, host: str | None,
+    as_json: bool, audit_dir: str | None,
+) -> None:  # fmt: skip
+    """Print the last decisions of a session (default: the newest), live ones with -f.
+
+    -f ends by itself with the session: exit code 0, or 6 if it crashed. Ctrl-C: 130. --json prints
+    one object a decision, a line each.
+    """
+    from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
+
+    root = _root(audit_dir)
+    if follow:
+        path = wait_for_session(root, session, lambda: say(f"waiting for session {clean(session)}"))
+    else:
+        path = store.find_session(root, session)
+    reader = Tail(path, Filter(decision=decision, host=host))
+    show_record = _print_record_json if as_json else _print_record
+    for record in reader.last(count):
+        show_record(record)
+    if follow and reader.follow(show_record) == "crashed":
+        say(f"session {clean(path.name)} was never sealed and its supervisor is gone")
+        raise SystemExit(CRASHED)
+
+
+@audit.command(
+    short_help="Print a profile that allows what a session was allowed.",
+    epilog="Example: nono-trio audit learn latest > agent.toml",
+)
+@click.argument("session", default=store.LATEST)
+@_json
+@_audit_dir
+def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
+    """Print a profile that allows exactly what a session was allowed (default: the newest).
+
+    What was denied stands in it as comments. It is for a person to review; the log is verified
+    first.
+    """
+    from nono_trio.cli.audit.learn import Lesson
+
+    lesson = Lesson(_session_directory(_root(audit_dir), session))
+    if as_json:
+        print_json({"schema": SCHEMA, **lesson.fields()})
+        return
+    for line in lesson.lines():
+        print(line)
+
+
+def _print_record(record: LogRecord) -> None:
+    if isinstance(record.event, Network):
+        print(decision_line(record.event.event), flush=True)
+
+
+def _print_record_json(record: LogRecord) -> None:
+    if isinstance(record.event, Network):
+        print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
+
+
+def _root(audit_dir: str | None) -> Path:
+    return store.audit_root(store.state_root(audit_dir, os.environ))
+
+
+def _session_directory(root: Path, session: str) -> Path:
+    found = store.find_session(root, session)
+    if found.is_dir():
+        return found
+    raise UsageError(
+        f"expected a session, got the file {found}", hint="give the session's id or directory"
+    )

@@ -1,0 +1,122 @@
+"""What `audit learn` prints: a profile for a person to review.
+
+Rules of this file: what was denied stands there as a comment, beside what was allowed, so that
+letting it in is a decision of its own; a log that was tampered with teaches nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from nono_trio.audit.read.learn import learn
+from nono_trio.audit.store import read_summary
+from nono_trio.audit.verify.session import verify
+from nono_trio.cli.text import MAX_DETAIL, clean, command_text, counted, shorten
+from nono_trio.core.profile.values import quoted
+from nono_trio.errors import LogUnreadable, NonoTrioError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.read.learn import Denied, Learned
+
+# Denials are there to be read one by one.
+MAX_DENIED: Final = 50
+
+
+class Lesson:
+    """One session, verified and read."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises NonoTrioError for a log that was tampered with, LogUnreadable for none."""
+        self.session_id = directory.name
+        answer = verify(directory)
+        self.verdict = answer.verdict
+        if self.verdict == "tampered":
+            raise NonoTrioError(
+                f"expected a log that is whole, got a tampered one: session {self.session_id}",
+                hint=f"nono-trio audit verify {self.session_id}",
+            )
+        if self.verdict == "unreadable" and not answer.event_count:  # else: it lacks its ledger
+            raise LogUnreadable(
+                f"expected a readable log, got an unreadable one: session {self.session_id}",
+                hint=f"nono-trio audit verify {self.session_id}",
+            )
+        self.learned: Learned = learn(directory)
+        summary = read_summary(directory)
+        self.command = summary.command if summary is not None else []
+        self.paths = summary.tracked_paths if summary is not None else []
+
+    def fields(self) -> dict[str, Any]:
+        """The lesson for --json; `profile` has the shape of a profile's file."""
+        learned = self.learned
+        others = {
+            "resolve": learned.resolve,
+            "open_port": sorted(learned.open_ports),
+            "listen_port": sorted(learned.listen_ports),
+        }
+        network: dict[str, Any] = {"allow_domain": list(learned.entries)}
+        network |= {name: values for name, values in others.items() if values}
+        return {
+            "session_id": self.session_id,
+            "verdict": self.verdict,
+            "profile": {"meta": {"name": self._name()}, "network": network},
+            "requests": learned.entries,
+            "denied": learned.refused,
+            "left_out": learned.left_out,
+            "granted_paths": self.paths,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The profile as TOML."""
+        learned = self.learned
+        command = shorten(clean(command_text(self.command)), MAX_DETAIL)
+        yield f"# Learned from session {self.session_id} ({self.verdict}): {command}"
+        yield "# Review it: it allows what that session was allowed, and nothing else."
+        yield ""
+        yield "[meta]"
+        yield f"name = {quoted(self._name())}"
+        yield ""
+        yield from self._file_lines()
+        yield "[network]"
+        yield "allow_domain = ["
+        for rule, count in learned.entries.items():
+            yield f"  {quoted(rule)},  # {counted(count, 'request')}"
+        yield from _denied_lines(learned.refused)
+        yield "]"
+        if learned.resolve:
+            yield f"resolve = [{', '.join(map(quoted, learned.resolve))}]"
+        if learned.open_ports:
+            yield f"open_port = {sorted(learned.open_ports)}"
+        if learned.listen_ports:
+            yield f"listen_port = {sorted(learned.listen_ports)}"
+        if learned.left_out:
+            yield f"# left out: {counted(learned.left_out, 'decision')} about still other hosts"
+
+    def _name(self) -> str:
+        return f"learned-{self.session_id}"
+
+    def _file_lines(self) -> Iterator[str]:
+        """The grants: which access each had is not recorded, so it is for a person to say."""
+        if not self.paths:
+            return
+        yield "# Granted in that session; whether to read or to write is not recorded."
+        yield "# [filesystem]"
+        yield f"# allow = [{', '.join(map(quoted, self.paths))}]"
+        yield ""
+
+
+def _denied_lines(refused: list[Denied]) -> Iterator[str]:
+    if not refused:
+        return
+    yield "  # Denied in that session: take the # away from what it may reach."
+    for denied in refused[:MAX_DENIED]:
+        why = f"{denied.count}x: {shorten(clean(denied.reason), MAX_DETAIL)}"
+        rule = quoted(shorten(denied.entry, MAX_DETAIL))
+        if denied.can_be_allowed:
+            yield f"  # {rule},  # {why}"
+        else:
+            yield f"  # (stays closed) {clean(rule)}  {why}"
+    if len(refused) > MAX_DENIED:
+        yield f"  # and {len(refused) - MAX_DENIED} more"

@@ -1,0 +1,113 @@
+"""`nono-trio audit ledger`: check the ledger by itself, and mend an end that stops every seal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from nono_trio.audit import store
+from nono_trio.cli.group import CommandGroup
+from nono_trio.cli.json_output import print_json
+from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH
+from nono_trio.cli.text import clean, counted
+from nono_trio.errors import LogUnreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.recovery.ledger_repair import Repair
+
+FAULTS_LEFT = 1  # as `audit verify` answers for such a ledger
+
+_audit_dir = click.option(
+    "--audit-dir",
+    type=PATH,
+    metavar="DIR",
+    envvar=store.STATE_VARIABLE,
+    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@click.group("ledger", cls=CommandGroup, short_help="Check or mend the ledger of sealed sessions.")
+def ledger() -> None:
+    """Check or mend the ledger, which has one chained line for every sealed session."""
+
+
+@ledger.command(
+    short_help="Check every line and every link.", epilog="Example: nono-trio audit ledger verify"
+)
+@_json
+@_audit_dir
+def verify(as_json: bool, audit_dir: str | None) -> None:
+    """Check every line of the ledger and every link between them.
+
+    Whether the sessions are there and fit is what `audit verify --all` looks at. Exit code:
+    verified 0; tampered 1; no ledger, or one that can't be read, 2.
+    """
+    from nono_trio.audit.ledger import LEDGER
+    from nono_trio.audit.verify.session import verify_ledger
+    from nono_trio.cli.audit.render import verification_lines
+
+    root = _root(audit_dir)
+    path = root / LEDGER
+    if not os.path.lexists(path):
+        raise LogUnreadable(f"there is no ledger in {root}: no session was sealed there")
+    answer = verify_ledger(path)
+    if as_json:
+        print_json(answer)
+    else:
+        for line in verification_lines(answer, brief=True):
+            print(line)
+        if answer.first_bad is not None:
+            sys.stdout.flush()
+            print(
+                "hint: `nono-trio audit ledger repair` mends its end, if that stops a seal",
+                file=sys.stderr,
+            )
+    raise SystemExit(answer.exit_code)
+
+
+@ledger.command(
+    short_help="Set a torn or damaged end aside.", epilog="Example: nono-trio audit ledger repair"
+)
+@_json
+@_audit_dir
+def repair(as_json: bool, audit_dir: str | None) -> None:
+    """Set aside what stands after the last good line, so that later sessions seal again.
+
+    It is kept in ledger.torn, and a line of the ledger has its digest. No line that is good by
+    itself is ever cut, and nothing before one. The session of a cut line can't be proved any more.
+    Exit code: mended, or nothing to mend 0; faults in earlier lines, which stay as they are, 1; no
+    ledger 2; it can't be written 4.
+    """
+    from nono_trio.audit.recovery.ledger_repair import repair as repair_ledger
+
+    answer = repair_ledger(_root(audit_dir))
+    if as_json:
+        print_json(answer)
+    else:
+        say(_text(answer))
+        if answer.first_bad is not None:
+            bad = answer.first_bad
+            say(f"line {bad.line} stays as it is, as evidence: {clean(bad.failure)}")
+    raise SystemExit(FAULTS_LEFT if answer.first_bad is not None else 0)
+
+
+def _text(answer: Repair) -> str:
+    """What was done, as one sentence."""
+    if answer.completed:
+        return "the ledger's last record lacked its newline only, and has it now"
+    if not answer.cut_bytes:
+        return f"nothing to mend: the ledger ends in a good line, {answer.event_count} in all"
+    lines = f", {counted(answer.cut_lines, 'whole line')}," if answer.cut_lines else ""
+    kept = clean(answer.kept_in or "")
+    return f"{counted(answer.cut_bytes, 'byte')}{lines} after the last good line kept in {kept}"
+
+
+def _root(audit_dir: str | None) -> Path:
+    return store.audit_root(store.state_root(audit_dir, os.environ))

@@ -1,0 +1,153 @@
+"""What `audit list` does: which sessions are meant, and what is known of each at a glance.
+
+Days are local days, as the times on the screen are local; a time may be given with its offset.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nono_trio.audit.read.summary import Counts, Status, counts_of
+from nono_trio.audit.read.summary import status as status_of
+from nono_trio.audit.verify import bound_facts
+from nono_trio.core.log.session_json import NonoTrioFacts
+from nono_trio.errors import LogUnreadable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.stored_session import StoredSession
+
+Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't be read
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which sessions are asked for; None asks for all."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    command: str | None = None
+    path: str | None = None
+    status: str | None = None
+    recent: int | None = None
+
+
+def rows(audit_root: Path, wanted: Wanted) -> list[Row]:
+    """The sessions that are asked for, newest first, with their status and counts."""
+    found: list[Row] = []
+    for session in bound_facts.sessions(audit_root):
+        status = status_of(session)
+        if _wants(wanted, session, status):
+            found.append((session, status, _counts(session)))
+        if wanted.recent is not None and len(found) >= wanted.recent:
+            break
+    return found
+
+
+def _counts(session: StoredSession) -> Counts | None:
+    """One session that can't be read must not hide the others."""
+    try:
+        return counts_of(session)
+    except LogUnreadable:
+        return None
+
+
+def parse_since(text: str) -> datetime:
+    """The beginning of a day, or a time; raises UsageError."""
+    return _parse_day(text, "--since")[0]
+
+
+def parse_until(text: str) -> datetime:
+    """The end of a day, or a time; raises UsageError."""
+    moment, is_day = _parse_day(text, "--until")
+    return moment + timedelta(days=1) - timedelta(microseconds=1) if is_day else moment
+
+
+def today() -> datetime:
+    """Local midnight."""
+    return datetime.combine(datetime.now().astimezone().date(), time()).astimezone()
+
+
+def row_fields(row: Row) -> dict[str, Any]:
+    """One session for --json."""
+    session, status, counts = row
+    summary = session.summary
+    return {
+        "session_id": session.session_id,
+        "name": session.name,
+        "status": status,
+        "started": summary.started if summary else None,
+        "ended": summary.ended if summary else None,
+        "command": summary.command if summary else None,
+        "tracked_paths": summary.tracked_paths if summary else None,
+        "exit_code": summary.exit_code if summary else None,
+        "event_count": counts.events if counts else None,
+        "allowed": counts.allowed if counts else None,
+        "denied": counts.denied if counts else None,
+        "counts_bound": status == "sealed",
+        "fault": session.fault,
+        "directory": str(session.directory),
+    }
+
+
+def _parse_day(text: str, flag: str) -> tuple[datetime, bool]:
+    try:
+        moment = datetime.fromisoformat(text).astimezone()
+        moment + timedelta(days=1)  # the end of that day is a time as well
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{flag}: expected a day or a time, got {text!r}",
+            hint="for example 2026-07-02 or 2026-07-02T12:00:00+02:00",
+        ) from None
+    return moment, len(text) <= len("2026-07-02")
+
+
+def _wants(wanted: Wanted, session: StoredSession, status: Status) -> bool:
+    return (
+        (wanted.since is None or session.started >= wanted.since)
+        and (wanted.until is None or session.started <= wanted.until)
+        and (wanted.command is None or _runs(session, wanted.command))
+        and (wanted.path is None or _touches(session, wanted.path))
+        and (wanted.status is None or _has_status(session, status, wanted.status))
+    )
+
+
+def _runs(session: StoredSession, text: str) -> bool:
+    command = session.summary.command if session.summary is not None else []
+    return text.lower() in " ".join(command).lower()
+
+
+def _touches(session: StoredSession, path: str) -> bool:
+    """Whether a path of the session lies below `path`, or `path` below one of its."""
+    asked = os.path.abspath(path)
+    return any(_is_below(asked, own) or _is_below(own, asked) for own in _paths(session))
+
+
+def _paths(session: StoredSession) -> Iterator[str]:
+    summary = session.summary
+    if summary is None:
+        return
+    yield from summary.tracked_paths
+    facts = summary.nono_trio
+    if isinstance(facts, NonoTrioFacts) and facts.working_directory is not msgspec.UNSET:
+        yield facts.working_directory
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _has_status(session: StoredSession, status: Status, asked: str) -> bool:
+    """`tampered` is no state of a session but a finding, so it is looked for here and now."""
+    if asked != "tampered" or status == "tampered":
+        return status == asked
+    from nono_trio.audit.verify.session import verify
+
+    return verify(session.directory).verdict == "tampered"

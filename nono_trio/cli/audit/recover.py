@@ -1,0 +1,89 @@
+"""What `audit recover` says: one line a session, what was cut, and what to do about the rest."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import store
+from nono_trio.audit.read.summary import status_of
+from nono_trio.audit.recovery.abandoned import remove_abandoned
+from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
+from nono_trio.audit.verify.verdict import SCHEMA
+from nono_trio.cli.json_output import print_json
+from nono_trio.cli.live import say
+from nono_trio.cli.text import clean, counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.recovery.recover import Outcome, Recovery
+
+# Tampering beats what could not be sealed, that what can't be read, that what still runs.
+_WORST_FIRST: tuple[Outcome, ...] = ("tampered", "failed", "unreadable", "running")
+
+
+def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> int:
+    """Recover one session, or every crashed one, and say so; return the exit code."""
+    chosen = [directory] if directory is not None else list(_crashed(root))
+    outcomes = set()
+    for one in chosen:
+        answer = recover(one)
+        outcomes.add(answer.outcome)
+        _tell(answer, as_json=as_json)
+    if directory is None and (removed := remove_abandoned(root)):
+        say(f"removed what {counted(removed, 'killed start or removal')} left")
+    if not chosen and as_json:
+        print_json({"schema": SCHEMA, "session_id": None, "outcome": "none"})
+    elif not chosen:
+        say(f"no crashed session in {clean(str(root))}")
+    return next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
+
+
+def _crashed(root: Path) -> Iterator[Path]:
+    for session in store.sessions(root):
+        if status_of(session.directory, session.summary) == "crashed":
+            yield session.directory
+
+
+def _tell(answer: Recovery, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+        return
+    print(f"{answer.outcome:<11} {clean(answer.session_id)}  {_text(answer)}", flush=True)
+    hint = _hint(answer)
+    if hint is not None:
+        print(f"hint: {clean(hint)}", file=sys.stderr)
+
+
+def _text(answer: Recovery) -> str:
+    """What was found and done, as one sentence."""
+    records = counted(answer.event_count, "record")
+    if answer.outcome == "sealed":
+        return f"{records}, sealed before: nothing to do"
+    if answer.outcome == "recovered":
+        known = "" if answer.exit_code_known else "; how the command ended is not known"
+        return f"{records}, sealed now, {_cut_text(answer)}{known}"
+    if answer.outcome == "tampered" and answer.first_bad is not None:
+        return f"left as it is: {clean(answer.first_bad.failure)} after {records}"
+    return clean(answer.reason or "not recovered")
+
+
+def _cut_text(answer: Recovery) -> str:
+    if not answer.torn_bytes:
+        return "no record was torn"
+    return f"{counted(answer.torn_bytes, 'byte')} of a torn record kept in {store.LOG}{TORN}"
+
+
+def _hint(answer: Recovery) -> str | None:
+    name = answer.session_id
+    if answer.outcome == "recovered":
+        return f"`nono-trio audit verify {name}` proves it"
+    if answer.outcome == "tampered":
+        return f"`nono-trio audit verify {name}` says where; keep its files as evidence"
+    if answer.outcome == "running":
+        return f"`nono-trio stop {name}` ends it"
+    if answer.outcome == "failed":
+        return answer.hint or "when the cause is gone, recover it again: nothing was lost"
+    return None

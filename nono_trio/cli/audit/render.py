@@ -1,0 +1,304 @@
+"""How `audit verify`, `audit list` and `audit show` look; what they say was found elsewhere.
+
+Rules of this file: plain text that reads the same without colour and in a pipe; everything that
+comes from a log or a session file goes through `clean`. Plain columns instead of rich: importing
+it costs more than verifying a session.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.audit.stored_session import parse_time
+from nono_trio.cli.session_rows import (
+    NOT_BOUND,
+    TAMPERED,
+    bounded_list,
+    fault_rows,
+    no_command_text,
+    policy_rows,
+)
+from nono_trio.cli.text import (
+    ago,
+    clean,
+    command_text,
+    counted,
+    decision_line,
+    denied_text,
+    local_time,
+    size_text,
+    table_lines,
+    target_text,
+)
+from nono_trio.core.log.events import LOST_EXIT_CODE, Network
+from nono_trio.core.log.session_json import NonoTrioFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from nono_trio.audit.read.records import LogRecord
+    from nono_trio.audit.read.summary import Counts, HostCount, Status, Story
+    from nono_trio.audit.stored_session import StoredSession
+    from nono_trio.audit.verify.verdict import Verification
+    from nono_trio.core.log.session_json import SessionSummary
+
+LABEL_WIDTH = 13
+MAX_HOST_ROWS = 20
+NO_BYTES = f"{'-':>9}  {'-':>9}"
+
+# -- verify ---------------------------------------------------------------------------------------
+
+
+def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:
+    """One verdict; `brief` leaves out what is as it should be."""
+    name = clean(answer.session_id or answer.path)
+    yield f"{answer.verdict:<11} {name}  {_verdict_text(answer)}"
+    if answer.first_bad is not None:
+        yield from _first_bad_lines(answer)
+    elif not brief and answer.verdict != "unreadable":
+        yield from _proof_lines(answer)
+    yield from (_row("note", note) for note in answer.notes)
+
+
+def verification_hint(answer: Verification) -> str | None:
+    """What to do about a verdict."""
+    name = answer.session_id or answer.path
+    if answer.verdict == "crashed" and answer.session_id is not None:
+        return f"`nono-trio audit recover {name}` seals it"
+    if answer.verdict == "open":
+        return f"verify it again when it has ended; `nono-trio audit tail -f {name}` shows it live"
+    if answer.verdict == "unreadable" and any("--upstream" in note for note in answer.notes):
+        return f"nono-trio audit verify --upstream {name}"
+    if answer.verdict == "unreadable":
+        return "`nono-trio audit list` shows what is there"
+    if answer.verdict == "missing":
+        return f"`nono-trio audit forget {name}` records that it was removed on purpose"
+    return None
+
+
+def _verdict_text(answer: Verification) -> str:
+    records = counted(answer.event_count, "record")
+    if answer.verdict == "unreadable":
+        return "can't be judged"
+    if answer.verdict == "missing":
+        return "sealed once, and gone"
+    if answer.verdict == "verified" and not answer.sealed:
+        return f"{counted(answer.event_count, 'line')} of a ledger"
+    if answer.verdict in ("verified", "undamaged"):
+        return f"{records}, sealed"
+    if answer.verdict == "open":
+        return f"{records} so far, running"
+    if answer.verdict == "crashed":
+        return f"{records}, never sealed"
+    return f"good up to sequence {answer.event_count - 1}" if answer.event_count else "none good"
+
+
+def _first_bad_lines(answer: Verification) -> Iterator[str]:
+    bad = answer.first_bad
+    if bad is None:
+        return
+    yield _row("what", bad.failure)
+    places = [
+        f"{what} {where}"
+        for what, where in (("line", bad.line), ("byte", bad.offset), ("sequence", bad.sequence))
+        if where is not None
+    ]
+    yield _row("where", ", ".join(places) or "beside the log")
+    yield _row("expected", bad.expected)
+    yield _row("got", bad.got)
+
+
+def _proof_lines(answer: Verification) -> Iterator[str]:
+    yield _row("chain head", answer.chain_head or "none")
+    yield _row("Merkle root", answer.merkle_root or "none")
+    seen = answer.checkpoints
+    if seen.matches is not None:
+        last = "none" if seen.last_sequence is None else f"sequence {seen.last_sequence}"
+        yield _row("checkpoints", f"{seen.count}, the last at {last}, all match")
+    if answer.ledger.found:
+        chain = "the chain holds" if answer.ledger.chain_verified else "other lines are damaged"
+        yield _row("ledger", f"its line matches, {chain}")
+    yield _row("signature", "present, not checked" if answer.attestation.present else "none")
+
+
+# -- list -----------------------------------------------------------------------------------------
+
+
+def list_lines(
+    rows: Sequence[tuple[StoredSession, Status, Counts | None]], now: datetime
+) -> Iterator[str]:
+    """The sessions as a table, newest first; the command gets what is left of the width."""
+    table = [("ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND")]
+    table += [_list_row(session, status, counts, now) for session, status, counts in rows]
+    yield from table_lines(table, right=(4, 5, 6))
+
+
+def _list_row(
+    session: StoredSession, status: str, counts: Counts | None, now: datetime
+) -> tuple[str, str, str, str, str, str, str, str]:
+    command = session.summary.command if session.summary is not None else []
+    return (
+        session.session_id,
+        clean(session.name or "-"),
+        ago(session.started, now),
+        status,
+        *((f"{counts.events}", f"{counts.allowed}", f"{counts.denied}") if counts else "???"),
+        command_text(command) or no_command_text(session),
+    )
+
+
+# -- show -----------------------------------------------------------------------------------------
+
+
+def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
+    """What ran, how it was caged, where it went, and the ends of its timeline."""
+    yield from _session_lines(session, status, story)
+    yield from _cage_lines(session, story)
+    yield from (_row(label, text) for label, text in policy_rows(session))
+    unbound = "" if status == "sealed" else NOT_BOUND
+    look_ups = f" ({counted(story.look_ups, 'look-up')} of names)" if story.look_ups else ""
+    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied{look_ups}{unbound}")
+    yield _row(
+        "bytes",
+        f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
+        f" in {counted(story.connections, 'connection')}{_lost_flows(session.summary)}{unbound}",
+    )
+    yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
+    if story.hosts:
+        yield ""
+        yield from _host_lines(story)
+        yield ""
+        yield from _timeline_lines(story)
+
+
+def _lost_flows(summary: SessionSummary | None) -> str:
+    facts = summary.nono_trio if summary is not None else None
+    lost = facts.lost_flows if isinstance(facts, NonoTrioFacts) else None
+    if not isinstance(lost, int) or not lost:
+        return ""
+    return f"; of {counted(lost, 'connection')} more the lines were lost"
+
+
+def story_fields(session: StoredSession, status: Status, story: Story) -> dict[str, object]:
+    """A session and its story for --json: what session.json has to say, without its network
+    events; policy.json and summary.json (`totals`) whole, null where they are not bound yet."""
+    return {
+        "session_id": session.session_id,
+        "status": status,
+        "directory": str(session.directory),
+        "session": session.summary,
+        "fault": session.fault,
+        "policy": session.policy,
+        "totals": session.totals,
+        "counts_bound": status == "sealed",
+        "sandbox_runtime": story.sandbox,
+        "event_count": story.events,
+        "allowed": story.allowed,
+        "denied": story.denied,
+        "connections": story.connections,
+        "bytes_up": story.bytes_up,
+        "bytes_down": story.bytes_down,
+        "hosts": story.hosts_by_weight(),
+        "timeline": {
+            "first": [_record_fields(record) for record in story.first],
+            "between": story.between,
+            "last": [_record_fields(record) for record in story.last],
+        },
+    }
+
+
+def _record_fields(record: LogRecord) -> dict[str, object]:
+    event = record.event.event if isinstance(record.event, Network) else None
+    return {"sequence": record.sequence, "event": event}
+
+
+def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
+    name = f"  (name {clean(session.name)})" if session.name else ""
+    yield _row("session", f"{session.session_id}{name}")
+    yield _row("status", TAMPERED if status == "tampered" else f"{status}{_end_text(story)}")
+    yield from (_row(label, text) for label, text in fault_rows(session))
+    summary = session.summary
+    if summary is not None:
+        yield _row("command", command_text(summary.command))
+        yield _row("started", f"{local_time(session.started)}{_duration(summary)}")
+    yield _row("records", f"{story.events:,} in {session.directory}")
+
+
+def _end_text(story: Story) -> str:
+    if story.ended is None:
+        return ""
+    if story.ended.exit_code == LOST_EXIT_CODE:
+        return " by `audit recover`: the supervisor was lost, the exit code is not known"
+    return f", exit code {story.ended.exit_code}"
+
+
+def _duration(summary: SessionSummary) -> str:
+    started, ended = parse_time(summary.started), parse_time(summary.ended or "")
+    if started is None or ended is None:
+        return ""
+    return f", ran {(ended - started).total_seconds():.1f} s"
+
+
+def _cage_lines(session: StoredSession, story: Story) -> Iterator[str]:
+    summary = session.summary
+    facts = summary.nono_trio if summary is not None else None
+    if isinstance(facts, NonoTrioFacts):
+        enforcement = facts.enforcement if isinstance(facts.enforcement, list) else []
+        yield _row("isolation", str(facts.isolation or "not recorded"))
+        yield from (_row("cage", line) for line in enforcement)
+        yield _row("audit", _audit_text(facts))
+    if story.sandbox is not None:
+        landlock = story.sandbox.landlock_abi or "none"
+        yield _row("recorded", f"{story.sandbox.platform}, Landlock {landlock} (in the log)")
+    if summary is not None and summary.tracked_paths and session.policy is None:
+        yield _row("granted", bounded_list(summary.tracked_paths))
+
+
+def _audit_text(facts: NonoTrioFacts) -> str:
+    text = f"{facts.audit_mode or 'mode not recorded'}, sync {facts.audit_sync or 'not recorded'}"
+    return f"{text}, {facts.lost_total} events lost" if facts.lost_total else text
+
+
+def _host_lines(story: Story) -> Iterator[str]:
+    rows = [*_host_rows(story)]
+    shown = rows[:MAX_HOST_ROWS]
+    width = max((len(name) for _, name, _, _ in shown), default=0)
+    yield f"{'DECISION':<9} {'HOST':<{width}}  {'REQUESTS':>8}  {'UP':>9}  {'DOWN':>9}"
+    for decision, name, requests, moved in shown:
+        yield f"{decision:<9} {name:<{width}}  {requests:>8,}  {moved}"
+    if len(rows) > len(shown):
+        yield f"... and {counted(len(rows) - len(shown), 'host')} more (all with --json)"
+
+
+def _host_rows(story: Story) -> Iterator[tuple[str, str, int, str]]:
+    """Denials first, one row a host: a program that looked a name up and then tried three ports
+    wanted one thing. What was allowed has a row a port, for the bytes."""
+    for denied in story.denied_hosts():
+        yield "deny", denied_text(denied), denied.requests, NO_BYTES
+    for host in story.hosts_by_weight():
+        if host.decision != "deny":
+            moved = _bytes(host) if host.decision == "allow" else NO_BYTES
+            yield host.decision, target_text(host.target, host.port), host.requests, moved
+
+
+def _bytes(host: HostCount) -> str:
+    return f"{size_text(host.bytes_up):>9}  {size_text(host.bytes_down):>9}"
+
+
+def _timeline_lines(story: Story) -> Iterator[str]:
+    yield from _decision_lines(story.first)
+    if story.between:
+        between = counted(story.between, "decision")
+        yield f"... {between} between (`nono-trio audit tail -n N` has them)"
+    yield from _decision_lines(story.last)
+
+
+def _decision_lines(records: Iterable[LogRecord]) -> Iterator[str]:
+    for record in records:
+        if isinstance(record.event, Network):
+            yield decision_line(record.event.event)
+
+
+def _row(label: str, text: str) -> str:
+    return f"  {label:<{LABEL_WIDTH}}{clean(text)}"

@@ -1,0 +1,152 @@
+"""What `audit tail` does: the last decisions of a log, and with -f those that are still to come.
+
+It reads beside the writer without a lock and hands out whole lines only. Following ends by itself
+when session_ended was read, or when the supervisor is gone without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from nono_trio.audit import store
+from nono_trio.audit.read.records import Follower, lines_backwards, parse_record, size_of
+from nono_trio.audit.read.summary import current_status
+from nono_trio.core.log.events import Network, SessionEnded
+from nono_trio.core.log.notices import is_about_log, is_binding
+from nono_trio.errors import LogUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from nono_trio.audit.read.records import LogRecord
+    from nono_trio.audit.read.summary import Status
+
+# A decision is to be seen within 200 ms; looking at a file's size costs some 2 us.
+POLL_SECONDS = 0.05
+# Whether the supervisor still lives is asked less often: it needs session.json and /proc.
+ALIVE_POLLS = 20
+# A directory that changed has a new session by then, or was changed by something else.
+STARTING_SECONDS = 5.0
+
+# Why following came to its end.
+End: TypeAlias = Literal["ended", "crashed"]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which decisions are wanted; None wants all, and what the log says of itself."""
+
+    decision: str | None = None
+    host: str | None = None
+
+    def wants(self, record: LogRecord) -> bool:
+        """Whether a record is a decision that is asked for."""
+        if not isinstance(record.event, Network):
+            return False
+        event = record.event.event
+        if is_about_log(event):  # a gap, or refusals that were only counted: no decision by itself
+            return not is_binding(event) and self.decision is None and self.host is None
+        if self.decision is not None and event.decision != self.decision:
+            return False
+        return self.host is None or fnmatch.fnmatchcase(event.target.lower(), self.host.lower())
+
+
+class Tail:
+    """The end of one log: `last` reads it once, `follow` goes on from there."""
+
+    def __init__(self, directory_or_log: Path, wanted: Filter) -> None:
+        is_directory = directory_or_log.is_dir()
+        self._directory = directory_or_log if is_directory else None
+        self._log = directory_or_log / store.LOG if is_directory else directory_or_log
+        self._wanted = wanted
+        self._offset = 0
+        self.ended = False
+
+    def last(self, count: int) -> list[LogRecord]:
+        """The last `count` decisions that are wanted, oldest first; raises LogUnreadable."""
+        found: list[LogRecord] = []
+        try:
+            for end, line in lines_backwards(self._log, size_of(self._log)):
+                self._offset = self._offset or end
+                self._take(line, found)
+                if len(found) >= count:
+                    break
+        except OSError as error:
+            raise LogUnreadable(f"{self._log} can't be read: {error.strerror or error}") from error
+        return found[count - 1 :: -1] if count else []
+
+    def follow(self, show: Callable[[LogRecord], None]) -> End:
+        """Hand each new decision that is wanted to `show` until the session has ended.
+
+        Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut.
+        """
+        follower = Follower(self._log, self._offset)
+        polls = 0
+        while not self.ended:
+            gone = polls % ALIVE_POLLS == 0 and self._is_gone()
+            new = follower.poll()
+            self._show(new, show)
+            if gone and not new and not self.ended:
+                return "ended" if self._status() == "sealed" else "crashed"
+            polls += 1
+            if not new and not self.ended:
+                time.sleep(POLL_SECONDS)
+        return "ended"
+
+    def _show(self, new: list[bytes], show: Callable[[LogRecord], None]) -> None:
+        for line in new:
+            found: list[LogRecord] = []
+            self._take(line, found)
+            for record in found:
+                show(record)
+
+    def _take(self, line: bytes, found: list[LogRecord]) -> None:
+        record = parse_record(line)
+        if record is None:
+            return
+        self.ended = self.ended or isinstance(record.event, SessionEnded)
+        if self._wanted.wants(record):
+            found.append(record)
+
+    def _is_gone(self) -> bool:
+        """Whether nobody will write any more; to be asked before the last look at the log."""
+        if self._directory is None or self._status() == "running":
+            return False
+        if (self._directory / store.SESSION).exists():
+            return True
+        age = time.time() - (_changed_at(self._directory) or 0) / 1e9
+        return age > STARTING_SECONDS
+
+    def _status(self) -> Status:
+        return current_status(self._directory) if self._directory is not None else "crashed"
+
+
+def wait_for_session(audit_root: Path, text: str, tell: Callable[[], None]) -> Path:
+    """The session that `text` means, as soon as there is one; `tell` is called if it must wait.
+
+    Blocks; ends by KeyboardInterrupt. An ambiguous prefix is an error at once (UsageError).
+    """
+    seen, look_until = _changed_at(audit_root), 0.0
+    with contextlib.suppress(LogUnreadable):
+        return store.find_session(audit_root, text)
+    tell()
+    while True:
+        # Reading every session.json twenty times a second is for the moment of a new one only.
+        if (changed := _changed_at(audit_root)) != seen:
+            seen, look_until = changed, time.monotonic() + STARTING_SECONDS
+        if time.monotonic() < look_until:
+            with contextlib.suppress(LogUnreadable):
+                return store.find_session(audit_root, text)
+        time.sleep(POLL_SECONDS)
+
+
+def _changed_at(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_mtime_ns
+    except OSError:
+        return None

@@ -1,0 +1,164 @@
+"""What `audit verify` does: find what is meant, judge each, in several processes if asked.
+
+A target that can't be found is an answer like any other (`unreadable`), so that one wrong name does
+not hide the verdicts on the rest, and --json has an object for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.verify.session import verify, verify_ledger, verify_missing
+from nono_trio.audit.verify.verdict import Verification
+from nono_trio.errors import NonoTrioError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.ledger import LedgerReport
+
+
+def verify_targets(
+    audit_root: Path, targets: Sequence[str], *, quick: bool, jobs: int, upstream: bool = False
+) -> Iterator[Verification]:
+    """The answers for sessions as people name them, in that order."""
+    found = [_find(audit_root, target) for target in targets]
+    paths = [path for path in found if not isinstance(path, Verification)]
+    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream)
+    for path in found:
+        yield path if isinstance(path, Verification) else next(answers)
+
+
+def verify_all(
+    audit_root: Path, *, quick: bool, jobs: int, upstream: bool = False
+) -> Iterator[Verification]:
+    """The answers for every session under the root, newest first, and for every one that the
+    ledger knows and the root does not have."""
+    try:
+        paths = [session.directory for session in store.sessions(audit_root)]
+        paths += _replaced(audit_root, paths)
+    except NonoTrioError as error:
+        return iter([_unreadable(str(audit_root), error)])
+    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream)
+    return chain(answers, _missing(audit_root, paths))
+
+
+def removed_sessions(audit_root: Path) -> int:
+    """How many sessions the ledger says were removed on purpose."""
+    report = _ledger_report(audit_root)
+    return len(report.removed) if report is not None else 0
+
+
+def _replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
+    """Sessions of the ledger in whose place something else stands: a file, or a symlink."""
+    return [path for path in _absent(audit_root, present) if os.path.lexists(path)]
+
+
+def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification]:
+    """Sessions of the ledger that are gone, and the ledger itself where it is damaged or can't be
+    read: then nobody knows which sessions are gone."""
+    try:
+        report = ledger.verify(audit_root)
+    except NonoTrioError as error:
+        yield _unreadable(str(audit_root / ledger.LEDGER), error)
+        return
+    for path in _absent(audit_root, present):
+        yield verify_missing(audit_root, path.name, report)
+    if report.first_bad is not None:
+        yield verify_ledger(audit_root / ledger.LEDGER)
+
+
+def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
+    """Where sessions have to be, by the good lines of the ledger, and are not."""
+    report = _ledger_report(audit_root)
+    if report is None:
+        return []
+    names = {path.name for path in present}
+    known = (one for one in report.digests if report.knows(one) and store.is_session_id(one))
+    return [audit_root / one for one in known if one not in names]
+
+
+def verify_paths(
+    audit_root: Path, paths: Sequence[Path], *, quick: bool, jobs: int, upstream: bool = False
+) -> Iterator[Verification]:
+    """The answers for session directories and log files, in order.
+
+    The ledger is read once for all of them; its report serves only those that lie beside it.
+    """
+    several = sum(path.parent == audit_root for path in paths) > 1
+    report = _ledger_report(audit_root) if several else None
+    in_root = partial(verify, quick=quick, upstream=upstream, ledger=report)
+    elsewhere = partial(verify, quick=quick, upstream=upstream)
+    if jobs > 1 and len(paths) > 1:
+        yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs)
+        return
+    for path in paths:
+        yield in_root(path) if path.parent == audit_root else elsewhere(path)
+
+
+def _verify_in_processes(
+    audit_root: Path,
+    paths: Sequence[Path],
+    in_root: partial[Verification],
+    elsewhere: partial[Verification],
+    jobs: int,
+) -> Iterator[Verification]:
+    # Late: one session is verified without it, and it costs as much as the rest of the command.
+    import multiprocessing
+
+    # Not fork: the child would inherit whatever threads and locks an embedding program has.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(jobs, len(paths)), initializer=_leave_ctrl_c_to_the_parent) as pool:
+        pending = [
+            pool.apply_async(in_root if path.parent == audit_root else elsewhere, (path,))
+            for path in paths
+        ]
+        for answer in pending:
+            yield answer.get()
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """Ctrl-C reaches the whole group: the parent ends the pool, the workers need not complain."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _ledger_report(audit_root: Path) -> LedgerReport | None:
+    """The report for all; None if the ledger can't be read: then each session says so itself."""
+    try:
+        return ledger.verify(audit_root)
+    except NonoTrioError:
+        return None
+
+
+def _find(audit_root: Path, target: str) -> Path | Verification:
+    """What a target means. An id of the ledger means that session, whether it is there or not: it
+    never becomes the name, or the prefix, of another one."""
+    try:
+        if store.is_session_id(target) and not os.path.lexists(audit_root / target):
+            report = ledger.verify(audit_root, target)
+            if report.has_line_for(target):
+                return verify_missing(audit_root, target, report)
+        return store.find_session(audit_root, target)
+    except NonoTrioError as error:
+        return _by_prefix(audit_root, target) or _unreadable(target, error)
+
+
+def _by_prefix(audit_root: Path, target: str) -> Verification | None:
+    """The session of the ledger whose id begins so, where nothing that is there does."""
+    report = _ledger_report(audit_root)
+    if report is None or not target:
+        return None
+    fitting = [one for one in (*report.digests, *report.removed) if one.startswith(target)]
+    if len(dict.fromkeys(fitting)) != 1:
+        return None
+    return verify_missing(audit_root, fitting[0], report)
+
+
+def _unreadable(target: str, error: NonoTrioError) -> Verification:
+    return Verification(verdict="unreadable", path=target, notes=[error.message])

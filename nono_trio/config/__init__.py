@@ -1,0 +1,1 @@
+"""Flags, profile and environment settled into one value each."""

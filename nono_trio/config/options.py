@@ -1,0 +1,104 @@
+"""The options of a session as the command line gives them; nothing here is resolved yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from nono_trio.core.policy.home_choice import HomeChoice
+from nono_trio.core.policy.variables import VariableRules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.write.recorder import AuditMode, AuditSync
+    from nono_trio.core.log.policy_json import UsedProfile
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.sandbox.filesystem.plan import FileOptions
+
+IsolationChoice = Literal["auto", "namespace", "landlock", "seatbelt", "none"]
+
+# Where an entry comes from if it was not given itself: by the parameter's name and the entry ("" if
+# it has one value), the profile's line and key, or the group.
+Sources: TypeAlias = "dict[str, dict[str, str]]"
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Host rules as given, or by a profile (`sources` says so); `proxy_port` 0 lets us choose.
+
+    `upstream_proxy` is what allowed connections go through, if they don't go out directly.
+    """
+
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    resolve: Sequence[str] = ()
+    block: bool = False
+    proxy_port: int = 0
+    upstream_proxy: UpstreamProxy | None = None
+    sources: Sources = field(default_factory=dict)
+
+    def source(self, name: str, entry: object = "") -> str:
+        """What gave an entry of a parameter: its flag, unless it was a profile or a group."""
+        return self.sources.get(name, {}).get(str(entry), "--" + name.replace("_", "-"))
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """Where and how the log is kept."""
+
+    state_root: Path
+    mode: AuditMode = "strict"
+    sync: AuditSync = "interval"
+    queue: int = 16_384
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What `run` and `proxy` share; `grace_seconds` is for open connections and for the child.
+
+    `profiles` are the files that the options come from.
+    """
+
+    network: NetworkOptions
+    audit: AuditOptions
+    name: str | None = None
+    grace_seconds: float = 5.0
+    profiles: Sequence[UsedProfile] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Resource limits of the child; None leaves the caller's own. `memory` is in bytes."""
+
+    memory: int | None = None
+    open_files: int | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A whole `run`; `transparent` None takes it where the machine has it. `guarded` is taken back
+    where the machine turned out not to have what guards the connections of landlock isolation.
+
+    Of `environment`, the caller's, `variables` says what is passed on; `set_variables` goes over
+    it. `notes` are warnings about the options themselves, for whoever started the run.
+    """
+
+    command: Sequence[str]
+    session: SessionOptions
+    files: FileOptions
+    isolation: IsolationChoice = "auto"
+    sandbox: bool = True
+    transparent: bool | None = None
+    guarded: bool = True
+    open_ports: Sequence[int] = ()
+    listen_ports: Sequence[int] = ()
+    limits: Limits = field(default_factory=Limits)
+    timeout_seconds: float | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    variables: VariableRules = field(default_factory=VariableRules)
+    set_variables: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    home: HomeChoice = field(default_factory=HomeChoice)

@@ -1,0 +1,346 @@
+"""How flags, environment and profiles come together: flag beats environment beats profile.
+
+Rules of this file: what has one value is the first of the three that gives one; lists add up, so
+that a deny from any of them holds; names of groups are replaced by their hosts here, before any
+rule is parsed. What comes out is as if it had all been given with flags; the profile's line that
+something comes from is kept, for whoever explains it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+from nono_trio.config.public_suffixes import suffix_warnings
+from nono_trio.config.user_paths import path_variables, profile_directory
+from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES, expand_groups
+from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern
+from nono_trio.errors import UsageError
+from nono_trio.posix.account import expand_home
+from nono_trio.posix.paths import follow, is_below
+from nono_trio.sandbox.filesystem.plan import FileOptions, PathRequest, working_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from nono_trio.config.options import Sources
+    from nono_trio.core.log.policy_json import UsedProfile
+    from nono_trio.core.profile.schema import Sourced
+    from nono_trio.sandbox.filesystem.plan import Access
+
+# Parameter of the command line -> keys of a profile whose entries are added to it.
+_LISTS: Final[dict[str, tuple[str, ...]]] = {
+    "allow_domain": ("network.allow_domain", "network.groups"),
+    "deny_domain": ("network.deny_domain",),
+    "resolve": ("network.resolve",),
+    "upstream_bypass": ("network.upstream_bypass",),
+    "open_port": ("network.open_port",),
+    "listen_port": ("network.listen_port",),
+    "env_allow": ("environment.allow",),
+    "env_deny": ("environment.deny",),
+}
+# Parameter -> the key that stands in for its default.
+_VALUES: Final = {
+    "home": "filesystem.home",
+    "block_net": "network.block",
+    "upstream_proxy": "network.upstream_proxy",
+    "upstream_proxy_password": "network.upstream_proxy_password",
+    "audit_mode": "audit.mode",
+    "audit_sync": "audit.sync",
+    "audit_queue": "audit.queue",
+    "timeout": "limits.timeout",
+    "memory": "limits.memory",
+    "max_processes": "limits.max_processes",
+    "max_open_files": "limits.max_open_files",
+}
+_GRANTS: Final[tuple[tuple[str, Access, bool], ...]] = (
+    ("allow", "readwrite", False),
+    ("read", "read", False),
+    ("write", "write", False),
+    ("allow_file", "readwrite", True),
+    ("read_file", "read", True),
+    ("write_file", "write", True),
+    ("allow_unix_socket", "socket", True),
+)
+
+
+# Between the names of several profiles that a kept home goes by.
+_SEVERAL: Final = "+"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a command is started with: `given` are its parameters, a profile's entries included.
+
+    `sources` are as NetworkOptions has them.
+    """
+
+    given: dict[str, Any]
+    requests: Sequence[PathRequest] = ()
+    deny: Sequence[str] = ()
+    bypass: Sequence[str] = ()
+    set_variables: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    sources: Sources = field(default_factory=dict)
+    configuration: str | None = None
+    profile: str = "default"
+    seeds: tuple[tuple[str, str], ...] = ()
+    profiles: Sequence[UsedProfile] = ()
+
+    @property
+    def variables(self) -> VariableRules:
+        """The patterns of all three."""
+        return VariableRules(allow=self.given["env_allow"], deny=self.given["env_deny"])
+
+
+def choose(given: Mapping[str, Any]) -> Chosen:
+    """Put flags, environment and profiles together.
+
+    Raises UsageError for a profile that can't be read, and for patterns that can't be meant.
+    """
+    context = click.get_current_context(silent=True)
+    chosen = _with_environment_lists(given, context)
+    for name, check in (("env_allow", check_allow), ("env_deny", check_pattern)):
+        _check_patterns(name, chosen.get(name, ()), check)
+    directory = working_directory(FileOptions(workdir=given.get("workdir")))
+    variables = path_variables(os.environ, directory)
+    profiles = given["profile"]
+    if not (profiles or given["network_profile"]):
+        return _settled(Chosen(given=chosen), directory, variables)
+    sourced, files, name, used = _load(profiles, given["network_profile"])
+    sources: Sources = {}
+    _add_lists(chosen, sourced, sources)
+    _add_values(chosen, sourced, context, sources)
+    whole = Chosen(
+        given=chosen,
+        requests=[*_requests(sourced, variables)],
+        deny=_paths(sourced, "filesystem.deny", variables),
+        bypass=_paths(sourced, "filesystem.bypass_protection", variables),
+        set_variables=_set_variables(sourced, variables),
+        sources=sources,
+        profile=name,
+        seeds=tuple(_seeds(sourced, variables)),
+        profiles=used,
+    )
+    return _settled(whole, directory, variables, files)
+
+
+def _settled(
+    chosen: Chosen, directory: str, variables: Mapping[str, str], files: Sequence[Path] = ()
+) -> Chosen:
+    """Put hosts for groups, close the profiles to the command, note what a person should know."""
+    given = chosen.given
+    writable = [*_writable(chosen, directory)]
+    notes = _changeable(files, writable)
+    notes += _changeable_registries(variables["HOME"], writable, directory)
+    if given["block_net"] and given["allow_domain"]:
+        notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
+    notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
+    notes += suffix_warnings(given["allow_domain"])
+    # Whoever writes a profile decides over the next cage.
+    own = str(profile_directory(os.environ).parent)
+    return replace(chosen, notes=notes, configuration=own)
+
+
+def _with_environment_lists(
+    given: Mapping[str, Any], context: click.Context | None
+) -> dict[str, Any]:
+    """Click takes a list from flags or from the environment; here the two add up."""
+    chosen = dict(given)
+    for parameter in context.command.params if context is not None else ():
+        name = parameter.name or ""
+        if context is None or name not in given or not getattr(parameter, "multiple", False):
+            continue
+        if name == "profile":  # what a run starts from: the flag's beat the environment's
+            continue
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            also = parameter.value_from_envvar(context)
+            if also:
+                chosen[name] = (*given[name], *parameter.type_cast_value(context, also))
+    return chosen
+
+
+def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], None]) -> None:
+    for pattern in patterns:
+        try:
+            check(pattern)
+        except UsageError as error:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
+
+
+def _load(
+    profiles: Sequence[str], network_profile: str | None
+) -> tuple[Sourced, list[Path], str, list[UsedProfile]]:
+    """The whole of some and the network of the other, the files that are not ours, the name that
+    the first go by (of a file its path), and all files."""
+    from nono_trio.config.profiles import load
+    from nono_trio.core.profile.schema import Profile, Sourced, merge
+
+    whole, files = Sourced(), []
+    names: dict[str, None] = {}
+    used: list[UsedProfile] = []
+    asked = [(profile, False) for profile in profiles]
+    asked += [(network_profile, True)] if network_profile else []
+    for reference, network_only in asked:
+        loaded = load(reference, os.environ)
+        files += [found.path for found in loaded.chain if found.source != "built-in"]
+        used += loaded.used
+        sourced = loaded.sourced
+        if not network_only:
+            found = loaded.found
+            name = os.path.realpath(found.path) if found.source == "file" else found.name
+            names[str(name)] = None
+        if network_only:
+            sourced = Sourced(Profile(network=sourced.profile.network), sourced.origins)
+        whole = merge(whole, sourced)
+    return whole, files, _SEVERAL.join(names) or "default", used
+
+
+def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)
+    table, _, name = key.partition(".")
+    return getattr(getattr(sourced.profile, table), name)
+
+
+def _add_lists(given: dict[str, Any], sourced: Sourced, sources: Sources) -> None:
+    for name, keys in _LISTS.items():
+        if name not in given:
+            continue
+        entries = dict.fromkeys(given[name])
+        for key in keys:
+            for entry in _entry(sourced, key):
+                if entry not in entries:
+                    entries[entry] = None
+                    _note_source(sources, name, entry, f"{sourced.origin(key, entry)}: {key}")
+        given[name] = tuple(entries)
+
+
+def _note_source(sources: Sources, name: str, entry: object, source: str) -> None:
+    sources.setdefault(name, {}).setdefault(str(entry), source)
+
+
+def _add_values(
+    given: dict[str, Any], sourced: Sourced, context: click.Context | None, sources: Sources
+) -> None:
+    for name, key in _VALUES.items():
+        value = _entry(sourced, key)
+        source = context.get_parameter_source(name) if context is not None else None
+        if name in given and value is not None and source in (None, ParameterSource.DEFAULT):
+            given[name] = value
+            _note_source(sources, name, "", f"{sourced.origin(key)}: {key}")
+
+
+def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRequest]:
+    from nono_trio.core.profile.values import expand
+
+    for name, access, is_file in _GRANTS:
+        key = f"filesystem.{name}"
+        for entry in _entry(sourced, key):
+            origin = sourced.origin(key, entry)
+            yield PathRequest(
+                expand(entry, variables),
+                access,
+                is_file,
+                f"{origin}: {key}",
+                optional=origin is not None and origin.built_in,
+            )
+
+
+def _seeds(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    from nono_trio.core.profile.values import expand
+
+    key = "filesystem.home_seed"
+    for entry in _entry(sourced, key):
+        yield expand(entry, variables), f"{sourced.origin(key, entry)}: {key}"
+
+
+def _paths(sourced: Sourced, key: str, variables: Mapping[str, str]) -> list[str]:
+    from nono_trio.core.profile.values import expand
+
+    return [expand(entry, variables) for entry in _entry(sourced, key)]
+
+
+def _set_variables(sourced: Sourced, variables: Mapping[str, str]) -> dict[str, str]:
+    from nono_trio.core.profile.values import expand
+
+    given: dict[str, str] = sourced.profile.environment.set
+    return {name: expand(value, variables) for name, value in given.items()}
+
+
+def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
+    """The directories and files that the command may write, without symlinks."""
+    given, requests = chosen.given, chosen.requests
+    asked = [
+        path
+        for name in ("allow", "write", "allow_file", "write_file")
+        for path in given.get(name, ())
+    ]
+    asked += [one.given for one in requests if one.access in ("write", "readwrite")]
+    asked += [directory] if given.get("allow_cwd") else []
+    for path in asked:
+        yield os.path.realpath(os.path.join(directory, expand_home(path)))
+
+
+def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
+    """Warn of a profile that the command can rewrite for the next run, or put another in place of:
+    whoever can replace a symlink on the way to it says what is found there."""
+    warnings = []
+    for path in files:
+        real, links = follow(os.path.abspath(path))
+        if any(_covers(one, place) for one in writable for place in (real, *links)):
+            warnings.append(
+                f"the command may write the profile {path}, and so the cage of the next run"
+            )
+    return warnings
+
+
+def _changeable_registries(home: str, writable: Sequence[str], directory: str) -> list[str]:
+    """Warn of files from which a later run would take the hosts of package_registries.
+
+    Those of the working directory are never believed.
+    """
+    real = os.path.realpath(directory)
+    outside = [path for path in writable if not _covers(real, path)]
+    if not outside:
+        return []
+    from nono_trio.config.registries import writable_files
+
+    files = writable_files(os.environ, home, outside)
+    files = [path for path in files if not _covers(real, os.path.realpath(path))]
+    if not files:
+        return []
+    return [
+        f"the command may write {', '.join(files)}: a later run with {PACKAGE_REGISTRIES} allows"
+        " the hosts that it finds there"
+    ]
+
+
+def _covers(granted: str, path: str) -> bool:
+    return path == granted or is_below(path, granted)
+
+
+def _expand_groups(
+    given: dict[str, Any], home: str, writable: Sequence[str], sources: Sources
+) -> Sequence[str]:
+    """Put the hosts of groups in their names' place; return what has to be said about it."""
+    entries: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    named = PACKAGE_REGISTRIES in (*given["allow_domain"], *given["deny_domain"])
+    if named and not given["block_net"]:
+        from nono_trio.config.registries import read_registries
+
+        registries = read_registries(os.environ, home, writable)
+        entries, warnings = registries.entries, registries.warnings
+    for name in ("allow_domain", "deny_domain"):
+        for group in given[name]:
+            source = sources.get(name, {}).get(group, "--" + name.replace("_", "-"))
+            for host in expand_groups([group], entries):
+                if host != group:
+                    _note_source(sources, name, host, f"{source} {group}")
+        given[name] = tuple(expand_groups(given[name], entries))
+    return warnings

@@ -1,0 +1,90 @@
+"""Message bodies as they come in and as they go out.
+
+A body is read by what its head says of it: a length, chunks, or the end of the connection. It goes
+out framed anew, so no byte of one side's framing reaches the other; chunk extensions and trailers
+end here, both may be dropped (RFC 9112 7.1) and nothing that we pass on announces them.
+
+Rules of this file: data is passed on piece by piece, never gathered; a body of a known length is
+not copied; chunks are checked by our guard and read by h11, and both must find the same end.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import h11
+
+from nono_trio.core.http.chunked import BadBody, ChunkGuard
+
+# h11 has no chunk reader of its own, so it is told of a request that has a chunked body
+_PRIMER: Final = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Body(Protocol):
+    """An incoming body; `done` once its end was read."""
+
+    done: bool
+
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """The data in `raw`, and how many of its bytes are used up; the rest is to be given again
+        or, once `done`, belongs to the next message. Raises BadBody."""
+        ...
+
+
+class LengthBody:
+    """A body of a known size in bytes; 0 for none."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """As `Body.read`; never raises."""
+        taken = min(len(raw), self._left)
+        self._left -= taken
+        self.done = self._left == 0
+        return raw[:taken], taken
+
+
+class EndlessBody:
+    """A response body that ends with its connection (RFC 9112 6.3, rule 8); never `done`."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """As `Body.read`; never raises."""
+        return raw, len(raw)
+
+
+class ChunkedBody:
+    """A chunked body, its trailers thrown away."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._guard = ChunkGuard()
+        self._h11 = h11.Connection(h11.SERVER)
+        self._h11.receive_data(_PRIMER)
+        self._h11.next_event()
+
+    def read(self, raw: bytes) -> tuple[bytes, int]:
+        """As `Body.read`."""
+        taken = self._guard.take(raw)
+        if taken:  # h11 takes b"" for the end of the connection
+            self._h11.receive_data(raw[:taken])
+        pieces = []
+        try:
+            while isinstance(event := self._h11.next_event(), h11.Data):
+                pieces.append(event.data)
+        except h11.RemoteProtocolError as error:
+            raise BadBody("the chunked body is malformed") from error
+        self.done = isinstance(event, h11.EndOfMessage)
+        if self.done != self._guard.done:
+            raise BadBody("the chunked body can be read in two ways")
+        return b"".join(pieces), taken
+
+
+def framed(data: bytes, *, chunked: bool) -> bytes:
+    """`data` as it goes out: one chunk, or as it is. Nothing for b"", which would end a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if chunked and data else data

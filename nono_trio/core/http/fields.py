@@ -1,0 +1,99 @@
+"""Header fields: which ones cross the proxy, and the token that one of them presents.
+
+Rules of this file:
+- Fields are (name, value) pairs of bytes in their order; this works for requests and responses.
+- `Connection` may name what to drop, except fields that decide framing, routing or authority: it is
+  written by the peer, and deleting somebody else's guard through it is a known attack.
+- The token is returned, never compared or kept here; it is in no error text.
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nono_trio.core.http.message import Field, RequestHead
+
+# RFC 9110 7.6.1, and HTTP2-Settings of RFC 7540 3.2.1. All of proxy-* goes with them: what is said
+# to a proxy is for us, and the token is among it.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_KEPT = frozenset(
+    {
+        b"authorization",
+        b"cache-control",  # RFC 9110 7.6.1 forbids to name it
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"date",
+        b"host",
+        b"location",
+        b"set-cookie",
+        b"www-authenticate",
+    }
+)
+
+
+def connection_options(value: bytes) -> list[bytes]:
+    """Options of a Connection value, lower-case, empty ones left out."""
+    return [option for part in value.lower().split(b",") if (option := part.strip(b" \t"))]
+
+
+def end_to_end_fields(head_fields: Iterable[Field]) -> list[Field]:
+    """Fields that may go to the other side, in order; the caller adds its own framing.
+
+    Dropped are Connection and what it names, Keep-Alive, Proxy-*, TE, Trailer, Transfer-Encoding,
+    Upgrade and HTTP2-Settings. Host, Content-Length and their like stay even if Connection names
+    them. Names may be in any case and keep it.
+    """
+    fields = [(name.lower(), name, value) for name, value in head_fields]
+    named = {
+        option
+        for lowered, _, value in fields
+        if lowered == b"connection"
+        for option in connection_options(value)
+    }
+    dropped = (named - _KEPT) | _HOP_BY_HOP
+    return [
+        (name, value)
+        for lowered, name, value in fields
+        if lowered not in dropped and not lowered.startswith(b"proxy-")
+    ]
+
+
+def presented_token(head: RequestHead) -> bytes | None:
+    """Token of the Proxy-Authorization field: `Basic user:token` (any user) or `Bearer token`.
+
+    None when there is none, of another scheme, or not decodable; exactly one space stands after
+    the scheme. `parse_head` has refused a second such field already. RFC 7617, RFC 6750.
+    """
+    scheme, _, credential = (head.first(b"proxy-authorization") or b"").partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return credential or None
+        case b"basic":
+            return _password(credential)
+        case _:
+            return None
+
+
+def _password(credential: bytes) -> bytes | None:
+    try:
+        _, colon, password = binascii.a2b_base64(credential, strict_mode=True).partition(b":")
+    except binascii.Error:
+        return None
+    return password if colon else None

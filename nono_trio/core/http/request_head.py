@@ -1,0 +1,262 @@
+r"""Request heads: where one ends, and what it says. HTTP/1.0 and HTTP/1.1 only, and strict.
+
+Rules of this file:
+- h11 parses bodies later; whatever it is lenient about is refused here. A head that passes here
+  is read by h11 as the same method, target and fields (a property test holds it).
+- Nothing is repaired. What two parsers could read differently is a 400: bare CR or LF, obs-fold,
+  a space before the colon, two framing fields, `Content_Length`.
+- Regular expressions over whole blocks accept; head_errors.py only finds the words for a refusal.
+
+Decided once, for the places where RFC 9112 leaves a choice:
+- A bare LF ends no line (2.2 lets a recipient take it): 400. It hides a field from strict peers.
+- Empty lines before a request line (2.2 lets a server skip them) are a 400: nothing we start
+  sends them, and a second request that starts with one has lost its framing.
+- HTTP/1.0 is served, CONNECT without Host included (old clients send it); never kept alive (9.3).
+- Methods are upper-case: `connect` must not reach the branch of all other methods. TRACE and TRACK
+  are a 405, for they echo credentials; other methods are forwarded.
+- obs-text (0x80-0xFF) is opaque data in values that only the origin reads; never in the others.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from nono_trio.core.http.bad_request import BadRequest, shown_target
+from nono_trio.core.http.fields import connection_options, end_to_end_fields, presented_token
+from nono_trio.core.http.head_errors import byte_fault, fields_fault, line_fault, target_in
+from nono_trio.core.http.message import Field, RequestHead
+from nono_trio.core.http.target import HttpTarget, connect_target, http_target
+
+__all__ = [
+    "MAX_FIELDS",
+    "MAX_HEAD",
+    "MAX_REQUEST_LINE",
+    "BadRequest",
+    "HttpTarget",
+    "RequestHead",
+    "connect_target",
+    "end_to_end_fields",
+    "head_end",
+    "http_target",
+    "parse_head",
+    "presented_token",
+]
+
+MAX_REQUEST_LINE: Final = 8 * 1024  # bytes; RFC 9112 3 asks for 8000 at least
+MAX_HEAD: Final = 32 * 1024  # bytes; cookies and tokens of real clients stay under 16 KiB
+MAX_FIELDS: Final = 128  # Apache has 100; each field costs a tuple, so the count is bounded too
+
+_LINE = rb"([A-Z][A-Z-]{0,31}) ([\x21-\x7e]++) HTTP/1\.([01])"
+_VALUE_LINE = rb":[\t\x20-\x7e\x80-\xff]*+\r\n"
+_REQUEST_LINE = re.compile(_LINE)
+_HEAD = re.compile(_LINE + rb"\r\n((?:[0-9A-Za-z-]++" + _VALUE_LINE + rb")*+)\r\n")
+_HEAD_WITH_ODD_NAMES = re.compile(
+    _LINE + rb"\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++" + _VALUE_LINE + rb")*+)\r\n"
+)
+# Lines without control characters: matches up to the first byte that can't be in a head.
+_CLEAN = re.compile(rb"(?:[\t\x20-\x7e\x80-\xff]++|\r\n)*+")
+_ODD_IN_NAME = re.compile(rb"[^0-9a-z]")
+_HOST_FIELD = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")  # 19 digits stay below 2**64; "010" is 8 to some
+_KNOWN_CODINGS = re.compile(rb"(?:(?:x-)?(?:gzip|compress)|deflate)[ \t]*,[ \t]*chunked")
+
+_CR = 0x0D
+_SINGLE = frozenset(
+    {b"content-length", b"expect", b"host", b"proxy-authorization", b"transfer-encoding"}
+)
+# Fields that we read ourselves. Servers of the CGI kind read any odd character of a name as "_",
+# so `Transfer_Encoding` stands for the field itself to some and for nothing to others.
+_GUARDED = _SINGLE | {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer"}
+_ECHOING_METHODS = frozenset({"TRACE", "TRACK"})
+
+
+def head_end(buffer: bytearray | bytes, start: int) -> int:
+    """Index just past the blank line that ends the head at the front of `buffer`, or -1.
+
+    `start` is how many bytes an earlier call has already seen (0 at first), so that a head fed byte
+    by byte is not scanned again and again. Raises BadRequest as soon as no further byte can help: a
+    first byte that starts no method (TLS, SOCKS, an empty line), a control character, a bare CR or
+    LF, a request line that is none, a line or head over its limit. What stands behind the end is
+    not looked at. The answer does not depend on how the bytes were split.
+    """
+    if start == 0 and buffer and not buffer[:1].isalpha():
+        raise BadRequest(400, "expected a request line, got a byte that starts no method")
+    line_end = _request_line_end(buffer, start)
+    if line_end < 0:
+        return -1
+    end = buffer.find(b"\r\n\r\n", max(start - 3, line_end), MAX_HEAD)
+    stop = end + 4 if end >= 0 else min(len(buffer), MAX_HEAD)
+    _check_clean(buffer, max(start, line_end), stop)
+    if end < 0 and len(buffer) >= MAX_HEAD:
+        raise _too_large(target_in(bytes(buffer[:MAX_HEAD])))
+    return stop if end >= 0 else -1
+
+
+def _request_line_end(buffer: bytearray | bytes, start: int) -> int:
+    """Where the CRLF of the request line starts, checked once it is there; -1 before that."""
+    limit = MAX_REQUEST_LINE + 2
+    end = buffer.find(b"\r\n", 0, limit)
+    if 0 <= end <= start - 2:
+        return end
+    _check_clean(buffer, start, end + 2 if end >= 0 else min(len(buffer), limit))
+    if end >= 0 and not _REQUEST_LINE.fullmatch(buffer, 0, end):
+        raise line_fault(bytes(buffer[:end]))
+    if end < 0 and len(buffer) >= limit:
+        raise _line_too_long(bytes(buffer[:limit]))
+    return end
+
+
+def _check_clean(buffer: bytearray | bytes, start: int, stop: int) -> None:
+    """Raise for the first byte in [start, stop) that no head has; a last CR may wait for its LF."""
+    if start > 0 and buffer[start - 1] == _CR:
+        start -= 1
+    match = _CLEAN.match(buffer, start, stop)
+    reached = start if match is None else match.end()
+    if reached < stop and not (reached == stop - 1 and buffer[reached] == _CR):
+        raise byte_fault(bytes(buffer[: reached + 1]))
+
+
+def _line_too_long(head: bytes) -> BadRequest:
+    reason = f"the request line is longer than {MAX_REQUEST_LINE} bytes"
+    return BadRequest(414, reason, target_in(head[: MAX_REQUEST_LINE + 2]))
+
+
+def _too_large(shown: str) -> BadRequest:
+    return BadRequest(431, f"the request head is longer than {MAX_HEAD} bytes", shown)
+
+
+def parse_head(raw: bytes) -> RequestHead:
+    """Parse one head, from its first byte to its blank line and not a byte more (see `head_end`).
+
+    Raises BadRequest: 400 for syntax and framing, 405 TRACE and TRACK, 414 and 431 for the limits,
+    417 for an expectation other than 100-continue, 501 for a transfer coding or method that is not
+    implemented, 505 for another HTTP version.
+    """
+    match = _HEAD.fullmatch(raw)
+    if match is None:
+        match = _HEAD_WITH_ODD_NAMES.fullmatch(raw)
+        if match is None:
+            raise _head_fault(raw)
+        _refuse_imitations(match)
+    if match.end(3) > MAX_REQUEST_LINE:
+        raise _line_too_long(raw)
+    if len(raw) > MAX_HEAD:
+        raise _too_large(shown_target(match[2]))
+    try:
+        return _accepted(match, raw)
+    except BadRequest as fault:
+        fault.target = shown_target(match[2])
+        raise
+
+
+def _head_fault(raw: bytes) -> BadRequest:
+    line, _, block = raw.partition(b"\r\n")
+    if len(line) > MAX_REQUEST_LINE:
+        return _line_too_long(raw)
+    if len(raw) > MAX_HEAD:
+        return _too_large(target_in(raw))
+    if not _REQUEST_LINE.fullmatch(line):
+        return line_fault(line)
+    return fields_fault(block, target_in(raw))
+
+
+def _refuse_imitations(match: re.Match[bytes]) -> None:
+    for line in match[4].split(b"\r\n"):
+        name = line.partition(b":")[0].lower()
+        if name not in _GUARDED and _ODD_IN_NAME.sub(b"-", name) in _GUARDED:
+            raise BadRequest(
+                400, "a field name imitates a framing or proxy field", shown_target(match[2])
+            )
+
+
+def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
+    method, target = match[1].decode("ascii"), match[2].decode("ascii")
+    version: Literal["1.0", "1.1"] = "1.1" if match[3] == b"1" else "1.0"
+    fields, guarded = _split_fields(match[4])
+    if method in _ECHOING_METHODS:
+        raise BadRequest(405, "TRACE and TRACK are not forwarded: they echo credentials")
+    _check_host(guarded.get(b"host"), version)
+    body, length = _framing(method, version, guarded)
+    expects = _expects_continue(guarded.get(b"expect"))
+    return RequestHead(
+        method,
+        target,
+        version,
+        tuple(fields),
+        raw,
+        body,
+        length,
+        expects and version == "1.1" and (length > 0 or body == "chunked"),
+        version == "1.1" and b"close" not in connection_options(guarded.get(b"connection", b"")),
+    )
+
+
+def _split_fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
+    """All fields in order, and those that we read ourselves by name (lists joined by commas)."""
+    lines = block.split(b"\r\n")
+    lines.pop()  # what stands behind the last CRLF: nothing
+    if len(lines) > MAX_FIELDS:
+        raise BadRequest(431, f"the head has more than {MAX_FIELDS} fields")
+    fields, guarded = [], dict[bytes, bytes]()
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        fields.append((name, value))
+        if name in _GUARDED:
+            _guard(guarded, name, value)
+    return fields, guarded
+
+
+def _guard(guarded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    if not value.isascii():
+        raise BadRequest(400, f"the {name.decode()} field has characters outside ASCII")
+    if name not in guarded:
+        guarded[name] = value
+    elif name in _SINGLE:
+        raise BadRequest(400, f"the {name.decode()} field is there more than once")
+    else:
+        guarded[name] += b"," + value
+
+
+def _check_host(value: bytes | None, version: str) -> None:
+    if value is None:
+        if version == "1.1":
+            raise BadRequest(400, "the host field is missing")
+    elif not _HOST_FIELD.fullmatch(value):
+        raise BadRequest(400, "the host field is not HOST or HOST:PORT")
+
+
+def _framing(
+    method: str, version: str, guarded: dict[bytes, bytes]
+) -> tuple[Literal["none", "length", "chunked"], int]:
+    coding, length = guarded.get(b"transfer-encoding"), guarded.get(b"content-length")
+    if coding is None and length is None:
+        return "none", 0
+    if method == "CONNECT":
+        raise BadRequest(400, "a CONNECT has no body, so it can't have framing fields")
+    if coding is not None:
+        _check_coding(coding.lower(), version, length)
+        return "chunked", 0
+    if length is None or not _LENGTH.fullmatch(length):
+        raise BadRequest(400, "the content-length field is not a plain decimal number")
+    return "length", int(length)
+
+
+def _check_coding(coding: bytes, version: str, length: bytes | None) -> None:
+    if length is not None:
+        raise BadRequest(400, "transfer-encoding and content-length exclude each other")
+    if version == "1.0":
+        raise BadRequest(400, "HTTP/1.0 has no transfer-encoding")
+    if _KNOWN_CODINGS.fullmatch(coding):
+        raise BadRequest(501, "chunked is the only transfer coding that is implemented")
+    if coding != b"chunked":
+        raise BadRequest(400, "the transfer-encoding field is not chunked")
+
+
+def _expects_continue(value: bytes | None) -> bool:
+    if value is None:
+        return False
+    if value.lower() != b"100-continue":
+        raise BadRequest(417, "the only expectation that can be met is 100-continue")
+    return True

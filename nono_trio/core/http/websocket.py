@@ -1,0 +1,76 @@
+"""The WebSocket opening handshake (RFC 6455 4): who asked for one, and whether it was really made.
+
+An upgrade turns an HTTP connection into a tunnel, so nothing less than a whole handshake counts. A
+server that merely sends the status 101 (some can be made to, by what a client puts into a URL) has
+switched to nothing, and requests sent behind it would run there without a record.
+
+Rules of this file: a request that is no complete handshake asks for nothing, and its Upgrade field
+is dropped as any other; the answer has to be computed from the request's key, so it can't be old,
+stored or made up.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.http.fields import connection_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nono_trio.core.http.message import Field, RequestHead
+
+UPGRADE_FIELDS: Final = (b"Connection: Upgrade", b"Upgrade: websocket")
+"""The lines that ask for the upgrade, and that agree to it."""
+
+_PROTOCOL: Final = b"websocket"
+_VERSION: Final = b"13"
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
+_KEY_BYTES: Final = 16
+
+
+def offered_key(head: RequestHead) -> bytes | None:
+    """The key of a request that asks for a WebSocket and for no other protocol; else None."""
+    if head.first(b"upgrade") is None:
+        return None
+    if head.method != "GET" or head.version != "1.1" or head.body != "none":
+        return None
+    key = _only(head.fields, b"sec-websocket-key")
+    asks = _names_websocket(head.fields) and _only(head.fields, b"sec-websocket-version")
+    return key if asks == _VERSION and key is not None and _is_key(key) else None
+
+
+def is_accepted(fields: Iterable[Field], key: bytes) -> bool:
+    """Whether the fields of a 101 complete the handshake that was begun with `key`."""
+    lowered = [(name.lower(), value) for name, value in fields]
+    proof = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    return _names_websocket(lowered) and _only(lowered, b"sec-websocket-accept") == proof
+
+
+def _names_websocket(fields: Iterable[Field]) -> bool:
+    """Whether the one protocol in Upgrade is WebSocket, and Connection says that Upgrade counts."""
+    fields = tuple(fields)
+    options = [
+        option
+        for name, value in fields
+        if name == b"connection"
+        for option in connection_options(value)
+    ]
+    protocol = _only(fields, b"upgrade")
+    return protocol is not None and protocol.lower() == _PROTOCOL and b"upgrade" in options
+
+
+def _only(fields: Iterable[Field], name: bytes) -> bytes | None:
+    """The value of a field that is there exactly once."""
+    values = [value for field, value in fields if field == name]
+    return values[0] if len(values) == 1 else None
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return False

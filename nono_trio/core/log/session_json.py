@@ -1,0 +1,267 @@
+"""The summaries beside a log: session.json, checkpoints.ndjson, ledger.ndjson, and their digests.
+
+Rules of this file: field order is the format; what upstream wrote must load (its optional fields
+have defaults), and our own facts stand in one key of their own, `nono_trio`, at the end, which
+upstream ignores and the session digest does not cover.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from nono_trio.core.log.events import NetworkEvent  # noqa: TC001  (msgspec resolves it when it runs)
+from nono_trio.core.log.record import NO_CHAIN
+
+MAX_NETWORK_EVENTS = 4096  # upstream's cap for session.json; the log itself has none
+HASH_ALGORITHM = "sha256"
+
+SessionStatus: TypeAlias = Literal["open", "sealed", "recovered"]
+
+
+class ExecutableIdentity(msgspec.Struct, kw_only=True, frozen=True):
+    """The program that was started: its canonical path and the SHA-256 (hex) of its bytes."""
+
+    resolved_path: str
+    sha256: str
+
+
+class AuditIntegrity(msgspec.Struct, kw_only=True, frozen=True):
+    """What the sealed log must add up to; hashes in lower-case hex."""
+
+    hash_algorithm: str = HASH_ALGORITHM
+    event_count: int
+    chain_head: str
+    merkle_root: str
+
+
+class AuditAttestation(msgspec.Struct, kw_only=True, frozen=True):
+    """Where the signature is and which key made it (`public_key`: base64 of the DER SPKI)."""
+
+    predicate_type: str
+    key_id: str
+    public_key: str
+    bundle_filename: str
+
+
+class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
+    """What upstream's session.json has no field for; every field may be absent."""
+
+    version: str | UnsetType = UNSET
+    name: str | UnsetType | None = UNSET
+    status: SessionStatus | UnsetType = UNSET
+    supervisor_pid: int | UnsetType = UNSET
+    supervisor_start_ticks: int | UnsetType = UNSET  # /proc/<pid>/stat; macOS: seconds
+    boot_id: str | UnsetType = UNSET
+    child_pid: int | UnsetType | None = UNSET
+    isolation: str | UnsetType = UNSET
+    enforcement: list[str] | UnsetType = UNSET
+    audit_mode: str | UnsetType = UNSET
+    audit_sync: str | UnsetType = UNSET
+    working_directory: str | UnsetType = UNSET
+    home: str | UnsetType = UNSET
+    peak_queue: int | UnsetType = UNSET
+    lost_total: int | UnsetType = UNSET
+    lost_flows: int | UnsetType = UNSET  # connections without a line in flows.ndjson, if any
+    allowed_total: int | UnsetType = UNSET
+    denied_total: int | UnsetType = UNSET
+    duration_ms: int | UnsetType = UNSET
+
+
+class SessionMetadata(msgspec.Struct, kw_only=True):
+    """session.json; times are RFC 3339, `network_events` holds the first 4096 only."""
+
+    session_id: str
+    started: str
+    ended: str | None = None
+    command: list[str]
+    executable_identity: ExecutableIdentity | None = None
+    tracked_paths: list[str]
+    snapshot_count: int = 0
+    exit_code: int | None = None
+    merkle_roots: list[str]
+    network_events: list[NetworkEvent] = msgspec.field(default_factory=list)
+    audit_event_count: int = 0
+    audit_integrity: AuditIntegrity | None = None
+    audit_attestation: AuditAttestation | None = None
+    command_policy_summary: Any = UNSET
+    nono_trio: NonoTrioFacts | UnsetType = UNSET
+
+
+class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """The part of session.json that listing and looking up need.
+
+    Its decoder skips the network events: a listing of a thousand sessions must not build millions
+    of objects.
+    """
+
+    session_id: str
+    started: str
+    ended: str | None = None
+    command: list[str]
+    tracked_paths: list[str] = msgspec.field(default_factory=list)
+    exit_code: int | None = None
+    audit_event_count: int = 0
+    audit_integrity: AuditIntegrity | None = None
+    nono_trio: NonoTrioFacts | UnsetType = UNSET
+
+
+class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
+    """One line of checkpoints.ndjson: what was durable when.
+
+    `offset` is the number of log bytes covered, `segment_xxh3` the XXH3-64 (16 hex digits) of those
+    since the previous checkpoint: it finds bit rot and torn writes, it proves nothing.
+    """
+
+    v: Literal[1] = 1
+    time: str
+    event_count: int
+    offset: int
+    chain_head: str | None
+    merkle_root: str
+    lost_total: int = 0
+    segment_xxh3: str
+    final: bool = False
+    flows_sha256: str | UnsetType = UNSET
+    note: str | UnsetType = UNSET
+
+
+class LedgerRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """One line of ledger.ndjson: a sealed session's digest, chained to the one before."""
+
+    sequence: int
+    prev_chain: str | None
+    session_id: str
+    session_digest: str
+    completed_at: str
+    chain_hash: str
+
+
+class _LedgerEntry(msgspec.Struct, kw_only=True):
+    """The part of a ledger line that its chain hash covers."""
+
+    sequence: int
+    session_id: str
+    session_digest: str
+    completed_at: str
+
+
+class _DigestIdentity(msgspec.Struct, kw_only=True):
+    resolved_path: list[int]
+    sha256: str
+
+
+class _SessionDigest(msgspec.Struct, kw_only=True):
+    """What the session digest covers: session.json with paths as arrays of byte values."""
+
+    session_id: str
+    started: str
+    ended: str | None
+    command: list[str]
+    executable_identity: _DigestIdentity | None
+    tracked_paths: list[list[int]]
+    snapshot_count: int
+    exit_code: int | None
+    merkle_roots: list[str]
+    network_events: list[NetworkEvent]
+    audit_event_count: int
+    audit_integrity: AuditIntegrity | None
+    audit_attestation: AuditAttestation | None
+    command_policy_summary: Any = UNSET
+
+
+_encoder = msgspec.json.Encoder()
+_metadata_decoder = msgspec.json.Decoder(SessionMetadata)
+_summary_decoder = msgspec.json.Decoder(SessionSummary)
+_checkpoint_decoder = msgspec.json.Decoder(Checkpoint)
+_ledger_decoder = msgspec.json.Decoder(LedgerRecord)
+
+_DIGEST_DOMAIN = b"nono.audit.session-digest.alpha\n"
+_LEDGER_DOMAIN = b"nono.audit.ledger.chain.alpha\n"
+
+
+def encode_metadata(metadata: SessionMetadata) -> bytes:
+    """session.json as people read it: indented, one newline at the end."""
+    return msgspec.json.format(_encoder.encode(metadata), indent=2) + b"\n"
+
+
+def decode_metadata(data: bytes) -> SessionMetadata:
+    """The whole session.json; raises msgspec.DecodeError, UnicodeDecodeError, RecursionError."""
+    return _metadata_decoder.decode(data)
+
+
+def decode_summary(data: bytes) -> SessionSummary:
+    """session.json without its network events; raises what `decode_metadata` raises."""
+    return _summary_decoder.decode(data)
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """One line of checkpoints.ndjson, its newline included."""
+    return _encoder.encode(checkpoint) + b"\n"
+
+
+def decode_checkpoint(line: bytes) -> Checkpoint:
+    """The checkpoint in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
+    return _checkpoint_decoder.decode(line)
+
+
+def encode_ledger_record(record: LedgerRecord) -> bytes:
+    """One line of ledger.ndjson, its newline included."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode_ledger_record(line: bytes) -> LedgerRecord:
+    """The ledger record in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
+    return _ledger_decoder.decode(line)
+
+
+def completed_at(metadata: SessionMetadata) -> str:
+    """The time a ledger line carries."""
+    return metadata.ended or metadata.started
+
+
+def session_digest(metadata: SessionMetadata) -> str:
+    """64 hex digits: what the ledger keeps of a session; `nono_trio` is not covered."""
+    covered = _SessionDigest(
+        session_id=metadata.session_id,
+        started=metadata.started,
+        ended=metadata.ended,
+        command=metadata.command,
+        executable_identity=_digest_identity(metadata.executable_identity),
+        tracked_paths=[_byte_values(path) for path in metadata.tracked_paths],
+        snapshot_count=metadata.snapshot_count,
+        exit_code=metadata.exit_code,
+        merkle_roots=metadata.merkle_roots,
+        network_events=metadata.network_events,
+        audit_event_count=metadata.audit_event_count,
+        audit_integrity=metadata.audit_integrity,
+        audit_attestation=metadata.audit_attestation,
+        command_policy_summary=metadata.command_policy_summary,
+    )
+    return hashlib.sha256(_DIGEST_DOMAIN + _encoder.encode(covered)).hexdigest()
+
+
+def ledger_chain_hash(
+    prev_chain: str | None, sequence: int, session_id: str, digest: str, completed: str
+) -> str:
+    """64 hex digits: the chain hash of a ledger line; ValueError if `prev_chain` is no hex."""
+    entry = _LedgerEntry(
+        sequence=sequence, session_id=session_id, session_digest=digest, completed_at=completed
+    )
+    before = bytes.fromhex(prev_chain) if prev_chain is not None else NO_CHAIN
+    return hashlib.sha256(_LEDGER_DOMAIN + before + _encoder.encode(entry)).hexdigest()
+
+
+def _digest_identity(identity: ExecutableIdentity | None) -> _DigestIdentity | None:
+    if identity is None:
+        return None
+    return _DigestIdentity(
+        resolved_path=_byte_values(identity.resolved_path), sha256=identity.sha256
+    )
+
+
+def _byte_values(path: str) -> list[int]:
+    return list(path.encode("utf-8", "surrogateescape"))

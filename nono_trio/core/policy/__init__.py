@@ -1,0 +1,1 @@
+"""What a session may reach and pass on: rules, verdicts and their reasons."""

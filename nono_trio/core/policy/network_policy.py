@@ -1,0 +1,361 @@
+"""The network policy: may this host and port be reached, by which rule, and what would change it.
+
+Rules of this file:
+- Order: network blocked, metadata and never-allowed addresses, deny entries, allow entries, default
+  deny. Deny beats allow; nothing lifts the second.
+- Each allow entry stands by itself: what one of them lets through goes through, whatever the others
+  say. So of several entries for a host the one that asks least of a connection decides.
+- `decide` goes by name alone and comes before DNS, so a denied name is never looked up.
+  `check_address` comes after DNS, for every address of the answer.
+- Loopback needs an entry that says loopback, or a pin. Other addresses of this machine need an
+  entry that is exactly the address, or a pin. Private ranges need an exact entry, or a pin: whoever
+  owns a wildcard's zone may point a name of it into the local network.
+- A name without a dot is looked up with the system's search domains. Each full name that this makes
+  is checked beforehand as the host was, but needs no entry of its own.
+- Reasons and hints quote canonical hosts, and entries as their user wrote them; nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Self
+
+from nono_trio.core.net.address import (
+    ADDRESS_CACHE,
+    AddressClass,
+    classify,
+    parse_address,
+    spellings,
+)
+from nono_trio.core.net.host import Host
+from nono_trio.core.policy.reasons import LOOKED_UP_AS, THIS_MACHINE, not_allowed, resolved_to
+from nono_trio.core.policy.resolver_files import look_up_names
+from nono_trio.core.policy.rule import (
+    ALLOW_FLAG,
+    ANY_PORT,
+    DENY_FLAG,
+    RESOLVE_FLAG,
+    TCP_SCHEME,
+    TLS_SCHEME,
+    Inspection,
+    is_localhost,
+    is_metadata_name,
+    parse_allow,
+    parse_deny,
+    parse_pin,
+    with_parents,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from nono_trio.core.net.address import Address
+    from nono_trio.core.policy.rule import Rule
+
+# Verdicts kept; all dropped when full, for the child chooses the keys. Under 1 KiB each: 4 MiB.
+VERDICT_CACHE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What policy says. `rule` is the entry that decided, as written; None for a built-in rule.
+
+    `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that
+    would change it; None where none would. `inspection` is what an allowed connection has to show.
+    """
+
+    allowed: bool
+    rule: str | None = None
+    reason: str | None = None
+    hint: str | None = None
+    inspection: Inspection = Inspection.NAME
+    scheme: str = ""
+    """The scheme of an entry that allows more than a plain one: the record names such an entry."""
+    tls_only: bool = False
+    """Every entry that allows it says TLS, so that plain HTTP is none of what is meant."""
+    looked_up: tuple[str, ...] = ()
+    """The full names that an allowed host without a dot is looked up as, in turn."""
+
+    @property
+    def entry_note(self) -> str | None:
+        """What the record of an allowed request says about its entry; None for a plain one."""
+        return f"{ALLOW_FLAG} {self.rule}" if self.scheme else None
+
+    @property
+    def note(self) -> str | None:
+        """What the record of an allowed request says about it; None where there is nothing to say:
+        a plain entry, and a name that is looked up as it stands."""
+        looked_up = f"{LOOKED_UP_AS}{', '.join(self.looked_up)}" if self.looked_up else None
+        return "; ".join(filter(None, (self.entry_note, looked_up))) or None
+
+
+class RuleTable:
+    """Entries by host and port: two dict reads for the host, two more for each parent of it."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._exact: dict[tuple[str, int], list[Rule]] = {}
+        self._below: dict[tuple[str, int], list[Rule]] = {}
+        self.ports: set[int] = set()
+        self.tunnelled: set[int] = set()
+        """Ports of tcp:// entries, ANY_PORT among them for `:*`."""
+        for rule in rules:
+            self.ports.update(port for port in rule.ports if port != ANY_PORT)
+            if rule.scheme == TCP_SCHEME:
+                self.tunnelled.update(rule.ports)
+            table = self._below if rule.wildcard else self._exact
+            for port in rule.ports:
+                table.setdefault((rule.host.name, port), []).append(rule)
+
+    def find(self, host: Host, port: int) -> Iterator[Rule]:
+        """The entries for a host and port: exact before wildcard, the nearest suffix first."""
+        yield from _at(self._exact, host.name, port)
+        if host.address is not None or not self._below:
+            return
+        parents = with_parents(host.name)
+        next(parents)  # *.example.com does not cover example.com
+        for name in parents:
+            yield from _at(self._below, name, port)
+
+
+def _at(table: dict[tuple[str, int], list[Rule]], name: str, port: int) -> Iterator[Rule]:
+    yield from table.get((name, port), ())
+    yield from table.get((name, ANY_PORT), ())
+
+
+class Policy:
+    """One session's rules, fixed when it starts. `Policy()` denies everything."""
+
+    def __init__(
+        self,
+        allow: Iterable[Rule] = (),
+        deny: Iterable[Rule] = (),
+        pins: dict[tuple[str, int], tuple[Address, ...]] | None = None,
+        *,
+        block: bool = False,
+        search: Sequence[str] = (),
+    ) -> None:
+        self.search = tuple(search)
+        """The system's search domains: what is appended to names without a dot."""
+        self._allow = RuleTable(allow)
+        self._deny = RuleTable(one for rule in deny for one in _deny_everywhere(rule))
+        self._pins = pins or {}
+        self._block = block
+        self._verdicts: dict[tuple[str, int], Verdict] = {}
+
+    @classmethod
+    def build(
+        cls,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        resolve: Sequence[str] = (),
+        block: bool = False,
+        search: Sequence[str] = (),
+    ) -> Self:
+        """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
+        pins: dict[tuple[str, int], tuple[Address, ...]] = {}
+        for pin in map(parse_pin, resolve):
+            key = (pin.host.name, pin.port)
+            pins[key] = (*pins.get(key, ()), *pin.addresses)
+        return cls(map(parse_allow, allow), map(parse_deny, deny), pins, block=block, search=search)
+
+    def decide(self, host: Host, port: int) -> Verdict:
+        """Verdict for a host and port by name alone, before any DNS."""
+        key = (host.name, port)
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            verdict = self._decide(host, port)
+            if len(self._verdicts) >= VERDICT_CACHE:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
+        return verdict
+
+    @property
+    def named_ports(self) -> frozenset[int]:
+        """The ports that allow entries name, or stand for by having none; not those of `:*`."""
+        return frozenset(self._allow.ports)
+
+    def tunnels(self, port: int) -> bool:
+        """Whether a connection to `port` may be one of which nothing is looked at at all."""
+        return not self._allow.tunnelled.isdisjoint((port, ANY_PORT))
+
+    def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
+        """Pinned addresses to dial instead of asking DNS, in their order; None without a pin."""
+        pinned = self._pins.get((host.name, port))
+        return None if pinned is None else tuple(map(str, pinned))
+
+    def denial_of(self, host: Host, port: int) -> Verdict | None:
+        """What keeps a host and port closed on purpose: the network is blocked, or a deny entry
+        says so. None if nothing does, also where no entry allows it."""
+        if self._block:
+            return Verdict(False, None, "the network is blocked", "drop --block-net")
+        spelled = (host,) if host.address is None else _spelled(host.address)
+        rule = self._deny_rule(spelled, port)
+        return None if rule is None else _denied(f"{_shown(host, port)} is on the deny list", rule)
+
+    def look_up_names(self, host: Host) -> tuple[str, ...]:
+        """The full names that a host is looked up as, in turn; the last one is its own."""
+        return look_up_names(host.name, self.search)
+
+    def check_address(
+        self, host: Host, port: int, address: str, *, is_local: bool = False
+    ) -> Verdict:
+        """Verdict for one resolved address of an allowed host; a denied host stays denied.
+
+        Ask for every address of the answer: a single denial denies the whole name. A text that is
+        no IP address is denied. `is_local`: the address is one of this machine's.
+        """
+        verdict = self.decide(host, port)
+        if not verdict.allowed:
+            return verdict
+        reached = _reach(address)
+        if reached is None:
+            reason = f"{host.bracketed()} resolved to something that is no address"
+            return Verdict(False, None, reason)
+        return self._check_reached(host, port, reached, is_local) or verdict
+
+    def _decide(self, host: Host, port: int) -> Verdict:
+        protected = _protected(host)
+        if protected is not None and not self._block:
+            return Verdict(False, None, f"{host.bracketed()} is {protected}")
+        denial = self.denial_of(host, port)
+        if denial is not None:
+            return denial
+        rules = [*self._allow.find(host, port)]
+        if not rules:
+            shown = _shown(host, port)
+            return Verdict(False, None, not_allowed(shown), f"allow it with {ALLOW_FLAG} {shown}")
+        return self._extended_denial(host, port) or self._allowed(host, port, rules)
+
+    def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
+        rule = max(rules, key=lambda rule: rule.inspection(port))  # of equals the nearest
+        return Verdict(
+            True,
+            rule.text,
+            inspection=rule.inspection(port),
+            scheme=rule.scheme,
+            tls_only=all(one.scheme == TLS_SCHEME for one in rules),
+            looked_up=self._extended(host, port),
+        )
+
+    def _extended(self, host: Host, port: int) -> tuple[str, ...]:
+        """The full names that an allowed host is looked up as; none where it is just its own."""
+        if host.address is not None or (host.name, port) in self._pins:
+            return ()
+        names = self.look_up_names(host)
+        return names if len(names) > 1 else ()
+
+    def _extended_denial(self, host: Host, port: int) -> Verdict | None:
+        """The denial of a host that would be looked up as one that is closed."""
+        for name in self._extended(host, port):
+            if is_metadata_name(name):
+                return Verdict(
+                    False, None, f"{host.name} is looked up as {name}, a cloud metadata name"
+                )
+            rule = self._deny_rule((Host(name),), port)
+            if rule is not None:
+                reason = f"{host.name} is looked up as {name}, which is on the deny list"
+                return _denied(reason, rule)
+        return None
+
+    def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
+        return next((rule for one in spelled for rule in self._deny.find(one, port)), None)
+
+    def _check_reached(
+        self, host: Host, port: int, reached: Reached, is_local: bool
+    ) -> Verdict | None:
+        """The denial of one address of an allowed host, or None."""
+        if reached.address_class.is_never_allowed:
+            return _unreachable(host, reached, None)
+        denial = self._deny_rule(reached.spelled, port)
+        if denial is not None:
+            reason = resolved_to(host.bracketed(), reached.host.name, "which is on the deny list")
+            return _denied(reason, denial)
+        if is_local and reached.address_class is not AddressClass.LOOPBACK:
+            return self._check_local(host, port, reached)
+        if self._opens(host, port, reached):
+            return None
+        return _unreachable(host, reached, _hint_for(reached, _shown(host, port)))
+
+    def _check_local(self, host: Host, port: int, reached: Reached) -> Verdict | None:
+        """The denial of an address of this machine, whose services may trust who comes from it."""
+        if self._is_pinned(host, port, reached) or any(self._allow.find(reached.host, port)):
+            return None
+        reason = resolved_to(host.bracketed(), reached.host.name, THIS_MACHINE)
+        hint = f"name the address with {ALLOW_FLAG} {_shown(reached.host, port)}"
+        return Verdict(False, None, reason, hint)
+
+    def _is_pinned(self, host: Host, port: int, reached: Reached) -> bool:
+        return reached.host.address in self._pins.get((host.name, port), ())
+
+    def _opens(self, host: Host, port: int, reached: Reached) -> bool:
+        if reached.address_class is AddressClass.PUBLIC:
+            return True
+        if self._is_pinned(host, port, reached):
+            return True
+        return any(_may_reach(rule, reached.address_class) for rule in self._allow.find(host, port))
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A resolved address: as a host, its class, and every host that it is in some spelling."""
+
+    host: Host
+    address_class: AddressClass
+    spelled: tuple[Host, ...]
+
+
+@lru_cache(maxsize=ADDRESS_CACHE)
+def _reach(text: str) -> Reached | None:
+    address = parse_address(text)
+    if address is None:
+        return None
+    spelled = _spelled(address)
+    return Reached(spelled[0], classify(address), spelled)
+
+
+def _spelled(address: Address) -> tuple[Host, ...]:
+    return tuple(Host(str(one), one) for one in spellings(address))
+
+
+def _deny_everywhere(rule: Rule) -> Iterable[Rule]:
+    """A deny rule once for each address it stands for: a mapped one denies the plain one too."""
+    if rule.host.address is None:
+        return (rule,)
+    return (replace(rule, host=host) for host in _spelled(rule.host.address))
+
+
+def _protected(host: Host) -> str | None:
+    """What makes a host one that no entry opens, as words for "is ..."; None when nothing does."""
+    if host.address is None:
+        return "a cloud metadata name" if is_metadata_name(host.name) else None
+    address_class = classify(host.address)
+    return address_class.words if address_class.is_never_allowed else None
+
+
+def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
+    """Whether an entry reaches beyond public addresses: never for a wildcard."""
+    if rule.wildcard:
+        return False
+    if address_class is AddressClass.LOOPBACK:
+        return rule.host.address is not None or is_localhost(rule.host.name)
+    return address_class is AddressClass.PRIVATE
+
+
+def _denied(reason: str, rule: Rule) -> Verdict:
+    return Verdict(False, rule.text, reason, f"drop {DENY_FLAG} {rule.text}")
+
+
+def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:
+    reason = resolved_to(host.bracketed(), reached.host.name, reached.address_class.words)
+    return Verdict(False, None, reason, hint)
+
+
+def _shown(host: Host, port: int) -> str:
+    return f"{host.bracketed()}:{port}"
+
+
+def _hint_for(reached: Reached, shown: str) -> str:
+    if reached.address_class is AddressClass.PRIVATE:
+        return f"name it exactly with {ALLOW_FLAG} {shown}"
+    return f"pin it with {RESOLVE_FLAG} {shown}:{reached.host.bracketed()}"

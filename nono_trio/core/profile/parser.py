@@ -1,0 +1,251 @@
+"""From the text of a profile to its entries, or to everything that is wrong with it.
+
+Rules of this file: all faults are collected, for whoever writes a profile mends them in one go; a
+fault has its line, its key, what was expected and what came; an unknown key is a fault and never
+ignored, since a misspelt `deny` would be none; nothing of a profile with faults is used.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
+
+import msgspec
+
+from nono_trio.core.policy.variables import check_set
+from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
+from nono_trio.core.profile.schema import Origin, Profile, Sourced
+from nono_trio.core.profile.values import check_entry, suggestion
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nono_trio.core.profile.line_numbers import KeyPath
+
+# What a text can hold before the schema has looked at it, and the schema's own types.
+Value: TypeAlias = Any
+
+_AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
+_PLACE: Final = re.compile(r" - at `\$(?:\[(\d+)\])?[^`]*`")
+_TYPES: Final = re.compile(r"`([a-z |]+)`")
+# msgspec's names of types, as people call them.
+_WORDS: Final = {
+    "array": "a list",
+    "object": "a table",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+_NO_CREDENTIALS: Final = (
+    "this version has no credential injection",
+    "pass a variable on by its name with environment.allow",
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong; `key` is dotted, "" for the text as a whole."""
+
+    file: str
+    line: int
+    key: str
+    message: str
+    hint: str | None = None
+
+    @property
+    def text(self) -> str:
+        """`file:line: key: message`."""
+        return ": ".join(filter(None, (f"{self.file}:{self.line}", self.key, self.message)))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text gave: without faults, `sourced` is all of it."""
+
+    sourced: Sourced
+    faults: tuple[Fault, ...]
+
+    def accepted(self) -> Sourced:
+        """Return the profile; raises UsageError with the first fault."""
+        if not self.faults:
+            return self.sourced
+        first, *others = self.faults
+        hint = first.hint
+        if others:
+            more = f"{len(others)} more: nono-trio profile validate {first.file}"
+            hint = f"{hint}; {more}" if hint else more
+        raise UsageError(first.text, hint=hint)
+
+
+def read_profile(text: str, file: str, *, built_in: bool = False) -> Reading:
+    """Read TOML, or JSON when `file` ends in .json; never raises for what the text says."""
+    is_json = file.endswith(".json")
+    try:
+        data = _parse_json(text) if is_json else tomllib.loads(text)
+        lines = json_lines(text) if is_json else toml_lines(text)
+    except RecursionError:
+        return _refused(file, 1, "nested too deeply")
+    except tomllib.TOMLDecodeError as error:
+        place = _AT_LINE.search(str(error))
+        line = int(place[1]) if place and place[1] else 1 + text.rstrip("\n").count("\n")
+        return _refused(file, line, f"not TOML: {_lower(_AT_LINE.sub('', str(error)))}")
+    except _BadJson as error:
+        return _refused(file, error.line, f"not JSON: {error}")
+    if not isinstance(data, dict):
+        return _refused(file, 1, "expected a table of settings")
+    return _Reader(file, built_in, lines).read(data)
+
+
+class _BadJson(Exception):
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _parse_json(text: str) -> Value:
+    """The standard library's parser: it says where, and shows every key, also a second one."""
+    import json
+
+    def once(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _BadJson(f"the key {twice!a} stands there twice", _last_line(text, twice))
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise _BadJson(_lower(error.msg), error.lineno) from None
+
+
+def _last_line(text: str, key: str) -> int:
+    return 1 + text.count("\n", 0, max(text.rfind(f'"{key}"'), 0))
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _refused(file: str, line: int, message: str) -> Reading:
+    return Reading(Sourced(), (Fault(file, line, "", message),))
+
+
+class _Reader:
+    """One text's data on its way to a profile."""
+
+    def __init__(self, file: str, built_in: bool, lines: dict[KeyPath, int]) -> None:
+        self._file = file
+        self._built_in = built_in
+        self._lines = lines
+        self._faults: list[Fault] = []
+        self._origins: dict[tuple[str, str], Origin] = {}
+
+    def read(self, data: dict[str, Value]) -> Reading:
+        """Take every table and key; a field with a fault keeps its default."""
+        known = {field.name: field.type for field in msgspec.structs.fields(Profile)}
+        given: dict[str, Value] = {}
+        for name, value in data.items():
+            if name == "credentials":
+                self._fault((name,), *_NO_CREDENTIALS)
+            elif name not in known:
+                self._unknown((name,), known)
+            elif name == "extends":
+                given[name] = self._value((name,), value, known[name], [])
+            else:
+                given[name] = self._table((name,), value, known[name])
+        self._faults.sort(key=lambda fault: fault.line)
+        return Reading(Sourced(Profile(**given), self._origins), tuple(self._faults))
+
+    def _table(self, path: KeyPath, data: Value, table: Value) -> Value:
+        """One table; `table` is its class in the schema."""
+        if not isinstance(data, dict):
+            self._fault(path, f"expected a table, got {_kind(data)}", f"write [{path[0]}] above")
+            return table()
+        known = {field.name: field for field in msgspec.structs.fields(table)}
+        given: dict[str, Value] = {}
+        for name, value in data.items():
+            if name not in known:
+                self._unknown((*path, name), known)
+                continue
+            default = getattr(table(), name)
+            given[name] = self._value((*path, name), value, known[name].type, default)
+        return table(**given)
+
+    def _value(self, path: KeyPath, value: Value, kind: Value, default: Value) -> Value:
+        try:
+            converted = msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            self._wrong_type(path, value, kind, str(error))
+            return default
+        for entry_path, entry in _entries(path, converted):
+            self._entry(path, entry_path, entry)
+        return converted
+
+    def _entry(self, path: KeyPath, entry_path: KeyPath, entry: Value) -> None:
+        """Check one entry and note where it stands: a list's by its text, a single value by ""."""
+        key = _dotted(path)
+        name = "" if entry_path == path else str(entry)
+        if key == "environment.set":
+            name = str(entry_path[-1])
+        origin = Origin(self._file, line_of(self._lines, entry_path), self._built_in)
+        self._origins.setdefault((key, name), origin)
+        try:
+            if key == "environment.set":
+                check_set(name)
+            if isinstance(entry, str):
+                check_entry(key, entry)
+        except UsageError as error:
+            self._fault(entry_path, error.message, error.hint, key=key)
+
+    def _wrong_type(self, path: KeyPath, value: Value, kind: Value, message: str) -> None:
+        place = _PLACE.search(message)
+        at = (*path, int(place[1])) if place and place[1] else path
+        if isinstance(value, dict) and place:  # msgspec does not name the key of a table's entry
+            at = next(((*path, name) for name in value if not isinstance(value[name], str)), path)
+        text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", message)))
+        choices = [choice for one in get_args(kind) for choice in get_args(one)]
+        hint = None
+        if choices and isinstance(value, str):
+            text = f"expected {' or '.join(map(str, choices))}, got {value!a}"
+        elif isinstance(value, str) and "a list" in text:
+            name = f'"{path[-1]}": ' if self._file.endswith(".json") else f"{path[-1]} = "
+            hint = f'write {name}["{value}"]'
+        self._fault(at, text, hint, key=_dotted(path))
+
+    def _unknown(self, path: KeyPath, known: Value) -> None:
+        self._fault(path, "unknown key", suggestion(str(path[-1]), known, "known keys"))
+
+    def _fault(
+        self, path: KeyPath, message: str, hint: str | None = None, *, key: str | None = None
+    ) -> None:
+        line = line_of(self._lines, path)
+        self._faults.append(Fault(self._file, line, key or _dotted(path), message, hint))
+
+
+def _plain_types(match: re.Match[str]) -> str:
+    names = [name for name in match[1].split(" | ") if name != "null"]
+    return " or ".join(_WORDS.get(name, name) for name in names)
+
+
+def _entries(path: KeyPath, value: Value) -> Iterator[tuple[KeyPath, Value]]:
+    """The entries of a list or table with their paths; a single value is its own entry."""
+    if isinstance(value, list):
+        yield from (((*path, index), entry) for index, entry in enumerate(value))
+    elif isinstance(value, dict):
+        yield from (((*path, name), entry) for name, entry in value.items())
+    else:
+        yield path, value
+
+
+def _kind(value: object) -> str:
+    return "a list" if isinstance(value, list) else "a single value"
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)

@@ -1,0 +1,153 @@
+"""What the entries of a profile must be beyond their type, and the variables in them.
+
+Rules of this file: host rules, patterns and sizes are checked by the very functions that the flags
+go through, never by a copy of their rules; a variable is one of a short known list, for a path that
+silently lost a part of itself would be a grant of something else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from nono_trio.core.policy.home_choice import parse_home
+from nono_trio.core.policy.host_groups import GROUP_NAMES
+from nono_trio.core.policy.rule import parse_allow, parse_deny, parse_pin
+from nono_trio.core.policy.upstream_proxy import check_bypass, check_upstream_proxy
+from nono_trio.core.policy.variables import check_allow, check_pattern
+from nono_trio.core.profile.size import parse_size
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+VARIABLES: Final = (
+    "WORKDIR", "HOME", "TMPDIR",
+    "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
+)  # fmt: skip
+
+_VARIABLE: Final = re.compile(r"\$(?:\{(\w*)\}|(\w+)|(\$)|)")
+# A seed outside of the home is found out when it is copied: an XDG directory may lie anywhere.
+_IN_HOME: Final = ("~/", "$HOME/", "${HOME}/", "$XDG_", "${XDG_")
+_FLAG: Final = re.compile(r"--[a-z-]+ ")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant."""
+    import difflib  # slow to import, and needed for a mistake only
+
+    found = difflib.get_close_matches(word, [*known], n=1)
+    return found[0] if found else None
+
+
+def suggestion(word: str, known: Iterable[str], what: str) -> str:
+    """A hint: the nearest known word, or all of them."""
+    names = [*known]
+    near = nearest(word, names)
+    return f"did you mean {near}?" if near else f"{what}: {', '.join(names)}"
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string: JSON's escapes are TOML's, and DEL is the one character it adds."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Put in the values of `$NAME`, `${NAME}` and a leading `~`; `$$` is a dollar sign.
+
+    Raises UsageError for an unknown variable; `variables` must have HOME and may lack others.
+    """
+    if text == "~" or text.startswith("~/"):
+        text = "$HOME" + text[1:]
+    return _VARIABLE.sub(lambda match: _value(match, variables), text)
+
+
+def _value(match: re.Match[str], variables: Mapping[str, str]) -> str:
+    if match[3]:
+        return "$"
+    name = match[1] or match[2]
+    if not name or name not in VARIABLES:
+        raise UsageError(
+            f"unknown variable {match[0]}",
+            hint=suggestion(name or "", VARIABLES, "write $$ for a dollar sign; variables")
+            if name
+            else "write $$ for a dollar sign",
+        )
+    if name not in variables:
+        raise UsageError(f"{match[0]} has no value here", hint=f"set {name} in the environment")
+    return variables[name]
+
+
+def check_entry(key: str, entry: str) -> None:
+    """Raise UsageError when an entry of a dotted key can't be meant; the text names no flag."""
+    check = CHECKS.get(key)
+    if check is None:
+        return
+    try:
+        check(entry)
+    except UsageError as error:
+        raise UsageError(_FLAG.sub("", error.message, count=1), hint=error.hint) from None
+
+
+def _check_path(text: str) -> None:
+    if not text or "\0" in text:
+        raise UsageError(f"expected a path, got {text!a}")
+    if text.startswith("~") and not (text == "~" or text.startswith("~/")):
+        raise UsageError(f"expected ~/..., got {text!a}", hint="~ is your own home only")
+    expand(text, dict.fromkeys(VARIABLES, "/x"))
+
+
+def _check_group(text: str) -> None:
+    if text not in GROUP_NAMES:
+        raise UsageError(
+            f"unknown group {text!a}", hint=suggestion(text, GROUP_NAMES, "the groups are")
+        )
+
+
+def _check_allowed_host(text: str) -> None:
+    if text not in GROUP_NAMES:
+        parse_allow(text)
+
+
+def _check_denied_host(text: str) -> None:
+    if text not in GROUP_NAMES:
+        parse_deny(text)
+
+
+def _check_value(text: str) -> None:
+    if "\0" in text:
+        raise UsageError("expected text, got a NUL character in it")
+    expand(text, dict.fromkeys(VARIABLES, "/x"))
+
+
+def _check_seed(text: str) -> None:
+    _check_path(text)
+    if not text.startswith(_IN_HOME) or text.endswith("/") or ".." in text.split("/"):
+        raise UsageError(
+            f"expected a file of the home, got {text!a}", hint="for example ~/.config/tool/settings"
+        )
+
+
+CHECKS: Final[dict[str, Callable[[str], object]]] = {
+    **{
+        f"filesystem.{key}": _check_path
+        for key in (
+            "allow", "read", "write", "allow_file", "read_file", "write_file",
+            "allow_unix_socket", "deny", "bypass_protection",
+        )
+    },
+    "filesystem.home": parse_home,
+    "filesystem.home_seed": _check_seed,
+    "network.allow_domain": _check_allowed_host,
+    "network.deny_domain": _check_denied_host,
+    "network.groups": _check_group,
+    "network.resolve": parse_pin,
+    "network.upstream_proxy": check_upstream_proxy,
+    "network.upstream_bypass": check_bypass,
+    "environment.allow": check_allow,
+    "environment.deny": check_pattern,
+    "environment.set": _check_value,
+    "limits.memory": parse_size,
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""`why` and `doctor`: what would happen, answered by the code that enforces it."""

@@ -1,0 +1,109 @@
+"""Whether `run` would work on this machine, and how isolated: prepared and launched as a run is.
+
+Rules: the cages that are tried come from `prepare_run`, so what is found holds for real runs;
+nothing is executed in them and nothing is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nono_trio.errors import CageFailed, NonoTrioError
+from nono_trio.sandbox import probe
+from nono_trio.sandbox.launcher.nono_py import library_path, load_library
+from nono_trio.sandbox.probe import Check
+from nono_trio.sandbox.spawn import GuardRefused, NamespacesRefused, TransparentRefused
+from nono_trio.session.platforms import preferred_isolation
+from nono_trio.session.prepare import prepare_run
+from nono_trio.session.processes import TOKEN_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.config.options import RunOptions
+    from nono_trio.sandbox.spawn import Isolation
+
+
+def examine(options: RunOptions) -> list[Check]:
+    """Look at everything that isolation rests on, in the order in which a run needs it.
+
+    `options` are those of a run of something harmless. Raises CageFailed on a system without a
+    cage.
+    """
+    on_macos = preferred_isolation(options) == "seatbelt"
+    checks = [] if on_macos else [probe.check_kernel()]
+    try:
+        library = load_library(library_path())
+    except ImportError as error:
+        return [*checks, Check("nono-py", "missing", str(error), fix="pip install nono-py")]
+    if on_macos:
+        seatbelt = probe.check_seatbelt(try_isolation(options, "seatbelt"))
+        return [*seatbelt, probe.check_limits(), probe.check_own_code()]
+    checks.append(probe.check_landlock(library))
+    failed = try_isolation(options, "namespace")
+    if isinstance(failed, TransparentRefused):
+        fix = "kernel routes for local addresses; `--transparent off` runs without"
+        checks.append(Check("transparent network", "missing", failed.text, False, fix))
+        failed = try_isolation(replace(options, transparent=False), "namespace")
+    inside_cage = TOKEN_VARIABLE in options.environment
+    checks += probe.check_namespaces(failed, inside_cage=inside_cage)
+    if failed is None:
+        checks.append(Check("cage", "ok", "built whole: capabilities dropped, Landlock applied"))
+    elif not isinstance(failed, NamespacesRefused):
+        checks.append(Check("cage", "missing", failed.message, fix=failed.hint))
+    failed = try_isolation(options, "landlock")
+    guard = probe.check_guard(failed)
+    if isinstance(failed, GuardRefused):
+        failed = try_isolation(replace(options, guarded=False), "landlock")
+    checks += [probe.check_fallback(failed, library), guard]
+    return [
+        *checks,
+        probe.check_pidfd(),
+        probe.check_cgroup(),
+        probe.check_limits(),
+        probe.check_own_code(),
+    ]
+
+
+def best_isolation(checks: Sequence[Check]) -> Isolation | None:
+    """What `run` gets by `auto` on a machine with these findings; None when it can't run at all."""
+    if not any(check.degrades for check in checks):
+        return "namespace"
+    works = {check.name for check in checks if check.state == "ok"}
+    if probe.SEATBELT in works:
+        return "seatbelt"
+    return "landlock" if probe.FALLBACK in works else None
+
+
+def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | None:
+    """Build the cage that `run` would, and end it; return why it can't be built, None if it can."""
+    try:
+        prepared = prepare_run(options, isolation, dry=True)
+    except CageFailed as failed:
+        return failed
+    except NonoTrioError as error:  # a machine without `true`: no word about the cage itself
+        return CageFailed(error.message, hint=error.hint)
+    try:
+        return probe.try_cage(prepared.plan)
+    finally:
+        prepared.close()
+
+
+def chosen_isolation(options: RunOptions) -> Isolation:
+    """What `run` would end up with: `auto` takes namespaces unless this machine refuses them.
+
+    Raises CageFailed where the cage can't be built, UsageError and CommandNotFound as
+    `prepare_run`.
+    """
+    first = preferred_isolation(options)
+    prepared = prepare_run(options, first, dry=True)
+    try:
+        failed = probe.try_cage(prepared.plan)
+    finally:
+        prepared.close()
+    if failed is None or (isinstance(failed, TransparentRefused) and not options.transparent):
+        return first
+    if isinstance(failed, NamespacesRefused) and options.isolation == "auto":
+        return "landlock"
+    raise failed

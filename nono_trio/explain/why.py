@@ -1,0 +1,368 @@
+"""`why`: may this be reached, by which rule, and which flag would change it.
+
+Rules of this file: answers come from the policy and the file plan that enforce, never from a copy
+of their rules; a flag is suggested only after the plan with that flag was made and allows what was
+asked. Names are not resolved: what a name leads to is checked when it is dialled. An answer about a
+path is for the isolation that this machine gives, which is tried: with namespaces /tmp is the
+cage's own and closed paths inside a grant are covered, without them neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from nono_trio.config.options import Limits
+from nono_trio.core.net.address import AddressClass, classify
+from nono_trio.core.net.host import BadHost, parse_rule_host
+from nono_trio.core.policy.reasons import LOOKED_UP_AS
+from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
+from nono_trio.errors import CageFailed, CommandNotFound, UsageError
+from nono_trio.explain.doctor import chosen_isolation
+from nono_trio.posix.account import expand_home
+from nono_trio.posix.paths import is_in
+from nono_trio.proxy.upstream.local_addresses import is_local
+from nono_trio.sandbox.build_plan import cage_files, transparent_ports
+from nono_trio.sandbox.filesystem.plan import PRIVATE, Grant
+from nono_trio.sandbox.filesystem.streams import DEVICES
+from nono_trio.sandbox.network_files import hides, own_files, with_own_files
+from nono_trio.session.homes.session_home import resolve_home
+from nono_trio.session.platforms import preferred_isolation
+from nono_trio.session.prepare import build_policy, check_contradictions, resolve_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nono_trio.config.options import NetworkOptions, RunOptions
+    from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.network_policy import Verdict
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.sandbox.filesystem.plan import FileOptions, FilePlan
+    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.session.homes.session_home import RunHome
+
+Operation = Literal["read", "write"]
+
+_UNRESOLVED = (
+    "names are not resolved here: when it is dialled each address is checked too (metadata and"
+    " link-local never, loopback and private ranges only for entries that mean them)"
+)
+# A program that makes a terminal opens both, the host's where the cage has none of its own.
+_PTS, _PTMX = "/dev/pts", "/dev/ptmx"
+# A command that every cage can start: what is asked for is the cage.
+_PROBE = "true"
+_NOT_OPEN = (
+    "through the proxy a tunnel; for programs that know of none the port is closed: an entry for"
+    " every port opens only those that are named and those that are often tried, so name it"
+)
+_OWN_LOOPBACK = (
+    "through the proxy only: a program that knows of none reaches the cage's own loopback"
+    " (--open-port {port} relays the port there)"
+)
+_NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What holds; `rule` is the flag, entry or group that decided, `hint` what would change it."""
+
+    subject: str
+    allowed: bool
+    reason: str
+    rule: str | None = None
+    hint: str | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def explain_host(options: RunOptions, text: str, port: int) -> Answer:
+    """Say whether the cage's command may reach a host and port; raises UsageError for bad rules."""
+    _require_no_url(text)
+    policy = build_policy(options.session.network)
+    check_contradictions(options, policy)
+    notes = (_NO_ISOLATION,) if options.isolation == "none" else ()
+    try:
+        host = parse_rule_host(text)
+    except BadHost as fault:
+        reason = f"a request for it is refused as malformed: {fault.reason}"
+        return Answer(f"{text}:{port}", False, reason, notes=notes)
+    subject = f"{host.bracketed()}:{port}"
+    if port in options.open_ports and _is_loopback(host):
+        reason = "the cage's own loopback port is relayed to the host's, and recorded"
+        return Answer(subject, True, reason, f"--open-port {port}", notes=notes)
+    verdict = policy.decide(host, port)
+    addresses = policy.addresses(host, port)
+    if addresses is None and host.address is not None:
+        addresses = (host.name,)
+    for address in addresses or ():
+        checked = policy.check_address(host, port, address, is_local=is_local(address))
+        verdict = checked if verdict.allowed else verdict
+    if verdict.allowed:
+        pinned = policy.addresses(host, port)
+        notes = (*notes, *_way(host, verdict, pinned, options.session.network.upstream_proxy))
+    if _is_loopback(host) and _is_transparent(options):
+        if verdict.allowed:
+            notes = (*notes, _OWN_LOOPBACK.format(port=port))
+        elif not policy.denial_of(host, port):
+            reason = "the cage has a loopback of its own, in which nothing of this machine's is"
+            return Answer(subject, False, reason, None, f"--open-port {port}", notes)
+    elif verdict.allowed and _is_transparent(options):
+        is_open = port in transparent_ports(policy.named_ports)
+        notes = (*notes, _lets_through(verdict.inspection, port) if is_open else _NOT_OPEN)
+    return _from_verdict(subject, verdict, notes, options.session.network)
+
+
+def _require_no_url(text: str) -> None:
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return
+    from urllib.parse import urlsplit  # late: for a mistake only
+
+    hint = "name the host by itself: --host example.com --port 443"
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        port = parts.port or {"http": 80}.get(scheme.lower(), 443)
+        if parts.hostname:
+            hint = f"--host {parts.hostname} --port {port}"
+    raise UsageError(f"--host: expected a host, got the URL {text!a}", hint=hint)
+
+
+def _way(
+    host: Host, verdict: Verdict, pinned: Sequence[str] | None, upstream: UpstreamProxy | None
+) -> Iterator[str]:
+    """Say how an allowed host is reached, where more than a literal address is known of it."""
+    if pinned is not None:
+        yield f"pinned to {', '.join(pinned)}"
+    elif upstream is not None and not upstream.bypass.covers(host):
+        yield f"through the upstream proxy {upstream.shown}, which resolves names by itself"
+    elif host.address is None:
+        if verdict.looked_up:
+            yield f"{LOOKED_UP_AS}{', '.join(verdict.looked_up)}"
+        yield _UNRESOLVED
+
+
+def _is_transparent(options: RunOptions) -> bool:
+    return options.isolation in ("auto", "namespace") and options.transparent is not False
+
+
+def _lets_through(inspection: Inspection, port: int) -> str:
+    passed = "whatever is spoken, its bytes are not looked at"
+    if inspection is Inspection.TLS:
+        passed = "TLS, whose hello may hide the name it asks for (ECH) or have none"
+    elif inspection is Inspection.NAME:
+        is_http = port == HTTP_PORT
+        passed = "HTTP with this host in its Host field" if is_http else "TLS with this host's name"
+    return f"through the proxy a tunnel; from programs that know of none {passed}"
+
+
+def _is_loopback(host: Host) -> bool:
+    if host.address is None:
+        return is_localhost(host.name)
+    return classify(host.address) is AddressClass.LOOPBACK
+
+
+def _from_verdict(
+    subject: str, verdict: Verdict, notes: tuple[str, ...], network: NetworkOptions
+) -> Answer:
+    reason, hint = verdict.reason or "an entry allows it", verdict.hint
+    if verdict.rule is not None:
+        name = "allow_domain" if verdict.allowed else "deny_domain"
+        flag, source = (
+            ALLOW_FLAG if verdict.allowed else DENY_FLAG,
+            network.source(name, verdict.rule),
+        )
+        rule = f"{flag} {verdict.rule}" if source == flag else f"{verdict.rule} ({source})"
+    elif network.block:
+        flag, source = "--block-net", network.source("block_net")
+        rule = source
+    else:
+        return Answer(subject, verdict.allowed, reason, None, hint, notes)
+    if not verdict.allowed and source != flag:  # the policy knows of flags only
+        hint = f"drop {source}" if source.startswith("--") else f"take it out of {source}"
+    return Answer(subject, verdict.allowed, reason, rule, hint, notes)
+
+
+def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:
+    """Say whether the command may read or write a path; raises UsageError for refused grants."""
+    path = os.path.abspath(expand_home(text))
+    isolation, notes = _isolation_here(options)
+    files = resolve_files(options, isolation)
+    subject = f"{operation} {path}"
+    if not options.sandbox:
+        return Answer(subject, True, "the file sandbox is off", "--no-sandbox")
+    home = resolve_home(options, files, isolation)
+    notes += _path_notes(path) + _home_notes(home, path)
+    grant, connects = files.covers(path, operation), files.connects(path)
+    hidden = None
+    if isolation == "namespace" and (grant is not None or connects is not None):
+        hidden = files.hidden_link(path)
+    if hidden is not None:
+        hint, obstacle = _suggestion(options, isolation, path, operation, ())
+        notes = notes if obstacle is None else (*notes, obstacle)
+        reason = f"the symlink {hidden} is not in the cage, though what it leads to is"
+        answer = Answer(subject, False, reason, None, hint, notes)
+    elif grant is not None:
+        answer = Answer(subject, True, f"granted: {_granted(grant)}", _rule(grant), notes=notes)
+    elif connects is not None and _is_socket(path):
+        reason = f"the command may connect to it, and no more: {_granted(connects)}"
+        answer = Answer(f"connect {path}", True, reason, _rule(connects), notes=notes)
+    else:
+        answer = _without_grant(options, isolation, files, home.path, path, operation, notes)
+    if isolation == "namespace" and hides(files, path) and answer.allowed:
+        answer = replace(answer, notes=(*answer.notes, f"{path} is the cage's own there"))
+    # Those about grants that were skipped; where the command starts is not what was asked.
+    skipped = tuple(warning for warning in files.warnings if warning.endswith("skipped"))
+    return replace(answer, warnings=skipped)
+
+
+def _isolation_here(options: RunOptions) -> tuple[Isolation, tuple[str, ...]]:
+    """What a run would get on this machine, and what has to be said about it."""
+    preferred = preferred_isolation(options)
+    if preferred == "none" or not options.sandbox:
+        return preferred, ()
+    probed = replace(options, command=(_PROBE,), listen_ports=(), limits=Limits())
+    try:
+        chosen = chosen_isolation(probed)
+    except (CageFailed, CommandNotFound) as failed:
+        here = f"answered for {preferred} isolation, which was not to be had here"
+        return preferred, (f"{here}: {failed.message}",)
+    if chosen == preferred:
+        return chosen, ()
+    return chosen, (f"answered for {chosen} isolation: namespaces are not to be had here",)
+
+
+def _path_notes(path: str) -> tuple[str, ...]:
+    notes = []
+    real = os.path.realpath(path)
+    if real != path:
+        notes.append(f"a symlink leads on to {real}, which is what counts")
+    if not os.path.lexists(path):
+        notes.append("there is no such path now")
+    return tuple(notes)
+
+
+def _granted(grant: Grant) -> str:
+    leads = f", which leads to {grant.real}" if grant.real != grant.path else ""
+    return f"{grant.access} {'' if grant.is_file else 'below '}{grant.path}{leads}"
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _home_notes(home: RunHome, path: str) -> tuple[str, ...]:
+    plan = home.plan
+    if home.path is None or not is_in(path, plan.real):
+        return ()
+    if plan.moved:
+        return (f"in this isolation HOME names {home.path}, the cage's own home",)
+    lasts = f"kept as {home.name}" if home.name is not None else "it ends with the session"
+    return (f"the cage has a home of its own ({lasts})",)
+
+
+def _rule(grant: Grant) -> str:
+    return f"{grant.source} {grant.path}" if grant.asked_for else grant.source
+
+
+def _without_grant(
+    options: RunOptions,
+    isolation: Isolation,
+    files: FilePlan,
+    home: str | None,
+    path: str,
+    operation: Operation,
+    notes: tuple[str, ...],
+) -> Answer:
+    """What a path is that nobody granted: the cage's own, protected, or just not there."""
+    subject = f"{operation} {path}"
+    own = _own_grant(files, isolation, home, path, operation)
+    is_private = (
+        own is not None and isolation == "namespace" and own.path in (*PRIVATE, DEVICES, home)
+    )
+    if own is not None and not (is_private and _is_of_the_host(path, own)):
+        reason = f"every cage may {operation} {own.path}"
+        if isolation == "namespace":
+            reason = f"{own.path} is the cage's own, not the host's"
+        return Answer(subject, True, reason, "nono-trio", notes=notes)
+    closed = files.closes(path)
+    kept = files.keeps(os.path.realpath(path))
+    lift = tuple(one for one in (closed, kept) if one is not None)
+    hint, obstacle = _suggestion(options, isolation, path, operation, lift)
+    if obstacle is not None:
+        notes = (*notes, obstacle)
+    if closed is not None:
+        reason = f"{closed} is protected (secrets or start-up files)"
+        return Answer(subject, False, reason, "a deny rule", hint, notes)
+    if kept is not None:
+        reason = f"{kept} is nono-trio's own code, which stays read-only"
+        return Answer(subject, False, reason, "nono-trio", hint, notes)
+    if own is not None:
+        reason = f"the cage has a {own.path} of its own, in which the host's files are not"
+        return Answer(subject, False, reason, "nono-trio", hint, notes)
+    return Answer(subject, False, "no grant covers it", None, hint, notes)
+
+
+def _is_of_the_host(path: str, own: Grant) -> bool:
+    """Whether something of the host's is meant that a private directory hides."""
+    return path != own.path and os.path.lexists(path)
+
+
+def _own_grant(
+    files: FilePlan, isolation: Isolation, home: str | None, path: str, operation: Operation
+) -> Grant | None:
+    """What the cage grants of itself: private directories, its home, devices, its /proc."""
+    caged = cage_files(files, isolation, sandbox=True, temporary=None, home=home)
+    if isolation == "namespace":
+        texts = own_files("", transparent=True, granted=files.user_paths)
+        caged = with_own_files(caged, texts)
+    own = caged.grants[len(files.grants) :]
+    grants = tuple(Grant(one, access, is_file, "nono-trio") for one, access, is_file in own)  # type: ignore[arg-type]  # the words of Access, as str for the launcher
+    return replace(files, grants=grants).covers(path, operation)
+
+
+def _suggestion(
+    options: RunOptions,
+    isolation: Isolation,
+    path: str,
+    operation: Operation,
+    lift: tuple[str, ...],
+) -> tuple[str | None, str | None]:
+    """The flags that would allow it, tried; or, where none would, what is in the way."""
+    if isolation == "landlock" and (path == _PTMX or is_in(path, _PTS)):
+        return f"--allow {_PTS} --allow-file {_PTMX}", None
+    target = path
+    while not os.path.exists(target):
+        target = os.path.dirname(target)
+    flag, files = _with_grant(options.files, target, operation)
+    files = replace(files, bypass_protection=(*files.bypass_protection, *lift))
+    try:
+        allowed = resolve_files(replace(options, files=files), isolation)
+    except UsageError as refused:
+        return refused.hint, refused.message
+    if allowed.covers(path, operation) is None and allowed.connects(path) is None:
+        return None, None
+    if isolation == "namespace" and allowed.hidden_link(path) is not None:
+        return None, None
+    lifts = [word for one in lift for word in ("--bypass-protection", one)]
+    return shlex.join((*lifts, flag, target)), None
+
+
+def _with_grant(files: FileOptions, target: str, operation: Operation) -> tuple[str, FileOptions]:
+    """The narrowest flag for `target`, and the options with it."""
+    if _is_socket(target):
+        sockets = (*files.unix_sockets, target)
+        return "--allow-unix-socket", replace(files, unix_sockets=sockets)
+    if os.path.isdir(target):
+        if operation == "read":
+            return "--read", replace(files, read=(*files.read, target))
+        return "--write", replace(files, write=(*files.write, target))
+    if operation == "read":
+        return "--read-file", replace(files, read_file=(*files.read_file, target))
+    return "--write-file", replace(files, write_file=(*files.write_file, target))

@@ -1,0 +1,1 @@
+"""What every layer asks of the system: paths, owners, processes, files opened safely."""

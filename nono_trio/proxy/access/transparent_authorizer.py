@@ -1,0 +1,100 @@
+"""Judges plain HTTP from programs that believe to speak to the origin server itself: those that
+know of no proxy, and those that opened a tunnel to the server's port 80 with CONNECT.
+
+Rules of this file: no token is asked for, since the listener can be reached from inside the cage
+only, or the CONNECT had it; a connection to a name carries requests for that name and no other, or
+one allowed name would open all that its server hosts; on a connection to a literal address each
+request's Host field is decided by name, and the address itself is decided where there is none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.http.origin_form import origin_target
+from nono_trio.core.http.request_head import parse_head
+from nono_trio.core.policy.reasons import entry, lifted_by
+from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME
+from nono_trio.proxy.access.decision import Refusal, Subject
+from nono_trio.proxy.access.request import Request, read_plain
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.bad_request import BadRequest
+    from nono_trio.core.log.events import AuthOutcome
+    from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.network_policy import Policy
+
+NO_HTTP: Final = "expected an HTTP/1.1 request, got something else"
+SERVER_FIRST: Final = "the server spoke first, where an HTTP/1.1 request was expected"
+
+_REQUEST_LINE: Final = re.compile(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
+_BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")
+
+
+def judged(policy: Policy, host: Host, port: int) -> Refusal | None:
+    """Why policy refuses a host and port, by name alone; None if it does not."""
+    verdict = policy.decide(host, port)
+    if verdict.allowed:
+        return None
+    return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
+
+
+class TransparentAuthorizer:
+    """The judge of one connection to `host` (a name, or a literal that stands for no name)."""
+
+    def __init__(
+        self, policy: Policy, host: Host, port: int, presented: AuthOutcome | None = None
+    ) -> None:
+        self._policy = policy
+        self._presented = presented
+        self._host = host
+        self._port = port
+
+    def judge(self, raw: bytes, unread: bytes) -> tuple[Request, Refusal | None, bytes]:
+        """As `gate.Judge.judge`."""
+        head = parse_head(raw)
+        target = origin_target(head, self._host, self._port)
+        request, rest = read_plain(head, target, unread)
+        request.subject.presented = self._presented
+        refusal = self._refusal(target.host)
+        if refusal is None:
+            request.subject.note = self._policy.decide(target.host, self._port).note
+        return request, refusal, rest
+
+    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
+        """As `gate.Judge.malformed`: the connection has told where it goes."""
+        if _is_http(raw):
+            return self._subject, Refusal(fault.status, fault.reason)
+        return self._no_http(NO_HTTP, fault.status)
+
+    def server_first(self) -> tuple[Subject, Refusal]:
+        """About a connection on which the server has spoken and the client has not."""
+        return self._no_http(SERVER_FIRST)
+
+    def _no_http(self, reason: str, status: int = 400) -> tuple[Subject, Refusal]:
+        lifting = entry(self._host.name, self._port, TCP_SCHEME)
+        hint = f"allow it with {ALLOW_FLAG} {lifting}"
+        refusal = Refusal(status, lifted_by(reason, lifting), hint, "host_denied")
+        return self._subject, refusal
+
+    @property
+    def _subject(self) -> Subject:
+        return Subject("reverse", self._host.name, self._port, presented=self._presented)
+
+    def _refusal(self, host: Host) -> Refusal | None:
+        if self._host.address is None and host != self._host:
+            reason = (
+                f"the Host field asks for {host.bracketed()},"
+                f" but the connection is to {self._host.bracketed()}"
+            )
+            return Refusal(403, reason, category="host_denied")
+        return judged(self._policy, host, self._port)
+
+
+def _is_http(raw: bytes) -> bool:
+    """Whether the client means to speak HTTP/1, however badly."""
+    line, ended, _ = raw.partition(b"\r\n")
+    if ended:
+        return _REQUEST_LINE.fullmatch(line) is not None
+    return _BEGINS_ONE.match(line) is not None

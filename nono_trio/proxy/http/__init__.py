@@ -1,0 +1,1 @@
+"""One HTTP connection: its requests in order, each with its exchange."""

@@ -1,0 +1,146 @@
+"""Plain HTTP through the proxy: one request and its response, streamed both ways at once.
+
+Rules of this file: a response may begin before its request has ended; whatever goes wrong before
+the first byte of a response is answered with a status, afterwards the connection is cut, for a
+second status line would be read as content; a client that leaves is not an error.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.response_head import BadResponse
+from nono_trio.proxy.access.decision import Refusal
+from nono_trio.proxy.http.request_stream import RequestStream
+from nono_trio.proxy.http.response_stream import ResponseStream
+from nono_trio.proxy.transport.client import Expired
+from nono_trio.proxy.transport.relay import SideFailed
+from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.message import RequestHead
+    from nono_trio.core.log.events import ClosedBy, DenialCategory
+    from nono_trio.proxy.access.request import PlainRequest
+    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.transport.client import Client
+    from nono_trio.proxy.transport.epoll import Readiness
+    from nono_trio.proxy.transport.tunnel import Tunnel
+    from nono_trio.proxy.transport.upstream_connection import Upstream
+
+TURN_PIECES: Final = 4  # pieces of at most 64 KiB or 256 chunks before others get their turn
+REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
+
+
+class Exchange:
+    """One exchange. `closed_by` is "shutdown" until something else has ended it."""
+
+    def __init__(
+        self,
+        client: Client,
+        upstream: Upstream,
+        head: RequestHead,
+        plain: PlainRequest,
+        readiness: Readiness,
+    ) -> None:
+        self.closed_by: ClosedBy = "shutdown"
+        self.failure: Refusal | None = None
+        """What to answer: nothing has been answered yet."""
+        self._tunnel: Tunnel | None = None
+        self._client = client
+        self._upstream = upstream
+        self._head = head
+        self.upload = RequestStream(client, upstream, head, plain, readiness)
+        self.download = ResponseStream(client, upstream, head, self.upload, readiness)
+
+    async def run(self, limits: Limits) -> None:
+        """Stream until the response has ended or something failed; never raises for what a peer
+        does. If cancelled, both sockets are left to the caller."""
+        try:
+            await self._stream(limits)
+            self.closed_by = "upstream"  # whose response has ended
+        except BadBody as fault:
+            self._fail("client", 400, fault.reason)
+        except BadResponse as fault:
+            self._fail("upstream", 502, fault.reason)
+        except ProxyRejected as rejected:
+            self.closed_by = "upstream"
+            category: DenialCategory = "external_proxy_rejected"
+            self.failure = Refusal(502, rejected.reason, rejected.hint, category)
+        except SideFailed as failure:
+            self._fail(failure.side, 502, "the upstream closed the connection without an answer")
+        except Expired:
+            self._fail("idle", 504, self._lateness(limits))
+
+    def _lateness(self, limits: Limits) -> str:
+        if self.download.has_open_head:
+            return f"the upstream's response head was not complete within {limits.head:g} seconds"
+        return f"the upstream was silent for {limits.idle:g} seconds"
+
+    async def _stream(self, limits: Limits) -> None:
+        pieces = 0
+        head_ends = math.inf
+        while not self.download.done:
+            moved = self.upload.pump()
+            moved = self.download.pump() or moved
+            if moved:
+                pieces += 1
+                if pieces % TURN_PIECES == 0:
+                    await trio.lowlevel.checkpoint()
+                continue
+            if self._client.watch.broken:
+                raise SideFailed("client")
+            # Bytes do not extend the time for a head: one a minute would keep it for ever.
+            if not self.download.has_open_head:
+                head_ends = math.inf
+            elif head_ends == math.inf:
+                head_ends = trio.current_time() + limits.head
+            self._client.expire_in(limits.idle)
+            self._client.deadline = min(self._client.deadline, head_ends)
+            await self._client.pause()
+
+    def _fail(self, closed_by: ClosedBy, status: int, reason: str) -> None:
+        self.closed_by = closed_by
+        if not self.download.answered and (closed_by != "client" or status == 400):
+            self.failure = Refusal(status, reason)
+
+    def end_as(self, tunnel: Tunnel) -> None:
+        """Take over what moved through the tunnel that the exchange has become, and its end."""
+        self._tunnel = tunnel
+        self.closed_by = tunnel.closed_by
+
+    @property
+    def sent(self) -> int:
+        """Bytes that went to the upstream."""
+        return self.upload.sent + (0 if self._tunnel is None else self._tunnel.up.moved)
+
+    @property
+    def received(self) -> int:
+        """Bytes that came from the upstream."""
+        if self._tunnel is None:
+            return self.download.received
+        head = self.download.received - len(self.download.left_over)
+        return head + self._tunnel.down.moved
+
+    @property
+    def keeps_client(self) -> bool:
+        """Whether another request may follow on the client's connection."""
+        return self.download.keeps_client and self.download.done and self.upload.complete
+
+    @property
+    def keeps_upstream(self) -> bool:
+        """Whether another request may go out on the upstream's connection."""
+        return self.keeps_client and self.download.keeps_upstream and not self.upload.is_last
+
+    @property
+    def was_stale(self) -> bool:
+        """Whether the upstream closed before a byte of an answer, as it may between requests."""
+        return self.closed_by == "upstream" and self.download.received == 0
+
+
+def is_repeatable(head: RequestHead) -> bool:
+    """Whether a request may go out twice without doing anything twice."""
+    return head.method in REPEATABLE and head.body == "none"

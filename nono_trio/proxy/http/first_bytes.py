@@ -1,0 +1,87 @@
+"""The beginning of a CONNECT's tunnel on a port where it is known what has to be spoken.
+
+A CONNECT says which host it means, its bytes may say another: the TLS hello by its server name, a
+request by its Host. So the same is asked of them as of a connection that came without a proxy.
+
+Rules of this file: the dial and the 200 come first, because a client speaks only after them; until
+the client has shown what it must, not a byte of the server's is read; a client that says nothing
+may stay as long as any idle tunnel; one look is taken, what comes after it is relayed unseen.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from nono_trio.core.net.client_hello import BadHello
+from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer, read_hello
+from nono_trio.proxy.limits import READ_HEAD
+from nono_trio.proxy.transport.client import Expired
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.events import ClosedBy
+    from nono_trio.core.net.hello_retry import HelloRetry
+    from nono_trio.core.net.host import Host
+    from nono_trio.proxy.access.decision import Refusal
+    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.transport.client import Client
+    from nono_trio.proxy.transport.upstream_connection import Upstream
+
+
+async def wait_for_client(client: Client, upstream: Upstream, limits: Limits) -> ClosedBy | None:
+    """Wait for the client's first byte, which is then in `unread`; else who ended the connection
+    without one. Raises OSError."""
+    client.expire_in(limits.idle)
+    watch = client.watch
+    while not client.unread:
+        if watch.readable:
+            data = client.try_receive()
+            if data == b"":
+                return "client"
+            if data is None or (len(data) < READ_HEAD and not watch.ending):
+                watch.readable = False  # a short read emptied the socket: epoll(7), edge-triggered
+            client.unread = data or b""
+        elif upstream.watch.ending:
+            return "upstream"
+        else:
+            try:
+                await client.pause()
+            except Expired:
+                return "idle"
+    return None
+
+
+async def check_hello(
+    client: Client,
+    upstream: Upstream,
+    judge: HelloAuthorizer,
+    host: Host,
+    limits: Limits,
+    retry: HelloRetry,
+) -> ClosedBy | tuple[Host, Refusal] | None:
+    """Look at the TLS hello for `host`: None if it may go on, its bytes in `unread`; else who ended
+    the connection before it, or why it is refused and the host that the refusal is about.
+
+    `retry` is told the hello. Raises OSError.
+    """
+    ended = await wait_for_client(client, upstream, limits)
+    if ended is not None:
+        was_told = ended != "client" and has_spoken(upstream)
+        return (host, judge.server_first()) if was_told else ended
+    try:
+        hello = await read_hello(client, limits)
+    except BadHello as fault:
+        return host, judge.malformed(fault)
+    if hello is None:
+        return "client"
+    retry.first = hello
+    asked, refusal = judge.asked_for(hello)
+    return None if refusal is None else (asked, refusal)
+
+
+def has_spoken(upstream: Upstream) -> bool:
+    """Whether the server has sent anything yet; it stays unread."""
+    try:
+        return bool(upstream.early or upstream.sock.recv(1, socket.MSG_PEEK))
+    except OSError:  # nothing yet, or broken
+        return False

@@ -1,0 +1,214 @@
+"""The response half of an exchange: from the upstream's bytes to what the client is sent.
+
+Rules of this file: nothing is kept back, each read is passed on at once (server-sent events live
+on that); a response that could be read in two ways goes no further; one that was cut off is cut
+off for the client too and never completed by us.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.http.body import LAST_CHUNK, EndlessBody, LengthBody, framed
+from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
+from nono_trio.core.http.websocket import UPGRADE_FIELDS
+from nono_trio.proxy.transport.relay import SideFailed
+from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.message import RequestHead
+    from nono_trio.core.http.response_head import ResponseHead
+    from nono_trio.proxy.http.request_stream import RequestStream
+    from nono_trio.proxy.transport.client import Client
+    from nono_trio.proxy.transport.epoll import Readiness
+    from nono_trio.proxy.transport.upstream_connection import Upstream
+
+READ_BODY: Final = 64 * 1024  # bytes at once; a client that does not read is owed no more than that
+
+
+class ResponseStream:
+    """Passes one response on. `answered` once a part of it may have reached the client, `ended`
+    once all of it was framed; `received` counts bytes on the wire."""
+
+    __slots__ = (
+        "_chunked",
+        "_client",
+        "_head",
+        "_interim",
+        "_pending",
+        "_readiness",
+        "_response",
+        "_unread",
+        "_upload",
+        "_upstream",
+        "answered",
+        "ended",
+        "keeps_client",
+        "received",
+    )
+
+    def __init__(
+        self,
+        client: Client,
+        upstream: Upstream,
+        head: RequestHead,
+        upload: RequestStream,
+        readiness: Readiness,
+    ) -> None:
+        self.received = 0
+        self.answered = False
+        self.ended = False
+        self.keeps_client = head.keep_alive
+        """Whether the client was told that its connection stays open."""
+        self._client = client
+        self._upstream = upstream
+        self._head = head
+        self._upload = upload
+        self._readiness = readiness
+        self._response: ResponseHead | None = None
+        self._chunked = False
+        self._interim = 0
+        self._unread = b""
+        self._pending = b""
+
+    @property
+    def done(self) -> bool:
+        """Whether the client has been sent all of the response."""
+        return self.ended and not self._pending
+
+    @property
+    def has_open_head(self) -> bool:
+        """Whether a response's head has begun and is not complete."""
+        return self._response is None and bool(self._unread)
+
+    @property
+    def switched(self) -> bool:
+        """Whether the upstream has made a WebSocket of the connection: the client was told, and
+        what moves from now on is no HTTP."""
+        return self._response is not None and self._response.switches
+
+    @property
+    def left_over(self) -> bytes:
+        """What was received behind the response."""
+        return self._unread
+
+    @property
+    def keeps_upstream(self) -> bool:
+        """Whether the upstream's connection is good for another request: it stays open, and not a
+        byte came behind the response."""
+        response = self._response
+        return response is not None and response.keep_alive and not self._unread
+
+    def pump(self) -> bool:
+        """Move one piece without waiting; whether one moved. Raises BadResponse, SideFailed."""
+        if self._pending:
+            return self._flush()
+        if self.ended or not (self._unread or self._upstream.watch.readable):
+            return False
+        raw = self._unread if self._response is not None and self._unread else self._receive()
+        if raw is None:
+            return False
+        if raw:
+            self._feed(raw)
+        else:
+            self._take_end()
+        self._flush()
+        return True
+
+    def _receive(self) -> bytes | None:
+        try:
+            raw = self._upstream.sock.recv(READ_BODY)
+        except BlockingIOError:
+            self._upstream.watch.readable = False
+            return None
+        except OSError as error:
+            raise SideFailed("upstream") from error
+        self.received += len(raw)
+        return raw
+
+    def _feed(self, raw: bytes) -> None:
+        response = self._response
+        if response is None:
+            raw = self._unread + raw
+            while response is None and (end := response_end(raw)) >= 0:
+                response = self._take_head(raw[:end])
+                raw = raw[end:]
+            self._response = response
+        self._unread = raw
+        if response is None:
+            return
+        if response.switches:
+            self._end()
+        else:
+            self._take_body(response)
+
+    def _take_head(self, raw: bytes) -> ResponseHead | None:
+        """Pass a head on; None for an interim one."""
+        response = parse_response(raw, self._head.method, self._upload.websocket_key)
+        chain = self._upstream.chain
+        if chain is not None and response.status == AUTHENTICATE:
+            raise ProxyRejected(*rejection(response.status, chain.proxy))
+        if response.switches:
+            self.keeps_client = False
+            self._pending += response.passed_on(*UPGRADE_FIELDS)
+            return response
+        if not response.is_interim:
+            self._pass_head(response)
+            return response
+        self._interim += 1
+        if self._interim > MAX_INTERIM:
+            raise BadResponse(f"the upstream sent more than {MAX_INTERIM} interim responses")
+        if self._head.version == "1.1":  # HTTP/1.0 does not know them (RFC 9110 15.2)
+            self._pending += response.passed_on()
+        return None
+
+    def _pass_head(self, response: ResponseHead) -> None:
+        extra = []
+        if not isinstance(response.body, LengthBody):
+            self._chunked = self._head.version == "1.1"
+            if self._chunked:
+                extra.append(b"Transfer-Encoding: chunked")
+        if not self._upload.complete:  # its rest may never be read
+            self.keeps_client = False
+        if not self.keeps_client:
+            extra.append(b"Connection: close")
+        self._pending += response.passed_on(*extra)
+
+    def _take_body(self, response: ResponseHead) -> None:
+        try:
+            data, taken = response.body.read(self._unread)
+        except BadBody as fault:
+            raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
+        self._unread = self._unread[taken:]
+        self._pending += framed(data, chunked=self._chunked)
+        if response.body.done:
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        if self._chunked:
+            self._pending += LAST_CHUNK
+
+    def _take_end(self) -> None:
+        """The upstream has hung up: the end of an endless body, a cut anywhere else."""
+        if self._response is None:
+            raise BadResponse("the upstream closed the connection without an answer")
+        if not isinstance(self._response.body, EndlessBody):
+            raise SideFailed("upstream")
+        self._response.keep_alive = False
+        self._end()
+
+    def _flush(self) -> bool:
+        """Send what is pending; whether any of it went."""
+        if not self._pending:
+            return False
+        self.answered = True
+        try:
+            sent = self._client.try_send(self._pending)
+        except OSError as error:
+            raise SideFailed("client") from error
+        self._pending = self._pending[sent:]
+        if self._pending:
+            self._readiness.want_write(self._client.watch)
+        return sent > 0

@@ -1,0 +1,1 @@
+"""The sockets that the child can reach: proxy, transparent ports, forwarded ports, DNS."""

@@ -1,0 +1,177 @@
+"""What the cage's programs are told when they ask for a name: addresses that lead back to us.
+
+Nothing is ever forwarded, so no query tells anyone outside anything: answers come from the table
+of synthetic addresses, and the name is looked up later, by the supervisor, once a connection to it
+was allowed.
+
+A denied name gets an address like any other. "No such name" would be a lie that programs explain
+wrongly (a typing error, a broken network), and the attempt would end there: with an address the
+program connects, the decision is recorded with its port, and the refusal is one it can show (403, a
+TLS alert). The query itself is recorded too, for a program may only ask, and asking is how a DNS
+tunnel talks. A query about a service of an allowed host (`_8443._https.web.example.com`, which
+browsers ask beside the host itself) is one for that host.
+
+Rules of this file: a query for a denied name is in the log, or counted (denial_throttle.py),
+before it is answered; whatever a query is, it ends nothing but itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.audit.write.session_files import unix_ms
+from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
+from nono_trio.core.log.events import NetworkEvent
+from nono_trio.core.net import dns
+from nono_trio.core.net.host import BadHost, Host, parse_host
+from nono_trio.core.policy.cage_names import LOOPBACK_IPV4, LOOPBACK_IPV6
+from nono_trio.core.policy.reasons import LOOK_UP, UNTOLD
+from nono_trio.core.policy.rule import ANY_PORT, LOCALHOST, is_localhost
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.access.denial_throttle import DenialThrottle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+
+    from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.net.address import Address
+    from nono_trio.core.net.fake_ip import SyntheticNames
+    from nono_trio.core.policy.network_policy import Policy
+
+logger = logging.getLogger(__name__)
+
+DNS_PORT: Final = 53
+
+# What stands before a host's name to ask about a service of it: _imaps._tcp (RFC 2782), _443._tcp
+# (RFC 6698), _8443._https (RFC 9460), _dmarc (RFC 8552). A port, or a service's name of 15
+# characters at most (RFC 6335 5.1): a tunnel that puts its data there has 30 characters a query
+# and no reader, for nothing is forwarded.
+_SERVICE: Final = re.compile(r"(?:_[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\.){1,2}")
+
+
+class NameService:
+    """Answers DNS messages for one session.
+
+    `own_names` are the names that mean the cage, in lower case, with their addresses in it.
+    """
+
+    def __init__(
+        self,
+        names: SyntheticNames,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        *,
+        own_names: Mapping[str, Sequence[Address]] | None = None,
+        clock_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._names = names
+        self._policy = policy
+        self._ports = (*sorted(policy.named_ports), ANY_PORT)
+        self._own_names = own_names or {}
+        self._now = clock_ms
+        self._denials = DenialThrottle(recorder)
+
+    async def reply(self, message: bytes) -> bytes | None:
+        """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
+        nothing; if cancelled, a denial may be recorded that was not answered."""
+        try:
+            query = dns.parse_query(message)
+        except dns.BadQuery as fault:
+            return fault.reply
+        try:
+            return await self._answer(query)
+        except AuditBusy:  # no record, so no action
+            return dns.empty_answer(query, dns.SERVER_FAILURE)
+        except (AuditLost, SessionSealed):
+            raise
+        except Exception as error:  # one bad query must not end the session of all the others
+            logger.error("a DNS query was dropped by a bug: %s", type(error).__name__)  # noqa: TRY400
+            logger.debug("its cause", exc_info=True)
+            return None
+
+    async def record_untold(self) -> None:
+        """At the end of the session: record how many queries no record has told of. Raises
+        nothing."""
+        await self._denials.record_untold(
+            lambda untold: self._event(UNTOLD, f"{untold} more queries for denied names")
+        )
+
+    async def _answer(self, query: dns.Query) -> bytes:
+        name = query.name
+        if query.kind == dns.PTR and (address := dns.reversed_address(name)) is not None:
+            return self._pointer(query, address)
+        if not name:  # the root: asked for its servers, never for an address
+            return dns.empty_answer(query)
+        if is_localhost(name):
+            return dns.address_answer(query, LOOPBACK_IPV4, LOOPBACK_IPV6)
+        if (own := self._own_names.get(name)) is not None:
+            return dns.address_answer(query, *own)
+        host = _host(name)
+        if host is None:
+            await self._deny(name, "the name is not one that a host can have")
+            return dns.empty_answer(query, dns.NO_SUCH_NAME)
+        if not self._is_allowed(host) and not self._is_service(query):
+            await self._deny(host.name, "the name is not allowed on any port")
+        return self._synthetic(query, host)
+
+    def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:
+        name = self._names.name_of(address)
+        if address in (LOOPBACK_IPV4, LOOPBACK_IPV6):
+            name = LOCALHOST
+        if name is None:
+            return dns.empty_answer(query, dns.NO_SUCH_NAME)
+        return dns.pointer_answer(query, name)
+
+    def _synthetic(self, query: dns.Query, host: Host) -> bytes:
+        if query.kind not in (dns.A, dns.AAAA):
+            return dns.empty_answer(query)
+        addresses = self._names.addresses_of(host.name)
+        if addresses is None:
+            return dns.empty_answer(query, dns.SERVER_FAILURE)
+        return dns.address_answer(query, *addresses)
+
+    def _is_allowed(self, host: Host) -> bool:
+        """Whether any port of `host` is; ANY_PORT stands for those that no entry names."""
+        return any(self._policy.decide(host, port).allowed for port in self._ports)
+
+    def _is_service(self, query: dns.Query) -> bool:
+        """Whether a query is about a service of an allowed host, or of one that means the cage; an
+        address is asked of a host, never of a service."""
+        if query.kind in (dns.A, dns.AAAA) or (name := _host_of_service(query.name)) is None:
+            return False
+        if is_localhost(name) or name in self._own_names:
+            return True
+        host = _host(name)
+        return host is not None and self._is_allowed(host)
+
+    async def _deny(self, name: str, reason: str) -> None:
+        await self._denials.record(name, lambda more: self._event(name, reason + more))
+
+    def _event(self, target: str, reason: str) -> NetworkEvent:
+        return NetworkEvent(
+            timestamp_unix_ms=self._now(),
+            mode="connect",
+            decision="deny",
+            denial_category="host_denied",
+            target=target[:MAX_SHOWN_TARGET],
+            port=DNS_PORT,
+            method=LOOK_UP,
+            reason=reason,
+        )
+
+
+def _host_of_service(name: str) -> str | None:
+    """The host behind the labels of a service; None for a name without them."""
+    match = _SERVICE.match(name)
+    return name[match.end() :] if match is not None else None
+
+
+def _host(name: str) -> Host | None:
+    try:
+        host = parse_host(name)
+    except BadHost:
+        return None
+    return host if host.address is None else None  # 192.0.2.1 as a name is nobody's name

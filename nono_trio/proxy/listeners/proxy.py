@@ -1,0 +1,289 @@
+"""The proxy: accepts connections, has them served, and ends with the last of them.
+
+Rules of this file: the accept loop never dies of a client or of the system running short; a full
+table first gives up connections that have shown no right to be served, then those on which nothing
+was asked; handlers live in the caller's nursery, so that the caller decides how long they may
+outlive the listener.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import trio
+
+from nono_trio.audit.write.session_files import unix_ms
+from nono_trio.proxy.access.authorizer import RequestAuthorizer
+from nono_trio.proxy.access.token import Token
+from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFailures
+from nono_trio.proxy.connection_handler import ProxyContext
+from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
+from nono_trio.proxy.task_pool import TaskPool
+from nono_trio.proxy.transport.client import Client, ClientTable, reset
+from nono_trio.proxy.transport.epoll import Readiness
+from nono_trio.proxy.transport.relay import RelayBuffer
+from nono_trio.proxy.upstream.dialer import TcpDialler
+from nono_trio.proxy.upstream.proxy_chain import ProxyChain
+from nono_trio.proxy.upstream.resolver import AddressResolver
+from nono_trio.proxy.upstream.system_resolver import SystemResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.connection_handler import ConnectionHandler, ConnectionHandlerFactory
+    from nono_trio.proxy.upstream.interfaces import Dialler, Resolver
+
+    Admits: TypeAlias = Callable[[Any], bool]
+    """Whether a connection from a socket address is to be served at all. Called for each accepted
+    one, on the loop: it must not wait, nor raise."""
+
+# accept(2) hands on what happened to a connection before it was taken: the next one is fine
+_ONE_CLIENT: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+    }
+)
+
+
+class Proxy:
+    """A filtering forward proxy that records each decision before it takes effect.
+
+    `token` is the session's secret. Resolver and dialler are the system's unless given.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        token: str,
+        *,
+        resolver: Resolver | None = None,
+        dialler: Dialler | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        upstream_proxy: UpstreamProxy | None = None,
+        clock_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._limits = limits
+        self._readiness = Readiness()
+        resolver, dialler = resolver or SystemResolver(), dialler or TcpDialler(limits)
+        self._directory = AddressResolver(policy, resolver, limits)
+        self._chain: ProxyChain | None = None
+        if upstream_proxy is not None:
+            self._chain = ProxyChain(upstream_proxy, resolver, dialler, limits)
+        self._gate = RequestAuthorizer(policy, Token(token), self._directory)
+        self._surroundings = ProxyContext(
+            policy=policy,
+            gate=self._gate,
+            recorder=recorder,
+            directory=self._directory,
+            dialler=dialler,
+            limits=limits,
+            readiness=self._readiness,
+            buffer=RelayBuffer(),
+            token_failures=TokenFailures(recorder, clock_ms),
+            now=clock_ms,
+            chain=self._chain,
+        )
+        self._clients = ClientTable()
+        self._workers = TaskPool(self._handle)
+        self._listeners = 0
+        self.turned_away = 0
+        """Connections that a listener's `admits` did not let in."""
+        self._left = trio.Event()
+        self._attending: trio.CancelScope | None = None
+
+    async def serve(
+        self,
+        listener: socket.socket,
+        handlers: trio.Nursery,
+        *,
+        admits: Admits | None = None,
+        shared: bool = False,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept on `listener` until cancelled, then close it; `handlers` gets the connections.
+
+        `shared`: others than the caged command can reach it, so what can't be read need not be an
+        attempt of the command's. Connections that `admits` refuses are reset unread; they take no
+        place and leave no record, and with it a listener is not shared.
+
+        The listener must be bound and listening. Several may be served, one call each, all begun
+        before the first is cancelled and all with the same `handlers`. When the last one is
+        cancelled, idle connections are closed and the others go on until their request has ended
+        or `handlers` is cancelled; `handlers` also gets the tasks that serve them, which end with
+        the last of them.
+        """
+        with listener:
+            defer_accept(listener)
+            self._directory.add_own(listener)
+            self._gate.forget()
+            with self._serving(listener, handlers):
+                task_status.started()
+                shared = shared and admits is None
+                visits = partial(HttpConnection, shared=True) if shared else HttpConnection
+                await self._accept(visits, listener, handlers, admits)
+
+    async def serve_with(
+        self, visits: ConnectionHandlerFactory, listener: socket.socket, handlers: trio.Nursery
+    ) -> None:
+        """As `serve`, for a listener on which something else is spoken, and which is none that the
+        supervisor itself could dial (it lies in the cage's network)."""
+        with listener, self._serving(listener, handlers):
+            await self._accept(visits, listener, handlers)
+
+    @contextmanager
+    def _serving(self, listener: socket.socket, handlers: trio.Nursery) -> Generator[None]:
+        """Count a listener in while the body accepts from it."""
+        listener.setblocking(False)
+        _send_at_once(listener)
+        self._listeners += 1
+        if self._chain is not None:
+            self._chain.relays = handlers
+        try:
+            if self._attending is None:
+                self._clients.sweep(trio.current_time())
+                self._attending = trio.CancelScope()
+                handlers.start_soon(self._attend, self._attending)
+            yield
+        finally:
+            self._listeners -= 1
+            if self._listeners == 0:
+                self._close_down()
+
+    def _close_down(self) -> None:
+        """Nothing more is accepted: what only waits for another request ends now."""
+        self._surroundings.closing = True
+        self._workers.dismiss()
+        while self._clients.drop_idle():
+            pass
+        self._finish_if_unused()
+
+    async def _accept(
+        self,
+        visits: ConnectionHandlerFactory,
+        listener: socket.socket,
+        handlers: trio.Nursery,
+        admits: Admits | None = None,
+    ) -> None:
+        accept = _acceptor(listener)
+        while True:
+            room = await self._wait_for_room()
+            try:
+                for _ in range(min(room, ACCEPT_BATCH)):
+                    sock, address = accept()
+                    if admits is None or admits(address):
+                        self._take(visits, sock, handlers)
+                    else:
+                        self._turn_away(sock)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(listener)
+            except OSError as error:
+                if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
+                    self._clients.make_room()
+                    await trio.sleep(ACCEPT_BACKOFF)
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _wait_for_room(self) -> int:
+        """How many more connections may be accepted, at least one."""
+        most = self._limits.connections + self._limits.refusals
+        while len(self._clients) >= most and not self._clients.make_room():
+            if self._left.is_set():  # else another listener waits for it already
+                self._left = trio.Event()
+            await self._left.wait()
+        return most - len(self._clients)
+
+    def _take(
+        self, visits: ConnectionHandlerFactory, sock: socket.socket, handlers: trio.Nursery
+    ) -> None:
+        sock.setblocking(False)
+        client = Client(sock, self._readiness, self._clients)
+        full = len(self._clients) >= self._limits.connections and not self._clients.make_room()
+        self._clients.add(client)
+        self._workers.give(client, visits(client, self._surroundings, full=full), handlers)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        self.turned_away += 1
+        reset(sock)
+        sock.close()
+
+    async def _handle(self, client: Client, visit: ConnectionHandler) -> None:
+        try:
+            await visit.handle()
+        finally:
+            self._clients.discard(client)
+            self._left.set()
+            self._finish_if_unused()
+
+    async def _attend(self, scope: trio.CancelScope) -> None:
+        """Wake the handlers: for their sockets at once, for their deadlines at each sweep."""
+        failures = self._surroundings.token_failures
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._readiness.dispatch)
+                    while True:
+                        await trio.sleep(self._limits.sweep)
+                        self._clients.sweep(trio.current_time())
+                        if failures.untold:
+                            nursery.start_soon(failures.record_untold)
+        finally:
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await failures.record_last()
+            self._attending = None
+            self._finish_if_unused()
+
+    def _finish_if_unused(self) -> None:
+        """After the last listener and the last client: end the attending task, then the epoll."""
+        if self._listeners or len(self._clients):
+            return
+        if self._attending is not None:
+            self._attending.cancel(reason="the proxy has no client left")
+        else:
+            self._readiness.close()
+
+
+def _acceptor(listener: socket.socket) -> Callable[[], tuple[socket.socket, Any]]:
+    """`listener.accept()` without asking the listener for its family and type each time.
+
+    Those two properties make enum members: a third of what accepting costs, for each connection.
+    """
+    family, kind = listener.family, listener.type
+
+    def accept() -> tuple[socket.socket, Any]:
+        descriptor, address = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
+        return socket.socket(family, kind, 0, fileno=descriptor), address
+
+    return accept
+
+
+def _send_at_once(listener: socket.socket) -> None:
+    with suppress(OSError):  # not TCP: it only costs speed
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def defer_accept(listener: socket.socket) -> None:
+    """For protocols in which the client speaks first: have connections handed over with their first
+    bytes, or after about a second without any. Then the first read finds a head and nothing needs
+    to be waited for."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

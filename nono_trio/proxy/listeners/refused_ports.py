@@ -1,0 +1,137 @@
+"""Connections that the kernel refused, since nothing listens at their port: recorded, with a hint.
+
+Rules of this file: nothing was let through, so the record may come after the refusal; a scan gets
+few records (denial_throttle.py), and those that neither it nor the kernel's buffer has told of are
+counted at the end; a packet that can't be read ends nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.audit.write.session_files import unix_ms
+from nono_trio.core.log.events import NetworkEvent
+from nono_trio.core.log.notices import OWN_TARGETS
+from nono_trio.core.net.host import Host
+from nono_trio.core.policy.reasons import entry, lifted_by
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.access.denial_throttle import DenialThrottle
+
+if TYPE_CHECKING:
+    import socket
+
+    from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.net.fake_ip import SyntheticNames
+    from nono_trio.core.policy.network_policy import Policy
+
+BATCH: Final = 32  # packets before other tasks get a turn
+LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
+OWN: Final = f"{OWN_TARGETS}refused"
+
+_MOST_BYTES: Final = 128
+_SOL_PACKET: Final = 263
+_PACKET_STATISTICS: Final = 6
+_STATISTICS: Final = struct.Struct("=II")  # packets, drops; reading resets both
+_PORT: Final = struct.Struct("!H")
+
+
+class RefusedPorts:
+    """Records what arrives at a socket of `sandbox.launcher.linux.packet_capture`."""
+
+    def __init__(self, names: SyntheticNames, policy: Policy, recorder: RecordsDecisions) -> None:
+        self._names = names
+        self._policy = policy
+        self._denials = DenialThrottle(recorder)
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Record until cancelled, then what is left, and close it. Raises AuditLost."""
+        with sock:
+            sock.setblocking(False)
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(sock)
+                    await self._read(sock)
+                    await trio.lowlevel.checkpoint()
+            except SessionSealed:
+                return
+            finally:
+                with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                    with suppress(AuditLost, SessionSealed):
+                        while await self._read(sock):
+                            pass
+                    await self._record_untold(sock)
+
+    async def _read(self, sock: socket.socket) -> bool:
+        """Record up to BATCH of them; False once there are no more."""
+        for _ in range(BATCH):
+            try:
+                packet = sock.recv(_MOST_BYTES)
+            except OSError:
+                return False
+            tried = wanted(packet)
+            if tried is not None:
+                with suppress(AuditBusy):  # it stays counted
+                    await self._record(*tried)
+        return True
+
+    async def _record(self, address: IPv4Address | IPv6Address, port: int) -> None:
+        name = self._names.name_of(address)
+        host = Host(str(address), address) if name is None else Host(name)
+        reason = self._reason(host, port)
+        await self._denials.record(
+            f"{host.name} {port}", lambda more: _event(host.name, port, reason, more)
+        )
+
+    def _reason(self, host: Host, port: int) -> str:
+        verdict = self._policy.decide(host, port)
+        if not verdict.allowed:
+            return verdict.reason or "denied"
+        if port in self._policy.named_ports:
+            return "no more ports can be listened at for programs without the proxy"
+        # An entry with `:*`, which opens no listeners of its own.
+        return lifted_by(
+            "a program without the proxy needs an entry with the port", entry(host.name, port)
+        )
+
+    async def _record_untold(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            statistics = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+            self._denials.count_untold(_STATISTICS.unpack(statistics)[1])
+        await self._denials.record_untold(
+            lambda untold: _event(OWN, None, f"{untold} more connections to refused ports")
+        )
+
+
+def wanted(packet: bytes) -> tuple[IPv4Address | IPv6Address, int] | None:
+    """The address and the port of a TCP packet that begins with its IP header, None if it is cut.
+
+    The kernel's filter has let through what is TCP only.
+    """
+    address: IPv4Address | IPv6Address
+    if packet[:1] and packet[0] >> 4 == 6:
+        if len(packet) < 44:
+            return None
+        address, header = IPv6Address(packet[24:40]), 40
+    else:
+        header = (packet[0] & 15) * 4 if packet else 0
+        if header < 20 or len(packet) < header + 4:
+            return None
+        address = IPv4Address(packet[16:20])
+    return address, _PORT.unpack_from(packet, header + 2)[0]
+
+
+def _event(target: str, port: int | None, reason: str, more: str = "") -> NetworkEvent:
+    return NetworkEvent(
+        timestamp_unix_ms=unix_ms(),
+        mode="connect",
+        decision="deny",
+        denial_category="host_denied",
+        target=target,
+        port=port,
+        reason=reason if not more else f"{reason}{more}",
+    )

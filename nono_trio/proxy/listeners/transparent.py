@@ -1,0 +1,131 @@
+"""The transparent network's side of the supervisor: what arrives at its sockets, and what for.
+
+Inside the cage every address is ours. A name that a program asks for gets synthetic addresses; a
+connection to one of them arrives here, and its own address tells the name, which is decided, looked
+up and dialled as for CONNECT. The child's idea of an address is never dialled.
+
+Rules of this file: no token, as nobody but the cage can reach these sockets; an address that was
+never handed out is a literal; limits, deadlines and the order of things are the proxy's own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from nono_trio.core.net.address import parse_address
+from nono_trio.core.net.fake_ip import SyntheticNames
+from nono_trio.core.net.host import Host
+from nono_trio.core.policy.rule import WEB_PORTS
+from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
+from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.listeners.dns_responder import NameService
+from nono_trio.proxy.listeners.dns_server import serve_connections, serve_datagrams
+from nono_trio.proxy.listeners.proxy import defer_accept
+from nono_trio.proxy.listeners.refused_ports import RefusedPorts
+from nono_trio.proxy.raw_tunnel import RawTunnel, SniTunnel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
+
+    from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.net.address import Address
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.proxy.connection_handler import ConnectionHandler, ProxyContext
+    from nono_trio.proxy.listeners.proxy import Proxy
+    from nono_trio.proxy.transport.client import Client
+
+    WantedAddress: TypeAlias = Callable[[socket.socket], tuple[str, int]]
+
+REFUSED: Final = "refused"  # the name of the socket that sees what the kernel refuses
+LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
+
+_TCP = re.compile(r"tcp[46]:([0-9]+)")
+_DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
+_DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
+
+
+def wanted_address(sock: socket.socket) -> tuple[str, int]:
+    """Address and port that the peer of an accepted socket has connected to."""
+    address, port, *_ = sock.getsockname()
+    return address, port
+
+
+class Transparent:
+    """Serves the sockets that the launcher opened where every address is local.
+
+    Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are those
+    that mean the cage itself, with their addresses in it. `wanted` tells where a connection was to
+    go.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        *,
+        own_names: Mapping[str, Sequence[Address]] | None = None,
+        wanted: WantedAddress = wanted_address,
+    ) -> None:
+        self.names = SyntheticNames()
+        self._proxy = proxy
+        self._policy = policy
+        self._wanted = wanted
+        self._refused = RefusedPorts(self.names, policy, recorder)
+        self._service = NameService(self.names, policy, recorder, own_names=own_names)
+
+    async def serve(self, sockets: Mapping[str, socket.socket], handlers: trio.Nursery) -> None:
+        """Serve those of `sockets` that are the transparent network's until cancelled, then close
+        them; `handlers` gets the connections, as in `Proxy.serve`.
+
+        Names are "tcp4:PORT", "tcp6:PORT", "refused", and those of the DNS sockets; others are not
+        touched. Raises AuditLost (in a group). At the end up to a second is taken for the record of
+        what was only counted.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                for name, sock in sockets.items():
+                    if (match := _TCP.fullmatch(name)) is not None:
+                        self._serve_port(int(match[1]), sock, handlers, nursery)
+                    elif name in _DNS_DATAGRAMS:
+                        nursery.start_soon(serve_datagrams, sock, self._service)
+                    elif name in _DNS_CONNECTIONS:
+                        nursery.start_soon(serve_connections, sock, self._service)
+                    elif name == REFUSED:
+                        nursery.start_soon(self._refused.serve, sock)
+        finally:
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await self._service.record_untold()
+
+    def _serve_port(
+        self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
+    ) -> None:
+        # Where nothing is looked at the server may be the one to speak first.
+        if port in WEB_PORTS and not self._policy.tunnels(port):
+            defer_accept(listener)
+        nursery.start_soon(self._proxy.serve_with, self.visit, listener, handlers)
+
+    def visit(
+        self, client: Client, proxy_context: ProxyContext, *, full: bool
+    ) -> ConnectionHandler:
+        """A `ConnectionHandlerFactory`: what serves a connection follows from where it is to go,
+        by port and by what the entry for the host asks of it."""
+        host, port = self._target(client)
+        spoken = self._policy.decide(host, port).inspection.spoken(port)
+        if spoken == "http":
+            judge = TransparentAuthorizer(self._policy, host, port)
+            return HttpConnection(client, proxy_context, full=full, judge=judge)
+        kind = SniTunnel if spoken == "tls" else RawTunnel
+        return kind(client, proxy_context, full=full, policy=self._policy, host=host, port=port)
+
+    def _target(self, client: Client) -> tuple[Host, int]:
+        text, port = self._wanted(client.sock)
+        address = parse_address(text)  # cuts off a zone id: it is of the cage's own interfaces
+        if address is None:
+            raise AssertionError("the kernel named an address that is none")
+        name = self.names.name_of(address)
+        return (Host(str(address), address) if name is None else Host(name)), port

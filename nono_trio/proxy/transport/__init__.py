@@ -1,0 +1,1 @@
+"""Sockets and readiness: clients, upstream connections, tunnels, relays."""

@@ -1,0 +1,1 @@
+"""The way out: names resolved, addresses dialled, the proxy behind us."""

@@ -1,0 +1,148 @@
+"""From an allowed name to the addresses that may be dialled for it.
+
+Rules of this file: a name is looked up once, after its allow decision is in the log; the names
+that are asked for are the policy's (it checked them), and a name with a dot is one of them by
+itself; every address is checked; one bad address denies the whole name (a resolver that mixes good
+and bad ones is trying something); what was checked is what is dialled.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.policy.rule import ALLOW_FLAG
+from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
+from nono_trio.proxy.upstream.local_addresses import is_local
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.upstream.interfaces import Resolver
+
+MEMORY: Final = 256  # hosts without DNS whose addresses are remembered; the policy has few of them
+MAX_ADDRESSES: Final = 32  # of one name; a DNS answer over UDP holds about that many
+
+
+class AddressDenied(Exception):
+    """An address that an allowed name must not lead to; `reason` and `hint` as in a verdict."""
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Checked addresses of a host. `name` is the full name that has them, where that is another
+    than the host's."""
+
+    addresses: Sequence[str]
+    name: str | None = None
+
+
+class AddressResolver:
+    """Finds and checks the addresses of allowed hosts."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        resolver: Resolver,
+        limits: Limits,
+        is_local: Callable[[str], bool] = is_local,
+    ) -> None:
+        self._policy = policy
+        self._resolver = resolver
+        self._limits = limits
+        self._is_local = is_local
+        self._own_ports: set[int] = set()
+        self._fixed: dict[tuple[str, int], Found] = {}
+
+    def add_own(self, listener: socket.socket) -> None:
+        """From now on never lead a request back to `listener`, which the proxy accepts from."""
+        if listener.family in (socket.AF_INET, socket.AF_INET6):
+            self._own_ports.add(listener.getsockname()[1])
+            self._fixed.clear()
+
+    def is_own(self, address: str, port: int) -> bool:
+        """Whether a connection to an IP address would come back to the proxy.
+
+        The address that was bound is not asked for: 0.0.0.0 stands for many others.
+        """
+        return port in self._own_ports and self._is_local(address)
+
+    async def addresses(self, host: Host, port: int) -> Found:
+        """What may be dialled for `host`: its pins, itself if it is a literal, or its DNS.
+
+        Raises AddressDenied, and DialFailed when the name has no address or its lookup took too
+        long.
+        """
+        key = (host.name, port)
+        return (
+            self._fixed.get(key) or self._find_fixed(host, port) or await self._resolve(host, port)
+        )
+
+    def _find_fixed(self, host: Host, port: int) -> Found | None:
+        """The addresses of a host that needs no DNS, remembered once they are checked."""
+        addresses = self._policy.addresses(host, port)
+        if addresses is None and host.address is not None:
+            addresses = (host.name,)
+        if addresses is None:
+            return None
+        self._check(host, port, addresses)
+        if len(self._fixed) >= MEMORY:
+            self._fixed.clear()
+        found = self._fixed[host.name, port] = Found(addresses)
+        return found
+
+    async def _resolve(self, host: Host, port: int) -> Found:
+        with trio.move_on_after(self._limits.resolve):
+            try:
+                found = await self._look_up(host)
+            except ResolveFailed as error:
+                hint = self._full_names(host, port) if error.unknown else None
+                raise DialFailed(error.reason, hint=hint) from error
+            if not found.addresses:
+                raise DialFailed("the name has no address")
+            if len(found.addresses) > MAX_ADDRESSES:
+                raise DialFailed(f"the name has more than {MAX_ADDRESSES} addresses")
+            self._check(host, port, found.addresses)
+            return found
+        raise DialFailed(f"the name was not resolved within {self._limits.resolve:g} seconds", 504)
+
+    async def _look_up(self, host: Host) -> Found:
+        """The first of the names that `host` stands for which exists. Raises ResolveFailed."""
+        *extended, name = self._policy.look_up_names(host)
+        if extended and (addresses := await self._resolver.in_hosts_file(name)):
+            return Found(tuple(addresses))
+        for one in extended:
+            try:
+                return Found(tuple(await self._resolver(one)), one)
+            except ResolveFailed as error:
+                if not error.unknown:  # the next name may be another host altogether
+                    raise
+        return Found(tuple(await self._resolver(name)))
+
+    def _full_names(self, host: Host, port: int) -> str | None:
+        """A hint for a name that a search domain would have made whole: Kubernetes has such."""
+        names = [f"{host.name}.{domain}" for domain in self._policy.search]
+        if "." not in host.name or not names:
+            return None
+        entries = " or ".join(f"{ALLOW_FLAG} {name}:{port}" for name in names)
+        return f"a name with a dot is looked up as it stands; use the full name, with {entries}"
+
+    def _check(self, host: Host, port: int, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            local = self._is_local(address)
+            verdict = self._policy.check_address(host, port, address, is_local=local)
+            if not verdict.allowed:
+                raise AddressDenied(verdict.reason or "the address is not allowed", verdict.hint)
+            if local and port in self._own_ports:
+                raise AddressDenied("the address is the proxy itself")

@@ -1,0 +1,182 @@
+"""The system's own look-ups: the hosts file first, then getaddrinfo, in threads that are bounded.
+
+A thread in getaddrinfo can't be stopped: it ends when the C library gives up, which may take a
+minute. Who controls a zone can make every name below it hang, so what hangs must not take the
+place of what does not.
+
+Rules of this file: a name is asked for with its final dot, so that no search domain of
+resolv.conf is appended (the supervisor does that itself, see `core.policy.resolver_files`); one
+name takes one thread, however many ask for it; a place is given back when its deadline has come,
+even though the thread goes on; and no zone may hold more than its share of places or threads.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.policy.resolver_files import MAX_HOSTS_FILE, hosts_addresses
+from nono_trio.core.policy.rule import is_localhost
+from nono_trio.posix.safe_open import open_regular
+from nono_trio.proxy.upstream.interfaces import ResolveFailed
+from nono_trio.threads import in_thread, start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from outcome import Outcome
+
+HOSTS_FILE: Final = Path("/etc/hosts")
+
+PLACES: Final = 16  # look-ups at once; more names wait
+PLACES_OF_A_ZONE: Final = 4  # so that three zones that hang leave room for a fourth
+THREADS: Final = 64  # with those that are over time; 8 MiB of address space each, little of it used
+THREADS_OF_A_ZONE: Final = 16
+LOCAL: Final = ("127.0.0.1", "::1")  # localhost names that no hosts file has: RFC 6761 6.3
+
+
+class SystemResolver:
+    """A `contracts.Resolver` for one session. `hosts_file` and `get_addresses` are the system's
+    unless given; the second blocks, and raises OSError."""
+
+    def __init__(
+        self,
+        hosts_file: Path = HOSTS_FILE,
+        get_addresses: Callable[[str], tuple[str, ...]] | None = None,
+    ) -> None:
+        self._hosts_file = hosts_file
+        self._get_addresses = get_addresses or _get_addresses
+        self._places = trio.CapacityLimiter(PLACES)
+        self._zones: dict[str, trio.CapacityLimiter] = {}
+        self._threads: Counter[str] = Counter()
+        self._running: dict[str, _LookUp] = {}
+
+    async def __call__(self, name: str) -> Sequence[str]:
+        """As `contracts.Resolver`. If cancelled the look-up is left to itself; the next one for
+        its name joins it."""
+        running = self._running.get(name)
+        if running is not None:
+            return await running.result()
+        async with self._place(_zone(name)):
+            running = self._running.get(name) or await self._start(name)
+            return await running.result()
+
+    async def in_hosts_file(self, name: str) -> Sequence[str]:
+        """As `contracts.Resolver`."""
+        return await in_thread(_read_hosts, self._hosts_file, name)
+
+    @asynccontextmanager
+    async def _place(self, zone: str) -> AsyncGenerator[None]:
+        """Wait for a place of the zone's and one of all; given back at the end of the body."""
+        share = self._zones.setdefault(zone, trio.CapacityLimiter(PLACES_OF_A_ZONE))
+        try:
+            async with share, self._places:
+                yield
+        finally:
+            if not share.borrowed_tokens and not share.statistics().tasks_waiting:
+                self._zones.pop(zone, None)
+
+    async def _start(self, name: str) -> _LookUp:
+        """Start a thread for `name`. Raises ResolveFailed where too many hang already."""
+        zone = _zone(name)
+        if self._threads.total() >= THREADS or self._threads[zone] >= THREADS_OF_A_ZONE:
+            raise ResolveFailed("too many earlier look-ups have had no answer yet")
+        look_up = self._running[name] = _LookUp()
+        self._threads[zone] += 1
+        token = trio.lowlevel.current_trio_token()
+
+        def end(result: Outcome[tuple[str, ...]]) -> None:
+            look_up.end(result)
+            self._forget(name, zone)
+
+        def deliver(result: Outcome[tuple[str, ...]]) -> None:
+            with suppress(trio.RunFinishedError):  # the session is over; nobody waits any more
+                token.run_sync_soon(end, result)
+
+        try:
+            await start_thread(partial(self._look_up, name), deliver)
+        except BaseException:  # cancelled before there was a thread: whoever joined is told
+            look_up.fail(OSError("there was no thread for it"))
+            self._forget(name, zone)
+            raise
+        return look_up
+
+    def _forget(self, name: str, zone: str) -> None:
+        del self._running[name]
+        self._threads -= Counter({zone: 1})
+
+    def _look_up(self, name: str) -> tuple[str, ...]:
+        """In a thread: what the hosts file has, else what the system's services know."""
+        found = _read_hosts(self._hosts_file, name)
+        if found or is_localhost(name):
+            return found or LOCAL
+        return self._get_addresses(name)
+
+
+class _LookUp:
+    """One look-up that runs, for all who wait for it."""
+
+    def __init__(self) -> None:
+        self._ended = trio.Event()
+        self._addresses: tuple[str, ...] = ()
+        self._error: Exception | None = None
+
+    def end(self, result: Outcome[tuple[str, ...]]) -> None:
+        """Hand over what the thread has found, or raised."""
+        try:
+            self._addresses = result.unwrap()
+        except Exception as error:
+            self._error = error
+        self._ended.set()
+
+    def fail(self, error: Exception) -> None:
+        """Hand over why there is no result."""
+        self._error = error
+        self._ended.set()
+
+    async def result(self) -> tuple[str, ...]:
+        """The addresses. Raises ResolveFailed."""
+        await self._ended.wait()
+        error = self._error
+        if isinstance(error, socket.gaierror):
+            unknown = error.errno in _UNKNOWN
+            raise ResolveFailed(f"the name has no address ({error.strerror})", unknown=unknown)
+        if isinstance(error, (OSError, UnicodeError)):  # UnicodeError: no name that DNS could have
+            raise ResolveFailed("the name can't be looked up")
+        if error is not None:
+            raise RuntimeError("a look-up failed by a bug") from error
+        return self._addresses
+
+
+# What says that there is no such name, and not that nobody could be asked.
+_UNKNOWN: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+
+
+def _zone(name: str) -> str:
+    """What stands for whoever answers for `name`: its last two labels."""
+    return ".".join(name.split(".")[-2:])
+
+
+def _get_addresses(name: str) -> tuple[str, ...]:
+    # Bytes: for text, Python applies its own IDNA codec, which has a module of its own to import.
+    found = socket.getaddrinfo(f"{name}.".encode("ascii"), None, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _read_hosts(path: Path, name: str) -> tuple[str, ...]:
+    """What a hosts file has for `name`; nothing where the file can't be read or is too long."""
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_HOSTS_FILE:
+                return ()
+            text = file.read(MAX_HOSTS_FILE).decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return hosts_addresses(text, name)

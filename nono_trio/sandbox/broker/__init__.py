@@ -1,0 +1,1 @@
+"""System calls of the child that the supervisor makes or refuses: seccomp notifications."""

@@ -1,0 +1,1 @@
+"""What the child may touch: grants, protected paths and the plan made of them."""

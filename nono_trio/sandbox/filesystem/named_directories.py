@@ -1,0 +1,114 @@
+"""Directories and files that variables of the caller name as places of code: never to be granted.
+
+An interpreter that is started with such a variable, as the next command of ours will be, loads
+code from there before any statement of ours can run. The command never gets the variables that
+matter to it, so unsetting them costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from nono_trio import startup
+from nono_trio.errors import UsageError
+from nono_trio.posix.paths import is_below
+from nono_trio.sandbox.filesystem.code_places import can_be_imported, names_on_the_way
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from nono_trio.sandbox.filesystem.grant import Grant
+    from nono_trio.startup import Beginning
+
+_LISTS = {
+    "PYTHONPATH": ":", "PYTHONHOME": ":", startup.LIBRARY_PATH: ":;", "LD_PRELOAD": ": ",
+    "LD_AUDIT": ":", "GCONV_PATH": ":", "LOCPATH": ":", "NLSPATH": ":",
+}  # fmt: skip
+_LIBRARIES = frozenset({"LD_PRELOAD", "LD_AUDIT"})  # without a slash they are looked for elsewhere
+
+
+class Named(NamedTuple):
+    """A path (absolute, as named), who named it, and whether modules are looked for in it."""
+
+    path: str
+    variable: str | None
+    modules: bool = False
+
+    def refuses(self, grant: Grant) -> bool:
+        """Whether code could be put here by who may write what is granted."""
+        for path in {os.path.realpath(self.path), self.path}:
+            if grant.real == path or is_below(path, grant.real):
+                return True
+            if not is_below(grant.real, path):
+                continue
+            if not self.modules or can_be_imported(os.path.relpath(grant.real, path), first=True):
+                return True
+        return any(
+            place.path == grant.real or is_below(place.path, grant.real)
+            for place in names_on_the_way(self.path)
+        )
+
+
+def refuse_named(grants: Iterable[Grant]) -> None:
+    """Raise UsageError for a grant for writing over what the caller's variables name."""
+    every = [*named_paths(startup.beginning())]
+    for grant in grants:
+        if grant.access == "read":
+            continue
+        for named in every:
+            if named.refuses(grant):
+                raise _refused(grant, named)
+
+
+def named_paths(beginning: Beginning) -> Iterator[Named]:
+    """Yield what the variables name, relative and empty entries included."""
+    if beginning.uses_working_directory:
+        yield Named(os.getcwd(), None, modules=True)
+    for variable, value in beginning.variables.items():
+        for entry in _entries(variable, value):
+            path = os.path.abspath(entry or ".")
+            yield Named(path, variable, modules=variable == "PYTHONPATH")
+            if variable == "PYTHONUSERBASE":
+                version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+                yield Named(f"{path}/lib/{version}/site-packages", variable)
+
+
+def _entries(variable: str, value: str) -> Iterator[str]:
+    if not value:
+        return
+    separators = _LISTS.get(variable, "")
+    for separator in separators[1:]:
+        value = value.replace(separator, separators[0])
+    for entry in value.split(separators[0]) if separators else [value]:
+        if variable in _LIBRARIES and "/" not in entry:
+            continue
+        yield _constant_part(variable, entry)
+
+
+def _constant_part(variable: str, entry: str) -> str:
+    """What of an entry with placeholders is known: the directory before the first of them."""
+    if variable == "NLSPATH" and "%" in entry:
+        return os.path.dirname(entry.partition("%")[0])
+    if variable in (startup.LIBRARY_PATH, *_LIBRARIES):
+        executable = os.path.dirname(os.path.realpath(sys.executable))
+        for token in ("$ORIGIN", "${ORIGIN}"):
+            entry = entry.replace(token, executable)
+        if "$" in entry:
+            return os.path.dirname(entry.partition("$")[0])
+    return entry
+
+
+def _refused(grant: Grant, named: Named) -> UsageError:
+    if named.variable is None:
+        return UsageError(
+            f"{grant.source} {grant.path} would let the command write {named.path}, from which"
+            " `python -m` loads nono-trio's code",
+            hint="run it as `nono-trio`, or as `python -P -m nono_trio`",
+        )
+    return UsageError(
+        f"{grant.source} {grant.path} would let the command write {named.path}, which"
+        f" {named.variable} names as a place that programs load from",
+        hint=f"unset it for the run: env -u {named.variable} nono-trio ...",
+    )

@@ -1,0 +1,100 @@
+"""The standard streams that the caller handed over: files and terminals that may be opened again.
+
+`/dev/stdout`, `/dev/fd/2` and the like open the file behind a stream anew, which Landlock judges as
+any file. Rules of this file: what a stream can do already may be done by opening it again, and no
+more: one for reading is read, one for writing is written. A name is needed for that only where the
+view has none: a terminal gets /dev/console, which `ttyname` looks at, files a place of their own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.posix.paths import ON_MACOS
+from nono_trio.sandbox.filesystem.grant import Grant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.posix.paths import Identity
+    from nono_trio.sandbox.filesystem.grant import Access
+    from nono_trio.sandbox.filesystem.plan import FilePlan
+
+DEVICES: Final = "/dev"
+CONSOLE: Final = "/dev/console"
+_PLACE: Final = "/.nono-trio/stream-"  # then a number; nobody is told of it
+_ACCESS: Final[dict[int, Access]] = {
+    os.O_RDONLY: "read",
+    os.O_WRONLY: "write",
+    os.O_RDWR: "readwrite",
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is behind one or more of the streams: where the host has it, and what it is."""
+
+    path: str
+    access: Access
+    identity: Identity
+    is_terminal: bool
+
+    def shown(self) -> tuple[str, bool, Identity]:
+        """What the launcher needs: the host's path, whether it may be written, and what it is."""
+        return self.path, self.access != "read", self.identity
+
+
+def handed_over(files: FilePlan) -> list[Stream]:
+    """The files and terminals behind our own streams, which the command inherits.
+
+    Left out is what has no name any more, and what is closed or ours: `files` says so.
+    """
+    if ON_MACOS:
+        return []
+    found: dict[Identity, Stream] = {}
+    for descriptor in (0, 1, 2):
+        stream = _stream(descriptor)
+        if stream is None or _is_closed(stream, files):
+            continue
+        before = found.get(stream.identity)
+        if before is not None and before.access != stream.access:
+            stream = Stream(stream.path, "readwrite", stream.identity, stream.is_terminal)
+        found[stream.identity] = stream
+    return list(found.values())
+
+
+def named(streams: Sequence[Stream]) -> dict[str, Stream]:
+    """Each by its path in a view of its own: the first terminal is /dev/console."""
+    places: dict[str, Stream] = {}
+    for number, stream in enumerate(streams):
+        is_first = stream.is_terminal and CONSOLE not in places
+        places[CONSOLE if is_first else f"{_PLACE}{number}"] = stream
+    return places
+
+
+def _stream(descriptor: int) -> Stream | None:
+    try:
+        status = os.fstat(descriptor)
+        is_terminal = stat.S_ISCHR(status.st_mode) and os.isatty(descriptor)
+        if not (is_terminal or stat.S_ISREG(status.st_mode)):
+            return None
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        there = os.stat(path)
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    except OSError:  # closed, deleted, or of another mount namespace
+        return None
+    identity = (status.st_dev, status.st_ino)
+    if not os.path.isabs(path) or (there.st_dev, there.st_ino) != identity:
+        return None
+    return Stream(path, _ACCESS[flags & os.O_ACCMODE], identity, is_terminal)
+
+
+def _is_closed(stream: Stream, files: FilePlan) -> bool:
+    grant = Grant(stream.path, stream.access, True, "a standard stream")
+    if files.protection is not None and files.protection.why_closed(grant) is not None:
+        return True
+    return files.keeps(grant.real) is not None

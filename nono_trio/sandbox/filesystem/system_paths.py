@@ -1,0 +1,103 @@
+"""Which of nono-py's policy groups a cage takes on this system, and what it adds or leaves out.
+
+What a group grants of the host and the cage has of its own (terminals, temporary directories, other
+programs' sockets) is left out. The macOS side has not been tested on a Mac.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from nono_trio.posix.paths import ON_MACOS
+
+
+class SystemPaths(NamedTuple):
+    """`replaced` are beginnings of paths; `too_wide` are single grants, not what is below them."""
+
+    deny_groups: tuple[str, ...]
+    groups: tuple[str, ...]
+    extra_read: tuple[str, ...]
+    replaced: tuple[str, ...]
+    too_wide: tuple[str, ...] = ()
+
+    def leaves_out(self, granted: str) -> bool:
+        """Whether a group's grant of this path is none of the cage's."""
+        return granted.startswith(self.replaced) or granted in self.too_wide
+
+
+# Configuration without secrets that common tools refuse to start without, or answer wrongly. Left
+# out is what may hold passwords: apt, wget, the shells' and the logins' settings.
+_SETTINGS: Final = (
+    "/etc/debian_version", "/etc/fonts", "/etc/gitconfig", "/etc/host.conf", "/etc/inputrc",
+    "/etc/issue", "/etc/login.defs", "/etc/lsb-release", "/etc/machine-id", "/etc/magic",
+    "/etc/magic.mime", "/etc/maven", "/etc/mime.types", "/etc/networks", "/etc/perl",
+    "/etc/protocols", "/etc/python3", "/etc/redhat-release", "/etc/rpc", "/etc/shells",
+    "/etc/terminfo", "/etc/vim", "/etc/xml",
+    *(f"/etc/java-{version}-openjdk" for version in (8, 11, 17, 21, 25)),
+)  # fmt: skip
+
+# man, apropos and groff; their indexes are below /var.
+_MANUALS: Final = ("/etc/manpath.config", "/etc/man_db.conf", "/etc/groff", "/var/cache/man")
+
+# Which packages are installed, and which of them own a file: dpkg -S, update-alternatives, rpm -q,
+# apk info, pacman -Q. Without them these answer "no such package", which is believed. Not the
+# repositories' settings: their addresses may have passwords in them.
+_PACKAGES: Final = (
+    "/etc/dpkg", "/var/lib/dpkg", "/var/lib/rpm", "/etc/rpm", "/etc/apk/arch", "/etc/apk/world",
+    "/lib/apk/db", "/var/lib/pacman/local",
+)  # fmt: skip
+
+# Browsers, and what they draw and sound with. Not the whole of a browser's directory: below
+# policies/enrollment are a company's tokens.
+_BROWSERS: Final = (
+    "/etc/chromium.d", "/etc/firefox/policies", "/etc/firefox/defaults", "/etc/firefox-esr",
+    "/etc/glvnd", "/etc/drirc", "/etc/vulkan", "/etc/OpenCL", "/etc/gtk-2.0", "/etc/gtk-3.0",
+    "/etc/gtk-4.0", "/etc/pulse",
+    *(
+        f"/etc/{browser}/{part}"
+        for browser in ("chromium", "chromium-browser", "opt/chrome")
+        for part in (
+            "default", "initial_preferences", "master_preferences", "native-messaging-hosts",
+            "policies/managed", "policies/recommended",
+        )
+    ),
+)  # fmt: skip
+
+# Beyond nono-py's groups: account names (whoami, git and ssh ask for them), the rest of /usr
+# (headers, libexec), and the lists above.
+LINUX: Final = SystemPaths(
+    deny_groups=(
+        "deny_credentials", "deny_keychains_linux", "deny_browser_data_linux",
+        "deny_shell_history", "deny_shell_configs",
+    ),
+    groups=("system_read_linux", "system_write_linux", "user_tools"),
+    extra_read=(
+        "/usr", "/etc/passwd", "/etc/group", *_SETTINGS, *_MANUALS, *_PACKAGES, *_BROWSERS,
+    ),
+    # The console is the machine's terminal, which root may read from and write to.
+    replaced=(
+        "/run", "/var/run", "/tmp", "/proc", "/dev/pts", "/dev/fd", "/dev/std", "/dev/console",
+    ),
+)  # fmt: skip
+
+# Not system_write_macos: all of it is other programs' temporary files and devices. Not the whole of
+# /private and /var, which hold them too, nor /System/Volumes, below which every user's files have a
+# second name, nor /Library: nono-py takes a grant of ours around /Library/Keychains for a wish to
+# reach the keychain, and opens its Mach services. Instead: what picks the shell behind /bin/sh,
+# where the system's libraries are, and the parts of /Library that programs are run from.
+MACOS: Final = SystemPaths(
+    deny_groups=(
+        "deny_credentials", "deny_keychains_macos", "deny_browser_data_macos",
+        "deny_macos_private", "deny_shell_history", "deny_shell_configs",
+    ),
+    groups=("system_read_macos", "homebrew", "user_tools"),
+    extra_read=(
+        "/usr", "/var/select", "/var/run/resolv.conf", "/System/Volumes/Preboot",
+        "/Library/Apple", "/Library/Developer", "/Library/Java", "/Library/Perl",
+        "/Library/Preferences", "/Library/Python", "/Library/Ruby", "/Library/TeX",
+    ),
+    replaced=("/dev", "/tmp", "/private/tmp", "/Volumes", "/cores", "/run"),
+    too_wide=("/private", "/private/var", "/var", "/System/Volumes", "/Library"),
+)  # fmt: skip
+
+SYSTEM: Final = MACOS if ON_MACOS else LINUX

@@ -1,0 +1,216 @@
+"""The home that a cage has: which one, where, and where grants below the real home appear in it.
+
+With a mount view the cage's home stands at the path of the real one and grants are mounted into
+it. Without one HOME names a directory of its own, with a link to each grant; programs that ask the
+account instead of HOME see the real home there. Who grants the real home itself gets that, and no
+other one.
+
+Nothing here touches the disk but to look at it: a home is made and opened in
+session/homes/kept_homes.py.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from nono_trio.core.policy.home_choice import FLAG, HomeChoice
+from nono_trio.errors import UsageError
+from nono_trio.posix.memory import memory_bytes
+from nono_trio.posix.paths import could_be_directory, home_directory, is_below
+from nono_trio.sandbox.filesystem.plan import PRIVATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from nono_trio.core.policy.home_choice import HomeKind
+    from nono_trio.sandbox.filesystem.grant import Grant
+    from nono_trio.sandbox.filesystem.plan import FilePlan
+    from nono_trio.sandbox.spawn import Isolation
+
+PlaceKind: TypeAlias = Literal["directory", "file", "link"]
+
+# A private home of the mount view is in memory: an eighth of it (or of `--memory`), so that with
+# /tmp and /dev/shm full as well an eighth is left. That is room for logs, settings and a small
+# cache; a command that fills more wants `--home kept`, which is on disk.
+_PRIVATE_SHARE = 8
+# A file costs the kernel about a KiB that no size counts.
+_BYTES_PER_FILE = 8 << 10
+_FEWEST_FILES = 65_536
+
+_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
+_XDG = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+_OF_THE_SHELL = ("PWD", "OLDPWD")  # where it was, not where a program keeps something
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a grant appears in the cage's home: a path in it (without symlinks), and what has to be
+    there, for a link with where it leads."""
+
+    path: str
+    kind: PlaceKind
+    target: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The path's parts."""
+        return self.path.split("/")
+
+
+@dataclass(frozen=True)
+class HomePlan:
+    """A cage's home as it will be; `why_closed` says why there is none though one was meant.
+
+    `real` is the real home without symlinks; `moved`: HOME names another directory than that.
+    """
+
+    kind: HomeKind
+    source: str
+    real: str
+    moved: bool
+    places: tuple[Place, ...] = ()
+    why_closed: str = ""
+
+    def __bool__(self) -> bool:
+        return self.kind != "closed"
+
+
+def plan_home(
+    choice: HomeChoice, files: FilePlan, isolation: Isolation, *, sandbox: bool
+) -> HomePlan:
+    """Say which home a run gets; raises UsageError when flags contradict each other."""
+    given = os.path.normpath(home_directory())
+    real = os.path.realpath(given)
+    grants = [(grant, grant.real) for grant in (*files.grants, *files.sockets)]
+    moved = isolation != "namespace"
+    why = _why_closed(choice, grants, real, sandbox=sandbox)
+    if why is not None:
+        return HomePlan("closed", choice.source, real, moved, why_closed=why)
+    places = _links(grants, given, real) if moved else _mount_points(grants, given, real)
+    return HomePlan(choice.kind, choice.source, real, moved, tuple(places))
+
+
+def _why_closed(
+    choice: HomeChoice, grants: Sequence[tuple[Grant, str]], home: str, *, sandbox: bool
+) -> str | None:
+    """Return why the cage has no home of its own, None if it has one."""
+    if choice.kind == "closed":
+        return "asked for"
+    if not sandbox:
+        return _contradiction(choice, "--no-sandbox", "the file sandbox is off (--no-sandbox)")
+    if home in ("/", *PRIVATE) or not could_be_directory(home):
+        return _contradiction(choice, f"HOME={home}", f"{home} is no home")
+    for grant, real in grants:
+        source = f"{grant.source} {grant.path}"
+        if real == home:
+            return _contradiction(choice, source, f"the real one is granted: {source}")
+        # Whoever grants the directory around it sees the real home, unless another was asked for.
+        if is_below(home, real) and (not choice.source or not os.path.isdir(home)):
+            return f"the real one is granted: {source}"
+    return None
+
+
+def _contradiction(choice: HomeChoice, flag: str, why: str) -> str:
+    if choice.by_flag:
+        raise UsageError(
+            f"{FLAG} {choice.kind} and {flag} contradict each other: {why}",
+            hint="leave out one of the two",
+        )
+    return why
+
+
+def _mount_points(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterator[Place]:
+    """Where mounts below the home go, and the symlinks on the way to them."""
+    found: dict[str, Place] = {}
+    for grant, real in grants:
+        if is_below(grant.path, given) or is_below(grant.path, home):
+            for link, text in _links_on_the_way(grant.path):
+                if is_below(link, home):
+                    path = os.path.relpath(link, home)
+                    found[path] = Place(path, "link", text)
+        if is_below(real, home):
+            path = os.path.relpath(real, home)
+            found[path] = Place(path, "file" if grant.is_file else "directory")
+    yield from sorted(found.values(), key=lambda place: (len(place.names), place.path))
+
+
+def _links_on_the_way(path: str) -> Iterator[tuple[str, str]]:
+    """The symlinks that a path goes through, each by its own path without symlinks."""
+    pending = [part for part in reversed(path.split("/")) if part]
+    real, links = "", 0
+    while pending and links <= _MAX_LINKS:
+        part = pending.pop()
+        if part == "..":
+            real = os.path.dirname(real).rstrip("/")
+        if part in ("", ".", ".."):
+            continue
+        here = f"{real}/{part}"
+        try:
+            target = os.readlink(here)
+        except OSError:
+            real = here
+            continue
+        links += 1
+        yield here, target
+        real = "" if target.startswith("/") else real
+        pending += reversed(target.split("/"))
+
+
+def _links(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterator[Place]:
+    """A link to each grant that is named below the home or lies there, upper ones first."""
+    found: dict[str, Place] = {}
+    for grant, real in grants:
+        for base, path in ((given, grant.path), (home, grant.path), (home, real)):
+            if is_below(path, base):
+                inside = os.path.relpath(path, base)
+                found.setdefault(inside, Place(inside, "link", real))
+    linked: list[str] = []
+    for place in sorted(found.values(), key=lambda place: (len(place.names), place.path)):
+        if not any(is_below(place.path, above) for above in linked):  # that link leads there too
+            linked.append(place.path)
+            yield place
+
+
+def home_variables(
+    environment: Mapping[str, str], plan: HomePlan, home: str, files: FilePlan
+) -> dict[str, str]:
+    """Return `environment` for a cage whose home is at `home`.
+
+    A path below the real home that is not granted is the same path below the cage's home. An XDG
+    directory elsewhere that is not granted counts as not set: its default is in the home.
+    """
+    changed = dict(environment)
+    for name, value in environment.items():
+        if not value.startswith("/") or ":" in value or name in _OF_THE_SHELL:
+            continue
+        inside = _below(os.path.normpath(value), plan.real)
+        if inside is None and name in _XDG and files.covers(value, "read") is None:
+            del changed[name]
+        elif inside is not None and plan.moved and files.covers(value, "read") is None:
+            changed[name] = os.path.join(home, inside)
+    changed["HOME"] = home
+    return changed
+
+
+def _below(path: str, real: str) -> str | None:
+    """Return the path inside the home, None for one that is not in it."""
+    for home in (real, os.path.normpath(home_directory())):
+        if is_below(path, home):
+            return os.path.relpath(path, home)
+    return None
+
+
+def launcher_home(
+    plan: HomePlan, kept: str | None, memory: int | None
+) -> dict[str, str | None] | None:
+    """What the launcher mounts: `kept`, or with None an empty home of a bounded size; `memory` is
+    the limit of the cage in bytes."""
+    if not plan or plan.moved:
+        return None
+    whole = memory_bytes()
+    size = min(whole, memory or whole) // _PRIVATE_SHARE
+    files = max(size // _BYTES_PER_FILE, _FEWEST_FILES)
+    options = f"size={size},nr_inodes={files},mode=0700"
+    return {"path": plan.real, "kept": kept, "options": options}

@@ -1,0 +1,1 @@
+"""The Linux cage from the inside: namespaces, mounts, network, system call filters."""

@@ -1,0 +1,173 @@
+"""Which system calls a cage refuses or asks the supervisor about, and why.
+
+Rules of this file: data only, judged by numbers that the filter sees
+(`sandbox.launcher.linux.seccomp`). Families are covered whole: docs/system-calls.md has every call
+that takes another process' number, with what makes it safe, and a test holds it complete. ENOSYS
+where programs know how to do without. Standard library only: it runs in the launcher.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from nono_trio.sandbox.launcher.linux.seccomp import ASK, Rule
+
+_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# What makes a terminal useless to whoever has it next: its line discipline, and of a console the
+# modes of screen, keyboard and switching.
+_TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE = 0x5423, 0x4B3A, 0x4B45, 0x5602
+_KDSKBMUTE, _TIOCCONS = 0x4B51, 0x541D
+_TERMINAL = (
+    _TIOCSTI, _TIOCLINUX, _TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE, _KDSKBMUTE, _TIOCCONS,
+)  # fmt: skip
+_MSG_FASTOPEN = 0x20000000
+_SO_BINDTOIFINDEX = 62
+_DETOURS = (
+    (socket.IPPROTO_IP, socket.IP_OPTIONS),
+    (socket.SOL_SOCKET, socket.SO_BINDTODEVICE),
+    (socket.SOL_SOCKET, _SO_BINDTOIFINDEX),
+)
+
+_SET_USER, _SET_GROUP = 0o4000, 0o2000  # S_ISUID, S_ISGID
+_CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: else open(2) ignores its mode
+_NEW_USER = 0x10000000  # CLONE_NEWUSER
+# FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION, and for good: ENABLE_VERITY, SET_ENCRYPTION_POLICY
+_SET_FLAGS = (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613)
+# btrfs' and bcachefs' ways to make, snapshot and remove whole trees, which ask neither Landlock nor
+# the mount: a snapshot has all of its file system in it, below the one granted directory.
+_WHOLE_TREES = (
+    0x50009401, 0x50009417, 0x5000940E, 0x50009418, 0x5000940F, 0x5000943F, 0x4008941A,
+    0x4020BC10, 0x4020BC11,
+)  # fmt: skip
+_F_SETLEASE = 1024
+_PRIO_PROCESS, _PRIO_USER = 0, 2
+_IOPRIO_PROCESS, _IOPRIO_USER = 1, 3
+
+_CHMOD = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}  # the argument that is the mode
+_SCHEDULING = ("sched_setparam", "sched_setscheduler", "sched_setattr", "sched_setaffinity")
+_INIT = 1  # of the cage's own PID namespace: it keeps the session's deadline
+
+# In every cage.
+COMMON = (
+    # First, as it is asked most. A file that runs as its owner for whoever starts it, outside too.
+    Rule("openat", errno.EPERM, 3, bits=_SET_USER | _SET_GROUP, when=(2, _CREATES)),
+    Rule("open", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP, when=(1, _CREATES)),
+    Rule("openat2", errno.ENOSYS),  # its mode lies behind a pointer
+    Rule("creat", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
+    Rule("mknod", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
+    Rule("mknodat", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP),
+    Rule("mkdir", errno.EPERM, 1, bits=_SET_USER),
+    Rule("mkdirat", errno.EPERM, 2, bits=_SET_USER),
+    Rule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
+    Rule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
+    Rule("ioctl", errno.EPERM, 1, never=_TERMINAL),
+    Rule("ioctl", errno.EPERM, 1, never=_WHOLE_TREES),
+    # Whoever opens a file that somebody has a lease on waits, 45 s at a time: an editor outside
+    # that saves what the cage may read, or the next session that starts a program.
+    Rule("fcntl", errno.EPERM, 1, never=(_F_SETLEASE,)),
+    # Another process' limits: RLIMIT_CPU kills it. Only the same uid is asked, no LSM.
+    Rule("prlimit64", errno.EPERM, 0, only=(0,)),
+    # A user namespace gives its maker every capability in it, and with them much of the kernel.
+    # Programs with a sandbox of their own (browsers) run without it in here.
+    Rule("unshare", errno.EPERM, 0, bits=_NEW_USER),
+    Rule("clone", errno.EPERM, 0, bits=_NEW_USER),
+    Rule("setns", errno.EPERM),
+    Rule("clone3", errno.ENOSYS),  # its flags lie behind a pointer; libc takes clone then
+    *(Rule(call, errno.ENOSYS) for call in ("keyctl", "add_key", "request_key")),
+    *(
+        Rule(call, errno.ENOSYS)
+        for call in ("io_uring_setup", "io_uring_enter", "io_uring_register")
+    ),
+)
+
+# Where the cage has its own PID namespace, the only process in sight that is not the child's is
+# PID 1, which has to go on when the child does not want it to.
+OWN_PROCESSES = (
+    *(Rule(call, errno.EPERM, 0, never=(_INIT,)) for call in _SCHEDULING),
+    Rule("setpriority", errno.EPERM, 0, never=(_PRIO_USER,)),
+    Rule("setpriority", errno.EPERM, 1, pairs=((_PRIO_PROCESS, _INIT),)),
+    Rule("ioprio_set", errno.EPERM, 0, never=(_IOPRIO_USER,)),
+    Rule("ioprio_set", errno.EPERM, 1, pairs=((_IOPRIO_PROCESS, _INIT),)),
+)
+
+# Arguments that are a user's and a group's number.
+_IDS = {
+    "chown": (1, 2), "lchown": (1, 2), "fchown": (1, 2), "fchownat": (2, 3),
+    "setuid": (0, None), "setreuid": (0, None), "setresuid": (0, None),
+    "setgid": (None, 0), "setregid": (None, 0), "setresgid": (None, 0),
+}  # fmt: skip
+_UNCHANGED = 0xFFFFFFFF  # -1
+
+
+def only_own_ids(user: int, group: int) -> tuple[Rule, ...]:
+    """For a cage that maps one id: the kernel calls any other invalid (EINVAL), where programs
+    expect that it is not permitted."""
+    own = ((user, _UNCHANGED), (group, _UNCHANGED))
+    return tuple(
+        Rule(call, errno.EPERM, argument, only=only)
+        for call, arguments in _IDS.items()
+        for argument, only in zip(arguments, own, strict=True)
+        if argument is not None
+    )
+
+
+# Where the host's network, its IPC objects, its files' metadata and its processes are the child's.
+SHARED_HOST = (
+    Rule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    Rule("sendmsg", errno.EPERM, 2, bits=_MSG_FASTOPEN),
+    Rule("sendmmsg", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    # A connection to the proxy whose packets go elsewhere: by a source route, by an interface.
+    Rule("setsockopt", errno.EPERM, 2, pairs=_DETOURS),
+    *(Rule(call, errno.EPERM) for call in ("mq_open", "mq_unlink")),
+    *(
+        Rule(call, errno.EPERM)
+        for call in (
+            "shmget", "shmat", "shmctl", "semget", "semop", "semctl", "semtimedop",
+            "msgget", "msgsnd", "msgrcv", "msgctl",
+        )
+    ),
+    # Groups and users have members outside.
+    Rule("setpriority", errno.EPERM, 0, only=(_PRIO_PROCESS,)),
+    Rule("ioprio_set", errno.EPERM, 0, only=(_IOPRIO_PROCESS,)),
+    Rule("fanotify_init", errno.EPERM),
+    *(Rule(call, errno.ENOSYS) for call in ("setxattrat", "removexattrat", "file_setattr")),
+    Rule("ioctl", errno.EOPNOTSUPP, 1, never=_SET_FLAGS),
+)  # fmt: skip
+
+# Numbers of other processes than the caller, which is 0 in each of these.
+_OF_OTHERS = (
+    *((call, 0) for call in _SCHEDULING),
+    ("setpriority", 1),
+    ("ioprio_set", 1),
+)
+# What the supervisor judges where it is asked; else only a process' own.
+ASKED_OF_PROCESSES = tuple(Rule(call, ASK, pid, only=(0,)) for call, pid in _OF_OTHERS)
+OWN_ONLY = tuple(Rule(call, errno.EPERM, pid, only=(0,)) for call, pid in _OF_OTHERS)
+
+ASKED_OF_CONNECTIONS = (Rule("connect", ASK), Rule("listen", ASK))
+
+# Modes: what may be set on a directory but not on a file depends on what a path leads to.
+_SET_BITS = _SET_USER | _SET_GROUP
+ASKED_OF_MODES = tuple(Rule(call, ASK, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
+NO_SET_USER = tuple(Rule(call, errno.EPERM, mode, bits=_SET_USER) for call, mode in _CHMOD.items())
+NO_SET_BITS = tuple(Rule(call, errno.EPERM, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
+
+# All metadata, where the file system view does not say by itself what may be changed. Times by
+# descriptor pass: those of files that it may open, and nearly every copy and archive sets them.
+ASKED_OF_METADATA = (
+    *(Rule(call, ASK) for call in _CHMOD),
+    *(
+        Rule(call, ASK)
+        for call in (
+            "chown", "lchown", "fchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr",
+            "removexattr", "lremovexattr", "fremovexattr", "utime", "utimes", "futimesat",
+            "inotify_add_watch",
+        )
+    ),
+    Rule("utimensat", ASK, 1, only=(0,)),
+    Rule("utimensat", ASK, 1, only=(0,), high=True),
+)  # fmt: skip
+
+ASKED_OF_HOST = (*ASKED_OF_CONNECTIONS, *ASKED_OF_PROCESSES, *ASKED_OF_METADATA)

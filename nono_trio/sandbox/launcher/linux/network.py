@@ -1,0 +1,118 @@
+"""A network in which every address answers, and answers to us: for programs without a proxy.
+
+The child's network has one link, to a second namespace of ours in which every address is local:
+whatever it connects to arrives at a listener there, whose own name is the address that was wanted.
+Two namespaces instead of local routes in the child's own: listeners there would take the ports
+from the child's servers (a listening 0.0.0.0:8080 keeps a program from binding 127.0.0.1:8080).
+Nothing leaves the second namespace either: it has no link but this one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from nono_trio.sandbox.launcher.addresses import (
+    CHILD_IPV4,
+    CHILD_IPV6,
+    DNS_PORT,
+    GATEWAY_IPV4,
+    GATEWAY_IPV6,
+)
+from nono_trio.sandbox.launcher.linux import syscalls
+from nono_trio.sandbox.launcher.linux.namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
+from nono_trio.sandbox.launcher.linux.netlink import Netlink
+from nono_trio.sandbox.launcher.linux.packet_capture import refused_connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LOOPBACK_INDEX = 1  # of every network namespace
+_LINK_INDEX = 2
+# The largest a veth takes: bulk data moves in few packets, and nothing of it is ever on a wire.
+_MTU = 65_535
+
+
+class OuterNetwork:
+    """The namespace in which everything arrives; made first, left for the child's own after."""
+
+    def __init__(self, ports: Iterable[int]) -> None:
+        """Open the listeners; the caller is in a fresh network namespace that becomes this one."""
+        raise_loopback()
+        self._netlink = Netlink()
+        self._netlink.make_everything_local(_LOOPBACK_INDEX)
+        self._namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        # A ping that everything answers would say that everything can be reached.
+        _write_setting("/proc/sys/net/ipv4/icmp_echo_ignore_all")
+        _write_setting("/proc/sys/net/ipv6/icmp/echo_ignore_all")
+        self.sockets = _listeners(ports)
+
+    def enter_inner(self) -> None:
+        """Move this process on into the child's own network, linked to this one."""
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        raise_loopback()
+        inner = Netlink()
+        inner.make_veth("eth0", "cage", _LINK_INDEX, _MTU, self._namespace)
+        self._netlink.raise_link(_LINK_INDEX)
+        self._netlink.add_address(_LINK_INDEX, GATEWAY_IPV6, 64)
+        self._netlink.route_to(CHILD_IPV4, _LINK_INDEX)
+        self._netlink.route_to(CHILD_IPV6, _LINK_INDEX)
+        inner.add_address(_LINK_INDEX, CHILD_IPV4, 32)
+        inner.raise_link(_LINK_INDEX)
+        inner.add_address(_LINK_INDEX, CHILD_IPV6, 128)
+        inner.default_route(GATEWAY_IPV4, _LINK_INDEX)
+        inner.default_route(GATEWAY_IPV6, _LINK_INDEX)
+        # One host is one address here, so its 28,000 source ports are all there are for a minute of
+        # connections: reuse what only waits for late packets (RFC 6191), which a veth never has.
+        _write_setting("/proc/sys/net/ipv4/tcp_tw_reuse")
+        inner.close()
+        self._netlink.close()
+        os.close(self._namespace)
+
+
+def _write_setting(path: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:  # a kernel without it, or a read-only /proc/sys: none is needed to be safe
+        return
+    try:
+        os.write(descriptor, b"1")
+    finally:
+        os.close(descriptor)
+
+
+def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
+    sockets: dict[str, socket.socket] = {}
+    for family, number in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
+        for port in ports:
+            sockets[f"tcp{number}:{port}"] = _listen(family, port)
+        sockets[f"dns-tcp{number}"] = _listen(family, DNS_PORT)
+        sockets[f"dns-udp{number}"] = _bind(family, socket.SOCK_DGRAM, DNS_PORT)
+    refused = refused_connections([*ports, DNS_PORT])
+    if refused is not None:
+        sockets["refused"] = refused
+    return sockets
+
+
+def loopback_dns() -> dict[str, socket.socket]:
+    """Open the sockets at which resolvers ask that find no resolv.conf: 127.0.0.1 of the child's
+    own network, which the caller is in."""
+    return {
+        "dns-tcp-loopback": _listen(socket.AF_INET, DNS_PORT, LOOPBACK),
+        "dns-udp-loopback": _bind(socket.AF_INET, socket.SOCK_DGRAM, DNS_PORT, LOOPBACK),
+    }
+
+
+def _listen(family: int, port: int, address: str = "") -> socket.socket:
+    listener = _bind(family, socket.SOCK_STREAM, port, address)
+    listener.listen(LISTEN_BACKLOG)
+    return listener
+
+
+def _bind(family: int, kind: int, port: int, address: str = "") -> socket.socket:
+    sock = socket.socket(family, kind)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((address, port))
+    return sock

@@ -1,0 +1,138 @@
+"""The child's side of the cage on macOS: Seatbelt, through nono-py. Not tested on a Mac.
+
+Two processes. This one takes its orders, forks, and stays: it passes signals on, reports what
+became of the child, and kills the child's group when the child has ended or the supervisor's end of
+the control socket closes (macOS has no PR_SET_PDEATHSIG). The other shuts itself in, waits for "go"
+and becomes the command. There is no PID namespace and no subreaper: a process that leaves the group
+outlives the session, inside Seatbelt and with no proxy left to reach.
+
+Seatbelt is given by nono-py: `(deny default)`, what is granted, TCP to the proxy's port of this
+machine. Started as launch.py is: no site-packages, no environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nono_trio.late_imports import refuse_late_imports
+from nono_trio.sandbox.launcher.nono_py import load_library
+from nono_trio.sandbox.launcher.steps import (
+    StageError,
+    fork_child,
+    granted,
+    receive_plan,
+    report_failure,
+    set_limits,
+    stage,
+    take_signals,
+)
+from nono_trio.sandbox.launcher.tempdir import remove_temporary
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from nono_trio.sandbox.launcher.steps import ChildSide
+
+
+def main(control_descriptor: int) -> NoReturn:
+    """Run the launch with the supervisor at the other end of `control_descriptor`."""
+    control = socket.socket(fileno=control_descriptor)
+    control.set_inheritable(False)
+    _close_others(control_descriptor)
+    ignored = take_signals()
+    plan = receive_plan(control)
+    try:
+        _launch(control, plan, ignored)
+    except StageError as failed:
+        report_failure(control, failed)
+    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
+        pass
+    os._exit(1)
+
+
+def _close_others(kept: int) -> None:
+    """Close what the caller's caller left open: the child gets the three standard streams only.
+
+    By the list of what is open: the system's limit, which launch.py counts up to, may be none.
+    """
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2 and int(name) != kept:
+            with contextlib.suppress(OSError):  # the listing's own, closed by now
+                os.close(int(name))
+
+
+def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+    with stage("sandbox library"):
+        library = load_library(plan["library"])
+    refuse_late_imports()
+    child = fork_child(
+        control,
+        {},
+        lambda side: _become_child(side, plan, library, ignored),
+        foreground=plan["foreground"],
+    )
+    try:
+        child.conduct(control, {})
+    finally:
+        _end_group(child.pid)
+        if plan["temporary"] is not None:
+            remove_temporary(plan["temporary"])
+    os._exit(0)
+
+
+def _end_group(leader: int) -> None:
+    """Kill what is left of the child's group.
+
+    The group's number is that of a child which may have been reaped just now; macOS gives numbers
+    out in turn, so nobody else can have it yet.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # only zombies: not permitted
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _become_child(
+    side: ChildSide, plan: dict[str, Any], library: ModuleType, ignored: frozenset[int]
+) -> NoReturn:
+    try:
+        side.lead_group(ignored)
+        with stage("limits"):
+            set_limits(plan["limits"], plan["core_limit"])
+        with stage("seatbelt"):
+            _apply_seatbelt(library, plan)
+        side.reporting.sendall(b"caged")
+    except StageError as failed:
+        side.refuse(failed)
+    side.execute(plan)
+
+
+def _apply_seatbelt(library: ModuleType, plan: dict[str, Any]) -> None:
+    """Confine this process to the plan's grants, and where it is isolated, to the proxy's port.
+
+    `allow_localhost_port` also lets every port be bound and called: Seatbelt can't tell them apart.
+    """
+    isolated = plan["isolation"] == "seatbelt"
+    if not plan["landlock"] and not isolated:
+        return
+    capabilities = granted(library, plan)
+    for path in plan["covered"]:
+        capabilities.platform_rule(closing_rule(path))
+    if isolated:
+        capabilities.block_network()
+        capabilities.allow_localhost_port(plan["port"])
+    library.apply(capabilities)
+
+
+def closing_rule(path: str) -> str:
+    """Return the rule that closes `path` and what is below it, whatever a grant around it says.
+
+    nono-py puts such rules behind the grants, and in Seatbelt the last rule that fits decides.
+    Raises ValueError for a path that can't be written in a rule as it is.
+    """
+    if not path.isprintable():
+        raise ValueError(f"a path with control characters can't be closed: {path!r}")
+    quoted = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'(deny file-read* file-write* (subpath "{quoted}"))'

@@ -1,0 +1,89 @@
+"""What the child of a cage without a network of its own tried to reach past the proxy.
+
+The guard (`sandbox.broker.connect_broker`) refuses it; here it becomes a decision in the log, and
+a sentence after the run, since such a program shows no more than "permission denied". Rules: the
+record is in the log before the program is answered; a program that tries again and again gets few
+records, and no attempt is lost from their counts.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.audit.write.session_files import unix_ms
+from nono_trio.core.log.events import NetworkEvent
+from nono_trio.core.log.notices import OWN_TARGETS
+from nono_trio.errors import AuditBusy
+from nono_trio.proxy.access.denial_throttle import DenialThrottle
+
+if TYPE_CHECKING:
+    from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.net.address import Address
+
+REASON: Final = "a direct connection, past the proxy"
+UNSEEN: Final = "a connection of a program that can't be looked into"
+OWN: Final = f"{OWN_TARGETS}direct"  # the target of records about more than one, or about no known
+
+
+class DirectConnections:
+    """Records refused connections.
+
+    `count` is how many there were; `unseen`, of how many more nobody can say where they led.
+    """
+
+    def __init__(self, recorder: RecordsDecisions) -> None:
+        self.count = 0
+        self.unseen = 0
+        self._denials = DenialThrottle(recorder)
+
+    async def refused(self, address: Address | None, port: int) -> None:
+        """Record one, or count it. Raises AuditLost and SessionSealed; if cancelled, it may not
+        have been recorded, and then nothing was answered either."""
+        with suppress(AuditBusy):  # nothing is let through without its record
+            if address is None:
+                self.unseen += 1
+                await self._denials.record(UNSEEN, lambda more: _event(OWN, None, UNSEEN + more))
+            else:
+                self.count += 1
+                await self._denials.record(
+                    f"{address} {port}", lambda more: _event(str(address), port, REASON + more)
+                )
+
+    def notes(self) -> list[str]:
+        """What whoever started the run is told of them."""
+        told = []
+        if self.count:
+            told.append(
+                f"{_refused(self.count, 'direct connection')}: landlock isolation has no"
+                " transparent network, so programs have to use the proxy (HTTP_PROXY and"
+                " HTTPS_PROXY name it)"
+            )
+        if self.unseen:
+            told.append(
+                f"{_refused(self.unseen, 'connection')}: the program can't be looked into (it can"
+                " be executed but not read, or asks for that)"
+            )
+        return told
+
+    async def record_untold(self) -> None:
+        """At the end of the session: record how many no record has told of. Raises nothing."""
+        await self._denials.record_untold(
+            lambda untold: _event(OWN, None, f"{untold} more refused connections")
+        )
+
+
+def _event(target: str, port: int | None, reason: str) -> NetworkEvent:
+    return NetworkEvent(
+        timestamp_unix_ms=unix_ms(),
+        mode="connect",
+        decision="deny",
+        denial_category="host_denied",
+        target=target,
+        port=port,
+        reason=reason,
+    )
+
+
+def _refused(count: int, what: str) -> str:
+    return f"1 {what} was refused" if count == 1 else f"{count} {what}s were refused"

@@ -1,0 +1,1 @@
+"""The home of a cage: private, kept or seeded."""

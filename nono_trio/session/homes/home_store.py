@@ -1,0 +1,316 @@
+"""The directory of kept homes on disk: its entries made, opened, locked, looked at and renamed.
+
+    $XDG_DATA_HOME/nono-trio/homes/NAME.ISOLATION/   0700
+      home/       the only part that a cage sees, and may fill with anything
+      lock        flock: held by the session that has the home, by nobody else
+      home.json   what it is for, and what of ours is in it
+
+Rules of this file: everything in `home/` is hostile, and in landlock isolation so are the modes
+around it; paths are gone through by descriptors, never through symlinks; what belongs to another
+user is refused. A home appears under its name only once it is whole: it is made, filled and locked
+as `.new-...`, then renamed. One that is removed is renamed first, so that no session takes it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from nono_trio.core.policy.home_choice import FLAG, is_stored_name
+from nono_trio.errors import UsageError
+from nono_trio.sandbox.launcher.hostile_tree import (
+    Survey,
+    entered,
+    mode_of,
+    names_in,
+    open_directory,
+    survey,
+)
+from nono_trio.sandbox.launcher.tempdir import remove_temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOME: Final = "home"
+_LOCK: Final = "lock"
+_FACTS: Final = "home.json"
+_NEW: Final = ".new-"
+_GONE: Final = ".gone-"
+# Ours is a few hundred bytes; more is not ours.
+_MAX_FACTS: Final = 1 << 20
+# What `home list` looks at in one home: a second of it, and no more memory than names take.
+_MAX_LISTED: Final = 100_000
+_LIST_SECONDS: Final = 1.0
+# Somebody waits for it and may end it; a big home is a million files.
+_REMOVE_SECONDS: Final = 600.0
+# Between being made and being locked a home is nobody's for microseconds.
+_ABANDONED_SECONDS: Final = 60.0
+_MOST_ENTRIES: Final = 10_000  # homes, however many projects there are
+
+
+class HomeFacts(msgspec.Struct, kw_only=True):
+    """home.json; `places` are those of the last session: path, kind, target."""
+
+    schema: int = 1
+    profile: str
+    directory: str
+    isolation: str
+    created: str
+    copied_from: str | None = None
+    seeded: list[str] = []
+    places: list[tuple[str, str, str]] = []
+
+
+@dataclass(frozen=True)
+class StoredHome:
+    """A home as it lies there; `facts` are None where home.json can't be read."""
+
+    name: str
+    in_use: bool
+    facts: HomeFacts | None
+    content: Survey
+    last_used: float
+
+
+class HomeRoot:
+    """The open directory of all homes."""
+
+    def __init__(self, path: str, *, make: bool) -> None:
+        if make:
+            make_root(path)
+        self.descriptor = open_directory(path)
+        try:
+            _require_own(self.descriptor, path)
+            os.fchmod(self.descriptor, 0o700)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; the entries that were taken stay taken."""
+        os.close(self.descriptor)
+
+    def names(self) -> list[str]:
+        """The names of homes; anything else in the directory is none."""
+        return sorted(filter(is_stored_name, names_in(self.descriptor, _MOST_ENTRIES)))
+
+    def make(self) -> HomeEntry:
+        """Make a directory for a home that has no name yet, locked."""
+        temporary = f"{_NEW}{os.urandom(8).hex()}"
+        os.mkdir(temporary, 0o700, dir_fd=self.descriptor)
+        with _closed_on_error(open_directory(temporary, self.descriptor)) as directory:
+            os.mkdir(HOME, 0o700, dir_fd=directory)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with _closed_on_error(os.open(_LOCK, flags, 0o600, dir_fd=directory)) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return HomeEntry(self, temporary, directory, lock)
+
+    def take(self, name: str) -> HomeEntry | None:
+        """Open and lock the home of a name; None when there is none, or a session has it."""
+        try:
+            directory = open_directory(name, self.descriptor)
+        except FileNotFoundError:
+            return None
+        with _closed_on_error(directory):
+            _require_own(directory, name)
+            with _closed_on_error(_open_lock(directory)) as lock:
+                if _locked(lock) and self._is_still(name, directory):
+                    return HomeEntry(self, name, directory, lock)
+            os.close(lock)
+        os.close(directory)
+        return None
+
+    def has(self, name: str) -> bool:
+        """Whether anything has the name."""
+        return mode_of(name, self.descriptor) is not None
+
+    def _is_still(self, name: str, directory: int) -> bool:
+        """Whether the name still means this directory: it may have been removed meanwhile."""
+        try:
+            there = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(directory))
+
+    def look(self, name: str) -> StoredHome | None:
+        """What a home is, without taking it for longer than the look; None where it is gone."""
+        try:
+            with entered(name, self.descriptor) as directory:
+                _require_own(directory, name)
+                with entered(HOME, directory) as home:
+                    facts = read_facts(directory)
+                    placed = (
+                        frozenset(path for path, _, _ in facts.places) if facts else frozenset()
+                    )
+                    content = survey(home, without=placed, most=_MAX_LISTED, seconds=_LIST_SECONDS)
+                    return StoredHome(
+                        name, _is_held(directory), facts, content, os.fstat(directory).st_mtime
+                    )
+        except OSError:  # no directory, another user's, or removed at this moment
+            return None
+
+    def remove(self, entry: HomeEntry) -> bool:
+        """Remove a home that is taken."""
+        gone = f"{_GONE}{os.urandom(8).hex()}"
+        os.rename(entry.name, gone, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        return remove_temporary(gone, _REMOVE_SECONDS, parent=self.descriptor)
+
+    def clean(self) -> None:
+        """Remove what a killed session or removal left half done."""
+        for name in names_in(self.descriptor, _MOST_ENTRIES):
+            if not name.startswith((_NEW, _GONE)):
+                continue
+            with contextlib.suppress(OSError):
+                status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+                if time.time() - status.st_mtime < _ABANDONED_SECONDS:
+                    continue
+                entry = self.take(name)
+                if entry is not None:
+                    with contextlib.closing(entry):
+                        remove_temporary(name, _REMOVE_SECONDS, parent=self.descriptor)
+
+
+class HomeEntry:
+    """One home's open directory, locked."""
+
+    def __init__(self, root: HomeRoot, name: str, directory: int, lock: int) -> None:
+        self.name = name
+        self.is_new = False
+        self.notes: list[str] = []
+        self._root = root
+        self._directory = directory
+        self._lock = lock
+        self.home = open_directory(HOME, directory)
+
+    def close(self) -> None:
+        """Close it, and unlock it unless the lock was given away."""
+        for descriptor in (self.home, self._directory, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.home = self._directory = self._lock = -1
+
+    def give_lock(self) -> int:
+        """Return the descriptor that holds the lock, which is the caller's from now on."""
+        lock, self._lock = self._lock, -1
+        return lock
+
+    def rename(self, name: str) -> bool:
+        """Give a new home its name; False when there is one of it."""
+        root = self._root.descriptor
+        try:
+            # Never onto another home: a directory that is not empty can't be replaced.
+            os.rename(self.name, name, src_dir_fd=root, dst_dir_fd=root)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            raise
+        self.name = name
+        return True
+
+    def discard(self) -> None:
+        """Remove what was begun."""
+        remove_temporary(self.name, _REMOVE_SECONDS, parent=self._root.descriptor)
+        self.close()
+
+    def read_facts(self) -> HomeFacts | None:
+        """As the function of that name."""
+        return read_facts(self._directory)
+
+    def write_facts(self, facts: HomeFacts) -> None:
+        """Replace home.json as a whole."""
+        temporary = f"{_FACTS}.{os.urandom(4).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=self._directory), "wb") as file:
+            file.write(msgspec.json.encode(facts))
+        os.rename(temporary, _FACTS, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+
+def read_facts(directory: int) -> HomeFacts | None:
+    """What home.json in an entry's directory says; None when it can't be read or says nothing."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(_FACTS, flags, dir_fd=directory), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            return msgspec.json.decode(file.read(_MAX_FACTS), type=HomeFacts)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _open_lock(directory: int) -> int:
+    """Open the lock, made again where it is gone; its mode may forbid it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        lock = os.open(_LOCK, flags, 0o600, dir_fd=directory)
+    except PermissionError:
+        os.chmod(_LOCK, 0o600, dir_fd=directory)
+        lock = os.open(_LOCK, flags, 0o600, dir_fd=directory)
+    with _closed_on_error(lock):
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            raise OSError(errno.EINVAL, "expected a file, got something else", _LOCK)
+    return lock
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_held(directory: int) -> bool:
+    lock = _open_lock(directory)
+    try:
+        return not _locked(lock)
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def make_root(path: str) -> None:
+    """Make the directory of all homes and what leads to it, 0700, for its owner only.
+
+    Raises OSError, and UsageError where another user's directory would hold it.
+    """
+    missing = []
+    above = path
+    while not os.path.lexists(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    owner = os.stat(above).st_uid
+    if owner != os.geteuid() and (os.geteuid() == 0 or not missing):
+        raise _anothers(above, owner)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+
+
+def _require_own(descriptor: int, name: str) -> None:
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid():
+        raise _anothers(name, status.st_uid)
+
+
+def _anothers(path: str, owner: int) -> UsageError:
+    return UsageError(
+        f"expected a directory of this user (uid {os.geteuid()}) for kept homes, got {path} of uid"
+        f" {owner}",
+        hint=f"{FLAG} private, or run as that user (sudo -H sets HOME)",
+    )

@@ -1,0 +1,306 @@
+"""What a session does while it accepts: run a child in its cage, or serve until a signal.
+
+A front owns the listener. It stops accepting at the first signal or at the child's end, whichever
+comes first; the connections that are open then belong to the supervisor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from functools import partial
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec import UNSET
+
+from nono_trio.audit.write.session_files import rfc3339
+from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
+from nono_trio.core.log.session_json import ExecutableIdentity
+from nono_trio.errors import CageFailed
+from nono_trio.late_imports import refuse_late_imports
+from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
+from nono_trio.proxy.listeners.proxy import Proxy
+from nono_trio.proxy.listeners.transparent import Transparent
+from nono_trio.sandbox.cage import Cage
+from nono_trio.session.child import conduct_child
+from nono_trio.session.homes.session_home import what_it_held
+from nono_trio.session.platforms import system_word
+from nono_trio.session.shutdown import Phase
+from nono_trio.session.source_ports import SourcePorts
+from nono_trio.startup import is_command
+from nono_trio.threads import in_thread, keep_spare
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from nono_trio.audit.write.recorder import Recorder
+    from nono_trio.audit.write.session_record import SessionRecord
+    from nono_trio.audit.write.watchdog import AppendWatchdog
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.listeners.proxy import Admits
+    from nono_trio.sandbox.cage import ChildEnded
+    from nono_trio.sandbox.spawn import Launched
+    from nono_trio.session.prepare import PreparedRun
+    from nono_trio.session.shutdown import Shutdown
+
+# A program of a few hundred MB on a cold disk; the child's end never waits longer for its hash.
+HASH_SECONDS = 2.0
+# An exec answers at once; a program on a network file system that hangs must not hold the session.
+EXEC_SECONDS = 10.0
+# The look at a private home bounds itself; a disk that hangs must not hold the end.
+HOME_SECONDS = 2.0
+LISTEN_PORT = "--listen-port"
+# For the writer, the seal and one that hangs: the command may take every thread of its user.
+SPARE_THREADS = 3
+TIMED_OUT = 124  # as timeout(1)
+# The queue has room or it has not: the log is not waited for once the child has ended.
+LAST_RECORD_SECONDS = 1.0
+
+
+class ChildService:
+    """Run one command in its cage."""
+
+    def __init__(
+        self,
+        launched: Launched,
+        sockets: dict[str, socket.socket],
+        run: PreparedRun,
+        record: SessionRecord,
+        shutdown: Shutdown,
+        watchdog: AppendWatchdog,
+        *,
+        grace_seconds: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._launched = launched
+        self._sockets = sockets
+        self._run = run
+        self._record = record
+        self._shutdown = shutdown
+        self._watchdog = watchdog
+        self._grace_seconds = grace_seconds
+        self._timeout_seconds = timeout_seconds
+        self._timed_out = False
+        self._deadline: float | None = None
+        self._ports = SourcePorts()
+        self._listened: list[tuple[int, PortRelay]] = []
+        self.notes: list[str] = []  # for whoever started the run
+
+    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
+        """Return the child's exit code (124 after the timeout); raises CageFailed."""
+        async with Cage(self._launched) as cage, self._watchdog.ending(cage.kill):
+            await recorder.record_payload(_runtime(self._run))
+            proxy = Proxy(
+                self._run.policy,
+                recorder,
+                self._run.token,
+                upstream_proxy=self._run.upstream_proxy,
+            )
+            async with trio.open_nursery() as hashing:
+                hashing.start_soon(self._identify)
+                ended = await self._run_child(cage, proxy, handlers, recorder)
+                hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
+            await self._tell_what_ends()
+        for port, relay in self._listened:
+            if relay.unserved:
+                self.notes.append(
+                    f"{relay.unserved} connections to {LISTEN_PORT} {port} were not served: the"
+                    " command did not listen there, or too many were open"
+                )
+        if proxy.turned_away:
+            self.notes.append(
+                f"{proxy.turned_away} connections of other programs to the proxy's port were"
+                " turned away"
+            )
+        self._timed_out = self._timed_out or self._was_timed_out(ended)
+        return TIMED_OUT if self._timed_out else ended.exit_code
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the timeout ended the command."""
+        return self._timed_out
+
+    def _was_timed_out(self, ended: ChildEnded) -> bool:
+        """Whether the launcher kept the deadline, while we could not."""
+        is_over = self._deadline is not None and trio.current_time() >= self._deadline
+        return is_over and ended.signal == SIGKILL
+
+    async def _tell_what_ends(self) -> None:
+        """Name what a private home holds, while it is there."""
+        home = self._run.home
+        descriptor = self._launched.home if home.descriptor is None else home.descriptor
+        if descriptor is None:
+            return
+        with trio.move_on_after(HOME_SECONDS), suppress(OSError):
+            self.notes += await in_thread(what_it_held, descriptor, home.plan)
+
+    async def _run_child(
+        self, cage: Cage, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
+    ) -> ChildEnded:
+        """Accept and let the child run; both end with it."""
+        async with trio.open_nursery() as front:
+            admits = self._admits()
+            shared = self._run.plan.isolation != "namespace" and admits is None
+            front.start_soon(
+                partial(_serve_until_asked, shared=shared, admits=admits),
+                proxy,
+                self._sockets["proxy"],
+                handlers,
+                self._shutdown,
+                self._transparent(proxy, handlers, recorder),
+            )
+            if self._launched.guard is not None:
+                front.start_soon(self._guard_connections, self._launched.guard, recorder)
+            front.start_soon(self._end_in_time)
+            if is_command():  # a program that uses us as a library may import what it likes
+                refuse_late_imports()
+            await keep_spare(SPARE_THREADS)
+            with trio.move_on_after(EXEC_SECONDS) as executing:
+                await cage.go(self._run.plan.command[0])
+            if executing.cancelled_caught:
+                raise CageFailed(f"the command did not start within {EXEC_SECONDS:.0f} s")
+            # Not before: the launcher, which dials the command's ports, still waits for "go".
+            self._let_ports_through(front, handlers, cage, recorder)
+            ended = await conduct_child(
+                cage,
+                self._shutdown,
+                self._run.terminal,
+                lent=self._run.plan.foreground,
+                grace_seconds=self._grace_seconds,
+            )
+            front.cancel_scope.cancel(reason="the child has ended")
+        return ended
+
+    def _admits(self) -> Admits | None:
+        """Who may connect to the proxy where others could: only the command, if it is known."""
+        if self._run.plan.isolation == "namespace" or self._launched.guard is None:
+            return None
+        return self._ports.admits
+
+    def _transparent(
+        self, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
+    ) -> Callable[[], Awaitable[None]] | None:
+        """What serves the transparent network, if the cage has one."""
+        if not self._run.plan.transparent_ports:
+            return None
+        own_names = self._run.own_names.addresses
+        network = Transparent(proxy, self._run.policy, recorder, own_names=own_names)
+        return partial(network.serve, self._sockets, handlers)
+
+    def _let_ports_through(
+        self, front: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
+    ) -> None:
+        for port in self._run.plan.open_ports:
+            relay = PortRelay(port, "--open-port", partial(dial_host, port), recorder)
+            for name in (f"open:{port}", f"open6:{port}"):
+                if name in self._sockets:
+                    front.start_soon(relay.serve, self._sockets[name], handlers)
+        for port, listener in self._run.listen_ports.items():
+            relay = PortRelay(
+                port, LISTEN_PORT, partial(_dial_child, cage, port), recorder, is_commands=False
+            )
+            self._listened.append((port, relay))
+            front.start_soon(relay.serve, listener, handlers)
+
+    async def _guard_connections(self, listener: int, recorder: Recorder) -> None:
+        """Make the connections of a cage without a network of its own, until cancelled."""
+        from nono_trio.sandbox.broker.connect_broker import Guard, Openings
+        from nono_trio.sandbox.broker.metadata_broker import MetadataBroker
+        from nono_trio.session.direct_connections import DirectConnections
+
+        plan = self._run.plan
+        direct = DirectConnections(recorder)
+        openings = Openings.of(
+            plan.port, plan.listen_ports, plan.grants, plan.sockets, plan.identities
+        )
+        elsewhere = plan.isolation == "namespace"
+        metadata = MetadataBroker.of(plan.grants, plan.identities, elsewhere=elsewhere)
+        guard = Guard(
+            listener, openings, direct.refused, metadata, self._launched.pid, self._ports.expect
+        )
+        try:
+            await guard.serve()
+        finally:
+            self.notes += [*direct.notes(), *metadata.notes()]
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await direct.record_untold()
+
+    async def _end_in_time(self) -> None:
+        if self._timeout_seconds is not None:
+            self._deadline = trio.current_time() + self._timeout_seconds
+            await trio.sleep_until(self._deadline)
+            self._timed_out = True
+            self._shutdown.advance(SIGTERM)
+
+    async def _identify(self) -> None:
+        """Hash the program while it runs: start-up does not wait for 100 MB of interpreter."""
+        with suppress(OSError):
+            self._record.executable = await in_thread(_identity, self._run.executable)
+
+
+class ListenerService:
+    """Serve a listener of the host's until the first signal."""
+
+    def __init__(
+        self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
+        ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._policy = policy
+        self._upstream_proxy = upstream_proxy
+        self._token = token
+        self._shutdown = shutdown
+        self._ready = ready
+
+    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
+        """Return 0 once asked to end."""
+        proxy = Proxy(self._policy, recorder, self._token, upstream_proxy=self._upstream_proxy)
+        self._ready()
+        await _serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
+        return 0
+
+
+async def _serve_until_asked(
+    proxy: Proxy,
+    listener: socket.socket,
+    handlers: trio.Nursery,
+    shutdown: Shutdown,
+    transparent: Callable[[], Awaitable[None]] | None = None,
+    *,
+    shared: bool,
+    admits: Admits | None = None,
+) -> None:
+    async with trio.open_nursery() as serving:
+        serving.start_soon(partial(proxy.serve, listener, handlers, shared=shared, admits=admits))
+        if transparent is not None:
+            serving.start_soon(transparent)
+        await shutdown.reached(Phase.ENDING)
+        serving.cancel_scope.cancel(reason="asked to end")
+
+
+async def _dial_child(cage: Cage, port: int) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(await cage.connect(port)))
+
+
+def _runtime(run: PreparedRun) -> SandboxRuntime:
+    return SandboxRuntime(
+        event=SandboxRuntimeEvent(
+            timestamp=rfc3339(),
+            platform=system_word(),
+            landlock_abi=run.landlock_abi or UNSET,
+            landlock_execute_enforced=run.plan.landlock and run.landlock_abi is not None,
+            tool_sandbox_active=False,
+        )
+    )
+
+
+def _identity(path: str) -> ExecutableIdentity:
+    resolved = os.path.realpath(path)
+    with open(resolved, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return ExecutableIdentity(resolved_path=resolved, sha256=digest.hexdigest())

@@ -1,0 +1,111 @@
+"""SIGKILL before every call that changes a file, of a real seal and of real recoveries.
+
+Whatever is left is `crashed` (or `verified`, where the work was done already), a recovery of it is
+`verified`, and the ledger has one line for it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from checkout import SUPPORT
+from killed_at import DAMAGED
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.recovery import abandoned
+from nono_trio.audit.recovery.forget import forget
+from nono_trio.audit.recovery.ledger_repair import repair
+from nono_trio.audit.recovery.recover import recover
+from nono_trio.audit.verify.session import verify
+from nono_trio.cli.audit.verify import verify_all
+
+PROGRAM = SUPPORT / "killed_at.py"
+KILL_SECONDS = 60
+
+
+def killed(work, directory):
+    """The directories of sessions that were killed at every call, in order."""
+    done = subprocess.run(
+        [sys.executable, PROGRAM, work, directory],
+        capture_output=True, text=True, timeout=KILL_SECONDS,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    roots = sorted(directory.iterdir(), key=lambda path: int(path.name))
+    return [path for root in roots for path in root.glob("audit/*") if path.is_dir()]
+
+
+def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, monkeypatch):
+    """A directory without its session.json was unreadable for ever."""
+    monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
+    found = killed("start", memory_path)
+    assert len(found) > 12  # the calls were seen
+    sessions = [path for path in found if store.is_session_id(path.name)]
+    assert 1 < len(sessions) < len(found)
+    for directory in sessions:
+        assert verify(directory).verdict == "crashed"
+        assert recover(directory).outcome == "recovered"
+        assert verify(directory).verdict == "verified"
+    for root in {path.parent for path in found} - {path.parent for path in sessions}:
+        assert store.sessions(root) == []
+        assert abandoned.remove_abandoned(root) == 1
+        assert list(root.iterdir()) == []
+
+
+def test_a_removal_killed_before_every_call_is_no_tampering(memory_path, monkeypatch):
+    """What was left of the session's files was called tampered."""
+    monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
+    found = killed("forget", memory_path)
+    assert len(found) > 8  # the calls were seen
+    for directory in found:
+        root = directory.parent
+        told = [answer.verdict for answer in verify_all(root, quick=False, jobs=1)]
+        assert told in (["verified"], [])
+        assert abandoned.remove_abandoned(root) == (not told)
+        forget(root, directory.name.removeprefix(store.REMOVING))
+        assert [path.name for path in root.iterdir() if path.is_dir()] == []
+        assert [*verify_all(root, quick=False, jobs=1)] == []
+
+
+@pytest.mark.parametrize(
+    ("work", "least"),
+    [
+        ("seal", 30), ("torn_everywhere", 45), ("empty", 30), ("without_files", 30),
+        ("ended_only", 20), ("final_checkpoint", 10), ("in_the_ledger", 5),
+    ],
+)  # fmt: skip
+def test_killed_before_every_call(memory_path, work, least):
+    directories = killed(work, memory_path)
+    assert len(directories) > least  # the calls were seen
+    verdicts = []
+    for number, directory in enumerate(directories):
+        answer = verify(directory)
+        assert answer.verdict in ("crashed", "verified"), (number, answer.first_bad)
+        verdicts.append(answer.verdict)
+        sealed = answer.verdict == "verified"
+        assert recover(directory).outcome == ("sealed" if sealed else "recovered"), number
+        answer = verify(directory)
+        assert (answer.verdict, answer.first_bad) == ("verified", None), number
+        report = ledger.verify(directory.parent)
+        assert (report.count, report.first_bad, report.torn_tail) == (1, None, False), number
+        ended = store.read_summary(directory)
+        assert ended is not None
+        assert store.is_sealed(ended)
+    assert verdicts[0] == "crashed"
+    assert verdicts[-1] == "verified"  # this one was not killed
+    assert verdicts == sorted(verdicts)  # once it is whole it stays whole
+
+
+def test_a_repair_of_the_ledger_killed_before_every_call(memory_path):
+    directories = killed("repair", memory_path)
+    assert len(directories) > 8
+    for number, directory in enumerate(directories):
+        root = directory.parent
+        repair(root)
+        assert DAMAGED in (root / ledger.TORN).read_bytes(), number
+        ledger.append(root, "next", "ab" * 32, "2026-07-02T11:48:52Z")
+        report = ledger.verify(root)
+        assert (report.first_bad, report.torn_tail) == (None, False), number
+        assert set(report.digests) == {directory.name, "next"}, number
+        assert verify(directory).verdict == "verified", number

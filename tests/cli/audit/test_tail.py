@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import pytest
+import sealed_session as made
+
+from nono_trio.audit import store
+from nono_trio.cli.audit import tail
+from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
+from nono_trio.errors import LogUnreadable
+
+BOUND_SECONDS = 20.0  # of every wait here: far over what a loaded machine needs
+NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "audit"
+
+
+def sequences(records):
+    return [record.sequence for record in records]
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + BOUND_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class LiveSession:
+    """A running session whose log is written line by line, by this process."""
+
+    def __init__(self, root, payloads=made.SMALL):
+        self.directory = made.running(root, payloads=payloads[:1], counts=())
+        begun = made.payloads_of(self.directory)
+        started, policy, *rest = made.encode_log([*begun, *payloads[1:]])[0]
+        self.lines = [started + policy, *rest]
+        self.log = self.directory / store.LOG
+
+    def append(self, data):
+        with self.log.open("ab", buffering=0) as file:
+            file.write(data)
+
+    def die(self):
+        metadata = store.read_metadata(self.directory)
+        metadata.nono_trio = msgspec.structs.replace(metadata.nono_trio, supervisor_pid=2**22 + 1)
+        store.write_session_json(self.directory, metadata)
+
+
+class Following:
+    """`Tail.follow` in a thread; what it showed and how it ended."""
+
+    def __init__(self, tail):
+        self.shown = []
+        self.end = None
+        self._thread = threading.Thread(target=self._run, args=(tail,), daemon=True)
+        self._thread.start()
+
+    def _run(self, tail):
+        try:
+            self.end = tail.follow(self.shown.append)
+        except LogUnreadable as error:
+            self.end = error
+
+    def join(self):
+        self._thread.join(BOUND_SECONDS)
+        assert not self._thread.is_alive()
+        return self.end
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100])
+def test_the_last_decisions_in_order(root, count):
+    directory = made.build(root, payloads=[*made.SMALL[:-1], made.network(3), made.ended()])
+    tail = Tail(directory, Filter())
+    assert sequences(tail.last(count)) == [3, 4, 5][max(0, 3 - count) :]
+    assert tail.ended
+    assert tail.follow(pytest.fail) == "ended"
+
+
+def test_filters(root):
+    directory = made.build(
+        root,
+        payloads=[
+            made.started(),
+            made.network(1, "allow", "Api.Example.com"),
+            made.network(2, "deny", "evil.example.com"),
+            made.network(3, "deny", "example.com"),
+            made.ended(),
+        ],
+    )
+    assert sequences(Tail(directory, Filter(decision="deny")).last(9)) == [3, 4]
+    assert sequences(Tail(directory, Filter(host="*.EXAMPLE.com")).last(9)) == [2, 3]
+    assert sequences(Tail(directory, Filter(decision="deny", host="*.example.com")).last(9)) == [3]
+    assert sequences(Tail(directory, Filter(decision="approve_denied")).last(9)) == []
+
+
+def test_a_log_file_by_itself(root):
+    directory = made.build(root)
+    assert sequences(Tail(directory / store.LOG, Filter()).last(9)) == [3, 4]
+
+
+def test_following_from_the_last_lines_shows_each_decision_once(root):
+    session = LiveSession(root)
+    session.append(session.lines[1] + session.lines[2] + session.lines[3][:50])
+    tail = Tail(session.directory, Filter())
+    assert sequences(tail.last(1)) == [3]
+    following = Following(tail)
+    session.append(session.lines[3][50:])
+    wait_until(lambda: sequences(following.shown) == [4])
+    session.append(session.lines[4])
+    assert following.join() == "ended"
+    assert sequences(following.shown) == [4]
+
+
+def test_half_a_line_is_never_shown(root):
+    session = LiveSession(root)
+    following = Following(Tail(session.directory, Filter()))
+    session.append(b"".join(session.lines[1:3]))
+    for byte in session.lines[3]:
+        before = len(following.shown)
+        assert before <= 1
+        session.append(bytes([byte]))
+    session.append(session.lines[4])
+    assert following.join() == "ended"
+    assert sequences(following.shown) == [3, 4]
+
+
+def test_a_session_that_crashes_ends_the_following(root, monkeypatch):
+    monkeypatch.setattr(tail, "ALIVE_POLLS", 2)
+    session = LiveSession(root)
+    following = Following(Tail(session.directory, Filter()))
+    session.append(b"".join(session.lines[1:4]))
+    session.die()
+    assert following.join() == "crashed"
+    assert sequences(following.shown) == [3, 4]
+
+
+def test_a_log_that_is_cut_while_followed_is_an_error(root):
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]))
+    following = Following(Tail(session.directory, Filter()))
+    wait_until(lambda: following.shown)
+    os.truncate(session.log, 100)
+    assert isinstance(following.join(), LogUnreadable)
+
+
+def test_a_session_that_is_just_starting_is_not_gone(root, monkeypatch):
+    monkeypatch.setattr(tail, "ALIVE_POLLS", 1)
+    session = LiveSession(root)
+    (session.directory / store.SESSION).unlink()
+    following = Following(Tail(session.directory, Filter()))
+    session.append(b"".join(session.lines[1:]))
+    assert following.join() == "ended"
+    assert sequences(following.shown) == [3, 4]
+
+
+def test_a_directory_that_stays_without_session_json_is_gone(root, monkeypatch):
+    monkeypatch.setattr(tail, "STARTING_SECONDS", 0.0)
+    session = LiveSession(root)
+    (session.directory / store.SESSION).unlink()
+    assert Following(Tail(session.directory, Filter())).join() == "crashed"
+
+
+@pytest.mark.parametrize("text", ["latest", "0123456789abcdef", "0123", "agent"])
+def test_waiting_for_a_session_that_starts_later(root, text):
+    waiting = threading.Event()
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(wait_for_session(root, text, waiting.set)), daemon=True
+    )
+    thread.start()
+    assert waiting.wait(BOUND_SECONDS)
+    directory = made.running(root, name="agent")
+    thread.join(BOUND_SECONDS)
+    assert found == [directory]
+
+
+# -- the command itself ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path):
+    processes = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [*NONO_TRIO, "audit", "tail", "--audit-dir", str(tmp_path), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_decision_is_shown_as_it_is_written(root, start):
+    assert tail.POLL_SECONDS <= 0.1  # how long it takes where the machine has time
+    payloads = [made.started(), *(made.network(n) for n in range(10)), made.ended()]
+    session = LiveSession(root, payloads)
+    session.append(session.lines[1])
+    process = start("-f")
+    assert "evil.test:443" in process.stdout.readline()
+    for line in session.lines[2:-1]:
+        session.append(line)
+        assert "evil.test:443" in process.stdout.readline()
+    session.append(session.lines[-1])
+    assert process.wait(BOUND_SECONDS) == 0
+
+
+def test_waiting_from_an_empty_state_directory_to_the_end(root, start):
+    process = start("-f", "--json")
+    assert "waiting for session latest" in process.stderr.readline()
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:]))
+    out, err = process.communicate(timeout=BOUND_SECONDS)
+    assert process.returncode == 0
+    assert [json.loads(line)["sequence"] for line in out.splitlines()] == [3, 4]
+    assert err == ""
+
+
+def test_ctrl_c_is_quiet(root, start):
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]))
+    process = start("-f")
+    assert "example.com:443" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=BOUND_SECONDS)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_error(root, start):
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]))
+    process = start("-f")
+    assert process.stdout.readline()
+    process.stdout.close()
+    session.append(session.lines[3])
+    assert process.wait(BOUND_SECONDS) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
+
+
+def test_a_crashed_session_is_said_to_be_one(root, start):
+    made.unsealed(root)
+    process = start("-f", "--decision", "deny")
+    out, err = process.communicate(timeout=BOUND_SECONDS)
+    assert process.returncode == 6
+    assert out.count("\n") == 1
+    assert "never sealed" in err

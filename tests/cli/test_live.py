@@ -1,0 +1,120 @@
+"""The end of a run in three lines: what was denied, by host, and what would have allowed it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from nono_trio.cli.live import MAX_COUNTED, MAX_TARGETS, WITHOUT_TOKEN, DenialCount
+from nono_trio.core.log.events import Network, NetworkEvent
+from nono_trio.core.policy.reasons import lifted_by, not_allowed
+
+
+def event(target, port=443, decision="deny", *, reason=None, method="CONNECT"):
+    return NetworkEvent(
+        timestamp_unix_ms=1, mode="connect", decision=decision, target=target, port=port,
+        method=method, reason=reason,
+    )  # fmt: skip
+
+
+def looked_up(target):
+    return event(target, 53, method="DNS", reason="the name is not allowed on any port")
+
+
+def missing(target, port=443):
+    return event(target, port, reason=not_allowed(f"{target}:{port}"))
+
+
+def summary(*events):
+    count = DenialCount()
+    for number, one in enumerate(events):
+        count.observe(number, Network(event=one))
+    return count.summary("5e55")
+
+
+def test_nothing_denied_is_nothing_to_say():
+    assert summary(event("a.test", decision="allow")) == []
+
+
+def test_a_host_that_was_looked_up_and_tried_at_two_ports_is_named_once():
+    assert summary(
+        looked_up("a.test"), missing("a.test", 443), missing("a.test", 80), looked_up("a.test"),
+        event("b.test", decision="allow"),
+    ) == [
+        "2 denied, 1 allowed: a.test:80,443 (2x)",
+        "to allow: --allow-domain a.test:443 --allow-domain a.test:80",
+        "details: nono-trio audit show 5e55",
+    ]  # fmt: skip
+
+
+def test_a_name_that_was_only_looked_up_says_so():
+    assert summary(looked_up("x.tunnel.test"), looked_up("x.tunnel.test"))[:-1] == [
+        "2 denied, 0 allowed: x.tunnel.test, only looked up (2x)"
+    ]
+
+
+def test_what_would_have_allowed_it_is_in_the_form_that_does():
+    lines = summary(
+        event("a.test", reason=lifted_by("it hides its name", "tls://a.test:443")),
+        event("2001:db8::1", reason=lifted_by("no TLS", "tcp://[2001:db8::1]:443")),
+        event("169.254.169.254", 80, reason="169.254.169.254 is a cloud metadata address"),
+        event("", None, reason="malformed"),
+    )
+    assert lines[0].startswith("4 denied, 0 allowed: a.test:443 (1x), [2001:db8::1]:443 (1x), ")
+    assert "(malformed request) (1x)" in lines[0]
+    assert lines[1] == (
+        "to allow: --allow-domain tls://a.test:443 --allow-domain tcp://[2001:db8::1]:443"
+    )
+
+
+def test_a_flood_is_counted_and_not_kept():
+    many = [missing(f"h{number}.test") for number in range(MAX_COUNTED + 10)]
+    scan = [missing("h0.test", port) for port in range(1, 1000)]
+    lines = summary(*many, *scan, *[missing("h5.test")] * 3)
+    assert lines[0].startswith(f"{len(many) + len(scan) + 3} denied, 0 allowed: h5.test:443 (4x), ")
+    assert lines[0].endswith(f" and {MAX_COUNTED - MAX_TARGETS} more")
+
+
+def test_what_is_about_no_host_is_not_shown():
+    own = event("nono-trio:dns", 53, method="DNS", reason="9 more queries for denied names")
+    assert summary(looked_up("a.test"), own)[0] == (
+        "1 denied, 0 allowed: a.test, only looked up (1x)"
+    )
+    assert [line.split(":")[0] for line in summary(own)] == ["details"]
+
+
+def test_a_program_that_sends_no_password_is_told_of():
+    refused = event("a.test", reason="proxy authentication is required")
+    refused = msgspec.structs.replace(refused, denial_category="authentication_failed")
+    assert summary(refused) == [WITHOUT_TOKEN, "details: nono-trio audit show 5e55"]
+    both = summary(refused, missing("b.test"))
+    assert both[:2] == ["1 denied, 0 allowed: b.test:443 (1x)", WITHOUT_TOKEN]
+
+
+def test_a_request_without_the_token_is_no_denial_of_the_run():
+    """Where others can reach the listener it may be anybody's: no job fails for it."""
+    refused = msgspec.structs.replace(event("a.test"), denial_category="authentication_failed")
+    count = DenialCount()
+    count.observe(0, Network(event=refused))
+    assert count.total == 0
+
+
+def test_a_scan_is_named_by_its_first_ports():
+    text = summary(*[missing("a.test", port) for port in range(1, 100)])[0]
+    assert text == "99 denied, 0 allowed: a.test:1,2,3,4,5,6,7,8,... (99x)"
+
+
+@pytest.mark.parametrize("target", ["\x1b[31mred", "a\nb", "\u202eevil"])
+def test_nothing_of_a_target_reaches_the_terminal_raw(target):
+    assert all(line.isprintable() for line in summary(missing(target), looked_up(target)))
+
+
+def test_a_client_that_answers_when_it_is_asked_used_the_password():
+    """wget, for one, sends it only after a 407."""
+    asked = msgspec.structs.replace(event("a.test"), denial_category="authentication_failed")
+    answered = msgspec.structs.replace(
+        event("a.test", decision="allow"), auth_mechanism="proxy_authorization",
+        auth_outcome="succeeded",
+    )  # fmt: skip
+    assert summary(asked, answered) == []
+    assert WITHOUT_TOKEN in summary(asked, answered, asked)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vectors import LOGS, load, log_lines, records
+
+from nono_trio.core.log import record
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_every_line_of_upstream_is_rebuilt_byte_for_byte(log):
+    prev = None
+    for number, (line, fields) in enumerate(zip(log_lines(log), records(log), strict=True)):
+        built, leaf, chain = record.encode_record(number, prev, fields["event_json"].encode())
+        assert built == line
+        assert (leaf.hex(), chain.hex()) == (fields["leaf_hash"], fields["chain_hash"])
+        prev = chain
+    assert prev.hex() == load(log, "integrity.json")["chain_head"]
+
+
+def test_the_hashes_are_their_definition():
+    leaf = hashlib.sha256(b"nono.audit.event.alpha\n{}").digest()
+    assert record.leaf_hash(b"{}") == leaf
+    first = hashlib.sha256(b"nono.audit.chain.alpha\n" + bytes(32) + leaf).digest()
+    assert record.chain_hash(None, leaf) == first
+    second = hashlib.sha256(b"nono.audit.chain.alpha\n" + first + leaf).digest()
+    assert record.chain_hash(first, leaf) == second
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_in_a_payload_stays_one_line_of_json(text):
+    event_json = json.dumps({"t": text}, ensure_ascii=False).encode()
+    line, _, _ = record.encode_record(0, None, event_json)
+    assert line.index(b"\n") == len(line) - 1
+    fields = json.loads(line)
+    assert fields["event_json"].encode() == event_json
+    assert fields["event"] == {"t": text}

@@ -1,0 +1,117 @@
+"""Root at work in another user's state directory: whose the files are, and where it is led."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import crashed_session as crashed
+import pytest
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.recovery.recover import TORN, recover
+from nono_trio.posix.owner import as_owner, open_shared
+
+# Any uid but root's will do; nobody's account need exist.
+USER = 65_534
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+
+
+@pytest.fixture
+def root():
+    """The audit directory of a user, in a place that the user may reach (pytest's is root's)."""
+    place = Path(tempfile.mkdtemp(prefix="ownership-"))
+    place.chmod(0o755)
+    root = place / "audit"
+    root.mkdir(mode=0o700)
+    os.chown(root, USER, USER)
+    yield root
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def session(root):
+    """A crashed session with a torn tail, the user's."""
+    directory = crashed.torn(root)
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, USER, USER)
+    (root / ledger.LEDGER).unlink(missing_ok=True)
+    (root / ledger.LOCK).unlink(missing_ok=True)
+    return directory
+
+
+def owners(root):
+    return {path.name: path.lstat().st_uid for path in root.rglob("*")}
+
+
+def test_a_recovery_by_root_leaves_everything_the_users(root, session):
+    answer = recover(session)
+    assert (answer.outcome, answer.reason) == ("recovered", None)
+    found = owners(root)
+    assert set(found.values()) == {USER}
+    assert {store.SESSION, store.LOG + TORN, ledger.LEDGER, ledger.LOCK} <= found.keys()
+    assert os.geteuid() == 0
+
+
+@pytest.mark.parametrize("name", [store.LOG + TORN, store.CHECKPOINTS])
+def test_root_is_not_led_out_by_a_symlink(root, session, name):
+    outside = root.parent / "outside"
+    outside.mkdir(mode=0o700)
+    (session / name).unlink(missing_ok=True)
+    (session / name).symlink_to(outside / "made")
+    assert recover(session).outcome != "recovered"
+    assert list(outside.iterdir()) == []
+
+
+def test_root_changes_no_file_of_its_own_by_another_name(root, session):
+    precious = root.parent / "precious"
+    precious.write_bytes((session / store.LOG).read_bytes())
+    precious.chmod(0o600)
+    (session / store.LOG).unlink()
+    os.link(precious, session / store.LOG)
+    before = precious.read_bytes()
+    assert recover(session).outcome == "unreadable"
+    assert precious.read_bytes() == before
+
+
+def test_a_session_directory_that_is_a_symlink_is_not_entered_as_root(root, session):
+    inner = root.parent / "of_root"
+    session.rename(inner)
+    os.chown(inner, 0, 0)
+    inner.chmod(0o700)
+    session.symlink_to(inner)
+    os.chown(session, USER, USER, follow_symlinks=False)
+    assert recover(session).outcome in ("failed", "unreadable")
+    assert not (inner / (store.LOG + TORN)).exists()
+
+
+def test_the_ledger_of_a_session_that_root_ran_stays_the_users(root):
+    ledger.append(root, "s", "ab" * 32, "2026-07-02T11:48:52Z")
+    assert owners(root) == {ledger.LEDGER: USER, ledger.LOCK: USER}
+
+
+@pytest.mark.parametrize("name", [ledger.LOCK, ledger.LEDGER])
+def test_the_ledger_is_not_opened_through_links(root, name):
+    outside = root.parent / "outside"
+    (root / name).symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic links"):
+        open_shared(root / name, os.O_RDWR)
+    assert not outside.exists()
+    (root / name).unlink()
+    outside.touch()
+    os.link(outside, root / name)
+    with pytest.raises(OSError, match="another name"):
+        open_shared(root / name, os.O_RDWR)
+
+
+def test_root_becomes_itself_again(root):
+    groups = os.getgroups()
+    with as_owner(root):
+        assert (os.geteuid(), os.getgroups()) == (USER, [])
+    assert (os.geteuid(), os.getegid(), os.getgroups()) == (0, 0, groups)
+    with pytest.raises(FileNotFoundError), as_owner(root):
+        os.stat("/does/not/exist")
+    assert (os.geteuid(), os.getegid(), os.getgroups()) == (0, 0, groups)

@@ -1,0 +1,93 @@
+"""The demo and the benchmark run, and the demo notices when something does not come out right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT
+
+SCRIPTS = ROOT / "scripts"
+# The demo takes two seconds and the quick benchmark six; both stop by themselves long before this.
+SECONDS = 100
+
+LOADS = [
+    "CONNECT, 1 client",
+    "CONNECT, 32 clients",
+    "CONNECT, 256 clients",
+    "deny, 32 clients",
+    "forward, 32 clients, one each",
+    "forward, 32 clients, keep-alive",
+    "bulk, 1 tunnel",
+    "bulk, 8 tunnels",
+    "upload, 1 tunnel",
+]
+
+
+def run_script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=SCRIPTS, env=os.environ | variables,
+        capture_output=True, text=True, timeout=SECONDS,
+    )  # fmt: skip
+
+
+def test_the_demo_comes_out_as_expected_and_leaves_nothing_behind(tmp_path):
+    finished = run_script("demo_session.py", TMPDIR=str(tmp_path))
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "FAILED" not in finished.stdout
+    lines = finished.stdout.splitlines()
+    for start in (
+        "$ nono-trio run --name demo --follow",
+        "agent: ok      GET https://api.example.com:",
+        "agent: blocked GET https://evil.example.net/",
+        "agent: blocked read ~/.ssh/id_ed25519",
+        "$ nono-trio audit show latest",
+        "verified ",
+        "# exit code 0",
+        "$ kill -9 ",
+        "crashed ",
+        "# exit code 6",
+    ):
+        assert any(line.startswith(start) for line in lines), f"{start!r} in {finished.stdout}"
+    assert any("allow connect  api.example.com:" in line for line in lines)
+    assert lines[-1].startswith("# All ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_fails_when_an_expectation_is_not_met():
+    wrong = "import demo_session, sys; demo_session.CRASHED = 99; sys.exit(demo_session.main())"
+    finished = run_script("-c", wrong)
+    assert finished.returncode == 1
+    expected = "exit code of audit verify after a crash: 99"
+    assert f"# FAILED: expected {expected}; got 6" in finished.stdout
+    assert finished.stdout.endswith(f"were met:\n#   expected {expected}\n")
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CC", "cc")) is None,
+    reason="the benchmark's load generator is C, and there is no C compiler (cc) here",
+)
+def test_the_quick_benchmark_fills_every_row():
+    finished = run_script("bench_peers.py", "--quick", "--json")
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    assert (report["schema"], report["quick"]) == (1, True)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows)[: len(LOADS)] == LOADS
+    assert len(rows) == len(LOADS) + 5  # memory, three kinds of start, verify
+    for row in rows.values():
+        assert row["ours"] > 0
+        assert (row["ratio"] is None) == (row["peer"] is None)
+        assert (row["met"] is None) == (row["aim"] is None)
+    without_peer = [name for name, row in rows.items() if row["peer"] is None]
+    bubblewrap = [] if shutil.which("bwrap") else ["run -- true, by bwrap + 2.5 trio"]
+    assert without_peer == [
+        "forward, 32 clients, one each",
+        "forward, 32 clients, keep-alive",
+        *bubblewrap,
+        "audit verify, 100 requests",
+    ]

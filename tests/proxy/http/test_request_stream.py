@@ -1,0 +1,206 @@
+"""Body guards: where a body ends, and that h11 never finds another end."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody, framed
+from nono_trio.core.http.chunked import (
+    MAX_CHUNK_LINE,
+    MAX_EXCESS,
+    MAX_LINES,
+    MAX_TRAILERS,
+    BadBody,
+    ChunkGuard,
+)
+
+GOOD = {
+    "empty": b"0\r\n\r\n",
+    "one": b"5\r\nhello\r\n0\r\n\r\n",
+    "hex": b"A\r\n0123456789\r\na\r\n0123456789\r\n00\r\n\r\n",
+    "extension": b'5;a;b=c;d="e f"\r\nhello\r\n0;last\r\n\r\n',
+    "trailers": b"1\r\nx\r\n0\r\nA: b\r\nC:\r\nD:\t\xff \r\n\r\n",
+    "line ends in data": b"4\r\n\r\n\r\n\r\n0\r\n\r\n",
+    "leading zeros": b"0000000000000001\r\nx\r\n0\r\n\r\n",
+}
+BAD = {
+    "bare line feed": b"5\nhello\r\n0\r\n\r\n",
+    "bare line feed after data": b"5\r\nhello\n0\r\n\r\n",
+    "bare line feed at the end": b"0\r\n\n",
+    "carriage return in extension": b"5;x\rhello\r\n0\r\n\r\n",
+    "line feed in extension": b"5;x\nhello\r\n0\r\n\r\n",
+    "prefix": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "sign": b"+5\r\nhello\r\n0\r\n\r\n",
+    "minus": b"-5\r\nhello\r\n0\r\n\r\n",
+    "underscore": b"1_0\r\nhello\r\n0\r\n\r\n",
+    "overflow": b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "space before size": b" 5\r\nhello\r\n0\r\n\r\n",
+    "space after size": b"5 \r\nhello\r\n0\r\n\r\n",
+    "space before extension": b"5 ;x\r\nhello\r\n0\r\n\r\n",
+    "no size": b"\r\nhello\r\n0\r\n\r\n",
+    "extension alone": b";x\r\nhello\r\n0\r\n\r\n",
+    "short data": b"6\r\nhello\r\n0\r\n\r\n",
+    "long data": b"4\r\nhello\r\n0\r\n\r\n",
+    "no line end after data": b"5\r\nhello0\r\n\r\n",
+    "nul in extension": b"5;\0\r\nhello\r\n0\r\n\r\n",
+    "full-width digit": b"\xef\xbc\x95\r\nhello\r\n0\r\n\r\n",
+    "extension bomb": b"1;" + b"x" * 70_000,
+    "length in trailer": b"0\r\nContent-Length: 5\r\n\r\n",
+    "coding in trailer": b"0\r\ntransfer-encoding: chunked\r\n\r\n",
+    "host in trailer": b"0\r\nHost: evil.test\r\n\r\n",
+    "token in trailer": b"0\r\nProxy-Authorization: Basic eDp5\r\n\r\n",
+    "folded trailer": b"0\r\nA: b\r\n c\r\n\r\n",
+    "space in trailer name": b"0\r\nA : b\r\n\r\n",
+    "trailer without colon": b"0\r\nGET / HTTP/1.1\r\n\r\n",
+    "control in trailer": b"0\r\nA: \x0b\r\n\r\n",
+    "trailer bomb": b"0\r\n" + b"A: b\r\n" * (MAX_TRAILERS // 5),
+    "many extensions": (b"1;" + b"x" * 1000 + b"\r\ny\r\n") * (MAX_EXCESS // 900),
+}
+
+
+def feed(wire: bytes, step: int) -> tuple[int, bool]:
+    """How much a chunked guard takes of `wire`, and whether it is done then."""
+    guard, at = ChunkGuard(), 0
+    while at < len(wire) and not guard.done:
+        taken = guard.take(wire[at : at + step])
+        assert taken
+        at += taken
+    return at, guard.done
+
+
+def read(wire: bytes, step: int) -> tuple[bytes, int]:
+    """The data of a chunked body at the front of `wire`, and what it took."""
+    body, at, data = ChunkedBody(), 0, b""
+    while not body.done:
+        piece, taken = body.read(wire[at : at + step])
+        data, at = data + piece, at + taken
+    return data, at
+
+
+def h11_data(wire: bytes) -> bytes:
+    """What h11 reads from a chunked request body; it must end where `wire` ends."""
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + wire
+    )
+    assert isinstance(connection.next_event(), h11.Request)
+    data = b""
+    while isinstance(event := connection.next_event(), h11.Data):
+        data += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    assert connection.trailing_data == (b"", False)
+    return data
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize("wire", GOOD.values(), ids=GOOD.keys())
+def test_good_bodies_end_where_h11_ends_them(wire, step):
+    assert feed(wire, step) == (len(wire), True)
+    assert feed(wire + b"GET / HTTP/1.1\r\n", step) == (len(wire), True)
+    h11_data(wire)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize("wire", BAD.values(), ids=BAD.keys())
+def test_bad_bodies_are_refused_however_they_come(wire, step):
+    with pytest.raises(BadBody) as refused:
+        feed(wire, step)
+    assert refused.value.reason.isprintable()
+
+
+@pytest.mark.parametrize("wire", GOOD.values(), ids=GOOD.keys())
+def test_no_prefix_is_refused_or_done(wire):
+    for end in range(len(wire)):
+        assert feed(wire[:end], 1 << 20) == (end, False)
+
+
+def test_an_overlong_line_is_refused_before_it_ends():
+    with pytest.raises(BadBody):
+        ChunkGuard().take(b"1;" + b"x" * MAX_CHUNK_LINE)
+
+
+chunks = st.lists(st.binary(min_size=1, max_size=300), max_size=8)
+
+
+@given(chunks, st.binary(max_size=20), st.integers(1, 50))
+def test_whatever_is_framed_well_is_taken_whole(pieces, behind, step):
+    wire = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    assert feed(wire + behind, step) == (len(wire), True)
+    assert h11_data(wire) == b"".join(pieces)
+    assert read(wire + behind, step) == (b"".join(pieces), len(wire))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"\r\n", b"\n", b"\r", b"0", b"5", b"hello", b";", b" ", b"x", b":", b"a"]
+        ),
+        max_size=14,
+    ).map(b"".join)
+)
+def test_what_is_taken_to_the_end_is_read_by_h11_to_the_same_end(wire):
+    try:
+        taken, done = feed(wire, 1 << 20)
+    except BadBody:
+        return
+    if done:
+        h11_data(wire[:taken])
+
+
+@given(st.binary(max_size=60), st.integers(1, 9))
+def test_the_verdict_does_not_depend_on_the_pieces(noise, step):
+    wire = b"3\r\nabc\r\n" + noise
+
+    def verdict(size: int) -> object:
+        try:
+            return feed(wire, size)
+        except BadBody:
+            return "bad"
+
+    assert verdict(step) == verdict(1 << 20)
+
+
+def test_many_small_chunks_are_read_in_turns():
+    wire = b"1\r\nx\r\n" * (3 * MAX_LINES) + b"0\r\n\r\n"
+    _, taken = ChunkedBody().read(wire)
+    assert 0 < taken < len(wire)
+    assert read(wire, 1 << 20) == (b"x" * 3 * MAX_LINES, len(wire))
+
+
+def test_what_h11_alone_would_refuse_is_a_bad_body():
+    body = ChunkedBody()
+    body._guard.take = len  # a guard that lets everything through
+    with pytest.raises(BadBody):
+        body.read(b"zz\r\n")
+
+
+def test_two_ends_of_one_body_are_refused():
+    body = ChunkedBody()
+    body._guard.take = len
+    with pytest.raises(BadBody):
+        body.read(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 10])
+def test_a_length_is_counted(length):
+    body = LengthBody(length)
+    assert body.done is (length == 0)
+    taken = [body.read(b"ab") for _ in range(4)]
+    assert sum(count for _, count in taken) == min(length, 8)
+    assert b"".join(data for data, _ in taken) == b"abababab"[:length]
+    assert body.done is (length <= 8)
+
+
+def test_an_endless_body_takes_everything():
+    body = EndlessBody()
+    assert body.read(b"abc") == (b"abc", 3)
+    assert not body.done
+
+
+def test_nothing_is_never_framed_as_the_end():
+    assert framed(b"", chunked=True) == b""
+    assert framed(b"x" * 16, chunked=True) == b"10\r\n" + b"x" * 16 + b"\r\n"
+    assert framed(b"abc", chunked=False) == b"abc"

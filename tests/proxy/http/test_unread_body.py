@@ -1,0 +1,191 @@
+"""A body that the server leaves unread must not become a request that no record tells of."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import trio
+from origin import serving
+from running_proxy import http, running, until
+from transparent_cage import cage, get
+
+from nono_trio.core.http.hidden_request import HiddenRequest
+
+LOOPBACK = ["127.0.0.1:*"]
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def python_server():
+    """Python's own server, which reads no body for these methods; its port and what it ran."""
+    ran: list[str] = []
+
+    class HttpConnection(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            ran.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(b"ok")
+
+        do_GET = do_HEAD = do_DELETE = do_OPTIONS = do_PURGE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = False  # so that leaving the block waits for them
+
+        def handle_error(self, *_: object) -> None:  # resets of ours
+            pass
+
+    with Server(("127.0.0.1", 0), HttpConnection) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server.server_address[1], ran
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+UNUSUAL = ["GET", "HEAD", "DELETE", "OPTIONS", "PURGE"]
+
+
+def framed(body: bytes, *, chunked: bool) -> tuple[str, bytes]:
+    if chunked:
+        return "Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    return f"Content-Length: {len(body)}", body
+
+
+@pytest.mark.parametrize("method", UNUSUAL)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_unread_body_is_not_run_as_a_request(method, chunked):
+    """It has other bytes before the request: the connection ends with the response."""
+    framing, body = framed(b'{"": ""}\r\n' + HIDDEN, chunked=chunked)
+    with python_server() as (port, ran):
+        async with running(LOOPBACK) as proxy, proxy.client() as wire:
+            url = f"http://127.0.0.1:{port}"
+            await wire.send(http(method, f"{url}/one", framing, body=body))
+            answer = await wire.answer(method)
+            assert answer is not None
+            assert answer.status == 200
+            answer = await wire.exchange(http("GET", f"{url}/two"))
+            assert answer is not None
+            assert answer.body == b"ok"
+            assert len(proxy.recorder.events) == 2
+    assert ran == ["/one", "/two"]
+
+
+@pytest.mark.parametrize("method", UNUSUAL)
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [HIDDEN, b"\r\n" + HIDDEN, b" \x0b" + HIDDEN, b"GET /hidden\r\n",
+     b"GET\x1c/hidden HTTP/1.1\r\n\r\n", b"\n" * 1000 + HIDDEN],
+    ids=["request", "line", "blanks", "old", "separator", "many"],
+)  # fmt: skip
+async def test_a_body_that_begins_as_a_request_goes_nowhere(method, chunked, body):
+    """A reverse proxy keeps its own connections to such a server."""
+    framing, raw = framed(body, chunked=chunked)
+    with python_server() as (port, ran):
+        async with running(LOOPBACK) as proxy:
+            url = f"http://127.0.0.1:{port}/one"
+            answer = await proxy.ask(http(method, url, framing, body=raw), method)
+            assert answer is not None
+            assert answer.status == 400
+            [event] = proxy.recorder.events
+            assert (event.decision, event.target) == ("deny", "127.0.0.1")
+            assert "begins as a request" in str(event.reason)
+    assert ran == []
+
+
+async def test_a_body_that_comes_byte_by_byte_ends_before_it_is_a_request():
+    seen = bytearray()
+
+    async def takes_all(stream: trio.SocketStream) -> None:
+        while more := await stream.receive_some(1000):
+            seen.extend(more)
+
+    async with serving(takes_all) as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        url = f"http://127.0.0.1:{origin.port}/one"
+        await wire.send(http("GET", url, f"Content-Length: {len(HIDDEN)}"))
+        for byte in HIDDEN[:4]:
+            await wire.send(bytes([byte]))
+            await trio.sleep(0.01)
+        answer = await wire.answer()
+        assert answer is not None
+        assert answer.status == 400
+        await until(origin.closed.is_set)
+        assert [event.decision for event in proxy.recorder.events] == ["allow", "deny"]
+    assert seen.endswith(b"\r\n\r\nGET")
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        (b"", False), (b"{}", False), (b'{"a": 1}', False), (b"<?xml version=", False),
+        (b"a=b&c=d e", False), (b"word", False), (b"x" * 65 + b" y", False),
+        (b"\xff\xfe GET ", False), (b"GET /", True), (b"\r\n\r\nGET /", True),
+        (b"x" * 64 + b" y", True), (b"PRI * HTTP/2.0", True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_what_begins_as_a_request(body, begins, size):
+    hidden = HiddenRequest()
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    assert any(hidden.is_in(piece) for piece in pieces) is begins
+
+
+async def test_on_the_transparent_network_too():
+    with python_server() as (port, ran):
+        async with serving() as origin:
+            origin.port = port
+            body = b"{}\r\n" + HIDDEN
+            request = get("allowed.test", "/one", f"Content-Length: {len(body)}") + body
+            hidden = get("allowed.test", "/two", f"Content-Length: {len(HIDDEN)}") + HIDDEN
+            async with cage(origin=origin) as at:
+                answer = await at.ask("allowed.test", request)
+                assert answer is not None
+                assert answer.body == b"ok"
+                answer = await at.ask("allowed.test", hidden)
+                assert answer is not None
+                assert answer.status == 400
+                await at.events(2)
+    assert ran == ["/one"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+async def test_where_a_body_is_usual_the_connection_stays(method):
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        base = f"http://127.0.0.1:{origin.port}"
+        for request in (
+            http(method, f"{base}/sink", "Content-Length: 1", body=b"x"),
+            http("GET", f"{base}/small"),
+            http("DELETE", f"{base}/small", "Content-Length: 0"),
+        ):
+            answer = await wire.exchange(request)
+            assert answer is not None
+            assert answer.status == 200
+        assert b"connection:" not in bytes(origin.seen).lower()
+
+
+async def test_a_connection_that_was_to_end_serves_nothing_more():
+    """Also where the server does not say so itself."""
+    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+        base = f"http://127.0.0.1:{origin.port}"
+        for request in (
+            http("DELETE", f"{base}/sink", "Content-Length: 1", body=b"x"),
+            http("GET", f"{base}/small"),
+        ):
+            answer = await wire.exchange(request)
+            assert answer is not None
+            assert answer.status == 200
+        assert origin.connections == 2
+        assert bytes(origin.seen).count(b"Connection: close\r\n") == 1

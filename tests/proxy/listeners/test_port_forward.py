@@ -1,0 +1,274 @@
+"""`--open-port` and `--listen-port`: relayed, recorded, and nothing beside them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, wait_until
+
+from nono_trio.errors import AuditBusy
+from nono_trio.proxy.listeners import port_forward
+from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
+from nono_trio.testing import MemoryRecorder
+
+if TYPE_CHECKING:
+    from harness import Origin
+
+    from nono_trio.core.log.events import NetworkEvent
+
+CLIENT = """
+import socket, sys
+for port in map(int, sys.argv[1:]):
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            sock.sendall(b"GET /through HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+            sock.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := sock.recv(65536):
+                answer += piece
+            print(port, answer.split(b"\\r\\n")[0].decode() or "closed without an answer")
+    except OSError as error:
+        print(port, type(error).__name__)
+"""
+
+SERVER = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    print("listening", flush=True)
+    sock, _ = server.accept()
+    with sock:
+        data = b""
+        while piece := sock.recv(65536):
+            data += piece
+        sock.sendall(b"got %d" % len(data))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_an_open_port_reaches_the_hosts_service_and_no_other(
+    sessions: Sessions, origin: Origin
+) -> None:
+    other = free_port()
+    done = sessions.run(
+        "-s", *PYTHON_GRANTS, "--open-port", str(origin.port),
+        "--", sys.executable, "-c", CLIENT, str(origin.port), str(other),
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        f"{origin.port} HTTP/1.1 200 OK", f"{other} ConnectionRefusedError",
+    ]  # fmt: skip
+    assert origin.seen == ["/through"]
+    (event,) = sessions.decisions()
+    assert (event["decision"], event["target"], event["port"], event["reason"]) == (
+        "allow", "127.0.0.1", origin.port, "--open-port",
+    )  # fmt: skip
+    (flow,) = [
+        json.loads(line) for line in (sessions.only / "flows.ndjson").read_text().splitlines()
+    ]
+    assert flow["bytes_up"] > 0
+    assert flow["bytes_down"] > 0
+    assert sessions.verdict()[0] == 0
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+@pytest.mark.parametrize("near", ["127.0.0.1", "::1"])
+def test_an_open_port_of_a_service_on_ipv6_alone(sessions: Sessions, near: str) -> None:
+    """Node's `listen(port, "localhost")` is such a service."""
+    program = f"import socket\nwith socket.create_connection(({near!r}, %d)) as s: print(s.recv(9))"
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        with sessions.started(
+            "run", "-s", *PYTHON_GRANTS, "--open-port", str(port),
+            "--", sys.executable, "-c", program % port,
+        ) as run:  # fmt: skip
+            server.settimeout(RUN_SECONDS)
+            sock, _ = server.accept()
+            with sock:
+                sock.sendall(b"hello")
+            assert run.communicate(timeout=RUN_SECONDS)[0] == "b'hello'\n"
+    flows = (sessions.only / "flows.ndjson").read_text().splitlines()
+    assert [json.loads(line)["address"] for line in flows] == ["::1"]
+    assert [event["decision"] for event in sessions.decisions()] == ["allow"]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_a_listen_port_of_a_child_on_ipv6_alone(sessions: Sessions) -> None:
+    port = free_port()
+    program = SERVER.replace(
+        '("127.0.0.1", int(sys.argv[1]))', '("::1", int(sys.argv[1])), family=10'
+    )
+    with sessions.started(
+        "run", "-s", *PYTHON_GRANTS, "--listen-port", str(port),
+        "--", sys.executable, "-c", program, str(port),
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        assert run.stdout.readline() == "listening\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
+            sock.sendall(b"1234")
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(64) == b"got 4"
+        assert run.wait(RUN_SECONDS) == 0
+
+
+def test_an_open_port_that_nobody_answers_is_recorded(sessions: Sessions) -> None:
+    port = free_port()
+    done = sessions.run(
+        "-s", *PYTHON_GRANTS, "--open-port", str(port),
+        "--", sys.executable, "-c", CLIENT, str(port),
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert [event["decision"] for event in sessions.decisions()] == ["allow", "deny"]
+    assert "nothing answers" in sessions.decisions()[1]["reason"]
+
+
+def test_a_listen_port_reaches_the_child(sessions: Sessions) -> None:
+    port = free_port()
+    with sessions.started(
+        "run", "-s", *PYTHON_GRANTS, "--listen-port", str(port),
+        "--", sys.executable, "-c", SERVER, str(port),
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        assert run.stdout.readline() == "listening\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            sock.sendall(bytes(1_000_000))
+            sock.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := sock.recv(65536):
+                answer += piece
+        assert answer == b"got 1000000"
+        assert run.wait(10) == 0
+    (event,) = sessions.decisions()
+    assert (event["decision"], event["port"], event["reason"]) == ("allow", port, "--listen-port")
+
+
+def test_a_listen_port_before_the_child_listens_is_refused(sessions: Sessions) -> None:
+    port = free_port()
+    with sessions.started(
+        "run", "--fail-on-deny", "--listen-port", str(port), "--", "cat", stdin=subprocess.PIPE
+    ) as run:
+
+        def refused() -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
+                    return sock.recv(1) == b""
+            except ConnectionResetError:
+                return True
+            except ConnectionRefusedError:
+                return False
+
+        wait_until(refused, "the relay answers and closes")
+        _, told = run.communicate("", timeout=RUN_SECONDS)
+    assert run.returncode == 0, "whoever asks there is not the command"
+    assert f"connections to --listen-port {port} were not served: the command did not" in told
+    assert {event["decision"] for event in sessions.decisions()} == {"allow"}
+    flows = [json.loads(line) for line in (sessions.only / "flows.ndjson").read_text().splitlines()]
+    assert {flow["closed_by"] for flow in flows} == {"error"}
+
+
+def test_many_connections_at_once(sessions: Sessions, origin: Origin) -> None:
+    program = f"""
+import socket, threading
+def one(number):
+    with socket.create_connection(("127.0.0.1", {origin.port})) as sock:
+        sock.sendall(b"GET /bytes/100000 HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        while sock.recv(65536):
+            pass
+threads = [threading.Thread(target=one, args=(n,)) for n in range(40)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+"""
+    done = sessions.run(
+        "-s", *PYTHON_GRANTS, "--open-port", str(origin.port), "--", sys.executable, "-c", program
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(origin.seen) == 40
+    assert len(sessions.decisions()) == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--isolation", "landlock", "--open-port", "5432"], "needs namespace isolation"),
+        (["--open-port", "5432", "--listen-port", "5432"], "is asked for twice"),
+        (["--open-port", "0"], "--open-port"),
+    ],
+)
+def test_ports_that_make_no_sense(sessions: Sessions, options: list[str], text: str) -> None:
+    done = sessions.run(*options, "--", "true")
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_a_taken_listen_port_is_refused_before_anything_starts(sessions: Sessions) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = sessions.run("--listen-port", str(port), "--", "true")
+    assert done.returncode == 2
+    assert "can't listen" in done.stderr
+    assert not sessions.directories
+
+
+async def connected_relay(recorder: object, relay: PortRelay | None = None) -> trio.SocketStream:
+    """A relay of one connection, run to its end; the client's side of it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    relay = relay or PortRelay(5432, "--open-port", partial(dial_host, 1), recorder)  # type: ignore[arg-type]
+    async with trio.open_nursery() as handlers:
+        handlers.start_soon(relay.serve, listener, handlers)
+        stream = await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1])
+        with trio.fail_after(5):
+            assert await stream.receive_some(1) == b""
+        handlers.cancel_scope.cancel()
+    return stream
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+async def test_a_log_that_is_busy_costs_one_connection_only(fails_at: int) -> None:
+    """At the decision, and at the record of the dial that failed."""
+
+    class Busy(MemoryRecorder):
+        async def record(self, event: NetworkEvent) -> int:
+            if len(self.events) == fails_at:
+                raise AuditBusy("full")
+            return await super().record(event)
+
+    recorder = Busy()
+    await (await connected_relay(recorder)).aclose()
+    assert len(recorder.events) == fails_at
+
+
+async def test_a_connection_past_the_limit_is_recorded_and_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(port_forward, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(trio.CapacityLimiter, "acquire_nowait", _no_room)
+    recorder = MemoryRecorder()
+    await (await connected_relay(recorder)).aclose()
+    assert [(event.decision, event.reason) for event in recorder.events] == [
+        ("deny", "1 connections to port 5432 are open")
+    ]
+
+
+async def test_a_stranger_past_the_limit_is_counted_and_is_no_denial_of_the_commands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trio.CapacityLimiter, "acquire_nowait", _no_room)
+    recorder = MemoryRecorder()
+    relay = PortRelay(5432, "--listen-port", partial(dial_host, 1), recorder, is_commands=False)
+    await (await connected_relay(recorder, relay)).aclose()
+    assert (recorder.events, relay.unserved) == ([], 1)
+
+
+def _no_room(_limiter: trio.CapacityLimiter) -> None:
+    raise trio.WouldBlock

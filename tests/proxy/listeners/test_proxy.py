@@ -1,0 +1,292 @@
+"""The accept loop and what is below it: readiness, tasks at rest, a system that runs short."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import random
+import socket
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+
+import pytest
+import trio
+from origin import serving
+from running_proxy import AUTH, BOUND, QUICK, TOKEN, connect, http, running, until
+
+from nono_trio.core.log.events import Network, encode_payload
+from nono_trio.core.policy.network_policy import Policy
+from nono_trio.proxy.limits import ACCEPT_BACKOFF
+from nono_trio.proxy.listeners.proxy import Proxy
+from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
+
+LOOPBACK = ["127.0.0.1:*"]
+
+
+async def test_a_wake_that_comes_first_is_kept():
+    waker = Waker()
+    waker.wake()
+    with trio.fail_after(BOUND):
+        await waker.sleep()
+    with trio.move_on_after(0.01) as scope:
+        await waker.sleep()
+    assert scope.cancelled_caught, "one wake ends one sleep"
+
+
+async def test_wakes_on_the_way_to_the_task_are_one_wake():
+    waker = Waker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waker.sleep)
+        await trio.testing.wait_all_tasks_blocked()
+        waker.wake()
+        waker.wake()
+    with trio.move_on_after(0.01) as scope:
+        await waker.sleep()
+    assert scope.cancelled_caught
+
+
+async def test_a_cancelled_sleep_leaves_the_waker_usable():
+    waker = Waker()
+    with trio.move_on_after(0.01):
+        await waker.sleep()
+    waker.wake()
+    with trio.fail_after(BOUND):
+        await waker.sleep()
+
+
+async def test_what_happens_to_a_watched_socket():
+    ours, theirs = socket.socketpair()
+    readiness, waker = Readiness(), Waker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.dispatch)
+        with ours, theirs, trio.fail_after(BOUND):
+            watch = readiness.watch(ours, "client", waker)
+            theirs.send(b"x")
+            await waker.sleep()
+            assert (watch.readable, watch.ending, watch.broken) == (True, False, False)
+            theirs.shutdown(socket.SHUT_WR)
+            await waker.sleep()
+            assert (watch.ending, watch.broken) == (True, False)
+            theirs.close()
+            await waker.sleep()
+            assert watch.broken
+            readiness.forget(watch)
+        nursery.cancel_scope.cancel()
+    readiness.close()
+
+
+async def test_a_full_socket_wakes_its_task_when_it_takes_bytes_again():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    readiness, waker = Readiness(), Waker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.dispatch)
+        with ours, theirs, trio.fail_after(BOUND):
+            watch = readiness.watch(ours, "client", waker)
+            with pytest.raises(BlockingIOError):
+                ours.sendall(b"x" * 10_000_000)
+            readiness.want_write(watch)
+            await trio.testing.wait_all_tasks_blocked()
+            while theirs.recv(1 << 20, socket.MSG_DONTWAIT | socket.MSG_PEEK):
+                theirs.recv(1 << 20)
+                with trio.move_on_after(0.05) as scope:
+                    await waker.sleep()
+                if not scope.cancelled_caught:
+                    break
+            assert ours.send(b"y") == 1
+        nursery.cancel_scope.cancel()
+    readiness.close()
+
+
+class ShortListener(socket.socket):
+    """A listener whose system is out of descriptors for a while."""
+
+    failures: list[int]
+
+    def _accept(self) -> tuple[int, object]:
+        if self.failures:
+            raise OSError(self.failures.pop(0), "as told")
+        return super()._accept()
+
+
+@pytest.mark.parametrize(
+    "failures", [[errno.EMFILE], [errno.ENFILE, errno.ENOBUFS], [errno.ECONNABORTED] * 1000]
+)
+async def test_the_accept_loop_survives_what_accept_raises(failures):
+    listener = ShortListener()
+    listener.failures = failures
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    port = listener.getsockname()[1]
+    recorder = MemoryRecorder()
+    proxy = Proxy(Policy.build(), recorder, TOKEN, limits=QUICK)
+    async with trio.open_nursery() as handlers, trio.open_nursery() as front:
+        await front.start(proxy.serve, listener, handlers)
+        with trio.fail_after(BOUND + 2 * ACCEPT_BACKOFF):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(connect("evil.test:443"))
+                assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 403")
+        front.cancel_scope.cancel()
+    assert failures == []
+
+
+async def test_cancelling_serve_closes_the_listener_and_lets_handlers_end():
+    async with serving() as origin, running(LOOPBACK) as proxy:
+        await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/small"))
+        proxy.accepting.cancel()
+        await until(proxy.ended.is_set)
+        with pytest.raises(OSError, match="failed"):
+            await trio.open_tcp_stream("127.0.0.1", proxy.port)
+
+
+async def test_idle_connections_end_with_the_listener_and_busy_ones_after_their_request():
+    limits = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=limits) as proxy,
+        proxy.client() as idle,
+        proxy.client() as busy,
+    ):
+        base = f"http://127.0.0.1:{origin.port}"
+        await idle.send(http("GET", f"{base}/small"))
+        await idle.answer()
+        await busy.send(http("GET", f"{base}/events"))
+        await busy.receive()
+        proxy.accepting.cancel()
+        assert await idle.ends()
+        origin.released.set()
+        while b"0\r\n\r\n" not in await busy.receive():
+            pass
+        assert await busy.ends()
+        await until(proxy.ended.is_set)
+
+
+async def test_two_listeners_share_one_proxy():
+    proxy = Proxy(Policy.build(LOOPBACK), MemoryRecorder(), TOKEN, limits=QUICK)
+    one, two = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    ports = [sock.getsockname()[1] for sock in (one, two)]
+
+    async def ask(port: int, target: str) -> bytes:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(connect(target))
+            return (await stream.receive_some(100))[9:12]
+
+    async with trio.open_nursery() as handlers, trio.open_nursery() as front:
+        await front.start(proxy.serve, one, handlers)
+        assert await ask(ports[0], f"127.0.0.1:{ports[1]}") == b"200"
+        await front.start(proxy.serve, two, handlers)
+        for port in ports:
+            for target in ports:
+                assert await ask(port, f"127.0.0.1:{target}") == b"403"
+        front.cancel_scope.cancel()
+
+
+async def test_no_descriptor_and_no_task_is_left_behind():
+    async with serving() as origin, running(LOOPBACK) as proxy:
+        base = f"127.0.0.1:{origin.port}"
+
+        async def use() -> None:
+            await proxy.ask(connect("evil.test:443"))
+            await proxy.ask(http("GET", f"http://{base}/small"))
+            await proxy.ask(connect(base), "CONNECT")
+            await proxy.ask(connect("127.0.0.1:1"))
+            await proxy.ask(b"nonsense\r\n\r\n")
+
+        def descriptors() -> int:
+            gc.collect()
+            return len(os.listdir("/proc/self/fd"))
+
+        await use()
+        await until(lambda: not len(proxy.proxy._clients) and origin.open == 0)
+        before = descriptors()
+        for _ in range(20):
+            await use()
+        await until(lambda: not len(proxy.proxy._clients) and origin.open == 0)
+        await until(lambda: descriptors() <= before)
+        assert proxy.proxy._readiness._watches == {}
+
+
+async def test_many_clients_at_once():
+    limits = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
+    async with serving() as origin, running(LOOPBACK, limits=limits) as proxy:
+
+        async def client() -> None:
+            async with proxy.client() as wire:
+                for _ in range(3):
+                    await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/bytes/100000"))
+                    answer = await wire.answer()
+                    assert answer is not None
+                    assert len(answer.body) == 100_000
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(client)
+        assert len(await proxy.flows(300)) == 300
+
+
+def mutations(seed: int, count: int) -> list[bytes]:
+    """Good requests with a few bytes changed, doubled, dropped, or cut."""
+    source = random.Random(seed)  # the same ones every time
+    good = [
+        http("GET", "http://a.test/small?x=1", "X: y"),
+        http("POST", "http://a.test/sink", "Content-Length: 5", body=b"hello"),
+        http(
+            "POST",
+            "http://a.test/sink",
+            "Transfer-Encoding: chunked",
+            body=b"3\r\nabc\r\n0\r\n\r\n",
+        ),
+        connect("a.test:443", "User-Agent: x"),
+        http("HEAD", "http://a.test/small") + http("GET", "http://a.test/small"),
+    ]
+    pieces = [
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\t",
+        b":",
+        b"\0",
+        b"\x80",
+        b"/",
+        b"@",
+        b"%",
+        b"0",
+        b",",
+    ]
+    wires = []
+    for _ in range(count):
+        wire = bytearray(source.choice(good))
+        for _ in range(source.randint(1, 3)):
+            at = source.randrange(len(wire))
+            end = at + source.choice([0, 0, 1, 1, 2, 20])
+            wire[at:end] = source.choice([b"", wire[at:end] * 2, source.choice(pieces)])
+        wires.append(bytes(wire))
+    return wires
+
+
+async def test_mutated_requests_do_no_harm(caplog):
+    resolver = FakeResolver({"a.test": [["192.0.2.1"]]})
+    async with serving() as origin:
+        dialler = LoopbackDialler(origin.port)
+        async with (
+            running(["a.test"], resolver=resolver, dialler=dialler) as proxy,
+            AsyncExitStack() as stack,
+        ):
+            for wire in mutations(20_251_124, 400):
+                client = await stack.enter_async_context(proxy.client())
+                with suppress(trio.BrokenResourceError):  # a reset is an answer too
+                    await client.send(wire)
+                    await client.end()
+            await until(lambda: not len(proxy.proxy._clients))
+            events = proxy.recorder.events
+    assert caplog.records == []
+    assert set(resolver.asked) <= {"a.test"}
+    assert set(dialler.dialled) <= {("192.0.2.1", 80), ("192.0.2.1", 443)}
+    lines = b"\n".join(encode_payload(Network(event=event)) for event in events)
+    assert lines.count(b"\n") == len(events) - 1
+    assert TOKEN.encode() not in lines
+    assert AUTH.split()[1].encode() not in lines
+    assert b"proxy-authorization" not in origin.seen.lower()

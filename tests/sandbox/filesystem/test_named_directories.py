@@ -1,0 +1,150 @@
+"""Every file that a run and `audit verify` take code from lies where that run's child can't write.
+
+Opened modules are told by an audit hook in the command and in its launcher, shared objects by
+/proc/PID/maps of both while the child runs. A second child with the same grants then tries to write
+each of them, beside it, and to move what leads to it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import PYTHON_GRANTS, RUN_SECONDS, guarded
+from installation import install
+
+HOOK = """
+import os, sys
+def hook(event, arguments, told=[]):
+    if event not in ("open", "import", "ctypes.dlopen") or told:
+        return
+    told.append(1)
+    try:
+        names = [one for one in arguments[:2] if isinstance(one, str) and os.path.isabs(one)]
+        file = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, "".join(name + chr(10) for name in names).encode())
+        os.close(file)
+    except OSError:  # the launcher, in the cage's own view
+        pass
+    finally:
+        told.clear()
+sys.addaudithook(hook)
+"""
+HOOKED = """
+from nono_trio import entry, startup
+startup.begin()
+if sys.argv[1] == "run":
+    from nono_trio.sandbox import spawn
+    program = {hook!r}.replace("{{", "{{{{").replace("}}", "}}}}") + spawn._PROGRAM
+    spawn._PROGRAM = program
+entry._run()
+"""
+TRY = """
+import json, os, sys
+def attempt(action):
+    try:
+        return action() is None
+    except OSError:
+        return False
+def make(path):
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+got = []
+for path in json.load(sys.stdin):
+    directory = os.path.dirname(path)
+    if attempt(lambda: os.close(os.open(path, os.O_WRONLY | os.O_APPEND))):
+        got.append("write " + path)
+    if attempt(lambda: make(directory + "/planted.py")):
+        got.append("create beside " + path)
+    while path.startswith(sys.argv[1] + "/"):  # above it is the cage's own /tmp
+        if attempt(lambda: os.rename(path, path + "-moved")):
+            got.append("move " + path)
+        path = os.path.dirname(path)
+print(json.dumps(sorted(set(got))))
+"""
+
+
+class Watched:
+    """Commands of an installation whose code is watched; `opened` is what they took code from."""
+
+    def __init__(self, sessions, environment, log):
+        self._sessions = sessions
+        self._python = str(environment / "bin" / "python")
+        self._log = log
+        hook = HOOK.format(log=str(log))
+        self._program = hook + HOOKED.format(hook=hook)
+        self._mapped = set()
+
+    def start(self, *arguments, cwd):
+        return subprocess.Popen(
+            [self._python, "-P", "-c", self._program, *arguments],
+            env=self._sessions.environment, cwd=cwd, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def look_at(self, pid):
+        """Remember what is mapped in a process of ours and in its launcher's."""
+        for one in (pid, *self._launchers(pid)):
+            for line in Path(f"/proc/{one}/maps").read_text().splitlines():
+                path = line.split(None, 5)[-1]
+                if path.startswith("/"):
+                    self._mapped.add(path)
+
+    def _launchers(self, pid):
+        found = []
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"nono_trio.sandbox" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found += [child, *self._launchers(child)]
+        return found
+
+    @property
+    def opened(self):
+        read = {line for line in self._log.read_text().splitlines() if Path(line).is_file()}
+        code = {path for path in read if path.endswith((".py", ".pyc", ".pth", ".cfg", ".zip"))}
+        return sorted({path for path in read if ".so" in path} | code | self._mapped)
+
+
+@pytest.mark.parametrize("isolation", ["namespace", pytest.param("landlock", marks=guarded)])
+def test_no_code_lies_where_the_child_may_write(sessions, tmp_path, isolation):
+    granted = tmp_path / "granted"
+    environment = granted / "deep" / "venv"
+    install(environment)
+    project = granted / "project"
+    project.mkdir()
+    # Landlock refuses what has our code inside.
+    writable = granted if isolation == "namespace" else project
+    options = ["run", "--isolation", isolation, *PYTHON_GRANTS, "--allow", str(writable)]
+    options += ["--read", str(environment)]
+    watched = Watched(sessions, environment, tmp_path / "opened")
+    request = "curl --silent http://denied.invalid/ http://allowed.invalid/"
+    script = f"{request}; echo ready; read end; {request}; exit 0"
+    shell = ["--allow-domain", "allowed.invalid", "--", "sh", "-c", script]
+    with watched.start(*options, *shell, cwd=project) as run:
+        while (line := run.stdout.readline()) != "ready\n":
+            assert line, run.stderr.read()
+        watched.look_at(run.pid)
+        _, told = run.communicate("end\n", timeout=RUN_SECONDS)
+        assert run.returncode == 0, told
+    with watched.start("audit", "verify", "latest", cwd=project) as verify:
+        said, told = verify.communicate(timeout=RUN_SECONDS)
+        assert said.startswith("verified"), told
+    files = watched.opened
+    for needed in (
+        "nono_trio/session/services.py",
+        "nono_trio/sandbox/launcher/linux/launch.py",
+        "nono_trio/audit/verify/session.py",
+        "trio/_core/", "_nono_py", "/libc", "stringprep", "lib-dynload",
+    ):  # fmt: skip
+        assert any(needed in path for path in files), needed
+    command = [*options, "--", str(environment / "bin" / "python"), "-c", TRY, str(granted)]
+    (project / "own.py").write_text("")
+    for paths, expected in (
+        (files, False),
+        ([str(project / "own.py")], True),  # or the attempts themselves do nothing
+    ):
+        with watched.start(*command, cwd=project) as attempts:
+            said, told = attempts.communicate(json.dumps(paths), timeout=RUN_SECONDS)
+        assert attempts.returncode == 0, told
+        got = json.loads(said)
+        assert (got != []) is expected, (got, told)

@@ -1,0 +1,380 @@
+"""The other side of tests/support/probes/escape.py: lays out what a hostile program would like to
+have.
+
+    python3 canaries.py namespace|landlock PROBE...     in a cage, with `nono-trio run`
+    python3 canaries.py bare PROBE... [-- NAME...]      without one: are the attempts real?
+
+A program of its own, so that it can be run as another user: everything that it lays out is that
+user's, as the supervisor is, so that no ordinary permission stands in for the cage. Prints one
+JSON object: the attempts as the probe saw them, those whose tag arrived somewhere (`arrived`), the
+processes that were left (`left`), the files that changed (`changed`), and how the session ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+from canary_services import Listeners, Objects
+
+import nono_trio
+
+RUN_SECONDS = 50.0
+# A process of the cage may have the victim's number where that is low, and then it answers for it.
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+HIGH_PID = "32300"
+POLL_SECONDS = 0.005
+SETTLE_SECONDS = 2.0  # for killed processes to be gone; what lives longer has got away
+TAG = re.compile(rb"tag-[0-9a-f]{8}")
+
+VICTIM = """
+import ctypes, json, os, signal, sys
+secret, notes, secret_file = os.environ["CANARY"], sys.argv[1], sys.argv[2]
+note = os.open(notes, os.O_WRONLY | os.O_APPEND)
+kept = ctypes.create_string_buffer(secret.encode())
+scratch = ctypes.create_string_buffer(b"untouched")
+descriptor = os.open(secret_file, os.O_RDONLY)
+signal.signal(signal.SIGURG, lambda *_: os.write(note, b"signalled\\n"))
+os.chdir(os.path.dirname(secret_file))
+print(json.dumps({"pid": os.getpid(), "address": ctypes.addressof(kept),
+    "scratch": ctypes.addressof(scratch), "descriptor": descriptor}), flush=True)
+sys.stdin.read()
+if scratch.value != b"untouched":
+    os.write(note, b"written to\\n")
+"""
+
+
+class Layout:
+    """A directory tree with secrets, and what the child is granted of it."""
+
+    def __init__(self) -> None:
+        # Not below /tmp, where the cage's private one would hide everything by itself.
+        self.base = Path(tempfile.mkdtemp(prefix="nono-trio-escape-", dir="/var/tmp"))
+        self.secret = secrets.token_hex(16)
+        for name in (
+            "home/.ssh", "home/.config/gcloud", "project", "readonly", "outside", "state",
+            "deep/b/config/nono-trio",
+        ):  # fmt: skip
+            (self.base / name).mkdir(parents=True, mode=0o700)
+        self.watched = {
+            self.base / "outside" / name: self.secret + "\n" for name in ("secret", "movable")
+        }
+        other = self.base / "home/.local/share/nono-trio/homes/other.landlock"
+        (other / "home").mkdir(parents=True)
+        (other / "lock").touch()
+        for name in ("home/.ssh/id_test", "home/.config/gcloud/token", f"{other}/home/.login"):
+            self.watched[self.base / name] = self.secret + "\n"
+        self.watched[self.base / "home/.bashrc"] = "# untouched\n"
+        self.watched[self.base / "readonly/file"] = "# untouched\n"
+        self.watched[self.base / "deep/b/config/nono-trio/p.toml"] = "# untouched\n"
+        for path, text in self.watched.items():
+            path.write_text(text)
+        (self.base / "outside/touchable").write_text("")
+        self.names: dict[Path, list[str]] = {}
+
+    def remember(self) -> None:
+        """Take what is there now as what has to be there afterwards."""
+        self.names = {path: sorted(os.listdir(path)) for path in self._closed_directories()}
+
+    def _closed_directories(self) -> list[Path]:
+        homes = "home/.local/share/nono-trio/homes"
+        names = ("outside", "readonly", "home", "home/.ssh", "home/.config/gcloud", homes)
+        way = ("deep/b", "deep/b/config", "deep/b/config/nono-trio")
+        return [self.base / name for name in (*names, *way)]
+
+    def changed(self) -> list[str]:
+        """What is not as it was laid out."""
+        found = [
+            str(path) for path, text in self.watched.items()
+            if not path.exists() or path.read_text() != text
+        ]  # fmt: skip
+        return found + [
+            str(path) for path, names in self.names.items() if sorted(os.listdir(path)) != names
+        ]
+
+
+class Canaries:
+    """Everything that is laid out, and what was seen there."""
+
+    def __init__(self) -> None:
+        self.layout = Layout()
+        self.listeners = Listeners(self.layout.base, self.layout.secret)
+        self.objects = Objects(self.layout.secret)
+        self.terminal, self.terminal_path = self._open_terminal()
+        self.notes = self.layout.base / "notes"
+        self.notes.touch()
+        self.victim = self._start_victim()
+        self.layout.remember()
+
+    def _open_terminal(self) -> tuple[int, str]:
+        """Another terminal of the user, with something typed at it."""
+        master, slave = os.openpty()
+        path = os.ttyname(slave)
+        modes = termios.tcgetattr(slave)
+        modes[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
+        os.write(master, self.layout.secret.encode())
+        os.set_blocking(master, False)
+        self._slave = slave  # a terminal that nobody has open hangs up
+        return master, path
+
+    def _start_victim(self) -> subprocess.Popen[str]:
+        """A host process like the supervisor: of the same user, with secrets in all its parts."""
+        variables = {"CANARY": self.layout.secret, "NONO_PROXY_TOKEN": self.layout.secret}
+        secret_file = str(self.layout.base / "outside" / "secret")
+        with contextlib.suppress(OSError):  # not root: then the numbers are what they are
+            LAST_PID.write_text(HIGH_PID)
+        victim = subprocess.Popen(
+            [sys.executable, "-c", VICTIM, str(self.notes), secret_file, self.layout.secret],
+            env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if victim.stdout is None:
+            raise AssertionError("no stdout")
+        self.described = json.loads(victim.stdout.readline())
+        return victim
+
+    def targets(self, isolation: str) -> dict[str, Any]:
+        """What the probe is told."""
+        base = self.layout.base
+        directories = ("home", "project", "readonly", "outside", "state", "deep")
+        return {
+            "isolation": isolation, "secret": self.layout.secret, "victim": self.described,
+            "terminal": self.terminal_path, "code": places_of_code(),
+            **{name: str(base / name) for name in directories},
+            **self.listeners.described, **self.objects.described,
+        }  # fmt: skip
+
+    def serve_project(self, stop: threading.Event) -> None:
+        """Do what a file in the granted directory asks for: call a port, make a file outside."""
+        project = self.layout.base / "project"
+        while not stop.wait(POLL_SECONDS):
+            for path in project.glob("knock-tag-????????"):
+                port = int(path.read_text())
+                path.unlink()
+                self.listeners.knock(port)
+            for path in project.glob("touch-*"):
+                path.unlink()
+                made = self.layout.base / "outside" / "new"
+                made.touch()
+                made.unlink()
+
+    def arrived(self) -> set[str]:
+        """The tags that were seen anywhere on this side."""
+        with contextlib.suppress(BlockingIOError):
+            self.listeners.seen(os.read(self.terminal, 65_536))
+        return {found.decode() for found in TAG.findall(bytes(self.listeners.data))}
+
+    def close(self) -> None:
+        """Take everything away again."""
+        if self.victim.poll() is None:
+            self.victim.communicate()
+        self.listeners.close()
+        self.objects.close()
+        os.close(self.terminal)
+        os.close(self._slave)
+        shutil.rmtree(self.layout.base, ignore_errors=True)
+
+
+def places_of_code() -> dict[str, str]:
+    """Where the session's own code is loaded from."""
+    return {
+        "package": os.path.dirname(os.path.abspath(nono_trio.__file__)),
+        "library": os.path.dirname(os.__file__),
+        "site": os.path.dirname(os.path.dirname(os.path.abspath(trio.__file__))),
+        "python": os.path.realpath(sys.executable),
+    }
+
+
+def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> list[str]:
+    base = canaries.layout.base
+    allowed = f"allowed.example.com:{canaries.listeners.described['origin']}"
+    for_tls = f"allowed.example.com:{canaries.listeners.described['tls']}"
+    granted = ["--allow", str(base / "project"), "--read", str(base / "readonly")]
+    if isolation == "namespace":  # Landlock can't close ~/.config/gcloud inside it, so it refuses
+        granted += ["--read", str(base / "home" / ".config"), "--allow", str(base / "deep")]
+    return [
+        sys.executable, "-P", "-m", "nono_trio", "run", "--isolation", isolation, "--silent",
+        "--audit-dir", str(base / "state"), "--timeout", str(RUN_SECONDS),
+        "--proxy-port", str(canaries.listeners.described["proxy_port"]),
+        "--allow-domain", allowed, "--resolve", f"{allowed}:127.0.0.1",
+        "--allow-domain", f"tls://{for_tls}", "--resolve", f"{for_tls}:127.0.0.1",
+        "--read", str(Path(probe[-1]).parent), *grants_of_python(), *granted,
+        "--", *probe,
+    ]  # fmt: skip
+
+
+def grants_of_python() -> list[str]:
+    prefixes = dict.fromkeys((sys.base_prefix, sys.prefix))
+    return [
+        word for prefix in prefixes if not prefix.startswith("/usr") for word in ("--read", prefix)
+    ]
+
+
+def own_terminal() -> None:
+    """In the new process: its standard input becomes its controlling terminal."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def tell_facts(canaries: Canaries, isolation: str, pid: int) -> None:
+    """Once there is a log: what is laid out, where the log is, and who the supervisor is."""
+    base = canaries.layout.base
+    caged = isolation != "bare"
+    facts = canaries.targets(isolation)
+    facts["supervisor"] = pid if caged else canaries.described["pid"]
+    deadline = time.monotonic() + RUN_SECONDS
+    while caged and "log" not in facts and time.monotonic() < deadline:
+        for log in (base / "state").glob("audit/*/audit-events.ndjson"):
+            facts["log"] = str(log)
+        time.sleep(POLL_SECONDS)
+    (base / "facts").write_text(json.dumps(facts))
+    (base / "facts").rename(facts_of(base))
+
+
+def run(isolation: str, probe: list[str], names: list[str]) -> dict[str, Any]:
+    """Lay out, run, look."""
+    canaries = Canaries()
+    stop = threading.Event()
+    helper = threading.Thread(target=canaries.serve_project, args=(stop,))
+    helper.start()
+    try:
+        return observe(canaries, isolation, probe, names)
+    finally:
+        stop.set()
+        helper.join()
+        canaries.close()
+
+
+def observe(
+    canaries: Canaries, isolation: str, probe: list[str], names: list[str]
+) -> dict[str, Any]:
+    """Run the probe on a terminal of its own; return what was seen on this side."""
+    base = canaries.layout.base
+    caged = isolation != "bare"
+    command = session_command(canaries, isolation, probe) if caged else probe
+    master, slave = os.openpty()
+    process = run_on_terminal(canaries, isolation, [*command, str(facts_of(base)), *names], slave)
+    canaries.listeners.seen(typed_into(slave))
+    os.close(master)
+    os.close(slave)
+    left = survivors(base)
+    victim_lives = canaries.victim.poll() is None
+    canaries.victim.communicate()  # ends it, and lets it say what was done to it
+    notes = canaries.notes.read_text().splitlines()
+    output = (base / "output").read_bytes().splitlines()
+    return {
+        "attempts": [json.loads(line) for line in output if line.startswith(b"{")],
+        "arrived": sorted(canaries.arrived()),
+        "left": left,
+        "changed": canaries.layout.changed(),
+        "victim": notes if victim_lives else [*notes, "killed"],
+        "code": process.returncode,
+        "errors": (base / "errors").read_text(errors="replace"),
+        "verdict": verdict(base) if caged else None,
+    }
+
+
+def facts_of(base: Path) -> Path:
+    return base / "project" / "facts"
+
+
+def run_on_terminal(
+    canaries: Canaries, isolation: str, command: list[str], terminal: int
+) -> subprocess.Popen[bytes]:
+    """Run to the end, with `terminal` to control it and one descriptor left open for it."""
+    base = canaries.layout.base
+    leaked = os.open(base / "outside" / "secret", os.O_RDONLY)
+    # Files and no pipes: whoever outlives the session would hold a pipe open.
+    with open(base / "output", "wb") as output, open(base / "errors", "wb") as errors:
+        process = subprocess.Popen(
+            command, stdin=terminal, stdout=output, stderr=errors, cwd=base / "project",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(base / "home"),
+                 "XDG_CONFIG_HOME": str(base / "deep/b/config"), **python_variables()},
+            preexec_fn=own_terminal, pass_fds=[leaked],
+        )  # fmt: skip
+    os.close(leaked)
+    tell_facts(canaries, isolation, process.pid)
+    try:
+        process.wait(timeout=RUN_SECONDS + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return process
+
+
+def typed_into(terminal: int) -> bytes:
+    """What would be read next from the terminal that was shared: a shell would run it."""
+    modes = termios.tcgetattr(terminal)
+    modes[3] &= ~(termios.ICANON | termios.ECHO)
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        return os.read(terminal, 65_536)
+    return b""
+
+
+def python_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+
+
+def verdict(base: Path) -> str:
+    """What `audit verify` says of the session, in one word."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "nono_trio", "audit", "verify", "--json",
+         "--audit-dir", str(base / "state"), "latest"],
+        capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+        env={"PATH": "/usr/bin:/bin", **python_variables()},
+    )  # fmt: skip
+    return str(json.loads(done.stdout)["verdict"]) if done.stdout else done.stderr
+
+
+def survivors(base: Path) -> list[str]:
+    """The tags of processes that are still there after they had time to end; they are ended."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (found := tagged_processes(base)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return sorted(set(found.values()))
+
+
+def tagged_processes(base: Path) -> dict[int, str]:
+    """This run's processes that have taken a tag as their name; several runs may be under way."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # The command line is empty once a process has ended, even if nobody reaps it.
+            ours = os.fsencode(base) in (entry / "cmdline").read_bytes()
+            if ours and (tag := TAG.search((entry / "comm").read_bytes())):
+                found[int(entry.name)] = tag.group().decode()
+    return found
+
+
+def main() -> None:
+    isolation, probe, names = sys.argv[1], sys.argv[2:], []
+    if "--" in probe:
+        place = probe.index("--")
+        probe, names = probe[:place], probe[place + 1 :]
+    print(json.dumps(run(isolation, probe, names)))
+
+
+if __name__ == "__main__":
+    main()

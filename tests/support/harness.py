@@ -1,0 +1,287 @@
+"""Real runs for the tests: the console script, an origin on the host's loopback, the cage's Python.
+
+Everything is bounded: a run that hangs fails its test after RUN_SECONDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from checkout import ROOT
+
+from nono_trio.core.log.notices import BINDING_TARGETS
+from nono_trio.sandbox.broker.seccomp_notify import refused_by
+from nono_trio.sandbox.build_plan import FIRST_NETWORK_ABI, FIRST_SCOPING_ABI, abi_number
+from nono_trio.sandbox.launcher.nono_py import library_path, load_library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+NONO_TRIO = str(Path(sys.executable).parent / "nono-trio")
+RUN_SECONDS = 60.0
+
+# The interpreter of the test run, usable inside the cage wherever it was installed.
+PYTHON_GRANTS = [
+    word
+    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix))
+    if not prefix.startswith("/usr")
+    for word in ("--read", prefix)
+]
+PROBES = Path(__file__).parent / "probes"
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def _landlock_abi() -> int:
+    """The kernel's, 0 where it has none."""
+    with contextlib.suppress(RuntimeError):
+        return abi_number(load_library(library_path()).detect_abi().version)
+    return 0
+
+
+_ABI = _landlock_abi()
+LANDLOCK_SCOPES = _ABI >= FIRST_SCOPING_ABI
+_NO_TCP_RULES = None if _ABI >= FIRST_NETWORK_ABI else f"Landlock ABI {_ABI} has no TCP rules"
+landlock_isolation = pytest.mark.skipif(
+    _NO_TCP_RULES is not None, reason=f"no landlock isolation here: {_NO_TCP_RULES}"
+)
+_UNGUARDED = _NO_TCP_RULES or refused_by(Path("/proc"))
+guarded = pytest.mark.skipif(
+    _UNGUARDED is not None, reason=f"connections can't be guarded here: {_UNGUARDED}"
+)
+
+# Somebody who is asked about system calls already, as a container's manager may be.
+LISTENED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from nono_trio.sandbox import filter, system
+system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
+os.set_inheritable(filter.ask_about_calls([], connections=False), True)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass
+class Sessions:
+    """A state directory of the test's own, and the command line on it."""
+
+    state: Path
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "NONO_TRIO_STATE_DIR": str(self.state),
+            **self.variables,
+        }
+
+    def call(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Run `nono-trio ARGUMENTS` to its end."""
+        settings.setdefault("cwd", self.home)
+        settings.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run(
+            [NONO_TRIO, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+            **settings,
+        )
+
+    def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Run `nono-trio run ARGUMENTS`."""
+        return self.call("run", *arguments, **settings)
+
+    def python(self, options: Sequence[str], script: str, *arguments: str) -> Any:
+        """Run a probe of tests/support/probes in the cage."""
+        return self.run(
+            *PYTHON_GRANTS, "--read", str(PROBES), *options,
+            "--", sys.executable, str(PROBES / script), *arguments,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+        """Start `nono-trio ARGUMENTS`; killed at the end if it still lives."""
+        settings.setdefault("cwd", self.home)
+        settings.setdefault("stdin", subprocess.DEVNULL)
+        settings.setdefault("stdout", subprocess.PIPE)
+        settings.setdefault("stderr", subprocess.PIPE)
+        process = subprocess.Popen(
+            [NONO_TRIO, *arguments], env=self.environment, text=True, **settings
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    @contextlib.contextmanager
+    def proxy(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+        """Start `nono-trio proxy`; yield it with its JSON line."""
+        with self.started("proxy", *arguments) as process:
+            if process.stdout is None:
+                raise AssertionError("no stdout")
+            yield process, json.loads(process.stdout.readline())
+
+    @property
+    def directories(self) -> list[Path]:
+        """Sessions: a hidden directory is none yet, or none any more."""
+        audit = self.state / "audit"
+        return sorted(path for path in audit.glob("[!.]*") if path.is_dir())
+
+    @property
+    def only(self) -> Path:
+        (directory,) = self.directories
+        return directory
+
+    def records(self, directory: Path | None = None) -> list[dict[str, Any]]:
+        """The whole records of a session's log, in order; none before there is a log."""
+        log = (directory or self.only) / "audit-events.ndjson"
+        data = log.read_bytes() if log.exists() else b""
+        return [json.loads(line) for line in data.split(b"\n")[:-1]]
+
+    def decisions(self, directory: Path | None = None) -> list[dict[str, Any]]:
+        """The network events of a session's log, without the two that bind files."""
+        events = [record["event"] for record in self.records(directory)]
+        network = [event["event"] for event in events if event["type"] == "network"]
+        return [event for event in network if event["target"] not in BINDING_TARGETS]
+
+    def verdict(self, directory: Path | None = None) -> tuple[int, dict[str, Any]]:
+        """What `audit verify --json` says: its exit code and its answer."""
+        done = self.call("audit", "verify", "--json", str(directory or self.only))
+        return done.returncode, json.loads(done.stdout)
+
+
+def allow(origin: Origin, name: str = "api.example.com") -> list[str]:
+    """Allow `name` at the origin's port, pinned to the host's loopback."""
+    return [
+        "--allow-domain", f"{name}:{origin.port}", "--resolve", f"{name}:{origin.port}:127.0.0.1",
+    ]  # fmt: skip
+
+
+def as_user(user: str, needed: Path) -> tuple[list[str], dict[str, str]]:
+    """What to put in front of Python's arguments, and the environment, to run as root or as an
+    ordinary user, who has to be able to read `needed`. Skips the test where there is none."""
+    if user == "root" or os.geteuid() != 0:
+        kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        return [sys.executable], kept
+    site_packages = next(path for path in sys.path if path.endswith("site-packages"))
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("an ordinary user: there is no setpriv to become one")
+    nobody = pwd.getpwnam("nobody")
+    prefix = [
+        setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
+        SYSTEM_PYTHON,
+    ]  # fmt: skip
+    variables = {"PYTHONPATH": f"{site_packages}:{ROOT}"}
+    works = subprocess.run(
+        [*prefix, "-B", "-c", f"import trio, nono_trio; open({str(needed)!r})"],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    if works.returncode != 0:
+        said = (works.stderr.strip().splitlines() or ["it did not start"])[-1]
+        pytest.skip(f"an ordinary user can't run {SYSTEM_PYTHON} with these packages: {said}")
+    return prefix, variables
+
+
+class Origin(ThreadingHTTPServer):
+    """A loopback HTTP origin that remembers every request it saw."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.seen: list[str] = []
+        self.port = self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that vanishes is part of the tests."""
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Origin
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)
+        size = int(self.path.rpartition("/bytes/")[2]) if "/bytes/" in self.path else 3
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        self.wfile.write(b"ok\n" if size == 3 else bytes(size))
+
+    def do_POST(self) -> None:
+        self.server.seen.append(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@contextlib.contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """Run a server in a thread for the body."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
+    """Wait until `condition`; return how long it took, fail after `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def processes_with(marker: str, program: str = "") -> list[int]:
+    """The pids whose command line begins with `program` and has `marker` in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            words = b""
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes()
+            if words.startswith(program.encode()) and marker.encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def send(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Signal a process that may just have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)

@@ -1,0 +1,132 @@
+"""Seals and recoveries that are killed by SIGKILL before every system call that changes a file.
+
+Run as a program: `killed_at.py seal|STATE DIRECTORY`. For n = 0, 1, 2 ... a forked process does the
+work in DIRECTORY/n and is killed before the n-th call; the last of them is not killed any more. A
+profile function sees the calls, so nothing of ours is replaced: whatever the code calls, counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import crashed_session
+import sealed_session as made
+
+from nono_trio.audit import ledger
+from nono_trio.audit.recovery import ledger_repair
+from nono_trio.audit.recovery.forget import forget
+from nono_trio.audit.recovery.recover import recover
+from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
+from nono_trio.audit.write.writer import Totals
+from nono_trio.core.log.events import encode_flow, encode_payload
+from nono_trio.core.log.policy_json import SessionPolicy
+
+# A file that is opened may be created by it; what is buffered is written by flush.
+CALLS = {
+    "open", "write", "flush", "fsync", "fdatasync", "ftruncate", "truncate", "rename", "replace",
+    "unlink", "link", "mkdir", "rmdir", "flock",
+}  # fmt: skip
+DAMAGED = b'{"a line that": "nothing holds up"}\n'
+MOST = 400  # far over what a seal or a recovery needs
+
+
+def killed_before(number):
+    """From now on the process lives for `number` more calls."""
+    left = number
+
+    def see(_frame, event, function):
+        nonlocal left
+        if event == "c_call" and function.__name__ in CALLS:
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(see)
+
+
+def start(root, number):
+    """A session that is killed while it starts."""
+    killed_before(number)
+    SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
+
+
+def seal(root, number):
+    """A session with two decisions and a flow, as the writer makes it; killed in its seal."""
+    record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
+    record.executable = None
+    files, log = record.files, record.files.log
+    begun = [
+        made.events.SessionStarted(started=record.started, command=record.command),
+        record.policy_record,
+        made.network(1, "allow", "example.com"),
+    ]
+    log.append([encode_payload(payload) for payload in begun])
+    log.file.sync()
+    files.checkpoint(log.position(), 0)
+    log.checkpointed(written=True)
+    flow = encode_flow(made.flow(2))
+    files.flows.append(flow)
+    files.flows_sha256.update(flow)
+    denied = made.network(2, "deny", "evil.test")
+    log.append([encode_payload(denied)])
+    for payload in (*begun[1:], denied):
+        record.observe(0, payload)
+    totals = Totals(allowed=1, denied=1, peak_queue=1)
+    killed_before(number)
+    binding = record.summarise(totals, log.sequence + 2)
+    log.append([encode_payload(binding), encode_payload(made.ended())], last=True)
+    record.observe(0, binding)
+    record.seal(made.ended(), totals)
+
+
+def forget_killed(root, number):
+    directory = made.build(root)
+    killed_before(number)
+    forget(root, directory.name)
+
+
+def recover_killed(state, root, number):
+    directory = getattr(crashed_session, state)(root)
+    killed_before(number)
+    recover(directory)
+
+
+def repair(root, number):
+    """A ledger of one session, with a damaged line after its own."""
+    made.build(root)
+    with (root / ledger.LEDGER).open("ab") as file:
+        file.write(DAMAGED)
+    killed_before(number)
+    ledger_repair.repair(root)
+
+
+WORK = {"seal": seal, "start": start, "repair": repair, "forget": forget_killed}
+
+
+def main(work, directory):
+    for number in range(MOST):
+        root = Path(directory, str(number), "audit")
+        child = os.fork()
+        if child == 0:
+            try:
+                if work in WORK:
+                    WORK[work](root, number)
+                else:
+                    recover_killed(work, root, number)
+                sys.setprofile(None)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return
+        if not os.WIFSIGNALED(status):
+            sys.exit(f"the work itself failed before call {number}")
+    sys.exit(f"more than {MOST} calls")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

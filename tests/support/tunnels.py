@@ -1,0 +1,50 @@
+"""Tunnels through a running proxy, and what becomes of them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import trio
+from running_proxy import QUICK, connect, running
+from transparent_cage import REAL
+
+from nono_trio.testing import FakeResolver, LoopbackDialler
+
+PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
+
+
+ALLOWED = ("allowed.test", "other.test", REAL)
+
+
+@asynccontextmanager
+async def opened(target, origin, allow=ALLOWED, early=b"", **settings):
+    """A CONNECT that was answered with 200; `early` came in one piece with it."""
+    resolver = FakeResolver({name: [[REAL]] for name in ("allowed.test", "other.test")})
+    dialler = LoopbackDialler(origin.port)
+    async with (
+        running(allow, resolver=resolver, dialler=dialler, **settings) as proxy,
+        proxy.client() as wire,
+    ):
+        await wire.send(connect(target) + early)
+        answer = await wire.answer("CONNECT")
+        assert answer is not None
+        assert answer.status == 200
+        yield proxy, wire
+
+
+async def is_reset(wire, *pieces: bytes) -> bool:
+    """Whether nothing comes but a reset, while or after the pieces are sent."""
+    try:
+        for piece in pieces:
+            await wire.send(piece)
+        data = await wire.receive()
+    except trio.BrokenResourceError as broken:
+        return isinstance(broken.__cause__, (ConnectionResetError, BrokenPipeError))
+    raise AssertionError(f"got {data!r}")
+
+
+def short(proxy):
+    return [
+        (event.decision, event.target, event.port, event.method) for event in proxy.recorder.events
+    ]
