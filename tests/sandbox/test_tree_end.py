@@ -15,7 +15,7 @@ from harness import RUN_SECONDS, SYSTEM_PYTHON, Sessions, landlock_isolation, pr
 # The launcher, while it ends what is left of a tree whose first process has ended.
 ASKED_LATE = """
 import os, signal
-from nono_trio.sandbox.keeper import END_NOW, wait_for_init
+from nono_trio.sandbox.launcher.linux.keeper import END_NOW, wait_for_init
 started, start = os.pipe()
 os.close(start)
 signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])

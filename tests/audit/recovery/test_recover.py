@@ -99,7 +99,7 @@ def test_failing_at_every_step_leaves_it_recoverable(tmp_path, state):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nono_trio.audit.recover import recover
+from nono_trio.audit.recovery.recover import recover
 left = int(sys.argv[2])
 def step(name):
     global left

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import sealed_session as made
-from nono_trio.core.events import Network, NetworkEvent
+from nono_trio.core.log.events import Network, NetworkEvent
 event = Network(event=NetworkEvent(
     timestamp_unix_ms=1, mode="connect", decision="deny", target="a.test"))
 made.unsealed(Path(sys.argv[1]), payloads=[*made.SMALL[:2], *[event] * 12], counts=(2,))

@@ -73,9 +73,9 @@ def test_the_identity_of_a_temporary_directory_is_not_a_symlinks(tmp_path: Path)
 
 BACK_IN_TIME = """
 import os, sys
-from nono_trio.sandbox.launch_steps import StageError, granted
-from nono_trio.sandbox.launcher import _hold_grants, _require_same_grants
-from nono_trio.sandbox.library import library_path, load_library
+from nono_trio.sandbox.launcher.steps import StageError, granted
+from nono_trio.sandbox.launcher.linux.launch import _hold_grants, _require_same_grants
+from nono_trio.sandbox.launcher.nono_py import library_path, load_library
 directory, when = sys.argv[1:]
 path, other, aside = (f"{directory}/{name}" for name in ("granted", "other", "aside"))
 found = os.stat(path)
