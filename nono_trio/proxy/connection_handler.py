@@ -19,8 +19,8 @@ from nono_trio.proxy.access.decision import Refusal, Subject, denied
 from nono_trio.proxy.access.flow import Opened
 from nono_trio.proxy.access.hello_authorizer import second_hello
 from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.proxy.transport.transport import TcpTransport
 from nono_trio.proxy.transport.tunnel import Tunnel
-from nono_trio.proxy.transport.upstream_connection import Upstream
 from nono_trio.proxy.upstream.interfaces import DialFailed
 from nono_trio.proxy.upstream.proxy_chain import ProxyChain, ProxyRejected
 from nono_trio.proxy.upstream.resolver import AddressDenied, AddressResolver
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.epoll import Readiness
     from nono_trio.proxy.transport.relay import RelayBuffer
+    from nono_trio.proxy.transport.transport import Transport
     from nono_trio.proxy.transport.tunnel import Look
     from nono_trio.proxy.upstream.interfaces import Dialler
 
@@ -84,6 +85,25 @@ class ProxyContext:
         if chain is not None:
             subject.mode, subject.upstream = "external", chain.proxy.shown
             subject.note = self.policy.decide(host, port).entry_note  # the name goes as it is
+
+
+@dataclass(slots=True, eq=False)
+class Upstream:
+    """A connection to an upstream, the address that it reached, and the host and port that it was
+    dialled for.
+
+    `name` is the full name that has the address, where that is not the host's. `early`: what the
+    host has said already. `chain`: the connection is to an upstream proxy, which takes requests in
+    absolute form. `used`: a request went out on it.
+    """
+
+    transport: Transport
+    address: str
+    key: tuple[str, int]
+    name: str | None = None
+    early: bytes = b""
+    chain: ProxyChain | None = None
+    used: bool = False
 
 
 class UpstreamError(Exception):
@@ -161,11 +181,14 @@ class ConnectionHandler(ABC):
             reason = f"can't connect to {host.bracketed()}:{port}: {failure.reason}"
             refusal = Refusal(failure.status, reason, failure.hint, "upstream_connect_failed")
             raise UpstreamError(refusal) from failure
-        key = (host.name, port)
-        upstream = Upstream(sock, address, key, self._proxy.readiness, self._client.waker, name)
-        upstream.early = early
-        upstream.chain = None if for_tunnel else chain
-        return upstream
+        transport = TcpTransport(sock, "upstream", self._client.waker, self._proxy.readiness)
+        try:
+            transport.register()
+        except OSError:
+            transport.close()
+            raise
+        chain = None if for_tunnel else chain
+        return Upstream(transport, address, (host.name, port), name, early, chain)
 
     async def _carry(
         self,
@@ -180,14 +203,13 @@ class ConnectionHandler(ABC):
         before anything moves. Closes the upstream. `retry` follows a TLS handshake, whose second
         hello is refused if it is for another host than the first."""
         opened = Opened(subject, sequence, upstream.address, self._proxy.now(), upstream.name)
-        buffer, readiness = self._proxy.buffer, self._proxy.readiness
-        tunnel = Tunnel(self._client, upstream, buffer, readiness, upstream.early)
+        tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, upstream.early)
         try:
-            await tunnel.run(self._proxy.limits, greeting, look, retry)
+            await tunnel.carry(self._proxy.limits, greeting, look, retry)
         except (BadHello, OtherHello) as fault:
             await self._refuse_hello(subject, fault)
         finally:
-            upstream.close()
+            upstream.transport.close()
             flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
             self._proxy.recorder.record_flow(flow)
 
@@ -198,7 +220,7 @@ class ConnectionHandler(ABC):
         presented = subject.presented
         about = Subject("connect", host, subject.port, "TLS", presented=presented)
         await self._proxy.recorder.record(denied(about, refusal, self._proxy.now()))
-        self._client.reset()
+        self._client.transport.reset()
 
 
 class ConnectionHandlerFactory(Protocol):

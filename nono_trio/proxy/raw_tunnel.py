@@ -104,7 +104,7 @@ class RawTunnel(ConnectionHandler):
         if self._speaks_tls:
             await self._client.drain(self._proxy.limits.linger, alert(refusal.status))
         else:
-            self._client.reset()
+            self._client.transport.reset()
 
     async def _answer_busy(self) -> None:
         await self._answer(BUSY)

@@ -62,8 +62,7 @@ def test_what_a_kevent_means(event, readable, ending, broken):
         def wake(self):
             woken.append(1)
 
-    with open(os.devnull) as nothing:
-        watch = Watch(nothing, "client", Counting())
+    watch = Watch("client", Counting())
     watch.note(flags_of(*event))
     assert (watch.readable, watch.ending, watch.broken) == (readable, ending, broken)
     assert woken == [1]

@@ -31,6 +31,7 @@ from nono_trio.proxy.connection_handler import (
     FULL,
     ConnectionHandler,
     ProxyContext,
+    Upstream,
     UpstreamError,
 )
 from nono_trio.proxy.http import error_response
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.request import PlainRequest, Request
-    from nono_trio.proxy.transport.upstream_connection import Upstream
 
 
 @dataclass(slots=True)
@@ -100,13 +100,13 @@ class HttpConnection(ConnectionHandler):
 
     async def _answer_busy(self) -> None:
         if self._inside is not None:
-            self._client.reset()
+            self._client.transport.reset()
         else:
             await self._answer(BUSY, keep=False, body=True)
 
     def _close(self) -> None:
         if self._spare is not None:
-            self._spare.close()
+            self._spare.transport.close()
         if self._inside is not None and self._inside.opened is not None:
             is_cut = trio.current_effective_deadline() == -math.inf
             closed_by = "shutdown" if is_cut else self._inside.closed_by
@@ -144,7 +144,7 @@ class HttpConnection(ConnectionHandler):
         """The bytes of the next head; None when no more requests come. Raises BadRequest, Expired
         for a client that sent nothing."""
         client = self._client
-        data = client.unread or client.try_receive()
+        data = client.unread or client.transport.try_receive()
         if data is None:  # only then: most connections come with their first bytes
             data = await self._first_bytes()
         if not data or (self._tunnel_refused and not data[:1].isalpha()):
@@ -235,7 +235,7 @@ class HttpConnection(ConnectionHandler):
         elif more:
             await client.drain(seconds, text)
         else:
-            client.send_last(text)
+            client.transport.send_last(text)
 
     async def _reach(self, request: Request) -> Upstream | None:
         """The upstream of an allowed request; None if it was refused after all."""
@@ -301,7 +301,7 @@ class HttpConnection(ConnectionHandler):
         """Record what a tunnel may not carry, then cut it: an answer of ours would be taken for the
         server's. No request may follow."""
         await self._proxy.recorder.record(denied(subject, refusal, self._proxy.now()))
-        self._client.reset()
+        self._client.transport.reset()
         if self._inside is not None:
             self._inside.closed_by = "error"
         return False
@@ -329,9 +329,9 @@ class HttpConnection(ConnectionHandler):
         if spare is None:
             return None
         same = spare.key == (request.host.name, request.port)
-        if same and (is_repeatable(request.head) or not spare.used) and spare.is_idle():
+        if same and (is_repeatable(request.head) or not spare.used) and spare.transport.is_silent():
             return spare
-        spare.close()
+        spare.transport.close()
         return None
 
     async def _exchange(
@@ -341,7 +341,7 @@ class HttpConnection(ConnectionHandler):
         opened = Opened(
             request.subject, sequence, upstream.address, self._proxy.now(), upstream.name
         )
-        exchange = Exchange(self._client, upstream, request.head, plain, self._proxy.readiness)
+        exchange = Exchange(self._client, upstream, request.head, plain)
         try:
             await exchange.run(self._proxy.limits)
             if exchange.download.switched:
@@ -350,7 +350,7 @@ class HttpConnection(ConnectionHandler):
             if exchange.keeps_upstream:
                 self._spare = upstream
             else:
-                upstream.close()
+                upstream.transport.close()
             self._proxy.recorder.record_flow(
                 opened.flow(exchange.sent, exchange.received, exchange.closed_by)
             )
@@ -359,11 +359,9 @@ class HttpConnection(ConnectionHandler):
     async def _tunnel_on(self, exchange: Exchange, upstream: Upstream) -> None:
         """Carry what follows the handshake of a WebSocket."""
         left_over = exchange.download.left_over
-        tunnel = Tunnel(
-            self._client, upstream, self._proxy.buffer, self._proxy.readiness, left_over
-        )
+        tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, left_over)
         try:
-            await tunnel.run(self._proxy.limits, b"")
+            await tunnel.carry(self._proxy.limits, b"")
         finally:
             exchange.end_as(tunnel)
 
@@ -382,5 +380,5 @@ class HttpConnection(ConnectionHandler):
             if self._client.unread or not exchange.upload.complete:
                 await self._client.drain(self._proxy.limits.linger)
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
-            self._client.reset()
+            self._client.transport.reset()
         return False

@@ -18,18 +18,17 @@ from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.http.request_stream import RequestStream
 from nono_trio.proxy.http.response_stream import ResponseStream
 from nono_trio.proxy.transport.client import Expired
-from nono_trio.proxy.transport.relay import SideFailed
+from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.log.events import ClosedBy, DenialCategory
     from nono_trio.proxy.access.request import PlainRequest
+    from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.client import Client
-    from nono_trio.proxy.transport.epoll import Readiness
     from nono_trio.proxy.transport.tunnel import Tunnel
-    from nono_trio.proxy.transport.upstream_connection import Upstream
 
 TURN_PIECES: Final = 4  # pieces of at most 64 KiB or 256 chunks before others get their turn
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
@@ -44,7 +43,6 @@ class Exchange:
         upstream: Upstream,
         head: RequestHead,
         plain: PlainRequest,
-        readiness: Readiness,
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
@@ -53,8 +51,8 @@ class Exchange:
         self._client = client
         self._upstream = upstream
         self._head = head
-        self.upload = RequestStream(client, upstream, head, plain, readiness)
-        self.download = ResponseStream(client, upstream, head, self.upload, readiness)
+        self.upload = RequestStream(client, upstream, head, plain)
+        self.download = ResponseStream(client, upstream, head, self.upload)
 
     async def run(self, limits: Limits) -> None:
         """Stream until the response has ended or something failed; never raises for what a peer
@@ -91,7 +89,7 @@ class Exchange:
                 if pieces % TURN_PIECES == 0:
                     await trio.lowlevel.checkpoint()
                 continue
-            if self._client.watch.broken:
+            if self._client.transport.broken:
                 raise SideFailed("client")
             # Bytes do not extend the time for a head: one a minute would keep it for ever.
             if not self.download.has_open_head:

@@ -10,12 +10,10 @@ may stay as long as any idle tunnel; one look is taken, what comes after it is r
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from nono_trio.core.net.client_hello import BadHello
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer, read_hello
-from nono_trio.proxy.limits import READ_HEAD
 from nono_trio.proxy.transport.client import Expired
 
 if TYPE_CHECKING:
@@ -23,25 +21,22 @@ if TYPE_CHECKING:
     from nono_trio.core.net.hello_retry import HelloRetry
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.access.decision import Refusal
+    from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.client import Client
-    from nono_trio.proxy.transport.upstream_connection import Upstream
 
 
 async def wait_for_client(client: Client, upstream: Upstream, limits: Limits) -> ClosedBy | None:
     """Wait for the client's first byte, which is then in `unread`; else who ended the connection
     without one. Raises OSError."""
     client.expire_in(limits.idle)
-    watch = client.watch
     while not client.unread:
-        if watch.readable:
-            data = client.try_receive()
-            if data == b"":
-                return "client"
-            if data is None or (len(data) < READ_HEAD and not watch.ending):
-                watch.readable = False  # a short read emptied the socket: epoll(7), edge-triggered
-            client.unread = data or b""
-        elif upstream.watch.ending:
+        data = client.transport.try_receive()
+        if data == b"":
+            return "client"
+        if data is not None:
+            client.unread = data
+        elif upstream.transport.ending:
             return "upstream"
         else:
             try:
@@ -81,7 +76,4 @@ async def check_hello(
 
 def has_spoken(upstream: Upstream) -> bool:
     """Whether the server has sent anything yet; it stays unread."""
-    try:
-        return bool(upstream.early or upstream.sock.recv(1, socket.MSG_PEEK))
-    except OSError:  # nothing yet, or broken
-        return False
+    return bool(upstream.early) or upstream.transport.has_bytes()

@@ -19,15 +19,14 @@ from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.fields import end_to_end_fields
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
-from nono_trio.proxy.transport.relay import SideFailed
+from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.http.target import HttpTarget
     from nono_trio.proxy.access.request import PlainRequest
+    from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.transport.client import Client
-    from nono_trio.proxy.transport.epoll import Readiness
-    from nono_trio.proxy.transport.upstream_connection import Upstream
     from nono_trio.proxy.upstream.proxy_chain import ProxyChain
 
 
@@ -42,7 +41,6 @@ class RequestStream:
         "_ended",
         "_hidden",
         "_pending",
-        "_readiness",
         "_upstream",
         "abandoned",
         "is_last",
@@ -56,7 +54,6 @@ class RequestStream:
         upstream: Upstream,
         head: RequestHead,
         plain: PlainRequest,
-        readiness: Readiness,
     ) -> None:
         self.sent = 0
         self.abandoned = False
@@ -67,7 +64,6 @@ class RequestStream:
         """The key of the WebSocket handshake that the request begins; None if it is none."""
         self._client = client
         self._upstream = upstream
-        self._readiness = readiness
         self._body = plain.body
         self._chunked = head.body == "chunked"
         self._ended = False
@@ -107,15 +103,8 @@ class RequestStream:
         client = self._client
         if client.unread:
             return client.unread
-        if not client.watch.readable:
-            return None
-        try:
-            raw = client.try_receive()
-        except OSError as error:
-            raise SideFailed("client") from error
-        if raw is None:
-            client.watch.readable = False
-        elif not raw:
+        raw = client.transport.try_receive()
+        if raw == b"":
             raise SideFailed("client")  # it left in the middle of its request
         return raw
 
@@ -132,17 +121,13 @@ class RequestStream:
         if not self._pending:
             return False
         try:
-            sent = self._upstream.sock.send(self._pending)
-        except BlockingIOError:
-            sent = 0
+            sent = self._upstream.transport.try_send(self._pending)
         except OSError:  # it may have answered before it hung up, so the response decides
             self.abandoned = True
             self._pending = b""
             return True
         self._pending = self._pending[sent:]
         self.sent += sent
-        if self._pending:
-            self._readiness.want_write(self._upstream.watch)
         return sent > 0
 
 

@@ -13,16 +13,15 @@ from nono_trio.core.http.body import LAST_CHUNK, EndlessBody, LengthBody, framed
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
 from nono_trio.core.http.websocket import UPGRADE_FIELDS
-from nono_trio.proxy.transport.relay import SideFailed
+from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.http.response_head import ResponseHead
+    from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.request_stream import RequestStream
     from nono_trio.proxy.transport.client import Client
-    from nono_trio.proxy.transport.epoll import Readiness
-    from nono_trio.proxy.transport.upstream_connection import Upstream
 
 READ_BODY: Final = 64 * 1024  # bytes at once; a client that does not read is owed no more than that
 
@@ -37,7 +36,6 @@ class ResponseStream:
         "_head",
         "_interim",
         "_pending",
-        "_readiness",
         "_response",
         "_unread",
         "_upload",
@@ -54,7 +52,6 @@ class ResponseStream:
         upstream: Upstream,
         head: RequestHead,
         upload: RequestStream,
-        readiness: Readiness,
     ) -> None:
         self.received = 0
         self.answered = False
@@ -65,7 +62,6 @@ class ResponseStream:
         self._upstream = upstream
         self._head = head
         self._upload = upload
-        self._readiness = readiness
         self._response: ResponseHead | None = None
         self._chunked = False
         self._interim = 0
@@ -104,7 +100,7 @@ class ResponseStream:
         """Move one piece without waiting; whether one moved. Raises BadResponse, SideFailed."""
         if self._pending:
             return self._flush()
-        if self.ended or not (self._unread or self._upstream.watch.readable):
+        if self.ended:
             return False
         raw = self._unread if self._response is not None and self._unread else self._receive()
         if raw is None:
@@ -117,14 +113,9 @@ class ResponseStream:
         return True
 
     def _receive(self) -> bytes | None:
-        try:
-            raw = self._upstream.sock.recv(READ_BODY)
-        except BlockingIOError:
-            self._upstream.watch.readable = False
-            return None
-        except OSError as error:
-            raise SideFailed("upstream") from error
-        self.received += len(raw)
+        raw = self._upstream.transport.try_receive(READ_BODY)
+        if raw is not None:
+            self.received += len(raw)
         return raw
 
     def _feed(self, raw: bytes) -> None:
@@ -204,11 +195,6 @@ class ResponseStream:
         if not self._pending:
             return False
         self.answered = True
-        try:
-            sent = self._client.try_send(self._pending)
-        except OSError as error:
-            raise SideFailed("client") from error
+        sent = self._client.transport.try_send(self._pending)
         self._pending = self._pending[sent:]
-        if self._pending:
-            self._readiness.want_write(self._client.watch)
         return sent > 0

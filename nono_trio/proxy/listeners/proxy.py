@@ -25,9 +25,10 @@ from nono_trio.proxy.connection_handler import ProxyContext
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
 from nono_trio.proxy.task_pool import TaskPool
-from nono_trio.proxy.transport.client import Client, ClientTable, reset
+from nono_trio.proxy.transport.client import Client, ClientTable
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import RelayBuffer
+from nono_trio.proxy.transport.transport import reset
 from nono_trio.proxy.upstream.dialer import TcpDialler
 from nono_trio.proxy.upstream.proxy_chain import ProxyChain
 from nono_trio.proxy.upstream.resolver import AddressResolver
@@ -84,11 +85,11 @@ class Proxy:
         self._readiness = Readiness()
         resolver, dialler = resolver or SystemResolver(), dialler or TcpDialler(limits)
         self._directory = AddressResolver(policy, resolver, limits)
-        self._chain: ProxyChain | None = None
+        self.chain: ProxyChain | None = None
         if upstream_proxy is not None:
-            self._chain = ProxyChain(upstream_proxy, resolver, dialler, limits)
+            self.chain = ProxyChain(upstream_proxy, resolver, dialler, limits)
         self._gate = RequestAuthorizer(policy, Token(token), self._directory)
-        self._surroundings = ProxyContext(
+        self._context = ProxyContext(
             policy=policy,
             gate=self._gate,
             recorder=recorder,
@@ -99,7 +100,7 @@ class Proxy:
             buffer=RelayBuffer(),
             token_failures=TokenFailures(recorder, clock_ms),
             now=clock_ms,
-            chain=self._chain,
+            chain=self.chain,
         )
         self._clients = ClientTable()
         self._workers = TaskPool(self._handle)
@@ -108,6 +109,26 @@ class Proxy:
         """Connections that a listener's `admits` did not let in."""
         self._left = trio.Event()
         self._attending: trio.CancelScope | None = None
+
+    @property
+    def open_connections(self) -> int:
+        """The clients that are served at this moment."""
+        return len(self._clients)
+
+    @property
+    def watched_sockets(self) -> int:
+        """The sockets of clients and upstreams that the kernel reports on."""
+        return len(self._readiness)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were read and could not be sent yet, over all connections."""
+        return self._context.buffer.held
+
+    @property
+    def unrecorded_failures(self) -> int:
+        """Requests without the right token that no record has counted yet."""
+        return self._context.token_failures.untold
 
     async def serve(
         self,
@@ -154,8 +175,8 @@ class Proxy:
         listener.setblocking(False)
         _send_at_once(listener)
         self._listeners += 1
-        if self._chain is not None:
-            self._chain.relays = handlers
+        if self.chain is not None:
+            self.chain.relays = handlers
         try:
             if self._attending is None:
                 self._clients.sweep(trio.current_time())
@@ -169,7 +190,7 @@ class Proxy:
 
     def _close_down(self) -> None:
         """Nothing more is accepted: what only waits for another request ends now."""
-        self._surroundings.closing = True
+        self._context.closing = True
         self._workers.dismiss()
         while self._clients.drop_idle():
             pass
@@ -218,7 +239,7 @@ class Proxy:
         client = Client(sock, self._readiness, self._clients)
         full = len(self._clients) >= self._limits.connections and not self._clients.make_room()
         self._clients.add(client)
-        self._workers.give(client, visits(client, self._surroundings, full=full), handlers)
+        self._workers.give(client, visits(client, self._context, full=full), handlers)
 
     def _turn_away(self, sock: socket.socket) -> None:
         self.turned_away += 1
@@ -235,7 +256,7 @@ class Proxy:
 
     async def _attend(self, scope: trio.CancelScope) -> None:
         """Wake the handlers: for their sockets at once, for their deadlines at each sweep."""
-        failures = self._surroundings.token_failures
+        failures = self._context.token_failures
         try:
             with scope:
                 async with trio.open_nursery() as nursery:

@@ -123,7 +123,7 @@ class Transparent:
         return kind(client, proxy_context, full=full, policy=self._policy, host=host, port=port)
 
     def _target(self, client: Client) -> tuple[Host, int]:
-        text, port = self._wanted(client.sock)
+        text, port = self._wanted(client.tcp.sock)
         address = parse_address(text)  # cuts off a zone id: it is of the cage's own interfaces
         if address is None:
             raise AssertionError("the kernel named an address that is none")

@@ -1,1 +1,1 @@
-"""Sockets and readiness: clients, upstream connections, tunnels, relays."""
+"""What moves bytes: transports and their readiness, clients, relays, tunnels."""

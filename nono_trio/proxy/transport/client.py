@@ -1,37 +1,30 @@
 """Accepted connections: each with its socket, unread bytes and one deadline, all in one table.
 
-Rules of this file: a socket is tried before it is waited for. A client has one deadline at a time,
-and the table's sweep enforces it by waking the task: reading the clock for every wait and a cancel
-scope for each would cost 6 us of a tunnel's 100, so a deadline may be off by one sweep either way.
-A client that has shown no right to its place loses it before one that has, and the oldest loses it
-first: other programs of the machine may reach the listener, and a started head costs them nothing.
+Rules of this file: a client has one deadline at a time, and the table's sweep enforces it by waking
+the task: reading the clock for every wait and a cancel scope for each would cost 6 us of a tunnel's
+100, so a deadline may be off by one sweep either way. A client that has shown no right to its place
+loses it before one that has, and the oldest loses it first: other programs of the machine may reach
+the listener, and a started head costs them nothing.
 """
 
 from __future__ import annotations
 
 import math
-import socket
-import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.proxy.limits import READ_HEAD
 from nono_trio.proxy.transport.epoll import Waker
+from nono_trio.proxy.transport.transport import TcpTransport
 
 if TYPE_CHECKING:
-    from nono_trio.proxy.transport.epoll import Readiness, Watch
+    import socket
+
+    from nono_trio.proxy.transport.epoll import Readiness
+    from nono_trio.proxy.transport.transport import Transport
 
 MAX_DISCARDED: Final = 16 * 1024 * 1024  # bytes thrown away while the peer reads our last answer
-
-# Where the answer can't be made to wait, it goes out by itself: one packet more.
-if sys.platform == "linux":
-    _MORE: Final = socket.MSG_MORE
-else:
-    _MORE: Final = 0
-_RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
 
 
 class Expired(Exception):
@@ -42,22 +35,22 @@ class Client:
     """A client connection, served by one task."""
 
     __slots__ = (
-        "_readiness",
         "_table",
-        "_watch",
         "deadline",
         "dropped",
         "expired",
         "idle",
         "proven",
-        "sock",
+        "tcp",
+        "transport",
         "unread",
-        "waker",
     )
 
     def __init__(self, sock: socket.socket, readiness: Readiness, table: ClientTable) -> None:
-        self.sock = sock
-        self.waker = Waker()
+        self.tcp = TcpTransport(sock, "client", Waker(), readiness)
+        """The accepted connection, whatever is spoken on it."""
+        self.transport: Transport = self.tcp
+        """What requests are read from and answered on; another object once TLS is spoken."""
         self.unread = b""
         self.deadline = math.inf
         self.expired = False
@@ -67,20 +60,16 @@ class Client:
         """It has shown that it may be served: by the token, or by where it came in."""
         self.dropped = False
         """Its place was given away, so it may not wait for anything any more."""
-        self._readiness = readiness
         self._table = table
-        self._watch: Watch | None = None
 
     @property
-    def watch(self) -> Watch:
-        """The socket's place in the readiness table, made when it is first needed."""
-        return self.register()
+    def waker(self) -> Waker:
+        """What wakes the client's task; its upstream's transport has the same one."""
+        return self.tcp.waker
 
-    def register(self) -> Watch:
+    def register(self) -> None:
         """Take a place in the readiness table. Raises OSError when the system has no room."""
-        if self._watch is None:
-            self._watch = self._readiness.watch(self.sock, "client", self.waker)
-        return self._watch
+        self.tcp.register()
 
     def expire_in(self, seconds: float) -> None:
         """Replace the deadline: `seconds` from the last sweep, `math.inf` for none."""
@@ -91,7 +80,7 @@ class Client:
         """Make the task's next pause, or the one it is in, raise Expired."""
         self.deadline = math.inf
         self.expired = True
-        self.waker.wake()
+        self.tcp.waker.wake()
 
     def drop(self) -> None:
         """Its place is given away: no deadline is kept for it, so it ends at its next pause."""
@@ -105,52 +94,29 @@ class Client:
             self.dropped = self.expired = False
         self._table.prove(self)
 
-    async def pause(self) -> None:
-        """Wait until something happens to a socket of this client's. Raises Expired."""
-        if self._watch is None:
-            self.register()
+    async def pause(self, seconds: float | None = None) -> None:
+        """Wait until something happens to a socket of this client's, with a new deadline if
+        `seconds` is given. Raises Expired."""
+        if seconds is not None:
+            self.expire_in(seconds)
+        self.tcp.register()
         if not self.expired:
-            await self.waker.sleep()
+            await self.tcp.waker.sleep()
         if self.expired:
             raise Expired
 
-    def try_receive(self) -> bytes | None:
-        """What is there, b"" at the end, None if nothing is there yet. Raises OSError."""
-        try:
-            return self.sock.recv(READ_HEAD)
-        except BlockingIOError:
-            return None
-
     async def receive(self) -> bytes:
         """Wait for bytes; b"" at the end. Raises OSError and Expired; loses no byte."""
-        while (data := self.try_receive()) is None:
+        while (data := self.transport.try_receive()) is None:
             await self.pause()
         return data
 
     async def send(self, data: bytes) -> None:
         """Send all of `data`. Raises OSError and Expired; if cancelled, a part may be sent."""
-        sent = self.try_send(data)
+        sent = self.transport.try_send(data)
         while sent < len(data):
-            self._readiness.want_write(self.watch)
-            sent += self.try_send(data[sent:])
-            if sent < len(data):
-                await self.pause()
-
-    def try_send(self, data: bytes) -> int:
-        """Send what fits. Raises OSError."""
-        try:
-            return self.sock.send(data)
-        except BlockingIOError:
-            return 0
-
-    def send_last(self, data: bytes) -> None:
-        """Send what fits of an answer just before `close`. Raises OSError.
-
-        With MSG_MORE the answer waits for the close and leaves with its FIN: one packet instead of
-        two, and the peer wakes up once.
-        """
-        with suppress(BlockingIOError):
-            self.sock.send(data, _MORE)
+            await self.pause()
+            sent += self.transport.try_send(data[sent:])
 
     async def drain(self, seconds: float, last: bytes = b"") -> None:
         """Send `last`, say that nothing more comes, and throw away what the peer still sends.
@@ -161,21 +127,15 @@ class Client:
         self.expire_in(seconds)
         with suppress(OSError, Expired):
             await self.send(last)
-            self.sock.shutdown(socket.SHUT_WR)
+            self.transport.shutdown()
             discarded = 0
             while discarded < MAX_DISCARDED and (data := await self.receive()):
                 discarded += len(data)
                 await trio.lowlevel.checkpoint()
 
-    def reset(self) -> None:
-        """Make `close` a reset: the peer must not take what it has for all there is."""
-        reset(self.sock)
-
     def close(self) -> None:
-        """Give up the socket; what was sent still reaches the peer if it has sent nothing more."""
-        if self._watch is not None:
-            self._readiness.forget(self._watch)
-        self.sock.close()
+        """As `Transport.close`."""
+        self.transport.close()
 
 
 class ClientTable:
@@ -232,8 +192,3 @@ class ClientTable:
     def _drop(self, client: Client) -> None:
         self.discard(client)
         client.drop()
-
-
-def reset(sock: socket.socket) -> None:
-    """Make the socket's `close` a reset."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

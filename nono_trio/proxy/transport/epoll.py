@@ -5,15 +5,14 @@ sockets, so it would need two tasks, or an epoll of its own. Here every socket i
 one task (`dispatch`) collects what happened to all of them, and a connection's single task sleeps
 until anything happens to either of its sockets: per tunnel about 20 us less of 90.
 
-Rules of this file: edge-triggered means that a socket must be read (or written) until it blocks
-before its task waits; `Watch.readable` remembers that it has not been yet. A wake-up that finds
-nothing to do is harmless, so all doubts are settled by waking.
+Rules of this file: it says what the kernel saw, and wakes; what may be tried when is in
+transport.py. A wake-up that finds nothing to do is harmless, so all doubts are settled by waking.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+from typing import Final, Literal, NoReturn, TypeAlias
 
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
@@ -22,9 +21,6 @@ if sys.platform == "darwin":
     from nono_trio.proxy.transport import kqueue as poller
 else:
     import select as poller
-
-if TYPE_CHECKING:
-    import socket
 
 Side: TypeAlias = Literal["client", "upstream"]
 
@@ -67,35 +63,22 @@ class Waker:
 
 
 class Watch:
-    """One registered socket, and what is known about it.
+    """What is known about one registered socket.
 
-    `readable`: a read may succeed; whoever reads until it blocks sets it back. `ending`: the peer
+    `readable`: a read may succeed; whoever reads sets it back (transport.py). `ending`: the peer
     has shut down its side, so a short read is not the last. `broken`: no byte can go either way.
     `failed`: it ended by an error (a reset), so that nobody is left who waits for anything.
     """
 
-    __slots__ = (
-        "broken",
-        "ending",
-        "failed",
-        "fd",
-        "readable",
-        "side",
-        "sock",
-        "waker",
-        "wants_write",
-    )
+    __slots__ = ("broken", "ending", "failed", "readable", "side", "waker")
 
-    def __init__(self, sock: socket.socket, side: Side, waker: Waker) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
+    def __init__(self, side: Side, waker: Waker) -> None:
         self.side: Side = side
         self.waker = waker
-        self.readable = False  # registering reports what is there already
+        self.readable = False
         self.ending = False
         self.broken = False
         self.failed = False
-        self.wants_write = False
 
     def note(self, flags: int) -> None:
         """Take over what epoll saw, and wake the task."""
@@ -115,23 +98,23 @@ class Readiness:
         self._epoll = poller.epoll()
         self._watches: dict[int, Watch] = {}
 
-    def watch(self, sock: socket.socket, side: Side, waker: Waker) -> Watch:
-        """Register `sock` for reading. Raises OSError when the system has no room for it."""
-        watch = Watch(sock, side, waker)
-        self._epoll.register(watch.fd, _READ)
-        self._watches[watch.fd] = watch
-        return watch
+    def __len__(self) -> int:
+        return len(self._watches)
 
-    def want_write(self, watch: Watch) -> None:
-        """From now on also wake the task when the socket takes bytes again after it was full."""
-        if not watch.wants_write:
-            watch.wants_write = True
-            self._epoll.modify(watch.fd, _READ_WRITE)
+    def register(self, descriptor: int, watch: Watch) -> None:
+        """Watch a socket for reading; what is there already is reported, too. Raises OSError when
+        the system has no room for it (fs.epoll.max_user_watches)."""
+        self._epoll.register(descriptor, _READ)
+        self._watches[descriptor] = watch
 
-    def forget(self, watch: Watch) -> None:
-        """Before the socket is closed: the kernel drops the registration, we drop the number."""
-        if self._watches.get(watch.fd) is watch:
-            del self._watches[watch.fd]
+    def add_write(self, descriptor: int) -> None:
+        """From now on also report when the socket takes bytes again after it was full; if it takes
+        some already, that is reported at once. Raises OSError."""
+        self._epoll.modify(descriptor, _READ_WRITE)
+
+    def forget(self, descriptor: int) -> None:
+        """Report nothing more. The kernel drops the registration when the socket is closed."""
+        self._watches.pop(descriptor, None)
 
     async def dispatch(self) -> NoReturn:
         """Wake tasks as their sockets become ready, until cancelled."""

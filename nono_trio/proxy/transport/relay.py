@@ -1,34 +1,33 @@
-"""Bytes from one socket to another: as they come, with backpressure, half-closes passed on.
+"""Bytes from one transport to another: as they come, with backpressure, half-closes passed on.
 
 Rules of this file: what was read is held until it is sent, and nothing more is read meanwhile
 (that is the backpressure); the end of one direction is passed on as a shutdown and leaves the other
-open; nothing here waits, so both directions of a tunnel can share one task and one buffer.
+open; no direction waits, so both share one task and one buffer; a relay that is cut (the session
+ends, a bug) still says what moved, because its counts are plain attributes.
 """
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD, RELAY_BUFFER, SMALL_READ, TURN_BYTES
+from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import TypeAlias
 
-    from nono_trio.proxy.transport.epoll import Readiness, Side, Watch
+    from nono_trio.core.log.events import ClosedBy
+    from nono_trio.proxy.transport.transport import Transport
 
-    Look: TypeAlias = Callable[[bytes | memoryview], bool]
+    LookAtBytes: TypeAlias = Callable[[bytes | memoryview], bool]
     """Looks at bytes on their way; whether it needs no more of them. What it raises ends the
-    tunnel, and these bytes go nowhere."""
+    relay, and these bytes go nowhere."""
 
-
-class SideFailed(Exception):
-    """A socket of one side broke: reset, timed out, unreachable."""
-
-    def __init__(self, side: Side) -> None:
-        super().__init__(side)
-        self.side: Side = side
+PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
 
 class RelayBuffer:
@@ -37,7 +36,7 @@ class RelayBuffer:
     def __init__(self) -> None:
         self.space = memoryview(bytearray(RELAY_BUFFER))
         self.held = 0
-        """Bytes that were read and could not be sent yet, over all tunnels."""
+        """Bytes that were read and could not be sent yet, over all relays."""
 
 
 class Direction:
@@ -45,18 +44,15 @@ class Direction:
     ended and nothing is left to send; `look` is told all bytes before they are sent, until it has
     seen enough."""
 
-    __slots__ = ("_buffer", "_held", "_readiness", "done", "look", "moved", "sink", "source")
+    __slots__ = ("_buffer", "_held", "done", "look", "moved", "sink", "source")
 
-    def __init__(
-        self, source: Watch, sink: Watch, buffer: RelayBuffer, readiness: Readiness
-    ) -> None:
+    def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
         self.source = source
         self.sink = sink
         self.moved = 0
         self.done = False
-        self.look: Look | None = None
+        self.look: LookAtBytes | None = None
         self._buffer = buffer
-        self._readiness = readiness
         self._held = b""
 
     def hold(self, early: bytes) -> None:
@@ -71,7 +67,7 @@ class Direction:
         be there. Raises SideFailed, and what `look` does."""
         if self._held and not self._send_held():
             return False
-        if self.done or not self.source.readable:
+        if self.done:
             return False
         stop = self.moved + TURN_BYTES
         while self._move_once():
@@ -80,57 +76,95 @@ class Direction:
         return False
 
     def release(self) -> None:
-        """Drop what is held; for the end of a tunnel that was cut."""
+        """Drop what is held; for the end of a relay that was cut."""
         self._buffer.held -= len(self._held)
         self._held = b""
 
-    def pass_end(self) -> None:
-        """Tell the sink that the source has ended. Raises SideFailed."""
-        try:
-            self.sink.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise SideFailed(self.sink.side) from error
-
     def _move_once(self) -> bool:
-        """Read once and send it; whether another read may find something and may be sent."""
-        source, buffer = self.source, self._buffer
+        """Read once and send it; whether another read may be tried."""
+        buffer = self._buffer
         bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
-        room = RELAY_BUFFER if bulk else SMALL_READ
-        try:
-            count = source.sock.recv_into(buffer.space, room)
-        except BlockingIOError:
-            source.readable = False
+        count = self.source.try_receive_into(buffer.space, RELAY_BUFFER if bulk else SMALL_READ)
+        if not count:
+            self.done = count == 0
             return False
-        except OSError as error:
-            raise SideFailed(source.side) from error
-        if count == 0:
-            self.done = True
-            return False
-        if count < room and not source.ending:
-            source.readable = False  # a short read emptied the socket: epoll(7), edge-triggered
-        if self.look is not None and self.look(buffer.space[:count]):
+        piece = buffer.space[:count]
+        if self.look is not None and self.look(piece):
             self.look = None
-        sent = self._try_send(buffer.space[:count])
+        sent = self.sink.try_send(piece)
+        self.moved += sent
         if sent == count:
-            return source.readable
-        self._held = bytes(buffer.space[sent:count])
+            return True
+        self._held = bytes(piece[sent:])
         buffer.held += len(self._held)
         return False
 
     def _send_held(self) -> bool:
-        sent = self._try_send(self._held)
+        sent = self.sink.try_send(self._held)
+        self.moved += sent
         self._buffer.held -= sent
         self._held = self._held[sent:]
         return not self._held
 
-    def _try_send(self, piece: memoryview | bytes) -> int:
+
+class Relay:
+    """Both directions between two ends. `closed_by` is "shutdown" until something else has ended
+    it."""
+
+    __slots__ = ("_first_ended", "_near", "closed_by", "down", "up")
+
+    def __init__(self, near: Transport, far: Transport, buffer: RelayBuffer) -> None:
+        self.up = Direction(near, far, buffer)
+        self.down = Direction(far, near, buffer)
+        self.closed_by: ClosedBy = "shutdown"
+        self._near = near
+        self._first_ended: Direction | None = None
+
+    async def run(self, pause: Callable[[], Awaitable[None]]) -> None:
+        """Move bytes until both directions have ended or a side broke; `pause` waits until either
+        transport is ready. Raises what `pause` and the directions' `look` raise. Both transports
+        are left to the caller, also if cancelled.
+        """
         try:
-            sent = self.sink.sock.send(piece)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise SideFailed(self.sink.side) from error
-        if sent < len(piece):
-            self._readiness.want_write(self.sink)
-        self.moved += sent
-        return sent
+            await self._move(pause)
+        except SideFailed as failure:
+            self.closed_by = self._ended_by() or _blamed(failure)
+        else:
+            self.closed_by = self._ended_by() or "client"
+
+    def release(self) -> None:
+        """Drop what is held; for the end, however it came."""
+        self.up.release()
+        self.down.release()
+
+    async def _move(self, pause: Callable[[], Awaitable[None]]) -> None:
+        up, down, near = self.up, self.down, self._near
+        while True:
+            more = up.pump()
+            more = down.pump() or more
+            if (up.done or down.done) and self._pass_ends():
+                return
+            if more:
+                await trio.lowlevel.checkpoint()
+            elif near.failed:  # not seen by who waits for the far end to take bytes
+                raise SideFailed(near.side, errno.ECONNRESET)
+            else:
+                await pause()
+
+    def _pass_ends(self) -> bool:
+        """Pass on the first direction's end; the second's, when True is returned, goes out with
+        the transports' close."""
+        if self.up.done and self.down.done:
+            return True
+        if self._first_ended is None:
+            self._first_ended = self.up if self.up.done else self.down
+            self._first_ended.sink.shutdown()
+        return False
+
+    def _ended_by(self) -> ClosedBy | None:
+        return None if self._first_ended is None else self._first_ended.source.side
+
+
+def _blamed(failure: SideFailed) -> ClosedBy:
+    """The side that ended the connection, or "error" if the network between did."""
+    return failure.side if failure.errno in PEER_ENDED else "error"

@@ -93,7 +93,7 @@ async def test_a_failure_that_could_not_be_recorded_stays_counted():
             answer = await proxy.ask(BARE)
             assert answer is not None
             assert answer.status == 503
-        assert proxy.proxy._surroundings.token_failures.untold == 3
+        assert proxy.proxy.unrecorded_failures == 3
 
 
 async def test_a_shared_port_is_not_the_only_one_where_bad_tokens_are_counted():

@@ -130,7 +130,7 @@ async def test_a_table_full_of_tunnels_refuses_with_an_event():
         assert events[-1] == ("deny", "127.0.0.1", origin.port)
         assert origin.connections == 3
         await stack.aclose()
-        await until(lambda: len(proxy.proxy._clients) < 3)
+        await until(lambda: proxy.proxy.open_connections < 3)
         answer = await proxy.ask(connect(target), "CONNECT")
         assert answer is not None
         assert answer.status == 200

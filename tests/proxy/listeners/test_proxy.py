@@ -1,4 +1,4 @@
-"""The accept loop and what is below it: readiness, tasks at rest, a system that runs short."""
+"""The accept loop: tasks at rest, a system that runs short, clients of every kind."""
 
 from __future__ import annotations
 
@@ -19,85 +19,9 @@ from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.limits import ACCEPT_BACKOFF
 from nono_trio.proxy.listeners.proxy import Proxy
-from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
 
 LOOPBACK = ["127.0.0.1:*"]
-
-
-async def test_a_wake_that_comes_first_is_kept():
-    waker = Waker()
-    waker.wake()
-    with trio.fail_after(BOUND):
-        await waker.sleep()
-    with trio.move_on_after(0.01) as scope:
-        await waker.sleep()
-    assert scope.cancelled_caught, "one wake ends one sleep"
-
-
-async def test_wakes_on_the_way_to_the_task_are_one_wake():
-    waker = Waker()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(waker.sleep)
-        await trio.testing.wait_all_tasks_blocked()
-        waker.wake()
-        waker.wake()
-    with trio.move_on_after(0.01) as scope:
-        await waker.sleep()
-    assert scope.cancelled_caught
-
-
-async def test_a_cancelled_sleep_leaves_the_waker_usable():
-    waker = Waker()
-    with trio.move_on_after(0.01):
-        await waker.sleep()
-    waker.wake()
-    with trio.fail_after(BOUND):
-        await waker.sleep()
-
-
-async def test_what_happens_to_a_watched_socket():
-    ours, theirs = socket.socketpair()
-    readiness, waker = Readiness(), Waker()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(readiness.dispatch)
-        with ours, theirs, trio.fail_after(BOUND):
-            watch = readiness.watch(ours, "client", waker)
-            theirs.send(b"x")
-            await waker.sleep()
-            assert (watch.readable, watch.ending, watch.broken) == (True, False, False)
-            theirs.shutdown(socket.SHUT_WR)
-            await waker.sleep()
-            assert (watch.ending, watch.broken) == (True, False)
-            theirs.close()
-            await waker.sleep()
-            assert watch.broken
-            readiness.forget(watch)
-        nursery.cancel_scope.cancel()
-    readiness.close()
-
-
-async def test_a_full_socket_wakes_its_task_when_it_takes_bytes_again():
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    readiness, waker = Readiness(), Waker()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(readiness.dispatch)
-        with ours, theirs, trio.fail_after(BOUND):
-            watch = readiness.watch(ours, "client", waker)
-            with pytest.raises(BlockingIOError):
-                ours.sendall(b"x" * 10_000_000)
-            readiness.want_write(watch)
-            await trio.testing.wait_all_tasks_blocked()
-            while theirs.recv(1 << 20, socket.MSG_DONTWAIT | socket.MSG_PEEK):
-                theirs.recv(1 << 20)
-                with trio.move_on_after(0.05) as scope:
-                    await waker.sleep()
-                if not scope.cancelled_caught:
-                    break
-            assert ours.send(b"y") == 1
-        nursery.cancel_scope.cancel()
-    readiness.close()
 
 
 class ShortListener(socket.socket):
@@ -199,13 +123,13 @@ async def test_no_descriptor_and_no_task_is_left_behind():
             return len(os.listdir("/proc/self/fd"))
 
         await use()
-        await until(lambda: not len(proxy.proxy._clients) and origin.open == 0)
+        await until(lambda: not proxy.proxy.open_connections and origin.open == 0)
         before = descriptors()
         for _ in range(20):
             await use()
-        await until(lambda: not len(proxy.proxy._clients) and origin.open == 0)
+        await until(lambda: not proxy.proxy.open_connections and origin.open == 0)
         await until(lambda: descriptors() <= before)
-        assert proxy.proxy._readiness._watches == {}
+        assert proxy.proxy.watched_sockets == 0
 
 
 async def test_many_clients_at_once():
@@ -280,7 +204,7 @@ async def test_mutated_requests_do_no_harm(caplog):
                 with suppress(trio.BrokenResourceError):  # a reset is an answer too
                     await client.send(wire)
                     await client.end()
-            await until(lambda: not len(proxy.proxy._clients))
+            await until(lambda: not proxy.proxy.open_connections)
             events = proxy.recorder.events
     assert caplog.records == []
     assert set(resolver.asked) <= {"a.test"}

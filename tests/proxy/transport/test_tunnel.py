@@ -76,7 +76,7 @@ async def test_a_slow_reader_gets_every_byte(size):
             if len(got) % 7 == 0:
                 await trio.sleep(0.001)
         assert got == sent
-        assert proxy.proxy._surroundings.buffer.held == 0
+        assert proxy.proxy.held_bytes == 0
 
 
 async def test_a_reset_client_closes_the_upstream():

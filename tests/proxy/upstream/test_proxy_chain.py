@@ -309,7 +309,7 @@ async def test_a_tls_proxy_that_takes_no_more_keeps_nothing_of_clients_that_left
                 wire.reset()
             [flow] = await proxy.flows(1)
             assert flow.closed_by == "client"
-            relays = proxy.proxy._chain.relays
+            relays = proxy.proxy.chain.relays
             await until(lambda: not any("_relay_tls" in one.name for one in relays.child_tasks))
         ended.set()
 

@@ -1,0 +1,249 @@
+"""One end of a connection as the proxy reads and writes it: `Transport`, and plain TCP's.
+
+The rules of readiness stand in this file and nowhere else; `epoll.py` only tells what the kernel
+saw. Whoever moves bytes tries first and waits when nothing moves:
+
+    while (data := client.transport.try_receive()) is None:
+        await client.pause()
+
+The rules:
+- A read is tried only if it may succeed (`readable`). A read that blocks, or that returns less than
+  was asked for, has emptied the socket, and the kernel reports the next bytes (epoll(7), edge
+  triggered). It reports the peer's end together with the last bytes: once `ending` is set, only a
+  read that returns b"" is the last.
+- A socket that is not registered is never reported, so it stays readable.
+- A write is always tried. If not all bytes fit, the socket is registered for writing, and the
+  kernel reports when it takes bytes again.
+
+TLS is a second implementation (`tls.py`). A `TlsTransport` wraps the `Transport` of a `Client` or
+of an `Upstream`, has an `ssl.SSLObject` between two `ssl.MemoryBIO`s, and takes its place:
+`client.transport = TlsTransport(client.transport, ...)`. Streams, exchange and tunnel then move
+plain bytes without a change, for these reasons:
+- `try_receive` feeds what the wrapped transport has received to the SSLObject and returns what it
+  decrypts. None means that the wrapped transport has returned None and that no decrypted byte is
+  left, so the wake-up for the next bytes is due. `SSLObject.read(n, buffer)` serves
+  `try_receive_into`.
+- `try_send` encrypts record by record until all is sent or the wrapped transport is full. A record
+  counts once its last byte is sent, so a full transport makes it return less than was given. The
+  caller must offer the same bytes again, which every caller does anyway, so nothing is left that
+  nobody would flush.
+- What the protocol itself wants to send (handshake, key update, alert) is sent by any of the calls.
+  While a handshake lasts `try_receive` returns None and `try_send` 0.
+- `ssl.SSLError` is an OSError, so it becomes a SideFailed as any other.
+- `shutdown` sends close_notify before the wrapped `shutdown`; `ending`, `broken` and `failed` are
+  those of the wrapped transport; `is_silent` also looks for decrypted bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
+
+from nono_trio.proxy.limits import READ_HEAD
+from nono_trio.proxy.transport.epoll import Watch
+
+if TYPE_CHECKING:
+    from nono_trio.proxy.transport.epoll import Readiness, Side, Waker
+
+_RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
+
+# Where the last bytes can't wait for the close, they leave in a packet of their own.
+if sys.platform == "linux":
+    _MORE: Final = socket.MSG_MORE
+else:
+    _MORE: Final = 0
+
+
+class SideFailed(OSError):
+    """One side's connection broke: reset, timed out, unreachable. `errno` says how, if known."""
+
+    def __init__(self, side: Side, number: int | None = None) -> None:
+        super().__init__(number, f"the connection to the {side} broke")
+        self.side: Side = side
+
+
+class Transport(Protocol):
+    """What moves bytes to and from one peer. No method waits; every one may raise SideFailed."""
+
+    side: Side
+
+    @property
+    def ending(self) -> bool:
+        """Whether the peer has ended its direction. Bytes may be left to read."""
+        ...
+
+    @property
+    def broken(self) -> bool:
+        """Whether no byte can go either way."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether the connection ended by an error, such as a reset."""
+        ...
+
+    def try_receive(self, most: int = READ_HEAD) -> bytes | None:
+        """Return up to `most` bytes that are there, b"" at the end, None if there are none yet."""
+        ...
+
+    def try_receive_into(self, space: memoryview, most: int) -> int | None:
+        """As `try_receive`, into `space`; return the number of bytes, 0 at the end."""
+        ...
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """Send what fits of `data` and return how many bytes that was.
+
+        If not all of it fits, the task is woken when more can be sent. The rest must be offered
+        again before anything else is.
+        """
+        ...
+
+    def send_last(self, data: bytes) -> None:
+        """Send what fits of the last bytes before `close`."""
+        ...
+
+    def is_silent(self) -> bool:
+        """Return whether the connection is open and has nothing to read. Raises nothing."""
+        ...
+
+    def has_bytes(self) -> bool:
+        """Return whether the peer has sent bytes that nobody has read. Raises nothing."""
+        ...
+
+    def shutdown(self) -> None:
+        """End our direction; the peer's stays open."""
+        ...
+
+    def reset(self) -> None:
+        """Make `close` a reset: the peer must not take what it has received for complete."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. Bytes that were sent still arrive if the peer sends nothing more.
+        Raises nothing."""
+        ...
+
+
+class TcpTransport(Watch):
+    """A connected, non-blocking stream socket, which it owns."""
+
+    __slots__ = ("_is_registered", "_readiness", "_wants_write", "sock")
+
+    def __init__(self, sock: socket.socket, side: Side, waker: Waker, readiness: Readiness) -> None:
+        super().__init__(side, waker)
+        self.sock = sock
+        self.readable = True
+        self._readiness = readiness
+        self._is_registered = False
+        self._wants_write = False
+
+    def register(self) -> None:
+        """Have the task woken from now on. Raises OSError when the system has no room."""
+        if not self._is_registered:
+            self._readiness.register(self.sock.fileno(), self)
+            self._is_registered = True
+            self.readable = False  # what is there already is reported
+
+    def try_receive(self, most: int = READ_HEAD) -> bytes | None:
+        """As `Transport.try_receive`."""
+        if not self.readable:
+            return None
+        try:
+            data = self.sock.recv(most)
+        except BlockingIOError:
+            self.readable = not self._is_registered
+            return None
+        except OSError as error:
+            raise SideFailed(self.side, error.errno) from error
+        if len(data) < most and not self.ending:
+            self.readable = not self._is_registered
+        return data
+
+    def try_receive_into(self, space: memoryview, most: int) -> int | None:
+        """As `Transport.try_receive_into`."""
+        if not self.readable:
+            return None
+        try:
+            count = self.sock.recv_into(space, most)
+        except BlockingIOError:
+            self.readable = not self._is_registered
+            return None
+        except OSError as error:
+            raise SideFailed(self.side, error.errno) from error
+        if count < most and not self.ending:
+            self.readable = not self._is_registered
+        return count
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """As `Transport.try_send`."""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise SideFailed(self.side, error.errno) from error
+        if sent < len(data) and not self._wants_write:
+            self.want_write()
+        return sent
+
+    def want_write(self) -> None:
+        """From now on have the task woken when the socket takes bytes after it was full, too.
+        Raises OSError."""
+        self.register()
+        self._readiness.add_write(self.sock.fileno())
+        self._wants_write = True
+
+    def send_last(self, data: bytes) -> None:
+        """As `Transport.send_last`. On Linux the bytes leave in the packet that ends the
+        connection, so that the peer wakes up once."""
+        try:
+            with suppress(BlockingIOError):
+                self.sock.send(data, _MORE)
+        except OSError as error:
+            raise SideFailed(self.side, error.errno) from error
+
+    def is_silent(self) -> bool:
+        """As `Transport.is_silent`."""
+        return self._peek() is None
+
+    def has_bytes(self) -> bool:
+        """As `Transport.has_bytes`."""
+        return bool(self._peek())
+
+    def _peek(self) -> bytes | None:
+        """The next byte, b"" at the end or if the connection broke, None if there is none yet."""
+        try:
+            return self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def shutdown(self) -> None:
+        """As `Transport.shutdown`."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise SideFailed(self.side, error.errno) from error
+
+    def reset(self) -> None:
+        """As `Transport.reset`."""
+        try:
+            reset(self.sock)
+        except OSError as error:
+            raise SideFailed(self.side, error.errno) from error
+
+    def close(self) -> None:
+        """As `Transport.close`."""
+        if self._is_registered:  # first: the kernel may give the number to another socket
+            self._readiness.forget(self.sock.fileno())
+            self._is_registered = False
+        self.sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Make the socket's `close` a reset. Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
