@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import CageFailed
-from nono_trio.posix.paths import ON_MACOS
 from nono_trio.sandbox.launcher import protocol
 from nono_trio.startup import library_environment
 
@@ -33,14 +32,19 @@ NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system
 TRANSPARENT_STAGE = "transparent network"
 GUARD_STAGE = "guard of connections"
 
-# Isolated from environment and site-packages. The package by itself is found, and then its modules
-# by its own path: what lies beside it, in a project or in site-packages, is never looked at.
-_PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[2]); import nono_trio; del sys.path[0];"
-    " from nono_trio.sandbox.launcher.{} import main; main(int(sys.argv[1]))"
+# What the interpreter runs, isolated from environment and site-packages (-I -S). The launcher is a
+# package of its own whose modules lie in one directory: sys.path has the standard library only and
+# is not touched, so what lies beside nono_trio, in a project or in site-packages, is never found.
+LOAD_LAUNCHER = (
+    "import sys, importlib.util as util;"
+    " spec = util.spec_from_file_location('nono_trio_launcher', sys.argv[2] + '/__init__.py',"
+    " submodule_search_locations=[sys.argv[2]]);"
+    " package = sys.modules[spec.name] = util.module_from_spec(spec);"
+    " spec.loader.exec_module(package)"
 )
-_MACOS_LAUNCHER, _LAUNCHER = "macos", "linux.launch"
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+RUN_LAUNCHER = "from nono_trio_launcher.main import main; main(int(sys.argv[1]))"
+BOOTSTRAP = f"{LOAD_LAUNCHER}; {RUN_LAUNCHER}"
+LAUNCHER_DIRECTORY = str(Path(__file__).resolve().parent / "launcher")
 
 
 class LaunchFailed(CageFailed):
@@ -140,9 +144,8 @@ def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.set_inheritable(True)
-        launcher = _MACOS_LAUNCHER if ON_MACOS else _LAUNCHER
-        argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM.format(launcher)]
-        argv += [str(theirs.fileno()), _PACKAGE_PARENT]
+        argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP]
+        argv += [str(theirs.fileno()), LAUNCHER_DIRECTORY]
         pid = os.posix_spawn(sys.executable, argv, library_environment())
     launched = Launched(pid, ours, isolated=plan.isolation == "namespace")
     if cgroup is not None:

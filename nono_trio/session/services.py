@@ -20,13 +20,13 @@ from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.log.session_json import ExecutableIdentity
 from nono_trio.errors import CageFailed
-from nono_trio.late_imports import refuse_late_imports
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
 from nono_trio.session.homes.session_home import what_it_held
+from nono_trio.session.late_imports import refuse_late_imports
 from nono_trio.session.platforms import system_word
 from nono_trio.session.shutdown import Phase
 from nono_trio.session.source_ports import SourcePorts

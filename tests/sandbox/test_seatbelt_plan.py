@@ -35,8 +35,7 @@ def launch(monkeypatch, record):
 
     def start(*command, **changes):
         library = changes.pop("record", str(record))
-        monkeypatch.setattr(spawn, "_LAUNCHER", "macos")
-        monkeypatch.setattr(spawn, "_PROGRAM", pretend_macos.launcher_program(library))
+        monkeypatch.setattr(spawn, "BOOTSTRAP", pretend_macos.launcher_program(library))
         launched.append(spawn.spawn(plan(command, **changes)))
         return launched[-1]
 

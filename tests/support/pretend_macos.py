@@ -125,13 +125,14 @@ class CapabilitySet:
 
 def launcher_program(record: str) -> str:
     """What the supervisor starts instead of the launcher alone: the same, dressed up."""
+    from nono_trio.sandbox import spawn
+
     here = os.path.dirname(os.path.abspath(__file__))
     return (
         f"import sys; sys.path.append({here!r}); import pretend_macos as macos;"
-        " macos.take_names_away(); sys.path.append(sys.argv[2]);"
-        " from nono_trio.sandbox.launcher import nono_py;"
-        f" nono_py.load_library = lambda _: macos.Library({record!r});"
-        " from nono_trio.sandbox.launcher.{} import main; main(int(sys.argv[1]))"
+        f" del sys.path[-1]; macos.take_names_away(); {spawn.LOAD_LAUNCHER};"
+        " from nono_trio_launcher import nono_py;"
+        f" nono_py.load_library = lambda _: macos.Library({record!r}); {spawn.RUN_LAUNCHER}"
     )
 
 
@@ -143,7 +144,7 @@ def main(record: str) -> None:
     take_names_away()
     from nono_trio.sandbox import spawn
 
-    spawn._PROGRAM = launcher_program(record)
+    spawn.BOOTSTRAP = launcher_program(record)
     from nono_trio.cli.main import main as command_line
 
     command_line()

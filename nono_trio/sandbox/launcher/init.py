@@ -17,10 +17,10 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.launcher import protocol
+from . import protocol
 
 if TYPE_CHECKING:
-    from nono_trio.sandbox.launcher.process_tree import Freezer
+    from .process_tree import Freezer
 
 # One byte a signal is enough: a full pipe means that a wake-up is already due.
 _WAKE_BYTES = 4096

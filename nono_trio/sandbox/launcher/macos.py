@@ -7,7 +7,7 @@ and becomes the command. There is no PID namespace and no subreaper: a process t
 outlives the session, inside Seatbelt and with no proxy left to reach.
 
 Seatbelt is given by nono-py: `(deny default)`, what is granted, TCP to the proxy's port of this
-machine. Started as launch.py is: no site-packages, no environment.
+machine.
 """
 
 from __future__ import annotations
@@ -15,49 +15,31 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nono_trio.late_imports import refuse_late_imports
-from nono_trio.sandbox.launcher.nono_py import load_library
-from nono_trio.sandbox.launcher.steps import (
+from .import_freeze import freeze_imports
+from .nono_py import load_library
+from .steps import (
     StageError,
     fork_child,
     granted,
-    receive_plan,
-    report_failure,
     set_limits,
     stage,
-    take_signals,
 )
-from nono_trio.sandbox.launcher.tempdir import remove_temporary
+from .tempdir import remove_temporary
 
 if TYPE_CHECKING:
+    import socket
     from types import ModuleType
 
-    from nono_trio.sandbox.launcher.steps import ChildSide
+    from .steps import ChildSide
 
 
-def main(control_descriptor: int) -> NoReturn:
-    """Run the launch with the supervisor at the other end of `control_descriptor`."""
-    control = socket.socket(fileno=control_descriptor)
-    control.set_inheritable(False)
-    _close_others(control_descriptor)
-    ignored = take_signals()
-    plan = receive_plan(control)
-    try:
-        _launch(control, plan, ignored)
-    except StageError as failed:
-        report_failure(control, failed)
-    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
-        pass
-    os._exit(1)
-
-
-def _close_others(kept: int) -> None:
+def detach(kept: int) -> None:
     """Close what the caller's caller left open: the child gets the three standard streams only.
 
-    By the list of what is open: the system's limit, which launch.py counts up to, may be none.
+    By the list of what is open: the system's limit, which the Linux launcher counts up to, may
+    be none.
     """
     for name in os.listdir("/dev/fd"):
         if int(name) > 2 and int(name) != kept:
@@ -65,10 +47,11 @@ def _close_others(kept: int) -> None:
                 os.close(int(name))
 
 
-def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+def launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+    """Shut a child in as `plan` says and stay until it has ended; raises StageError before that."""
     with stage("sandbox library"):
         library = load_library(plan["library"])
-    refuse_late_imports()
+    freeze_imports()
     child = fork_child(
         control,
         {},

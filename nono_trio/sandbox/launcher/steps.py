@@ -16,14 +16,14 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nono_trio.sandbox.launcher import protocol
-from nono_trio.sandbox.launcher.init import Init, give_terminal
+from . import protocol
+from .init import Init, give_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
 
-    from nono_trio.sandbox.launcher.process_tree import Freezer
+    from .process_tree import Freezer
 
 # The terminal's and the user's signals are the supervisor's to handle: PID 1 and the process that
 # waits for it must outlive them, also those sent to a whole group or service. The child gets the

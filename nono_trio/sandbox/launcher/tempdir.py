@@ -15,7 +15,7 @@ import os
 import stat
 import time
 
-from nono_trio.sandbox.launcher.hostile_tree import entered
+from .hostile_tree import entered
 
 PREFIX = "nono-trio-"
 # A million files go in that time. It holds back the end of the run, so what is left then stays.

@@ -74,7 +74,7 @@ def test_the_identity_of_a_temporary_directory_is_not_a_symlinks(tmp_path: Path)
 BACK_IN_TIME = """
 import os, sys
 from nono_trio.sandbox.launcher.steps import StageError, granted
-from nono_trio.sandbox.launcher.linux.launch import _hold_grants, _require_same_grants
+from nono_trio.sandbox.launcher.linux.launch import hold_grants, require_same_grants
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
 directory, when = sys.argv[1:]
 path, other, aside = (f"{directory}/{name}" for name in ("granted", "other", "aside"))
@@ -84,7 +84,7 @@ plan = {"landlock": True, "grants": [[path, "read", False]],
 def swap():
     for old, new in ((path, aside), (other, path), (aside, other)):
         os.rename(old, new)
-held = _hold_grants(plan)
+held = hold_grants(plan)
 library = load_library(library_path())
 if when != "never":
     swap()
@@ -93,7 +93,7 @@ library.apply_landlock(granted(library, plan | {"grants": [*plan["grants"], [dir
 if when == "and back":
     swap()
 try:
-    _require_same_grants(plan, held)
+    require_same_grants(plan, held)
 except StageError as failed:
     print("refused:", failed.text)
 else:

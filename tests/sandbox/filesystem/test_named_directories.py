@@ -37,8 +37,7 @@ from nono_trio import entry, startup
 startup.begin()
 if sys.argv[1] == "run":
     from nono_trio.sandbox import spawn
-    program = {hook!r}.replace("{{", "{{{{").replace("}}", "}}}}") + spawn._PROGRAM
-    spawn._PROGRAM = program
+    spawn.BOOTSTRAP = {hook!r} + spawn.BOOTSTRAP
 entry._run()
 """
 TRY = """
@@ -94,7 +93,7 @@ class Watched:
     def _launchers(self, pid):
         found = []
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if b"nono_trio.sandbox" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"nono_trio_launcher" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found += [child, *self._launchers(child)]
         return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from nono_trio.sandbox.launcher.linux.seccomp import ASK, Rule
+from .seccomp import ASK, Rule
 
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C

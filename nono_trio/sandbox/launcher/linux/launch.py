@@ -5,10 +5,6 @@ proxy's listening socket, opened inside the new network and handed over; a fork,
 of the new PID namespace; the file system view; a second fork, which is the child: own process
 group, terminal, capabilities dropped, Landlock, seccomp; "ready"; on "go", exec. The first process
 only waits for PID 1, as the kernel ties the namespace's life to it.
-
-Run as `python -I -S -c "... main(fd)"`: no site-packages, no environment, so that nothing that a
-user or a previous child left lying about is imported here. Fork is safe in this process: it has
-one thread and no event loop.
 """
 
 from __future__ import annotations
@@ -20,65 +16,51 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from nono_trio.late_imports import refuse_late_imports
-from nono_trio.sandbox.launcher import protocol
-from nono_trio.sandbox.launcher.linux import call_rules, seccomp, syscalls
-from nono_trio.sandbox.launcher.linux.keeper import END_NOW, wait_for_init
-from nono_trio.sandbox.launcher.linux.mounts import build_view, changed, require_same
-from nono_trio.sandbox.launcher.linux.namespaces import (
+from .. import protocol
+from ..import_freeze import freeze_imports
+from ..nono_py import load_library
+from ..process_tree import Freezer, end_descendants
+from ..steps import (
+    StageError,
+    fork_child,
+    granted,
+    report_failure,
+    set_limits,
+    stage,
+)
+from ..tempdir import remove_temporary
+from . import call_rules, seccomp, syscalls
+from .keeper import END_NOW, wait_for_init
+from .mounts import build_view, changed, require_same
+from .namespaces import (
     enter_namespaces,
     listen_on_both,
     listen_on_loopback,
     raise_loopback,
 )
-from nono_trio.sandbox.launcher.linux.network import OuterNetwork, loopback_dns
-from nono_trio.sandbox.launcher.nono_py import load_library
-from nono_trio.sandbox.launcher.process_tree import Freezer, end_descendants
-from nono_trio.sandbox.launcher.steps import (
-    StageError,
-    fork_child,
-    granted,
-    receive_plan,
-    report_failure,
-    set_limits,
-    stage,
-    take_signals,
-)
-from nono_trio.sandbox.launcher.tempdir import remove_temporary
+from .network import OuterNetwork, loopback_dns
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from nono_trio.sandbox.launcher.steps import ChildSide
+    from ..steps import ChildSide
 
 
 # The supervisor looks at what it is about to lose within two seconds, and then closes its end.
 SUPERVISOR_SECONDS = 10.0
 
 
-def main(control_descriptor: int) -> NoReturn:
-    """Run the launch with the supervisor at the other end of `control_descriptor`."""
-    control = socket.socket(fileno=control_descriptor)
-    control.set_inheritable(False)
-    _close_others(control_descriptor)
-    ignored = take_signals()
-    syscalls.die_with_parent(signal.SIGKILL)
-    plan = receive_plan(control)
-    os.umask(0o022)  # what the cage is made of is entered by others than its maker
-    try:
-        _launch(control, plan, ignored)
-    except StageError as failed:
-        report_failure(control, failed)
-    os._exit(1)
-
-
-def _close_others(kept: int) -> None:
-    """Close what the caller's caller left open: the child gets the three standard streams only."""
+def detach(kept: int) -> None:
+    """Die with the supervisor, and close what the caller's caller left open but `kept`: the child
+    gets the three standard streams only."""
     os.closerange(3, kept)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    syscalls.die_with_parent(signal.SIGKILL)
 
 
-def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+def launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+    """Build the cage of `plan` and stay until it has ended; raises StageError before that."""
+    os.umask(0o022)  # what the cage is made of is entered by others than its maker
     sockets: dict[str, socket.socket] = {}
     isolated = plan["isolation"] == "namespace"
     if isolated:
@@ -99,10 +81,10 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
             for port in plan["open_ports"]:
                 sockets |= listen_on_both(port)
     # The next step that looks for files may do so in the child's view, where it finds the child's.
-    refuse_late_imports()
-    started, start = os.pipe()
+    freeze_imports()
     signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is somebody to end
     with stage("fork"):
+        started, start = os.pipe()
         first = os.fork()
     if first:
         control.close()
@@ -236,11 +218,11 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
         return
     held = []
     if plan["isolation"] != "namespace":  # there the view has looked
-        held = _hold_grants(plan)
+        held = hold_grants(plan)
     capabilities = granted(library, plan)
     if not isolated:
         library.apply_landlock(capabilities)
-        _require_same_grants(plan, held)
+        require_same_grants(plan, held)
         return
     capabilities.block_network()
     capabilities.allow_tcp_connect_port(plan["port"])
@@ -248,7 +230,7 @@ def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
         capabilities.allow_bind_port(port)
     # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
     library.apply_seccomp(capabilities)
-    _require_same_grants(plan, held)
+    require_same_grants(plan, held)
 
 
 class _HeldGrant(NamedTuple):
@@ -257,7 +239,7 @@ class _HeldGrant(NamedTuple):
     readable: bool  # by a grant, and by its mode
 
 
-def _hold_grants(plan: dict[str, Any]) -> list[_HeldGrant]:
+def hold_grants(plan: dict[str, Any]) -> list[_HeldGrant]:
     """Hold each grant; raise StageError for one that is not what it was when the plan was made."""
     to_read = {path for path, access, _ in plan["grants"] if access != "write"}
     held = []
@@ -269,7 +251,7 @@ def _hold_grants(plan: dict[str, Any]) -> list[_HeldGrant]:
     return held
 
 
-def _require_same_grants(plan: dict[str, Any], held: list[_HeldGrant]) -> None:
+def require_same_grants(plan: dict[str, Any], held: list[_HeldGrant]) -> None:
     """Raise StageError if something else was granted than what is held.
 
     Landlock's library takes paths, and another cage that may write above one can put something else

@@ -22,9 +22,9 @@ import os
 import stat
 from typing import Any
 
-from nono_trio.sandbox.launcher.hostile_tree import entered, make_directories
-from nono_trio.sandbox.launcher.linux import syscalls
-from nono_trio.sandbox.launcher.steps import StageError
+from ..hostile_tree import entered, make_directories
+from ..steps import StageError
+from . import syscalls
 
 # Any directory of the host will do to hang the new root on for a moment, as everything is
 # mounted over it in our own namespace only.

@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.launcher.linux import syscalls
+from . import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,17 +13,17 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from nono_trio.sandbox.launcher.addresses import (
+from ..addresses import (
     CHILD_IPV4,
     CHILD_IPV6,
     DNS_PORT,
     GATEWAY_IPV4,
     GATEWAY_IPV6,
 )
-from nono_trio.sandbox.launcher.linux import syscalls
-from nono_trio.sandbox.launcher.linux.namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
-from nono_trio.sandbox.launcher.linux.netlink import Netlink
-from nono_trio.sandbox.launcher.linux.packet_capture import refused_connections
+from . import syscalls
+from .namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
+from .netlink import Netlink
+from .packet_capture import refused_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

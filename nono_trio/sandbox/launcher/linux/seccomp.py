@@ -17,8 +17,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from nono_trio.sandbox.launcher.linux import syscalls
-from nono_trio.sandbox.launcher.linux.call_numbers import ARCHITECTURES, NEWEST, number_of
+from . import syscalls
+from .call_numbers import ARCHITECTURES, NEWEST, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

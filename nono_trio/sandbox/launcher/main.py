@@ -1,0 +1,37 @@
+"""The launcher's entry point on every system.
+
+The supervisor starts it as `python -I -S -c BOOTSTRAP` (sandbox/spawn.py): without environment and
+site-packages, so that nothing that a user or a previous child left lying about is imported here.
+The bootstrap makes a package of this directory alone; its modules import each other relatively, and
+else the standard library only. Fork is safe in this process: it has one thread and no event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import NoReturn
+
+from .steps import StageError, receive_plan, report_failure, take_signals
+
+if sys.platform == "darwin":
+    from .macos import detach, launch
+else:
+    from .linux.launch import detach, launch
+
+
+def main(control_descriptor: int) -> NoReturn:
+    """Run the launch with the supervisor at the other end of `control_descriptor`."""
+    control = socket.socket(fileno=control_descriptor)
+    control.set_inheritable(False)
+    ignored = take_signals()
+    detach(control_descriptor)
+    plan = receive_plan(control)
+    try:
+        launch(control, plan, ignored)
+    except StageError as failed:
+        report_failure(control, failed)
+    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
+        pass
+    os._exit(1)
