@@ -8,7 +8,7 @@ from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import clean, decision_line, denied_text
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import LOST_TARGET, is_about_log, is_binding
-from nono_trio.core.policy.reasons import LOOK_UP, DeniedHost, lifting_flag
+from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, allow_flag
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent, Payload
@@ -90,8 +90,8 @@ class DenialCount:
             host.look_ups += 1
         else:
             host.ports[event.port] += 1
-            lifting = lifting_flag(event.target, event.port, event.reason)
-            host.lifting |= dict.fromkeys([lifting] if lifting else [])
+            flag = allow_flag(event.target, event.port, event.reason)
+            host.allow_flags |= dict.fromkeys([flag] if flag else [])
 
     @property
     def named(self) -> str:
@@ -113,7 +113,7 @@ class DenialCount:
             lines.append(f"{self._shown} denied, {self._allowed} allowed: {named}{more}")
         if self._without_token:
             lines.append(WITHOUT_TOKEN)
-        flags = [clean(flag) for host in common for flag in host.lifting]
+        flags = [clean(flag) for host in common for flag in host.allow_flags]
         if flags:
             lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
         if len(hosts) > MAX_TARGETS or len(flags) > MAX_FLAGS:

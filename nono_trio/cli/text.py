@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
     from nono_trio.core.log.events import NetworkEvent
-    from nono_trio.core.policy.reasons import DeniedHost
+    from nono_trio.core.policy.allow_entry import DeniedHost
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
 MAX_DETAIL = 160

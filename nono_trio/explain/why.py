@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from nono_trio.config.options import Limits
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_rule_host
-from nono_trio.core.policy.reasons import LOOKED_UP_AS
+from nono_trio.core.policy.reasons import format_looked_up
 from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.explain.doctor import chosen_isolation
@@ -141,7 +141,7 @@ def _way(
         yield f"through the upstream proxy {upstream.shown}, which resolves names by itself"
     elif host.address is None:
         if verdict.looked_up:
-            yield f"{LOOKED_UP_AS}{', '.join(verdict.looked_up)}"
+            yield format_looked_up(verdict.looked_up)
         yield _UNRESOLVED
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from nono_trio.core.net.client_hello import BadHello
 from nono_trio.core.net.hello_retry import OtherHello
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.decision import Refusal, Subject, denied
 from nono_trio.proxy.access.flow import Opened
@@ -45,10 +46,10 @@ logger = logging.getLogger(__name__)
 
 FULL: Final = Refusal(
     503,
-    "the proxy has as many connections as it can hold",
+    format_reason(DenialCode.PROXY_FULL),
     "close connections that are not in use, or try again",
 )
-BUSY: Final = Refusal(503, "the audit log can't keep up, nothing was done", "try again")
+BUSY: Final = Refusal(503, format_reason(DenialCode.AUDIT_BUSY), "try again")
 
 
 @dataclass(slots=True)
@@ -178,7 +179,11 @@ class ConnectionHandler(ABC):
         except AddressDenied as denial:
             raise UpstreamError(Refusal(403, denial.reason, denial.hint, "host_denied")) from denial
         except DialFailed as failure:
-            reason = f"can't connect to {host.bracketed()}:{port}: {failure.reason}"
+            reason = format_reason(
+                DenialCode.CONNECT_FAILED,
+                destination=f"{host.bracketed()}:{port}",
+                detail=failure.reason,
+            )
             refusal = Refusal(failure.status, reason, failure.hint, "upstream_connect_failed")
             raise UpstreamError(refusal) from failure
         transport = TcpTransport(sock, "upstream", self._client.waker, self._proxy.readiness)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.text_limits import bounded_text
-from nono_trio.core.policy.reasons import denial_text
+from nono_trio.core.policy.allow_entry import denial_text
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.paths import ON_MACOS, is_in
 from nono_trio.sandbox.filesystem.plan import PRIVATE

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.events import NetworkEvent
-from nono_trio.core.log.notices import OWN_TARGETS
+from nono_trio.core.log.notices import DIRECT_TARGET
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.net.address import Address
 
-REASON: Final = "a direct connection, past the proxy"
-UNSEEN: Final = "a connection of a program that can't be looked into"
-OWN: Final = f"{OWN_TARGETS}direct"  # the target of records about more than one, or about no known
+REASON: Final = format_reason(DenialCode.DIRECT)
+UNSEEN: Final = format_reason(DenialCode.DIRECT_UNKNOWN)
 
 
 class DirectConnections:
@@ -43,7 +43,9 @@ class DirectConnections:
         with suppress(AuditBusy):  # nothing is let through without its record
             if address is None:
                 self.unseen += 1
-                await self._denials.record(UNSEEN, lambda more: _event(OWN, None, UNSEEN + more))
+                await self._denials.record(
+                    UNSEEN, lambda more: _event(DIRECT_TARGET, None, UNSEEN + more)
+                )
             else:
                 self.count += 1
                 await self._denials.record(
@@ -69,7 +71,9 @@ class DirectConnections:
     async def record_untold(self) -> None:
         """At the end of the session: record how many no record has told of. Raises nothing."""
         await self._denials.record_untold(
-            lambda untold: _event(OWN, None, f"{untold} more refused connections")
+            lambda count: _event(
+                DIRECT_TARGET, None, format_reason(DenialCode.DIRECT_SUPPRESSED, count=count)
+            )
         )
 
 

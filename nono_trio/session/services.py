@@ -19,6 +19,7 @@ from msgspec import UNSET
 from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.log.session_json import ExecutableIdentity
+from nono_trio.core.policy.reasons import LISTEN_PORT_FLAG, OPEN_PORT_FLAG
 from nono_trio.errors import CageFailed
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
@@ -54,7 +55,6 @@ HASH_SECONDS = 2.0
 EXEC_SECONDS = 10.0
 # The look at a private home bounds itself; a disk that hangs must not hold the end.
 HOME_SECONDS = 2.0
-LISTEN_PORT = "--listen-port"
 # For the writer, the seal and one that hangs: the command may take every thread of its user.
 SPARE_THREADS = 3
 TIMED_OUT = 124  # as timeout(1)
@@ -109,8 +109,8 @@ class ChildService:
         for port, relay in self._listened:
             if relay.unserved:
                 self.notes.append(
-                    f"{relay.unserved} connections to {LISTEN_PORT} {port} were not served: the"
-                    " command did not listen there, or too many were open"
+                    f"{relay.unserved} connections to {LISTEN_PORT_FLAG} {port} were not served:"
+                    " the command did not listen there, or too many were open"
                 )
         if proxy.turned_away:
             self.notes.append(
@@ -196,13 +196,17 @@ class ChildService:
         self, front: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
     ) -> None:
         for port in self._run.plan.open_ports:
-            relay = PortRelay(port, "--open-port", partial(dial_host, port), recorder)
+            relay = PortRelay(port, OPEN_PORT_FLAG, partial(dial_host, port), recorder)
             for name in (f"open:{port}", f"open6:{port}"):
                 if name in self._sockets:
                     front.start_soon(relay.serve, self._sockets[name], handlers)
         for port, listener in self._run.listen_ports.items():
             relay = PortRelay(
-                port, LISTEN_PORT, partial(_dial_child, cage, port), recorder, is_commands=False
+                port,
+                LISTEN_PORT_FLAG,
+                partial(_dial_child, cage, port),
+                recorder,
+                is_commands=False,
             )
             self._listened.append((port, relay))
             front.start_soon(relay.serve, listener, handlers)

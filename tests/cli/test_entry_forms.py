@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono_trio.core.net.host import parse_host
+from nono_trio.core.policy.allow_entry import allow_entry, entry
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.reasons import entry, lifted_by, lifting_entry, not_allowed, noted_scheme
+from nono_trio.core.policy.reasons import parse_note, with_allow_entry
 from nono_trio.core.policy.rule import Inspection, parse_allow
 from nono_trio.errors import UsageError
 
@@ -133,9 +134,9 @@ def test_an_entry_that_is_made_is_one_that_can_be_read(host, port, scheme):
     except UsageError:  # a host that stays closed, or TLS on port 80
         return
     assert (rule.host.name, rule.ports, rule.scheme) == (parse_host(host).name, (port,), scheme)
-    reason = lifted_by("some reason", text)
-    assert lifting_entry(rule.host.name, port, reason) == entry(rule.host.name, port, scheme)
-    assert noted_scheme(f"--allow-domain {text}") == scheme
+    reason = with_allow_entry("some reason", text)
+    assert allow_entry(rule.host.name, port, reason) == entry(rule.host.name, port, scheme)
+    assert parse_note(f"--allow-domain {text}").scheme == scheme
 
 
 @given(st.lists(st.sampled_from(["", "tls://", "tcp://"]), min_size=1, max_size=3))
@@ -154,17 +155,17 @@ def test_one_more_entry_never_closes_anything(schemes):
         (None, None),
         ("", None),
         ("a.test is a cloud metadata name", None),
-        (not_allowed("a.test:443"), "a.test:443"),
-        (lifted_by("no name", "tls://a.test:443"), "tls://a.test:443"),
-        (lifted_by("no name", "tls://evil.test:1"), "tls://a.test:443"),
-        (lifted_by("no name", "ftp://a.test:443"), None),
-        (lifted_by("no name", "tls://a.test:443") + " and more", None),
+        ("a.test:443 is not on the allowlist", "a.test:443"),
+        (with_allow_entry("no name", "tls://a.test:443"), "tls://a.test:443"),
+        (with_allow_entry("no name", "tls://evil.test:1"), "tls://a.test:443"),
+        (with_allow_entry("no name", "ftp://a.test:443"), None),
+        (with_allow_entry("no name", "tls://a.test:443") + " and more", None),
     ],
 )
 def test_of_a_reason_no_more_than_the_form_is_taken(reason, expected):
-    assert lifting_entry("a.test", 443, reason) == expected
+    assert allow_entry("a.test", 443, reason) == expected
 
 
 @pytest.mark.parametrize("reason", [None, "", "--open-port", "--allow-domain a.test", "x tls://"])
 def test_other_records_name_no_form(reason):
-    assert noted_scheme(reason) == ""
+    assert parse_note(reason).scheme == ""

@@ -7,7 +7,7 @@ import pytest
 
 from nono_trio.cli.live import MAX_COUNTED, MAX_TARGETS, WITHOUT_TOKEN, DenialCount
 from nono_trio.core.log.events import Network, NetworkEvent
-from nono_trio.core.policy.reasons import lifted_by, not_allowed
+from nono_trio.core.policy.reasons import with_allow_entry
 
 
 def event(target, port=443, decision="deny", *, reason=None, method="CONNECT"):
@@ -22,7 +22,7 @@ def looked_up(target):
 
 
 def missing(target, port=443):
-    return event(target, port, reason=not_allowed(f"{target}:{port}"))
+    return event(target, port, reason=f"{target}:{port} is not on the allowlist")
 
 
 def summary(*events):
@@ -55,8 +55,8 @@ def test_a_name_that_was_only_looked_up_says_so():
 
 def test_what_would_have_allowed_it_is_in_the_form_that_does():
     lines = summary(
-        event("a.test", reason=lifted_by("it hides its name", "tls://a.test:443")),
-        event("2001:db8::1", reason=lifted_by("no TLS", "tcp://[2001:db8::1]:443")),
+        event("a.test", reason=with_allow_entry("it hides its name", "tls://a.test:443")),
+        event("2001:db8::1", reason=with_allow_entry("no TLS", "tcp://[2001:db8::1]:443")),
         event("169.254.169.254", 80, reason="169.254.169.254 is a cloud metadata address"),
         event("", None, reason="malformed"),
     )

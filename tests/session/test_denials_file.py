@@ -13,7 +13,7 @@ import pytest
 from harness import SYSTEM_PYTHON, as_user, landlock_isolation
 
 from nono_trio.core.log.events import Network, NetworkEvent
-from nono_trio.core.policy.reasons import denial_text, lifting_flag, not_allowed, resolved_to
+from nono_trio.core.policy.allow_entry import allow_flag, denial_text
 from nono_trio.session.denials_file import MAX_BYTES, DenialsFile
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_lines_are_bounded_printable_and_not_repeated(tmp_path: Path) -> None:
     denials.session_id = "5e55"
     try:
         for number in range(3000):
-            reason = not_allowed(f"h{number}.test:443")
+            reason = f"h{number}.test:443 is not on the allowlist"
             denials.observe(number, Network(event=event(f"h{number}.test", reason)))
         denials.observe(1, Network(event=event("x\n\x1b[1mevil", "y" * 10_000)))
         text = Path(denials.source).read_text(encoding="utf-8")
@@ -143,18 +143,18 @@ def test_a_file_whose_supervisor_was_killed_goes_with_the_next(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("reason", "flag"),
     [
-        (not_allowed("a.test:443"), "--allow-domain a.test:443"),
-        (resolved_to("a.test", "10.0.0.1", "in a private range"), "--allow-domain a.test:443"),
-        (resolved_to("a.test", "::1", "a loopback address"), "--resolve a.test:443:[::1]"),
+        ("a.test:443 is not on the allowlist", "--allow-domain a.test:443"),
+        ("a.test resolved to 10.0.0.1, in a private range", "--allow-domain a.test:443"),
+        ("a.test resolved to ::1, a loopback address", "--resolve a.test:443:[::1]"),
         (
-            resolved_to("a.test", "192.0.2.7", "an address of this machine"),
+            "a.test resolved to 192.0.2.7, an address of this machine",
             "--allow-domain 192.0.2.7:443",
         ),
-        (resolved_to("a.test", "169.254.0.1", "a link-local address"), None),
-        (resolved_to("a.test", "x; rm", "a loopback address"), None),
+        ("a.test resolved to 169.254.0.1, a link-local address", None),
+        ("a.test resolved to x; rm, a loopback address", None),
         ("anything else", None),
     ],
 )
 def test_the_flag_follows_from_the_reason(reason: str, flag: str | None) -> None:
-    assert lifting_flag("a.test", 443, reason) == flag
+    assert allow_flag("a.test", 443, reason) == flag
     assert (denial_text(event("a.test", reason)) or "").count("(to allow: ") == (flag is not None)

@@ -16,7 +16,8 @@ from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import is_about_log, is_denial
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_host
-from nono_trio.core.policy.reasons import LOOK_UP, entry, lifting_entry, noted_scheme
+from nono_trio.core.policy.allow_entry import LOOK_UP, allow_entry, entry
+from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
 from nono_trio.errors import UsageError
 
@@ -29,8 +30,6 @@ Target: TypeAlias = tuple[str, int]
 
 # Nobody reviews a longer list, and a wildcard lets a child make up names for ever.
 MAX_TARGETS: Final = 1000
-OPEN_PORT: Final = "--open-port"
-LISTEN_PORT: Final = "--listen-port"
 
 
 @dataclass
@@ -115,24 +114,23 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
     port = event.port
     if port is None or not event.target or is_about_log(event):
         return
-    reason = event.reason or ""
-    if event.decision == "allow" and reason.startswith((OPEN_PORT, LISTEN_PORT)):
-        ports = learned.open_ports if reason.startswith(OPEN_PORT) else learned.listen_ports
-        ports.add(port)
+    note = parse_note(event.reason)
+    if event.decision == "allow" and note.port_flag:
+        is_open = note.port_flag == OPEN_PORT_FLAG
+        (learned.open_ports if is_open else learned.listen_ports).add(port)
     elif event.decision in ("allow", "approve_granted"):
-        _count_allowed(learned, (event.target, port), reason)
+        _count_allowed(learned, (event.target, port), note.scheme)
         if event.mode == "external" and (event.target, port) in learned.allowed:
             learned.elsewhere.add((event.target, port))
     elif is_denial(event):
         if event.method == LOOK_UP:
             _count_denied(learned, learned.looked_up, event, event.target)
         else:
-            lifting = lifting_entry(event.target, port, reason) or entry(event.target, port)
-            _count_denied(learned, learned.denied, event, lifting)
+            missed = allow_entry(event.target, port, event.reason) or entry(event.target, port)
+            _count_denied(learned, learned.denied, event, missed)
 
 
-def _count_allowed(learned: Learned, target: Target, reason: str) -> None:
-    scheme = noted_scheme(reason)
+def _count_allowed(learned: Learned, target: Target, scheme: str) -> None:
     if scheme:
         learned.schemes[target] = scheme
     if target in learned.allowed:
@@ -144,14 +142,14 @@ def _count_allowed(learned: Learned, target: Target, reason: str) -> None:
 
 
 def _count_denied(
-    learned: Learned, denied: dict[str, Denied], event: NetworkEvent, lifting: str
+    learned: Learned, denied: dict[str, Denied], event: NetworkEvent, missed: str
 ) -> None:
-    if lifting in denied:
-        denied[lifting].count += 1
+    if missed in denied:
+        denied[missed].count += 1
     elif len(denied) < MAX_TARGETS:
-        can_be_allowed = _can_be_allowed(event.target, lifting)
-        denied[lifting] = Denied(
-            event.target, event.port or 0, 1, event.reason or "", lifting, can_be_allowed
+        can_be_allowed = _can_be_allowed(event.target, missed)
+        denied[missed] = Denied(
+            event.target, event.port or 0, 1, event.reason or "", missed, can_be_allowed
         )
     else:
         learned.left_out += 1

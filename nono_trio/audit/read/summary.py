@@ -17,7 +17,7 @@ from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, is_denial
 from nono_trio.core.log.session_json import NonoTrioFacts
-from nono_trio.core.policy.reasons import LOOK_UP, DeniedHost
+from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:

@@ -24,6 +24,10 @@ OWN_TARGETS: Final = "nono-trio:"
 LOST_TARGET: Final = f"{OWN_TARGETS}audit"
 POLICY_TARGET: Final = f"{OWN_TARGETS}policy"
 SUMMARY_TARGET: Final = f"{OWN_TARGETS}summary"
+# Denials that have no record of their own, or of which no host is known.
+LOOK_UPS_TARGET: Final = f"{OWN_TARGETS}dns"
+REFUSED_PORTS_TARGET: Final = f"{OWN_TARGETS}refused"
+DIRECT_TARGET: Final = f"{OWN_TARGETS}direct"
 BINDING_TARGETS: Final = (POLICY_TARGET, SUMMARY_TARGET)
 
 # What a recovery says of a log that was lost before its policy's record.

@@ -29,7 +29,7 @@ from nono_trio.core.net.address import (
     spellings,
 )
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.reasons import LOOKED_UP_AS, THIS_MACHINE, not_allowed, resolved_to
+from nono_trio.core.policy.reasons import DenialCode, Note, format_note, format_reason
 from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from nono_trio.core.net.address import Address
+    from nono_trio.core.policy.reasons import Value
     from nono_trio.core.policy.rule import Rule
 
 # Verdicts kept; all dropped when full, for the child chooses the keys. Under 1 KiB each: 4 MiB.
@@ -80,14 +81,19 @@ class Verdict:
     @property
     def entry_note(self) -> str | None:
         """What the record of an allowed request says about its entry; None for a plain one."""
-        return f"{ALLOW_FLAG} {self.rule}" if self.scheme else None
+        return format_note(Note(self._noted_entry)) if self.scheme else None
 
     @property
     def note(self) -> str | None:
         """What the record of an allowed request says about it; None where there is nothing to say:
         a plain entry, and a name that is looked up as it stands."""
-        looked_up = f"{LOOKED_UP_AS}{', '.join(self.looked_up)}" if self.looked_up else None
-        return "; ".join(filter(None, (self.entry_note, looked_up))) or None
+        if not self.scheme and not self.looked_up:
+            return None
+        return format_note(Note(self._noted_entry, self.looked_up))
+
+    @property
+    def _noted_entry(self) -> str:
+        return self.rule if self.rule and self.scheme else ""
 
 
 class RuleTable:
@@ -188,10 +194,13 @@ class Policy:
         """What keeps a host and port closed on purpose: the network is blocked, or a deny entry
         says so. None if nothing does, also where no entry allows it."""
         if self._block:
-            return Verdict(False, None, "the network is blocked", "drop --block-net")
+            reason = format_reason(DenialCode.NETWORK_BLOCKED)
+            return Verdict(False, None, reason, "drop --block-net")
         spelled = (host,) if host.address is None else _spelled(host.address)
         rule = self._deny_rule(spelled, port)
-        return None if rule is None else _denied(f"{_shown(host, port)} is on the deny list", rule)
+        if rule is None:
+            return None
+        return _denied(format_reason(DenialCode.ON_DENY_LIST, destination=_shown(host, port)), rule)
 
     def look_up_names(self, host: Host) -> tuple[str, ...]:
         """The full names that a host is looked up as, in turn; the last one is its own."""
@@ -210,21 +219,22 @@ class Policy:
             return verdict
         reached = _reach(address)
         if reached is None:
-            reason = f"{host.bracketed()} resolved to something that is no address"
+            reason = format_reason(DenialCode.RESOLVED_NO_ADDRESS, host=host.bracketed())
             return Verdict(False, None, reason)
         return self._check_reached(host, port, reached, is_local) or verdict
 
     def _decide(self, host: Host, port: int) -> Verdict:
         protected = _protected(host)
         if protected is not None and not self._block:
-            return Verdict(False, None, f"{host.bracketed()} is {protected}")
+            return Verdict(False, None, protected)
         denial = self.denial_of(host, port)
         if denial is not None:
             return denial
         rules = [*self._allow.find(host, port)]
         if not rules:
             shown = _shown(host, port)
-            return Verdict(False, None, not_allowed(shown), f"allow it with {ALLOW_FLAG} {shown}")
+            reason = format_reason(DenialCode.NOT_ALLOWED, destination=shown)
+            return Verdict(False, None, reason, f"allow it with {ALLOW_FLAG} {shown}")
         return self._extended_denial(host, port) or self._allowed(host, port, rules)
 
     def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
@@ -249,13 +259,12 @@ class Policy:
         """The denial of a host that would be looked up as one that is closed."""
         for name in self._extended(host, port):
             if is_metadata_name(name):
-                return Verdict(
-                    False, None, f"{host.name} is looked up as {name}, a cloud metadata name"
-                )
+                code = DenialCode.SEARCHED_METADATA_NAME
+                return Verdict(False, None, format_reason(code, host=host.name, name=name))
             rule = self._deny_rule((Host(name),), port)
             if rule is not None:
-                reason = f"{host.name} is looked up as {name}, which is on the deny list"
-                return _denied(reason, rule)
+                code = DenialCode.SEARCHED_ON_DENY_LIST
+                return _denied(format_reason(code, host=host.name, name=name), rule)
         return None
 
     def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
@@ -269,7 +278,7 @@ class Policy:
             return _unreachable(host, reached, None)
         denial = self._deny_rule(reached.spelled, port)
         if denial is not None:
-            reason = resolved_to(host.bracketed(), reached.host.name, "which is on the deny list")
+            reason = _resolved(DenialCode.RESOLVED_ON_DENY_LIST, host, reached)
             return _denied(reason, denial)
         if is_local and reached.address_class is not AddressClass.LOOPBACK:
             return self._check_local(host, port, reached)
@@ -281,7 +290,7 @@ class Policy:
         """The denial of an address of this machine, whose services may trust who comes from it."""
         if self._is_pinned(host, port, reached) or any(self._allow.find(reached.host, port)):
             return None
-        reason = resolved_to(host.bracketed(), reached.host.name, THIS_MACHINE)
+        reason = _resolved(DenialCode.RESOLVED_LOCAL, host, reached)
         hint = f"name the address with {ALLOW_FLAG} {_shown(reached.host, port)}"
         return Verdict(False, None, reason, hint)
 
@@ -326,11 +335,15 @@ def _deny_everywhere(rule: Rule) -> Iterable[Rule]:
 
 
 def _protected(host: Host) -> str | None:
-    """What makes a host one that no entry opens, as words for "is ..."; None when nothing does."""
+    """The reason why no entry opens a host; None where one may."""
+    shown = host.bracketed()
     if host.address is None:
-        return "a cloud metadata name" if is_metadata_name(host.name) else None
+        is_metadata = is_metadata_name(host.name)
+        return format_reason(DenialCode.METADATA_NAME, host=shown) if is_metadata else None
     address_class = classify(host.address)
-    return address_class.words if address_class.is_never_allowed else None
+    if not address_class.is_never_allowed:
+        return None
+    return format_reason(DenialCode.CLOSED_ADDRESS, host=shown, address_class=address_class)
 
 
 def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
@@ -347,8 +360,14 @@ def _denied(reason: str, rule: Rule) -> Verdict:
 
 
 def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:
-    reason = resolved_to(host.bracketed(), reached.host.name, reached.address_class.words)
+    reason = _resolved(
+        DenialCode.RESOLVED_CLOSED, host, reached, address_class=reached.address_class
+    )
     return Verdict(False, None, reason, hint)
+
+
+def _resolved(code: DenialCode, host: Host, reached: Reached, **values: Value) -> str:
+    return format_reason(code, host=host.bracketed(), address=reached.host.name, **values)
 
 
 def _shown(host: Host, port: int) -> str:

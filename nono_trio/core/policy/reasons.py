@@ -1,122 +1,268 @@
-"""What a record of a denial means to a person: above all, which entry would have allowed it.
+"""Every denial code with its sentence: the one place that writes a `reason` and reads it back.
 
-A record has a reason and no field for a hint (its format is upstream's), so the reason itself says
-what would lift the denial, in words that are made and read here and nowhere else.
+A record has a reason and no field for a code or for a hint (its format is upstream's), so the
+sentence carries both: which denial it is, with which values, and which entry would allow it. What
+an allowed record says (`Note`) is written and read here too. Records about the log itself are
+core/log/notices.py's.
 
-Rules of this file: a reason that is read may come from a log, and so from anybody: no more than a
-choice between our own forms is taken from it.
+Rules of this file:
+- A sentence never changes: logs that were written years ago are read by it.
+- The text of a parser of core/http or core/net is that parser's; its code is OTHER.
+- A reason that is read may come from a log, and so from anybody. No more than the choice between
+  our own forms is taken from it: the host and the port of an entry come from the record.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from enum import Enum, unique
+from functools import cache
+from typing import Final, TypeAlias
 
-from nono_trio.core.log.notices import OWN_TARGETS, is_about_log
-from nono_trio.core.net.address import AddressClass, parse_address
-from nono_trio.core.policy.rule import ALLOW_FLAG, RESOLVE_FLAG, TCP_SCHEME, TLS_SCHEME
+from nono_trio.core.net.address import AddressClass
+from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, entry_scheme
 
-if TYPE_CHECKING:
-    from nono_trio.core.log.events import NetworkEvent
+OPEN_PORT_FLAG: Final = "--open-port"
+LISTEN_PORT_FLAG: Final = "--listen-port"
 
-LOOK_UP: Final = "DNS"  # the method of a record about a name that was asked for, not connected to
-UNTOLD: Final = f"{OWN_TARGETS}dns"  # look-ups that no other record tells of
-
-LOOKED_UP_AS: Final = "looked up as "  # then the full names that an allowed short one stands for
-
-_NOT_ALLOWED: Final = " is not on the allowlist"
-_LIFTED: Final = re.compile(rf" \(to allow: {ALLOW_FLAG} ({TLS_SCHEME}|{TCP_SCHEME}|)[^/]+\)\Z")
-_RESOLVED: Final = re.compile(r".* resolved to ([0-9a-fA-F.:]+), (.*)\Z")
-THIS_MACHINE: Final = "an address of this machine"
-_NOTED: Final = re.compile(rf"{ALLOW_FLAG} ({TLS_SCHEME}|{TCP_SCHEME})", re.IGNORECASE)
+Value: TypeAlias = str | int | float | AddressClass
 
 
-@dataclass
-class DeniedHost:
-    """What a host was denied: requests by port, and look-ups of its name."""
+@unique
+class DenialCode(Enum):
+    """A code's value is its sentence, with its values in braces.
 
-    target: str
-    ports: Counter[int | None] = field(default_factory=Counter)
-    look_ups: int = 0
-    lifting: dict[str, None] = field(default_factory=dict)
-    """The flags that would have allowed it, in the order in which they were missed."""
+    `count`, `port` and `status` are int, `seconds` is float, `address_class` is AddressClass,
+    `detail` is any text, all others are text without spaces. `destination` is HOST:PORT.
+    """
+
+    # The policy, by name.
+    NOT_ALLOWED = "{destination} is not on the allowlist"
+    ON_DENY_LIST = "{destination} is on the deny list"
+    NETWORK_BLOCKED = "the network is blocked"
+    METADATA_NAME = "{host} is a cloud metadata name"
+    CLOSED_ADDRESS = "{host} is {address_class}"
+    SEARCHED_METADATA_NAME = "{host} is looked up as {name}, a cloud metadata name"
+    SEARCHED_ON_DENY_LIST = "{host} is looked up as {name}, which is on the deny list"
+    # The policy, by resolved address.
+    RESOLVED_CLOSED = "{host} resolved to {address}, {address_class}"
+    RESOLVED_ON_DENY_LIST = "{host} resolved to {address}, which is on the deny list"
+    RESOLVED_LOCAL = "{host} resolved to {address}, an address of this machine"
+    RESOLVED_NO_ADDRESS = "{host} resolved to something that is no address"
+    # A request to the proxy.
+    TOKEN_MISSING = "proxy authentication is required"
+    TOKEN_WRONG = "the proxy token is wrong"
+    TOKENS_SUPPRESSED = "{count} more requests without the right token since the last record"
+    IS_PROXY = "the target is this proxy itself"
+    ADDRESS_IS_PROXY = "the address is the proxy itself"
+    TLS_ONLY = "{destination} is allowed for TLS, this is plain HTTP"
+    HEAD_TIMEOUT = "the head was not complete within {seconds} seconds"
+    HEAD_CUT = "the connection was closed in the middle of a head"
+    PROXY_FULL = "the proxy has as many connections as it can hold"
+    AUDIT_BUSY = "the audit log can't keep up, nothing was done"
+    # A request or a TLS hello to the server itself, in a tunnel or without the proxy.
+    NO_HTTP = "expected an HTTP/1.1 request, got something else"
+    SERVER_BEFORE_HTTP = "the server spoke first, where an HTTP/1.1 request was expected"
+    OTHER_HOST_FIELD = "the Host field asks for {asked}, but the connection is to {host}"
+    NO_SERVER_NAME = "the TLS hello names no host (no SNI)"
+    HIDDEN_SERVER_NAME = "the TLS hello hides the host it asks for (ECH)"
+    BAD_SERVER_NAME = "the TLS hello's server name can't be read: {detail}"
+    OTHER_SERVER_NAME = "the TLS hello asks for {asked}, but the connection is to {host}"
+    SERVER_BEFORE_TLS = "the server spoke first, where a TLS client hello was expected"
+    HELLO_TIMEOUT = "the TLS hello was not complete within {seconds} seconds"
+    HELLO_CUT = "the connection was closed in the middle of the TLS hello"
+    SECOND_HELLO_OTHER = (
+        "the second TLS hello of the connection asks for another host than the first"
+    )
+    SECOND_HELLO_BAD = "the second TLS hello can't be read: {detail}"
+    # A program that knows of no proxy.
+    NAME_IMPOSSIBLE = "the name is not one that a host can have"
+    NAME_NOT_ALLOWED = "the name is not allowed on any port"
+    QUERIES_SUPPRESSED = "{count} more queries for denied names"
+    NO_LISTENERS_LEFT = "no more ports can be listened at for programs without the proxy"
+    NEEDS_PORT = "a program without the proxy needs an entry with the port"
+    PORTS_SUPPRESSED = "{count} more connections to refused ports"
+    DIRECT = "a direct connection, past the proxy"
+    DIRECT_UNKNOWN = "a connection of a program that can't be looked into"
+    DIRECT_SUPPRESSED = "{count} more refused connections"
+    # --open-port and --listen-port.
+    RELAY_FULL = "{count} connections to port {port} are open"
+    RELAY_UNANSWERED = "nothing answers on port {port}: {detail}"
+    # An allowed host that could not be reached; the rest of this group are its details.
+    CONNECT_FAILED = "can't connect to {destination}: {detail}"
+    DIAL_TIMEOUT = "no answer within {seconds} seconds"
+    NAME_WITHOUT_ADDRESS = "the name has no address"
+    NAME_UNKNOWN = "the name has no address ({detail})"
+    NAME_UNRESOLVABLE = "the name can't be looked up"
+    NAME_WITH_MANY_ADDRESSES = "the name has more than {count} addresses"
+    RESOLVE_TIMEOUT = "the name was not resolved within {seconds} seconds"
+    RESOLVER_BUSY = "too many earlier look-ups have had no answer yet"
+    # The upstream proxy.
+    UPSTREAM_REFUSED = "the upstream proxy {proxy} refused the connection ({status})"
+    UPSTREAM_WANTS_USER = "the upstream proxy {proxy} asks for a user and password ({status})"
+    UPSTREAM_REFUSED_USER = (
+        "the upstream proxy {proxy} did not accept the user and password ({status})"
+    )
+    UPSTREAM_UNREACHABLE = "can't connect to the upstream proxy {proxy}: {detail}"
+    UPSTREAM_TIMEOUT = "the upstream proxy did not answer within {seconds} seconds"
+    UPSTREAM_UNRESOLVED = "the upstream proxy's {detail}"
+    UPSTREAM_RESOLVE_TIMEOUT = "the upstream proxy's name was not resolved in time"
+    UPSTREAM_BAD_CERTIFICATE = "the upstream proxy's certificate can't be trusted: {detail}"
+    UPSTREAM_HANDSHAKE_FAILED = "the upstream proxy's TLS handshake failed"
+    UPSTREAM_HANDSHAKE_TIMEOUT = "the upstream proxy's TLS handshake took too long"
+    UPSTREAM_BAD_ANSWER = "the upstream proxy's answer is malformed"
+    UPSTREAM_ENDLESS_ANSWER = "the upstream proxy sent interim responses without end"
+    UPSTREAM_CLOSED = "the upstream proxy closed the connection without an answer"
+    UPSTREAM_BROKE = "the upstream proxy's connection broke: {detail}"
+    # The text of a parser, and whatever else a log may hold.
+    OTHER = "{detail}"
+
+
+_CLASSES: Final = {one.words: one for one in AddressClass}
+_PATTERNS: Final = {
+    "count": "[0-9]{1,18}",
+    "port": "[0-9]{1,5}",
+    "status": "[0-9]{3}",
+    "seconds": r"[0-9]{1,18}(?:\.[0-9]{1,18})?(?:e[+-][0-9]{2,3})?",
+    "address_class": "|".join(map(re.escape, _CLASSES)),
+    "detail": ".*",
+}
+_WORD: Final = r"\S+"
+_FIELD: Final = re.compile(r"\{([a-z_]+)\}")
+_ALLOW_ENTRY: Final = f" (to allow: {ALLOW_FLAG} "
+_ENTRY: Final = re.compile(rf"((?:{TLS_SCHEME}|{TCP_SCHEME}|)[^/]+)\)")
+_SUPPRESSED: Final = re.compile(r"; ([1-9][0-9]{0,17}) more since the last record\Z")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A reason that was read. `allow_entry` is the entry that it names, "" for none; `suppressed`
+    is how many earlier denials of the same kind had no record of their own."""
+
+    code: DenialCode
+    values: dict[str, Value] = field(default_factory=dict)
+    allow_entry: str = ""
+    suppressed: int = 0
+
+
+def format_reason(code: DenialCode, /, **values: Value) -> str:
+    """The sentence of a denial. Raises KeyError for a value of the code's that is missing."""
+    return _FIELD.sub(lambda match: _format_value(values[match[1]]), code.value)
+
+
+def with_allow_entry(reason: str, allow_entry: str) -> str:
+    """The sentence of a denial, with the entry that would have allowed the request."""
+    return f"{reason}{_ALLOW_ENTRY}{allow_entry})"
+
+
+def format_suppressed(count: int) -> str:
+    """The end of a reason that stands for `count` earlier denials as well; "" for none."""
+    return f"; {count} more since the last record" if count else ""
+
+
+def parse_reason(text: str) -> Reason:
+    """Read what the three functions above wrote; any other text is OTHER. Raises nothing."""
+    suppressed, allow_entry = 0, ""
+    more = _SUPPRESSED.search(text, max(0, len(text) - 64))
+    if more is not None:
+        suppressed, text = int(more[1]), text[: more.start()]
+    sentence, _, rest = text.rpartition(_ALLOW_ENTRY)
+    entry_match = _ENTRY.fullmatch(rest) if sentence else None
+    if entry_match is not None:
+        allow_entry, text = entry_match[1], sentence
+    for beginning, ending, code in _most_specific_first():
+        if text.startswith(beginning) and text.endswith(ending):
+            match = _pattern(code).fullmatch(text)
+            if match is not None:
+                values = {
+                    name: _read_value(name, found) for name, found in match.groupdict().items()
+                }
+                return Reason(code, values, allow_entry, suppressed)
+    raise AssertionError("OTHER reads every text")
+
+
+@cache
+def _most_specific_first() -> list[tuple[str, str, DenialCode]]:
+    """Each code with what its sentences begin and end with, the longest beginning first."""
+    ends = [(one.value.partition("{")[0], one.value.rpartition("}")[2], one) for one in DenialCode]
+    return sorted(ends, key=lambda item: -len(item[0]))
+
+
+@cache
+def _pattern(code: DenialCode) -> re.Pattern[str]:
+    """What a sentence of `code` looks like. Compiled when it is first needed: most never are."""
+    literals, names = _FIELD.split(code.value)[::2], _FIELD.findall(code.value)
+    groups = [f"(?P<{name}>{_PATTERNS.get(name, _WORD)})" for name in names]
+    parts = zip(map(re.escape, literals), [*groups, ""], strict=True)
+    return re.compile("".join(literal + group for literal, group in parts), re.DOTALL)
+
+
+def _format_value(value: Value) -> str:
+    if isinstance(value, AddressClass):
+        return value.words
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _read_value(name: str, text: str) -> Value:
+    if name == "address_class":
+        return _CLASSES[text]
+    if name == "seconds":
+        return float(text)
+    return int(text) if name in ("count", "port", "status") else text
+
+
+_NOTE_SEPARATOR: Final = "; "
+_NAME_SEPARATOR: Final = ", "
+_LOOKED_UP_AS: Final = "looked up as "
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the record of an allowed request says; a plain entry's says nothing."""
+
+    entry: str = ""
+    """The entry as its user wrote it, where it lets more through than a plain one would."""
+    looked_up: tuple[str, ...] = ()
+    """The full names that an allowed host without a dot is looked up as, in turn."""
+    port_flag: str = ""
+    """OPEN_PORT_FLAG or LISTEN_PORT_FLAG, for a port that is relayed without the proxy."""
 
     @property
-    def requests(self) -> int:
-        """Denied requests; look-ups count where nothing else was tried."""
-        return self.ports.total() or self.look_ups
+    def scheme(self) -> str:
+        """The scheme of the entry, in lower case; "" for none."""
+        return entry_scheme(self.entry)
 
 
-def entry(target: str, port: int, scheme: str = "") -> str:
-    """An entry for one host at one port; an IPv6 address in brackets."""
-    return f"{scheme}[{target}]:{port}" if ":" in target else f"{scheme}{target}:{port}"
+_PLAIN: Final = Note()
 
 
-def not_allowed(shown: str) -> str:
-    """The reason of a denial for want of an entry; `shown` is host and port."""
-    return f"{shown}{_NOT_ALLOWED}"
+def format_note(note: Note) -> str | None:
+    """The text of a note; None for one that says nothing."""
+    parts = []
+    if note.port_flag:
+        parts.append(note.port_flag)
+    if note.entry:
+        parts.append(f"{ALLOW_FLAG} {note.entry}")
+    if note.looked_up:
+        parts.append(format_looked_up(note.looked_up))
+    return _NOTE_SEPARATOR.join(parts) or None
 
 
-def lifted_by(reason: str, lifting: str) -> str:
-    """The reason of a denial that the entry `lifting` would have kept away."""
-    return f"{reason} (to allow: {ALLOW_FLAG} {lifting})"
+def format_looked_up(names: tuple[str, ...]) -> str:
+    """The full names that an allowed short one is looked up as."""
+    return f"{_LOOKED_UP_AS}{_NAME_SEPARATOR.join(names)}"
 
 
-def lifting_entry(target: str, port: int | None, reason: str | None) -> str | None:
-    """The entry that would have allowed a denied request; None where there is none, or where it
-    takes more than one entry."""
-    if reason is None or port is None:
-        return None
-    if reason.endswith(_NOT_ALLOWED):
-        return entry(target, port)
-    match = _LIFTED.search(reason)
-    return None if match is None else entry(target, port, match[1])
-
-
-def resolved_to(shown: str, address: str, words: str) -> str:
-    """The reason of a denial for what a host resolved to; `words` say what is wrong with it."""
-    return f"{shown} resolved to {address}, {words}"
-
-
-def lifting_flag(target: str, port: int | None, reason: str | None) -> str | None:
-    """The flag with its value that would have allowed a denied request, None where no single one
-    would."""
-    lifting = lifting_entry(target, port, reason)
-    if lifting is not None:
-        return f"{ALLOW_FLAG} {lifting}"
-    match = _RESOLVED.match(reason or "")
-    address = parse_address(match[1]) if match is not None else None
-    if match is None or address is None or port is None:
-        return None
-    if match[2] == THIS_MACHINE:
-        return f"{ALLOW_FLAG} {entry(str(address), port)}"
-    if match[2] == AddressClass.PRIVATE.words:
-        return f"{ALLOW_FLAG} {entry(target, port)}"
-    if match[2] == AddressClass.LOOPBACK.words:
-        pinned = f"[{address}]" if address.version == 6 else str(address)
-        return f"{RESOLVE_FLAG} {entry(target, port)}:{pinned}"
-    return None
-
-
-def denial_text(event: NetworkEvent) -> str | None:
-    """One denial as a sentence with the flag that would allow it; None for any other event.
-
-    It has what a program or a log put into it: whoever shows it cleans it.
-    """
-    if event.decision != "deny" or is_about_log(event):
-        return None
-    shown = entry(event.target, event.port) if event.port is not None else event.target
-    if event.method == LOOK_UP:
-        return f"{event.target} was looked up: {event.reason}"
-    reason = event.reason or str(event.denial_category or "denied")
-    text = reason if reason.startswith(event.target) and event.target else f"{shown}: {reason}"
-    flag = lifting_flag(event.target, event.port, event.reason)
-    return text if flag is None or flag in text else f"{text} (to allow: {flag})"
-
-
-def noted_scheme(reason: str | None) -> str:
-    """The scheme of the entry that an allowed request's record names; "" if it names none."""
-    match = _NOTED.match(reason or "")
-    return "" if match is None else match[1].lower()
+def parse_note(text: str | None) -> Note:
+    """Read what `format_note` wrote; any other text says nothing. Raises nothing."""
+    note = _PLAIN
+    for part in text.split(_NOTE_SEPARATOR) if text else ():
+        if part.startswith(_LOOKED_UP_AS):
+            names = part.removeprefix(_LOOKED_UP_AS).split(_NAME_SEPARATOR)
+            note = replace(note, looked_up=tuple(names))
+        elif part.startswith(f"{ALLOW_FLAG} "):
+            note = replace(note, entry=part.removeprefix(f"{ALLOW_FLAG} "))
+        elif part in (OPEN_PORT_FLAG, LISTEN_PORT_FLAG):
+            note = replace(note, port_flag=part)
+    return note

@@ -125,6 +125,11 @@ class Pin:
     addresses: tuple[Address, ...]
 
 
+def entry_scheme(text: str) -> str:
+    """The scheme of an entry, in lower case; "" for an entry without one."""
+    return _split_scheme(text)[0]
+
+
 def is_localhost(name: str) -> bool:
     """True for `localhost` and every name below it."""
     return name == LOCALHOST or name.endswith(".localhost")

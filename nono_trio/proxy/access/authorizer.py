@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from nono_trio.core.http.request_head import presented_token
-from nono_trio.core.policy.reasons import entry, lifted_by
+from nono_trio.core.policy.allow_entry import entry
+from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.proxy.access import token
 from nono_trio.proxy.access.decision import Refusal
@@ -88,7 +89,7 @@ class RequestAuthorizer:
         request.subject.presented = "succeeded"
         host, port = request.host, request.port
         if host.address is not None and self._directory.is_own(host.name, port):
-            return Refusal(403, "the target is this proxy itself", category="host_denied")
+            return Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_denied")
         verdict = self._policy.decide(host, port)
         if not verdict.allowed:
             return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
@@ -102,5 +103,6 @@ class RequestAuthorizer:
 
 def _not_tls(plain_entry: str) -> Refusal:
     """For a plain request to where the entry that allows it says that TLS is spoken."""
-    reason = lifted_by(f"{plain_entry} is allowed for TLS, this is plain HTTP", plain_entry)
+    reason = format_reason(DenialCode.TLS_ONLY, destination=plain_entry)
+    reason = with_allow_entry(reason, plain_entry)
     return Refusal(403, reason, f"allow it with {ALLOW_FLAG} {plain_entry}", "host_denied")

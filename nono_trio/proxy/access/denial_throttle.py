@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from nono_trio.core.policy.reasons import format_suppressed
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.denial_window import DenialWindow
 
@@ -39,9 +40,8 @@ class DenialThrottle:
             untold = self._denied.claim(key, trio.current_time())
             if untold is None:
                 return
-            more = f"; {untold} more since the last record" if untold else ""
             try:
-                await self._recorder.record(event(more))
+                await self._recorder.record(event(format_suppressed(untold)))
             except BaseException:
                 self._denied.give_back(key, untold)
                 raise

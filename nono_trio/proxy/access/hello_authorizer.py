@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.net.client_hello import BadHello, ClientHello, read_client_hello
 from nono_trio.core.net.host import BadHost, Host, parse_host
-from nono_trio.core.policy.reasons import entry, lifted_by
+from nono_trio.core.policy.allow_entry import entry
+from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import TCP_SCHEME, TLS_SCHEME, Inspection
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.access.transparent_authorizer import judged
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
     from nono_trio.core.net.hello_retry import OtherHello
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.limits import Limits
-
-NO_NAME: Final = "the TLS hello names no host (no SNI)"
-HIDDEN_NAME: Final = "the TLS hello hides the host it asks for (ECH)"
-SECOND: Final = "the second TLS hello of the connection asks for another host than the first"
-SERVER_FIRST: Final = "the server spoke first, where a TLS client hello was expected"
 
 MISDIRECTED: Final = 421  # RFC 9110 15.5.20, for what is no status here: another name is meant
 
@@ -66,12 +62,12 @@ async def _receive(client: Client, limits: Limits) -> bool:
             raise
         if not client.unread:
             return False
-        seconds = limits.head
-        raise BadHello(f"the TLS hello was not complete within {seconds:g} seconds") from None
+        reason = format_reason(DenialCode.HELLO_TIMEOUT, seconds=limits.head)
+        raise BadHello(reason) from None
     finally:
         client.idle = False
     if not more and client.unread:
-        raise BadHello("the connection was closed in the middle of the TLS hello")
+        raise BadHello(format_reason(DenialCode.HELLO_CUT))
     client.unread += more
     return bool(more)
 
@@ -93,17 +89,16 @@ class HelloAuthorizer:
         try:
             asked = host if hello.server_name is None else parse_host(hello.server_name)
         except BadHost as fault:
-            reason = f"the TLS hello's server name can't be read: {fault.reason}"
+            reason = format_reason(DenialCode.BAD_SERVER_NAME, detail=fault.reason)
             return host, _misdirected(reason)
         if hello.hides_name:
             return self._hidden(asked if is_literal and not self._may_hide(host) else host, asked)
         if hello.server_name is None and not is_literal and not self._may_hide(host):
-            return host, _misdirected(self._needs_tls(NO_NAME, host))
+            return host, _misdirected(self._needs_tls(DenialCode.NO_SERVER_NAME, host))
         if is_literal or asked == host:
             return asked, self._judged(asked)
-        reason = (
-            f"the TLS hello asks for {asked.bracketed()},"
-            f" but the connection is to {host.bracketed()}"
+        reason = format_reason(
+            DenialCode.OTHER_SERVER_NAME, asked=asked.bracketed(), host=host.bracketed()
         )
         return asked, _misdirected(reason)
 
@@ -113,13 +108,13 @@ class HelloAuthorizer:
 
     def server_first(self) -> Refusal:
         """The refusal of a connection on which the server has spoken and the client has not."""
-        return self._no_tls(SERVER_FIRST)
+        return self._no_tls(format_reason(DenialCode.SERVER_BEFORE_TLS))
 
     def _hidden(self, host: Host, outside: Host) -> tuple[Host, Refusal | None]:
         """What to do about a hello to `host` that hides its name behind another, `outside`."""
         refusal = self._judged(host)
         if refusal is None and not self._may_hide(host):
-            refusal = _misdirected(self._needs_tls(HIDDEN_NAME, host))
+            refusal = _misdirected(self._needs_tls(DenialCode.HIDDEN_SERVER_NAME, host))
         if refusal is None and outside != host:
             refusal = self._judged(outside)
             return (host if refusal is None else outside), refusal
@@ -131,22 +126,22 @@ class HelloAuthorizer:
     def _may_hide(self, host: Host) -> bool:
         return self._policy.decide(host, self._port).inspection >= Inspection.TLS
 
-    def _needs_tls(self, reason: str, host: Host) -> str:
-        return lifted_by(reason, entry(host.name, self._port, TLS_SCHEME))
+    def _needs_tls(self, code: DenialCode, host: Host) -> str:
+        return with_allow_entry(format_reason(code), entry(host.name, self._port, TLS_SCHEME))
 
     def _no_tls(self, reason: str) -> Refusal:
-        return _bad(lifted_by(reason, entry(self._host.name, self._port, TCP_SCHEME)))
+        return _bad(with_allow_entry(reason, entry(self._host.name, self._port, TCP_SCHEME)))
 
 
 def second_hello(name: str, fault: BadHello | OtherHello) -> tuple[str, Refusal]:
     """The refusal of what came after the hello for the host `name`, and the host that it is about,
     where that can be told."""
     if isinstance(fault, BadHello):
-        return name, _bad(f"the second TLS hello can't be read: {fault.reason}")
+        return name, _bad(format_reason(DenialCode.SECOND_HELLO_BAD, detail=fault.reason))
     asked = fault.hello.server_name
     with suppress(BadHost):
         name = name if asked is None else parse_host(asked).name
-    return name, _misdirected(SECOND)
+    return name, _misdirected(format_reason(DenialCode.SECOND_HELLO_OTHER))
 
 
 def _bad(reason: str) -> Refusal:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-MISSING: Final = "proxy authentication is required"
-WRONG: Final = "the proxy token is wrong"
+from nono_trio.core.policy.reasons import DenialCode, format_reason
+
+MISSING: Final = format_reason(DenialCode.TOKEN_MISSING)
+WRONG: Final = format_reason(DenialCode.TOKEN_WRONG)
 HINT: Final = "use the proxy URL with its user and password, as it stands in HTTP_PROXY"
 
 

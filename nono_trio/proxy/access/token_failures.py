@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec.structs import replace
 
+from nono_trio.core.policy.reasons import DenialCode, format_reason, format_suppressed
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.decision import Refusal, Subject, denied
 
@@ -47,7 +48,7 @@ class TokenFailures:
         cancelled, it stays counted."""
         async with self._recording:
             if self._is_due:
-                more = f"; {self.untold} more since the last record" if self.untold else ""
+                more = format_suppressed(self.untold)
                 await self._tell(replace(event, reason=f"{event.reason}{more}"), own=1)
             else:
                 self.untold += 1
@@ -73,7 +74,7 @@ class TokenFailures:
 
     async def _tell_untold(self) -> None:
         if self.untold:
-            reason = f"{self.untold} more requests without the right token since the last record"
+            reason = format_reason(DenialCode.TOKENS_SUPPRESSED, count=self.untold)
             refusal = Refusal(407, reason, category=CATEGORY)
             await self._tell(denied(Subject("connect", ""), refusal, self._now_ms()), own=0)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.origin_form import origin_target
 from nono_trio.core.http.request_head import parse_head
-from nono_trio.core.policy.reasons import entry, lifted_by
+from nono_trio.core.policy.allow_entry import entry
+from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME
 from nono_trio.proxy.access.decision import Refusal, Subject
 from nono_trio.proxy.access.request import Request, read_plain
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Policy
-
-NO_HTTP: Final = "expected an HTTP/1.1 request, got something else"
-SERVER_FIRST: Final = "the server spoke first, where an HTTP/1.1 request was expected"
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
 _BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")
@@ -66,17 +64,17 @@ class TransparentAuthorizer:
         """As `gate.Judge.malformed`: the connection has told where it goes."""
         if _is_http(raw):
             return self._subject, Refusal(fault.status, fault.reason)
-        return self._no_http(NO_HTTP, fault.status)
+        return self._no_http(DenialCode.NO_HTTP, fault.status)
 
     def server_first(self) -> tuple[Subject, Refusal]:
         """About a connection on which the server has spoken and the client has not."""
-        return self._no_http(SERVER_FIRST)
+        return self._no_http(DenialCode.SERVER_BEFORE_HTTP)
 
-    def _no_http(self, reason: str, status: int = 400) -> tuple[Subject, Refusal]:
-        lifting = entry(self._host.name, self._port, TCP_SCHEME)
-        hint = f"allow it with {ALLOW_FLAG} {lifting}"
-        refusal = Refusal(status, lifted_by(reason, lifting), hint, "host_denied")
-        return self._subject, refusal
+    def _no_http(self, code: DenialCode, status: int = 400) -> tuple[Subject, Refusal]:
+        allow_entry = entry(self._host.name, self._port, TCP_SCHEME)
+        hint = f"allow it with {ALLOW_FLAG} {allow_entry}"
+        reason = with_allow_entry(format_reason(code), allow_entry)
+        return self._subject, Refusal(status, reason, hint, "host_denied")
 
     @property
     def _subject(self) -> Subject:
@@ -84,9 +82,10 @@ class TransparentAuthorizer:
 
     def _refusal(self, host: Host) -> Refusal | None:
         if self._host.address is None and host != self._host:
-            reason = (
-                f"the Host field asks for {host.bracketed()},"
-                f" but the connection is to {self._host.bracketed()}"
+            reason = format_reason(
+                DenialCode.OTHER_HOST_FIELD,
+                asked=host.bracketed(),
+                host=self._host.bracketed(),
             )
             return Refusal(403, reason, category="host_denied")
         return judged(self._policy, host, self._port)

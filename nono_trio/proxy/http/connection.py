@@ -21,6 +21,7 @@ from msgspec import UNSET
 
 from nono_trio.core.http.request_head import BadRequest, head_end
 from nono_trio.core.net.hello_retry import HelloRetry
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.decision import Refusal, Subject, allowed, denied
 from nono_trio.proxy.access.flow import Opened
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
@@ -181,11 +182,11 @@ class HttpConnection(ConnectionHandler):
             except Expired:
                 if client.dropped:
                     raise
-                raise BadRequest(
-                    408, f"the head was not complete within {self._proxy.limits.head:g} seconds"
-                ) from None
+                seconds = self._proxy.limits.head
+                reason = format_reason(DenialCode.HEAD_TIMEOUT, seconds=seconds)
+                raise BadRequest(408, reason) from None
             if not more:
-                raise BadRequest(400, "the connection was closed in the middle of a head")
+                raise BadRequest(400, format_reason(DenialCode.HEAD_CUT))
             data += more
         return data, end
 

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
 from nono_trio.core.log.events import NetworkEvent
+from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
 from nono_trio.core.net.host import BadHost, Host, parse_host
+from nono_trio.core.policy.allow_entry import LOOK_UP
 from nono_trio.core.policy.cage_names import LOOPBACK_IPV4, LOOPBACK_IPV6
-from nono_trio.core.policy.reasons import LOOK_UP, UNTOLD
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ANY_PORT, LOCALHOST, is_localhost
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
@@ -96,7 +98,9 @@ class NameService:
         """At the end of the session: record how many queries no record has told of. Raises
         nothing."""
         await self._denials.record_untold(
-            lambda untold: self._event(UNTOLD, f"{untold} more queries for denied names")
+            lambda count: self._event(
+                LOOK_UPS_TARGET, format_reason(DenialCode.QUERIES_SUPPRESSED, count=count)
+            )
         )
 
     async def _answer(self, query: dns.Query) -> bytes:
@@ -111,10 +115,10 @@ class NameService:
             return dns.address_answer(query, *own)
         host = _host(name)
         if host is None:
-            await self._deny(name, "the name is not one that a host can have")
+            await self._deny(name, format_reason(DenialCode.NAME_IMPOSSIBLE))
             return dns.empty_answer(query, dns.NO_SUCH_NAME)
         if not self._is_allowed(host) and not self._is_service(query):
-            await self._deny(host.name, "the name is not allowed on any port")
+            await self._deny(host.name, format_reason(DenialCode.NAME_NOT_ALLOWED))
         return self._synthetic(query, host)
 
     def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:

@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.events import Flow, NetworkEvent
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, SessionSealed
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.events import ClosedBy, Decision
+    from nono_trio.core.policy.reasons import Value
 
 LOOPBACK: Final = "127.0.0.1"
 LOOPBACK_IPV6: Final = "::1"  # where a service listens that was told `localhost`, as Node's are
@@ -85,7 +87,7 @@ class PortRelay:
         try:
             self._room.acquire_nowait()
         except trio.WouldBlock:  # not kept waiting: that queue would have no bound
-            await self._refuse(f"{MAX_CONNECTIONS} connections to port {self._port} are open")
+            await self._refuse(DenialCode.RELAY_FULL, count=MAX_CONNECTIONS)
             return
         try:
             flow = _Flow(await self._recorder.record(self._event("allow", self._flag)))
@@ -102,16 +104,16 @@ class PortRelay:
                 far = await self._connect()
         except (OSError, trio.TooSlowError) as error:
             flow.closed_by = "error"
-            reason = f"nothing answers on port {self._port}: {_words(error)}"
-            await self._refuse(reason)
+            await self._refuse(DenialCode.RELAY_UNANSWERED, detail=_words(error))
             return
         flow.reached(far)
         async with far, trio.open_nursery() as nursery:
             nursery.start_soon(flow.pump, near, far, "up")
             nursery.start_soon(flow.pump, far, near, "down")
 
-    async def _refuse(self, reason: str) -> None:
+    async def _refuse(self, code: DenialCode, **values: Value) -> None:
         if self._is_commands:
+            reason = format_reason(code, port=self._port, **values)
             await self._recorder.record(self._event("deny", reason))
         else:
             self.unserved += 1

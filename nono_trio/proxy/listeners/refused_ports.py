@@ -16,9 +16,10 @@ import trio
 
 from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.events import NetworkEvent
-from nono_trio.core.log.notices import OWN_TARGETS
+from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.reasons import entry, lifted_by
+from nono_trio.core.policy.allow_entry import entry
+from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 BATCH: Final = 32  # packets before other tasks get a turn
 LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
-OWN: Final = f"{OWN_TARGETS}refused"
 
 _MOST_BYTES: Final = 128
 _SOL_PACKET: Final = 263
@@ -92,18 +92,18 @@ class RefusedPorts:
         if not verdict.allowed:
             return verdict.reason or "denied"
         if port in self._policy.named_ports:
-            return "no more ports can be listened at for programs without the proxy"
+            return format_reason(DenialCode.NO_LISTENERS_LEFT)
         # An entry with `:*`, which opens no listeners of its own.
-        return lifted_by(
-            "a program without the proxy needs an entry with the port", entry(host.name, port)
-        )
+        return with_allow_entry(format_reason(DenialCode.NEEDS_PORT), entry(host.name, port))
 
     async def _record_untold(self, sock: socket.socket) -> None:
         with suppress(OSError):
             statistics = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
             self._denials.count_untold(_STATISTICS.unpack(statistics)[1])
         await self._denials.record_untold(
-            lambda untold: _event(OWN, None, f"{untold} more connections to refused ports")
+            lambda count: _event(
+                REFUSED_PORTS_TARGET, None, format_reason(DenialCode.PORTS_SUPPRESSED, count=count)
+            )
         )
 
 

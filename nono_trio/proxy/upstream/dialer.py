@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.upstream.interfaces import DialFailed
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class TcpDialler:
         race = _Race(port, self._limits.attempt)
         with trio.move_on_after(self._limits.dial):
             return await race.run(first, queue[1:])
-        raise DialFailed(f"no answer within {self._limits.dial:g} seconds", 504)
+        reason = format_reason(DenialCode.DIAL_TIMEOUT, seconds=self._limits.dial)
+        raise DialFailed(reason, 504)
 
 
 @dataclass(slots=True)

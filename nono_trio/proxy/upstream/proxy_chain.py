@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.upstream_proxy import FLAG, PASSWORD_FLAG
 from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
 
@@ -77,8 +78,8 @@ class ProxyChain:
             sock.close()
             raise
         sock.close()
-        seconds = self._limits.head
-        raise DialFailed(f"the upstream proxy did not answer within {seconds:g} seconds", 504)
+        reason = format_reason(DenialCode.UPSTREAM_TIMEOUT, seconds=self._limits.head)
+        raise DialFailed(reason, 504)
 
     async def connect(self) -> tuple[socket.socket, str]:
         """A connection to the proxy itself, for a request in absolute form. As `tunnel`."""
@@ -89,13 +90,16 @@ class ProxyChain:
                 try:
                     addresses = [*await self._resolver(proxy.host.name)]
                 except ResolveFailed as error:
-                    raise DialFailed(f"the upstream proxy's {error.reason}") from error
+                    reason = format_reason(DenialCode.UPSTREAM_UNRESOLVED, detail=error.reason)
+                    raise DialFailed(reason) from error
             if resolving.cancelled_caught:
-                raise DialFailed("the upstream proxy's name was not resolved in time", 504)
+                raise DialFailed(format_reason(DenialCode.UPSTREAM_RESOLVE_TIMEOUT), 504)
         try:
             sock, address = await self._dialler(addresses, proxy.port)
         except DialFailed as failure:
-            reason = f"can't connect to the upstream proxy {proxy.shown}: {failure.reason}"
+            reason = format_reason(
+                DenialCode.UPSTREAM_UNREACHABLE, proxy=proxy.shown, detail=failure.reason
+            )
             raise DialFailed(reason, failure.status) from failure
         if proxy.scheme == "https":
             sock = await self._under_tls(sock)
@@ -125,7 +129,7 @@ class ProxyChain:
                 return await stream.do_handshake()
             except trio.BrokenResourceError as error:
                 raise DialFailed(_handshake_failure(error)) from error
-        raise DialFailed("the upstream proxy's TLS handshake took too long", 504)
+        raise DialFailed(format_reason(DenialCode.UPSTREAM_HANDSHAKE_TIMEOUT), 504)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._context is None:
@@ -138,8 +142,8 @@ class ProxyChain:
 def _handshake_failure(error: BaseException) -> str:
     reason = getattr(error.__cause__, "verify_message", None)
     if reason:
-        return f"the upstream proxy's certificate can't be trusted: {reason}"
-    return "the upstream proxy's TLS handshake failed"
+        return format_reason(DenialCode.UPSTREAM_BAD_CERTIFICATE, detail=reason)
+    return format_reason(DenialCode.UPSTREAM_HANDSHAKE_FAILED)
 
 
 async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:
@@ -219,12 +223,12 @@ async def _read_answer(sock: socket.socket, proxy: UpstreamProxy) -> bytes:
                 data += await _receive(sock)
             status = parse_response(data[:end], "HEAD").status  # its body is none of our matter
         except BadResponse as fault:
-            raise DialFailed("the upstream proxy's answer is malformed") from fault
+            raise DialFailed(format_reason(DenialCode.UPSTREAM_BAD_ANSWER)) from fault
         data = data[end:]
         if status >= 200:
             _require_tunnel(status, proxy)
             return data
-    raise DialFailed("the upstream proxy sent interim responses without end")
+    raise DialFailed(format_reason(DenialCode.UPSTREAM_ENDLESS_ANSWER))
 
 
 async def _receive(sock: socket.socket) -> bytes:
@@ -238,7 +242,7 @@ async def _receive(sock: socket.socket) -> bytes:
         except OSError as error:
             raise _broke(error) from error
         if not piece:
-            raise DialFailed("the upstream proxy closed the connection without an answer")
+            raise DialFailed(format_reason(DenialCode.UPSTREAM_CLOSED))
         return piece
 
 
@@ -250,14 +254,15 @@ def _require_tunnel(status: int, proxy: UpstreamProxy) -> None:
 
 def rejection(status: int, proxy: UpstreamProxy) -> tuple[str, str | None]:
     """The reason and the hint for an answer of the proxy's that is no tunnel."""
+    code, hint = DenialCode.UPSTREAM_REFUSED_USER, f"see {FLAG} and {PASSWORD_FLAG}"
     if status != AUTHENTICATE:
-        return f"the upstream proxy {proxy.shown} refused the connection ({status})", None
+        return format_reason(DenialCode.UPSTREAM_REFUSED, proxy=proxy.shown, status=status), None
     if proxy.authorization is None:
+        code = DenialCode.UPSTREAM_WANTS_USER
         hint = f"name the user in {FLAG} and give {PASSWORD_FLAG} env://VARIABLE"
-        return f"the upstream proxy {proxy.shown} asks for a user and password ({status})", hint
-    reason = f"the upstream proxy {proxy.shown} did not accept the user and password ({status})"
-    return reason, f"see {FLAG} and {PASSWORD_FLAG}"
+    return format_reason(code, proxy=proxy.shown, status=status), hint
 
 
 def _broke(error: OSError) -> DialFailed:
-    return DialFailed(f"the upstream proxy's connection broke: {(error.strerror or '').lower()}")
+    detail = (error.strerror or "").lower()
+    return DialFailed(format_reason(DenialCode.UPSTREAM_BROKE, detail=detail))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
 from nono_trio.proxy.upstream.local_addresses import is_local
@@ -110,12 +111,14 @@ class AddressResolver:
                 hint = self._full_names(host, port) if error.unknown else None
                 raise DialFailed(error.reason, hint=hint) from error
             if not found.addresses:
-                raise DialFailed("the name has no address")
+                raise DialFailed(format_reason(DenialCode.NAME_WITHOUT_ADDRESS))
             if len(found.addresses) > MAX_ADDRESSES:
-                raise DialFailed(f"the name has more than {MAX_ADDRESSES} addresses")
+                code = DenialCode.NAME_WITH_MANY_ADDRESSES
+                raise DialFailed(format_reason(code, count=MAX_ADDRESSES))
             self._check(host, port, found.addresses)
             return found
-        raise DialFailed(f"the name was not resolved within {self._limits.resolve:g} seconds", 504)
+        seconds = self._limits.resolve
+        raise DialFailed(format_reason(DenialCode.RESOLVE_TIMEOUT, seconds=seconds), 504)
 
     async def _look_up(self, host: Host) -> Found:
         """The first of the names that `host` stands for which exists. Raises ResolveFailed."""
@@ -145,4 +148,4 @@ class AddressResolver:
             if not verdict.allowed:
                 raise AddressDenied(verdict.reason or "the address is not allowed", verdict.hint)
             if local and port in self._own_ports:
-                raise AddressDenied("the address is the proxy itself")
+                raise AddressDenied(format_reason(DenialCode.ADDRESS_IS_PROXY))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.resolver_files import MAX_HOSTS_FILE, hosts_addresses
 from nono_trio.core.policy.rule import is_localhost
 from nono_trio.posix.safe_open import open_regular
@@ -87,7 +88,7 @@ class SystemResolver:
         """Start a thread for `name`. Raises ResolveFailed where too many hang already."""
         zone = _zone(name)
         if self._threads.total() >= THREADS or self._threads[zone] >= THREADS_OF_A_ZONE:
-            raise ResolveFailed("too many earlier look-ups have had no answer yet")
+            raise ResolveFailed(format_reason(DenialCode.RESOLVER_BUSY))
         look_up = self._running[name] = _LookUp()
         self._threads[zone] += 1
         token = trio.lowlevel.current_trio_token()
@@ -147,9 +148,10 @@ class _LookUp:
         error = self._error
         if isinstance(error, socket.gaierror):
             unknown = error.errno in _UNKNOWN
-            raise ResolveFailed(f"the name has no address ({error.strerror})", unknown=unknown)
+            reason = format_reason(DenialCode.NAME_UNKNOWN, detail=str(error.strerror))
+            raise ResolveFailed(reason, unknown=unknown)
         if isinstance(error, (OSError, UnicodeError)):  # UnicodeError: no name that DNS could have
-            raise ResolveFailed("the name can't be looked up")
+            raise ResolveFailed(format_reason(DenialCode.NAME_UNRESOLVABLE))
         if error is not None:
             raise RuntimeError("a look-up failed by a bug") from error
         return self._addresses

@@ -9,9 +9,10 @@ import tomllib
 import msgspec
 import pytest
 
-from nono_trio.audit.read.learn import MAX_TARGETS, OPEN_PORT, learn
+from nono_trio.audit.read.learn import MAX_TARGETS, learn
 from nono_trio.core.log.events import Flow, Network, NetworkEvent, encode_flow
-from nono_trio.core.policy.reasons import LOOK_UP, lifted_by
+from nono_trio.core.policy.allow_entry import LOOK_UP
+from nono_trio.core.policy.reasons import with_allow_entry
 from nono_trio.core.policy.rule import parse_allow
 from nono_trio.core.profile.parser import read_profile
 
@@ -85,7 +86,7 @@ def test_denied_hosts_are_apart_and_the_allowed_that_failed_are_none(tmp_path):
 def test_relayed_ports_are_no_hosts(tmp_path):
     learned = log(
         tmp_path,
-        event("127.0.0.1", 5432, reason=OPEN_PORT),
+        event("127.0.0.1", 5432, reason="--open-port"),
         event("127.0.0.1", 8080, reason="--listen-port"),
         event("127.0.0.1", 9, reason=None),
     )
@@ -247,7 +248,7 @@ def test_an_entry_is_proposed_in_the_form_that_allowed_it(tmp_path):
 
 
 def test_what_was_denied_is_offered_in_the_form_that_would_have_allowed_it(tmp_path):
-    hidden = lifted_by("the TLS hello hides its host", "tls://a.example.com:443")
+    hidden = with_allow_entry("the TLS hello hides its host", "tls://a.example.com:443")
     learned = log(
         tmp_path,
         event("a.example.com", 443),
@@ -255,7 +256,7 @@ def test_what_was_denied_is_offered_in_the_form_that_would_have_allowed_it(tmp_p
         event("a.example.com", 443, "deny", "nothing answers"),
         event("b.example.com", 443, reason="--allow-domain tls://b.example.com"),
         event("b.example.com", 443, "deny", "nothing answers"),
-        event("c.example.com", 443, "deny", lifted_by("no", "tls://x\x1b\ny:1")),
+        event("c.example.com", 443, "deny", with_allow_entry("no", "tls://x\x1b\ny:1")),
     )
     assert [one.entry for one in learned.refused] == [
         "tls://a.example.com:443",

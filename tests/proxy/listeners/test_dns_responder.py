@@ -12,10 +12,10 @@ import trio
 from dns_messages import code, header, query, wire
 from running_proxy import BOUND
 
+from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
 from nono_trio.core.net.fake_ip import SyntheticNames
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.reasons import UNTOLD
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.denial_window import (
     MAX_NAMES,
@@ -215,7 +215,7 @@ async def test_repeated_queries_are_counted_in_the_next_record(autojump_clock):
     await at.ask("evil.test")
     assert at.events[1][1] == ("the name is not allowed on any port; 4 more since the last record")
     await at.service.record_untold()
-    assert at.events[2:] == [(UNTOLD, "1 more queries for denied names")]
+    assert at.events[2:] == [(LOOK_UPS_TARGET, "1 more queries for denied names")]
 
 
 async def test_a_flood_of_names_is_counted_and_told_at_the_end(autojump_clock):
@@ -225,7 +225,7 @@ async def test_a_flood_of_names_is_counted_and_told_at_the_end(autojump_clock):
     assert len(at.events) == MAX_RECORDS_A_SECOND
     await at.service.record_untold()
     assert at.events[-1] == (
-        UNTOLD,
+        LOOK_UPS_TARGET,
         f"{MAX_NAMES + 500 - MAX_RECORDS_A_SECOND} more queries for denied names",
     )
 

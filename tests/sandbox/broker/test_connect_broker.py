@@ -22,13 +22,14 @@ import trio
 from checkout import ROOT
 from harness import LISTENED, NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
 
+from nono_trio.core.log.notices import DIRECT_TARGET
 from nono_trio.core.net.sockaddr import InternetAddress
 from nono_trio.errors import AuditBusy, AuditLost
 from nono_trio.sandbox.broker import seccomp_notify
 from nono_trio.sandbox.broker.connect_broker import Guard, Openings
 from nono_trio.sandbox.broker.metadata_broker import MetadataBroker
 from nono_trio.sandbox.broker.seccomp_notify import refused_by
-from nono_trio.session.direct_connections import OWN, DirectConnections
+from nono_trio.session.direct_connections import DirectConnections
 from nono_trio.session.source_ports import MOST_EXPECTED, SourcePorts
 from nono_trio.testing import MemoryRecorder
 from nono_trio.threads import in_thread
@@ -460,7 +461,7 @@ print("refused")
     assert "3000 direct connections were refused" in done.stderr
     decisions = sessions.decisions()
     assert 0 < len(decisions) < 300
-    assert decisions[-1]["target"] == OWN
+    assert decisions[-1]["target"] == DIRECT_TARGET
     told = int(decisions[-1]["reason"].split()[0])
     assert told + len(decisions) - 1 == 3000
 
@@ -482,7 +483,7 @@ print(socket.socket().connect_ex(("127.0.0.1", port)))
     assert done.stdout == "13\n", done.stderr
     assert "1 connection was refused: the program can't be looked into" in done.stderr
     assert [(event["target"], event["reason"]) for event in sessions.decisions()] == [
-        (OWN, "a connection of a program that can't be looked into")
+        (DIRECT_TARGET, "a connection of a program that can't be looked into")
     ]
 
 
@@ -594,7 +595,7 @@ async def test_what_nobody_can_see_is_recorded_too() -> None:
     await direct.refused(None, 0)
     await direct.refused(IPv4Address("192.0.2.1"), 443)
     assert [(event.target, event.port) for event in recorded.events] == [
-        (OWN, None), ("192.0.2.1", 443),
+        (DIRECT_TARGET, None), ("192.0.2.1", 443),
     ]  # fmt: skip
     assert [note.partition(":")[0] for note in direct.notes()] == [
         "1 direct connection was refused", "2 connections were refused",

@@ -1,0 +1,93 @@
+"""Which entry would have allowed a denied request, and a denial as a sentence that names it.
+
+Rules of this file: host and port of an entry come from the record, never from its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.log.notices import is_about_log
+from nono_trio.core.net.address import AddressClass, parse_address
+from nono_trio.core.policy.reasons import DenialCode, Reason, parse_reason
+from nono_trio.core.policy.rule import ALLOW_FLAG, RESOLVE_FLAG, entry_scheme
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.events import NetworkEvent
+
+LOOK_UP: Final = "DNS"  # the method of a record about a name that was asked for, not connected to
+
+
+@dataclass
+class DeniedHost:
+    """What a host was denied: requests by port, and look-ups of its name."""
+
+    target: str
+    ports: Counter[int | None] = field(default_factory=Counter)
+    look_ups: int = 0
+    allow_flags: dict[str, None] = field(default_factory=dict)
+    """The flags that would have allowed it, in the order in which they were missed."""
+
+    @property
+    def requests(self) -> int:
+        """Denied requests; look-ups count where nothing else was tried."""
+        return self.ports.total() or self.look_ups
+
+
+def entry(target: str, port: int, scheme: str = "") -> str:
+    """An entry for one host at one port; an IPv6 address in brackets."""
+    return f"{scheme}[{target}]:{port}" if ":" in target else f"{scheme}{target}:{port}"
+
+
+def allow_entry(target: str, port: int | None, reason: str | None) -> str | None:
+    """The entry that would have allowed a denied request; None where there is none, or where it
+    takes more than one entry."""
+    if reason is None or port is None:
+        return None
+    return _allow_entry(target, port, parse_reason(reason))
+
+
+def _allow_entry(target: str, port: int, reason: Reason) -> str | None:
+    if reason.allow_entry:
+        return entry(target, port, entry_scheme(reason.allow_entry))
+    return entry(target, port) if reason.code is DenialCode.NOT_ALLOWED else None
+
+
+def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
+    """The flag with its value that would have allowed a denied request, None where no single one
+    would."""
+    if reason is None or port is None:
+        return None
+    read = parse_reason(reason)
+    named = _allow_entry(target, port, read)
+    if named is not None:
+        return f"{ALLOW_FLAG} {named}"
+    address = parse_address(str(read.values.get("address", "")))
+    if address is None:
+        return None
+    if read.code is DenialCode.RESOLVED_LOCAL:
+        return f"{ALLOW_FLAG} {entry(str(address), port)}"
+    if read.values.get("address_class") is AddressClass.PRIVATE:
+        return f"{ALLOW_FLAG} {entry(target, port)}"
+    if read.values.get("address_class") is AddressClass.LOOPBACK:
+        pinned = f"[{address}]" if address.version == 6 else str(address)
+        return f"{RESOLVE_FLAG} {entry(target, port)}:{pinned}"
+    return None
+
+
+def denial_text(event: NetworkEvent) -> str | None:
+    """One denial as a sentence with the flag that would allow it; None for any other event.
+
+    It has what a program or a log put into it: whoever shows it cleans it.
+    """
+    if event.decision != "deny" or is_about_log(event):
+        return None
+    shown = entry(event.target, event.port) if event.port is not None else event.target
+    if event.method == LOOK_UP:
+        return f"{event.target} was looked up: {event.reason}"
+    reason = event.reason or str(event.denial_category or "denied")
+    text = reason if reason.startswith(event.target) and event.target else f"{shown}: {reason}"
+    flag = allow_flag(event.target, event.port, event.reason)
+    return text if flag is None or flag in text else f"{text} (to allow: {flag})"
