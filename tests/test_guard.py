@@ -404,6 +404,7 @@ for host, family in (("192.0.2.1", 2), ("2001:db8::1", 10), ("127.0.0.1", 2)):
     assert done.stdout == "13\n" * 3
     assert f"3 direct connections were refused: {NOTE}" in done.stderr
     assert "192.0.2.1:5432 (1x)" in done.stderr
+    assert "--allow-domain localhost:5432, or 127.0.0.1:5432; " in done.stderr
     assert [
         (event["decision"], event["target"], event["port"], event["reason"])
         for event in sessions.decisions()

@@ -173,6 +173,14 @@ async def test_a_denied_literal_is_opened_by_the_name_of_an_allowed_host_only(ra
         assert await at.events(1) == [("deny", target, 443, "TLS")]
 
 
+async def test_the_hint_for_a_hidden_name_without_an_entry_is_the_entry_that_lets_it_through():
+    async with cage() as at:
+        await at.answer(LITERAL, hello("evil.test", ECH))
+        assert at.reasons == [
+            "evil.test:443 is not on the allowlist (to allow: --allow-domain tls://evil.test:443)"
+        ]
+
+
 async def test_an_entry_for_an_address_expects_no_name():
     async with serving(reads_all) as origin, cage(LITERAL, origin=origin) as at:
         async with at.connection(LITERAL, 443) as wire:

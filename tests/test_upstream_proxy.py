@@ -335,7 +335,8 @@ def test_urls(text, shown, scheme):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "socks5://a.test:1080", "http://jo:secret@a.test:1", "http://a.test:0", "a.test:99999",
+    ["", "a.test", "http://a.test", "socks5://a.test:1080", "http://jo:secret@a.test:1", "http://a.test:0",
+     "a.test:99999",
      "http://a.test:3128/path", "http://", "http://a b:1", "http://0x7f.1:1"],
 )  # fmt: skip
 def test_what_is_no_url_of_a_proxy_is_refused_without_its_password(text):
@@ -365,6 +366,22 @@ def test_the_environment_names_a_proxy_its_credentials_and_its_exceptions():
     assert every.bypass.covers(parse_host("a.test"))
 
 
+@pytest.mark.parametrize(
+    ("entry", "written"),
+    [
+        ("https://a.test/x", "a.test"),
+        ("a.test:8080", "a.test"),
+        ("10.0.0.0/8", "10.0.0.0"),
+        ("[2001:db8::1]:80", "[2001:db8::1]"),
+    ],
+)
+def test_a_bypass_that_is_no_host_is_told_with_the_host_in_it(entry, written):
+    with pytest.raises(UsageError, match="expected a host, got a ") as refused:
+        upstream_proxy(1, entry)
+    assert refused.value.hint == f"--upstream-bypass {written}"
+    upstream_proxy(1, written)
+
+
 # -- the command line -----------------------------------------------------------------------------
 
 
@@ -389,6 +406,13 @@ def test_what_can_not_be_meant_is_one_sentence(sessions, arguments, told):
     assert done.returncode == 2
     assert told in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_an_environment_that_names_no_proxy_is_told(sessions):
+    options = ["--upstream-proxy", "env", "--dry-run", "--", "true"]
+    assert "connections go out directly" in sessions.run(*options).stderr
+    sessions.variables["HTTPS_PROXY"] = "http://a.test:3128"
+    assert "connections go out directly" not in sessions.run(*options).stderr
 
 
 def test_the_password_is_not_passed_on_and_the_cage_says_where_it_goes(sessions):

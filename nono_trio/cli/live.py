@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.cli.stderr import print_line
-from nono_trio.cli.text import clean, decision_line, denied_text
+from nono_trio.cli.text import clean, decision_line, denied_text, target_text
 from nono_trio.core.denials import LOOK_UP, DeniedHost, lifting_flag
 from nono_trio.core.events import Network
-from nono_trio.core.log_records import LOST_TARGET, is_about_log, is_binding
+from nono_trio.core.log_records import LOST_TARGET, OWN_TARGETS, is_about_log, is_binding
 
 if TYPE_CHECKING:
     from nono_trio.core.events import NetworkEvent, Payload
@@ -19,10 +19,11 @@ MAX_FLAGS = 8  # a host may be wanted at many ports
 # Chromium, for one, takes the proxy from these variables and leaves out its user and password. The
 # settings named here work in both isolations; going without the proxy needs a network of one's own.
 WITHOUT_TOKEN = (
-    "the proxy was used without the password in HTTP_PROXY: if it was a browser of yours, set it"
-    " there (Playwright launch({proxy: {server, username, password}}), Puppeteer"
-    " page.authenticate); in namespace isolation programs may also go without"
-    " the proxy (unset HTTP_PROXY and HTTPS_PROXY; chromium --no-proxy-server)"
+    "the proxy was used without the password in HTTP_PROXY, for {}: a browser has to be told of it"
+    " (Playwright launch({{proxy: {{server, username, password}}}}), Puppeteer page.authenticate;"
+    " what it asks of its maker on its own goes without all the same); in namespace isolation"
+    " programs may also go without the proxy (unset HTTP_PROXY and HTTPS_PROXY; chromium"
+    " --no-proxy-server)"
 )
 # A hostile child can name any number of hosts: the count beyond this is kept, the names are not.
 MAX_COUNTED = 1000
@@ -112,13 +113,21 @@ class DenialCount:
         if named:  # else it is all told elsewhere
             lines.append(f"{self._shown} denied, {self._allowed} allowed: {named}{more}")
         if self._without_token:
-            lines.append(WITHOUT_TOKEN)
+            lines.append(self._told_without_token())
         flags = [clean(flag) for host in common for flag in host.lifting]
         if flags:
             lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
         if len(hosts) > MAX_TARGETS or len(flags) > MAX_FLAGS:
             lines.append(f"all that was denied, as a profile: nono-trio audit learn {session_id}")
         return [*lines, f"details: nono-trio audit show {session_id}"]
+
+    def _told_without_token(self) -> str:
+        """The note that names the hosts; one record may stand for more requests than its own."""
+        named = [target for target in self._without_token if not target[0].startswith(OWN_TARGETS)]
+        shown = [target_text(*target) for target in named[:MAX_TARGETS]]
+        return WITHOUT_TOKEN.format(
+            f"{', '.join(shown)} and maybe others" if shown else "some hosts"
+        )
 
     @property
     def _shown(self) -> int:

@@ -221,7 +221,18 @@ def _click_error(error: click.ClickException) -> _Failed:
     message = error.format_message().removesuffix(".")
     command = context.command_path if context is not None else PROGRAM
     hint = f"see `{command} --help`"
+    if isinstance(error, click.NoSuchOption):
+        message = f"no such option {error.option_name!a}"
+        meant = _nearest_option(error)
+        hint = hint if meant is None else f"did you mean {meant}?"
     return _Failed(message[:1].lower() + message[1:], hint, error.exit_code)
+
+
+def _nearest_option(error: click.NoSuchOption) -> str | None:
+    from nono_trio.core.profile_values import nearest  # late: it is for mistakes only
+
+    known = error.ctx.command.get_params(error.ctx) if error.ctx is not None else ()
+    return nearest(error.option_name, [flag for one in known for flag in one.opts])
 
 
 def _forget_stdout() -> None:

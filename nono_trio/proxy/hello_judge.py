@@ -17,12 +17,13 @@ a CONNECT; the reason of a refusal says which entry would have done.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.client_hello import BadHello, ClientHello, read_client_hello
-from nono_trio.core.denials import entry, lifted_by
+from nono_trio.core.denials import entry, lifted_by, lifting_entry, not_allowed
 from nono_trio.core.hosts import BadHost, Host, parse_host
-from nono_trio.core.rules import TCP_SCHEME, TLS_SCHEME, Inspection
+from nono_trio.core.rules import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, Inspection
 from nono_trio.proxy.client import Client, Expired
 from nono_trio.proxy.decisions import Refusal
 from nono_trio.proxy.origin_gate import judged
@@ -118,7 +119,9 @@ class HelloJudge:
     def _hidden(self, host: Host, outside: Host) -> tuple[Host, Refusal | None]:
         """What to do about a hello to `host` that hides its name behind another, `outside`."""
         refusal = self._judged(host)
-        if refusal is None and not self._may_hide(host):
+        if refusal is not None:
+            return host, self._with_tls_entry(refusal, host)
+        if not self._may_hide(host):
             refusal = _misdirected(self._needs_tls(HIDDEN_NAME, host))
         if refusal is None and outside != host:
             refusal = self._judged(outside)
@@ -130,6 +133,19 @@ class HelloJudge:
 
     def _may_hide(self, host: Host) -> bool:
         return self._policy.decide(host, self._port).inspection >= Inspection.TLS
+
+    def _with_tls_entry(self, refusal: Refusal, host: Host) -> Refusal:
+        """For want of an entry: name the one that lets such a hello through, which a plain one
+        does not. Other refusals as they are."""
+        lifting = lifting_entry(host.name, self._port, refusal.reason)
+        if lifting is None:
+            return refusal
+        needed = entry(host.name, self._port, TLS_SCHEME)
+        return replace(
+            refusal,
+            reason=lifted_by(not_allowed(lifting), needed),
+            hint=f"allow it with {ALLOW_FLAG} {needed}",
+        )
 
     def _needs_tls(self, reason: str, host: Host) -> str:
         return lifted_by(reason, entry(host.name, self._port, TLS_SCHEME))

@@ -12,8 +12,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.files import unix_ms
+from nono_trio.core.denials import entry
 from nono_trio.core.events import NetworkEvent
 from nono_trio.core.log_records import OWN_TARGETS
+from nono_trio.core.rules import ALLOW_FLAG
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.repeated import RepeatedDenials
 
@@ -35,6 +37,7 @@ class DirectConnections:
     def __init__(self, recorder: RecordsDecisions) -> None:
         self.count = 0
         self.unseen = 0
+        self._loopback: tuple[Address, int] | None = None  # the first that led there
         self._denials = RepeatedDenials(recorder)
 
     async def refused(self, address: Address | None, port: int) -> None:
@@ -46,6 +49,8 @@ class DirectConnections:
                 await self._denials.record(UNSEEN, lambda more: _event(OWN, None, UNSEEN + more))
             else:
                 self.count += 1
+                if address.is_loopback and self._loopback is None:
+                    self._loopback = address, port
                 await self._denials.record(
                     f"{address} {port}", lambda more: _event(str(address), port, REASON + more)
                 )
@@ -58,6 +63,13 @@ class DirectConnections:
                 f"{_refused(self.count, 'direct connection')}: landlock isolation has no"
                 " transparent network, so programs have to use the proxy (HTTP_PROXY and"
                 " HTTPS_PROXY name it)"
+            )
+        if self._loopback is not None:
+            address, port = self._loopback
+            told.append(
+                "loopback is left out of the proxy (NO_PROXY) until an entry names it as the"
+                f" program does: {ALLOW_FLAG} localhost:{port}, or {entry(str(address), port)}; a"
+                f" program that knows of no proxy needs namespace isolation and --open-port {port}"
             )
         if self.unseen:
             told.append(
