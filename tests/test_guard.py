@@ -18,7 +18,16 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import LISTENED, NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
+from harness import (
+    LISTENED,
+    NONO_TRIO,
+    PYTHON_GRANTS,
+    RUN_SECONDS,
+    Origin,
+    Sessions,
+    free_port,
+    guarded,
+)
 
 from nono_trio.audit.threads import in_thread
 from nono_trio.core.socket_address import InternetAddress
@@ -312,9 +321,7 @@ def test_a_socket_that_was_granted_by_name(sessions: Sessions, tmp_path: Path) -
 
 
 def test_listening_at_a_port_that_was_asked_for(sessions: Sessions) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = f"""
 import socket
 server = socket.socket()
@@ -331,9 +338,9 @@ sock.send(b"hello")
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "listening\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
             assert sock.recv(5) == b"hello"
-        assert process.wait(10) == 0
+        assert process.wait(RUN_SECONDS) == 0
 
 
 @pytest.mark.parametrize(
@@ -348,9 +355,7 @@ def test_listening_is_for_this_machine_alone(
     sessions: Sessions, family: int, address: str, failed: int
 ) -> None:
     """A port that the network can call would be a way out, past the proxy and the log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = f"""
 import socket
 server = socket.socket({int(family)})
@@ -430,7 +435,7 @@ sys.stdin.read()
         assert process.stdout is not None
         assert process.stdout.readline() == "answered\n"
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(RUN_SECONDS)
     assert [event["target"] for event in sessions.decisions()] == ["192.0.2.1"]
 
 
@@ -497,7 +502,7 @@ def test_somebody_else_is_asked_already(sessions: Sessions, tmp_path: Path) -> N
             "--", sys.executable, "-c",
             "import socket; print(socket.socket().connect_ex(('192.0.2.1', 443)))",
         ],
-        env=sessions.environment, capture_output=True, text=True, check=False, timeout=30,
+        env=sessions.environment, capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
     )  # fmt: skip
     assert done.stdout == "13\n", done.stderr  # by Landlock
     assert "connections can't be guarded here (" in done.stderr

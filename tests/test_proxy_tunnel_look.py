@@ -12,14 +12,13 @@ import pytest
 import trio
 from hellos import ECH, hello, message, openssl_hello, record, records, server_name
 from origin import serving, tls_context
-from running_proxy import AUTH, QUICK, TOKEN, connect, running, until
+from running_proxy import AUTH, PATIENT, QUICK, TOKEN, connect, running, until
 from test_proxy_websocket import FIELDS, agreeing, head_of
 from transparent_cage import REAL, get, greets, reads_all
 
 from nono_trio.errors import AuditBusy
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler
 
-PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
 ALLOWED = ("allowed.test", "other.test", REAL)
 SSH = b"SSH-2.0-OpenSSH_9.2\r\n"
 H2C = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -144,7 +143,7 @@ async def test_another_hello_is_recorded_and_reset(raw, target, reason, piece):
 async def test_half_a_hello_is_recorded_and_reset_in_time():
     async with (
         serving(reads_all) as origin,
-        opened("allowed.test:443", origin, early=NAMED[:-1]) as (proxy, wire),
+        opened("allowed.test:443", origin, early=NAMED[:-1], limits=QUICK) as (proxy, wire),
     ):
         assert await is_reset(wire)
         assert (
@@ -152,7 +151,7 @@ async def test_half_a_hello_is_recorded_and_reset_in_time():
         )
     async with (
         serving(reads_all) as origin,
-        opened("allowed.test:443", origin, early=NAMED[:-1]) as (proxy, wire),
+        opened("allowed.test:443", origin, early=NAMED[:-1], limits=QUICK) as (proxy, wire),
     ):
         await wire.end()
         assert await is_reset(wire)
@@ -161,7 +160,7 @@ async def test_half_a_hello_is_recorded_and_reset_in_time():
 
 @pytest.mark.parametrize("port", [443, 80])
 async def test_a_silent_client_may_stay_as_long_as_an_idle_tunnel(port):
-    limits = replace(QUICK, idle=1.5)  # the time of a head is 0.3
+    limits = replace(PATIENT, head=0.3, idle=2.5)
     async with (
         serving(reads_all) as origin,
         opened(f"allowed.test:{port}", origin, limits=limits) as (proxy, wire),
@@ -185,7 +184,7 @@ async def test_a_client_that_waits_for_the_server_is_told_what_would_do(port, cl
 
     async with (
         serving(speaks_first) as origin,
-        opened(f"allowed.test:{port}", origin) as (proxy, wire),
+        opened(f"allowed.test:{port}", origin, limits=QUICK) as (proxy, wire),
     ):
         assert await is_reset(wire)
         await until(lambda: len(proxy.recorder.events) == 2)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import ssl
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import h11
 import pytest
 import trio
 from origin import serving, tls_context
-from running_proxy import AUTH, QUICK, TOKEN, connect, http, running, until
+from running_proxy import AUTH, PATIENT, QUICK, TOKEN, connect, http, running, until
 
 from nono_trio.core.hosts import parse_host
 from nono_trio.core.upstream_proxy import UpstreamProxy, parse_upstream_proxy
@@ -257,8 +257,12 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 authorization=settings.authorization,
             )  # fmt: skip
             resolver = FakeResolver({"localhost": [["127.0.0.1"]]})
+            settings = {
+                "upstream_proxy": named,
+                "limits": replace(PATIENT, idle=2.0),  # TLS isn't half closed: the tunnel ends idle
+            }
             async with (
-                running(["a.test:81"], resolver=resolver, upstream_proxy=named) as proxy,
+                running(["a.test:81"], resolver=resolver, **settings) as proxy,
                 proxy.client() as wire,
             ):
                 answer = await wire.exchange(connect("a.test:81"), "CONNECT")

@@ -237,7 +237,7 @@ def test_the_answer_is_for_the_isolation_that_this_machine_gives(sessions):
         why = [NONO_TRIO, "why", "--json", "--path", "/tmp/not-there-yet", *arguments]
         done = subprocess.run(
             ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *why],
-            env=sessions.environment, capture_output=True, text=True, timeout=30,
+            env=sessions.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         if "unshare failed" in done.stderr:
             pytest.skip("no user namespaces here")
