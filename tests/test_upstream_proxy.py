@@ -270,6 +270,7 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 if not trusted:
                     assert answer.status == 502
                     assert b"certificate can't be trusted" in answer.body
+                    assert b"hint: set SSL_CERT_FILE" in answer.body
                     return
                 got = await wire.exchange(b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert got is not None
@@ -278,6 +279,21 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 assert await wire.ends()
                 events, _ = await allowed_and_flows(proxy)
     assert events == [("external", "a.test", f"localhost:{upstream.port}")]
+
+
+async def test_a_proxy_without_tls_that_is_asked_by_tls_and_one_without_an_address():
+    async with serving() as origin, serving(Upstream(origin.port)) as upstream:
+        settings = upstream_proxy(upstream.port, scheme="https")
+        async with running(["a.test:81"], upstream_proxy=settings) as proxy:
+            answer = await proxy.ask(connect("a.test:81"), "CONNECT")
+            assert answer is not None
+            assert b"write http:// in --upstream-proxy" in answer.body
+    nowhere = UpstreamProxy("http", parse_host("proxy.test"), 3128)
+    async with running(["a.test:81"], upstream_proxy=nowhere) as proxy:
+        answer = await proxy.ask(connect("a.test:81"), "CONNECT")
+        assert answer is not None
+        told = b"can't look up the upstream proxy proxy.test:3128: the name is not in the table"
+        assert told in answer.body
 
 
 @pytest.mark.parametrize("method", ["POST", "CONNECT"])

@@ -89,7 +89,8 @@ class ProxyChain:
                 try:
                     addresses = [*await self._resolver(proxy.host.name)]
                 except ResolveFailed as error:
-                    raise DialFailed(f"the upstream proxy's {error.reason}") from error
+                    reason = f"can't look up the upstream proxy {proxy.shown}: {error.reason}"
+                    raise DialFailed(reason) from error
             if resolving.cancelled_caught:
                 raise DialFailed("the upstream proxy's name was not resolved in time", 504)
         try:
@@ -124,7 +125,7 @@ class ProxyChain:
             try:
                 return await stream.do_handshake()
             except trio.BrokenResourceError as error:
-                raise DialFailed(_handshake_failure(error)) from error
+                raise _handshake_failure(error) from error
         raise DialFailed("the upstream proxy's TLS handshake took too long", 504)
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -135,11 +136,14 @@ class ProxyChain:
         return self._context
 
 
-def _handshake_failure(error: BaseException) -> str:
+def _handshake_failure(error: BaseException) -> DialFailed:
     reason = getattr(error.__cause__, "verify_message", None)
     if reason:
-        return f"the upstream proxy's certificate can't be trusted: {reason}"
-    return "the upstream proxy's TLS handshake failed"
+        hint = "set SSL_CERT_FILE, where nono-trio is started, to a file that has the proxy's CA"
+        reason = f"the upstream proxy's certificate can't be trusted: {reason}"
+        return DialFailed(reason, hint=hint)
+    hint = "write http:// in --upstream-proxy if it is spoken to without TLS, as most are"
+    return DialFailed("the upstream proxy's TLS handshake failed", hint=hint)
 
 
 async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:
