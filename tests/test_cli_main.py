@@ -93,6 +93,8 @@ def test_every_help_has_a_sentence_options_and_an_example(run, name, flag):
         (["audit", "lst"], "there is no command 'lst'", "did you mean `nono-trio audit list`?"),
         (["audit", "nope"], "there is no command 'nope'", "see `nono-trio audit --help`"),
         (["run", "--alow-cwd"], "no such option '--alow-cwd'", "did you mean --allow-cwd?"),
+        (["run", "--allow-domain"], "requires an argument", "see `nono-trio run --help`"),
+        (["audit", "tail", "-n"], "requires an argument", "see `nono-trio audit tail --help`"),
         (["audit", "list", "--zzz"], "no such option", "see `nono-trio audit list --help`"),
         (["audit", "verify"], "expected sessions, or --all", "verify --help"),
         (["audit", "verify", "x", "--all"], "expected sessions, or --all", "verify --help"),
