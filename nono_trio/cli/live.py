@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.cli.stderr import print_line
-from nono_trio.cli.text import clean, decision_line, denied_text
+from nono_trio.cli.text import clean, decision_line, denied_text, target_text
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.notices import LOST_TARGET, is_about_log, is_binding
+from nono_trio.core.log.notices import LOST_TARGET, OWN_TARGETS, is_about_log, is_binding
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, allow_flag
 
 if TYPE_CHECKING:
@@ -19,11 +19,15 @@ MAX_FLAGS = 8  # a host may be wanted at many ports
 # Chromium, for one, takes the proxy from these variables and leaves out its user and password. The
 # settings named here work in both isolations; going without the proxy needs a network of one's own.
 WITHOUT_TOKEN = (
-    "the proxy was used without the password in HTTP_PROXY: if it was a browser of yours, set it"
-    " there (Playwright launch({proxy: {server, username, password}}), Puppeteer"
-    " page.authenticate); in namespace isolation programs may also go without"
-    " the proxy (unset HTTP_PROXY and HTTPS_PROXY; chromium --no-proxy-server)"
+    "the proxy was used without the password in HTTP_PROXY, for {}: a browser has to be told of it"
+    " (Playwright launch({{proxy: {{server, username, password}}}}), Puppeteer page.authenticate;"
+    " what it asks of its maker on its own goes without all the same); in namespace isolation"
+    " programs may also go without the proxy (unset HTTP_PROXY and HTTPS_PROXY; chromium"
+    " --no-proxy-server)"
 )
+# Failures that no entry of ours lifts: of the network, or of the proxy behind this one.
+OUT_OF_REACH = ("external_proxy_rejected", "upstream_connect_failed")
+MAX_REASONS = 3
 # A hostile child can name any number of hosts: the count beyond this is kept, the names are not.
 MAX_COUNTED = 1000
 
@@ -57,6 +61,7 @@ class DenialCount:
         # Requests that no later one with the token has followed: a client may wait to be asked.
         self._without_token: dict[tuple[str, int | None], None] = {}
         self._hosts: dict[str, DeniedHost] = {}
+        self._out_of_reach: dict[str, None] = {}
 
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Count one decision."""
@@ -80,6 +85,8 @@ class DenialCount:
         if is_about_log(event):  # many refusals at once, or one of which nobody knows the host
             self._told_elsewhere += 1
             return
+        if event.denial_category in OUT_OF_REACH and len(self._out_of_reach) < MAX_REASONS:
+            self._out_of_reach[clean(event.reason or "")] = None
         host = self._hosts.get(event.target)
         is_known = host is not None and (event.method == LOOK_UP or event.port in host.ports)
         if not is_known and self._kept >= MAX_COUNTED:
@@ -101,7 +108,7 @@ class DenialCount:
         return f"{self._shown or self.total} denied{first}"
 
     def summary(self, session_id: str) -> list[str]:
-        """Return up to five lines about a session with denials, none about one without."""
+        """Return up to eight lines about a session with denials, none about one without."""
         if not self.total and not self._without_token:
             return []
         hosts = sorted(self._hosts.values(), key=lambda host: -host.requests)
@@ -111,14 +118,27 @@ class DenialCount:
         lines = []
         if named:  # else it is all told elsewhere
             lines.append(f"{self._shown} denied, {self._allowed} allowed: {named}{more}")
+        lines += filter(None, self._out_of_reach)
         if self._without_token:
-            lines.append(WITHOUT_TOKEN)
+            lines.append(self._told_without_token())
         flags = [clean(flag) for host in common for flag in host.allow_flags]
         if flags:
             lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
         if len(hosts) > MAX_TARGETS or len(flags) > MAX_FLAGS:
             lines.append(f"all that was denied, as a profile: nono-trio audit learn {session_id}")
         return [*lines, f"details: nono-trio audit show {session_id}"]
+
+    def _told_without_token(self) -> str:
+        """The note that names the hosts; one record may stand for more requests than its own."""
+        named = [
+            target
+            for target in self._without_token
+            if target[0] and not target[0].startswith(OWN_TARGETS)
+        ]
+        shown = [target_text(*target) for target in named[:MAX_TARGETS]]
+        return WITHOUT_TOKEN.format(
+            f"{', '.join(shown)} and maybe others" if shown else "some hosts"
+        )
 
     @property
     def _shown(self) -> int:

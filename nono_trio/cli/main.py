@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO, cast
 
 import click
 
@@ -152,7 +152,7 @@ def exit_code(arguments: Sequence[str]) -> int:
         print(error.format_message(), file=sys.stderr)
         return USAGE
     except click.ClickException as error:
-        failed = _click_error(error)
+        failed = _click_error(error, arguments)
     except NonoTrioError as error:
         failed = _Failed(error.message, error.hint, error.exit_code)
     else:
@@ -216,12 +216,38 @@ def _system_error(error: OSError) -> _Failed:
     return _Failed(f"{what}: {error.strerror or error}", None, NonoTrioError.exit_code)
 
 
-def _click_error(error: click.ClickException) -> _Failed:
+def _click_error(error: click.ClickException, arguments: Sequence[str]) -> _Failed:
     context = error.ctx if isinstance(error, click.UsageError) else None
     message = error.format_message().removesuffix(".")
-    command = context.command_path if context is not None else PROGRAM
+    command = context.command_path if context is not None else _named_command(arguments)
     hint = f"see `{command} --help`"
+    if isinstance(error, click.NoSuchOption):
+        message = f"no such option {error.option_name!a}"
+        meant = _nearest_option(error)
+        hint = hint if meant is None else f"did you mean {meant}?"
     return _Failed(message[:1].lower() + message[1:], hint, error.exit_code)
+
+
+def _named_command(arguments: Sequence[str]) -> str:
+    """The command that was named, for an error that does not know it: click's about an option
+    without its value."""
+    names, command = [PROGRAM], cast("click.Command", cli)
+    for word in arguments:
+        found = None
+        if isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), word)
+        if found is None:
+            break
+        names.append(word)
+        command = found
+    return " ".join(names)
+
+
+def _nearest_option(error: click.NoSuchOption) -> str | None:
+    from nono_trio.core.profile.values import nearest  # late: it is for mistakes only
+
+    known = error.ctx.command.get_params(error.ctx) if error.ctx is not None else ()
+    return nearest(error.option_name, [flag for one in known for flag in one.opts])
 
 
 def _forget_stdout() -> None:

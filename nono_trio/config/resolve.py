@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from nono_trio.config.public_suffixes import suffix_warnings
 from nono_trio.config.user_paths import path_variables, profile_directory
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES, expand_groups
+from nono_trio.core.policy.upstream_proxy import FROM_ENVIRONMENT, environment_warnings
 from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
@@ -142,6 +143,8 @@ def _settled(
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
     notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
     notes += suffix_warnings(given["allow_domain"])
+    if given["upstream_proxy"] == FROM_ENVIRONMENT:
+        notes += environment_warnings(os.environ)
     # Whoever writes a profile decides over the next cage.
     own = str(profile_directory(os.environ).parent)
     return replace(chosen, notes=notes, configuration=own)

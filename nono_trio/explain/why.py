@@ -9,16 +9,16 @@ cage's own and closed paths inside a grant are covered, without them neither.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from nono_trio.config.options import Limits
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_rule_host
+from nono_trio.core.policy.mistaken_hosts import meant_by
 from nono_trio.core.policy.reasons import format_looked_up
 from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
@@ -63,6 +63,7 @@ _OWN_LOOPBACK = (
     "through the proxy only: a program that knows of none reaches the cage's own loopback"
     " (--open-port {port} relays the port there)"
 )
+_PROXY_ONLY = "through the proxy only: a program that knows of none reaches nothing in {} isolation"
 _NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
 
 
@@ -81,10 +82,12 @@ class Answer:
 
 def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     """Say whether the cage's command may reach a host and port; raises UsageError for bad rules."""
-    _require_no_url(text)
+    _require_host(text)
     policy = build_policy(options.session.network)
     check_contradictions(options, policy)
     notes = (_NO_ISOLATION,) if options.isolation == "none" else ()
+    if options.isolation in ("landlock", "seatbelt"):
+        notes = (_PROXY_ONLY.format(options.isolation),)
     try:
         host = parse_rule_host(text)
     except BadHost as fault:
@@ -116,19 +119,19 @@ def explain_host(options: RunOptions, text: str, port: int) -> Answer:
     return _from_verdict(subject, verdict, notes, options.session.network)
 
 
-def _require_no_url(text: str) -> None:
-    scheme, separator, _ = text.partition("://")
-    if not separator:
-        return
-    from urllib.parse import urlsplit  # late: for a mistake only
+def _require_host(text: str) -> None:
+    """Refuse what is no host but has one in it: no request could ask for it, so the answer would
+    be about nothing."""
+    meant = meant_by(text)
+    if meant is not None:
+        _refuse_host(text, meant.what, meant.host, meant.port)
+    if text.startswith("*."):
+        _refuse_host(text, "a wildcard", f"www.{text[2:]}", None)
 
-    hint = "name the host by itself: --host example.com --port 443"
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(text)
-        port = parts.port or {"http": 80}.get(scheme.lower(), 443)
-        if parts.hostname:
-            hint = f"--host {parts.hostname} --port {port}"
-    raise UsageError(f"--host: expected a host, got the URL {text!a}", hint=hint)
+
+def _refuse_host(text: str, what: str, host: str, port: str | None) -> NoReturn:
+    asked = f"--host {host}" if port is None else f"--host {host} --port {port}"
+    raise UsageError(f"--host: expected a host, got {what}: {text!a}", hint=asked)
 
 
 def _way(

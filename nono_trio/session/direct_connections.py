@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.events import NetworkEvent
 from nono_trio.core.log.notices import DIRECT_TARGET
+from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
@@ -36,6 +38,8 @@ class DirectConnections:
         self.count = 0
         self.unseen = 0
         self._denials = DenialThrottle(recorder)
+        self._loopback: tuple[Address, int] | None = None  # the first that led there
+        self._denials = DenialThrottle(recorder)
 
     async def refused(self, address: Address | None, port: int) -> None:
         """Record one, or count it. Raises AuditLost and SessionSealed; if cancelled, it may not
@@ -48,6 +52,8 @@ class DirectConnections:
                 )
             else:
                 self.count += 1
+                if address.is_loopback and self._loopback is None:
+                    self._loopback = address, port
                 await self._denials.record(
                     f"{address} {port}", lambda more: _event(str(address), port, REASON + more)
                 )
@@ -60,6 +66,13 @@ class DirectConnections:
                 f"{_refused(self.count, 'direct connection')}: landlock isolation has no"
                 " transparent network, so programs have to use the proxy (HTTP_PROXY and"
                 " HTTPS_PROXY name it)"
+            )
+        if self._loopback is not None:
+            address, port = self._loopback
+            told.append(
+                "loopback is left out of the proxy (NO_PROXY) until an entry names it as the"
+                f" program does: {ALLOW_FLAG} localhost:{port}, or {entry(str(address), port)}; a"
+                f" program that knows of no proxy needs namespace isolation and --open-port {port}"
             )
         if self.unseen:
             told.append(

@@ -355,7 +355,8 @@ def _check_ports(options: RunOptions, isolation: Isolation, policy: Policy) -> N
         raise UsageError(
             f"--open-port needs namespace isolation, got {isolation}: the command would reach the"
             " port past the audit",
-            hint="allow it through the proxy instead: --allow-domain localhost:PORT",
+            hint="allow it through the proxy instead, for programs that know of it:"
+            f" --allow-domain localhost:{options.open_ports[0]}",
         )
     both = {*options.open_ports} & {*options.listen_ports, options.session.network.proxy_port}
     if both:

@@ -199,7 +199,7 @@ def test_two_processes_share_one_chain(tmp_path):
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(30)
+        writer.join(60)
         assert writer.exitcode == 0
     report = ledger.verify(tmp_path)
     assert (report.count, report.first_bad) == (50, None)

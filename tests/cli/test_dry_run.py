@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness import processes_with
+from harness import processes_with, sleep_marker
 
 FLAGS = [
     "--allow-domain", "*.example.com", "--deny-domain", "bad.example.com",
@@ -29,7 +29,7 @@ def cage(sessions, *arguments, **settings):
 
 
 def test_nothing_is_started_and_nothing_recorded(sessions):
-    marker = "61.9876"
+    marker = sleep_marker()
     done = sessions.run("--dry-run", "--", "sleep", marker)
     assert done.returncode == 0
     assert done.stdout.endswith("nothing was started, nothing was recorded\n")

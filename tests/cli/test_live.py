@@ -86,9 +86,35 @@ def test_what_is_about_no_host_is_not_shown():
 def test_a_program_that_sends_no_password_is_told_of():
     refused = event("a.test", reason="proxy authentication is required")
     refused = msgspec.structs.replace(refused, denial_category="authentication_failed")
-    assert summary(refused) == [WITHOUT_TOKEN, "details: nono-trio audit show 5e55"]
+    told = WITHOUT_TOKEN.format("a.test:443 and maybe others")
+    assert summary(refused) == [told, "details: nono-trio audit show 5e55"]
     both = summary(refused, missing("b.test"))
-    assert both[:2] == ["1 denied, 0 allowed: b.test:443 (1x)", WITHOUT_TOKEN]
+    assert both[:2] == ["1 denied, 0 allowed: b.test:443 (1x)", told]
+
+
+def test_a_request_without_a_host_is_not_named_among_them():
+    refused = [
+        msgspec.structs.replace(event(target, port), denial_category="authentication_failed")
+        for target, port in (("a.test", 443), ("", None))
+    ]
+    assert WITHOUT_TOKEN.format("a.test:443 and maybe others") in summary(*refused)
+    assert WITHOUT_TOKEN.format("some hosts") in summary(refused[1])
+
+
+def test_what_no_entry_would_have_opened_is_told_with_its_reason():
+    reasons = ["the upstream proxy p.test:3128 asks for a user and password (407)"] * 2
+    reasons += [f"can't connect to a.test:{port}: refused" for port in range(5)]
+    lines = summary(
+        *(
+            msgspec.structs.replace(
+                event("a.test", reason=reason), denial_category="external_proxy_rejected"
+            )
+            for reason in reasons
+        )
+    )
+    assert lines[0] == "7 denied, 0 allowed: a.test:443 (7x)"
+    assert lines[1:4] == [reasons[0], reasons[2], reasons[3]]
+    assert lines[4:] == ["details: nono-trio audit show 5e55"]
 
 
 def test_a_request_without_the_token_is_no_denial_of_the_run():
@@ -117,4 +143,5 @@ def test_a_client_that_answers_when_it_is_asked_used_the_password():
         auth_outcome="succeeded",
     )  # fmt: skip
     assert summary(asked, answered) == []
-    assert WITHOUT_TOKEN in summary(asked, answered, asked)
+    told = WITHOUT_TOKEN.format("a.test:443 and maybe others")
+    assert told in summary(asked, answered, asked)

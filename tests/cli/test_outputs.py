@@ -167,6 +167,9 @@ def test_a_program_where_nothing_may_be_executed(monkeypatch):
         ("--deny-domain=http://[2001:db8::1]", "got a URL", "--deny-domain [2001:db8::1]:80"),
         ("--deny-domain=10.0.0.0/8", "got a range", "--deny-domain 10.0.0.0"),
         ("--allow-domain=2001:db8::/32", "got a range", "--allow-domain [2001:db8::]"),
+        ("--allow-domain=ssh://me@a.test/x", "got a URL", "--allow-domain a.test:22"),
+        ("--allow-domain=other://a.test", "got a URL", "--allow-domain a.test:PORT"),
+        ("--allow-domain=me@a.test:x.git", "got a user and a host", "--allow-domain a.test:22"),
         ("--allow-domain=a.test/x", "got a path", "an entry is HOST[:PORT]"),
     ],
 )

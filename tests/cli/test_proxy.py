@@ -111,7 +111,7 @@ def test_no_job_fails_for_requests_without_the_token(sessions: Sessions, isolati
     words = [*PYTHON_GRANTS, "--isolation", isolation, "--fail-on-deny"]
     done = sessions.run(*words, "--", sys.executable, "-c", BARE)
     assert done.returncode == 0, done.stderr
-    assert WITHOUT_TOKEN in done.stderr
+    assert WITHOUT_TOKEN.partition("{")[0] in done.stderr
     [log] = sessions.state.glob("audit/*/audit-events.ndjson")
     lines = [line for line in log.read_text().splitlines() if "authentication_failed" in line]
     assert 2 <= len(lines) < 20

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import sealed_session as made
-from harness import NONO_TRIO, PYTHON_GRANTS, processes_with, wait_until
+from harness import NONO_TRIO, PYTHON_GRANTS, processes_with, sleep_marker, wait_until
 
 from nono_trio.audit import store
 from nono_trio.cli import main as command_line
@@ -298,7 +298,7 @@ def test_after_the_timeout_the_tree_is_killed_and_the_log_sealed(sessions):
 
 
 def test_a_lost_supervisor_takes_its_child_along(sessions):
-    marker = "61.2345"
+    marker = sleep_marker()
     with sessions.started("run", "--", "sleep", marker) as run:
         await_child(sessions)
         run.kill()

@@ -48,7 +48,7 @@ def test_a_machine_without_namespaces(sessions, kind):
     shell = f"echo 0 >{limit} && exec {NONO_TRIO} doctor"
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "sh", "-c", shell],
-        env=sessions.environment, capture_output=True, text=True, timeout=30,
+        env=sessions.environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     if "unshare failed" in done.stderr:
         pytest.skip("no user namespaces here")

@@ -237,7 +237,7 @@ def test_the_answer_is_for_the_isolation_that_this_machine_gives(sessions):
         why = [NONO_TRIO, "why", "--json", "--path", "/tmp/not-there-yet", *arguments]
         done = subprocess.run(
             ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", *why],
-            env=sessions.environment, capture_output=True, text=True, timeout=30,
+            env=sessions.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         if "unshare failed" in done.stderr:
             pytest.skip("no user namespaces here")
@@ -326,11 +326,24 @@ def test_another_port_may_stay_closed(home):
     assert command_line.exit_code(["why", "--host", "localhost", *options]) == 0
 
 
-def test_a_url_is_no_host_and_the_hint_has_its_parts(sessions):
-    done = sessions.call("why", "--host", "http://a.example.com:8080/path")
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("http://a.example.com:8080/path", "a URL", "--host a.example.com --port 8080"),
+        ("ssh://me@a.example.com/x", "a URL", "--host a.example.com --port 22"),
+        ("a.example.com:8443", "a host and a port", "--host a.example.com --port 8443"),
+        ("[2001:db8::1]:8443", "a host and a port", "--host [2001:db8::1] --port 8443"),
+        ("me@a.example.com:repository", "a user and a host", "--host a.example.com --port 22"),
+        ("10.0.0.0/8", "a range", "--host 10.0.0.0"),
+        ("*.example.com", "a wildcard", "--host www.example.com"),
+    ],
+)
+def test_what_is_no_host_is_told_with_the_host_in_it(sessions, text, what, hint):
+    done = sessions.call("why", "--host", text)
     assert done.returncode == 2
-    assert "expected a host, got the URL" in done.stderr
-    assert "hint: --host a.example.com --port 8080" in done.stderr
+    assert f"expected a host, got {what}" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"hint: {hint}"
+    assert sessions.call("why", *hint.split()).returncode == 0
 
 
 def test_loopback_is_the_cages_own(sessions):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -62,40 +61,34 @@ async def test_what_the_function_raises_is_raised():
 
 @pytest.mark.parametrize("isolation", ["namespace", pytest.param("landlock", marks=guarded)])
 @pytest.mark.parametrize("sync", ["interval", "always"])
-def test_a_command_that_takes_every_process(tmp_path: Path, isolation: str, sync: str) -> None:
+def test_a_command_that_takes_every_process(open_place: Path, isolation: str, sync: str) -> None:
     """The limit is its user's, so it takes the supervisor's threads as well."""
-    prefix, variables = as_user("user", PROBE)
+    prefix, variables = as_user("user", PROBE, counted=True)
     if os.geteuid() != 0:
-        pytest.skip("needs a user who runs nothing else: as root that is nobody")
-    home = Path("/var/tmp") / f"nono-trio-test-{os.getpid()}"
-    home.mkdir(mode=0o777)
-    home.chmod(0o777)
-    try:
-        done = subprocess.run(
-            [
-                *prefix, "-B", "-m", "nono_trio", "run", "-s", "--isolation", isolation,
-                "--audit-sync", sync, "--resolve", "allowed.example.com:80:127.0.0.1",
-                "--allow-domain", "allowed.example.com",
-                "--read", str(PROBES), "--", prefix[-1], "-B", str(PROBE), "2",
-            ],
-            env={
-                "PATH": os.environ["PATH"], "HOME": str(home), **variables,
-                "NONO_TRIO_STATE_DIR": str(home / "state"),
-            },
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES,) * 2),
-            cwd="/", capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        took, answers = done.stdout.splitlines()
-        assert took == "taken True"
-        assert len(answers.split()) == 2, "the proxy's answer, and an errno"
-        (session,) = (path for path in (home / "state" / "audit").iterdir() if path.is_dir())
-        verified = subprocess.run(
-            [*prefix, "-B", "-m", "nono_trio", "audit", "verify", str(session)],
-            env={"PATH": os.environ["PATH"], "HOME": str(home), **variables},
-            cwd="/", capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
-        )  # fmt: skip
-        assert verified.stdout.startswith("verified"), verified.stdout
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        pytest.skip("needs a user who runs nothing else, which only root can become")
+    done = subprocess.run(
+        [
+            *prefix, "-B", "-m", "nono_trio", "run", "-s", "--isolation", isolation,
+            "--audit-sync", sync, "--resolve", "allowed.example.com:80:127.0.0.1",
+            "--allow-domain", "allowed.example.com",
+            "--read", str(PROBES), "--", prefix[-1], "-B", str(PROBE), "2",
+        ],
+        env={
+            "PATH": os.environ["PATH"], "HOME": str(open_place), **variables,
+            "NONO_TRIO_STATE_DIR": str(open_place / "state"),
+        },
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES,) * 2),
+        cwd="/", capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    took, answers = done.stdout.splitlines()
+    assert took == "taken True"
+    assert len(answers.split()) == 2, "the proxy's answer, and an errno"
+    (session,) = (path for path in (open_place / "state" / "audit").iterdir() if path.is_dir())
+    verified = subprocess.run(
+        [*prefix, "-B", "-m", "nono_trio", "audit", "verify", str(session)],
+        env={"PATH": os.environ["PATH"], "HOME": str(open_place), **variables},
+        cwd="/", capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert verified.stdout.startswith("verified"), verified.stdout

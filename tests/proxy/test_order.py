@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from origin import serving
-from running_proxy import AUTH, BOUND, TOKEN, Wire, connect, http, running
+from running_proxy import AUTH, BOUND, QUICK, TOKEN, Wire, connect, http, running
 
 from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
@@ -111,7 +111,7 @@ async def test_a_slow_resolver_is_a_504():
             await trio.sleep_forever()
             raise AssertionError
 
-    async with running(["allowed.test"], resolver=Stuck()) as proxy:
+    async with running(["allowed.test"], resolver=Stuck(), limits=QUICK) as proxy:
         answer = await proxy.ask(connect("allowed.test:443"))
         assert answer is not None
         assert answer.status == 504

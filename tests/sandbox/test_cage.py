@@ -18,6 +18,7 @@ from harness import (
     Sessions,
     guarded,
     processes_with,
+    sleep_marker,
     wait_until,
 )
 
@@ -291,8 +292,8 @@ def test_a_program_outside_the_cage_is_named_with_its_grant(
 
 @pytest.mark.parametrize("way", ["setsid", "double fork", "nohup", "ignore"])
 def test_nothing_outlives_the_session(sessions: Sessions, way: str) -> None:
-    marker = f"{os.getpid()}{abs(hash(way)) % 1000}"
-    sleep = f"sleep 600.{marker}"
+    marker = sleep_marker()
+    sleep = f"sleep {marker}"
     script = {
         "setsid": f"setsid {sleep} & sleep 0.2",
         "double fork": f"(({sleep} &) &) ; sleep 0.2",
@@ -301,7 +302,7 @@ def test_nothing_outlives_the_session(sessions: Sessions, way: str) -> None:
     }[way]
     done = sessions.run("--", "sh", "-c", script)
     assert done.returncode == 0
-    assert not processes_with(f"600.{marker}")
+    assert not processes_with(marker)
 
 
 def test_the_environment_that_the_child_gets(sessions: Sessions) -> None:
@@ -358,7 +359,7 @@ def test_an_open_file_system_gets_nothing_of_ours(sessions: Sessions) -> None:
 
 
 def test_without_namespaces_nothing_outlives_the_session_either(sessions: Sessions) -> None:
-    marker = f"601.{os.getpid()}"
+    marker = sleep_marker()
     done = sessions.run(
         "--isolation", "none", "--", "sh", "-c", f"(setsid sleep {marker} &); sleep 0.2"
     )
@@ -367,7 +368,7 @@ def test_without_namespaces_nothing_outlives_the_session_either(sessions: Sessio
 
 
 def test_the_tree_dies_with_a_killed_supervisor(sessions: Sessions) -> None:
-    marker = f"602.{os.getpid()}"
+    marker = sleep_marker()
     with sessions.started(
         "run", "--", "sh", "-c", f"setsid sleep {marker} & sleep {marker}"
     ) as run:

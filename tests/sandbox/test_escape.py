@@ -84,7 +84,7 @@ def attempts() -> tuple[str, ...]:
 
 def run(isolation: str, user: str, *names: str) -> dict[str, Any]:
     """Run canaries and probe as `user`; what was seen, with the outcome of each attempt."""
-    prefix, variables = as_user(user, PROBE)
+    prefix, variables = as_user(user, PROBE, counted=True)
     python = prefix[-1]
     command = [*prefix, "-B", str(CANARIES), isolation, python, "-B", str(PROBE)]
     done = subprocess.run(

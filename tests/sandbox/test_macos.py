@@ -18,7 +18,7 @@ import harness
 import pretend_macos
 import pytest
 from checkout import SUPPORT
-from harness import PYTHON_GRANTS, processes_with, wait_until
+from harness import PYTHON_GRANTS, processes_with, sleep_marker, wait_until
 
 import nono_trio
 from nono_trio.errors import CageFailed, UsageError
@@ -49,7 +49,7 @@ def mac(sessions, tmp_path, record, monkeypatch):
 FETCH = """
 import sys, urllib.request
 for path in sys.argv[2:]:
-    with urllib.request.urlopen(f"http://{sys.argv[1]}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{sys.argv[1]}{path}", timeout=60) as answer:
         print(answer.status, len(answer.read()))
 """
 
@@ -83,7 +83,7 @@ port = int(os.environ["HTTP_PROXY"].rpartition(":")[2])
 token = os.environ["NONO_PROXY_TOKEN"]
 import base64
 key = base64.b64encode(f"x:{token}".encode()).decode()
-with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
     to = f"127.0.0.1:{sys.argv[1]}"
     sock.sendall(f"CONNECT {to} HTTP/1.1\\r\\nHost: {to}\\r\\n"
                  f"Proxy-Authorization: Basic {key}\\r\\n\\r\\n".encode())
@@ -127,7 +127,7 @@ def test_a_session_is_seen_and_stopped(mac):
 
 
 def test_a_killed_supervisor_takes_its_child_along(mac):
-    marker = "61.7321"
+    marker = sleep_marker()
     with mac.started("run", "--", "sleep", marker) as run:
         wait_until(lambda: bool(processes_with(marker, "sleep")), "it sleeps")
         run.kill()

@@ -102,7 +102,7 @@ def test_hosts_of_other_machines_are_the_supervisors_to_find(
         f"with socket.create_server(({own!r}, 0)) as server:\n"
         "    found['bound'] = server.getsockname()[0]\n"
         "try:\n"
-        f"    u.urlopen('http://dev.example.com:{origin.port}/', timeout=20)\n"
+        f"    u.urlopen('http://dev.example.com:{origin.port}/', timeout=60)\n"
         "except Exception as error:\n"
         "    found['own'] = str(error)\n"
         "opener = u.build_opener(u.ProxyHandler({}))\n"

@@ -13,7 +13,7 @@ import signal
 
 import pretend_macos
 import pytest
-from harness import processes_with, wait_until
+from harness import processes_with, sleep_marker, wait_until
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import spawn
@@ -121,7 +121,7 @@ async def test_a_command_that_can_not_be_executed(launch):
 
 
 async def test_a_signal_reaches_the_whole_group(launch):
-    marker = "61.7301"
+    marker = sleep_marker()
     launched = launch("sh", "-c", f"sleep {marker} & exec sleep {marker}")
     await_ready(launched)
     async with Cage(launched) as cage:
@@ -133,7 +133,7 @@ async def test_a_signal_reaches_the_whole_group(launch):
 
 
 async def test_what_the_child_leaves_in_its_group_ends_with_it(launch):
-    marker = "61.7302"
+    marker = sleep_marker()
     launched = launch("sh", "-c", f"trap '' TERM HUP; sleep {marker} & exit 0")
     await_ready(launched)
     async with Cage(launched) as cage:
@@ -143,7 +143,7 @@ async def test_what_the_child_leaves_in_its_group_ends_with_it(launch):
 
 
 async def test_leaving_the_cage_kills_a_child_that_ignores_everything(launch):
-    marker = "61.7303"
+    marker = sleep_marker()
     launched = launch("sh", "-c", f"trap '' TERM HUP INT; sleep {marker}; sleep {marker}")
     await_ready(launched)
     async with Cage(launched) as cage:
@@ -156,7 +156,7 @@ async def test_leaving_the_cage_kills_a_child_that_ignores_everything(launch):
 @pytest.mark.parametrize("running", [False, True])
 async def test_a_supervisor_that_is_gone_takes_the_tree_along(launch, tmp_path, running):
     """Its end of the socket closes, whatever ended it: there is no PR_SET_PDEATHSIG on macOS."""
-    marker = f"61.731{int(running)}"
+    marker = sleep_marker()
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     launched = launch("sh", "-c", f"sleep {marker} & sleep {marker}", temporary=str(temporary))

@@ -6,7 +6,6 @@ seal. Every wait of a test is bounded by the harness.
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import socket
@@ -25,6 +24,7 @@ from harness import (
     guarded,
     landlock_isolation,
     processes_with,
+    sleep_marker,
     wait_until,
 )
 from terminals import Terminal
@@ -116,7 +116,7 @@ def test_a_supervisor_that_stands_still_does_not_stop_the_clock(
     sessions: Sessions, isolation: str
 ) -> None:
     """The cage ends in time; who continues the supervisor finds the run timed out, and sealed."""
-    marker = f"604.{os.getpid()}"
+    marker = sleep_marker()
     with sessions.started(
         "run", "-s", "--isolation", isolation, "--timeout", "1", "--grace", "1",
         "--", "sh", "-c", f"setsid sleep {marker} & echo ready; sleep {marker}",
@@ -161,7 +161,7 @@ def test_a_command_that_stops_itself_stops_the_whole_cage(
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_stopped_cage_ends_at_its_timeout(sessions: Sessions, isolation: str) -> None:
     sessions.variables |= {"PS1": "outer> ", "TERM": "xterm"}
-    marker = f"605.{os.getpid()}"
+    marker = sleep_marker()
     terminal = Terminal(sessions, program=["bash", "--norc", "--noprofile", "-i"])
     terminal.wait_for("outer> ")
     terminal.type(

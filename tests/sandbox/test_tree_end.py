@@ -42,7 +42,7 @@ def test_being_asked_to_end_once_more_ends_nothing_half_way() -> None:
     ("tree", "count"), [("sleepers", 300), ("chains", 15), ("nested", 700), ("bomb", 2)]
 )
 def test_nothing_of_the_tree_outlives_the_run(sessions: Sessions, tree: str, count: int) -> None:
-    marker = f"marker-{tree}-{os.getpid()}"
+    marker = f"marker-{tree}-{os.getpid()}-"
     limit = ["--max-processes", "1500"] if tree == "bomb" and os.geteuid() != 0 else []
     if tree == "bomb" and not limit:
         pytest.skip("root has no limit on processes without a cgroup: it would take the machine")
@@ -70,7 +70,7 @@ time.sleep(600)
 
 @landlock_isolation
 def test_nothing_outlives_the_timeout_of_many_that_ignore_sigterm(sessions: Sessions) -> None:
-    marker = f"marker-timeout-{os.getpid()}"
+    marker = f"marker-timeout-{os.getpid()}-"
     command = [SYSTEM_PYTHON, "-c", SLEEPERS, marker]
     done = sessions.run(
         "--isolation", "landlock", "--timeout", "4", "--grace", "0.1", "--", *command

@@ -50,6 +50,25 @@ def event(target: str, reason: str, port: int | None = 443, **more: str) -> Netw
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("target", "reason", "shown"),
+    [
+        (
+            "2001:db8::1",
+            format_reason(DenialCode.NOT_ALLOWED, destination="[2001:db8::1]:443"),
+            "[2001:db8::1]:443 is not on",
+        ),
+        ("a.test", "can't connect to a.test:443: refused", "can't connect to a.test:443: refused"),
+        ("a.test", "it took too long", "a.test:443: it took too long"),
+    ],
+)
+def test_a_line_names_its_host_once(target: str, reason: str, shown: str) -> None:
+    text = denial_text(event(target, reason))
+    assert text is not None
+    assert text.startswith(shown)
+    assert text.split(" (to allow")[0].count(target) == 1
+
+
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_program_reads_why_and_can_change_nothing(sessions: Sessions, isolation: str) -> None:
     done = sessions.run("--isolation", isolation, "--", SYSTEM_PYTHON, "-c", ASK)

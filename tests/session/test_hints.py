@@ -148,6 +148,28 @@ def test_a_service_on_the_loopback_of_this_machine(sessions: Sessions, greeting:
     assert sessions.run(*flags, "--", *words).stdout == "SSH-2.0-"
 
 
+@landlock_isolation
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_loopback_without_namespaces(sessions: Sessions, origin: Origin, host: str) -> None:
+    """Programs leave it out of the proxy, until an entry names it."""
+    needs("curl")
+    words = ["--", "curl", "-sS", f"http://{host}:{origin.port}/"]
+    denied = sessions.run("--isolation", "landlock", *words)
+    match = re.search(r"(--allow-domain) (\S+), or (\S+); ", denied.stderr)
+    assert match is not None, denied.stderr
+    entry = next(entry for entry in match.groups()[1:] if entry.startswith(host))
+    assert not origin.seen
+    sessions.run("--isolation", "landlock", match[1], entry, *words)
+    assert origin.seen
+
+
+@landlock_isolation
+def test_why_says_that_only_the_proxy_leads_out_without_namespaces(sessions: Sessions) -> None:
+    question = ("--isolation", "landlock", "--host", "127.0.0.1", "--port", "5432")
+    answer = json.loads(sessions.call("why", "--json", *question).stdout)
+    assert any(note.startswith("through the proxy only") for note in answer["notes"])
+
+
 def test_a_name_that_leads_to_loopback(sessions: Sessions, greeting: _Greeting) -> None:
     """The address is denied, not the name: the hint is a pin."""
     port = greeting.server_address[1]

@@ -25,6 +25,7 @@ from harness import (
     processes_with,
     send,
     serving,
+    sleep_marker,
     wait_until,
 )
 from terminals import Terminal
@@ -204,7 +205,7 @@ def test_the_first_signal_asks(sessions: Sessions, number: signal.Signals) -> No
         assert run.stdout is not None
         assert run.stdout.readline() == "up\n"
         run.send_signal(number)
-        out, _ = run.communicate(timeout=10)
+        out, _ = run.communicate(timeout=RUN_SECONDS)
     assert (out, run.returncode) == ("asked\n", 9)
     assert sessions.verdict()[0] == 0
 
@@ -217,7 +218,7 @@ def test_a_child_that_ignores_the_first_signal_is_killed_after_the_grace(
         assert run.stdout is not None
         run.stdout.readline()
         run.terminate()
-        assert run.wait(10) == 137
+        assert run.wait(RUN_SECONDS) == 137
     assert sessions.verdict()[0] == 0
 
 
@@ -229,7 +230,7 @@ def test_the_second_signal_hurries(sessions: Sessions) -> None:
         run.send_signal(signal.SIGINT)
         time.sleep(0.05)
         run.send_signal(signal.SIGINT)
-        assert run.wait(10) == 137
+        assert run.wait(RUN_SECONDS) == 137
     assert sessions.verdict()[0] == 0
 
 
@@ -243,7 +244,7 @@ def test_signals_at_any_moment_never_cut_the_seal(sessions: Sessions, delay: flo
         send(run, signal.SIGINT)
         time.sleep(0.05)
         send(run, signal.SIGINT)
-        run.communicate(timeout=10)
+        run.communicate(timeout=RUN_SECONDS)
     code, verdict = sessions.verdict()
     assert (code, verdict["verdict"]) == (0, "verified")
 
@@ -287,7 +288,7 @@ def test_a_signal_that_the_caller_ignores_is_ignored(sessions: Sessions) -> None
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGHUP)
-    out, _ = process.communicate("on\n", timeout=10)
+    out, _ = process.communicate("on\n", timeout=RUN_SECONDS)
     assert (out, process.returncode) == ("got:on\n", 0)
 
 
@@ -300,7 +301,7 @@ def test_the_child_has_the_default_signals(sessions: Sessions) -> None:
 def test_a_closed_stderr_ends_nothing(sessions: Sessions) -> None:
     script = f"{NONO_TRIO} run --follow -- curl -s -o /dev/null http://a.example.com/ 2>&1 | true"
     subprocess.run(["bash", "-c", script], env=sessions.environment, cwd=sessions.home,
-                   timeout=20, check=True)  # fmt: skip
+                   timeout=RUN_SECONDS, check=True)  # fmt: skip
     wait_until(lambda: sessions.verdict()[0] == 0, "sealed all the same")
 
 
@@ -309,18 +310,18 @@ def test_a_stopped_child_can_be_ended(sessions: Sessions) -> None:
         assert run.stdout is not None
         run.stdout.readline()
         run.terminate()
-        assert run.wait(10) == 143
+        assert run.wait(RUN_SECONDS) == 143
 
 
 def test_a_killed_cage_is_reported_and_sealed(sessions: Sessions) -> None:
-    marker = f"603.{os.getpid()}"
+    marker = sleep_marker()
     with sessions.started("run", "--", "sleep", marker) as run:
         wait_until(lambda: bool(processes_with(marker, "sleep")), "the child")
         launcher = subprocess.run(
             ["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True
         )
         os.kill(int(launcher.stdout), signal.SIGKILL)
-        assert run.wait(10) == 137
+        assert run.wait(RUN_SECONDS) == 137
     assert sessions.verdict()[0] == 0
 
 
@@ -328,8 +329,8 @@ def test_two_runs_at_once_on_one_state_directory(sessions: Sessions, origin: Ori
     url = f"http://api.example.com:{origin.port}/"
     command = [*allow(origin), "--", "sh", "-c", f"for i in 1 2 3 4 5; do curl -s {url}; done"]
     with sessions.started("run", *command) as one, sessions.started("run", *command) as two:
-        one.communicate(timeout=20)
-        two.communicate(timeout=20)
+        one.communicate(timeout=RUN_SECONDS)
+        two.communicate(timeout=RUN_SECONDS)
     assert (one.returncode, two.returncode) == (0, 0)
     assert len(origin.seen) == 10
     answers = [sessions.verdict(directory)[1] for directory in sessions.directories]
@@ -410,7 +411,7 @@ def test_job_control_in_a_shell_inside_the_cage(sessions: Sessions) -> None:
     sessions.variables["PS1"] = "inner$ "
     terminal = Terminal(sessions, "run", "-s", "--", "bash", "--norc", "--noprofile", "-i")
     terminal.wait_for("$ ")
-    marker = f"604.{os.getpid()}"
+    marker = sleep_marker()
     terminal.type(f"sleep {marker}\n")
     wait_until(lambda: bool(processes_with(marker, "sleep")), "the job in the foreground")
     terminal.type("\x1a")

@@ -19,11 +19,12 @@ from harness import (
     RUN_SECONDS,
     landlock_isolation,
     processes_with,
+    sleep_marker,
     wait_until,
 )
 
 if TYPE_CHECKING:
-    from harness import Sessions
+    from harness import Sessions, sleep_marker
 
 ISOLATIONS = [
     "namespace",
@@ -104,7 +105,7 @@ def test_signals_that_dump_memory_ask_for_the_end(
 
 
 def test_a_stopped_command_is_not_continued_by_a_signal_of_its_own(sessions: Sessions) -> None:
-    marker = f"605.{os.getpid()}"
+    marker = sleep_marker()
     script = f"trap 'echo used' USR1; echo up; kill -STOP $$; echo on; sleep {marker} & wait"
     with sessions.started("run", "-s", "--isolation", "none", "--", "sh", "-c", script) as run:
         assert run.stdout is not None

@@ -6,11 +6,13 @@ Everything is bounded: a run that hangs fails its test after RUN_SECONDS.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pwd
 import shutil
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -179,9 +181,16 @@ def allow(origin: Origin, name: str = "api.example.com") -> list[str]:
     ]  # fmt: skip
 
 
-def as_user(user: str, needed: Path) -> tuple[list[str], dict[str, str]]:
+# The kernel counts processes for each uid of the machine: this one is of this test process alone.
+# No account need exist, and every container maps at least 65,536 uids.
+OWN_UID = 20_000 + os.getpid() % 40_000
+
+
+def as_user(user: str, needed: Path, *, counted: bool = False) -> tuple[list[str], dict[str, str]]:
     """What to put in front of Python's arguments, and the environment, to run as root or as an
-    ordinary user, who has to be able to read `needed`. Skips the test where there is none."""
+    ordinary user, who has to be able to read `needed`. Skips the test where there is none.
+
+    `counted`: it matters how many processes the user has, so it is one that runs nothing else."""
     if user == "root" or os.geteuid() != 0:
         kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         return [sys.executable], kept
@@ -190,8 +199,9 @@ def as_user(user: str, needed: Path) -> tuple[list[str], dict[str, str]]:
     if setpriv is None:
         pytest.skip("an ordinary user: there is no setpriv to become one")
     nobody = pwd.getpwnam("nobody")
+    uid, gid = (OWN_UID, OWN_UID) if counted else (nobody.pw_uid, nobody.pw_gid)
     prefix = [
-        setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups",
+        setpriv, f"--reuid={uid}", f"--regid={gid}", "--clear-groups",
         SYSTEM_PYTHON,
     ]  # fmt: skip
     variables = {"PYTHONPATH": f"{site_packages}:{ROOT}"}
@@ -266,6 +276,31 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) 
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+# Below 32768, where the kernel takes the ports from that somebody else asks for; in turn, beginning
+# at a place of this process' own, as tests run beside each other.
+_ports = itertools.cycle(range(11_000, 31_000))
+for _ in range(os.getpid() * 7 % 20_000):
+    next(_ports)
+
+
+def free_port() -> int:
+    """A port that nobody listens at, on no address of this machine."""
+    for port in _ports:
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("", port))
+            return port
+    raise AssertionError("the ports never end")
+
+
+_markers = itertools.count()
+
+
+def sleep_marker() -> str:
+    """Ten minutes for `sleep`, in a form that is on no other process' command line and no part of
+    one: tests run beside each other."""
+    return f"600.{os.getpid():07}{next(_markers):05}"
 
 
 def processes_with(marker: str, program: str = "") -> list[int]:

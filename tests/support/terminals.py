@@ -9,7 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from harness import NONO_TRIO
+from harness import NONO_TRIO, RUN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Terminal:
             os.execvpe(program[0], [*program, *arguments], sessions.environment)
         self.seen = ""
 
-    def wait_for(self, text: str, seconds: float = 10) -> None:
+    def wait_for(self, text: str, seconds: float = RUN_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.seen:
             ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
@@ -45,7 +45,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def exit_code(self, seconds: float = 10) -> int:
+    def exit_code(self, seconds: float = RUN_SECONDS) -> int:
         """Read to the end, wait for it; a full terminal would hold up whoever writes to it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 import trio
 from origin import Origin
-from running_proxy import QUICK, TOKEN, Wire, until
+from running_proxy import PATIENT, TOKEN, Wire, until
 
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.limits import Limits
@@ -100,7 +100,7 @@ async def cage(
     origin: Origin | None = None,
     recorder: MemoryRecorder | None = None,
     resolver: FakeResolver | None = None,
-    limits: Limits = QUICK,
+    limits: Limits = PATIENT,
 ):
     """A transparent network that serves until the block ends."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver(RESOLVER)

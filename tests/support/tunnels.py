@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import trio
-from running_proxy import QUICK, connect, running
+from running_proxy import connect, running
 from transparent_cage import REAL
 
 from nono_trio.testing import FakeResolver, LoopbackDialler
-
-PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
-
 
 ALLOWED = ("allowed.test", "other.test", REAL)
 

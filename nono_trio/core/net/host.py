@@ -99,11 +99,11 @@ def _ipv6_host(text: str) -> Host:
             raise BadHost("the IPv6 literal has unbalanced brackets")
         text = text[1:-1]
     if not _IPV6.fullmatch(text):
-        raise BadHost("the host is not an IPv6 literal")
+        raise BadHost("the host has a colon and is no IPv6 address")
     try:
         address = IPv6Address(text)
     except AddressValueError:
-        raise BadHost("the host is not an IPv6 literal") from None
+        raise BadHost("the host has a colon and is no IPv6 address") from None
     return Host(str(address), address)
 
 

@@ -106,7 +106,7 @@ class DenialCode(Enum):
     )
     UPSTREAM_UNREACHABLE = "can't connect to the upstream proxy {proxy}: {detail}"
     UPSTREAM_TIMEOUT = "the upstream proxy did not answer within {seconds} seconds"
-    UPSTREAM_UNRESOLVED = "the upstream proxy's {detail}"
+    UPSTREAM_UNRESOLVED = "can't look up the upstream proxy {proxy}: {detail}"
     UPSTREAM_RESOLVE_TIMEOUT = "the upstream proxy's name was not resolved in time"
     UPSTREAM_BAD_CERTIFICATE = "the upstream proxy's certificate can't be trusted: {detail}"
     UPSTREAM_HANDSHAKE_FAILED = "the upstream proxy's TLS handshake failed"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 from nono_trio.core.net.address import classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
 from nono_trio.core.policy.host_groups import GROUP_NAMES
+from nono_trio.core.policy.mistaken_hosts import meant_by
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,12 +65,11 @@ _DEFAULT_PORTS: Final[dict[str, tuple[int, ...]]] = {
     TLS_SCHEME: (TLS_PORT,),
     TCP_SCHEME: (),
 }
+_NO_URL = re.compile(r"(?:tls|tcp|udp)://", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:tls|tcp)://", re.IGNORECASE)
 _ENTRY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
-_URL = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]+))?(?:[/?#].*)?", re.I)
-_RANGE = re.compile(r"[0-9a-f.:]+/[0-9]{1,3}", re.I)
 _FORMS = "an entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT] or [IPV6]:PORT"
 
 
@@ -218,8 +218,8 @@ def _check_scheme_port(text: str, scheme: str, entry: str, rule: Rule) -> None:
 
 def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...]) -> Rule:
     """Parse `entry`, which is what `text` has behind a scheme."""
-    if "/" in entry:
-        _refuse_slash(flag, text)
+    if "/" in entry or "@" in entry:
+        _refuse_mistaken(flag, text)
     host_text, port_text = _split(flag, text, entry)
     wildcard = host_text.startswith("*")
     if wildcard:
@@ -234,21 +234,16 @@ def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...
     return Rule(text, host, wildcard, ports)
 
 
-def _refuse_slash(flag: str, text: str) -> NoReturn:
-    """A slash stands in URLs and in ranges of addresses: say what to write instead."""
-    url = _URL.fullmatch(text)
-    if url is not None:
-        port = url[3] or str(TLS_PORT if url[1].lower() == "https" else HTTP_PORT)
-        hint = f"write the host and port: {flag} {url[2]}:{port}"
-        _refuse(flag, text, "expected a host, got a URL", hint)
-    if _RANGE.fullmatch(text):
-        hint = f"name each address by itself: {flag} {_bracketed(text.partition('/')[0])}"
+def _refuse_mistaken(flag: str, text: str) -> NoReturn:
+    """URLs, ranges of addresses and names of users: say what to write instead."""
+    meant = meant_by(text)
+    if meant is None or _NO_URL.match(text):
+        _refuse(flag, text, "expected a host, got a path", _FORMS)
+    if meant.what == "a range":
+        hint = f"name each address by itself: {flag} {meant.host}"
         _refuse(flag, text, "expected one address, got a range", hint)
-    _refuse(flag, text, "expected a host, got a path", _FORMS)
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+    hint = f"write the host and port: {flag} {meant.host}:{meant.port or 'PORT'}"
+    _refuse(flag, text, f"expected a host, got {meant.what}", hint)
 
 
 def _split(flag: str, text: str, entry: str) -> tuple[str, str | None]:

@@ -16,11 +16,12 @@ from urllib.parse import unquote_to_bytes
 
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
+from nono_trio.core.policy.mistaken_hosts import meant_by
 from nono_trio.core.policy.rule import HTTP_PORT, MAX_PORT, TLS_PORT, is_localhost, with_parents
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 FLAG: Final = "--upstream-proxy"
 BYPASS_FLAG: Final = "--upstream-bypass"
@@ -96,6 +97,16 @@ def parse_upstream_proxy(
     return None
 
 
+def environment_warnings(environ: Mapping[str, str]) -> Iterator[str]:
+    """Say so where the environment was asked for a proxy and names none: nothing else would."""
+    if any(environ.get(variable) for variable in _VARIABLES):
+        return
+    yield (
+        f"{FLAG} {FROM_ENVIRONMENT}: neither HTTPS_PROXY nor ALL_PROXY nor http_proxy is set, so"
+        " connections go out directly"
+    )
+
+
 def check_upstream_proxy(text: str) -> None:
     """Raise UsageError for a value of `--upstream-proxy` that can't be meant."""
     if text != FROM_ENVIRONMENT:
@@ -127,6 +138,9 @@ def _parse(
     except BadHost as fault:
         _refuse(source, f"its host can't be read: {fault.reason}")
     is_tls = (scheme or "http").lower() == "https"
+    if port_text is None and source == FLAG and not is_tls:
+        # Programs take 80, 1080 or 3128 then: whoever writes none has forgotten it.
+        _refuse(source, "expected a port, got none", f"{FLAG} http://{host.bracketed()}:3128")
     port = int(port_text) if port_text else (TLS_PORT if is_tls else HTTP_PORT)
     if port > MAX_PORT:
         _refuse(source, f"expected a port up to {MAX_PORT}")
@@ -151,9 +165,17 @@ def _parse_bypass(entries: Iterable[str]) -> Bypass:
         try:
             host = parse_rule_host(entry[2:] if is_suffix else entry)
         except BadHost as fault:
-            _refuse(f"{BYPASS_FLAG} {entry!a}", fault.reason, "write HOST or *.SUFFIX")
+            _refuse_bypass(entry, fault.reason)
         (suffixes if is_suffix else names).add(host.name)
     return Bypass(frozenset(names), frozenset(suffixes))
+
+
+def _refuse_bypass(entry: str, reason: str) -> NoReturn:
+    meant = meant_by(entry)
+    if meant is None:
+        _refuse(f"{BYPASS_FLAG} {entry!a}", reason, "write HOST or *.SUFFIX")
+    reason = f"expected a host, got {meant.what}"
+    _refuse(f"{BYPASS_FLAG} {entry!a}", reason, f"{BYPASS_FLAG} {meant.host}")
 
 
 def _with_no_proxy(bypass: Bypass, entries: str) -> Bypass:

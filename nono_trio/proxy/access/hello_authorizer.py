@@ -17,13 +17,18 @@ a CONNECT; the reason of a refusal says which entry would have done.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.net.client_hello import BadHello, ClientHello, read_client_hello
 from nono_trio.core.net.host import BadHost, Host, parse_host
-from nono_trio.core.policy.allow_entry import entry
-from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
-from nono_trio.core.policy.rule import TCP_SCHEME, TLS_SCHEME, Inspection
+from nono_trio.core.policy.allow_entry import allow_entry, entry
+from nono_trio.core.policy.reasons import (
+    DenialCode,
+    format_reason,
+    with_allow_entry,
+)
+from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, Inspection
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.access.transparent_authorizer import judged
 from nono_trio.proxy.transport.client import Client, Expired
@@ -113,7 +118,9 @@ class HelloAuthorizer:
     def _hidden(self, host: Host, outside: Host) -> tuple[Host, Refusal | None]:
         """What to do about a hello to `host` that hides its name behind another, `outside`."""
         refusal = self._judged(host)
-        if refusal is None and not self._may_hide(host):
+        if refusal is not None:
+            return host, self._with_tls_entry(refusal, host)
+        if not self._may_hide(host):
             refusal = _misdirected(self._needs_tls(DenialCode.HIDDEN_SERVER_NAME, host))
         if refusal is None and outside != host:
             refusal = self._judged(outside)
@@ -128,6 +135,20 @@ class HelloAuthorizer:
 
     def _needs_tls(self, code: DenialCode, host: Host) -> str:
         return with_allow_entry(format_reason(code), entry(host.name, self._port, TLS_SCHEME))
+
+    def _with_tls_entry(self, refusal: Refusal, host: Host) -> Refusal:
+        """Name the entry that a hello with a hidden name needs, where a refusal misses an entry.
+        Other refusals stay as they are."""
+        missing = allow_entry(host.name, self._port, refusal.reason)
+        if missing is None:
+            return refusal
+        needed = entry(host.name, self._port, TLS_SCHEME)
+        reason = format_reason(DenialCode.NOT_ALLOWED, destination=missing)
+        return replace(
+            refusal,
+            reason=with_allow_entry(reason, needed),
+            hint=f"allow it with {ALLOW_FLAG} {needed}",
+        )
 
     def _no_tls(self, reason: str) -> Refusal:
         return _bad(with_allow_entry(reason, entry(self._host.name, self._port, TCP_SCHEME)))

@@ -90,7 +90,9 @@ class ProxyChain:
                 try:
                     addresses = [*await self._resolver(proxy.host.name)]
                 except ResolveFailed as error:
-                    reason = format_reason(DenialCode.UPSTREAM_UNRESOLVED, detail=error.reason)
+                    reason = format_reason(
+                        DenialCode.UPSTREAM_UNRESOLVED, proxy=proxy.shown, detail=error.reason
+                    )
                     raise DialFailed(reason) from error
             if resolving.cancelled_caught:
                 raise DialFailed(format_reason(DenialCode.UPSTREAM_RESOLVE_TIMEOUT), 504)
@@ -128,7 +130,7 @@ class ProxyChain:
             try:
                 return await stream.do_handshake()
             except trio.BrokenResourceError as error:
-                raise DialFailed(_handshake_failure(error)) from error
+                raise _handshake_failure(error) from error
         raise DialFailed(format_reason(DenialCode.UPSTREAM_HANDSHAKE_TIMEOUT), 504)
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -139,11 +141,14 @@ class ProxyChain:
         return self._context
 
 
-def _handshake_failure(error: BaseException) -> str:
+def _handshake_failure(error: BaseException) -> DialFailed:
     reason = getattr(error.__cause__, "verify_message", None)
     if reason:
-        return format_reason(DenialCode.UPSTREAM_BAD_CERTIFICATE, detail=reason)
-    return format_reason(DenialCode.UPSTREAM_HANDSHAKE_FAILED)
+        hint = "set SSL_CERT_FILE, where nono-trio is started, to a file that has the proxy's CA"
+        text = format_reason(DenialCode.UPSTREAM_BAD_CERTIFICATE, detail=reason)
+        return DialFailed(text, hint=hint)
+    hint = "write http:// in --upstream-proxy if it is spoken to without TLS, as most are"
+    return DialFailed(format_reason(DenialCode.UPSTREAM_HANDSHAKE_FAILED), hint=hint)
 
 
 async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import PROBES, PYTHON_GRANTS, Sessions, processes_with, wait_until
+from harness import PROBES, PYTHON_GRANTS, Sessions, processes_with, sleep_marker, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,10 +62,11 @@ def assert_all_recorded(sessions: Sessions, crashed: Path, origin: Origin) -> No
 
 def test_a_crash_before_the_child_runs(sessions: Sessions) -> None:
     """Killed as soon as its session exists: it can be listed and says crashed."""
-    with sessions.started("run", "--", "sleep", f"605.{os.getpid()}") as run:
+    marker = sleep_marker()
+    with sessions.started("run", "--", "sleep", marker) as run:
         wait_until(lambda: any((d / "session.json").exists() for d in sessions.directories), "open")
         run.kill()
-    wait_until(lambda: not processes_with(f"605.{os.getpid()}"), "the child is gone")
+    wait_until(lambda: not processes_with(marker), "the child is gone")
     assert sessions.verdict()[1]["verdict"] == "crashed"
     listed = json.loads(sessions.call("audit", "list", "--json").stdout)
     assert [session["status"] for session in listed["sessions"]] == ["crashed"]

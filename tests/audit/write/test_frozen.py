@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import RUN_SECONDS, Sessions, processes_with, wait_until
+from harness import RUN_SECONDS, Sessions, processes_with, sleep_marker, wait_until
 
 from nono_trio.audit.write import watchdog
 from nono_trio.audit.write.watchdog import STUCK_SECONDS, AppendWatchdog
@@ -70,7 +70,7 @@ def test_a_frozen_log_ends_the_command(
 ) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    marker = f"606.{os.getpid()}"
+    marker = sleep_marker()
     with loop_mount(tmp_path) as mounted:
         sessions.state = mounted / "state"
         with sessions.started(

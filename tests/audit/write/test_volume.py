@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from harness import Sessions, wait_until
+from harness import RUN_SECONDS, Sessions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def client(ready: dict[str, Any]) -> Callable[[str, bytes], bytes]:
     secret = base64.b64encode(b"nono:" + ready["token"].encode()).decode()
 
     def ask(target: str, then: bytes) -> bytes:
-        with socket.create_connection(("127.0.0.1", ready["port"]), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", ready["port"]), timeout=RUN_SECONDS) as sock:
             head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
             sock.sendall(f"{head}Proxy-Authorization: Basic {secret}\r\n\r\n".encode())
             answer = sock.recv(4096)
@@ -68,7 +68,7 @@ def test_a_flood_of_denials_does_not_blind_the_log(sessions: Sessions, origin: O
         in_threads(8, 5000, lambda number: _is(ask(f"evil-{number}.example.net:443", b""), b"403"))
         _is(ask(f"127.0.0.1:{origin.port}", b""), b"200")
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(RUN_SECONDS) == 0
     decisions = [event["decision"] for event in sessions.decisions()]
     assert (decisions.count("deny"), decisions.count("allow"), decisions[-1]) == (5000, 1, "allow")
     assert sessions.verdict()[0] == 0
@@ -93,7 +93,7 @@ def test_twenty_thousand_requests_from_64_clients(
         in_threads(64, total, lambda number: _answered(ask(targets[number % 2], b"")))
         peak = peak_memory_kb(process.pid)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(RUN_SECONDS) == 0
     code, verdict = sessions.verdict()
     assert (code, verdict["verdict"]) == (0, "verified")
     assert verdict["event_count"] == total + 4  # start, policy, summary, end
@@ -122,7 +122,7 @@ def test_idle_and_half_open_clients_do_not_stop_the_next(
         for sock in (*held, half):
             sock.close()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(RUN_SECONDS) == 0
     assert sessions.verdict()[0] == 0
 
 
@@ -131,7 +131,7 @@ def test_proxy_says_where_it_is_and_ends_with_zero(sessions: Sessions) -> None:
         assert ready.keys() == {"schema", "port", "token", "proxy_url", "session_id", "session_dir"}
         assert ready["session_dir"] == str(sessions.only)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(RUN_SECONDS) == 0
     assert [record["event"]["type"] for record in sessions.records()] == [
         "session_started", "network", "network", "session_ended",
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def test_the_proxys_url_leads_to_it(sessions: Sessions, listen: str, host: str) 
     with sessions.proxy("--listen", listen) as (_, ready):
         url = urlsplit(ready["proxy_url"])
         assert url.netloc.rpartition("@")[2] == f"{host}:{ready['port']}"
-        with socket.create_connection((url.hostname, url.port), timeout=5):
+        with socket.create_connection((url.hostname, url.port), timeout=RUN_SECONDS):
             pass
 
 

@@ -17,7 +17,7 @@ from nono_trio.cli.audit import tail
 from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
 from nono_trio.errors import LogUnreadable
 
-BOUND_SECONDS = 20.0  # of every wait here: far over what a loaded machine needs
+BOUND_SECONDS = 60.0  # of every wait here: far over what a loaded machine needs
 NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
 
 

@@ -10,13 +10,12 @@ import pytest
 import trio
 from msgspec import UNSET
 from origin import serving
-from running_proxy import AUTH, QUICK, Wire, http, running, until
+from running_proxy import AUTH, PATIENT, Wire, http, running, until
 
 from nono_trio.errors import AuditBusy
 from nono_trio.testing import FailingRecorder
 
 LOOPBACK = ["127.0.0.1:*"]
-PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
 BARE = http("GET", "http://a.test/").replace(f"Proxy-Authorization: {AUTH}\r\n".encode(), b"")
 WRONG = http("GET", "http://a.test/").replace(AUTH.encode(), b"Basic eDp5")
 

@@ -141,7 +141,7 @@ async def test_a_silent_upstream_is_a_504():
         async for _ in stream:
             pass
 
-    async with serving(silent) as origin, running(LOOPBACK) as proxy:
+    async with serving(silent) as origin, running(LOOPBACK, limits=QUICK) as proxy:
         answer = await proxy.ask(http("GET", f"http://127.0.0.1:{origin.port}/"))
         assert answer is not None
         assert answer.status == 504

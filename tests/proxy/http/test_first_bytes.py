@@ -11,9 +11,9 @@ import pytest
 import trio
 from hellos import ECH, hello, message, openssl_hello, record, records, server_name
 from origin import serving, tls_context
-from running_proxy import AUTH, QUICK, TOKEN, connect, running, until
+from running_proxy import AUTH, PATIENT, QUICK, TOKEN, connect, running, until
 from transparent_cage import REAL, get, greets, reads_all
-from tunnels import PATIENT, is_reset, opened, short
+from tunnels import is_reset, opened, short
 from websocket_peer import FIELDS, agreeing, head_of
 
 from nono_trio.errors import AuditBusy
@@ -109,7 +109,7 @@ async def test_another_hello_is_recorded_and_reset(raw, target, reason, piece):
 async def test_half_a_hello_is_recorded_and_reset_in_time():
     async with (
         serving(reads_all) as origin,
-        opened("allowed.test:443", origin, early=NAMED[:-1]) as (proxy, wire),
+        opened("allowed.test:443", origin, early=NAMED[:-1], limits=QUICK) as (proxy, wire),
     ):
         assert await is_reset(wire)
         assert (
@@ -117,7 +117,7 @@ async def test_half_a_hello_is_recorded_and_reset_in_time():
         )
     async with (
         serving(reads_all) as origin,
-        opened("allowed.test:443", origin, early=NAMED[:-1]) as (proxy, wire),
+        opened("allowed.test:443", origin, early=NAMED[:-1], limits=QUICK) as (proxy, wire),
     ):
         await wire.end()
         assert await is_reset(wire)
@@ -126,7 +126,7 @@ async def test_half_a_hello_is_recorded_and_reset_in_time():
 
 @pytest.mark.parametrize("port", [443, 80])
 async def test_a_silent_client_may_stay_as_long_as_an_idle_tunnel(port):
-    limits = replace(QUICK, idle=1.5)  # the time of a head is 0.3
+    limits = replace(PATIENT, head=0.3, idle=2.5)
     async with (
         serving(reads_all) as origin,
         opened(f"allowed.test:{port}", origin, limits=limits) as (proxy, wire),
@@ -150,7 +150,7 @@ async def test_a_client_that_waits_for_the_server_is_told_what_would_do(port, cl
 
     async with (
         serving(speaks_first) as origin,
-        opened(f"allowed.test:{port}", origin) as (proxy, wire),
+        opened(f"allowed.test:{port}", origin, limits=QUICK) as (proxy, wire),
     ):
         assert await is_reset(wire)
         await until(lambda: len(proxy.recorder.events) == 2)

@@ -8,22 +8,21 @@ from dataclasses import replace
 import pytest
 import trio
 from origin import serving
-from running_proxy import AUTH, QUICK, Wire, connect, http, running, until
+from running_proxy import AUTH, PATIENT, QUICK, Wire, connect, http, running, until
 
 from nono_trio.proxy.limits import ACCEPT_BATCH, MAX_CHALLENGES
 
 LOOPBACK = ["127.0.0.1:*"]
-PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
 
 
 async def test_a_silent_client_is_closed_without_an_event():
-    async with running() as proxy, proxy.client() as wire:
+    async with running(limits=QUICK) as proxy, proxy.client() as wire:
         assert await wire.ends()
         assert proxy.recorder.events == []
 
 
 async def test_an_unfinished_head_is_a_408_however_it_dribbles():
-    async with running() as proxy, proxy.client() as wire:
+    async with running(limits=QUICK) as proxy, proxy.client() as wire:
         answers = []
 
         async def read() -> None:
@@ -67,7 +66,11 @@ async def test_a_head_byte_by_byte_is_a_head(step):
 
 
 async def test_a_kept_alive_connection_is_closed_when_idle():
-    async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=QUICK) as proxy,
+        proxy.client() as wire,
+    ):
         await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/small"))
         await wire.answer()
         assert await wire.ends()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, wait_until
+from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, free_port, wait_until
 
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.listeners import port_forward
@@ -27,7 +27,7 @@ CLIENT = """
 import socket, sys
 for port in map(int, sys.argv[1:]):
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             sock.sendall(b"GET /through HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
             sock.shutdown(socket.SHUT_WR)
             answer = b""
@@ -49,13 +49,6 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
             data += piece
         sock.sendall(b"got %d" % len(data))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def test_an_open_port_reaches_the_hosts_service_and_no_other(
@@ -141,14 +134,14 @@ def test_a_listen_port_reaches_the_child(sessions: Sessions) -> None:
     ) as run:  # fmt: skip
         assert run.stdout is not None
         assert run.stdout.readline() == "listening\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
             sock.sendall(bytes(1_000_000))
             sock.shutdown(socket.SHUT_WR)
             answer = b""
             while piece := sock.recv(65536):
                 answer += piece
         assert answer == b"got 1000000"
-        assert run.wait(10) == 0
+        assert run.wait(RUN_SECONDS) == 0
     (event,) = sessions.decisions()
     assert (event["decision"], event["port"], event["reason"]) == ("allow", port, "--listen-port")
 
@@ -227,7 +220,7 @@ async def connected_relay(recorder: object, relay: PortRelay | None = None) -> t
     async with trio.open_nursery() as handlers:
         handlers.start_soon(relay.serve, listener, handlers)
         stream = await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1])
-        with trio.fail_after(5):
+        with trio.fail_after(RUN_SECONDS):
             assert await stream.receive_some(1) == b""
         handlers.cancel_scope.cancel()
     return stream

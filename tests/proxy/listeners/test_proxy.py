@@ -8,12 +8,11 @@ import os
 import random
 import socket
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 
 import pytest
 import trio
 from origin import serving
-from running_proxy import AUTH, BOUND, QUICK, TOKEN, connect, http, running, until
+from running_proxy import AUTH, BOUND, PATIENT, QUICK, TOKEN, connect, http, running, until
 
 from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.core.policy.network_policy import Policy
@@ -66,7 +65,7 @@ async def test_cancelling_serve_closes_the_listener_and_lets_handlers_end():
 
 
 async def test_idle_connections_end_with_the_listener_and_busy_ones_after_their_request():
-    limits = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
+    limits = PATIENT
     async with (
         serving() as origin,
         running(LOOPBACK, limits=limits) as proxy,
@@ -133,7 +132,7 @@ async def test_no_descriptor_and_no_task_is_left_behind():
 
 
 async def test_many_clients_at_once():
-    limits = replace(QUICK, head=30.0, keep_alive=30.0, idle=30.0)
+    limits = PATIENT
     async with serving() as origin, running(LOOPBACK, limits=limits) as proxy:
 
         async def client() -> None:

@@ -11,7 +11,7 @@ import trio
 from dns_messages import query, wire
 from hellos import hello
 from origin import serving
-from running_proxy import BOUND, QUICK, until
+from running_proxy import BOUND, PATIENT, until
 from transparent_cage import (
     INTERNAL_ERROR,
     LITERAL,
@@ -203,7 +203,7 @@ async def test_several_listeners_wait_for_room_and_all_of_them_get_it():
 async def test_idle_connections_end_when_accepting_does_and_tunnels_go_on():
     async with (
         serving(greets) as origin,
-        cage(origin=origin, limits=replace(QUICK, keep_alive=60)) as at,
+        cage(origin=origin, limits=replace(PATIENT, keep_alive=60)) as at,
         at.connection("allowed.test", 22) as tunnel,
         at.connection("evil.test", 80) as idle,
     ):

@@ -8,7 +8,7 @@ import pytest
 import trio
 from hellos import ECH, hello, message, openssl_hello, record, records, server_name
 from origin import serving, tls_context
-from running_proxy import BOUND
+from running_proxy import BOUND, QUICK
 from transparent_cage import (
     ACCESS_DENIED,
     DECODE_ERROR,
@@ -113,7 +113,7 @@ async def test_a_malformed_hello_is_a_decode_error():
 
 
 async def test_half_a_hello_is_refused_in_time():
-    async with cage() as at:
+    async with cage(limits=QUICK) as at:
         raw = hello("allowed.test")[:-1]
         assert await at.answer("allowed.test", raw) == alert(DECODE_ERROR)
         assert at.reasons == ["the TLS hello was not complete within 0.3 seconds"]
@@ -126,7 +126,7 @@ async def test_half_a_hello_is_refused_in_time():
 
 @pytest.mark.parametrize("ends", [True, False])
 async def test_nothing_at_all_on_an_allowed_name_asks_for_nothing(ends):
-    async with cage() as at:
+    async with cage(limits=QUICK) as at:
         async with at.connection("allowed.test", 443) as wire:
             if ends:
                 await wire.end()
@@ -136,7 +136,7 @@ async def test_nothing_at_all_on_an_allowed_name_asks_for_nothing(ends):
 
 @pytest.mark.parametrize("ends", [True, False])
 async def test_nothing_at_all_on_a_denied_literal_is_a_denied_attempt(ends):
-    async with cage() as at:
+    async with cage(limits=QUICK) as at:
         async with at.connection(LITERAL, 443) as wire:
             if ends:
                 await wire.end()
@@ -171,6 +171,14 @@ async def test_a_denied_literal_is_opened_by_the_name_of_an_allowed_host_only(ra
     async with cage() as at:
         assert await at.answer(LITERAL, raw) == alert(code)
         assert await at.events(1) == [("deny", target, 443, "TLS")]
+
+
+async def test_the_hint_for_a_hidden_name_without_an_entry_is_the_entry_that_lets_it_through():
+    async with cage() as at:
+        await at.answer(LITERAL, hello("evil.test", ECH))
+        assert at.reasons == [
+            "evil.test:443 is not on the allowlist (to allow: --allow-domain tls://evil.test:443)"
+        ]
 
 
 async def test_an_entry_for_an_address_expects_no_name():

@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trio
 from origin import serving, tls_context
-from running_proxy import connect, http, running, until
+from running_proxy import QUICK, connect, http, running, until
 
 from nono_trio.testing import FakeResolver
 
@@ -121,7 +121,11 @@ async def test_a_dead_upstream_is_a_second_event_and_a_502():
 
 
 async def test_an_idle_tunnel_is_closed():
-    async with serving(echo) as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
+    async with (
+        serving(echo) as origin,
+        running(LOOPBACK, limits=QUICK) as proxy,
+        proxy.client() as wire,
+    ):
         await wire.send(connect(f"127.0.0.1:{origin.port}"))
         await wire.answer("CONNECT")
         assert await wire.ends()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import ssl
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import h11
 import pytest
 import trio
 from origin import serving, tls_context
-from running_proxy import AUTH, QUICK, TOKEN, connect, http, running, until
+from running_proxy import AUTH, PATIENT, QUICK, TOKEN, connect, http, running, until
 
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.upstream_proxy import UpstreamProxy, parse_upstream_proxy
@@ -257,8 +257,12 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 authorization=settings.authorization,
             )  # fmt: skip
             resolver = FakeResolver({"localhost": [["127.0.0.1"]]})
+            settings = {
+                "upstream_proxy": named,
+                "limits": replace(PATIENT, idle=2.0),  # TLS isn't half closed: the tunnel ends idle
+            }
             async with (
-                running(["a.test:81"], resolver=resolver, upstream_proxy=named) as proxy,
+                running(["a.test:81"], resolver=resolver, **settings) as proxy,
                 proxy.client() as wire,
             ):
                 answer = await wire.exchange(connect("a.test:81"), "CONNECT")
@@ -266,6 +270,7 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 if not trusted:
                     assert answer.status == 502
                     assert b"certificate can't be trusted" in answer.body
+                    assert b"hint: set SSL_CERT_FILE" in answer.body
                     return
                 got = await wire.exchange(b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert got is not None
@@ -274,6 +279,21 @@ async def test_a_proxy_that_speaks_tls(tmp_path, monkeypatch, trusted):
                 assert await wire.ends()
                 events, _ = await allowed_and_flows(proxy)
     assert events == [("external", "a.test", f"localhost:{upstream.port}")]
+
+
+async def test_a_proxy_without_tls_that_is_asked_by_tls_and_one_without_an_address():
+    async with serving() as origin, serving(Upstream(origin.port)) as upstream:
+        settings = upstream_proxy(upstream.port, scheme="https")
+        async with running(["a.test:81"], upstream_proxy=settings) as proxy:
+            answer = await proxy.ask(connect("a.test:81"), "CONNECT")
+            assert answer is not None
+            assert b"write http:// in --upstream-proxy" in answer.body
+    nowhere = UpstreamProxy("http", parse_host("proxy.test"), 3128)
+    async with running(["a.test:81"], upstream_proxy=nowhere) as proxy:
+        answer = await proxy.ask(connect("a.test:81"), "CONNECT")
+        assert answer is not None
+        told = b"can't look up the upstream proxy proxy.test:3128: the name is not in the table"
+        assert told in answer.body
 
 
 @pytest.mark.parametrize("method", ["POST", "CONNECT"])
@@ -335,7 +355,8 @@ def test_urls(text, shown, scheme):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "socks5://a.test:1080", "http://jo:secret@a.test:1", "http://a.test:0", "a.test:99999",
+    ["", "a.test", "http://a.test", "socks5://a.test:1080", "http://jo:secret@a.test:1", "http://a.test:0",
+     "a.test:99999",
      "http://a.test:3128/path", "http://", "http://a b:1", "http://0x7f.1:1"],
 )  # fmt: skip
 def test_what_is_no_url_of_a_proxy_is_refused_without_its_password(text):
@@ -365,6 +386,22 @@ def test_the_environment_names_a_proxy_its_credentials_and_its_exceptions():
     assert every.bypass.covers(parse_host("a.test"))
 
 
+@pytest.mark.parametrize(
+    ("entry", "written"),
+    [
+        ("https://a.test/x", "a.test"),
+        ("a.test:8080", "a.test"),
+        ("10.0.0.0/8", "10.0.0.0"),
+        ("[2001:db8::1]:80", "[2001:db8::1]"),
+    ],
+)
+def test_a_bypass_that_is_no_host_is_told_with_the_host_in_it(entry, written):
+    with pytest.raises(UsageError, match="expected a host, got a ") as refused:
+        upstream_proxy(1, entry)
+    assert refused.value.hint == f"--upstream-bypass {written}"
+    upstream_proxy(1, written)
+
+
 # -- the command line -----------------------------------------------------------------------------
 
 
@@ -389,6 +426,13 @@ def test_what_can_not_be_meant_is_one_sentence(sessions, arguments, told):
     assert done.returncode == 2
     assert told in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_an_environment_that_names_no_proxy_is_told(sessions):
+    options = ["--upstream-proxy", "env", "--dry-run", "--", "true"]
+    assert "connections go out directly" in sessions.run(*options).stderr
+    sessions.variables["HTTPS_PROXY"] = "http://a.test:3128"
+    assert "connections go out directly" not in sessions.run(*options).stderr
 
 
 def test_the_password_is_not_passed_on_and_the_cage_says_where_it_goes(sessions):

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import trio
 from checkout import SUPPORT
 from hypothesis import given
 from hypothesis import strategies as st
-from running_proxy import BOUND, connect, running
+from running_proxy import BOUND, PATIENT, connect, running
 
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.network_policy import Policy
@@ -258,7 +259,10 @@ async def test_the_flow_names_what_was_dialled():
     resolver = FakeResolver({"db.corp.test": [["192.0.2.5"]]})
     with socket.create_server(("127.0.0.1", 0)) as origin:
         dialler = LoopbackDialler(origin.getsockname()[1])
-        async with running(["db:5432"], resolver=resolver, dialler=dialler, search=SEARCH) as proxy:
+        limits = replace(PATIENT, idle=0.5)  # nobody accepts, so nobody closes
+        async with running(
+            ["db:5432"], resolver=resolver, dialler=dialler, search=SEARCH, limits=limits
+        ) as proxy:
             async with proxy.client() as wire:
                 answer = await wire.exchange(connect("db:5432"), "CONNECT")
                 assert answer is not None

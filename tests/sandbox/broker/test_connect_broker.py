@@ -20,7 +20,16 @@ from pathlib import Path
 import pytest
 import trio
 from checkout import ROOT
-from harness import LISTENED, NONO_TRIO, PYTHON_GRANTS, Origin, Sessions, guarded
+from harness import (
+    LISTENED,
+    NONO_TRIO,
+    PYTHON_GRANTS,
+    RUN_SECONDS,
+    Origin,
+    Sessions,
+    free_port,
+    guarded,
+)
 
 from nono_trio.core.log.notices import DIRECT_TARGET
 from nono_trio.core.net.sockaddr import InternetAddress
@@ -315,9 +324,7 @@ def test_a_socket_that_was_granted_by_name(sessions: Sessions, tmp_path: Path) -
 
 
 def test_listening_at_a_port_that_was_asked_for(sessions: Sessions) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = f"""
 import socket
 server = socket.socket()
@@ -334,9 +341,9 @@ sock.send(b"hello")
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "listening\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=RUN_SECONDS) as sock:
             assert sock.recv(5) == b"hello"
-        assert process.wait(10) == 0
+        assert process.wait(RUN_SECONDS) == 0
 
 
 @pytest.mark.parametrize(
@@ -351,9 +358,7 @@ def test_listening_is_for_this_machine_alone(
     sessions: Sessions, family: int, address: str, failed: int
 ) -> None:
     """A port that the network can call would be a way out, past the proxy and the log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = f"""
 import socket
 server = socket.socket({int(family)})
@@ -407,6 +412,7 @@ for host, family in (("192.0.2.1", 2), ("2001:db8::1", 10), ("127.0.0.1", 2)):
     assert done.stdout == "13\n" * 3
     assert f"3 direct connections were refused: {NOTE}" in done.stderr
     assert "192.0.2.1:5432 (1x)" in done.stderr
+    assert "--allow-domain localhost:5432, or 127.0.0.1:5432; " in done.stderr
     assert [
         (event["decision"], event["target"], event["port"], event["reason"])
         for event in sessions.decisions()
@@ -432,7 +438,7 @@ sys.stdin.read()
         assert process.stdout is not None
         assert process.stdout.readline() == "answered\n"
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(RUN_SECONDS)
     assert [event["target"] for event in sessions.decisions()] == ["192.0.2.1"]
 
 
@@ -499,7 +505,7 @@ def test_somebody_else_is_asked_already(sessions: Sessions, tmp_path: Path) -> N
             "--", sys.executable, "-c",
             "import socket; print(socket.socket().connect_ex(('192.0.2.1', 443)))",
         ],
-        env=sessions.environment, capture_output=True, text=True, check=False, timeout=30,
+        env=sessions.environment, capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
     )  # fmt: skip
     assert done.stdout == "13\n", done.stderr  # by Landlock
     assert "connections can't be guarded here (" in done.stderr

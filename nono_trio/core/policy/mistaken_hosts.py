@@ -1,0 +1,51 @@
+"""What somebody meant who wrote a URL, a range or a port where a host is expected.
+
+Rules of this file: it is asked only about a text that was refused, and its answer is for an error's
+sentence and hint: nothing is opened by it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_URL: Final = re.compile(
+    r"([a-z][a-z0-9+.-]*)://(?:[^/?#@]*@)?(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?(?:[/?#].*)?",
+    re.IGNORECASE,
+)
+_RANGE: Final = re.compile(r"\[?([0-9a-f.:]+)\]?/[0-9]{1,3}", re.IGNORECASE)
+_WITH_PORT: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", re.IGNORECASE)
+# git's and scp's way of naming a file of another machine: it goes through ssh.
+_SSH: Final = re.compile(r"[^\s:/@]+@([^\s:/@]+)(?::.*)?")
+_PORTS: Final = {
+    "ftp": "21", "git": "9418", "git+ssh": "22", "http": "80", "https": "443", "mongodb": "27017",
+    "mysql": "3306", "postgres": "5432", "postgresql": "5432", "redis": "6379", "rediss": "6379",
+    "ssh": "22", "ws": "80", "wss": "443",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """What was written (`what`: "a URL", ...), and the host and port in it as far as it has them.
+
+    An IPv6 address is in brackets.
+    """
+
+    what: str
+    host: str
+    port: str | None = None
+
+
+def meant_by(text: str) -> Meant | None:
+    """What `text`, which is no host, looks like; None where it looks like nothing known."""
+    if url := _URL.fullmatch(text):
+        return Meant("a URL", url[2], url[3] or _PORTS.get(url[1].lower()))
+    if addresses := _RANGE.fullmatch(text):
+        first = addresses[1]
+        return Meant("a range", f"[{first}]" if ":" in first else first)
+    if with_port := _WITH_PORT.fullmatch(text):
+        return Meant("a host and a port", with_port[1], with_port[2])
+    if ssh := _SSH.fullmatch(text):
+        return Meant("a user and a host", ssh[1], "22")
+    return None
