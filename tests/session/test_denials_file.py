@@ -55,7 +55,7 @@ def event(target: str, reason: str, port: int | None = 443, **more: str) -> Netw
     [
         (
             "2001:db8::1",
-            format_reason(DenialCode.NOT_ALLOWED, destination="[2001:db8::1]:443"),
+            "[2001:db8::1]:443 is not on the allowlist",
             "[2001:db8::1]:443 is not on",
         ),
         ("a.test", "can't connect to a.test:443: refused", "can't connect to a.test:443: refused"),
