@@ -1,8 +1,9 @@
-"""What every connection gets, whatever is spoken on it: containment, an upstream, a tunnel.
+"""What every connection shares, whatever protocol it carries: containment, an upstream, a tunnel.
 
-Rules of this file: nothing that a client does raises out of `handle`; only a lost audit log and
-cancellation do, and both end with the socket closed unanswered. A decision comes first: whoever
-calls `_upstream` or `_carry` has recorded it.
+Rules of this file:
+- Nothing that a client does raises out of `handle`. Only a lost audit log and cancellation do, and
+  both close the socket without an answer.
+- A decision is recorded first: `_connect` and `_run_tunnel` are for recorded decisions only.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from nono_trio.core.net.client_hello import BadHello
+from nono_trio.core.net.client_hello import BadHello, ClientHello, read_client_hello
 from nono_trio.core.net.hello_retry import OtherHello
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.access.decision import Refusal, Subject, denied
-from nono_trio.proxy.access.flow import Opened
+from nono_trio.proxy.access.decision import FlowStart, Refusal
 from nono_trio.proxy.access.hello_authorizer import second_hello
 from nono_trio.proxy.transport.client import Client, Expired
 from nono_trio.proxy.transport.transport import TcpTransport
@@ -27,13 +27,13 @@ from nono_trio.proxy.upstream.proxy_chain import ProxyChain, ProxyRejected
 from nono_trio.proxy.upstream.resolver import AddressDenied, AddressResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.net.hello_retry import HelloRetry
-    from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.authorizer import Authorizer
+    from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.token_failures import TokenFailures
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.epoll import Readiness
@@ -57,9 +57,10 @@ class ProxyContext:
     """What every connection of one proxy shares."""
 
     policy: Policy
-    gate: Authorizer
+    authorizer: Authorizer
+    """Decides about requests to the proxy itself."""
     recorder: RecordsDecisions
-    directory: AddressResolver
+    resolver: AddressResolver
     dialler: Dialler
     limits: Limits
     readiness: Readiness
@@ -68,24 +69,19 @@ class ProxyContext:
     now: Callable[[], int]
     """Wall clock in milliseconds since 1970."""
     chain: ProxyChain | None = None
-    """What connections go through that do not go out directly."""
+    """The upstream proxy for connections that do not go out directly."""
     closing: bool = False
-    """Nothing is accepted any more, so no connection is kept for another request."""
+    """No connection is accepted any more, so none is kept for another request."""
 
-    def chain_for(self, host: Host, port: int) -> ProxyChain | None:
-        """The upstream proxy that an allowed host is reached through; None if it is dialled."""
-        chain = self.chain
-        if chain is None or chain.proxy.bypass.covers(host):
-            return None
-        is_pinned = self.policy.addresses(host, port) is not None
-        return None if is_pinned else chain
-
-    def route(self, subject: Subject, host: Host, port: int) -> None:
-        """Have the record say that an allowed host is reached through the upstream proxy."""
-        chain = self.chain_for(host, port)
-        if chain is not None:
-            subject.mode, subject.upstream = "external", chain.proxy.shown
-            subject.note = self.policy.decide(host, port).entry_note  # the name goes as it is
+    def route(self, decision: Decision) -> Decision:
+        """An allowed decision with the upstream proxy that the host is reached through, if any."""
+        if self.chain is None:
+            return decision
+        proxy = self.chain.proxy
+        host, port = decision.destination
+        if proxy.bypass.covers(host) or self.policy.addresses(host, port) is not None:
+            return decision  # dialled directly: bypassed, or pinned to addresses
+        return decision.through(proxy.shown)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,8 +89,8 @@ class Upstream:
     """A connection to an upstream, the address that it reached, and the host and port that it was
     dialled for.
 
-    `name` is the full name that has the address, where that is not the host's. `early`: what the
-    host has said already. `chain`: the connection is to an upstream proxy, which takes requests in
+    `name` is the full name that has the address, if that is not the host's. `early`: bytes that the
+    host has sent already. `chain`: the connection is to an upstream proxy, which takes requests in
     absolute form. `used`: a request went out on it.
     """
 
@@ -108,8 +104,7 @@ class Upstream:
 
 
 class UpstreamError(Exception):
-    """An allowed host that could not be reached, or must not be; `refusal` is for record and
-    answer."""
+    """An allowed host can't be reached, or must not be; `refusal` is for record and answer."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.reason)
@@ -117,7 +112,7 @@ class UpstreamError(Exception):
 
 
 class ConnectionHandler(ABC):
-    """Serves one client. `full`: the proxy has no place for it and says so to what it asks."""
+    """Serves one client. `full`: the proxy has no place for it and refuses what it asks for."""
 
     __slots__ = ("_client", "_full", "_proxy")
 
@@ -127,12 +122,12 @@ class ConnectionHandler(ABC):
         self._full = full
 
     async def handle(self) -> None:
-        """Serve until one side is done. Raises AuditLost; nothing else but cancellation leaves
+        """Serve until one side has ended. Raises AuditLost; nothing else but cancellation leaves
         here, and in every case the client's socket is closed."""
         try:
             await self._serve()
         except (OSError, Expired, SessionSealed):
-            return  # the client left, took too long, or came too late: nobody is left to answer
+            return  # the client left, took too long, or came too late: there is no one to answer
         except AuditBusy:  # the one answer without an event: nothing was done
             await self._answer_busy()
         except AuditLost:
@@ -154,18 +149,24 @@ class ConnectionHandler(ABC):
     def _close(self) -> None:
         self._client.close()
 
-    async def _upstream(self, host: Host, port: int, *, for_tunnel: bool = True) -> Upstream:
-        """Find, check and dial an allowed host, or have the upstream proxy do so.
+    def _record(self, decision: Decision) -> Awaitable[int]:
+        """Commit a decision to the log; returns its sequence. The decision must not take effect
+        before. Raises AuditBusy, AuditLost and SessionSealed."""
+        return self._proxy.recorder.record(decision.event(self._proxy.now()))
 
-        `for_tunnel`: bytes will go to it as they come, and not requests, which an upstream proxy
-        takes as such. Raises Unreached.
+    async def _connect(self, decision: Decision, *, for_tunnel: bool = True) -> Upstream:
+        """Look up, check and dial an allowed host, or have the upstream proxy do so.
+
+        `for_tunnel`: raw bytes go to it; otherwise HTTP requests, which an upstream proxy takes in
+        absolute form. Raises UpstreamError.
         """
-        self._client.register()  # before anything is open that a failure would leave behind
-        chain = self._proxy.chain_for(host, port)
+        self._client.register()  # before a socket is open that a failure would leave behind
+        host, port = decision.destination
+        chain = None if decision.upstream is None else self._proxy.chain
         name, early = None, b""
         try:
             if chain is None or host.address is not None:  # a literal is checked in any case
-                found = await self._proxy.directory.addresses(host, port)
+                found = await self._proxy.resolver.addresses(host, port)
                 name = found.name
             if chain is None:
                 sock, address = await self._proxy.dialler(found.addresses, port)
@@ -195,44 +196,80 @@ class ConnectionHandler(ABC):
         chain = None if for_tunnel else chain
         return Upstream(transport, address, (host.name, port), name, early, chain)
 
-    async def _carry(
+    async def _run_tunnel(
         self,
         upstream: Upstream,
-        subject: Subject,
+        decision: Decision,
         sequence: int,
         greeting: bytes,
         look: Look | None = None,
         retry: HelloRetry | None = None,
     ) -> None:
-        """Tunnel until an end; `greeting` tells the client that it stands, and `look` may end it
-        before anything moves. Closes the upstream. `retry` follows a TLS handshake, whose second
-        hello is refused if it is for another host than the first."""
-        opened = Opened(subject, sequence, upstream.address, self._proxy.now(), upstream.name)
+        """Relay until an end, then close the upstream and log the flow.
+
+        `greeting` is sent to the client first. `look` runs before the relay and may end the tunnel.
+        `retry` follows a TLS handshake: a second hello for another host than the first is refused.
+        """
+        start = self._start_flow(upstream, decision, sequence)
         tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, upstream.early)
         try:
             await tunnel.carry(self._proxy.limits, greeting, look, retry)
         except (BadHello, OtherHello) as fault:
-            await self._refuse_hello(subject, fault)
+            # In the middle of a handshake any bytes of ours could be taken for the server's.
+            await self._record(second_hello(decision, fault))
+            self._client.transport.reset()
         finally:
             upstream.transport.close()
-            flow = opened.flow(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
+            flow = start.end(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
             self._proxy.recorder.record_flow(flow)
 
-    async def _refuse_hello(self, subject: Subject, fault: BadHello | OtherHello) -> None:
-        """Record why a handshake can't go on, and have the connection reset: in the middle of a
-        handshake there is no word of ours that could not be taken for the server's."""
-        host, refusal = second_hello(subject.target, fault)
-        presented = subject.presented
-        about = Subject("connect", host, subject.port, "TLS", presented=presented)
-        await self._proxy.recorder.record(denied(about, refusal, self._proxy.now()))
-        self._client.transport.reset()
+    def _start_flow(self, upstream: Upstream, decision: Decision, sequence: int) -> FlowStart:
+        return FlowStart(decision, sequence, upstream.address, self._proxy.now(), upstream.name)
 
 
 class ConnectionHandlerFactory(Protocol):
-    """Makes what serves one client; `HttpConnection` is one."""
+    """Makes the handler of one client; `HttpConnection` is one."""
 
     def __call__(
         self, client: Client, proxy_context: ProxyContext, *, full: bool
     ) -> ConnectionHandler:
-        """Not to raise and not to wait."""
+        """Must neither raise nor wait."""
         ...
+
+
+async def read_hello(client: Client, limits: Limits) -> ClientHello | None:
+    """Read a TLS hello; its bytes stay in `client.unread`. Returns None if the client sent nothing
+    at all within the time for a head.
+
+    Raises BadHello, OSError, and Expired for a client whose place was given away.
+    """
+    client.expire_in(limits.head)
+    needed = 1
+    while True:
+        while len(client.unread) < needed:
+            if not await _receive_more(client, limits):
+                return None
+        read = read_client_hello(client.unread)
+        if isinstance(read, ClientHello):
+            return read
+        needed = read
+
+
+async def _receive_more(client: Client, limits: Limits) -> bool:
+    """Add to `client.unread`; False if the client ended or waited too long without a byte."""
+    client.idle = not client.unread
+    try:
+        more = await client.receive()
+    except Expired:
+        if client.dropped:
+            raise
+        if not client.unread:
+            return False
+        reason = format_reason(DenialCode.HELLO_TIMEOUT, seconds=limits.head)
+        raise BadHello(reason) from None
+    finally:
+        client.idle = False
+    if not more and client.unread:
+        raise BadHello(format_reason(DenialCode.HELLO_CUT))
+    client.unread += more
+    return bool(more)

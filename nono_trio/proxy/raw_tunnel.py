@@ -1,15 +1,15 @@
-"""Connections that are passed on as they are, from programs that know of no proxy.
+"""Transparent connections that are relayed unchanged, from programs that know of no proxy.
 
-The order is that of connection.py: decided by name, recorded, and only then looked up and dialled.
-On 443 the decision waits for the TLS hello, so that there is one decision and it covers the name
-that the hello asks for; a name that is denied anyway is refused without waiting.
+The order is that of http/connection.py: decided by name, recorded, and only then looked up and
+dialled. On port 443 the decision waits for the TLS hello, so that there is one decision, which also
+covers the name in the hello; a name that is denied anyway is refused without waiting.
 
-Which name a hello may ask for is in hello_authorizer.py. On a connection to a literal address it
-is that name which is dialled.
+Which name a hello may ask for is in access/hello_authorizer.py. On a connection to a literal
+address the name of the hello is dialled.
 
-Rules of this file: a refusal is what the program can show: an alert where TLS is spoken, a reset
-elsewhere, never bytes that could be taken for the server's. The reason, which is recorded, says
-which entry would have done.
+Rules of this file: a refusal is something the program can report: a TLS alert where TLS is spoken,
+a reset elsewhere, and never bytes that could be taken for the server's. The recorded reason names
+the entry that would allow the connection.
 """
 
 from __future__ import annotations
@@ -19,33 +19,35 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.net.client_hello import BadHello
 from nono_trio.core.net.hello_retry import HelloRetry
-from nono_trio.proxy.access.decision import Refusal, Subject, allowed, denied
-from nono_trio.proxy.access.hello_authorizer import MISDIRECTED, HelloAuthorizer, read_hello
-from nono_trio.proxy.access.transparent_authorizer import judged
+from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
+from nono_trio.proxy.access.hello_authorizer import MISDIRECTED, HelloAuthorizer
 from nono_trio.proxy.connection_handler import (
     BUSY,
     FULL,
     ConnectionHandler,
     ProxyContext,
     UpstreamError,
+    read_hello,
 )
 
 if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.network_policy import Verdict
     from nono_trio.proxy.transport.client import Client
 
 _FATAL: Final = 2
 _INTERNAL_ERROR: Final = 80
-# RFC 8446 6.2, the one that a program's own words come closest to: access_denied,
-# unrecognized_name, decode_error.
+# RFC 8446 6.2, the closest alert for each status: access_denied, unrecognized_name, decode_error.
 _ALERTS: Final = {403: 49, MISDIRECTED: 112, 400: 50}
 
 
 class RawTunnel(ConnectionHandler):
-    """A tunnel to `host`: the name that the connection's address stands for, or that address."""
+    """A tunnel to `host`: the name that the connection's address belongs to, or that address.
 
-    __slots__ = ("_host", "_policy", "_port", "_retry", "_speaks_tls")
+    `verdict` is what policy says of host and port.
+    """
+
+    __slots__ = ("_host", "_port", "_retry", "_speaks_tls", "_verdict")
 
     method = "TCP"
     is_for_tls = False
@@ -56,49 +58,54 @@ class RawTunnel(ConnectionHandler):
         proxy_context: ProxyContext,
         *,
         full: bool,
-        policy: Policy,
         host: Host,
         port: int,
+        verdict: Verdict,
     ) -> None:
         super().__init__(client, proxy_context, full=full)
-        self._policy = policy
         self._host = host
         self._port = port
-        self._speaks_tls = self.is_for_tls  # until it is known better
+        self._verdict = verdict
+        self._speaks_tls = self.is_for_tls  # until its first bytes say otherwise
         self._retry: HelloRetry | None = None
 
     async def _serve(self) -> None:
-        wanted = (self._host, FULL) if self._full else await self._decide()
-        if wanted is None:
+        decision = self._about(FULL) if self._full else await self._authorize()
+        if decision is None:
             return
         self._client.prove()
-        host, refusal = wanted
-        subject = Subject("connect", host.name, self._port, self.method)
-        if refusal is None:
-            subject.note = self._policy.decide(host, self._port).note
-            refusal = await self._pass(host, subject)
-        if refusal is not None:
-            await self._proxy.recorder.record(denied(subject, refusal, self._proxy.now()))
-            await self._answer(refusal)
+        if decision.refusal is None:
+            decision = await self._pass(self._proxy.route(decision))
+        if decision.refusal is not None:
+            await self._record(decision)
+            await self._answer(decision.refusal)
 
-    async def _decide(self) -> tuple[Host, Refusal | None] | None:
-        """The host that is wanted, and why it is refused; None if nothing was asked for."""
-        return self._host, self._judged(self._host)
+    async def _authorize(self) -> Decision | None:
+        """The decision about the host; None if the client asked for nothing."""
+        return self._about(refusal_of(self._verdict))
 
-    def _judged(self, host: Host) -> Refusal | None:
-        return judged(self._policy, host, self._port)
+    def _about(self, refusal: Refusal | None) -> Decision:
+        return Decision(
+            "connect",
+            self._host.name,
+            self._port,
+            self.method,
+            host=self._host,
+            verdict=self._verdict,
+            refusal=refusal,
+        )
 
-    async def _pass(self, host: Host, subject: Subject) -> Refusal | None:
-        """Record and tunnel; the refusal of a host that proved to be out of reach."""
+    async def _pass(self, decision: Decision) -> Decision:
+        """Record an allowed decision, connect and relay; returns the decision that holds at the
+        end, which refuses a host that is out of reach."""
         self._client.deadline = math.inf
-        self._proxy.route(subject, host, self._port)
-        sequence = await self._proxy.recorder.record(allowed(subject, self._proxy.now()))
+        sequence = await self._record(decision)
         try:
-            upstream = await self._upstream(host, self._port)
+            upstream = await self._connect(decision)
         except UpstreamError as found:
-            return found.refusal
-        await self._carry(upstream, subject, sequence, b"", retry=self._retry)
-        return None
+            return decision.refused(found.refusal)
+        await self._run_tunnel(upstream, decision, sequence, b"", retry=self._retry)
+        return decision
 
     async def _answer(self, refusal: Refusal) -> None:
         if self._speaks_tls:
@@ -111,31 +118,31 @@ class RawTunnel(ConnectionHandler):
 
 
 class SniTunnel(RawTunnel):
-    """A tunnel whose first bytes have to be a TLS hello for the host it goes to."""
+    """A tunnel that must begin with a TLS hello for the host it goes to."""
 
     __slots__ = ()
 
     method = "TLS"
     is_for_tls = True
 
-    async def _decide(self) -> tuple[Host, Refusal | None] | None:
-        refusal = self._judged(self._host)
+    async def _authorize(self) -> Decision | None:
+        refusal = refusal_of(self._verdict)
         if self._host.address is None and refusal is not None:
-            return self._host, refusal
-        judge = HelloAuthorizer(self._policy, self._host, self._port)
+            return self._about(refusal)
+        authorizer = HelloAuthorizer(self._proxy.policy, self._host, self._port, self._verdict)
         try:
             hello = await read_hello(self._client, self._proxy.limits)
         except BadHello as fault:
             self._speaks_tls = fault.is_tls
-            return self._host, refusal or judge.malformed(fault)
+            return authorizer.malformed(fault) if refusal is None else self._about(refusal)
         if hello is not None:
             self._retry = HelloRetry()
             self._retry.first = hello
-            return judge.asked_for(hello)
-        return None if refusal is None else (self._host, refusal)
+            return authorizer.authorize(hello)
+        return None if refusal is None else self._about(refusal)
 
 
 def alert(status: int) -> bytes:
     """The TLS record with the fatal alert for a refusal's status, in plaintext as before any
-    handshake; internal_error where no other one fits."""
+    handshake; internal_error if no other alert fits."""
     return bytes([21, 3, 3, 0, 2, _FATAL, _ALERTS.get(status, _INTERNAL_ERROR)])

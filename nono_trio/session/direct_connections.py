@@ -12,12 +12,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.write.session_files import unix_ms
-from nono_trio.core.log.events import NetworkEvent
 from nono_trio.core.log.notices import DIRECT_TARGET
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.errors import AuditBusy
+from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ class DirectConnections:
     def __init__(self, recorder: RecordsDecisions) -> None:
         self.count = 0
         self.unseen = 0
-        self._denials = DenialThrottle(recorder)
         self._loopback: tuple[Address, int] | None = None  # the first that led there
-        self._denials = DenialThrottle(recorder)
+        self._denials = DenialThrottle(recorder, unix_ms)
 
     async def refused(self, address: Address | None, port: int) -> None:
         """Record one, or count it. Raises AuditLost and SessionSealed; if cancelled, it may not
@@ -47,15 +46,13 @@ class DirectConnections:
         with suppress(AuditBusy):  # nothing is let through without its record
             if address is None:
                 self.unseen += 1
-                await self._denials.record(
-                    UNSEEN, lambda more: _event(DIRECT_TARGET, None, UNSEEN + more)
-                )
+                await self._denials.record(UNSEEN, host_denied(DIRECT_TARGET, None, UNSEEN))
             else:
                 self.count += 1
                 if address.is_loopback and self._loopback is None:
                     self._loopback = address, port
                 await self._denials.record(
-                    f"{address} {port}", lambda more: _event(str(address), port, REASON + more)
+                    f"{address} {port}", host_denied(str(address), port, REASON)
                 )
 
     def notes(self) -> list[str]:
@@ -83,23 +80,11 @@ class DirectConnections:
 
     async def record_untold(self) -> None:
         """At the end of the session: record how many no record has told of. Raises nothing."""
-        await self._denials.record_untold(
-            lambda count: _event(
+        await self._denials.record_suppressed(
+            lambda count: host_denied(
                 DIRECT_TARGET, None, format_reason(DenialCode.DIRECT_SUPPRESSED, count=count)
             )
         )
-
-
-def _event(target: str, port: int | None, reason: str) -> NetworkEvent:
-    return NetworkEvent(
-        timestamp_unix_ms=unix_ms(),
-        mode="connect",
-        decision="deny",
-        denial_category="host_denied",
-        target=target,
-        port=port,
-        reason=reason,
-    )
 
 
 def _refused(count: int, what: str) -> str:

@@ -1,108 +1,234 @@
-"""What can be decided about a request without leaving this process: syntax, token, policy by name.
+"""Authorizes requests to the proxy: syntax, token, policy by name.
 
-The order gives each input one answer: what is malformed is a 400 whoever sent it, without the token
-everything is a 407, so nobody without it learns what the policy allows.
+The order gives each input one answer. A malformed request is a 400, whoever sent it. A request
+without the token is a 407, so that a client without it learns nothing of the policy. RFC 9110
+leaves this order open.
 
-Rules of this file: no I/O and no waiting, so a name that is denied here has been seen by nobody.
-For one session the answer is a function of the head's bytes, so CONNECT heads are remembered: a
-tool sends the same one for each connection to a host, and reading it again would cost a third of
-a denial.
+Rules of this file:
+- No I/O and no waiting (an import-linter contract keeps sockets and the event loop out). A name
+  that is denied here was never looked up.
+- The policy is asked once a request.
+- Body bytes that came with the head are checked here too: bad framing must not cost a dial.
+- In one session the decision is a function of the head's bytes, so CONNECT heads are remembered: a
+  tool sends the same head for each connection to a host, and parsing it costs a third of a denial.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+import hmac
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
-from nono_trio.core.http.request_head import presented_token
+import msgspec
+
+from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
+from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
+from nono_trio.core.http.request_head import (
+    BadRequest,
+    connect_target,
+    http_target,
+    parse_head,
+    presented_token,
+)
+from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG
-from nono_trio.proxy.access import token
-from nono_trio.proxy.access.decision import Refusal
-from nono_trio.proxy.access.request import Request, malformed_subject, read_request
+from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.bad_request import BadRequest
-    from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.proxy.access.decision import Subject
-    from nono_trio.proxy.upstream.resolver import AddressResolver
+    from collections.abc import Sequence
 
-MEMORY: Final = 256  # heads remembered, cleared when full, for the child chooses them
+    from nono_trio.core.http.message import RequestHead
+    from nono_trio.core.http.target import HttpTarget
+    from nono_trio.core.log.events import AuthOutcome, Mode
+    from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.network_policy import Policy, Verdict
+
+MEMORY: Final = 256  # heads remembered; all are dropped when full, since the child chooses them
 MAX_REMEMBERED: Final = 1024  # bytes of such a head; 0.25 MiB for all of them
+
+_TOKEN_HINT: Final = "use the proxy URL with its user and password, as it stands in HTTP_PROXY"
+NO_TOKEN: Final = Refusal(
+    407, format_reason(DenialCode.TOKEN_MISSING), _TOKEN_HINT, "authentication_failed"
+)
+WRONG_TOKEN: Final = Refusal(
+    407, format_reason(DenialCode.TOKEN_WRONG), _TOKEN_HINT, "authentication_failed"
+)
+
+
+class ConnectRequest(msgspec.Struct, frozen=True):
+    """A CONNECT: the client asks for a tunnel to `host`."""
+
+    mode: ClassVar[Mode] = "connect"
+    path: ClassVar[str | None] = None
+    has_open_body: ClassVar[bool] = False
+
+    head: RequestHead
+    host: Host
+    port: int
+
+
+class HttpRequest(msgspec.Struct):
+    """A plain HTTP request to `target`. `path` is what the record shows, `early` is what was read
+    of the body so far, and `body` reads the rest."""
+
+    mode: ClassVar[Mode] = "reverse"
+
+    head: RequestHead
+    target: HttpTarget
+    path: str
+    body: Body
+    early: bytes
+
+    @property
+    def host(self) -> Host:
+        """The host of the target."""
+        return self.target.host
+
+    @property
+    def port(self) -> int:
+        """The port of the target."""
+        return self.target.port
+
+    @property
+    def has_open_body(self) -> bool:
+        """True if the client has not sent all of the body yet."""
+        return not self.body.done
+
+
+Request: TypeAlias = ConnectRequest | HttpRequest
+
+
+class Token:
+    """The session token. Only the caged command has it; every other client gets a 407.
+
+    It is in no answer, no event and no `repr`.
+    """
+
+    __slots__ = ("_secret",)
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode("ascii")
+
+    def matches(self, presented: bytes) -> bool:
+        """Compare in constant time. Bytes, because `str` outside ASCII raises TypeError."""
+        return hmac.compare_digest(presented, self._secret)
 
 
 class Authorizer(Protocol):
-    """What decides about the requests of a connection. It does no I/O and doesn't wait."""
+    """Decides about the requests of a connection. It does no I/O and does not wait."""
 
-    def judge(self, raw: bytes, unread: bytes) -> tuple[Request, Refusal | None, bytes]:
-        """The request whose head is `raw`, why it is refused if it is, and what of `unread` stands
-        behind its body so far. Raises BadRequest."""
+    def authorize(self, raw: bytes, unread: bytes) -> tuple[Request, Decision, bytes]:
+        """Return the request whose head is `raw`, the decision about it, and the bytes of `unread`
+        that follow its body so far. Raises BadRequest."""
         ...
 
-    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
-        """What an event can say about a request that could not be read, and the answer to it."""
+    def malformed(self, raw: bytes, fault: BadRequest) -> Decision:
+        """Return the decision about a request that could not be parsed."""
         ...
 
 
 class RequestAuthorizer:
-    """Judges requests to the proxy. `directory` knows which addresses are the proxy's own."""
+    """Authorizes requests to the proxy itself."""
 
-    def __init__(self, policy: Policy, token: token.Token, directory: AddressResolver) -> None:
+    def __init__(self, policy: Policy, token: Token) -> None:
         self._policy = policy
         self._token = token
-        self._directory = directory
-        self._known: dict[bytes, tuple[Request, Refusal | None]] = {}
+        self._remembered: dict[bytes, tuple[ConnectRequest, Decision]] = {}
 
-    def judge(self, raw: bytes, unread: bytes) -> tuple[Request, Refusal | None, bytes]:
-        """As `Judge.judge`."""
-        known = self._known.get(raw)
-        if known is not None:
-            return *known, unread
+    @property
+    def remembered(self) -> Sequence[Decision]:
+        """The decisions whose heads are remembered."""
+        return [decision for _, decision in self._remembered.values()]
+
+    def authorize(self, raw: bytes, unread: bytes) -> tuple[Request, Decision, bytes]:
+        """As `Authorizer.authorize`."""
+        remembered = self._remembered.get(raw)
+        if remembered is not None:
+            return *remembered, unread
         request, rest = read_request(raw, unread)
-        refusal = self._refusal(request)
-        if request.plain is None and len(raw) <= MAX_REMEMBERED:
-            self._remember(raw, request, refusal)
-        return request, refusal, rest
+        decision = self._decide(request)
+        if isinstance(request, ConnectRequest) and len(raw) <= MAX_REMEMBERED:
+            self._remember(raw, request, decision)
+        return request, decision, rest
 
-    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
-        """As `Judge.malformed`."""
-        return malformed_subject(raw, fault), Refusal(fault.status, fault.reason)
+    def malformed(self, raw: bytes, fault: BadRequest) -> Decision:
+        """As `Authorizer.malformed`."""
+        mode: Mode = "connect" if raw.startswith(b"CONNECT") else "reverse"
+        return Decision(mode, fault.target, refusal=Refusal(fault.status, fault.reason))
 
-    def forget(self) -> None:
-        """Judge everything anew; for when a listener was added."""
-        self._known.clear()
-
-    def _remember(self, raw: bytes, request: Request, refusal: Refusal | None) -> None:
-        if request.subject.presented != "succeeded":
+    def _remember(self, raw: bytes, request: ConnectRequest, decision: Decision) -> None:
+        if decision.presented != "succeeded":
             return  # guesses of a token are compared each time, in constant time
-        if len(self._known) >= MEMORY:
-            self._known.clear()
-        self._known[raw] = (request, refusal)
+        if len(self._remembered) >= MEMORY:
+            self._remembered.clear()
+        self._remembered[raw] = (request, decision)
 
-    def _refusal(self, request: Request) -> Refusal | None:
-        presented = presented_token(request.head)
+    def _decide(self, request: Request) -> Decision:
+        presented, refusal = self._authenticate(request.head)
+        if refusal is not None:
+            return decided(request, presented, refusal=refusal)
+        verdict = self._policy.decide(request.host, request.port)
+        refusal = refusal_of(verdict)
+        if refusal is None and verdict.tls_only and isinstance(request, HttpRequest):
+            refusal = _not_tls(entry(request.host.name, request.port))
+        return decided(request, presented, verdict, refusal)
+
+    def _authenticate(self, head: RequestHead) -> tuple[AuthOutcome | None, Refusal | None]:
+        presented = presented_token(head)
         if presented is None:
-            return Refusal(407, token.MISSING, token.HINT, "authentication_failed")
+            return None, NO_TOKEN
         if not self._token.matches(presented):
-            request.subject.presented = "failed"
-            return Refusal(407, token.WRONG, token.HINT, "authentication_failed")
-        request.subject.presented = "succeeded"
-        host, port = request.host, request.port
-        if host.address is not None and self._directory.is_own(host.name, port):
-            return Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_denied")
-        verdict = self._policy.decide(host, port)
-        if not verdict.allowed:
-            return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
-        if request.plain is None:
-            request.spoken = verdict.inspection.spoken(port)
-        elif verdict.tls_only:
-            return _not_tls(entry(host.name, port))
-        request.subject.note = verdict.note
-        return None
+            return "failed", WRONG_TOKEN
+        return "succeeded", None
+
+
+def decided(
+    request: Request,
+    presented: AuthOutcome | None,
+    verdict: Verdict | None = None,
+    refusal: Refusal | None = None,
+) -> Decision:
+    """The decision about a request."""
+    host = request.host
+    return Decision(
+        request.mode,
+        host.name,
+        request.port,
+        request.head.method,
+        request.path,
+        presented,
+        host,
+        verdict,
+        refusal,
+    )
+
+
+def read_request(raw: bytes, unread: bytes) -> tuple[Request, bytes]:
+    """Return the request whose head is `raw`, and the bytes of `unread` that follow its body so
+    far. Raises BadRequest."""
+    head = parse_head(raw)
+    if head.method == "CONNECT":
+        return ConnectRequest(head, *connect_target(head)), unread
+    return read_http(head, http_target(head), unread)
+
+
+def read_http(head: RequestHead, target: HttpTarget, unread: bytes) -> tuple[HttpRequest, bytes]:
+    """Return a plain request to `target`, otherwise as `read_request`. Raises BadRequest."""
+    path = redact_path(target.path.decode("ascii"))
+    body = ChunkedBody() if head.body == "chunked" else LengthBody(head.length)
+    try:
+        early, taken = body.read(unread)
+    except BadBody as fault:
+        raise BadRequest(400, fault.reason, target.host.name) from fault
+    if has_unusual_body(head) and HiddenRequest().is_in(early):
+        raise BadRequest(400, REASON, target.host.name)
+    return HttpRequest(head, target, path, body, early), unread[taken:]
 
 
 def _not_tls(plain_entry: str) -> Refusal:
-    """For a plain request to where the entry that allows it says that TLS is spoken."""
+    """The refusal of a plain request to a host whose entry says TLS."""
     reason = format_reason(DenialCode.TLS_ONLY, destination=plain_entry)
     reason = with_allow_entry(reason, plain_entry)
     return Refusal(403, reason, f"allow it with {ALLOW_FLAG} {plain_entry}", "host_denied")

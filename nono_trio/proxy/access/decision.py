@@ -1,46 +1,33 @@
-"""Network events of the proxy: who asked for what, and what was decided.
+"""A decision: what a request asked for, what policy said, why it is refused if it is.
 
-Rules of this file: an event is made before its decision takes effect, so `status` stays null and
-`reason` is ours; a path goes in without the values of its query; the token and what a request
-presented instead of it never go in.
+Rules of this file:
+- A decision is a value. What is found out later (a bad address, a dead upstream) is a second one.
+- Its record is made before it takes effect, so `status` is null there and `reason` is our own text.
+- `path` has no values of the query. The token, and what a client presented instead of it, are in
+  no decision.
+- Every network event of a request, a look-up or a refused connection comes from `Decision.event`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
-from nono_trio.core.log.events import NetworkEvent
+from nono_trio.core.log.events import Flow, NetworkEvent
 
 if TYPE_CHECKING:
-    from nono_trio.core.log.events import AuthOutcome, DenialCategory, Mode
+    from nono_trio.core.log.events import AuthOutcome, ClosedBy, DenialCategory, Mode
+    from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.network_policy import Verdict
 
 
-@dataclass(slots=True)
-class Subject:
-    """What a decision is about. `target` is "" when none could be read.
-
-    `presented` is None for a request without a token. `note` is what the record says if the request
-    is allowed: the entry, where that is one that lets more through than a plain one would.
-    `upstream` is the upstream proxy that it goes through (mode `external`).
-    """
-
-    mode: Mode
-    target: str
-    port: int | None = None
-    method: str | None = None
-    path: str | None = None
-    presented: AuthOutcome | None = None
-    note: str | None = None
-    upstream: str | None = None
-
-
-@dataclass(slots=True)
-class Refusal:
-    """Why a request is refused: the status and the text that are answered, and the category that
-    is recorded."""
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request is refused: HTTP status and text of the answer, category of the record."""
 
     status: int
     reason: str
@@ -48,38 +35,123 @@ class Refusal:
     category: DenialCategory | UnsetType = UNSET
 
 
-def allowed(subject: Subject, now: int) -> NetworkEvent:
-    """The event that lets a request through; `now` in milliseconds since 1970."""
-    presented = subject.presented
-    return NetworkEvent(
-        timestamp_unix_ms=now,
-        mode=subject.mode,
-        decision="allow",
-        auth_mechanism=UNSET if presented is None else "proxy_authorization",
-        auth_outcome=UNSET if presented is None else presented,
-        target=subject.target,
-        upstream=subject.upstream or UNSET,
-        port=subject.port,
-        method=subject.method,
-        path=subject.path,
-        reason=subject.note,
-    )
+class Decision(msgspec.Struct, frozen=True):
+    """One decision. It allows unless it has a refusal."""
+
+    mode: Mode
+    target: str
+    """The host's name; of a malformed request what could be read of its target, or ""."""
+    port: int | None = None
+    method: str | None = None
+    path: str | None = None
+    presented: AuthOutcome | None = None
+    """Outcome of the comparison with the token; None if the client presented none."""
+    host: Host | None = None
+    """The host; None if the request is malformed."""
+    verdict: Verdict | None = None
+    """What policy says of host and port by name; None if it was not asked."""
+    refusal: Refusal | None = None
+    upstream: str | None = None
+    """The upstream proxy that the connection goes through; None if the host is dialled."""
+
+    @property
+    def rule(self) -> str | None:
+        """The policy entry that decided, as its author wrote it; None for a built-in rule."""
+        return None if self.verdict is None else self.verdict.rule
+
+    @property
+    def note(self) -> str | None:
+        """What the record of an allowed request says of its entry; None for a plain entry.
+
+        The full names of a short host are left out if an upstream proxy looks the host up.
+        """
+        verdict = self.verdict
+        if verdict is None or not (verdict.scheme or verdict.looked_up):
+            return None
+        return verdict.note if self.upstream is None else verdict.entry_note
+
+    @property
+    def destination(self) -> tuple[Host, int]:
+        """Host and port to connect to. Raises AssertionError for a refused or malformed request."""
+        if self.refusal is not None or self.host is None or self.port is None:
+            raise AssertionError("only an allowed request may be connected")
+        return self.host, self.port
+
+    @property
+    def allowing_verdict(self) -> Verdict:
+        """The verdict that allows. Raises AssertionError for a refused request."""
+        if self.refusal is not None or self.verdict is None:
+            raise AssertionError("policy has not allowed this request")
+        return self.verdict
+
+    def refused(self, refusal: Refusal) -> Decision:
+        """The second decision about the same request, which refuses it."""
+        return replace(self, refusal=refusal)
+
+    def through(self, upstream: str) -> Decision:
+        """The same decision for a host that is reached through an upstream proxy."""
+        return replace(self, mode="external", upstream=upstream)
+
+    def event(self, now: int, more: str = "") -> NetworkEvent:
+        """The record of this decision; `now` in milliseconds since 1970.
+
+        `more` is appended to the reason of a refusal.
+        """
+        presented, refusal = self.presented, self.refusal
+        return NetworkEvent(
+            timestamp_unix_ms=now,
+            mode=self.mode,
+            decision="allow" if refusal is None else "deny",
+            auth_mechanism=UNSET if presented is None else "proxy_authorization",
+            auth_outcome=UNSET if presented is None else presented,
+            denial_category=UNSET if refusal is None else refusal.category,
+            target=self.target,
+            upstream=self.upstream or UNSET,
+            port=self.port,
+            method=self.method,
+            path=self.path,
+            reason=self.note if refusal is None else f"{refusal.reason}{more}",
+        )
 
 
-def denied(subject: Subject, refusal: Refusal, now: int) -> NetworkEvent:
-    """The event that keeps a request out; `now` in milliseconds since 1970."""
-    presented = subject.presented
-    return NetworkEvent(
-        timestamp_unix_ms=now,
-        mode=subject.mode,
-        decision="deny",
-        auth_mechanism=UNSET if presented is None else "proxy_authorization",
-        auth_outcome=UNSET if presented is None else presented,
-        denial_category=refusal.category,
-        target=subject.target,
-        upstream=subject.upstream or UNSET,
-        port=subject.port,
-        method=subject.method,
-        path=subject.path,
-        reason=refusal.reason,
-    )
+def refusal_of(verdict: Verdict) -> Refusal | None:
+    """The refusal that a verdict of policy means; None if policy allows."""
+    if verdict.allowed:
+        return None
+    return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
+
+
+def host_denied(
+    target: str, port: int | None, reason: str, *, method: str | None = None
+) -> Decision:
+    """The refusal of a look-up, or the record of a connection that the kernel refused."""
+    refusal = Refusal(403, reason, category="host_denied")
+    return Decision("connect", target, port, method, refusal=refusal)
+
+
+@dataclass(slots=True)
+class FlowStart:
+    """Begin of the flow of an allowed request: `address` is connected, `name` is the full name
+    that has the address if that is not the target."""
+
+    decision: Decision
+    sequence: int
+    address: str
+    opened_unix_ms: int
+    name: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def end(self, bytes_up: int, bytes_down: int, closed_by: ClosedBy) -> Flow:
+        """The line of flows.ndjson, now that the flow has ended."""
+        return Flow(
+            sequence=self.sequence,
+            target=self.decision.target,
+            port=self.decision.port,
+            address=self.address,
+            opened_unix_ms=self.opened_unix_ms,
+            duration_ms=int((time.monotonic() - self.started) * 1000),
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
+            closed_by=closed_by,
+            name=self.name or UNSET,
+        )

@@ -1,59 +1,139 @@
-"""Records of denials that a program repeats as fast as it can: few of them, and none uncounted.
+"""Rate-limits the records of repeated denials, so that a flood can't fill the log.
 
-Rules of this file: a denial is answered only after the record that tells of it, its own or an
-earlier one's, is in the log; at the end one record tells of those that no other has told of.
+A program that is refused a name asks again at once, for both address families, through every search
+path; a hostile program asks for a new name each time. So one key (a name, or address and port) is
+recorded once a window, and all keys together at most so often a second. A denial without a record
+of its own is counted as suppressed; the key's next record says how many there were, and one record
+at the end counts all that no other record has counted.
+
+Rules of this file:
+- A denial is answered only after a record of its key is in the log: its own, or an earlier one.
+- No denial is lost from the counts; only its key may be forgotten. The memory is bounded.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from nono_trio.core.policy.reasons import format_suppressed
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.access.denial_window import DenialWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nono_trio.audit.write.recorder import RecordsDecisions
-    from nono_trio.core.log.events import NetworkEvent
+    from nono_trio.proxy.access.decision import Decision
+
+WINDOW: Final = 60.0  # seconds for which one record of a name is enough: the TTL of its addresses
+# Records a second over all names: more than a build that tries mirrors makes, and an hour of a
+# tunnel's flood stays under 40 MB of log.
+MAX_RECORDS_A_SECOND: Final = 20
+MAX_NAMES: Final = 4096  # names remembered, 1 KiB each at most; of the oldest the count is kept
 
 
 class DenialThrottle:
-    """Records denials by key, or counts them. The clock is trio's."""
+    """Records denials by key, or counts them. The clock of the window is trio's; `now_ms` gives
+    the time of the records, in milliseconds since 1970."""
 
-    def __init__(self, recorder: RecordsDecisions) -> None:
+    def __init__(self, recorder: RecordsDecisions, now_ms: Callable[[], int]) -> None:
         self._recorder = recorder
-        self._denied = DenialWindow()
-        # Holds back those that are only counted until the record that stands for them is there.
+        self._now_ms = now_ms
+        self._window = DenialWindow()
+        # Makes a denial that is only counted wait for the record that counts for it.
         self._recording = trio.Lock()
 
-    async def record(self, key: str, event: Callable[[str], NetworkEvent]) -> None:
-        """Record one, or count it; `event` makes the record, given what its reason ends in.
+    async def record(self, key: str, decision: Decision) -> None:
+        """Record one denial, or count it.
 
         Raises AuditBusy, AuditLost and SessionSealed: then, and if cancelled, it stays counted.
         """
         async with self._recording:
-            untold = self._denied.claim(key, trio.current_time())
-            if untold is None:
+            suppressed = self._window.claim(key, trio.current_time())
+            if suppressed is None:
                 return
+            more = format_suppressed(suppressed)
             try:
-                await self._recorder.record(event(format_suppressed(untold)))
+                await self._recorder.record(decision.event(self._now_ms(), more))
             except BaseException:
-                self._denied.give_back(key, untold)
+                self._window.give_back(key, suppressed)
                 raise
 
-    def count_untold(self, count: int) -> None:
-        """Count denials that nobody could tell apart any more."""
-        self._denied.drop(count)
+    def count_suppressed(self, count: int) -> None:
+        """Count denials whose keys are not known."""
+        self._window.drop(count)
 
-    async def record_untold(self, event: Callable[[int], NetworkEvent]) -> None:
-        """At the end of the session: record how many no record has told of, if any. Raises nothing,
-        for by then nobody could do anything about the log."""
-        untold = self._denied.untold
-        if untold:
+    async def record_suppressed(self, decision: Callable[[int], Decision]) -> None:
+        """At the end of the session: record how many denials no record has counted, if any;
+        `decision` is called with their number. Raises nothing, since no caller could repair the log
+        at this point."""
+        suppressed = self._window.suppressed
+        if suppressed:
             with suppress(AuditBusy, AuditLost, SessionSealed):
-                await self._recorder.record(event(untold))
+                await self._recorder.record(decision(suppressed).event(self._now_ms()))
+
+
+@dataclass(slots=True)
+class _Denied:
+    """Time of the name's last record (None: not recorded yet), and its denials since."""
+
+    recorded: float | None = None
+    suppressed: int = 0
+
+
+class DenialWindow:
+    """The names denied of late. Times are seconds of a clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, _Denied] = {}
+        self._second = 0.0
+        self._in_second = 0
+        self._dropped = 0
+
+    @property
+    def suppressed(self) -> int:
+        """Number of denials that no record has counted yet."""
+        return self._dropped + sum(denied.suppressed for denied in self._names.values())
+
+    def claim(self, name: str, now: float) -> int | None:
+        """Count a denial. Returns the number of suppressed denials of the name since its last
+        record if this one must be recorded; otherwise None."""
+        denied = self._names.get(name) or self._remember(name)
+        is_recent = denied.recorded is not None and now - denied.recorded < WINDOW
+        if is_recent or not self._has_room(now):
+            denied.suppressed += 1
+            return None
+        denied.recorded, suppressed, denied.suppressed = now, denied.suppressed, 0
+        return suppressed
+
+    def give_back(self, name: str, suppressed: int) -> None:
+        """Undo a `claim` whose record failed; `suppressed` is what it returned."""
+        denied = self._names.get(name)
+        if denied is None:  # forgotten meanwhile
+            self._dropped += suppressed + 1
+        else:
+            denied.recorded = None
+            denied.suppressed += suppressed + 1
+
+    def drop(self, count: int) -> None:
+        """Count denials whose names are not known."""
+        self._dropped += count
+
+    def _remember(self, name: str) -> _Denied:
+        if len(self._names) >= MAX_NAMES:
+            oldest = next(iter(self._names))
+            self._dropped += self._names.pop(oldest).suppressed
+        denied = self._names[name] = _Denied()
+        return denied
+
+    def _has_room(self, now: float) -> bool:
+        """True if this second has room for another record; takes the room."""
+        if now - self._second >= 1:
+            self._second, self._in_second = now, 0
+        if self._in_second >= MAX_RECORDS_A_SECOND:
+            return False
+        self._in_second += 1
+        return True

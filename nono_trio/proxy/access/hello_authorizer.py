@@ -1,17 +1,22 @@
-"""Which host a TLS client may ask for on its connection, and how its hello is read.
+"""Authorizes the TLS hello of a connection: which host it may ask for.
 
-Which name a hello may ask for: on a connection to a name, that name. On one to a literal address
-any allowed name. No name at all is right for a literal alone (RFC 6066 3 knows no addresses there,
-so an entry for the address itself says that none is expected), else it takes an entry tls://HOST.
+On a connection to a name the hello must ask for that name. On a connection to a literal address it
+may ask for any allowed name. A hello without a name is right for a literal address alone (RFC 6066
+3 allows no addresses as a name, so the entry for the address says that no name is expected);
+otherwise it needs an entry tls://HOST.
 
-Such an entry also lets a hello hide its name (ECH). What it asks for then is known to nobody but
-the server, which may serve other names behind it: that is the price of the entry, and why a plain
-one does not do. The name that stands outside must be the host all the same, or an allowed one: a
-server's public name that is allowed too leads nowhere new, and one that is not is refused as any
-name that is not on the list, so that whoever reviews the list sees it.
+Such an entry also lets a hello hide its name (ECH). Only the server knows then which name is asked
+for, and it may serve other names behind it: that is the price of the entry, and the reason why a
+plain entry is not enough. The outer name must be the host, or an allowed name: an allowed public
+name of the server leads nowhere new, and another one is refused as any name that is not on the
+list, so that a reviewer of the list sees it.
 
-Rules of this file: the same for a connection that came in transparently and for what moves through
-a CONNECT; the reason of a refusal says which entry would have done.
+Rules of this file:
+- No I/O and no waiting, as in authorizer.py.
+- A transparent connection and a CONNECT tunnel get the same answer.
+- The policy was asked about the connection's host already; it is asked again about another host
+  only.
+- The reason of a refusal names the entry that would allow it.
 """
 
 from __future__ import annotations
@@ -20,121 +25,106 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.net.client_hello import BadHello, ClientHello, read_client_hello
+from nono_trio.core.net.client_hello import BadHello, ClientHello
 from nono_trio.core.net.host import BadHost, Host, parse_host
 from nono_trio.core.policy.allow_entry import allow_entry, entry
-from nono_trio.core.policy.reasons import (
-    DenialCode,
-    format_reason,
-    with_allow_entry,
-)
+from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, Inspection
-from nono_trio.proxy.access.decision import Refusal
-from nono_trio.proxy.access.transparent_authorizer import judged
-from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 
 if TYPE_CHECKING:
+    from nono_trio.core.log.events import AuthOutcome
     from nono_trio.core.net.hello_retry import OtherHello
-    from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.core.policy.network_policy import Policy, Verdict
 
-MISDIRECTED: Final = 421  # RFC 9110 15.5.20, for what is no status here: another name is meant
-
-
-async def read_hello(client: Client, limits: Limits) -> ClientHello | None:
-    """Read the hello, its bytes left in `unread`; None if the client sent nothing at all within the
-    time for a head. Raises BadHello, OSError, and Expired for a client whose place was given away.
-    """
-    client.expire_in(limits.head)
-    needed = 1
-    while True:
-        while len(client.unread) < needed:
-            if not await _receive(client, limits):
-                return None
-        read = read_client_hello(client.unread)
-        if isinstance(read, ClientHello):
-            return read
-        needed = read
-
-
-async def _receive(client: Client, limits: Limits) -> bool:
-    """Add to `unread`; False if the client ended or waited too long without a byte."""
-    client.idle = not client.unread
-    try:
-        more = await client.receive()
-    except Expired:
-        if client.dropped:
-            raise
-        if not client.unread:
-            return False
-        reason = format_reason(DenialCode.HELLO_TIMEOUT, seconds=limits.head)
-        raise BadHello(reason) from None
-    finally:
-        client.idle = False
-    if not more and client.unread:
-        raise BadHello(format_reason(DenialCode.HELLO_CUT))
-    client.unread += more
-    return bool(more)
+# RFC 9110 15.5.20, as a mark for a hello that asks for another name. No answer has this status.
+MISDIRECTED: Final = 421
 
 
 class HelloAuthorizer:
-    """Judges the hello of one connection to `host`, a name or a literal address."""
+    """Authorizes the hello of one connection to `host`, a name or a literal address.
 
-    __slots__ = ("_host", "_policy", "_port")
+    `verdict` is what policy says of host and port. `presented` is the outcome of the token's
+    comparison, for a connection that has one.
+    """
 
-    def __init__(self, policy: Policy, host: Host, port: int) -> None:
+    __slots__ = ("_host", "_policy", "_port", "_presented", "_verdict")
+
+    def __init__(
+        self,
+        policy: Policy,
+        host: Host,
+        port: int,
+        verdict: Verdict,
+        presented: AuthOutcome | None = None,
+    ) -> None:
         self._policy = policy
         self._host = host
         self._port = port
+        self._verdict = verdict
+        self._presented = presented
 
-    def asked_for(self, hello: ClientHello) -> tuple[Host, Refusal | None]:
-        """The host that is meant, or the one that the refusal is about."""
+    def authorize(self, hello: ClientHello) -> Decision:
+        """The decision about the host that the hello asks for."""
         host = self._host
         is_literal = host.address is not None
+        may_hide = _may_hide(self._verdict)
         try:
             asked = host if hello.server_name is None else parse_host(hello.server_name)
         except BadHost as fault:
             reason = format_reason(DenialCode.BAD_SERVER_NAME, detail=fault.reason)
-            return host, _misdirected(reason)
+            return self._about(host, self._verdict, _misdirected(reason))
         if hello.hides_name:
-            return self._hidden(asked if is_literal and not self._may_hide(host) else host, asked)
-        if hello.server_name is None and not is_literal and not self._may_hide(host):
-            return host, _misdirected(self._needs_tls(DenialCode.NO_SERVER_NAME, host))
+            return self._hidden(asked if is_literal and not may_hide else host, asked)
+        if hello.server_name is None and not is_literal and not may_hide:
+            return self._about(
+                host, self._verdict, self._needs_tls(DenialCode.NO_SERVER_NAME, host)
+            )
         if is_literal or asked == host:
-            return asked, self._judged(asked)
+            verdict = self._decide(asked)
+            return self._about(asked, verdict, refusal_of(verdict))
         reason = format_reason(
             DenialCode.OTHER_SERVER_NAME, asked=asked.bracketed(), host=host.bracketed()
         )
-        return asked, _misdirected(reason)
+        return self._about(asked, None, _misdirected(reason))
 
-    def malformed(self, fault: BadHello) -> Refusal:
-        """The refusal of what is no hello."""
-        return self._no_tls(fault.reason) if not fault.is_tls else _bad(fault.reason)
+    def malformed(self, fault: BadHello) -> Decision:
+        """The decision about bytes that are no hello."""
+        refusal = _bad(fault.reason) if fault.is_tls else self._no_tls(fault.reason)
+        return self._about(self._host, self._verdict, refusal)
 
-    def server_first(self) -> Refusal:
-        """The refusal of a connection on which the server has spoken and the client has not."""
-        return self._no_tls(format_reason(DenialCode.SERVER_BEFORE_TLS))
+    def server_first(self) -> Decision:
+        """The decision about a connection on which the server spoke before the client."""
+        return self._about(
+            self._host, self._verdict, self._no_tls(format_reason(DenialCode.SERVER_BEFORE_TLS))
+        )
 
-    def _hidden(self, host: Host, outside: Host) -> tuple[Host, Refusal | None]:
-        """What to do about a hello to `host` that hides its name behind another, `outside`."""
-        refusal = self._judged(host)
+    def _hidden(self, host: Host, outside: Host) -> Decision:
+        """The decision about a hello to `host` that hides its name behind another, `outside`."""
+        verdict = self._decide(host)
+        refusal = refusal_of(verdict)
         if refusal is not None:
-            return host, self._with_tls_entry(refusal, host)
-        if not self._may_hide(host):
-            refusal = _misdirected(self._needs_tls(DenialCode.HIDDEN_SERVER_NAME, host))
+            return self._about(host, verdict, self._with_tls_entry(refusal, host))
+        if not _may_hide(verdict):
+            refusal = self._needs_tls(DenialCode.HIDDEN_SERVER_NAME, host)
         if refusal is None and outside != host:
-            refusal = self._judged(outside)
-            return (host if refusal is None else outside), refusal
-        return host, refusal
+            outer = self._decide(outside)
+            refusal = refusal_of(outer)
+            if refusal is not None:
+                return self._about(outside, outer, refusal)
+        return self._about(host, verdict, refusal)
 
-    def _judged(self, host: Host) -> Refusal | None:
-        return judged(self._policy, host, self._port)
+    def _decide(self, host: Host) -> Verdict:
+        return self._verdict if host == self._host else self._policy.decide(host, self._port)
 
-    def _may_hide(self, host: Host) -> bool:
-        return self._policy.decide(host, self._port).inspection >= Inspection.TLS
+    def _about(self, host: Host, verdict: Verdict | None, refusal: Refusal | None) -> Decision:
+        return Decision(
+            "connect", host.name, self._port, "TLS", None, self._presented, host, verdict, refusal
+        )
 
-    def _needs_tls(self, code: DenialCode, host: Host) -> str:
-        return with_allow_entry(format_reason(code), entry(host.name, self._port, TLS_SCHEME))
+    def _needs_tls(self, code: DenialCode, host: Host) -> Refusal:
+        allow_entry = entry(host.name, self._port, TLS_SCHEME)
+        return _misdirected(with_allow_entry(format_reason(code), allow_entry))
 
     def _with_tls_entry(self, refusal: Refusal, host: Host) -> Refusal:
         """Name the entry that a hello with a hidden name needs, where a refusal misses an entry.
@@ -154,15 +144,22 @@ class HelloAuthorizer:
         return _bad(with_allow_entry(reason, entry(self._host.name, self._port, TCP_SCHEME)))
 
 
-def second_hello(name: str, fault: BadHello | OtherHello) -> tuple[str, Refusal]:
-    """The refusal of what came after the hello for the host `name`, and the host that it is about,
-    where that can be told."""
+def second_hello(first: Decision, fault: BadHello | OtherHello) -> Decision:
+    """The decision about a second hello on the connection that `first` has allowed. Its target is
+    the host that the second hello asks for, if that can be read."""
+    name = first.target
     if isinstance(fault, BadHello):
-        return name, _bad(format_reason(DenialCode.SECOND_HELLO_BAD, detail=fault.reason))
-    asked = fault.hello.server_name
-    with suppress(BadHost):
-        name = name if asked is None else parse_host(asked).name
-    return name, _misdirected(format_reason(DenialCode.SECOND_HELLO_OTHER))
+        refusal = _bad(format_reason(DenialCode.SECOND_HELLO_BAD, detail=fault.reason))
+    else:
+        refusal = _misdirected(format_reason(DenialCode.SECOND_HELLO_OTHER))
+        asked = fault.hello.server_name
+        with suppress(BadHost):
+            name = name if asked is None else parse_host(asked).name
+    return Decision("connect", name, first.port, "TLS", None, first.presented, refusal=refusal)
+
+
+def _may_hide(verdict: Verdict) -> bool:
+    return verdict.inspection >= Inspection.TLS
 
 
 def _bad(reason: str) -> Refusal:

@@ -1,10 +1,14 @@
-"""Judges plain HTTP from programs that believe to speak to the origin server itself: those that
-know of no proxy, and those that opened a tunnel to the server's port 80 with CONNECT.
+"""Authorizes HTTP requests on a connection to the origin server: a transparent connection, or a
+CONNECT tunnel to port 80.
 
-Rules of this file: no token is asked for, since the listener can be reached from inside the cage
-only, or the CONNECT had it; a connection to a name carries requests for that name and no other, or
-one allowed name would open all that its server hosts; on a connection to a literal address each
-request's Host field is decided by name, and the address itself is decided where there is none.
+Rules of this file:
+- No I/O and no waiting, as in authorizer.py.
+- No token is asked for. Only the cage reaches the transparent listener, and the CONNECT had it.
+- A connection to a name carries requests for that name only; otherwise one allowed name would open
+  every site of its server. On a connection to a literal address the Host field of each request is
+  decided by name, and the address itself is decided if the request has no Host field.
+- The policy was asked about the connection's host already; a request for that host is decided by
+  the same verdict.
 """
 
 from __future__ import annotations
@@ -17,82 +21,92 @@ from nono_trio.core.http.request_head import parse_head
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME
-from nono_trio.proxy.access.decision import Refusal, Subject
-from nono_trio.proxy.access.request import Request, read_plain
+from nono_trio.proxy.access.authorizer import Request, decided, read_http
+from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 
 if TYPE_CHECKING:
     from nono_trio.core.http.bad_request import BadRequest
     from nono_trio.core.log.events import AuthOutcome
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.network_policy import Policy, Verdict
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
 _BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")
 
 
-def judged(policy: Policy, host: Host, port: int) -> Refusal | None:
-    """Why policy refuses a host and port, by name alone; None if it does not."""
-    verdict = policy.decide(host, port)
-    if verdict.allowed:
-        return None
-    return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")
-
-
 class TransparentAuthorizer:
-    """The judge of one connection to `host` (a name, or a literal that stands for no name)."""
+    """Authorizes the requests of one connection to `host`, a name or a literal address.
+
+    `verdict` is what policy says of host and port.
+    """
 
     def __init__(
-        self, policy: Policy, host: Host, port: int, presented: AuthOutcome | None = None
+        self,
+        policy: Policy,
+        host: Host,
+        port: int,
+        verdict: Verdict,
+        presented: AuthOutcome | None = None,
     ) -> None:
         self._policy = policy
         self._presented = presented
         self._host = host
         self._port = port
+        self._verdict = verdict
 
-    def judge(self, raw: bytes, unread: bytes) -> tuple[Request, Refusal | None, bytes]:
-        """As `gate.Judge.judge`."""
+    def authorize(self, raw: bytes, unread: bytes) -> tuple[Request, Decision, bytes]:
+        """As `Authorizer.authorize`."""
         head = parse_head(raw)
         target = origin_target(head, self._host, self._port)
-        request, rest = read_plain(head, target, unread)
-        request.subject.presented = self._presented
-        refusal = self._refusal(target.host)
-        if refusal is None:
-            request.subject.note = self._policy.decide(target.host, self._port).note
-        return request, refusal, rest
+        request, rest = read_http(head, target, unread)
+        if target.host == self._host:
+            verdict = self._verdict
+        elif self._host.address is None:
+            return (
+                request,
+                decided(request, self._presented, refusal=self._other(target.host)),
+                rest,
+            )
+        else:
+            verdict = self._policy.decide(target.host, self._port)
+        return request, decided(request, self._presented, verdict, refusal_of(verdict)), rest
 
-    def malformed(self, raw: bytes, fault: BadRequest) -> tuple[Subject, Refusal]:
-        """As `gate.Judge.malformed`: the connection has told where it goes."""
+    def malformed(self, raw: bytes, fault: BadRequest) -> Decision:
+        """As `Authorizer.malformed`; the target is the host of the connection."""
         if _is_http(raw):
-            return self._subject, Refusal(fault.status, fault.reason)
+            return self._about_connection(Refusal(fault.status, fault.reason))
         return self._no_http(DenialCode.NO_HTTP, fault.status)
 
-    def server_first(self) -> tuple[Subject, Refusal]:
-        """About a connection on which the server has spoken and the client has not."""
+    def server_first(self) -> Decision:
+        """The decision about a connection on which the server spoke before the client."""
         return self._no_http(DenialCode.SERVER_BEFORE_HTTP)
 
-    def _no_http(self, code: DenialCode, status: int = 400) -> tuple[Subject, Refusal]:
+    def _no_http(self, code: DenialCode, status: int = 400) -> Decision:
         allow_entry = entry(self._host.name, self._port, TCP_SCHEME)
         hint = f"allow it with {ALLOW_FLAG} {allow_entry}"
         reason = with_allow_entry(format_reason(code), allow_entry)
-        return self._subject, Refusal(status, reason, hint, "host_denied")
+        return self._about_connection(Refusal(status, reason, hint, "host_denied"))
 
-    @property
-    def _subject(self) -> Subject:
-        return Subject("reverse", self._host.name, self._port, presented=self._presented)
+    def _about_connection(self, refusal: Refusal) -> Decision:
+        return Decision(
+            "reverse",
+            self._host.name,
+            self._port,
+            presented=self._presented,
+            host=self._host,
+            verdict=self._verdict,
+            refusal=refusal,
+        )
 
-    def _refusal(self, host: Host) -> Refusal | None:
-        if self._host.address is None and host != self._host:
-            reason = format_reason(
-                DenialCode.OTHER_HOST_FIELD,
-                asked=host.bracketed(),
-                host=self._host.bracketed(),
-            )
-            return Refusal(403, reason, category="host_denied")
-        return judged(self._policy, host, self._port)
+    def _other(self, host: Host) -> Refusal:
+        reason = format_reason(
+            DenialCode.OTHER_HOST_FIELD, asked=host.bracketed(), host=self._host.bracketed()
+        )
+        return Refusal(403, reason, category="host_denied")
 
 
 def _is_http(raw: bytes) -> bool:
-    """Whether the client means to speak HTTP/1, however badly."""
+    """True if the client means to send HTTP/1, also if it does so badly."""
     line, ended, _ = raw.partition(b"\r\n")
     if ended:
         return _REQUEST_LINE.fullmatch(line) is not None

@@ -1,29 +1,32 @@
-"""One client connection from its first byte to its last: the order in which a request is judged.
+"""One client connection, from its first byte to its last: the life of each request, step by step.
 
-The order, which is what the whole project promises: the request is parsed (400), its token is
-compared (407), policy is asked by name (403), the decision is recorded. Only then is a name looked
-up, every address of it checked, one of them dialled, a byte answered. What is found out later (a
-bad address, a dead upstream) is a second decision and recorded before it is answered, too.
+1. authorize: parse the request (400), compare its token (407), ask policy by name (403). Path rules
+   and approvals belong here.
+2. record: commit the decision to the log. Everything below happens after it.
+3. connect: look a name up, check every address of it, dial one of them.
+4. relay: answer, and move bytes both ways.
+5. log: note what moved (flows.ndjson).
 
-Rules of this file: one refusal is one event; what a client can do to its connection is contained by
-connection_handler.py.
+What is found out after the record (a bad address, a dead upstream) is a second decision, and is
+recorded before it is answered too. One refusal is one event. connection_handler.py contains what a
+client can do to its connection.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from nono_trio.core.http.request_head import BadRequest, head_end
 from nono_trio.core.net.hello_retry import HelloRetry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
-from nono_trio.proxy.access.decision import Refusal, Subject, allowed, denied
-from nono_trio.proxy.access.flow import Opened
+from nono_trio.proxy.access.authorizer import ConnectRequest, HttpRequest
+from nono_trio.proxy.access.decision import FlowStart, Refusal
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
 from nono_trio.proxy.access.token_failures import CATEGORY
 from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
@@ -44,30 +47,25 @@ from nono_trio.proxy.transport.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
-    from nono_trio.proxy.access.authorizer import Authorizer
-    from nono_trio.proxy.access.request import PlainRequest, Request
+    from nono_trio.proxy.access.authorizer import Authorizer, Request
+    from nono_trio.proxy.access.decision import Decision
 
-
-@dataclass(slots=True)
-class Inside:
-    """A CONNECT was answered, and what it carries is looked at. `opened` is for the flow of one
-    whose requests are served one by one: they have the bytes in flows of their own."""
-
-    opened: Opened | None = None
-    closed_by: ClosedBy = "client"
+OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_denied")
 
 
 class HttpConnection(ConnectionHandler):
-    """Serves HTTP: CONNECT and plain requests. `judge` is the proxy's own gate unless given.
+    """Serves HTTP: CONNECT and plain requests. `authorizer` is the proxy's own unless given.
 
-    `shared`: others than the caged command may have connected, so what can't be read is nobody's
-    attempt in particular until the token was shown.
+    `shared`: other programs than the caged command may have connected, so a malformed request is
+    not attributed to the command until the client has shown the token.
     """
 
     __slots__ = (
+        "_authorizer",
         "_challenges",
-        "_inside",
-        "_judge",
+        "_closed_by",
+        "_flow",
+        "_is_established",
         "_served",
         "_shared",
         "_spare",
@@ -80,27 +78,74 @@ class HttpConnection(ConnectionHandler):
         proxy_context: ProxyContext,
         *,
         full: bool,
-        judge: Authorizer | None = None,
+        authorizer: Authorizer | None = None,
         shared: bool = False,
     ) -> None:
         super().__init__(client, proxy_context, full=full)
-        self._judge = judge or proxy_context.gate
+        self._authorizer = authorizer or proxy_context.authorizer
         self._shared = shared
-        self._inside: Inside | None = None
+        self._is_established = False
+        """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
+        self._flow: FlowStart | None = None
+        """Of a CONNECT whose tunnel carries HTTP. Each request in it has a flow of its own."""
+        self._closed_by: ClosedBy = "client"
         self._served = False
         self._challenges = 0
         self._tunnel_refused = False
         self._spare: Upstream | None = None
 
     async def _serve(self) -> None:
-        while await self._serve_next():
+        while await self._serve_request():
             self._served = True
             await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
             if self._proxy.closing:
                 return
 
+    async def _serve_request(self) -> bool:
+        """Serve one request; returns True if another may follow."""
+        raw: bytes | None = None
+        try:
+            raw = await self._next_head()
+            if raw is None:
+                return False
+            request, decision = self._authorize(raw)
+        except BadRequest as fault:
+            return await self._refuse_malformed(raw or self._client.unread, fault)
+        if decision.refusal is not None:
+            if self._is_established:
+                return await self._reset(decision)
+            return await self._refuse(request, decision, decision.refusal)
+        self._client.deadline = math.inf
+        sequence = await self._record(decision)
+        if isinstance(request, ConnectRequest):
+            return await self._tunnel(request, decision, sequence)
+        return await self._forward(request, decision, sequence)
+
+    def _authorize(self, raw: bytes) -> tuple[Request, Decision]:
+        """Decide about the request whose head is `raw`. Raises BadRequest."""
+        client, proxy = self._client, self._proxy
+        request, decision, client.unread = self._authorizer.authorize(raw, client.unread)
+        refusal = decision.refusal
+        if refusal is not None and refusal.status == 407:
+            return request, decision
+        if not client.proven:
+            client.prove()
+        if self._full:
+            return request, decision.refused(FULL)
+        if self._is_to_proxy(request):
+            return request, decision.refused(OWN)
+        return request, decision if refusal is not None else proxy.route(decision)
+
+    def _is_to_proxy(self, request: Request) -> bool:
+        """True if the request would come back to the proxy. This asks the system for its own
+        addresses, so it has no place in an authorizer."""
+        host, proxy = request.host, self._proxy
+        if host.address is None or self._authorizer is not proxy.authorizer:
+            return False
+        return proxy.resolver.is_own(host.name, request.port)
+
     async def _answer_busy(self) -> None:
-        if self._inside is not None:
+        if self._is_established:
             self._client.transport.reset()
         else:
             await self._answer(BUSY, keep=False, body=True)
@@ -108,38 +153,11 @@ class HttpConnection(ConnectionHandler):
     def _close(self) -> None:
         if self._spare is not None:
             self._spare.transport.close()
-        if self._inside is not None and self._inside.opened is not None:
+        if self._flow is not None:
             is_cut = trio.current_effective_deadline() == -math.inf
-            closed_by = "shutdown" if is_cut else self._inside.closed_by
-            self._proxy.recorder.record_flow(self._inside.opened.flow(0, 0, closed_by))
+            closed_by = "shutdown" if is_cut else self._closed_by
+            self._proxy.recorder.record_flow(self._flow.end(0, 0, closed_by))
         super()._close()
-
-    async def _serve_next(self) -> bool:
-        """Serve one request; whether another may follow."""
-        client = self._client
-        raw: bytes | None = None
-        try:
-            raw = await self._next_head()
-            if raw is None:
-                return False
-            request, refusal, client.unread = self._judge.judge(raw, client.unread)
-        except BadRequest as fault:
-            return await self._refuse_malformed(raw or client.unread, fault)
-        if refusal is None or refusal.status != 407:
-            if not client.proven:
-                client.prove()
-            if self._full:
-                refusal = FULL
-        if refusal is not None:
-            if self._inside is not None:
-                return await self._reset(request.subject, refusal)
-            return await self._refuse(request, refusal)
-        client.deadline = math.inf
-        self._proxy.route(request.subject, request.host, request.port)
-        sequence = await self._proxy.recorder.record(allowed(request.subject, self._proxy.now()))
-        if request.plain is None:
-            return await self._tunnel(request, sequence)
-        return await self._forward(request, request.plain, sequence)
 
     async def _next_head(self) -> bytes | None:
         """The bytes of the next head; None when no more requests come. Raises BadRequest, Expired
@@ -163,8 +181,7 @@ class HttpConnection(ConnectionHandler):
         try:
             data = await client.receive()
         except Expired:
-            if self._inside is not None:
-                self._inside.closed_by = "idle"
+            self._closed_by = "idle"
             raise
         client.idle = False
         return data
@@ -190,42 +207,54 @@ class HttpConnection(ConnectionHandler):
             data += more
         return data, end
 
-    async def _refuse(self, request: Request, refusal: Refusal) -> bool:
-        """Record a refusal, then answer it; whether another request may follow."""
+    async def _refuse(self, request: Request, decision: Decision, refusal: Refusal) -> bool:
+        """Record a refusal, then answer it; returns True if another request may follow."""
         keep = self._may_follow(request, refusal.status)
-        event = denied(request.subject, refusal, self._proxy.now())
         if refusal.status == 407:
-            await self._proxy.token_failures.record(event)
+            await self._proxy.token_failures.record(decision)
         else:
-            await self._proxy.recorder.record(event)
+            await self._record(decision)
         more = request.has_open_body or bool(self._client.unread)
         await self._answer(refusal, keep=keep, body=request.head.method != "HEAD", more=more)
         return keep
 
     def _may_follow(self, request: Request, status: int) -> bool:
+        is_connect = isinstance(request, ConnectRequest)
         if status == 407:
             self._challenges += 1
-            self._tunnel_refused = request.plain is None
+            self._tunnel_refused = is_connect
             if self._challenges >= MAX_CHALLENGES:
                 return False
-        elif request.plain is None or status == 503:
+        elif is_connect or status == 503:
             return False
         return request.head.keep_alive and not request.has_open_body
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
-        subject, refusal = self._judge.malformed(raw, fault)
-        if self._inside is not None:
-            return await self._reset(subject, refusal)
+        decision = self._authorizer.malformed(raw, fault)
+        refusal = decision.refusal
+        if refusal is None:
+            raise AssertionError("a malformed request is refused")
+        if self._is_established:
+            return await self._reset(decision)
         if self._shared and not self._client.proven:
-            refusal.category = CATEGORY
-            await self._proxy.token_failures.record(denied(subject, refusal, self._proxy.now()))
+            refusal = replace(refusal, category=CATEGORY)
+            await self._proxy.token_failures.record(decision.refused(refusal))
         else:
-            await self._proxy.recorder.record(denied(subject, refusal, self._proxy.now()))
+            await self._record(decision)
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
         return False
 
+    async def _reset(self, decision: Decision) -> bool:
+        """Record what a tunnel may not carry, then cut it: the client would take an answer of ours
+        for the server's. No request may follow."""
+        await self._record(decision)
+        self._client.transport.reset()
+        self._closed_by = "error"
+        return False
+
     async def _answer(self, refusal: Refusal, *, keep: bool, body: bool, more: bool = True) -> None:
-        """Send a refusal; if it is the last word while `more` comes in, see that it is read."""
+        """Send a refusal. If it is the last answer and `more` comes in, read that first: closing
+        with unread bytes could destroy the answer."""
         client, seconds = self._client, self._proxy.limits.linger
         text = error_response.refusal(
             refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
@@ -238,93 +267,96 @@ class HttpConnection(ConnectionHandler):
         else:
             client.transport.send_last(text)
 
-    async def _reach(self, request: Request) -> Upstream | None:
-        """The upstream of an allowed request; None if it was refused after all."""
+    async def _reach(
+        self, request: Request, decision: Decision, *, for_tunnel: bool
+    ) -> Upstream | None:
+        """Connect to the upstream of an allowed request; None if it was refused after all."""
         try:
-            for_tunnel = request.plain is None and request.spoken != "http"
-            return await self._upstream(request.host, request.port, for_tunnel=for_tunnel)
+            return await self._connect(decision, for_tunnel=for_tunnel)
         except UpstreamError as found:
-            await self._refuse(request, found.refusal)
+            refusal = found.refusal
+            await self._refuse(request, decision.refused(refusal), refusal)
             return None
 
-    async def _tunnel(self, request: Request, sequence: int) -> bool:
-        """Serve a CONNECT; whether requests may follow, which then are its tunnel's."""
-        upstream = await self._reach(request)
+    async def _tunnel(self, request: ConnectRequest, decision: Decision, sequence: int) -> bool:
+        """Serve a CONNECT; returns True if requests may follow, which then are its tunnel's."""
+        spoken = decision.allowing_verdict.inspection.spoken(request.port)
+        upstream = await self._reach(request, decision, for_tunnel=spoken != "http")
         if upstream is None:
             return False
-        if request.spoken == "http":
-            return await self._open_http(request, sequence, upstream)
+        if spoken == "http":
+            return await self._open_http(request, decision, sequence, upstream)
         look, retry = None, None
-        if request.spoken == "tls":
-            self._inside = Inside()
+        if spoken == "tls":
+            self._is_established = True
             retry = HelloRetry()
-            look = partial(self._look_at_hello, request, upstream, retry)
-        await self._carry(
-            upstream, request.subject, sequence, error_response.ESTABLISHED, look, retry
+            look = partial(self._look_at_hello, request, decision, upstream, retry)
+        await self._run_tunnel(
+            upstream, decision, sequence, error_response.ESTABLISHED, look, retry
         )
         return False
 
     async def _look_at_hello(
-        self, request: Request, upstream: Upstream, retry: HelloRetry
+        self, request: ConnectRequest, decision: Decision, upstream: Upstream, retry: HelloRetry
     ) -> ClosedBy | None:
-        """Let a TLS tunnel begin (None), or record why not and have it reset."""
-        host, port, limits = request.host, request.port, self._proxy.limits
-        judge = HelloAuthorizer(self._proxy.policy, host, port)
-        found = await check_hello(self._client, upstream, judge, host, limits, retry)
-        if not isinstance(found, tuple):
+        """Let a TLS tunnel begin (None), or record why not and reset it."""
+        authorizer = HelloAuthorizer(
+            self._proxy.policy,
+            request.host,
+            request.port,
+            decision.allowing_verdict,
+            decision.presented,
+        )
+        found = await check_hello(self._client, upstream, authorizer, self._proxy.limits, retry)
+        if isinstance(found, str):
             return found
-        host, refusal = found
-        presented = request.subject.presented
-        await self._reset(Subject("connect", host.name, port, "TLS", presented=presented), refusal)
+        if found.refusal is None:
+            return None
+        await self._reset(found)
         return "error"
 
-    async def _open_http(self, request: Request, sequence: int, upstream: Upstream) -> bool:
-        """Have the tunnel's requests judged one by one, as on a connection to the server itself;
-        whether there is one."""
-        host, port, presented = request.host, request.port, request.subject.presented
-        opened = Opened(
-            request.subject, sequence, upstream.address, self._proxy.now(), upstream.name
-        )
+    async def _open_http(
+        self, request: ConnectRequest, decision: Decision, sequence: int, upstream: Upstream
+    ) -> bool:
+        """Have the tunnel's requests authorized one by one, as on a connection to the server
+        itself; returns True if a request has begun."""
+        self._flow = self._start_flow(upstream, decision, sequence)
         self._spare = upstream
-        self._inside = Inside(opened)
-        self._judge = TransparentAuthorizer(self._proxy.policy, host, port, presented)
+        self._is_established = True
+        self._authorizer = authorizer = TransparentAuthorizer(
+            self._proxy.policy,
+            request.host,
+            request.port,
+            decision.allowing_verdict,
+            decision.presented,
+        )
         await self._client.send(error_response.ESTABLISHED)
         ended = await wait_for_client(self._client, upstream, self._proxy.limits)
         if ended is None:
             return True
         if ended != "client" and has_spoken(upstream):
-            subject, refusal = self._judge.server_first()
-            return await self._reset(subject, refusal)
-        self._inside.closed_by = ended
+            return await self._reset(authorizer.server_first())
+        self._closed_by = ended
         return False
 
-    async def _reset(self, subject: Subject, refusal: Refusal) -> bool:
-        """Record what a tunnel may not carry, then cut it: an answer of ours would be taken for the
-        server's. No request may follow."""
-        await self._proxy.recorder.record(denied(subject, refusal, self._proxy.now()))
-        self._client.transport.reset()
-        if self._inside is not None:
-            self._inside.closed_by = "error"
-        return False
-
-    async def _forward(self, request: Request, plain: PlainRequest, sequence: int) -> bool:
-        """Pass one plain request on; whether another may follow."""
+    async def _forward(self, request: HttpRequest, decision: Decision, sequence: int) -> bool:
+        """Forward one plain request; returns True if another may follow."""
         upstream = self._take_spare(request)
         if upstream is not None:
-            exchange = await self._exchange(request, plain, sequence, upstream)
+            exchange = await self._exchange(request, decision, sequence, upstream)
             if not (exchange.was_stale and is_repeatable(request.head)):
-                return await self._conclude(request, exchange)
-        upstream = await self._reach(request)
+                return await self._conclude(request, decision, exchange)
+        upstream = await self._reach(request, decision, for_tunnel=False)
         if upstream is None:
             return False
-        exchange = await self._exchange(request, plain, sequence, upstream)
-        return await self._conclude(request, exchange)
+        exchange = await self._exchange(request, decision, sequence, upstream)
+        return await self._conclude(request, decision, exchange)
 
-    def _take_spare(self, request: Request) -> Upstream | None:
+    def _take_spare(self, request: HttpRequest) -> Upstream | None:
         """The upstream of the last request, or of the CONNECT, if it can serve this one.
 
-        A used one only for what can go out again: the upstream may be closing the connection at
-        this moment, and then nobody can tell whether it acted on the request.
+        A used one serves only a request that can go out again: the upstream may be closing the
+        connection at this moment, and then nobody can know whether it acted on the request.
         """
         spare, self._spare = self._spare, None
         if spare is None:
@@ -336,13 +368,11 @@ class HttpConnection(ConnectionHandler):
         return None
 
     async def _exchange(
-        self, request: Request, plain: PlainRequest, sequence: int, upstream: Upstream
+        self, request: HttpRequest, decision: Decision, sequence: int, upstream: Upstream
     ) -> Exchange:
         upstream.used = True
-        opened = Opened(
-            request.subject, sequence, upstream.address, self._proxy.now(), upstream.name
-        )
-        exchange = Exchange(self._client, upstream, request.head, plain)
+        start = self._start_flow(upstream, decision, sequence)
+        exchange = Exchange(self._client, upstream, request)
         try:
             await exchange.run(self._proxy.limits)
             if exchange.download.switched:
@@ -353,12 +383,12 @@ class HttpConnection(ConnectionHandler):
             else:
                 upstream.transport.close()
             self._proxy.recorder.record_flow(
-                opened.flow(exchange.sent, exchange.received, exchange.closed_by)
+                start.end(exchange.sent, exchange.received, exchange.closed_by)
             )
         return exchange
 
     async def _tunnel_on(self, exchange: Exchange, upstream: Upstream) -> None:
-        """Carry what follows the handshake of a WebSocket."""
+        """Relay what follows the handshake of a WebSocket."""
         left_over = exchange.download.left_over
         tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, left_over)
         try:
@@ -366,14 +396,13 @@ class HttpConnection(ConnectionHandler):
         finally:
             exchange.end_as(tunnel)
 
-    async def _conclude(self, request: Request, exchange: Exchange) -> bool:
-        """Answer what the upstream did not; whether another request may follow."""
+    async def _conclude(self, request: HttpRequest, decision: Decision, exchange: Exchange) -> bool:
+        """Answer what the upstream did not; returns True if another request may follow."""
         failure = exchange.failure
         if failure is not None:
             # Its framing went bad after the decision to allow it, or another proxy refused it.
             if failure.status == 400 or failure.category is not UNSET:
-                event = denied(request.subject, failure, self._proxy.now())
-                await self._proxy.recorder.record(event)
+                await self._record(decision.refused(failure))
             await self._answer(failure, keep=False, body=request.head.method != "HEAD")
         elif exchange.keeps_client:
             return True

@@ -24,7 +24,7 @@ from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.log.events import ClosedBy, DenialCategory
-    from nono_trio.proxy.access.request import PlainRequest
+    from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.client import Client
@@ -41,8 +41,7 @@ class Exchange:
         self,
         client: Client,
         upstream: Upstream,
-        head: RequestHead,
-        plain: PlainRequest,
+        request: HttpRequest,
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
@@ -50,9 +49,8 @@ class Exchange:
         self._tunnel: Tunnel | None = None
         self._client = client
         self._upstream = upstream
-        self._head = head
-        self.upload = RequestStream(client, upstream, head, plain)
-        self.download = ResponseStream(client, upstream, head, self.upload)
+        self.upload = RequestStream(client, upstream, request)
+        self.download = ResponseStream(client, upstream, request.head, self.upload)
 
     async def run(self, limits: Limits) -> None:
         """Stream until the response has ended or something failed; never raises for what a peer

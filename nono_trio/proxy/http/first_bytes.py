@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.core.net.client_hello import BadHello
-from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer, read_hello
+from nono_trio.proxy.connection_handler import read_hello
 from nono_trio.proxy.transport.client import Expired
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.net.hello_retry import HelloRetry
-    from nono_trio.core.net.host import Host
-    from nono_trio.proxy.access.decision import Refusal
+    from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.client import Client
@@ -49,29 +49,27 @@ async def wait_for_client(client: Client, upstream: Upstream, limits: Limits) ->
 async def check_hello(
     client: Client,
     upstream: Upstream,
-    judge: HelloAuthorizer,
-    host: Host,
+    authorizer: HelloAuthorizer,
     limits: Limits,
     retry: HelloRetry,
-) -> ClosedBy | tuple[Host, Refusal] | None:
-    """Look at the TLS hello for `host`: None if it may go on, its bytes in `unread`; else who ended
-    the connection before it, or why it is refused and the host that the refusal is about.
+) -> ClosedBy | Decision:
+    """Read the TLS hello, its bytes left in `unread`, and return the decision about it, or the side
+    that ended the connection before it came.
 
-    `retry` is told the hello. Raises OSError.
+    `retry` gets the hello. Raises OSError.
     """
     ended = await wait_for_client(client, upstream, limits)
     if ended is not None:
         was_told = ended != "client" and has_spoken(upstream)
-        return (host, judge.server_first()) if was_told else ended
+        return authorizer.server_first() if was_told else ended
     try:
         hello = await read_hello(client, limits)
     except BadHello as fault:
-        return host, judge.malformed(fault)
+        return authorizer.malformed(fault)
     if hello is None:
         return "client"
     retry.first = hello
-    asked, refusal = judge.asked_for(hello)
-    return None if refusal is None else (asked, refusal)
+    return authorizer.authorize(hello)
 
 
 def has_spoken(upstream: Upstream) -> bool:

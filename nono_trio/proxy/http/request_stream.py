@@ -24,7 +24,7 @@ from nono_trio.proxy.transport.transport import SideFailed
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.http.target import HttpTarget
-    from nono_trio.proxy.access.request import PlainRequest
+    from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.transport.client import Client
     from nono_trio.proxy.upstream.proxy_chain import ProxyChain
@@ -52,9 +52,9 @@ class RequestStream:
         self,
         client: Client,
         upstream: Upstream,
-        head: RequestHead,
-        plain: PlainRequest,
+        request: HttpRequest,
     ) -> None:
+        head = request.head
         self.sent = 0
         self.abandoned = False
         """The upstream takes no more of the request; its response may still be there."""
@@ -64,12 +64,12 @@ class RequestStream:
         """The key of the WebSocket handshake that the request begins; None if it is none."""
         self._client = client
         self._upstream = upstream
-        self._body = plain.body
+        self._body = request.body
         self._chunked = head.body == "chunked"
         self._ended = False
         self._hidden = HiddenRequest() if self.is_last else None
-        self._pending = _passed_on(head, plain.target, self._connection_fields(), upstream.chain)
-        self._early: bytes | None = plain.early
+        self._pending = _passed_on(head, request.target, self._connection_fields(), upstream.chain)
+        self._early: bytes | None = request.early
 
     def _connection_fields(self) -> tuple[bytes, ...]:
         if self.websocket_key is not None:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
-from nono_trio.core.log.events import NetworkEvent
 from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
 from nono_trio.core.net.host import BadHost, Host, parse_host
@@ -32,6 +31,7 @@ from nono_trio.core.policy.cage_names import LOOPBACK_IPV4, LOOPBACK_IPV6
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ANY_PORT, LOCALHOST, is_localhost
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.access.decision import Decision, host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class NameService:
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
         self._own_names = own_names or {}
-        self._now = clock_ms
-        self._denials = DenialThrottle(recorder)
+        self._denials = DenialThrottle(recorder, clock_ms)
 
     async def reply(self, message: bytes) -> bytes | None:
         """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
@@ -97,8 +96,8 @@ class NameService:
     async def record_untold(self) -> None:
         """At the end of the session: record how many queries no record has told of. Raises
         nothing."""
-        await self._denials.record_untold(
-            lambda count: self._event(
+        await self._denials.record_suppressed(
+            lambda count: _denied(
                 LOOK_UPS_TARGET, format_reason(DenialCode.QUERIES_SUPPRESSED, count=count)
             )
         )
@@ -152,19 +151,11 @@ class NameService:
         return host is not None and self._is_allowed(host)
 
     async def _deny(self, name: str, reason: str) -> None:
-        await self._denials.record(name, lambda more: self._event(name, reason + more))
+        await self._denials.record(name, _denied(name, reason))
 
-    def _event(self, target: str, reason: str) -> NetworkEvent:
-        return NetworkEvent(
-            timestamp_unix_ms=self._now(),
-            mode="connect",
-            decision="deny",
-            denial_category="host_denied",
-            target=target[:MAX_SHOWN_TARGET],
-            port=DNS_PORT,
-            method=LOOK_UP,
-            reason=reason,
-        )
+
+def _denied(target: str, reason: str) -> Decision:
+    return host_denied(target[:MAX_SHOWN_TARGET], DNS_PORT, reason, method=LOOK_UP)
 
 
 def _host_of_service(name: str) -> str | None:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import trio
 
 from nono_trio.audit.write.session_files import unix_ms
-from nono_trio.proxy.access.authorizer import RequestAuthorizer
-from nono_trio.proxy.access.token import Token
+from nono_trio.proxy.access.authorizer import RequestAuthorizer, Token
 from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFailures
 from nono_trio.proxy.connection_handler import ProxyContext
 from nono_trio.proxy.http.connection import HttpConnection
@@ -84,16 +83,15 @@ class Proxy:
         self._limits = limits
         self._readiness = Readiness()
         resolver, dialler = resolver or SystemResolver(), dialler or TcpDialler(limits)
-        self._directory = AddressResolver(policy, resolver, limits)
+        self._resolver = AddressResolver(policy, resolver, limits)
         self.chain: ProxyChain | None = None
         if upstream_proxy is not None:
             self.chain = ProxyChain(upstream_proxy, resolver, dialler, limits)
-        self._gate = RequestAuthorizer(policy, Token(token), self._directory)
         self._context = ProxyContext(
             policy=policy,
-            gate=self._gate,
+            authorizer=RequestAuthorizer(policy, Token(token)),
             recorder=recorder,
-            directory=self._directory,
+            resolver=self._resolver,
             dialler=dialler,
             limits=limits,
             readiness=self._readiness,
@@ -128,7 +126,7 @@ class Proxy:
     @property
     def unrecorded_failures(self) -> int:
         """Requests without the right token that no record has counted yet."""
-        return self._context.token_failures.untold
+        return self._context.token_failures.suppressed
 
     async def serve(
         self,
@@ -153,8 +151,7 @@ class Proxy:
         """
         with listener:
             defer_accept(listener)
-            self._directory.add_own(listener)
-            self._gate.forget()
+            self._resolver.add_own(listener)
             with self._serving(listener, handlers):
                 task_status.started()
                 shared = shared and admits is None
@@ -264,8 +261,8 @@ class Proxy:
                     while True:
                         await trio.sleep(self._limits.sweep)
                         self._clients.sweep(trio.current_time())
-                        if failures.untold:
-                            nursery.start_soon(failures.record_untold)
+                        if failures.suppressed:
+                            nursery.start_soon(failures.record_suppressed)
         finally:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await failures.record_last()

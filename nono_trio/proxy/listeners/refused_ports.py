@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from nono_trio.audit.write.session_files import unix_ms
-from nono_trio.core.log.events import NetworkEvent
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class RefusedPorts:
     def __init__(self, names: SyntheticNames, policy: Policy, recorder: RecordsDecisions) -> None:
         self._names = names
         self._policy = policy
-        self._denials = DenialThrottle(recorder)
+        self._denials = DenialThrottle(recorder, unix_ms)
 
     async def serve(self, sock: socket.socket) -> None:
         """Record until cancelled, then what is left, and close it. Raises AuditLost."""
@@ -83,9 +83,7 @@ class RefusedPorts:
         name = self._names.name_of(address)
         host = Host(str(address), address) if name is None else Host(name)
         reason = self._reason(host, port)
-        await self._denials.record(
-            f"{host.name} {port}", lambda more: _event(host.name, port, reason, more)
-        )
+        await self._denials.record(f"{host.name} {port}", host_denied(host.name, port, reason))
 
     def _reason(self, host: Host, port: int) -> str:
         verdict = self._policy.decide(host, port)
@@ -99,9 +97,9 @@ class RefusedPorts:
     async def _record_untold(self, sock: socket.socket) -> None:
         with suppress(OSError):
             statistics = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
-            self._denials.count_untold(_STATISTICS.unpack(statistics)[1])
-        await self._denials.record_untold(
-            lambda count: _event(
+            self._denials.count_suppressed(_STATISTICS.unpack(statistics)[1])
+        await self._denials.record_suppressed(
+            lambda count: host_denied(
                 REFUSED_PORTS_TARGET, None, format_reason(DenialCode.PORTS_SUPPRESSED, count=count)
             )
         )
@@ -123,15 +121,3 @@ def wanted(packet: bytes) -> tuple[IPv4Address | IPv6Address, int] | None:
             return None
         address = IPv4Address(packet[16:20])
     return address, _PORT.unpack_from(packet, header + 2)[0]
-
-
-def _event(target: str, port: int | None, reason: str, more: str = "") -> NetworkEvent:
-    return NetworkEvent(
-        timestamp_unix_ms=unix_ms(),
-        mode="connect",
-        decision="deny",
-        denial_category="host_denied",
-        target=target,
-        port=port,
-        reason=reason if not more else f"{reason}{more}",
-    )

@@ -115,12 +115,13 @@ class Transparent:
         """A `ConnectionHandlerFactory`: what serves a connection follows from where it is to go,
         by port and by what the entry for the host asks of it."""
         host, port = self._target(client)
-        spoken = self._policy.decide(host, port).inspection.spoken(port)
+        verdict = self._policy.decide(host, port)
+        spoken = verdict.inspection.spoken(port)
         if spoken == "http":
-            judge = TransparentAuthorizer(self._policy, host, port)
-            return HttpConnection(client, proxy_context, full=full, judge=judge)
+            authorizer = TransparentAuthorizer(self._policy, host, port, verdict)
+            return HttpConnection(client, proxy_context, full=full, authorizer=authorizer)
         kind = SniTunnel if spoken == "tls" else RawTunnel
-        return kind(client, proxy_context, full=full, policy=self._policy, host=host, port=port)
+        return kind(client, proxy_context, full=full, host=host, port=port, verdict=verdict)
 
     def _target(self, client: Client) -> tuple[Host, int]:
         text, port = self._wanted(client.tcp.sock)

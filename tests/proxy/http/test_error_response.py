@@ -1,4 +1,4 @@
-"""What the proxy says itself, and what the gate says of a head."""
+"""What the proxy says itself, and what the authorizer decides about a head."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from running_proxy import TOKEN, connect, http
 
 from nono_trio.core.http.request_head import BadRequest
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.proxy.access.authorizer import MEMORY, RequestAuthorizer
-from nono_trio.proxy.access.token import Token
+from nono_trio.proxy.access.authorizer import MEMORY, HttpRequest, RequestAuthorizer, Token
 from nono_trio.proxy.http.error_response import refusal
-from nono_trio.proxy.limits import DEFAULT_LIMITS
-from nono_trio.proxy.upstream.resolver import AddressResolver
-from nono_trio.testing import FakeResolver
 
 STATUSES = [400, 403, 405, 407, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505]
 
@@ -62,41 +58,38 @@ def test_head_gets_no_body():
     assert (body, dict(response.headers)[b"content-length"]) == (b"", b"14")
 
 
-def gate(*allow: str) -> RequestAuthorizer:
-    policy = Policy.build(list(allow))
-    return RequestAuthorizer(
-        policy, Token(TOKEN), AddressResolver(policy, FakeResolver(), DEFAULT_LIMITS)
-    )
+def authorizer(*allow: str) -> RequestAuthorizer:
+    return RequestAuthorizer(Policy.build(list(allow)), Token(TOKEN))
 
 
 def test_a_known_head_is_judged_as_the_first_time():
-    judge = gate("allowed.test").judge
+    authorize = authorizer("allowed.test").authorize
     for target, status in (("allowed.test:443", None), ("evil.test:443", 403)):
         for _ in range(2):
-            request, refused, rest = judge(connect(target), b"early")
-            assert request.subject.target == target.split(":")[0]
-            assert (refused and refused.status) == status
+            _, decision, rest = authorize(connect(target), b"early")
+            assert decision.target == target.split(":")[0]
+            assert (decision.refusal and decision.refusal.status) == status
             assert rest == b"early"
 
 
 def test_what_is_remembered_is_bounded_and_never_a_guess():
-    ours = gate()
+    ours = authorizer()
     for number in range(3 * MEMORY):
-        ours.judge(connect(f"h{number}.test:443"), b"")
-        ours.judge(connect(f"h{number}.test:443").replace(b"Basic ", b"Basic eDp5"), b"")
-    assert len(ours._known) <= MEMORY
-    assert all(request.subject.presented == "succeeded" for request, _ in ours._known.values())
+        ours.authorize(connect(f"h{number}.test:443"), b"")
+        ours.authorize(connect(f"h{number}.test:443").replace(b"Basic ", b"Basic eDp5"), b"")
+    assert len(ours.remembered) <= MEMORY
+    assert all(decision.presented == "succeeded" for decision in ours.remembered)
 
 
 def test_plain_requests_are_never_shared():
-    ours = gate("a.test")
+    ours = authorizer("a.test")
     raw = http("POST", "http://a.test/", "Content-Length: 3")
-    (one, _, rest), (two, _, _) = ours.judge(raw, b"abcdef"), ours.judge(raw, b"")
-    assert one.plain is not None
-    assert two.plain is not None
-    assert (one.plain.early, rest) == (b"abc", b"def")
-    assert one.plain.body.done
-    assert not two.plain.body.done
+    (one, _, rest), (two, _, _) = ours.authorize(raw, b"abcdef"), ours.authorize(raw, b"")
+    assert isinstance(one, HttpRequest)
+    assert isinstance(two, HttpRequest)
+    assert (one.early, rest) == (b"abc", b"def")
+    assert not one.has_open_body
+    assert two.has_open_body
 
 
 @pytest.mark.parametrize(
@@ -104,7 +97,9 @@ def test_plain_requests_are_never_shared():
 )
 def test_framing_that_came_along_is_judged_before_anything_is_asked(body):
     with pytest.raises(BadRequest):
-        gate("a.test").judge(http("POST", "http://a.test/", "Transfer-Encoding: chunked"), body)
+        authorizer("a.test").authorize(
+            http("POST", "http://a.test/", "Transfer-Encoding: chunked"), body
+        )
 
 
 @pytest.mark.parametrize("presented", ["", "x", TOKEN[:-1], TOKEN + "x", "é", "\0"])

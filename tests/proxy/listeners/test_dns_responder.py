@@ -17,7 +17,7 @@ from nono_trio.core.net import dns
 from nono_trio.core.net.fake_ip import SyntheticNames
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.access.denial_window import (
+from nono_trio.proxy.access.denial_throttle import (
     MAX_NAMES,
     MAX_RECORDS_A_SECOND,
     WINDOW,
@@ -318,7 +318,7 @@ def test_names_that_were_dropped_keep_their_counts():
     for number in range(asked):
         now += 0.01
         claimed += denied.claim(str(number % (2 * MAX_NAMES)), now) is not None
-    assert denied.untold == asked - claimed
+    assert denied.suppressed == asked - claimed
     assert claimed > MAX_RECORDS_A_SECOND
 
 

@@ -1,0 +1,175 @@
+"""Decisions: how often the policy is asked, what a decision allows, and what its record says."""
+
+from __future__ import annotations
+
+import pytest
+from hellos import ECH, hello
+from origin import serving
+from running_proxy import AUTH, connect, http, running
+from transparent_cage import LITERAL, cage, get, greets
+from tunnels import opened
+
+from nono_trio.core.net.client_hello import ClientHello, read_client_hello
+from nono_trio.core.net.host import Host, parse_host
+from nono_trio.core.policy.network_policy import Policy
+from nono_trio.proxy.access.decision import Decision, Refusal, host_denied
+from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
+from nono_trio.testing import FakeResolver, LoopbackDialler
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[str, int]]:
+    """The questions by name to every policy; those inside `check_address` are left out."""
+    questions: list[tuple[str, int]] = []
+    decide, check_address = Policy.decide, Policy.check_address
+
+    def counted(policy: Policy, host: Host, port: int):
+        questions.append((host.name, port))
+        return decide(policy, host, port)
+
+    def uncounted(*arguments, **settings):
+        before = len(questions)
+        verdict = check_address(*arguments, **settings)
+        del questions[before:]
+        return verdict
+
+    monkeypatch.setattr(Policy, "decide", counted)
+    monkeypatch.setattr(Policy, "check_address", uncounted)
+    return questions
+
+
+async def test_the_policy_is_asked_once_about_a_transparent_tls_connection(asked):
+    async with serving(greets) as origin, cage(origin=origin) as at:
+        async with at.connection("allowed.test", 443) as wire:
+            await wire.send(hello("allowed.test"))
+            assert await wire.receive()
+        assert await at.events(1) == [("allow", "allowed.test", 443, "TLS")]
+        assert [one for one in asked if one[1] == 443] == [("allowed.test", 443)]
+
+
+async def test_it_is_asked_about_a_literal_and_about_the_name_in_the_hello(asked):
+    async with serving(greets) as origin, cage(origin=origin) as at:
+        async with at.connection(LITERAL, 443) as wire:
+            await wire.send(hello("allowed.test"))
+            assert await wire.receive()
+        assert [one for one in asked if one[1] == 443] == [(LITERAL, 443), ("allowed.test", 443)]
+
+
+@pytest.mark.parametrize(("port", "request_bytes"), [(22, b"SSH-"), (25, b"EHLO a\r\n")])
+async def test_it_is_asked_once_about_any_transparent_connection(asked, port, request_bytes):
+    async with serving(greets) as origin, cage(origin=origin) as at:
+        await at.answer("allowed.test", request_bytes, port)
+        await at.events(1)
+        assert [one for one in asked if one[1] == port] == [("allowed.test", port)]
+
+
+async def test_it_is_asked_once_about_the_requests_of_a_transparent_connection(asked):
+    async with serving() as origin, cage(origin=origin) as at:
+        async with at.connection("allowed.test", 80) as wire:
+            for _ in range(3):
+                assert (await wire.exchange(get("allowed.test"))).status == 200
+        assert len(await at.events(3)) == 3
+        assert [one for one in asked if one[1] == 80] == [("allowed.test", 80)]
+
+
+@pytest.mark.parametrize("port", [443, 80, 22])
+async def test_it_is_asked_once_about_a_connect_and_what_it_carries(asked, port):
+    first = {443: hello("allowed.test"), 80: get("allowed.test"), 22: b"SSH-"}[port]
+    async with (
+        serving(None if port == 80 else greets) as origin,
+        opened(f"allowed.test:{port}", origin, allow=[f"allowed.test:{port}"]) as (proxy, wire),
+    ):
+        await wire.send(first)
+        assert await wire.receive()
+        assert asked == [("allowed.test", port)]
+        assert all(event.decision == "allow" for event in proxy.recorder.events)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "questions"),
+    [
+        (http("GET", "http://allowed.test/small"), [("allowed.test", 80)]),
+        (http("GET", "http://evil.test/"), [("evil.test", 80)]),
+        (connect("evil.test:443"), [("evil.test", 443)]),
+        (connect("allowed.test:443").replace(AUTH.encode(), b"Basic eDp5"), []),
+        (b"GET /\x01 HTTP/1.1\r\n\r\n", []),
+    ],
+    ids=["allowed", "denied", "denied connect", "without the token", "malformed"],
+)
+async def test_it_is_asked_once_about_a_request(asked, request_bytes, questions):
+    resolver = FakeResolver({"allowed.test": [["192.0.2.1"]]})
+    async with serving() as origin:
+        dialler = LoopbackDialler(origin.port)
+        async with running(["allowed.test"], resolver=resolver, dialler=dialler) as proxy:
+            assert await proxy.ask(request_bytes) is not None
+            assert asked == questions
+
+
+def read(raw: bytes) -> ClientHello:
+    found = read_client_hello(raw)
+    assert isinstance(found, ClientHello)
+    return found
+
+
+@pytest.mark.parametrize("extensions", [(), (ECH,)])
+@pytest.mark.parametrize("name", ["allowed.test", "evil.test", "hidden.test"])
+@pytest.mark.parametrize("target", ["allowed.test", "hidden.test", LITERAL])
+def test_a_hello_asks_about_each_host_once(asked, target, name, extensions):
+    policy, host = Policy.build(["allowed.test", "tls://hidden.test", LITERAL]), parse_host(target)
+    authorizer = HelloAuthorizer(policy, host, 443, policy.decide(host, 443), "succeeded")
+    decision = authorizer.authorize(read(hello(name, *extensions)))
+    assert len(set(asked)) == len(asked)
+    assert (decision.mode, decision.port, decision.method) == ("connect", 443, "TLS")
+    assert decision.presented == "succeeded"
+
+
+ALLOWED = Decision("connect", "a.test", 443, "CONNECT", None, "succeeded", Host("a.test"))
+
+
+def test_only_an_allowed_request_has_a_destination():
+    policy = Policy.build(["a.test"])
+    verdict = policy.decide(Host("a.test"), 443)
+    allowed = Decision("connect", "a.test", 443, host=Host("a.test"), verdict=verdict)
+    assert allowed.destination == (Host("a.test"), 443)
+    assert (allowed.allowing_verdict, allowed.rule) == (verdict, "a.test")
+    refused = allowed.refused(Refusal(403, "no"))
+    malformed = Decision("connect", "a.test", 443)
+    for decision in (refused, malformed):
+        with pytest.raises(AssertionError):
+            _ = decision.destination
+        with pytest.raises(AssertionError):
+            _ = decision.allowing_verdict
+
+
+def test_every_kind_of_event_comes_from_one_builder():
+    allowed = ALLOWED.event(1)
+    refused = ALLOWED.refused(Refusal(403, "no", "hint", "host_denied")).event(2, "; 3 more")
+    for event in (allowed, refused):
+        assert (event.mode, event.target, event.port, event.method) == (
+            "connect", "a.test", 443, "CONNECT",
+        )  # fmt: skip
+        assert (event.auth_mechanism, event.auth_outcome) == ("proxy_authorization", "succeeded")
+    assert (allowed.decision, allowed.reason) == ("allow", None)
+    assert (refused.decision, refused.reason) == ("deny", "no; 3 more")
+    assert refused.denial_category == "host_denied"
+    assert ALLOWED.refusal is None, "a decision was changed by a later one"
+    through = ALLOWED.through("http://proxy.test:3128").event(3)
+    assert (through.mode, through.upstream) == ("external", "http://proxy.test:3128")
+    look_up = host_denied("b.test", 53, "no name", method="DNS").event(4)
+    assert (look_up.target, look_up.port, look_up.method) == ("b.test", 53, "DNS")
+    assert (look_up.decision, look_up.denial_category) == ("deny", "host_denied")
+
+
+async def test_a_request_to_the_proxy_itself_is_refused_before_any_record_allows_it():
+    async with running(["127.0.0.1:*", "127.0.0.2:*"]) as proxy:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            for request in (
+                connect(f"{address}:{proxy.port}"),
+                http("GET", f"http://{address}:{proxy.port}/"),
+            ):
+                for _ in range(2):  # the second time the head is remembered
+                    answer = await proxy.ask(request)
+                    assert answer is not None
+                    assert answer.status == 403
+                    assert b"the target is this proxy itself" in answer.body
+        assert {event.decision for event in proxy.recorder.events} == {"deny"}
