@@ -22,8 +22,9 @@ Rules of this file:
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from nono_trio.core.net.client_hello import BadHello, ClientHello
 from nono_trio.core.net.host import BadHost, Host, parse_host
