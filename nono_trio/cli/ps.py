@@ -13,13 +13,13 @@ from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH
 from nono_trio.cli.session_rows import (
     NOT_BOUND,
     TAMPERED,
     fault_rows,
     no_command_text,
 )
+from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.log.events import LOST_EXIT_CODE
 from nono_trio.core.log.session_json import NonoTrioFacts
@@ -36,20 +36,11 @@ if TYPE_CHECKING:
 STOP_SECONDS = 10.0
 LABEL_WIDTH = 13
 
-_audit_dir = click.option(
-    "--audit-dir",
-    type=PATH,
-    metavar="DIR",
-    envvar=store.STATE_VARIABLE,
-    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-
 
 @click.command(epilog="Example: nono-trio ps --all")
 @click.option("--all", "every", is_flag=True, help="Sealed sessions too.")
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     """List the sessions that run, and those whose supervisor was lost, newest first.
 
@@ -79,8 +70,8 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     metavar="SECONDS",
     help="How long to wait before the command's whole tree is killed.",
 )
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> None:
     """End a running session: its command is asked, after the timeout killed, and its log sealed.
 
@@ -103,8 +94,8 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
 
 @click.command(epilog="Example: nono-trio inspect latest")
 @click.argument("session", default=store.LATEST)
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Show one session as it is now: its processes, its cage, its log (default: the newest).
 
@@ -240,7 +231,7 @@ def _cage_rows(one: Running) -> Iterator[tuple[str, str]]:
 
 
 def _root(audit_dir: str | None) -> Path:
-    root = store.audit_root(store.state_root(audit_dir, os.environ))
+    root = audit_root(audit_dir)
     processes.require_outside(root, os.environ)
     return root
 
