@@ -22,12 +22,12 @@ from trio_util import run_and_cancelling
 
 from nono_trio.audit.ledger import LEDGER, LOCK
 from nono_trio.audit.write.recorder import NOT_RECORDED
-from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.audit.write.state_modes import StateModes
 from nono_trio.audit.write.watchdog import STUCK_SECONDS
 from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
+from nono_trio.posix.clock import rfc3339
 from nono_trio.session.shutdown import (
     Phase,
     Shutdown,

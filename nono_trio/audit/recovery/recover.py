@@ -35,7 +35,7 @@ from nono_trio.audit.write.seal import (
     summary_of,
     write_summary,
 )
-from nono_trio.audit.write.session_files import append_checkpoint, lock, unix_ms
+from nono_trio.audit.write.session_files import append_checkpoint, lock
 from nono_trio.core.log.events import LOST_EXIT_CODE, SessionEnded, SessionStarted, encode_payload
 from nono_trio.core.log.notices import (
     POLICY_SEQUENCE,
@@ -52,6 +52,7 @@ from nono_trio.core.log.session_json import (
     session_digest,
 )
 from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.owner import as_owner
 from nono_trio.posix.process_info import forget_cached
 

@@ -28,7 +28,7 @@ from nono_trio.audit.write.seal import (
     summary_of,
     write_summary,
 )
-from nono_trio.audit.write.session_files import LogFiles, rfc3339, unix_ms
+from nono_trio.audit.write.session_files import LogFiles
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import POLICY_TARGET, binding_record
 from nono_trio.core.log.policy_json import SessionPolicy, SupervisorProcess, encode_policy
@@ -41,6 +41,7 @@ from nono_trio.core.log.session_json import (
     session_digest,
 )
 from nono_trio.core.log.text_limits import bounded_command
+from nono_trio.posix.clock import rfc3339, unix_ms
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.process_info import boot_id, process_start_ticks
 
