@@ -22,7 +22,6 @@ from nono_trio.cli.session_rows import (
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.log.events import LOST_EXIT_CODE
-from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import UsageError
 from nono_trio.session import processes
 
@@ -136,14 +135,9 @@ def _uptime(one: Running) -> str | None:
     return duration_text((datetime.now(UTC) - one.session.started).total_seconds())
 
 
-def _facts(one: Running) -> NonoTrioFacts | None:
-    facts = one.session.summary.nono_trio if one.session.summary is not None else None
-    return facts if isinstance(facts, NonoTrioFacts) else None
-
-
 def _isolation(one: Running) -> str | None:
-    facts = _facts(one)
-    return facts.isolation if facts is not None and isinstance(facts.isolation, str) else None
+    isolation = one.session.facts.isolation
+    return isolation if isinstance(isolation, str) else None
 
 
 def _fields(one: Running) -> dict[str, Any]:
@@ -170,7 +164,7 @@ def _more_fields(one: Running) -> dict[str, Any]:
     summary = one.session.summary
     return {
         "tracked_paths": summary.tracked_paths if summary else None,
-        "nono_trio": _facts(one),
+        "nono_trio": summary.facts if summary and summary.is_ours else None,
         "policy": one.session.policy,
         "counts_bound": one.status == "sealed",
     }
@@ -218,8 +212,8 @@ def _process_rows(one: Running) -> Iterator[tuple[str, str]]:
 
 
 def _cage_rows(one: Running) -> Iterator[tuple[str, str]]:
-    facts, summary = _facts(one), one.session.summary
-    if facts is not None:
+    facts, summary = one.session.facts, one.session.summary
+    if summary is not None and summary.is_ours:
         yield "isolation", _isolation(one) or "not recorded"
         for line in facts.enforcement if isinstance(facts.enforcement, list) else ():
             yield "cage", line

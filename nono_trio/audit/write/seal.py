@@ -125,10 +125,3 @@ def file_digest(path: Path, size: int | None = None) -> FileDigest:
         length += len(line)
         hasher.update(line)
     return FileDigest(bytes=length, sha256=hasher.hexdigest())
-
-
-def own_facts(metadata: SessionMetadata) -> NonoTrioFacts:
-    """The `nono_trio` part of a session of ours."""
-    if not isinstance(metadata.nono_trio, NonoTrioFacts):
-        raise TypeError("a session of ours has facts of ours")
-    return metadata.nono_trio

@@ -23,7 +23,6 @@ from nono_trio.audit import ledger, store
 from nono_trio.audit.write.disk_room import hold_file
 from nono_trio.audit.write.seal import (
     opened_metadata,
-    own_facts,
     sealed_metadata,
     summary_of,
     write_summary,
@@ -114,7 +113,7 @@ class SessionRecord:
         self.files.check_identity()  # what is bound by name is what we wrote
         self.files.flows.sync()
         facts = msgspec.structs.replace(
-            own_facts(self._metadata),
+            self._metadata.facts,
             peak_queue=totals.peak_queue,
             lost_total=totals.lost,
             lost_flows=totals.lost_flows or msgspec.UNSET,
