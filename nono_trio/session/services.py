@@ -219,9 +219,8 @@ class ChildService:
 
         plan = self._run.plan
         direct = DirectConnections(recorder)
-        openings = Openings.of(
-            plan.port, plan.listen_ports, plan.grants, plan.sockets, plan.identities
-        )
+        sockets = [grant.path for grant in self._run.files.sockets]
+        openings = Openings.of(plan.port, plan.listen_ports, plan.grants, sockets, plan.identities)
         elsewhere = plan.isolation == "namespace"
         metadata = MetadataBroker.of(plan.grants, plan.identities, elsewhere=elsewhere)
         guard = Guard(
