@@ -13,16 +13,21 @@ from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.parameters import Seconds
 from nono_trio.cli.session_rows import (
     NOT_BOUND,
     TAMPERED,
     fault_rows,
     no_command_text,
 )
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.log.events import LOST_EXIT_CODE
-from nono_trio.errors import UsageError
 from nono_trio.session import processes
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 # Longer than a session's own grace (5 s by default), so that the first signal is given its chance.
 STOP_SECONDS = 10.0
 LABEL_WIDTH = 13
+_HINT = "see `nono-trio ps --all`"
 
 
 @click.command(epilog="Example: nono-trio ps --all")
@@ -63,7 +69,7 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
 @click.argument("session")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 86_400),
+    type=Seconds(0, 86_400),
     default=STOP_SECONDS,
     show_default=True,
     metavar="SECONDS",
@@ -78,7 +84,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
     sealed 0; not running, another user's, or still running at last 1; no such session 2; ended
     without a seal 4.
     """
-    directory = _directory(_root(audit_dir), session)
+    directory = session_directory(_root(audit_dir), session, hint=_HINT)
     hurried = processes.stop(directory, timeout)
     summary = bound_facts.look(directory).summary
     if as_json:
@@ -102,7 +108,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.audit.read.summary import counts_of
 
-    directory = _directory(_root(audit_dir), session)
+    directory = session_directory(_root(audit_dir), session, hint=_HINT)
     stored = bound_facts.look(directory)
     one = processes.look_at(stored)
     counts = counts_of(stored)
@@ -228,10 +234,3 @@ def _root(audit_dir: str | None) -> Path:
     root = audit_root(audit_dir)
     processes.require_outside(root, os.environ)
     return root
-
-
-def _directory(root: Path, session: str) -> Path:
-    found = store.find_session(root, session)
-    if found.is_dir():
-        return found
-    raise UsageError(f"expected a session, got the file {found}", hint="see `nono-trio ps --all`")

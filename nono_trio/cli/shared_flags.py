@@ -12,6 +12,7 @@ import click
 
 from nono_trio.audit import store
 from nono_trio.cli.parameters import PATH
+from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,3 +46,13 @@ audit_dir_option = option(
 def audit_root(audit_dir: str | None) -> Path:
     """Return the directory of the sessions below the state directory that was given, or ours."""
     return store.audit_root(store.state_root(audit_dir, os.environ))
+
+
+def session_directory(
+    root: Path, session: str, hint: str = "give the session's id or directory"
+) -> Path:
+    """Find a session's directory by id, prefix, name or path; raises UsageError for a file."""
+    found = store.find_session(root, session)
+    if found.is_dir():
+        return found
+    raise UsageError(f"expected a session, got the file {found}", hint=hint)

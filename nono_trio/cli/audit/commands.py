@@ -20,7 +20,12 @@ from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import OneOf, WholeNumber
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import LogUnreadable, UsageError
@@ -155,7 +160,7 @@ def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | No
     if every == bool(session):
         raise click.UsageError("expected one session, or --all, and not both")
     root = audit_root(audit_dir)
-    directory = _session_directory(root, session) if session else None
+    directory = session_directory(root, session) if session else None
     raise SystemExit(recover_sessions(root, directory, as_json=as_json))
 
 
@@ -260,7 +265,7 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.audit.verify import bound_facts
     from nono_trio.cli.audit.render import show_lines, story_fields
 
-    directory = _session_directory(audit_root(audit_dir), session)
+    directory = session_directory(audit_root(audit_dir), session)
     stored = bound_facts.look(directory, files=True)
     story = read_story(directory, TIMELINE_ENDS)
     stored = bound_facts.compared(stored, story)
@@ -336,7 +341,7 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.cli.audit.learn import Lesson
 
-    lesson = Lesson(_session_directory(audit_root(audit_dir), session))
+    lesson = Lesson(session_directory(audit_root(audit_dir), session))
     if as_json:
         print_json({"schema": SCHEMA, **lesson.fields()})
         return
@@ -352,12 +357,3 @@ def _print_record(record: LogRecord) -> None:
 def _print_record_json(record: LogRecord) -> None:
     if isinstance(record.event, Network):
         print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
-
-
-def _session_directory(root: Path, session: str) -> Path:
-    found = store.find_session(root, session)
-    if found.is_dir():
-        return found
-    raise UsageError(
-        f"expected a session, got the file {found}", hint="give the session's id or directory"
-    )
