@@ -13,7 +13,7 @@ from harness import Origin, Sessions, serving
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # A noisy machine is no finding: the suite has bounds of its own on what may take long.
 settings.register_profile("nono-trio", deadline=None)
@@ -26,6 +26,29 @@ def sessions(tmp_path: Path) -> Sessions:
     home = tmp_path / "home"
     home.mkdir()
     return Sessions(tmp_path / "state", home)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The directory of the sessions below the state directory that `run` uses."""
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process, with a state of its own; (exit code, stdout, stderr)."""
+    from nono_trio.cli import main
+
+    monkeypatch.setenv("NONO_TRIO_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("NONO_PROXY_TOKEN", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main.exit_code([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

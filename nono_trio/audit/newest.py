@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger
-from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ def _sealed_in_order(audit_root: Path) -> Sequence[str]:
 
 def _started_ticks(session: StoredSession) -> int:
     """When its supervisor started, since the machine did: no clock sets that."""
-    facts = session.summary.nono_trio if session.summary is not None else None
-    ticks = facts.supervisor_start_ticks if isinstance(facts, NonoTrioFacts) else None
+    ticks = session.facts.supervisor_start_ticks
     return ticks if isinstance(ticks, int) else 0
 
 

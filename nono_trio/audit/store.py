@@ -20,7 +20,6 @@ from nono_trio.audit.newest import newest_first
 from nono_trio.audit.stored_session import StoredSession
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import (
-    NonoTrioFacts,
     SessionMetadata,
     SessionSummary,
     decode_metadata,
@@ -238,9 +237,9 @@ def _is_running(session: StoredSession) -> bool:
 
 def is_sealed(metadata: SessionMetadata | SessionSummary) -> bool:
     """Whether session.json says that the session was sealed; upstream says it by its integrity."""
-    facts = metadata.nono_trio
-    if isinstance(facts, NonoTrioFacts) and isinstance(facts.status, str):
-        return facts.status in SEALED_STATUS
+    status = metadata.facts.status
+    if isinstance(status, str):
+        return status in SEALED_STATUS
     return metadata.audit_integrity is not None
 
 
@@ -250,11 +249,10 @@ def is_alive(directory: Path, metadata: SessionMetadata | SessionSummary) -> boo
     The same pid is not enough (pids are used again): its start time and the boot must be the same.
     Nor are they, as anybody may write them there: it must hold the lock on the session's log.
     """
-    facts = metadata.nono_trio
-    if not isinstance(facts, NonoTrioFacts) or not isinstance(facts.supervisor_pid, int):
+    facts = metadata.facts
+    if not isinstance(facts.supervisor_pid, int):
         return False
-    ticks, boot = facts.supervisor_start_ticks, facts.boot_id
-    return _runs(directory, facts.supervisor_pid, ticks, boot)
+    return _runs(directory, facts.supervisor_pid, facts.supervisor_start_ticks, facts.boot_id)
 
 
 def is_supervised(directory: Path, process: SupervisorProcess) -> bool:

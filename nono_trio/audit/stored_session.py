@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nono_trio.core.log.session_json import NonoTrioFacts, SessionSummary
+from nono_trio.core.log.session_json import NO_FACTS, NonoTrioFacts, SessionSummary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,11 +69,14 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
         return min(max(changed, _BEGINNING_OF_TIME), _END_OF_TIME)
 
     @property
+    def facts(self) -> NonoTrioFacts:
+        """Our own part of session.json."""
+        return self.summary.facts if self.summary is not None else NO_FACTS
+
+    @property
     def name(self) -> str | None:
         """The `--name` it was given."""
-        facts = self.summary.nono_trio if self.summary else msgspec.UNSET
-        name = facts.name if isinstance(facts, NonoTrioFacts) else None
-        return name if isinstance(name, str) else None
+        return self.facts.name if isinstance(self.facts.name, str) else None
 
 
 def parse_time(text: str) -> datetime | None:

@@ -73,9 +73,10 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         ],
         "own_paths": [path for path, _, _ in plan.grants[len(files.grants) :]],
         "private": [
-            {"path": path, "bytes": size, "files": count} for path, size, count in plan.private
+            {"path": one.path, "bytes": one.size, "files": one.files}
+            for one in plan.mounted("private")
         ],
-        "own_files": sorted(plan.replaced),
+        "own_files": sorted(one.path for one in plan.mounted("text")),
         "denied": list(files.denied),
         "covered": list(files.covered),
         "kept": list(files.kept),

@@ -10,6 +10,7 @@ import click
 
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import ago, clean, size_text, table_lines
 from nono_trio.posix.paths import homes_root
 from nono_trio.session.homes.kept_homes import Homes
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from nono_trio.session.homes.home_store import StoredHome
 
 SCHEMA = 1
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 @click.group()
@@ -32,7 +31,7 @@ def home() -> None:
 
 
 @home.command("list", short_help="List the homes.", epilog="Example: nono-trio home list --json")
-@_json
+@json_option
 def list_homes(as_json: bool) -> None:
     """List the homes there are: what they are for, how much they hold, when they were last used."""
     homes = Homes(homes_root(os.environ))
@@ -52,7 +51,7 @@ def list_homes(as_json: bool) -> None:
     short_help="Remove a home.", epilog="Example: nono-trio home remove claude-code-app-0123456789"
 )
 @click.argument("name", metavar="NAME")
-@_json
+@json_option
 def remove(name: str, as_json: bool) -> None:
     """Remove a home with all that is in it; not while a session has it.
 

@@ -8,18 +8,85 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing import Any
+    _Type = click.ParamType[Any]
+else:  # older releases of click have no type parameter there
+    _Type = object
+
+
+class _OneSentence(_Type):
+    """For a click type: its error is one sentence: what was expected, what came."""
+
+    def expected(self) -> str:
+        """Return what a value must be, for the error."""
+        raise NotImplementedError
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  (as click has it)
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401  (as the click type has it)
+        """Return the value; raises UsageError for an invalid one."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            raise self.unexpected(value, param, ctx) from None
+
+    def unexpected(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> UsageError:
+        """Return the error for an invalid value."""
+        hint = None if ctx is None else f"see `{ctx.command_path} --help`"
+        message = f"{_flag(param)}: expected {self.expected()}, got {str(value)!a}"
+        return UsageError(message, hint=hint)
+
+
+class WholeNumber(_OneSentence, click.IntRange):
+    """A whole number in a range."""
+
+    def expected(self) -> str:
+        """A whole number and its bounds."""
+        return f"a whole number{_bounds(self)}"
+
+
+class Seconds(_OneSentence, click.FloatRange):
+    """A length of time that ends: `nan` and `inf` are floats, but no times to wait."""
+
+    def expected(self) -> str:
+        """A number and its bounds."""
+        return f"a number of seconds{_bounds(self)}"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  (as click has it)
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return a finite number; raises UsageError for anything else."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            raise self.unexpected(value, param, ctx)
+        return seconds
+
+
+class OneOf(_OneSentence, click.Choice[str]):
+    """One of a few words."""
+
+    def expected(self) -> str:
+        """The words."""
+        *first, last = self.choices
+        return f"{', '.join(first)} or {last}"
 
 
 class GivenText(click.types.StringParamType):
-    """A text that has to say something; `what` is what it names."""
+    """A text that must not be empty; `what` is what it names."""
 
     def __init__(self, what: str) -> None:
         self.name = what
@@ -33,73 +100,15 @@ class GivenText(click.types.StringParamType):
         """Return it as it is; raises UsageError for an empty one."""
         text = str(super().convert(value, param, ctx))
         if not text:
-            flag = max(param.opts, key=len) if param is not None else "an option"
             raise UsageError(
-                f"{flag}: expected {self.name}, got an empty text",
+                f"{_flag(param)}: expected {self.name}, got an empty text",
                 hint="a variable that was meant to give it may not be set",
             )
         return text
 
 
-class WholeNumber(click.IntRange):
-    """A whole number in a range; what is wrong with another text is one sentence."""
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401  (as click has it)
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> int:
-        """Return it; raises UsageError for anything else."""
-        try:
-            return int(super().convert(value, param, ctx))
-        except click.BadParameter:
-            raise _unexpected(f"a whole number{_bounds(self)}", value, param, ctx) from None
-
-
-class Seconds(click.FloatRange):
-    """A length of time that ends: `nan` and `inf` are floats, and no times to wait."""
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401  (as click has it)
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> float:
-        """Return it; raises UsageError for what is no number, not finite or out of range."""
-        try:
-            seconds = float(super().convert(value, param, ctx))
-        except click.BadParameter:
-            seconds = math.nan
-        if not math.isfinite(seconds):
-            raise _unexpected(f"a number of seconds{_bounds(self)}", value, param, ctx)
-        return seconds
-
-
-class OneOf(click.Choice[str]):
-    """One of a few words."""
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401  (as click has it)
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> str:
-        """Return it; raises UsageError for another word."""
-        try:
-            return str(super().convert(value, param, ctx))
-        except click.BadParameter:
-            *first, last = self.choices
-            raise _unexpected(f"{', '.join(first)} or {last}", value, param, ctx) from None
-
-
-def _unexpected(
-    expected: str, value: object, param: click.Parameter | None, ctx: click.Context | None
-) -> UsageError:
-    """The error for a value that an option can't have."""
-    flag = max(param.opts, key=len) if param is not None else "an option"
-    hint = None if ctx is None else f"see `{ctx.command_path} --help`"
-    return UsageError(f"{flag}: expected {expected}, got {str(value)!a}", hint=hint)
+def _flag(param: click.Parameter | None) -> str:
+    return max(param.opts, key=len) if param is not None else "an option"
 
 
 def _bounds(numbers: click.IntRange | click.FloatRange) -> str:

@@ -19,6 +19,7 @@ from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
+from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import clean, counted, shorten
 from nono_trio.config import profiles
 from nono_trio.config.user_paths import profile_directory
@@ -36,8 +37,6 @@ INVALID = 2
 MAX_DESCRIPTION = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-
 
 @click.group(cls=CommandGroup)
 def profile() -> None:
@@ -53,7 +52,7 @@ def profile() -> None:
     short_help="List the profiles there are.",
     epilog="Example: nono-trio profile list --json",
 )
-@_json
+@json_option
 def list_profiles(as_json: bool) -> None:
     """List the profiles there are, yours first: name, source, description."""
     rows = [_row(found) for found in profiles.available(os.environ)]
@@ -94,7 +93,7 @@ def _row(found: Found) -> dict[str, object]:
     short_help="Show what a profile comes to.", epilog="Example: nono-trio profile show claude-code"
 )
 @click.argument("name", metavar="NAME|FILE")
-@_json
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show what a profile comes to with everything it extends, and where each entry stands.
 
@@ -116,7 +115,7 @@ def show(name: str, as_json: bool) -> None:
     epilog="Example: nono-trio profile validate ./agent.toml",
 )
 @click.argument("file", metavar="FILE|NAME")
-@_json
+@json_option
 def validate(file: str, as_json: bool) -> None:
     """Check a profile and what it extends, and say all that is wrong with it.
 
@@ -174,7 +173,7 @@ def _tell_faults(file: str, faults: Sequence[Fault]) -> None:
 @click.option(
     "-o", "--output", type=PATH, metavar="FILE", help="Write it there instead of among your own."
 )
-@_json
+@json_option
 def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Begin a profile of your own: a file with every key, commented, ready to be edited.
 

@@ -16,6 +16,7 @@ from nono_trio.cli.text import clean
 from nono_trio.config.registries import Registries, read_registries
 from nono_trio.config.user_paths import path_variables
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES
+from nono_trio.core.profile.fields import SECTIONS, fields_of
 from nono_trio.core.profile.schema import Profile
 from nono_trio.core.profile.values import quoted
 
@@ -23,69 +24,45 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nono_trio.config.profiles import Loaded
+    from nono_trio.core.profile.fields import Field
     from nono_trio.core.profile.schema import Sourced
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-_TEMPLATE: Final = """\
-extends = {extends}
-
-[meta]
-name = {name}
-description = "What it is for"
-
+# What the template says above a table.
+_ABOUT: Final = {
+    "filesystem": """\
 # Paths: relative ones begin in the working directory. Variables: $WORKDIR $HOME $TMPDIR
 # $XDG_CONFIG_HOME $XDG_CACHE_HOME $XDG_DATA_HOME $XDG_STATE_HOME, and ~.
-[filesystem]
-allow = ["$WORKDIR"]  # read and write below a directory
-# read = ["~/tools"]
-# write = []
-# allow_file = []
-# read_file = ["~/.gitconfig"]
-# write_file = []
-# allow_unix_socket = []  # sockets of the host that may be connected to
-# deny = ["$WORKDIR/.env"]  # stays closed inside a grant
-# bypass_protection = []  # lifts what is protected; grant it as well
-# home = "kept"  # the command's own home, kept for the next run; or kept=NAME, private, closed
-# home_seed = ["~/.config/tool/settings.toml"]  # copied into a new kept home, once
-
+""",
+    "network": """\
 # Hosts: HOST, HOST:PORT, *.SUFFIX. Without a port an allowed host means 80 and 443.
 # tls://HOST: its TLS may hide the name (ECH). tcp://HOST:PORT: whatever is spoken there.
-[network]
-allow_domain = []
-# deny_domain = []  # wins over every allow
-# groups = ["llm_apis", "github", "package_registries"]
-# resolve = ["api.example.com:443:127.0.0.1"]
-# upstream_proxy = "env"  # or http(s)://[USER@]HOST:PORT: the proxy behind this one
-# upstream_proxy_password = "file://~/.proxy-password"  # or env://VARIABLE
-# upstream_bypass = ["*.internal.example"]  # reached without it
-# open_port = [5432]  # a port of this machine's loopback
-# listen_port = [8080]  # a port of the command
-# block = false  # true: no network at all
-
+""",
+    "environment": """\
 # Variables that look like secrets are held back unless they are named here.
-# [environment]
-# allow = ["MY_API_KEY"]
-# deny = ["MY_*"]
-# set = {{ CI = "1" }}
-
-# [audit]
-# mode = "strict"  # or best-effort
-# sync = "interval"  # or always, never
-# queue = 16384
-
-# [limits]
-# timeout = 3600  # seconds
-# memory = "2G"
-# max_processes = 256
-# max_open_files = 4096
-"""
+""",
+}
 
 
 def template(name: str, extends: Sequence[str]) -> str:
-    """The text of a new profile."""
+    """The text of a new profile: every field there is, most of them as comments."""
     bases = quoted(extends[0]) if len(extends) == 1 else _list(extends)
-    return _TEMPLATE.format(name=quoted(name), extends=bases)
+    about = f'[meta]\nname = {quoted(name)}\ndescription = "What it is for"\n'
+    return "\n".join((f"extends = {bases}\n", about, *map(_section_text, SECTIONS)))
+
+
+def _section_text(section: str) -> str:
+    """One table of the template; it is commented where none of its fields is set."""
+    fields = fields_of(section)
+    header = f"[{section}]" if any(field.begins for field in fields) else f"# [{section}]"
+    return "\n".join((_ABOUT.get(section, "") + header, *map(_template_line, fields), ""))
+
+
+def _template_line(field: Field) -> str:
+    mark = "" if field.begins else "# "
+    note = f"  # {field.note}" if field.note else ""
+    return f"{mark}{field.name} = {field.example}{note}"
 
 
 def profile_fields(loaded: Loaded) -> dict[str, Any]:

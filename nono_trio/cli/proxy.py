@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nono_trio.cli.flags import given_options, session_options
 from nono_trio.cli.live import FollowPrinter, say
-from nono_trio.cli.options import build_session_options, option, session_options
+from nono_trio.cli.shared_flags import option
 from nono_trio.cli.stderr import begin_session
-from nono_trio.config.resolve import choose
+from nono_trio.config.settle import settle_proxy
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,12 +48,11 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
 
     address, port = _parse_listen(listen)
     announced = None if ready_file is None else ReadyFile(ready_file)
-    chosen = choose(given)
-    for note in chosen.notes:
+    options, notes = settle_proxy(given_options(given))
+    for note in notes:
         say(f"warning: {note}")
     if not _is_loopback(address):
         say(f"warning: {IN_CLEAR}")
-    options = build_session_options(chosen.given, sources=chosen.sources, profiles=chosen.profiles)
     policy = build_policy(options.network)
     listener = open_listener(port, address)
     token = new_token()

@@ -13,17 +13,21 @@ from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH
+from nono_trio.cli.parameters import Seconds
 from nono_trio.cli.session_rows import (
     NOT_BOUND,
     TAMPERED,
     fault_rows,
     no_command_text,
 )
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.log.events import LOST_EXIT_CODE
-from nono_trio.core.log.session_json import NonoTrioFacts
-from nono_trio.errors import UsageError
 from nono_trio.session import processes
 
 if TYPE_CHECKING:
@@ -35,21 +39,13 @@ if TYPE_CHECKING:
 # Longer than a session's own grace (5 s by default), so that the first signal is given its chance.
 STOP_SECONDS = 10.0
 LABEL_WIDTH = 13
-
-_audit_dir = click.option(
-    "--audit-dir",
-    type=PATH,
-    metavar="DIR",
-    envvar=store.STATE_VARIABLE,
-    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+_HINT = "see `nono-trio ps --all`"
 
 
 @click.command(epilog="Example: nono-trio ps --all")
 @click.option("--all", "every", is_flag=True, help="Sealed sessions too.")
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     """List the sessions that run, and those whose supervisor was lost, newest first.
 
@@ -73,14 +69,14 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
 @click.argument("session")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 86_400),
+    type=Seconds(0, 86_400),
     default=STOP_SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="How long to wait before the command's whole tree is killed.",
 )
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> None:
     """End a running session: its command is asked, after the timeout killed, and its log sealed.
 
@@ -88,7 +84,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
     sealed 0; not running, another user's, or still running at last 1; no such session 2; ended
     without a seal 4.
     """
-    directory = _directory(_root(audit_dir), session)
+    directory = session_directory(_root(audit_dir), session, hint=_HINT)
     hurried = processes.stop(directory, timeout)
     summary = bound_facts.look(directory).summary
     if as_json:
@@ -103,8 +99,8 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
 
 @click.command(epilog="Example: nono-trio inspect latest")
 @click.argument("session", default=store.LATEST)
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Show one session as it is now: its processes, its cage, its log (default: the newest).
 
@@ -112,7 +108,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.audit.read.summary import counts_of
 
-    directory = _directory(_root(audit_dir), session)
+    directory = session_directory(_root(audit_dir), session, hint=_HINT)
     stored = bound_facts.look(directory)
     one = processes.look_at(stored)
     counts = counts_of(stored)
@@ -145,14 +141,9 @@ def _uptime(one: Running) -> str | None:
     return duration_text((datetime.now(UTC) - one.session.started).total_seconds())
 
 
-def _facts(one: Running) -> NonoTrioFacts | None:
-    facts = one.session.summary.nono_trio if one.session.summary is not None else None
-    return facts if isinstance(facts, NonoTrioFacts) else None
-
-
 def _isolation(one: Running) -> str | None:
-    facts = _facts(one)
-    return facts.isolation if facts is not None and isinstance(facts.isolation, str) else None
+    isolation = one.session.facts.isolation
+    return isolation if isinstance(isolation, str) else None
 
 
 def _fields(one: Running) -> dict[str, Any]:
@@ -179,7 +170,7 @@ def _more_fields(one: Running) -> dict[str, Any]:
     summary = one.session.summary
     return {
         "tracked_paths": summary.tracked_paths if summary else None,
-        "nono_trio": _facts(one),
+        "nono_trio": summary.facts if summary and summary.is_ours else None,
         "policy": one.session.policy,
         "counts_bound": one.status == "sealed",
     }
@@ -227,8 +218,8 @@ def _process_rows(one: Running) -> Iterator[tuple[str, str]]:
 
 
 def _cage_rows(one: Running) -> Iterator[tuple[str, str]]:
-    facts, summary = _facts(one), one.session.summary
-    if facts is not None:
+    facts, summary = one.session.facts, one.session.summary
+    if summary is not None and summary.is_ours:
         yield "isolation", _isolation(one) or "not recorded"
         for line in facts.enforcement if isinstance(facts.enforcement, list) else ():
             yield "cage", line
@@ -240,13 +231,6 @@ def _cage_rows(one: Running) -> Iterator[tuple[str, str]]:
 
 
 def _root(audit_dir: str | None) -> Path:
-    root = store.audit_root(store.state_root(audit_dir, os.environ))
+    root = audit_root(audit_dir)
     processes.require_outside(root, os.environ)
     return root
-
-
-def _directory(root: Path, session: str) -> Path:
-    found = store.find_session(root, session)
-    if found.is_dir():
-        return found
-    raise UsageError(f"expected a session, got the file {found}", hint="see `nono-trio ps --all`")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.live import DenialCount, FollowPrinter, say
-from nono_trio.cli.run_options import build_run_options, run_options
 from nono_trio.cli.stderr import begin_session
 from nono_trio.cli.text import clean
+from nono_trio.config.settle import settle_run
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(
         raise UsageError(
             "expected a command after --, got none", hint="nono-trio run [OPTIONS] -- COMMAND"
         )
-    options = build_run_options(command, given)
+    options = settle_run(command, given_options(given))
     if as_json and not dry_run:
         raise UsageError("--json belongs to --dry-run: a run's own output is its command's")
     if dry_run:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from nono_trio.cli.options import option
+from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.run import execute
-from nono_trio.cli.run_options import build_run_options, run_options
+from nono_trio.cli.shared_flags import option
+from nono_trio.config.settle import settle_run
 
 # Where $SHELL is not set: the one that POSIX promises.
 _FALLBACK = "/bin/sh"
@@ -24,4 +25,4 @@ _FALLBACK = "/bin/sh"
 def shell(shell: str | None, **given: Any) -> None:  # noqa: ANN401  (click passes any)
     """Start your shell in a cage, with job control; exit it to seal the log."""
     command = [shell or os.environ.get("SHELL") or _FALLBACK]
-    raise SystemExit(execute(build_run_options(command, given), given))
+    raise SystemExit(execute(settle_run(command, given_options(given)), given))

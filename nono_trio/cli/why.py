@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
-from nono_trio.cli.run_options import build_run_options, run_options
+from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import clean
+from nono_trio.config.settle import settle_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +40,7 @@ LABEL_WIDTH = 9
     type=OneOf(["read", "write"]),
     help="Read (and execute), or write  [default: read]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option
 @run_options
 def why(
     host: str | None,
@@ -59,7 +61,7 @@ def why(
         raise click.UsageError("expected --host or --path, and not both")
     if (port is not None and host is None) or (operation is not None and path is None):
         raise click.UsageError("--port belongs to --host, --op to --path")
-    options = build_run_options((), given)
+    options = settle_run((), given_options(given))
     if host is not None:
         answer = explain_host(options, host, port or DEFAULT_PORT)
     else:

@@ -1,15 +1,20 @@
-"""The options of a session as the command line gives them; nothing here is resolved yet."""
+"""The options of a session: what the command line gives, and what they settle to.
+
+Rules of this file: a field that has the name of a click parameter gets that parameter's value
+(config/settle.py), so a new flag needs a field here and no other line of the config.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nono_trio.core.policy.home_choice import HomeChoice
 from nono_trio.core.policy.variables import VariableRules
+from nono_trio.core.profile.fields import QUEUE_RECORDS, flag_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from nono_trio.audit.write.recorder import AuditMode, AuditSync
@@ -22,6 +27,19 @@ IsolationChoice = Literal["auto", "namespace", "landlock", "seatbelt", "none"]
 # Where an entry comes from if it was not given itself: by the parameter's name and the entry ("" if
 # it has one value), the profile's line and key, or the group.
 Sources: TypeAlias = "dict[str, dict[str, str]]"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The click parameters of a command with what flags and environment gave them.
+
+    `explicit` are the parameters that have more than their default, `also` the entries that the
+    environment gives a list beside its flags.
+    """
+
+    values: Mapping[str, Any]
+    explicit: frozenset[str] = frozenset()
+    also: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class NetworkOptions:
 
     def source(self, name: str, entry: object = "") -> str:
         """What gave an entry of a parameter: its flag, unless it was a profile or a group."""
-        return self.sources.get(name, {}).get(str(entry), "--" + name.replace("_", "-"))
+        return self.sources.get(name, {}).get(str(entry), flag_of(name))
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class AuditOptions:
     state_root: Path
     mode: AuditMode = "strict"
     sync: AuditSync = "interval"
-    queue: int = 16_384
+    queue: int = QUEUE_RECORDS
 
 
 @dataclass(frozen=True)
@@ -73,8 +91,8 @@ class Limits:
     """Resource limits of the child; None leaves the caller's own. `memory` is in bytes."""
 
     memory: int | None = None
-    open_files: int | None = None
-    processes: int | None = None
+    max_open_files: int | None = None
+    max_processes: int | None = None
 
 
 @dataclass(frozen=True)

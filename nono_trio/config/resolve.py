@@ -12,64 +12,27 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-from click.core import ParameterSource
-
 from nono_trio.config.public_suffixes import suffix_warnings
 from nono_trio.config.user_paths import path_variables, profile_directory
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES, expand_groups
 from nono_trio.core.policy.upstream_proxy import FROM_ENVIRONMENT, environment_warnings
 from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern
+from nono_trio.core.profile.fields import FIELDS, flag_of
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import follow, is_below
 from nono_trio.sandbox.filesystem.plan import FileOptions, PathRequest, working_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from nono_trio.config.options import Sources
+    from nono_trio.config.options import Given, Sources
     from nono_trio.core.log.policy_json import UsedProfile
     from nono_trio.core.profile.schema import Sourced
-    from nono_trio.sandbox.filesystem.plan import Access
 
-# Parameter of the command line -> keys of a profile whose entries are added to it.
-_LISTS: Final[dict[str, tuple[str, ...]]] = {
-    "allow_domain": ("network.allow_domain", "network.groups"),
-    "deny_domain": ("network.deny_domain",),
-    "resolve": ("network.resolve",),
-    "upstream_bypass": ("network.upstream_bypass",),
-    "open_port": ("network.open_port",),
-    "listen_port": ("network.listen_port",),
-    "env_allow": ("environment.allow",),
-    "env_deny": ("environment.deny",),
-}
-# Parameter -> the key that stands in for its default.
-_VALUES: Final = {
-    "home": "filesystem.home",
-    "block_net": "network.block",
-    "upstream_proxy": "network.upstream_proxy",
-    "upstream_proxy_password": "network.upstream_proxy_password",
-    "audit_mode": "audit.mode",
-    "audit_sync": "audit.sync",
-    "audit_queue": "audit.queue",
-    "timeout": "limits.timeout",
-    "memory": "limits.memory",
-    "max_processes": "limits.max_processes",
-    "max_open_files": "limits.max_open_files",
-}
-_GRANTS: Final[tuple[tuple[str, Access, bool], ...]] = (
-    ("allow", "readwrite", False),
-    ("read", "read", False),
-    ("write", "write", False),
-    ("allow_file", "readwrite", True),
-    ("read_file", "read", True),
-    ("write_file", "write", True),
-    ("allow_unix_socket", "socket", True),
-)
-
-
+# Fields whose entries are not added to a parameter: each path keeps its source.
+_PATHS: Final = ("path", "seed")
 # Between the names of several profiles that a kept home goes by.
 _SEVERAL: Final = "+"
 
@@ -99,26 +62,26 @@ class Chosen:
         return VariableRules(allow=self.given["env_allow"], deny=self.given["env_deny"])
 
 
-def choose(given: Mapping[str, Any]) -> Chosen:
+def choose(given: Given) -> Chosen:
     """Put flags, environment and profiles together.
 
-    Raises UsageError for a profile that can't be read, and for patterns that can't be meant.
+    Raises UsageError for a profile that can't be read, and for invalid patterns.
     """
-    context = click.get_current_context(silent=True)
-    chosen = _with_environment_lists(given, context)
-    for name, check in (("env_allow", check_allow), ("env_deny", check_pattern)):
-        _check_patterns(name, chosen.get(name, ()), check)
-    directory = working_directory(FileOptions(workdir=given.get("workdir")))
+    values = dict(given.values)
+    for name, entries in given.also.items():
+        values[name] = (*values[name], *entries)
+    _check_patterns(values)
+    directory = working_directory(FileOptions(workdir=values.get("workdir")))
     variables = path_variables(os.environ, directory)
-    profiles = given["profile"]
-    if not (profiles or given["network_profile"]):
-        return _settled(Chosen(given=chosen), directory, variables)
-    sourced, files, name, used = _load(profiles, given["network_profile"])
+    profiles = values["profile"]
+    if not (profiles or values["network_profile"]):
+        return _settled(Chosen(given=values), directory, variables)
+    sourced, files, name, used = _load(profiles, values["network_profile"])
     sources: Sources = {}
-    _add_lists(chosen, sourced, sources)
-    _add_values(chosen, sourced, context, sources)
+    _add_lists(values, sourced, sources)
+    _add_values(values, sourced, given.explicit, sources)
     whole = Chosen(
-        given=chosen,
+        given=values,
         requests=[*_requests(sourced, variables)],
         deny=_paths(sourced, "filesystem.deny", variables),
         bypass=_paths(sourced, "filesystem.bypass_protection", variables),
@@ -150,31 +113,18 @@ def _settled(
     return replace(chosen, notes=notes, configuration=own)
 
 
-def _with_environment_lists(
-    given: Mapping[str, Any], context: click.Context | None
-) -> dict[str, Any]:
-    """Click takes a list from flags or from the environment; here the two add up."""
-    chosen = dict(given)
-    for parameter in context.command.params if context is not None else ():
-        name = parameter.name or ""
-        if context is None or name not in given or not getattr(parameter, "multiple", False):
+def _check_patterns(values: Mapping[str, Any]) -> None:
+    checks = {"allowed_variable": check_allow, "denied_variable": check_pattern}
+    for declared in FIELDS:
+        check = checks.get(declared.kind)
+        if check is None or declared.parameter is None:
             continue
-        if name == "profile":  # what a run starts from: the flag's beat the environment's
-            continue
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            also = parameter.value_from_envvar(context)
-            if also:
-                chosen[name] = (*given[name], *parameter.type_cast_value(context, also))
-    return chosen
-
-
-def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], None]) -> None:
-    for pattern in patterns:
-        try:
-            check(pattern)
-        except UsageError as error:
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
+        for pattern in values.get(declared.parameter, ()):
+            try:
+                check(pattern)
+            except UsageError as error:
+                flag = flag_of(declared.parameter)
+                raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
 
 
 def _load(
@@ -211,15 +161,21 @@ def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the sc
 
 
 def _add_lists(given: dict[str, Any], sourced: Sourced, sources: Sources) -> None:
-    for name, keys in _LISTS.items():
-        if name not in given:
+    """Add the entries of lists; paths are granted apart, with their sources (`_requests`)."""
+    for declared in FIELDS:
+        name, key = declared.parameter, declared.key
+        if (
+            declared.merge != "adds_up"
+            or declared.kind in _PATHS
+            or name is None
+            or name not in given
+        ):
             continue
         entries = dict.fromkeys(given[name])
-        for key in keys:
-            for entry in _entry(sourced, key):
-                if entry not in entries:
-                    entries[entry] = None
-                    _note_source(sources, name, entry, f"{sourced.origin(key, entry)}: {key}")
+        for entry in _entry(sourced, key):
+            if entry not in entries:
+                entries[entry] = None
+                _note_source(sources, name, entry, f"{sourced.origin(key, entry)}: {key}")
         given[name] = tuple(entries)
 
 
@@ -228,12 +184,15 @@ def _note_source(sources: Sources, name: str, entry: object, source: str) -> Non
 
 
 def _add_values(
-    given: dict[str, Any], sourced: Sourced, context: click.Context | None, sources: Sources
+    given: dict[str, Any], sourced: Sourced, explicit: frozenset[str], sources: Sources
 ) -> None:
-    for name, key in _VALUES.items():
+    """Put a profile's single values in the place of defaults."""
+    for declared in FIELDS:
+        name, key = declared.parameter, declared.key
+        if declared.merge != "replaces" or name is None or name not in given or name in explicit:
+            continue
         value = _entry(sourced, key)
-        source = context.get_parameter_source(name) if context is not None else None
-        if name in given and value is not None and source in (None, ParameterSource.DEFAULT):
+        if value is not None:
             given[name] = value
             _note_source(sources, name, "", f"{sourced.origin(key)}: {key}")
 
@@ -241,15 +200,16 @@ def _add_values(
 def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRequest]:
     from nono_trio.core.profile.values import expand
 
-    for name, access, is_file in _GRANTS:
-        key = f"filesystem.{name}"
-        for entry in _entry(sourced, key):
-            origin = sourced.origin(key, entry)
+    for declared in FIELDS:
+        if declared.grant is None:
+            continue
+        for entry in _entry(sourced, declared.key):
+            origin = sourced.origin(declared.key, entry)
             yield PathRequest(
                 expand(entry, variables),
-                access,
-                is_file,
-                f"{origin}: {key}",
+                declared.grant,
+                declared.single,
+                f"{origin}: {declared.key}",
                 optional=origin is not None and origin.built_in,
             )
 
@@ -280,8 +240,9 @@ def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
     given, requests = chosen.given, chosen.requests
     asked = [
         path
-        for name in ("allow", "write", "allow_file", "write_file")
-        for path in given.get(name, ())
+        for declared in FIELDS
+        if declared.grant in ("write", "readwrite") and declared.parameter is not None
+        for path in given.get(declared.parameter, ())
     ]
     asked += [one.given for one in requests if one.access in ("write", "readwrite")]
     asked += [directory] if given.get("allow_cwd") else []
@@ -341,7 +302,7 @@ def _expand_groups(
         entries, warnings = registries.entries, registries.warnings
     for name in ("allow_domain", "deny_domain"):
         for group in given[name]:
-            source = sources.get(name, {}).get(group, "--" + name.replace("_", "-"))
+            source = sources.get(name, {}).get(group, flag_of(name))
             for host in expand_groups([group], entries):
                 if host != group:
                     _note_source(sources, name, host, f"{source} {group}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nono_trio.config.options import RunOptions
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
 
 
 def examine(options: RunOptions) -> list[Check]:

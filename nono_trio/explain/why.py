@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Verdict
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.filesystem.plan import FileOptions, FilePlan
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
     from nono_trio.session.homes.session_home import RunHome
 
 Operation = Literal["read", "write"]
@@ -326,7 +326,7 @@ def _own_grant(
         texts = own_files("", transparent=True, granted=files.user_paths)
         caged = with_own_files(caged, texts)
     own = caged.grants[len(files.grants) :]
-    grants = tuple(Grant(one, access, is_file, "nono-trio") for one, access, is_file in own)  # type: ignore[arg-type]  # the words of Access, as str for the launcher
+    grants = tuple(Grant(one, access, is_file, "nono-trio") for one, access, is_file in own)
     return replace(files, grants=grants).covers(path, operation)
 
 

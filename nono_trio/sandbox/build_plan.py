@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from nono_trio.posix.memory import memory_bytes
 from nono_trio.posix.paths import ON_MACOS, could_be_directory, home_directory, is_in
@@ -16,22 +16,26 @@ from nono_trio.sandbox import seatbelt_plan
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.filesystem.streams import CONSOLE, DEVICES, handed_over, named
 from nono_trio.sandbox.launcher.addresses import DNS_PORT
+from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from nono_trio.posix.paths import Identity
+    from nono_trio.sandbox.filesystem.grant import Access
     from nono_trio.sandbox.filesystem.plan import FilePlan
-    from nono_trio.sandbox.spawn import CagePlan, Isolation
+    from nono_trio.sandbox.filesystem.streams import Stream
+    from nono_trio.sandbox.launcher.cage_plan import CagePlan, FileAccess, Identity, Isolation
 
-_DEVICES = [(f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "full", "tty")]
+_DEVICES = [
+    CageGrant(f"/dev/{name}", "readwrite", is_file=True) for name in ("null", "zero", "full", "tty")
+]
 
 # What the view makes new, and so is free to use.
 _PRIVATE_GRANTS = [
-    ("/proc", "read", False),
-    ("/dev/pts", "readwrite", False),
-    ("/dev/ptmx", "readwrite", True),
-    *((path, "readwrite", False) for path in PRIVATE),
+    CageGrant("/proc", "read", is_file=False),
+    CageGrant("/dev/pts", "readwrite", is_file=False),
+    CageGrant("/dev/ptmx", "readwrite", is_file=True),
+    *(CageGrant(path, "readwrite", is_file=False) for path in PRIVATE),
     *_DEVICES,
 ]
 
@@ -39,7 +43,7 @@ _PRIVATE_GRANTS = [
 # other programs' files: it gets a temporary directory of the session's own instead. Not /dev/pts,
 # which has the user's other terminals: a program that makes terminals needs `--allow /dev/pts`.
 _HOST_GRANTS = [
-    ("/proc", "read", False),
+    CageGrant("/proc", "read", is_file=False),
     *_DEVICES,
 ]
 
@@ -72,25 +76,13 @@ _FEWEST_FILES = 65_536
 
 @dataclass(frozen=True)
 class CageFiles:
-    """The file side of a cage plan.
+    """The file side of a cage plan, as its fields of the same names."""
 
-    `identities` are device and inode of each path of the view; `private` are paths with the bytes
-    and the files that fit in there; `sockets` may only be connected to; `replaced` are files
-    with a text of ours (`own_files`), `streams` what the caller handed over, by its
-    path in the view (`streams.Stream.shown`).
-    """
-
-    grants: list[tuple[str, str, bool]]
-    sockets: list[str]
-    view: list[tuple[str, bool]]
-    identities: dict[str, tuple[int, int]]
-    private: list[tuple[str, int, int]]
-    directories: list[str]
-    covered: list[str]
-    kept: list[str]
     directory: str
-    replaced: dict[str, str] = field(default_factory=dict)
-    streams: dict[str, tuple[str, bool, Identity]] = field(default_factory=dict)
+    grants: list[CageGrant]
+    mounts: list[MountOp]
+    identities: dict[str, Identity] = field(default_factory=dict)
+    closed: list[str] = field(default_factory=list)
 
 
 def cage_files(
@@ -107,48 +99,70 @@ def cage_files(
     `temporary` is the session's own temporary directory, where there is no private /tmp; `memory`
     is the limit of the cage in bytes; `home` the path of the cage's own home.
     """
-    granted = [(grant.path, str(grant.access), grant.is_file) for grant in files.grants]
-    fresh = [*_own_grants(isolation)]
-    if temporary is not None:
-        fresh.append((temporary, "readwrite", False))
-    if home is not None:
-        fresh.append((home, "readwrite", False))
-    streams, shown = handed_over(files), {}
-    identities = dict(files.identities)
+    streams = handed_over(files)
     if isolation == "namespace":
         places = named(streams)
-        shown = {place: one.shown() for place, one in places.items()}
-        fresh += [(place, one.access, True) for place, one in places.items()]
+        shown = [one.shown_at(place) for place, one in places.items()]
+        if not sandbox:
+            return CageFiles(files.start, [], [MountOp("bind", "/", writable=True), *shown])
+        grants = _grants(files, isolation, [*places.items()], temporary, home)
         if CONSOLE in places:  # `ttyname` looks through the directory, which is the cage's own
-            fresh.append((DEVICES, "read", False))
-    else:
-        fresh += [(one.path, one.access, True) for one in streams]
-        identities.update({one.path: one.identity for one in streams})
+            grants.append(CageGrant(DEVICES, "read", is_file=False))
+        return CageFiles(files.directory, grants, [*_mounts(files, memory, home), *shown])
     if not sandbox:
-        return CageFiles([], [], [("/", True)], {}, [], [], [], [], files.start, streams=shown)
-    by_name = {grant.real for grant in files.grants if grant.asked_for}
+        return CageFiles(files.start, [], [])
     return CageFiles(
-        grants=granted + fresh,
-        sockets=[grant.path for grant in files.sockets],
-        view=[(grant.path, grant.may_write) for grant in (*files.grants, *files.sockets)],
-        identities=identities,
-        private=_private(by_name, memory) if isolation == "namespace" else [],
-        directories=[*_own_home(home), files.directory],
-        covered=_closed(files),
-        kept=list(files.kept),
-        directory=files.directory,
-        streams=shown,
+        files.directory,
+        grants=_grants(files, isolation, [(one.path, one) for one in streams], temporary, home),
+        mounts=[],
+        identities={**files.identities, **{one.path: one.identity for one in streams}},
+        closed=seatbelt_plan.closed_paths(files.denied) if ON_MACOS else [],
     )
 
 
-def _private(granted: set[str], memory: int | None) -> list[tuple[str, int, int]]:
+def _grants(
+    files: FilePlan,
+    isolation: Isolation,
+    streams: Sequence[tuple[str, Stream]],
+    temporary: str | None,
+    home: str | None,
+) -> list[CageGrant]:
+    """The user's grants, then the cage's own; `streams` by the path at which it has them."""
+    granted = [cage_grant(one.path, one.access, is_file=one.is_file) for one in files.grants]
+    granted += _own_grants(isolation)
+    own = (path for path in (temporary, home) if path is not None)
+    granted += [CageGrant(path, "readwrite", is_file=False) for path in own]
+    granted += [cage_grant(place, one.access, is_file=True) for place, one in streams]
+    return granted
+
+
+def _mounts(files: FilePlan, memory: int | None, home: str | None) -> list[MountOp]:
+    """What the view has of the host and of its own, but for streams and the home itself."""
+    by_name = {grant.real for grant in files.grants if grant.asked_for}
+    return [
+        *(MountOp("bind", grant.path, writable=grant.may_write, identity=grant.identity)
+          for grant in (*files.grants, *files.sockets)),
+        *_private(by_name, memory),
+        *(MountOp("directory", path) for path in (*_own_home(home), files.directory)),
+        *(MountOp("read_only", path) for path in files.kept),
+        *(MountOp("cover", path) for path in files.covered),
+    ]  # fmt: skip
+
+
+def cage_grant(path: str, access: Access, *, is_file: bool) -> CageGrant:
+    """Return a grant of files as the launcher knows it."""
+    return CageGrant(path, cast("FileAccess", access), is_file)  # a socket's is no file's
+
+
+def _private(granted: set[str], memory: int | None) -> list[MountOp]:
     """The cage's own temporary directories with their sizes, without those granted by name."""
     whole = memory_bytes()
     sized = []
     for path in PRIVATE:
         if path not in granted:
             size = min(whole, memory or whole) // _PRIVATE_SHARES[path]
-            sized.append((path, size, max(size // _BYTES_PER_FILE, _FEWEST_FILES)))
+            files = max(size // _BYTES_PER_FILE, _FEWEST_FILES)
+            sized.append(MountOp("private", path, size=size, files=files))
     return sized
 
 
@@ -158,17 +172,10 @@ def _own_home(home: str | None) -> list[str]:
     return [own] if home is None and could_be_directory(own) else []
 
 
-def _own_grants(isolation: Isolation) -> Sequence[tuple[str, str, bool]]:
+def _own_grants(isolation: Isolation) -> Sequence[CageGrant]:
     if ON_MACOS:
         return seatbelt_plan.OWN_GRANTS
     return _PRIVATE_GRANTS if isolation == "namespace" else _HOST_GRANTS
-
-
-def _closed(files: FilePlan) -> list[str]:
-    """Mounts cover what lies inside a grant of the user's, Seatbelt closes the rest as well."""
-    if ON_MACOS:
-        return seatbelt_plan.closed_paths(files.denied)
-    return list(files.covered)
 
 
 def transparent_ports(named: frozenset[int]) -> list[int]:
@@ -178,8 +185,8 @@ def transparent_ports(named: frozenset[int]) -> list[int]:
     return list(wanted)[:MOST_TRANSPARENT_PORTS]
 
 
-def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
-    """Name what holds, for the log and for `audit show`."""
+def enforcement(plan: CagePlan, abi: str | None, sockets: Iterable[str] = ()) -> list[str]:
+    """Name what holds, for the log and for `audit show`; `sockets` are the host's, by path."""
     if ON_MACOS:
         return seatbelt_plan.enforcement(plan)
     held = []
@@ -199,8 +206,8 @@ def enforcement(plan: CagePlan, abi: str | None) -> list[str]:
             "seccomp: no UDP, raw, packet, vsock, netlink or io_uring",
             "capabilities dropped, the tree ends with the session",
         ]
-    held += [f"may connect to the host's sockets at {path}" for path in plan.sockets]
-    if plan.guarded and plan.isolation == "landlock":
+    held += [f"may connect to the host's sockets at {path}" for path in sockets]
+    if plan.brokered and plan.isolation == "landlock":
         held.append("connections are made by the supervisor: to the proxy and to granted sockets")
     if plan.landlock and abi is not None:
         held.append(f"Landlock ABI {abi}: {_held_by_landlock(abi)}")
@@ -227,7 +234,7 @@ def _left_open_by_landlock(abi: str) -> list[str]:
 
 def _closed_memory(plan: CagePlan) -> str:
     """Say how shared memory is had where /dev/shm is the host's, unless it was granted."""
-    granted = [path for path, access, _ in plan.grants if access != "read"]
+    granted = [grant.path for grant in plan.grants if grant.access != "read"]
     if not plan.landlock or any(is_in("/dev/shm", path) for path in granted):
         return ""
     return (
@@ -255,7 +262,7 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
             f"{_closed_memory(plan)}"
         )
     if plan.isolation == "landlock" and plan.listen_ports:
-        where = "at 127.0.0.1 by itself" if plan.guarded else "by itself, at any address it likes"
+        where = "at 127.0.0.1 by itself" if plan.brokered else "by itself, at any address it likes"
         warnings.append(
             f"--listen-port: the command listens {where}, and who connects to it is not recorded"
             " (landlock isolation)"

@@ -20,6 +20,7 @@ from nono_trio.errors import UsageError
 from nono_trio.posix.memory import memory_bytes
 from nono_trio.posix.paths import could_be_directory, home_directory, is_below
 from nono_trio.sandbox.filesystem.plan import PRIVATE
+from nono_trio.sandbox.launcher.cage_plan import MountOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.home_choice import HomeKind
     from nono_trio.sandbox.filesystem.grant import Grant
     from nono_trio.sandbox.filesystem.plan import FilePlan
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
 
 PlaceKind: TypeAlias = Literal["directory", "file", "link"]
 
@@ -202,15 +203,14 @@ def _below(path: str, real: str) -> str | None:
     return None
 
 
-def launcher_home(
-    plan: HomePlan, kept: str | None, memory: int | None
-) -> dict[str, str | None] | None:
-    """What the launcher mounts: `kept`, or with None an empty home of a bounded size; `memory` is
-    the limit of the cage in bytes."""
+def home_mount(plan: HomePlan, kept: str | None, memory: int | None) -> MountOp | None:
+    """What the view has as its home: `kept`, or with None an empty one of a bounded size; None
+    without a view or a home. `memory`: the limit of the cage in bytes."""
     if not plan or plan.moved:
         return None
+    if kept is not None:
+        return MountOp("kept_home", plan.real, source=kept)
     whole = memory_bytes()
     size = min(whole, memory or whole) // _PRIVATE_SHARE
     files = max(size // _BYTES_PER_FILE, _FEWEST_FILES)
-    options = f"size={size},nr_inodes={files},mode=0700"
-    return {"path": plan.real, "kept": kept, "options": options}
+    return MountOp("empty_home", plan.real, size=size, files=files)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.posix.paths import follow, is_in
 from nono_trio.sandbox.launcher.addresses import GATEWAY_IPV4
+from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,23 +42,20 @@ def own_files(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[
 def with_own_files(caged: CageFiles, texts: Mapping[str, str]) -> CageFiles:
     """`caged` with those of `texts` that can be shown; the host's are neither shown nor granted."""
     shown = {path: text for path, text in texts.items() if _can_show(path, caged)}
-    grants = [(path, "read", True) if path in shown else (path, access, is_file)
-              for path, access, is_file in caged.grants]  # fmt: skip
-    known = {path for path, _, _ in grants}
+    own = {path: CageGrant(path, "read", is_file=True) for path in shown}
+    grants = [own.get(grant.path, grant) for grant in caged.grants]
+    known = {grant.path for grant in grants}
     if caged.grants:  # none where the file sandbox is off
-        grants += [(path, "read", True) for path in shown if path not in known]
-    return replace(
-        caged,
-        grants=grants,
-        view=[one for one in caged.view if one[0] not in shown],
-        identities={path: one for path, one in caged.identities.items() if path not in shown},
-        replaced=shown,
-    )
+        grants += [grant for path, grant in own.items() if path not in known]
+    mounts = [one for one in caged.mounts if one.kind != "bind" or one.path not in shown]
+    mounts += [MountOp("text", path, text=text) for path, text in shown.items()]
+    return replace(caged, grants=grants, mounts=mounts)
 
 
 def asks_loopback(caged: CageFiles, *, transparent: bool) -> bool:
     """Whether look-ups go to 127.0.0.1, which resolvers take where there is no resolv.conf."""
-    return transparent and RESOLVER not in caged.replaced
+    shown = {one.path for one in caged.mounts if one.kind == "text"}
+    return transparent and RESOLVER not in shown
 
 
 def hides(files: FilePlan, path: str) -> bool:
@@ -85,4 +83,6 @@ def _can_show(path: str, caged: CageFiles) -> bool:
 def _is_shown(directory: str, caged: CageFiles) -> bool:
     """Whether a directory of the host lies in what the cage shows of it."""
     real = os.path.realpath(directory)
-    return any(is_in(real, os.path.realpath(path)) for path, _ in caged.view)
+    return any(
+        one.kind == "bind" and is_in(real, os.path.realpath(one.path)) for one in caged.mounts
+    )

@@ -28,7 +28,7 @@ from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, await_ready, spa
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from nono_trio.sandbox.spawn import CagePlan
+    from nono_trio.sandbox.launcher.cage_plan import CagePlan
 
 State: TypeAlias = Literal["ok", "missing", "unknown"]
 

@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.sandbox.launcher.cage_plan import CageGrant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nono_trio.sandbox.spawn import CagePlan
+    from nono_trio.sandbox.launcher.cage_plan import CagePlan
 
 UNTESTED: Final = "the macOS cage was written without a Mac at hand and never run on one"
 
 # Beside the session's own temporary directory. Not /dev as a whole: it has the user's other
 # terminals. The command's own terminal is open already when it starts.
 OWN_GRANTS: Final = (
-    *((f"/dev/{name}", "readwrite", True) for name in ("null", "zero", "tty")),
-    *((f"/dev/{name}", "read", True) for name in ("random", "urandom")),
-    ("/dev/fd", "read", False),
+    *(CageGrant(f"/dev/{name}", "readwrite", is_file=True) for name in ("null", "zero", "tty")),
+    *(CageGrant(f"/dev/{name}", "read", is_file=True) for name in ("random", "urandom")),
+    CageGrant("/dev/fd", "read", is_file=False),
 )
 
 

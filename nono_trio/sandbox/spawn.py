@@ -12,18 +12,18 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.launcher import protocol
+from nono_trio.sandbox.launcher.cage_plan import encode
 from nono_trio.startup import library_environment
 
 if TYPE_CHECKING:
     from nono_trio.sandbox.cgroup import Cgroup
-
-Isolation = Literal["namespace", "landlock", "seatbelt", "none"]
+    from nono_trio.sandbox.launcher.cage_plan import CagePlan
 
 # 25 ms on a quiet machine; ten seconds is a machine that swaps, more is a launcher that hangs.
 LAUNCH_SECONDS = 10.0
@@ -66,45 +66,6 @@ class TransparentRefused(LaunchFailed):
 
 class GuardRefused(LaunchFailed):
     """This machine has Landlock, but not what guards connections next to it."""
-
-
-@dataclass(frozen=True)
-class CagePlan:
-    """Everything the launcher needs to know; sent to it as one message, never through argv."""
-
-    isolation: Isolation
-    library: str
-    landlock: bool
-    grants: list[tuple[str, str, bool]]
-    sockets: list[str]
-    view: list[tuple[str, bool]]
-    identities: dict[str, tuple[int, int]]
-    private: list[tuple[str, int, int]]
-    directories: list[str]
-    covered: list[str]
-    kept: list[str]
-    replaced: dict[str, str]
-    streams: dict[str, tuple[str, bool, tuple[int, int]]]
-    directory: str
-    executable: str
-    command: list[str]
-    environment: dict[str, str]
-    umask: int
-    foreground: bool
-    port: int
-    open_ports: list[int]
-    transparent_ports: list[int]
-    asks_loopback: bool  # for names: where resolv.conf can't be shown
-    listen_ports: list[int]
-    guarded: bool
-    limits: dict[str, int]
-    temporary: str | None = None
-    home: dict[str, str | None] | None = None
-    stops_whole: bool = False  # the supervisor stops with the child (Ctrl-Z), and the cage with it
-    core_limit: int = 0  # the caller's, in bytes; -1 for none
-    deadline_seconds: float | None = None  # from "go" until the launcher ends the cage
-    # The file of denials: where it lies, where the view shows it, its device and inode.
-    denials: dict[str, str | list[int]] | None = None
 
 
 @dataclass
@@ -155,7 +116,7 @@ def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
             launched.abandon()
             raise
     with suppress(BrokenPipeError):  # it has died: `await_ready` says so
-        protocol.send(ours, {"start": asdict(plan)})
+        protocol.send(ours, {"start": encode(plan)})
     return launched
 
 

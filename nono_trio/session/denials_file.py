@@ -23,6 +23,7 @@ from nono_trio.core.policy.allow_entry import denial_text
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.paths import ON_MACOS, is_in
 from nono_trio.sandbox.filesystem.plan import PRIVATE
+from nono_trio.sandbox.launcher.cage_plan import MountOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import Payload
     from nono_trio.sandbox.filesystem.plan import FilePlan
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
 
 VARIABLE: Final = "NONO_TRIO_DENIALS"
 DIRECTORY: Final = "denials"
@@ -65,13 +66,13 @@ class DenialsFile:
         self._room = MAX_BYTES - _ROOM_FOR_END
         self._told: set[str] = set()
 
-    def for_launcher(self) -> dict[str, str | list[int]] | None:
-        """What shows it in the cage's view; None where the command sees the file itself."""
+    def mounts(self) -> list[MountOp]:
+        """What shows it in the cage's view; nothing where the command sees the file itself."""
         if self.path == self.source:
-            return None
+            return []
         found = os.fstat(self._descriptor)
-        identity = [found.st_dev, found.st_ino]
-        return {"source": self.source, "path": self.path, "identity": identity}
+        identity = (found.st_dev, found.st_ino)
+        return [MountOp("host_file", self.path, source=self.source, identity=identity)]
 
     def observe(self, _sequence: int, payload: Payload) -> None:
         """Write the line of a denial, unless it has one. Never raises OSError."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.notices import DIRECT_TARGET
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.errors import AuditBusy
+from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 

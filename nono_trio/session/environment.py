@@ -13,7 +13,7 @@ from nono_trio.core.policy.variables import PROXY_NAMES, SOCKETS, socket_path
 from nono_trio.sandbox.filesystem.streams import CONSOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from nono_trio.core.policy.variables import Inherited, VariableRules
     from nono_trio.sandbox.filesystem.plan import FilePlan
@@ -68,7 +68,7 @@ def socket_variables(
     return found
 
 
-def terminal_variables(passed: Mapping[str, str], streams: Mapping[str, object]) -> dict[str, str]:
+def terminal_variables(passed: Mapping[str, str], streams: Collection[str]) -> dict[str, str]:
     """Return the variables that name the terminal, where the cage has it by another name."""
     return {"GPG_TTY": CONSOLE} if "GPG_TTY" in passed and CONSOLE in streams else {}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nono_trio.config.options import RunOptions
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
 
 # By sys.platform: its name, and its isolations, the one that `auto` begins with first.
 _SYSTEMS: Mapping[str, tuple[str, tuple[Isolation, ...]]] = {

@@ -55,8 +55,8 @@ def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
         audit_sync=options.session.audit.sync,
         limits={
             "memory": limits.memory,
-            "max_open_files": limits.open_files,
-            "max_processes": limits.processes,
+            "max_open_files": limits.max_open_files,
+            "max_processes": limits.max_processes,
             "timeout": options.timeout_seconds,
         },
         origin=_origin(options.session),

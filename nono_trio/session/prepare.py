@@ -29,10 +29,10 @@ from nono_trio.sandbox.build_plan import (
     transparent_ports,
 )
 from nono_trio.sandbox.filesystem.plan import FilePlan, plan_files
+from nono_trio.sandbox.launcher.cage_plan import CageGrant, CagePlan, MountOp
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library, why_no_landlock
 from nono_trio.sandbox.launcher.tempdir import identity_of, make_temporary, remove_temporary
 from nono_trio.sandbox.network_files import asks_loopback, names_warnings, own_files, with_own_files
-from nono_trio.sandbox.spawn import CagePlan
 from nono_trio.session.advice import advice
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.cage_names import OwnNames
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.core.policy.variables import Inherited
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
     from nono_trio.session.denials_file import DenialsFile
     from nono_trio.session.resource_limits import PlannedLimits
 
@@ -215,28 +215,32 @@ def prepare_run(
         root = options.session.audit.state_root
         denials = open_denials(root, files, chosen, sandbox=options.sandbox)
     if denials is not None and options.sandbox:
-        caged.grants.append((denials.path, "read", True))
+        caged.grants.append(CageGrant(denials.path, "read", is_file=True))
+    mounts = caged.mounts
+    if chosen == "namespace":
+        mounts = [
+            *mounts,
+            *(MountOp("bind", path) for path in links),
+            *home.mounts(options.limits.memory),
+            *(denials.mounts() if denials is not None else ()),
+        ]
     plan = CagePlan(
         isolation=chosen,
         library=library_file,
         landlock=options.sandbox,
         grants=caged.grants,
-        sockets=caged.sockets,
-        view=[*caged.view, *((path, False) for path in links)],
         identities=caged.identities,
-        private=caged.private,
-        directories=caged.directories,
-        covered=caged.covered,
-        kept=caged.kept,
-        replaced=caged.replaced,
-        streams=caged.streams,
+        mounts=mounts,
+        closed=caged.closed,
         directory=caged.directory,
         executable=executable,
         command=[*options.command],
         environment=home.variables(variables, files)
         | _temporary_variables(options, files, temporary)
         | fixed_place_variables(variables, files, temporary, own_home=bool(home.plan))
-        | terminal_variables(inherited.passed, caged.streams)
+        | terminal_variables(
+            inherited.passed, [one.path for one in caged.mounts if one.kind == "stream"]
+        )
         | granted  # by their own names, wherever the home is
         | ({} if denials is None else {DENIALS_VARIABLE: denials.path})
         | ({DENIALS_VARIABLE: ""} if dry else {}),  # a run has it: its name is shown
@@ -247,14 +251,12 @@ def prepare_run(
         transparent_ports=transparent,
         asks_loopback=asks_loopback(caged, transparent=bool(transparent)),
         listen_ports=[*options.listen_ports],
-        guarded=chosen in ("namespace", "landlock") and unguarded is None,
+        brokered=chosen in ("namespace", "landlock") and unguarded is None,
         limits=limits.per_process,
         temporary=temporary,
-        home=home.for_launcher(options.limits.memory),
         stops_whole=terminal.exists,
         core_limit=callers_core_limit(),
         deadline_seconds=_deadline(options),
-        denials=denials.for_launcher() if denials is not None else None,
     )
     return PreparedRun(
         plan=plan,
@@ -264,7 +266,7 @@ def prepare_run(
         token=token,
         terminal=terminal,
         executable=executable,
-        enforcement=[*enforcement(plan, abi), *limits.enforcement],
+        enforcement=[*enforcement(plan, abi, _socket_paths(options, files)), *limits.enforcement],
         landlock_abi=abi,
         warnings=[
             *options.notes,
@@ -286,6 +288,10 @@ def prepare_run(
         inherited=inherited,
         denials=denials,
     )
+
+
+def _socket_paths(options: RunOptions, files: FilePlan) -> list[str]:
+    return [grant.path for grant in files.sockets] if options.sandbox else []
 
 
 def _make_temporary() -> str:

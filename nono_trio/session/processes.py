@@ -20,7 +20,6 @@ from nono_trio.audit import store
 from nono_trio.audit.read.summary import Status, status_of
 from nono_trio.audit.read.summary import status as bound_status
 from nono_trio.audit.verify import bound_facts
-from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
 from nono_trio.posix import process_info
 from nono_trio.posix.process_handle import ProcessHandle
@@ -150,8 +149,7 @@ def _require_sealed(directory: Path) -> None:
 def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
     """A handle to the session's own supervisor; raises NonoTrioError when it is not there."""
     summary = store.read_summary(directory)
-    facts = summary.nono_trio if summary is not None else None
-    pid = facts.supervisor_pid if isinstance(facts, NonoTrioFacts) else None
+    pid = summary.facts.supervisor_pid if summary is not None else None
     try:
         handle = ProcessHandle(pid) if isinstance(pid, int) and pid > 0 else None
     except ProcessLookupError:

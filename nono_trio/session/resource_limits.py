@@ -50,7 +50,7 @@ def plan_limits(limits: Limits, *, own_users: bool) -> PlannedLimits:
     `own_users`: the cage has a user namespace, in which the kernel counts by itself (Linux 5.14).
     """
     planned = _plan_wanted(limits, own_users=own_users)
-    if limits.processes is not None or ON_MACOS:
+    if limits.max_processes is not None or ON_MACOS:
         return planned
     return _with_default(planned, own_users=own_users)
 
@@ -124,17 +124,17 @@ def _plan_wanted(limits: Limits, *, own_users: bool) -> PlannedLimits:
     per_process: dict[str, int] = {}
     whole_cage: dict[str, str] = {}
     warnings: list[str] = []
-    if limits.open_files is not None:
-        per_process["NOFILE"] = limits.open_files
+    if limits.max_open_files is not None:
+        per_process["NOFILE"] = limits.max_open_files
     wanted = {
         *(["memory"] if limits.memory is not None else []),
-        *(["pids"] if limits.processes is not None else []),
+        *(["pids"] if limits.max_processes is not None else []),
     }
     parent = delegated(wanted) if wanted else None
     if parent is not None:
         whole_cage |= {"memory.max": str(limits.memory)} if limits.memory is not None else {}
-        if limits.processes is not None:
-            whole_cage["pids.max"] = str(limits.processes + PROCESSES_OF_THE_CAGE)
+        if limits.max_processes is not None:
+            whole_cage["pids.max"] = str(limits.max_processes + PROCESSES_OF_THE_CAGE)
         return PlannedLimits(per_process, whole_cage, parent)
     if limits.memory is not None:
         _require_address_space_limits()
@@ -143,8 +143,8 @@ def _plan_wanted(limits: Limits, *, own_users: bool) -> PlannedLimits:
             "--memory limits the address space of each process, not their sum: no cgroup v2 with"
             " the memory controller is delegated to us (a systemd user session does)"
         )
-    if limits.processes is not None:
-        per_process["NPROC"] = _processes_as_user(limits.processes)
+    if limits.max_processes is not None:
+        per_process["NPROC"] = _processes_as_user(limits.max_processes)
         if not own_users:
             warnings.append(
                 "--max-processes counts every process of yours, not the cage's: that needs"

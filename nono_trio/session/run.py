@@ -136,7 +136,7 @@ def _launched(
 
         from nono_trio.session.preload import preload
 
-        preload(guarded=prepared.plan.guarded)
+        preload(guarded=prepared.plan.brokered)
         while True:
             try:
                 sockets = await_ready(launched)
@@ -148,7 +148,7 @@ def _launched(
                 prepared.close()
                 prepared = _prepare_again(options, refused, listeners, said=prepared.warnings)
                 launched = spawn(prepared.plan, cgroup)
-                preload(guarded=prepared.plan.guarded)
+                preload(guarded=prepared.plan.brokered)
         if prepared.listener is not None:
             sockets["proxy"] = prepared.listener
         yield _Started(launched, sockets, prepared)

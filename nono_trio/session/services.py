@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 from msgspec import UNSET
 
-from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.log.session_json import ExecutableIdentity
 from nono_trio.core.policy.reasons import LISTEN_PORT_FLAG, OPEN_PORT_FLAG
 from nono_trio.errors import CageFailed
+from nono_trio.posix.clock import rfc3339
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
@@ -219,9 +219,8 @@ class ChildService:
 
         plan = self._run.plan
         direct = DirectConnections(recorder)
-        openings = Openings.of(
-            plan.port, plan.listen_ports, plan.grants, plan.sockets, plan.identities
-        )
+        sockets = [grant.path for grant in self._run.files.sockets]
+        openings = Openings.of(plan.port, plan.listen_ports, plan.grants, sockets, plan.identities)
         elsewhere = plan.isolation == "namespace"
         metadata = MetadataBroker.of(plan.grants, plan.identities, elsewhere=elsewhere)
         guard = Guard(

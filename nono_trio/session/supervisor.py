@@ -22,12 +22,12 @@ from trio_util import run_and_cancelling
 
 from nono_trio.audit.ledger import LEDGER, LOCK
 from nono_trio.audit.write.recorder import NOT_RECORDED
-from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.audit.write.state_modes import StateModes
 from nono_trio.audit.write.watchdog import STUCK_SECONDS
 from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
+from nono_trio.posix.clock import rfc3339
 from nono_trio.session.shutdown import (
     Phase,
     Shutdown,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import AuditMode, AuditSync, Recorder
     from nono_trio.audit.write.session_record import SessionRecord
 
-# Queued events to disk and the seal, after the last producer has gone: a full queue is 16,384
-# records, written in well under a second by any disk that works.
+# Queued events to disk and the seal, after the last producer has gone: any disk that works writes
+# a full queue in well under a second.
 DRAIN_SECONDS = 10.0
 # A dozen system calls; a state on a file system that hangs is the seal's to tell of.
 HEAL_SECONDS = 2.0

@@ -23,22 +23,6 @@ def state(tmp_path, monkeypatch):
     monkeypatch.setenv("NONO_TRIO_STATE_DIR", str(tmp_path))
 
 
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "audit"
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command line; (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        code = command_line.exit_code([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
-
-
 # -- the root -------------------------------------------------------------------------------------
 
 

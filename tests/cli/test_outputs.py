@@ -132,8 +132,8 @@ def test_a_new_profile_makes_no_directories_but_its_own(sessions):
 
 
 def test_every_flag_of_run_has_its_environment_twin():
-    from nono_trio.cli.options import environment_twin
     from nono_trio.cli.run import run
+    from nono_trio.cli.shared_flags import environment_twin
 
     own = {"--dry-run", "--json"}  # of the command line alone: they start no run
     for parameter in run.params:

@@ -27,24 +27,6 @@ ID = "0123456789abcdef"
 STUBBORN = ["sh", "-c", 'trap "" TERM; sleep 61; sleep 62']
 
 
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "audit"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command line; (exit code, stdout, stderr)."""
-    monkeypatch.setenv("NONO_TRIO_STATE_DIR", str(tmp_path))
-    monkeypatch.delenv("NONO_PROXY_TOKEN", raising=False)
-
-    def run(*arguments):
-        code = command_line.exit_code([*arguments])
-        return code, *capsys.readouterr()
-
-    return run
-
-
 # Holds the lock of the log it is told of, as a supervisor does, and ends by SIGTERM.
 SUPERVISOR = """
 import fcntl, signal, sys, time

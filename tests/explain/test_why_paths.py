@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import SYSTEM_PYTHON, landlock_isolation
 
-from nono_trio.cli.run_options import build_run_options
+from nono_trio.cli.flags import given_options
 from nono_trio.cli.why import why as why_command
+from nono_trio.config.settle import settle_run
 from nono_trio.explain import why
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def test_random_questions_have_the_answers_of_a_run(
         given = {**context.params}
         for name in ("host", "port", "path", "operation", "as_json"):
             del given[name]
-        run = build_run_options((), given)
+        run = settle_run((), given_options(given))
     answers = [why.explain_path(run, path, operation) for operation, path in questions]
     differing = [
         (question, said.allowed, said.reason)

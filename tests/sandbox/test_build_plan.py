@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cage_plans import cage_plan
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import build_plan
 from nono_trio.sandbox.build_plan import cage_files, enforcement, left_open
 from nono_trio.sandbox.filesystem.plan import FilePlan
 from nono_trio.sandbox.filesystem.streams import Stream
-from nono_trio.sandbox.spawn import CagePlan, NamespacesRefused
+from nono_trio.sandbox.spawn import NamespacesRefused
 from nono_trio.session import run
 from nono_trio.session.run import Listeners
 
 if TYPE_CHECKING:
-    from nono_trio.sandbox.spawn import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
 
 UNSCOPED = "signals to your processes, abstract sockets"
-
-
-def plan(isolation: Isolation, **settings: Any) -> CagePlan:
-    empty: dict[str, Any] = {field.name: [] for field in fields(CagePlan)}
-    return CagePlan(**empty | {"isolation": isolation, "landlock": True, "port": 1} | settings)
 
 
 @pytest.mark.parametrize(
@@ -36,19 +31,21 @@ def plan(isolation: Isolation, **settings: Any) -> CagePlan:
     ],
 )
 def test_landlock_holds_what_its_abi_can(abi: str, held: str) -> None:
-    assert held in enforcement(plan("namespace"), abi)
+    assert held in enforcement(cage_plan(isolation="namespace"), abi)
 
 
 def test_an_open_file_system_is_not_called_closed() -> None:
     """Of a mount namespace, what is said to exist in it must be what does."""
     (line,) = (
-        each for each in enforcement(plan("namespace", landlock=False), None) if "mount" in each
+        each
+        for each in enforcement(cage_plan(isolation="namespace", landlock=False), None)
+        if "mount" in each
     )
     assert line == "mount namespace: a private /proc, all else is the host's"
 
 
 def test_in_namespaces_an_old_landlock_leaves_nothing_open() -> None:
-    assert left_open(plan("namespace"), "V1", None) == []
+    assert left_open(cage_plan(isolation="namespace"), "V1", None) == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +61,7 @@ def test_in_namespaces_an_old_landlock_leaves_nothing_open() -> None:
 )
 @pytest.mark.parametrize("isolation", ["landlock", "none"])
 def test_without_namespaces_it_does(isolation: Isolation, abi: str, open_: list[str]) -> None:
-    said = left_open(plan(isolation), abi, None)
+    said = left_open(cage_plan(isolation=isolation), abi, None)
     by_landlock = [each for each in said if each.startswith("Landlock ABI")]
     assert by_landlock == [f"Landlock ABI {abi} leaves open: {each}" for each in open_]
 
@@ -96,4 +93,4 @@ def test_files_behind_the_streams_are_granted_by_what_they_are(
     assert ("/project/log", "write", True) in caged.grants
     assert caged.identities == {"/project/log": (1, 2)}
     caged = cage_files(files, "namespace", sandbox=True, temporary=None)
-    assert [identity for _path, _writable, identity in caged.streams.values()] == [(1, 2)]
+    assert [one.identity for one in caged.mounts if one.kind == "stream"] == [(1, 2)]

@@ -6,21 +6,22 @@ ends a process group, and what its terminals do.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
 
 import pretend_macos
 import pytest
+from cage_plans import cage_plan
 from harness import processes_with, sleep_marker, wait_until
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox import spawn
 from nono_trio.sandbox.cage import Cage, ChildEnded
+from nono_trio.sandbox.launcher.cage_plan import CageGrant
 from nono_trio.sandbox.launcher.macos import closing_rule
 from nono_trio.sandbox.seatbelt_plan import closed_paths
-from nono_trio.sandbox.spawn import CagePlan, LaunchFailed, await_ready
+from nono_trio.sandbox.spawn import LaunchFailed, await_ready
 
 
 @pytest.fixture
@@ -46,18 +47,15 @@ def launch(monkeypatch, record):
 
 def plan(command, **changes):
     usual = {
-        "isolation": "seatbelt", "library": "", "landlock": True, "guarded": False,
-        "grants": [("/usr", "read", False), ("/home/a/notes", "readwrite", True)],
-        "covered": ["/home/a/.ssh"], "directory": "/", "executable": f"/bin/{command[0]}",
-        "command": [*command], "environment": {"A": "b"}, "foreground": False, "port": 4711,
-        "listen_ports": [8000], "limits": {"NOFILE": 64},
+        "isolation": "seatbelt",
+        "grants": [
+            CageGrant("/usr", "read", is_file=False),
+            CageGrant("/home/a/notes", "readwrite", is_file=True),
+        ],
+        "closed": ["/home/a/.ssh"], "executable": f"/bin/{command[0]}", "command": [*command],
+        "environment": {"A": "b"}, "port": 4711, "listen_ports": [8000], "limits": {"NOFILE": 64},
     }  # fmt: skip
-    every = {field.name: [] for field in dataclasses.fields(CagePlan)} | {
-        "temporary": None,
-        "core_limit": 0,
-        "umask": 0o022,
-    }
-    return CagePlan(**every | usual | changes)
+    return cage_plan(**usual | changes)
 
 
 # -- the launcher ---------------------------------------------------------------------------------
@@ -82,7 +80,7 @@ async def test_without_isolation_the_network_is_left_alone(launch, record):
 
 
 async def test_without_the_file_sandbox_only_the_network_is_closed(launch, record):
-    await_ready(launch("true", landlock=False, covered=[]))
+    await_ready(launch("true", landlock=False, closed=[]))
     told = json.loads(record.read_text())
     assert told[0] == ["allow_path", "/", "readwrite"]
     assert told[1:] == [["block_network"], ["allow_localhost_port", 4711]]

@@ -244,7 +244,7 @@ def test_a_size_that_is_none_is_a_usage_error(sessions: Sessions) -> None:
 def test_whose_processes_are_counted(monkeypatch, own_users: bool, warnings: int) -> None:
     monkeypatch.setattr("nono_trio.session.resource_limits.delegated", lambda _controllers: None)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    planned = plan_limits(Limits(processes=9), own_users=own_users)
+    planned = plan_limits(Limits(max_processes=9), own_users=own_users)
     assert planned.per_process == {"NPROC": 9}
     assert len([text for text in planned.warnings if "every process of yours" in text]) == warnings
 
@@ -264,7 +264,7 @@ def test_a_default_as_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_limits(Limits(), own_users=True).per_process == {"NPROC": 4796}
     monkeypatch.setattr(resource_limits.resource, "getrlimit", lambda _number: (500, 90_000))
     assert plan_limits(Limits(), own_users=True).per_process == {"NPROC": 500}
-    assert plan_limits(Limits(processes=9), own_users=True).per_process == {"NPROC": 9}
+    assert plan_limits(Limits(max_processes=9), own_users=True).per_process == {"NPROC": 9}
 
 
 def test_a_default_as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

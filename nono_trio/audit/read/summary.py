@@ -16,7 +16,6 @@ from nono_trio.audit.read.records import MAX_LINE, flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, is_denial
-from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost
 from nono_trio.errors import LogUnreadable
 
@@ -81,9 +80,8 @@ def current_status(directory: Path) -> Status:
 def counts_of(session: StoredSession) -> Counts:
     """Counts of one session; zeros where there is no log."""
     summary = session.summary
-    facts = summary.nono_trio if summary is not None else None
-    if summary is not None and isinstance(facts, NonoTrioFacts):
-        allowed, denied = facts.allowed_total, facts.denied_total
+    if summary is not None:
+        allowed, denied = summary.facts.allowed_total, summary.facts.denied_total
         if isinstance(allowed, int) and isinstance(denied, int):
             return Counts(summary.audit_event_count, allowed, denied)
     return scan(session.directory / LOG)

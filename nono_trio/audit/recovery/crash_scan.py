@@ -23,11 +23,11 @@ from nono_trio.audit.verify.seal_check import LAST_RECORD
 from nono_trio.audit.verify.session import FirstNetworkEvents
 from nono_trio.audit.write.chained_log import ChainedLog
 from nono_trio.audit.write.seal import opened_metadata
-from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.core.log.events import MALFORMED, Network
 from nono_trio.core.log.notices import POLICY_SEQUENCE, is_about_log
 from nono_trio.core.log.policy_json import decode_policy
 from nono_trio.errors import LogUnreadable
+from nono_trio.posix.clock import rfc3339
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.write.session_files import lock, rfc3339
+from nono_trio.audit.write.session_files import lock
 from nono_trio.core.log.session_json import session_digest
 from nono_trio.errors import LogUnreadable, NonoTrioError
+from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import msgspec
 from nono_trio.audit import ledger
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.verify.verdict import SCHEMA
-from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path, open_shared
 from nono_trio.posix.process_info import sync_data
 

@@ -30,12 +30,11 @@ from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.seal import (
     file_digest,
-    own_facts,
     sealed_metadata,
     summary_of,
     write_summary,
 )
-from nono_trio.audit.write.session_files import append_checkpoint, lock, unix_ms
+from nono_trio.audit.write.session_files import append_checkpoint, lock
 from nono_trio.core.log.events import LOST_EXIT_CODE, SessionEnded, SessionStarted, encode_payload
 from nono_trio.core.log.notices import (
     POLICY_SEQUENCE,
@@ -52,6 +51,7 @@ from nono_trio.core.log.session_json import (
     session_digest,
 )
 from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.owner import as_owner
 from nono_trio.posix.process_info import forget_cached
 
@@ -153,7 +153,7 @@ def _held(directory: Path) -> Iterator[None]:
 
 def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]) -> None:
     metadata = store.read_metadata(directory)
-    if not isinstance(metadata.nono_trio, NonoTrioFacts):
+    if not metadata.is_ours:
         raise LogUnreadable(f"{directory} is no session of nono-trio: there is no seal to finish")
     if store.is_sealed(metadata):
         answer.outcome, answer.event_count = "sealed", metadata.audit_event_count
@@ -240,7 +240,7 @@ class _Sealing:
 
     def _facts(self) -> NonoTrioFacts:
         """The open session.json's facts, which the policy vouches for, and what was counted."""
-        facts, tally = own_facts(self._metadata), self._found.tally
+        facts, tally = self._metadata.facts, self._found.tally
         return msgspec.structs.replace(
             facts, lost_total=tally.lost, allowed_total=tally.allowed, denied_total=tally.denied
         )

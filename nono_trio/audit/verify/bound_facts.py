@@ -36,7 +36,7 @@ from nono_trio.audit.write.seal import opened_metadata, sealed_metadata
 from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionStarted
 from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.log.policy_json import SupervisorProcess
-from nono_trio.core.log.session_json import NonoTrioFacts, SessionMetadata, SessionSummary
+from nono_trio.core.log.session_json import SessionMetadata, SessionSummary
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -283,11 +283,10 @@ class _Look:
         """The process that the policy names; session.json's only until the policy is bound."""
         if self.bound.policy is not None:
             return self.bound.policy.supervisor
-        facts = self.metadata.nono_trio if self.metadata is not None else None
-        if self.fault is not None or not isinstance(facts, NonoTrioFacts):
+        if self.fault is not None or self.metadata is None:
             return None
-        values = facts.supervisor_pid, facts.supervisor_start_ticks, facts.boot_id
-        pid, ticks, boot = values
+        facts = self.metadata.facts
+        pid, ticks, boot = facts.supervisor_pid, facts.supervisor_start_ticks, facts.boot_id
         if isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot, str):
             return SupervisorProcess(pid=pid, start_ticks=ticks, boot_id=boot)
         return None

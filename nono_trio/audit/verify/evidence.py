@@ -32,7 +32,7 @@ from nono_trio.audit.store import (
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.log.session_json import (
-    NonoTrioFacts,
+    NO_FACTS,
     SessionMetadata,
     decode_checkpoint,
     decode_ledger_record,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.verify.verdict import Rules
+    from nono_trio.core.log.session_json import NonoTrioFacts
 
 # Files by which a session directory is found from one of its files.
 _MEMBERS = (LOG, SESSION, CHECKPOINTS, FLOWS, PROCESSES, POLICY, SUMMARY)
@@ -70,10 +71,9 @@ class Evidence:
     binds_policy: bool
 
     @property
-    def facts(self) -> NonoTrioFacts | None:
+    def facts(self) -> NonoTrioFacts:
         """Our own part of session.json."""
-        facts = self.metadata.nono_trio if self.metadata is not None else None
-        return facts if isinstance(facts, NonoTrioFacts) else None
+        return self.metadata.facts if self.metadata is not None else NO_FACTS
 
     @property
     def ours(self) -> bool:
@@ -220,9 +220,8 @@ def _rules(
         return "nono-trio" if binds_policy else "nono"
     if binds_policy or any((directory / name).exists() for name in (POLICY, SUMMARY)):
         return "nono-trio"
-    ours = metadata is not None and isinstance(metadata.nono_trio, NonoTrioFacts)
     begun = records > POLICY_SEQUENCE or (metadata is not None and is_sealed(metadata))
-    if not begun and (ours or metadata is None):
+    if not begun and (metadata is None or metadata.is_ours):
         return "nono-trio"  # killed before its second record: its policy is not known
     if upstream:
         return "nono"

@@ -26,7 +26,6 @@ from nono_trio.audit.verify.verdict import LedgerSeen
 from nono_trio.core.log.session_json import (
     HASH_ALGORITHM,
     MAX_NETWORK_EVENTS,
-    NonoTrioFacts,
     session_digest,
 )
 
@@ -109,12 +108,10 @@ def check_records(log: LogCheck, metadata: SessionMetadata) -> FirstBad | None:
 
 def check_lost(metadata: SessionMetadata, last: Checkpoint) -> FirstBad | None:
     """session.json does not play down how many events were lost."""
-    facts = metadata.nono_trio
-    if not isinstance(facts, NonoTrioFacts) or facts.lost_total is msgspec.UNSET:
+    lost_total = metadata.facts.lost_total
+    if lost_total is msgspec.UNSET:
         return None
-    return differs(
-        SESSION_MISMATCH, f"lost_total {last.lost_total}", f"lost_total {facts.lost_total}"
-    )
+    return differs(SESSION_MISMATCH, f"lost_total {last.lost_total}", f"lost_total {lost_total}")
 
 
 def check_ledger(

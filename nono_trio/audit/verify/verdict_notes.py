@@ -63,9 +63,9 @@ def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
     if answer.verdict == "crashed":
         notes.append(_how_far(answer.event_count))
     notes += _recovery_notes(evidence) if evidence.sealed else ()
-    if evidence.facts is not None and evidence.facts.lost_total:
+    if evidence.facts.lost_total:
         notes.append(f"{evidence.facts.lost_total} events were lost while recording")
-    if evidence.facts is not None and evidence.facts.lost_flows:
+    if evidence.facts.lost_flows:
         lost = evidence.facts.lost_flows
         notes.append(f"{lost} flow lines were lost: what those connections moved is not known")
     if answer.attestation.present:

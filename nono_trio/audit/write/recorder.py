@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
 
-# Upstream's own proposal for its stream (PR #831). At 1 KiB a record this is 16 MiB at the very
-# worst, and 16,384 connections would have to wait at once: more than the proxy accepts.
-QUEUE_RECORDS = 16_384
 # A queue that stays full this long means a disk that stands still; then: no record, no action.
 QUEUE_SECONDS = 10.0
 

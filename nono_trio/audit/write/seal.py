@@ -13,7 +13,6 @@ import msgspec
 
 from nono_trio.audit import store
 from nono_trio.audit.read.records import lines, size_of
-from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.notices import SUMMARY_TARGET, binding_record
 from nono_trio.core.log.session_json import (
     AuditIntegrity,
@@ -22,6 +21,7 @@ from nono_trio.core.log.session_json import (
     SessionMetadata,
 )
 from nono_trio.core.log.summary_json import FileDigest, SealSummary, encode_summary
+from nono_trio.posix.clock import unix_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,10 +125,3 @@ def file_digest(path: Path, size: int | None = None) -> FileDigest:
         length += len(line)
         hasher.update(line)
     return FileDigest(bytes=length, sha256=hasher.hexdigest())
-
-
-def own_facts(metadata: SessionMetadata) -> NonoTrioFacts:
-    """The `nono_trio` part of a session of ours."""
-    if not isinstance(metadata.nono_trio, NonoTrioFacts):
-        raise TypeError("a session of ours has facts of ours")
-    return metadata.nono_trio

@@ -14,8 +14,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-from datetime import UTC, datetime
-from time import time_ns
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -24,6 +22,7 @@ from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG, NEW_SESSION
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog, SyncFailed
 from nono_trio.audit.write.disk_room import CHUNK, hold_file
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS, Checkpoint, encode_checkpoint
+from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
@@ -37,17 +36,6 @@ KEPT_FOR_LOG = 32 * 1024
 KEPT_FOR_CHECKPOINTS = 8 * 1024  # the final one, with two signatures
 
 INDENTATION = 512  # what an event takes more in session.json than in the log, every field set
-
-
-def rfc3339(time: datetime | None = None) -> str:
-    """Return `time` (default: now) in UTC, RFC 3339, microseconds."""
-    moment = time or datetime.now(UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def unix_ms() -> int:
-    """Return the wall clock in milliseconds since 1970."""
-    return time_ns() // 1_000_000
 
 
 class LogFiles:

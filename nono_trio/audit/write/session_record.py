@@ -23,12 +23,11 @@ from nono_trio.audit import ledger, store
 from nono_trio.audit.write.disk_room import hold_file
 from nono_trio.audit.write.seal import (
     opened_metadata,
-    own_facts,
     sealed_metadata,
     summary_of,
     write_summary,
 )
-from nono_trio.audit.write.session_files import LogFiles, rfc3339, unix_ms
+from nono_trio.audit.write.session_files import LogFiles
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import POLICY_TARGET, binding_record
 from nono_trio.core.log.policy_json import SessionPolicy, SupervisorProcess, encode_policy
@@ -41,6 +40,7 @@ from nono_trio.core.log.session_json import (
     session_digest,
 )
 from nono_trio.core.log.text_limits import bounded_command
+from nono_trio.posix.clock import rfc3339, unix_ms
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.process_info import boot_id, process_start_ticks
 
@@ -113,7 +113,7 @@ class SessionRecord:
         self.files.check_identity()  # what is bound by name is what we wrote
         self.files.flows.sync()
         facts = msgspec.structs.replace(
-            own_facts(self._metadata),
+            self._metadata.facts,
             peak_queue=totals.peak_queue,
             lost_total=totals.lost,
             lost_flows=totals.lost_flows or msgspec.UNSET,

@@ -22,12 +22,12 @@ import trio
 from nono_trio.audit.write.chained_log import SyncFailed
 from nono_trio.audit.write.disk_room import NoRoom
 from nono_trio.audit.write.recorder import NOT_RECORDED, Pending, Recorder
-from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.audit.write.watchdog import AppendWatchdog
 from nono_trio.core.log.events import Flow, Network, SessionEnded, encode_flow, encode_payload
 from nono_trio.core.log.notices import gap_record, is_about_log, is_denial, note_record
 from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.errors import AuditLost
+from nono_trio.posix.clock import unix_ms
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ sandbox: an auditor's machine need not be able to run a session.
 
 from __future__ import annotations
 
-import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,7 +19,13 @@ from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
+from nono_trio.cli.parameters import OneOf, WholeNumber
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import LogUnreadable, UsageError
@@ -38,15 +43,6 @@ TAIL_LINES = 10
 MAX_JOBS = 256
 
 DECISIONS = get_args(Decision)
-
-_audit_dir = click.option(
-    "--audit-dir",
-    type=PATH,
-    metavar="DIR",
-    envvar=store.STATE_VARIABLE,
-    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 @click.group(cls=CommandGroup)
@@ -85,8 +81,8 @@ audit.add_command(ledger)
     is_flag=True,
     help="Judge logs that bind no policy too, by upstream nono's weaker rules.",
 )
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def verify(
     targets: tuple[str, ...], every: bool, quick: bool, jobs: int, upstream: bool, as_json: bool,
     audit_dir: str | None,
@@ -102,7 +98,7 @@ def verify(
 
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
-    root = _root(audit_dir)
+    root = audit_root(audit_dir)
     answers = (
         verify_all(root, quick=quick, jobs=jobs, upstream=upstream)
         if every
@@ -149,8 +145,8 @@ def _sum_up(told: list[Verification], root: Path, removed: int) -> None:
 )
 @click.argument("session", required=False)
 @click.option("--all", "every", is_flag=True, help="Recover every crashed session there is.")
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | None) -> None:
     """Seal the session of a supervisor that was lost (kill -9, power), so that it can be verified.
 
@@ -163,8 +159,8 @@ def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | No
 
     if every == bool(session):
         raise click.UsageError("expected one session, or --all, and not both")
-    root = _root(audit_dir)
-    directory = _session_directory(root, session) if session else None
+    root = audit_root(audit_dir)
+    directory = session_directory(root, session) if session else None
     raise SystemExit(recover_sessions(root, directory, as_json=as_json))
 
 
@@ -173,8 +169,8 @@ def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | No
     epilog="Example: nono-trio audit forget 89139b466fe900c5",
 )
 @click.argument("session")
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Remove a session's directory, and say so in the ledger: it is not `missing` afterwards.
 
@@ -183,7 +179,7 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.audit.recovery.forget import forget as forget_session
 
-    root = _root(audit_dir)
+    root = audit_root(audit_dir)
     known = store.is_session_id(session) and not (root / session).is_dir()
     session_id = session if known else store.find_session(root, session).name
     if not known and store.find_session(root, session).parent != root:
@@ -219,8 +215,8 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     help="Only these; `tampered` verifies each session to find out.",
 )
 @click.option("--recent", type=WholeNumber(1), metavar="N", help="Only the newest N of them.")
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def list_sessions(
     today: bool, since: str | None, until: str | None, as_json: bool, audit_dir: str | None,
     **filters: Any,  # noqa: ANN401  (click passes any)
@@ -238,7 +234,7 @@ def list_sessions(
         raise click.UsageError("--today and --since exclude each other")
     begin = listing.today() if today else since and listing.parse_since(since)
     end = until and listing.parse_until(until)
-    root = _root(audit_dir)
+    root = audit_root(audit_dir)
     rows = listing.rows(root, listing.Wanted(since=begin or None, until=end or None, **filters))
     if as_json:
         print_json({"schema": SCHEMA, "sessions": [listing.row_fields(row) for row in rows]})
@@ -255,8 +251,8 @@ def list_sessions(
 
 @audit.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
 @click.argument("session", default=store.LATEST)
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Show what a session ran, how it was caged, where it went, and when (default: the newest).
 
@@ -269,7 +265,7 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.audit.verify import bound_facts
     from nono_trio.cli.audit.render import show_lines, story_fields
 
-    directory = _session_directory(_root(audit_dir), session)
+    directory = session_directory(audit_root(audit_dir), session)
     stored = bound_facts.look(directory, files=True)
     story = read_story(directory, TIMELINE_ENDS)
     stored = bound_facts.compared(stored, story)
@@ -303,8 +299,8 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
 )
 @click.option("--decision", type=OneOf(DECISIONS), help="Only these decisions.")
 @click.option("--host", metavar="GLOB", help="Only hosts that fit, for example '*.example.com'.")
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def tail(
     session: str, follow: bool, count: int, decision: str | None, host: str | None,
     as_json: bool, audit_dir: str | None,
@@ -316,7 +312,7 @@ def tail(
     """
     from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
 
-    root = _root(audit_dir)
+    root = audit_root(audit_dir)
     if follow:
         path = wait_for_session(root, session, lambda: say(f"waiting for session {clean(session)}"))
     else:
@@ -335,8 +331,8 @@ def tail(
     epilog="Example: nono-trio audit learn latest > agent.toml",
 )
 @click.argument("session", default=store.LATEST)
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Print a profile that allows exactly what a session was allowed (default: the newest).
 
@@ -345,7 +341,7 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.cli.audit.learn import Lesson
 
-    lesson = Lesson(_session_directory(_root(audit_dir), session))
+    lesson = Lesson(session_directory(audit_root(audit_dir), session))
     if as_json:
         print_json({"schema": SCHEMA, **lesson.fields()})
         return
@@ -361,16 +357,3 @@ def _print_record(record: LogRecord) -> None:
 def _print_record_json(record: LogRecord) -> None:
     if isinstance(record.event, Network):
         print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
-
-
-def _root(audit_dir: str | None) -> Path:
-    return store.audit_root(store.state_root(audit_dir, os.environ))
-
-
-def _session_directory(root: Path, session: str) -> Path:
-    found = store.find_session(root, session)
-    if found.is_dir():
-        return found
-    raise UsageError(
-        f"expected a session, got the file {found}", hint="give the session's id or directory"
-    )

@@ -8,29 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nono_trio.audit import store
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH
+from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.text import clean, counted
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from nono_trio.audit.recovery.ledger_repair import Repair
 
 FAULTS_LEFT = 1  # as `audit verify` answers for such a ledger
-
-_audit_dir = click.option(
-    "--audit-dir",
-    type=PATH,
-    metavar="DIR",
-    envvar=store.STATE_VARIABLE,
-    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 @click.group("ledger", cls=CommandGroup, short_help="Check or mend the ledger of sealed sessions.")
@@ -41,8 +29,8 @@ def ledger() -> None:
 @ledger.command(
     short_help="Check every line and every link.", epilog="Example: nono-trio audit ledger verify"
 )
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def verify(as_json: bool, audit_dir: str | None) -> None:
     """Check every line of the ledger and every link between them.
 
@@ -53,7 +41,7 @@ def verify(as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.audit.verify.session import verify_ledger
     from nono_trio.cli.audit.render import verification_lines
 
-    root = _root(audit_dir)
+    root = audit_root(audit_dir)
     path = root / LEDGER
     if not os.path.lexists(path):
         raise LogUnreadable(f"there is no ledger in {root}: no session was sealed there")
@@ -75,8 +63,8 @@ def verify(as_json: bool, audit_dir: str | None) -> None:
 @ledger.command(
     short_help="Set a torn or damaged end aside.", epilog="Example: nono-trio audit ledger repair"
 )
-@_json
-@_audit_dir
+@json_option
+@audit_dir_option
 def repair(as_json: bool, audit_dir: str | None) -> None:
     """Set aside what stands after the last good line, so that later sessions seal again.
 
@@ -87,7 +75,7 @@ def repair(as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.audit.recovery.ledger_repair import repair as repair_ledger
 
-    answer = repair_ledger(_root(audit_dir))
+    answer = repair_ledger(audit_root(audit_dir))
     if as_json:
         print_json(answer)
     else:
@@ -107,7 +95,3 @@ def _text(answer: Repair) -> str:
     lines = f", {counted(answer.cut_lines, 'whole line')}," if answer.cut_lines else ""
     kept = clean(answer.kept_in or "")
     return f"{counted(answer.cut_bytes, 'byte')}{lines} after the last good line kept in {kept}"
-
-
-def _root(audit_dir: str | None) -> Path:
-    return store.audit_root(store.state_root(audit_dir, os.environ))

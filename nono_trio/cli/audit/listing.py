@@ -15,7 +15,6 @@ import msgspec
 from nono_trio.audit.read.summary import Counts, Status, counts_of
 from nono_trio.audit.read.summary import status as status_of
 from nono_trio.audit.verify import bound_facts
-from nono_trio.core.log.session_json import NonoTrioFacts
 from nono_trio.errors import LogUnreadable, UsageError
 
 if TYPE_CHECKING:
@@ -135,9 +134,8 @@ def _paths(session: StoredSession) -> Iterator[str]:
     if summary is None:
         return
     yield from summary.tracked_paths
-    facts = summary.nono_trio
-    if isinstance(facts, NonoTrioFacts) and facts.working_directory is not msgspec.UNSET:
-        yield facts.working_directory
+    if summary.facts.working_directory is not msgspec.UNSET:
+        yield summary.facts.working_directory
 
 
 def _is_below(path: str, directory: str) -> bool:

@@ -31,7 +31,6 @@ from nono_trio.cli.text import (
     target_text,
 )
 from nono_trio.core.log.events import LOST_EXIT_CODE, Network
-from nono_trio.core.log.session_json import NonoTrioFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.read.summary import Counts, HostCount, Status, Story
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.audit.verify.verdict import Verification
-    from nono_trio.core.log.session_json import SessionSummary
+    from nono_trio.core.log.session_json import NonoTrioFacts, SessionSummary
 
 LABEL_WIDTH = 13
 MAX_HOST_ROWS = 20
@@ -162,7 +161,7 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
     yield _row(
         "bytes",
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
-        f" in {counted(story.connections, 'connection')}{_lost_flows(session.summary)}{unbound}",
+        f" in {counted(story.connections, 'connection')}{_lost_flows(session)}{unbound}",
     )
     yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
     if story.hosts:
@@ -172,9 +171,8 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         yield from _timeline_lines(story)
 
 
-def _lost_flows(summary: SessionSummary | None) -> str:
-    facts = summary.nono_trio if summary is not None else None
-    lost = facts.lost_flows if isinstance(facts, NonoTrioFacts) else None
+def _lost_flows(session: StoredSession) -> str:
+    lost = session.facts.lost_flows
     if not isinstance(lost, int) or not lost:
         return ""
     return f"; of {counted(lost, 'connection')} more the lines were lost"
@@ -242,8 +240,8 @@ def _duration(summary: SessionSummary) -> str:
 
 def _cage_lines(session: StoredSession, story: Story) -> Iterator[str]:
     summary = session.summary
-    facts = summary.nono_trio if summary is not None else None
-    if isinstance(facts, NonoTrioFacts):
+    if summary is not None and summary.is_ours:
+        facts = summary.facts
         enforcement = facts.enforcement if isinstance(facts.enforcement, list) else []
         yield _row("isolation", str(facts.isolation or "not recorded"))
         yield from (_row("cage", line) for line in enforcement)

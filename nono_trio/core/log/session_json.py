@@ -2,7 +2,8 @@
 
 Rules of this file: field order is the format; what upstream wrote must load (its optional fields
 have defaults), and our own facts stand in one key of their own, `nono_trio`, at the end, which
-upstream ignores and the session digest does not cover.
+upstream ignores and the session digest does not cover. Whoever reads them uses `facts`, which are
+there for every session.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
     duration_ms: int | UnsetType = UNSET
 
 
+NO_FACTS = NonoTrioFacts()
+
+
 class SessionMetadata(msgspec.Struct, kw_only=True):
     """session.json; times are RFC 3339, `network_events` holds the first 4096 only."""
 
@@ -90,6 +94,16 @@ class SessionMetadata(msgspec.Struct, kw_only=True):
     command_policy_summary: Any = UNSET
     nono_trio: NonoTrioFacts | UnsetType = UNSET
 
+    @property
+    def facts(self) -> NonoTrioFacts:
+        """Our own part; without any where there is none, as in a session.json of upstream's."""
+        return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nono-trio wrote it."""
+        return self.nono_trio is not UNSET
+
 
 class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
     """The part of session.json that listing and looking up need.
@@ -107,6 +121,16 @@ class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
     audit_event_count: int = 0
     audit_integrity: AuditIntegrity | None = None
     nono_trio: NonoTrioFacts | UnsetType = UNSET
+
+    @property
+    def facts(self) -> NonoTrioFacts:
+        """Our own part; without any where there is none, as in a session.json of upstream's."""
+        return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nono-trio wrote it."""
+        return self.nono_trio is not UNSET
 
 
 class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):

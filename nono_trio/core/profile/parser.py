@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from nono_trio.core.policy.variables import check_set
+from nono_trio.core.profile.fields import BY_KEY
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
-from nono_trio.core.profile.schema import Origin, Profile, Sourced
+from nono_trio.core.profile.schema import TABLES, Extends, Origin, Profile, Sourced
 from nono_trio.core.profile.values import check_entry, suggestion
 from nono_trio.errors import UsageError
 
@@ -148,17 +149,16 @@ class _Reader:
 
     def read(self, data: dict[str, Value]) -> Reading:
         """Take every table and key; a field with a fault keeps its default."""
-        known = {field.name: field.type for field in msgspec.structs.fields(Profile)}
         given: dict[str, Value] = {}
         for name, value in data.items():
             if name == "credentials":
                 self._fault((name,), *_NO_CREDENTIALS)
-            elif name not in known:
-                self._unknown((name,), known)
             elif name == "extends":
-                given[name] = self._value((name,), value, known[name], [])
+                given[name] = self._value((name,), value, Extends, [])
+            elif name in TABLES:
+                given[name] = self._table((name,), value, TABLES[name])
             else:
-                given[name] = self._table((name,), value, known[name])
+                self._unknown((name,), Profile.__struct_fields__)
         self._faults.sort(key=lambda fault: fault.line)
         return Reading(Sourced(Profile(**given), self._origins), tuple(self._faults))
 
@@ -181,7 +181,7 @@ class _Reader:
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            self._wrong_type(path, value, kind, str(error))
+            self._wrong_type(path, value, str(error))
             return default
         for entry_path, entry in _entries(path, converted):
             self._entry(path, entry_path, entry)
@@ -190,29 +190,30 @@ class _Reader:
     def _entry(self, path: KeyPath, entry_path: KeyPath, entry: Value) -> None:
         """Check one entry and note where it stands: a list's by its text, a single value by ""."""
         key = _dotted(path)
-        name = "" if entry_path == path else str(entry)
-        if key == "environment.set":
-            name = str(entry_path[-1])
+        field = BY_KEY.get(key)
+        by_name = field is not None and field.merge == "by_name"
+        name = "" if entry_path == path else str(entry_path[-1] if by_name else entry)
         origin = Origin(self._file, line_of(self._lines, entry_path), self._built_in)
         self._origins.setdefault((key, name), origin)
         try:
             if key == "environment.set":
                 check_set(name)
-            if isinstance(entry, str):
-                check_entry(key, entry)
+            if field is not None and isinstance(entry, str):
+                check_entry(field.kind, entry)
         except UsageError as error:
             self._fault(entry_path, error.message, error.hint, key=key)
 
-    def _wrong_type(self, path: KeyPath, value: Value, kind: Value, message: str) -> None:
+    def _wrong_type(self, path: KeyPath, value: Value, message: str) -> None:
         place = _PLACE.search(message)
         at = (*path, int(place[1])) if place and place[1] else path
         if isinstance(value, dict) and place:  # msgspec does not name the key of a table's entry
             at = next(((*path, name) for name in value if not isinstance(value[name], str)), path)
         text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", message)))
-        choices = [choice for one in get_args(kind) for choice in get_args(one)]
+        field = BY_KEY.get(_dotted(path))
+        choices = field.choices if field is not None else ()
         hint = None
         if choices and isinstance(value, str):
-            text = f"expected {' or '.join(map(str, choices))}, got {value!a}"
+            text = f"expected {' or '.join(choices)}, got {value!a}"
         elif isinstance(value, str) and "a list" in text:
             name = f'"{path[-1]}": ' if self._file.endswith(".json") else f"{path[-1]} = "
             hint = f'write {name}["{value}"]'

@@ -1,20 +1,24 @@
 """What a profile may say, and how profiles add up.
 
-Rules of this file: the structures are the schema, so a key exists once it stands here; lists add
-up, base first, each entry once; what has one value is replaced by whoever comes later; tables of
-names (environment.set) are merged name by name. Every entry remembers the file and line it came
-from, for whoever has to explain it later.
+Rules of this file: the structures are made from the declarations in fields.py; lists add up, base
+first, each entry once; a later profile's single value replaces an earlier one's; tables of names
+(environment.set) are merged name by name. Every entry keeps the file and line that it came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003  (msgspec reads the annotations at run time)
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+from nono_trio.core.profile.fields import BY_KEY, SECTIONS, Field, fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nono_trio.core.profile.fields import Merge
+
 Extends: TypeAlias = str | list[str]
 
 
@@ -29,62 +33,44 @@ class About(Table, frozen=True):
     description: str | None = None
 
 
-class Filesystem(Table, frozen=True):
-    """`filesystem`: as the flags of the same names; `deny` closes paths inside grants. `home_seed`
-    are files of the real home that a new kept home begins with."""
-
-    allow: list[str] = []
-    read: list[str] = []
-    write: list[str] = []
-    allow_file: list[str] = []
-    read_file: list[str] = []
-    write_file: list[str] = []
-    allow_unix_socket: list[str] = []
-    deny: list[str] = []
-    bypass_protection: list[str] = []
-    home: str | None = None
-    home_seed: list[str] = []
+# What a field is that nobody gave.
+_EMPTY: Final[dict[Merge, Any]] = {
+    "adds_up": msgspec.field(default_factory=list),
+    "by_name": msgspec.field(default_factory=dict),
+    "replaces": None,
+}
 
 
-class Network(Table, frozen=True):
-    """`network`: as the flags of the same names; `groups` are names of
-    core/policy/host_groups.py."""
-
-    block: bool | None = None
-    allow_domain: list[str] = []
-    deny_domain: list[str] = []
-    groups: list[str] = []
-    resolve: list[str] = []
-    upstream_proxy: str | None = None
-    upstream_proxy_password: str | None = None
-    upstream_bypass: list[str] = []
-    open_port: list[Port] = []
-    listen_port: list[Port] = []
-
-
-class Environment(Table, frozen=True):
-    """`environment`: patterns as --env-allow and --env-deny take them; `set` gives values."""
-
-    allow: list[str] = []
-    deny: list[str] = []
-    set: dict[str, str] = {}
+def _type(declared: Field) -> Any:  # noqa: ANN401  (a type, for msgspec)
+    """Return the type that a field's value has; None stands for a single value not given."""
+    least, most = declared.least, declared.most
+    within = msgspec.Meta(gt=least, le=most) if declared.above else msgspec.Meta(ge=least, le=most)
+    entry: Any = {
+        "switch": bool,
+        "choice": Literal[declared.choices],
+        "whole_number": Annotated[int, within],
+        "seconds": Annotated[float, within],
+    }.get(declared.kind, str)
+    wholes: dict[Merge, Any] = {
+        "adds_up": list[entry], "by_name": dict[str, entry], "replaces": entry | None,
+    }  # fmt: skip
+    return wholes[declared.merge]
 
 
-class Audit(Table, frozen=True):
-    """`audit`: as the flags --audit-mode, --audit-sync and --audit-queue."""
+def _table(section: str) -> Any:  # noqa: ANN401  (a class that the type checker can't see into)
+    """Make the structure of a section from the declarations of its fields."""
+    return msgspec.defstruct(
+        section.title(),
+        [(one.name, _type(one), _EMPTY[one.merge]) for one in fields_of(section)],
+        bases=(Table,),
+        module=__name__,
+        frozen=True,
+        kw_only=True,
+        omit_defaults=True,
+    )
 
-    mode: Literal["strict", "best-effort"] | None = None
-    sync: Literal["always", "interval", "never"] | None = None
-    queue: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
-
-class ProfileLimits(Table, frozen=True):
-    """`limits`: as the flags; `timeout` in seconds, `memory` a size like 512M."""
-
-    timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    memory: str | None = None
-    max_processes: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_open_files: Annotated[int, msgspec.Meta(ge=16)] | None = None
+TABLES: Final = {"meta": About} | {section: _table(section) for section in SECTIONS}
 
 
 class Profile(Table, frozen=True):
@@ -92,20 +78,16 @@ class Profile(Table, frozen=True):
 
     meta: About = About()
     extends: Extends = []
-    filesystem: Filesystem = Filesystem()
-    network: Network = Network()
-    environment: Environment = Environment()
-    audit: Audit = Audit()
-    limits: ProfileLimits = ProfileLimits()
+    filesystem: Any = TABLES["filesystem"]()
+    network: Any = TABLES["network"]()
+    environment: Any = TABLES["environment"]()
+    audit: Any = TABLES["audit"]()
+    limits: Any = TABLES["limits"]()
 
     @property
     def bases(self) -> list[str]:
         """What it extends, in order."""
         return [self.extends] if isinstance(self.extends, str) else self.extends
-
-
-# What belongs to one file alone and is never taken over from a base.
-_OWN: Final = ("meta", "extends")
 
 
 @dataclass(frozen=True)
@@ -135,35 +117,32 @@ class Sourced:
 def merge(base: Sourced, over: Sourced) -> Sourced:
     """Put `over` on `base`; `meta` and `extends` are those of `over`."""
     merged = {
-        table.name: _merge_table(
-            getattr(base.profile, table.name), getattr(over.profile, table.name)
+        section: _merge_table(
+            section, getattr(base.profile, section), getattr(over.profile, section)
         )
-        for table in msgspec.structs.fields(Profile)
-        if table.name not in _OWN
+        for section in SECTIONS
     }
     profile = Profile(meta=over.profile.meta, extends=over.profile.extends, **merged)
     # A list entry that both have stands where the base has it; a single value where `over` has it.
     origins = dict(base.origins)
     for (key, entry), origin in over.origins.items():
-        if entry == "" or key == "environment.set":
-            origins[key, entry] = origin
-        else:
+        if key in BY_KEY and BY_KEY[key].merge == "adds_up":
             origins.setdefault((key, entry), origin)
+        else:
+            origins[key, entry] = origin
     return Sourced(profile, origins)
 
 
-def _merge_table(base: Any, over: Any) -> Any:  # noqa: ANN401  (one of the tables, both the same)
-    return type(base)(
-        **{
-            name: _merge_value(getattr(base, name), getattr(over, name))
-            for name in base.__struct_fields__
-        }
-    )
+def _merge_table(section: str, base: Any, over: Any) -> Any:  # noqa: ANN401  (one of TABLES)
+    merged = {
+        one.name: _MERGE[one.merge](getattr(base, one.name), getattr(over, one.name))
+        for one in fields_of(section)
+    }
+    return TABLES[section](**merged)
 
 
-def _merge_value(base: Any, over: Any) -> Any:  # noqa: ANN401  (whatever a table holds)
-    if isinstance(base, list):
-        return list(dict.fromkeys([*base, *over]))
-    if isinstance(base, dict):
-        return {**base, **over}
-    return base if over is None else over
+_MERGE: Final[dict[Merge, Callable[[Any, Any], Any]]] = {
+    "adds_up": lambda base, over: list(dict.fromkeys([*base, *over])),
+    "by_name": lambda base, over: {**base, **over},
+    "replaces": lambda base, over: base if over is None else over,
+}

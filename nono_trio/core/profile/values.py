@@ -23,6 +23,8 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from nono_trio.core.profile.fields import Kind
+
 VARIABLES: Final = (
     "WORKDIR", "HOME", "TMPDIR",
     "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
@@ -80,9 +82,9 @@ def _value(match: re.Match[str], variables: Mapping[str, str]) -> str:
     return variables[name]
 
 
-def check_entry(key: str, entry: str) -> None:
-    """Raise UsageError when an entry of a dotted key can't be meant; the text names no flag."""
-    check = CHECKS.get(key)
+def check_entry(kind: Kind, entry: str) -> None:
+    """Raise UsageError for an invalid entry of a field of that kind; the text names no flag."""
+    check = CHECKS.get(kind)
     if check is None:
         return
     try:
@@ -130,24 +132,18 @@ def _check_seed(text: str) -> None:
         )
 
 
-CHECKS: Final[dict[str, Callable[[str], object]]] = {
-    **{
-        f"filesystem.{key}": _check_path
-        for key in (
-            "allow", "read", "write", "allow_file", "read_file", "write_file",
-            "allow_unix_socket", "deny", "bypass_protection",
-        )
-    },
-    "filesystem.home": parse_home,
-    "filesystem.home_seed": _check_seed,
-    "network.allow_domain": _check_allowed_host,
-    "network.deny_domain": _check_denied_host,
-    "network.groups": _check_group,
-    "network.resolve": parse_pin,
-    "network.upstream_proxy": check_upstream_proxy,
-    "network.upstream_bypass": check_bypass,
-    "environment.allow": check_allow,
-    "environment.deny": check_pattern,
-    "environment.set": _check_value,
-    "limits.memory": parse_size,
-}  # fmt: skip
+CHECKS: Final[dict[Kind, Callable[[str], object]]] = {
+    "path": _check_path,
+    "seed": _check_seed,
+    "home": parse_home,
+    "size": parse_size,
+    "allowed_host": _check_allowed_host,
+    "denied_host": _check_denied_host,
+    "group": _check_group,
+    "pin": parse_pin,
+    "upstream_proxy": check_upstream_proxy,
+    "bypass": check_bypass,
+    "allowed_variable": check_allow,
+    "denied_variable": check_pattern,
+    "value": _check_value,
+}

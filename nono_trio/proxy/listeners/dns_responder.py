@@ -21,7 +21,6 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
 from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
@@ -31,6 +30,7 @@ from nono_trio.core.policy.cage_names import LOOPBACK_IPV4, LOOPBACK_IPV6
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ANY_PORT, LOCALHOST, is_localhost
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import Decision, host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec import UNSET
 
-from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.events import Flow, NetworkEvent
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, SessionSealed
+from nono_trio.posix.clock import unix_ms
 
 if TYPE_CHECKING:
     import socket

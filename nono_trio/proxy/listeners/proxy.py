@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
 
-from nono_trio.audit.write.session_files import unix_ms
+from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.authorizer import RequestAuthorizer, Token
 from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFailures
 from nono_trio.proxy.connection_handler import ProxyContext

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.audit.write.session_files import unix_ms
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.posix.paths import ON_MACOS
 from nono_trio.sandbox.filesystem.grant import Grant
+from nono_trio.sandbox.launcher.cage_plan import MountOp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,9 +44,10 @@ class Stream:
     identity: Identity
     is_terminal: bool
 
-    def shown(self) -> tuple[str, bool, Identity]:
-        """What the launcher needs: the host's path, whether it may be written, and what it is."""
-        return self.path, self.access != "read", self.identity
+    def shown_at(self, place: str) -> MountOp:
+        """What shows it in the view at `place`."""
+        writable = self.access != "read"
+        return MountOp("stream", place, source=self.path, writable=writable, identity=self.identity)
 
 
 def handed_over(files: FilePlan) -> list[Stream]:

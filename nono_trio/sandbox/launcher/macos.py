@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .import_freeze import freeze_imports
 from .nono_py import load_library
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import socket
     from types import ModuleType
 
+    from .cage_plan import CagePlan
     from .steps import ChildSide
 
 
@@ -47,23 +48,23 @@ def detach(kept: int) -> None:
                 os.close(int(name))
 
 
-def launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> NoReturn:
     """Shut a child in as `plan` says and stay until it has ended; raises StageError before that."""
     with stage("sandbox library"):
-        library = load_library(plan["library"])
+        library = load_library(plan.library)
     freeze_imports()
     child = fork_child(
         control,
         {},
         lambda side: _become_child(side, plan, library, ignored),
-        foreground=plan["foreground"],
+        foreground=plan.foreground,
     )
     try:
         child.conduct(control, {})
     finally:
         _end_group(child.pid)
-        if plan["temporary"] is not None:
-            remove_temporary(plan["temporary"])
+        if plan.temporary is not None:
+            remove_temporary(plan.temporary)
     os._exit(0)
 
 
@@ -78,12 +79,12 @@ def _end_group(leader: int) -> None:
 
 
 def _become_child(
-    side: ChildSide, plan: dict[str, Any], library: ModuleType, ignored: frozenset[int]
+    side: ChildSide, plan: CagePlan, library: ModuleType, ignored: frozenset[int]
 ) -> NoReturn:
     try:
         side.lead_group(ignored)
         with stage("limits"):
-            set_limits(plan["limits"], plan["core_limit"])
+            set_limits(plan.limits, plan.core_limit)
         with stage("seatbelt"):
             _apply_seatbelt(library, plan)
         side.reporting.sendall(b"caged")
@@ -92,20 +93,20 @@ def _become_child(
     side.execute(plan)
 
 
-def _apply_seatbelt(library: ModuleType, plan: dict[str, Any]) -> None:
+def _apply_seatbelt(library: ModuleType, plan: CagePlan) -> None:
     """Confine this process to the plan's grants, and where it is isolated, to the proxy's port.
 
     `allow_localhost_port` also lets every port be bound and called: Seatbelt can't tell them apart.
     """
-    isolated = plan["isolation"] == "seatbelt"
-    if not plan["landlock"] and not isolated:
+    isolated = plan.isolation == "seatbelt"
+    if not plan.landlock and not isolated:
         return
-    capabilities = granted(library, plan)
-    for path in plan["covered"]:
+    capabilities = granted(library, plan.allowed)
+    for path in plan.closed:
         capabilities.platform_rule(closing_rule(path))
     if isolated:
         capabilities.block_network()
-        capabilities.allow_localhost_port(plan["port"])
+        capabilities.allow_localhost_port(plan.port)
     library.apply(capabilities)
 
 

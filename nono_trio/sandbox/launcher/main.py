@@ -27,8 +27,8 @@ def main(control_descriptor: int) -> NoReturn:
     control.set_inheritable(False)
     ignored = take_signals()
     detach(control_descriptor)
-    plan = receive_plan(control)
     try:
+        plan = receive_plan(control)
         launch(control, plan, ignored)
     except StageError as failed:
         report_failure(control, failed)

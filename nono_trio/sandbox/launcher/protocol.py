@@ -3,7 +3,7 @@
 A message is a JSON object behind its length (4 bytes, big endian); file descriptors travel with
 the first byte of the message that names them. The supervisor speaks first:
 
-    supervisor -> launcher   {"start": {...}}          the whole cage (`plan.CagePlan`)
+    supervisor -> launcher   {"start": {...}}          the whole cage (`cage_plan.CagePlan`)
     launcher -> supervisor   {"ready": {...}}          caged and waiting; the named sockets with it
                              {"failed": {stage, errno, text}}
     supervisor -> launcher   {"go": true}              exec now

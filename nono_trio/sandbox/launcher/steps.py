@@ -17,12 +17,14 @@ import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import protocol
+from .cage_plan import PlanError, decode
 from .init import Init, give_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import ModuleType
 
+    from .cage_plan import CageGrant, CagePlan
     from .process_tree import Freezer
 
 # The terminal's and the user's signals are the supervisor's to handle: PID 1 and the process that
@@ -63,12 +65,18 @@ def stage(name: str) -> Iterator[None]:
         raise StageError(name, cause) from cause
 
 
-def receive_plan(control: socket.socket) -> dict[str, Any]:
-    """Wait for the supervisor's first word; ends this process if the supervisor ended before."""
-    message = protocol.receive(control, protocol.Decoder())
-    if message is None:
-        os._exit(0)
-    return message["start"]  # type: ignore[return-value]  # built by spawn.CagePlan
+def receive_plan(control: socket.socket) -> CagePlan:
+    """Wait for the supervisor's first word; ends this process if the supervisor ended before.
+
+    Raises StageError for what is no plan.
+    """
+    with stage("plan"):
+        message = protocol.receive(control, protocol.Decoder())
+        if message is None:
+            os._exit(0)
+        if message.keys() != {"start"}:
+            raise PlanError(f"expected start, got {', '.join(sorted(message))!a}")
+        return decode(message["start"])
 
 
 def report_failure(control: socket.socket, failed: StageError) -> None:
@@ -111,14 +119,14 @@ class ChildSide:
         self.reporting.sendall(f"{failed.stage}\0{failed.text}".encode())
         os._exit(1)
 
-    def execute(self, plan: dict[str, Any]) -> NoReturn:
+    def execute(self, plan: CagePlan) -> NoReturn:
         """Wait for "go", then become the command; the errno of a failure is told."""
         if os.read(self.go, 1) != b"g":  # the parent has gone: nobody wants this child any more
             os._exit(1)
         try:
-            os.chdir(plan["directory"])
-            os.umask(plan["umask"])
-            _execute(plan["executable"], plan["command"], plan["environment"])
+            os.chdir(plan.directory)
+            os.umask(plan.umask)
+            _execute(plan.executable, plan.command, plan.environment)
         except OSError as failed:
             self.reporting.sendall(str(failed.errno).encode())
         os._exit(126)
@@ -248,17 +256,13 @@ def set_limits(limits: Mapping[str, int], core: int) -> None:
         resource.setrlimit(number, (limit, limit))
 
 
-def granted(library: ModuleType, plan: dict[str, Any]) -> Any:  # noqa: ANN401  (nono-py's own)
-    """Return a CapabilitySet with the plan's grants, or with every file where these are off.
-
-    A grant is [path, "read" | "write" | "readwrite", is_file].
-    """
+def granted(library: ModuleType, grants: Iterable[CageGrant]) -> Any:  # noqa: ANN401  (nono-py's own)
+    """Return a CapabilitySet with `grants`."""
     modes = {
         "read": library.AccessMode.READ,
         "write": library.AccessMode.WRITE,
         "readwrite": library.AccessMode.READ_WRITE,
     }
-    grants: list[Any] = plan["grants"] if plan["landlock"] else [["/", "readwrite", False]]
     capabilities = library.CapabilitySet()
     for path, access, is_file in grants:
         grant = capabilities.allow_file if is_file else capabilities.allow_path

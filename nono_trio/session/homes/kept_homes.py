@@ -12,9 +12,9 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.write.session_files import rfc3339
 from nono_trio.core.policy.home_choice import FLAG, MOST_AT_A_TIME, stored_name
 from nono_trio.errors import CageFailed, NonoTrioError, UsageError
+from nono_trio.posix.clock import rfc3339
 from nono_trio.sandbox.home_places import make_places, unmake_places
 from nono_trio.sandbox.hostile_copy import copy_tree
 from nono_trio.sandbox.launcher.hostile_tree import entered

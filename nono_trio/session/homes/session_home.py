@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.core.policy.home_choice import FLAG, home_name
 from nono_trio.errors import UsageError
 from nono_trio.posix.paths import homes_root, is_below
-from nono_trio.sandbox.home_plan import HomePlan, home_variables, launcher_home, plan_home
+from nono_trio.sandbox.home_plan import HomePlan, home_mount, home_variables, plan_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from nono_trio.config.options import RunOptions
     from nono_trio.sandbox.filesystem.plan import FilePlan
+    from nono_trio.sandbox.launcher.cage_plan import Isolation, MountOp
     from nono_trio.sandbox.launcher.hostile_tree import Survey
-    from nono_trio.sandbox.spawn import Isolation
     from nono_trio.session.homes.kept_homes import HeldHome, Wanted
 
 # The end of a run waits for it; a command can leave any number of files.
@@ -81,9 +81,11 @@ class RunHome:
             return dict(environment)
         return home_variables(environment, self.plan, self.path, files)
 
-    def for_launcher(self, memory: int | None) -> dict[str, str | None] | None:
-        """What the launcher mounts, if anything; `memory`: the limit of the cage in bytes."""
-        return launcher_home(self.plan, self.held.path if self.held is not None else None, memory)
+    def mounts(self, memory: int | None) -> list[MountOp]:
+        """What the view has of it; `memory`: the limit of the cage in bytes."""
+        kept = self.held.path if self.held is not None else None
+        mount = home_mount(self.plan, kept, memory)
+        return [] if mount is None else [mount]
 
     def warnings(self) -> list[str]:
         """What a person should know about it."""

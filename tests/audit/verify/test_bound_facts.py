@@ -30,21 +30,15 @@ FORGED = "forged-by-hand"
 
 
 @pytest.fixture
-def root(tmp_path):
-    return tmp_path / "audit"
+def printed(run):
+    """Run a command line that must succeed; what it printed on stdout."""
 
+    def printed(*arguments):
+        code, out, _ = run(*arguments)
+        assert code == 0
+        return out
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command line; what it printed on stdout."""
-    monkeypatch.setenv("NONO_TRIO_STATE_DIR", str(tmp_path))
-    monkeypatch.delenv("NONO_PROXY_TOKEN", raising=False)
-
-    def run(*arguments):
-        assert command_line.exit_code([*arguments]) == 0
-        return capsys.readouterr().out
-
-    return run
+    return printed
 
 
 def change_facts(directory, **changes):
@@ -111,19 +105,19 @@ ONLY_SHOWN = {"flows", "decisions"}
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_no_forged_fact_is_told(run, root, forgery):
+def test_no_forged_fact_is_told(printed, root, forgery):
     directory = made.build(root, flows=[made.flow(3)], name="build")
-    assert json.loads(run("audit", "list", "--json"))["sessions"][0]["status"] == "sealed"
+    assert json.loads(printed("audit", "list", "--json"))["sessions"][0]["status"] == "sealed"
     FORGERIES[forgery](directory)
     for command in (("audit", "show", ID), ("audit", "list"), ("ps", "--all"), ("inspect", ID)):
-        out = run(*command)
+        out = printed(*command)
         if command[:2] == ("audit", "show") or forgery not in ONLY_SHOWN:
             assert "tampered" in out, command
         expected, told = "expected ", [line for line in out.splitlines() if "fault" not in line]
         assert FORGED not in "\n".join(told), (command, expected)
         assert " 77 " not in out.replace("exit_code 77", "")
         assert "2001" not in "\n".join(told)
-    shown = json.loads(run("audit", "show", "--json", ID))
+    shown = json.loads(printed("audit", "show", "--json", ID))
     assert (shown["status"], shown["fault"] is None) == ("tampered", False)
     assert FORGED not in json.dumps(shown["session"])
     assert FORGED not in json.dumps(shown["policy"])
@@ -164,47 +158,47 @@ def test_a_recovered_session_is_bound(root):
 
 
 @pytest.mark.parametrize("command", [("audit", "show", ID), ("inspect", ID)])
-def test_what_is_not_bound_yet_is_said(run, root, command):
+def test_what_is_not_bound_yet_is_said(printed, root, command):
     made.unsealed(root)
-    out = run(*command)
+    out = printed(*command)
     decided = [line for line in out.splitlines() if "1 allowed, 1 denied" in line]
     assert len(decided) == 1
     assert decided[0].endswith("(not bound yet)")
     if command[0] == "audit":
         (moved,) = [line for line in out.splitlines() if line.startswith("  bytes")]
         assert moved.endswith("(not bound yet)")
-    assert json.loads(run(*command, "--json"))["counts_bound"] is False
+    assert json.loads(printed(*command, "--json"))["counts_bound"] is False
     shutil.rmtree(root)
     made.build(root)
-    assert "not bound yet" not in run(*command)
+    assert "not bound yet" not in printed(*command)
 
 
-def test_a_list_says_that_counts_are_not_bound_yet(run, root, capsys):
+def test_a_list_says_that_counts_are_not_bound_yet(printed, root, capsys):
     made.build(root)
-    run("audit", "list")
+    printed("audit", "list")
     made.unsealed(root, "crashed1")
     capsys.readouterr()
     assert command_line.exit_code(["audit", "list"]) == 0
     assert "not sealed are not bound yet" in capsys.readouterr().err
-    listed = json.loads(run("audit", "list", "--json"))["sessions"]
+    listed = json.loads(printed("audit", "list", "--json"))["sessions"]
     assert {one["session_id"]: one["counts_bound"] for one in listed} == {
         ID: True,
         "crashed1": False,
     }
 
 
-def test_a_policy_without_its_record_is_not_bound_yet(run, root):
+def test_a_policy_without_its_record_is_not_bound_yet(printed, root):
     directory = made.unsealed(root, payloads=(), counts=())
-    out = run("audit", "show", ID)
+    out = printed("audit", "show", ID)
     assert "policy       not bound yet" in out
     assert "namespace" not in out
-    listed = json.loads(run("audit", "list", "--json"))["sessions"]
+    listed = json.loads(printed("audit", "list", "--json"))["sessions"]
     assert [one["status"] for one in listed] == ["crashed"]
     assert listed[0]["command"] is None
-    assert directory.name in run("audit", "list")
+    assert directory.name in printed("audit", "list")
 
 
-def test_the_policy_is_shown_with_the_place_of_each_rule(run, root, monkeypatch):
+def test_the_policy_is_shown_with_the_place_of_each_rule(printed, root, monkeypatch):
     many = [Sourced(entry=f"h{n}.test", source="group many") for n in range(40)]
     plain = made.policy
 
@@ -225,7 +219,7 @@ def test_the_policy_is_shown_with_the_place_of_each_rule(run, root, monkeypatch)
 
     monkeypatch.setattr(made, "policy", rich)
     directory = made.build(root)
-    out = run("audit", "show", ID)
+    out = printed("audit", "show", ID)
     for line in (
         "  allow        api.example.com  (--allow-domain)",
         "  allow        ... and 29 more (all with --json)",
@@ -237,7 +231,7 @@ def test_the_policy_is_shown_with_the_place_of_each_rule(run, root, monkeypatch)
         "  profiles     ci.toml (sha256 abababababababab)",
     ):
         assert line in out.splitlines()
-    shown = json.loads(run("audit", "show", "--json", ID))
+    shown = json.loads(printed("audit", "show", "--json", ID))
     assert len(shown["policy"]["network"]["allow"]) == 41
     policy = decode_policy((directory / store.POLICY).read_bytes())
     assert encode_policy(policy) == (directory / store.POLICY).read_bytes()

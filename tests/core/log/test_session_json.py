@@ -114,3 +114,18 @@ def test_checkpoint_lines_leave_out_what_is_not_there():
 def test_a_checkpoint_of_another_version_is_refused():
     with pytest.raises(msgspec.ValidationError):
         m.decode_checkpoint(b'{"v":2}')
+
+
+def test_facts_are_there_for_every_session():
+    """What upstream wrote has none of ours: it is read as if each was left out."""
+    theirs = m.SessionMetadata(
+        session_id="a", started="t", command=[], tracked_paths=[], merkle_roots=[]
+    )
+    for decode in (m.decode_metadata, m.decode_summary):
+        found = decode(m.encode_metadata(theirs))
+        assert (found.facts, found.is_ours) == (m.NonoTrioFacts(), False)
+        found = decode(
+            m.encode_metadata(msgspec.structs.replace(theirs, nono_trio=m.NonoTrioFacts()))
+        )
+        assert (found.facts, found.is_ours) == (m.NonoTrioFacts(), True)
+    assert b"nono_trio" not in m.encode_metadata(theirs)

@@ -130,8 +130,8 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
         "UPSTREAM_UNREACHABLE", {"proxy": "http://p.test:3128", "detail": "connection refused"},
     ),
     "the upstream proxy did not answer within 10 seconds": ("UPSTREAM_TIMEOUT", {"seconds": 10.0}),
-    "the upstream proxy's the name can't be looked up": (
-        "UPSTREAM_UNRESOLVED", {"detail": "the name can't be looked up"},
+    "can't look up the upstream proxy http://p.test:3128: the name has no address": (
+        "UPSTREAM_UNRESOLVED", {"proxy": "http://p.test:3128", "detail": "the name has no address"},
     ),
     "the upstream proxy's name was not resolved in time": ("UPSTREAM_RESOLVE_TIMEOUT", {}),
     "the upstream proxy's certificate can't be trusted: self-signed certificate": (

@@ -73,27 +73,28 @@ def test_the_identity_of_a_temporary_directory_is_not_a_symlinks(tmp_path: Path)
 
 BACK_IN_TIME = """
 import os, sys
+from nono_trio.sandbox.launcher.cage_plan import CageGrant
 from nono_trio.sandbox.launcher.steps import StageError, granted
 from nono_trio.sandbox.launcher.linux.launch import hold_grants, require_same_grants
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
 directory, when = sys.argv[1:]
 path, other, aside = (f"{directory}/{name}" for name in ("granted", "other", "aside"))
 found = os.stat(path)
-plan = {"landlock": True, "grants": [[path, "read", False]],
-        "identities": {path: (found.st_dev, found.st_ino)}}
+grants = [CageGrant(path, "read", False)]
+identities = {path: (found.st_dev, found.st_ino)}
 def swap():
     for old, new in ((path, aside), (other, path), (aside, other)):
         os.rename(old, new)
-held = hold_grants(plan)
+held = hold_grants(grants, identities)
 library = load_library(library_path())
 if when != "never":
     swap()
-library.apply_landlock(granted(library, plan | {"grants": [*plan["grants"], [directory, "write",
-    False]]}))
+grants.append(CageGrant(directory, "write", False))
+library.apply_landlock(granted(library, grants))
 if when == "and back":
     swap()
 try:
-    require_same_grants(plan, held)
+    require_same_grants(held, identities)
 except StageError as failed:
     print("refused:", failed.text)
 else:

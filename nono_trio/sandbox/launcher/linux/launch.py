@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .. import protocol
 from ..import_freeze import freeze_imports
@@ -41,8 +41,10 @@ from .namespaces import (
 from .network import OuterNetwork, loopback_dns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from types import ModuleType
 
+    from ..cage_plan import CageGrant, CagePlan, Identity
     from ..steps import ChildSide
 
 
@@ -58,27 +60,27 @@ def detach(kept: int) -> None:
     syscalls.die_with_parent(signal.SIGKILL)
 
 
-def launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]) -> NoReturn:
+def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> NoReturn:
     """Build the cage of `plan` and stay until it has ended; raises StageError before that."""
     os.umask(0o022)  # what the cage is made of is entered by others than its maker
     sockets: dict[str, socket.socket] = {}
-    isolated = plan["isolation"] == "namespace"
+    isolated = plan.isolation == "namespace"
     if isolated:
         with stage("namespaces"):
             enter_namespaces()
-        if plan["transparent_ports"]:
+        if plan.transparent_ports:
             with stage("transparent network"):
-                outer = OuterNetwork(plan["transparent_ports"])
+                outer = OuterNetwork(plan.transparent_ports)
                 sockets |= outer.sockets
                 outer.enter_inner()
-                if plan["asks_loopback"]:
+                if plan.asks_loopback:
                     sockets |= loopback_dns()
         else:
             with stage("loopback"):
                 raise_loopback()
         with stage("listener"):
-            sockets["proxy"] = listen_on_loopback(plan["port"])
-            for port in plan["open_ports"]:
+            sockets["proxy"] = listen_on_loopback(plan.port)
+            for port in plan.open_ports:
                 sockets |= listen_on_both(port)
     # The next step that looks for files may do so in the child's view, where it finds the child's.
     freeze_imports()
@@ -108,49 +110,38 @@ def launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int]
     os._exit(1)
 
 
-def _wait_for(first: int, started: int, plan: dict[str, Any]) -> NoReturn:
-    if plan["isolation"] != "namespace":  # should the other be killed, its children come here
+def _wait_for(first: int, started: int, plan: CagePlan) -> NoReturn:
+    if plan.isolation != "namespace":  # should the other be killed, its children come here
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    wait_for_init(first, started, plan["deadline_seconds"])
+    wait_for_init(first, started, plan.deadline_seconds)
     _end_tree(plan)
     os._exit(0)
 
 
-def _end_tree(plan: dict[str, Any]) -> None:
+def _end_tree(plan: CagePlan) -> None:
     """End every process of the cage where no PID namespace does it, then remove what was theirs.
 
     The supervisor removes it too; only this process is left to do it when that one was killed.
     """
-    if plan["isolation"] != "namespace":
+    if plan.isolation != "namespace":
         end_descendants()
-    if plan["temporary"] is not None:
-        remove_temporary(plan["temporary"])
+    if plan.temporary is not None:
+        remove_temporary(plan.temporary)
 
 
 def _become_init(
     control: socket.socket,
-    plan: dict[str, Any],
+    plan: CagePlan,
     sockets: dict[str, socket.socket],
     ignored: frozenset[int],
     start: int,
 ) -> NoReturn:
-    isolated = plan["isolation"] == "namespace"
+    isolated = plan.isolation == "namespace"
     with stage("sandbox library"):
-        library = load_library(plan["library"])
+        library = load_library(plan.library)
     if isolated:
         with stage("file system view"):
-            build_view(
-                plan["view"],
-                plan["identities"],
-                plan["private"],
-                plan["directories"],
-                plan["covered"],
-                plan["kept"],
-                plan["replaced"],
-                plan["streams"],
-                plan["home"],
-                plan["denials"],
-            )
+            build_view(plan.mounts)
         _hand_over_home(control, plan)
     # Nobody in the cage may read this process' memory or descriptors, whatever its uid.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -158,9 +149,9 @@ def _become_init(
         control,
         sockets,
         lambda side: _become_child(side, plan, library, ignored),
-        foreground=plan["foreground"],
+        foreground=plan.foreground,
     )
-    freezer = Freezer(isolated=isolated) if plan["stops_whole"] else None
+    freezer = Freezer(isolated=isolated) if plan.stops_whole else None
     child.conduct(control, sockets, freezer, told=start)
     if not isolated:
         end_descendants()
@@ -177,33 +168,32 @@ def _await_supervisor(control: socket.socket) -> None:
             pass
 
 
-def _hand_over_home(control: socket.socket, plan: dict[str, Any]) -> None:
+def _hand_over_home(control: socket.socket, plan: CagePlan) -> None:
     """Show the supervisor an empty home's directory: what it held is told at the end."""
-    home = plan["home"]
-    if home is not None and home["kept"] is None:
-        descriptor = os.open(home["path"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for home in plan.mounted("empty_home"):
+        descriptor = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         protocol.send(control, {"home": True}, [descriptor])
         os.close(descriptor)
 
 
 def _become_child(
-    side: ChildSide, plan: dict[str, Any], library: ModuleType, ignored: frozenset[int]
+    side: ChildSide, plan: CagePlan, library: ModuleType, ignored: frozenset[int]
 ) -> NoReturn:
     try:
         side.lead_group(ignored)
         with stage("limits"):
-            set_limits(plan["limits"], plan["core_limit"])
+            set_limits(plan.limits, plan.core_limit)
         syscalls.leave_session_keyring()
         with stage("capabilities"):
-            if plan["isolation"] != "none":
+            if plan.isolation != "none":
                 syscalls.drop_capabilities()
-            if plan["isolation"] != "namespace":
+            if plan.isolation != "namespace":
                 syscalls.die_with_parent(signal.SIGKILL)
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         with stage("landlock"):
             _apply_landlock(library, plan)
         with stage("system call filter"):
-            _apply_filter(plan["isolation"])
+            _apply_filter(plan.isolation)
         guard = _ask_about_calls(plan)
         socket.send_fds(side.reporting, [b"caged"], guard)
     except StageError as failed:
@@ -211,26 +201,26 @@ def _become_child(
     side.execute(plan)
 
 
-def _apply_landlock(library: ModuleType, plan: dict[str, Any]) -> None:
+def _apply_landlock(library: ModuleType, plan: CagePlan) -> None:
     """Confine this process to the plan's grants, and where it is asked for, to the proxy's port."""
-    isolated = plan["isolation"] == "landlock"
-    if not plan["landlock"] and not isolated:
+    isolated = plan.isolation == "landlock"
+    if not plan.landlock and not isolated:
         return
     held = []
-    if plan["isolation"] != "namespace":  # there the view has looked
-        held = hold_grants(plan)
-    capabilities = granted(library, plan)
+    if plan.isolation != "namespace":  # there the view has looked
+        held = hold_grants(plan.grants, plan.identities)
+    capabilities = granted(library, plan.allowed)
     if not isolated:
         library.apply_landlock(capabilities)
-        require_same_grants(plan, held)
+        require_same_grants(held, plan.identities)
         return
     capabilities.block_network()
-    capabilities.allow_tcp_connect_port(plan["port"])
-    for port in plan["listen_ports"]:
+    capabilities.allow_tcp_connect_port(plan.port)
+    for port in plan.listen_ports:
         capabilities.allow_bind_port(port)
     # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
     library.apply_seccomp(capabilities)
-    require_same_grants(plan, held)
+    require_same_grants(held, plan.identities)
 
 
 class _HeldGrant(NamedTuple):
@@ -239,11 +229,13 @@ class _HeldGrant(NamedTuple):
     readable: bool  # by a grant, and by its mode
 
 
-def hold_grants(plan: dict[str, Any]) -> list[_HeldGrant]:
+def hold_grants(
+    grants: Iterable[CageGrant], identities: Mapping[str, Identity]
+) -> list[_HeldGrant]:
     """Hold each grant; raise StageError for one that is not what it was when the plan was made."""
-    to_read = {path for path, access, _ in plan["grants"] if access != "write"}
+    to_read = {grant.path for grant in grants if grant.access != "write"}
     held = []
-    for path, expected in plan["identities"].items():
+    for path, expected in identities.items():
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
             require_same(descriptor, path, expected)
@@ -251,7 +243,7 @@ def hold_grants(plan: dict[str, Any]) -> list[_HeldGrant]:
     return held
 
 
-def require_same_grants(plan: dict[str, Any], held: list[_HeldGrant]) -> None:
+def require_same_grants(held: list[_HeldGrant], identities: Mapping[str, Identity]) -> None:
     """Raise StageError if something else was granted than what is held.
 
     Landlock's library takes paths, and another cage that may write above one can put something else
@@ -259,7 +251,7 @@ def require_same_grants(plan: dict[str, Any], held: list[_HeldGrant]) -> None:
     """
     for grant in held:
         with contextlib.suppress(FileNotFoundError):
-            require_same(grant.path, grant.path, plan["identities"][grant.path])
+            require_same(grant.path, grant.path, identities[grant.path])
         if grant.readable and not _may_read(grant.descriptor):
             raise changed(grant.path)
         os.close(grant.descriptor)
@@ -287,16 +279,16 @@ def _apply_filter(isolation: str) -> None:
         seccomp.refuse_calls([*call_rules.COMMON, *call_rules.SHARED_HOST])
 
 
-def _ask_about_calls(plan: dict[str, Any]) -> list[int]:
+def _ask_about_calls(plan: CagePlan) -> list[int]:
     """Have the supervisor asked about what a filter can't judge; where it can't be, refuse what
     can be done without. Return the descriptor at which it is asked, if it is."""
-    if plan["isolation"] == "landlock":
-        if plan["guarded"]:
+    if plan.isolation == "landlock":
+        if plan.brokered:
             with stage("guard of connections"):
                 return [seccomp.ask_about_calls(call_rules.ASKED_OF_HOST, connections=True)]
         seccomp.refuse_calls([*call_rules.OWN_ONLY, *_refused_modes()])
-    elif plan["isolation"] == "namespace":
-        if plan["guarded"]:
+    elif plan.isolation == "namespace":
+        if plan.brokered:
             with contextlib.suppress(OSError):  # somebody else is asked already
                 return [seccomp.ask_about_calls(call_rules.ASKED_OF_MODES, connections=False)]
         seccomp.refuse_calls(_refused_modes())

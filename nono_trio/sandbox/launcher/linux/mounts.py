@@ -20,10 +20,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, get_args
 
+from ..cage_plan import MountKind
 from ..hostile_tree import entered, make_directories
 from ..steps import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..cage_plan import Identity, MountOp
 from . import syscalls
 
 # Any directory of the host will do to hang the new root on for a moment, as everything is
@@ -50,80 +56,69 @@ _ROOT_OPTIONS = "mode=0755,size=16m"
 _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
-def build_view(
-    paths: list[tuple[str, bool]],
-    identities: dict[str, tuple[int, int]],
-    private: list[tuple[str, int, int]],
-    directories: list[str],
-    covered: list[str],
-    kept: list[str],
-    replaced: dict[str, str],
-    streams: dict[str, tuple[str, bool, tuple[int, int]]],
-    home: dict[str, Any] | None = None,
-    denials: dict[str, Any] | None = None,
-) -> None:
-    """Make the new root and enter it.
+def build_view(mounts: Sequence[MountOp]) -> None:
+    """Make the new root out of `mounts` and enter it.
 
-    `paths` are bound from the host, each with whether it may be written; `identities` are device
-    and inode that they must have. `private` become empty tmpfs mounts (mode 1777), each with its
-    bytes and its number of files, and `directories` are made empty so that they can be named (the
-    home, the start directory). `covered` paths, which lie inside what is shown, are hidden behind
-    something empty that nobody may open, `kept` ones are there read-only; `replaced` files have a
-    text of ours, `streams` what the caller handed over, by its path in the view. `home`: the cage's
-    own, under the grants that lie below it; `denials`: a file of the supervisor's, read-only.
-    Raises OSError with the path that could not be mounted, and StageError for one that is not what
-    it was.
+    They are done kind by kind in the order below, whatever their order in the list: what hides
+    something comes after what shows it. Raises OSError with the path that could not be mounted, and
+    StageError for one that is not what it was when the plan was made.
     """
     _enter_staging()
     view = _View()
-    shown: dict[str, bool] = {}
-    expected: dict[str, tuple[int, int]] = {}
-    for path, writable in paths:
-        real = view.follow(path)
-        if real is not None:
-            shown[real] = shown.get(real, False) or writable
-            if path in identities:
-                expected[real] = identities[path]
-    sizes = {path: (size, files) for path, size, files in private}
-    # Parents first, so that a grant below a private directory is bound over it, not under it.
-    for path in sorted({*shown, *sizes, *([home["path"]] if home else [])}, key=_depth):
-        if path in sizes:
-            view.add_private(path, *sizes[path])
-        elif home is not None and path == home["path"]:
-            view.add_home(path, home["kept"], home["options"])
-        else:
-            view.bind(path, writable=shown[path])
-            if path in expected:
-                require_same(_NEW + path, path, expected[path])
+    of_kind = {kind: [op for op in mounts if op.kind == kind] for kind in get_args(MountKind)}
+    own = [*of_kind["private"], *of_kind["empty_home"], *of_kind["kept_home"]]
+    _mount_trees(view, of_kind["bind"], own)
     for path in _OTHER_NAMES:
         view.follow(path)
     view.make_links()
-    for path in directories:
-        view.make_directory(path)
-    view.pin([*kept, *covered])
-    for path in kept:  # before the covers, which its mounts would hide
-        view.keep(path)
-    for path in covered:
-        view.cover(path)
-    for path, text in replaced.items():
-        view.replace(path, text)
-    if denials is not None:
-        view.show_file(denials["source"], denials["path"], denials["identity"])
+    for op in of_kind["directory"]:
+        view.make_directory(op.path)
+    view.pin([op.path for op in (*of_kind["read_only"], *of_kind["cover"])])
+    for op in of_kind["read_only"]:  # before the covers, which its mounts would hide
+        view.keep(op.path)
+    for op in of_kind["cover"]:
+        view.cover(op.path)
+    for op in of_kind["text"]:
+        view.replace(op.path, op.text)
+    for op in of_kind["host_file"]:
+        view.show_file(op)
     view.make_links()
     _mount_system(view)
-    for path, (source, writable, identity) in streams.items():
-        view.add_stream(path, source, identity, writable=writable)
+    for op in of_kind["stream"]:
+        view.add_stream(op)
     os.chdir(_NEW)
     syscalls.pivot_root(".", ".")
     syscalls.unmount(".")
     os.chdir("/")
 
 
-def require_same(path: str | int, name: str, expected: tuple[int, int]) -> None:
+def _mount_trees(view: _View, binds: Sequence[MountOp], own: Sequence[MountOp]) -> None:
+    """Mount what the child sees of the host, and the cage's own directories in memory.
+
+    Parents first, so that a grant below a private directory is bound over it, not under it.
+    """
+    shown: dict[str, MountOp] = {}
+    for op in binds:
+        real = view.follow(op.path)
+        if real is not None:
+            before = shown.get(real, op)
+            writable, identity = before.writable or op.writable, op.identity or before.identity
+            shown[real] = op._replace(writable=writable, identity=identity)
+    made = {op.path: op for op in own}
+    for path in sorted({*shown, *made}, key=_depth):
+        if path in made:
+            view.add_own(made[path])
+            continue
+        view.bind(path, writable=shown[path].writable)
+        if (identity := shown[path].identity) is not None:
+            require_same(_NEW + path, path, identity)
+
+
+def require_same(path: str | int, name: str, expected: Identity | None) -> None:
     """Raise StageError if what is at `path`, or held, is not what was there when the plan was
     made."""
     found = os.stat(path)
-    if (found.st_dev, found.st_ino) != tuple(expected):
+    if (found.st_dev, found.st_ino) != expected:
         raise changed(name)
 
 
@@ -178,24 +173,21 @@ class _View:
             syscalls.make_read_only(_NEW + real)
         self._mounts[real] = "writable" if writable else "read-only"
 
-    def add_private(self, path: str, size: int, files: int) -> None:
-        """Put an empty, world-writable tmpfs of `size` bytes at `path`."""
-        self.make_directory(path)
-        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        options = f"mode=1777,size={size},nr_inodes={files}"
-        syscalls.mount("tmpfs", _NEW + path, "tmpfs", flags, options)
-        self._mounts[path] = "private"
-
-    def add_home(self, path: str, kept: str | None, options: str) -> None:
-        """Put the cage's home at `path`: the host's `kept`, or an empty one with `options`."""
-        self.make_directory(path)
-        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        if kept is None:
-            syscalls.mount("tmpfs", _NEW + path, "tmpfs", flags, options)
+    def add_own(self, op: MountOp) -> None:
+        """Put a directory of the cage's own at `op.path`: private to the session, or its home."""
+        self.make_directory(op.path)
+        if op.kind == "kept_home":
+            syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
         else:
-            syscalls.mount(_OLD + kept, _NEW + path, "", syscalls.MS_BIND)
-        self._mounts[path] = "home"
-        self._home = path
+            flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+            mode = "1777" if op.kind == "private" else "0700"
+            options = f"mode={mode},size={op.size},nr_inodes={op.files}"
+            syscalls.mount("tmpfs", _NEW + op.path, "tmpfs", flags, options)
+        if op.kind == "private":
+            self._mounts[op.path] = "private"
+        else:
+            self._mounts[op.path] = "home"
+            self._home = op.path
 
     def cover(self, real: str) -> None:
         """Hide what is at `real`; nothing to do where the view does not show it.
@@ -266,34 +258,32 @@ class _View:
         syscalls.mount(ours, _NEW + real, "", syscalls.MS_BIND)
         syscalls.make_read_only(_NEW + real)
 
-    def show_file(self, source: str, path: str, identity: list[int]) -> None:
-        """Show a file of ours read-only at `path`, where nothing of the host's is."""
-        self._make_file(path)
-        syscalls.mount(_OLD + source, _NEW + path, "", syscalls.MS_BIND)
-        require_same(_NEW + path, path, (identity[0], identity[1]))
-        syscalls.make_read_only(_NEW + path)
+    def show_file(self, op: MountOp) -> None:
+        """Show a file of ours read-only at `op.path`, where nothing of the host's is."""
+        self._make_file(op.path)
+        syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
+        require_same(_NEW + op.path, op.path, op.identity)
+        syscalls.make_read_only(_NEW + op.path)
 
-    def add_stream(
-        self, path: str, source: str, identity: tuple[int, int], *, writable: bool
-    ) -> None:
-        """Show at `path` the file or terminal of the host at `source` that a stream has open.
+    def add_stream(self, op: MountOp) -> None:
+        """Show the file or terminal that a stream has open.
 
         Nothing where it has gone since, or where the host would have to have a file for it.
         """
         try:
-            found = os.stat(_OLD + source)
+            found = os.stat(_OLD + op.source)
         except OSError:
             return
-        if (found.st_dev, found.st_ino) != tuple(identity):
+        if (found.st_dev, found.st_ino) != op.identity:
             return
-        if not os.path.lexists(_NEW + path):
-            if self._mount_above(path) != "private":
+        if not os.path.lexists(_NEW + op.path):
+            if self._mount_above(op.path) != "private":
                 return
-            self._make_file(path)
-        syscalls.mount(_OLD + source, _NEW + path, "", syscalls.MS_BIND)
-        if not writable or stat.S_ISCHR(found.st_mode):  # as in `bind`
-            syscalls.make_read_only(_NEW + path)
-        require_same(_NEW + path, path, identity)
+            self._make_file(op.path)
+        syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
+        if not op.writable or stat.S_ISCHR(found.st_mode):  # as in `bind`
+            syscalls.make_read_only(_NEW + op.path)
+        require_same(_NEW + op.path, op.path, op.identity)
 
     def make_directory(self, path: str) -> None:
         """Make `path` and what leads to it, as empty directories where nothing is bound.

@@ -1,0 +1,150 @@
+"""The options of a session: those of `run`, and the part of them that `proxy` has too.
+
+Rules of this file: the option of a profile's field is made from its declaration
+(core/profile/fields.py); only what no profile can say is written out here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from nono_trio.cli.parameters import PATH, PROFILE, OneOf, Seconds, WholeNumber
+from nono_trio.cli.shared_flags import Command, audit_dir_option, option
+from nono_trio.config.options import Given
+from nono_trio.core.profile.fields import fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nono_trio.core.profile.fields import Field
+
+_PROFILE = (
+    option("-p", "--profile", type=PROFILE, multiple=True, metavar="NAME|FILE",
+           help="Start from a profile: lists add up, a flag's value beats the profile's, a later"
+           " profile's an earlier one's. Repeatable. See `nono-trio profile list`."),
+    option("--network-profile", type=PROFILE, metavar="NAME|FILE",
+           help="Take only the network of a profile: minimal, developer, enterprise, ..."),
+)  # fmt: skip
+
+_SESSION = (
+    option("--name", metavar="NAME", help="A name to find the session by."),
+    option("--grace", type=Seconds(0, 86_400), default=5.0, show_default=True, metavar="SECONDS",
+           help="Time for the command and for open connections to end by themselves."),
+)  # fmt: skip
+
+_FILES = (
+    option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
+    option(
+        "--workdir", type=PATH, metavar="DIR", help="Start there instead of the current directory."
+    ),
+)
+
+_CAGE = (
+    option("--isolation", type=OneOf(["auto", "namespace", "landlock", "seatbelt", "none"]),
+           default="auto", show_default=True,
+           help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
+           " where they are refused (on macOS Seatbelt, which is untested); `none` is a way out."
+           " Recorded."),
+    option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
+    option("--transparent", type=OneOf(["on", "off"]), default=None,
+           help="Let programs that know of no proxy reach it all the same (namespaces only)"
+           "  [default: on, where the machine has it]"),
+    option("--proxy-port", type=WholeNumber(0, 65_535), default=0, metavar="PORT",
+           help="The proxy's port inside the cage  [default: any]"),
+)  # fmt: skip
+
+_OUTPUT = (
+    option("-s", "--silent", is_flag=True, help="Say nothing of our own but errors."),
+    option("-v", "--verbose", is_flag=True, help="Say what the cage is made of."),
+    option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded."),
+    option("--fail-on-deny", is_flag=True,
+           help="Exit 3 when the command succeeded but a request was denied."),
+)  # fmt: skip
+
+
+def session_options(command: Command) -> Command:
+    """Add the profile, network, audit and session options to a command."""
+    return _with_options(
+        command, *_PROFILE, *_declared("network"), audit_dir_option, *_declared("audit"), *_SESSION
+    )
+
+
+def run_options(command: Command) -> Command:
+    """Add every option of `run` to a command."""
+    command = _with_options(
+        command,
+        *_declared("filesystem"),
+        *_FILES,
+        *_declared("environment"),
+        *_CAGE,
+        *_declared("network", run_only=True),
+        *_declared("limits"),
+        *_OUTPUT,
+    )
+    return session_options(command)
+
+
+def given_options(values: dict[str, Any]) -> Given:
+    """Return the parameters of the running command, and what click knows of their sources.
+
+    Click takes a list from its flags or from the environment; `Given.also` has what the environment
+    gives beside flags.
+    """
+    context = click.get_current_context()
+    also = {}
+    explicit = set()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source not in (None, ParameterSource.DEFAULT):
+            explicit.add(name)
+        is_list = isinstance(parameter, click.Option) and parameter.multiple
+        # `--profile` is what a run starts from: the flag's replace the environment's.
+        if not is_list or source is not ParameterSource.COMMANDLINE or name == "profile":
+            continue
+        text = parameter.value_from_envvar(context)
+        if text:
+            also[name] = parameter.type_cast_value(context, text)
+    return Given(values, frozenset(explicit), also)
+
+
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command
+
+
+def _declared(section: str, *, run_only: bool = False) -> Iterator[Callable[[Command], Command]]:
+    """Make the options of a section's fields, in their order."""
+    for field in fields_of(section):
+        if field.flags and field.run_only is run_only:
+            yield _option(field)
+
+
+def _option(field: Field) -> Callable[[Command], Command]:
+    settings: dict[str, Any] = {"help": field.help, "type": _type(field)}
+    if field.kind == "switch":
+        settings["is_flag"] = True
+    if field.merge == "adds_up":
+        settings["multiple"] = True
+    if field.default is not None:
+        settings |= {"default": field.default, "show_default": True}
+    if field.metavar is not None:
+        settings["metavar"] = field.metavar
+    return option(*field.flags, str(field.parameter), **settings)
+
+
+def _type(field: Field) -> click.ParamType[Any] | None:
+    """Return the converter of a field's values; None for plain text, which the policy reads."""
+    if field.kind == "path":
+        return PATH
+    if field.kind == "choice":
+        return OneOf(field.choices)
+    if field.kind == "whole_number":
+        return WholeNumber(field.least, field.most)
+    if field.kind == "seconds":
+        return Seconds(field.least, field.most, min_open=field.above)
+    return None

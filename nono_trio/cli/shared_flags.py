@@ -1,0 +1,58 @@
+"""Options that several commands share, each once: --json, --audit-dir; and environment twins.
+
+Rules of this file: `nono-trio audit` uses it, so it imports neither the loop nor the cage.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nono_trio.audit import store
+from nono_trio.cli.parameters import PATH
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+def environment_twin(flag: str) -> str:
+    """Return the environment variable of a long flag: `NONO_TRIO_<FLAG>`."""
+    return "NONO_TRIO_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401  (click's own settings)
+    """Make a click option with its environment twin, shown in the help."""
+    flag = next(name for name in names if name.startswith("--"))
+    settings.setdefault("envvar", environment_twin(flag))
+    return click.option(*names, **settings)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+audit_dir_option = option(
+    "--audit-dir",
+    type=PATH,
+    metavar="DIR",
+    envvar=store.STATE_VARIABLE,
+    help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
+)
+
+
+def audit_root(audit_dir: str | None) -> Path:
+    """Return the directory of the sessions below the state directory that was given, or ours."""
+    return store.audit_root(store.state_root(audit_dir, os.environ))
+
+
+def session_directory(
+    root: Path, session: str, hint: str = "give the session's id or directory"
+) -> Path:
+    """Find a session's directory by id, prefix, name or path; raises UsageError for a file."""
+    found = store.find_session(root, session)
+    if found.is_dir():
+        return found
+    raise UsageError(f"expected a session, got the file {found}", hint=hint)

@@ -1,0 +1,285 @@
+"""The fields of a profile, each declared once.
+
+A declaration gives the structures of schema.py, the checks of values.py, the click options, the way
+that flags and profiles add up (config/resolve.py), the template of `profile init` and
+docs/options.md. Rules of this file: it is data; every run imports it, so it imports nothing that
+only a run with a profile needs; a field without a flag names the parameter that its entries join,
+or config/resolve.py takes it by its key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+# What one entry is. The words up to "number" are text, checked by values.py under that word.
+Kind: TypeAlias = Literal[
+    "text", "path", "seed", "home", "size",
+    "allowed_host", "denied_host", "group", "pin", "upstream_proxy", "bypass",
+    "allowed_variable", "denied_variable", "value",
+    "switch", "choice", "whole_number", "seconds",
+]  # fmt: skip
+# A list whose entries add up, a single value that a later one replaces, a table merged by name.
+Merge: TypeAlias = Literal["adds_up", "replaces", "by_name"]
+Access: TypeAlias = Literal["read", "write", "readwrite", "socket"]
+
+# Records that may wait for the log's writer: upstream's own proposal for its stream (PR #831). At
+# 1 KiB a record this is 16 MiB at most, and 16,384 connections would have to wait at once: more
+# than the proxy accepts.
+QUEUE_RECORDS: Final = 16_384
+
+
+class Field(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """One key of a profile.
+
+    `key` is dotted: section and name. `flags` are those of the command line; the first gives the
+    name of the click parameter and of the environment variable; a field without flags is a
+    profile's only. `joins` is the parameter that the entries of such a field are added to. `grant`
+    is the access that a path of it gives, `single`: to that path alone and to nothing below it.
+    `run_only`: `nono-trio proxy`, which takes the fields of its section, does not take this one.
+    `example` is TOML for the template, `note` its comment; `begins`: the template has it as a
+    setting, not as a comment.
+    """
+
+    key: str
+    merge: Merge
+    kind: Kind = "text"
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    above: bool = False  # `least` itself is not allowed
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    help: str = ""
+    default: Any = None
+    joins: str | None = None
+    grant: Access | None = None
+    single: bool = False
+    run_only: bool = False
+    example: str = "[]"
+    note: str = ""
+    begins: bool = False
+
+    @property
+    def section(self) -> str:
+        """The table that it is in."""
+        return self.key.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The key within its table."""
+        return self.key.partition(".")[2]
+
+    @property
+    def parameter(self) -> str | None:
+        """The click parameter that has its value; None for a field that a profile alone has."""
+        return self.flags[0].removeprefix("--").replace("-", "_") if self.flags else self.joins
+
+
+FIELDS: Final = (
+    Field(
+        key="filesystem.allow", merge="adds_up", kind="path", grant="readwrite",
+        flags=("--allow", "-a"), metavar="DIR", help="Read and write below DIR.",
+        example='["$WORKDIR"]', note="read and write below a directory", begins=True,
+    ),
+    Field(
+        key="filesystem.read", merge="adds_up", kind="path", grant="read",
+        flags=("--read", "-r"), metavar="DIR", help="Read and execute below DIR.",
+        example='["~/tools"]',
+    ),
+    Field(
+        key="filesystem.write", merge="adds_up", kind="path", grant="write",
+        flags=("--write", "-w"), metavar="DIR", help="Write below DIR.",
+    ),
+    Field(
+        key="filesystem.allow_file", merge="adds_up", kind="path", grant="readwrite", single=True,
+        flags=("--allow-file",), metavar="FILE", help="Read and write one file.",
+    ),
+    Field(
+        key="filesystem.read_file", merge="adds_up", kind="path", grant="read", single=True,
+        flags=("--read-file",), metavar="FILE", help="Read one file.",
+        example='["~/.gitconfig"]',
+    ),
+    Field(
+        key="filesystem.write_file", merge="adds_up", kind="path", grant="write", single=True,
+        flags=("--write-file",), metavar="FILE", help="Write one file.",
+    ),
+    Field(
+        key="filesystem.allow_unix_socket", merge="adds_up", kind="path", grant="socket",
+        single=True,
+        flags=("--allow-unix-socket",), metavar="PATH|DIR",
+        help="Connect to a socket of the host, or to every socket below DIR, where one that is"
+        " made anew by its server is found again (below your home or /tmp: those that are there at"
+        " the start); no file of DIR is opened. Recorded; what is behind it acts outside of the"
+        " cage.",
+        note="sockets of the host that may be connected to",
+    ),
+    Field(
+        key="filesystem.deny", merge="adds_up", kind="path",
+        help="Paths inside a grant that stay closed.",
+        example='["$WORKDIR/.env"]', note="stays closed inside a grant",
+    ),
+    Field(
+        key="filesystem.bypass_protection", merge="adds_up", kind="path",
+        flags=("--bypass-protection",), metavar="PATH",
+        help="Lift the protection of a path (secrets, start-up files, our own code and profiles);"
+        " grant it as well.",
+        note="lifts what is protected; grant it as well",
+    ),
+    Field(
+        key="filesystem.home", merge="replaces", kind="home",
+        flags=("--home",), metavar="kept[=NAME]|private|closed",
+        help="The command's home, which only cages see: kept for the next run of this profile in"
+        " this directory (or of NAME), private to this one, or none  [default: private, or what the"
+        " profile says]",
+        example='"kept"',
+        note="the command's own home, kept for the next run; or kept=NAME, private, closed",
+    ),
+    Field(
+        key="filesystem.home_seed", merge="adds_up", kind="seed",
+        help="Files of your home that are copied into a new kept home, once.",
+        example='["~/.config/tool/settings.toml"]', note="copied into a new kept home, once",
+    ),
+    Field(
+        key="network.block", merge="replaces", kind="switch",
+        flags=("--block-net",),
+        help="Allow nothing at all; what is asked of the proxy is denied and recorded.",
+        example="false", note="true: no network at all",
+    ),
+    Field(
+        key="network.allow_domain", merge="adds_up", kind="allowed_host",
+        flags=("--allow-domain", "--allow-proxy", "--proxy-allow"), metavar="HOST[:PORT]",
+        help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
+        " every name below it; the name of a group (github, llm_apis, package_registries, ...) for"
+        " its hosts; tls://HOST[:PORT] for TLS that may hide its name (ECH) or have none;"
+        " tcp://HOST:PORT for whatever is spoken there. Repeatable.",
+        begins=True,
+    ),
+    Field(
+        key="network.deny_domain", merge="adds_up", kind="denied_host",
+        flags=("--deny-domain",), metavar="HOST[:PORT]",
+        help="Deny a host; wins over every --allow-domain. Repeatable.",
+        note="wins over every allow",
+    ),
+    Field(
+        key="network.groups", merge="adds_up", kind="group", joins="allow_domain",
+        help="Names of groups of hosts, as --allow-domain takes them.",
+        example='["llm_apis", "github", "package_registries"]',
+    ),
+    Field(
+        key="network.resolve", merge="adds_up", kind="pin",
+        flags=("--resolve",), metavar="HOST:PORT:ADDR",
+        help="Pin the address of a name, as curl does. Repeatable.",
+        example='["api.example.com:443:127.0.0.1"]',
+    ),
+    Field(
+        key="network.upstream_proxy", merge="replaces", kind="upstream_proxy",
+        flags=("--upstream-proxy",), metavar="URL|env",
+        help="Go out through an HTTP proxy: http(s)://[USER@]HOST:PORT, or env for the one that"
+        " HTTPS_PROXY and NO_PROXY name. Names are left to it to resolve.",
+        example='"env"', note="or http(s)://[USER@]HOST:PORT: the proxy behind this one",
+    ),
+    Field(
+        key="network.upstream_proxy_password", merge="replaces",
+        flags=("--upstream-proxy-password",), metavar="env://VAR|file://PATH",
+        help="The password for the user of --upstream-proxy.",
+        example='"file://~/.proxy-password"', note="or env://VARIABLE",
+    ),
+    Field(
+        key="network.upstream_bypass", merge="adds_up", kind="bypass",
+        flags=("--upstream-bypass",), metavar="HOST|*.SUFFIX",
+        help="Reach a host without the upstream proxy. Repeatable.",
+        example='["*.internal.example"]', note="reached without it",
+    ),
+    Field(
+        key="network.open_port", merge="adds_up", kind="whole_number", least=1, most=65_535,
+        flags=("--open-port",), metavar="PORT", run_only=True,
+        help="Let the command reach PORT of the host's loopback; relayed and recorded.",
+        example="[5432]", note="a port of this machine's loopback",
+    ),
+    Field(
+        key="network.listen_port", merge="adds_up", kind="whole_number", least=1, most=65_535,
+        flags=("--listen-port",), metavar="PORT", run_only=True,
+        help="Let the host reach PORT of the command; relayed and recorded.",
+        example="[8080]", note="a port of the command",
+    ),
+    Field(
+        key="environment.allow", merge="adds_up", kind="allowed_variable",
+        flags=("--env-allow",), metavar="PATTERN",
+        help="Pass on variables that look like secrets (*_TOKEN, *_KEY, *PASSWORD*, AWS_*, a URL"
+        " with a password, ...) and are held back otherwise: a name, or a beginning with *."
+        " Names like LD_PRELOAD or PYTHONPATH never pass. Repeatable.",
+        example='["MY_API_KEY"]',
+    ),
+    Field(
+        key="environment.deny", merge="adds_up", kind="denied_variable",
+        flags=("--env-deny",), metavar="PATTERN",
+        help="Hold variables back; of the patterns that fit the longest decides, and deny on a"
+        " tie. PATH, HOME, LANG, TERM and the like need their exact name. Repeatable.",
+        example='["MY_*"]',
+    ),
+    Field(
+        key="environment.set", merge="by_name", kind="value",
+        help="Variables that the command gets, with their values.",
+        example='{ CI = "1" }',
+    ),
+    Field(
+        key="audit.mode", merge="replaces", kind="choice", choices=("strict", "best-effort"),
+        flags=("--audit-mode",), default="strict",
+        help="When the log can't be written: stop, or count the loss.",
+        example='"strict"', note="or best-effort",
+    ),
+    Field(
+        key="audit.sync", merge="replaces", kind="choice", choices=("always", "interval", "never"),
+        flags=("--audit-sync",), default="interval",
+        help="When a record is on disk before its request goes on: every batch, within a second, or"
+        " when the system likes.",
+        example='"interval"', note="or always, never",
+    ),
+    # One record at a time still works, a million is a gigabyte.
+    Field(
+        key="audit.queue", merge="replaces", kind="whole_number", least=1, most=1_000_000,
+        flags=("--audit-queue",), metavar="N", default=QUEUE_RECORDS,
+        help="Records that may wait for the writer.",
+        example=str(QUEUE_RECORDS),
+    ),
+    Field(
+        key="limits.timeout", merge="replaces", kind="seconds", least=0, above=True,
+        flags=("--timeout",), metavar="SECONDS",
+        help="End the whole run after that long (exit code 124).",
+        example="3600", note="seconds",
+    ),
+    Field(
+        key="limits.memory", merge="replaces", kind="size",
+        flags=("--memory",), metavar="SIZE",
+        help="Memory of the whole cage, like 512M or 2G; of each process where no cgroup v2 is"
+        " delegated.",
+        example='"2G"',
+    ),
+    Field(
+        key="limits.max_processes", merge="replaces", kind="whole_number", least=1,
+        flags=("--max-processes",), metavar="N",
+        help="Processes and threads of the whole cage (default: 4096). Where no cgroup v2 is"
+        " delegated: not for root, and without namespaces all of yours.",
+        example="256",
+    ),
+    Field(
+        key="limits.max_open_files", merge="replaces", kind="whole_number", least=16,
+        flags=("--max-open-files",), metavar="N",
+        help="Descriptors that each process may have open.",
+        example="4096",
+    ),
+)  # fmt: skip
+BY_KEY: Final = {field.key: field for field in FIELDS}
+SECTIONS: Final = tuple(dict.fromkeys(field.section for field in FIELDS))
+
+
+def fields_of(section: str) -> tuple[Field, ...]:
+    """Return the fields of one table, in order."""
+    return tuple(field for field in FIELDS if field.section == section)
+
+
+def flag_of(parameter: str) -> str:
+    """Return the long flag that gives a click parameter its value."""
+    return "--" + parameter.replace("_", "-")
