@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import SYSTEM_PYTHON, as_user, landlock_isolation
 
-from nono_trio.core.denials import denial_text, lifting_flag, not_allowed, resolved_to
+from nono_trio.core.denials import denial_text, lifted_by, lifting_flag, not_allowed, resolved_to
 from nono_trio.core.events import Network, NetworkEvent
 from nono_trio.session.denials_file import MAX_BYTES, DenialsFile
 
@@ -56,6 +56,7 @@ def event(target: str, reason: str, port: int | None = 443, **more: str) -> Netw
         ("2001:db8::1", not_allowed("[2001:db8::1]:443"), "[2001:db8::1]:443 is not on"),
         ("a.test", "can't connect to a.test:443: refused", "can't connect to a.test:443: refused"),
         ("a.test", "it took too long", "a.test:443: it took too long"),
+        ("a.test", lifted_by("no TLS", "tcp://a.test:443"), "a.test:443: no TLS (to allow: "),
     ],
 )
 def test_a_line_names_its_host_once(target: str, reason: str, shown: str) -> None:

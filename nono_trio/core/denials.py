@@ -111,7 +111,8 @@ def denial_text(event: NetworkEvent) -> str | None:
     if event.method == LOOK_UP:
         return f"{event.target} was looked up: {event.reason}"
     reason = event.reason or str(event.denial_category or "denied")
-    text = reason if event.target and shown in reason else f"{shown}: {reason}"
+    sentence = _LIFTED.sub("", reason)
+    text = reason if event.target and shown in sentence else f"{shown}: {reason}"
     flag = lifting_flag(event.target, event.port, event.reason)
     return text if flag is None or flag in text else f"{text} (to allow: {flag})"
 

@@ -34,7 +34,6 @@ from nono_trio.core.resolver_files import look_up_names
 from nono_trio.core.rules import (
     ALLOW_FLAG,
     ANY_PORT,
-    DENY_FLAG,
     RESOLVE_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
@@ -48,7 +47,7 @@ from nono_trio.core.rules import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from nono_trio.core.addresses import Address
     from nono_trio.core.rules import Rule
@@ -134,7 +133,10 @@ class Policy:
         *,
         block: bool = False,
         search: Sequence[str] = (),
+        source: Callable[[str, str], str] | None = None,
     ) -> None:
+        """`source` names the place of an entry by parameter and entry, as hints have to say it."""
+        self._source = source or _flag_of
         self.search = tuple(search)
         """The system's search domains: what is appended to names without a dot."""
         self._allow = RuleTable(allow)
@@ -151,13 +153,17 @@ class Policy:
         resolve: Sequence[str] = (),
         block: bool = False,
         search: Sequence[str] = (),
+        source: Callable[[str, str], str] | None = None,
     ) -> Self:
         """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
         pins: dict[tuple[str, int], tuple[Address, ...]] = {}
         for pin in map(parse_pin, resolve):
             key = (pin.host.name, pin.port)
             pins[key] = (*pins.get(key, ()), *pin.addresses)
-        return cls(map(parse_allow, allow), map(parse_deny, deny), pins, block=block, search=search)
+        return cls(
+            map(parse_allow, allow), map(parse_deny, deny), pins,
+            block=block, search=search, source=source,
+        )  # fmt: skip
 
     def decide(self, host: Host, port: int) -> Verdict:
         """Verdict for a host and port by name alone, before any DNS."""
@@ -188,10 +194,14 @@ class Policy:
         """What keeps a host and port closed on purpose: the network is blocked, or a deny entry
         says so. None if nothing does, also where no entry allows it."""
         if self._block:
-            return Verdict(False, None, "the network is blocked", "drop --block-net")
+            return Verdict(False, None, "the network is blocked", self._drop("block_net"))
         spelled = (host,) if host.address is None else _spelled(host.address)
         rule = self._deny_rule(spelled, port)
-        return None if rule is None else _denied(f"{_shown(host, port)} is on the deny list", rule)
+        return (
+            None
+            if rule is None
+            else self._denied(f"{_shown(host, port)} is on the deny list", rule)
+        )
 
     def look_up_names(self, host: Host) -> tuple[str, ...]:
         """The full names that a host is looked up as, in turn; the last one is its own."""
@@ -213,6 +223,17 @@ class Policy:
             reason = f"{host.bracketed()} resolved to something that is no address"
             return Verdict(False, None, reason)
         return self._check_reached(host, port, reached, is_local) or verdict
+
+    def _denied(self, reason: str, rule: Rule) -> Verdict:
+        return Verdict(False, rule.text, reason, self._drop("deny_domain", rule.text))
+
+    def _drop(self, name: str, entry: str = "") -> str:
+        """What lifts a denial: an entry's place is its flag, a flag with its value, or a line of a
+        profile."""
+        source, flag = self._source(name, entry), _flag_of(name, entry)
+        if source == flag:
+            return f"drop {flag} {entry}".rstrip()
+        return f"drop {source}" if source.startswith("--") else f"take it out of {source}"
 
     def _decide(self, host: Host, port: int) -> Verdict:
         protected = _protected(host)
@@ -255,7 +276,7 @@ class Policy:
             rule = self._deny_rule((Host(name),), port)
             if rule is not None:
                 reason = f"{host.name} is looked up as {name}, which is on the deny list"
-                return _denied(reason, rule)
+                return self._denied(reason, rule)
         return None
 
     def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
@@ -270,7 +291,7 @@ class Policy:
         denial = self._deny_rule(reached.spelled, port)
         if denial is not None:
             reason = resolved_to(host.bracketed(), reached.host.name, "which is on the deny list")
-            return _denied(reason, denial)
+            return self._denied(reason, denial)
         if is_local and reached.address_class is not AddressClass.LOOPBACK:
             return self._check_local(host, port, reached)
         if self._opens(host, port, reached):
@@ -342,8 +363,8 @@ def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
     return address_class is AddressClass.PRIVATE
 
 
-def _denied(reason: str, rule: Rule) -> Verdict:
-    return Verdict(False, rule.text, reason, f"drop {DENY_FLAG} {rule.text}")
+def _flag_of(name: str, _entry: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:

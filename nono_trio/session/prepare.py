@@ -128,6 +128,7 @@ def build_policy(network: NetworkOptions) -> Policy:
         resolve=network.resolve,
         block=network.block,
         search=system_search(),
+        source=network.source,
     )
 
 

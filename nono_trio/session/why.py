@@ -180,12 +180,9 @@ def _from_verdict(
         )
         rule = f"{flag} {verdict.rule}" if source == flag else f"{verdict.rule} ({source})"
     elif network.block:
-        flag, source = "--block-net", network.source("block_net")
-        rule = source
+        rule = network.source("block_net")
     else:
         return Answer(subject, verdict.allowed, reason, None, hint, notes)
-    if not verdict.allowed and source != flag:  # the policy knows of flags only
-        hint = f"drop {source}" if source.startswith("--") else f"take it out of {source}"
     return Answer(subject, verdict.allowed, reason, rule, hint, notes)
 
 
