@@ -18,9 +18,9 @@ from click.core import ParameterSource
 from nono_trio.audit.account import expand_home
 from nono_trio.core.groups import PACKAGE_REGISTRIES, expand_groups
 from nono_trio.core.upstream_proxy import FROM_ENVIRONMENT, environment_warnings
-from nono_trio.core.variables import VariableRules, check_allow, check_pattern
+from nono_trio.core.variables import VariableRules, check_allow, check_pattern, socket_path
 from nono_trio.errors import UsageError
-from nono_trio.sandbox.places import follow, is_below
+from nono_trio.sandbox.places import follow, is_below, is_in
 from nono_trio.sandbox.plan import FileOptions, PathRequest, working_directory
 from nono_trio.session.public_suffixes import suffix_warnings
 from nono_trio.session.user_paths import path_variables, profile_directory
@@ -107,7 +107,10 @@ def choose(given: Mapping[str, Any]) -> Chosen:
     context = click.get_current_context(silent=True)
     chosen = _with_environment_lists(given, context)
     for name, check in (("env_allow", check_allow), ("env_deny", check_pattern)):
-        _check_patterns(name, chosen.get(name, ()), check)
+        patterns = chosen.get(name, ())
+        if check is check_allow:
+            patterns = [one for one in patterns if not _comes_with_its_socket(one, chosen)]
+        _check_patterns(name, patterns, check)
     directory = working_directory(FileOptions(workdir=given.get("workdir")))
     variables = path_variables(os.environ, directory)
     profiles = given["profile"]
@@ -168,10 +171,20 @@ def _with_environment_lists(
     return chosen
 
 
-def _check_patterns(name: str, patterns: Sequence[str], check: Callable[[str], None]) -> None:
+def _comes_with_its_socket(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a variable leads to a socket that a flag grants: it is passed on with that."""
+    path = socket_path(name, os.environ)
+    if path is None:
+        return False
+    real = os.path.realpath(path)
+    granted = (os.path.realpath(expand_home(one)) for one in given.get("allow_unix_socket", ()))
+    return any(is_in(real, one) for one in granted)
+
+
+def _check_patterns(name: str, patterns: Sequence[str], check: Callable[..., None]) -> None:
     for pattern in patterns:
         try:
-            check(pattern)
+            check(pattern, *([os.environ] if check is check_allow else []))
         except UsageError as error:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None

@@ -69,6 +69,8 @@ def main(control_descriptor: int) -> NoReturn:
         _launch(control, plan, ignored)
     except StageError as failed:
         report_failure(control, failed)
+    except OSError as failed:
+        report_failure(control, StageError("launch", failed))
     os._exit(1)
 
 
@@ -120,8 +122,8 @@ def _launch(control: socket.socket, plan: dict[str, Any], ignored: frozenset[int
         _become_init(control, plan, sockets, ignored, start)
     except StageError as failed:
         report_failure(control, failed)
-    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
-        pass
+    except OSError as failed:  # often because the supervisor went away: nobody is told then
+        report_failure(control, StageError("launch", failed))
     _end_tree(plan)
     os._exit(1)
 
@@ -199,7 +201,8 @@ def _hand_over_home(control: socket.socket, plan: dict[str, Any]) -> None:
     """Show the supervisor an empty home's directory: what it held is told at the end."""
     home = plan["home"]
     if home is not None and home["kept"] is None:
-        descriptor = os.open(home["path"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with stage("home"):
+            descriptor = os.open(home["path"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         protocol.send(control, {"home": True}, [descriptor])
         os.close(descriptor)
 

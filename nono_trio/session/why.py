@@ -15,7 +15,6 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from nono_trio.audit.account import expand_home
 from nono_trio.core.addresses import AddressClass, classify
 from nono_trio.core.denials import LOOKED_UP_AS
 from nono_trio.core.hosts import BadHost, parse_rule_host
@@ -24,6 +23,7 @@ from nono_trio.core.rules import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, i
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.proxy.local_addresses import is_local
 from nono_trio.sandbox.assemble import cage_files, transparent_ports
+from nono_trio.sandbox.grant import absolute
 from nono_trio.sandbox.own_files import hides, own_files, with_own_files
 from nono_trio.sandbox.places import is_in
 from nono_trio.sandbox.plan import PRIVATE, Grant
@@ -188,7 +188,7 @@ def _from_verdict(
 
 def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:
     """Say whether the command may read or write a path; raises UsageError for refused grants."""
-    path = os.path.abspath(expand_home(text))
+    path = absolute(text, os.getcwd())
     isolation, notes = _isolation_here(options)
     files = resolve_files(options, isolation)
     subject = f"{operation} {path}"
