@@ -16,11 +16,11 @@ from nono_trio.config.public_suffixes import suffix_warnings
 from nono_trio.config.user_paths import path_variables, profile_directory
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES, expand_groups
 from nono_trio.core.policy.upstream_proxy import FROM_ENVIRONMENT, environment_warnings
-from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern
+from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern, socket_path
 from nono_trio.core.profile.fields import FIELDS, flag_of
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
-from nono_trio.posix.paths import follow, is_below
+from nono_trio.posix.paths import follow, is_below, is_in
 from nono_trio.sandbox.filesystem.plan import FileOptions, PathRequest, working_directory
 
 if TYPE_CHECKING:
@@ -120,11 +120,26 @@ def _check_patterns(values: Mapping[str, Any]) -> None:
         if check is None or declared.parameter is None:
             continue
         for pattern in values.get(declared.parameter, ()):
+            arguments = []
+            if check is check_allow:
+                if _comes_with_its_socket(pattern, values):
+                    continue
+                arguments = [os.environ]
             try:
-                check(pattern)
+                check(pattern, *arguments)
             except UsageError as error:
                 flag = flag_of(declared.parameter)
                 raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
+
+
+def _comes_with_its_socket(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a variable leads to a socket that a flag grants: it is passed on with that."""
+    path = socket_path(name, os.environ)
+    if path is None:
+        return False
+    real = os.path.realpath(path)
+    granted = (os.path.realpath(expand_home(one)) for one in values.get("allow_unix_socket", ()))
+    return any(is_in(real, one) for one in granted)
 
 
 def _load(

@@ -23,10 +23,10 @@ from nono_trio.core.policy.reasons import format_looked_up
 from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.explain.doctor import chosen_isolation
-from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import is_in
 from nono_trio.proxy.upstream.local_addresses import is_local
 from nono_trio.sandbox.build_plan import cage_files, transparent_ports
+from nono_trio.sandbox.filesystem.grant import absolute
 from nono_trio.sandbox.filesystem.plan import PRIVATE, Grant
 from nono_trio.sandbox.filesystem.streams import DEVICES
 from nono_trio.sandbox.network_files import hides, own_files, with_own_files
@@ -180,18 +180,15 @@ def _from_verdict(
         )
         rule = f"{flag} {verdict.rule}" if source == flag else f"{verdict.rule} ({source})"
     elif network.block:
-        flag, source = "--block-net", network.source("block_net")
-        rule = source
+        rule = network.source("block_net")
     else:
         return Answer(subject, verdict.allowed, reason, None, hint, notes)
-    if not verdict.allowed and source != flag:  # the policy knows of flags only
-        hint = f"drop {source}" if source.startswith("--") else f"take it out of {source}"
     return Answer(subject, verdict.allowed, reason, rule, hint, notes)
 
 
 def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:
     """Say whether the command may read or write a path; raises UsageError for refused grants."""
-    path = os.path.abspath(expand_home(text))
+    path = absolute(text, os.getcwd())
     isolation, notes = _isolation_here(options)
     files = resolve_files(options, isolation)
     subject = f"{operation} {path}"

@@ -62,7 +62,7 @@ FIRST_SCOPING_ABI = 6
 OFTEN_TRIED = (
     22, 25, 465, 587, 993, 1433, 3306, 5432, 5672, 6379, 8080, 8443, 9200, 9418, 27017,
 )  # fmt: skip
-# Two sockets a port, and one message hands them all over (see protocol.MAX_SOCKETS).
+# Two sockets a port.
 MOST_TRANSPARENT_PORTS = 110
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.core.policy.home_choice import FLAG, HomeChoice
 from nono_trio.errors import UsageError
 from nono_trio.posix.memory import memory_bytes
-from nono_trio.posix.paths import could_be_directory, home_directory, is_below
+from nono_trio.posix.paths import could_be_directory, home_directory, is_below, is_in
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import MountOp
 
@@ -101,7 +101,7 @@ def _why_closed(
         return "asked for"
     if not sandbox:
         return _contradiction(choice, "--no-sandbox", "the file sandbox is off (--no-sandbox)")
-    if home in ("/", *PRIVATE) or not could_be_directory(home):
+    if home in ("/", *PRIVATE) or is_in(home, "/proc") or not could_be_directory(home):
         return _contradiction(choice, f"HOME={home}", f"{home} is no home")
     for grant, real in grants:
         source = f"{grant.source} {grant.path}"

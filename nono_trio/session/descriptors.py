@@ -14,6 +14,10 @@ import contextlib
 import fcntl
 import resource
 
+from nono_trio.errors import UsageError
+
+# What launcher and supervisor have open at the start beside sockets of ports.
+_AT_THE_START = 64
 # Twice the proxy's connections, and again as much for relays, files and the loop itself.
 WANTED = 8192
 
@@ -25,6 +29,24 @@ def make_room() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # then the proxy backs off at the old one
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def require_room(ports: int, transparent: int) -> None:
+    """Raise UsageError where the caller's limit has no room for the sockets of so many ports.
+
+    `ports`: of `--open-port` and `--listen-port`, two sockets each at most; `transparent`: as many
+    of the transparent network.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * (ports + transparent) + _AT_THE_START
+    if not ports or soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    can_raise = hard == resource.RLIM_INFINITY or needed <= hard
+    raise UsageError(
+        f"{ports} ports of --open-port and --listen-port need {needed} open files, the limit is"
+        f" {soft}",
+        hint=f"raise it first: ulimit -n {needed}" if can_raise else "name fewer ports",
+    )
 
 
 class StandardStreams:

@@ -79,12 +79,18 @@ def _require_interpreter(script: str, files: FilePlan) -> None:
             f"the interpreter of {script} is not found: its first line ends with a carriage return",
             hint=f"take it out: sed -i 's/\\r$//' {shlex.quote(script)}",
         )
-    if not os.path.isabs(named) or is_below(named, home_directory()):
-        return  # seen from where the command starts, or in the home of the cage
+    named = named and os.path.join(files.directory, named)  # seen from where the command starts
+    if not named or is_below(named, home_directory()):
+        return  # a shell runs it, or it is in the home of the cage
     if not os.path.exists(named):
         raise CageFailed(
             f"the interpreter of {script} does not exist: {named}",
             hint="install it, or correct the first line of the script",
+        )
+    if not os.path.isfile(named) or os.path.samefile(named, script):
+        raise CageFailed(
+            f"the interpreter of {script} is no program: {named}",
+            hint="correct the first line of the script",
         )
     if files.covers(named, "read") is None:
         real = os.path.realpath(named)

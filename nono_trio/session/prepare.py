@@ -37,6 +37,7 @@ from nono_trio.session.advice import advice
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
 from nono_trio.session.denials_file import open_denials
+from nono_trio.session.descriptors import require_room
 from nono_trio.session.environment import (
     child_environment,
     held_back_warnings,
@@ -128,6 +129,7 @@ def build_policy(network: NetworkOptions) -> Policy:
         resolve=network.resolve,
         block=network.block,
         search=system_search(),
+        source=network.source,
     )
 
 
@@ -162,6 +164,7 @@ def prepare_run(
     require_process_control()
     _check_ports(options, chosen, policy)
     transparent = _transparent(options, chosen, policy)
+    require_room(len(options.open_ports) + len(options.listen_ports), len(transparent))
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     library_file = _library_path()
     library = load_library(library_file)

@@ -68,6 +68,8 @@ def run(
         pytest.param("ordinary", "landlock", "a-file", marks=landlock_isolation),
         ("root", "namespace", "a-file"),
         ("root", "namespace", "missing/below"),
+        ("root", "namespace", "/proc/self"),
+        ("ordinary", "namespace", "/dev/fd"),
     ],
 )
 def test_a_command_runs_whatever_its_home_is(

@@ -46,6 +46,9 @@ def test_a_shell_runs_what_names_no_interpreter(
         (b"#!/nonexistent/python\n", "does not exist: /nonexistent/python", "install it"),
         (b"#! /nonexistent/python -u\n", "does not exist: /nonexistent/python", "install it"),
         (b"#!DIRECTORY/other/sh\n", "is outside what the cage may read", "--read DIRECTORY/other"),
+        (b"#!nonexistent/python\n", "does not exist: /nonexistent/python", "install it"),
+        (b"#!/etc\n", "is no program: /etc", "correct the first line"),
+        (b"#!DIRECTORY/tools/script\n", "is no program: SCRIPT", "correct the first line"),
         (b"\x7fELF\x02\x01\x01\x00", "Exec format error", "no program of this machine's kind"),
         (b"\x7fELFtext\n", "Exec format error", "no program of this machine's kind"),
         (b"\0\1\2", "Exec format error", "no program of this machine's kind"),
@@ -61,7 +64,7 @@ def test_what_cant_be_run_is_told_by_its_cause(
     done = sessions.run("-s", "--read", str(tmp_path / "tools"), "--", script)
     assert done.returncode == 126
     lines = done.stderr.splitlines()
-    assert error in lines[-2]
+    assert error.replace("SCRIPT", script) in lines[-2]
     assert hint.replace("SCRIPT", script).replace("DIRECTORY", str(tmp_path)) in lines[-1]
 
 

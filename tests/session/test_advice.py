@@ -49,6 +49,47 @@ def test_certificates_that_the_environment_names(
     assert "is outside the cage (grant" not in done.stderr
 
 
+def test_certificates_in_lists_and_in_closed_places(sessions: Sessions, tmp_path: Path) -> None:
+    """A grant of a closed path needs one more flag, and the warning has it."""
+    listed = tmp_path / "listed"
+    closed = sessions.home / ".ssh" / "ca.pem"
+    for directory in (listed, closed.parent):
+        directory.mkdir()
+    closed.write_text("certificates\n")
+    sessions.variables |= {"SSL_CERT_DIR": f"/etc/ssl/certs:{listed}", "PIP_CERT": str(closed)}
+    told = sessions.run("--", "true").stderr
+    assert grant_in(told, "--read") == ["--read", str(listed)]
+    (flags,) = re.findall(r"PIP_CERT: .*grant it with (.*)\)", told)
+    done = sessions.run(*shlex.split(flags), "--", "sh", "-c", 'cat "$PIP_CERT"')
+    assert (done.returncode, done.stdout) == (0, "certificates\n"), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("where", ["repository/deep/er", "tree/deep/er", "borrower"])
+def test_what_git_misses_around_a_directory_is_named(
+    sessions: Sessions, tmp_path: Path, isolation: str, where: str
+) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    script = """
+        git init -q repository && cd repository
+        git -c user.name=x -c user.email=x@example.com commit -q --allow-empty -m first
+        git worktree add -q ../tree
+        git clone -q --shared . ../borrower
+        mkdir -p deep/er ../tree/deep/er
+    """
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, env=environment, check=True)
+    options = ("--isolation", isolation, "--allow-cwd")
+    look = ("--", "git", "log", "--format=%s")
+    done = sessions.run(*options, *look, cwd=tmp_path / where)
+    assert done.returncode != 0
+    (warning,) = [line for line in done.stderr.splitlines() if "outside the cage (" in line]
+    flags = [word for pair in re.findall(r"(--read) (/[^\s)]+)", warning) for word in pair]
+    done = sessions.run(*options, *flags, *look, cwd=tmp_path / where)
+    assert (done.returncode, done.stdout) == (0, "first\n"), done.stderr
+    assert "outside the cage (" not in done.stderr
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_git_worktree_names_its_repository(

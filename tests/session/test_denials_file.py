@@ -14,6 +14,7 @@ from harness import SYSTEM_PYTHON, as_user, landlock_isolation
 
 from nono_trio.core.log.events import Network, NetworkEvent
 from nono_trio.core.policy.allow_entry import allow_flag, denial_text
+from nono_trio.core.policy.reasons import with_allow_entry
 from nono_trio.session.denials_file import MAX_BYTES, DenialsFile
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def event(target: str, reason: str, port: int | None = 443, **more: str) -> Netw
         ),
         ("a.test", "can't connect to a.test:443: refused", "can't connect to a.test:443: refused"),
         ("a.test", "it took too long", "a.test:443: it took too long"),
+        (
+            "a.test",
+            with_allow_entry("no TLS", "tcp://a.test:443"),
+            "a.test:443: no TLS (to allow: ",
+        ),
     ],
 )
 def test_a_line_names_its_host_once(target: str, reason: str, shown: str) -> None:

@@ -121,6 +121,23 @@ def test_ssh_at_another_port(sessions: Sessions, greeting: _Greeting) -> None:
     assert greeting.greeted
 
 
+@pytest.mark.parametrize(
+    ("network", "place"),
+    [
+        ("block = true", "d.toml:2: network.block"),
+        (f'deny_domain = ["{NAME}"]', "d.toml:2: network.deny_domain"),
+    ],
+)
+def test_what_a_profile_closes_is_told_by_its_line(
+    sessions: Sessions, tmp_path: Path, network: str, place: str
+) -> None:
+    needs("curl")
+    (tmp_path / "d.toml").write_text(f"[network]\n{network}\n")
+    done = sessions.run("-p", str(tmp_path / "d.toml"), "--", "curl", "-sS", f"http://{NAME}/")
+    assert "hint: take it out of " in done.stdout
+    assert place in done.stdout
+
+
 CONNECT = "exec 3<>/dev/tcp/{}/{} && head -c 8 <&3"
 
 

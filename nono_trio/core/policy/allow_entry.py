@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.core.net.address import AddressClass, parse_address
-from nono_trio.core.policy.reasons import DenialCode, Reason, parse_reason
+from nono_trio.core.policy.reasons import DenialCode, Reason, parse_reason, without_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG, RESOLVE_FLAG, entry_scheme
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def denial_text(event: NetworkEvent) -> str | None:
     if event.method == LOOK_UP:
         return f"{event.target} was looked up: {event.reason}"
     reason = event.reason or str(event.denial_category or "denied")
-    text = reason if event.target and shown in reason else f"{shown}: {reason}"
+    sentence = without_allow_entry(reason)
+    text = reason if event.target and shown in sentence else f"{shown}: {reason}"
     flag = allow_flag(event.target, event.port, event.reason)
     return text if flag is None or flag in text else f"{text} (to allow: {flag})"

@@ -34,7 +34,6 @@ from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
-    DENY_FLAG,
     RESOLVE_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
@@ -48,7 +47,7 @@ from nono_trio.core.policy.rule import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from nono_trio.core.net.address import Address
     from nono_trio.core.policy.reasons import Value
@@ -140,7 +139,10 @@ class Policy:
         *,
         block: bool = False,
         search: Sequence[str] = (),
+        source: Callable[[str, str], str] | None = None,
     ) -> None:
+        """`source` names the place of an entry by parameter and entry, as hints have to say it."""
+        self._source = source or _flag_of
         self.search = tuple(search)
         """The system's search domains: what is appended to names without a dot."""
         self._allow = RuleTable(allow)
@@ -157,13 +159,17 @@ class Policy:
         resolve: Sequence[str] = (),
         block: bool = False,
         search: Sequence[str] = (),
+        source: Callable[[str, str], str] | None = None,
     ) -> Self:
         """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
         pins: dict[tuple[str, int], tuple[Address, ...]] = {}
         for pin in map(parse_pin, resolve):
             key = (pin.host.name, pin.port)
             pins[key] = (*pins.get(key, ()), *pin.addresses)
-        return cls(map(parse_allow, allow), map(parse_deny, deny), pins, block=block, search=search)
+        return cls(
+            map(parse_allow, allow), map(parse_deny, deny), pins,
+            block=block, search=search, source=source,
+        )  # fmt: skip
 
     def decide(self, host: Host, port: int) -> Verdict:
         """Verdict for a host and port by name alone, before any DNS."""
@@ -195,12 +201,13 @@ class Policy:
         says so. None if nothing does, also where no entry allows it."""
         if self._block:
             reason = format_reason(DenialCode.NETWORK_BLOCKED)
-            return Verdict(False, None, reason, "drop --block-net")
+            return Verdict(False, None, reason, self._drop("block_net"))
         spelled = (host,) if host.address is None else _spelled(host.address)
         rule = self._deny_rule(spelled, port)
         if rule is None:
             return None
-        return _denied(format_reason(DenialCode.ON_DENY_LIST, destination=_shown(host, port)), rule)
+        reason = format_reason(DenialCode.ON_DENY_LIST, destination=_shown(host, port))
+        return self._denied(reason, rule)
 
     def look_up_names(self, host: Host) -> tuple[str, ...]:
         """The full names that a host is looked up as, in turn; the last one is its own."""
@@ -222,6 +229,17 @@ class Policy:
             reason = format_reason(DenialCode.RESOLVED_NO_ADDRESS, host=host.bracketed())
             return Verdict(False, None, reason)
         return self._check_reached(host, port, reached, is_local) or verdict
+
+    def _denied(self, reason: str, rule: Rule) -> Verdict:
+        return Verdict(False, rule.text, reason, self._drop("deny_domain", rule.text))
+
+    def _drop(self, name: str, entry: str = "") -> str:
+        """What lifts a denial: an entry's place is its flag, a flag with its value, or a line of a
+        profile."""
+        source, flag = self._source(name, entry), _flag_of(name, entry)
+        if source == flag:
+            return f"drop {flag} {entry}".rstrip()
+        return f"drop {source}" if source.startswith("--") else f"take it out of {source}"
 
     def _decide(self, host: Host, port: int) -> Verdict:
         protected = _protected(host)
@@ -264,7 +282,7 @@ class Policy:
             rule = self._deny_rule((Host(name),), port)
             if rule is not None:
                 code = DenialCode.SEARCHED_ON_DENY_LIST
-                return _denied(format_reason(code, host=host.name, name=name), rule)
+                return self._denied(format_reason(code, host=host.name, name=name), rule)
         return None
 
     def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
@@ -279,7 +297,7 @@ class Policy:
         denial = self._deny_rule(reached.spelled, port)
         if denial is not None:
             reason = _resolved(DenialCode.RESOLVED_ON_DENY_LIST, host, reached)
-            return _denied(reason, denial)
+            return self._denied(reason, denial)
         if is_local and reached.address_class is not AddressClass.LOOPBACK:
             return self._check_local(host, port, reached)
         if self._opens(host, port, reached):
@@ -355,8 +373,8 @@ def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
     return address_class is AddressClass.PRIVATE
 
 
-def _denied(reason: str, rule: Rule) -> Verdict:
-    return Verdict(False, rule.text, reason, f"drop {DENY_FLAG} {rule.text}")
+def _flag_of(name: str, _entry: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:

@@ -156,6 +156,11 @@ def with_allow_entry(reason: str, allow_entry: str) -> str:
     return f"{reason}{_ALLOW_ENTRY}{allow_entry})"
 
 
+def without_allow_entry(reason: str) -> str:
+    """The sentence of a denial alone, without the entry that it names."""
+    return reason.rpartition(_ALLOW_ENTRY)[0] or reason
+
+
 def format_suppressed(count: int) -> str:
     """The end of a reason that stands for `count` earlier denials as well; "" for none."""
     return f"; {count} more since the last record" if count else ""

@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -178,19 +179,31 @@ def socket_path(name: str, environment: Mapping[str, str]) -> str | None:
     return path if path.startswith("/") else None
 
 
-def check_allow(pattern: str) -> None:
-    """As `check_pattern`; raises also for a name that nothing lets through."""
+def check_allow(pattern: str, environment: Mapping[str, str] | None = None) -> None:
+    """As `check_pattern`; raises also for a name that nothing lets through.
+
+    `environment`: the caller's, from which the hint takes the path of a socket.
+    """
     check_pattern(pattern)
     if (opens := SOCKETS.get(pattern)) is not None:
         raise UsageError(
             f"{pattern} is not passed on by itself: it leads to {opens}",
-            hint=f"--allow-unix-socket with its path gives the socket, and {pattern} with it",
+            hint=_socket_hint(pattern, environment or {}),
         )
     if is_dangerous(pattern):
         raise UsageError(
-            f"{pattern} is never passed on: it would run code in what the command starts",
+            f"{pattern} is never passed on: variables like it run code in what the command starts,"
+            " or lead to what is yours",
             hint="a profile's environment.set gives the command a value of its own",
         )
+
+
+def _socket_hint(name: str, environment: Mapping[str, str]) -> str:
+    path = socket_path(name, environment)
+    if path is None and environment.get(name):
+        return "its value names no socket; a profile's environment.set gives the command the value"
+    named = "with its path" if path is None else shlex.quote(path)
+    return f"--allow-unix-socket {named} gives the socket, and {name} with it"
 
 
 def check_set(name: str) -> None:

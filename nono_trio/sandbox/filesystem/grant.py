@@ -178,8 +178,21 @@ def link_out(path: str, trees: Sequence[str]) -> str | None:
 
 
 def absolute(given: str, directory: str) -> str:
-    """Return a path as a flag or a profile gives it, seen from `directory`."""
-    return os.path.normpath(os.path.join(directory, expand_home(given)))
+    """Return a path as a flag or a profile gives it, seen from `directory`.
+
+    Raises UsageError for a `..` behind a symlink: it reads as the link's own directory, and to the
+    system it is the one above the link's target.
+    """
+    path = os.path.join(directory, expand_home(given))
+    parts = path.split("/")
+    for position, part in enumerate(parts):
+        before = "/".join(parts[:position])
+        if part == ".." and os.path.islink(before):
+            raise UsageError(
+                f"{given}: the .. behind the symlink {before} can be read in two ways",
+                hint=f"write where it leads: {shlex.quote(os.path.realpath(path))}",
+            )
+    return os.path.normpath(path)
 
 
 def _grant(request: PathRequest, directory: str, warnings: list[str]) -> Grant | None:

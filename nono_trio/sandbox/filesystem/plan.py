@@ -179,10 +179,11 @@ def plan_files(
         protection,
     )
     if plan.covers(directory, "read") is None:
-        warnings.append(
-            f"the working directory {directory} is outside the cage, the command starts in /"
-            " (grant it with --allow-cwd)"
-        )
+        if directory != "/":  # there it starts there all the same
+            warnings.append(
+                f"the working directory {directory} is outside the cage, the command starts in /"
+                " (grant it with --allow-cwd)"
+            )
         return replace(plan, directory="/", warnings=tuple(warnings))
     return plan
 

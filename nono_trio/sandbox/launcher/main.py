@@ -32,6 +32,6 @@ def main(control_descriptor: int) -> NoReturn:
         launch(control, plan, ignored)
     except StageError as failed:
         report_failure(control, failed)
-    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
-        pass
+    except OSError as failed:  # often because the supervisor went away: nobody is told then
+        report_failure(control, StageError("launch", failed))
     os._exit(1)

@@ -1,7 +1,8 @@
 """The words that supervisor and launcher exchange over one socketpair.
 
-A message is a JSON object behind its length (4 bytes, big endian); file descriptors travel with
-the first byte of the message that names them. The supervisor speaks first:
+A message is a JSON object behind its length and the number of its file descriptors (4 bytes each,
+big endian). These travel with its bytes, as many at once as the kernel carries; whose they are the
+number says, as one read may give more than one message. The supervisor speaks first:
 
     supervisor -> launcher   {"start": {...}}          the whole cage (`cage_plan.CagePlan`)
     launcher -> supervisor   {"ready": {...}}          caged and waiting; the named sockets with it
@@ -27,20 +28,20 @@ import struct
 # The start message carries argv and environment, which the kernel bounds at about 2 MiB (execve's
 # ARG_MAX with the default stack limit); twice that leaves room for JSON escapes.
 MAX_MESSAGE = 4 << 20
-MAX_SOCKETS = 250  # the kernel's SCM_MAX_FD is 253; the transparent network needs two a port
+_AT_ONCE = 250  # descriptors; the kernel's SCM_MAX_FD is 253
 
-_LENGTH = struct.Struct(">I")
-_RIGHTS_SPACE = socket.CMSG_SPACE(MAX_SOCKETS * array.array("i").itemsize)
+_HEADER = struct.Struct(">II")  # length, descriptors
+_RIGHTS_SPACE = socket.CMSG_SPACE(_AT_ONCE * array.array("i").itemsize)
 
 
 class ProtocolError(Exception):
     """The other side said something that is not of this protocol."""
 
 
-def encode(message: dict[str, object]) -> bytes:
-    """Return `message` behind its length."""
+def encode(message: dict[str, object], descriptors: int = 0) -> bytes:
+    """Return `message` behind its header; `descriptors`: how many go with it."""
     body = json.dumps(message, separators=(",", ":"), ensure_ascii=True).encode()
-    return _LENGTH.pack(len(body)) + body
+    return _HEADER.pack(len(body), descriptors) + body
 
 
 class Decoder:
@@ -56,20 +57,23 @@ class Decoder:
         self._descriptors += descriptors
 
     def next(self) -> tuple[dict[str, object], list[int]] | None:
-        """Return the next whole message with the descriptors that came so far, or None."""
-        if len(self._buffer) < _LENGTH.size:
+        """Return the next whole message with its descriptors, or None."""
+        if len(self._buffer) < _HEADER.size:
             return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
+        length, count = _HEADER.unpack_from(self._buffer)
         if length > MAX_MESSAGE:
             raise ProtocolError(f"message of {length} bytes, expected at most {MAX_MESSAGE}")
-        end = _LENGTH.size + length
+        end = _HEADER.size + length
         if len(self._buffer) < end:
             return None
-        message = json.loads(bytes(self._buffer[_LENGTH.size : end]))
+        message = json.loads(bytes(self._buffer[_HEADER.size : end]))
         del self._buffer[:end]
         if not isinstance(message, dict):
             raise ProtocolError(f"expected an object, got {type(message).__name__}")
-        descriptors, self._descriptors = self._descriptors, []
+        if count > len(self._descriptors):
+            raise ProtocolError(f"expected {count} descriptors, got {len(self._descriptors)}")
+        descriptors = self._descriptors[:count]
+        del self._descriptors[:count]
         return message, descriptors
 
 
@@ -90,13 +94,14 @@ def read_once(sock: socket.socket, decoder: Decoder) -> bool:
 def send(
     sock: socket.socket, message: dict[str, object], descriptors: list[int] | None = None
 ) -> None:
-    """Send one message on a blocking socket, `descriptors` with its first byte."""
-    data = encode(message)
-    sent = 0
-    if descriptors:
-        rights = array.array("i", descriptors)
-        sent = sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-    sock.sendall(data[sent:])
+    """Send one message on a blocking socket, `descriptors` with its first bytes."""
+    descriptors = descriptors or []
+    data = encode(message, len(descriptors))
+    for start in range(0, len(descriptors), _AT_ONCE):
+        rights = array.array("i", descriptors[start : start + _AT_ONCE])
+        sock.sendmsg([data[:1]], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        data = data[1:]
+    sock.sendall(data)
 
 
 def receive(sock: socket.socket, decoder: Decoder) -> dict[str, object] | None:

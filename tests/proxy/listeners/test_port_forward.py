@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from harness import PYTHON_GRANTS, RUN_SECONDS, Sessions, free_port, wait_until
+from harness import NONO_TRIO, PYTHON_GRANTS, RUN_SECONDS, Sessions, free_port, wait_until
 
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.listeners import port_forward
@@ -202,6 +202,32 @@ def test_ports_that_make_no_sense(sessions: Sessions, options: list[str], text: 
     done = sessions.run(*options, "--", "true")
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_more_ports_than_one_message_carries(sessions: Sessions, origin: Origin) -> None:
+    """Two sockets each, beside the transparent network's: the kernel carries 253 at once."""
+    others = [port for port in range(20_000, 20_300) if port != origin.port]
+    ports = [word for port in (*others, origin.port) for word in ("--open-port", str(port))]
+    client = [*PYTHON_GRANTS, "--", sys.executable, "-c", CLIENT, str(origin.port)]
+    done = sessions.run("-s", *ports, *client)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{origin.port} HTTP/1.1 200 OK\n"
+
+
+@pytest.mark.parametrize("flag", ["--open-port", "--listen-port"])
+def test_more_ports_than_files_may_be_open_are_refused_before_anything_starts(
+    sessions: Sessions, flag: str
+) -> None:
+    ports = [word for port in range(20_000, 20_300) for word in (flag, str(port))]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 256 && exec "$0" "$@"', NONO_TRIO, "run", *ports, "--", "true"],
+        env=sessions.environment, cwd=sessions.home, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "300 ports of --open-port and --listen-port need" in done.stderr
+    assert "the limit is 256\nhint: name fewer ports\n" in done.stderr
+    assert sessions.directories == []
 
 
 def test_a_taken_listen_port_is_refused_before_anything_starts(sessions: Sessions) -> None:

@@ -115,6 +115,11 @@ def test_the_variable_comes_with_the_socket(sessions: Sessions, isolation: str) 
         refused = run(sessions, *here, "--env-allow", "SSH_AUTH_SOCK", "--", "true")
         assert refused.returncode == 2
         assert "your ssh agent" in refused.stderr
+        assert f"hint: --allow-unix-socket {agent} gives the socket" in refused.stderr
+        both = ["--env-allow", "SSH_AUTH_SOCK", "--allow-unix-socket"]
+        assert run(sessions, *here, *both, other, "--", "true").returncode == 2
+        opened = run(sessions, *here, *both, agent, "--", "sh", "-c", "echo $SSH_AUTH_SOCK")
+        assert opened.stdout == f"{agent}\n", opened.stderr
         command = ["--", "sh", "-c", "echo $SSH_AUTH_SOCK,$DOCKER_HOST"]
         assert run(sessions, *here, *command).stdout == ",\n"
         opened = run(sessions, *here, "--allow-unix-socket", agent, *command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -252,6 +253,26 @@ def test_other_links_are_followed_and_shown(sessions: Sessions, work: Path) -> N
     assert f"{sessions.home}/link -> {work}  (--read)" in shown
     why = sessions.call("why", "--path", "inside/file", *granted, cwd=work)
     assert f"below {work}/inside, which leads to {work}/real" in why.stdout
+
+
+def test_a_parent_behind_a_link_is_not_guessed(sessions: Sessions, tmp_path: Path) -> None:
+    """`link/..` reads as the link's directory; to the system it is the one above its target."""
+    for name in ("here", "there/inner", "there/wanted"):
+        (tmp_path / name).mkdir(parents=True)
+    link = tmp_path / "here" / "link"
+    link.symlink_to("../there/inner")
+    for arguments in (
+        ["run", "--allow", f"{link}/../wanted", "--", "true"],
+        ["run", "--allow", str(tmp_path), "--bypass-protection", f"{link}/../x", "--", "true"],
+        ["why", "--path", f"{link}/../wanted"],
+    ):
+        done = sessions.call(*arguments)
+        assert done.returncode == 2
+        assert f"the .. behind the symlink {link} can be read in two ways" in done.stderr
+    (written,) = re.findall(r"hint: write where it leads: (.*)", done.stderr)
+    for path in (written, f"{tmp_path}/there/inner/../wanted"):
+        done = sessions.run("--allow", path, "--", "touch", f"{written}/made")
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_link_on_the_way_to_what_is_obeyed_can_not_be_replaced(

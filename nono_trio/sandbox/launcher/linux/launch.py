@@ -104,8 +104,8 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
         _become_init(control, plan, sockets, ignored, start)
     except StageError as failed:
         report_failure(control, failed)
-    except OSError:  # the supervisor went away in the middle of it: nobody is there to be told
-        pass
+    except OSError as failed:  # often because the supervisor went away: nobody is told then
+        report_failure(control, StageError("launch", failed))
     _end_tree(plan)
     os._exit(1)
 
@@ -171,7 +171,8 @@ def _await_supervisor(control: socket.socket) -> None:
 def _hand_over_home(control: socket.socket, plan: CagePlan) -> None:
     """Show the supervisor an empty home's directory: what it held is told at the end."""
     for home in plan.mounted("empty_home"):
-        descriptor = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with stage("home"):
+            descriptor = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         protocol.send(control, {"home": True}, [descriptor])
         os.close(descriptor)
 
