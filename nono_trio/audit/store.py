@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.ledger import sync_directory
 from nono_trio.audit.newest import newest_first
 from nono_trio.audit.stored_session import StoredSession
 from nono_trio.core.log.events import MALFORMED
@@ -28,6 +27,7 @@ from nono_trio.core.log.session_json import (
 )
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.account import home_of
+from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.process_info import boot_id, holds_lock, process_start_ticks
 from nono_trio.posix.safe_open import read_whole

@@ -1,4 +1,4 @@
-"""What the operating system says of a process and of a boot, and how bytes reach its disk.
+"""What the operating system says of a process and of a boot.
 
 One set of functions for each system, chosen where they are defined. The Linux side reads /proc. The
 macOS side, which has no /proc, asks ps(1) and sysctl(8); it has not been tested on a Mac.
@@ -6,9 +6,7 @@ macOS side, which has no /proc, asks ps(1) and sysctl(8); it has not been tested
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import sys
 from datetime import UTC, datetime
@@ -19,26 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SETGROUPS = {"x86_64": 116, "aarch64": 159}  # system calls; without a number root's groups stay
-
-
-def forget_cached(path: Path) -> None:
-    """Let the next reader of a file ask the disk; nothing where there is no such file.
-
-    After a failed sync the kernel keeps the bytes that it could not write, as if they were written.
-    The first sync here may only tell of that old failure; one that fails twice is a disk that fails
-    now. Raises OSError.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
-        with contextlib.suppress(OSError):
-            sync_data(descriptor)
-        sync_data(descriptor)
-        _drop_cached(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # What ps(1) answers of another process takes milliseconds; more is a machine that hangs.
@@ -95,16 +73,6 @@ if sys.platform == "darwin":
     def holds_lock(_pid: int, _path: Path, *, unknown: bool = True) -> bool:
         """Nothing says here who holds a lock: true, so that the user alone decides."""
         return unknown
-
-    def _drop_cached(_descriptor: int) -> None:
-        """Only for what is read from now on there (F_NOCACHE), so nothing."""
-
-    def sync_data(descriptor: int) -> None:
-        """Make a file's bytes durable: fsync(2) stops at the drive's cache here (its manual)."""
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        except OSError:  # a file system that has no such thing, most often of another machine's
-            os.fsync(descriptor)
 
 else:
 
@@ -184,10 +152,3 @@ else:
             ):
                 return True
         return False
-
-    def _drop_cached(descriptor: int) -> None:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def sync_data(descriptor: int) -> None:
-        """Make a file's bytes durable, and of its metadata what finding them again needs."""
-        os.fdatasync(descriptor)

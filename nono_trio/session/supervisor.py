@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.audit.ledger import LEDGER, LOCK
+from nono_trio.audit.ledger import LEDGER
+from nono_trio.audit.write.ledger_append import LOCK
 from nono_trio.audit.write.recorder import NOT_RECORDED
 from nono_trio.audit.write.state_modes import StateModes
 from nono_trio.audit.write.watchdog import STUCK_SECONDS

@@ -10,7 +10,8 @@ import pytest
 
 from nono_trio.audit import ledger
 from nono_trio.audit.recovery.ledger_repair import repair
-from nono_trio.core.log.session_json import decode_ledger_record
+from nono_trio.audit.write import ledger_append
+from nono_trio.core.log.ledger_record import decode_ledger_record
 from nono_trio.errors import AuditLost, LogUnreadable
 
 DIGEST = "ab" * 32
@@ -18,7 +19,7 @@ TIME = "2026-07-02T11:48:52Z"
 
 
 def append(root, session_id="s"):
-    return ledger.append(root, session_id, DIGEST, TIME)
+    return ledger_append.append(root, session_id, DIGEST, TIME)
 
 
 def filled(root, count):
@@ -42,7 +43,7 @@ def test_lines_are_chained(tmp_path):
 
 
 def test_the_first_line_is_upstreams(tmp_path):
-    record = ledger.append(
+    record = ledger_append.append(
         tmp_path,
         "20260421-200000-11111",
         "3a1ed53d426d6ea2544cec6cf6b95ccdc31fda4570d86931239ee0f7d7d39012",
@@ -66,9 +67,9 @@ def test_a_tail_torn_at_any_byte_is_set_aside_and_the_chain_goes_on(tmp_path):
         path.write_bytes(whole[:cut])
         assert ledger.verify(tmp_path).torn_tail
         assert [r.session_id for r in ledger.read(tmp_path)] == ["s0"]
-        (tmp_path / ledger.TORN).unlink(missing_ok=True)
+        (tmp_path / ledger_append.TORN).unlink(missing_ok=True)
         assert append(tmp_path, "next").sequence == 1
-        assert (tmp_path / ledger.TORN).read_bytes() == whole[second:cut] + b"\n"
+        assert (tmp_path / ledger_append.TORN).read_bytes() == whole[second:cut] + b"\n"
         report = ledger.verify(tmp_path)
         assert (report.count, report.first_bad, report.torn_tail) == (2, None, False)
 
@@ -81,7 +82,7 @@ def test_a_whole_record_without_its_newline_is_not_dropped(tmp_path):
         path.write_bytes(whole[:-1])
         mend(tmp_path)
         assert path.read_bytes().startswith(whole)
-        assert not (tmp_path / ledger.TORN).exists()
+        assert not (tmp_path / ledger_append.TORN).exists()
         assert ledger.verify(tmp_path).first_bad is None
         path.unlink()
 
@@ -112,7 +113,7 @@ def test_a_changed_last_line_is_not_chained_to(tmp_path):
 
 
 def test_a_tail_without_any_newline_is_no_ledger(tmp_path):
-    (tmp_path / ledger.LEDGER).write_bytes(b"x" * (ledger.MAX_LINE + 1))
+    (tmp_path / ledger.LEDGER).write_bytes(b"x" * (ledger_append.MAX_LINE + 1))
     with pytest.raises(AuditLost, match="no line of a ledger"):
         append(tmp_path)
 
@@ -177,8 +178,8 @@ def test_a_symlink_in_the_ledgers_place_is_not_followed(tmp_path):
 
 
 def test_a_held_lock_ends_in_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "LOCK_SECONDS", 0.05)
-    holder = os.open(tmp_path / ledger.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    monkeypatch.setattr(ledger_append, "LOCK_SECONDS", 0.05)
+    holder = os.open(tmp_path / ledger_append.LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(AuditLost, match="lock was not free"):
@@ -237,7 +238,7 @@ def test_a_damaged_end_is_kept_aside_and_later_sessions_seal_again(tmp_path, dam
     cut = (first + damaged).removeprefix(good)
     answer = repair(tmp_path)
     assert (answer.cut_bytes, answer.first_bad) == (len(cut), None)
-    assert (tmp_path / ledger.TORN).read_bytes() == cut.removesuffix(b"\n") + b"\n"
+    assert (tmp_path / ledger_append.TORN).read_bytes() == cut.removesuffix(b"\n") + b"\n"
     assert path.read_bytes().startswith(good)
     last = list(ledger.read(tmp_path))[-1]
     if answer.cut_lines:  # the chain says what was cut from it

@@ -10,6 +10,7 @@ import pytest
 from harness import NONO_TRIO, RUN_SECONDS
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.write import ledger_append
 from nono_trio.errors import CageFailed, LogUnreadable
 from nono_trio.session.executable import find_executable
 
@@ -120,7 +121,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
     with pytest.raises(LogUnreadable, match="expected a file, got a pipe"):
         ledger.verify(tmp_path)
     with pytest.raises(Exception, match="expected a file, got a pipe"):
-        ledger.append(tmp_path, "s", "ab" * 32, "2026-07-02T11:48:52Z")
+        ledger_append.append(tmp_path, "s", "ab" * 32, "2026-07-02T11:48:52Z")
 
 
 def test_a_new_profile_makes_no_directories_but_its_own(sessions):

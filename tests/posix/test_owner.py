@@ -12,6 +12,7 @@ import pytest
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery.recover import TORN, recover
+from nono_trio.audit.write import ledger_append
 from nono_trio.posix.owner import as_owner, open_shared
 
 # Any uid but root's will do; nobody's account need exist.
@@ -39,7 +40,7 @@ def session(root):
     for path in (directory, *directory.iterdir()):
         os.chown(path, USER, USER)
     (root / ledger.LEDGER).unlink(missing_ok=True)
-    (root / ledger.LOCK).unlink(missing_ok=True)
+    (root / ledger_append.LOCK).unlink(missing_ok=True)
     return directory
 
 
@@ -52,7 +53,7 @@ def test_a_recovery_by_root_leaves_everything_the_users(root, session):
     assert (answer.outcome, answer.reason) == ("recovered", None)
     found = owners(root)
     assert set(found.values()) == {USER}
-    assert {store.SESSION, store.LOG + TORN, ledger.LEDGER, ledger.LOCK} <= found.keys()
+    assert {store.SESSION, store.LOG + TORN, ledger.LEDGER, ledger_append.LOCK} <= found.keys()
     assert os.geteuid() == 0
 
 
@@ -89,11 +90,11 @@ def test_a_session_directory_that_is_a_symlink_is_not_entered_as_root(root, sess
 
 
 def test_the_ledger_of_a_session_that_root_ran_stays_the_users(root):
-    ledger.append(root, "s", "ab" * 32, "2026-07-02T11:48:52Z")
-    assert owners(root) == {ledger.LEDGER: USER, ledger.LOCK: USER}
+    ledger_append.append(root, "s", "ab" * 32, "2026-07-02T11:48:52Z")
+    assert owners(root) == {ledger.LEDGER: USER, ledger_append.LOCK: USER}
 
 
-@pytest.mark.parametrize("name", [ledger.LOCK, ledger.LEDGER])
+@pytest.mark.parametrize("name", [ledger_append.LOCK, ledger.LEDGER])
 def test_the_ledger_is_not_opened_through_links(root, name):
     outside = root.parent / "outside"
     (root / name).symlink_to(outside)

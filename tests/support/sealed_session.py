@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import xxhash
 
-from nono_trio.audit import ledger, store
+from nono_trio.audit import store
+from nono_trio.audit.write import ledger_append
 from nono_trio.core.log import events
 from nono_trio.core.log.merkle import merkle_root
 from nono_trio.core.log.notices import POLICY_TARGET, SUMMARY_TARGET, Tally, binding_record
@@ -259,7 +260,7 @@ def build(
         session_id, payloads, lines, leaves, chains, status="sealed", name=name, **facts
     )
     if in_ledger:
-        ledger.append(audit_root, session_id, session_digest(sealed), completed_at(sealed))
+        ledger_append.append(audit_root, session_id, session_digest(sealed), completed_at(sealed))
     store.write_session_json(directory, sealed)
     return directory
 

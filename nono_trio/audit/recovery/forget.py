@@ -12,10 +12,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.session_files import lock
 from nono_trio.core.log.session_json import session_digest
 from nono_trio.errors import LogUnreadable, NonoTrioError
 from nono_trio.posix.clock import rfc3339
+from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def forget(audit_root: Path, session_id: str) -> None:
         finally:
             if held is not None:
                 os.close(held)
-    ledger.sync_directory(audit_root)
+    sync_directory(audit_root)
 
 
 def _remove(directory: Path) -> None:
@@ -57,7 +59,7 @@ def _remove(directory: Path) -> None:
     if hidden.exists():  # what an earlier removal left
         shutil.rmtree(hidden)
     directory.rename(hidden)
-    ledger.sync_directory(directory.parent)
+    sync_directory(directory.parent)
     shutil.rmtree(hidden)
 
 
@@ -65,7 +67,7 @@ def _say_removed(audit_root: Path, session_id: str, report: ledger.LedgerReport)
     if session_id in report.removed:
         return
     digest = report.digests.get(session_id) or _digest(audit_root / session_id)
-    ledger.append_removed(audit_root, session_id, digest, rfc3339())
+    ledger_append.append_removed(audit_root, session_id, digest, rfc3339())
 
 
 def _digest(directory: Path) -> str:

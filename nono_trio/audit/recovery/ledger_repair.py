@@ -18,10 +18,12 @@ import msgspec
 from nono_trio.audit import ledger
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.verify.verdict import SCHEMA
+from nono_trio.audit.write import ledger_append
+from nono_trio.core.log.ledger_record import REPAIRED_PREFIX, sound_record
 from nono_trio.errors import AuditLost, LogUnreadable
 from nono_trio.posix.clock import rfc3339
+from nono_trio.posix.disk_sync import sync_data
 from nono_trio.posix.owner import as_owner_of_path, open_shared
-from nono_trio.posix.process_info import sync_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +61,7 @@ class _Tail:
 def repair(audit_root: Path) -> Repair:
     """Make the ledger one that the next session can be chained to. Blocking.
 
-    Waits for the ledger's lock like `ledger.append`. Raises LogUnreadable when there is none,
+    Waits for the ledger's lock as `append` does. Raises LogUnreadable when there is none,
     AuditLost when it can't be written or its end is too long to be a damaged line.
     """
     path = audit_root / ledger.LEDGER
@@ -67,7 +69,7 @@ def repair(audit_root: Path) -> Repair:
         raise LogUnreadable(f"there is no ledger in {audit_root}: no session was sealed there")
     answer = Repair(path=str(path))
     try:
-        with as_owner_of_path(audit_root), ledger.locked(audit_root):
+        with as_owner_of_path(audit_root), ledger_append.locked(audit_root):
             _repair_locked(audit_root, path, answer)
     except OSError as error:
         raise AuditLost(f"{path} can't be written: {error.strerror or error}") from error
@@ -88,28 +90,28 @@ def _repair_locked(audit_root: Path, path: Path, answer: Repair) -> None:
         return
     with os.fdopen(open_shared(path, os.O_RDWR), "r+b", buffering=0) as file:
         if tail.completes:
-            ledger.write_whole(file, b"\n")
+            ledger_append.write_whole(file, b"\n")
             answer.completed = True
             sync_data(file.fileno())
             return
         file.seek(tail.begin)
         cut = file.read(size - tail.begin)
-        ledger.set_aside(audit_root, cut)
+        ledger_append.set_aside(audit_root, cut)
         file.truncate(tail.begin)
         sync_data(file.fileno())
     answer.cut_bytes, answer.cut_lines = len(cut), tail.lines
-    answer.kept_in = str(audit_root / ledger.TORN)
+    answer.kept_in = str(audit_root / ledger_append.TORN)
     if tail.lines:
         digest = hashlib.sha256(cut).hexdigest()
-        session_id = ledger.REPAIRED_PREFIX + digest[:16]
-        ledger.append_locked(audit_root, session_id, digest, rfc3339())
+        session_id = REPAIRED_PREFIX + digest[:16]
+        ledger_append.append_locked(audit_root, session_id, digest, rfc3339())
 
 
 def _look(path: Path) -> _Tail:
     """Where the last good line ends, and how many whole lines stand after it."""
     tail = _Tail()
     for _, offset, line in ledger.numbered_lines(path):
-        if ledger.sound_record(line) is not None:
+        if sound_record(line) is not None:
             tail = _Tail(begin=offset + len(line), completes=not line.endswith(b"\n"))
         else:
             tail.lines += line.endswith(b"\n")

@@ -27,6 +27,7 @@ from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.recovery.crash_scan import Survey
 from nono_trio.audit.verify.verdict import SCHEMA
+from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.seal import (
     file_digest,
@@ -52,8 +53,8 @@ from nono_trio.core.log.session_json import (
 )
 from nono_trio.errors import AuditLost, LogUnreadable
 from nono_trio.posix.clock import unix_ms
+from nono_trio.posix.disk_sync import forget_cached, sync_directory
 from nono_trio.posix.owner import as_owner
-from nono_trio.posix.process_info import forget_cached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,7 +187,7 @@ class _Sealing:
         """Set aside, cut, end, checkpoint, ledger, session.json; raises OSError, AuditLost."""
         with contextlib.ExitStack() as opened:
             files = {name: self._reopened(name, opened) for name in self._found.whole}
-            ledger.sync_directory(self._directory)
+            sync_directory(self._directory)
             answer.torn_bytes = self._torn_bytes()
             log = self._found.resume(files[store.LOG])
             for name in (store.FLOWS, store.PROCESSES):
@@ -278,7 +279,7 @@ class _Sealing:
         digest = session_digest(metadata)
         self._step("ledger")
         if not ledger.verify(root, metadata.session_id).has_line_for(metadata.session_id):
-            ledger.append(root, metadata.session_id, digest, completed_at(metadata))
+            ledger_append.append(root, metadata.session_id, digest, completed_at(metadata))
         self._step("session")
         store.write_session_json(self._directory, metadata)
 

@@ -30,12 +30,12 @@ from nono_trio.audit.store import (
     read_metadata,
 )
 from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.ledger_record import decode_ledger_record
 from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.log.session_json import (
     NO_FACTS,
     SessionMetadata,
     decode_checkpoint,
-    decode_ledger_record,
 )
 from nono_trio.errors import LogUnreadable
 from nono_trio.posix.safe_open import open_regular

@@ -19,7 +19,7 @@ import xxhash
 from nono_trio.audit.write.disk_room import Room
 from nono_trio.core.log.merkle import MerkleAccumulator
 from nono_trio.core.log.record import encode_record
-from nono_trio.posix.process_info import sync_data
+from nono_trio.posix.disk_sync import sync_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

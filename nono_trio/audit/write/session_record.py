@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nono_trio.audit import ledger, store
+from nono_trio.audit import store
+from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.disk_room import hold_file
 from nono_trio.audit.write.seal import (
     opened_metadata,
@@ -147,7 +148,7 @@ class SessionRecord:
         metadata = sealed_metadata(
             self._metadata, ended, position, self._network_events, self._summary
         )
-        ledger.append(
+        ledger_append.append(
             self._audit_root, self.session_id, session_digest(metadata), completed_at(metadata)
         )
         store.write_session_json(self.directory, metadata)

@@ -1,4 +1,4 @@
-"""The summaries beside a log: session.json, checkpoints.ndjson, ledger.ndjson, and their digests.
+"""The summaries beside a log, session.json and checkpoints.ndjson, and the session digest.
 
 Rules of this file: field order is the format; what upstream wrote must load (its optional fields
 have defaults), and our own facts stand in one key of their own, `nono_trio`, at the end, which
@@ -15,7 +15,6 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from nono_trio.core.log.events import NetworkEvent  # noqa: TC001  (msgspec resolves it when it runs)
-from nono_trio.core.log.record import NO_CHAIN
 
 MAX_NETWORK_EVENTS = 4096  # upstream's cap for session.json; the log itself has none
 HASH_ALGORITHM = "sha256"
@@ -153,26 +152,6 @@ class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
     note: str | UnsetType = UNSET
 
 
-class LedgerRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """One line of ledger.ndjson: a sealed session's digest, chained to the one before."""
-
-    sequence: int
-    prev_chain: str | None
-    session_id: str
-    session_digest: str
-    completed_at: str
-    chain_hash: str
-
-
-class _LedgerEntry(msgspec.Struct, kw_only=True):
-    """The part of a ledger line that its chain hash covers."""
-
-    sequence: int
-    session_id: str
-    session_digest: str
-    completed_at: str
-
-
 class _DigestIdentity(msgspec.Struct, kw_only=True):
     resolved_path: list[int]
     sha256: str
@@ -201,10 +180,8 @@ _encoder = msgspec.json.Encoder()
 _metadata_decoder = msgspec.json.Decoder(SessionMetadata)
 _summary_decoder = msgspec.json.Decoder(SessionSummary)
 _checkpoint_decoder = msgspec.json.Decoder(Checkpoint)
-_ledger_decoder = msgspec.json.Decoder(LedgerRecord)
 
 _DIGEST_DOMAIN = b"nono.audit.session-digest.alpha\n"
-_LEDGER_DOMAIN = b"nono.audit.ledger.chain.alpha\n"
 
 
 def encode_metadata(metadata: SessionMetadata) -> bytes:
@@ -232,16 +209,6 @@ def decode_checkpoint(line: bytes) -> Checkpoint:
     return _checkpoint_decoder.decode(line)
 
 
-def encode_ledger_record(record: LedgerRecord) -> bytes:
-    """One line of ledger.ndjson, its newline included."""
-    return _encoder.encode(record) + b"\n"
-
-
-def decode_ledger_record(line: bytes) -> LedgerRecord:
-    """The ledger record in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
-    return _ledger_decoder.decode(line)
-
-
 def completed_at(metadata: SessionMetadata) -> str:
     """The time a ledger line carries."""
     return metadata.ended or metadata.started
@@ -266,17 +233,6 @@ def session_digest(metadata: SessionMetadata) -> str:
         command_policy_summary=metadata.command_policy_summary,
     )
     return hashlib.sha256(_DIGEST_DOMAIN + _encoder.encode(covered)).hexdigest()
-
-
-def ledger_chain_hash(
-    prev_chain: str | None, sequence: int, session_id: str, digest: str, completed: str
-) -> str:
-    """64 hex digits: the chain hash of a ledger line; ValueError if `prev_chain` is no hex."""
-    entry = _LedgerEntry(
-        sequence=sequence, session_id=session_id, session_digest=digest, completed_at=completed
-    )
-    before = bytes.fromhex(prev_chain) if prev_chain is not None else NO_CHAIN
-    return hashlib.sha256(_LEDGER_DOMAIN + before + _encoder.encode(entry)).hexdigest()
 
 
 def _digest_identity(identity: ExecutableIdentity | None) -> _DigestIdentity | None:

@@ -20,9 +20,11 @@ from nono_trio.audit.verify import session as verifying
 from nono_trio.audit.verify.evidence import gather
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import worst
+from nono_trio.audit.write import ledger_append
 from nono_trio.cli.audit.learn import Lesson
 from nono_trio.cli.audit.render import verification_lines
 from nono_trio.cli.audit.verify import verify_all
+from nono_trio.core.log.ledger_record import sound_record
 from nono_trio.errors import LogUnreadable
 
 TERABYTE = 2**40
@@ -128,8 +130,8 @@ def test_a_destroyed_line_and_a_new_one_at_the_end_are_told(root):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"destroyed\n" + lines[2])
     assert verify(directory).first_bad.failure == "ledger line missing"
-    record = ledger.sound_record(lines[1])
-    ledger.append(root, ID, record.session_digest, record.completed_at)
+    record = sound_record(lines[1])
+    ledger_append.append(root, ID, record.session_digest, record.completed_at)
     doubt = [any("which may have been its own" in note for note in verify(one).notes)
              for one in (root / "before", directory, root / "after")]  # fmt: skip
     assert doubt == [False, True, True]

@@ -19,6 +19,7 @@ from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.recovery.ledger_repair import repair
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
+from nono_trio.audit.write import ledger_append
 from nono_trio.cli.audit.verify import verify_all
 
 PROGRAM = SUPPORT / "killed_at.py"
@@ -103,8 +104,8 @@ def test_a_repair_of_the_ledger_killed_before_every_call(memory_path):
     for number, directory in enumerate(directories):
         root = directory.parent
         repair(root)
-        assert DAMAGED in (root / ledger.TORN).read_bytes(), number
-        ledger.append(root, "next", "ab" * 32, "2026-07-02T11:48:52Z")
+        assert DAMAGED in (root / ledger_append.TORN).read_bytes(), number
+        ledger_append.append(root, "next", "ab" * 32, "2026-07-02T11:48:52Z")
         report = ledger.verify(root)
         assert (report.first_bad, report.torn_tail) == (None, False), number
         assert set(report.digests) == {directory.name, "next"}, number

@@ -7,6 +7,7 @@ import pytest
 from vectors import VECTORS, load
 
 from nono_trio.core.log import session_json as m
+from nono_trio.core.log.ledger_record import ledger_chain_hash
 
 DIGESTS = load("session_digests.json")
 
@@ -32,7 +33,7 @@ def test_the_published_golden_vectors():
     record = vectors["ledger"]["record"]
     digest = m.session_digest(session)
     assert digest == record["session_digest"]
-    chain = m.ledger_chain_hash(None, 0, session.session_id, digest, m.completed_at(session))
+    chain = ledger_chain_hash(None, 0, session.session_id, digest, m.completed_at(session))
     assert chain == record["chain_hash"]
 
 

@@ -1,0 +1,63 @@
+"""How bytes and names reach the disk, on each system."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a created or renamed name in `directory` durable; raises OSError."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def forget_cached(path: Path) -> None:
+    """Let the next reader of a file ask the disk; nothing where there is no such file.
+
+    After a failed sync the kernel keeps the bytes that it could not write, as if they were written.
+    The first sync here may only tell of that old failure; one that fails twice is a disk that fails
+    now. Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            sync_data(descriptor)
+        sync_data(descriptor)
+        _drop_cached(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "darwin":
+
+    def _drop_cached(_descriptor: int) -> None:
+        """Only for what is read from now on there (F_NOCACHE), so nothing."""
+
+    def sync_data(descriptor: int) -> None:
+        """Make a file's bytes durable: fsync(2) stops at the drive's cache here (its manual)."""
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        except OSError:  # a file system that has no such thing, most often of another machine's
+            os.fsync(descriptor)
+
+else:
+
+    def _drop_cached(descriptor: int) -> None:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync_data(descriptor: int) -> None:
+        """Make a file's bytes durable, and of its metadata what finding them again needs."""
+        os.fdatasync(descriptor)
