@@ -2,12 +2,15 @@
 
 Rules of this file: one meaning a type; the message is one sentence without a full stop that says
 what was expected and what came; the hint says what to do about it. Our own bugs are assertions,
-never one of these. Exit codes are the contract of the command line.
+never one of these. Exit codes are the contract of the command line, as is the number that every
+answer in JSON carries, an error's too.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+JSON_SCHEMA: Final = 1  # raised when a field of an answer changes its meaning or goes
 
 
 class NonoTrioError(Exception):

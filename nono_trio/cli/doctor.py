@@ -12,6 +12,7 @@ from nono_trio.audit.store import state_root
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.text import clean
 from nono_trio.config.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
+from nono_trio.errors import JSON_SCHEMA
 from nono_trio.sandbox.filesystem.plan import FileOptions
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from nono_trio.sandbox.probe import Check
 
-SCHEMA = 1
 DEGRADED = 1
 NAME_WIDTH = 22
 # In every system, harmless, and never executed: a cage has to be prepared for something.
@@ -40,7 +40,7 @@ def doctor(as_json: bool) -> None:
     isolation = best_isolation(checks)
     if as_json:
         told = [asdict(check) for check in checks]
-        answer = {"schema": SCHEMA, "isolation": isolation, "checks": told}
+        answer = {"schema": JSON_SCHEMA, "isolation": isolation, "checks": told}
         print_json(answer)
     else:
         for line in _lines(checks):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.text import clean, command_text, counted, size_text
 from nono_trio.core.log.redaction import redact_argv
+from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.filesystem.grant import Grant
     from nono_trio.session.prepare import PreparedRun
 
-SCHEMA = 1
 LABEL_WIDTH = 15
 # Key of the cage's network, parameter that gave it, and how an entry is shown.
 _NETWORK_ROWS = (
@@ -45,7 +45,7 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
         for warning in prepared.warnings:
             say(f"warning: {clean(warning)}")
         if as_json:
-            cage = {"schema": SCHEMA, **cage_fields(options, prepared)}
+            cage = {"schema": JSON_SCHEMA, **cage_fields(options, prepared)}
             print_json(cage)
             return
         for line in _lines(options, prepared):

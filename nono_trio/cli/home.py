@@ -12,13 +12,12 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import ago, clean, size_text, table_lines
+from nono_trio.errors import JSON_SCHEMA
 from nono_trio.posix.paths import homes_root
 from nono_trio.session.homes.kept_homes import Homes
 
 if TYPE_CHECKING:
     from nono_trio.session.homes.home_store import StoredHome
-
-SCHEMA = 1
 
 
 @click.group()
@@ -37,7 +36,9 @@ def list_homes(as_json: bool) -> None:
     homes = Homes(homes_root(os.environ))
     found = homes.listed()
     if as_json:
-        print_json({"schema": SCHEMA, "root": homes.root, "homes": [_fields(one) for one in found]})
+        print_json(
+            {"schema": JSON_SCHEMA, "root": homes.root, "homes": [_fields(one) for one in found]}
+        )
         return
     if not found:
         say(f"no home in {clean(homes.root)}")
@@ -59,7 +60,7 @@ def remove(name: str, as_json: bool) -> None:
     """
     removed = Homes(homes_root(os.environ)).remove(name)
     if as_json:
-        print_json({"schema": SCHEMA, "removed": removed})
+        print_json({"schema": JSON_SCHEMA, "removed": removed})
     else:
         say(f"home {removed} is removed")
 

@@ -23,7 +23,7 @@ from nono_trio import __version__
 from nono_trio.cli import stderr
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.text import clean
-from nono_trio.errors import NonoTrioError
+from nono_trio.errors import JSON_SCHEMA, NonoTrioError
 from nono_trio.posix.umask import keep_owners_bits
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ COMMANDS = {
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 USAGE = 2
-SCHEMA = 1
 
 
 class LazyGroup(CommandGroup):
@@ -186,7 +185,7 @@ def _print_error(failed: _Failed) -> None:
 
     with suppress(OSError, ValueError):
         if sys.stdout is not None:
-            print_json({"schema": SCHEMA, "error": failed._asdict()})
+            print_json({"schema": JSON_SCHEMA, "error": failed._asdict()})
 
 
 def tell_error(message: str, hint: str | None) -> None:

@@ -23,7 +23,7 @@ from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import clean, counted, shorten
 from nono_trio.config import profiles
 from nono_trio.config.user_paths import profile_directory
-from nono_trio.errors import NonoTrioError, UsageError
+from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from nono_trio.config.profiles import Found
     from nono_trio.core.profile.parser import Fault
 
-SCHEMA = 1
 INVALID = 2
 MAX_DESCRIPTION = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -60,7 +59,7 @@ def list_profiles(as_json: bool) -> None:
     for row in rows:
         row["shadowed"] = row["source"] == "built-in" and row["name"] in names
     if as_json:
-        print_json({"schema": SCHEMA, "profiles": rows})
+        print_json({"schema": JSON_SCHEMA, "profiles": rows})
         return
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
@@ -104,7 +103,7 @@ def show(name: str, as_json: bool) -> None:
 
     loaded = profiles.load(name, os.environ)
     if as_json:
-        print_json({"schema": SCHEMA, **profile_fields(loaded)})
+        print_json({"schema": JSON_SCHEMA, **profile_fields(loaded)})
         return
     for line in profile_lines(loaded):
         print(line)
@@ -126,7 +125,7 @@ def validate(file: str, as_json: bool) -> None:
         told = [msgspec.to_builtins(fault) for fault in faults]
         if broken is not None:
             told = [{"message": broken.message, "hint": broken.hint}]
-        print_json({"schema": SCHEMA, "file": file, "valid": not told, "errors": told})
+        print_json({"schema": JSON_SCHEMA, "file": file, "valid": not told, "errors": told})
     elif broken is not None:
         raise broken
     else:
@@ -193,7 +192,7 @@ def init(name: str, extends: tuple[str, ...], output: str | None, as_json: bool)
     path = Path(output) if output else profile_directory(os.environ) / f"{name}.toml"
     _write_new(path, template(name, extends or ("default",)), make_directory=output is None)
     if as_json:
-        print_json({"schema": SCHEMA, "name": name, "path": str(path)})
+        print_json({"schema": JSON_SCHEMA, "name": name, "path": str(path)})
         return
     print(path)
     say(f"edit it, check it with `nono-trio profile validate {name if not output else path}`")

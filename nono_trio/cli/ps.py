@@ -10,7 +10,6 @@ import click
 
 from nono_trio.audit import store
 from nono_trio.audit.verify import bound_facts
-from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import Seconds
@@ -28,6 +27,7 @@ from nono_trio.cli.shared_flags import (
 )
 from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
 from nono_trio.core.log.events import LOST_EXIT_CODE
+from nono_trio.errors import JSON_SCHEMA
 from nono_trio.session import processes
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     root = _root(audit_dir)
     found = processes.overview(root, every=every)
     if as_json:
-        print_json({"schema": SCHEMA, "sessions": [_fields(one) for one in found]})
+        print_json({"schema": JSON_SCHEMA, "sessions": [_fields(one) for one in found]})
         return
     if not found:
         say(f"no {'' if every else 'running '}session in {clean(str(root))}")
@@ -90,7 +90,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
     if as_json:
         exit_code = summary.exit_code if summary is not None else None
         ended = {"session_id": directory.name, "exit_code": exit_code, "killed": hurried}
-        print_json({"schema": SCHEMA, "status": "sealed", **ended})
+        print_json({"schema": JSON_SCHEMA, "status": "sealed", **ended})
         return
     code = f", exit code {summary.exit_code}" if summary is not None else ""
     how = f"its command was killed after {timeout:g} s, " if hurried else ""
@@ -113,7 +113,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     one = processes.look_at(stored)
     counts = counts_of(stored)
     if as_json:
-        print_json({"schema": SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
+        print_json({"schema": JSON_SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
         return
     for label, text in _inspect_rows(one):
         print(f"  {label:<{LABEL_WIDTH}}{clean(text)}")

@@ -14,13 +14,13 @@ from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import clean
 from nono_trio.config.settle import settle_run
+from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nono_trio.explain.why import Answer
 
-SCHEMA = 1
 DEFAULT_PORT = 443
 LABEL_WIDTH = 9
 
@@ -76,7 +76,7 @@ def _tell(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         fields = asdict(answer)
         status = "allowed" if fields.pop("allowed") else "denied"
-        told = {"schema": SCHEMA, "status": status, **fields}
+        told = {"schema": JSON_SCHEMA, "status": status, **fields}
         print_json(told)
         return
     for line in _lines(answer):

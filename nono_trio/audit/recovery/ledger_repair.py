@@ -17,10 +17,9 @@ import msgspec
 
 from nono_trio.audit import ledger
 from nono_trio.audit.read.records import size_of
-from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.audit.write import ledger_append
 from nono_trio.core.log.ledger_record import REPAIRED_PREFIX, sound_record
-from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_data
 from nono_trio.posix.owner import as_owner_of_path, open_shared
@@ -39,7 +38,7 @@ class Repair(msgspec.Struct, kw_only=True):
     lines before the last good one stay as they are, as evidence.
     """
 
-    schema: int = SCHEMA
+    schema: int = JSON_SCHEMA
     path: str
     cut_bytes: int = 0
     cut_lines: int = 0

@@ -26,7 +26,6 @@ import msgspec
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.recovery.crash_scan import Survey
-from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.seal import (
@@ -51,7 +50,7 @@ from nono_trio.core.log.session_json import (
     completed_at,
     session_digest,
 )
-from nono_trio.errors import AuditLost, LogUnreadable
+from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable
 from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.disk_sync import forget_cached, sync_directory
 from nono_trio.posix.owner import as_owner
@@ -89,7 +88,7 @@ MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far bel
 class Recovery(msgspec.Struct, kw_only=True):
     """The answer for one session; `torn_bytes` are those kept beside the log, ever."""
 
-    schema: int = SCHEMA
+    schema: int = JSON_SCHEMA
     outcome: Outcome
     session_id: str
     path: str

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from nono_trio.errors import JSON_SCHEMA
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nono_trio.audit.stored_session import FirstBad
 
-SCHEMA = 1
 
 # `undamaged` is --quick's: checksums fit, so no accident happened, but nothing was proved.
 Verdict: TypeAlias = Literal[
@@ -83,7 +84,7 @@ class AttestationSeen(msgspec.Struct, kw_only=True, frozen=True):
 class Verification(msgspec.Struct, kw_only=True):
     """The answer for one session; event_count, chain_head and merkle_root are computed."""
 
-    schema: int = SCHEMA
+    schema: int = JSON_SCHEMA
     verdict: Verdict
     session_id: str | None = None
     path: str

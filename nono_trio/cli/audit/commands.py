@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nono_trio.audit import store
-from nono_trio.audit.verify.verdict import SCHEMA, Verification, worst
+from nono_trio.audit.verify.verdict import Verification, worst
 from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
@@ -28,7 +28,7 @@ from nono_trio.cli.shared_flags import (
 )
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.log.events import Decision, Network
-from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,7 +194,7 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
         session_id = store.find_session(root, session).name
         forget_session(root, session_id)
     if as_json:
-        print_json({"schema": SCHEMA, "session_id": session_id, "removed": True})
+        print_json({"schema": JSON_SCHEMA, "session_id": session_id, "removed": True})
     else:
         say(f"session {clean(session_id)} is removed; its line in the ledger says so")
 
@@ -237,7 +237,7 @@ def list_sessions(
     root = audit_root(audit_dir)
     rows = listing.rows(root, listing.Wanted(since=begin or None, until=end or None, **filters))
     if as_json:
-        print_json({"schema": SCHEMA, "sessions": [listing.row_fields(row) for row in rows]})
+        print_json({"schema": JSON_SCHEMA, "sessions": [listing.row_fields(row) for row in rows]})
         return
     if not rows:
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
@@ -271,7 +271,7 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     stored = bound_facts.compared(stored, story)
     status = status_of(stored)
     if as_json:
-        print_json({"schema": SCHEMA, **story_fields(stored, status, story)})
+        print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
         return
     for line in show_lines(stored, status, story):
         print(line)
@@ -343,7 +343,7 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
 
     lesson = Lesson(session_directory(audit_root(audit_dir), session))
     if as_json:
-        print_json({"schema": SCHEMA, **lesson.fields()})
+        print_json({"schema": JSON_SCHEMA, **lesson.fields()})
         return
     for line in lesson.lines():
         print(line)
@@ -356,4 +356,6 @@ def _print_record(record: LogRecord) -> None:
 
 def _print_record_json(record: LogRecord) -> None:
     if isinstance(record.event, Network):
-        print_json({"schema": SCHEMA, "sequence": record.sequence, "event": record.event.event})
+        print_json(
+            {"schema": JSON_SCHEMA, "sequence": record.sequence, "event": record.event.event}
+        )

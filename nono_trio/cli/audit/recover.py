@@ -9,10 +9,10 @@ from nono_trio.audit import store
 from nono_trio.audit.read.summary import status_of
 from nono_trio.audit.recovery.abandoned import remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
-from nono_trio.audit.verify.verdict import SCHEMA
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.text import clean, counted
+from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
     if directory is None and (removed := remove_abandoned(root)):
         say(f"removed what {counted(removed, 'killed start or removal')} left")
     if not chosen and as_json:
-        print_json({"schema": SCHEMA, "session_id": None, "outcome": "none"})
+        print_json({"schema": JSON_SCHEMA, "session_id": None, "outcome": "none"})
     elif not chosen:
         say(f"no crashed session in {clean(str(root))}")
     return next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
