@@ -37,12 +37,12 @@ from nono_trio.audit.write.seal import (
 from nono_trio.audit.write.session_files import append_checkpoint, lock
 from nono_trio.core.log.events import LOST_EXIT_CODE, SessionEnded, SessionStarted, encode_payload
 from nono_trio.core.log.notices import (
+    NOT_RECORDED,
     POLICY_SEQUENCE,
-    POLICY_TAKEN,
     POLICY_TARGET,
     binding_record,
     gap_record,
-    note_record,
+    recovery_record,
 )
 from nono_trio.core.log.session_json import (
     NonoTrioFacts,
@@ -248,21 +248,23 @@ class _Sealing:
     def _missing_records(self) -> list[Payload]:
         """The records before the summary's, the first two included where they are missing."""
         metadata, found = self._metadata, self._found
-        torn = self._torn_bytes()
-        said = f"recovered: {torn} bytes of a torn record cut"
-        said += f", kept in {store.LOG}{TORN}" if torn else ""
+        start_taken, policy_taken = not found.count, found.count <= POLICY_SEQUENCE
         payloads: list[Payload] = []
-        if not found.count:
-            said += "; session_started is taken from session.json"
+        if start_taken:
             payloads.append(SessionStarted(started=metadata.started, command=metadata.command))
-        if found.count <= POLICY_SEQUENCE:
-            said += POLICY_TAKEN
+        if policy_taken:
             policy = found.policy_text(metadata)
             payloads.append(binding_record(POLICY_TARGET, policy, unix_ms()))
         if found.unrecorded_losses:
-            reason = "the supervisor was lost before it recorded that"
-            payloads.append(gap_record(found.unrecorded_losses, reason, unix_ms()))
-        return [*payloads, note_record(said, unix_ms())]
+            payloads.append(gap_record(found.unrecorded_losses, NOT_RECORDED, unix_ms()))
+        recovery = recovery_record(
+            self._torn_bytes(),
+            store.LOG + TORN,
+            unix_ms(),
+            start_taken=start_taken,
+            policy_taken=policy_taken,
+        )
+        return [*payloads, recovery]
 
     def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> None:
         """Write the final checkpoint unless it is there."""

@@ -24,7 +24,13 @@ from nono_trio.audit.write.disk_room import NoRoom
 from nono_trio.audit.write.recorder import NOT_RECORDED, Pending, Recorder
 from nono_trio.audit.write.watchdog import AppendWatchdog
 from nono_trio.core.log.events import Flow, Network, SessionEnded, encode_flow, encode_payload
-from nono_trio.core.log.notices import gap_record, is_about_log, is_denial, note_record
+from nono_trio.core.log.notices import (
+    QUEUE_FULL,
+    early_end_record,
+    gap_record,
+    is_about_log,
+    is_denial,
+)
 from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.errors import AuditLost
 from nono_trio.posix.clock import unix_ms
@@ -128,7 +134,7 @@ class Writer:
         last: list[Payload] = [*self._gaps(), ended]
         self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
-            last.insert(0, note_record(f"ended: {self.full.message}", unix_ms()))
+            last.insert(0, early_end_record(self.full.message, unix_ms()))
         self.totals.peak_queue = self._queue.statistics().peak_buffer_used
         try:
             if self.summarise is not None:
@@ -225,7 +231,7 @@ class Writer:
         full = self.recorder.lost_to_full_queue
         if full:
             self.recorder.lost_to_full_queue = 0
-            self._count_lost("queue full", full)
+            self._count_lost(QUEUE_FULL, full)
         reasons = self.totals.lost_reasons.items()
         return [gap_record(count, reason, unix_ms()) for reason, count in reasons]
 

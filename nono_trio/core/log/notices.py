@@ -30,12 +30,16 @@ REFUSED_PORTS_TARGET: Final = f"{OWN_TARGETS}refused"
 DIRECT_TARGET: Final = f"{OWN_TARGETS}direct"
 BINDING_TARGETS: Final = (POLICY_TARGET, SUMMARY_TARGET)
 
-# What a recovery says of a log that was lost before its policy's record.
-POLICY_TAKEN: Final = "; the policy is taken from policy.json"
 NO_TOKEN: Final = "authentication_failed"
 
 POLICY_SEQUENCE: Final = 1  # of the policy's record; 0 is session_started
 
+# Why events are missing; the third reason is the system's text for a failed write.
+QUEUE_FULL: Final = "queue full"
+NOT_RECORDED: Final = "the supervisor was lost before it recorded that"
+
+_RECOVERED: Final = "recovered: "
+_POLICY_TAKEN: Final = "; the policy is taken from policy.json"
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _GAP: Final = re.compile(r"([0-9]{1,18}) events lost: ")
 
@@ -78,14 +82,24 @@ def bound_digest(payload: Payload | None, target: str) -> str | None:
     return match[1] if match is not None else None
 
 
-def note_record(text: str, unix_ms: int) -> Network:
-    """A record that says something about the log, for example what a recovery cut."""
+def early_end_record(message: str, unix_ms: int) -> Network:
+    """The record of a log that ends before its session, because it can't be written."""
+    return _record("deny", LOST_TARGET, f"ended: {message}", unix_ms)
+
+
+def recovery_record(
+    torn_bytes: int, kept_in: str, unix_ms: int, *, start_taken: bool, policy_taken: bool
+) -> Network:
+    """The record of a recovery: `torn_bytes` that are no record went to the file `kept_in`.
+
+    `start_taken` and `policy_taken`: the log was lost before these records, which are made from
+    session.json and policy.json.
+    """
+    text = f"{_RECOVERED}{torn_bytes} bytes of a torn record cut"
+    text += f", kept in {kept_in}" if torn_bytes else ""
+    text += "; session_started is taken from session.json" if start_taken else ""
+    text += _POLICY_TAKEN if policy_taken else ""
     return _record("deny", LOST_TARGET, text, unix_ms)
-
-
-def gap_record(count: int, reason: str, unix_ms: int) -> Network:
-    """The record of `count` events that are missing before it."""
-    return note_record(f"{count} events lost: {reason}", unix_ms)
 
 
 def says_policy_was_taken(payload: Payload) -> bool:
@@ -93,7 +107,12 @@ def says_policy_was_taken(payload: Payload) -> bool:
     if not isinstance(payload, Network) or payload.event.target != LOST_TARGET:
         return False
     reason = payload.event.reason or ""
-    return reason.startswith("recovered: ") and POLICY_TAKEN in reason
+    return reason.startswith(_RECOVERED) and _POLICY_TAKEN in reason
+
+
+def gap_record(count: int, reason: str, unix_ms: int) -> Network:
+    """The record of `count` events that are missing before it."""
+    return _record("deny", LOST_TARGET, f"{count} events lost: {reason}", unix_ms)
 
 
 def lost_events(event: NetworkEvent) -> int:
