@@ -3,7 +3,7 @@
 Rules of this file:
 - Nothing that a client does raises out of `handle`. Only a lost audit log and cancellation do, and
   both close the socket without an answer.
-- A decision is recorded first: `_connect` and `_run_tunnel` are for recorded decisions only.
+- A decision is recorded before it takes effect: `_connect` takes what `_record` returns.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from nono_trio.core.http.request_head import BadRequest, head_end
 from nono_trio.core.net.client_hello import BadHello, ClientHello, read_client_hello
 from nono_trio.core.net.hello_retry import OtherHello
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.access.decision import FlowStart, Refusal
+from nono_trio.proxy.access.decision import FlowStart, Recorded, Refusal
 from nono_trio.proxy.access.hello_authorizer import second_hello
 from nono_trio.proxy.transport.client import Client, Expired
 from nono_trio.proxy.transport.transport import TcpTransport
@@ -27,12 +28,13 @@ from nono_trio.proxy.upstream.proxy_chain import ProxyChain, ProxyRejected
 from nono_trio.proxy.upstream.resolver import AddressDenied, AddressResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.net.hello_retry import HelloRetry
     from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.proxy.access.authorizer import Authorizer
+    from nono_trio.proxy.access.authorizer import Authorizer, Request
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.token_failures import TokenFailures
     from nono_trio.proxy.limits import Limits
@@ -82,6 +84,15 @@ class ProxyContext:
         if proxy.bypass.covers(host) or self.policy.addresses(host, port) is not None:
             return decision  # dialled directly: bypassed, or pinned to addresses
         return decision.through(proxy.shown)
+
+    def is_own(self, request: Request) -> bool:
+        """True if a request to a literal address would come back to the proxy. This asks the system
+        for its own addresses, so no authorizer can know it."""
+        return self.resolver.is_own(request.host.name, request.port)
+
+    def chain_of(self, decision: Decision) -> ProxyChain | None:
+        """The upstream proxy that a routed decision goes through; None if the host is dialled."""
+        return None if decision.upstream is None else self.chain
 
 
 @dataclass(slots=True, eq=False)
@@ -149,20 +160,21 @@ class ConnectionHandler(ABC):
     def _close(self) -> None:
         self._client.close()
 
-    def _record(self, decision: Decision) -> Awaitable[int]:
-        """Commit a decision to the log; returns its sequence. The decision must not take effect
-        before. Raises AuditBusy, AuditLost and SessionSealed."""
-        return self._proxy.recorder.record(decision.event(self._proxy.now()))
+    async def _record(self, decision: Decision) -> Recorded:
+        """Commit a decision to the log, before it takes effect. Raises AuditBusy, AuditLost and
+        SessionSealed."""
+        proxy = self._proxy
+        return Recorded(decision, await proxy.recorder.record(decision.event(proxy.now())))
 
-    async def _connect(self, decision: Decision, *, for_tunnel: bool = True) -> Upstream:
+    async def _connect(self, recorded: Recorded, *, for_tunnel: bool = True) -> Upstream:
         """Look up, check and dial an allowed host, or have the upstream proxy do so.
 
         `for_tunnel`: raw bytes go to it; otherwise HTTP requests, which an upstream proxy takes in
         absolute form. Raises UpstreamError.
         """
         self._client.register()  # before a socket is open that a failure would leave behind
-        host, port = decision.destination
-        chain = None if decision.upstream is None else self._proxy.chain
+        host, port = recorded.decision.destination
+        chain = self._proxy.chain_of(recorded.decision)
         name, early = None, b""
         try:
             if chain is None or host.address is not None:  # a literal is checked in any case
@@ -199,8 +211,7 @@ class ConnectionHandler(ABC):
     async def _run_tunnel(
         self,
         upstream: Upstream,
-        decision: Decision,
-        sequence: int,
+        recorded: Recorded,
         greeting: bytes,
         look: Look | None = None,
         retry: HelloRetry | None = None,
@@ -210,21 +221,24 @@ class ConnectionHandler(ABC):
         `greeting` is sent to the client first. `look` runs before the relay and may end the tunnel.
         `retry` follows a TLS handshake: a second hello for another host than the first is refused.
         """
-        start = self._start_flow(upstream, decision, sequence)
+        start = self._start_flow(upstream, recorded)
         tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, upstream.early)
         try:
             await tunnel.carry(self._proxy.limits, greeting, look, retry)
         except (BadHello, OtherHello) as fault:
             # In the middle of a handshake any bytes of ours could be taken for the server's.
-            await self._record(second_hello(decision, fault))
+            await self._record(second_hello(recorded.decision, fault))
             self._client.transport.reset()
         finally:
             upstream.transport.close()
-            flow = start.end(tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
-            self._proxy.recorder.record_flow(flow)
+            self._log(start, tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
 
-    def _start_flow(self, upstream: Upstream, decision: Decision, sequence: int) -> FlowStart:
-        return FlowStart(decision, sequence, upstream.address, self._proxy.now(), upstream.name)
+    def _start_flow(self, upstream: Upstream, recorded: Recorded) -> FlowStart:
+        return FlowStart(recorded, upstream.address, self._proxy.now(), upstream.name)
+
+    def _log(self, start: FlowStart, sent: int, received: int, closed_by: ClosedBy) -> None:
+        """Log what moved; neither waits nor raises, so that it may be called while cancelled."""
+        self._proxy.recorder.record_flow(start.end(sent, received, closed_by))
 
 
 class ConnectionHandlerFactory(Protocol):
@@ -235,6 +249,56 @@ class ConnectionHandlerFactory(Protocol):
     ) -> ConnectionHandler:
         """Must neither raise nor wait."""
         ...
+
+
+async def wait_for_client(client: Client, upstream: Upstream, limits: Limits) -> ClosedBy | None:
+    """Wait for the client's first byte, which is then in `unread`. Returns None, or the side that
+    ended the connection before it came. Raises OSError.
+
+    The server may be silent as long as on any idle tunnel. Not a byte of it is read.
+    """
+    client.expire_in(limits.idle)
+    while not client.unread:
+        data = client.transport.try_receive()
+        if data == b"":
+            return "client"
+        if data is not None:
+            client.unread = data
+        elif upstream.transport.ending:
+            return "upstream"
+        else:
+            try:
+                await client.pause()
+            except Expired:
+                return "idle"
+    return None
+
+
+def has_spoken(upstream: Upstream) -> bool:
+    """True if the server has sent anything yet; it stays unread."""
+    return bool(upstream.early) or upstream.transport.has_bytes()
+
+
+async def rest_of_head(client: Client, data: bytes, limits: Limits) -> tuple[bytes, int]:
+    """Read on after `data`, the beginning of an HTTP head, until the head is complete. Returns what
+    was read and the head's length. Raises BadRequest, OSError, and Expired for a client whose place
+    was given away."""
+    client.expire_in(limits.head)
+    seen = 0
+    while (end := head_end(data, seen)) < 0:
+        seen = len(data)
+        client.unread = data
+        try:
+            more = await client.receive()
+        except Expired:
+            if client.dropped:
+                raise
+            reason = format_reason(DenialCode.HEAD_TIMEOUT, seconds=limits.head)
+            raise BadRequest(408, reason) from None
+        if not more:
+            raise BadRequest(400, format_reason(DenialCode.HEAD_CUT))
+        data += more
+    return data, end
 
 
 async def read_hello(client: Client, limits: Limits) -> ClientHello | None:

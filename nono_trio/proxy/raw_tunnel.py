@@ -99,12 +99,12 @@ class RawTunnel(ConnectionHandler):
         """Record an allowed decision, connect and relay; returns the decision that holds at the
         end, which refuses a host that is out of reach."""
         self._client.deadline = math.inf
-        sequence = await self._record(decision)
+        recorded = await self._record(decision)
         try:
-            upstream = await self._connect(decision)
+            upstream = await self._connect(recorded)
         except UpstreamError as found:
             return decision.refused(found.refusal)
-        await self._run_tunnel(upstream, decision, sequence, b"", retry=self._retry)
+        await self._run_tunnel(upstream, recorded, b"", retry=self._retry)
         return decision
 
     async def _answer(self, refusal: Refusal) -> None:

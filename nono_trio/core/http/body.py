@@ -1,8 +1,8 @@
-"""Message bodies as they come in and as they go out.
+"""Reads message bodies.
 
-A body is read by what its head says of it: a length, chunks, or the end of the connection. It goes
-out framed anew, so no byte of one side's framing reaches the other; chunk extensions and trailers
-end here, both may be dropped (RFC 9112 7.1) and nothing that we pass on announces them.
+The head of a message says how its body is framed: by a length, in chunks, or by the end of the
+connection. Chunk extensions and trailers are dropped here. Both may be (RFC 9112 7.1), and no head
+that we send announces them.
 
 Rules of this file: data is passed on piece by piece, never gathered; a body of a known length is
 not copied; chunks are checked by our guard and read by h11, and both must find the same end.
@@ -18,7 +18,6 @@ from nono_trio.core.http.chunked import BadBody, ChunkGuard
 
 # h11 has no chunk reader of its own, so it is told of a request that has a chunked body
 _PRIMER: Final = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Body(Protocol):
@@ -61,9 +60,9 @@ class EndlessBody:
 class ChunkedBody:
     """A chunked body, its trailers thrown away."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: ChunkGuard | None = None) -> None:
         self.done = False
-        self._guard = ChunkGuard()
+        self._guard = guard or ChunkGuard()
         self._h11 = h11.Connection(h11.SERVER)
         self._h11.receive_data(_PRIMER)
         self._h11.next_event()
@@ -83,8 +82,3 @@ class ChunkedBody:
         if self.done != self._guard.done:
             raise BadBody("the chunked body can be read in two ways")
         return b"".join(pieces), taken
-
-
-def framed(data: bytes, *, chunked: bool) -> bytes:
-    """`data` as it goes out: one chunk, or as it is. Nothing for b"", which would end a body."""
-    return b"%x\r\n%b\r\n" % (len(data), data) if chunked and data else data

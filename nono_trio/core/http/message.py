@@ -1,14 +1,21 @@
-"""What was accepted as the head of a message, as a value."""
+"""A message as values: the accepted head of a request, and the parts of any message as events.
+
+A message is one head (`RequestStarted` or `ResponseStarted`), any number of `BodyData`, and one
+`MessageEnded`. Each event carries the id of its stream, so that HTTP/2 can carry many at once;
+HTTP/1.1 has one exchange at a time. Framing is no part of an event: http1.py writes it.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from nono_trio.core.http.bad_request import shown_target
 
-Field = tuple[bytes, bytes]
+Field: TypeAlias = tuple[bytes, bytes]
+
+HTTP1_STREAM: Final = 1  # the stream id of every HTTP/1.1 exchange
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -35,3 +42,55 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method} {shown_target(self.target.encode('latin-1'))})"
+
+
+class RequestStarted(msgspec.Struct, frozen=True):
+    """The head of a request as it goes out. `authority` is what HTTP/1.1 sends as Host; `fields`
+    are end-to-end fields. They may carry credentials, so `repr` does not show them."""
+
+    stream_id: int
+    method: bytes
+    target: bytes
+    authority: bytes
+    fields: list[Field]
+
+    def __repr__(self) -> str:
+        return f"RequestStarted({self.stream_id} {self.method!r})"
+
+
+class ResponseStarted(msgspec.Struct, frozen=True):
+    """The head of a response, final or interim. `reason` begins with its space. `fields` are
+    end-to-end fields. They may carry cookies, so `repr` does not show them."""
+
+    stream_id: int
+    status: int
+    reason: bytes
+    fields: list[Field]
+
+    def __repr__(self) -> str:
+        return f"ResponseStarted({self.stream_id} {self.status})"
+
+
+class BodyData(msgspec.Struct, frozen=True):
+    """Bytes of a body, without framing; at least one."""
+
+    stream_id: int
+    data: bytes
+
+
+class MessageEnded(msgspec.Struct, frozen=True):
+    """The end of a message."""
+
+    stream_id: int
+
+
+MessageEvent: TypeAlias = RequestStarted | ResponseStarted | BodyData | MessageEnded
+
+
+def body_events(stream_id: int, data: bytes, *, ended: bool) -> tuple[BodyData | MessageEnded, ...]:
+    """The events for `data` that was read of a body; `ended` if nothing of it is left."""
+    if not data:
+        return (MessageEnded(stream_id),) if ended else ()
+    if ended:
+        return BodyData(stream_id, data), MessageEnded(stream_id)
+    return (BodyData(stream_id, data),)

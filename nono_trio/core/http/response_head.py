@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.body import Body, ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.fields import connection_options, end_to_end_fields
+from nono_trio.core.http.message import ResponseStarted
 from nono_trio.core.http.websocket import is_accepted
 
 if TYPE_CHECKING:
@@ -66,11 +67,10 @@ class ResponseHead:
         """Whether it ends HTTP on this connection: what follows is a WebSocket's."""
         return self.status == _SWITCHING
 
-    def passed_on(self, *extra: bytes) -> bytes:
-        """The head as the client gets it: end-to-end fields, then the lines in `extra`."""
-        lines = [b"HTTP/1.1 %d%b" % (self.status, self.reason)]
-        lines += [b"%b: %b" % field for field in end_to_end_fields(self.fields)]
-        return b"\r\n".join([*lines, *extra, b"", b""])
+    def started(self, stream_id: int) -> ResponseStarted:
+        """The head as the client gets it, with its end-to-end fields."""
+        fields = end_to_end_fields(self.fields)
+        return ResponseStarted(stream_id, self.status, self.reason, fields)
 
 
 def response_end(buffer: bytes) -> int:

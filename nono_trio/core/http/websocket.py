@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from nono_trio.core.http.message import Field, RequestHead
 
-UPGRADE_FIELDS: Final = (b"Connection: Upgrade", b"Upgrade: websocket")
-"""The lines that ask for the upgrade, and that agree to it."""
+UPGRADE_FIELDS: Final = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+"""The fields that ask for the upgrade, and that agree to it."""
 
 _PROTOCOL: Final = b"websocket"
 _VERSION: Final = b"13"

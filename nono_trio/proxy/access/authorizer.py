@@ -23,6 +23,7 @@ import msgspec
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
+from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
 from nono_trio.core.http.request_head import (
     BadRequest,
     connect_target,
@@ -70,8 +71,8 @@ class ConnectRequest(msgspec.Struct, frozen=True):
 
 
 class HttpRequest(msgspec.Struct):
-    """A plain HTTP request to `target`. `path` is what the record shows, `early` is what was read
-    of the body so far, and `body` reads the rest."""
+    """A plain HTTP request to `target`. `path` is what the record shows, `early` is what came of
+    the body with the head, and `body` reads the rest."""
 
     mode: ClassVar[Mode] = "reverse"
 
@@ -79,7 +80,8 @@ class HttpRequest(msgspec.Struct):
     target: HttpTarget
     path: str
     body: Body
-    early: bytes
+    early: tuple[BodyData | MessageEnded, ...]
+    stream_id: int = HTTP1_STREAM
 
     @property
     def host(self) -> Host:
@@ -224,7 +226,8 @@ def read_http(head: RequestHead, target: HttpTarget, unread: bytes) -> tuple[Htt
         raise BadRequest(400, fault.reason, target.host.name) from fault
     if has_unusual_body(head) and HiddenRequest().is_in(early):
         raise BadRequest(400, REASON, target.host.name)
-    return HttpRequest(head, target, path, body, early), unread[taken:]
+    events = body_events(HTTP1_STREAM, early, ended=body.done)
+    return HttpRequest(head, target, path, body, events), unread[taken:]
 
 
 def _not_tls(plain_entry: str) -> Refusal:

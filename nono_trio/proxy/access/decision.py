@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome, ClosedBy, DenialCategory, Mode
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Verdict
+    from nono_trio.core.policy.rule import Spoken
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -84,6 +85,13 @@ class Decision(msgspec.Struct, frozen=True):
             raise AssertionError("policy has not allowed this request")
         return self.verdict
 
+    @property
+    def spoken(self) -> Spoken:
+        """What the connection of an allowed request must carry. Raises AssertionError for a refused
+        or malformed request."""
+        _, port = self.destination
+        return self.allowing_verdict.inspection.spoken(port)
+
     def refused(self, refusal: Refusal) -> Decision:
         """The second decision about the same request, which refuses it."""
         return replace(self, refusal=refusal)
@@ -114,6 +122,13 @@ class Decision(msgspec.Struct, frozen=True):
         )
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """A decision that is in the log, with its sequence there: only such a one may take effect."""
+
+    decision: Decision
+    sequence: int
+
+
 def refusal_of(verdict: Verdict) -> Refusal | None:
     """The refusal that a verdict of policy means; None if policy allows."""
     if verdict.allowed:
@@ -134,8 +149,7 @@ class FlowStart:
     """Begin of the flow of an allowed request: `address` is connected, `name` is the full name
     that has the address if that is not the target."""
 
-    decision: Decision
-    sequence: int
+    recorded: Recorded
     address: str
     opened_unix_ms: int
     name: str | None = None
@@ -144,9 +158,9 @@ class FlowStart:
     def end(self, bytes_up: int, bytes_down: int, closed_by: ClosedBy) -> Flow:
         """The line of flows.ndjson, now that the flow has ended."""
         return Flow(
-            sequence=self.sequence,
-            target=self.decision.target,
-            port=self.decision.port,
+            sequence=self.recorded.sequence,
+            target=self.recorded.decision.target,
+            port=self.recorded.decision.port,
             address=self.address,
             opened_unix_ms=self.opened_unix_ms,
             duration_ms=int((time.monotonic() - self.started) * 1000),

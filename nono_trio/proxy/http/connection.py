@@ -3,9 +3,10 @@
 1. authorize: parse the request (400), compare its token (407), ask policy by name (403). Path rules
    and approvals belong here.
 2. record: commit the decision to the log. Everything below happens after it.
-3. connect: look a name up, check every address of it, dial one of them.
-4. relay: answer, and move bytes both ways.
-5. log: note what moved (flows.ndjson).
+3. rewrite: make the request that the upstream gets; a CONNECT has none. Credentials belong here.
+4. connect: look the name up, check every address of it, dial one of them.
+5. relay: answer, and move bytes both ways.
+6. log: note what moved (flows.ndjson).
 
 What is found out after the record (a bad address, a dead upstream) is a second decision, and is
 recorded before it is answered too. One refusal is one event. connection_handler.py contains what a
@@ -22,7 +23,8 @@ import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from nono_trio.core.http.request_head import BadRequest, head_end
+from nono_trio.core.http.request_head import BadRequest
+from nono_trio.core.net.client_hello import BadHello
 from nono_trio.core.net.hello_retry import HelloRetry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.authorizer import ConnectRequest, HttpRequest
@@ -37,18 +39,22 @@ from nono_trio.proxy.connection_handler import (
     ProxyContext,
     Upstream,
     UpstreamError,
+    has_spoken,
+    read_hello,
+    rest_of_head,
+    wait_for_client,
 )
 from nono_trio.proxy.http import error_response
 from nono_trio.proxy.http.exchange import Exchange, is_repeatable
-from nono_trio.proxy.http.first_bytes import check_hello, has_spoken, wait_for_client
+from nono_trio.proxy.http.rewrite import rewrite
 from nono_trio.proxy.limits import MAX_CHALLENGES
 from nono_trio.proxy.transport.client import Client, Expired
-from nono_trio.proxy.transport.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.proxy.access.authorizer import Authorizer, Request
-    from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.access.decision import Decision, Recorded
+    from nono_trio.proxy.http.rewrite import OutgoingRequest
 
 OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_denied")
 
@@ -116,10 +122,16 @@ class HttpConnection(ConnectionHandler):
                 return await self._reset(decision)
             return await self._refuse(request, decision, decision.refusal)
         self._client.deadline = math.inf
-        sequence = await self._record(decision)
+        recorded = await self._record(decision)
         if isinstance(request, ConnectRequest):
-            return await self._tunnel(request, decision, sequence)
-        return await self._forward(request, decision, sequence)
+            upstream = await self._connect_or_refuse(request, recorded)
+            return upstream is not None and await self._relay_tunnel(request, recorded, upstream)
+        outgoing = rewrite(request, self._proxy.chain_of(decision))
+        spare = self._take_spare(request)
+        upstream = spare or await self._connect_or_refuse(request, recorded)
+        return upstream is not None and await self._relay_http(
+            request, recorded, upstream, outgoing, is_spare=spare is not None
+        )
 
     def _authorize(self, raw: bytes) -> tuple[Request, Decision]:
         """Decide about the request whose head is `raw`. Raises BadRequest."""
@@ -132,17 +144,10 @@ class HttpConnection(ConnectionHandler):
             client.prove()
         if self._full:
             return request, decision.refused(FULL)
-        if self._is_to_proxy(request):
+        is_literal = request.host.address is not None
+        if is_literal and self._authorizer is proxy.authorizer and proxy.is_own(request):
             return request, decision.refused(OWN)
         return request, decision if refusal is not None else proxy.route(decision)
-
-    def _is_to_proxy(self, request: Request) -> bool:
-        """True if the request would come back to the proxy. This asks the system for its own
-        addresses, so it has no place in an authorizer."""
-        host, proxy = request.host, self._proxy
-        if host.address is None or self._authorizer is not proxy.authorizer:
-            return False
-        return proxy.resolver.is_own(host.name, request.port)
 
     async def _answer_busy(self) -> None:
         if self._is_established:
@@ -156,7 +161,7 @@ class HttpConnection(ConnectionHandler):
         if self._flow is not None:
             is_cut = trio.current_effective_deadline() == -math.inf
             closed_by = "shutdown" if is_cut else self._closed_by
-            self._proxy.recorder.record_flow(self._flow.end(0, 0, closed_by))
+            self._log(self._flow, 0, 0, closed_by)
         super()._close()
 
     async def _next_head(self) -> bytes | None:
@@ -170,7 +175,7 @@ class HttpConnection(ConnectionHandler):
             return None  # what follows a refused CONNECT may be meant for the tunnel
         end = data.find(b"\r\n\r\n") + 4
         if end == 3:  # else: the usual case, a whole head in one read; parse_head is as strict
-            data, end = await self._rest_of_head(data)
+            data, end = await rest_of_head(client, data, self._proxy.limits)
         client.unread = data[end:]
         return data[:end]
 
@@ -185,27 +190,6 @@ class HttpConnection(ConnectionHandler):
             raise
         client.idle = False
         return data
-
-    async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
-        """A started head up to its end at least, and where that is. Raises BadRequest."""
-        client = self._client
-        client.expire_in(self._proxy.limits.head)
-        seen = 0
-        while (end := head_end(data, seen)) < 0:
-            seen = len(data)
-            client.unread = data
-            try:
-                more = await client.receive()
-            except Expired:
-                if client.dropped:
-                    raise
-                seconds = self._proxy.limits.head
-                reason = format_reason(DenialCode.HEAD_TIMEOUT, seconds=seconds)
-                raise BadRequest(408, reason) from None
-            if not more:
-                raise BadRequest(400, format_reason(DenialCode.HEAD_CUT))
-            data += more
-        return data, end
 
     async def _refuse(self, request: Request, decision: Decision, refusal: Refusal) -> bool:
         """Record a refusal, then answer it; returns True if another request may follow."""
@@ -267,47 +251,40 @@ class HttpConnection(ConnectionHandler):
         else:
             client.transport.send_last(text)
 
-    async def _reach(
-        self, request: Request, decision: Decision, *, for_tunnel: bool
-    ) -> Upstream | None:
+    async def _connect_or_refuse(self, request: Request, recorded: Recorded) -> Upstream | None:
         """Connect to the upstream of an allowed request; None if it was refused after all."""
+        decision = recorded.decision
+        for_tunnel = isinstance(request, ConnectRequest) and decision.spoken != "http"
         try:
-            return await self._connect(decision, for_tunnel=for_tunnel)
+            return await self._connect(recorded, for_tunnel=for_tunnel)
         except UpstreamError as found:
-            refusal = found.refusal
-            await self._refuse(request, decision.refused(refusal), refusal)
+            await self._refuse(request, decision.refused(found.refusal), found.refusal)
             return None
 
-    async def _tunnel(self, request: ConnectRequest, decision: Decision, sequence: int) -> bool:
-        """Serve a CONNECT; returns True if requests may follow, which then are its tunnel's."""
-        spoken = decision.allowing_verdict.inspection.spoken(request.port)
-        upstream = await self._reach(request, decision, for_tunnel=spoken != "http")
-        if upstream is None:
-            return False
-        if spoken == "http":
-            return await self._open_http(request, decision, sequence, upstream)
+    async def _relay_tunnel(
+        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream
+    ) -> bool:
+        """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
+        decision, policy = recorded.decision, self._proxy.policy
+        host, port, verdict = request.host, request.port, decision.allowing_verdict
+        if decision.spoken == "http":
+            authorizer = TransparentAuthorizer(policy, host, port, verdict, decision.presented)
+            self._flow = self._start_flow(upstream, recorded)
+            return await self._open_http(authorizer, upstream)
         look, retry = None, None
-        if spoken == "tls":
+        if decision.spoken == "tls":
             self._is_established = True
             retry = HelloRetry()
-            look = partial(self._look_at_hello, request, decision, upstream, retry)
-        await self._run_tunnel(
-            upstream, decision, sequence, error_response.ESTABLISHED, look, retry
-        )
+            hellos = HelloAuthorizer(policy, host, port, verdict, decision.presented)
+            look = partial(self._look_at_hello, hellos, upstream, retry)
+        await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
         return False
 
     async def _look_at_hello(
-        self, request: ConnectRequest, decision: Decision, upstream: Upstream, retry: HelloRetry
+        self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
     ) -> ClosedBy | None:
         """Let a TLS tunnel begin (None), or record why not and reset it."""
-        authorizer = HelloAuthorizer(
-            self._proxy.policy,
-            request.host,
-            request.port,
-            decision.allowing_verdict,
-            decision.presented,
-        )
-        found = await check_hello(self._client, upstream, authorizer, self._proxy.limits, retry)
+        found = await self._authorize_hello(authorizer, upstream, retry)
         if isinstance(found, str):
             return found
         if found.refusal is None:
@@ -315,21 +292,30 @@ class HttpConnection(ConnectionHandler):
         await self._reset(found)
         return "error"
 
-    async def _open_http(
-        self, request: ConnectRequest, decision: Decision, sequence: int, upstream: Upstream
-    ) -> bool:
+    async def _authorize_hello(
+        self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
+    ) -> Decision | ClosedBy:
+        """The decision about the TLS hello, whose bytes stay unread, or the side that ended the
+        connection before it came. A client sends its hello only after the 200."""
+        ended = await wait_for_client(self._client, upstream, self._proxy.limits)
+        if ended is not None:
+            is_server_first = ended != "client" and has_spoken(upstream)
+            return authorizer.server_first() if is_server_first else ended
+        try:
+            hello = await read_hello(self._client, self._proxy.limits)
+        except BadHello as fault:
+            return authorizer.malformed(fault)
+        if hello is None:
+            return "client"
+        retry.first = hello
+        return authorizer.authorize(hello)
+
+    async def _open_http(self, authorizer: TransparentAuthorizer, upstream: Upstream) -> bool:
         """Have the tunnel's requests authorized one by one, as on a connection to the server
         itself; returns True if a request has begun."""
-        self._flow = self._start_flow(upstream, decision, sequence)
         self._spare = upstream
         self._is_established = True
-        self._authorizer = authorizer = TransparentAuthorizer(
-            self._proxy.policy,
-            request.host,
-            request.port,
-            decision.allowing_verdict,
-            decision.presented,
-        )
+        self._authorizer = authorizer
         await self._client.send(error_response.ESTABLISHED)
         ended = await wait_for_client(self._client, upstream, self._proxy.limits)
         if ended is None:
@@ -339,18 +325,24 @@ class HttpConnection(ConnectionHandler):
         self._closed_by = ended
         return False
 
-    async def _forward(self, request: HttpRequest, decision: Decision, sequence: int) -> bool:
-        """Forward one plain request; returns True if another may follow."""
-        upstream = self._take_spare(request)
-        if upstream is not None:
-            exchange = await self._exchange(request, decision, sequence, upstream)
-            if not (exchange.was_stale and is_repeatable(request.head)):
-                return await self._conclude(request, decision, exchange)
-        upstream = await self._reach(request, decision, for_tunnel=False)
-        if upstream is None:
-            return False
-        exchange = await self._exchange(request, decision, sequence, upstream)
-        return await self._conclude(request, decision, exchange)
+    async def _relay_http(
+        self,
+        request: HttpRequest,
+        recorded: Recorded,
+        upstream: Upstream,
+        outgoing: OutgoingRequest,
+        *,
+        is_spare: bool,
+    ) -> bool:
+        """Forward one plain request; returns True if another may follow. A spare upstream may have
+        closed between two requests: then the request goes out once more, on a new connection."""
+        exchange = await self._exchange(request, recorded, upstream, outgoing)
+        if is_spare and exchange.was_stale and is_repeatable(request.head):
+            again = await self._connect_or_refuse(request, recorded)
+            if again is None:
+                return False
+            exchange = await self._exchange(request, recorded, again, outgoing)
+        return await self._conclude(request, recorded.decision, exchange)
 
     def _take_spare(self, request: HttpRequest) -> Upstream | None:
         """The upstream of the last request, or of the CONNECT, if it can serve this one.
@@ -368,33 +360,25 @@ class HttpConnection(ConnectionHandler):
         return None
 
     async def _exchange(
-        self, request: HttpRequest, decision: Decision, sequence: int, upstream: Upstream
+        self,
+        request: HttpRequest,
+        recorded: Recorded,
+        upstream: Upstream,
+        outgoing: OutgoingRequest,
     ) -> Exchange:
+        """Relay one request and its response, then log the flow."""
         upstream.used = True
-        start = self._start_flow(upstream, decision, sequence)
-        exchange = Exchange(self._client, upstream, request)
+        start = self._start_flow(upstream, recorded)
+        exchange = Exchange(self._client, upstream, request, outgoing)
         try:
-            await exchange.run(self._proxy.limits)
-            if exchange.download.switched:
-                await self._tunnel_on(exchange, upstream)
+            await exchange.run(self._proxy.limits, self._proxy.buffer)
         finally:
             if exchange.keeps_upstream:
                 self._spare = upstream
             else:
                 upstream.transport.close()
-            self._proxy.recorder.record_flow(
-                start.end(exchange.sent, exchange.received, exchange.closed_by)
-            )
+            self._log(start, exchange.sent, exchange.received, exchange.closed_by)
         return exchange
-
-    async def _tunnel_on(self, exchange: Exchange, upstream: Upstream) -> None:
-        """Relay what follows the handshake of a WebSocket."""
-        left_over = exchange.download.left_over
-        tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, left_over)
-        try:
-            await tunnel.carry(self._proxy.limits, b"")
-        finally:
-            exchange.end_as(tunnel)
 
     async def _conclude(self, request: HttpRequest, decision: Decision, exchange: Exchange) -> bool:
         """Answer what the upstream did not; returns True if another request may follow."""
@@ -406,8 +390,8 @@ class HttpConnection(ConnectionHandler):
             await self._answer(failure, keep=False, body=request.head.method != "HEAD")
         elif exchange.keeps_client:
             return True
-        elif exchange.download.done:
-            if self._client.unread or not exchange.upload.complete:
+        elif exchange.response_stream.done:
+            if self._client.unread or not exchange.request_stream.complete:
                 await self._client.drain(self._proxy.limits.linger)
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.transport.reset()

@@ -19,6 +19,7 @@ from nono_trio.proxy.http.request_stream import RequestStream
 from nono_trio.proxy.http.response_stream import ResponseStream
 from nono_trio.proxy.transport.client import Expired
 from nono_trio.proxy.transport.transport import SideFailed
+from nono_trio.proxy.transport.tunnel import Tunnel
 from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy, DenialCategory
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.connection_handler import Upstream
+    from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.transport.client import Client
-    from nono_trio.proxy.transport.tunnel import Tunnel
+    from nono_trio.proxy.transport.relay import RelayBuffer
 
 TURN_PIECES: Final = 4  # pieces of at most 64 KiB or 256 chunks before others get their turn
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
@@ -42,6 +44,7 @@ class Exchange:
         client: Client,
         upstream: Upstream,
         request: HttpRequest,
+        outgoing: OutgoingRequest,
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
@@ -49,12 +52,27 @@ class Exchange:
         self._tunnel: Tunnel | None = None
         self._client = client
         self._upstream = upstream
-        self.upload = RequestStream(client, upstream, request)
-        self.download = ResponseStream(client, upstream, request.head, self.upload)
+        self._is_last = outgoing.is_last
+        self.request_stream = RequestStream(client, upstream, request, outgoing)
+        self.response_stream = ResponseStream(
+            client, upstream, request.head, self.request_stream, outgoing
+        )
 
-    async def run(self, limits: Limits) -> None:
-        """Stream until the response has ended or something failed; never raises for what a peer
-        does. If cancelled, both sockets are left to the caller."""
+    async def run(self, limits: Limits, buffer: RelayBuffer) -> None:
+        """Stream until the response has ended or something failed; then, if it has begun a
+        WebSocket, relay that. Never raises for what a peer does. If cancelled, both transports are
+        left to the caller."""
+        await self._run_http(limits)
+        if self.response_stream.switched:
+            left_over = self.response_stream.left_over
+            tunnel = Tunnel(self._client, self._upstream.transport, buffer, left_over)
+            self._tunnel = tunnel
+            try:
+                await tunnel.carry(limits, b"")
+            finally:
+                self.closed_by = tunnel.closed_by
+
+    async def _run_http(self, limits: Limits) -> None:
         try:
             await self._stream(limits)
             self.closed_by = "upstream"  # whose response has ended
@@ -72,16 +90,16 @@ class Exchange:
             self._fail("idle", 504, self._lateness(limits))
 
     def _lateness(self, limits: Limits) -> str:
-        if self.download.has_open_head:
+        if self.response_stream.has_open_head:
             return f"the upstream's response head was not complete within {limits.head:g} seconds"
         return f"the upstream was silent for {limits.idle:g} seconds"
 
     async def _stream(self, limits: Limits) -> None:
         pieces = 0
         head_ends = math.inf
-        while not self.download.done:
-            moved = self.upload.pump()
-            moved = self.download.pump() or moved
+        while not self.response_stream.done:
+            moved = self.request_stream.pump()
+            moved = self.response_stream.pump() or moved
             if moved:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
@@ -90,7 +108,7 @@ class Exchange:
             if self._client.transport.broken:
                 raise SideFailed("client")
             # Bytes do not extend the time for a head: one a minute would keep it for ever.
-            if not self.download.has_open_head:
+            if not self.response_stream.has_open_head:
                 head_ends = math.inf
             elif head_ends == math.inf:
                 head_ends = trio.current_time() + limits.head
@@ -100,41 +118,40 @@ class Exchange:
 
     def _fail(self, closed_by: ClosedBy, status: int, reason: str) -> None:
         self.closed_by = closed_by
-        if not self.download.answered and (closed_by != "client" or status == 400):
+        if not self.response_stream.answered and (closed_by != "client" or status == 400):
             self.failure = Refusal(status, reason)
-
-    def end_as(self, tunnel: Tunnel) -> None:
-        """Take over what moved through the tunnel that the exchange has become, and its end."""
-        self._tunnel = tunnel
-        self.closed_by = tunnel.closed_by
 
     @property
     def sent(self) -> int:
         """Bytes that went to the upstream."""
-        return self.upload.sent + (0 if self._tunnel is None else self._tunnel.up.moved)
+        return self.request_stream.sent + (0 if self._tunnel is None else self._tunnel.up.moved)
 
     @property
     def received(self) -> int:
         """Bytes that came from the upstream."""
         if self._tunnel is None:
-            return self.download.received
-        head = self.download.received - len(self.download.left_over)
+            return self.response_stream.received
+        head = self.response_stream.received - len(self.response_stream.left_over)
         return head + self._tunnel.down.moved
 
     @property
     def keeps_client(self) -> bool:
         """Whether another request may follow on the client's connection."""
-        return self.download.keeps_client and self.download.done and self.upload.complete
+        return (
+            self.response_stream.keeps_client
+            and self.response_stream.done
+            and self.request_stream.complete
+        )
 
     @property
     def keeps_upstream(self) -> bool:
         """Whether another request may go out on the upstream's connection."""
-        return self.keeps_client and self.download.keeps_upstream and not self.upload.is_last
+        return self.keeps_client and self.response_stream.keeps_upstream and not self._is_last
 
     @property
     def was_stale(self) -> bool:
         """Whether the upstream closed before a byte of an answer, as it may between requests."""
-        return self.closed_by == "upstream" and self.download.received == 0
+        return self.closed_by == "upstream" and self.response_stream.received == 0
 
 
 def is_repeatable(head: RequestHead) -> bool:

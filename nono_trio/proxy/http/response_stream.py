@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.http.body import LAST_CHUNK, EndlessBody, LengthBody, framed
+from nono_trio.core.http.body import EndlessBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.http1 import CLOSE, MessageWriter
+from nono_trio.core.http.message import MessageEnded, body_events
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
 from nono_trio.core.http.websocket import UPGRADE_FIELDS
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import RequestHead
+    from nono_trio.core.http.message import MessageEvent, RequestHead
     from nono_trio.core.http.response_head import ResponseHead
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.request_stream import RequestStream
+    from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.transport.client import Client
 
 READ_BODY: Final = 64 * 1024  # bytes at once; a client that does not read is owed no more than that
@@ -31,15 +34,17 @@ class ResponseStream:
     once all of it was framed; `received` counts bytes on the wire."""
 
     __slots__ = (
-        "_chunked",
         "_client",
         "_head",
         "_interim",
         "_pending",
+        "_request_stream",
         "_response",
+        "_stream_id",
         "_unread",
-        "_upload",
         "_upstream",
+        "_websocket_key",
+        "_writer",
         "answered",
         "ended",
         "keeps_client",
@@ -51,7 +56,8 @@ class ResponseStream:
         client: Client,
         upstream: Upstream,
         head: RequestHead,
-        upload: RequestStream,
+        request_stream: RequestStream,
+        outgoing: OutgoingRequest,
     ) -> None:
         self.received = 0
         self.answered = False
@@ -61,9 +67,11 @@ class ResponseStream:
         self._client = client
         self._upstream = upstream
         self._head = head
-        self._upload = upload
+        self._request_stream = request_stream
+        self._stream_id = outgoing.started.stream_id
+        self._websocket_key = outgoing.websocket_key
         self._response: ResponseHead | None = None
-        self._chunked = False
+        self._writer = MessageWriter()
         self._interim = 0
         self._unread = b""
         self._pending = b""
@@ -136,13 +144,14 @@ class ResponseStream:
 
     def _take_head(self, raw: bytes) -> ResponseHead | None:
         """Pass a head on; None for an interim one."""
-        response = parse_response(raw, self._head.method, self._upload.websocket_key)
+        response = parse_response(raw, self._head.method, self._websocket_key)
         chain = self._upstream.chain
         if chain is not None and response.status == AUTHENTICATE:
             raise ProxyRejected(*rejection(response.status, chain.proxy))
         if response.switches:
             self.keeps_client = False
-            self._pending += response.passed_on(*UPGRADE_FIELDS)
+            self._writer = MessageWriter(connection=UPGRADE_FIELDS)
+            self._send(response.started(self._stream_id))
             return response
         if not response.is_interim:
             self._pass_head(response)
@@ -151,20 +160,16 @@ class ResponseStream:
         if self._interim > MAX_INTERIM:
             raise BadResponse(f"the upstream sent more than {MAX_INTERIM} interim responses")
         if self._head.version == "1.1":  # HTTP/1.0 does not know them (RFC 9110 15.2)
-            self._pending += response.passed_on()
+            self._send(response.started(self._stream_id))
         return None
 
     def _pass_head(self, response: ResponseHead) -> None:
-        extra = []
-        if not isinstance(response.body, LengthBody):
-            self._chunked = self._head.version == "1.1"
-            if self._chunked:
-                extra.append(b"Transfer-Encoding: chunked")
-        if not self._upload.complete:  # its rest may never be read
+        chunked = self._head.version == "1.1" and not isinstance(response.body, LengthBody)
+        if not self._request_stream.complete:  # its rest may never be read
             self.keeps_client = False
-        if not self.keeps_client:
-            extra.append(b"Connection: close")
-        self._pending += response.passed_on(*extra)
+        connection = () if self.keeps_client else (CLOSE,)
+        self._writer = MessageWriter(chunked=chunked, connection=connection)
+        self._send(response.started(self._stream_id))
 
     def _take_body(self, response: ResponseHead) -> None:
         try:
@@ -172,14 +177,16 @@ class ResponseStream:
         except BadBody as fault:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
         self._unread = self._unread[taken:]
-        self._pending += framed(data, chunked=self._chunked)
-        if response.body.done:
-            self._end()
+        for event in body_events(self._stream_id, data, ended=response.body.done):
+            self._send(event)
 
     def _end(self) -> None:
-        self.ended = True
-        if self._chunked:
-            self._pending += LAST_CHUNK
+        self._send(MessageEnded(self._stream_id))
+
+    def _send(self, event: MessageEvent) -> None:
+        if isinstance(event, MessageEnded):
+            self.ended = True
+        self._pending += self._writer.write(event)
 
     def _take_end(self) -> None:
         """The upstream has hung up: the end of an endless body, a cut anywhere else."""

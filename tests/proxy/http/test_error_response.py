@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_proxy import TOKEN, connect, http
 
+from nono_trio.core.http.message import BodyData, MessageEnded
 from nono_trio.core.http.request_head import BadRequest
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.access.authorizer import MEMORY, HttpRequest, RequestAuthorizer, Token
@@ -87,7 +88,8 @@ def test_plain_requests_are_never_shared():
     (one, _, rest), (two, _, _) = ours.authorize(raw, b"abcdef"), ours.authorize(raw, b"")
     assert isinstance(one, HttpRequest)
     assert isinstance(two, HttpRequest)
-    assert (one.early, rest) == (b"abc", b"def")
+    assert (one.early, rest) == ((BodyData(1, b"abc"), MessageEnded(1)), b"def")
+    assert two.early == ()
     assert not one.has_open_body
     assert two.has_open_body
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody, framed
+from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.chunked import (
     MAX_CHUNK_LINE,
     MAX_EXCESS,
@@ -16,6 +16,8 @@ from nono_trio.core.http.chunked import (
     BadBody,
     ChunkGuard,
 )
+from nono_trio.core.http.http1 import MessageWriter
+from nono_trio.core.http.message import BodyData, MessageEnded, body_events
 
 GOOD = {
     "empty": b"0\r\n\r\n",
@@ -170,16 +172,21 @@ def test_many_small_chunks_are_read_in_turns():
     assert read(wire, 1 << 20) == (b"x" * 3 * MAX_LINES, len(wire))
 
 
+class Permissive(ChunkGuard):
+    """A guard that lets everything through."""
+
+    def take(self, raw: bytes) -> int:
+        return len(raw)
+
+
 def test_what_h11_alone_would_refuse_is_a_bad_body():
-    body = ChunkedBody()
-    body._guard.take = len  # a guard that lets everything through
+    body = ChunkedBody(Permissive())
     with pytest.raises(BadBody):
         body.read(b"zz\r\n")
 
 
 def test_two_ends_of_one_body_are_refused():
-    body = ChunkedBody()
-    body._guard.take = len
+    body = ChunkedBody(Permissive())
     with pytest.raises(BadBody):
         body.read(b"0\r\n\r\n")
 
@@ -201,6 +208,22 @@ def test_an_endless_body_takes_everything():
 
 
 def test_nothing_is_never_framed_as_the_end():
-    assert framed(b"", chunked=True) == b""
-    assert framed(b"x" * 16, chunked=True) == b"10\r\n" + b"x" * 16 + b"\r\n"
-    assert framed(b"abc", chunked=False) == b"abc"
+    chunked, plain = MessageWriter(chunked=True), MessageWriter()
+    assert chunked.write(BodyData(1, b"")) == b""
+    assert chunked.write(BodyData(1, b"x" * 16)) == b"10\r\n" + b"x" * 16 + b"\r\n"
+    assert chunked.write(MessageEnded(1)) == b"0\r\n\r\n"
+    assert plain.write(BodyData(1, b"abc")) == b"abc"
+    assert plain.write(MessageEnded(1)) == b""
+
+
+@pytest.mark.parametrize(
+    ("data", "ended", "events"),
+    [
+        (b"", False, ()),
+        (b"", True, (MessageEnded(7),)),
+        (b"ab", False, (BodyData(7, b"ab"),)),
+        (b"ab", True, (BodyData(7, b"ab"), MessageEnded(7))),
+    ],
+)
+def test_a_body_becomes_events_of_its_stream(data, ended, events):
+    assert body_events(7, data, ended=ended) == events

@@ -1,0 +1,52 @@
+"""Writes the events of one message as bytes of HTTP/1.1.
+
+Rules of this file: the framing and the Connection field of what goes out are written here alone,
+so that no byte of the other side's framing passes. Only `MessageEnded` ends a body.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.http.message import BodyData, MessageEnded, RequestStarted, ResponseStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nono_trio.core.http.message import Field, MessageEvent
+
+_CHUNKED: Final = (b"Transfer-Encoding", b"chunked")
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+
+CLOSE: Final = (b"Connection", b"close")
+
+
+class MessageWriter:
+    """Writes one message. `chunked`: its body is sent in chunks. `connection` are the fields about
+    the connection itself, such as CLOSE."""
+
+    __slots__ = ("_chunked", "_connection")
+
+    def __init__(self, *, chunked: bool = False, connection: Iterable[Field] = ()) -> None:
+        self._chunked = chunked
+        self._connection = connection
+
+    def write(self, event: MessageEvent) -> bytes:
+        """The bytes of an event; b"" for one that has none."""
+        if isinstance(event, BodyData):
+            data = event.data  # no chunk without data: it would end the body
+            return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+        if isinstance(event, MessageEnded):
+            return _LAST_CHUNK if self._chunked else b""
+        return self._head(event)
+
+    def _head(self, event: RequestStarted | ResponseStarted) -> bytes:
+        if isinstance(event, RequestStarted):
+            lines = [b"%b %b HTTP/1.1" % (event.method, event.target), b"Host: " + event.authority]
+        else:
+            lines = [b"HTTP/1.1 %d%b" % (event.status, event.reason)]
+        lines += [b"%b: %b" % field for field in event.fields]
+        if self._chunked:
+            lines.append(b"%b: %b" % _CHUNKED)
+        lines += [b"%b: %b" % field for field in self._connection]
+        return b"\r\n".join([*lines, b"", b""])

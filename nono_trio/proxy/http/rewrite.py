@@ -1,0 +1,77 @@
+"""Rewrites an allowed request into the one that the upstream gets.
+
+The head is made anew from a head that `core.http.request_head` has accepted: Host from the target,
+no hop-by-hop field, no token. Credentials for the upstream belong here.
+
+Servers differ on bodies. Many leave a body unread if its method has none in practice, and take its
+bytes for the next request of the connection, which then runs without a record. So such a request is
+sent as the connection's last, with the field that every server obeys (RFC 9112 9.6). The field
+reaches the next hop only, so a body that begins as a request is not sent at all
+(core/http/hidden_request.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.core.http.fields import end_to_end_fields
+from nono_trio.core.http.hidden_request import has_unusual_body
+from nono_trio.core.http.http1 import CLOSE
+from nono_trio.core.http.message import Field, RequestStarted
+from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.message import RequestHead
+    from nono_trio.proxy.access.authorizer import HttpRequest
+    from nono_trio.proxy.upstream.proxy_chain import ProxyChain
+
+
+class OutgoingRequest(msgspec.Struct, frozen=True):
+    """A request as the upstream gets it; its body follows unchanged."""
+
+    started: RequestStarted
+    connection: tuple[Field, ...]
+    """The fields about the upstream's connection."""
+    is_last: bool
+    """True if the upstream is told that no other request follows on its connection."""
+    websocket_key: bytes | None
+    """The key of the WebSocket handshake that the request begins; None if it begins none."""
+
+
+def rewrite(request: HttpRequest, chain: ProxyChain | None) -> OutgoingRequest:
+    """The request that goes out. An upstream proxy gets it in absolute form, with its credentials
+    (RFC 9112 3.2.2). Fields keep the case in which the client wrote them.
+
+    No Via is added (RFC 9110 7.6.3 asks for it): some servers stop compressing when they see one,
+    and a loop through this proxy is denied by address.
+    """
+    head, target = request.head, request.target
+    is_last, websocket_key = has_unusual_body(head), offered_key(head)
+    dropped = {b"host"} if head.expects_continue else {b"host", b"expect"}
+    fields = []
+    if chain is not None and chain.proxy.authorization is not None:
+        fields.append((b"Proxy-Authorization", chain.proxy.authorization))
+    fields += [
+        field for field in end_to_end_fields(_as_written(head)) if field[0].lower() not in dropped
+    ]
+    started = RequestStarted(
+        request.stream_id,
+        head.method.encode("ascii"),
+        target.path if chain is None else target.absolute,
+        target.authority,
+        fields,
+    )
+    connection: tuple[Field, ...] = (CLOSE,) if is_last else ()
+    if websocket_key is not None:
+        connection = UPGRADE_FIELDS
+    return OutgoingRequest(started, connection, is_last, websocket_key)
+
+
+def _as_written(head: RequestHead) -> list[Field]:
+    lines = head.raw.split(b"\r\n")[1:-2]
+    return [
+        (line[: line.index(b":")], value)
+        for line, (_, value) in zip(lines, head.fields, strict=True)
+    ]
