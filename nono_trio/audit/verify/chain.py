@@ -114,14 +114,14 @@ class Chain:
         record = _parse(line)
         if record.sequence != self.count:
             raise BadRecord(SEQUENCE_MISMATCH, self.count, record.sequence)
-        if _hash_bytes(record.prev_chain) != self.head:
+        if hash_bytes(record.prev_chain) != self.head:
             raise BadRecord(PREV_CHAIN_MISMATCH, _hex(self.head), record.prev_chain or "null")
         event_json, payload = _canonical(record)
         leaf = leaf_hash(event_json)
-        if _hash_bytes(record.leaf_hash) != leaf:
+        if hash_bytes(record.leaf_hash) != leaf:
             raise BadRecord(LEAF_MISMATCH, leaf.hex(), record.leaf_hash)
         chain = chain_hash(self.head, leaf)
-        if _hash_bytes(record.chain_hash) != chain:
+        if hash_bytes(record.chain_hash) != chain:
             raise BadRecord(CHAIN_MISMATCH, chain.hex(), record.chain_hash)
         if self.strict:
             _refuse_other_spelling(
@@ -174,7 +174,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _hash_bytes(text: str | None) -> bytes | None:
+def hash_bytes(text: str | None) -> bytes | None:
     """The 32 bytes of a hash in hex of either case; b"" for anything else, which equals none."""
     if text is None:
         return None

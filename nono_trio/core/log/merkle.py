@@ -136,14 +136,14 @@ def check_proof(proof: InclusionProof) -> bool:
         node, root = _digest(proof.leaf_hash), _digest(proof.merkle_root)
     except ValueError:
         return False
-    if [side for side, _ in steps] != _sides(proof.leaf_index, proof.leaf_count):
+    if [side for side, _ in steps] != sibling_sides(proof.leaf_index, proof.leaf_count):
         return False
     for side, beside in steps:
         node = node_hash(beside, node) if side == "left" else node_hash(node, beside)
     return node == root
 
 
-def _sides(index: int, count: int) -> list[str] | None:
+def sibling_sides(index: int, count: int) -> list[str] | None:
     """On which sides the siblings of a leaf stand; None when there is no such leaf."""
     if not 0 <= index < count:
         return None

@@ -183,6 +183,11 @@ class Policy:
         return verdict
 
     @property
+    def remembered(self) -> int:
+        """How many verdicts are kept; at most VERDICT_CACHE."""
+        return len(self._verdicts)
+
+    @property
     def named_ports(self) -> frozenset[int]:
         """The ports that allow entries name, or stand for by having none; not those of `:*`."""
         return frozenset(self._allow.ports)

@@ -76,7 +76,7 @@ def test_every_proof_of_every_small_tree_holds_and_holds_for_its_own_index_only(
 
 
 def _same_sides(index, other, size):
-    return merkle._sides(index, size) == merkle._sides(other, size)
+    return merkle.sibling_sides(index, size) == merkle.sibling_sides(other, size)
 
 
 def test_a_changed_proof_does_not_hold():

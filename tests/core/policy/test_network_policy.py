@@ -283,7 +283,7 @@ def test_the_verdict_cache_is_bounded_and_changes_no_answer(monkeypatch):
     for number in range(50):
         assert decide(policy, f"n{number}.test").allowed
         assert not decide(policy, f"n{number}.evil").allowed
-        assert len(policy._verdicts) <= 8
+        assert policy.remembered <= 8
     assert decide(policy, "n0.test") is decide(policy, "n0.test")
 
 
