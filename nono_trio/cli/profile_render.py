@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from nono_trio.config.profiles import Loaded
     from nono_trio.core.profile.fields import Field
-    from nono_trio.core.profile.schema import Sourced
+    from nono_trio.core.profile.schema import SourcedProfile
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -112,12 +112,12 @@ def profile_lines(loaded: Loaded) -> Iterator[str]:
         yield from (f"# {clean(warning)}" for warning in registries.warnings)
 
 
-def _flattened(sourced: Sourced) -> Profile:
+def _flattened(sourced: SourcedProfile) -> Profile:
     """The profile without `extends`: what it extends is in it."""
     return msgspec.structs.replace(sourced.profile, extends=[])
 
 
-def _field_lines(sourced: Sourced, key: str, name: str, value: Any) -> Iterator[str]:  # noqa: ANN401  (whatever the schema has there)
+def _field_lines(sourced: SourcedProfile, key: str, name: str, value: Any) -> Iterator[str]:  # noqa: ANN401  (whatever the schema has there)
     if isinstance(value, list):
         yield f"{name} = ["
         for entry in value:
@@ -132,7 +132,7 @@ def _field_lines(sourced: Sourced, key: str, name: str, value: Any) -> Iterator[
         yield f"{name} = {_scalar(value)}{comment}"
 
 
-def _comment(sourced: Sourced, key: str, entry: object) -> str:
+def _comment(sourced: SourcedProfile, key: str, entry: object) -> str:
     origin = sourced.origin(key, entry)
     return f"  # {clean(str(origin))}" if origin is not None else ""
 
@@ -145,7 +145,7 @@ def _list(values: Sequence[str]) -> str:
     return f"[{', '.join(map(quoted, values))}]"
 
 
-def _registries(sourced: Sourced) -> Registries | None:
+def _registries(sourced: SourcedProfile) -> Registries | None:
     """What this machine's registries are, for a profile that takes them in."""
     network = sourced.profile.network
     if PACKAGE_REGISTRIES not in (*network.groups, *network.allow_domain, *network.deny_domain):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nono_trio.audit.stored_session import StoredSession
-    from nono_trio.core.log.policy_json import NetworkPolicy, SessionPolicy, Sourced
+    from nono_trio.core.log.policy_json import NetworkPolicy, SessionPolicy, SourcedEntry
 
 NOT_BOUND: Final = " (not bound yet)"
 TAMPERED: Final = "tampered: its files contradict its log or the ledger (`audit verify` says where)"
@@ -89,7 +89,7 @@ def _file_rows(policy: SessionPolicy) -> Iterator[tuple[str, str]]:
         yield "opened", bounded_list(files.bypasses)
 
 
-def _sourced_rows(label: str, entries: Sequence[Sourced]) -> Iterator[tuple[str, str]]:
+def _sourced_rows(label: str, entries: Sequence[SourcedEntry]) -> Iterator[tuple[str, str]]:
     for entry in entries[:SHOWN]:
         yield label, _sourced(entry)
     yield from _left_out(label, len(entries))
@@ -100,7 +100,7 @@ def _left_out(label: str, count: int) -> Iterator[tuple[str, str]]:
         yield label, f"... and {count - SHOWN} more (all with --json)"
 
 
-def _sourced(entry: Sourced) -> str:
+def _sourced(entry: SourcedEntry) -> str:
     return f"{_short(entry.entry)}  ({_short(entry.source)})"
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from nono_trio.config.user_paths import profile_directory
 from nono_trio.core.log.policy_json import UsedProfile
 from nono_trio.core.profile.parser import read_profile
-from nono_trio.core.profile.schema import Sourced, merge
+from nono_trio.core.profile.schema import SourcedProfile, merge
 from nono_trio.core.profile.values import suggestion
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
@@ -60,7 +60,7 @@ class Loaded:
     """
 
     found: Found
-    sourced: Sourced
+    sourced: SourcedProfile
     chain: tuple[Found, ...]
     used: tuple[UsedProfile, ...]
 
@@ -136,13 +136,13 @@ def _resolve(
     above: tuple[Found, ...],
     chain: dict[Path, Found],
     digests: dict[str, str],
-) -> Sourced:
+) -> SourcedProfile:
     """A profile on all its bases; `above` are those that extend it, outermost first."""
     data = _bytes(found)
     digests[shown_text(found.shown)] = hashlib.sha256(data).hexdigest()
     own = _reading(found, data).accepted()
     above = (*above, found)
-    merged = Sourced()
+    merged = SourcedProfile()
     for entry in own.profile.bases:
         where = own.origin("extends", entry) or own.origin("extends")
         try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from nono_trio.config.options import Given, Sources
     from nono_trio.core.log.policy_json import UsedProfile
-    from nono_trio.core.profile.schema import Sourced
+    from nono_trio.core.profile.schema import SourcedProfile
 
 # Fields whose entries are not added to a parameter: each path keeps its source.
 _PATHS: Final = ("path", "seed")
@@ -144,13 +144,13 @@ def _comes_with_its_socket(name: str, values: Mapping[str, Any]) -> bool:
 
 def _load(
     profiles: Sequence[str], network_profile: str | None
-) -> tuple[Sourced, list[Path], str, list[UsedProfile]]:
+) -> tuple[SourcedProfile, list[Path], str, list[UsedProfile]]:
     """The whole of some and the network of the other, the files that are not ours, the name that
     the first go by (of a file its path), and all files."""
     from nono_trio.config.profiles import load
-    from nono_trio.core.profile.schema import Profile, Sourced, merge
+    from nono_trio.core.profile.schema import Profile, SourcedProfile, merge
 
-    whole, files = Sourced(), []
+    whole, files = SourcedProfile(), []
     names: dict[str, None] = {}
     used: list[UsedProfile] = []
     asked = [(profile, False) for profile in profiles]
@@ -165,17 +165,17 @@ def _load(
             name = os.path.realpath(found.path) if found.source == "file" else found.name
             names[str(name)] = None
         if network_only:
-            sourced = Sourced(Profile(network=sourced.profile.network), sourced.origins)
+            sourced = SourcedProfile(Profile(network=sourced.profile.network), sourced.origins)
         whole = merge(whole, sourced)
     return whole, files, _SEVERAL.join(names) or "default", used
 
 
-def _entry(sourced: Sourced, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)
+def _entry(sourced: SourcedProfile, key: str) -> Any:  # noqa: ANN401  (whatever the schema has there)
     table, _, name = key.partition(".")
     return getattr(getattr(sourced.profile, table), name)
 
 
-def _add_lists(given: dict[str, Any], sourced: Sourced, sources: Sources) -> None:
+def _add_lists(given: dict[str, Any], sourced: SourcedProfile, sources: Sources) -> None:
     """Add the entries of lists; paths are granted apart, with their sources (`_requests`)."""
     for declared in FIELDS:
         name, key = declared.parameter, declared.key
@@ -199,7 +199,7 @@ def _note_source(sources: Sources, name: str, entry: object, source: str) -> Non
 
 
 def _add_values(
-    given: dict[str, Any], sourced: Sourced, explicit: frozenset[str], sources: Sources
+    given: dict[str, Any], sourced: SourcedProfile, explicit: frozenset[str], sources: Sources
 ) -> None:
     """Put a profile's single values in the place of defaults."""
     for declared in FIELDS:
@@ -212,7 +212,7 @@ def _add_values(
             _note_source(sources, name, "", f"{sourced.origin(key)}: {key}")
 
 
-def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRequest]:
+def _requests(sourced: SourcedProfile, variables: Mapping[str, str]) -> Iterator[PathRequest]:
     from nono_trio.core.profile.values import expand
 
     for declared in FIELDS:
@@ -229,7 +229,7 @@ def _requests(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[PathRe
             )
 
 
-def _seeds(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _seeds(sourced: SourcedProfile, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     from nono_trio.core.profile.values import expand
 
     key = "filesystem.home_seed"
@@ -237,13 +237,13 @@ def _seeds(sourced: Sourced, variables: Mapping[str, str]) -> Iterator[tuple[str
         yield expand(entry, variables), f"{sourced.origin(key, entry)}: {key}"
 
 
-def _paths(sourced: Sourced, key: str, variables: Mapping[str, str]) -> list[str]:
+def _paths(sourced: SourcedProfile, key: str, variables: Mapping[str, str]) -> list[str]:
     from nono_trio.core.profile.values import expand
 
     return [expand(entry, variables) for entry in _entry(sourced, key)]
 
 
-def _set_variables(sourced: Sourced, variables: Mapping[str, str]) -> dict[str, str]:
+def _set_variables(sourced: SourcedProfile, variables: Mapping[str, str]) -> dict[str, str]:
     from nono_trio.core.profile.values import expand
 
     given: dict[str, str] = sourced.profile.environment.set

@@ -19,10 +19,10 @@ from nono_trio.core.log.policy_json import (
     FilePolicy,
     GrantedPath,
     NetworkPolicy,
-    Origin,
     PassedVariables,
+    SessionOrigin,
     SessionPolicy,
-    Sourced,
+    SourcedEntry,
 )
 from nono_trio.sandbox.launcher.nono_py import library_path
 
@@ -77,8 +77,10 @@ def proxy_policy(options: SessionOptions) -> SessionPolicy:
 def _network(
     network: NetworkOptions, open_ports: Sequence[int] = (), listen_ports: Sequence[int] = ()
 ) -> NetworkPolicy:
-    def sourced(name: str, entries: Iterable[str]) -> list[Sourced]:
-        return [Sourced(entry=_text(e), source=_text(network.source(name, e))) for e in entries]
+    def sourced(name: str, entries: Iterable[str]) -> list[SourcedEntry]:
+        return [
+            SourcedEntry(entry=_text(e), source=_text(network.source(name, e))) for e in entries
+        ]
 
     proxy = network.upstream_proxy
     return NetworkPolicy(
@@ -90,7 +92,7 @@ def _network(
         listen_ports=[*listen_ports],
         upstream_proxy=None
         if proxy is None
-        else Sourced(entry=f"{proxy.scheme}://{proxy.shown}", source=proxy.source),
+        else SourcedEntry(entry=f"{proxy.scheme}://{proxy.shown}", source=proxy.source),
     )
 
 
@@ -112,9 +114,9 @@ def _files(options: RunOptions, run: PreparedRun) -> FilePolicy:
     )
 
 
-def _origin(options: SessionOptions) -> Origin:
+def _origin(options: SessionOptions) -> SessionOrigin:
     system = os.uname()
-    return Origin(
+    return SessionOrigin(
         user=_user_name(),
         user_id=os.geteuid(),
         host=_text(socket.gethostname()),

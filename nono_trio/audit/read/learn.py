@@ -33,7 +33,7 @@ MAX_TARGETS: Final = 1000
 
 
 @dataclass
-class Denied:
+class DeniedTarget:
     """A host and port that was refused: how often, why at first, the rule that would open it, and
     whether any can."""
 
@@ -54,10 +54,10 @@ class Learned:
 
     allowed: dict[Target, int] = field(default_factory=dict)
     schemes: dict[Target, str] = field(default_factory=dict)
-    denied: dict[str, Denied] = field(default_factory=dict)
+    denied: dict[str, DeniedTarget] = field(default_factory=dict)
     """By their entries: what hides its name may be denied where what shows it is allowed."""
-    looked_up: dict[str, Denied] = field(default_factory=dict)
-    """Denied names that were asked for, by name."""
+    looked_up: dict[str, DeniedTarget] = field(default_factory=dict)
+    """DeniedTarget names that were asked for, by name."""
     pins: dict[Target, str] = field(default_factory=dict)
     elsewhere: set[Target] = field(default_factory=set)
     """Reached through an upstream proxy: the address of such a flow is that proxy's."""
@@ -74,7 +74,7 @@ class Learned:
         }
 
     @property
-    def refused(self) -> list[Denied]:
+    def refused(self) -> list[DeniedTarget]:
         """What was denied and never allowed, the most frequent first; a name that was only looked
         up with the port of that."""
         wanted = {one.target for one in self.denied.values()} | {host for host, _ in self.allowed}
@@ -82,7 +82,7 @@ class Learned:
         only += [one for name, one in self.looked_up.items() if name not in wanted]
         return sorted(only, key=lambda one: (-one.count, one.target, one.port))
 
-    def _was_allowed(self, denied: Denied) -> bool:
+    def _was_allowed(self, denied: DeniedTarget) -> bool:
         target = (denied.target, denied.port)
         return target in self.allowed and denied.entry in (
             entry(*target),
@@ -142,13 +142,13 @@ def _count_allowed(learned: Learned, target: Target, scheme: str) -> None:
 
 
 def _count_denied(
-    learned: Learned, denied: dict[str, Denied], event: NetworkEvent, missed: str
+    learned: Learned, denied: dict[str, DeniedTarget], event: NetworkEvent, missed: str
 ) -> None:
     if missed in denied:
         denied[missed].count += 1
     elif len(denied) < MAX_TARGETS:
         can_be_allowed = _can_be_allowed(event.target, missed)
-        denied[missed] = Denied(
+        denied[missed] = DeniedTarget(
             event.target, event.port or 0, 1, event.reason or "", missed, can_be_allowed
         )
     else:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.summary_json import SealSummary
 
 
-class Survey:
+class CrashScan:
     """One reading of an unsealed session; raises OSError and LogUnreadable when it can't be read.
 
     `whole` says how many bytes of each file are whole lines.

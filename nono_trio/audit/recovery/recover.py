@@ -25,7 +25,7 @@ import msgspec
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
-from nono_trio.audit.recovery.crash_scan import Survey
+from nono_trio.audit.recovery.crash_scan import CrashScan
 from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.seal import (
@@ -158,7 +158,7 @@ def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]
     if store.is_sealed(metadata):
         answer.outcome, answer.event_count = "sealed", metadata.audit_event_count
         return
-    found = Survey(directory)
+    found = CrashScan(directory)
     answer.first_bad = found.fault()
     if answer.first_bad is not None:
         answer.outcome = "tampered"
@@ -174,7 +174,7 @@ class _Sealing:
         self,
         directory: Path,
         metadata: SessionMetadata,
-        found: Survey,
+        found: CrashScan,
         step: Callable[[str], None],
     ) -> None:
         self._directory = directory

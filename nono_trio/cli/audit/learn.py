@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from nono_trio.audit.read.learn import Denied, Learned
+    from nono_trio.audit.read.learn import DeniedTarget, Learned
 
 # Denials are there to be read one by one.
 MAX_DENIED: Final = 50
@@ -107,10 +107,10 @@ class Lesson:
         yield ""
 
 
-def _denied_lines(refused: list[Denied]) -> Iterator[str]:
+def _denied_lines(refused: list[DeniedTarget]) -> Iterator[str]:
     if not refused:
         return
-    yield "  # Denied in that session: take the # away from what it may reach."
+    yield "  # DeniedTarget in that session: take the # away from what it may reach."
     for denied in refused[:MAX_DENIED]:
         why = f"{denied.count}x: {shorten(clean(denied.reason), MAX_DETAIL)}"
         rule = quoted(shorten(denied.entry, MAX_DETAIL))

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 
-class Sourced(msgspec.Struct, kw_only=True, frozen=True):
+class SourcedEntry(msgspec.Struct, kw_only=True, frozen=True):
     """One entry and what gave it: a flag, a profile's line and key, or a policy group."""
 
     entry: str
@@ -24,12 +24,12 @@ class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
     """Host rules, pins and ports; `block`: nothing at all may be reached."""
 
     block: bool = False
-    allow: list[Sourced] = []
-    deny: list[Sourced] = []
-    pins: list[Sourced] = []
+    allow: list[SourcedEntry] = []
+    deny: list[SourcedEntry] = []
+    pins: list[SourcedEntry] = []
     open_ports: list[int] = []
     listen_ports: list[int] = []
-    upstream_proxy: Sourced | None = None
+    upstream_proxy: SourcedEntry | None = None
 
 
 class GrantedPath(msgspec.Struct, kw_only=True, frozen=True):
@@ -64,7 +64,7 @@ class UsedProfile(msgspec.Struct, kw_only=True, frozen=True):
     sha256: str
 
 
-class Origin(msgspec.Struct, kw_only=True, frozen=True):
+class SessionOrigin(msgspec.Struct, kw_only=True, frozen=True):
     """Who ran it, where, and with which software; `package_sha256` is over our own files."""
 
     user: str = ""
@@ -105,7 +105,7 @@ class SessionPolicy(msgspec.Struct, kw_only=True, frozen=True):
     audit_mode: str = "strict"
     audit_sync: str = "interval"
     limits: dict[str, int | float | None] = {}
-    origin: Origin = Origin()
+    origin: SessionOrigin = SessionOrigin()
     supervisor: SupervisorProcess = SupervisorProcess()
 
     @property

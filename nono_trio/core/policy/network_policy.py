@@ -1,4 +1,4 @@
-"""The network policy: may this host and port be reached, by which rule, and what would change it.
+"""The network policy: may this host and port be resolved, by which rule, and what would change it.
 
 Rules of this file:
 - Order: network blocked, metadata and never-allowed addresses, deny entries, allow entries, default
@@ -100,7 +100,7 @@ class RuleTable:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._exact: dict[tuple[str, int], list[Rule]] = {}
-        self._below: dict[tuple[str, int], list[Rule]] = {}
+        self._by_suffix: dict[tuple[str, int], list[Rule]] = {}
         self.ports: set[int] = set()
         self.tunnelled: set[int] = set()
         """Ports of tcp:// entries, ANY_PORT among them for `:*`."""
@@ -108,22 +108,22 @@ class RuleTable:
             self.ports.update(port for port in rule.ports if port != ANY_PORT)
             if rule.scheme == TCP_SCHEME:
                 self.tunnelled.update(rule.ports)
-            table = self._below if rule.wildcard else self._exact
+            table = self._by_suffix if rule.wildcard else self._exact
             for port in rule.ports:
                 table.setdefault((rule.host.name, port), []).append(rule)
 
     def find(self, host: Host, port: int) -> Iterator[Rule]:
         """The entries for a host and port: exact before wildcard, the nearest suffix first."""
-        yield from _at(self._exact, host.name, port)
-        if host.address is not None or not self._below:
+        yield from _rules_at(self._exact, host.name, port)
+        if host.address is not None or not self._by_suffix:
             return
         parents = with_parents(host.name)
         next(parents)  # *.example.com does not cover example.com
         for name in parents:
-            yield from _at(self._below, name, port)
+            yield from _rules_at(self._by_suffix, name, port)
 
 
-def _at(table: dict[tuple[str, int], list[Rule]], name: str, port: int) -> Iterator[Rule]:
+def _rules_at(table: dict[tuple[str, int], list[Rule]], name: str, port: int) -> Iterator[Rule]:
     yield from table.get((name, port), ())
     yield from table.get((name, ANY_PORT), ())
 
@@ -146,7 +146,7 @@ class Policy:
         self.search = tuple(search)
         """The system's search domains: what is appended to names without a dot."""
         self._allow = RuleTable(allow)
-        self._deny = RuleTable(one for rule in deny for one in _deny_everywhere(rule))
+        self._deny = RuleTable(one for rule in deny for one in _in_every_spelling(rule))
         self._pins = pins or {}
         self._block = block
         self._verdicts: dict[tuple[str, int], Verdict] = {}
@@ -229,11 +229,11 @@ class Policy:
         verdict = self.decide(host, port)
         if not verdict.allowed:
             return verdict
-        reached = _reach(address)
-        if reached is None:
+        resolved = _resolved_address(address)
+        if resolved is None:
             reason = format_reason(DenialCode.RESOLVED_NO_ADDRESS, host=host.bracketed())
             return Verdict(False, None, reason)
-        return self._check_reached(host, port, reached, is_local) or verdict
+        return self._check_resolved(host, port, resolved, is_local) or verdict
 
     def _denied(self, reason: str, rule: Rule) -> Verdict:
         return Verdict(False, rule.text, reason, self._drop("deny_domain", rule.text))
@@ -258,7 +258,7 @@ class Policy:
             shown = _shown(host, port)
             reason = format_reason(DenialCode.NOT_ALLOWED, destination=shown)
             return Verdict(False, None, reason, f"allow it with {ALLOW_FLAG} {shown}")
-        return self._extended_denial(host, port) or self._allowed(host, port, rules)
+        return self._searched_denial(host, port) or self._allowed(host, port, rules)
 
     def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
         rule = max(rules, key=lambda rule: rule.inspection(port))  # of equals the nearest
@@ -268,19 +268,19 @@ class Policy:
             inspection=rule.inspection(port),
             scheme=rule.scheme,
             tls_only=all(one.scheme == TLS_SCHEME for one in rules),
-            looked_up=self._extended(host, port),
+            looked_up=self._searched_names(host, port),
         )
 
-    def _extended(self, host: Host, port: int) -> tuple[str, ...]:
+    def _searched_names(self, host: Host, port: int) -> tuple[str, ...]:
         """The full names that an allowed host is looked up as; none where it is just its own."""
         if host.address is not None or (host.name, port) in self._pins:
             return ()
         names = self.look_up_names(host)
         return names if len(names) > 1 else ()
 
-    def _extended_denial(self, host: Host, port: int) -> Verdict | None:
+    def _searched_denial(self, host: Host, port: int) -> Verdict | None:
         """The denial of a host that would be looked up as one that is closed."""
-        for name in self._extended(host, port):
+        for name in self._searched_names(host, port):
             if is_metadata_name(name):
                 code = DenialCode.SEARCHED_METADATA_NAME
                 return Verdict(False, None, format_reason(code, host=host.name, name=name))
@@ -293,43 +293,45 @@ class Policy:
     def _deny_rule(self, spelled: Iterable[Host], port: int) -> Rule | None:
         return next((rule for one in spelled for rule in self._deny.find(one, port)), None)
 
-    def _check_reached(
-        self, host: Host, port: int, reached: Reached, is_local: bool
+    def _check_resolved(
+        self, host: Host, port: int, resolved: ResolvedAddress, is_local: bool
     ) -> Verdict | None:
         """The denial of one address of an allowed host, or None."""
-        if reached.address_class.is_never_allowed:
-            return _unreachable(host, reached, None)
-        denial = self._deny_rule(reached.spelled, port)
+        if resolved.address_class.is_never_allowed:
+            return _closed(host, resolved, None)
+        denial = self._deny_rule(resolved.spelled, port)
         if denial is not None:
-            reason = _resolved(DenialCode.RESOLVED_ON_DENY_LIST, host, reached)
+            reason = _resolved_reason(DenialCode.RESOLVED_ON_DENY_LIST, host, resolved)
             return self._denied(reason, denial)
-        if is_local and reached.address_class is not AddressClass.LOOPBACK:
-            return self._check_local(host, port, reached)
-        if self._opens(host, port, reached):
+        if is_local and resolved.address_class is not AddressClass.LOOPBACK:
+            return self._check_local(host, port, resolved)
+        if self._is_opened(host, port, resolved):
             return None
-        return _unreachable(host, reached, _hint_for(reached, _shown(host, port)))
+        return _closed(host, resolved, _hint_for(resolved, _shown(host, port)))
 
-    def _check_local(self, host: Host, port: int, reached: Reached) -> Verdict | None:
+    def _check_local(self, host: Host, port: int, resolved: ResolvedAddress) -> Verdict | None:
         """The denial of an address of this machine, whose services may trust who comes from it."""
-        if self._is_pinned(host, port, reached) or any(self._allow.find(reached.host, port)):
+        if self._is_pinned(host, port, resolved) or any(self._allow.find(resolved.host, port)):
             return None
-        reason = _resolved(DenialCode.RESOLVED_LOCAL, host, reached)
-        hint = f"name the address with {ALLOW_FLAG} {_shown(reached.host, port)}"
+        reason = _resolved_reason(DenialCode.RESOLVED_LOCAL, host, resolved)
+        hint = f"name the address with {ALLOW_FLAG} {_shown(resolved.host, port)}"
         return Verdict(False, None, reason, hint)
 
-    def _is_pinned(self, host: Host, port: int, reached: Reached) -> bool:
-        return reached.host.address in self._pins.get((host.name, port), ())
+    def _is_pinned(self, host: Host, port: int, resolved: ResolvedAddress) -> bool:
+        return resolved.host.address in self._pins.get((host.name, port), ())
 
-    def _opens(self, host: Host, port: int, reached: Reached) -> bool:
-        if reached.address_class is AddressClass.PUBLIC:
+    def _is_opened(self, host: Host, port: int, resolved: ResolvedAddress) -> bool:
+        if resolved.address_class is AddressClass.PUBLIC:
             return True
-        if self._is_pinned(host, port, reached):
+        if self._is_pinned(host, port, resolved):
             return True
-        return any(_may_reach(rule, reached.address_class) for rule in self._allow.find(host, port))
+        return any(
+            _may_reach(rule, resolved.address_class) for rule in self._allow.find(host, port)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class ResolvedAddress:
     """A resolved address: as a host, its class, and every host that it is in some spelling."""
 
     host: Host
@@ -338,19 +340,19 @@ class Reached:
 
 
 @lru_cache(maxsize=ADDRESS_CACHE)
-def _reach(text: str) -> Reached | None:
+def _resolved_address(text: str) -> ResolvedAddress | None:
     address = parse_address(text)
     if address is None:
         return None
     spelled = _spelled(address)
-    return Reached(spelled[0], classify(address), spelled)
+    return ResolvedAddress(spelled[0], classify(address), spelled)
 
 
 def _spelled(address: Address) -> tuple[Host, ...]:
     return tuple(Host(str(one), one) for one in spellings(address))
 
 
-def _deny_everywhere(rule: Rule) -> Iterable[Rule]:
+def _in_every_spelling(rule: Rule) -> Iterable[Rule]:
     """A deny rule once for each address it stands for: a mapped one denies the plain one too."""
     if rule.host.address is None:
         return (rule,)
@@ -382,22 +384,24 @@ def _flag_of(name: str, _entry: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _unreachable(host: Host, reached: Reached, hint: str | None) -> Verdict:
-    reason = _resolved(
-        DenialCode.RESOLVED_CLOSED, host, reached, address_class=reached.address_class
+def _closed(host: Host, resolved: ResolvedAddress, hint: str | None) -> Verdict:
+    reason = _resolved_reason(
+        DenialCode.RESOLVED_CLOSED, host, resolved, address_class=resolved.address_class
     )
     return Verdict(False, None, reason, hint)
 
 
-def _resolved(code: DenialCode, host: Host, reached: Reached, **values: Value) -> str:
-    return format_reason(code, host=host.bracketed(), address=reached.host.name, **values)
+def _resolved_reason(
+    code: DenialCode, host: Host, resolved: ResolvedAddress, **values: Value
+) -> str:
+    return format_reason(code, host=host.bracketed(), address=resolved.host.name, **values)
 
 
 def _shown(host: Host, port: int) -> str:
     return f"{host.bracketed()}:{port}"
 
 
-def _hint_for(reached: Reached, shown: str) -> str:
-    if reached.address_class is AddressClass.PRIVATE:
+def _hint_for(resolved: ResolvedAddress, shown: str) -> str:
+    if resolved.address_class is AddressClass.PRIVATE:
         return f"name it exactly with {ALLOW_FLAG} {shown}"
-    return f"pin it with {RESOLVE_FLAG} {shown}:{reached.host.bracketed()}"
+    return f"pin it with {RESOLVE_FLAG} {shown}:{resolved.host.bracketed()}"

@@ -17,7 +17,7 @@ import msgspec
 from nono_trio.core.policy.variables import check_set
 from nono_trio.core.profile.fields import BY_KEY
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
-from nono_trio.core.profile.schema import TABLES, Extends, Origin, Profile, Sourced
+from nono_trio.core.profile.schema import TABLES, EntryOrigin, Extends, Profile, SourcedProfile
 from nono_trio.core.profile.values import check_entry, suggestion
 from nono_trio.errors import UsageError
 
@@ -67,10 +67,10 @@ class Fault:
 class Reading:
     """What a text gave: without faults, `sourced` is all of it."""
 
-    sourced: Sourced
+    sourced: SourcedProfile
     faults: tuple[Fault, ...]
 
-    def accepted(self) -> Sourced:
+    def accepted(self) -> SourcedProfile:
         """Return the profile; raises UsageError with the first fault."""
         if not self.faults:
             return self.sourced
@@ -134,7 +134,7 @@ def _lower(text: str) -> str:
 
 
 def _refused(file: str, line: int, message: str) -> Reading:
-    return Reading(Sourced(), (Fault(file, line, "", message),))
+    return Reading(SourcedProfile(), (Fault(file, line, "", message),))
 
 
 class _Reader:
@@ -145,7 +145,7 @@ class _Reader:
         self._built_in = built_in
         self._lines = lines
         self._faults: list[Fault] = []
-        self._origins: dict[tuple[str, str], Origin] = {}
+        self._origins: dict[tuple[str, str], EntryOrigin] = {}
 
     def read(self, data: dict[str, Value]) -> Reading:
         """Take every table and key; a field with a fault keeps its default."""
@@ -160,7 +160,7 @@ class _Reader:
             else:
                 self._unknown((name,), Profile.__struct_fields__)
         self._faults.sort(key=lambda fault: fault.line)
-        return Reading(Sourced(Profile(**given), self._origins), tuple(self._faults))
+        return Reading(SourcedProfile(Profile(**given), self._origins), tuple(self._faults))
 
     def _table(self, path: KeyPath, data: Value, table: Value) -> Value:
         """One table; `table` is its class in the schema."""
@@ -193,7 +193,7 @@ class _Reader:
         field = BY_KEY.get(key)
         by_name = field is not None and field.merge == "by_name"
         name = "" if entry_path == path else str(entry_path[-1] if by_name else entry)
-        origin = Origin(self._file, line_of(self._lines, entry_path), self._built_in)
+        origin = EntryOrigin(self._file, line_of(self._lines, entry_path), self._built_in)
         self._origins.setdefault((key, name), origin)
         try:
             if key == "environment.set":

@@ -91,7 +91,7 @@ class Profile(Table, frozen=True):
 
 
 @dataclass(frozen=True)
-class Origin:
+class EntryOrigin:
     """Where an entry stands; `built_in` for a profile that we ship."""
 
     file: str
@@ -103,18 +103,18 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Sourced:
+class SourcedProfile:
     """A profile and where its entries come from, by dotted key and entry ("" for single values)."""
 
     profile: Profile = field(default_factory=Profile)
-    origins: Mapping[tuple[str, str], Origin] = field(default_factory=dict)
+    origins: Mapping[tuple[str, str], EntryOrigin] = field(default_factory=dict)
 
-    def origin(self, key: str, entry: object = "") -> Origin | None:
+    def origin(self, key: str, entry: object = "") -> EntryOrigin | None:
         """The origin of an entry of a dotted key; None for what nobody gave."""
         return self.origins.get((key, str(entry)))
 
 
-def merge(base: Sourced, over: Sourced) -> Sourced:
+def merge(base: SourcedProfile, over: SourcedProfile) -> SourcedProfile:
     """Put `over` on `base`; `meta` and `extends` are those of `over`."""
     merged = {
         section: _merge_table(
@@ -130,7 +130,7 @@ def merge(base: Sourced, over: Sourced) -> Sourced:
             origins.setdefault((key, entry), origin)
         else:
             origins[key, entry] = origin
-    return Sourced(profile, origins)
+    return SourcedProfile(profile, origins)
 
 
 def _merge_table(section: str, base: Any, over: Any) -> Any:  # noqa: ANN401  (one of TABLES)

@@ -18,7 +18,7 @@ from nono_trio.cli import main as command_line
 from nono_trio.core.log.policy_json import (
     NetworkPolicy,
     PassedVariables,
-    Sourced,
+    SourcedEntry,
     UsedProfile,
     decode_policy,
     encode_policy,
@@ -199,7 +199,7 @@ def test_a_policy_without_its_record_is_not_bound_yet(printed, root):
 
 
 def test_the_policy_is_shown_with_the_place_of_each_rule(printed, root, monkeypatch):
-    many = [Sourced(entry=f"h{n}.test", source="group many") for n in range(40)]
+    many = [SourcedEntry(entry=f"h{n}.test", source="group many") for n in range(40)]
     plain = made.policy
 
     def rich(session_id, **facts):
@@ -207,9 +207,9 @@ def test_the_policy_is_shown_with_the_place_of_each_rule(printed, root, monkeypa
         return msgspec.structs.replace(
             policy,
             network=NetworkPolicy(
-                allow=[Sourced(entry="api.example.com", source="--allow-domain"), *many],
-                deny=[Sourced(entry="evil.test", source="ci.toml:3 network.deny_domain")],
-                upstream_proxy=Sourced(entry="http://proxy.example.com:3128", source="env"),
+                allow=[SourcedEntry(entry="api.example.com", source="--allow-domain"), *many],
+                deny=[SourcedEntry(entry="evil.test", source="ci.toml:3 network.deny_domain")],
+                upstream_proxy=SourcedEntry(entry="http://proxy.example.com:3128", source="env"),
             ),
             variables=PassedVariables(passed=["PATH"], held_back=["SECRET_TOKEN"]),
             origin=msgspec.structs.replace(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
 from nono_trio.core.profile.parser import read_profile
-from nono_trio.core.profile.schema import Profile, Sourced, merge
+from nono_trio.core.profile.schema import Profile, SourcedProfile, merge
 from nono_trio.core.profile.values import VARIABLES, expand, quoted
 from nono_trio.errors import UsageError
 
@@ -169,7 +169,7 @@ def test_lists_add_up_and_single_values_are_replaced():
 
 def test_merging_with_nothing_changes_nothing():
     whole = read_profile(WHOLE, "p.toml").accepted()
-    assert merge(Sourced(), whole) == whole
+    assert merge(SourcedProfile(), whole) == whole
 
 
 def test_variables():
