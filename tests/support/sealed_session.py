@@ -24,7 +24,7 @@ from nono_trio.core.log.notices import POLICY_TARGET, SUMMARY_TARGET, Tally, bin
 from nono_trio.core.log.policy_json import (
     FilePolicy,
     GrantedPath,
-    Origin,
+    SessionOrigin,
     SessionPolicy,
     SupervisorProcess,
     encode_policy,
@@ -163,7 +163,7 @@ def policy(session_id, *, name=None, **facts):
         files=FilePolicy(grants=[grant]),
         audit_mode=facts["audit_mode"],
         audit_sync=facts["audit_sync"],
-        origin=Origin(nono_trio=facts["version"]),
+        origin=SessionOrigin(nono_trio=facts["version"]),
         supervisor=SupervisorProcess(
             pid=facts["supervisor_pid"],
             start_ticks=facts["supervisor_start_ticks"],
