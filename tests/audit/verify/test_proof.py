@@ -20,7 +20,7 @@ from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
 from nono_trio.cli.audit.verify import verify_all, verify_targets
-from nono_trio.core.log.session_json import (
+from nono_trio.core.log.ledger_record import (
     decode_ledger_record,
     encode_ledger_record,
     ledger_chain_hash,
