@@ -36,13 +36,13 @@ PIDFD_OPEN, PIDFD_SEND_SIGNAL, PIDFD_GETFD = 434, 424, 438
 REFUSING = """
 import os, struct, sys
 sys.path.insert(0, sys.argv[1])
-from nono_trio.sandbox import system
+from nono_trio.sandbox.launcher.linux import syscalls
 calls = [int(number) for number in sys.argv[2].split(",")]
 program = [(0x20, 0, 0, 0)]
 program += [(0x15, len(calls) - at, 0, number) for at, number in enumerate(calls)]
 program += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | 38)]
-system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
-system.install_filter(b"".join(struct.pack("=HBBI", *each) for each in program))
+syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+syscalls.install_filter(b"".join(struct.pack("=HBBI", *each) for each in program))
 os.execv(sys.argv[3], sys.argv[3:])
 """
 
