@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES
 from nono_trio.core.policy.rule import parse_allow
 from nono_trio.errors import UsageError
-from nono_trio.posix.paths import is_below
+from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def writable_files(environ: Mapping[str, str], home: str, writable: Sequence[str
 
 
 def _is_writable(real: str, writable: Sequence[str]) -> bool:
-    return any(real == one or is_below(real, one) for one in map(os.path.realpath, writable))
+    return any(is_in(real, one) for one in map(os.path.realpath, writable))
 
 
 def _add(text: str, found: Registries) -> bool:

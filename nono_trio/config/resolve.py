@@ -20,8 +20,9 @@ from nono_trio.core.policy.variables import VariableRules, check_allow, check_pa
 from nono_trio.core.profile.fields import FIELDS, flag_of
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
-from nono_trio.posix.paths import follow, is_below, is_in
+from nono_trio.posix.paths import is_in
 from nono_trio.sandbox.filesystem.plan import FileOptions, PathRequest, working_directory
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -270,7 +271,7 @@ def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
     whoever can replace a symlink on the way to it says what is found there."""
     warnings = []
     for path in files:
-        real, links = follow(os.path.abspath(path))
+        real, links, _ = follow(os.path.abspath(path))
         if any(_covers(one, place) for one in writable for place in (real, *links)):
             warnings.append(
                 f"the command may write the profile {path}, and so the cage of the next run"
@@ -300,7 +301,7 @@ def _changeable_registries(home: str, writable: Sequence[str], directory: str) -
 
 
 def _covers(granted: str, path: str) -> bool:
-    return path == granted or is_below(path, granted)
+    return is_in(path, granted)
 
 
 def _expand_groups(

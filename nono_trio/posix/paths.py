@@ -8,9 +8,8 @@ count. Paths are compared by their text only after every symlink was followed, a
 from __future__ import annotations
 
 import os
-import stat
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from nono_trio.posix.account import home_of
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 # For choices between two values; where a name exists on one system only, sys.platform is compared
 # in place, as the type checker knows that by itself.
 ON_MACOS: bool = sys.platform == "darwin"
-
-_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 Identity = tuple[int, int]  # device and inode
 
@@ -75,54 +72,6 @@ def identity(path: str) -> Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-class Followed(NamedTuple):
-    """A path behind its symlinks; `links` are those on the way, each by its own real path."""
-
-    real: str
-    links: tuple[str, ...]
-
-
-def follow(path: str, targets: dict[str, str | None] | None = None) -> Followed:
-    """Follow every symlink of an absolute path; what is not there is taken as it is written.
-
-    `targets` keeps what was found for the next of many paths: each is looked at once.
-    """
-    targets = {} if targets is None else targets
-    pending = [part for part in reversed(path.split("/")) if part]
-    real, links = "", []
-    while pending:
-        part = pending.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            real = os.path.dirname(real).rstrip("/")
-            continue
-        here = f"{real}/{part}"
-        if here not in targets:
-            targets[here] = _target(here)
-        target = targets[here]
-        if target is None:
-            real = here
-            continue
-        links.append(here)
-        if len(links) > _MAX_LINKS:  # a circle: nothing is behind it
-            return Followed(os.path.realpath(path), tuple(links))
-        if target.startswith("/"):
-            real = ""
-        pending += reversed(target.split("/"))
-    return Followed(real or "/", tuple(links))
-
-
-def _target(path: str) -> str | None:
-    """Return the text of a symlink, None for anything else."""
-    try:
-        if not stat.S_ISLNK(os.lstat(path).st_mode):
-            return None
-        return os.readlink(path)
-    except OSError:
-        return None
 
 
 def still_at(path: str, identity: tuple[int, int] | None) -> str | None:

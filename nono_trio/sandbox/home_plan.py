@@ -21,6 +21,7 @@ from nono_trio.posix.memory import memory_bytes
 from nono_trio.posix.paths import could_be_directory, home_directory, is_below, is_in
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import MountOp
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,6 @@ _PRIVATE_SHARE = 8
 _BYTES_PER_FILE = 8 << 10
 _FEWEST_FILES = 65_536
 
-_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 _XDG = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 _OF_THE_SHELL = ("PWD", "OLDPWD")  # where it was, not where a program keeps something
 
@@ -138,25 +138,10 @@ def _mount_points(grants: Sequence[tuple[Grant, str]], given: str, home: str) ->
 
 
 def _links_on_the_way(path: str) -> Iterator[tuple[str, str]]:
-    """The symlinks that a path goes through, each by its own path without symlinks."""
-    pending = [part for part in reversed(path.split("/")) if part]
-    real, links = "", 0
-    while pending and links <= _MAX_LINKS:
-        part = pending.pop()
-        if part == "..":
-            real = os.path.dirname(real).rstrip("/")
-        if part in ("", ".", ".."):
-            continue
-        here = f"{real}/{part}"
-        try:
-            target = os.readlink(here)
-        except OSError:
-            real = here
-            continue
-        links += 1
-        yield here, target
-        real = "" if target.startswith("/") else real
-        pending += reversed(target.split("/"))
+    """Yield the symlinks that a path leads through and their texts, each by its own real path."""
+    targets: dict[str, str | None] = {}
+    for link in follow(path, targets).links:
+        yield link, targets[link] or ""
 
 
 def _links(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterator[Place]:

@@ -11,9 +11,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.posix.paths import follow, is_in
+from nono_trio.posix.paths import is_in
 from nono_trio.sandbox.launcher.addresses import GATEWAY_IPV4
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

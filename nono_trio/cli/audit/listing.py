@@ -16,6 +16,7 @@ from nono_trio.audit.read.summary import Counts, Status, counts_of
 from nono_trio.audit.read.summary import status as status_of
 from nono_trio.audit.verify import bound_facts
 from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ def _runs(session: StoredSession, text: str) -> bool:
 def _touches(session: StoredSession, path: str) -> bool:
     """Whether a path of the session lies below `path`, or `path` below one of its."""
     asked = os.path.abspath(path)
-    return any(_is_below(asked, own) or _is_below(own, asked) for own in _paths(session))
+    return any(is_in(asked, own) or is_in(own, asked) for own in _paths(session))
 
 
 def _paths(session: StoredSession) -> Iterator[str]:
@@ -136,10 +137,6 @@ def _paths(session: StoredSession) -> Iterator[str]:
     yield from summary.tracked_paths
     if summary.facts.working_directory is not msgspec.UNSET:
         yield summary.facts.working_directory
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def _has_status(session: StoredSession, status: Status, asked: str) -> bool:

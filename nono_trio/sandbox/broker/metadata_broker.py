@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from nono_trio.posix.paths import is_below, still_at
+from nono_trio.posix.paths import is_in, still_at
 from nono_trio.sandbox.broker import file_calls, seccomp_notify
 from nono_trio.sandbox.broker.caller import AT_FDCWD, Caller
 from nono_trio.sandbox.broker.seccomp_notify import Returned
@@ -159,7 +159,7 @@ class MetadataBroker:
         if self.elsewhere or not path.startswith("/"):  # a pipe, a socket: nobody's but its own
             return
         paths = self.watched if action == "watch" else self.changed
-        if not any(path == each or each == "/" or is_below(path, each) for each in paths):
+        if not any(is_in(path, each) for each in paths):
             if not path.startswith("/memfd:"):
                 what = "watches" if action == "watch" else "changes of modes, owners or times"
                 self._refuse(f"{what} outside the grants", path, errno.EACCES)

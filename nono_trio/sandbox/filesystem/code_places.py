@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import nono_trio
 from nono_trio import startup
-from nono_trio.posix.paths import ancestors, follow, is_below
+from nono_trio.posix.paths import ancestors, is_below
 from nono_trio.sandbox.filesystem.mount_table import MountTable
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

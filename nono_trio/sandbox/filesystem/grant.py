@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
-from nono_trio.posix.paths import Identity, follow, home_directory, identity, is_in, relative
+from nono_trio.posix.paths import Identity, home_directory, identity, is_in, relative
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -169,10 +170,10 @@ def work_trees(directory: str) -> list[str]:
 
 def link_out(path: str, trees: Sequence[str]) -> str | None:
     """Return the symlink by which `path` leaves one of `trees` (without symlinks), if one does."""
-    real, links = follow(path)
-    for link in links:
+    followed = follow(path)
+    for link in followed.links:
         for tree in trees:
-            if is_in(os.path.dirname(link), tree) and not is_in(real, tree):
+            if is_in(os.path.dirname(link), tree) and not is_in(followed.real, tree):
                 return link
     return None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio import startup
 from nono_trio.errors import UsageError
-from nono_trio.posix.paths import is_below
+from nono_trio.posix.paths import is_below, is_in
 from nono_trio.sandbox.filesystem.code_places import can_be_imported, names_on_the_way
 
 if TYPE_CHECKING:
@@ -39,16 +39,13 @@ class Named(NamedTuple):
     def refuses(self, grant: Grant) -> bool:
         """Whether code could be put here by who may write what is granted."""
         for path in {os.path.realpath(self.path), self.path}:
-            if grant.real == path or is_below(path, grant.real):
+            if is_in(path, grant.real):
                 return True
             if not is_below(grant.real, path):
                 continue
             if not self.modules or can_be_imported(os.path.relpath(grant.real, path), first=True):
                 return True
-        return any(
-            place.path == grant.real or is_below(place.path, grant.real)
-            for place in names_on_the_way(self.path)
-        )
+        return any(is_in(place.path, grant.real) for place in names_on_the_way(self.path))
 
 
 def refuse_named(grants: Iterable[Grant]) -> None:

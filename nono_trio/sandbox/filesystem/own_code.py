@@ -137,10 +137,10 @@ def search_path_warnings(
     own = [os.path.realpath(directory), *kept]
     for given in dict.fromkeys(os.environ.get("PATH", "").split(":")):
         real = os.path.realpath(given)
-        if not os.path.isabs(given) or any(real == one or is_below(real, one) for one in own):
+        if not os.path.isabs(given) or any(is_in(real, one) for one in own):
             continue
         for grant in grants:
-            covered = real == grant.real or is_below(real, grant.real)
+            covered = is_in(real, grant.real)
             if covered and grant.access != "read" and os.path.isdir(real):
                 yield (
                     f"{grant.source} {grant.path} lets the command change the programs in {given},"

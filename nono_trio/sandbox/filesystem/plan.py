@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from nono_trio.errors import UsageError
-from nono_trio.posix.paths import ancestors, follow, is_below, is_in
+from nono_trio.posix.paths import ancestors, is_below, is_in
 from nono_trio.sandbox.filesystem import own_code
 from nono_trio.sandbox.filesystem.grant import (
     PRIVATE,
@@ -25,6 +25,7 @@ from nono_trio.sandbox.filesystem.grant import (
 )
 from nono_trio.sandbox.filesystem.policy_groups import group_grants, protected
 from nono_trio.sandbox.filesystem.protected_paths import Protection, configuration_directories
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -22,7 +22,6 @@ from nono_trio.errors import UsageError
 from nono_trio.posix.account import account_home
 from nono_trio.posix.paths import (
     ancestors,
-    follow,
     home_directory,
     homes_root,
     identity,
@@ -32,13 +31,15 @@ from nono_trio.posix.paths import (
 from nono_trio.sandbox.filesystem.grant import absolute, link_out, work_trees
 from nono_trio.sandbox.filesystem.mount_table import MountTable
 from nono_trio.sandbox.filesystem.own_code import program_paths
+from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from nono_trio.posix.paths import Followed, Identity
+    from nono_trio.posix.paths import Identity
     from nono_trio.sandbox.filesystem.grant import Grant
+    from nono_trio.sandbox.launcher.symlinks import Followed
 
 _LIFT = "--bypass-protection"
 _HOMES = "--home kept=NAME gives the command the home of that name"
@@ -60,7 +61,7 @@ class _Index:
 
     def add(self, given: str, followed: Followed, mounts: MountTable) -> None:
         """Take in one closed place."""
-        real, links = followed
+        real, links, _ = followed
         for name in mounts.names(real):
             self.at.setdefault(name, given)
             for directory in list(ancestors(name))[1:]:

@@ -16,10 +16,10 @@ from harness import NONO_TRIO, RUN_SECONDS, Sessions, landlock_isolation
 
 from nono_trio.audit.store import state_root
 from nono_trio.config.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
-from nono_trio.posix.paths import follow
 from nono_trio.sandbox.filesystem import mount_table
 from nono_trio.sandbox.filesystem.mount_table import Mount, MountTable
 from nono_trio.sandbox.filesystem.plan import FileOptions
+from nono_trio.sandbox.launcher.symlinks import follow
 from nono_trio.sandbox.spawn import LaunchFailed, NamespacesRefused, await_ready, spawn
 from nono_trio.session.prepare import prepare_run
 

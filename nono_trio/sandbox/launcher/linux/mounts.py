@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, get_args
 from ..cage_plan import MountKind
 from ..hostile_tree import entered, make_directories
 from ..steps import StageError
+from ..symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..cage_plan import Identity, MountOp
+    from ..symlinks import Followed
 from . import syscalls
 
 # Any directory of the host will do to hang the new root on for a moment, as everything is
@@ -53,7 +55,6 @@ _DEVICE_LINKS = {
 _OTHER_NAMES = ("/var/run", "/var/lock")
 # Mount points, and a few small files of ours: without a size of its own it would be half of memory.
 _ROOT_OPTIONS = "mode=0755,size=16m"
-_MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
 
 
 def build_view(mounts: Sequence[MountOp]) -> None:
@@ -99,8 +100,8 @@ def _mount_trees(view: _View, binds: Sequence[MountOp], own: Sequence[MountOp]) 
     """
     shown: dict[str, MountOp] = {}
     for op in binds:
-        real = view.follow(op.path)
-        if real is not None:
+        real, _, exists = view.follow(op.path)
+        if exists:
             before = shown.get(real, op)
             writable, identity = before.writable or op.writable, op.identity or before.identity
             shown[real] = op._replace(writable=writable, identity=identity)
@@ -243,10 +244,11 @@ class _View:
 
         In a directory of the host's there has to be something to mount it on (see `own_files`).
         """
-        parent = self.follow(os.path.dirname(path)) or os.path.dirname(path)
-        real = os.path.join(parent, os.path.basename(path))
+        parent = self.follow(os.path.dirname(path))
+        directory = parent.real if parent.exists else os.path.dirname(path)
+        real = os.path.join(directory, os.path.basename(path))
         if self._mount_above(real) != "private":  # as the host has it: a symlink leads on
-            real = self._follow(path)[0]
+            real = self.follow(path).real
         if not os.path.lexists(_NEW + real):
             if self._mount_above(real) != "private":
                 return
@@ -309,44 +311,13 @@ class _View:
                 return mount or "private"
             path = os.path.dirname(path)
 
-    def follow(self, path: str) -> str | None:
-        """Return what is behind every symlink of `path`; `make_links` makes each of them again.
-
-        None if it does not exist.
-        """
-        real, exists = self._follow(path)
-        return real if exists else None
-
-    def _follow(self, path: str) -> tuple[str, bool]:
-        """As `follow`; of what does not exist the place where it would be."""
-        pending = [part for part in reversed(path.split("/")) if part]
-        real = ""
-        links = 0
-        exists = True
-        while pending:
-            part = pending.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                real = os.path.dirname(real).rstrip("/")
-                continue
-            here = f"{real}/{part}"
-            try:
-                is_link = stat.S_ISLNK(os.lstat(_OLD + here).st_mode)
-            except OSError:
-                exists = is_link = False
-            if not is_link:
-                real = here
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                return path, False
-            target = os.readlink(_OLD + here)
-            self._links[here] = target
-            if target.startswith("/"):
-                real = ""
-            pending += reversed(target.split("/"))
-        return real or "/", exists
+    def follow(self, path: str) -> Followed:
+        """Follow every symlink of the host's `path`; `make_links` makes each of them again."""
+        targets: dict[str, str | None] = {}
+        followed = follow(path, targets, root=_OLD)
+        for link in followed.links:
+            self._links[link] = targets[link] or ""
+        return followed
 
     def make_links(self) -> None:
         """Make the symlinks that were followed, once everything is mounted that may hold them."""
