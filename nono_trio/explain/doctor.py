@@ -13,7 +13,7 @@ from nono_trio.errors import CageFailed, NonoTrioError
 from nono_trio.sandbox import probe
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
 from nono_trio.sandbox.probe import Check
-from nono_trio.sandbox.spawn import GuardRefused, NamespacesRefused, TransparentRefused
+from nono_trio.sandbox.spawn import ConnectBrokerRefused, NamespacesRefused, TransparentRefused
 from nono_trio.session.platforms import preferred_isolation
 from nono_trio.session.prepare import prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE
@@ -53,10 +53,10 @@ def examine(options: RunOptions) -> list[Check]:
     elif not isinstance(failed, NamespacesRefused):
         checks.append(Check("cage", "missing", failed.message, fix=failed.hint))
     failed = try_isolation(options, "landlock")
-    guard = probe.check_guard(failed)
-    if isinstance(failed, GuardRefused):
+    broker = probe.check_connect_broker(failed)
+    if isinstance(failed, ConnectBrokerRefused):
         failed = try_isolation(replace(options, guarded=False), "landlock")
-    checks += [probe.check_fallback(failed, library), guard]
+    checks += [probe.check_fallback(failed, library), broker]
     return [
         *checks,
         probe.check_pidfd(),

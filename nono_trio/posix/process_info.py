@@ -35,7 +35,7 @@ def started_of(answer: str) -> int | None:
     return int(moment.replace(tzinfo=UTC).timestamp())
 
 
-def _say(*command: str) -> str:
+def output_of(*command: str) -> str:
     """What a program of the system prints, in the C locale and UTC; empty when it fails."""
     import subprocess
 
@@ -52,11 +52,11 @@ if sys.platform == "darwin":
 
     def process_start_ticks(pid: int) -> int | None:
         """When a process began, in seconds; None when there is none or it is a zombie."""
-        return started_of(_say("/bin/ps", "-o", "state=,lstart=", "-p", str(pid)))
+        return started_of(output_of("/bin/ps", "-o", "state=,lstart=", "-p", str(pid)))
 
     def boot_id() -> str:
         """What tells this boot from any other; not the boot's time, which moves with the clock."""
-        return _say("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid").strip()
+        return output_of("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid").strip()
 
     def is_mapped(_user: int) -> bool:
         """Whether a user exists here; there are no namespaces of users."""
@@ -68,7 +68,7 @@ if sys.platform == "darwin":
 
     def process_users(pid: int) -> frozenset[int]:
         """The real and effective user of a process; empty when there is none."""
-        return frozenset(map(int, _say("/bin/ps", "-o", "ruid=,uid=", "-p", str(pid)).split()))
+        return frozenset(map(int, output_of("/bin/ps", "-o", "ruid=,uid=", "-p", str(pid)).split()))
 
     def holds_lock(_pid: int, _path: Path, *, unknown: bool = True) -> bool:
         """Nothing says here who holds a lock: true, so that the user alone decides."""

@@ -23,7 +23,7 @@ from nono_trio.sandbox.filesystem.code_places import linked_files
 from nono_trio.sandbox.launcher.linux.namespaces import in_chroot
 from nono_trio.sandbox.launcher.nono_py import why_no_landlock
 from nono_trio.sandbox.seatbelt_plan import UNTESTED
-from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, await_ready, spawn
+from nono_trio.sandbox.spawn import ConnectBrokerRefused, LaunchFailed, await_ready, spawn
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -187,12 +187,12 @@ def check_seatbelt(failed: CageFailed | None) -> list[Check]:
     return [Check(SEATBELT, "missing", failed.message, fix=failed.hint), untested]
 
 
-def check_guard(failed: CageFailed | None, proc: Path = _PROC) -> Check:
+def check_connect_broker(failed: CageFailed | None, proc: Path = _PROC) -> Check:
     """Whether the fallback's connections are guarded; `failed` is what `try_cage` said of it."""
     from nono_trio.sandbox.broker.seccomp_notify import refused_by  # Linux only
 
     name = "guarded connections"
-    refused = failed.text if isinstance(failed, GuardRefused) else refused_by(proc)
+    refused = failed.text if isinstance(failed, ConnectBrokerRefused) else refused_by(proc)
     if refused is None:
         found = "in the fallback, the supervisor makes each connection itself"
         return Check(name, "ok", found, required=False)

@@ -30,7 +30,7 @@ LAUNCH_SECONDS = 10.0
 # The steps that a kernel, a container or a hardened distribution refuses, where `auto` falls back.
 NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system view"})
 TRANSPARENT_STAGE = "transparent network"
-GUARD_STAGE = "guard of connections"
+CONNECT_BROKER_STAGE = "connect broker"
 
 # What the interpreter runs, isolated from environment and site-packages (-I -S). The launcher is a
 # package of its own whose modules lie in one directory: sys.path has the standard library only and
@@ -64,21 +64,23 @@ class TransparentRefused(LaunchFailed):
     """This machine has namespaces, but not what the transparent network needs on top."""
 
 
-class GuardRefused(LaunchFailed):
-    """This machine has Landlock, but not what guards connections next to it."""
+class ConnectBrokerRefused(LaunchFailed):
+    """This machine has Landlock, but not what the connect broker needs next to it."""
 
 
 @dataclass
 class Launched:
-    """A launcher that is under way: its pid and our end of the control socket; where the cage is
-    guarded, `guard` is what the child's connections wait at; `home` is the directory of a home that
-    ends with the session."""
+    """A launcher that is under way: its pid and our end of the control socket.
+
+    `notifications`: the descriptor at which the child's calls wait for the broker, if it has one.
+    `home`: the directory of a home that ends with the session.
+    """
 
     pid: int
     control: socket.socket
     isolated: bool
     reaped: bool = False
-    guard: int | None = None
+    notifications: int | None = None
     home: int | None = None
 
     def abandon(self) -> None:
@@ -86,9 +88,9 @@ class Launched:
         if self.home is not None:
             os.close(self.home)
             self.home = None
-        if self.guard is not None:
-            os.close(self.guard)
-            self.guard = None
+        if self.notifications is not None:
+            os.close(self.notifications)
+            self.notifications = None
         if self.reaped:
             return
         self.reaped = True
@@ -138,8 +140,8 @@ def await_ready(launched: Launched) -> dict[str, socket.socket]:
     ready = message.get("ready")
     if not isinstance(ready, dict):
         raise launch_error(message)
-    if ready["guarded"]:
-        launched.guard = descriptors.pop()
+    if ready["brokered"]:
+        launched.notifications = descriptors.pop()
     return {
         name: socket.socket(fileno=descriptor)
         for name, descriptor in zip(ready["sockets"], descriptors, strict=True)
@@ -163,8 +165,8 @@ def launch_error(message: dict[str, object]) -> CageFailed:
     stage, text = str(failed.get("stage")), str(failed.get("text"))
     if stage == TRANSPARENT_STAGE:
         return TransparentRefused(stage, text, hint="run with --transparent off")
-    if stage == GUARD_STAGE:
-        return GuardRefused(stage, text)
+    if stage == CONNECT_BROKER_STAGE:
+        return ConnectBrokerRefused(stage, text)
     if stage in NAMESPACE_STAGES:
         hint = "see `nono-trio doctor`, or use --isolation landlock"
         return NamespacesRefused(stage, text, hint=hint)

@@ -14,7 +14,7 @@ from nono_trio.audit import store
 from nono_trio.errors import AuditLost, CageFailed
 from nono_trio.sandbox.cgroup import Cgroup
 from nono_trio.sandbox.spawn import (
-    GuardRefused,
+    ConnectBrokerRefused,
     NamespacesRefused,
     TransparentRefused,
     await_ready,
@@ -141,7 +141,7 @@ def _launched(
             try:
                 sockets = await_ready(launched)
                 break
-            except (NamespacesRefused, TransparentRefused, GuardRefused) as refused:
+            except (NamespacesRefused, TransparentRefused, ConnectBrokerRefused) as refused:
                 options = _weaker(options, refused)
                 launched.abandon()
                 prepared.home.take_back()
@@ -191,7 +191,7 @@ def _weaker(options: RunOptions, refused: LaunchFailed) -> RunOptions:
         return replace(options, transparent=False)
     if isinstance(refused, NamespacesRefused) and options.isolation == "auto":
         return replace(options, isolation="landlock")
-    if isinstance(refused, GuardRefused):
+    if isinstance(refused, ConnectBrokerRefused):
         return replace(options, guarded=False)
     raise refused
 
@@ -205,7 +205,7 @@ def _prepare_again(
     instead = {
         NamespacesRefused: f"to --isolation {options.isolation}",
         TransparentRefused: "to --transparent off",
-        GuardRefused: "to unguarded connections",
+        ConnectBrokerRefused: "to unguarded connections",
     }[type(refused)]
     listeners.warn(f"warning: {refused.message}: falling back {instead}")
     try:

@@ -154,8 +154,8 @@ class ChildService:
                 self._shutdown,
                 self._transparent(proxy, handlers, recorder),
             )
-            if self._launched.guard is not None:
-                front.start_soon(self._guard_connections, self._launched.guard, recorder)
+            if self._launched.notifications is not None:
+                front.start_soon(self._broker_calls, self._launched.notifications, recorder)
             front.start_soon(self._end_in_time)
             if is_command():  # a program that uses us as a library may import what it likes
                 refuse_late_imports()
@@ -178,7 +178,7 @@ class ChildService:
 
     def _admits(self) -> Admits | None:
         """Who may connect to the proxy where others could: only the command, if it is known."""
-        if self._run.plan.isolation == "namespace" or self._launched.guard is None:
+        if self._run.plan.isolation == "namespace" or self._launched.notifications is None:
             return None
         return self._ports.admits
 
@@ -211,9 +211,9 @@ class ChildService:
             self._listened.append((port, relay))
             front.start_soon(relay.serve, listener, handlers)
 
-    async def _guard_connections(self, listener: int, recorder: Recorder) -> None:
+    async def _broker_calls(self, listener: int, recorder: Recorder) -> None:
         """Make the connections of a cage without a network of its own, until cancelled."""
-        from nono_trio.sandbox.broker.connect_broker import Guard, Openings
+        from nono_trio.sandbox.broker.connect_broker import ConnectBroker, Openings
         from nono_trio.sandbox.broker.metadata_broker import MetadataBroker
         from nono_trio.session.direct_connections import DirectConnections
 
@@ -223,11 +223,11 @@ class ChildService:
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants, sockets, plan.identities)
         elsewhere = plan.isolation == "namespace"
         metadata = MetadataBroker.of(plan.grants, plan.identities, elsewhere=elsewhere)
-        guard = Guard(
+        broker = ConnectBroker(
             listener, openings, direct.refused, metadata, self._launched.pid, self._ports.expect
         )
         try:
-            await guard.serve()
+            await broker.serve()
         finally:
             self.notes += [*direct.notes(), *metadata.notes()]
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):

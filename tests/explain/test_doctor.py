@@ -15,7 +15,7 @@ from nono_trio.errors import CageFailed
 from nono_trio.explain.doctor import best_isolation
 from nono_trio.sandbox import probe
 from nono_trio.sandbox.probe import Check
-from nono_trio.sandbox.spawn import GuardRefused, LaunchFailed, NamespacesRefused
+from nono_trio.sandbox.spawn import ConnectBrokerRefused, LaunchFailed, NamespacesRefused
 
 
 def told(sessions):
@@ -156,14 +156,14 @@ def test_no_landlock():
     assert "CONFIG_SECURITY_LANDLOCK" in check.fix
 
 
-def test_the_guard(tmp_path):
-    assert probe.check_guard(None, tmp_path).state == "ok"
-    refused = probe.check_guard(GuardRefused("guard of connections", "busy"), tmp_path)
+def test_the_connect_broker(tmp_path):
+    assert probe.check_connect_broker(None, tmp_path).state == "ok"
+    refused = probe.check_connect_broker(ConnectBrokerRefused("connect broker", "busy"), tmp_path)
     assert (refused.state, refused.found, refused.degrades) == ("missing", "busy", False)
     scope = tmp_path / "sys" / "kernel" / "yama" / "ptrace_scope"
     scope.parent.mkdir(parents=True)
     scope.write_text("3\n")
-    refused = probe.check_guard(None, tmp_path)
+    refused = probe.check_connect_broker(None, tmp_path)
     assert (refused.state, refused.found) == ("missing", "kernel.yama.ptrace_scope is 3")
     assert refused.fix is not None
 

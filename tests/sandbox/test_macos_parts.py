@@ -86,14 +86,14 @@ def test_when_a_process_began(answer, started):
 
 def test_ps_answers_in_that_form():
     """Linux' ps knows the same words: seconds of UTC, whatever the caller's zone and language."""
-    answer = process_info._say("ps", "-o", "state=,lstart=", "-p", str(os.getpid()))
+    answer = process_info.output_of("ps", "-o", "state=,lstart=", "-p", str(os.getpid()))
     started = process_info.started_of(answer)
     assert started is not None
     assert time.time() - 86_400 < started <= time.time() + 1
 
 
 def test_a_program_that_is_not_there_says_nothing():
-    assert process_info._say("/bin/no-such-program") == ""
+    assert process_info.output_of("/bin/no-such-program") == ""
 
 
 def test_children_by_parent():

@@ -72,7 +72,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from nono_trio.sandbox.launcher.linux import seccomp, syscalls
 syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-os.set_inheritable(seccomp.ask_about_calls([], connections=False), True)
+os.set_inheritable(seccomp.notify_calls([], connections=False), True)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 

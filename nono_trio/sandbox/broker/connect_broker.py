@@ -37,7 +37,7 @@ from nono_trio.core.net.sockaddr import (
     parse_socket_address,
 )
 from nono_trio.errors import AuditLost, SessionSealed
-from nono_trio.posix.paths import is_below, still_at
+from nono_trio.posix.paths import is_in, still_at
 from nono_trio.sandbox.broker import metadata_broker, process_broker, seccomp_notify
 from nono_trio.sandbox.broker.caller import Caller
 from nono_trio.sandbox.broker.helpers import Helpers, TryLater
@@ -85,10 +85,10 @@ class Openings:
 
     def has_path(self, path: str) -> bool:
         """Whether a socket at `path`, which is resolved, is open to the cage."""
-        return any(path == opened or is_below(path, opened) for opened in self.paths)
+        return any(is_in(path, opened) for opened in self.paths)
 
 
-class Guard:
+class ConnectBroker:
     """Answers the calls that wait at `listener`.
 
     `refused` is called with each address and port that the child tried to reach by TCP, before the
@@ -118,9 +118,9 @@ class Guard:
 
         Once it has returned and `listener` is closed, every call fails with ENOSYS.
         """
-        await Helpers(self._listener, self._do, _is_quick).serve()
+        await Helpers(self._listener, self.answer, _is_quick).serve()
 
-    def _do(self, notified: Notification) -> int | Returned | None:
+    def answer(self, notified: Notification) -> int | Returned | None:
         """Do what the call asks for, in a helper; return its errno, 0 for success, or what it
         returns, None to let the kernel do it.
 
@@ -172,13 +172,13 @@ class Guard:
     def _listen(self, notified: Notification) -> int:
         caller = Caller.of(notified.thread, elsewhere=False)
         with self._its_socket(notified) as sock:
-            if not self._may_listen(sock):
+            if not self.may_listen(sock):
                 return errno.EACCES
             with caller.being():  # who listens is told to those who connect
                 sock.listen(_signed(notified.arguments[1]))
         return 0
 
-    def _may_listen(self, sock: socket.socket) -> bool:
+    def may_listen(self, sock: socket.socket) -> bool:
         """Only where this machine alone can call it: whoever calls from elsewhere is a way out. And
         at no abstract name, which other programs of this machine may take for somebody's they know.
         """

@@ -141,7 +141,7 @@ def mode_of(name: str, parent: int) -> int | None:
         return None
 
 
-class Survey:
+class TreeSurvey:
     """What a tree holds: `files` counts all that is no directory, `first` are the uppermost paths
     of them; `whole` is False where the bounds cut it short."""
 
@@ -154,13 +154,13 @@ class Survey:
 
 def survey(
     top: int, *, without: frozenset[str], most: int, seconds: float, named: int = 0
-) -> Survey:
+) -> TreeSurvey:
     """Count what lies below the directory `top`, upper levels first; changes nothing.
 
     `without` are paths below it that don't count, nor what is in them. Never raises OSError for
     what is inside: it may change while it is looked at. Ends after `most` entries or `seconds`.
     """
-    found = Survey()
+    found = TreeSurvey()
     deadline = time.monotonic() + seconds
     seen = 0
     level = [""]
@@ -187,7 +187,7 @@ def survey(
 
 
 def _statuses(
-    top: int, directory: str, most: int, found: Survey
+    top: int, directory: str, most: int, found: TreeSurvey
 ) -> Iterator[tuple[str, os.stat_result]]:
     try:
         with walked(top, directory) as opened:

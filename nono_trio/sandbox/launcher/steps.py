@@ -186,8 +186,8 @@ class ParentSide:
         Init(control, self.pid, self.terminal, freezer).run()
 
     def _await_caged(self) -> list[int]:
-        """Wait until the child is shut in; return what came along: the guard's descriptor, if the
-        child is guarded."""
+        """Wait until the child is shut in; return the descriptor of its calls' notifications, if
+        there are any."""
         report, descriptors, _flags, _address = socket.recv_fds(self.caged, 1 << 16, 1)
         if report == b"caged":
             return descriptors
@@ -231,15 +231,15 @@ def fork_child(
 
 
 def _hand_over(
-    control: socket.socket, sockets: Mapping[str, socket.socket], guard: list[int]
+    control: socket.socket, sockets: Mapping[str, socket.socket], notifications: list[int]
 ) -> None:
     names = {name: listener.getsockname()[1] for name, listener in sockets.items()}
-    descriptors = [listener.fileno() for listener in sockets.values()] + guard
-    ready = {"sockets": names, "guarded": bool(guard)}
+    descriptors = [listener.fileno() for listener in sockets.values()] + notifications
+    ready = {"sockets": names, "brokered": bool(notifications)}
     protocol.send(control, {"ready": ready}, descriptors)
     for listener in sockets.values():
         listener.close()
-    for descriptor in guard:
+    for descriptor in notifications:
         os.close(descriptor)
 
 

@@ -27,7 +27,7 @@ import msgspec
 from nono_trio.core.policy.home_choice import FLAG, is_stored_name
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.launcher.hostile_tree import (
-    Survey,
+    TreeSurvey,
     entered,
     mode_of,
     names_in,
@@ -76,7 +76,7 @@ class StoredHome:
     name: str
     in_use: bool
     facts: HomeFacts | None
-    content: Survey
+    content: TreeSurvey
     last_used: float
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nono_trio.config.options import RunOptions
     from nono_trio.sandbox.filesystem.plan import FilePlan
     from nono_trio.sandbox.launcher.cage_plan import Isolation, MountOp
-    from nono_trio.sandbox.launcher.hostile_tree import Survey
+    from nono_trio.sandbox.launcher.hostile_tree import TreeSurvey
     from nono_trio.session.homes.kept_homes import HeldHome, Wanted
 
 # The end of a run waits for it; a command can leave any number of files.
@@ -228,7 +228,7 @@ def what_it_held(descriptor: int, plan: HomePlan) -> list[str]:
     return _held_text(found)
 
 
-def _held_text(found: Survey) -> list[str]:
+def _held_text(found: TreeSurvey) -> list[str]:
     if not found.files and found.whole:
         return []
     count = f"{found.files:,} file{'' if found.files == 1 else 's'}"

@@ -1,8 +1,8 @@
 """Landlock isolation: the supervisor makes the child's connections, and records the refused ones.
 
-What a hostile program tries against it is in tests/support/probes/escape_guard.py; here: that
-ordinary programs notice nothing, that what is refused is told, and what happens where it can't be
-had.
+What a hostile program tries against it is in tests/support/probes/escape_connect_broker.py.
+Here: that ordinary programs notice nothing, that what is refused is recorded, and what happens on a
+machine without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from nono_trio.core.log.notices import DIRECT_TARGET
 from nono_trio.core.net.sockaddr import InternetAddress
 from nono_trio.errors import AuditBusy, AuditLost
 from nono_trio.sandbox.broker import seccomp_notify
-from nono_trio.sandbox.broker.connect_broker import Guard, Openings
+from nono_trio.sandbox.broker.connect_broker import ConnectBroker, Openings
 from nono_trio.sandbox.broker.metadata_broker import MetadataBroker
 from nono_trio.sandbox.broker.seccomp_notify import refused_by
 from nono_trio.session.direct_connections import DirectConnections
@@ -281,9 +281,9 @@ print("their listener is", peer(client))
 
 def test_a_socket_without_a_name_is_listened_at_by_nobody() -> None:
     """An abstract name could come between the look at it and the listening."""
-    guard = Guard(-1, Openings(1, frozenset(), ("/",)), refused, MetadataBroker((), ()), 1)
+    broker = ConnectBroker(-1, Openings(1, frozenset(), ("/",)), refused, MetadataBroker((), ()), 1)
     with socket.socket(socket.AF_UNIX) as sock:
-        assert not guard._may_listen(sock)
+        assert not broker.may_listen(sock)
 
 
 async def refused(_address: object, _port: int) -> None:
@@ -497,7 +497,7 @@ print(socket.socket().connect_ex(("127.0.0.1", port)))
 
 
 def test_somebody_else_is_asked_already(sessions: Sessions, tmp_path: Path) -> None:
-    """The kernel has one listener for a process: the run goes on without a guard, and says so."""
+    """The kernel has one listener for a process: the run goes on without a broker, and says so."""
     package = str(ROOT)
     done = subprocess.run(
         [
@@ -640,15 +640,15 @@ async def test_a_bug_costs_one_call_and_a_lost_log_the_session(
     async def refused(_address: object, _port: int) -> None:
         raise error
 
-    guard = Guard(
+    broker = ConnectBroker(
         -1, Openings.of(5000, [], []), refused, MetadataBroker.of([], elsewhere=False), launcher=1
     )
     call = seccomp_notify.Notification(1, 2, 42, (3, 4096, len(name), 0, 0, 0))
     if passes:
         with pytest.raises(AuditLost):
-            await in_thread(guard._do, call)
+            await in_thread(broker.answer, call)
     else:
-        assert await in_thread(guard._do, call) == 13
+        assert await in_thread(broker.answer, call) == 13
 
 
 # -- who else can reach the proxy's port -----------------------------------------------------------

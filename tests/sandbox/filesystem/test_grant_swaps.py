@@ -118,7 +118,7 @@ def test_what_landlock_was_told_is_what_was_looked_at(
     assert done.stdout.partition(":")[0].strip() == answer, done.stderr
 
 
-def test_the_guard_opens_nothing_that_took_a_grants_place(tmp_path: Path) -> None:
+def test_the_broker_opens_nothing_that_took_a_grants_place(tmp_path: Path) -> None:
     """It knows by paths where a cage may connect and change files, and looks after the launch."""
     for name in ("granted", "swapped", "closed"):
         (tmp_path / name).mkdir()

@@ -18,9 +18,9 @@ import time
 from types import SimpleNamespace
 
 import escape_code
+import escape_connect_broker
 import escape_covers
 import escape_files
-import escape_guard
 import escape_home
 import escape_kernel
 import escape_lifetimes
@@ -39,7 +39,8 @@ from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 
 MODULES = (
     escape_code,
-    escape_sockets, escape_services, escape_guard, escape_proxy, escape_proxy_targets, escape_files,
+    escape_sockets, escape_services, escape_connect_broker, escape_proxy, escape_proxy_targets,
+    escape_files,
     escape_covers, escape_home, escape_log, escape_metadata, escape_modes, escape_mounts,
     escape_kernel, escape_processes, escape_scheduling, escape_terminals, escape_lifetimes,
 )  # fmt: skip

@@ -10,7 +10,7 @@ import stat
 from functools import partial
 
 from escape_base import Stopped, attempt, checked, libc, syscall
-from escape_guard import race
+from escape_connect_broker import race
 
 HERE, EMPTY_PATH = -100, 0x1000  # AT_FDCWD, AT_EMPTY_PATH
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from .seccomp import ASK, Rule
+from .seccomp import NOTIFY, CallRule
 
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -52,32 +52,32 @@ _INIT = 1  # of the cage's own PID namespace: it keeps the session's deadline
 # In every cage.
 COMMON = (
     # First, as it is asked most. A file that runs as its owner for whoever starts it, outside too.
-    Rule("openat", errno.EPERM, 3, bits=_SET_USER | _SET_GROUP, when=(2, _CREATES)),
-    Rule("open", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP, when=(1, _CREATES)),
-    Rule("openat2", errno.ENOSYS),  # its mode lies behind a pointer
-    Rule("creat", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
-    Rule("mknod", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
-    Rule("mknodat", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP),
-    Rule("mkdir", errno.EPERM, 1, bits=_SET_USER),
-    Rule("mkdirat", errno.EPERM, 2, bits=_SET_USER),
-    Rule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
-    Rule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
-    Rule("ioctl", errno.EPERM, 1, never=_TERMINAL),
-    Rule("ioctl", errno.EPERM, 1, never=_WHOLE_TREES),
+    CallRule("openat", errno.EPERM, 3, bits=_SET_USER | _SET_GROUP, when=(2, _CREATES)),
+    CallRule("open", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP, when=(1, _CREATES)),
+    CallRule("openat2", errno.ENOSYS),  # its mode lies behind a pointer
+    CallRule("creat", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
+    CallRule("mknod", errno.EPERM, 1, bits=_SET_USER | _SET_GROUP),
+    CallRule("mknodat", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP),
+    CallRule("mkdir", errno.EPERM, 1, bits=_SET_USER),
+    CallRule("mkdirat", errno.EPERM, 2, bits=_SET_USER),
+    CallRule("socket", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
+    CallRule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
+    CallRule("ioctl", errno.EPERM, 1, never=_TERMINAL),
+    CallRule("ioctl", errno.EPERM, 1, never=_WHOLE_TREES),
     # Whoever opens a file that somebody has a lease on waits, 45 s at a time: an editor outside
     # that saves what the cage may read, or the next session that starts a program.
-    Rule("fcntl", errno.EPERM, 1, never=(_F_SETLEASE,)),
+    CallRule("fcntl", errno.EPERM, 1, never=(_F_SETLEASE,)),
     # Another process' limits: RLIMIT_CPU kills it. Only the same uid is asked, no LSM.
-    Rule("prlimit64", errno.EPERM, 0, only=(0,)),
+    CallRule("prlimit64", errno.EPERM, 0, only=(0,)),
     # A user namespace gives its maker every capability in it, and with them much of the kernel.
     # Programs with a sandbox of their own (browsers) run without it in here.
-    Rule("unshare", errno.EPERM, 0, bits=_NEW_USER),
-    Rule("clone", errno.EPERM, 0, bits=_NEW_USER),
-    Rule("setns", errno.EPERM),
-    Rule("clone3", errno.ENOSYS),  # its flags lie behind a pointer; libc takes clone then
-    *(Rule(call, errno.ENOSYS) for call in ("keyctl", "add_key", "request_key")),
+    CallRule("unshare", errno.EPERM, 0, bits=_NEW_USER),
+    CallRule("clone", errno.EPERM, 0, bits=_NEW_USER),
+    CallRule("setns", errno.EPERM),
+    CallRule("clone3", errno.ENOSYS),  # its flags lie behind a pointer; libc takes clone then
+    *(CallRule(call, errno.ENOSYS) for call in ("keyctl", "add_key", "request_key")),
     *(
-        Rule(call, errno.ENOSYS)
+        CallRule(call, errno.ENOSYS)
         for call in ("io_uring_setup", "io_uring_enter", "io_uring_register")
     ),
 )
@@ -85,11 +85,11 @@ COMMON = (
 # Where the cage has its own PID namespace, the only process in sight that is not the child's is
 # PID 1, which has to go on when the child does not want it to.
 OWN_PROCESSES = (
-    *(Rule(call, errno.EPERM, 0, never=(_INIT,)) for call in _SCHEDULING),
-    Rule("setpriority", errno.EPERM, 0, never=(_PRIO_USER,)),
-    Rule("setpriority", errno.EPERM, 1, pairs=((_PRIO_PROCESS, _INIT),)),
-    Rule("ioprio_set", errno.EPERM, 0, never=(_IOPRIO_USER,)),
-    Rule("ioprio_set", errno.EPERM, 1, pairs=((_IOPRIO_PROCESS, _INIT),)),
+    *(CallRule(call, errno.EPERM, 0, never=(_INIT,)) for call in _SCHEDULING),
+    CallRule("setpriority", errno.EPERM, 0, never=(_PRIO_USER,)),
+    CallRule("setpriority", errno.EPERM, 1, pairs=((_PRIO_PROCESS, _INIT),)),
+    CallRule("ioprio_set", errno.EPERM, 0, never=(_IOPRIO_USER,)),
+    CallRule("ioprio_set", errno.EPERM, 1, pairs=((_IOPRIO_PROCESS, _INIT),)),
 )
 
 # Arguments that are a user's and a group's number.
@@ -101,12 +101,12 @@ _IDS = {
 _UNCHANGED = 0xFFFFFFFF  # -1
 
 
-def only_own_ids(user: int, group: int) -> tuple[Rule, ...]:
+def only_own_ids(user: int, group: int) -> tuple[CallRule, ...]:
     """For a cage that maps one id: the kernel calls any other invalid (EINVAL), where programs
     expect that it is not permitted."""
     own = ((user, _UNCHANGED), (group, _UNCHANGED))
     return tuple(
-        Rule(call, errno.EPERM, argument, only=only)
+        CallRule(call, errno.EPERM, argument, only=only)
         for call, arguments in _IDS.items()
         for argument, only in zip(arguments, own, strict=True)
         if argument is not None
@@ -115,25 +115,25 @@ def only_own_ids(user: int, group: int) -> tuple[Rule, ...]:
 
 # Where the host's network, its IPC objects, its files' metadata and its processes are the child's.
 SHARED_HOST = (
-    Rule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),
-    Rule("sendmsg", errno.EPERM, 2, bits=_MSG_FASTOPEN),
-    Rule("sendmmsg", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    CallRule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),
+    CallRule("sendmsg", errno.EPERM, 2, bits=_MSG_FASTOPEN),
+    CallRule("sendmmsg", errno.EPERM, 3, bits=_MSG_FASTOPEN),
     # A connection to the proxy whose packets go elsewhere: by a source route, by an interface.
-    Rule("setsockopt", errno.EPERM, 2, pairs=_DETOURS),
-    *(Rule(call, errno.EPERM) for call in ("mq_open", "mq_unlink")),
+    CallRule("setsockopt", errno.EPERM, 2, pairs=_DETOURS),
+    *(CallRule(call, errno.EPERM) for call in ("mq_open", "mq_unlink")),
     *(
-        Rule(call, errno.EPERM)
+        CallRule(call, errno.EPERM)
         for call in (
             "shmget", "shmat", "shmctl", "semget", "semop", "semctl", "semtimedop",
             "msgget", "msgsnd", "msgrcv", "msgctl",
         )
     ),
     # Groups and users have members outside.
-    Rule("setpriority", errno.EPERM, 0, only=(_PRIO_PROCESS,)),
-    Rule("ioprio_set", errno.EPERM, 0, only=(_IOPRIO_PROCESS,)),
-    Rule("fanotify_init", errno.EPERM),
-    *(Rule(call, errno.ENOSYS) for call in ("setxattrat", "removexattrat", "file_setattr")),
-    Rule("ioctl", errno.EOPNOTSUPP, 1, never=_SET_FLAGS),
+    CallRule("setpriority", errno.EPERM, 0, only=(_PRIO_PROCESS,)),
+    CallRule("ioprio_set", errno.EPERM, 0, only=(_IOPRIO_PROCESS,)),
+    CallRule("fanotify_init", errno.EPERM),
+    *(CallRule(call, errno.ENOSYS) for call in ("setxattrat", "removexattrat", "file_setattr")),
+    CallRule("ioctl", errno.EOPNOTSUPP, 1, never=_SET_FLAGS),
 )  # fmt: skip
 
 # Numbers of other processes than the caller, which is 0 in each of these.
@@ -143,31 +143,35 @@ _OF_OTHERS = (
     ("ioprio_set", 1),
 )
 # What the supervisor judges where it is asked; else only a process' own.
-ASKED_OF_PROCESSES = tuple(Rule(call, ASK, pid, only=(0,)) for call, pid in _OF_OTHERS)
-OWN_ONLY = tuple(Rule(call, errno.EPERM, pid, only=(0,)) for call, pid in _OF_OTHERS)
+NOTIFY_PROCESSES = tuple(CallRule(call, NOTIFY, pid, only=(0,)) for call, pid in _OF_OTHERS)
+OWN_ONLY = tuple(CallRule(call, errno.EPERM, pid, only=(0,)) for call, pid in _OF_OTHERS)
 
-ASKED_OF_CONNECTIONS = (Rule("connect", ASK), Rule("listen", ASK))
+NOTIFY_CONNECTIONS = (CallRule("connect", NOTIFY), CallRule("listen", NOTIFY))
 
 # Modes: what may be set on a directory but not on a file depends on what a path leads to.
 _SET_BITS = _SET_USER | _SET_GROUP
-ASKED_OF_MODES = tuple(Rule(call, ASK, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
-NO_SET_USER = tuple(Rule(call, errno.EPERM, mode, bits=_SET_USER) for call, mode in _CHMOD.items())
-NO_SET_BITS = tuple(Rule(call, errno.EPERM, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
+NOTIFY_MODES = tuple(CallRule(call, NOTIFY, mode, bits=_SET_BITS) for call, mode in _CHMOD.items())
+NO_SET_USER = tuple(
+    CallRule(call, errno.EPERM, mode, bits=_SET_USER) for call, mode in _CHMOD.items()
+)
+NO_SET_BITS = tuple(
+    CallRule(call, errno.EPERM, mode, bits=_SET_BITS) for call, mode in _CHMOD.items()
+)
 
 # All metadata, where the file system view does not say by itself what may be changed. Times by
 # descriptor pass: those of files that it may open, and nearly every copy and archive sets them.
-ASKED_OF_METADATA = (
-    *(Rule(call, ASK) for call in _CHMOD),
+NOTIFY_METADATA = (
+    *(CallRule(call, NOTIFY) for call in _CHMOD),
     *(
-        Rule(call, ASK)
+        CallRule(call, NOTIFY)
         for call in (
             "chown", "lchown", "fchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr",
             "removexattr", "lremovexattr", "fremovexattr", "utime", "utimes", "futimesat",
             "inotify_add_watch",
         )
     ),
-    Rule("utimensat", ASK, 1, only=(0,)),
-    Rule("utimensat", ASK, 1, only=(0,), high=True),
+    CallRule("utimensat", NOTIFY, 1, only=(0,)),
+    CallRule("utimensat", NOTIFY, 1, only=(0,), high=True),
 )  # fmt: skip
 
-ASKED_OF_HOST = (*ASKED_OF_CONNECTIONS, *ASKED_OF_PROCESSES, *ASKED_OF_METADATA)
+NOTIFY_HOST = (*NOTIFY_CONNECTIONS, *NOTIFY_PROCESSES, *NOTIFY_METADATA)

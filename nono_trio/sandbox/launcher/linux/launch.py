@@ -195,8 +195,8 @@ def _become_child(
             _apply_landlock(library, plan)
         with stage("system call filter"):
             _apply_filter(plan.isolation)
-        guard = _ask_about_calls(plan)
-        socket.send_fds(side.reporting, [b"caged"], guard)
+        notifications = _notify_calls(plan)
+        socket.send_fds(side.reporting, [b"caged"], notifications)
     except StageError as failed:
         side.refuse(failed)
     side.execute(plan)
@@ -280,22 +280,22 @@ def _apply_filter(isolation: str) -> None:
         seccomp.refuse_calls([*call_rules.COMMON, *call_rules.SHARED_HOST])
 
 
-def _ask_about_calls(plan: CagePlan) -> list[int]:
+def _notify_calls(plan: CagePlan) -> list[int]:
     """Have the supervisor asked about what a filter can't judge; where it can't be, refuse what
     can be done without. Return the descriptor at which it is asked, if it is."""
     if plan.isolation == "landlock":
         if plan.brokered:
-            with stage("guard of connections"):
-                return [seccomp.ask_about_calls(call_rules.ASKED_OF_HOST, connections=True)]
+            with stage("connect broker"):
+                return [seccomp.notify_calls(call_rules.NOTIFY_HOST, connections=True)]
         seccomp.refuse_calls([*call_rules.OWN_ONLY, *_refused_modes()])
     elif plan.isolation == "namespace":
         if plan.brokered:
             with contextlib.suppress(OSError):  # somebody else is asked already
-                return [seccomp.ask_about_calls(call_rules.ASKED_OF_MODES, connections=False)]
+                return [seccomp.notify_calls(call_rules.NOTIFY_MODES, connections=False)]
         seccomp.refuse_calls(_refused_modes())
     return []
 
 
-def _refused_modes() -> tuple[seccomp.Rule, ...]:
+def _refused_modes() -> tuple[seccomp.CallRule, ...]:
     """An ordinary user's set-group-id files give nobody more than that user's own groups have."""
     return call_rules.NO_SET_BITS if os.geteuid() == 0 else call_rules.NO_SET_USER

@@ -23,7 +23,7 @@ from .call_numbers import ARCHITECTURES, NEWEST, number_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ASK = -1  # instead of an errno: the call waits for whoever has the notification descriptor
+NOTIFY = -1  # instead of an errno: the call waits for whoever has the notification descriptor
 
 _X32_BIT = 0x40000000  # x86_64's second table, in the same architecture
 _SOCKET_TYPE = 0xF  # the rest of the argument is flags
@@ -33,12 +33,12 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 # linux/bpf_common.h
 _LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 _AND = 0x54
-_ALLOW, _ASK, _REFUSE, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
+_ALLOW, _NOTIFY, _REFUSE, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
 _INSTRUCTION = struct.Struct("=HBBI")
 _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 
-class Rule(NamedTuple):
+class CallRule(NamedTuple):
     """One call that is refused with `number`, or asked about: always, or as one argument's low 32
     bits say. A call may have several rules; the first that fits decides.
 
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
     """
 
     call: str
-    number: int  # an errno, or ASK
+    number: int  # an errno, or NOTIFY
     argument: int = 0
     only: Sequence[int] = ()  # for every other value
     never: Sequence[int] = ()  # for these values
@@ -56,7 +56,7 @@ class Rule(NamedTuple):
     pairs: Sequence[tuple[int, int]] = ()  # where the argument before and it are such a pair
 
 
-def refuse_calls(rules: Iterable[Rule]) -> None:
+def refuse_calls(rules: Iterable[CallRule]) -> None:
     """Refuse `rules` for this process and all it starts, for good.
 
     Needs PR_SET_NO_NEW_PRIVS. Raises OSError, also for a machine whose numbers are not known.
@@ -64,7 +64,7 @@ def refuse_calls(rules: Iterable[Rule]) -> None:
     syscalls.install_filter(program(_by_call(rules)))
 
 
-def ask_about_calls(rules: Iterable[Rule], *, connections: bool) -> int:
+def notify_calls(rules: Iterable[CallRule], *, connections: bool) -> int:
     """Have `rules` asked about for this process and all it starts, for good; return the descriptor
     at which they are (`sandbox.broker.seccomp_notify`).
 
@@ -97,7 +97,7 @@ def program(judged: dict[str, list[_Instruction]]) -> bytes:
     return b"".join(_INSTRUCTION.pack(*each) for each in code)
 
 
-def _by_call(rules: Iterable[Rule]) -> dict[str, list[_Instruction]]:
+def _by_call(rules: Iterable[CallRule]) -> dict[str, list[_Instruction]]:
     judged: dict[str, list[_Instruction]] = {}
     for rule in rules:
         judged.setdefault(rule.call, []).extend(_judge(rule))
@@ -117,9 +117,9 @@ def _refuse_unix_datagrams() -> list[_Instruction]:
     ]  # fmt: skip
 
 
-def _judge(rule: Rule) -> list[_Instruction]:
+def _judge(rule: CallRule) -> list[_Instruction]:
     """The instructions for a call that is `rule`'s: they end in a return, or run past the last."""
-    verdict = (_RETURN, 0, 0, _ASK if rule.number == ASK else _REFUSE | rule.number)
+    verdict = (_RETURN, 0, 0, _NOTIFY if rule.number == NOTIFY else _REFUSE | rule.number)
     load = _load(rule.argument, high=rule.high)
     if rule.pairs:
         before = _load(rule.argument - 1)
