@@ -199,7 +199,7 @@ class ConnectionHandler(ABC):
             )
             refusal = Refusal(failure.status, reason, failure.hint, "upstream_connect_failed")
             raise UpstreamError(refusal) from failure
-        transport = TcpTransport(sock, "upstream", self._client.waker, self._proxy.readiness)
+        transport = TcpTransport(sock, "upstream", self._client.tcp.waker, self._proxy.readiness)
         try:
             transport.register()
         except OSError:

@@ -48,7 +48,8 @@ class Client:
 
     def __init__(self, sock: socket.socket, readiness: Readiness, table: ClientTable) -> None:
         self.tcp = TcpTransport(sock, "client", Waker(), readiness)
-        """The accepted connection, whatever is spoken on it."""
+        """The accepted connection, whatever is spoken on it. What wakes the client's task is its
+        `waker`, which the upstream's transport has, too."""
         self.transport: Transport = self.tcp
         """What requests are read from and answered on; another object once TLS is spoken."""
         self.unread = b""
@@ -61,11 +62,6 @@ class Client:
         self.dropped = False
         """Its place was given away, so it may not wait for anything any more."""
         self._table = table
-
-    @property
-    def waker(self) -> Waker:
-        """What wakes the client's task; its upstream's transport has the same one."""
-        return self.tcp.waker
 
     def register(self) -> None:
         """Take a place in the readiness table. Raises OSError when the system has no room."""
@@ -99,7 +95,8 @@ class Client:
         `seconds` is given. Raises Expired."""
         if seconds is not None:
             self.expire_in(seconds)
-        self.tcp.register()
+        if not self.tcp.is_registered:
+            self.tcp.register()
         if not self.expired:
             await self.tcp.waker.sleep()
         if self.expired:

@@ -70,33 +70,32 @@ class Direction:
         if self.done:
             return False
         stop = self.moved + TURN_BYTES
-        while self._move_once():
-            if self.moved >= stop:
-                return True
-        return False
+        buffer, receive = self._buffer, self.source.try_receive_into
+        while self.moved < stop:
+            is_bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
+            count = receive(buffer.space, RELAY_BUFFER if is_bulk else SMALL_READ)
+            if not count:
+                self.done = count == 0
+                return False
+            if not self._send(buffer.space[:count]):
+                return False
+        return True
 
     def release(self) -> None:
         """Drop what is held; for the end of a relay that was cut."""
         self._buffer.held -= len(self._held)
         self._held = b""
 
-    def _move_once(self) -> bool:
-        """Read once and send it; whether another read may be tried."""
-        buffer = self._buffer
-        bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
-        count = self.source.try_receive_into(buffer.space, RELAY_BUFFER if bulk else SMALL_READ)
-        if not count:
-            self.done = count == 0
-            return False
-        piece = buffer.space[:count]
+    def _send(self, piece: memoryview) -> bool:
+        """Send all of it, or hold the rest; whether all was sent."""
         if self.look is not None and self.look(piece):
             self.look = None
         sent = self.sink.try_send(piece)
         self.moved += sent
-        if sent == count:
+        if sent == len(piece):
             return True
         self._held = bytes(piece[sent:])
-        buffer.held += len(self._held)
+        self._buffer.held += len(self._held)
         return False
 
     def _send_held(self) -> bool:
@@ -125,31 +124,28 @@ class Relay:
         transport is ready. Raises what `pause` and the directions' `look` raise. Both transports
         are left to the caller, also if cancelled.
         """
+        up, down, near = self.up, self.down, self._near
         try:
-            await self._move(pause)
+            while True:
+                more = up.pump()
+                more = down.pump() or more
+                if (up.done or down.done) and self._pass_ends():
+                    self.closed_by = self._ended_by() or "client"
+                    return
+                if more:
+                    await trio.lowlevel.checkpoint()
+                elif near.failed:  # not seen by who waits for the far end to take bytes
+                    self.closed_by = self._ended_by() or near.side
+                    return
+                else:
+                    await pause()
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)
-        else:
-            self.closed_by = self._ended_by() or "client"
 
     def release(self) -> None:
         """Drop what is held; for the end, however it came."""
         self.up.release()
         self.down.release()
-
-    async def _move(self, pause: Callable[[], Awaitable[None]]) -> None:
-        up, down, near = self.up, self.down, self._near
-        while True:
-            more = up.pump()
-            more = down.pump() or more
-            if (up.done or down.done) and self._pass_ends():
-                return
-            if more:
-                await trio.lowlevel.checkpoint()
-            elif near.failed:  # not seen by who waits for the far end to take bytes
-                raise SideFailed(near.side, errno.ECONNRESET)
-            else:
-                await pause()
 
     def _pass_ends(self) -> bool:
         """Pass on the first direction's end; the second's, when True is returned, goes out with

@@ -130,21 +130,21 @@ class Transport(Protocol):
 class TcpTransport(Watch):
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_is_registered", "_readiness", "_wants_write", "sock")
+    __slots__ = ("_readiness", "_wants_write", "is_registered", "sock")
 
     def __init__(self, sock: socket.socket, side: Side, waker: Waker, readiness: Readiness) -> None:
         super().__init__(side, waker)
         self.sock = sock
         self.readable = True
         self._readiness = readiness
-        self._is_registered = False
+        self.is_registered = False
         self._wants_write = False
 
     def register(self) -> None:
         """Have the task woken from now on. Raises OSError when the system has no room."""
-        if not self._is_registered:
+        if not self.is_registered:
             self._readiness.register(self.sock.fileno(), self)
-            self._is_registered = True
+            self.is_registered = True
             self.readable = False  # what is there already is reported
 
     def try_receive(self, most: int = READ_HEAD) -> bytes | None:
@@ -154,12 +154,12 @@ class TcpTransport(Watch):
         try:
             data = self.sock.recv(most)
         except BlockingIOError:
-            self.readable = not self._is_registered
+            self.readable = not self.is_registered
             return None
         except OSError as error:
             raise SideFailed(self.side, error.errno) from error
         if len(data) < most and not self.ending:
-            self.readable = not self._is_registered
+            self.readable = not self.is_registered
         return data
 
     def try_receive_into(self, space: memoryview, most: int) -> int | None:
@@ -169,12 +169,12 @@ class TcpTransport(Watch):
         try:
             count = self.sock.recv_into(space, most)
         except BlockingIOError:
-            self.readable = not self._is_registered
+            self.readable = not self.is_registered
             return None
         except OSError as error:
             raise SideFailed(self.side, error.errno) from error
         if count < most and not self.ending:
-            self.readable = not self._is_registered
+            self.readable = not self.is_registered
         return count
 
     def try_send(self, data: bytes | memoryview) -> int:
@@ -238,9 +238,9 @@ class TcpTransport(Watch):
 
     def close(self) -> None:
         """As `Transport.close`."""
-        if self._is_registered:  # first: the kernel may give the number to another socket
+        if self.is_registered:  # first: the kernel may give the number to another socket
             self._readiness.forget(self.sock.fileno())
-            self._is_registered = False
+            self.is_registered = False
         self.sock.close()
 
 

@@ -55,11 +55,15 @@ class Tunnel(Relay):
         With `retry` a second TLS hello is looked at: raises OtherHello, BadHello.
         """
         try:
-            if await self._begin(greeting, look):
-                if retry is not None:
-                    self.up.look, self.down.look = retry.client_says, retry.server_says
-                self._hold_early()
-                await self.run(partial(self._client.pause, limits.idle))
+            if greeting:
+                await self._client.send(greeting)
+            if look is not None and (ended := await look()) is not None:
+                self.closed_by = ended
+                return
+            if retry is not None:
+                self.up.look, self.down.look = retry.client_says, retry.server_says
+            self._hold_early()
+            await self.run(partial(self._client.pause, limits.idle))
         except (OtherHello, BadHello):
             self.closed_by = "error"
             raise
@@ -69,15 +73,6 @@ class Tunnel(Relay):
             self.closed_by = "idle"
         finally:
             self.release()
-
-    async def _begin(self, greeting: bytes, look: Look | None) -> bool:
-        """Whether the tunnel is to be relayed. Raises OSError, Expired."""
-        if greeting:
-            await self._client.send(greeting)
-        if look is not None and (ended := await look()) is not None:
-            self.closed_by = ended
-            return False
-        return True
 
     def _hold_early(self) -> None:
         """Have what was read already go first."""
