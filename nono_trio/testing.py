@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from nono_trio.core.log.events import Flow, NetworkEvent
+    from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
 
 class MemoryRecorder:
@@ -93,11 +94,11 @@ class LoopbackDialler:
         self.port = port
         self.dialled: list[tuple[str, int]] = []
 
-    async def __call__(self, addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
+    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
         """Connect to the loopback port, as if it were the first of `addresses`. No checkpoint."""
-        self.dialled += [(address, port) for address in addresses]
+        self.dialled += [(one.address, one.port) for one in addresses]
         if self.port is None:
             raise DialFailed("connection refused")
         sock = socket.create_connection(("127.0.0.1", self.port))
         sock.setblocking(False)
-        return sock, addresses[0]
+        return sock, addresses[0].address

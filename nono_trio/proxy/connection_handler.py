@@ -181,7 +181,7 @@ class ConnectionHandler(ABC):
                 found = await self._proxy.resolver.addresses(host, port)
                 name = found.name
             if chain is None:
-                sock, address = await self._proxy.dialler(found.addresses, port)
+                sock, address = await self._proxy.dialler(found.addresses)
             elif for_tunnel:
                 sock, address, early = await chain.tunnel(host, port)
             else:

@@ -89,7 +89,7 @@ class Proxy:
         self._resolver = AddressResolver(policy, resolver, limits)
         self.chain: ProxyChain | None = None
         if upstream_proxy is not None:
-            self.chain = ProxyChain(upstream_proxy, resolver, dialler, limits)
+            self.chain = ProxyChain(upstream_proxy, self._resolver, dialler, limits)
         self._context = ProxyContext(
             policy=policy,
             authorizer=RequestAuthorizer(policy, Token(token)),

@@ -1,7 +1,7 @@
 """TCP connections to addresses that policy has checked: happy eyeballs after RFC 8305.
 
-Rules of this file: only literal addresses come in, so nothing is resolved here; a second lookup
-could return what was never checked. Every socket that is not handed out is closed.
+Rules of this file: only a `CheckedAddress` is dialled, so nothing is resolved here; a second
+look-up could return an address that was never checked. Every socket that is not returned is closed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
 
 class TcpDialler:
@@ -31,13 +32,13 @@ class TcpDialler:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    async def __call__(self, addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
-        """As `contracts.Dialler`; no checkpoint when the first address answers at once."""
-        queue = _alternate(addresses)
-        first = _start(queue[0], port)
+    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
+        """As `Dialler`; no checkpoint when the first address answers at once."""
+        queue = alternate_families(addresses)
+        first = _start(queue[0])
         if first.sock is not None and first.problem == 0:
-            return first.sock, first.address
-        race = _Race(port, self._limits.attempt)
+            return first.sock, first.target.address
+        race = _Race(self._limits.attempt)
         with trio.move_on_after(self._limits.dial):
             return await race.run(first, queue[1:])
         reason = format_reason(DenialCode.DIAL_TIMEOUT, seconds=self._limits.dial)
@@ -46,9 +47,9 @@ class TcpDialler:
 
 @dataclass(slots=True)
 class _Attempt:
-    """A socket on its way to `address`, and the errno it stands at: 0 is there."""
+    """A socket on its way to `target`, and its errno so far: 0 once it is connected."""
 
-    address: str
+    target: CheckedAddress
     sock: socket.socket | None
     problem: int
 
@@ -57,22 +58,23 @@ class _Attempt:
             self.sock.close()
 
 
-def _start(address: str, port: int) -> _Attempt:
+def _start(target: CheckedAddress) -> _Attempt:
     """Begin a connection without waiting for it.
 
     The second `connect` costs 0.7 us and tells whether the handshake is over, which on loopback
     it always is; waiting for the socket to become writable would cost ten times that.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    address = (target.address, target.port)
+    family = socket.AF_INET6 if ":" in target.address else socket.AF_INET
     try:
         sock = _non_blocking(family)
     except OSError as error:  # no descriptor left, or no IPv6 on this machine
-        return _Attempt(address, None, error.errno or errno.EMFILE)
+        return _Attempt(target, None, error.errno or errno.EMFILE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    problem = sock.connect_ex((address, port))
+    problem = sock.connect_ex(address)
     if problem == errno.EINPROGRESS:
-        problem = _ask_again(sock, address, port)
-    return _Attempt(address, sock, problem)
+        problem = _ask_again(sock, address)
+    return _Attempt(target, sock, problem)
 
 
 if sys.platform == "linux":
@@ -80,8 +82,8 @@ if sys.platform == "linux":
     def _non_blocking(family: socket.AddressFamily) -> socket.socket:
         return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
-    def _ask_again(sock: socket.socket, address: str, port: int) -> int:
-        return sock.connect_ex((address, port))
+    def _ask_again(sock: socket.socket, address: tuple[str, int]) -> int:
+        return sock.connect_ex(address)
 
 else:
 
@@ -90,26 +92,27 @@ else:
         sock.setblocking(False)
         return sock
 
-    def _ask_again(_sock: socket.socket, _address: str, _port: int) -> int:
+    def _ask_again(_sock: socket.socket, _address: tuple[str, int]) -> int:
         return errno.EALREADY  # elsewhere a second connect may begin anew: it is waited for
 
 
 class _Race:
     """Attempts on several addresses at once; the first that connects wins."""
 
-    def __init__(self, port: int, head_start: float) -> None:
-        self._port = port
+    def __init__(self, head_start: float) -> None:
         self._head_start = head_start
         self._problem = errno.EHOSTUNREACH
         self._winner: tuple[socket.socket, str] | None = None
 
-    async def run(self, first: _Attempt, others: Sequence[str]) -> tuple[socket.socket, str]:
+    async def run(
+        self, first: _Attempt, others: Sequence[CheckedAddress]
+    ) -> tuple[socket.socket, str]:
         """The winner. Raises DialFailed; if cancelled, no socket is left open."""
         try:
             async with trio.open_nursery() as nursery:
                 await self._enter(first, nursery)
-                for address in others:
-                    await self._enter(_start(address, self._port), nursery)
+                for target in others:
+                    await self._enter(_start(target), nursery)
         except BaseException:
             if self._winner is not None:
                 self._winner[0].close()
@@ -134,19 +137,20 @@ class _Race:
                 self._problem = attempt.problem
                 lost.set()
             elif self._winner is None:
-                self._winner = (attempt.sock, attempt.address)
+                self._winner = (attempt.sock, attempt.target.address)
                 attempt.sock = None  # no longer ours to close
                 nursery.cancel_scope.cancel(reason="one address answered")
         finally:
             attempt.close()
 
 
-def _alternate(addresses: Sequence[str]) -> list[str]:
-    """Families by turns (RFC 8305 4), the resolver's first choice first."""
+def alternate_families(addresses: Sequence[CheckedAddress]) -> list[CheckedAddress]:
+    """Return the addresses with their families in turn (RFC 8305 4), the resolver's first choice
+    first."""
     if len(addresses) == 1:
         return [addresses[0]]
-    first_family = ":" in addresses[0]
-    mine = [address for address in addresses if (":" in address) == first_family]
-    other = [address for address in addresses if (":" in address) != first_family]
-    turns = chain.from_iterable(zip_longest(mine, other))
-    return [address for address in turns if address is not None]
+    first_family = ":" in addresses[0].address
+    same = [one for one in addresses if (":" in one.address) == first_family]
+    other = [one for one in addresses if (":" in one.address) != first_family]
+    turns = chain.from_iterable(zip_longest(same, other))
+    return [one for one in turns if one is not None]

@@ -6,11 +6,22 @@ needs from the audit is `nono_trio.audit.write.recorder.RecordsDecisions`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAddress:
+    """An IP address and port that may be dialled. Only the resolver makes one (a test holds it):
+    after policy has allowed the address for a host and port, or for the upstream proxy that whoever
+    started the session has named. So a dialler can't be given anything unchecked."""
+
+    address: str
+    port: int
 
 
 class ResolveFailed(Exception):
@@ -50,10 +61,10 @@ class Resolver(Protocol):
 
 
 class Dialler(Protocol):
-    """Opens a TCP connection to one of some addresses, all of them checked."""
+    """Opens a TCP connection to one of some addresses."""
 
-    async def __call__(self, addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
-        """A connected non-blocking socket, and the address it reached.
+    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
+        """Return a connected non-blocking socket, and the IP address that it reached.
 
         Raises DialFailed. If cancelled, every socket it opened is closed.
         """

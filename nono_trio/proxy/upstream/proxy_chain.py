@@ -21,7 +21,7 @@ import trio
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.upstream_proxy import FLAG, PASSWORD_FLAG
-from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
+from nono_trio.proxy.upstream.interfaces import DialFailed
 
 if TYPE_CHECKING:
     import ssl
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.limits import Limits
-    from nono_trio.proxy.upstream.interfaces import Dialler, Resolver
+    from nono_trio.proxy.upstream.interfaces import Dialler
+    from nono_trio.proxy.upstream.resolver import AddressResolver
 
 TlsStream: TypeAlias = "trio.SSLStream[trio.SocketStream]"
 
@@ -52,7 +53,7 @@ class ProxyChain:
     """Opens connections through one upstream proxy."""
 
     def __init__(
-        self, proxy: UpstreamProxy, resolver: Resolver, dialler: Dialler, limits: Limits
+        self, proxy: UpstreamProxy, resolver: AddressResolver, dialler: Dialler, limits: Limits
     ) -> None:
         self.proxy = proxy
         self._resolver = resolver
@@ -84,20 +85,9 @@ class ProxyChain:
     async def connect(self) -> tuple[socket.socket, str]:
         """A connection to the proxy itself, for a request in absolute form. As `tunnel`."""
         proxy = self.proxy
-        addresses = [proxy.host.name]
-        if proxy.host.address is None:
-            with trio.move_on_after(self._limits.resolve) as resolving:
-                try:
-                    addresses = [*await self._resolver(proxy.host.name)]
-                except ResolveFailed as error:
-                    reason = format_reason(
-                        DenialCode.UPSTREAM_UNRESOLVED, proxy=proxy.shown, detail=error.reason
-                    )
-                    raise DialFailed(reason) from error
-            if resolving.cancelled_caught:
-                raise DialFailed(format_reason(DenialCode.UPSTREAM_RESOLVE_TIMEOUT), 504)
+        addresses = await self._resolver.proxy_addresses(proxy)
         try:
-            sock, address = await self._dialler(addresses, proxy.port)
+            sock, address = await self._dialler(addresses)
         except DialFailed as failure:
             reason = format_reason(
                 DenialCode.UPSTREAM_UNREACHABLE, proxy=proxy.shown, detail=failure.reason

@@ -16,7 +16,7 @@ import trio
 
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ALLOW_FLAG
-from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
+from nono_trio.proxy.upstream.interfaces import CheckedAddress, DialFailed, ResolveFailed
 from nono_trio.proxy.upstream.local_addresses import is_local
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.limits import Limits
     from nono_trio.proxy.upstream.interfaces import Resolver
 
@@ -45,7 +46,7 @@ class Found:
     """Checked addresses of a host. `name` is the full name that has them, where that is another
     than the host's."""
 
-    addresses: Sequence[str]
+    addresses: Sequence[CheckedAddress]
     name: str | None = None
 
 
@@ -90,6 +91,22 @@ class AddressResolver:
             self._fixed.get(key) or self._find_fixed(host, port) or await self._resolve(host, port)
         )
 
+    async def proxy_addresses(self, proxy: UpstreamProxy) -> Sequence[CheckedAddress]:
+        """Return the addresses of the upstream proxy. Policy is not asked: whoever started the
+        session has named the proxy. Raises DialFailed."""
+        host, port = proxy.host, proxy.port
+        if host.address is not None:
+            return (CheckedAddress(host.name, port),)
+        with trio.move_on_after(self._limits.resolve):
+            try:
+                addresses = await self._resolver(host.name)
+            except ResolveFailed as error:
+                code = DenialCode.UPSTREAM_UNRESOLVED
+                reason = format_reason(code, proxy=proxy.shown, detail=error.reason)
+                raise DialFailed(reason) from error
+            return [CheckedAddress(address, port) for address in addresses]
+        raise DialFailed(format_reason(DenialCode.UPSTREAM_RESOLVE_TIMEOUT), 504)
+
     def _find_fixed(self, host: Host, port: int) -> Found | None:
         """The addresses of a host that needs no DNS, remembered once they are checked."""
         addresses = self._policy.addresses(host, port)
@@ -97,41 +114,41 @@ class AddressResolver:
             addresses = (host.name,)
         if addresses is None:
             return None
-        self._check(host, port, addresses)
+        checked = self._check(host, port, addresses)
         if len(self._fixed) >= MEMORY:
             self._fixed.clear()
-        found = self._fixed[host.name, port] = Found(addresses)
+        found = self._fixed[host.name, port] = Found(checked)
         return found
 
     async def _resolve(self, host: Host, port: int) -> Found:
         with trio.move_on_after(self._limits.resolve):
             try:
-                found = await self._look_up(host)
+                addresses, name = await self._look_up(host)
             except ResolveFailed as error:
                 hint = self._full_names(host, port) if error.unknown else None
                 raise DialFailed(error.reason, hint=hint) from error
-            if not found.addresses:
+            if not addresses:
                 raise DialFailed(format_reason(DenialCode.NAME_WITHOUT_ADDRESS))
-            if len(found.addresses) > MAX_ADDRESSES:
+            if len(addresses) > MAX_ADDRESSES:
                 code = DenialCode.NAME_WITH_MANY_ADDRESSES
                 raise DialFailed(format_reason(code, count=MAX_ADDRESSES))
-            self._check(host, port, found.addresses)
-            return found
+            return Found(self._check(host, port, addresses), name)
         seconds = self._limits.resolve
         raise DialFailed(format_reason(DenialCode.RESOLVE_TIMEOUT, seconds=seconds), 504)
 
-    async def _look_up(self, host: Host) -> Found:
-        """The first of the names that `host` stands for which exists. Raises ResolveFailed."""
+    async def _look_up(self, host: Host) -> tuple[Sequence[str], str | None]:
+        """The addresses of the first name that `host` stands for and that exists, and that name
+        where it is not the host's. Raises ResolveFailed."""
         *extended, name = self._policy.look_up_names(host)
         if extended and (addresses := await self._resolver.in_hosts_file(name)):
-            return Found(tuple(addresses))
+            return addresses, None
         for one in extended:
             try:
-                return Found(tuple(await self._resolver(one)), one)
+                return await self._resolver(one), one
             except ResolveFailed as error:
                 if not error.unknown:  # the next name may be another host altogether
                     raise
-        return Found(tuple(await self._resolver(name)))
+        return await self._resolver(name), None
 
     def _full_names(self, host: Host, port: int) -> str | None:
         """A hint for a name that a search domain would have made whole: Kubernetes has such."""
@@ -141,7 +158,7 @@ class AddressResolver:
         entries = " or ".join(f"{ALLOW_FLAG} {name}:{port}" for name in names)
         return f"a name with a dot is looked up as it stands; use the full name, with {entries}"
 
-    def _check(self, host: Host, port: int, addresses: Sequence[str]) -> None:
+    def _check(self, host: Host, port: int, addresses: Sequence[str]) -> tuple[CheckedAddress, ...]:
         for address in addresses:
             local = self._is_local(address)
             verdict = self._policy.check_address(host, port, address, is_local=local)
@@ -149,3 +166,4 @@ class AddressResolver:
                 raise AddressDenied(verdict.reason or "the address is not allowed", verdict.hint)
             if local and port in self._own_ports:
                 raise AddressDenied(format_reason(DenialCode.ADDRESS_IS_PROXY))
+        return tuple(CheckedAddress(address, port) for address in addresses)

@@ -429,9 +429,9 @@ async def test_curl_through_tunnels_to_both_ports(tmp_path):
     async with serving() as plain, serving(tls=server) as tls:
 
         class ByPort(LoopbackDialler):
-            async def __call__(self, addresses, port):
-                self.port = tls.port if port == 443 else plain.port
-                return await super().__call__(addresses, port)
+            async def __call__(self, addresses):
+                self.port = tls.port if addresses[0].port == 443 else plain.port
+                return await super().__call__(addresses)
 
         async with running(["localhost"], resolver=resolver, dialler=ByPort()) as proxy:
 

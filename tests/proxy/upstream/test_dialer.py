@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import socket
 from contextlib import ExitStack
@@ -9,12 +10,13 @@ from dataclasses import replace
 
 import pytest
 import trio
+from installation import PACKAGE
 
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.limits import DEFAULT_LIMITS
-from nono_trio.proxy.upstream.dialer import TcpDialler, _alternate
-from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
+from nono_trio.proxy.upstream.dialer import TcpDialler, alternate_families
+from nono_trio.proxy.upstream.interfaces import CheckedAddress, DialFailed, ResolveFailed
 from nono_trio.proxy.upstream.resolver import MAX_ADDRESSES, AddressDenied, AddressResolver
 from nono_trio.proxy.upstream.system_resolver import SystemResolver
 from nono_trio.testing import FakeResolver
@@ -40,6 +42,10 @@ def black_hole():
         yield full.getsockname()
 
 
+def checked(addresses: list[str], port: int) -> list[CheckedAddress]:
+    return [CheckedAddress(address, port) for address in addresses]
+
+
 def open_sockets() -> int:
     import os
 
@@ -48,7 +54,7 @@ def open_sockets() -> int:
 
 async def test_the_first_address_that_answers_is_reported(listener):
     port = listener.getsockname()[1]
-    sock, address = await TcpDialler(LIMITS)(["127.0.0.1"], port)
+    sock, address = await TcpDialler(LIMITS)(checked(["127.0.0.1"], port))
     with sock:
         assert address == "127.0.0.1"
         assert sock.getpeername() == ("127.0.0.1", port)
@@ -59,7 +65,7 @@ async def test_the_first_address_that_answers_is_reported(listener):
 async def test_a_refusal_moves_on_to_the_next_address(listener):
     port = listener.getsockname()[1]
     before = open_sockets()
-    sock, address = await TcpDialler(LIMITS)(["127.0.0.9", "127.0.0.1"], port)
+    sock, address = await TcpDialler(LIMITS)(checked(["127.0.0.9", "127.0.0.1"], port))
     with sock:
         assert address == "127.0.0.1"
     assert open_sockets() == before
@@ -71,7 +77,7 @@ async def test_a_silent_address_loses_its_head_start(black_hole):
         before = open_sockets()
         patient = replace(LIMITS, dial=60)  # so that only the head start can have ended it
         with trio.fail_after(60):
-            sock, address = await TcpDialler(patient)(["127.0.0.2", "127.0.0.1"], port)
+            sock, address = await TcpDialler(patient)(checked(["127.0.0.2", "127.0.0.1"], port))
         with sock:
             assert address == "127.0.0.1"
         assert open_sockets() == before
@@ -80,7 +86,7 @@ async def test_a_silent_address_loses_its_head_start(black_hole):
 async def test_silence_everywhere_is_a_504(black_hole):
     before = open_sockets()
     with pytest.raises(DialFailed) as failed:
-        await TcpDialler(LIMITS)(["127.0.0.2"], black_hole[1])
+        await TcpDialler(LIMITS)(checked(["127.0.0.2"], black_hole[1]))
     assert failed.value.status == 504
     assert open_sockets() == before
 
@@ -88,7 +94,7 @@ async def test_silence_everywhere_is_a_504(black_hole):
 async def test_refusals_everywhere_are_told():
     before = open_sockets()
     with pytest.raises(DialFailed) as failed:
-        await TcpDialler(LIMITS)(["127.0.0.1", "::1", "127.0.0.2"], 1)
+        await TcpDialler(LIMITS)(checked(["127.0.0.1", "::1", "127.0.0.2"], 1))
     assert failed.value.status == 502
     assert failed.value.reason == "connection refused"
     assert open_sockets() == before
@@ -97,7 +103,7 @@ async def test_refusals_everywhere_are_told():
 async def test_a_cancelled_dial_leaves_nothing_open(black_hole):
     before = open_sockets()
     with trio.move_on_after(0.02) as scope:
-        await TcpDialler(LIMITS)(["127.0.0.2", "127.0.0.2"], black_hole[1])
+        await TcpDialler(LIMITS)(checked(["127.0.0.2", "127.0.0.2"], black_hole[1]))
     assert scope.cancelled_caught
     assert open_sockets() == before
 
@@ -108,7 +114,7 @@ async def test_no_descriptor_left_is_a_dial_that_failed(monkeypatch):
 
     monkeypatch.setattr(socket, "socket", exhausted)
     with pytest.raises(DialFailed, match="too many open files"):
-        await TcpDialler(LIMITS)(["127.0.0.1"], 80)
+        await TcpDialler(LIMITS)(checked(["127.0.0.1"], 80))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,8 @@ async def test_no_descriptor_left_is_a_dial_that_failed(monkeypatch):
     ],
 )
 def test_families_take_turns(addresses, order):
-    assert _alternate(addresses) == order
+    found = alternate_families(checked(addresses, 80))
+    assert [one.address for one in found] == order
 
 
 async def test_the_system_resolver_knows_localhost():
@@ -142,7 +149,24 @@ def directory(*allow: str, resolver: FakeResolver | None = None) -> AddressResol
 
 async def test_a_literal_is_its_own_address():
     found = await directory("192.0.2.7").addresses(parse_host("192.0.2.7"), 80)
-    assert list(found.addresses) == ["192.0.2.7"]
+    assert list(found.addresses) == [CheckedAddress("192.0.2.7", 80)]
+
+
+def test_only_the_resolver_makes_an_address_that_may_be_dialled():
+    made_in = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and "CheckedAddress" in ast.unparse(node.func)
+    ]
+    assert set(made_in) == {"proxy/upstream/resolver.py"}
+
+
+async def test_what_the_resolver_has_not_checked_is_not_dialled(listener):
+    before = open_sockets()
+    with pytest.raises(AttributeError):
+        await TcpDialler(LIMITS)(["127.0.0.1"])
+    assert open_sockets() == before
 
 
 async def test_too_many_addresses_are_refused():

@@ -67,7 +67,11 @@ async def look_up(name: str, asked: list[str]) -> dict[str, object]:
         found = await directory.addresses(parse_host(name), 443)
     except DialFailed as failed:
         return {"asked": sorted({*asked}), "failed": failed.reason, "hint": failed.hint}
-    return {"asked": sorted({*asked}), "addresses": [*found.addresses], "name": found.name}
+    return {
+        "asked": sorted({*asked}),
+        "addresses": [one.address for one in found.addresses],
+        "name": found.name,
+    }
 
 
 def main() -> None:
