@@ -31,6 +31,11 @@ class TlsTransport:
         self._encrypted = 0  # bytes of the caller's whose record is not sent yet
 
     @property
+    def readable(self) -> bool:
+        waits_for_us = self._tls.pending() or self._incoming.pending or self._ciphertext
+        return bool(waits_for_us) or self._below.readable
+
+    @property
     def ending(self) -> bool:
         return self._below.ending
 

@@ -67,7 +67,7 @@ class Direction:
         be there. Raises SideFailed, and what `look` does."""
         if self._held and not self._send_held():
             return False
-        if self.done:
+        if self.done or not self.source.readable:
             return False
         stop = self.moved + TURN_BYTES
         buffer, receive = self._buffer, self.source.try_receive_into

@@ -31,7 +31,8 @@ plain bytes without a change, for these reasons:
   While a handshake lasts `try_receive` returns None and `try_send` 0.
 - `ssl.SSLError` is an OSError, so it becomes a SideFailed as any other.
 - `shutdown` sends close_notify before the wrapped `shutdown`; `ending`, `broken` and `failed` are
-  those of the wrapped transport; `is_silent` also looks for decrypted bytes.
+  those of the wrapped transport; `readable` and `is_silent` also look for bytes that were received
+  and not read.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class Transport(Protocol):
     """What moves bytes to and from one peer. No method waits; every one may raise SideFailed."""
 
     side: Side
+
+    @property
+    def readable(self) -> bool:
+        """Whether a read may find something; if not, it need not be tried."""
+        ...
 
     @property
     def ending(self) -> bool:
@@ -133,9 +139,13 @@ class TcpTransport(Watch):
     __slots__ = ("_readiness", "_wants_write", "is_registered", "sock")
 
     def __init__(self, sock: socket.socket, side: Side, waker: Waker, readiness: Readiness) -> None:
-        super().__init__(side, waker)
         self.sock = sock
+        self.side = side
+        self.waker = waker
         self.readable = True
+        self.ending = False
+        self.broken = False
+        self.failed = False
         self._readiness = readiness
         self.is_registered = False
         self._wants_write = False
