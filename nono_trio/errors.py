@@ -1,9 +1,9 @@
-"""Every error that a user of nono-trio can meet: what went wrong, a hint, and the exit code.
+"""Every error that a user of nono-trio can get: a message, a hint, and the exit code.
 
-Rules of this file: one meaning a type; the message is one sentence without a full stop that says
-what was expected and what came; the hint says what to do about it. Our own bugs are assertions,
-never one of these. Exit codes are the contract of the command line, as is the number that every
-answer in JSON carries, an error's too.
+Rules of this file: each type has one meaning. The message is one sentence without a full stop that
+names the expected and the actual value; the hint says what to do. Our own bugs are assertions,
+never one of these. The exit codes are part of the command line's contract, and so is the number in
+every JSON answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NonoTrioError(Exception):
 
 
 class UsageError(NonoTrioError):
-    """A flag, a rule or a session name that can't be meant."""
+    """An invalid flag, rule or session name."""
 
     exit_code = 2
 
@@ -37,21 +37,21 @@ class LogUnreadable(NonoTrioError):
 
 
 class AuditLost(NonoTrioError):
-    """The log can't be written or sealed: nothing more may be allowed."""
+    """The log can't be written or sealed, so nothing more may be allowed."""
 
     exit_code = 4
 
 
 class AuditBusy(NonoTrioError):
-    """The queue stayed full: this one event was not recorded, so its action must not happen."""
+    """The queue stayed full: this event was not recorded, so its action must not happen."""
 
 
 class SessionSealed(NonoTrioError):
-    """An event came after the seal; it was not recorded."""
+    """An event came after the seal, so it was not recorded."""
 
 
 class CageFailed(NonoTrioError):
-    """The cage could not be built, or the command is outside what the cage may read."""
+    """The cage can't be built, or the command is outside the paths that the cage may read."""
 
     exit_code = 126
 

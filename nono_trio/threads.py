@@ -1,8 +1,8 @@
-"""Work in a thread, also while the system has no thread to give.
+"""Work in a thread, also while the system refuses new threads.
 
-A command that starts processes until its user may have no more takes the supervisor's threads with
-it, as the limit is the user's. That is no reason for a session to end, or for its log to be sealed
-any less: whoever needs a thread waits for one, within the deadline that it has anyway.
+A command that starts as many processes as its user may have also takes the supervisor's threads,
+because the limit is per user. The session must not end for that, and its log must still be sealed.
+So a caller that needs a thread waits for one, within the caller's own deadline.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
-MEETING_SECONDS: Final = 1.0  # for threads to start; it takes them a millisecond
-RETRY_SECONDS: Final = 0.05  # the kernel has no wake-up for it, and a sync comes once a second
-_NO_THREAD: Final = "can't start new thread"  # CPython's words: it has no type of its own for that
+MEETING_SECONDS: Final = 1.0  # the time for threads to start; it takes them a millisecond
+# the interval of the retries: the kernel sends no signal, and a sync comes once a second
+RETRY_SECONDS: Final = 0.05
+_NO_THREAD: Final = "can't start new thread"  # CPython's message: the error has no type of its own
 
 
 async def in_thread(
@@ -31,10 +32,10 @@ async def in_thread(
     *arguments: *_Arguments,
     limiter: trio.CapacityLimiter | None = None,
 ) -> _Result:
-    """Run a blocking function in a thread and return its result, raising what it raises.
+    """Run a blocking function in a thread; return its result, or raise its exception.
 
-    If cancelled, the thread is left to itself (its slot of `limiter` stays taken until it ends);
-    one that could not be started is not started any more.
+    If cancelled, the thread keeps running, and keeps its slot of `limiter` until it ends; a
+    thread that has not started yet is not started.
     """
     while True:
         try:
@@ -48,12 +49,13 @@ async def in_thread(
 
 
 async def keep_spare(count: int) -> None:
-    """Have `count` threads idle for whoever needs one next, while the system still has some.
+    """Start `count` idle threads for later callers, while the system still allows it.
 
-    trio keeps an idle thread for ten seconds, and one that is used now and then for as long. Where
-    there are not so many to be had, it does without.
+    trio keeps an idle thread for ten seconds after each use. If the system allows fewer threads, no
+    error is raised.
     """
-    together = threading.Barrier(count)  # each waits for the others, so no thread serves twice
+    # each waits for the others, so that each is a thread of its own
+    together = threading.Barrier(count)
 
     def meet() -> None:
         with suppress(threading.BrokenBarrierError):
@@ -68,8 +70,10 @@ async def keep_spare(count: int) -> None:
 async def start_thread(
     function: Callable[[], _Result], deliver: Callable[[outcome.Outcome[_Result]], object]
 ) -> None:
-    """Start a thread for a blocking function and return; `deliver` gets its outcome, in the
-    thread. If cancelled, no thread was started."""
+    """Start a thread for a blocking function and return; `deliver` gets its outcome, in the thread.
+
+    If cancelled, no thread was started.
+    """
     while True:
         try:
             return trio.lowlevel.start_thread_soon(function, deliver)

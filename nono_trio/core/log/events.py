@@ -1,10 +1,10 @@
-"""What can stand in an audit log: the seven payloads, the network event, and the flow line.
+"""The contents of an audit log: the seven payloads, the network event, and the flow line.
 
 Rules of this file: the order of the fields is the format (records are hashed as bytes), so a field
 is never moved; a field that may be left out is `UNSET` by default, a field that is always written
 is `None` by default. We write the first four payloads and read all seven, because a log of upstream
-nono must verify too. Encoding is byte-identical to upstream's serde_json (compact, non-ASCII as
-it is, control characters as `\\u00xx`).
+nono must verify too. Encoding is byte-identical to upstream's serde_json (compact, non-ASCII
+unescaped, control characters as `\\u00xx`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nono_trio.core.log.nono_events import (
     UrlOpen,
 )
 
-# Everything that decoding untrusted JSON can raise, from msgspec and from json alike.
+# Every exception that decoding untrusted JSON can raise, from msgspec and from json.
 MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
 
 Mode: TypeAlias = Literal["connect", "connect_intercept", "reverse", "external"]
@@ -67,7 +67,7 @@ ClosedBy: TypeAlias = Literal["client", "upstream", "shutdown", "idle", "error"]
 
 
 class SpiffeDelegation(msgspec.Struct, kw_only=True, frozen=True):
-    """On whose behalf a workload identity acts."""
+    """The party for which a workload identity acts."""
 
     authorized_by: str
     on_behalf_of: str | UnsetType = UNSET
@@ -75,7 +75,7 @@ class SpiffeDelegation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SpiffeContext(msgspec.Struct, kw_only=True, frozen=True):
-    """The workload identity a request was made with."""
+    """The workload identity that made a request."""
 
     workload_spiffe_id: str
     trust_domain: str
@@ -124,7 +124,7 @@ class NetworkEvent(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SandboxRuntimeEvent(msgspec.Struct, kw_only=True, frozen=True):
-    """What the kernel enforced; `timestamp` is RFC 3339 in UTC."""
+    """The enforcement of the kernel; `timestamp` is RFC 3339 in UTC."""
 
     timestamp: str
     platform: str
@@ -157,7 +157,7 @@ class SessionStarted(msgspec.Struct, kw_only=True, frozen=True, tag="session_sta
 class SessionEnded(msgspec.Struct, kw_only=True, frozen=True, tag="session_ended"):
     """Last record of a sealed session; `exit_code` is the child's, as a shell gives it (0-255).
 
-    A recovered session has LOST_EXIT_CODE: nobody was there to see how the child ended.
+    A recovered session has LOST_EXIT_CODE: the child's exit code is unknown.
     """
 
     ended: str
@@ -171,7 +171,7 @@ class Network(msgspec.Struct, kw_only=True, frozen=True, tag="network"):
 
 
 class SandboxRuntime(msgspec.Struct, kw_only=True, frozen=True, tag="sandbox_runtime"):
-    """What the kernel enforced on the child."""
+    """The enforcement of the kernel on the child."""
 
     event: SandboxRuntimeEvent
 
@@ -188,11 +188,11 @@ Payload: TypeAlias = (
 
 
 class Flow(msgspec.Struct, kw_only=True, frozen=True):
-    """One line of flows.ndjson: what came of an allowed connection, written at its end.
+    """One line of flows.ndjson: the result of an allowed connection, written at its end.
 
     `sequence` is that of its decision record, times are milliseconds, bytes are counted per
-    direction (up = from the child), `address` is the one that was dialled (None: none was), `name`
-    the full name that has it, where that is not the target's.
+    direction (up = from the child). `address` is the dialled address (None: none was dialled),
+    `name` its full name if it differs from the target's.
     """
 
     sequence: int
@@ -213,15 +213,15 @@ _flow_decoder = msgspec.json.Decoder(Flow)
 
 
 def encode_payload(payload: Payload) -> bytes:
-    """The canonical JSON of a payload: the bytes that are hashed.
+    """Return the canonical JSON of a payload: the bytes that are hashed.
 
-    Raises UnicodeEncodeError for text with lone surrogates, which is for the caller to keep out.
+    Raises UnicodeEncodeError for text with lone surrogates; the caller must prevent it.
     """
     return _encoder.encode(payload)
 
 
 def decode_payload(data: bytes | msgspec.Raw) -> Payload:
-    """The payload in `data`; unknown keys are ignored, as upstream ignores them.
+    """Return the payload in `data`; unknown keys are ignored, like upstream ignores them.
 
     Raises msgspec.DecodeError (also for a wrong type or an unknown `type`), UnicodeDecodeError, and
     RecursionError for nesting deeper than the interpreter allows.
@@ -230,10 +230,10 @@ def decode_payload(data: bytes | msgspec.Raw) -> Payload:
 
 
 def encode_flow(flow: Flow) -> bytes:
-    """One line of flows.ndjson, its newline included."""
+    """Return one line of flows.ndjson, with its newline."""
     return _encoder.encode(flow) + b"\n"
 
 
 def decode_flow(line: bytes) -> Flow:
-    """The flow in one line; raises msgspec.DecodeError and UnicodeDecodeError."""
+    """Return the flow in one line; raises msgspec.DecodeError and UnicodeDecodeError."""
     return _flow_decoder.decode(line)

@@ -1,7 +1,7 @@
 """One line of ledger.ndjson: its fields, its bytes and its chain hash, all fixed by upstream.
 
-Rules of this file: the hash covers every field but itself; what a line says by itself is checked
-here, how it follows another one in audit/ledger.py.
+Rules of this file: the hash covers every field but itself. The checks here need one line only;
+audit/ledger.py checks how the lines follow each other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import msgspec
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.record import NO_CHAIN
 
-# Before the id of a session that was removed on purpose, in a line of its own.
+# The prefix of the session id in the line of a session that was removed on purpose.
 REMOVED_PREFIX = "removed-"
-# Before the beginning of the digest of damaged lines that a repair cut off, in a line of its own.
+# The prefix of the id in the line about damaged lines that a repair cut off; it is followed by the
+# beginning of their digest.
 REPAIRED_PREFIX = "repaired-"
 
 
@@ -46,19 +47,20 @@ _DOMAIN = b"nono.audit.ledger.chain.alpha\n"
 
 
 def encode_ledger_record(record: LedgerRecord) -> bytes:
-    """One line of ledger.ndjson, its newline included."""
+    """Return one line of ledger.ndjson, with its newline."""
     return _encoder.encode(record) + b"\n"
 
 
 def decode_ledger_record(line: bytes) -> LedgerRecord:
-    """The ledger record in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
+    """Return the ledger record in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
     return _decoder.decode(line)
 
 
 def ledger_chain_hash(
     prev_chain: str | None, sequence: int, session_id: str, digest: str, completed: str
 ) -> str:
-    """64 hex digits: the chain hash of a ledger line; ValueError if `prev_chain` is no hex."""
+    """Return the chain hash of a ledger line (64 hex digits); ValueError if `prev_chain` is not
+    hex."""
     entry = _LedgerEntry(
         sequence=sequence, session_id=session_id, session_digest=digest, completed_at=completed
     )
@@ -67,7 +69,7 @@ def ledger_chain_hash(
 
 
 def own_chain_hash(record: LedgerRecord) -> str:
-    """The chain hash that the record's own fields lead to; empty if `prev_chain` is no hash."""
+    """Return the chain hash of the record's own fields; "" if `prev_chain` is not a hash."""
     if record.prev_chain is not None and not _is_hash(record.prev_chain):
         return ""
     return ledger_chain_hash(
@@ -84,7 +86,7 @@ def _is_hash(text: str) -> bool:
 
 
 def sound_record(line: bytes) -> LedgerRecord | None:
-    """The record in a line, newline or not, that holds by itself; None for any other line."""
+    """Return the record in a line, with or without newline, if its own hash fits; else None."""
     try:
         record = decode_ledger_record(line)
     except MALFORMED:

@@ -24,7 +24,7 @@ _node_prefix = hashlib.sha256(b"nono.audit.merkle.alpha\n")
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """32 bytes: the parent of two nodes."""
+    """Return the parent of two nodes: 32 bytes."""
     hasher = _node_prefix.copy()
     hasher.update(left + right)
     return hasher.digest()
@@ -58,7 +58,7 @@ class MerkleAccumulator:
             self.append(leaf)
 
     def root(self) -> bytes:
-        """The root over all leaves so far; more may follow."""
+        """Return the root over all leaves so far; more may follow."""
         if not self._peaks:
             return EMPTY_ROOT
         node = self._peaks[-1]
@@ -68,7 +68,8 @@ class MerkleAccumulator:
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """The root of `leaves`, level by level: the definition the accumulator is tested against."""
+    """Return the root of `leaves`, level by level: the definition that tests compare the
+    accumulator with."""
     if not leaves:
         return EMPTY_ROOT
     level = list(leaves)
@@ -85,14 +86,15 @@ def _next_level(level: list[bytes]) -> list[bytes]:
 
 
 class Sibling(msgspec.Struct, kw_only=True, frozen=True):
-    """One step towards the root: the node beside ours, and on which side it stands."""
+    """One step towards the root: the neighbouring node, and its side."""
 
     direction: Literal["left", "right"]
     hash: str
 
 
 class InclusionProof(msgspec.Struct, kw_only=True, frozen=True):
-    """That a leaf is the `leaf_index`-th of `leaf_count`; hashes in hex, siblings leaf to root.
+    """Proof that a leaf is the `leaf_index`-th of `leaf_count`; hashes in hex, siblings leaf to
+    root.
 
     A level at which the node is carried up has no sibling.
     """
@@ -105,7 +107,7 @@ class InclusionProof(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def prove(leaves: Sequence[bytes], index: int) -> InclusionProof:
-    """The proof for `leaves[index]`; raises IndexError when there is no such leaf."""
+    """Return the proof for `leaves[index]`; raises IndexError when there is no such leaf."""
     if not 0 <= index < len(leaves):
         raise IndexError(f"expected a leaf index below {len(leaves)}, got {index}")
     siblings: list[Sibling] = []
@@ -126,10 +128,10 @@ def prove(leaves: Sequence[bytes], index: int) -> InclusionProof:
 
 
 def check_proof(proof: InclusionProof) -> bool:
-    """Whether the proof holds for its own root; whether that root is the right one is yours to say.
+    """Return True if the proof holds for its own root; the caller must check the root itself.
 
-    The sides and the number of siblings must be those of `leaf_index` and `leaf_count`: with sides
-    taken on trust, one leaf's proof would pass for any index.
+    The sides and the number of siblings must be those of `leaf_index` and `leaf_count`. Otherwise
+    the proof of one leaf would pass for any index.
     """
     try:
         steps = [(step.direction, _digest(step.hash)) for step in proof.siblings]
@@ -144,7 +146,7 @@ def check_proof(proof: InclusionProof) -> bool:
 
 
 def sibling_sides(index: int, count: int) -> list[str] | None:
-    """On which sides the siblings of a leaf stand; None when there is no such leaf."""
+    """Return the sides of a leaf's siblings; None if there is no such leaf."""
     if not 0 <= index < count:
         return None
     sides = []

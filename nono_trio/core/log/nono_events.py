@@ -155,7 +155,7 @@ class CommandStdio(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CommandPolicyEvent(msgspec.Struct, kw_only=True, frozen=True):
-    """A command of the child was looked at by a command policy."""
+    """A decision of a command policy about a command of the child."""
 
     timestamp: str
     session_id: str | UnsetType = UNSET

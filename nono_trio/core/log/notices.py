@@ -1,9 +1,9 @@
-"""Network records that are about the log itself, not about the network: their targets and texts.
+"""Network records about the log itself, not about the network: their targets and texts.
 
-Upstream's format has no record for them, so they are network events whose target begins with
-OWN_TARGETS, which no host name can. Everything that writes or reads such a text lives here.
-Rules of this file: a binding record holds the SHA-256 of one file, and binds it only in its own
-place: the policy's record is the second of a log, the summary's the last but one.
+Upstream's format has no record for them. So they are network events whose target begins with
+OWN_TARGETS, which no host name can. Every such text is written and read here. Rules of this file: a
+binding record holds the SHA-256 of one file. It binds the file only in its own place: the policy's
+record is the second of a log, the summary's the last but one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
 
 OWN_TARGETS: Final = "nono-trio:"
-# Gaps in the log, and what a recovery did.
+# Gaps in the log, and the work of a recovery.
 LOST_TARGET: Final = f"{OWN_TARGETS}audit"
 POLICY_TARGET: Final = f"{OWN_TARGETS}policy"
 SUMMARY_TARGET: Final = f"{OWN_TARGETS}summary"
-# Denials that have no record of their own, or of which no host is known.
+# Denials without a record of their own, or of an unknown host.
 LOOK_UPS_TARGET: Final = f"{OWN_TARGETS}dns"
 REFUSED_PORTS_TARGET: Final = f"{OWN_TARGETS}refused"
 DIRECT_TARGET: Final = f"{OWN_TARGETS}direct"
@@ -34,7 +34,7 @@ NO_TOKEN: Final = "authentication_failed"
 
 POLICY_SEQUENCE: Final = 1  # of the policy's record; 0 is session_started
 
-# Why events are missing; the third reason is the system's text for a failed write.
+# Two reasons why events are missing; the third is the system's text for a failed write.
 QUEUE_FULL: Final = "queue full"
 NOT_RECORDED: Final = "the supervisor was lost before it recorded that"
 
@@ -45,15 +45,15 @@ _GAP: Final = re.compile(r"([0-9]{1,18}) events lost: ")
 
 
 def is_about_log(event: NetworkEvent) -> bool:
-    """Whether an event is about the log (or about many requests at once), not about one request."""
+    """Return True if an event is about the log (or about many requests), not about one request."""
     return event.target.startswith(OWN_TARGETS)
 
 
 def is_denial(event: NetworkEvent) -> bool:
-    """Whether an event counts as one that was denied.
+    """Return True if an event counts as denied.
 
-    A request without the right token does not: it says nothing of what the command may reach, many
-    clients begin with one, and on a port of the machine anybody may send it.
+    A request without the right token does not count: it is no evidence of what the command tries to
+    reach, many clients begin with one, and other programs may send it to a port of the machine.
     """
     return (
         event.decision == "deny" and event.denial_category != NO_TOKEN and not is_about_log(event)
@@ -61,18 +61,19 @@ def is_denial(event: NetworkEvent) -> bool:
 
 
 def is_binding(event: NetworkEvent) -> bool:
-    """Whether an event only holds the digest of a file beside the log."""
+    """Return True if an event only holds the digest of a file beside the log."""
     return event.target in BINDING_TARGETS
 
 
 def binding_record(target: str, data: bytes, unix_ms: int) -> Network:
-    """The record that binds a file whose bytes are `data`; `target` says which file."""
+    """Return the record that binds a file with the bytes `data`; `target` names the file."""
     reason = f"sha256:{hashlib.sha256(data).hexdigest()}"
     return _record("allow", target, reason, unix_ms)
 
 
 def bound_digest(payload: Payload | None, target: str) -> str | None:
-    """The SHA-256 (hex) that a record binds a file of `target` to; None for any other record."""
+    """Return the SHA-256 (hex) in the record that binds a file of `target`; None for any other
+    record."""
     if not isinstance(payload, Network):
         return None
     event = payload.event
@@ -83,16 +84,17 @@ def bound_digest(payload: Payload | None, target: str) -> str | None:
 
 
 def early_end_record(message: str, unix_ms: int) -> Network:
-    """The record of a log that ends before its session, because it can't be written."""
+    """Return the record of a log that ends before its session, because it can't be written."""
     return _record("deny", LOST_TARGET, f"ended: {message}", unix_ms)
 
 
 def recovery_record(
     torn_bytes: int, kept_in: str, unix_ms: int, *, start_taken: bool, policy_taken: bool
 ) -> Network:
-    """The record of a recovery: `torn_bytes` that are no record went to the file `kept_in`.
+    """Return the record of a recovery.
 
-    `start_taken` and `policy_taken`: the log was lost before these records, which are made from
+    `torn_bytes` is the size of the incomplete record that was moved to the file `kept_in`.
+    `start_taken` and `policy_taken`: the log ended before these records, so they were made from
     session.json and policy.json.
     """
     text = f"{_RECOVERED}{torn_bytes} bytes of a torn record cut"
@@ -103,7 +105,7 @@ def recovery_record(
 
 
 def says_policy_was_taken(payload: Payload) -> bool:
-    """Whether a record says that a recovery bound a policy that no record had bound."""
+    """Return True if a record says that a recovery bound the policy."""
     if not isinstance(payload, Network) or payload.event.target != LOST_TARGET:
         return False
     reason = payload.event.reason or ""
@@ -111,12 +113,12 @@ def says_policy_was_taken(payload: Payload) -> bool:
 
 
 def gap_record(count: int, reason: str, unix_ms: int) -> Network:
-    """The record of `count` events that are missing before it."""
+    """Return the record of `count` events that are missing before it."""
     return _record("deny", LOST_TARGET, f"{count} events lost: {reason}", unix_ms)
 
 
 def lost_events(event: NetworkEvent) -> int:
-    """How many events a record says are missing; 0 for any other record.
+    """Return the number of missing events in a record; 0 for any other record.
 
     A request can't forge one: no host is called LOST_TARGET.
     """
@@ -127,7 +129,7 @@ def lost_events(event: NetworkEvent) -> int:
 
 
 class Tally:
-    """Counts of a log by the rule that every reader and writer shares.
+    """Counts of a log by the rule that all readers and writers share.
 
     Decisions are counted without those about the log; `lost` adds up the gap records.
     """

@@ -1,9 +1,9 @@
-"""policy.json: what one session was allowed, with the place that each rule came from.
+"""policy.json: everything that one session was allowed, with the place of each rule.
 
-The file is written before the command starts and bound by the log's second record, so whatever
-stands here is proved as soon as the log is. To add a fact: give SessionPolicy (or one of its parts)
-a field with a default; the encoding sorts the keys, so the order of the fields does not matter.
-Readers ignore keys that they do not know. Secrets never stand here: names of variables, no values.
+The file is written before the command starts, and the second record of the log binds it, so a proof
+of the log proves its contents. To add a fact: give SessionPolicy (or one of its parts) a field with
+a default; the encoding sorts the keys, so the order of the fields does not matter. Readers ignore
+keys that they do not know. The file never contains secrets: it has names of variables, no values.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgspec
 
 
 class SourcedEntry(msgspec.Struct, kw_only=True, frozen=True):
-    """One entry and what gave it: a flag, a profile's line and key, or a policy group."""
+    """One entry and its source: a flag, a profile's line and key, or a policy group."""
 
     entry: str
     source: str
 
 
 class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
-    """Host rules, pins and ports; `block`: nothing at all may be reached."""
+    """Host rules, pins and ports; `block`: nothing may be reached."""
 
     block: bool = False
     allow: list[SourcedEntry] = []
@@ -51,7 +51,7 @@ class FilePolicy(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PassedVariables(msgspec.Struct, kw_only=True, frozen=True):
-    """Names of the caller's variables: those passed on, and secrets that were held back."""
+    """Names of the caller's variables: those passed on, and secrets held back."""
 
     passed: list[str] = []
     held_back: list[str] = []
@@ -65,7 +65,7 @@ class UsedProfile(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SessionOrigin(msgspec.Struct, kw_only=True, frozen=True):
-    """Who ran it, where, and with which software; `package_sha256` is over our own files."""
+    """The user, machine, directory and software of a run; `package_sha256` covers our own files."""
 
     user: str = ""
     user_id: int | None = None
@@ -79,7 +79,7 @@ class SessionOrigin(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SupervisorProcess(msgspec.Struct, kw_only=True, frozen=True):
-    """The process that keeps the log: a pid alone may mean another one later."""
+    """The process that keeps the log; a pid alone may belong to another process later."""
 
     pid: int = 0
     start_ticks: int = 0
@@ -119,10 +119,13 @@ _decoder = msgspec.json.Decoder(SessionPolicy)
 
 
 def encode_policy(policy: SessionPolicy) -> bytes:
-    """The bytes of policy.json: compact, sorted keys, one line."""
+    """Return the bytes of policy.json: compact, sorted keys, one line."""
     return _encoder.encode(policy) + b"\n"
 
 
 def decode_policy(data: bytes) -> SessionPolicy:
-    """The policy in a file; raises msgspec.DecodeError, UnicodeDecodeError, RecursionError."""
+    """Return the policy in a file.
+
+    Raises msgspec.DecodeError, UnicodeDecodeError, RecursionError.
+    """
     return _decoder.decode(data)

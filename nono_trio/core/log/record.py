@@ -1,11 +1,11 @@
-"""A record of the log: everything that decides its bytes and its hashes lives here.
+"""A record of the log: all code that decides its bytes and its hashes.
 
     leaf  = SHA-256("nono.audit.event.alpha\n" || event_json)
     chain = SHA-256("nono.audit.chain.alpha\n" || previous chain, 32 bytes || leaf, 32 bytes)
 
-Scheme "alpha" of upstream nono. The line is put together from bytes instead of encoding an object:
-the payload stands in it twice, once as the string that was hashed and once as the object, and
-both come from the same bytes, so they can't disagree.
+Scheme "alpha" of upstream nono. The line is joined from bytes; no object is encoded. It contains
+the payload twice, as the string that was hashed and as the object. Both come from the same bytes,
+so they can't disagree.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import hashlib
 
 import msgspec
 
-NO_CHAIN = bytes(32)  # what stands before the first record's leaf
+NO_CHAIN = bytes(32)  # the chain before the first record
 
-# A hash object that has read the prefix already: copying it is cheaper than hashing it anew.
+# A hash object that has read the prefix already; a copy is faster than hashing the prefix again.
 _leaf_prefix = hashlib.sha256(b"nono.audit.event.alpha\n")
 _chain_prefix = hashlib.sha256(b"nono.audit.chain.alpha\n")
 _encode_string = msgspec.json.Encoder().encode
 
 
 def leaf_hash(event_json: bytes) -> bytes:
-    """32 bytes: the leaf of the payload whose canonical JSON is `event_json`."""
+    """Return the leaf (32 bytes) of the payload whose canonical JSON is `event_json`."""
     hasher = _leaf_prefix.copy()
     hasher.update(event_json)
     return hasher.digest()
 
 
 def chain_hash(prev: bytes | None, leaf: bytes) -> bytes:
-    """32 bytes: the chain after `leaf`, where `prev` is the chain before it (None: no record)."""
+    """Return the chain (32 bytes) after `leaf`; `prev` is the chain before it (None: no record)."""
     hasher = _chain_prefix.copy()
     hasher.update((prev or NO_CHAIN) + leaf)
     return hasher.digest()
@@ -39,7 +39,7 @@ def chain_hash(prev: bytes | None, leaf: bytes) -> bytes:
 def encode_line(
     sequence: int, prev: bytes | None, leaf: bytes, chain: bytes, event_json: bytes
 ) -> bytes:
-    """The canonical line of a record, its newline included; `event_json` must be valid UTF-8."""
+    """Return the canonical line of a record with its newline; `event_json` must be valid UTF-8."""
     prev_hex = f'"{prev.hex()}"' if prev is not None else "null"
     head = (
         f'{{"sequence":{sequence},"prev_chain":{prev_hex},"leaf_hash":"{leaf.hex()}"'
@@ -52,7 +52,7 @@ def encode_line(
 def encode_record(
     sequence: int, prev: bytes | None, event_json: bytes
 ) -> tuple[bytes, bytes, bytes]:
-    """A new record as (line with its newline, leaf, chain); `prev` is the chain before it."""
+    """Return a new record as (line with newline, leaf, chain); `prev` is the chain before it."""
     leaf = leaf_hash(event_json)
     chain = chain_hash(prev, leaf)
     return encode_line(sequence, prev, leaf, chain, event_json), leaf, chain

@@ -1,9 +1,9 @@
-"""What may not be written down: secrets in a command line and in a request path.
+"""Removal of secrets from command lines and request paths before they are logged.
 
-Two rules for two sources. A command line is for people to recognise, so only what looks secret
-goes: upstream nono's table of flags, headers and query keys, with upstream's exact results (its
-vectors are our tests). A request path comes from the child for any service there is, so the value
-of every query parameter goes, and no list of names has to be complete.
+There are two rules. People must recognise a command line, so only parts that look secret are
+removed: upstream nono's table of flags, headers and query keys, with upstream's exact results (its
+vectors are our tests). A request path may be for any service, so the value of every query parameter
+is removed, and no list of names has to be complete.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _PARAMETER = re.compile(r"[^&;]+")
 
 
 def redact_argv(argv: Sequence[str]) -> list[str]:
-    """`argv` with its secrets replaced by `[REDACTED]`, as text that is always valid UTF-8.
+    """Return `argv` with its secrets replaced by `[REDACTED]`, as valid UTF-8.
 
     Bytes that are not UTF-8 (surrogate escapes in Python) become U+FFFD: a log line can't hold
     them.
@@ -76,7 +76,7 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
 
 
 def redact_path(path: str) -> str:
-    """A request path without query values, userinfo and fragment; names of parameters stay.
+    """Return a request path without query values, userinfo and fragment; names of parameters stay.
 
     A parameter without `=` may be a bare token, so it is replaced as a whole.
     """
@@ -102,7 +102,7 @@ def _is_header_flag(argument: str) -> bool:
 
 
 def _redact_after(before: str, argument: str) -> str:
-    """`argument` redacted, where `before` is the argument that may take it as its value."""
+    """Return `argument` redacted; `before` is the argument that may take it as its value."""
     if _is_secret_flag(before):
         return REDACTED
     if _is_header_flag(before):
@@ -118,7 +118,7 @@ def _redact_after(before: str, argument: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """One string without the secrets a URL or a header line in it may hold."""
+    """Return a string without the secrets of a URL or a header line in it."""
     name, colon, value = text.partition(":")
     if colon and name.strip().lower() in _HEADERS:
         space = value[: len(value) - len(value.lstrip())]

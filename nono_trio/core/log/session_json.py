@@ -1,9 +1,8 @@
 """The summaries beside a log, session.json and checkpoints.ndjson, and the session digest.
 
-Rules of this file: field order is the format; what upstream wrote must load (its optional fields
-have defaults), and our own facts stand in one key of their own, `nono_trio`, at the end, which
-upstream ignores and the session digest does not cover. Whoever reads them uses `facts`, which are
-there for every session.
+Rules of this file: field order is the format. A file of upstream must load, so its optional fields
+have defaults. Our own facts are in one key at the end, `nono_trio`, which upstream ignores and the
+session digest does not cover. Readers use `facts`, which every session has.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from nono_trio.core.log.events import NetworkEvent  # noqa: TC001  (msgspec resolves it when it runs)
 
-MAX_NETWORK_EVENTS = 4096  # upstream's cap for session.json; the log itself has none
+MAX_NETWORK_EVENTS = 4096  # upstream's cap for session.json; the log itself is not capped
 HASH_ALGORITHM = "sha256"
 
 SessionStatus: TypeAlias = Literal["open", "sealed", "recovered"]
@@ -30,7 +29,7 @@ class ExecutableIdentity(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AuditIntegrity(msgspec.Struct, kw_only=True, frozen=True):
-    """What the sealed log must add up to; hashes in lower-case hex."""
+    """Counts and hashes of the sealed log; hashes in lower-case hex."""
 
     hash_algorithm: str = HASH_ALGORITHM
     event_count: int
@@ -39,7 +38,7 @@ class AuditIntegrity(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AuditAttestation(msgspec.Struct, kw_only=True, frozen=True):
-    """Where the signature is and which key made it (`public_key`: base64 of the DER SPKI)."""
+    """The place of the signature and its key (`public_key`: base64 of the DER SPKI)."""
 
     predicate_type: str
     key_id: str
@@ -48,7 +47,7 @@ class AuditAttestation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
-    """What upstream's session.json has no field for; every field may be absent."""
+    """Facts without a field in upstream's session.json; every field may be absent."""
 
     version: str | UnsetType = UNSET
     name: str | UnsetType | None = UNSET
@@ -95,17 +94,17 @@ class SessionMetadata(msgspec.Struct, kw_only=True):
 
     @property
     def facts(self) -> NonoTrioFacts:
-        """Our own part; without any where there is none, as in a session.json of upstream's."""
+        """Our own facts; all of them are absent in a session.json of upstream's."""
         return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
 
     @property
     def is_ours(self) -> bool:
-        """Whether nono-trio wrote it."""
+        """True if nono-trio wrote it."""
         return self.nono_trio is not UNSET
 
 
 class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """The part of session.json that listing and looking up need.
+    """The part of session.json for listing and looking up.
 
     Its decoder skips the network events: a listing of a thousand sessions must not build millions
     of objects.
@@ -123,20 +122,20 @@ class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def facts(self) -> NonoTrioFacts:
-        """Our own part; without any where there is none, as in a session.json of upstream's."""
+        """Our own facts; all of them are absent in a session.json of upstream's."""
         return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
 
     @property
     def is_ours(self) -> bool:
-        """Whether nono-trio wrote it."""
+        """True if nono-trio wrote it."""
         return self.nono_trio is not UNSET
 
 
 class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
-    """One line of checkpoints.ndjson: what was durable when.
+    """One line of checkpoints.ndjson: the part of the log that was durable at a time.
 
-    `offset` is the number of log bytes covered, `segment_xxh3` the XXH3-64 (16 hex digits) of those
-    since the previous checkpoint: it finds bit rot and torn writes, it proves nothing.
+    `offset` is the number of log bytes covered. `segment_xxh3` is the XXH3-64 (16 hex digits) of
+    those since the previous checkpoint: it detects bit rot and torn writes, it proves nothing.
     """
 
     v: Literal[1] = 1
@@ -158,7 +157,7 @@ class _DigestIdentity(msgspec.Struct, kw_only=True):
 
 
 class _SessionDigest(msgspec.Struct, kw_only=True):
-    """What the session digest covers: session.json with paths as arrays of byte values."""
+    """The fields of the session digest: session.json with paths as arrays of byte values."""
 
     session_id: str
     started: str
@@ -185,37 +184,38 @@ _DIGEST_DOMAIN = b"nono.audit.session-digest.alpha\n"
 
 
 def encode_metadata(metadata: SessionMetadata) -> bytes:
-    """session.json as people read it: indented, one newline at the end."""
+    """Return session.json: indented, one newline at the end."""
     return msgspec.json.format(_encoder.encode(metadata), indent=2) + b"\n"
 
 
 def decode_metadata(data: bytes) -> SessionMetadata:
-    """The whole session.json; raises msgspec.DecodeError, UnicodeDecodeError, RecursionError."""
+    """Return the whole session.json; raises msgspec.DecodeError, UnicodeDecodeError,
+    RecursionError."""
     return _metadata_decoder.decode(data)
 
 
 def decode_summary(data: bytes) -> SessionSummary:
-    """session.json without its network events; raises what `decode_metadata` raises."""
+    """Return session.json without its network events; raises what `decode_metadata` raises."""
     return _summary_decoder.decode(data)
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """One line of checkpoints.ndjson, its newline included."""
+    """Return one line of checkpoints.ndjson, with its newline."""
     return _encoder.encode(checkpoint) + b"\n"
 
 
 def decode_checkpoint(line: bytes) -> Checkpoint:
-    """The checkpoint in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
+    """Return the checkpoint in one line; raises msgspec.DecodeError, UnicodeDecodeError."""
     return _checkpoint_decoder.decode(line)
 
 
 def completed_at(metadata: SessionMetadata) -> str:
-    """The time a ledger line carries."""
+    """Return the time for a ledger line."""
     return metadata.ended or metadata.started
 
 
 def session_digest(metadata: SessionMetadata) -> str:
-    """64 hex digits: what the ledger keeps of a session; `nono_trio` is not covered."""
+    """Return the digest in a session's ledger line (64 hex digits); `nono_trio` is not covered."""
     covered = _SessionDigest(
         session_id=metadata.session_id,
         started=metadata.started,

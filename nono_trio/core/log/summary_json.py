@@ -1,8 +1,8 @@
-"""summary.json: what one session came to, bound by the record directly before `session_ended`.
+"""summary.json: the totals of one session, bound by the record directly before `session_ended`.
 
-Rules of this file: whatever a command shows of a sealed session that is neither in the log nor in
-policy.json stands here. A digest covers the first `bytes` bytes of a file beside the log; a missing
-file is an empty one.
+Rules of this file: it has every fact of a sealed session that commands show and that is neither in
+the log nor in policy.json. A digest covers the first `bytes` bytes of a file beside the log; a
+missing file counts as empty.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a session may reach and pass on: rules, verdicts and their reasons."""
+"""The rules of a session: hosts, environment variables, homes, and the reasons of denials."""

@@ -1,4 +1,4 @@
-"""Which entry would have allowed a denied request, and a denial as a sentence that names it.
+"""The entry that would have allowed a denied request, and a denial as a sentence that names it.
 
 Rules of this file: host and port of an entry come from the record, never from its reason.
 """
@@ -17,33 +17,35 @@ from nono_trio.core.policy.rule import ALLOW_FLAG, RESOLVE_FLAG, entry_scheme
 if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent
 
-LOOK_UP: Final = "DNS"  # the method of a record about a name that was asked for, not connected to
+LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 
 
 @dataclass
 class DeniedHost:
-    """What a host was denied: requests by port, and look-ups of its name."""
+    """The denials of one host: requests by port, and look-ups of its name."""
 
     target: str
     ports: Counter[int | None] = field(default_factory=Counter)
     look_ups: int = 0
     allow_flags: dict[str, None] = field(default_factory=dict)
-    """The flags that would have allowed it, in the order in which they were missed."""
+    """The flags that would have allowed it, in the order of the denials."""
 
     @property
     def requests(self) -> int:
-        """Denied requests; look-ups count where nothing else was tried."""
+        """The number of denied requests; look-ups count if there was no request."""
         return self.ports.total() or self.look_ups
 
 
 def entry(target: str, port: int, scheme: str = "") -> str:
-    """An entry for one host at one port; an IPv6 address in brackets."""
+    """Return an entry for one host at one port; an IPv6 address is put in brackets."""
     return f"{scheme}[{target}]:{port}" if ":" in target else f"{scheme}{target}:{port}"
 
 
 def allow_entry(target: str, port: int | None, reason: str | None) -> str | None:
-    """The entry that would have allowed a denied request; None where there is none, or where it
-    takes more than one entry."""
+    """Return the entry that would have allowed a denied request.
+
+    Returns None if no entry would, or if it takes more than one.
+    """
     if reason is None or port is None:
         return None
     return _allow_entry(target, port, parse_reason(reason))
@@ -56,8 +58,10 @@ def _allow_entry(target: str, port: int, reason: Reason) -> str | None:
 
 
 def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
-    """The flag with its value that would have allowed a denied request, None where no single one
-    would."""
+    """Return the flag with its value that would have allowed a denied request.
+
+    Returns None if no single flag would.
+    """
     if reason is None or port is None:
         return None
     read = parse_reason(reason)
@@ -78,9 +82,9 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
 
 
 def denial_text(event: NetworkEvent) -> str | None:
-    """One denial as a sentence with the flag that would allow it; None for any other event.
+    """Return a denial as a sentence with the flag that would allow it; None for any other event.
 
-    It has what a program or a log put into it: whoever shows it cleans it.
+    The sentence contains text of a program or a log, so the caller must remove control characters.
     """
     if event.decision != "deny" or is_about_log(event):
         return None

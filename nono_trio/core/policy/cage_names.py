@@ -1,13 +1,13 @@
-"""The names that mean the cage itself: its own hosts file, and what programs reach without a proxy.
+"""The names of the cage itself: its hosts file, and the value of NO_PROXY.
 
 A name that the machine's hosts file puts at a loopback address means "this machine", and inside the
-cage that is the cage. All other lines are left out: the cage has none of those addresses, so the
-supervisor is asked for the name, which it decides, looks up in the same file and dials.
+cage that is the cage. All other lines are left out. A program that looks up such a name asks the
+supervisor, which decides, looks the name up in the same file and dials.
 
-Rules of this file: text in, values out; whoever reads the file bounds its size. A name that a rule
-or a pin names exactly is the user's wish to reach the host's service, so it is none of the cage's,
-but for `localhost` and the machine's own name, which programs bind. A name that `parse_host`
-does not take is left out.
+Rules of this file: it gets text and returns values; the caller limits the size of the file. A name
+in a rule or a pin means the host's service, so it is not a name of the cage. The exceptions are
+`localhost` and the machine's own name, which programs bind. A name that `parse_host` refuses is
+left out.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 LOOPBACK_IPV4: Final = IPv4Address("127.0.0.1")
 LOOPBACK_IPV6: Final = IPv6Address("::1")
 
-# Names taken from a hosts file. A block list may have 200,000 at 127.0.0.1: those that find no room
-# are the supervisor's to answer, which denies what no rule names.
+# Names taken from a hosts file. A block list may have 200,000 at 127.0.0.1. The supervisor answers
+# for the names beyond this limit, and denies those that no rule names.
 MAX_NAMES: Final = 4096
-# Bytes of NO_PROXY that come from a hosts file. Programs read the variable at every request, and
-# the kernel counts it, once in each spelling, as a part of the command's arguments.
+# Bytes of NO_PROXY that come from a hosts file. Programs read the variable at every request. The
+# kernel counts it, once in each spelling, as a part of the command's arguments.
 MAX_NO_PROXY: Final = 4096
 
-# As Linux distributions name ::1 beside `localhost`.
+# The names that Linux distributions give ::1 besides `localhost`.
 _IPV6_NAMES: Final = ("ip6-localhost", "ip6-loopback")
-# What starts a line at a loopback address, in the spellings that hosts files have.
+# The beginning of a line with a loopback address, in the spellings of hosts files.
 _LOOPBACK_LINE: Final = re.compile(r"^[ \t]*(?:127\.|::1[ \t]|::ffff:127\.|0:0:).*$", re.M | re.I)
-# A program's own server by its address, in the spellings that programs ask for. A range is
-# understood by some clients only, so single addresses that are in use stand beside it: Debian's for
-# the machine's name, and the one that tests take when they need a second.
+# The addresses of a program's own server, in the spellings that programs use. Only some clients
+# understand a range, so two single addresses are listed as well: Debian's for the machine's name,
+# and the second one that tests often use.
 _RANGE: Final = "127.0.0.0/8"
 _ADDRESSES: Final = (
     "127.0.0.1", "::1", "0.0.0.0", "127.0.1.1", "127.0.0.2", _RANGE,
@@ -54,7 +54,7 @@ _ADDRESSES: Final = (
 class OwnNames:
     """The cage's own names, each line as (address, names), in the order of a hosts file.
 
-    `left_out` is how many names of the machine's file found no room.
+    `left_out` is the number of names of the machine's file beyond the limit.
     """
 
     lines: tuple[tuple[Address, tuple[str, ...]], ...]
@@ -76,9 +76,9 @@ class OwnNames:
 
 
 def names_of_the_cage(hosts_file: str, own_name: str, elsewhere: Container[str]) -> OwnNames:
-    """What a cage with a network of its own has for a hosts file.
+    """Return the names of a cage that has a network of its own.
 
-    `elsewhere` are the canonical names that rules or pins name. `own_name` is the machine's.
+    `elsewhere` has the canonical names in rules and pins. `own_name` is the machine's name.
     """
     kept = frozenset({LOCALHOST, own_name.lower()})
     lines, left_out = _loopback_lines(hosts_file, elsewhere, kept)
@@ -94,15 +94,15 @@ def names_of_the_cage(hosts_file: str, own_name: str, elsewhere: Container[str])
 
 
 def names_of_the_machine(hosts_file: str, elsewhere: Container[str]) -> OwnNames:
-    """What means the machine itself where the cage sees the machine's own hosts file."""
+    """Return the names of the machine, for a cage that reads the machine's own hosts file."""
     return OwnNames(*_loopback_lines(hosts_file, elsewhere, frozenset()))
 
 
 def no_proxy(own: OwnNames, elsewhere: Collection[str]) -> tuple[str, int]:
-    """The value of NO_PROXY: what programs in the cage reach without the proxy; and how many names
-    found no room.
+    """Return the value of NO_PROXY, and the number of names that did not fit in it.
 
-    What a rule or a pin names (`elsewhere`) is the host's and goes through the proxy.
+    A name in a rule or a pin (`elsewhere`) means a service of the host, so it goes through the
+    proxy.
     """
     entries = [entry for entry in (LOCALHOST, *_ADDRESSES) if entry not in elsewhere]
     if any(map(_in_range, elsewhere)):
@@ -127,7 +127,7 @@ def _in_range(host: str) -> bool:
 def _loopback_lines(
     text: str, elsewhere: Container[str], kept: Container[str]
 ) -> tuple[tuple[tuple[Address, tuple[str, ...]], ...], int]:
-    """The lines at loopback addresses, and how many names of such lines found no room."""
+    """The lines at loopback addresses, and the number of names on such lines beyond the limit."""
     lines: list[tuple[Address, tuple[str, ...]]] = []
     room, left_out = MAX_NAMES, 0
     for address, names in _entries(_LOOPBACK_LINE.findall(text)):
@@ -148,7 +148,7 @@ def _loopback_lines(
 
 
 def _own_line(text: str, own_name: str, elsewhere: Container[str]) -> tuple[str, ...]:
-    """The machine's own name with the others of its line, the first of which is the full one."""
+    """The machine's own name with the others of its line, the full name first."""
     lines = [line for line in text.splitlines() if own_name.lower() in line.lower()]
     for _, names in _entries(lines):
         if own_name.lower() in map(str.lower, names):

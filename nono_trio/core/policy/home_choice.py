@@ -1,8 +1,9 @@
-"""Which home a cage gets: what `--home` and a profile say, and the name of a kept one.
+"""The choice of a cage's home: the values of `--home` and of a profile, and the name of a kept
+home.
 
-Rules of this file: a name is a file name of letters, digits, - and _, whatever it was made from, so
-that it can be shown, pasted and joined to a path; two working directories or profiles never get one
-name by accident (the digest), and a person still sees which is which (the words before it).
+Rules of this file: a name is a file name of letters, digits, - and _, so that it can be shown,
+pasted and joined to a path. The digest in it keeps the homes of two working directories or profiles
+apart; the words before the digest let a person tell them apart.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from nono_trio.errors import UsageError
 HomeKind: TypeAlias = Literal["kept", "private", "closed"]
 
 FLAG: Final = "--home"
-MAX_NAME: Final = 64  # of a name that a person gives; ours are shorter
-# More sessions of one profile in one directory than anybody runs at a time; each may hold a copy.
+MAX_NAME: Final = 64  # the longest name that a person can give; generated names are shorter
+# More sessions of one profile in one directory than a person runs at a time; each may hold a copy.
 MOST_AT_A_TIME: Final = 16
-_WORD: Final = 20  # characters of the profile's name and of the directory's each
+_WORD: Final = 20  # characters of the profile's name, and of the directory's name
 _DIGEST: Final = 10  # hex digits: 40 bits keep a million homes apart
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -30,10 +31,11 @@ _OTHER: Final = re.compile(r"[^a-z0-9]+")
 
 @dataclass(frozen=True)
 class HomeChoice:
-    """What was asked for; `source` is the flag, or the profile's line and key, "" for nobody.
+    """The home that was chosen.
 
-    `profile` is the name or file of the profile, which a kept home without a name goes by.
-    `seeds` are absolute paths, each with the line that names it.
+    `source` is the flag, the profile's line and key, or "" for the default. `profile` is the name
+    or file of the profile; the name of a kept home without a name of its own comes from it. `seeds`
+    are absolute paths, each with the line that names it.
     """
 
     kind: HomeKind = "private"
@@ -44,7 +46,7 @@ class HomeChoice:
 
     @property
     def by_flag(self) -> bool:
-        """Whether the person who starts the run asked for it, not a profile."""
+        """True if the flag chose it, not a profile."""
         return self.source == FLAG
 
 
@@ -86,5 +88,5 @@ def stored_name(name: str, isolation: str, number: int = 1) -> str:
 
 
 def is_stored_name(text: str) -> bool:
-    """Whether a file name is that of a home; anything else there is none of ours."""
+    """Return True if a file name is the name of a stored home."""
     return _STORED.fullmatch(text) is not None

@@ -1,9 +1,9 @@
-"""Groups of hosts that can be allowed by one name.
+"""Groups of hosts that one name allows.
 
-Rules of this file: an entry is what --allow-domain takes; hosts are exact wherever the service's
-own names are known, a suffix only where the provider makes up names. `package_registries` has no
-entries here: which registries a machine uses stands in that machine's own configuration, and is
-read from it when a session starts (config/registries.py).
+Rules of this file: an entry has the form that --allow-domain takes. Hosts are exact if the
+service's names are known, and a suffix only if the provider generates names. `package_registries`
+has no entries here: config/registries.py reads them from the machine's own configuration when a
+session starts.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PACKAGE_REGISTRIES: Final = "package_registries"
 
-# The region stands behind the service's name (bedrock-runtime.us-east-1.amazonaws.com), where no
-# suffix reaches: upstream's two suffixes match no host that answers.
+# The region follows the service's name (bedrock-runtime.us-east-1.amazonaws.com), so no suffix
+# covers it. Upstream's two suffixes match no host that answers.
 _BEDROCK_REGIONS: Final = (
     "us-east-1", "us-east-2", "us-west-2", "ca-central-1", "sa-east-1",
     "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3",
@@ -63,7 +63,7 @@ GROUP_NAMES: Final = tuple(GROUPS)
 def expand_groups(entries: Iterable[str], registries: Sequence[str]) -> list[str]:
     """Replace the names of groups by their hosts, each once, in order; other entries stay.
 
-    `registries` are the entries that `package_registries` stands for on this machine.
+    `registries` are this machine's entries for `package_registries`.
     """
     expanded: dict[str, None] = {}
     for entry in entries:

@@ -1,7 +1,7 @@
-"""What somebody meant who wrote a URL, a range or a port where a host is expected.
+"""Guesses what a person meant who wrote a URL, a range or a port instead of a host.
 
-Rules of this file: it is asked only about a text that was refused, and its answer is for an error's
-sentence and hint: nothing is opened by it.
+Rules of this file: the caller has already refused the text. The guess appears in an error and its
+hint; it opens nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _URL: Final = re.compile(
 )
 _RANGE: Final = re.compile(r"\[?([0-9a-f.:]+)\]?/[0-9]{1,3}", re.IGNORECASE)
 _WITH_PORT: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", re.IGNORECASE)
-# git's and scp's way of naming a file of another machine: it goes through ssh.
+# The notation of git and scp for a file of another machine, which they reach by ssh.
 _SSH: Final = re.compile(r"[^\s:/@]+@([^\s:/@]+)(?::.*)?")
 _PORTS: Final = {
     "ftp": "21", "git": "9418", "git+ssh": "22", "http": "80", "https": "443", "mongodb": "27017",
@@ -27,7 +27,7 @@ _PORTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Meant:
-    """What was written (`what`: "a URL", ...), and the host and port in it as far as it has them.
+    """The form that a text has (`what`: "a URL", ...), with its host and port if it has them.
 
     An IPv6 address is in brackets.
     """
@@ -38,7 +38,7 @@ class Meant:
 
 
 def meant_by(text: str) -> Meant | None:
-    """What `text`, which is no host, looks like; None where it looks like nothing known."""
+    """Return the form of a text that is not a host; None for an unknown form."""
     if url := _URL.fullmatch(text):
         return Meant("a URL", url[2], url[3] or _PORTS.get(url[1].lower()))
     if addresses := _RANGE.fullmatch(text):

@@ -1,18 +1,19 @@
-"""The network policy: may this host and port be resolved, by which rule, and what would change it.
+"""The network policy: whether a host and port may be reached, by which rule, and what changes it.
 
 Rules of this file:
-- Order: network blocked, metadata and never-allowed addresses, deny entries, allow entries, default
-  deny. Deny beats allow; nothing lifts the second.
-- Each allow entry stands by itself: what one of them lets through goes through, whatever the others
-  say. So of several entries for a host the one that asks least of a connection decides.
-- `decide` goes by name alone and comes before DNS, so a denied name is never looked up.
+- The order is: blocked network, metadata names and never-allowed addresses, deny entries, allow
+  entries, default deny. A deny entry beats an allow entry; nothing opens a metadata name or a
+  never-allowed address.
+- An allow entry does not restrict the others. Of several entries for a host, the one that requires
+  least of a connection decides.
+- `decide` uses the name alone and comes before DNS, so a denied name is never looked up.
   `check_address` comes after DNS, for every address of the answer.
 - Loopback needs an entry that says loopback, or a pin. Other addresses of this machine need an
-  entry that is exactly the address, or a pin. Private ranges need an exact entry, or a pin: whoever
-  owns a wildcard's zone may point a name of it into the local network.
-- A name without a dot is looked up with the system's search domains. Each full name that this makes
-  is checked beforehand as the host was, but needs no entry of its own.
-- Reasons and hints quote canonical hosts, and entries as their user wrote them; nothing else.
+  entry that is exactly the address, or a pin. Private ranges need an exact entry, or a pin: the
+  owner of a wildcard's zone may point a name of it into the local network.
+- A name without a dot is looked up with the system's search domains. Each full name that results is
+  checked beforehand, but needs no entry of its own.
+- Reasons and hints quote only canonical hosts, and entries as the user wrote them.
 """
 
 from __future__ import annotations
@@ -53,16 +54,17 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.reasons import Value
     from nono_trio.core.policy.rule import Rule
 
-# Verdicts kept; all dropped when full, for the child chooses the keys. Under 1 KiB each: 4 MiB.
+# The number of verdicts kept. The child chooses the keys, so all are dropped when it is full. A
+# verdict takes less than 1 KiB: 4 MiB in all.
 VERDICT_CACHE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What policy says. `rule` is the entry that decided, as written; None for a built-in rule.
+    """The policy's answer. `rule` is the entry that decided, as written; None for a built-in rule.
 
     `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that
-    would change it; None where none would. `inspection` is what an allowed connection has to show.
+    would change it; None if no flag would. `inspection` says what an allowed connection must show.
     """
 
     allowed: bool
@@ -71,21 +73,23 @@ class Verdict:
     hint: str | None = None
     inspection: Inspection = Inspection.NAME
     scheme: str = ""
-    """The scheme of an entry that allows more than a plain one: the record names such an entry."""
+    """The scheme of an entry that allows more than a plain one; the record names such an entry."""
     tls_only: bool = False
-    """Every entry that allows it says TLS, so that plain HTTP is none of what is meant."""
+    """True if every entry that allows the host says TLS, so that plain HTTP is refused."""
     looked_up: tuple[str, ...] = ()
-    """The full names that an allowed host without a dot is looked up as, in turn."""
+    """The full names that the look-up of an allowed host without a dot asks for, in order."""
 
     @property
     def entry_note(self) -> str | None:
-        """What the record of an allowed request says about its entry; None for a plain one."""
+        """The note about the entry for the record of an allowed request; None for a plain entry."""
         return format_note(Note(self._noted_entry)) if self.scheme else None
 
     @property
     def note(self) -> str | None:
-        """What the record of an allowed request says about it; None where there is nothing to say:
-        a plain entry, and a name that is looked up as it stands."""
+        """The note for the record of an allowed request.
+
+        None for a plain entry and a name that is looked up unchanged.
+        """
         if not self.scheme and not self.looked_up:
             return None
         return format_note(Note(self._noted_entry, self.looked_up))
@@ -96,14 +100,14 @@ class Verdict:
 
 
 class RuleTable:
-    """Entries by host and port: two dict reads for the host, two more for each parent of it."""
+    """Entries by host and port: two dict reads for the host, and two for each parent of it."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._exact: dict[tuple[str, int], list[Rule]] = {}
         self._by_suffix: dict[tuple[str, int], list[Rule]] = {}
         self.ports: set[int] = set()
         self.tunnelled: set[int] = set()
-        """Ports of tcp:// entries, ANY_PORT among them for `:*`."""
+        """Ports of tcp:// entries, with ANY_PORT for `:*`."""
         for rule in rules:
             self.ports.update(port for port in rule.ports if port != ANY_PORT)
             if rule.scheme == TCP_SCHEME:
@@ -129,7 +133,7 @@ def _rules_at(table: dict[tuple[str, int], list[Rule]], name: str, port: int) ->
 
 
 class Policy:
-    """One session's rules, fixed when it starts. `Policy()` denies everything."""
+    """The rules of one session, fixed when it starts. `Policy()` denies everything."""
 
     def __init__(
         self,
@@ -141,10 +145,10 @@ class Policy:
         search: Sequence[str] = (),
         source: Callable[[str, str], str] | None = None,
     ) -> None:
-        """`source` names the place of an entry by parameter and entry, as hints have to say it."""
+        """`source` returns the place of an entry, given parameter and entry; hints name it."""
         self._source = source or _flag_of
         self.search = tuple(search)
-        """The system's search domains: what is appended to names without a dot."""
+        """The system's search domains, which are appended to names without a dot."""
         self._allow = RuleTable(allow)
         self._deny = RuleTable(one for rule in deny for one in _in_every_spelling(rule))
         self._pins = pins or {}
@@ -184,16 +188,16 @@ class Policy:
 
     @property
     def remembered(self) -> int:
-        """How many verdicts are kept; at most VERDICT_CACHE."""
+        """The number of verdicts kept; at most VERDICT_CACHE."""
         return len(self._verdicts)
 
     @property
     def named_ports(self) -> frozenset[int]:
-        """The ports that allow entries name, or stand for by having none; not those of `:*`."""
+        """The ports of allow entries, including the default ports, without those of `:*`."""
         return frozenset(self._allow.ports)
 
     def tunnels(self, port: int) -> bool:
-        """Whether a connection to `port` may be one of which nothing is looked at at all."""
+        """Return True if a connection to `port` may pass without any inspection."""
         return not self._allow.tunnelled.isdisjoint((port, ANY_PORT))
 
     def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
@@ -202,8 +206,10 @@ class Policy:
         return None if pinned is None else tuple(map(str, pinned))
 
     def denial_of(self, host: Host, port: int) -> Verdict | None:
-        """What keeps a host and port closed on purpose: the network is blocked, or a deny entry
-        says so. None if nothing does, also where no entry allows it."""
+        """Return the verdict of a blocked network or of a deny entry; None if neither applies.
+
+        A host that no entry allows has no such verdict.
+        """
         if self._block:
             reason = format_reason(DenialCode.NETWORK_BLOCKED)
             return Verdict(False, None, reason, self._drop("block_net"))
@@ -215,7 +221,8 @@ class Policy:
         return self._denied(reason, rule)
 
     def look_up_names(self, host: Host) -> tuple[str, ...]:
-        """The full names that a host is looked up as, in turn; the last one is its own."""
+        """Return the full names that a look-up of the host asks for, in order; its own is the last
+        one."""
         return look_up_names(host.name, self.search)
 
     def check_address(
@@ -223,8 +230,8 @@ class Policy:
     ) -> Verdict:
         """Verdict for one resolved address of an allowed host; a denied host stays denied.
 
-        Ask for every address of the answer: a single denial denies the whole name. A text that is
-        no IP address is denied. `is_local`: the address is one of this machine's.
+        Call it for every address of the answer: a single denial denies the whole name. A text that
+        is not an IP address is denied. `is_local`: the address is one of this machine's.
         """
         verdict = self.decide(host, port)
         if not verdict.allowed:
@@ -239,7 +246,7 @@ class Policy:
         return Verdict(False, rule.text, reason, self._drop("deny_domain", rule.text))
 
     def _drop(self, name: str, entry: str = "") -> str:
-        """What lifts a denial: an entry's place is its flag, a flag with its value, or a line of a
+        """The hint that removes a denial: the flag, the flag with its value, or the line of a
         profile."""
         source, flag = self._source(name, entry), _flag_of(name, entry)
         if source == flag:
@@ -261,7 +268,7 @@ class Policy:
         return self._searched_denial(host, port) or self._allowed(host, port, rules)
 
     def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
-        rule = max(rules, key=lambda rule: rule.inspection(port))  # of equals the nearest
+        rule = max(rules, key=lambda rule: rule.inspection(port))  # of equal ones the nearest
         return Verdict(
             True,
             rule.text,
@@ -272,14 +279,14 @@ class Policy:
         )
 
     def _searched_names(self, host: Host, port: int) -> tuple[str, ...]:
-        """The full names that an allowed host is looked up as; none where it is just its own."""
+        """The full names that the look-up of an allowed host asks for; () if it asks for one."""
         if host.address is not None or (host.name, port) in self._pins:
             return ()
         names = self.look_up_names(host)
         return names if len(names) > 1 else ()
 
     def _searched_denial(self, host: Host, port: int) -> Verdict | None:
-        """The denial of a host that would be looked up as one that is closed."""
+        """The denial of a host without a dot, one of whose full names is closed."""
         for name in self._searched_names(host, port):
             if is_metadata_name(name):
                 code = DenialCode.SEARCHED_METADATA_NAME
@@ -310,7 +317,7 @@ class Policy:
         return _closed(host, resolved, _hint_for(resolved, _shown(host, port)))
 
     def _check_local(self, host: Host, port: int, resolved: ResolvedAddress) -> Verdict | None:
-        """The denial of an address of this machine, whose services may trust who comes from it."""
+        """The denial of an address of this machine, whose services may trust local clients."""
         if self._is_pinned(host, port, resolved) or any(self._allow.find(resolved.host, port)):
             return None
         reason = _resolved_reason(DenialCode.RESOLVED_LOCAL, host, resolved)
@@ -332,7 +339,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAddress:
-    """A resolved address: as a host, its class, and every host that it is in some spelling."""
+    """A resolved address as a host, its class, and its other spellings as hosts."""
 
     host: Host
     address_class: AddressClass
@@ -353,14 +360,15 @@ def _spelled(address: Address) -> tuple[Host, ...]:
 
 
 def _in_every_spelling(rule: Rule) -> Iterable[Rule]:
-    """A deny rule once for each address it stands for: a mapped one denies the plain one too."""
+    """Return a deny rule once for each spelling of its address: a mapped one denies the plain one
+    too."""
     if rule.host.address is None:
         return (rule,)
     return (replace(rule, host=host) for host in _spelled(rule.host.address))
 
 
 def _protected(host: Host) -> str | None:
-    """The reason why no entry opens a host; None where one may."""
+    """The reason why no entry opens a host; None if an entry may."""
     shown = host.bracketed()
     if host.address is None:
         is_metadata = is_metadata_name(host.name)
@@ -372,7 +380,7 @@ def _protected(host: Host) -> str | None:
 
 
 def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
-    """Whether an entry reaches beyond public addresses: never for a wildcard."""
+    """Return True if an entry opens addresses of this class; a wildcard opens public ones only."""
     if rule.wildcard:
         return False
     if address_class is AddressClass.LOOPBACK:

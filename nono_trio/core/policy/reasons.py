@@ -1,15 +1,14 @@
 """Every denial code with its sentence: the one place that writes a `reason` and reads it back.
 
-A record has a reason and no field for a code or for a hint (its format is upstream's), so the
-sentence carries both: which denial it is, with which values, and which entry would allow it. What
-an allowed record says (`Note`) is written and read here too. Records about the log itself are
-core/log/notices.py's.
+Upstream's record has a reason, but no field for a code or a hint. So the sentence carries the code,
+its values, and the entry that would have allowed the request. The note of an allowed request
+(`Note`) is written and read here too; core/log/notices.py has the records about the log.
 
 Rules of this file:
-- A sentence never changes: logs that were written years ago are read by it.
-- The text of a parser of core/http or core/net is that parser's; its code is OTHER.
-- A reason that is read may come from a log, and so from anybody. No more than the choice between
-  our own forms is taken from it: the host and the port of an entry come from the record.
+- A sentence never changes: it is how old logs are read.
+- A parser of core/http or core/net has texts of its own; their code is OTHER.
+- A reason may come from a log that another program wrote. A reader takes only a choice of our own
+  forms from it; host and port of an entry come from the record.
 """
 
 from __future__ import annotations
@@ -137,8 +136,11 @@ _SUPPRESSED: Final = re.compile(r"; ([1-9][0-9]{0,17}) more since the last recor
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason that was read. `allow_entry` is the entry that it names, "" for none; `suppressed`
-    is how many earlier denials of the same kind had no record of their own."""
+    """A reason that was read.
+
+    `allow_entry` is the entry in it, "" for none. `suppressed` is the number of earlier denials of
+    the same kind that have no record of their own.
+    """
 
     code: DenialCode
     values: dict[str, Value] = field(default_factory=dict)
@@ -147,27 +149,27 @@ class Reason:
 
 
 def format_reason(code: DenialCode, /, **values: Value) -> str:
-    """The sentence of a denial. Raises KeyError for a value of the code's that is missing."""
+    """Return the sentence of a denial. Raises KeyError if a value of the code is missing."""
     return _FIELD.sub(lambda match: _format_value(values[match[1]]), code.value)
 
 
 def with_allow_entry(reason: str, allow_entry: str) -> str:
-    """The sentence of a denial, with the entry that would have allowed the request."""
+    """Return the sentence of a denial with the entry that would have allowed the request."""
     return f"{reason}{_ALLOW_ENTRY}{allow_entry})"
 
 
 def without_allow_entry(reason: str) -> str:
-    """The sentence of a denial alone, without the entry that it names."""
+    """Return the sentence of a denial without the entry in it."""
     return reason.rpartition(_ALLOW_ENTRY)[0] or reason
 
 
 def format_suppressed(count: int) -> str:
-    """The end of a reason that stands for `count` earlier denials as well; "" for none."""
+    """Return the end of a reason that counts `count` earlier denials; "" for none."""
     return f"; {count} more since the last record" if count else ""
 
 
 def parse_reason(text: str) -> Reason:
-    """Read what the three functions above wrote; any other text is OTHER. Raises nothing."""
+    """Read a reason; a text that is not ours has the code OTHER. Raises nothing."""
     suppressed, allow_entry = 0, ""
     more = _SUPPRESSED.search(text, max(0, len(text) - 64))
     if more is not None:
@@ -189,14 +191,14 @@ def parse_reason(text: str) -> Reason:
 
 @cache
 def _most_specific_first() -> list[tuple[str, str, DenialCode]]:
-    """Each code with what its sentences begin and end with, the longest beginning first."""
+    """Each code with the beginning and the end of its sentences, the longest beginning first."""
     ends = [(one.value.partition("{")[0], one.value.rpartition("}")[2], one) for one in DenialCode]
     return sorted(ends, key=lambda item: -len(item[0]))
 
 
 @cache
 def _pattern(code: DenialCode) -> re.Pattern[str]:
-    """What a sentence of `code` looks like. Compiled when it is first needed: most never are."""
+    """The pattern of a code's sentences. It is compiled when first used: most never are."""
     literals, names = _FIELD.split(code.value)[::2], _FIELD.findall(code.value)
     groups = [f"(?P<{name}>{_PATTERNS.get(name, _WORD)})" for name in names]
     parts = zip(map(re.escape, literals), [*groups, ""], strict=True)
@@ -224,14 +226,14 @@ _LOOKED_UP_AS: Final = "looked up as "
 
 @dataclass(frozen=True)
 class Note:
-    """What the record of an allowed request says; a plain entry's says nothing."""
+    """The text in the record of an allowed request; a request by a plain entry has no text."""
 
     entry: str = ""
-    """The entry as its user wrote it, where it lets more through than a plain one would."""
+    """The entry as its user wrote it, if it allows more than a plain one."""
     looked_up: tuple[str, ...] = ()
-    """The full names that an allowed host without a dot is looked up as, in turn."""
+    """The full names that the look-up of an allowed host without a dot asks for, in order."""
     port_flag: str = ""
-    """OPEN_PORT_FLAG or LISTEN_PORT_FLAG, for a port that is relayed without the proxy."""
+    """OPEN_PORT_FLAG or LISTEN_PORT_FLAG if the port is relayed without the proxy."""
 
     @property
     def scheme(self) -> str:
@@ -243,7 +245,7 @@ _PLAIN: Final = Note()
 
 
 def format_note(note: Note) -> str | None:
-    """The text of a note; None for one that says nothing."""
+    """Return the text of a note; None for an empty note."""
     parts = []
     if note.port_flag:
         parts.append(note.port_flag)
@@ -255,12 +257,12 @@ def format_note(note: Note) -> str | None:
 
 
 def format_looked_up(names: tuple[str, ...]) -> str:
-    """The full names that an allowed short one is looked up as."""
+    """Return the text for the full names that a look-up asks for."""
     return f"{_LOOKED_UP_AS}{_NAME_SEPARATOR.join(names)}"
 
 
 def parse_note(text: str | None) -> Note:
-    """Read what `format_note` wrote; any other text says nothing. Raises nothing."""
+    """Read a note; a text that is not ours is an empty note. Raises nothing."""
     note = _PLAIN
     for part in text.split(_NOTE_SEPARATOR) if text else ():
         if part.startswith(_LOOKED_UP_AS):

@@ -1,8 +1,8 @@
-"""The two files that a system's look-ups start from: /etc/hosts and /etc/resolv.conf.
+"""Parsers for the two files of a system's look-ups: /etc/hosts and /etc/resolv.conf.
 
-Rules of this file: text in, values out; whoever reads the files bounds their size. A line that is
-not understood is skipped, as hosts(5) and resolv.conf(5) readers do. Names are compared in lower
-case without the root dot, and every name that comes out is one that `parse_host` takes.
+Rules of this file: it gets text and returns values; the caller limits the size of the files. A line
+that is not understood is skipped, like hosts(5) and resolv.conf(5) readers do. Names are compared
+in lower case without the root dot, and `parse_host` accepts every name that is returned.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def hosts_addresses(text: str, name: str) -> tuple[str, ...]:
 
 
 def search_domains(resolv_conf: str, own_name: str, local_domain: str | None) -> tuple[str, ...]:
-    """The domains that the system appends to a name without a dot: resolv.conf(5).
+    """Return the domains that the system appends to a name without a dot: resolv.conf(5).
 
-    The last `search` or `domain` line counts, $LOCALDOMAIN (`local_domain`) goes over it, and
-    without either it is what stands behind the first dot of the machine's own name.
+    The last `search` or `domain` line counts; $LOCALDOMAIN (`local_domain`) replaces it. Without
+    either, the domain is the part of the machine's own name after the first dot.
     """
     words = [own_name.partition(".")[2]]
     for line in resolv_conf.splitlines():
@@ -51,10 +51,10 @@ def search_domains(resolv_conf: str, own_name: str, local_domain: str | None) ->
 
 
 def look_up_names(name: str, search: Sequence[str]) -> tuple[str, ...]:
-    """The full names that a look-up of `name` asks for, in turn.
+    """Return the full names that a look-up of `name` asks for, in order.
 
     A name with a dot is full already. A name without one gets each search domain, then stands for
-    itself, as glibc has it; localhost names never leave this machine (RFC 6761 6.3).
+    itself, as in glibc; localhost names never leave this machine (RFC 6761 6.3).
     """
     if "." in name or ":" in name or is_localhost(name):
         return (name,)
@@ -67,7 +67,7 @@ def _usable(words: Sequence[str]) -> tuple[str, ...]:
     for word in words:
         try:
             host = parse_host(word)
-        except BadHost:  # also the bare dot, which stands for no domain at all
+        except BadHost:  # also the bare dot, which is no domain
             continue
         if host.address is None:
             domains[host.name] = None

@@ -3,13 +3,13 @@
 Rules of this file:
 - An entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT], IPV4[:PORT] or [IPV6][:PORT]. Without a port an
   allow entry means 80 and 443, a deny entry every port.
-- tls:// and tcp:// before it say how little has to be known of the bytes that go there: an allow
-  entry only, for a deny entry denies whatever is spoken. tls:// means 443, or the one port that is
-  named; tcp:// has no port that could be meant, so one is named.
-- Everything else is a UsageError that names the flag and the entry: a rule that silently means
-  something else is worse than none.
-- What no rule may open (metadata, link-local and the like) is refused here already, so that
-  nobody believes it to be open.
+- A scheme before an allow entry (tls:// or tcp://) relaxes the inspection of the bytes. A deny
+  entry has no scheme: it denies every protocol. tls:// means port 443 unless the entry names
+  another one; tcp:// needs a port.
+- Every other text raises UsageError with the flag and the entry, because a rule must not silently
+  mean something else.
+- An entry for a host that no rule may open (metadata, link-local and the like) raises UsageError
+  too, so that its user does not believe it to be open.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ TLS_PORT: Final = 443
 WEB_PORTS: Final = (HTTP_PORT, TLS_PORT)
 MAX_PORT: Final = 65535
 
-# They and all names below them answer with credentials of the machine. Bare ones resolve through
-# the search domain of the cloud's own DHCP.
+# They and all names below them answer with credentials of the machine. The bare names resolve
+# through the search domain of the cloud's DHCP.
 METADATA_NAMES: Final = frozenset(
     {
         "instance-data",
@@ -77,18 +77,17 @@ Spoken: TypeAlias = Literal["anything", "http", "tls"]
 
 
 class Inspection(IntEnum):
-    """What a connection has to show, one without a proxy as well as a CONNECT's; a larger one shows
-    less."""
+    """The evidence that a connection must give of its host; a larger value requires less."""
 
     NAME = 0
-    """The host's name in the open: in the Host field on port 80, elsewhere in the TLS hello."""
+    """The host's name: in the Host field on port 80, in the TLS hello on other ports."""
     TLS = 1
-    """A TLS hello, which may hide its name or have none; a name in the open is the host's."""
+    """A TLS hello, which may hide or omit its name; a visible name must be the host's."""
     NONE = 2
-    """Nothing: the bytes are passed on as they are."""
+    """Nothing: the bytes are passed on unchanged."""
 
     def spoken(self, port: int) -> Spoken:
-        """What has to be spoken on a connection to `port`."""
+        """Return the protocol that a connection to `port` must use."""
         if self is Inspection.TLS or (self is Inspection.NAME and port == TLS_PORT):
             return "tls"
         return "http" if self is Inspection.NAME and port == HTTP_PORT else "anything"
@@ -108,7 +107,7 @@ class Rule:
     scheme: str = ""
 
     def inspection(self, port: int) -> Inspection:
-        """What the entry asks of a connection to `port`."""
+        """Return the inspection of a connection to `port`."""
         if self.scheme == TLS_SCHEME:
             return Inspection.TLS
         if self.scheme == TCP_SCHEME or port not in WEB_PORTS:
@@ -118,7 +117,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One --resolve entry: the only addresses that a name and port are dialled at."""
+    """One --resolve entry: the only addresses that are dialled for a name and port."""
 
     host: Host
     port: int
@@ -150,7 +149,7 @@ def with_parents(name: str) -> Iterator[str]:
 
 
 def parse_allow(text: str) -> Rule:
-    """Parse an --allow-domain entry. Raises UsageError, also for what nothing may open."""
+    """Parse an --allow-domain entry. Raises UsageError, also for a host that no rule may open."""
     scheme, entry = _split_scheme(text)
     rule = _parse_entry(ALLOW_FLAG, text, entry, _DEFAULT_PORTS[scheme])
     if scheme:
@@ -199,7 +198,7 @@ def _parse_pinned(text: str, address_text: str, hint: str) -> Address:
 
 
 def _split_scheme(text: str) -> tuple[str, str]:
-    """The scheme in lower case, "" without one, and what stands behind it."""
+    """Return the scheme in lower case ("" without one) and the rest."""
     match = _SCHEME.match(text)
     return ("", text) if match is None else (match[0].lower(), text[match.end() :])
 
@@ -217,7 +216,7 @@ def _check_scheme_port(text: str, scheme: str, entry: str, rule: Rule) -> None:
 
 
 def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...]) -> Rule:
-    """Parse `entry`, which is what `text` has behind a scheme."""
+    """Parse `entry`, the part of `text` after the scheme."""
     if "/" in entry or "@" in entry:
         _refuse_mistaken(flag, text)
     host_text, port_text = _split(flag, text, entry)
@@ -235,19 +234,19 @@ def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...
 
 
 def _refuse_mistaken(flag: str, text: str) -> NoReturn:
-    """URLs, ranges of addresses and names of users: say what to write instead."""
+    """Raise UsageError with a hint for URLs, ranges of addresses and names of users."""
     meant = meant_by(text)
     if meant is None or _NO_URL.match(text):
         _refuse(flag, text, "expected a host, got a path", _FORMS)
     if meant.what == "a range":
-        hint = f"name each address by itself: {flag} {meant.host}"
+        hint = f"write one entry for each address: {flag} {meant.host}"
         _refuse(flag, text, "expected one address, got a range", hint)
     hint = f"write the host and port: {flag} {meant.host}:{meant.port or 'PORT'}"
     _refuse(flag, text, f"expected a host, got {meant.what}", hint)
 
 
 def _split(flag: str, text: str, entry: str) -> tuple[str, str | None]:
-    if entry.count(":") > 1 and "[" not in entry:  # IPv6 without brackets has no room for a port
+    if entry.count(":") > 1 and "[" not in entry:  # IPv6 without brackets can't have a port
         return entry, None
     match = _ENTRY.fullmatch(entry)
     if match is None:
@@ -256,7 +255,7 @@ def _split(flag: str, text: str, entry: str) -> tuple[str, str | None]:
 
 
 def _suffix(flag: str, text: str, host_text: str) -> str:
-    """What stands behind `*.`; a single label is fine (*.internal), the root is not."""
+    """Return the suffix after `*.`; a single label is allowed (*.internal), the root is not."""
     if host_text in ("*", "*."):
         _refuse(flag, text, "expected a suffix behind the *", _every_host_hint(flag))
     if not host_text.startswith("*."):
@@ -271,7 +270,7 @@ def _every_host_hint(flag: str) -> str:
 
 
 def _check_one_word(flag: str, text: str, host: Host, wildcard: bool) -> None:
-    """A single word without a port is no host to go by: it may be meant as something else."""
+    """Refuse a single word without a port: the user may have meant something else than a host."""
     if flag != ALLOW_FLAG or wildcard or host.address is not None or "." in host.name:
         return
     if host.name != LOCALHOST and host.name not in METADATA_NAMES:
@@ -300,5 +299,5 @@ def _refuse(flag: str, text: str, reason: str, hint: str) -> NoReturn:
 
 
 def _refuse_protected(flag: str, text: str, words: str) -> NoReturn:
-    hint = "no flag opens it: whoever reaches it can act as this machine or as its network"
+    hint = "no flag opens it: a program that reaches it can act as this machine or as its network"
     _refuse(flag, text, f"it is {words}, which stays closed", hint)

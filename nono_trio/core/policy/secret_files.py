@@ -1,7 +1,7 @@
-"""Whether a file looks as if it held a secret: by its name, or by what stands in it.
+"""Guesses from name and content whether a file holds a secret.
 
-A guess that errs on the side of "yes": what it is asked about is copied where a command may read
-it, and a person can name the file to have it copied all the same.
+In doubt the answer is "yes": the file would be copied where a command may read it, and a person can
+name the file to have it copied all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAMES: Final = re.compile(
 _CONTENT: Final = (
     re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY"),
     re.compile(rb"(?i)_auth(token)?\s*="),
-    # A word for it, and a value long enough to be one.
+    # A word for a secret, and a value long enough to be one.
     re.compile(
         rb"(?i)(api[_-]?key|access[_-]?key|token|secret|passw(or)?d|credential|bearer)s?[\w-]*"
         rb"[\"']?\s*[:= ]\s*[\"']?[^\s\"'$<>{}()]{12,}"
@@ -30,5 +30,6 @@ _CONTENT: Final = (
 
 
 def looks_secret(name: str, content: bytes) -> bool:
-    """Whether the file `name` (without its directories) with this content looks like a secret."""
+    """Return True if a file with this name (without its directories) and content looks like a
+    secret."""
     return _NAMES.fullmatch(name) is not None or any(one.search(content) for one in _CONTENT)

@@ -1,8 +1,8 @@
-"""The proxy behind our proxy: what its URL says, who goes there, and with which credentials.
+"""The upstream proxy, which our proxy connects through: its URL, its exceptions, its credentials.
 
-Rules of this file: a URL has no password, for the command line is everybody's to read; where one
-comes with a variable of the environment (`env`), it was there already. No credential is shown by
-`repr`, or named in an error.
+Rules of this file: a URL on the command line has no password, because everybody can read a command
+line; a URL of an environment variable (`env`) may have one. No credential appears in `repr` or in
+an error.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ FLAG: Final = "--upstream-proxy"
 BYPASS_FLAG: Final = "--upstream-bypass"
 PASSWORD_FLAG: Final = "--upstream-proxy-password"
 FROM_ENVIRONMENT: Final = "env"
-# In the order in which they are asked; curl reads the lower-case one of HTTP only.
+# The variables in the order in which they are read; for HTTP curl reads the lower-case one only.
 _VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy")
 _NO_PROXY: Final = ("no_proxy", "NO_PROXY")
-MAX_CREDENTIAL: Final = 1024  # bytes of user or password; a head of ours has to hold both
+MAX_CREDENTIAL: Final = 1024  # bytes of user or password; a request head of ours must hold both
 
 _URL = re.compile(
     r"(?:(https?)://)?(?:([^/@:]*)(?::([^/@]*))?@)?(\[[^\]/@]*\]|[^:/@\[\]]+)(?::([1-9][0-9]{0,4}))?/?",
@@ -49,7 +49,7 @@ class Bypass:
     everything: bool = False
 
     def covers(self, host: Host) -> bool:
-        """Whether `host` is dialled directly; loopback always is, for it means this machine."""
+        """Return True if `host` is dialled directly. Loopback always is: it means this machine."""
         if self.everything or host.name in self.names:
             return True
         if host.address is not None:
@@ -64,7 +64,7 @@ class Bypass:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamProxy:
-    """An HTTP proxy that connections go through. `authorization` is the value of its header."""
+    """An HTTP proxy for outgoing connections. `authorization` is the value of its header."""
 
     scheme: Literal["http", "https"]
     host: Host
@@ -82,9 +82,9 @@ class UpstreamProxy:
 def parse_upstream_proxy(
     text: str, bypass: Iterable[str], password: bytes | None, environ: Mapping[str, str]
 ) -> UpstreamProxy | None:
-    """The proxy of `--upstream-proxy`; None for `env` where no variable names one.
+    """Return the proxy of `--upstream-proxy`; None for `env` if no variable names one.
 
-    `password` goes with the user of the URL. Raises UsageError.
+    `password` belongs to the user in the URL. Raises UsageError.
     """
     if text != FROM_ENVIRONMENT:
         return _parse(FLAG, text, _parse_bypass(bypass), password, may_have_password=False)
@@ -98,7 +98,7 @@ def parse_upstream_proxy(
 
 
 def environment_warnings(environ: Mapping[str, str]) -> Iterator[str]:
-    """Say so where the environment was asked for a proxy and names none: nothing else would."""
+    """Yield a warning if the environment should name a proxy and names none."""
     if any(environ.get(variable) for variable in _VARIABLES):
         return
     yield (
@@ -108,13 +108,13 @@ def environment_warnings(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def check_upstream_proxy(text: str) -> None:
-    """Raise UsageError for a value of `--upstream-proxy` that can't be meant."""
+    """Raise UsageError for an invalid value of `--upstream-proxy`."""
     if text != FROM_ENVIRONMENT:
         _parse(FLAG, text, Bypass(), None, may_have_password=False)
 
 
 def check_bypass(text: str) -> None:
-    """Raise UsageError for a value of `--upstream-bypass` that can't be meant."""
+    """Raise UsageError for an invalid value of `--upstream-bypass`."""
     _parse_bypass([text])
 
 
@@ -139,7 +139,7 @@ def _parse(
         _refuse(source, f"its host can't be read: {fault.reason}")
     is_tls = (scheme or "http").lower() == "https"
     if port_text is None and source == FLAG and not is_tls:
-        # Programs take 80, 1080 or 3128 then: whoever writes none has forgotten it.
+        # Programs then assume 80, 1080 or 3128, so a missing port is a mistake.
         _refuse(source, "expected a port, got none", f"{FLAG} http://{host.bracketed()}:3128")
     port = int(port_text) if port_text else (TLS_PORT if is_tls else HTTP_PORT)
     if port > MAX_PORT:
@@ -179,8 +179,10 @@ def _refuse_bypass(entry: str, reason: str) -> NoReturn:
 
 
 def _with_no_proxy(bypass: Bypass, entries: str) -> Bypass:
-    """As tools read NO_PROXY: a name stands for itself and all below it. What can't be read is
-    left out, so it goes through the proxy."""
+    """Add the entries of NO_PROXY as tools read them: a name includes all names below it.
+
+    An entry that can't be parsed is left out, so its hosts go through the proxy.
+    """
     names, suffixes, networks = set(bypass.names), set(bypass.suffixes), [*bypass.networks]
     words = [word.strip() for word in entries.split(",")]
     for word in filter(None, words):

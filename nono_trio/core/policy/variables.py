@@ -1,12 +1,13 @@
-"""Environment variables by name: which are never passed on, which are secrets, which were named.
+"""Environment variables by name: those that are never passed on, secrets, and those that a rule
+names.
 
 Rules of this file:
-- A variable that makes an interpreter, loader or version-control tool run somebody's code is never
-  passed on, whatever a pattern says; our own names are set by us alone.
-- What looks like a secret is held back unless a pattern allows it. Names are judged by their words,
-  for no list of services is ever complete; the value counts where it is a URL with a password.
-- Of all patterns that fit the longest decides, and deny where two are equally long: so one variable
-  can be taken out of a family, or let through from one.
+- A variable that makes an interpreter, loader or version-control tool run other code is never
+  passed on, whatever a pattern says. Only nono-trio sets its own names.
+- A variable that looks like a secret is held back unless a pattern allows it. The words of its name
+  decide, because no list of services is complete. Its value decides if it is a URL with a password.
+- Of all patterns that match, the longest decides; of two equally long ones, deny does. So one
+  variable can be removed from a family, or let through from one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Upstream's block list, completed: each name lets whoever set it run code in, or redirect, a
+# Upstream's block list, completed: with each of these, the setter runs code in, or redirects, a
 # program that the child starts.
 DANGEROUS_NAMES: Final = frozenset(
     """
@@ -39,8 +40,8 @@ DANGEROUS_NAMES: Final = frozenset(
     OP_SERVICE_ACCOUNT_TOKEN OP_CONNECT_TOKEN OP_CONNECT_HOST
     """.split()  # noqa: SIM905  (seventy names read better as text)
 )
-# Those of them that lead to a service of the user's session, and what that does for whoever asks.
-# Not passed on unless its socket was granted.
+# Variables of that list that lead to a service of the user's session, with the power of that
+# service. One is passed on only if its socket was granted.
 SOCKETS: Final = {
     "SSH_AUTH_SOCK": "your ssh agent, which signs with every key that it holds",
     "GPG_AGENT_INFO": "your gpg agent, which signs and decrypts with your keys",
@@ -56,21 +57,22 @@ DANGEROUS_PREFIXES: Final = (
     "LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "OP_SESSION_", "NONO_",
 )  # fmt: skip
 
-# Where programs find the proxy: set by us alone, in either case.
+# The variables in which programs find the proxy; only nono-trio sets them, in either case.
 PROXY_NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _OURS: Final = frozenset({*PROXY_NAMES, "NO_PROXY", "FTP_PROXY", "NODE_USE_ENV_PROXY"})
 
-# A name is a secret's when one of its words is one of these ...
+# A name is a secret's if one of its words is one of these ...
 _SECRET_WORDS: Final = frozenset(
     "TOKEN TOKENS KEY KEYS PAT JWT AUTH PASS PWD COOKIE COOKIES".split()  # noqa: SIM905
 )
-# ... or when it has one of these anywhere: they are no part of another word.
+# ... or if it contains one of these, which are not part of other words.
 _SECRET_PARTS: Final = (
     "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "APIKEY", "AUTHTOKEN",
 )  # fmt: skip
-# A family whose ordinary members tell an account apart, and whose others open it.
+# A family whose known members are harmless, and whose others open an account.
 _SECRET_PREFIX: Final = "AWS_"
-# What looks like one and is none: the shell's own two directories, and settings of that family.
+# Names that match the rules above and are not secrets: the shell's two directories, and settings of
+# that family.
 _NOT_SECRET: Final = frozenset(
     {
         "PWD",
@@ -85,8 +87,8 @@ _NOT_SECRET: Final = frozenset(
     }
 )
 
-# What a program can't do without. As good as allowed by name: only a deny of the very name, and no
-# pattern, takes one away.
+# Variables that programs need. They count as allowed by name: only a deny of the exact name removes
+# one, a pattern does not.
 _ESSENTIAL: Final = frozenset(
     "PATH HOME USER LOGNAME SHELL LANG LANGUAGE TERM COLORTERM TZ PWD TMPDIR".split()  # noqa: SIM905
 )
@@ -94,37 +96,37 @@ _ESSENTIAL: Final = frozenset(
 _PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s@]+@")
-# Where a proxy is meant the scheme may be missing: RSYNC_PROXY never has one, curl needs none.
+# In a proxy variable the scheme may be missing: RSYNC_PROXY never has one, curl needs none.
 _PROXY_PASSWORD: Final = re.compile(r"[^/?#\s:@]*:[^/?#\s@]+@")
 
 
 @dataclass(frozen=True)
 class VariableRules:
-    """Patterns as given: exact names, or a beginning with one `*` behind it."""
+    """Patterns as given: exact names, or a beginning followed by one `*`."""
 
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
 
     def without(self, name: str | None) -> VariableRules:
-        """These rules, but a variable of that name is not passed on, whatever they say."""
+        """Return these rules with one more name that is never passed on."""
         return self if name is None else VariableRules(self.allow, (*self.deny, name))
 
 
 @dataclass(frozen=True)
 class Inherited:
-    """What is passed on, and the names of the secrets that were held back (sorted)."""
+    """The variables that are passed on, and the names of the secrets held back (sorted)."""
 
     passed: dict[str, str]
     held_back: tuple[str, ...]
 
 
 def is_dangerous(name: str) -> bool:
-    """Tell whether a variable of this name is never passed on."""
+    """Return True if a variable of this name is never passed on."""
     return name in DANGEROUS_NAMES or name.startswith(DANGEROUS_PREFIXES)
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Tell whether a variable looks like something that opens an account."""
+    """Return True if a variable looks like a secret."""
     upper = name.upper()
     if upper in _NOT_SECRET:
         return False
@@ -138,7 +140,7 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def inherit(environment: Mapping[str, str], rules: VariableRules) -> Inherited:
-    """Choose what of the caller's environment is passed on; dangerous names never are."""
+    """Return the variables of the caller's environment to pass on; dangerous names never are."""
     passed: dict[str, str] = {}
     held_back: list[str] = []
     for name, value in environment.items():
@@ -153,17 +155,19 @@ def inherit(environment: Mapping[str, str], rules: VariableRules) -> Inherited:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise UsageError for what is no name and no beginning of one."""
+    """Raise UsageError for a text that is neither a name nor a beginning with `*`."""
     if not _PATTERN.fullmatch(pattern):
         raise UsageError(
             f"expected the name of a variable, got {pattern!a}",
-            hint="a * may stand at the end: MY_*",
+            hint="a * is allowed at the end: MY_*",
         )
 
 
 def socket_path(name: str, environment: Mapping[str, str]) -> str | None:
-    """The path of the socket (or directory of sockets) that a variable of SOCKETS leads to; None
-    for another variable, and for a value that names no path."""
+    """Return the path of the socket (or directory of sockets) that a variable of SOCKETS names.
+
+    Returns None for another variable, and for a value without a path.
+    """
     value = environment.get(name, "")
     if name not in SOCKETS or not value:
         return None
@@ -180,14 +184,14 @@ def socket_path(name: str, environment: Mapping[str, str]) -> str | None:
 
 
 def check_allow(pattern: str, environment: Mapping[str, str] | None = None) -> None:
-    """As `check_pattern`; raises also for a name that nothing lets through.
+    """As `check_pattern`; raises also for a name that is never passed on.
 
-    `environment`: the caller's, from which the hint takes the path of a socket.
+    `environment` is the caller's; the hint takes the path of a socket from it.
     """
     check_pattern(pattern)
     if (opens := SOCKETS.get(pattern)) is not None:
         raise UsageError(
-            f"{pattern} is not passed on by itself: it leads to {opens}",
+            f"{pattern} is not passed on without its socket: it leads to {opens}",
             hint=_socket_hint(pattern, environment or {}),
         )
     if is_dangerous(pattern):
@@ -218,7 +222,7 @@ def check_set(name: str) -> None:
 
 
 def _named(name: str, rules: VariableRules) -> bool | None:
-    """What the patterns say of a name; None when none fits."""
+    """Return what the patterns say of a name; None if none matches."""
     allow = max((_weight(one, name) for one in rules.allow), default=0)
     deny = max((_weight(one, name) for one in rules.deny), default=0)
     if name in _ESSENTIAL or name.startswith("LC_"):
@@ -227,7 +231,7 @@ def _named(name: str, rules: VariableRules) -> bool | None:
 
 
 def _weight(pattern: str, name: str) -> int:
-    """How closely a pattern says what it means; 0 when it does not fit."""
+    """Return how specific a pattern is; 0 if it does not match."""
     if not pattern.endswith("*"):
         return 2 * len(name) + 2 if pattern == name else 0
     return 2 * len(pattern) - 1 if name.startswith(pattern[:-1]) else 0

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-# What one entry is. The words up to "number" are text, checked by values.py under that word.
+# The kind of one entry. The words up to "number" are text; values.py checks them under that word.
 Kind: TypeAlias = Literal[
     "text", "path", "seed", "home", "size",
     "allowed_host", "denied_host", "group", "pin", "upstream_proxy", "bypass",

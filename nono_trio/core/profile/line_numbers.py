@@ -1,8 +1,8 @@
-"""Where the keys of a profile stand: the line of every key and list item of a TOML or JSON text.
+"""The line of every key and list item of a profile, in TOML or JSON.
 
-`tomllib` and `json` give values without positions, and an error without its line is half an error.
-Rules of this file: it is only given text that its parser has already accepted, so it decides
-nothing and refuses nothing; what it can't place has no line.
+`tomllib` and `json` give values without positions, but an error should name its line. Rules of this
+file: its input has passed the parser already, so it refuses nothing; a key that it can't find has
+no line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 # A comment, the four kinds of TOML string (JSON's is the third), punctuation, the end of a line,
-# and everything else that stands together: bare keys, numbers, dates, true.
+# and every other run of characters: bare keys, numbers, dates, true.
 _TOKEN: Final = re.compile(
     r"""
     (?P<comment>\#[^\n]*)
@@ -40,14 +40,15 @@ def json_lines(text: str) -> dict[KeyPath, int]:
 
 
 def line_of(lines: dict[KeyPath, int], path: KeyPath) -> int:
-    """The line of the nearest thing that has one: the item, its key, its table, the beginning."""
+    """Return the line of the nearest element that has one: the item, its key, its table, the
+    beginning."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
 
 
 class _Reader:
-    """Tokens with a place to stand; `lines` fills while values go by."""
+    """Reads tokens in order and fills `lines`."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[KeyPath, int] = {}
@@ -61,7 +62,7 @@ class _Reader:
         self._next = 0
 
     def document(self) -> None:
-        """TOML: lines that are a [table], or a key with its value."""
+        """Read TOML: lines with a [table], or with a key and its value."""
         table: KeyPath = ()
         while self._peek():
             if self._peek() == "\n":
@@ -72,7 +73,7 @@ class _Reader:
                 self._pair(table, "=")
 
     def value(self, path: KeyPath) -> None:
-        """One value: a list, a table, or a scalar up to what ends it."""
+        """Read one value: a list, a table, or a scalar."""
         self._skip_newlines()
         if self._peek() == "[":
             self._list(path)
@@ -100,13 +101,13 @@ class _Reader:
         self._take()
 
     def _more(self, end: str) -> bool:
-        """Pass over what separates items; False at the end of the list or table."""
+        """Skip the separator of items; False at the end of the list or table."""
         while self._peek() in (",", "\n"):
             self._take()
         return self._peek() not in ("", end)
 
     def _pair(self, table: KeyPath, equals: str) -> None:
-        """A key, dotted or not, and its value."""
+        """Read a key, dotted or not, and its value."""
         path = table
         while self._peek() and self._peek() not in equals:
             path = self._key(path)
@@ -114,7 +115,7 @@ class _Reader:
         self.value(path)
 
     def _header(self) -> KeyPath:
-        """`[a.b]`, and `[[a.b]]`, whose tables no profile has: they share the name's place."""
+        """Read `[a.b]`, or `[[a.b]]`; the tables of an array share the place of their name."""
         path: KeyPath = ()
         while self._peek() == "[":
             self._take()
@@ -125,7 +126,7 @@ class _Reader:
         return path
 
     def _key(self, path: KeyPath) -> KeyPath:
-        """Take one part of a key, or the dot between two."""
+        """Read one part of a key, or the dot between two."""
         line = self._line()
         token = self._take()
         if token == ".":
@@ -151,5 +152,5 @@ class _Reader:
 
 
 def _unquoted(token: str) -> str:
-    """A key as its parser names it; escapes in a key are not worth reading: it has no line then."""
+    """Return a key as the parser names it; a key with escapes has no line."""
     return token[1:-1] if token[:1] in ("'", '"') else token

@@ -1,8 +1,8 @@
-"""From the text of a profile to its entries, or to everything that is wrong with it.
+"""From the text of a profile to its entries, or to all its faults.
 
-Rules of this file: all faults are collected, for whoever writes a profile mends them in one go; a
-fault has its line, its key, what was expected and what came; an unknown key is a fault and never
-ignored, since a misspelt `deny` would be none; nothing of a profile with faults is used.
+Rules of this file: all faults are collected, so that their author can correct them at once. A fault
+has its line, its key, the expected value and the value found. An unknown key is a fault, because a
+misspelt `deny` would deny nothing. Nothing of a profile with faults is used.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from nono_trio.core.profile.line_numbers import KeyPath
 
-# What a text can hold before the schema has looked at it, and the schema's own types.
+# The values of a text before the schema has checked them, and the schema's own types.
 Value: TypeAlias = Any
 
 _AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
 _PLACE: Final = re.compile(r" - at `\$(?:\[(\d+)\])?[^`]*`")
 _TYPES: Final = re.compile(r"`([a-z |]+)`")
-# msgspec's names of types, as people call them.
+# Plain words for msgspec's names of types.
 _WORDS: Final = {
     "array": "a list",
     "object": "a table",
@@ -49,7 +49,7 @@ _NO_CREDENTIALS: Final = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong; `key` is dotted, "" for the text as a whole."""
+    """One fault; `key` is dotted, "" for the text as a whole."""
 
     file: str
     line: int
@@ -65,7 +65,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text gave: without faults, `sourced` is all of it."""
+    """The result of reading a text: without faults, `sourced` is all of it."""
 
     sourced: SourcedProfile
     faults: tuple[Fault, ...]
@@ -83,7 +83,7 @@ class Reading:
 
 
 def read_profile(text: str, file: str, *, built_in: bool = False) -> Reading:
-    """Read TOML, or JSON when `file` ends in .json; never raises for what the text says."""
+    """Read TOML, or JSON when `file` ends in .json; raises nothing for any text."""
     is_json = file.endswith(".json")
     try:
         data = _parse_json(text) if is_json else tomllib.loads(text)
@@ -108,7 +108,8 @@ class _BadJson(Exception):
 
 
 def _parse_json(text: str) -> Value:
-    """The standard library's parser: it says where, and shows every key, also a second one."""
+    """Parse JSON with the standard library, which gives the line and every key, even a repeated
+    one."""
     import json
 
     def once(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
@@ -138,7 +139,7 @@ def _refused(file: str, line: int, message: str) -> Reading:
 
 
 class _Reader:
-    """One text's data on its way to a profile."""
+    """Turns the data of one text into a profile."""
 
     def __init__(self, file: str, built_in: bool, lines: dict[KeyPath, int]) -> None:
         self._file = file
@@ -148,7 +149,7 @@ class _Reader:
         self._origins: dict[tuple[str, str], EntryOrigin] = {}
 
     def read(self, data: dict[str, Value]) -> Reading:
-        """Take every table and key; a field with a fault keeps its default."""
+        """Read every table and key; a field with a fault keeps its default."""
         given: dict[str, Value] = {}
         for name, value in data.items():
             if name == "credentials":
@@ -188,7 +189,7 @@ class _Reader:
         return converted
 
     def _entry(self, path: KeyPath, entry_path: KeyPath, entry: Value) -> None:
-        """Check one entry and note where it stands: a list's by its text, a single value by ""."""
+        """Check one entry and record its line: a list's entry by its text, a single value by ""."""
         key = _dotted(path)
         field = BY_KEY.get(key)
         by_name = field is not None and field.merge == "by_name"

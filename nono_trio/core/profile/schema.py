@@ -1,8 +1,8 @@
-"""What a profile may say, and how profiles add up.
+"""The structure of a profile, and how profiles are merged.
 
 Rules of this file: the structures are made from the declarations in fields.py; lists add up, base
 first, each entry once; a later profile's single value replaces an earlier one's; tables of names
-(environment.set) are merged name by name. Every entry keeps the file and line that it came from.
+(environment.set) are merged name by name. Every entry keeps its file and line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class About(Table, frozen=True):
     description: str | None = None
 
 
-# What a field is that nobody gave.
+# The default of a field.
 _EMPTY: Final[dict[Merge, Any]] = {
     "adds_up": msgspec.field(default_factory=list),
     "by_name": msgspec.field(default_factory=dict),
@@ -74,7 +74,7 @@ TABLES: Final = {"meta": About} | {section: _table(section) for section in SECTI
 
 
 class Profile(Table, frozen=True):
-    """A whole profile, as its file has it or with everything it extends."""
+    """A whole profile: one file, or a file with everything it extends."""
 
     meta: About = About()
     extends: Extends = []
@@ -86,13 +86,13 @@ class Profile(Table, frozen=True):
 
     @property
     def bases(self) -> list[str]:
-        """What it extends, in order."""
+        """The profiles that it extends, in order."""
         return [self.extends] if isinstance(self.extends, str) else self.extends
 
 
 @dataclass(frozen=True)
 class EntryOrigin:
-    """Where an entry stands; `built_in` for a profile that we ship."""
+    """The place of an entry; `built_in` for a profile that we ship."""
 
     file: str
     line: int
@@ -104,13 +104,13 @@ class EntryOrigin:
 
 @dataclass(frozen=True)
 class SourcedProfile:
-    """A profile and where its entries come from, by dotted key and entry ("" for single values)."""
+    """A profile and the places of its entries, by dotted key and entry ("" for single values)."""
 
     profile: Profile = field(default_factory=Profile)
     origins: Mapping[tuple[str, str], EntryOrigin] = field(default_factory=dict)
 
     def origin(self, key: str, entry: object = "") -> EntryOrigin | None:
-        """The origin of an entry of a dotted key; None for what nobody gave."""
+        """Return the place of an entry of a dotted key; None for a default."""
         return self.origins.get((key, str(entry)))
 
 
@@ -123,7 +123,7 @@ def merge(base: SourcedProfile, over: SourcedProfile) -> SourcedProfile:
         for section in SECTIONS
     }
     profile = Profile(meta=over.profile.meta, extends=over.profile.extends, **merged)
-    # A list entry that both have stands where the base has it; a single value where `over` has it.
+    # A list entry in both has the place in the base; a single value has the place in `over`.
     origins = dict(base.origins)
     for (key, entry), origin in over.origins.items():
         if key in BY_KEY and BY_KEY[key].merge == "adds_up":

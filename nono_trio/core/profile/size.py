@@ -1,4 +1,4 @@
-"""Sizes as people write them: `512M`, `2G`, `1.5` is refused, as upstream's table has it."""
+"""Sizes as people write them: `512M`, `2G`. `1.5` is refused, as in upstream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = 1 << 62
 def parse_size(text: str) -> int:
     """Return bytes: K, M, G, T and KiB ... are powers of 1024, KB ... of 1000.
 
-    Raises UsageError for what is no size, or one below 1 MiB.
+    Raises UsageError for a text that is not a size, or a size below 1 MiB.
     """
     match = _SIZE.fullmatch(text.strip())
     factor = _UNITS.get(match[2].lower()) if match else None

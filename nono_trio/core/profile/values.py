@@ -1,8 +1,8 @@
-"""What the entries of a profile must be beyond their type, and the variables in them.
+"""Checks of a profile's entries beyond their type, and the variables in them.
 
-Rules of this file: host rules, patterns and sizes are checked by the very functions that the flags
-go through, never by a copy of their rules; a variable is one of a short known list, for a path that
-silently lost a part of itself would be a grant of something else.
+Rules of this file: the functions that check the flags check host rules, patterns and sizes too, so
+there is one set of rules. Only a short list of variables is known, because a path that silently
+lost a part would grant another directory.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ VARIABLES: Final = (
 )  # fmt: skip
 
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w*)\}|(\w+)|(\$)|)")
-# A seed outside of the home is found out when it is copied: an XDG directory may lie anywhere.
+# The copy of a seed finds out that it is outside the home: an XDG directory may lie anywhere.
 _IN_HOME: Final = ("~/", "$HOME/", "${HOME}/", "$XDG_", "${XDG_")
 _FLAG: Final = re.compile(r"--[a-z-]+ ")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that was probably meant."""
+    """Return the known word that is most similar."""
     import difflib  # slow to import, and needed for a mistake only
 
     found = difflib.get_close_matches(word, [*known], n=1)
@@ -45,19 +45,19 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def suggestion(word: str, known: Iterable[str], what: str) -> str:
-    """A hint: the nearest known word, or all of them."""
+    """Return a hint: the nearest known word, or all of them."""
     names = [*known]
     near = nearest(word, names)
     return f"did you mean {near}?" if near else f"{what}: {', '.join(names)}"
 
 
 def quoted(text: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, and DEL is the one character it adds."""
+    """Return a TOML basic string; it differs from JSON's in DEL only."""
     return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Put in the values of `$NAME`, `${NAME}` and a leading `~`; `$$` is a dollar sign.
+    """Replace `$NAME`, `${NAME}` and a leading `~` by their values; `$$` is a dollar sign.
 
     Raises UsageError for an unknown variable; `variables` must have HOME and may lack others.
     """
