@@ -51,7 +51,7 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
         for line in _lines(options, prepared):
             print(line)
     finally:
-        prepared.close()
+        prepared.resources.close()
 
 
 def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _leads(grant: Grant) -> dict[str, str]:
 
 
 def _home(prepared: PreparedRun) -> dict[str, Any]:
-    home = prepared.home
+    home = prepared.resources.home
     return {
         "kind": home.plan.kind,
         "source": home.plan.source or "default",

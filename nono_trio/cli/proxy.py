@@ -42,9 +42,11 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     """
     from nono_trio.cli.ready_file import ReadyFile
     from nono_trio.session.environment import proxy_url
-    from nono_trio.session.prepare import build_policy, new_token
-    from nono_trio.session.prepare import listen as open_listener
-    from nono_trio.session.run import Listeners, run_proxy
+    from nono_trio.session.launch import Listeners
+    from nono_trio.session.ports import listen as open_listener
+    from nono_trio.session.prepare import build_policy
+    from nono_trio.session.run import run_proxy
+    from nono_trio.session.run_resources import new_token
 
     address, port = _parse_listen(listen)
     announced = None if ready_file is None else ReadyFile(ready_file)

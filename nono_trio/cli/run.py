@@ -76,8 +76,9 @@ def _say_cage(enforcement: Sequence[str]) -> None:
 def execute(options: RunOptions, given: dict[str, Any]) -> int:
     """Run, say what there is to say, return the exit code; raises the session's own error."""
     from nono_trio.session.core_dumps import forbid_core_dumps
+    from nono_trio.session.launch import Listeners
     from nono_trio.session.prepare import prepare_run
-    from nono_trio.session.run import Listeners, run_command
+    from nono_trio.session.run import run_command
 
     silent = given["silent"]
     forbid_core_dumps()
@@ -85,7 +86,7 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
-        for note in prepared.home.notes:
+        for note in prepared.resources.home.notes:
             _say_clean(note)
     begin_session()
     denials = DenialCount()

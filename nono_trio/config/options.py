@@ -97,8 +97,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A whole `run`; `transparent` None takes it where the machine has it. `guarded` is taken back
-    where the machine turned out not to have what guards the connections of landlock isolation.
+    """A whole `run`; `transparent` None takes it where the machine has it. `brokered` is false
+    once the machine turned out to have no broker for the system calls of the cage.
 
     Of `environment`, the caller's, `variables` says what is passed on; `set_variables` goes over
     it. `notes` are warnings about the options themselves, for whoever started the run.
@@ -110,7 +110,7 @@ class RunOptions:
     isolation: IsolationChoice = "auto"
     sandbox: bool = True
     transparent: bool | None = None
-    guarded: bool = True
+    brokered: bool = True
     open_ports: Sequence[int] = ()
     listen_ports: Sequence[int] = ()
     limits: Limits = field(default_factory=Limits)

@@ -55,7 +55,7 @@ def examine(options: RunOptions) -> list[Check]:
     failed = try_isolation(options, "landlock")
     broker = probe.check_connect_broker(failed)
     if isinstance(failed, ConnectBrokerRefused):
-        failed = try_isolation(replace(options, guarded=False), "landlock")
+        failed = try_isolation(replace(options, brokered=False), "landlock")
     checks += [probe.check_fallback(failed, library), broker]
     return [
         *checks,
@@ -87,7 +87,7 @@ def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | Non
     try:
         return probe.try_cage(prepared.plan)
     finally:
-        prepared.close()
+        prepared.resources.close()
 
 
 def chosen_isolation(options: RunOptions) -> Isolation:
@@ -101,7 +101,7 @@ def chosen_isolation(options: RunOptions) -> Isolation:
     try:
         failed = probe.try_cage(prepared.plan)
     finally:
-        prepared.close()
+        prepared.resources.close()
     if failed is None or (isinstance(failed, TransparentRefused) and not options.transparent):
         return first
     if isinstance(failed, NamespacesRefused) and options.isolation == "auto":

@@ -32,7 +32,8 @@ from nono_trio.sandbox.filesystem.streams import DEVICES
 from nono_trio.sandbox.network_files import hides, own_files, with_own_files
 from nono_trio.session.homes.session_home import resolve_home
 from nono_trio.session.platforms import preferred_isolation
-from nono_trio.session.prepare import build_policy, check_contradictions, resolve_files
+from nono_trio.session.ports import check_contradictions
+from nono_trio.session.prepare import build_policy, resolve_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

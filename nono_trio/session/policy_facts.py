@@ -43,7 +43,7 @@ def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
     return SessionPolicy(
         name=options.session.name,
         working_directory=_text(run.plan.directory),
-        home=run.home.text,
+        home=run.resources.home.text,
         isolation=run.plan.isolation,
         enforcement=run.enforcement,
         network=network,

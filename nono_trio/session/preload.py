@@ -33,9 +33,9 @@ _MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
 _BUILT_IN: Final = ("files", "dns")  # of the C library since glibc 2.34
 
 
-def preload(*, guarded: bool) -> None:
-    """Import what the rest of a run needs; `guarded`: also what guards its connections."""
-    for name in (*_MODULES, *(_GUARD_MODULES if guarded else ())):
+def preload(*, brokered: bool) -> None:
+    """Import what the rest of a run needs; `brokered`: also the broker of its system calls."""
+    for name in (*_MODULES, *(_GUARD_MODULES if brokered else ())):
         importlib.import_module(name)
     for name in _CODECS:
         codecs.lookup(name)

@@ -1,50 +1,31 @@
-"""Start a session: launch its cage, open its record, run it under trio.
+"""Run a session: open its record, run its service under trio, return how it ended.
 
-The launcher is started first and trio imported after it, so that the two start-ups overlap.
+`run_command` runs a command in its cage (launch.py), `run_proxy` a listener alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
-from nono_trio.errors import AuditLost, CageFailed
-from nono_trio.sandbox.cgroup import Cgroup
-from nono_trio.sandbox.spawn import (
-    ConnectBrokerRefused,
-    NamespacesRefused,
-    TransparentRefused,
-    await_ready,
-    spawn,
-)
+from nono_trio.errors import AuditLost
 from nono_trio.session.descriptors import StandardStreams, make_room
+from nono_trio.session.launch import launched_cage, limited
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions, SessionOptions
-    from nono_trio.core.log.events import Payload
     from nono_trio.core.log.policy_json import SessionPolicy
     from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.sandbox.spawn import Launched, LaunchFailed
+    from nono_trio.session.launch import Listeners, Started
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """Who is told what while a session lives: called on the loop, so they must not block."""
-
-    warn: Callable[[str], None]
-    observe: Sequence[Callable[[int, Payload], None]] = ()
-    opened: Callable[[SessionRecord], None] = lambda _record: None
-    built: Callable[[Sequence[str]], None] = lambda _enforcement: None  # after every fallback
 
 
 @dataclass(frozen=True)
@@ -64,8 +45,8 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
     nothing was executed.
     """
     with (
-        _limited(prepared, listeners.warn) as cgroup,
-        _launched(options, prepared, cgroup, listeners) as started,
+        limited(prepared, listeners.warn) as cgroup,
+        launched_cage(options, prepared, cgroup, listeners) as started,
     ):
         from nono_trio.session.shutdown import outliving_signals
 
@@ -76,22 +57,22 @@ def run_command(options: RunOptions, prepared: PreparedRun, listeners: Listeners
         return finished
 
 
-def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> Finished:
+def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> Finished:
     """Open the record, let the command run under trio, seal."""
     import trio
 
-    from nono_trio.session.services import ChildService
+    from nono_trio.session.child_service import ChildService
 
     record = _open_record(options.session, options.command, run_policy(options, started.run))
     listeners.built(started.run.enforcement)
     listeners.opened(record)
     make_room()
     supervisor = _supervisor(options.session, record, listeners)
-    denials = started.run.denials
+    denials = started.run.resources.denials
     if denials is not None:
         denials.session_id = record.session_id
         supervisor.writer.observers.append(denials.observe)
-    front = ChildService(
+    service = ChildService(
         started.launched,
         started.sockets,
         started.run,
@@ -108,118 +89,12 @@ def _supervise(options: RunOptions, started: _Started, listeners: Listeners) -> 
         lambda: listeners.warn("the audit log can't be written: its file system does not answer")
     )
     streams = StandardStreams()
-    outcome = trio.run(supervisor.run, front)
-    started.run.terminal.settle()
+    outcome = trio.run(supervisor.run, service)
+    started.run.resources.terminal.settle()
     streams.put_back()
-    if front.timed_out:
+    if service.timed_out:
         listeners.warn(f"the command was ended after {options.timeout_seconds:g} s (--timeout)")
-    return Finished(outcome, record, front.notes)
-
-
-@dataclass(frozen=True)
-class _Started:
-    """A cage that is shut in and waits for "go", as it was built in the end."""
-
-    launched: Launched
-    sockets: dict[str, socket.socket]
-    run: PreparedRun
-
-
-@contextlib.contextmanager
-def _launched(
-    options: RunOptions, prepared: PreparedRun, cgroup: Cgroup | None, listeners: Listeners
-) -> Iterator[_Started]:
-    """Launch the cage, a weaker one where the machine refuses and the user leaves it to us."""
-    launched = spawn(prepared.plan, cgroup)
-    try:
-        import trio  # noqa: F401  (imported here, while the launcher shuts itself in)
-
-        from nono_trio.session.preload import preload
-
-        preload(guarded=prepared.plan.brokered)
-        while True:
-            try:
-                sockets = await_ready(launched)
-                break
-            except (NamespacesRefused, TransparentRefused, ConnectBrokerRefused) as refused:
-                options = _weaker(options, refused)
-                launched.abandon()
-                prepared.home.take_back()
-                prepared.close()
-                prepared = _prepare_again(options, refused, listeners, said=prepared.warnings)
-                launched = spawn(prepared.plan, cgroup)
-                preload(guarded=prepared.plan.brokered)
-        if prepared.listener is not None:
-            sockets["proxy"] = prepared.listener
-        yield _Started(launched, sockets, prepared)
-    finally:
-        launched.abandon()
-        prepared.close()
-
-
-@contextlib.contextmanager
-def _limited(prepared: PreparedRun, warn: Callable[[str], None]) -> Iterator[Cgroup | None]:
-    """Make the cgroup that the run's limits need, if they need one."""
-    limits = prepared.limits
-    if limits.cgroup_parent is None:
-        yield None
-        return
-    try:
-        cgroup = Cgroup(limits.cgroup_parent, limits.whole_cage)
-    except OSError as error:
-        if not limits.cgroup_required:
-            warn(f"warning: the cage has no limit on processes: its cgroup can't be made: {error}")
-            yield None
-            return
-        raise CageFailed(f"the cgroup for the limits can't be made: {error}") from error
-    try:
-        yield cgroup
-    except CageFailed as failed:
-        if cgroup.out_of_memory():
-            raise CageFailed(
-                "the cage ran out of memory before the command started",
-                hint="give it more with --memory: the cage itself takes some 16M",
-            ) from failed
-        raise
-    finally:
-        cgroup.close()
-
-
-def _weaker(options: RunOptions, refused: LaunchFailed) -> RunOptions:
-    """Return options for what is left without the refused part; raises it if it was asked for."""
-    if isinstance(refused, TransparentRefused) and options.transparent is None:
-        return replace(options, transparent=False)
-    if isinstance(refused, NamespacesRefused) and options.isolation == "auto":
-        return replace(options, isolation="landlock")
-    if isinstance(refused, ConnectBrokerRefused):
-        return replace(options, guarded=False)
-    raise refused
-
-
-def _prepare_again(
-    options: RunOptions, refused: LaunchFailed, listeners: Listeners, said: Sequence[str]
-) -> PreparedRun:
-    """Prepare the run anew with weaker options, and say what that leaves open."""
-    from nono_trio.session.prepare import prepare_run
-
-    instead = {
-        NamespacesRefused: f"to --isolation {options.isolation}",
-        TransparentRefused: "to --transparent off",
-        ConnectBrokerRefused: "to unguarded connections",
-    }[type(refused)]
-    listeners.warn(f"warning: {refused.message}: falling back {instead}")
-    try:
-        prepared = prepare_run(options, tell=listeners.warn)
-    except CageFailed as failed:
-        if isinstance(refused, NamespacesRefused):
-            failed.hint = f"`nono-trio doctor` says what would allow namespaces; {failed.hint}"
-        raise
-    for warning in prepared.warnings:
-        if warning not in said:
-            listeners.warn(f"warning: {warning}")
-    for note in prepared.home.notes:
-        listeners.warn(note)
-    return prepared
+    return Finished(outcome, record, service.notes)
 
 
 def run_proxy(
@@ -231,47 +106,31 @@ def run_proxy(
     listeners: Listeners,
 ) -> Finished:
     """Serve `listener` until the first signal and seal the log. Blocking; main thread only."""
+    import trio
+
+    from nono_trio.session.listener_service import ListenerService
     from nono_trio.session.shutdown import outliving_signals
 
     with outliving_signals():
-        return _supervise_proxy(options, policy, token, listener, ready, listeners)
-
-
-def _supervise_proxy(
-    options: SessionOptions,
-    policy: Policy,
-    token: str,
-    listener: socket.socket,
-    ready: Callable[[SessionRecord], None],
-    listeners: Listeners,
-) -> Finished:
-    import trio
-
-    from nono_trio.session.services import ListenerService
-
-    record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options))
-    make_room()
-    supervisor = _supervisor(options, record, listeners)
-    front = ListenerService(
-        listener,
-        policy,
-        token,
-        supervisor.shutdown,
-        lambda: ready(record),
-        options.network.upstream_proxy,
-    )
-    return Finished(trio.run(supervisor.run, front), record)
+        record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options))
+        make_room()
+        supervisor = _supervisor(options, record, listeners)
+        service = ListenerService(
+            listener,
+            policy,
+            token,
+            supervisor.shutdown,
+            lambda: ready(record),
+            options.network.upstream_proxy,
+        )
+        return Finished(trio.run(supervisor.run, service), record)
 
 
 def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Listeners) -> Supervisor:
-    from nono_trio.session.supervisor import AuditSettings, Supervisor
+    from nono_trio.session.supervisor import Supervisor
 
-    audit = options.audit
     supervisor = Supervisor(
-        record,
-        AuditSettings(audit.mode, audit.sync, audit.queue),
-        grace_seconds=options.grace_seconds,
-        warn=listeners.warn,
+        record, options.audit, grace_seconds=options.grace_seconds, warn=listeners.warn
     )
     supervisor.writer.observers += listeners.observe
     return supervisor

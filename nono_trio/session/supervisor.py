@@ -41,8 +41,9 @@ from nono_trio.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nono_trio.audit.write.recorder import AuditMode, AuditSync, Recorder
+    from nono_trio.audit.write.recorder import Recorder
     from nono_trio.audit.write.session_record import SessionRecord
+    from nono_trio.config.options import AuditOptions
 
 # Queued events to disk and the seal, after the last producer has gone: any disk that works writes
 # a full queue in well under a second.
@@ -51,15 +52,6 @@ DRAIN_SECONDS = 10.0
 HEAL_SECONDS = 2.0
 # What a shell gives for a program that ended by SIGINT: an interrupted session without a child.
 INTERRUPTED = 128 + signal.SIGINT
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How the log is kept: the `--audit-*` flags of one session."""
-
-    mode: AuditMode
-    sync: AuditSync
-    queue: int
 
 
 class Service(Protocol):
@@ -79,19 +71,19 @@ class Outcome:
 
 
 class Supervisor:
-    """One session's lifetimes around a front."""
+    """One session's lifetimes around its service."""
 
     def __init__(
         self,
         record: SessionRecord,
-        settings: AuditSettings,
+        audit: AuditOptions,
         *,
         grace_seconds: float,
         warn: Callable[[str], None],
     ) -> None:
         self.shutdown = Shutdown()
         self.writer = Writer(
-            record.files, mode=settings.mode, sync=settings.sync, queue=settings.queue, warn=warn
+            record.files, mode=audit.mode, sync=audit.sync, queue=audit.queue, warn=warn
         )
         self.writer.observers.append(record.observe)
         self.writer.summarise = record.summarise
@@ -100,7 +92,7 @@ class Supervisor:
         self._warn = warn
         self._grace_seconds = grace_seconds
 
-    async def run(self, front: Service) -> Outcome:
+    async def run(self, service: Service) -> Outcome:
         """Run one session from `session_started` to the seal; main thread only (signals).
 
         Errors of ours come back in the outcome, after whatever could still be sealed is sealed.
@@ -112,7 +104,7 @@ class Supervisor:
             let_asking_through()
             async with run_and_cancelling(self.shutdown.watch, signals):
                 try:
-                    await self._live(front, outcome)
+                    await self._live(service, outcome)
                     await self._seal()
                     self._require_answering()
                 except* NonoTrioError as group:
@@ -129,14 +121,14 @@ class Supervisor:
                 " see what became of that file system",
             )
 
-    async def _live(self, front: Service, outcome: Outcome) -> None:
+    async def _live(self, service: Service, outcome: Outcome) -> None:
         """The session between the writer's start and its end."""
         writing = trio.CancelScope(shield=True)
         async with trio.open_nursery() as writers:
             writers.start_soon(self._write, writing)
             with _deadline_after(writing, DRAIN_SECONDS), self.writer.recorder as recorder:
                 try:
-                    await self._serve(front, recorder, outcome)
+                    await self._serve(service, recorder, outcome)
                 except* NonoTrioError as group:
                     # A cage that failed is no reason not to seal; a log that failed ends the
                     # writer, which says so itself.
@@ -151,24 +143,24 @@ class Supervisor:
         with scope:
             await self.writer.run()
 
-    async def _serve(self, front: Service, recorder: Recorder, outcome: Outcome) -> None:
-        """The front, and the connections that may outlive it for the grace."""
+    async def _serve(self, service: Service, recorder: Recorder, outcome: Outcome) -> None:
+        """Run the service, and the connections that may outlive it for the grace."""
         started = SessionStarted(started=self._record.started, command=self._record.command)
         for first in (started, self._record.policy_record):
             if await recorder.record_payload(first) == NOT_RECORDED:
                 raise AuditLost("the audit log could not be begun: a first record was not written")
         connections = trio.CancelScope()
-        front_ended = trio.Event()
+        service_ended = trio.Event()
         async with (
             run_and_cancelling(self._end_when_full),
-            run_and_cancelling(self._cut_when_hurried, front_ended, connections),
+            run_and_cancelling(self._cut_when_hurried, service_ended, connections),
         ):
             with connections:
                 async with trio.open_nursery() as handlers:
                     with _deadline_after(connections, self._grace_seconds):
-                        outcome.exit_code = await front(handlers, recorder)
+                        outcome.exit_code = await service(handlers, recorder)
                         await self._heal_modes()
-                    front_ended.set()
+                    service_ended.set()
             if connections.cancelled_caught:
                 self._warn(
                     "connections that were still open were cut: they have"
@@ -189,11 +181,11 @@ class Supervisor:
             raise self.writer.full
 
     async def _cut_when_hurried(
-        self, front_ended: trio.Event, connections: trio.CancelScope
+        self, service_ended: trio.Event, connections: trio.CancelScope
     ) -> None:
-        """Cut the connections, but not the front: it has the child's end to report."""
+        """Cut the connections, but not the service: it has the child's end to report."""
         await self.shutdown.reached(Phase.HURRYING)
-        await front_ended.wait()
+        await service_ended.wait()
         connections.cancel(reason="asked twice to end")
 
     async def _seal(self) -> None:

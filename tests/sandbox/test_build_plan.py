@@ -13,8 +13,7 @@ from nono_trio.sandbox.build_plan import cage_files, enforcement, left_open
 from nono_trio.sandbox.filesystem.plan import FilePlan
 from nono_trio.sandbox.filesystem.streams import Stream
 from nono_trio.sandbox.spawn import NamespacesRefused
-from nono_trio.session import run
-from nono_trio.session.run import Listeners
+from nono_trio.session.launch import Listeners, prepare_again
 
 if TYPE_CHECKING:
     from nono_trio.sandbox.launcher.cage_plan import Isolation
@@ -76,7 +75,7 @@ def test_a_fallback_that_is_refused_points_back_to_namespaces(
     refused = NamespacesRefused("namespaces", "no more allowed")
     options: Any = type("Options", (), {"isolation": "landlock"})
     with pytest.raises(CageFailed) as failed:
-        run._prepare_again(options, refused, Listeners(warn=lambda _text: None), said=())
+        prepare_again(options, refused, Listeners(warn=lambda _text: None), said=())
     assert failed.value.hint == (
         "`nono-trio doctor` says what would allow namespaces; `--isolation none` runs"
     )

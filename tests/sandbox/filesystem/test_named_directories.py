@@ -130,7 +130,7 @@ def test_no_code_lies_where_the_child_may_write(sessions, tmp_path, isolation):
         assert said.startswith("verified"), told
     files = watched.opened
     for needed in (
-        "nono_trio/session/services.py",
+        "nono_trio/session/child_service.py",
         "nono_trio/sandbox/launcher/linux/launch.py",
         "nono_trio/audit/verify/session.py",
         "trio/_core/", "_nono_py", "/libc", "stringprep", "lib-dynload",

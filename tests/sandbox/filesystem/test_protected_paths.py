@@ -323,7 +323,7 @@ def test_what_takes_a_grants_place_is_not_granted(
             await_ready(launched)
     finally:
         launched.abandon()
-        prepared.close()
+        prepared.resources.close()
     assert not isinstance(caught.value, NamespacesRefused), "auto would fall back to landlock"
 
 

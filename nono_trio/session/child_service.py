@@ -1,7 +1,7 @@
-"""What a session does while it accepts: run a child in its cage, or serve until a signal.
+"""The service of a run: one command in its cage, and the listeners that serve it.
 
-A front owns the listener. It stops accepting at the first signal or at the child's end, whichever
-comes first; the connections that are open then belong to the supervisor.
+It stops accepting at the first signal or at the child's end, whichever comes first; the
+connections that are open then belong to the supervisor.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from nono_trio.sandbox.cage import Cage
 from nono_trio.session.child import conduct_child
 from nono_trio.session.homes.session_home import what_it_held
 from nono_trio.session.late_imports import refuse_late_imports
+from nono_trio.session.listener_service import serve_until_asked
 from nono_trio.session.platforms import system_word
-from nono_trio.session.shutdown import Phase
 from nono_trio.session.source_ports import SourcePorts
 from nono_trio.startup import is_command
 from nono_trio.threads import in_thread, keep_spare
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.audit.write.watchdog import AppendWatchdog
-    from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.listeners.proxy import Admits
     from nono_trio.sandbox.cage import ChildEnded
     from nono_trio.sandbox.spawn import Launched
@@ -98,7 +96,7 @@ class ChildService:
             proxy = Proxy(
                 self._run.policy,
                 recorder,
-                self._run.token,
+                self._run.resources.token,
                 upstream_proxy=self._run.upstream_proxy,
             )
             async with trio.open_nursery() as hashing:
@@ -132,7 +130,7 @@ class ChildService:
 
     async def _tell_what_ends(self) -> None:
         """Name what a private home holds, while it is there."""
-        home = self._run.home
+        home = self._run.resources.home
         descriptor = self._launched.home if home.descriptor is None else home.descriptor
         if descriptor is None:
             return
@@ -143,11 +141,11 @@ class ChildService:
         self, cage: Cage, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
     ) -> ChildEnded:
         """Accept and let the child run; both end with it."""
-        async with trio.open_nursery() as front:
+        async with trio.open_nursery() as serving:
             admits = self._admits()
             shared = self._run.plan.isolation != "namespace" and admits is None
-            front.start_soon(
-                partial(_serve_until_asked, shared=shared, admits=admits),
+            serving.start_soon(
+                partial(serve_until_asked, shared=shared, admits=admits),
                 proxy,
                 self._sockets["proxy"],
                 handlers,
@@ -155,8 +153,8 @@ class ChildService:
                 self._transparent(proxy, handlers, recorder),
             )
             if self._launched.notifications is not None:
-                front.start_soon(self._broker_calls, self._launched.notifications, recorder)
-            front.start_soon(self._end_in_time)
+                serving.start_soon(self._broker_calls, self._launched.notifications, recorder)
+            serving.start_soon(self._end_in_time)
             if is_command():  # a program that uses us as a library may import what it likes
                 refuse_late_imports()
             await keep_spare(SPARE_THREADS)
@@ -165,15 +163,15 @@ class ChildService:
             if executing.cancelled_caught:
                 raise CageFailed(f"the command did not start within {EXEC_SECONDS:.0f} s")
             # Not before: the launcher, which dials the command's ports, still waits for "go".
-            self._let_ports_through(front, handlers, cage, recorder)
+            self._let_ports_through(serving, handlers, cage, recorder)
             ended = await conduct_child(
                 cage,
                 self._shutdown,
-                self._run.terminal,
+                self._run.resources.terminal,
                 lent=self._run.plan.foreground,
                 grace_seconds=self._grace_seconds,
             )
-            front.cancel_scope.cancel(reason="the child has ended")
+            serving.cancel_scope.cancel(reason="the child has ended")
         return ended
 
     def _admits(self) -> Admits | None:
@@ -193,14 +191,14 @@ class ChildService:
         return partial(network.serve, self._sockets, handlers)
 
     def _let_ports_through(
-        self, front: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
+        self, serving: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder
     ) -> None:
         for port in self._run.plan.open_ports:
             relay = PortRelay(port, OPEN_PORT_FLAG, partial(dial_host, port), recorder)
             for name in (f"open:{port}", f"open6:{port}"):
                 if name in self._sockets:
-                    front.start_soon(relay.serve, self._sockets[name], handlers)
-        for port, listener in self._run.listen_ports.items():
+                    serving.start_soon(relay.serve, self._sockets[name], handlers)
+        for port, listener in self._run.resources.listen_ports.items():
             relay = PortRelay(
                 port,
                 LISTEN_PORT_FLAG,
@@ -209,7 +207,7 @@ class ChildService:
                 is_commands=False,
             )
             self._listened.append((port, relay))
-            front.start_soon(relay.serve, listener, handlers)
+            serving.start_soon(relay.serve, listener, handlers)
 
     async def _broker_calls(self, listener: int, recorder: Recorder) -> None:
         """Make the connections of a cage without a network of its own, until cancelled."""
@@ -244,46 +242,6 @@ class ChildService:
         """Hash the program while it runs: start-up does not wait for 100 MB of interpreter."""
         with suppress(OSError):
             self._record.executable = await in_thread(_identity, self._run.executable)
-
-
-class ListenerService:
-    """Serve a listener of the host's until the first signal."""
-
-    def __init__(
-        self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
-        ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
-    ) -> None:  # fmt: skip
-        self._listener = listener
-        self._policy = policy
-        self._upstream_proxy = upstream_proxy
-        self._token = token
-        self._shutdown = shutdown
-        self._ready = ready
-
-    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
-        """Return 0 once asked to end."""
-        proxy = Proxy(self._policy, recorder, self._token, upstream_proxy=self._upstream_proxy)
-        self._ready()
-        await _serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
-        return 0
-
-
-async def _serve_until_asked(
-    proxy: Proxy,
-    listener: socket.socket,
-    handlers: trio.Nursery,
-    shutdown: Shutdown,
-    transparent: Callable[[], Awaitable[None]] | None = None,
-    *,
-    shared: bool,
-    admits: Admits | None = None,
-) -> None:
-    async with trio.open_nursery() as serving:
-        serving.start_soon(partial(proxy.serve, listener, handlers, shared=shared, admits=admits))
-        if transparent is not None:
-            serving.start_soon(transparent)
-        await shutdown.reached(Phase.ENDING)
-        serving.cancel_scope.cancel(reason="asked to end")
 
 
 async def _dial_child(cage: Cage, port: int) -> trio.SocketStream:

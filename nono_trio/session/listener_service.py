@@ -1,0 +1,68 @@
+"""Serve listeners until the first signal: all that `nono-trio proxy` does, and a part of a run.
+
+The connections that are open at the end belong to the supervisor.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from nono_trio.proxy.listeners.proxy import Proxy
+from nono_trio.session.shutdown import Phase
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from nono_trio.audit.write.recorder import Recorder
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.listeners.proxy import Admits
+    from nono_trio.session.shutdown import Shutdown
+
+
+class ListenerService:
+    """Serve a listener of the host's until the first signal."""
+
+    def __init__(
+        self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
+        ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._policy = policy
+        self._upstream_proxy = upstream_proxy
+        self._token = token
+        self._shutdown = shutdown
+        self._ready = ready
+
+    async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
+        """Return 0 once asked to end."""
+        proxy = Proxy(self._policy, recorder, self._token, upstream_proxy=self._upstream_proxy)
+        self._ready()
+        await serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
+        return 0
+
+
+async def serve_until_asked(
+    proxy: Proxy,
+    listener: socket.socket,
+    handlers: trio.Nursery,
+    shutdown: Shutdown,
+    transparent: Callable[[], Awaitable[None]] | None = None,
+    *,
+    shared: bool,
+    admits: Admits | None = None,
+) -> None:
+    """Serve `listener` and the transparent network until the session is asked to end.
+
+    `shared` and `admits` as Proxy.serve has them. Cancelled, both stop accepting.
+    """
+    async with trio.open_nursery() as serving:
+        serving.start_soon(partial(proxy.serve, listener, handlers, shared=shared, admits=admits))
+        if transparent is not None:
+            serving.start_soon(transparent)
+        await shutdown.reached(Phase.ENDING)
+        serving.cancel_scope.cancel(reason="asked to end")

@@ -1,0 +1,137 @@
+"""What is made for one run: listener, terminal, directories, home, the file of denials.
+
+Rules of this file: nothing is made before the options are checked (prepare.py); `close` gives back
+everything, and a home that can't be made takes the temporary directory with it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nono_trio.errors import CageFailed, NonoTrioError
+from nono_trio.sandbox.launcher.tempdir import identity_of, make_temporary, remove_temporary
+from nono_trio.session.denials_file import open_denials
+from nono_trio.session.homes.session_home import open_home, resolve_home
+from nono_trio.session.ports import any_port, host_listeners, listen
+from nono_trio.session.terminal import Terminal
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from nono_trio.config.options import RunOptions
+    from nono_trio.sandbox.filesystem.plan import FilePlan
+    from nono_trio.sandbox.launcher.cage_plan import Identity, Isolation
+    from nono_trio.session.denials_file import DenialsFile
+    from nono_trio.session.homes.session_home import RunHome
+
+
+@dataclass
+class RunResources:
+    """What belongs to one run alone.
+
+    `listener` is the proxy's on the host, and `temporary` a directory of the session's own, where
+    the cage has no network and no /tmp of its own. `port` is the proxy's as the command knows it,
+    `listen_ports` the host's side of each --listen-port. `identities` are device and inode of the
+    directories, which must be there when the command starts.
+    """
+
+    listener: socket.socket | None
+    listen_ports: dict[int, socket.socket]
+    port: int
+    terminal: Terminal
+    token: str
+    temporary: str | None
+    identities: dict[str, Identity]
+    home: RunHome
+    denials: DenialsFile | None
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.home.close()
+        self.terminal.close()
+        if self.denials is not None:
+            self.denials.close()
+        for listener in (self.listener, *self.listen_ports.values()):
+            if listener is not None:
+                listener.close()
+        if self.temporary is not None:
+            remove_temporary(self.temporary)
+
+
+def make_resources(
+    options: RunOptions,
+    isolation: Isolation,
+    files: FilePlan,
+    *,
+    dry: bool,
+    tell: Callable[[str], None],
+) -> RunResources:
+    """Make what a run has to itself; raises UsageError or CageFailed.
+
+    `dry`: the home is neither made nor taken. `tell` is told at once what is copied into a new one.
+    """
+    wanted = options.session.network.proxy_port
+    listener = None if isolation == "namespace" else listen(wanted)
+    port = listener.getsockname()[1] if listener else wanted or any_port(options)
+    listen_ports = host_listeners(options, isolation)
+    terminal = Terminal()
+    temporary, identities = None, {}
+    if options.sandbox and isolation != "namespace":
+        temporary = _make_temporary()
+        identities = {temporary: identity_of(temporary)}
+    denials = None
+    if dry:
+        home = resolve_home(options, files, isolation, temporary)
+    else:
+        home = _open_home(options, files, isolation, temporary, tell)
+        root = options.session.audit.state_root
+        denials = open_denials(root, files, isolation, sandbox=options.sandbox)
+    return RunResources(
+        listener=listener,
+        listen_ports=listen_ports,
+        port=port,
+        terminal=terminal,
+        token=new_token(),
+        temporary=temporary,
+        identities=identities | home.identities,
+        home=home,
+        denials=denials,
+    )
+
+
+def new_token() -> str:
+    """32 random bytes as 64 hex digits, new for every session."""
+    return secrets.token_hex(32)
+
+
+def _make_temporary() -> str:
+    try:
+        return make_temporary()
+    except OSError as error:
+        raise CageFailed(
+            f"the command's temporary directory can't be made: {error.strerror or error}",
+            hint="set TMPDIR to a directory that you can write",
+        ) from error
+
+
+def _open_home(
+    options: RunOptions,
+    files: FilePlan,
+    isolation: Isolation,
+    temporary: str | None,
+    tell: Callable[[str], None],
+) -> RunHome:
+    try:
+        return open_home(options, files, isolation, temporary, tell)
+    except (OSError, NonoTrioError) as error:
+        if temporary is not None:
+            remove_temporary(temporary)
+        if isinstance(error, NonoTrioError):
+            raise
+        raise CageFailed(
+            f"the command's home can't be made: {error.strerror or error}",
+            hint="--home closed runs without one",
+        ) from error
