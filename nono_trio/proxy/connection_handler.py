@@ -13,7 +13,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from nono_trio.core.http.request_head import BadRequest, head_end
+from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.http.request_head import head_end
 from nono_trio.core.net.client_hello import BadHello, ClientHello, read_client_hello
 from nono_trio.core.net.hello_retry import OtherHello
 from nono_trio.core.policy.reasons import DenialCode, format_reason

@@ -23,25 +23,9 @@ import re
 from typing import Final, Literal
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
-from nono_trio.core.http.fields import connection_options, end_to_end_fields, presented_token
+from nono_trio.core.http.fields import connection_options
 from nono_trio.core.http.head_errors import byte_fault, fields_fault, line_fault, target_in
 from nono_trio.core.http.message import Field, RequestHead
-from nono_trio.core.http.target import HttpTarget, connect_target, http_target
-
-__all__ = [
-    "MAX_FIELDS",
-    "MAX_HEAD",
-    "MAX_REQUEST_LINE",
-    "BadRequest",
-    "HttpTarget",
-    "RequestHead",
-    "connect_target",
-    "end_to_end_fields",
-    "head_end",
-    "http_target",
-    "parse_head",
-    "presented_token",
-]
 
 MAX_REQUEST_LINE: Final = 8 * 1024  # bytes; RFC 9112 3 asks for 8000 at least
 MAX_HEAD: Final = 32 * 1024  # bytes; cookies and tokens of real clients stay under 16 KiB

@@ -20,17 +20,14 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
 import msgspec
 
+from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.fields import presented_token
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
-from nono_trio.core.http.request_head import (
-    BadRequest,
-    connect_target,
-    http_target,
-    parse_head,
-    presented_token,
-)
+from nono_trio.core.http.request_head import parse_head
+from nono_trio.core.http.target import connect_target, http_target
 from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry

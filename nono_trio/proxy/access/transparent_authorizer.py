@@ -16,8 +16,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.http.origin_form import origin_target
 from nono_trio.core.http.request_head import parse_head
+from nono_trio.core.http.target import origin_target
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME

@@ -23,7 +23,7 @@ import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from nono_trio.core.http.request_head import BadRequest
+from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.net.client_hello import BadHello
 from nono_trio.core.net.hello_retry import HelloRetry
 from nono_trio.core.policy.reasons import DenialCode, format_reason

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.message import RequestHead
 from nono_trio.core.http.request_head import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_REQUEST_LINE,
-    BadRequest,
     head_end,
     parse_head,
 )

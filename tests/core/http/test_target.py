@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.http.fields import end_to_end_fields, presented_token
 from nono_trio.core.http.message import RequestHead
-from nono_trio.core.http.request_head import (
-    BadRequest,
-    connect_target,
-    end_to_end_fields,
-    http_target,
-    parse_head,
-    presented_token,
-)
+from nono_trio.core.http.request_head import parse_head
+from nono_trio.core.http.target import connect_target, http_target
 from nono_trio.core.net.host import Host
 
 

@@ -22,16 +22,11 @@ from hostile_siblings import (
     LINES,
 )
 
+from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.http.fields import end_to_end_fields, presented_token
 from nono_trio.core.http.message import RequestHead
-from nono_trio.core.http.request_head import (
-    BadRequest,
-    connect_target,
-    end_to_end_fields,
-    head_end,
-    http_target,
-    parse_head,
-    presented_token,
-)
+from nono_trio.core.http.request_head import head_end, parse_head
+from nono_trio.core.http.target import connect_target, http_target
 from nono_trio.core.policy.network_policy import Policy
 
 TOKEN = b"t0k"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_proxy import TOKEN, connect, http
 
+from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.message import BodyData, MessageEnded
-from nono_trio.core.http.request_head import BadRequest
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.access.authorizer import MEMORY, HttpRequest, RequestAuthorizer, Token
 from nono_trio.proxy.http.error_response import refusal
