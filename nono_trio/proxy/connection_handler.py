@@ -1,4 +1,4 @@
-"""What every connection shares, whatever protocol it carries: containment, an upstream, a tunnel.
+"""The base of every connection's handler: containment, an upstream, a tunnel, the first bytes.
 
 Rules of this file:
 - Nothing that a client does raises out of `handle`. Only a lost audit log and cancellation do, and
@@ -57,7 +57,7 @@ BUSY: Final = Refusal(503, format_reason(DenialCode.AUDIT_BUSY), "try again")
 
 @dataclass(slots=True)
 class ProxyContext:
-    """What every connection of one proxy shares."""
+    """The objects that all connections of one proxy share."""
 
     policy: Policy
     authorizer: Authorizer
@@ -152,7 +152,7 @@ class ConnectionHandler(ABC):
 
     @abstractmethod
     async def _serve(self) -> None:
-        """Decide, record, act. May raise whatever `handle` contains."""
+        """Decide, record, act. `handle` contains every error that this raises."""
 
     @abstractmethod
     async def _answer_busy(self) -> None:

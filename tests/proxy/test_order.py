@@ -1,4 +1,4 @@
-"""Record before act: what has not happened yet while a decision is on its way to the log."""
+"""Record before act: no look-up, dial or answer happens before the decision is in the log."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_one_bad_address_denies_the_name_in_a_second_event():
         assert dialler.dialled == []
 
 
-async def test_what_was_checked_is_what_is_dialled():
+async def test_only_checked_addresses_are_dialled():
     resolver = FakeResolver({"allowed.test": [["192.0.2.1"], ["169.254.169.254"]]})
     async with serving() as origin:
         dialler = LoopbackDialler(origin.port)

@@ -25,14 +25,14 @@ PIECE = b"0123456789abcdef" * 4096  # 64 KiB
 
 
 class Behaviour(Protocol):
-    """What an origin does with one connection."""
+    """Serves one connection of an origin."""
 
     async def __call__(self, stream: trio.SocketStream) -> None: ...
 
 
 @dataclass
 class Origin:
-    """What was seen so far: connections, requests, all bytes."""
+    """Connections, requests and bytes that came so far."""
 
     port: int = 0
     connections: int = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOKEN = "7d1f00c0ffee"
 AUTH = "Basic " + base64.b64encode(f"nono:{TOKEN}".encode()).decode()
 BOUND = 60.0  # seconds for anything that should be immediate, on a slow machine under load
-# For a test that waits for a limit; all others are patient: a busy machine stands still for longer.
+# For a test that waits for a limit; all others are patient: a busy machine may pause for longer.
 QUICK = Limits(head=0.3, keep_alive=0.3, resolve=0.3, dial=0.3, idle=0.5, linger=0.3, sweep=0.02)
 PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, resolve=30.0, dial=30.0, idle=30.0)
 
@@ -76,7 +76,7 @@ class Wire:
         await self.stream.send_all(data)
 
     async def receive(self) -> bytes:
-        """What is there, at least a byte; b"" at the end."""
+        """The bytes that have come, at least one; b"" at the end."""
         data, self.unread = self.unread, b""
         with trio.fail_after(BOUND):
             return data or await self.stream.receive_some(65536)
@@ -91,7 +91,7 @@ class Wire:
         return data
 
     async def ends(self) -> bool:
-        """Whether nothing but the end comes, cleanly or by reset."""
+        """True if the connection ends, cleanly or by reset, before another byte."""
         try:
             return await self.receive() == b""
         except trio.BrokenResourceError:
@@ -154,7 +154,7 @@ class Running:
     accepting: trio.CancelScope
     connections: trio.CancelScope
     ended: trio.Event
-    """Accepting has ended, and so has every connection by itself."""
+    """Accepting has ended, and every connection has ended uncut."""
     proxy: Proxy
 
     @asynccontextmanager

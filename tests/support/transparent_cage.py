@@ -33,7 +33,7 @@ def alert(code: int) -> bytes:
 
 @dataclass
 class Cage:
-    """What a program in the cage sees, and what is behind it."""
+    """The network that a program in the cage sees, and the fakes behind it."""
 
     recorder: MemoryRecorder
     resolver: FakeResolver
@@ -41,7 +41,7 @@ class Cage:
     transparent: Transparent
     ports: dict[str, int] = field(default_factory=dict)
     wanted: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Where connections were meant to go, by their own port."""
+    """The destinations of connections, by their own port."""
     accepting: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def address(self, name: str) -> str:

@@ -30,7 +30,7 @@ async def opened(target, origin, allow=ALLOWED, early=b"", **settings):
 
 
 async def is_reset(wire, *pieces: bytes) -> bool:
-    """Whether nothing comes but a reset, while or after the pieces are sent."""
+    """True if a reset and no byte comes, while or after the pieces are sent."""
     try:
         for piece in pieces:
             await wire.send(piece)

@@ -1,7 +1,7 @@
-"""Why a request was refused, in a form that is safe to log, to send and to print.
+"""The refusal of a malformed request, in a form that is safe to log, to send and to print.
 
-Rules of this file: `reason` is fixed text and never quotes the request; `target` quotes it without
-control characters, without user information and without the query, for both carry secrets.
+Rules of this file: `reason` is fixed text and never quotes the request. `target` quotes it without
+control characters. User information and query carry secrets, so it leaves them out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_SHOWN_TARGET = 255  # characters of a refused target in the audit log; a hos
 _QUERY_OR_FRAGMENT = re.compile(rb"[?#]")
 _SCHEME = rb"[A-Za-z][A-Za-z0-9+.-]*://"
 _HOST_AND_PORT = re.compile(rb"(?:%b)?[A-Za-z0-9._-]+(?::[0-9]{1,5})?(?:/.*)?" % _SCHEME)
-# In a target that was cut short the "@" may be still to come: no password fits in here.
+# In a target that was cut short an "@" may follow later: no password fits these patterns.
 _SAFE_CUT = re.compile(
     rb"(?:%b[^/:@]*(?::[0-9]{0,5})?)?/.*|[^/:@]*(?::[0-9]{0,5}[^/:@]?)?" % _SCHEME, re.DOTALL
 )
@@ -21,10 +21,10 @@ _UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 
 
 class BadRequest(Exception):
-    """A request refused before policy saw it.
+    """A request that is refused before the policy is asked.
 
-    `status` is the HTTP status to answer with, `reason` one printable ASCII sentence without a
-    full stop, `target` what the audit event may name ("" when nothing could be read).
+    `status` is the HTTP status of the answer. `reason` is one printable ASCII sentence without a
+    full stop. `target` is the text for the audit event, "" if no target could be read.
     """
 
     def __init__(self, status: int, reason: str, target: str = "") -> None:
@@ -37,9 +37,9 @@ class BadRequest(Exception):
 def shown_target(target: bytes, *, whole: bool = True) -> str:
     r"""A refused request-target as the audit log may show it: bounded, \xNN for what can't print.
 
-    Query and fragment are cut off, then everything up to the last "@". Where one more "@" stands
-    behind the cut, what is left could be the first half of a password; then it is shown only if
-    it reads as host and port. `whole` is False when the target's end was never read.
+    Query and fragment are cut off, then everything up to the last "@". If the part that was cut off
+    has an "@" too, the rest could be the first half of a password; then it is shown only if it
+    reads as host and port. `whole` is False if the target's end was never read.
     """
     front, *behind = _QUERY_OR_FRAGMENT.split(target, maxsplit=1)
     shown = front.rpartition(b"@")[2]

@@ -4,8 +4,8 @@ The head of a message says how its body is framed: by a length, in chunks, or by
 connection. Chunk extensions and trailers are dropped here. Both may be (RFC 9112 7.1), and no head
 that we send announces them.
 
-Rules of this file: data is passed on piece by piece, never gathered; a body of a known length is
-not copied; chunks are checked by our guard and read by h11, and both must find the same end.
+Rules of this file: data is returned piece by piece and never gathered. A body of a known length is
+not copied. Our guard checks chunks and h11 reads them; both must find the same end.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import h11
 
 from nono_trio.core.http.chunked import BadBody, ChunkGuard
 
-# h11 has no chunk reader of its own, so it is told of a request that has a chunked body
+# h11 has no public chunk reader, so it gets the head of a request with a chunked body first
 _PRIMER: Final = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Body(Protocol):
-    """An incoming body; `done` once its end was read."""
+    """An incoming body. `done` is True once its end was read."""
 
     done: bool
 
     def read(self, raw: bytes) -> tuple[bytes, int]:
-        """The data in `raw`, and how many of its bytes are used up; the rest is to be given again
-        or, once `done`, belongs to the next message. Raises BadBody."""
+        """Return the data in `raw`, and how many of its bytes were used. The caller must pass the
+        other bytes again; once `done`, they belong to the next message. Raises BadBody."""
         ...
 
 

@@ -1,10 +1,10 @@
 """The framing of a chunked body, checked byte for byte before h11 reads it.
 
 h11 is lenient where two parsers can disagree: sizes of 20 hex digits, space after a size, a bare
-CR in a chunk extension, framing fields in trailers. What it is lenient about is refused here.
+CR in a chunk extension, framing fields in trailers. All of these are refused here.
 
-Rules of this file: the guard only counts and checks, it changes nothing; what stands behind the end
-belongs to the next message; nothing is remembered but a started line of bounded length.
+Rules of this file: the guard only counts and checks; it changes nothing. Bytes after the end belong
+to the next message. Only a started line of bounded length is kept between calls.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FORBIDDEN_TRAILERS: Final = frozenset(  # RFC 9110 6.5.1: framing, routing, aut
 
 
 class BadBody(Exception):
-    """Framing that can be read in two ways; `reason` is printable and quotes nothing."""
+    """Framing that can be read in two ways. `reason` is printable and quotes no input."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class BadBody(Exception):
 
 
 class ChunkGuard:
-    """Finds the end of a chunked body (RFC 9112 7.1), its trailers included; `done` once it has."""
+    """Finds the end of a chunked body (RFC 9112 7.1), after its trailers. `done` is True then."""
 
     def __init__(self) -> None:
         self.done = False
@@ -62,9 +62,10 @@ class ChunkGuard:
         self._trailers = 0
 
     def take(self, raw: bytes) -> int:
-        """How many bytes at the front of `raw` are good; the rest is for later or not ours.
+        """Return how many bytes at the front of `raw` are good. The other bytes must be passed
+        again, or belong to the next message.
 
-        Raises BadBody. The verdict does not depend on how the bytes were split.
+        Raises BadBody. The result does not depend on how the bytes were split.
         """
         at, lines = 0, 0
         while at < len(raw) and not self.done and lines < MAX_LINES:
@@ -78,7 +79,7 @@ class ChunkGuard:
         return at
 
     def _take_line(self, raw: bytes, at: int) -> int:
-        """Complete or lengthen the line that starts at `at`; returns where it ends."""
+        """Complete or lengthen the line that starts at `at`; return the index of its end."""
         room = MAX_CHUNK_LINE - len(self._line)
         end = raw.find(b"\n", at, at + room) + 1
         piece = raw[at : end or at + room]

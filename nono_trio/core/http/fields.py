@@ -1,10 +1,10 @@
-"""Header fields: which ones cross the proxy, and the token that one of them presents.
+"""Header fields: which of them cross the proxy, and the token in one of them.
 
 Rules of this file:
-- Fields are (name, value) pairs of bytes in their order; this works for requests and responses.
-- `Connection` may name what to drop, except fields that decide framing, routing or authority: it is
-  written by the peer, and deleting somebody else's guard through it is a known attack.
-- The token is returned, never compared or kept here; it is in no error text.
+- Fields are (name, value) pairs of bytes in their order, of a request or of a response.
+- `Connection` may name fields to drop, except those that decide framing, routing or authority. The
+  peer writes it, and removing another party's protection through it is a known attack.
+- The token is returned; it is never compared or kept here, and it is in no error text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from nono_trio.core.http.message import Field, RequestHead
 
-# RFC 9110 7.6.1, and HTTP2-Settings of RFC 7540 3.2.1. All of proxy-* goes with them: what is said
-# to a proxy is for us, and the token is among it.
+# RFC 9110 7.6.1, and HTTP2-Settings of RFC 7540 3.2.1. All of proxy-* is dropped as well: those
+# fields are for this proxy, and one of them has the token.
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -49,16 +49,16 @@ _KEPT = frozenset(
 
 
 def connection_options(value: bytes) -> list[bytes]:
-    """Options of a Connection value, lower-case, empty ones left out."""
+    """The options of a Connection value in lower case, without empty ones."""
     return [option for part in value.lower().split(b",") if (option := part.strip(b" \t"))]
 
 
 def end_to_end_fields(head_fields: Iterable[Field]) -> list[Field]:
-    """Fields that may go to the other side, in order; the caller adds its own framing.
+    """The fields that may go to the other side, in order; the caller adds its own framing.
 
     Dropped are Connection and what it names, Keep-Alive, Proxy-*, TE, Trailer, Transfer-Encoding,
-    Upgrade and HTTP2-Settings. Host, Content-Length and their like stay even if Connection names
-    them. Names may be in any case and keep it.
+    Upgrade and HTTP2-Settings. The fields in _KEPT stay even if Connection names them. Names may be
+    in any case and keep it.
     """
     fields = [(name.lower(), name, value) for name, value in head_fields]
     named = {
@@ -76,10 +76,10 @@ def end_to_end_fields(head_fields: Iterable[Field]) -> list[Field]:
 
 
 def presented_token(head: RequestHead) -> bytes | None:
-    """Token of the Proxy-Authorization field: `Basic user:token` (any user) or `Bearer token`.
+    """The token of the Proxy-Authorization field: `Basic user:token` (any user) or `Bearer token`.
 
-    None when there is none, of another scheme, or not decodable; exactly one space stands after
-    the scheme. `parse_head` has refused a second such field already. RFC 7617, RFC 6750.
+    None if the field is missing, has another scheme, or can't be decoded. Exactly one space must
+    follow the scheme. `parse_head` has refused a second such field already. RFC 7617, RFC 6750.
     """
     scheme, _, credential = (head.first(b"proxy-authorization") or b"").partition(b" ")
     match scheme.lower():

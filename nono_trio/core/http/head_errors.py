@@ -1,8 +1,7 @@
-"""What was wrong with a head that was refused: status, reason and the target for the audit.
+"""Explains the refusal of a head: status, reason, and the target for the audit.
 
-Rules of this file: nothing here decides whether a head is accepted (request_head.py does, by its
-regular expressions); it only runs once that is settled, so it may be slow and must always find
-words.
+Rules of this file: the regular expressions of request_head.py decide whether a head is accepted.
+The functions here run after a refusal only, so they may be slow, and each must return a reason.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _CR, _LF = b"\r\n"
 
 
 def target_in(head: bytes) -> str:
-    """The target in the first bytes of a head, as the audit may show it; "" when none is there."""
+    """The target in the first bytes of a head, as the audit may show it; "" without a target."""
     line, ended, _ = head.partition(b"\r\n")
     method, *rest = [part for part in line.split(b" ") if part] or [b""]
     if not rest or not _TOKEN.fullmatch(method):
@@ -32,7 +31,7 @@ def target_in(head: bytes) -> str:
 
 
 def line_fault(line: bytes) -> BadRequest:
-    """Why a request line (without its CRLF) was refused."""
+    """The refusal of a request line (without its CRLF)."""
     shown = target_in(line + b"\r\n")
     parts = line.split(b" ")
     if len(parts) != 3:
@@ -50,7 +49,7 @@ def line_fault(line: bytes) -> BadRequest:
 
 
 def byte_fault(head: bytes) -> BadRequest:
-    """Why the last of these bytes can't be in a head; they stand at its front."""
+    """The refusal of the first bytes of a head, whose last byte no head may have."""
     byte = head[-1]
     if byte == _LF:
         reason = "the head has a line feed without a carriage return"
@@ -62,7 +61,7 @@ def byte_fault(head: bytes) -> BadRequest:
 
 
 def fields_fault(block: bytes, shown: str) -> BadRequest:
-    """Why the lines after the request line (the blank line included) were refused."""
+    """The refusal of the lines after the request line, the blank line included."""
     for line in block.split(b"\r\n"):
         reason = _field_fault(line)
         if reason is not None:
@@ -88,7 +87,7 @@ def _field_fault(line: bytes) -> str | None:
 
 
 def target_fault(target: str) -> str:
-    """Why a target is not the absolute form of an http URL; the reason alone."""
+    """The reason why a target is not the absolute form of an http URL."""
     scheme, _, rest = target.partition(":")
     if target.startswith("/") or target == "*":
         return "this is a proxy: expected an absolute http:// URL as the target"
@@ -115,7 +114,7 @@ def _url_fault(rest: str) -> str:
 
 
 def authority_fault(target: str) -> str:
-    """Why the target of a CONNECT is not HOST:PORT; the reason alone."""
+    """The reason why the target of a CONNECT is not HOST:PORT."""
     if "@" in target:
         return "the CONNECT target has user information"
     if any(character in target for character in "/?#\\"):

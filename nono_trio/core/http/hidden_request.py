@@ -1,12 +1,12 @@
-"""Whether a body begins as a request does, so that whoever leaves it unread may run it.
+"""Detects a body that begins like a request, because a server that does not read it may run it.
 
-A server that reads no body where the method has none in practice takes its bytes for the
-connection's next request. To have the connection end with the response is no cure where a reverse
-proxy stands before the server: it keeps its own connections, and passes the body on.
+Some servers do not read the body of a method that has no body in practice, and take its bytes for
+the connection's next request. Closing the connection after the response does not help if the server
+is behind a reverse proxy, which keeps its own connections and forwards the body.
 
-Rules of this file: what servers take for the blanks of a request line counts as one (Python's own
-takes what `str.split` does); what a body goes on with is not looked at. JSON, XML and forms begin
-in another way.
+Rules of this file: every byte that some server accepts as a blank in a request line counts as a
+blank (Python's server accepts what `str.split` does). Only the beginning of a body is inspected.
+JSON, XML and forms begin in another way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
 
 REASON: Final = "the body begins as a request, which servers that do not read it would run"
-BODY_IS_READ: Final = frozenset({"PATCH", "POST", "PUT"})  # methods whose body is what they are for
+BODY_IS_READ: Final = frozenset({"PATCH", "POST", "PUT"})  # a server must read the body of these
 MAX_METHOD: Final = 64  # bytes; the longest registered one has 17
 
 _BLANKS: Final = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0"
@@ -28,19 +28,19 @@ _MAY_BEGIN_ONE = re.compile(_LETTER + rb"{0,%d}" % MAX_METHOD)
 
 
 def has_unusual_body(head: RequestHead) -> bool:
-    """Whether a request has a body that its method does not make a server expect."""
+    """True if a request has a body that servers do not expect with its method."""
     return (head.length > 0 or head.body == "chunked") and head.method not in BODY_IS_READ
 
 
 class HiddenRequest:
-    """Looks at the beginning of one body, in pieces of any size."""
+    """Inspects the beginning of one body, in pieces of any size."""
 
     def __init__(self) -> None:
         self._beginning: bytes | None = b""
 
     def is_in(self, data: bytes) -> bool:
-        """Take in the next bytes of the body, before they are passed on; whether a request begins
-        there. What was passed on before is no more than a word."""
+        """Inspect the next bytes of the body before they are sent; return True if the body begins
+        like a request. The pieces before can have been a part of its first word only."""
         if self._beginning is None:
             return False
         beginning = (self._beginning + data[: MAX_METHOD * 2]).lstrip(_BLANKS)

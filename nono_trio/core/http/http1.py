@@ -32,7 +32,7 @@ class MessageWriter:
         self._connection = connection
 
     def write(self, event: MessageEvent) -> bytes:
-        """The bytes of an event; b"" for one that has none."""
+        """Return the bytes of an event; b"" if HTTP/1.1 writes nothing for it."""
         if isinstance(event, BodyData):
             data = event.data  # no chunk without data: it would end the body
             return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data

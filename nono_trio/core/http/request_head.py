@@ -1,20 +1,20 @@
-r"""Request heads: where one ends, and what it says. HTTP/1.0 and HTTP/1.1 only, and strict.
+r"""Parses request heads strictly: HTTP/1.0 and HTTP/1.1 only.
 
 Rules of this file:
-- h11 parses bodies later; whatever it is lenient about is refused here. A head that passes here
-  is read by h11 as the same method, target and fields (a property test holds it).
-- Nothing is repaired. What two parsers could read differently is a 400: bare CR or LF, obs-fold,
-  a space before the colon, two framing fields, `Content_Length`.
-- Regular expressions over whole blocks accept; head_errors.py only finds the words for a refusal.
+- h11 parses bodies later; everything that it is lenient about is refused here. h11 reads a head
+  that is accepted here as the same method, target and fields (a property test checks it).
+- Nothing is repaired. A head that two parsers could read differently is a 400: bare CR or LF,
+  obs-fold, a space before the colon, two framing fields, `Content_Length`.
+- Regular expressions over whole blocks accept a head; head_errors.py explains a refusal.
 
-Decided once, for the places where RFC 9112 leaves a choice:
+RFC 9112 leaves these choices open, and they are made here once:
 - A bare LF ends no line (2.2 lets a recipient take it): 400. It hides a field from strict peers.
 - Empty lines before a request line (2.2 lets a server skip them) are a 400: nothing we start
   sends them, and a second request that starts with one has lost its framing.
 - HTTP/1.0 is served, CONNECT without Host included (old clients send it); never kept alive (9.3).
 - Methods are upper-case: `connect` must not reach the branch of all other methods. TRACE and TRACK
-  are a 405, for they echo credentials; other methods are forwarded.
-- obs-text (0x80-0xFF) is opaque data in values that only the origin reads; never in the others.
+  echo credentials, so they are a 405; other methods are forwarded.
+- obs-text (0x80-0xFF) is opaque data in values that only the origin reads, and refused in others.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _CR = 0x0D
 _SINGLE = frozenset(
     {b"content-length", b"expect", b"host", b"proxy-authorization", b"transfer-encoding"}
 )
-# Fields that we read ourselves. Servers of the CGI kind read any odd character of a name as "_",
-# so `Transfer_Encoding` stands for the field itself to some and for nothing to others.
+# The fields that the proxy reads. CGI servers read any odd character of a name as "_", so
+# `Transfer_Encoding` is the field itself to some servers and an unknown field to others.
 _GUARDED = _SINGLE | {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer"}
 _ECHOING_METHODS = frozenset({"TRACE", "TRACK"})
 
 
 def head_end(buffer: bytearray | bytes, start: int) -> int:
-    """Index just past the blank line that ends the head at the front of `buffer`, or -1.
+    """Return the index after the blank line that ends the head at the front of `buffer`, or -1.
 
     `start` is how many bytes an earlier call has already seen (0 at first), so that a head fed byte
     by byte is not scanned again and again. Raises BadRequest as soon as no further byte can help: a
     first byte that starts no method (TLS, SOCKS, an empty line), a control character, a bare CR or
-    LF, a request line that is none, a line or head over its limit. What stands behind the end is
-    not looked at. The answer does not depend on how the bytes were split.
+    LF, a malformed request line, a line or head over its limit. Bytes after the end are ignored.
+    The result does not depend on how the bytes were split.
     """
     if start == 0 and buffer and not buffer[:1].isalpha():
         raise BadRequest(400, "expected a request line, got a byte that starts no method")
@@ -78,7 +78,7 @@ def head_end(buffer: bytearray | bytes, start: int) -> int:
 
 
 def _request_line_end(buffer: bytearray | bytes, start: int) -> int:
-    """Where the CRLF of the request line starts, checked once it is there; -1 before that."""
+    """Return the index of the request line's CRLF, and check the line; -1 if it is incomplete."""
     limit = MAX_REQUEST_LINE + 2
     end = buffer.find(b"\r\n", 0, limit)
     if 0 <= end <= start - 2:
@@ -92,7 +92,8 @@ def _request_line_end(buffer: bytearray | bytes, start: int) -> int:
 
 
 def _check_clean(buffer: bytearray | bytes, start: int, stop: int) -> None:
-    """Raise for the first byte in [start, stop) that no head has; a last CR may wait for its LF."""
+    """Raise for the first byte in [start, stop) that no head may have; a CR may be the last byte,
+    since its LF may follow."""
     if start > 0 and buffer[start - 1] == _CR:
         start -= 1
     match = _CLEAN.match(buffer, start, stop)
@@ -177,9 +178,9 @@ def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
 
 
 def _split_fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
-    """All fields in order, and those that we read ourselves by name (lists joined by commas)."""
+    """All fields in order, and by name those that the proxy reads (lists joined by commas)."""
     lines = block.split(b"\r\n")
-    lines.pop()  # what stands behind the last CRLF: nothing
+    lines.pop()  # the empty string after the last CRLF
     if len(lines) > MAX_FIELDS:
         raise BadRequest(431, f"the head has more than {MAX_FIELDS} fields")
     fields, guarded = [], dict[bytes, bytes]()

@@ -1,12 +1,12 @@
-"""Response heads of an upstream: where one ends, whether it can be trusted, what is passed on.
+"""Parses the response heads of an upstream strictly.
 
-The upstream is the other side that may be hostile: what it sends reaches a client that believes
-it comes from the host it asked for. RFC 9112 lets a recipient repair a lot; nothing is repaired
-here: two lengths, a length beside chunked, folded fields or bare line feeds are a 502.
+The upstream may be hostile too, and the client takes what it sends for the host's answer. RFC 9112
+lets a recipient repair a lot. Nothing is repaired here: two lengths, a length beside chunked,
+folded fields or bare line feeds are a 502.
 
-Rules of this file: like `core.http.request_head`, one regular expression matches every accepted
-byte, and what it accepts is read by h11 as the same status, fields and framing (a property test
-holds it).
+Rules of this file: as in `core.http.request_head`, one regular expression matches every accepted
+byte, and h11 reads an accepted head as the same status, fields and framing (a property test checks
+it).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nono_trio.core.http.message import Field
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024  # bytes; servers send longer heads (cookies, CSP) than clients
-MAX_INTERIM: Final = 16  # 1xx before the final response; more are a way to never answer
+MAX_INTERIM: Final = 16  # 1xx before the final response; a server must not send them for ever
 
 _HEAD = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])((?: [\t\x20-\x7e\x80-\xff]*+)?)\r\n"
@@ -39,7 +39,7 @@ _BODILESS: Final = frozenset({_NO_CONTENT, 304})  # RFC 9112 6.3, rule 1
 
 
 class BadResponse(Exception):
-    """A response that must not be passed on; `reason` is printable and quotes nothing."""
+    """A response that must not be sent on. `reason` is printable and quotes no input."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -55,16 +55,16 @@ class ResponseHead:
     fields: list[Field]
     keep_alive: bool
     body: Body
-    """How its body is read; of no meaning for an interim response."""
+    """Reads the body; without meaning for an interim response."""
 
     @property
     def is_interim(self) -> bool:
-        """Whether another head follows (1xx)."""
+        """True for a 1xx that another head follows."""
         return self.status < 200 and not self.switches
 
     @property
     def switches(self) -> bool:
-        """Whether it ends HTTP on this connection: what follows is a WebSocket's."""
+        """True if it ends HTTP on this connection: the bytes after it are a WebSocket's."""
         return self.status == _SWITCHING
 
     def started(self, stream_id: int) -> ResponseStarted:
@@ -74,12 +74,12 @@ class ResponseHead:
 
 
 def response_end(buffer: bytes) -> int:
-    """Index just past the blank line of the head at the front of `buffer`, or -1. Raises
-    BadResponse for what can't become a head any more: a bare line feed, or too many bytes."""
+    """Return the index after the blank line of the head at the front of `buffer`, or -1. Raises
+    BadResponse if no further byte can complete a head: for a bare line feed, or too many bytes."""
     end = buffer.find(b"\r\n\r\n", 0, MAX_RESPONSE_HEAD)
     if end >= 0:
         return end + 4
-    if _BARE_LINE_FEED.search(buffer):  # its sender may believe that the head has ended
+    if _BARE_LINE_FEED.search(buffer):  # for its sender the head may have ended here
         raise BadResponse("the upstream's response head is malformed")
     if len(buffer) >= MAX_RESPONSE_HEAD:
         raise BadResponse(f"the upstream's response head is longer than {MAX_RESPONSE_HEAD} bytes")
@@ -89,7 +89,7 @@ def response_end(buffer: bytes) -> int:
 def parse_response(raw: bytes, method: str, websocket_key: bytes | None = None) -> ResponseHead:
     """Parse one head, from its first byte to its blank line, as an answer to `method`.
 
-    `websocket_key` is that of the handshake which the request began, if it did. Raises BadResponse.
+    `websocket_key` is the key of the request's handshake, if it began one. Raises BadResponse.
     """
     match = _HEAD.fullmatch(raw)
     if match is None:

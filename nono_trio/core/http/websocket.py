@@ -1,12 +1,12 @@
-"""The WebSocket opening handshake (RFC 6455 4): who asked for one, and whether it was really made.
+"""The WebSocket opening handshake (RFC 6455 4): recognizes a request for it and a valid answer.
 
-An upgrade turns an HTTP connection into a tunnel, so nothing less than a whole handshake counts. A
-server that merely sends the status 101 (some can be made to, by what a client puts into a URL) has
-switched to nothing, and requests sent behind it would run there without a record.
+An upgrade turns an HTTP connection into a tunnel, so only a complete handshake counts. A server may
+send the status 101 without switching (a client can cause it in some servers through a URL), and
+would run requests sent after it without a record.
 
-Rules of this file: a request that is no complete handshake asks for nothing, and its Upgrade field
-is dropped as any other; the answer has to be computed from the request's key, so it can't be old,
-stored or made up.
+Rules of this file: a request without a complete handshake asks for no upgrade, and its Upgrade
+field is dropped. A valid answer is computed from the request's key, so it can't be old, stored or
+invented.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEY_BYTES: Final = 16
 
 
 def offered_key(head: RequestHead) -> bytes | None:
-    """The key of a request that asks for a WebSocket and for no other protocol; else None."""
+    """The key of a request that asks for a WebSocket and for no other protocol; otherwise None."""
     if head.first(b"upgrade") is None:
         return None
     if head.method != "GET" or head.version != "1.1" or head.body != "none":
@@ -44,14 +44,14 @@ def offered_key(head: RequestHead) -> bytes | None:
 
 
 def is_accepted(fields: Iterable[Field], key: bytes) -> bool:
-    """Whether the fields of a 101 complete the handshake that was begun with `key`."""
+    """True if the fields of a 101 complete the handshake that was begun with `key`."""
     lowered = [(name.lower(), value) for name, value in fields]
     proof = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     return _names_websocket(lowered) and _only(lowered, b"sec-websocket-accept") == proof
 
 
 def _names_websocket(fields: Iterable[Field]) -> bool:
-    """Whether the one protocol in Upgrade is WebSocket, and Connection says that Upgrade counts."""
+    """True if Upgrade has WebSocket as its one protocol, and Connection names Upgrade."""
     fields = tuple(fields)
     options = [
         option
@@ -64,7 +64,7 @@ def _names_websocket(fields: Iterable[Field]) -> bool:
 
 
 def _only(fields: Iterable[Field], name: bytes) -> bytes | None:
-    """The value of a field that is there exactly once."""
+    """The value of a field; None unless the field occurs exactly once."""
     values = [value for field, value in fields if field == name]
     return values[0] if len(values) == 1 else None
 

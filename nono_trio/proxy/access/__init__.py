@@ -1,1 +1,1 @@
-"""Who may do what: from a request to a decision and its record."""
+"""Authorization: from a request to a decision and its record."""

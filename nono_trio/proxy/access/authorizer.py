@@ -1,8 +1,8 @@
 """Authorizes requests to the proxy: syntax, token, policy by name.
 
-The order gives each input one answer. A malformed request is a 400, whoever sent it. A request
-without the token is a 407, so that a client without it learns nothing of the policy. RFC 9110
-leaves this order open.
+The order gives each input one answer. A malformed request is a 400, with or without a token. A
+request without the token is a 407, so that a client without it learns nothing of the policy. RFC
+9110 leaves this order open.
 
 Rules of this file:
 - No I/O and no waiting (an import-linter contract keeps sockets and the event loop out). A name
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MEMORY: Final = 256  # heads remembered; all are dropped when full, since the child chooses them
 MAX_REMEMBERED: Final = 1024  # bytes of such a head; 0.25 MiB for all of them
 
-_TOKEN_HINT: Final = "use the proxy URL with its user and password, as it stands in HTTP_PROXY"
+_TOKEN_HINT: Final = "use the proxy URL of HTTP_PROXY, with its user and password"
 NO_TOKEN: Final = Refusal(
     407, format_reason(DenialCode.TOKEN_MISSING), _TOKEN_HINT, "authentication_failed"
 )

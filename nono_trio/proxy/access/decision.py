@@ -1,10 +1,10 @@
-"""A decision: what a request asked for, what policy said, why it is refused if it is.
+"""A decision: the request, the verdict of the policy, and the refusal if it is refused.
 
 Rules of this file:
-- A decision is a value. What is found out later (a bad address, a dead upstream) is a second one.
+- A decision is a value. A later finding (a bad address, a dead upstream) is a second decision.
 - Its record is made before it takes effect, so `status` is null there and `reason` is our own text.
-- `path` has no values of the query. The token, and what a client presented instead of it, are in
-  no decision.
+- `path` has no values of the query. No decision contains the token, or what a client presented
+  instead of it.
 - Every network event of a request, a look-up or a refused connection comes from `Decision.event`.
 """
 
@@ -41,7 +41,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     mode: Mode
     target: str
-    """The host's name; of a malformed request what could be read of its target, or ""."""
+    """The host's name. For a malformed request: the readable part of its target, or ""."""
     port: int | None = None
     method: str | None = None
     path: str | None = None
@@ -50,7 +50,7 @@ class Decision(msgspec.Struct, frozen=True):
     host: Host | None = None
     """The host; None if the request is malformed."""
     verdict: Verdict | None = None
-    """What policy says of host and port by name; None if it was not asked."""
+    """The policy's verdict about host and port by name; None if it was not asked."""
     refusal: Refusal | None = None
     upstream: str | None = None
     """The upstream proxy that the connection goes through; None if the host is dialled."""
@@ -62,9 +62,9 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def note(self) -> str | None:
-        """What the record of an allowed request says of its entry; None for a plain entry.
+        """The text about the entry in the record of an allowed request; None for a plain entry.
 
-        The full names of a short host are left out if an upstream proxy looks the host up.
+        It leaves out the full names of a short host if an upstream proxy looks the host up.
         """
         verdict = self.verdict
         if verdict is None or not (verdict.scheme or verdict.looked_up):
@@ -87,8 +87,8 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def spoken(self) -> Spoken:
-        """What the connection of an allowed request must carry. Raises AssertionError for a refused
-        or malformed request."""
+        """The protocol that the connection of an allowed request must carry. Raises AssertionError
+        for a refused or malformed request."""
         _, port = self.destination
         return self.allowing_verdict.inspection.spoken(port)
 
@@ -123,14 +123,15 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """A decision that is in the log, with its sequence there: only such a one may take effect."""
+    """A decision that is in the log, and its sequence there. Only a recorded decision may take
+    effect."""
 
     decision: Decision
     sequence: int
 
 
 def refusal_of(verdict: Verdict) -> Refusal | None:
-    """The refusal that a verdict of policy means; None if policy allows."""
+    """The refusal for a verdict of the policy; None if it allows."""
     if verdict.allowed:
         return None
     return Refusal(403, verdict.reason or "denied", verdict.hint, "host_denied")

@@ -14,8 +14,8 @@ list, so that a reviewer of the list sees it.
 Rules of this file:
 - No I/O and no waiting, as in authorizer.py.
 - A transparent connection and a CONNECT tunnel get the same answer.
-- The policy was asked about the connection's host already; it is asked again about another host
-  only.
+- The caller has the verdict about the connection's host, so only a question about another host
+  goes to the policy.
 - The reason of a refusal names the entry that would allow it.
 """
 
@@ -45,8 +45,8 @@ MISDIRECTED: Final = 421
 class HelloAuthorizer:
     """Authorizes the hello of one connection to `host`, a name or a literal address.
 
-    `verdict` is what policy says of host and port. `presented` is the outcome of the token's
-    comparison, for a connection that has one.
+    `verdict` is the policy's about host and port. `presented` is the outcome of the comparison with
+    the token; None on a transparent connection.
     """
 
     __slots__ = ("_host", "_policy", "_port", "_presented", "_verdict")

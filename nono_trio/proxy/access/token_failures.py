@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent
 
 BETWEEN_RECORDS: Final = 1.0  # seconds
-LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still must not hold it
+LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a stuck log must not delay it
 CATEGORY: Final = "authentication_failed"
 
 

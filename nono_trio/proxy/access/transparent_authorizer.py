@@ -7,8 +7,7 @@ Rules of this file:
 - A connection to a name carries requests for that name only; otherwise one allowed name would open
   every site of its server. On a connection to a literal address the Host field of each request is
   decided by name, and the address itself is decided if the request has no Host field.
-- The policy was asked about the connection's host already; a request for that host is decided by
-  the same verdict.
+- The caller has the verdict about the connection's host. It decides the requests for that host too.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")
 class TransparentAuthorizer:
     """Authorizes the requests of one connection to `host`, a name or a literal address.
 
-    `verdict` is what policy says of host and port.
+    `verdict` is the policy's about host and port.
     """
 
     def __init__(

@@ -3,14 +3,14 @@
 1. authorize: parse the request (400), compare its token (407), ask policy by name (403). Path rules
    and approvals belong here.
 2. record: commit the decision to the log. Everything below happens after it.
-3. rewrite: make the request that the upstream gets; a CONNECT has none. Credentials belong here.
+3. rewrite: make the request that the upstream gets, except for a CONNECT. Credentials belong here.
 4. connect: look the name up, check every address of it, dial one of them.
 5. relay: answer, and move bytes both ways.
 6. log: note what moved (flows.ndjson).
 
-What is found out after the record (a bad address, a dead upstream) is a second decision, and is
-recorded before it is answered too. One refusal is one event. connection_handler.py contains what a
-client can do to its connection.
+A bad address or a dead upstream is found after the record. It is a second decision, and is recorded
+before it is answered too. One refusal is one event. connection_handler.py keeps a bad client from
+doing harm to anything but its own connection.
 """
 
 from __future__ import annotations
@@ -165,16 +165,16 @@ class HttpConnection(ConnectionHandler):
         super()._close()
 
     async def _next_head(self) -> bytes | None:
-        """The bytes of the next head; None when no more requests come. Raises BadRequest, Expired
-        for a client that sent nothing."""
+        """Return the bytes of the next head, or None when no more requests come. Raises BadRequest,
+        and Expired for a client that sent nothing."""
         client = self._client
         data = client.unread or client.transport.try_receive()
-        if data is None:  # only then: most connections come with their first bytes
+        if data is None:  # rare: most connections come with their first bytes
             data = await self._first_bytes()
         if not data or (self._tunnel_refused and not data[:1].isalpha()):
-            return None  # what follows a refused CONNECT may be meant for the tunnel
+            return None  # bytes after a refused CONNECT may be meant for the tunnel
         end = data.find(b"\r\n\r\n") + 4
-        if end == 3:  # else: the usual case, a whole head in one read; parse_head is as strict
+        if end == 3:  # not the whole head in one read; otherwise parse_head is as strict
             data, end = await rest_of_head(client, data, self._proxy.limits)
         client.unread = data[end:]
         return data[:end]
@@ -348,7 +348,7 @@ class HttpConnection(ConnectionHandler):
         """The upstream of the last request, or of the CONNECT, if it can serve this one.
 
         A used one serves only a request that can go out again: the upstream may be closing the
-        connection at this moment, and then nobody can know whether it acted on the request.
+        connection at this moment, and then it is unknown whether it acted on the request.
         """
         spare, self._spare = self._spare, None
         if spare is None:
@@ -381,10 +381,10 @@ class HttpConnection(ConnectionHandler):
         return exchange
 
     async def _conclude(self, request: HttpRequest, decision: Decision, exchange: Exchange) -> bool:
-        """Answer what the upstream did not; returns True if another request may follow."""
+        """Answer if the upstream did not; returns True if another request may follow."""
         failure = exchange.failure
         if failure is not None:
-            # Its framing went bad after the decision to allow it, or another proxy refused it.
+            # After the allowing record its framing went bad, or the upstream proxy refused it.
             if failure.status == 400 or failure.category is not UNSET:
                 await self._record(decision.refused(failure))
             await self._answer(failure, keep=False, body=request.head.method != "HEAD")

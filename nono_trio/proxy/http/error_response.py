@@ -1,11 +1,11 @@
-"""What the proxy itself says to a client: one short text that tells what to change.
+"""The proxy's own answers: one short text with the reason and a hint.
 
-The reason stands in the status line, too: of a refused CONNECT most programs show nothing else (Go,
-urllib3 and what is built on them show the phrase, curl the number).
+The status line contains the reason too, because most programs show only that line of a refused
+CONNECT (Go and urllib3 show the phrase, curl shows the number).
 
-Rules of this file: only reasons and hints that we wrote go out, and even those are cut down to
-printable ASCII, so nothing of a request comes back unescaped. Every answer has a Content-Length,
-so the connection can go on, and says so when it does not.
+Rules of this file: only reasons and hints of our own are sent, reduced to printable ASCII, so no
+byte of a request comes back unescaped. Every answer has a Content-Length, so that the connection
+can carry another request; if it can't, the answer has Connection: close.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _CLOSE: Final = "Connection: close\r\n"
 _FIELDS: Final = {407: CHALLENGE, 405: _ALLOW}
 
 
-@lru_cache(maxsize=256)  # a client that is refused once is mostly refused again with the same text
+@lru_cache(maxsize=256)  # most clients that are refused are refused again with the same text
 def refusal(status: int, reason: str, hint: str | None, *, close: bool, body: bool = True) -> bytes:
-    """The bytes of one refusal; `body` is False for HEAD, whose answer has a head only."""
+    """Return the bytes of one refusal. `body` is False for HEAD: its answer has a head only."""
     reason = _printable(reason)
     text = f"nono-trio: {reason}\n"
     if hint:

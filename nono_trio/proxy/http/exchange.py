@@ -1,8 +1,10 @@
-"""Plain HTTP through the proxy: one request and its response, streamed both ways at once.
+"""One plain HTTP request and its response, streamed both ways at once.
 
-Rules of this file: a response may begin before its request has ended; whatever goes wrong before
-the first byte of a response is answered with a status, afterwards the connection is cut, for a
-second status line would be read as content; a client that leaves is not an error.
+Rules of this file:
+- A response may begin before its request has ended.
+- A failure before the first byte of a response is answered with a status. After it the connection
+  is cut, because the client would read a second status line as content.
+- A client that leaves is not an error.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Exchange:
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
-        """What to answer: nothing has been answered yet."""
+        """The answer to send, if the upstream's answer has not begun."""
         self._tunnel: Tunnel | None = None
         self._client = client
         self._upstream = upstream
@@ -75,7 +77,7 @@ class Exchange:
     async def _run_http(self, limits: Limits) -> None:
         try:
             await self._stream(limits)
-            self.closed_by = "upstream"  # whose response has ended
+            self.closed_by = "upstream"  # its response has ended
         except BadBody as fault:
             self._fail("client", 400, fault.reason)
         except BadResponse as fault:
@@ -107,7 +109,7 @@ class Exchange:
                 continue
             if self._client.transport.broken:
                 raise SideFailed("client")
-            # Bytes do not extend the time for a head: one a minute would keep it for ever.
+            # Bytes do not extend the time for a head: one byte a minute would hold it open.
             if not self.response_stream.has_open_head:
                 head_ends = math.inf
             elif head_ends == math.inf:
@@ -136,7 +138,7 @@ class Exchange:
 
     @property
     def keeps_client(self) -> bool:
-        """Whether another request may follow on the client's connection."""
+        """True if another request may follow on the client's connection."""
         return (
             self.response_stream.keeps_client
             and self.response_stream.done
@@ -145,15 +147,15 @@ class Exchange:
 
     @property
     def keeps_upstream(self) -> bool:
-        """Whether another request may go out on the upstream's connection."""
+        """True if another request may go out on the upstream's connection."""
         return self.keeps_client and self.response_stream.keeps_upstream and not self._is_last
 
     @property
     def was_stale(self) -> bool:
-        """Whether the upstream closed before a byte of an answer, as it may between requests."""
+        """True if the upstream closed before a byte of an answer. It may do so between requests."""
         return self.closed_by == "upstream" and self.response_stream.received == 0
 
 
 def is_repeatable(head: RequestHead) -> bool:
-    """Whether a request may go out twice without doing anything twice."""
+    """True if a request may be sent twice without a second effect."""
     return head.method in REPEATABLE and head.body == "none"

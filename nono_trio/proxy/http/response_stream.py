@@ -1,8 +1,9 @@
-"""The response half of an exchange: from the upstream's bytes to what the client is sent.
+"""The response half of an exchange: from the upstream's bytes to the client's.
 
-Rules of this file: nothing is kept back, each read is passed on at once (server-sent events live
-on that); a response that could be read in two ways goes no further; one that was cut off is cut
-off for the client too and never completed by us.
+Rules of this file:
+- Each read is sent on at once and never buffered; server-sent events need that.
+- A response that could be read in two ways is not sent on.
+- A response that was cut off is cut off for the client too; we never complete it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.transport.client import Client
 
-READ_BODY: Final = 64 * 1024  # bytes at once; a client that does not read is owed no more than that
+READ_BODY: Final = 64 * 1024  # bytes of one read, and so the most that is held for a slow client
 
 
 class ResponseStream:
-    """Passes one response on. `answered` once a part of it may have reached the client, `ended`
-    once all of it was framed; `received` counts bytes on the wire."""
+    """Sends one response on to the client. `answered`: a part of it may have reached the client.
+    `ended`: all of it was framed. `received` counts bytes on the wire."""
 
     __slots__ = (
         "_client",
@@ -63,7 +64,7 @@ class ResponseStream:
         self.answered = False
         self.ended = False
         self.keeps_client = head.keep_alive
-        """Whether the client was told that its connection stays open."""
+        """True unless the response says that the client's connection closes."""
         self._client = client
         self._upstream = upstream
         self._head = head
@@ -78,34 +79,35 @@ class ResponseStream:
 
     @property
     def done(self) -> bool:
-        """Whether the client has been sent all of the response."""
+        """True if all of the response was sent to the client."""
         return self.ended and not self._pending
 
     @property
     def has_open_head(self) -> bool:
-        """Whether a response's head has begun and is not complete."""
+        """True if the response's head has begun and is not complete."""
         return self._response is None and bool(self._unread)
 
     @property
     def switched(self) -> bool:
-        """Whether the upstream has made a WebSocket of the connection: the client was told, and
-        what moves from now on is no HTTP."""
+        """True if the upstream has agreed to a WebSocket and the client has its answer: the next
+        bytes are no HTTP."""
         return self._response is not None and self._response.switches
 
     @property
     def left_over(self) -> bytes:
-        """What was received behind the response."""
+        """The bytes that were received after the response."""
         return self._unread
 
     @property
     def keeps_upstream(self) -> bool:
-        """Whether the upstream's connection is good for another request: it stays open, and not a
-        byte came behind the response."""
+        """True if the upstream's connection can carry another request: it stays open, and no byte
+        came after the response."""
         response = self._response
         return response is not None and response.keep_alive and not self._unread
 
     def pump(self) -> bool:
-        """Move one piece without waiting; whether one moved. Raises BadResponse, SideFailed."""
+        """Move one piece without waiting; returns True if one moved. Raises BadResponse,
+        SideFailed."""
         if self._pending:
             return self._flush()
         if self.ended:
@@ -143,7 +145,7 @@ class ResponseStream:
             self._take_body(response)
 
     def _take_head(self, raw: bytes) -> ResponseHead | None:
-        """Pass a head on; None for an interim one."""
+        """Send a head on and return it; None for an interim one."""
         response = parse_response(raw, self._head.method, self._websocket_key)
         chain = self._upstream.chain
         if chain is not None and response.status == AUTHENTICATE:
@@ -165,7 +167,7 @@ class ResponseStream:
 
     def _pass_head(self, response: ResponseHead) -> None:
         chunked = self._head.version == "1.1" and not isinstance(response.body, LengthBody)
-        if not self._request_stream.complete:  # its rest may never be read
+        if not self._request_stream.complete:  # the rest of the request may never be read
             self.keeps_client = False
         connection = () if self.keeps_client else (CLOSE,)
         self._writer = MessageWriter(chunked=chunked, connection=connection)
@@ -189,7 +191,7 @@ class ResponseStream:
         self._pending += self._writer.write(event)
 
     def _take_end(self) -> None:
-        """The upstream has hung up: the end of an endless body, a cut anywhere else."""
+        """Handle the upstream's close. It ends an endless body and cuts off any other response."""
         if self._response is None:
             raise BadResponse("the upstream closed the connection without an answer")
         if not isinstance(self._response.body, EndlessBody):
@@ -198,7 +200,7 @@ class ResponseStream:
         self._end()
 
     def _flush(self) -> bool:
-        """Send what is pending; whether any of it went."""
+        """Send pending bytes; returns True if any were sent."""
         if not self._pending:
             return False
         self.answered = True

@@ -1,12 +1,12 @@
-"""Rewrites an allowed request into the one that the upstream gets.
+"""Rewrites an allowed request into the request that the upstream gets.
 
 The head is made anew from a head that `core.http.request_head` has accepted: Host from the target,
 no hop-by-hop field, no token. Credentials for the upstream belong here.
 
-Servers differ on bodies. Many leave a body unread if its method has none in practice, and take its
-bytes for the next request of the connection, which then runs without a record. So such a request is
-sent as the connection's last, with the field that every server obeys (RFC 9112 9.6). The field
-reaches the next hop only, so a body that begins as a request is not sent at all
+Servers differ on bodies. Many do not read the body of a method that has no body in practice, and
+take its bytes for the next request of the connection, which runs without a record. So such a
+request is sent as the connection's last, with the field that every server obeys (RFC 9112 9.6). The
+field reaches the next hop only, so a body that begins as a request is not sent at all
 (core/http/hidden_request.py).
 """
 
@@ -35,7 +35,7 @@ class OutgoingRequest(msgspec.Struct, frozen=True):
     connection: tuple[Field, ...]
     """The fields about the upstream's connection."""
     is_last: bool
-    """True if the upstream is told that no other request follows on its connection."""
+    """True if the head says that no other request follows on the upstream's connection."""
     websocket_key: bytes | None
     """The key of the WebSocket handshake that the request begins; None if it begins none."""
 

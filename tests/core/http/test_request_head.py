@@ -1,4 +1,4 @@
-"""Heads: where one ends, what is accepted, what a refusal says. Hostile ones: test_hostile.py."""
+"""Request heads: their end, accepted ones, and the reasons of refusals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _answer(buffer: bytearray, start: int) -> int | tuple[int, str, str]:
 
 
 def refusal(wire: bytes) -> BadRequest:
-    """How a complete head is refused, by head_end or else by parse_head."""
+    """The refusal of a complete head, by head_end or otherwise by parse_head."""
     with pytest.raises(BadRequest) as refused:
         parse_head(wire[: head_end(wire, 0)])
     assert refused.value.reason.isascii()
@@ -248,7 +248,7 @@ class TestParseHead:
             parse_head(head(b"X: " + b"a" * MAX_HEAD))
         assert refused.value.status == 431
 
-    def test_only_a_whole_head_and_nothing_behind_it_is_parsed(self):
+    def test_only_a_whole_head_without_further_bytes_is_parsed(self):
         raw = head()
         for length in range(len(raw)):
             with pytest.raises(BadRequest):
@@ -310,7 +310,7 @@ anything = st.one_of(
 @given(near_heads | broken_heads())
 @example(head(b"X: a\x85b"))
 @example(head(b"Content-Length: 5", line=b"POST http://a.test/ HTTP/1.0"))
-def test_what_is_accepted_reads_the_same_to_h11(raw):
+def test_h11_reads_an_accepted_head_the_same_way(raw):
     try:
         parsed = parse_head(raw)
     except BadRequest:
@@ -330,7 +330,7 @@ def test_the_end_does_not_depend_on_how_bytes_arrive(wire, step):
 
 @given(anything)
 def test_parse_head_alone_is_as_strict_as_head_end(wire):
-    """The proxy asks only parse_head when a read brought a blank line."""
+    """The proxy calls only parse_head if the first read has a blank line."""
     end = wire.find(b"\r\n\r\n") + 4
     if end > 3 and outcome(wire) != end:
         with pytest.raises(BadRequest):

@@ -1,4 +1,4 @@
-"""What an accepted head asks for: its target, its token, and the fields that may go on."""
+"""Accepted heads: the target, the token, and the fields that are sent on."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TestToken:
 
 
 class TestEndToEndFields:
-    def test_what_is_said_to_the_proxy_stays_here(self):
+    def test_fields_for_the_proxy_are_not_sent_on(self):
         fields = [
             (b"host", b"a.test"),
             (b"connection", b"X-Drop , Upgrade,,HTTP2-Settings"),
@@ -133,11 +133,11 @@ class TestEndToEndFields:
         assert end_to_end_fields(fields) == kept
 
     @pytest.mark.parametrize("name", [b"host", b"content-length", b"authorization", b"cookie"])
-    def test_connection_can_not_delete_what_guards(self, name):
+    def test_connection_can_not_delete_guarding_fields(self, name):
         fields = [(b"connection", b"close, " + name.upper()), (name, b"v")]
         assert end_to_end_fields(fields) == [(name, b"v")]
 
-    def test_nothing_to_do(self):
+    def test_other_fields_are_unchanged(self):
         assert end_to_end_fields([]) == []
         assert end_to_end_fields(iter([(b"a", b"b")])) == [(b"a", b"b")]
 

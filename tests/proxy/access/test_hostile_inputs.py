@@ -1,7 +1,8 @@
 """Hostile requests through the pure core: parse (400), then token (407), then policy (403).
 
 tests/data/hostile-inputs.json is a collection of attacks on proxies, each with the answers that
-would be safe; hostile_siblings.py holds their siblings. What needs a body or a clock is not here.
+would be safe; hostile_siblings.py holds their siblings. Cases with a body or a clock are in
+tests/proxy/http/test_hostile_requests.py.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def expand(request: str) -> bytes:
 
 
 def judge(wire: bytes, resolved: list[str]) -> str:
-    """The status that the pure core alone leads to; 200 when it has nothing against it."""
+    """The status that the pure core decides; 200 if it allows the request."""
     try:
         end = head_end(wire, 0)
         return INCOMPLETE if end < 0 else judge_head(parse_head(wire[:end]), resolved)
@@ -196,7 +197,7 @@ SHOWN_TARGETS = [  # request line, what the audit may name
     ("line", "target"),
     SHOWN_TARGETS,
 )
-def test_what_the_audit_may_name(line, target):
+def test_targets_in_the_audit(line, target):
     wire = request(line)
     with pytest.raises(BadRequest) as refused:
         judge_head(parse_head(wire[: head_end(wire, 0)]), [])

@@ -1,4 +1,4 @@
-"""Who shares the machine can reach the port: they take no place, fill no log and fail no job."""
+"""Other programs of the machine reach the port: they take no place, fill no log, fail no job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BARE = http("GET", "http://a.test/").replace(f"Proxy-Authorization: {AUTH}\r\n".
 WRONG = http("GET", "http://a.test/").replace(AUTH.encode(), b"Basic eDp5")
 
 
-async def test_started_heads_give_way_to_who_has_the_token():
+async def test_started_heads_lose_their_place_to_a_client_with_the_token():
     limits = replace(PATIENT, connections=10, refusals=2)
     async with (
         serving() as origin,
@@ -39,7 +39,7 @@ async def test_started_heads_give_way_to_who_has_the_token():
         assert {event.decision for event in proxy.recorder.events} == {"allow"}
 
 
-async def test_who_has_the_token_keeps_the_place_when_others_knock():
+async def test_a_client_with_the_token_keeps_its_place():
     limits = replace(PATIENT, connections=5, refusals=2)
     async with (
         serving() as origin,
@@ -77,7 +77,7 @@ async def test_a_flood_without_the_token_is_one_record_and_a_count(request_bytes
         assert len(events) < count / 2
 
 
-async def test_what_was_only_counted_is_told_within_the_next_second():
+async def test_suppressed_failures_are_recorded_within_the_next_second():
     async with running() as proxy:
         for _ in range(2):
             await proxy.ask(BARE)
@@ -96,7 +96,7 @@ async def test_a_failure_that_could_not_be_recorded_stays_counted():
 
 
 async def test_a_shared_port_is_not_the_only_one_where_bad_tokens_are_counted():
-    """A caged program may knock as fast; what it sends that can't be read is its own attempt."""
+    """A caged program may send as fast; its malformed requests are attempts of its own."""
     async with running() as proxy:
         for request in (WRONG, WRONG, b"garbage\r\n\r\n"):
             await proxy.ask(request)
@@ -104,21 +104,21 @@ async def test_a_shared_port_is_not_the_only_one_where_bad_tokens_are_counted():
         assert categories == ["authentication_failed", UNSET]
 
 
-async def test_what_the_owner_of_the_token_gets_wrong_is_a_denial():
+async def test_a_malformed_request_after_the_token_is_a_denial():
     async with running(shared=True) as proxy, proxy.client() as wire:
         await wire.exchange(http("GET", "http://evil.test/"))
         await wire.exchange(b"garbage\r\n\r\n")
         assert [event.denial_category for event in proxy.recorder.events] == ["host_denied", UNSET]
 
 
-async def test_who_is_not_admitted_is_reset_unread():
+async def test_a_client_that_is_not_admitted_is_reset_unread():
     admitted: set[int] = set()
     async with running(admits=lambda address: address[1] in admitted) as proxy:
         async with proxy.client() as wire:
             assert await wire.ends()
         with (
             socket.socket() as mine
-        ):  # as the guard does: the source port is known before it is used
+        ):  # like the connect broker: the source port is known before it is used
             mine.bind(("127.0.0.1", 0))
             admitted.add(mine.getsockname()[1])
             mine.connect(("127.0.0.1", proxy.port))

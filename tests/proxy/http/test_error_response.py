@@ -1,4 +1,4 @@
-"""What the proxy says itself, and what the authorizer decides about a head."""
+"""The proxy's own answers, and the decisions of its authorizer."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def authorizer(*allow: str) -> RequestAuthorizer:
     return RequestAuthorizer(Policy.build(list(allow)), Token(TOKEN))
 
 
-def test_a_known_head_is_judged_as_the_first_time():
+def test_a_remembered_head_gets_the_same_decision():
     authorize = authorizer("allowed.test").authorize
     for target, status in (("allowed.test:443", None), ("evil.test:443", 403)):
         for _ in range(2):
@@ -73,7 +73,7 @@ def test_a_known_head_is_judged_as_the_first_time():
             assert rest == b"early"
 
 
-def test_what_is_remembered_is_bounded_and_never_a_guess():
+def test_remembered_heads_are_bounded_and_had_the_right_token():
     ours = authorizer()
     for number in range(3 * MEMORY):
         ours.authorize(connect(f"h{number}.test:443"), b"")
@@ -97,7 +97,7 @@ def test_plain_requests_are_never_shared():
 @pytest.mark.parametrize(
     "body", [b"5\nhello\r\n", b"0x5\r\nhello\r\n", b"5;x\rhello\r\n", b"1;" + b"x" * 2000]
 )
-def test_framing_that_came_along_is_judged_before_anything_is_asked(body):
+def test_framing_that_came_with_the_head_is_checked_first(body):
     with pytest.raises(BadRequest):
         authorizer("a.test").authorize(
             http("POST", "http://a.test/", "Transfer-Encoding: chunked"), body

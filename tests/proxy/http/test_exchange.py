@@ -223,7 +223,7 @@ async def test_other_interim_responses_are_passed_on():
             assert (await wire.receive()).startswith(b"HTTP/1.1 200")
 
 
-async def test_events_pass_at_once():
+async def test_server_sent_events_are_sent_on_at_once():
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/events"))
         seen = b""
@@ -259,7 +259,7 @@ async def test_a_client_that_half_closes_still_gets_its_answer():
         assert await wire.ends()
 
 
-async def test_connection_close_is_kept_to():
+async def test_connection_close_closes_the_connection():
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         url = f"http://127.0.0.1:{origin.port}/small"
         answer = await wire.exchange(http("GET", url, "Connection: close"))

@@ -157,7 +157,7 @@ async def test_a_silent_upstream_is_a_504():
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", 504, "not complete within 0.3 seconds"),
     ],
 )
-async def test_a_response_head_that_never_ends_is_told_within_the_heads_time(said, status, words):
+async def test_a_response_head_that_never_ends_fails_within_the_time_for_heads(said, status, words):
     async def stays(stream: trio.SocketStream) -> None:
         await says(said)(stream)
         await trio.sleep_forever()

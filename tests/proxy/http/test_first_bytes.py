@@ -1,4 +1,4 @@
-"""A CONNECT to 443 or 80 carries what a connection without a proxy may carry, nothing else."""
+"""A CONNECT to 443 or 80 carries the same protocols as a connection without a proxy."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_a_silent_client_may_stay_as_long_as_an_idle_tunnel(port):
 
 @pytest.mark.parametrize("port", [443, 80])
 @pytest.mark.parametrize("closes", [False, True])
-async def test_a_client_that_waits_for_the_server_is_told_what_would_do(port, closes):
+async def test_the_record_of_a_server_that_speaks_first_names_the_entry(port, closes):
     async def speaks_first(stream):
         await stream.send_all(b"220 mail.example.com ESMTP\r\n")
         if not closes:
@@ -176,7 +176,7 @@ async def test_the_end_of_a_silent_server_is_passed_on(port):
 
 @pytest.mark.parametrize("port", [443, 80])
 @pytest.mark.parametrize("resets", [False, True])
-async def test_a_client_that_leaves_without_a_word_asked_for_nothing(port, resets):
+async def test_a_client_that_leaves_without_a_byte_has_no_denial(port, resets):
     async with (
         serving(reads_all) as origin,
         opened(f"allowed.test:{port}", origin, limits=PATIENT) as (proxy, wire),
@@ -191,7 +191,7 @@ async def test_a_client_that_leaves_without_a_word_asked_for_nothing(port, reset
 
 
 @pytest.mark.parametrize("port", [443, 80])
-async def test_the_end_of_the_session_is_told_in_the_flow(port):
+async def test_the_flow_says_that_the_session_ended(port):
     async with (
         serving(reads_all) as origin,
         opened(f"allowed.test:{port}", origin, limits=PATIENT) as (proxy, wire),
@@ -239,7 +239,7 @@ async def test_a_literal_address_needs_no_name_but_takes_an_allowed_one(target, 
         ("allowed.test:*", 8080, H2C),
     ],
 )
-async def test_an_entry_that_says_so_lets_it_through(form, port, raw):
+async def test_an_entry_with_a_scheme_allows_it(form, port, raw):
     async with (
         serving(reads_all) as origin,
         opened(f"allowed.test:{port}", origin, [form]) as (proxy, wire),
@@ -291,7 +291,7 @@ async def test_requests_in_a_tunnel_are_recorded_one_by_one(early):
         assert (flows[-1].bytes_up, flows[-1].bytes_down, flows[-1].closed_by) == (0, 0, "client")
 
 
-async def test_the_first_request_may_be_one_that_can_not_go_out_twice():
+async def test_the_first_request_need_not_be_repeatable():
     request = get("allowed.test", "/sink", "Content-Length: 5").replace(b"GET", b"POST") + b"12345"
     async with serving() as origin, opened("allowed.test:80", origin) as (_, wire):
         for _ in range(2):
@@ -330,7 +330,7 @@ async def test_another_request_is_recorded_and_reset(first, raw, target, reason)
 
 
 @pytest.mark.parametrize("raw", [SSH, H2C, hello("allowed.test"), b"EHLO a\r\n"])
-async def test_what_is_no_http_is_told_of_the_entry_that_lets_it_through(raw):
+async def test_the_record_of_bytes_that_are_no_http_names_the_entry(raw):
     async with (
         serving() as origin,
         opened("allowed.test:80", origin, early=raw) as (proxy, wire),

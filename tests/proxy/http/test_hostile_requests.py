@@ -106,8 +106,8 @@ class Scene:
 
 
 def is_expected(statuses: list[str], expect: str) -> bool:
-    """Whether one of the alternatives is what came; its `close` needs no status before it, and a
-    clean end after the last status is nobody's business."""
+    """True if one of the alternatives came. A `close` needs no status before it, and a clean end
+    may follow the last status."""
     for alternative in expect.split("|"):
         wanted = alternative.split(",")
         if statuses == wanted or statuses == [*wanted, "close"]:
@@ -153,7 +153,7 @@ async def run_case(case: dict, scene: Scene, caplog, *, half_close: bool, step: 
     assert AUTH.encode() not in scene.origin.seen
     assert b"proxy-auth" not in bytes(scene.origin.seen).lower()
     assert caplog.records == []
-    # and the next client is served as if nothing had been
+    # and the next client is served
     answer = await proxy.ask(connect("evil.test:443"))
     assert answer is not None
     assert answer.status == 403
@@ -165,7 +165,7 @@ SHORT = [case for case in PLAIN if len(case["request"]) < 400 and "*" not in cas
 @pytest.mark.parametrize("case", SHORT, ids=lambda case: case["name"])
 async def test_case_of_the_collection_in_small_pieces(case, scene, caplog):
     if case["name"].startswith("s-chunk-") or case["name"] == "s-get-with-body":
-        # the head is complete, and allowed, before the body goes bad: a dial is right then
+        # the head is complete and allowed before the body is malformed: a dial is right then
         case = case | {"dial": "localhost-origin.test:80", "fixture": {}}
     await run_case(case, scene, caplog, half_close=False, step=5)
 

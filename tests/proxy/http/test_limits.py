@@ -1,4 +1,4 @@
-"""Slow, silent, greedy and numerous clients: what each may take, and that others are served."""
+"""Slow, silent, greedy and numerous clients: each is bounded, and others are served."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_idle_sockets_do_not_hold_up_a_request():
 
 
 async def idle_clients(proxy, stack: AsyncExitStack, count: int) -> list[Wire]:
-    """Clients that asked once and now hold a place without asking."""
+    """Clients that have sent one request and keep their place without another."""
     wires = []
     for _ in range(count):
         wire = await stack.enter_async_context(proxy.client())
@@ -150,7 +150,7 @@ async def test_beyond_all_places_nothing_is_accepted_until_one_is_free():
             wire = await stack.enter_async_context(proxy.client())
             await wire.send(connect(f"127.0.0.1:{origin.port}"))
             await wire.answer("CONNECT")
-        for _ in range(5):  # told that there is no place, and given time to read it
+        for _ in range(5):  # the answer says that there is no place, and there is time to read it
             wire = await stack.enter_async_context(proxy.client())
             await wire.send(http("POST", "http://evil.test/", "Content-Length: 9"))
             await wire.answer()

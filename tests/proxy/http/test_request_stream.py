@@ -83,7 +83,7 @@ def read(wire: bytes, step: int) -> tuple[bytes, int]:
 
 
 def h11_data(wire: bytes) -> bytes:
-    """What h11 reads from a chunked request body; it must end where `wire` ends."""
+    """The data that h11 reads from a chunked request body, which must end where `wire` ends."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + wire
@@ -143,7 +143,7 @@ def test_whatever_is_framed_well_is_taken_whole(pieces, behind, step):
         max_size=14,
     ).map(b"".join)
 )
-def test_what_is_taken_to_the_end_is_read_by_h11_to_the_same_end(wire):
+def test_h11_finds_the_same_end_of_every_accepted_body(wire):
     try:
         taken, done = feed(wire, 1 << 20)
     except BadBody:
@@ -179,7 +179,7 @@ class Permissive(ChunkGuard):
         return len(raw)
 
 
-def test_what_h11_alone_would_refuse_is_a_bad_body():
+def test_a_body_that_only_h11_refuses_is_a_bad_body():
     body = ChunkedBody(Permissive())
     with pytest.raises(BadBody):
         body.read(b"zz\r\n")
@@ -207,7 +207,7 @@ def test_an_endless_body_takes_everything():
     assert not body.done
 
 
-def test_nothing_is_never_framed_as_the_end():
+def test_empty_data_never_ends_a_body():
     chunked, plain = MessageWriter(chunked=True), MessageWriter()
     assert chunked.write(BodyData(1, b"")) == b""
     assert chunked.write(BodyData(1, b"x" * 16)) == b"10\r\n" + b"x" * 16 + b"\r\n"

@@ -1,4 +1,4 @@
-"""Response heads: what passes here is read by h11 the same way, and nothing else passes."""
+"""Response heads: h11 reads an accepted head the same way, and all others are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the upstream gets of an allowed request: the rewritten head, and the body as events."""
+"""The rewriting of an allowed request: its head, and its body as events."""
 
 from __future__ import annotations
 

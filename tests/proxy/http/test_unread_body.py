@@ -1,4 +1,4 @@
-"""A body that the server leaves unread must not become a request that no record tells of."""
+"""A body that the server does not read must not become a request without a record."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def python_server():
             pass
 
     class Server(ThreadingHTTPServer):
-        daemon_threads = False  # so that leaving the block waits for them
+        daemon_threads = False  # so that the end of the block waits for them
 
         def handle_error(self, *_: object) -> None:  # resets of ours
             pass
@@ -91,7 +91,7 @@ async def test_an_unread_body_is_not_run_as_a_request(method, chunked):
      b"GET\x1c/hidden HTTP/1.1\r\n\r\n", b"\n" * 1000 + HIDDEN],
     ids=["request", "line", "blanks", "old", "separator", "many"],
 )  # fmt: skip
-async def test_a_body_that_begins_as_a_request_goes_nowhere(method, chunked, body):
+async def test_a_body_that_begins_as_a_request_is_not_sent(method, chunked, body):
     """A reverse proxy keeps its own connections to such a server."""
     framing, raw = framed(body, chunked=chunked)
     with python_server() as (port, ran):
@@ -137,7 +137,7 @@ async def test_a_body_that_comes_byte_by_byte_ends_before_it_is_a_request():
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 3, 10_000])
-def test_what_begins_as_a_request(body, begins, size):
+def test_beginnings_of_requests_are_detected(body, begins, size):
     hidden = HiddenRequest()
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     assert any(hidden.is_in(piece) for piece in pieces) is begins
@@ -162,7 +162,7 @@ async def test_on_the_transparent_network_too():
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-async def test_where_a_body_is_usual_the_connection_stays(method):
+async def test_a_usual_body_keeps_the_connection(method):
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         base = f"http://127.0.0.1:{origin.port}"
         for request in (
@@ -176,8 +176,8 @@ async def test_where_a_body_is_usual_the_connection_stays(method):
         assert b"connection:" not in bytes(origin.seen).lower()
 
 
-async def test_a_connection_that_was_to_end_serves_nothing_more():
-    """Also where the server does not say so itself."""
+async def test_a_connection_with_its_last_request_gets_no_other():
+    """Also if the server keeps the connection open."""
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         base = f"http://127.0.0.1:{origin.port}"
         for request in (

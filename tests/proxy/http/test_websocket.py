@@ -1,4 +1,4 @@
-"""WebSockets through the proxy: a handshake that was really made, and nothing else, is a tunnel."""
+"""WebSockets through the proxy: only a complete handshake opens a tunnel."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_on_the_transparent_network_too():
     ids=["no-proof", "another-proof", "another-protocol", "no-connection", "framing"],
 )
 async def test_a_status_101_alone_opens_nothing(fields, words):
-    """A server that can be made to say 101 would run what stands behind it, without a record."""
+    """A server that a client can make send 101 would run the next request without a record."""
     server = Server(*fields)
     async with serving(server) as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         url = f"http://127.0.0.1:{origin.port}/"
@@ -102,7 +102,7 @@ async def test_a_status_101_alone_opens_nothing(fields, words):
         (*FIELDS, "Content-Length: 3"),
     ],
 )
-async def test_what_is_no_handshake_is_forwarded_without_its_upgrade(fields):
+async def test_an_incomplete_handshake_is_forwarded_without_its_upgrade(fields):
     async with serving() as origin, running(LOOPBACK) as proxy, proxy.client() as wire:
         body = b"abc" if fields[-1].startswith("Content-Length") else b""
         await wire.send(http("GET", f"http://127.0.0.1:{origin.port}/small", *fields, body=body))
