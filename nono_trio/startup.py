@@ -1,12 +1,14 @@
-"""How an interpreter of ours begins: without the variables and directories that others could write.
+"""The start of our interpreters: without the variables and directories that other users could
+write.
 
-Rules of this file: it imports only what every interpreter has loaded before its first statement, as
-it runs while the search path is still the caller's; the variables that decide where Python, the
-loader, the C library or OpenSSL take code from are gone before anything else of ours is imported; a
-process re-executes itself at most once, since what is re-executed comes in by `resume`.
+Rules of this file: it imports only modules that every interpreter has loaded before its first
+statement, because it runs while the search path is still the caller's. The variables that decide
+where Python, the loader, the C library or OpenSSL take code from are removed before anything else
+of ours is imported. A process re-executes itself at most once, because the re-executed one starts
+with `resume`.
 
-What an interpreter loads before `begin` can't be undone. So a run also refuses to let its command
-write any directory that these variables name (sandbox/filesystem/named_directories.py).
+The modules that an interpreter loads before `begin` can't be unloaded. So a run also refuses to let
+its command write any directory that these variables name (sandbox/filesystem/named_directories.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import NoReturn
 
-# This list and no pattern: PYTHONUNBUFFERED and its like name no place that code comes from.
+# A list and no pattern: PYTHONUNBUFFERED and similar ones name no place of code.
 PYTHON_PATHS = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPYCACHEPREFIX")
 LIBRARY_PATH = "LD_LIBRARY_PATH"
 VARIABLES = (
@@ -31,8 +33,8 @@ VARIABLES = (
     "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES",
 )  # fmt: skip
 
-# What we import and what that imports, by the names of import: their directories stay on the search
-# path and no others. A test holds the list against the metadata of what is installed.
+# Our imports and their imports, by the names of import: only their directories stay on the search
+# path. A test compares the list with the metadata of the installed packages.
 DEPENDENCIES = (
     "click", "h11", "idna", "msgspec", "nono_py", "publicsuffixlist", "rich", "trio", "trio_util",
     "xxhash",
@@ -42,7 +44,7 @@ DEPENDENCIES = (
     "cryptography", "cffi", "_cffi_backend", "pycparser",
 )  # fmt: skip
 
-# The package by itself: what lies beside it is not on the search path when the rest is imported.
+# Only the package: its neighbours are not on the search path when the rest is imported.
 _RESUME = (
     "import sys; sys.path.insert(0, sys.argv[2]); import nono_trio; del sys.path[0];"
     " from nono_trio.entry import resume; resume(int(sys.argv[1]))"
@@ -74,35 +76,35 @@ class Beginning:
 
 
 class _State:
-    """What is known of this process; `by_entry`: it is the command itself, not a library's user."""
+    """The facts of this process; `by_entry`: it is the command, not a library's user."""
 
     beginning: Beginning | None = None
     by_entry = False
 
 
 def beginning() -> Beginning:
-    """Return how this process began; where it is no `nono-trio` command, how it looks now."""
+    """Return how this process began; in other programs than `nono-trio`, its present state."""
     return _State.beginning or _look_around()
 
 
 def is_command() -> bool:
-    """Tell whether this process is the command itself, begun by one of its entry points."""
+    """Return True if this process is the command, started by one of its entry points."""
     return _State.by_entry
 
 
 def caller_environment() -> dict[str, str]:
-    """Return the environment as the caller gave it, before any re-execution."""
+    """Return the environment that the caller gave, before any re-execution."""
     return {**os.environ, **beginning().variables}
 
 
 def library_environment() -> dict[str, str]:
-    """Return what another interpreter of ours needs of the environment in order to start."""
+    """Return the variables that another interpreter of ours needs to start."""
     kept = kept_library_directories(beginning().variables.get(LIBRARY_PATH, ""))
     return {LIBRARY_PATH: ":".join(kept)} if kept else {}
 
 
 def begin() -> None:
-    """Leave only our own search path; re-executes this process where the variables are set.
+    """Reduce the search path to ours; re-executes this process if the variables are set.
 
     Call it first. Returns only in a process that needs no re-execution.
     """
@@ -113,7 +115,8 @@ def begin() -> None:
 
 
 def resume(descriptor: int) -> None:
-    """Go on after the re-execution, with what `begin` left in the file of `descriptor`."""
+    """Continue after the re-execution, with the data that `begin` left in the file of
+    `descriptor`."""
     with open(descriptor, "rb") as file:
         left = marshal.load(file)
     found = Beginning(
@@ -176,7 +179,7 @@ def kept_library_directories(value: str) -> list[str]:
 
 
 def mapped_files() -> list[str]:
-    """Return the files whose code is in this process, each once; none where none can be known."""
+    """Return the files whose code is in this process, each once."""
     try:
         with open("/proc/self/maps", "rb") as file:
             lines = file.read().splitlines()

@@ -1,7 +1,6 @@
-"""Fakes for whoever tests against nono-trio: typed, in memory, with hooks instead of mocks.
+"""Fakes for tests of programs that use nono-trio: typed, in memory, with hooks instead of mocks.
 
-They hold what the protocols of `proxy` and `audit` promise and nothing more; each remembers what it
-was asked in a plain list.
+They do what the protocols of `proxy` and `audit` require; each records its calls in a plain list.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class FakeResolver:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     async def in_hosts_file(self, name: str) -> Sequence[str]:
-        """What `hosts` has for `name`. No checkpoint."""
+        """Return the addresses of `name` in `hosts`. No checkpoint."""
         return self.hosts.get(name, ())
 
 

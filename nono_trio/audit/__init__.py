@@ -1,1 +1,1 @@
-"""The audit: live log and writer, checkpoints, ledger, store, and the proof afterwards."""
+"""The audit: live log and writer, checkpoints, ledger, store, and verification."""

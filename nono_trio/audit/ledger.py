@@ -1,9 +1,9 @@
-"""The ledger, read and verified: one chained line for every sealed session, so that a missing
-session shows.
+"""Reading and verifying the ledger: one chained line for every sealed session, so that a missing
+session is noticed.
 
-Rules of this file: reading takes no lock; a torn last line is what a crash leaves, and breaks
-nothing before it; one bad byte condemns the sessions whose lines it touches, and no other.
-Appending is write/ledger_append.py's.
+Rules of this file: reading takes no lock. A crash may leave a torn last line, which breaks nothing
+before it. A bad byte condemns the sessions of the lines that it touches, and no others.
+write/ledger_append.py appends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEDGER = "ledger.ndjson"
-LONGEST_READ = 1024 * 1024  # of one line, which has some 350 bytes
+LONGEST_READ = 1024 * 1024  # for one line; ours have some 350 bytes
 
 
 class BadLedgerLine(msgspec.Struct, kw_only=True, frozen=True):
@@ -43,14 +43,14 @@ class BadLedgerLine(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
-    """What reading the whole ledger found.
+    """The result of reading the whole ledger.
 
     `digests` maps session id to the digest of its first good line, `condemned` to the fault that
-    takes this proof away, `removed` (sessions that were forgotten on purpose) to the digest they
-    had. `doubtful` are those whose first good line stands after one that is damaged or gone and
-    names nobody (`nameless`: there is one): it may have been theirs. `torn_tail` says that the file
-    ends in half a line, which a crash explains and which breaks nothing before it. `first_bad` is
-    the first fault of all.
+    invalidates it, `removed` (sessions that were removed on purpose) to the digest they had.
+    `nameless` is true after a line that is damaged or missing and whose session is unknown.
+    `doubtful` are the sessions whose first good line comes after such a line: it may have been
+    theirs. `torn_tail` is true if the file ends in half a line; a crash explains it, and it breaks
+    nothing before it. `first_bad` is the first of all faults.
     """
 
     present: bool
@@ -65,18 +65,19 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
     torn_tail: bool
 
     def has_line_for(self, session_id: str) -> bool:
-        """Whether a line, damaged or not, says that this session was sealed."""
+        """Return True if a line, damaged or not, says that this session was sealed."""
         return session_id in self.digests or session_id in self.condemned
 
     def knows(self, session_id: str) -> bool:
-        """Whether this session was sealed and not removed on purpose since: it has to be there."""
+        """Return True if this session was sealed and not removed on purpose since, so it must
+        exist."""
         return self.has_line_for(session_id) and session_id not in self.removed
 
 
 def read(audit_root: Path) -> Iterator[LedgerRecord]:
-    """The ledger's records in order, as they stand; a torn last line is left out.
+    """Yield the ledger's records in order, unverified; a torn last line is left out.
 
-    Yields nothing when there is no ledger. Raises LogUnreadable for a whole line that is no record.
+    Yields nothing without a ledger. Raises LogUnreadable for a whole line that is not a record.
     """
     for number, _, line in numbered_lines(audit_root / LEDGER):
         if not line.endswith(b"\n"):
@@ -90,7 +91,7 @@ def read(audit_root: Path) -> Iterator[LedgerRecord]:
 
 
 def verify(audit_root: Path, session_id: str | None = None) -> LedgerReport:
-    """Check every line and every link; the report is about `session_id` only if that is given."""
+    """Verify every line and every link; the report covers only `session_id` if it is given."""
     return verify_file(audit_root / LEDGER, session_id)
 
 
@@ -120,9 +121,9 @@ def verify_file(path: Path, session_id: str | None = None) -> LedgerReport:
 class _Walk:
     """One pass over the ledger's lines.
 
-    A line that is not good by itself condemns the session it names. A line whose successor was
-    chained to something else was changed after that, so it is condemned too. Whatever is good by
-    itself and vouched for by what follows stays good: one bad byte must not condemn every session.
+    A line with a wrong hash or form condemns the session that it names. A line whose successor is
+    chained to another hash was changed afterwards, so it is condemned too. A line with a right hash
+    and a fitting successor stays good: one bad byte must not condemn every session.
     """
 
     def __init__(self, only: str | None) -> None:
@@ -132,14 +133,14 @@ class _Walk:
         self.condemned: dict[str, BadLedgerLine] = {}
         self.removed: dict[str, str] = {}
         self.doubtful: set[str] = set()
-        self.nameless = False  # whether a line so far is damaged or gone, and names nobody
+        self.nameless = False  # True once a line is damaged or missing and its session is unknown
         self.first_bad: BadLedgerLine | None = None
         self._only = only
-        self._unreadable = 0  # lines since the last good one
+        self._unreadable = 0  # bad lines since the last good one
         self._place = (0, 0)
 
     def take(self, line: bytes, number: int, offset: int) -> None:
-        """Take the next whole line."""
+        """Read the next whole line."""
         self._place = (number, offset)
         try:
             record = decode_ledger_record(line)
@@ -167,7 +168,7 @@ class _Walk:
         self._unreadable += 1
 
     def _is_linked(self, record: LedgerRecord) -> bool:
-        """Compare a line with the one before it; False for one that is not where it belongs."""
+        """Compare a line with the one before it; False for a line in the wrong place."""
         expected = self.last.sequence + 1 if self.last else 0
         head = self.last.chain_hash if self.last else None
         if record.sequence < expected or (not record.sequence and record.prev_chain is not None):
@@ -215,7 +216,7 @@ class _Walk:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """(line number, offset, line) of the ledger; nothing when there is none."""
+    """Yield (line number, offset, line) of the ledger; nothing without a ledger."""
     try:
         ledger = open_regular(path)
     except FileNotFoundError:
@@ -224,11 +225,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
     offset = 0
     with ledger:
-        # A ledger that is all hole must not be read into memory as one line.
+        # A sparse ledger must not be read into memory as one line.
         beginnings = iter(lambda: ledger.readline(LONGEST_READ), b"")
         for number, line in enumerate(beginnings, start=1):
             if len(line) == LONGEST_READ and not line.endswith(b"\n"):
-                yield number, offset, line + b"\n"  # whole as far as it goes, and no record
+                yield number, offset, line + b"\n"  # complete, and not a record
                 return
             yield number, offset, line
             offset += len(line)

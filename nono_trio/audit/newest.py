@@ -1,9 +1,10 @@
-"""Which session is the newest: what `latest`, and a name that several sessions have, stand for.
+"""The order of sessions by age, for `latest` and for a name that several sessions have.
 
-A clock may have been wrong when a session started, and whoever sets one forward would else have
-the `latest` for years (`stop latest` would name it). Rules of this file: what runs is newer than
-what does not; what was sealed is in the order of the ledger, which no clock has made; what was
-never sealed has its start alone, which counts for nothing where it lies in the future.
+A clock may have been wrong when a session started. With the start time alone, a clock set forward
+would make that session `latest` for years, and `stop latest` would name it. Rules of this file: a
+running session is newer than any other. Sealed sessions are in the order of the ledger, which does
+not depend on a clock. An unsealed session has only its start time, which is ignored if it is in the
+future.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.stored_session import StoredSession
 
-# Clocks that are kept by a network differ by less.
+# Clocks that a network keeps differ by less.
 _AHEAD: Final = timedelta(minutes=1)
 
 
@@ -31,7 +32,7 @@ def newest_first(
     is_running: Callable[[StoredSession], bool],
     now: datetime | None = None,
 ) -> list[StoredSession]:
-    """`known` in that order; a ledger that can't be read leaves the starts to go by."""
+    """Return `known`, newest first; without a readable ledger the start times decide."""
     running = [session for session in known if is_running(session)]
     places = {name: place for place, name in enumerate(_sealed_in_order(audit_root))}
     ended = [session for session in known if session not in running]
@@ -50,7 +51,7 @@ def _sealed_in_order(audit_root: Path) -> Sequence[str]:
 
 
 def _started_ticks(session: StoredSession) -> int:
-    """When its supervisor started, since the machine did: no clock sets that."""
+    """The start of its supervisor, counted from the boot of the machine: no clock sets it."""
     ticks = session.facts.supervisor_start_ticks
     return ticks if isinstance(ticks, int) else 0
 
@@ -62,7 +63,7 @@ def _believed(session: StoredSession, horizon: datetime) -> datetime:
 def _merged(
     sealed: Sequence[StoredSession], unsealed: Sequence[StoredSession], horizon: datetime
 ) -> list[StoredSession]:
-    """Put each unsealed one before the first sealed one that is believed to be older."""
+    """Put each unsealed session before the first sealed one that is older."""
     merged: list[StoredSession] = []
     waiting = [*unsealed]
     for session in sealed:

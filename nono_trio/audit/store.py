@@ -1,9 +1,9 @@
-"""Where sessions live on disk, how one is found by name, and whether its supervisor is alive.
+"""The store: session directories on disk, finding one by name, and whether its supervisor is alive.
 
-Rules of this file: directories are made exclusively with mode 0700, files are 0600; session.json
-is only ever replaced whole (temporary file, fsync, rename, fsync of the directory), so a reader
-without a lock never sees half of one. A session without a readable session.json still exists: what
-a crash left must stay visible.
+Rules of this file: directories are made exclusively with mode 0700, files are 0600. session.json is
+only ever replaced whole (temporary file, fsync, rename, fsync of the directory), so a reader
+without a lock never sees half of one. A session without a readable session.json is still listed:
+the remains of a crash must stay visible.
 """
 
 from __future__ import annotations
@@ -45,18 +45,19 @@ SESSION = "session.json"
 POLICY = "policy.json"
 SUMMARY = "summary.json"
 LATEST = "latest"
-# Before the id, in the name of a directory that is not a session yet.
+# The prefix of a directory whose session has not started yet.
 STARTING = ".starting-"
-# The same, of one that is none any more.
+# The prefix of a directory whose session is being removed.
 REMOVING = ".removing-"
 
-# Network events are most of it: 4096 of them, each of a few kilobytes at most
+# Most of it are network events: 4096 of them, each of a few kilobytes at most
 # (core/log/text_limits.py).
 MAX_SESSION_BYTES = 64 * 1024 * 1024
 
 
 def new_name(name: str) -> str:
-    """What becomes the file `name` by a rename; it holds the room for it until then."""
+    """Return the temporary name of the file `name` before its rename; the file also reserves
+    space."""
     return f".{name}.new"
 
 
@@ -70,7 +71,7 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def state_root(override: str | None, environ: Mapping[str, str]) -> Path:
-    """The state directory: `override`, NONO_TRIO_STATE_DIR, else the usual one."""
+    """Return the state directory: `override`, NONO_TRIO_STATE_DIR, or the default."""
     chosen = override or environ.get(STATE_VARIABLE)
     return Path(chosen).absolute() if chosen else usual_state_root(environ)
 
@@ -87,24 +88,24 @@ def usual_state_root(environ: Mapping[str, str]) -> Path:
 
 
 def audit_root(state_root: Path) -> Path:
-    """Where the session directories and the ledger are."""
+    """Return the directory of the session directories and the ledger."""
     return state_root / "audit"
 
 
 def new_session_id() -> str:
-    """16 lower-case hex digits from 8 random bytes."""
+    """Return a new id: 16 lower-case hex digits from 8 random bytes."""
     return os.urandom(8).hex()
 
 
 def is_session_id(text: str) -> bool:
-    """Whether `text` may be a session id (the set upstream accepts)."""
+    """Return True if `text` has the form of a session id (the set that upstream accepts)."""
     return _SESSION_ID.fullmatch(text) is not None
 
 
 def create_session_directory(audit_root: Path, session_id: str, *, hidden: bool = False) -> Path:
-    """Make the session's directory; raises FileExistsError if it is there, OSError otherwise.
+    """Make the session's directory; raises FileExistsError if it exists, OSError otherwise.
 
-    After an error there is no new one. A `hidden` one is no session until it is published.
+    After an error there is no new directory. A `hidden` one is no session until it is published.
     """
     if not is_session_id(session_id):
         raise UsageError(f"expected 1-64 of A-Z a-z 0-9 _ - as session id, got {session_id!r}")
@@ -124,10 +125,10 @@ def create_session_directory(audit_root: Path, session_id: str, *, hidden: bool 
 
 
 def publish_session_directory(hidden: Path) -> Path:
-    """Give a hidden directory its session's name, durably: from now on it is one.
+    """Give a hidden directory its session's name, durably: now it is a session.
 
-    Whatever kills a start leaves no session before, and one that is whole after. Raises OSError,
-    FileExistsError where there is a session of that name.
+    A start that is killed leaves either no session or a complete one. Raises OSError, and
+    FileExistsError if there is a session of that name.
     """
     directory = hidden.with_name(hidden.name.removeprefix(STARTING))
     if os.path.lexists(directory):
@@ -139,7 +140,7 @@ def publish_session_directory(hidden: Path) -> Path:
 
 
 def discard_session_directory(directory: Path) -> None:
-    """Remove a session that could not be started, as far as that is possible."""
+    """Remove a session that could not be started, as far as possible."""
     with suppress(OSError), as_owner_of_path(directory):
         for entry in os.scandir(directory):
             os.unlink(entry)
@@ -154,10 +155,11 @@ def write_session_json(directory: Path, metadata: SessionMetadata) -> None:
 def replace_file(directory: Path, name: str, data: bytes) -> None:
     """Replace a small file as a whole and make it durable; blocks, raises OSError.
 
-    After an error the old file stands as it was. Only who holds the session's log may call it.
+    After an error the old file is unchanged. The caller must hold the session's log.
     """
     temporary = directory / new_name(name)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # not cut: it may hold room
+    # not truncated: it may hold reserved space
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with as_owner_of_path(directory):
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
@@ -173,7 +175,7 @@ def replace_file(directory: Path, name: str, data: bytes) -> None:
 
 
 def read_metadata(directory: Path) -> SessionMetadata:
-    """The whole session.json; raises LogUnreadable when it is missing or is none."""
+    """Return the whole session.json; raises LogUnreadable if it is missing or invalid."""
     try:
         return decode_metadata(_session_text(directory))
     except OSError as error:
@@ -185,7 +187,7 @@ def read_metadata(directory: Path) -> SessionMetadata:
 
 
 def read_summary(directory: Path) -> SessionSummary | None:
-    """session.json without its network events; None when it is missing or unreadable."""
+    """Return session.json without its network events; None if it is missing or unreadable."""
     try:
         return decode_summary(_session_text(directory))
     except (OSError, *MALFORMED):
@@ -197,7 +199,7 @@ def _session_text(directory: Path) -> bytes:
 
 
 def sessions(audit_root: Path) -> list[StoredSession]:
-    """Every session under `audit_root`, newest first; none when there is no such directory."""
+    """Return every session under `audit_root`, newest first; [] if there is no such directory."""
     found = [
         StoredSession(directory=directory, summary=read_summary(directory))
         for directory in _directories(audit_root)
@@ -206,11 +208,11 @@ def sessions(audit_root: Path) -> list[StoredSession]:
 
 
 def find_session(audit_root: Path, text: str) -> Path:
-    """The session directory (or log file) that `text` means.
+    """Return the session directory (or log file) that `text` names.
 
-    Tried in this order: a path (when it has a slash), `latest`, an id, a name (the newest of that
-    name, as newest.py has it), an unambiguous id prefix, and last a path without a slash. Raises
-    LogUnreadable when nothing fits and UsageError when a prefix fits several.
+    Tried in this order: a path (with a slash), `latest`, an id, a name (the newest of that name,
+    see newest.py), an unambiguous id prefix, and last a path without a slash. Raises LogUnreadable
+    if nothing matches and UsageError if a prefix matches several.
     """
     try:
         return _find(audit_root, text)
@@ -236,7 +238,8 @@ def _is_running(session: StoredSession) -> bool:
 
 
 def is_sealed(metadata: SessionMetadata | SessionSummary) -> bool:
-    """Whether session.json says that the session was sealed; upstream says it by its integrity."""
+    """Return True if session.json says that the session was sealed; in upstream's, its integrity
+    does."""
     status = metadata.facts.status
     if isinstance(status, str):
         return status in SEALED_STATUS
@@ -244,10 +247,10 @@ def is_sealed(metadata: SessionMetadata | SessionSummary) -> bool:
 
 
 def is_alive(directory: Path, metadata: SessionMetadata | SessionSummary) -> bool:
-    """Whether the supervisor that wrote the session.json of `directory` still runs.
+    """Return True if the supervisor that wrote the session.json of `directory` still runs.
 
-    The same pid is not enough (pids are used again): its start time and the boot must be the same.
-    Nor are they, as anybody may write them there: it must hold the lock on the session's log.
+    Its pid, its start time and the boot must be the same, because pids are used again. It must also
+    hold the lock on the session's log, because another program may have written these facts.
     """
     facts = metadata.facts
     if not isinstance(facts.supervisor_pid, int):
@@ -256,7 +259,7 @@ def is_alive(directory: Path, metadata: SessionMetadata | SessionSummary) -> boo
 
 
 def is_supervised(directory: Path, process: SupervisorProcess) -> bool:
-    """Whether this very process still runs and holds the session's log; as `is_alive`."""
+    """Return True if this process still runs and holds the session's log; as `is_alive`."""
     return _runs(directory, process.pid, process.start_ticks, process.boot_id)
 
 
@@ -294,7 +297,7 @@ def _by_prefix(known: list[StoredSession], text: str) -> Path | None:
 
 
 def _with_a_log(path: Path) -> Path:
-    """Return a path that may be a session: not any directory is one."""
+    """Return a path that may be a session; a directory without a log raises LogUnreadable."""
     if path.is_dir() and not any((path / name).exists() for name in (LOG, SESSION)):
         raise LogUnreadable(
             f"expected a session, got the directory {path}, which has no log in it",

@@ -1,4 +1,4 @@
-"""One session of the store as a value: what is known of it, and what contradicts it."""
+"""One session of the store as a value: its facts, and the first fault in them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from nono_trio.core.log.summary_json import SealSummary
 
 _BEGINNING_OF_TIME = datetime.fromtimestamp(0, UTC)
-# Beyond it a time can't be told in every zone, compared or added to; no session was there either.
+# Near the end of the calendar a time can't be shown in every zone, compared or added to. No real
+# session is that late.
 _END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
 
 
 class FirstBad(msgspec.Struct, kw_only=True, frozen=True):
-    """The first thing that is wrong.
+    """The first fault.
 
     `line` counts from 1 and `offset` is in bytes, both in audit-events.ndjson; they are None when
-    the log is good by itself and disagrees with a file beside it.
+    the log is good and disagrees with a file beside it.
     """
 
     line: int | None = None
@@ -36,11 +37,12 @@ class FirstBad(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
-    """A session directory; `summary` is None where nothing is known of it.
+    """A session directory; `summary` is None if nothing is known of it.
 
-    From `sessions` it is session.json at its word, good for finding one. From `bound_facts.look` it
-    is what the log binds, with the rest of the fields: `fault` is what contradicts it, `alive` says
-    that its supervisor runs, `policy` and `totals` are policy.json and summary.json.
+    From `sessions`, the summary is session.json, unverified: good for finding a session. From
+    `bound_facts.look`, it has what the log binds, and the other fields are set: `fault` is the
+    first contradiction, `alive` is true if its supervisor runs, `policy` and `totals` are
+    policy.json and summary.json.
     """
 
     directory: Path
@@ -59,12 +61,13 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def started(self) -> datetime:
-        """When it started; without a session.json, when its directory was last changed."""
+        """The start; without a session.json, the last change of its directory."""
         if self.summary is not None:
             return parse_time(self.summary.started) or _BEGINNING_OF_TIME
         try:
             changed = datetime.fromtimestamp(self.directory.stat().st_mtime, UTC)
-        except (OSError, ValueError, OverflowError):  # gone, or a time past the calendar
+        # the directory is gone, or the time is past the calendar
+        except (OSError, ValueError, OverflowError):
             return _BEGINNING_OF_TIME
         return min(max(changed, _BEGINNING_OF_TIME), _END_OF_TIME)
 
@@ -75,15 +78,15 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def name(self) -> str | None:
-        """The `--name` it was given."""
+        """Its `--name`."""
         return self.facts.name if isinstance(self.facts.name, str) else None
 
 
 def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time with its offset (UTC if it has none).
+    """Return an RFC 3339 time with its offset (UTC if it has none).
 
-    None when it is no time, or none that a session can have: before 1970, or near the end of what
-    a calendar can tell.
+    Returns None for an invalid time, and for a time that a session can't have: before 1970, or near
+    the end of the calendar.
     """
     try:
         time = datetime.fromisoformat(text)

@@ -1,1 +1,1 @@
-"""Reading a session: its records, its summary, what a profile can be learned from it."""
+"""Reading a session: its records, its summary, and the profile that `audit learn` makes of it."""

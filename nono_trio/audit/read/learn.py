@@ -1,8 +1,9 @@
-"""What a session's log says it was allowed, gathered for a profile that allows exactly that.
+"""The hosts and ports that a session was allowed, collected for a profile that allows exactly
+those.
 
-Rules of this file: the log is taken at its word, so the caller has it verified first; a host
-counts as allowed when its decision was, whether or not anybody answered; a log can name any number
-of hosts, so what is kept is bounded and what was left out is counted.
+Rules of this file: the log is not verified here, so the caller verifies it first. A host counts as
+allowed if its decision was "allow", even if it did not answer. A log can name any number of hosts,
+so their number is bounded and the rest is counted.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 Target: TypeAlias = tuple[str, int]
 
-# Nobody reviews a longer list, and a wildcard lets a child make up names for ever.
+# A longer list would not be reviewed, and with a wildcard a child can make up any number of names.
 MAX_TARGETS: Final = 1000
 
 
 @dataclass
 class DeniedTarget:
-    """A host and port that was refused: how often, why at first, the rule that would open it, and
-    whether any can."""
+    """A host and port that was denied: how often, the first reason, the entry that would allow it,
+    and whether such an entry is valid."""
 
     target: str
     port: int
@@ -47,20 +48,21 @@ class DeniedTarget:
 
 @dataclass
 class Learned:
-    """What a session did, in the terms of a profile; `left_out` counts targets beyond the bound.
+    """The result for a profile; `left_out` counts targets beyond the bound.
 
-    `schemes` are those of the entries that allowed a target, where it was not a plain one.
+    `schemes` has the scheme of the entry that allowed a target, if it has one.
     """
 
     allowed: dict[Target, int] = field(default_factory=dict)
     schemes: dict[Target, str] = field(default_factory=dict)
     denied: dict[str, DeniedTarget] = field(default_factory=dict)
-    """By their entries: what hides its name may be denied where what shows it is allowed."""
+    """By entry: a connection that hides its name may be denied while others to the host are
+    allowed."""
     looked_up: dict[str, DeniedTarget] = field(default_factory=dict)
-    """DeniedTarget names that were asked for, by name."""
+    """Denied names that were looked up, by name."""
     pins: dict[Target, str] = field(default_factory=dict)
     elsewhere: set[Target] = field(default_factory=set)
-    """Reached through an upstream proxy: the address of such a flow is that proxy's."""
+    """Targets reached through an upstream proxy: the address in such a flow is that proxy's."""
     open_ports: set[int] = field(default_factory=set)
     listen_ports: set[int] = field(default_factory=set)
     left_out: int = 0
@@ -75,8 +77,10 @@ class Learned:
 
     @property
     def refused(self) -> list[DeniedTarget]:
-        """What was denied and never allowed, the most frequent first; a name that was only looked
-        up with the port of that."""
+        """The targets that were denied and never allowed, the most frequent first.
+
+        A name that was only looked up has the port of the look-up.
+        """
         wanted = {one.target for one in self.denied.values()} | {host for host, _ in self.allowed}
         only = [one for one in self.denied.values() if not self._was_allowed(one)]
         only += [one for name, one in self.looked_up.items() if name not in wanted]
@@ -91,7 +95,7 @@ class Learned:
 
     @property
     def resolve(self) -> list[str]:
-        """Entries for resolve: names that led to this machine itself, which needs a pin."""
+        """Entries for resolve: names that led to this machine, which needs a pin."""
         return [
             f"{entry(*target)}:{address}"
             for target, address in sorted(self.pins.items())
@@ -100,7 +104,7 @@ class Learned:
 
 
 def learn(directory: Path) -> Learned:
-    """Read what a session was allowed and denied; raises LogUnreadable."""
+    """Read the allowed and denied targets of a session; raises LogUnreadable."""
     learned = Learned()
     for record in records(directory / LOG):
         if isinstance(record.event, Network):
@@ -156,10 +160,10 @@ def _count_denied(
 
 
 def _can_be_allowed(target: str, rule: str) -> bool:
-    """Whether a rule may say so: what a log has in the place of a host need not be one.
+    """Return True if the rule is valid and means exactly this target.
 
-    A command may ask for any name, and one that is no host (`*.example.com`, `tls://example.com`,
-    `example.com:*`) reads as an entry for more than itself.
+    A command may ask for any name. A name that is not a host (`*.example.com`, `tls://example.com`,
+    `example.com:*`) would be an entry for more than itself.
     """
     if not rule.isascii():
         return False
@@ -171,7 +175,7 @@ def _can_be_allowed(target: str, rule: str) -> bool:
 
 
 def _take_flow(learned: Learned, flow: Flow) -> None:
-    """Only a pin leads from a name to loopback, so such an address tells that there was one."""
+    """Record a pin: only a pin leads from a name to loopback."""
     if flow.port is None or flow.address is None or is_localhost(flow.target):
         return
     try:

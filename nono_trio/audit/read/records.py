@@ -1,8 +1,8 @@
 """Reading the files of a session, live or not, without a lock and in constant memory.
 
-Rules of this file: lines are split on `\n` only (never on U+2028, U+0085 or a carriage return); a
-line exists once its newline is there, so a half-written one is never handed out by a follower; a
-file is read up to the size it had when the reader came, so a writer can't keep it for ever.
+Rules of this file: lines are split on `\n` only (never on U+2028, U+0085 or a carriage return). A
+line counts once its newline is written, so a follower never returns half a line. A file is read up
+to its size at the start, so that a writer can't keep a reader busy without end.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Far over any record (a request head is at most 32 KiB): a longer line is not a log's, and reading
-# it whole would let one file eat the memory.
+# Far over any record (a request head is at most 32 KiB). A longer line is not from a log, and
+# reading it whole could use up the memory.
 MAX_LINE = 16 * 1024 * 1024
-BLOCK = 64 * 1024  # read backwards: some 80 records
-READ_AT_ONCE = MAX_LINE  # by a follower that has fallen behind
+BLOCK = 64 * 1024  # read backwards: about 80 records
+READ_AT_ONCE = MAX_LINE  # by a follower that is behind
 NEWLINE = 0x0A
 
 
 class LogRecord(msgspec.Struct):
-    """A record as a reader sees it that trusts the log; `audit verify` is for those who don't."""
+    """A record of a log, unverified; `audit verify` verifies it."""
 
     sequence: int
     event: Payload
@@ -40,7 +40,7 @@ _record_decoder = msgspec.json.Decoder(LogRecord)
 
 
 def size_of(path: Path) -> int:
-    """Bytes in the file now; 0 when there is none."""
+    """Return the size of a file in bytes; 0 if there is no file."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -48,10 +48,10 @@ def size_of(path: Path) -> int:
 
 
 def lines(path: Path, size: int) -> Iterator[bytes]:
-    """The lines of the first `size` bytes, newlines included; the last may lack its own.
+    """Yield the lines of the first `size` bytes with their newlines; the last may have no newline.
 
-    A line over MAX_LINE is none of ours: its beginning comes without a newline, and nothing after
-    it, so that a file that is all hole keeps nobody. Raises OSError.
+    A line over MAX_LINE is not ours: its beginning is yielded without a newline, and nothing after
+    it, so that a sparse file does not keep a reader busy. Raises OSError.
     """
     if size == 0:
         return
@@ -64,7 +64,7 @@ def lines(path: Path, size: int) -> Iterator[bytes]:
 
 
 def is_too_long(line: bytes) -> bool:
-    """Whether it is the beginning of a line that no writer of ours can have written."""
+    """Return True for the beginning of a line that is longer than any of ours."""
     return len(line) >= MAX_LINE and not line.endswith(b"\n")
 
 
@@ -77,9 +77,9 @@ def _require_a_line(line: bytes, path: Path) -> None:
 
 
 def is_zeros(path: Path, begin: int) -> bool:
-    """Whether everything from byte `begin` on is zero bytes; raises OSError.
+    """Return True if all bytes from `begin` on are zero; raises OSError.
 
-    A hole is not read: one of a terabyte costs its maker nothing.
+    A hole is not read: a sparse file may be a terabyte long.
     """
     with path.open("rb", buffering=0) as file:
         while (data := _next_data(file.fileno(), begin)) is not None:
@@ -92,7 +92,7 @@ def is_zeros(path: Path, begin: int) -> bool:
 
 
 def _next_data(descriptor: int, begin: int) -> int | None:
-    """Where a file has bytes of its own from `begin` on; None when it has none."""
+    """Return the offset of the next data from `begin` on; None if only holes follow."""
     try:
         return os.lseek(descriptor, begin, os.SEEK_DATA)
     except OSError as error:
@@ -102,7 +102,7 @@ def _next_data(descriptor: int, begin: int) -> int | None:
 
 
 def records(path: Path) -> Iterator[LogRecord]:
-    """The records of a log in order; lines that are none are passed over.
+    """Yield the records of a log in order; invalid lines are skipped.
 
     Raises LogUnreadable when the file can't be read.
     """
@@ -117,7 +117,7 @@ def records(path: Path) -> Iterator[LogRecord]:
 
 
 def parse_record(line: bytes) -> LogRecord | None:
-    """The record in a whole line; None for half a line and for what is no record."""
+    """Return the record in a whole line; None for half a line and an invalid line."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -127,7 +127,7 @@ def parse_record(line: bytes) -> LogRecord | None:
 
 
 def flows(path: Path) -> Iterator[Flow]:
-    """The flows of a session in order; none when there is no such file."""
+    """Yield the flows of a session in order; nothing if there is no such file."""
     try:
         for line in lines(path, size_of(path)):
             _require_a_line(line, path)
@@ -140,9 +140,11 @@ def flows(path: Path) -> Iterator[Flow]:
 
 
 def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """The whole lines of the first `size` bytes, newest first, each with the offset of its end.
+    """Yield the whole lines of the first `size` bytes, newest first, each with the offset of its
+    end.
 
-    Reads from the end, so the last ten lines of a large log cost no more than those of a small one.
+    It reads from the end, so the last ten lines of a large log cost no more than those of a small
+    one.
     """
     if size == 0:
         return
@@ -162,7 +164,7 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _whole_lines_backwards(held: bytes, *, known_beginning: bool) -> Iterator[tuple[int, bytes]]:
-    """The lines in `held` whose beginning is in it too, last first, with the index of their end."""
+    """Yield the lines that begin in `held`, last first, each with the index of its end."""
     end = len(held)
     while end > 0 and held[end - 1] == NEWLINE:
         begin = held.rfind(b"\n", 0, end - 1) + 1
@@ -173,10 +175,10 @@ def _whole_lines_backwards(held: bytes, *, known_beginning: bool) -> Iterator[tu
 
 
 class Follower:
-    """Hands out what was appended to a log since the last call, whole lines only.
+    """Returns the whole lines that were appended to a log since the last call.
 
-    The file may not be there yet. Half a line is left in the file and read again: the writer may
-    cut it back after a failed write.
+    The file may not exist yet. Half a line is left in the file and read again: the writer may cut
+    it back after a failed write.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -184,9 +186,9 @@ class Follower:
         self._offset = offset
 
     def poll(self) -> list[bytes]:
-        """The whole lines that are new, at most READ_AT_ONCE bytes of them; [] when there are none.
+        """Return the new whole lines, at most READ_AT_ONCE bytes; [] if there are no new ones.
 
-        Raises LogUnreadable when the log got shorter than what was already handed out.
+        Raises LogUnreadable if the log is shorter than the lines that were returned before.
         """
         size = size_of(self._path)
         if size < self._offset:

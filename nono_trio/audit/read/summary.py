@@ -1,9 +1,9 @@
-"""A session at a glance: status and counts for `list`, the story for `show`.
+"""Summaries of a session: status and counts for `list`, the story for `show`.
 
-Rules of this file: nothing here is proof (that is session.py's work), so it may be quick: counts of
-a sealed session come from its summary, which the log binds (bound_facts.py), those of others, which
-nothing binds yet, from a scan of the log for two byte strings. Memory is bounded however many
-hosts a child made up.
+Rules of this file: nothing here is proof (verify/session.py proves), so it may be quick. Counts of
+a sealed session come from its summary, which the log binds (bound_facts.py). Counts of other
+sessions are not bound yet and come from a scan of the log for a few byte strings. Memory is bounded
+for any number of hosts.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ if TYPE_CHECKING:
 Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
 
 SCAN_BLOCK = 1024 * 1024
-# Records about the log are no decisions: these two are written as allowed, all others as denied.
+# Records about the log are not decisions: these two are written as allowed, all others as denied.
 ABOUT_LOG = b'"target":"nono-trio:'
 BINDING = (b'"target":"nono-trio:policy"', b'"target":"nono-trio:summary"')
-# Once in every record: a quote inside a JSON string is escaped, so no text can look like these.
-# What is looked for in a window may lie across two blocks; what lies in the overlap whole was
-# counted before.
+# Each of these is once in a record: a quote in a JSON string is escaped, so no other text matches.
+# A match may lie across two blocks; a match within the overlap was counted before.
 ALLOW = b'"decision":"allow"'
 DENY = b'"decision":"deny",'
 NO_DENIAL = b'"denial_category":"authentication_failed",'
-# A child can name any number of hosts; those beyond this are counted together.
+# A child can name any number of hosts; those beyond this number are counted together.
 MAX_HOSTS = 10_000
 OTHER_HOSTS = "(other hosts)"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Records in the log, and decisions among them."""
+    """The number of records in the log, and of decisions among them."""
 
     events: int
     allowed: int
@@ -54,7 +53,8 @@ class Counts:
 
 
 def status_of(directory: Path, summary: SessionSummary | None) -> Status:
-    """What session.json and the process table say; no session.json means a crash at the start."""
+    """The status by session.json and the process table; without session.json, it crashed at the
+    start."""
     if summary is None:
         return "crashed"
     if is_sealed(summary):
@@ -63,7 +63,7 @@ def status_of(directory: Path, summary: SessionSummary | None) -> Status:
 
 
 def status(session: StoredSession) -> Status:
-    """What became of a session that `glance.look` has looked at."""
+    """The status of a session that `bound_facts.look` has read."""
     if session.fault is not None:
         return "tampered"
     if session.sealed:
@@ -72,7 +72,8 @@ def status(session: StoredSession) -> Status:
 
 
 def current_status(directory: Path) -> Status:
-    """As `status_of`, read now; one found dead may have sealed since it was read first."""
+    """As `status_of`, read now; a dead session may have been sealed since it was read, so it is
+    read twice."""
     status = status_of(directory, read_summary(directory))
     return status if status != "crashed" else status_of(directory, read_summary(directory))
 
@@ -88,7 +89,7 @@ def counts_of(session: StoredSession) -> Counts:
 
 
 def scan(log: Path) -> Counts:
-    """Counts taken from the bytes of a log, at the speed of the disk."""
+    """Return counts from the bytes of a log, at the speed of the disk."""
     events = 0
     found = dict.fromkeys((ALLOW, DENY, NO_DENIAL, ABOUT_LOG, *BINDING), 0)
     overlap = max(map(len, found)) - 1
@@ -97,7 +98,7 @@ def scan(log: Path) -> Counts:
             before, unended = b"", 0
             while block := file.read(SCAN_BLOCK):
                 unended = 0 if b"\n" in block else unended + len(block)
-                if unended > MAX_LINE:  # no log of ours, and what follows may be a hole without end
+                if unended > MAX_LINE:  # not a log of ours, and an endless hole may follow
                     raise LogUnreadable(f"{log} has a line of more than {MAX_LINE} bytes in it")
                 window = before + block
                 events += block.count(b"\n")
@@ -117,7 +118,7 @@ def scan(log: Path) -> Counts:
 class HostCount:
     """Decisions of one kind about one host and port, and the bytes of their connections.
 
-    `look_up`: the name was asked for, which is a decision of its own.
+    `look_up`: the decision was about a look-up of the name.
     """
 
     decision: str
@@ -131,7 +132,7 @@ class HostCount:
 
 @dataclass
 class Story:
-    """What a log and its flows tell: the ends of the timeline, and everything in between counted.
+    """The summary of a log and its flows: the ends of the timeline, and counts.
 
     `first` and `last` are the first and last network records; `decisions` counts them all.
     """
@@ -152,16 +153,16 @@ class Story:
 
     @property
     def between(self) -> int:
-        """Decisions that stand neither in `first` nor in `last`."""
+        """The number of decisions that are neither in `first` nor in `last`."""
         return self.decisions - len(self.first) - len(self.last)
 
     @property
     def look_ups(self) -> int:
-        """Denied decisions that were about a name's look-up."""
+        """The number of denied look-ups."""
         return sum(host.requests for host in self.hosts.values() if host.look_up)
 
     def denied_hosts(self) -> list[DeniedHost]:
-        """What was denied, by host, by number of requests and then by name."""
+        """The denied hosts, by number of requests and then by name."""
         denied: dict[str, DeniedHost] = {}
         for count in self.hosts.values():
             if count.decision != "deny":
@@ -182,9 +183,9 @@ class Story:
 
 
 def read_story(directory: Path, keep: int) -> Story:
-    """The story of one session, keeping `keep` decisions of either end; reads live sessions too.
+    """Return the story of one session with `keep` decisions of either end; reads live sessions too.
 
-    Raises LogUnreadable when a file is there and can't be read.
+    Raises LogUnreadable if a file exists and can't be read.
     """
     story = Story(keep=keep, last=deque(maxlen=keep))
     for record in records(directory / LOG):
@@ -210,7 +211,7 @@ def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:
     if is_binding(event):
         return
     story.decisions += 1
-    if not is_about_log(event):  # what is about the log itself is in the timeline only
+    if not is_about_log(event):  # a record about the log itself is in the timeline only
         story.allowed += event.decision == "allow"
         story.denied += is_denial(event)
         if event.denial_category != NO_TOKEN:

@@ -1,1 +1,1 @@
-"""What a crash left behind: sessions sealed, ledgers mended, leftovers removed."""
+"""Recovery after a crash: sessions are sealed, ledgers repaired, abandoned directories removed."""

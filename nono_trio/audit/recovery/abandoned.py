@@ -1,9 +1,9 @@
-"""Directories of starts and removals that were killed: removed by `recover --all`.
+"""Removes the directories of killed starts and removals, for `recover --all`.
 
-Nothing of a session has happened in the first (a directory gets its session's name before the
-command is started), and the ledger says of the others that they are removed. Rules of this file:
-one whose log is held is a start at work; one without a log is only removed when it is old, as its
-start may be about to make it. Blocking.
+A start that was killed has no session yet: a directory gets its session's name before the command
+is started. Of a removal that was killed the ledger says that the session is removed. Rules of this
+file: a directory whose log is locked belongs to a start at work. A directory without a log is only
+removed when it is old, because its start may be about to make the log. Blocking.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ OLD_SECONDS = 60.0  # a start makes its log within milliseconds
 
 
 def remove_abandoned(audit_root: Path) -> int:
-    """Remove what killed starts and removals left; return how many. What can't be removed stays."""
+    """Remove the directories of killed starts and removals; return their number.
+
+    Directories that can't be removed stay.
+    """
     try:
         found = [one for one in audit_root.iterdir() if one.name.startswith(_HIDDEN)]
     except OSError:

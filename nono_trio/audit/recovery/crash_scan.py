@@ -1,7 +1,7 @@
-"""What a crash left of a session: one reading of its log, by `audit verify`'s own checks.
+"""Reads the log of a session that crashed once, with the checks of `audit verify`.
 
-Rules of this file: nothing is changed here; whatever verify would call tampering is a fault here
-too, for sealing such a log would make it look whole. Memory is bounded as in session.json.
+Rules of this file: nothing is changed here. Everything that verify calls tampering is a fault here
+too, because a seal on such a log would hide it. Memory is bounded as in session.json.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 
 class CrashScan:
-    """One reading of an unsealed session; raises OSError and LogUnreadable when it can't be read.
+    """One reading of an unsealed session; raises OSError and LogUnreadable if it can't be read.
 
-    `whole` says how many bytes of each file are whole lines.
+    `whole` has the number of bytes in whole lines, for each file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,7 +69,7 @@ class CrashScan:
             self.whole[store.PROCESSES] = _whole_lines(directory / store.PROCESSES)
 
     def add(self, payloads: list[Payload]) -> None:
-        """Take records into account that a recovery adds at the end."""
+        """Count the records that a recovery adds at the end."""
         for payload in payloads:
             self._check.tally.add(payload)
             self._observe(payload)
@@ -81,22 +81,22 @@ class CrashScan:
 
     @property
     def count(self) -> int:
-        """Records that are good."""
+        """The number of good records."""
         return self._check.chain.count
 
     @property
     def tally(self) -> Tally:
-        """Decisions and losses of the log, with what was added."""
+        """Decisions and losses of the log, with the added records."""
         return self._check.tally
 
     @property
     def network_events(self) -> list[NetworkEvent]:
-        """The first of them, as session.json repeats them."""
+        """The first network events, for session.json."""
         return self._events.first
 
     @property
     def ended(self) -> SessionEnded | None:
-        """The log's own end, where the supervisor was lost only after writing it."""
+        """The log's own end, if the supervisor was lost after writing it."""
         return self._check.ended
 
     @property
@@ -111,19 +111,19 @@ class CrashScan:
 
     @property
     def unrecorded_losses(self) -> int:
-        """Events that a checkpoint says were lost, and that no record of the log tells of."""
+        """The number of lost events in the last checkpoint that no record of the log counts."""
         last = self.last_checkpoint
         return max(0, last.lost_total - self.tally.lost) if last is not None else 0
 
     @property
     def binds_policy(self) -> bool:
-        """Whether the log got as far as the record that binds the policy."""
+        """True if the log has the record that binds the policy."""
         return self._bound.policy is not None
 
     def policy_text(self, metadata: SessionMetadata) -> bytes:
-        """policy.json of a session that was lost before its record, if it fits session.json.
+        """Return the policy.json of a session without a policy record, if it fits session.json.
 
-        Raises LogUnreadable where there is none, so that nothing can be bound.
+        Raises LogUnreadable if it is missing, invalid or does not fit.
         """
         path = self._directory / store.POLICY
         data = read_bound_file(path)
@@ -140,7 +140,7 @@ class CrashScan:
         return data
 
     def fault(self) -> FirstBad | None:
-        """What makes it more than a crash; None for a session that may be sealed."""
+        """The fault that a crash can't explain; None if the session may be sealed."""
         if self._check.first_bad is not None:
             return self._check.first_bad
         last = self.last_checkpoint
@@ -154,7 +154,7 @@ class CrashScan:
         return self._first_record_fault(metadata)
 
     def _first_record_fault(self, metadata: SessionMetadata) -> FirstBad | None:
-        """A log without its policy record: session.json is all there is to compare it with."""
+        """Compare a log without a policy record with session.json, the only file to compare."""
         if metadata.session_id != self._directory.resolve().name:
             return FirstBad(
                 failure=POLICY_MISMATCH,
@@ -177,7 +177,7 @@ class CrashScan:
         return max(known)[1] if known else started
 
     def resume(self, file: AppendFile) -> ChainedLog:
-        """Return the log as it stands, ready for the next record, on its reopened file."""
+        """Return the log at its end, ready for the next record, on its reopened file."""
         chain = self._check.chain
         return ChainedLog(file, chain.count, chain.head, chain.tree, self._cursor.segment)
 
@@ -190,5 +190,5 @@ class CrashScan:
 
 
 def _whole_lines(path: Path) -> int:
-    """How many bytes of a file are whole lines."""
+    """Return the number of bytes in whole lines of a file."""
     return next(lines_backwards(path, size_of(path)), (0, b""))[0]

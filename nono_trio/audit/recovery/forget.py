@@ -1,8 +1,8 @@
-"""`audit forget`: remove a session on purpose, so that its absence is no alarm.
+"""`audit forget`: remove a session on purpose, so that its absence raises no alarm.
 
-Rules of this file: the ledger's line comes first, so a crash in between leaves a session that is
-still there and can be forgotten again, and then the directory loses its name; never a running
-session, nor one that is being recovered.
+Rules of this file: the ledger's line comes first. A crash after it leaves a session that exists and
+can be forgotten again. Then the directory is renamed, and then removed. A session that runs or is
+being recovered is refused.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ UNKNOWN_DIGEST = "0" * 64  # of a session that was never sealed and has no sessi
 
 
 def forget(audit_root: Path, session_id: str) -> None:
-    """Say in the ledger that a session is removed, then remove its directory. Blocking.
+    """Record in the ledger that a session is removed, then remove its directory. Blocking.
 
-    A session that is gone already only gets the ledger's line. Raises LogUnreadable for one that
-    neither directory nor ledger knows, NonoTrioError for one that runs, AuditLost, OSError.
+    For a missing directory only the ledger's line is added. Raises LogUnreadable for a session that
+    neither directory nor ledger knows, NonoTrioError for a running one, AuditLost, OSError.
     """
     directory = audit_root / session_id
     report = ledger.verify(audit_root, session_id)
@@ -53,10 +53,9 @@ def forget(audit_root: Path, session_id: str) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Take the session's name from the directory, then remove it: killed between, half of a session
-    would look like a tampered one."""
+    """Rename the directory, then remove it: half of a session would look like a tampered one."""
     hidden = directory.with_name(store.REMOVING + directory.name)
-    if hidden.exists():  # what an earlier removal left
+    if hidden.exists():  # left by an earlier removal
         shutil.rmtree(hidden)
     directory.rename(hidden)
     sync_directory(directory.parent)
@@ -78,7 +77,7 @@ def _digest(directory: Path) -> str:
 
 
 def _hold(directory: Path) -> int | None:
-    """Hold the session's lock, or raise NonoTrioError; None where there is no log to hold."""
+    """Hold the session's lock, or raise NonoTrioError; None if there is no log to lock."""
     try:
         descriptor = os.open(directory / store.LOG, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -1,9 +1,9 @@
-"""`audit ledger repair`: what keeps a ledger from being chained to is set aside, and nothing else.
+"""`audit ledger repair`: removes the damaged end of a ledger, so that lines can be appended again.
 
-Rules of this file: only lines at the very end that no record holds up are cut, never one that is
-good by itself, nor anything before such a line. What is cut is kept in ledger.torn, synced before
-the cut, and a line of the ledger says so: the digest of the cut bytes, under the id `repaired-` and
-its beginning. A tail that a crash tore needs no such line, as it never was one.
+Rules of this file: only damaged lines at the very end are cut, never a line with a right hash, nor
+anything before one. The cut bytes are kept in ledger.torn, synced before the cut. A line of the
+ledger records their digest, under the id `repaired-` and its beginning. A tail that a crash tore
+gets no such line, because it never was one.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from nono_trio.posix.owner import as_owner_of_path, open_shared
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Far over what any fault of a disk leaves in one file of lines of 350 bytes.
+# Far over the damage that a faulty disk does to a file of lines of 350 bytes.
 MAX_CUT = 16 * 1024 * 1024
 
 
 class Repair(msgspec.Struct, kw_only=True):
-    """What was done: bytes and whole lines that were cut and kept, and what can't be mended.
+    """The result: bytes and whole lines that were cut and kept, and the fault that remains.
 
-    `completed`: the last record lacked its newline only. `first_bad`: the first fault that is left;
-    lines before the last good one stay as they are, as evidence.
+    `completed`: the last record lacked only its newline. `first_bad`: the first remaining fault;
+    lines before the last good one stay unchanged, as evidence.
     """
 
     schema: int = JSON_SCHEMA
@@ -50,7 +50,7 @@ class Repair(msgspec.Struct, kw_only=True):
 
 @dataclass
 class _Tail:
-    """The end of a ledger: `begin` is where what no record holds up begins."""
+    """The end of a ledger: damaged lines start at `begin`."""
 
     begin: int = 0
     lines: int = 0
@@ -58,10 +58,10 @@ class _Tail:
 
 
 def repair(audit_root: Path) -> Repair:
-    """Make the ledger one that the next session can be chained to. Blocking.
+    """Repair the ledger, so that the next session can be appended. Blocking.
 
-    Waits for the ledger's lock as `append` does. Raises LogUnreadable when there is none,
-    AuditLost when it can't be written or its end is too long to be a damaged line.
+    Waits for the ledger's lock as `append` does. Raises LogUnreadable without a ledger, and
+    AuditLost if it can't be written or its end is too long for a damaged line.
     """
     path = audit_root / ledger.LEDGER
     if not os.path.lexists(path):
@@ -83,7 +83,7 @@ def _repair_locked(audit_root: Path, path: Path, answer: Repair) -> None:
     if size - tail.begin > MAX_CUT:
         raise AuditLost(
             f"the last {size - tail.begin} bytes of {path} are no ledger's",
-            hint="move the ledger away; a new one is begun by itself",
+            hint="move the ledger away; the next session starts a new one",
         )
     if size == tail.begin and not tail.completes:
         return
@@ -107,7 +107,7 @@ def _repair_locked(audit_root: Path, path: Path, answer: Repair) -> None:
 
 
 def _look(path: Path) -> _Tail:
-    """Where the last good line ends, and how many whole lines stand after it."""
+    """Return the end of the last good line, and the number of whole lines after it."""
     tail = _Tail()
     for _, offset, line in ledger.numbered_lines(path):
         if sound_record(line) is not None:

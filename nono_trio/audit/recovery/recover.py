@@ -1,18 +1,18 @@
-"""`audit recover`: seal a session whose supervisor was lost, without covering anything up.
+"""`audit recover`: seal a session whose supervisor was lost, without hiding anything.
 
 Rules of this file:
-- Only what `audit verify` calls `crashed` is touched: the log is read by verify's own pass first,
-  and a log with a fault in it, or with a live writer, is left as it is.
+- Only a session that `audit verify` calls `crashed` is changed: verify's own pass reads the log
+  first. A log with a fault, or with a live writer, stays unchanged.
 - Nothing is thrown away: a torn tail is copied to `<file>.torn` and synced before it is cut.
-- Nothing is made up: what the session was is taken from what its log binds; how the child ended is
-  not known, so `session_ended` has LOST_EXIT_CODE, and its time is the last sign of life. A record
-  before it says that, and how much, was cut.
-- What counts is what the disk has: the page cache may still hold what a sync failed to write.
-- Root recovers the session of another user as that user (see `ownership`).
-- Each step leaves a session that is still `crashed` and can be recovered again, until session.json
-  says "recovered" as the very last one; a second recovery finds what the first one did.
+- Nothing is invented: the facts come from the log and the files that it binds. The child's exit
+  code is unknown, so `session_ended` has LOST_EXIT_CODE, and its time is the last sign of life. A
+  record before it says that, and how much, was cut.
+- The files are read from the disk: the page cache may hold bytes that a sync failed to write.
+- Root recovers the session of another user as that user (see `posix.owner`).
+- After each step the session is still `crashed` and can be recovered again, until session.json says
+  "recovered" in the very last step. A second recovery continues the first.
 
-Pure of the loop, blocking; whoever calls it waits for a few syncs and one reading of the log.
+It does not need the event loop. It blocks for a few syncs and one reading of the log.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Literal["recovered", "sealed", "running", "tampered", "unreadable", "failed"]
 
-# As `audit verify` answers for the same session; 4 is any log of ours that could not be sealed.
+# The exit codes of `audit verify` for the same session; 4 is a log of ours that could not be
+# sealed.
 EXIT_CODES: dict[Outcome, int] = {
     "recovered": 0,
     "sealed": 0,
@@ -75,18 +76,18 @@ EXIT_CODES: dict[Outcome, int] = {
     "running": 5,
 }
 
-# Every file that says something of the session: a failed sync may have lost any of them.
+# All files of the session: a failed sync may have lost bytes of any of them.
 _JUDGED = (
     store.LOG, store.CHECKPOINTS, store.FLOWS, store.PROCESSES, store.POLICY, store.SUMMARY,
     store.SESSION,
 )  # fmt: skip
 
-TORN = ".torn"  # what is appended to a file's name for the bytes that were cut from it
+TORN = ".torn"  # the suffix of the file for the bytes that were cut
 MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far below this
 
 
 class Recovery(msgspec.Struct, kw_only=True):
-    """The answer for one session; `torn_bytes` are those kept beside the log, ever."""
+    """The answer for one session; `torn_bytes` counts all bytes kept beside the log."""
 
     schema: int = JSON_SCHEMA
     outcome: Outcome
@@ -101,14 +102,14 @@ class Recovery(msgspec.Struct, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with."""
+        """The exit code of the command."""
         return EXIT_CODES[self.outcome]
 
 
 def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -> Recovery:
-    """Seal one crashed session; never raises for what it finds, the answer says it.
+    """Seal one crashed session; raises nothing for its faults, which are in the answer.
 
-    `step` is told each step before it is done: the seam where tests let it fail or die.
+    `step` is called before each step: tests let it fail or die there.
     """
     answer = Recovery(outcome="failed", session_id=directory.name, path=str(directory))
     try:
@@ -127,7 +128,7 @@ def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -
 
 
 def _holder(directory: Path) -> str:
-    """Who may hold a log that is not ours to recover."""
+    """Return who may hold a log that can't be recovered."""
     summary = store.read_summary(directory)
     if summary is not None and store.is_alive(directory, summary):
         return "its supervisor is alive"
@@ -136,7 +137,7 @@ def _holder(directory: Path) -> str:
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Hold the session's lock; raises BlockingIOError when a writer or a recovery has it."""
+    """Hold the session's lock; raises BlockingIOError if a writer or a recovery has it."""
     log = directory / store.LOG
     try:
         descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -212,7 +213,7 @@ class _Sealing:
         return size_of(self._directory / (store.LOG + TORN))
 
     def _end(self, log: ChainedLog) -> tuple[SealSummary, SessionEnded]:
-        """Write the summary and what the log lacks; its own end stands where it has one."""
+        """Write the summary and the missing records; if the log has its end, it is kept."""
         summary, ended = self._found.summary, self._found.ended
         if summary is None or ended is None:
             payloads = self._missing_records()
@@ -239,14 +240,14 @@ class _Sealing:
         return summary, ended
 
     def _facts(self) -> NonoTrioFacts:
-        """The open session.json's facts, which the policy vouches for, and what was counted."""
+        """The facts of the open session.json, which the policy binds, with the counts."""
         facts, tally = self._metadata.facts, self._found.tally
         return msgspec.structs.replace(
             facts, lost_total=tally.lost, allowed_total=tally.allowed, denied_total=tally.denied
         )
 
     def _missing_records(self) -> list[Payload]:
-        """The records before the summary's, the first two included where they are missing."""
+        """The records before the summary's, with the first two if they are missing."""
         metadata, found = self._metadata, self._found
         start_taken, policy_taken = not found.count, found.count <= POLICY_SEQUENCE
         payloads: list[Payload] = []
@@ -267,7 +268,7 @@ class _Sealing:
         return [*payloads, recovery]
 
     def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> None:
-        """Write the final checkpoint unless it is there."""
+        """Write the final checkpoint if it is missing."""
         self._step("checkpoint")
         last = self._found.last_checkpoint
         if last is None or not last.final:
@@ -275,7 +276,8 @@ class _Sealing:
             append_checkpoint(checkpoints, log.position(), self._found.tally.lost, flows.sha256)
 
     def _publish(self, metadata: SessionMetadata) -> None:
-        """The ledger first: session.json must never claim a seal that the ledger does not know."""
+        """Write the ledger first: session.json must never claim a seal that the ledger does not
+        know."""
         root = self._directory.resolve().parent
         digest = session_digest(metadata)
         self._step("ledger")
@@ -286,9 +288,9 @@ class _Sealing:
 
 
 def _set_aside(path: Path, whole: int) -> None:
-    """Keep what is after the first `whole` bytes of `path` beside it; raises OSError, AuditLost.
+    """Keep the bytes after the first `whole` ones of `path` beside it; raises OSError, AuditLost.
 
-    A recovery that died between the copy and the cut has kept it already.
+    A recovery that died between the copy and the cut has kept them already.
     """
     torn = size_of(path) - whole
     if torn <= 0:

@@ -1,1 +1,1 @@
-"""`audit verify`: what a session proves, without trusting the machine that wrote it."""
+"""`audit verify`: proofs about a session that need no trust in the machine that wrote it."""

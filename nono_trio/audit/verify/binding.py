@@ -1,7 +1,7 @@
-"""What makes a log that is good by itself not the one that its session's files and ledger bind.
+"""Compares a good log with the session files and the ledger that bind it.
 
-Rules of this file: pure comparison of what others have read; the first fault is the answer, and
-nothing here decides a verdict.
+Rules of this file: it only compares data that others have read. The first fault is the answer; no
+verdict is decided here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def binding_fault(
     events: list[NetworkEvent],
     ledger: LedgerReport | None = None,
 ) -> FirstBad | None:
-    """What makes a log that is good by itself not the one that its files and the ledger bind.
+    """Return the first fault between a good log and its session's files and ledger.
 
     `events` are the first network events of the log; `bound` is filled in.
     """
@@ -53,7 +53,7 @@ def binding_fault(
 
 
 def _bound_fault(evidence: Evidence, check: LogCheck, bound: Bound) -> FirstBad | None:
-    """What keeps policy.json and summary.json from being what the log binds."""
+    """Return the first fault between the log and policy.json or summary.json."""
     if check.chain.count <= POLICY_SEQUENCE:
         return None
     fault = bounds.check_policy(bound, check.second)
@@ -65,7 +65,7 @@ def _bound_fault(evidence: Evidence, check: LogCheck, bound: Bound) -> FirstBad 
 def _session_fault(
     evidence: Evidence, check: LogCheck, bound: Bound, events: list[NetworkEvent]
 ) -> FirstBad | None:
-    """What session.json says beyond log, policy and summary."""
+    """Return the first fault of session.json against log, policy and summary."""
     if evidence.metadata is None:
         return None
     expected = bounds.expected_session(
@@ -77,7 +77,8 @@ def _session_fault(
 
 
 def _tail_fault(evidence: Evidence, check: LogCheck) -> FirstBad | None:
-    """Bytes after an end: no crash leaves them, but a file system may leave zeros."""
+    """Return the fault of bytes after an end: a crash leaves none, but a file system may leave
+    zeros."""
     if check.ended is None or evidence.alive:
         return None
     if check.torn_bytes and not is_zeros(evidence.log, check.good_bytes):
@@ -117,7 +118,7 @@ def _opened_fault(
     events: list[NetworkEvent],
     ledger: LedgerReport | None,
 ) -> FirstBad | None:
-    """A session that says it was never sealed while the ledger has its line."""
+    """Return the fault of a session that says it was never sealed while the ledger has its line."""
     session_id = bound.directory.resolve().name
     report = current_report(bound.directory, session_id, ledger)
     if not report.has_line_for(session_id):
@@ -134,7 +135,7 @@ def _opened_fault(
 
 
 def current_report(directory: Path, session_id: str, ledger: LedgerReport | None) -> LedgerReport:
-    """The report on the ledger beside a session; an old one may not know what was sealed since."""
+    """Return the report on the ledger beside a session; an old report may lack a later line."""
     if ledger is None or not ledger.has_line_for(session_id):
         return ledgers.verify(directory.resolve().parent, session_id)
     return ledger

@@ -1,10 +1,10 @@
-"""A session as `list`, `ps`, `inspect` and `show` tell of it: bound facts only, at a small price.
+"""The bound facts of a session, for `list`, `ps`, `inspect` and `show`, at a small price.
 
-Rules of this file: what is told of a session follows from its log, policy.json, summary.json and
-the ledger, never from session.json by itself: that one is computed anew from them and compared, and
-where it differs the session is `tampered`. Read are the log's first two and last two records, not
-what is between: that is `audit verify`'s work, so nothing told here is proof. What nothing binds
-yet (counters and flows of a session that is not sealed, a policy without its record) is left out.
+Rules of this file: the facts follow from the log, policy.json, summary.json and the ledger.
+session.json is computed anew from them and compared; if it differs the session is `tampered`. Only
+the log's first two and last two records are read, so nothing here is proof (that is `audit
+verify`). Facts that nothing binds yet (counters and flows of a session that is not sealed, a policy
+without its record) are left out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class _Link(msgspec.Struct):
-    """Where a record says that it stands."""
+    """The place of a record by its own fields: its sequence, and the chain hash before it."""
 
     sequence: int
     prev_chain: str | None
@@ -61,11 +61,11 @@ _link_decoder = msgspec.json.Decoder(_Link)
 def look(
     directory: Path, report: LedgerReport | None = None, *, files: bool = False
 ) -> StoredSession:
-    """What is bound of one session; never raises for what it finds.
+    """Return the bound facts of one session; raises nothing for its faults.
 
-    `report` is that on the ledger beside it, if there is one already; `files`: flows.ndjson and the
-    others beside a sealed log are hashed as well. One that is not as it should be is looked at
-    twice: it may have been sealed, or recovered, meanwhile.
+    `report` is the report on the ledger beside it, if there is one already. With `files`,
+    flows.ndjson and the other files beside a sealed log are hashed as well. A faulty session is
+    read twice: it may have been sealed or recovered meanwhile.
     """
     found = _Look(directory, report, files=files).run()
     if found.fault is None and (found.sealed or found.alive):
@@ -74,7 +74,7 @@ def look(
 
 
 def compared(found: StoredSession, story: Story) -> StoredSession:
-    """`found`, at fault where the whole log does not count up to what its summary says."""
+    """Return `found`, with a fault if the whole log does not have the counts of its summary."""
     totals = found.totals
     if found.fault is not None or totals is None:
         return found
@@ -86,7 +86,7 @@ def compared(found: StoredSession, story: Story) -> StoredSession:
 
 
 def sessions(audit_root: Path) -> Iterator[StoredSession]:
-    """Every session, newest first by session.json, looked at one by one as they are asked for."""
+    """Yield every session, newest first by session.json; each is read when it is asked for."""
     try:
         report = ledger.verify(audit_root)
     except LogUnreadable:
@@ -96,7 +96,7 @@ def sessions(audit_root: Path) -> Iterator[StoredSession]:
 
 
 class _Look:
-    """One look at one session: what it found so far."""
+    """One reading of one session: the results so far."""
 
     def __init__(self, directory: Path, report: LedgerReport | None, *, files: bool) -> None:
         self.directory = directory
@@ -109,7 +109,7 @@ class _Look:
         self.known: SessionMetadata | None = None
 
     def run(self) -> StoredSession:
-        """Look; what can't be read is a fault."""
+        """Read the session; an error of reading is a fault."""
         try:
             self._look()
         except LogUnreadable as error:
@@ -158,7 +158,7 @@ class _Look:
         return store.read_metadata(self.directory)
 
     def _read_beginning(self, *, strict: bool) -> None:
-        """The first two records, as far as they are there and good."""
+        """Read the first two records, if they exist and are good."""
         log = self.directory / store.LOG
         chain = Chain(strict=strict)
         self.first.clear()
@@ -174,7 +174,7 @@ class _Look:
             self._say(FIRST_RECORD, "session_started", "another record")
 
     def _is_upstreams(self) -> bool:
-        """As evidence.py tells it: by the log, and by files that only we write."""
+        """Return True for a session of upstream's; as evidence.py, by the log and our own files."""
         if any((self.directory / name).exists() for name in (store.POLICY, store.SUMMARY)):
             return False
         if len(self.first) > POLICY_SEQUENCE:
@@ -182,7 +182,7 @@ class _Look:
         return self.metadata is not None and store.is_sealed(self.metadata)
 
     def _look_at_upstreams(self) -> None:
-        """session.json as far as upstream's digest covers it; our own facts in it are not."""
+        """Take session.json as far as upstream's digest covers it, without our own facts."""
         if self.metadata is None:
             return
         self.known = msgspec.structs.replace(self.metadata, nono_trio=msgspec.UNSET)
@@ -191,7 +191,7 @@ class _Look:
             _, self.fault = check_ledger(report, self.metadata)
 
     def _opened(self) -> SessionMetadata | None:
-        """The open session.json that log and policy lead to; without a policy only the command."""
+        """Compute the open session.json from log and policy; without a policy only the command."""
         started = self.first[0] if self.first else None
         if not isinstance(started, SessionStarted):
             return None
@@ -206,7 +206,7 @@ class _Look:
         )
 
     def _look_at_end(self, second: Payload | None) -> None:
-        """The last two records, summary.json, session.json and the ledger's line."""
+        """Check the last two records, summary.json, session.json and the ledger's line."""
         metadata, opened = self.metadata, self.known
         if metadata is None or opened is None or self.bound.policy is None:
             self._say(POLICY_RECORD, f"a record for {POLICY_TARGET}", "none")
@@ -242,7 +242,7 @@ class _Look:
         return self.bound.summary.event_count if self.bound.summary is not None else None
 
     def _read_end(self) -> tuple[Chain, Payload | None, SessionEnded]:
-        """The chain after the log's last two records, and what these say; raises BadRecord."""
+        """Read the log's last two records and return the chain after them; raises BadRecord."""
         log = self.directory / store.LOG
         size = size_of(log)
         found = [*islice(lines_backwards(log, size), 2)]
@@ -261,7 +261,8 @@ class _Look:
         return chain, before_last, ended
 
     def _look_at_unsealed(self) -> None:
-        """session.json says what the policy does; the ledger knows it only if its log is ended."""
+        """Compare session.json with the policy; if the ledger has the session, its log must have
+        ended."""
         if self.metadata is not None and self.known is not None and self.bound.policy is not None:
             self.fault = check_session(self.known, self.metadata)
         if self.fault is not None or self._is_alive():
@@ -273,14 +274,14 @@ class _Look:
                 self._say(SEALED_IN_LEDGER, "the session that the ledger knows", "an unsealed one")
 
     def _ledger(self) -> LedgerReport:
-        """The report on the ledger beside it; an old one may not know what was sealed since."""
+        """Return the report on the ledger beside it; an old report may lack a later line."""
         name = self.directory.resolve().name
         if self.report is None or not self.report.has_line_for(name):
             self.report = ledger.verify(self.directory.resolve().parent, name)
         return self.report
 
     def _supervisor(self) -> SupervisorProcess | None:
-        """The process that the policy names; session.json's only until the policy is bound."""
+        """Return the process that the policy names, or session.json's while no policy is bound."""
         if self.bound.policy is not None:
             return self.bound.policy.supervisor
         if self.fault is not None or self.metadata is None:
@@ -297,7 +298,7 @@ class _Look:
 
 
 def _summary(metadata: SessionMetadata | None) -> SessionSummary | None:
-    """The part of a session.json that is shown."""
+    """Return the part of a session.json that is shown."""
     if metadata is None:
         return None
     names = SessionSummary.__struct_fields__

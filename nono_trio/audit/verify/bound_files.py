@@ -1,8 +1,8 @@
-"""Whether policy.json, summary.json and session.json say what the log binds.
+"""Checks policy.json, summary.json and session.json against the log that binds them.
 
 Rules of this file: a file counts only by its digest in the log, and only the record in the right
-place binds: the second for the policy, the last but one for the summary. session.json says nothing
-by itself: what it must say follows from the log, policy.json and summary.json, byte for byte.
+place binds it: the second for the policy, the last but one for the summary. No record binds
+session.json: its bytes are computed from the log, policy.json and summary.json, and compared.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CHECKPOINTS_MISMATCH = "checkpoints mismatch"
 
 @dataclass
 class Bound:
-    """What the log binds: filled in by the checks below, in their order."""
+    """The files that the log binds; the checks below fill it in, in their order."""
 
     directory: Path
     policy: SessionPolicy | None = None
@@ -56,14 +56,14 @@ class Bound:
 
 
 def differs(failure: str, expected: object, got: object) -> FirstBad | None:
-    """A FirstBad without a place in the log, if the two differ."""
+    """Return a FirstBad without a place in the log if the two differ."""
     if expected == got:
         return None
     return FirstBad(failure=failure, expected=str(expected), got=str(got))
 
 
 def check_policy(bound: Bound, second: Payload | None) -> FirstBad | None:
-    """policy.json is what the second record binds, and it is the policy of this very session."""
+    """Check that the second record binds policy.json, and that it is this session's policy."""
     data = read_bound_file(bound.directory / store.POLICY)
     fault = _check_digest(second, POLICY_TARGET, data, POLICY_RECORD, POLICY_MISMATCH)
     if fault is not None or data is None:
@@ -76,7 +76,7 @@ def check_policy(bound: Bound, second: Payload | None) -> FirstBad | None:
 
 
 def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:
-    """summary.json is what the last record but one binds, and it adds up to log and files."""
+    """Check that the last record but one binds summary.json, and that it fits log and files."""
     fault = check_bound_summary(bound, log.before_last)
     if fault is not None or bound.summary is None:
         return fault
@@ -84,7 +84,7 @@ def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:
 
 
 def check_bound_summary(bound: Bound, before_last: Payload | None) -> FirstBad | None:
-    """summary.json is what the last record but one binds."""
+    """Check that the last record but one binds summary.json."""
     data = read_bound_file(bound.directory / store.SUMMARY)
     fault = _check_digest(before_last, SUMMARY_TARGET, data, SUMMARY_RECORD, SUMMARY_MISMATCH)
     if fault is not None or data is None:
@@ -97,7 +97,8 @@ def check_bound_summary(bound: Bound, before_last: Payload | None) -> FirstBad |
 
 
 def check_files(directory: Path, summary: SealSummary) -> FirstBad | None:
-    """flows.ndjson and processes.ndjson are whole, checkpoints.ndjson up to the summary."""
+    """Check that flows.ndjson and processes.ndjson are whole, and checkpoints.ndjson up to the
+    summary."""
     return (
         _check_file(directory / store.FLOWS, summary.flows, FLOWS_MISMATCH)
         or _check_file(directory / store.PROCESSES, summary.processes, PROCESSES_MISMATCH)
@@ -115,7 +116,7 @@ def expected_session(
     *,
     sealed: bool,
 ) -> SessionMetadata | None:
-    """What session.json has to say, open or sealed; None if that is not known from the log."""
+    """Return the expected session.json, open or sealed; None if the log does not determine it."""
     if bound.policy is None or log.started is None:
         return None
     opened = opened_metadata(bound.policy, log.started.started, log.started.command)
@@ -129,7 +130,7 @@ def expected_session(
 def check_session(
     expected: SessionMetadata, got: SessionMetadata, directory: Path | None = None
 ) -> FirstBad | None:
-    """session.json says what it has to; with `directory`, in the very bytes that we write.
+    """Compare session.json with the expected one; with `directory`, also its very bytes.
 
     The executable's identity is not bound before the summary: any is accepted in an open one.
     """
@@ -149,7 +150,7 @@ def _text(directory: Path) -> bytes:
 
 
 def _field_fault(field: str, mine: object, theirs: object) -> FirstBad:
-    """Of two structs only the first field that differs: the whole may be long."""
+    """Compare two structs and show only the first field that differs: the whole may be long."""
     if isinstance(mine, msgspec.Struct) and type(theirs) is type(mine):
         for name in mine.__struct_fields__:
             if getattr(mine, name) != getattr(theirs, name):

@@ -1,10 +1,10 @@
-"""One line of a log against the chain so far: what makes a record good, and what to call it if not.
+"""Checks one line of a log against the chain so far, and names the fault of a bad one.
 
-Rules of this file: a line that is byte for byte the one we would write is good at once (that is
-every line of our own logs); any other line is taken apart slowly, by upstream's rules, to find the
-first thing that is wrong with it. The two never disagree about a hash: the quick way builds the
-line from the payload alone. Hostile JSON (duplicate keys, NaN, endless nesting, lone surrogates,
-`true` as a number) ends in a BadRecord, never in another exception.
+Rules of this file: a line with exactly the bytes that we would write is good at once (that is every
+line of our own logs). Any other line is parsed slowly, by upstream's rules, to find its first
+fault. The two ways always agree about a hash: the quick way builds the line from the payload alone.
+Hostile JSON (duplicate keys, NaN, endless nesting, lone surrogates, `true` as a number) raises
+BadRecord, never another exception.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
 
 MAX_U64 = 2**64 - 1
-SHOWN_BYTES = 80  # of a bad line, in a message: enough to recognise it
+SHOWN_BYTES = 80  # of a bad line in a message: enough to recognise it
 
 PARSE_ERROR = "parse error"
 SEQUENCE_MISMATCH = "sequence mismatch"
@@ -34,7 +34,7 @@ NOT_CANONICAL = "record not canonical"
 
 
 class BadRecord(Exception):
-    """A line that is not the next record; `parsed` is False when it is no record at all."""
+    """A line that is not the next record; `parsed` is False if it is not a record at all."""
 
     def __init__(self, failure: str, expected: object, got: object) -> None:
         super().__init__(failure)
@@ -44,7 +44,7 @@ class BadRecord(Exception):
 
     @property
     def parsed(self) -> bool:
-        """Whether it is a record, only not the right one: a crash can't leave such a line."""
+        """True if it is a record, but not the right one: a crash can't leave such a line."""
         return self.failure != PARSE_ERROR
 
 
@@ -55,7 +55,7 @@ class _Payload(msgspec.Struct):
 
 
 class _Record(msgspec.Struct):
-    """A whole line; unknown keys are ignored, as upstream ignores them."""
+    """A whole line; unknown keys are ignored, like upstream ignores them."""
 
     sequence: int
     prev_chain: str | None
@@ -72,8 +72,8 @@ _record_decoder = msgspec.json.Decoder(_Record)
 class Chain:
     """The state of a log after its last good record; feed it the lines in order.
 
-    `strict` refuses whatever our writer would not have written, byte for byte (other key order,
-    upper-case hex, a blank line, a missing newline); without it upstream's rules hold.
+    `strict` refuses every line that our writer would not have written, byte for byte (other key
+    order, upper-case hex, a blank line, a missing newline). Without it, upstream's rules apply.
     """
 
     def __init__(self, *, strict: bool) -> None:
@@ -83,9 +83,9 @@ class Chain:
         self.tree = MerkleAccumulator()
 
     def feed(self, line: bytes) -> Payload | None:
-        """Take the next line; returns its payload, None for a blank line (not strict).
+        """Check the next line; returns its payload, None for a blank line (not strict).
 
-        Raises BadRecord, and then the state is still that of the last good record.
+        Raises BadRecord; the state is then still that of the last good record.
         """
         if not self.strict and not line.strip():
             return None
@@ -108,7 +108,7 @@ class Chain:
         return payload
 
     def _feed_slowly(self, line: bytes) -> Payload:
-        """Upstream's checks in upstream's order, so that the first difference gets its name."""
+        """Apply upstream's checks in upstream's order, so that the first difference is named."""
         if self.strict and not line.endswith(b"\n"):
             raise BadRecord(PARSE_ERROR, "a line that ends in a newline", shown(line))
         record = _parse(line)
@@ -144,7 +144,7 @@ def _parse(line: bytes) -> _Record:
 
 
 def _canonical(record: _Record) -> tuple[bytes, Payload]:
-    """The hashed bytes and the payload they stand for, if `event` and `event_json` agree."""
+    """Return the hashed bytes and their payload, if `event` and `event_json` agree."""
     written = (record.event_json or "").encode()
     try:
         payload = decode_payload(record.event)
@@ -175,7 +175,8 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def hash_bytes(text: str | None) -> bytes | None:
-    """The 32 bytes of a hash in hex of either case; b"" for anything else, which equals none."""
+    """Return the 32 bytes of a hash in hex of either case; b"" for any other text, which equals no
+    hash."""
     if text is None:
         return None
     try:
@@ -189,7 +190,7 @@ def _hex(digest: bytes | None) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why it is no JSON of ours; a decode error's own text would repeat the whole line."""
+    """Return the reason of a JSON error; a decode error's own text would repeat the whole line."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, UnicodeError):
@@ -203,12 +204,12 @@ def _first_difference(one: bytes, other: bytes) -> int:
 
 
 def _around(text: bytes, place: int) -> str:
-    """What stands at `place`, with a little before it."""
+    """Return the text around `place`."""
     start = max(0, place - SHOWN_BYTES // 4)
     return f"at byte {place}: {shown(text[start:])}"
 
 
 def shown(text: bytes) -> str:
-    """The beginning of a bad line, for a message; it is untrusted text."""
+    """Return the beginning of a bad line for a message; it is untrusted text."""
     cut = text[:SHOWN_BYTES].rstrip(b"\n").decode("utf-8", "replace")
     return cut + ("…" if len(text) > SHOWN_BYTES else "") if cut else "a blank line"

@@ -1,8 +1,8 @@
-"""checkpoints.ndjson against the log, in step with it and in constant memory.
+"""Checks checkpoints.ndjson against the log while the log is read, in constant memory.
 
-Rules of this file: a checkpoint is compared at the moment the log has exactly its number of bytes;
-one that is never reached means bytes that were durable and are gone. The last line may be torn
-only while the session is unsealed (a crash); a line that is not byte for byte ours is damage.
+Rules of this file: a checkpoint is compared when the log has exactly its number of bytes. If the
+log is shorter, bytes that were durable are missing. The last line may be torn only while the
+session is unsealed (a crash); any other line with bytes that we would not write is damage.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AFTER_SEAL = "bytes after the seal"
 
 
 class CheckpointCursor:
-    """Walks the checkpoints while the log is read; `pending` is the next one to be reached.
+    """Walks the checkpoints while the log is read; `pending` is the next one.
 
     Raises BadRecord wherever log and checkpoints disagree.
     """
@@ -44,18 +44,19 @@ class CheckpointCursor:
         self.last: Checkpoint | None = None
         self.pending: Checkpoint | None = None
         self.torn = False
-        self.whole_bytes = 0  # of the checkpoints file: lines that are checkpoints
+        self.whole_bytes = 0  # bytes of the checkpoints file in lines that are checkpoints
         self.segment = xxhash.xxh3_64()
         self._checkpoints = self._read(path, size)
         self._advance()
 
     @property
     def next_offset(self) -> float:
-        """Where the next comparison is due; infinite when there is none."""
+        """The offset of the next comparison; infinite without one."""
         return self.pending.offset if self.pending is not None else float("inf")
 
     def passed(self, data: bytes, offset: int, chain: Chain) -> None:
-        """`data` was read, the log is good up to `offset` and `chain` is its state there."""
+        """Compare: `data` was read, the log is good up to `offset` and `chain` is its state
+        there."""
         self.segment.update(data)
         while offset >= self.next_offset:
             self._compare_chain(self._due(offset), chain)
@@ -69,7 +70,7 @@ class CheckpointCursor:
             self._compare_segment()
 
     def seen(self) -> CheckpointsSeen:
-        """What to tell of them: they match if none was left behind."""
+        """The result: the checkpoints match if none is left."""
         last = self.last
         return CheckpointsSeen(
             count=self.count,
@@ -121,8 +122,8 @@ class CheckpointCursor:
             read += len(line)
             checkpoint = _parse(line)
             if checkpoint is None:
-                # Half a line is the last one; it may be shorter still than when we came, because
-                # a live writer cuts back what it could not write whole.
+                # Half a line is the last one. It may be shorter than when it was first read,
+                # because a live writer cuts back a failed write.
                 self.torn = read == size or not line.endswith(b"\n")
                 if self.torn:
                     return
@@ -145,7 +146,7 @@ class CheckpointCursor:
 
 
 def _parse(line: bytes) -> Checkpoint | None:
-    """The checkpoint in a line that is byte for byte ours, else None."""
+    """Return the checkpoint in a line with exactly our bytes, else None."""
     try:
         checkpoint = decode_checkpoint(line)
         return checkpoint if encode_checkpoint(checkpoint) == line else None

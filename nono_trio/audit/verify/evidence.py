@@ -1,12 +1,11 @@
-"""What lies there to be judged by `audit verify`.
+"""Collects the files that `audit verify` judges, and decides whose rules apply.
 
-It is read in an order that a live writer can't confuse: session.json first, then the sizes of the
-checkpoints and of the log.
+They are read in an order that a live writer can't confuse: session.json first, then the sizes of
+the checkpoints and of the log.
 
-Rules of this file: whose rules hold is decided by what the log itself says (its second record binds
-a policy) or by files that only we write; deleting some of them never makes the rules weaker. A
-symlink in the place of a session's directory is not followed: the id asked for must be the one
-that is proved.
+Rules of this file: the log decides whose rules apply (its second record binds a policy), or files
+that only we write. Deleting some of them never makes the rules weaker. A symlink in the place of a
+session's directory is not followed: the proof must be about the id that was given.
 """
 
 from __future__ import annotations
@@ -47,19 +46,19 @@ if TYPE_CHECKING:
     from nono_trio.audit.verify.verdict import Rules
     from nono_trio.core.log.session_json import NonoTrioFacts
 
-# Files by which a session directory is found from one of its files.
+# The files of a session; each of them leads to the session's directory.
 _MEMBERS = (LOG, SESSION, CHECKPOINTS, FLOWS, PROCESSES, POLICY, SUMMARY)
-# What is read of a policy.json or summary.json: a cage of 10,000 grants is 2 MB.
+# The longest policy.json or summary.json that is read: a cage of 10,000 grants is 2 MB.
 MAX_BOUND_FILE = 64 * 1024 * 1024
 
 
 class NoSession(LogUnreadable):
-    """What should be a session's directory holds none: missing, replaced, or without a log."""
+    """A directory holds no session: it is missing, replaced, or without a log."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The files of one session, or one log by itself (`directory` is None)."""
+    """The files of one session, or a single log (`directory` is None)."""
 
     log: Path
     directory: Path | None
@@ -72,21 +71,21 @@ class Evidence:
 
     @property
     def facts(self) -> NonoTrioFacts:
-        """Our own part of session.json."""
+        """Our own facts of session.json."""
         return self.metadata.facts if self.metadata is not None else NO_FACTS
 
     @property
     def ours(self) -> bool:
-        """Whether our own rules hold, byte for byte."""
+        """True if our own rules apply, byte for byte."""
         return self.rules == "nono-trio" and self.directory is not None
 
     @property
     def sealed(self) -> bool:
-        """Whether session.json says so; without our facts, whether it has anything to compare."""
+        """True if session.json says that it is sealed; in upstream's, if it has an integrity."""
         return self.metadata is not None and is_sealed(self.metadata)
 
     def moved_on_from(self, before: Evidence) -> bool:
-        """Whether somebody wrote to the session between two looks."""
+        """Return True if the session was written to between two readings."""
         return self != before
 
     def beside(self, name: str) -> Path:
@@ -95,10 +94,10 @@ class Evidence:
 
 
 def gather(target: Path, *, upstream: bool) -> Evidence:
-    """Look at a session directory, one of its files, or a log by itself.
+    """Collect a session directory, the session of one of its files, or a single log.
 
-    Raises NoSession or LogUnreadable for what can't be judged: also, unless `upstream`, for a log
-    that binds no policy, because upstream's weaker rules are for whoever asks for them.
+    Raises NoSession or LogUnreadable if it can't be judged. Without `upstream`, that includes a log
+    that binds no policy: upstream's weaker rules apply only on request.
     """
     directory = session_directory(target)
     if directory is not None and directory.is_symlink():
@@ -128,9 +127,10 @@ def gather(target: Path, *, upstream: bool) -> Evidence:
 
 
 def is_ledger(target: Path) -> bool:
-    """Whether a file is a ledger, by its name or its first line; raises LogUnreadable, OSError.
+    """Return True if a file is a ledger, by its name or its first line.
 
-    Raises LogUnreadable for a checkpoints file without its session: it proves nothing by itself.
+    Raises OSError, and LogUnreadable for a checkpoints file without its session, which proves
+    nothing.
     """
     if not target.is_file() or session_directory(target) is not None:
         return False
@@ -153,7 +153,7 @@ def _decodes(decode: Callable[[bytes], object], line: bytes) -> bool:
 
 
 def session_directory(target: Path) -> Path | None:
-    """The session that a directory, or a file in it, belongs to; None for a log by itself."""
+    """Return the session of a directory, or of a file in it; None for a single log."""
     if target.is_dir() or target.is_symlink():
         return target if target.is_dir() else None
     parent = target.parent
@@ -163,7 +163,7 @@ def session_directory(target: Path) -> Path | None:
 
 
 def read_bound_file(path: Path) -> bytes | None:
-    """The bytes of policy.json or summary.json; None when it is missing or far too large."""
+    """Return the bytes of policy.json or summary.json; None if it is missing or far too large."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -173,9 +173,9 @@ def read_bound_file(path: Path) -> bytes | None:
 
 
 def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]:
-    """session.json if there is one, and whether the supervisor that wrote it still runs.
+    """Return session.json if it exists, and whether its supervisor still runs.
 
-    One that is found dead may have sealed between the two looks, hence the second reading.
+    A dead session may have been sealed between the two looks, so session.json is read again.
     """
     if directory is None or not (directory / SESSION).exists():
         return None, False
@@ -186,7 +186,7 @@ def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]
 
 
 def _metadata(directory: Path) -> SessionMetadata:
-    """session.json; raises NoSession for one that is none: it is only ever replaced whole."""
+    """Return session.json; raises NoSession if it is invalid: it is only ever replaced whole."""
     try:
         return read_metadata(directory)
     except LogUnreadable as error:
@@ -196,7 +196,8 @@ def _metadata(directory: Path) -> SessionMetadata:
 
 
 def _first_records(log: Path) -> tuple[int, bool]:
-    """How many of the first two records are whole, and whether the second binds a policy."""
+    """Return the number of whole records among the first two, and whether the second binds a
+    policy."""
     count = 0
     for line in lines(log, size_of(log)):
         record = parse_record(line)
@@ -216,7 +217,7 @@ def _rules(
     binds_policy: bool,
     upstream: bool,
 ) -> Rules:
-    if directory is None:  # a log by itself is never verified, so upstream's rules may read it
+    if directory is None:  # a single log is never `verified`, so upstream's rules may apply
         return "nono-trio" if binds_policy else "nono"
     if binds_policy or any((directory / name).exists() for name in (POLICY, SUMMARY)):
         return "nono-trio"

@@ -1,8 +1,8 @@
-"""One pass over a log: every record, every checkpoint, and where the first thing went wrong.
+"""One pass over a log: every record, every checkpoint, and the place of the first fault.
 
 Rules of this file: the pass stops at the first bad record, because a record after it proves
-nothing; what crashes leave behind is told from what hands leave behind here and nowhere else.
-Memory does not grow with the log.
+nothing. Only this file distinguishes the traces of a crash from tampering. Memory does not grow
+with the log.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ AFTER_END = "record after session_ended"
 NETWORK_EVENTS = "network_events mismatch"
 
 
-# Pages of a file may reach the disk in any order: after a loss of power a page that did not is read
-# as zeros, with good lines after it. No record has a raw zero byte.
+# Pages of a file may reach the disk in any order. After a loss of power a missing page is read as
+# zeros, with good lines after it. No record has a raw zero byte.
 _HOLE = b"\0"
 
 
 class LogCheck:
-    """What one pass over a log found; `run` once, then read the attributes.
+    """The result of one pass over a log; call `run` once, then read the attributes.
 
-    `strict` is for our own logs; `sealed` says that a crash can no longer explain anything. The
-    sizes are those the files had when the verifier came; `network_events` are those that
-    session.json repeats from the log; `observe` is told each payload that is good in every respect.
+    `strict` is for our own logs; `sealed` excludes a crash as an explanation. The sizes are those
+    of the files when the verifier started; `network_events` are those that session.json repeats
+    from the log; `observe` is called with each good payload.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class LogCheck:
         """The record before the last one: in a sealed log the summary's."""
         self.last: Payload | None = None
         self.policy_was_taken = False
-        """Whether a recovery bound the policy, because no record had."""
+        """True if a recovery bound the policy, because no record had."""
         self._log = log
         self._size = size
         self._strict = strict
         self._sealed = sealed
         self._network_events = network_events
         self._observe = observe
-        # Where the pass stands: lines and records that are good in every respect.
+        # The end of the good lines and records so far.
         self._number = 0
         self._good = 0
 
     def run(self, checkpoints: Path, checkpoints_size: int) -> None:
-        """Read the log and its checkpoints; raises OSError, whatever else is wrong is kept."""
+        """Read the log and its checkpoints; raises OSError, all other faults are kept."""
         line = b""
         try:
             self.cursor = CheckpointCursor(checkpoints, checkpoints_size)
@@ -108,7 +108,8 @@ class LogCheck:
         self.policy_was_taken = self.policy_was_taken or says_policy_was_taken(payload)
 
     def _check_place(self, payload: Payload) -> None:
-        """session_started is first, session_ended is last, and session.json repeats the rest."""
+        """Check that session_started is first, session_ended last, and that session.json repeats
+        the rest."""
         if self.ended is not None:
             raise BadRecord(AFTER_END, "nothing after session_ended", _kind(payload))
         if isinstance(payload, Network):
@@ -137,8 +138,8 @@ class LogCheck:
             )
 
     def _stop(self, bad: BadRecord, line: bytes) -> None:
-        """Say where it went wrong, or that it is only the torn tail of a crash."""
-        # Half a line is the last one; a live writer may have cut it back since we came.
+        """Record the place of the fault, or a torn tail that a crash explains."""
+        # Half a line is the last one; a live writer may have cut it back since the start.
         half = not line.endswith(b"\n") and len(line) < MAX_LINE
         last = half or self.good_bytes + len(line) >= self._size
         due = self.cursor.pending if self.cursor is not None else None

@@ -1,8 +1,8 @@
 """`audit verify --quick`: checksums instead of hashes.
 
-Rules of this file: what it says is only that no accident happened (bit rot, a torn write, a cut
-file): XXH3 is no proof against anybody who means it, so its verdict is never `verified`. It reads
-every byte that a checkpoint covers once, and parses one record.
+Rules of this file: it only shows that no accident happened (bit rot, a torn write, a cut file).
+XXH3 is no proof against an attacker, so its verdict is never `verified`. It reads every byte that a
+checkpoint covers once, and parses one record.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ BLOCK = 1024 * 1024  # read at once; larger is not faster
 
 
 class _Link(msgspec.Struct):
-    """What the last record says of itself."""
+    """The facts in the last record."""
 
     sequence: int
     chain_hash: str
 
 
 class QuickCheck:
-    """What the checksums say; the state of the log is taken from its last checkpoint."""
+    """The result of the checksums; the state of the log is taken from its last checkpoint."""
 
     def __init__(self, log: Path, size: int) -> None:
         self.cursor: CheckpointCursor | None = None
@@ -43,7 +43,7 @@ class QuickCheck:
 
     @property
     def unchecked_bytes(self) -> int:
-        """Bytes after the last checkpoint: no checksum covers them."""
+        """The number of bytes after the last checkpoint, which no checksum covers."""
         return self._size - self._offset
 
     def run(self, checkpoints: Path, checkpoints_size: int) -> None:
@@ -64,7 +64,7 @@ class QuickCheck:
                 if due.offset > self._size:
                     raise BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._size} bytes")
                 if due.offset < self._offset:
-                    cursor.passed_unhashed(b"", self._offset)  # says what is wrong with it
+                    cursor.passed_unhashed(b"", self._offset)  # raises the fault
                 block = file.read(min(BLOCK, due.offset - self._offset))
                 self._offset += len(block)
                 cursor.passed_unhashed(block, self._offset)

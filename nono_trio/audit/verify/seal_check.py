@@ -1,8 +1,7 @@
-"""Whether a sealed session adds up: session.json, final checkpoint, flows and ledger.
+"""Checks of a sealed session: session.json, final checkpoint, flows and ledger.
 
-The log itself was read before (log_check.py); here its end state meets what stands beside it. Each
-check returns the first difference or None, so that one list of checks is the whole definition of
-a seal.
+log_check.py has read the log before; here its end state is compared with the files beside it. Each
+check returns the first difference or None, so one list of checks is the whole definition of a seal.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ LAST_RECORD = "last record mismatch"
 def check_integrity(
     metadata: SessionMetadata, count: int, head: str | None, root: str | None
 ) -> FirstBad | None:
-    """The log's end state against session.json's audit_integrity; upstream's rule, and ours."""
+    """Compare the log's end state with session.json's audit_integrity: upstream's rule, and
+    ours."""
     stored = metadata.audit_integrity
     if stored is None:
         return FirstBad(failure=NO_SEAL, expected="audit_integrity in session.json", got="none")
@@ -61,7 +61,7 @@ def check_integrity(
 
 
 def check_final_checkpoint(last: Checkpoint | None, log_size: int) -> FirstBad | None:
-    """The last checkpoint is the final one and covers the log to its last byte."""
+    """Check that the last checkpoint is the final one and covers the log to its last byte."""
     if last is None or not last.final:
         return FirstBad(
             failure=NO_FINAL_CHECKPOINT, expected="a last checkpoint that is final", got="none"
@@ -78,7 +78,7 @@ def check_final_checkpoint(last: Checkpoint | None, log_size: int) -> FirstBad |
 
 
 def check_flows(last: Checkpoint, flows: Path) -> FirstBad | None:
-    """flows.ndjson is what the final checkpoint was made over; a missing file is an empty one."""
+    """Compare flows.ndjson with the final checkpoint; a missing file counts as empty."""
     hasher = hashlib.sha256()
     for line in lines(flows, size_of(flows)):
         hasher.update(line)
@@ -86,7 +86,7 @@ def check_flows(last: Checkpoint, flows: Path) -> FirstBad | None:
 
 
 def check_records(log: LogCheck, metadata: SessionMetadata) -> FirstBad | None:
-    """The first and last record say what session.json says, which repeats the network events."""
+    """Compare the first and last record, and the network events, with session.json."""
     if log.started is None or log.ended is None:
         missing = "session_started" if log.started is None else "session_ended"
         return FirstBad(failure=LAST_RECORD, expected=f"a {missing} record", got="none")
@@ -107,7 +107,7 @@ def check_records(log: LogCheck, metadata: SessionMetadata) -> FirstBad | None:
 
 
 def check_lost(metadata: SessionMetadata, last: Checkpoint) -> FirstBad | None:
-    """session.json does not play down how many events were lost."""
+    """Check that session.json has the right number of lost events."""
     lost_total = metadata.facts.lost_total
     if lost_total is msgspec.UNSET:
         return None
@@ -117,7 +117,8 @@ def check_lost(metadata: SessionMetadata, last: Checkpoint) -> FirstBad | None:
 def check_ledger(
     report: LedgerReport, metadata: SessionMetadata
 ) -> tuple[LedgerSeen, FirstBad | None]:
-    """The session's line in the ledger; faults of other lines are no fault of this session."""
+    """Compare the session's line in the ledger; faults of other lines are not faults of this
+    session."""
     found = report.digests.get(metadata.session_id)
     digest = session_digest(metadata)
     seen = LedgerSeen(

@@ -1,16 +1,15 @@
-"""`audit verify`: what a session's files prove, to someone who was not there.
+"""`audit verify`: the proof of a session's files, to a reader who was not there.
 
-Pure reading, without locks, in constant memory, without the loop. What is there to be judged, and
-by whose rules, is evidence.py's: our own rules are strict, byte for byte; upstream nono's hold only
-for its own sessions, and only when they are asked for (`upstream`). A log by itself, without its
-session, is never `verified`: nothing says where it should end.
+It only reads, without locks, in constant memory, without the loop. evidence.py collects the files
+and decides whose rules apply. Our own rules are strict, byte for byte; upstream nono's apply only
+to its own sessions, and only on request (`upstream`). A single log, without its session, is never
+`verified`: nothing says where it should end.
 
-A crash is not tampering: in an unsealed session a last line that is no record, after everything a
-checkpoint covers, is a torn tail, and a hole of zeros there is what a loss of power leaves.
-Anything wrong before it, and anything wrong in a sealed session, is tampering. So is a session that
-says it is unsealed while the ledger has its line, unless its log is ended and leads to that very
-digest (a crash after the ledger's line). A session whose supervisor lives is `open`, whatever half
-of its seal is there.
+A crash is not tampering. In an unsealed session an incomplete last line, after everything a
+checkpoint covers, is a torn tail, and a hole of zeros there comes from a loss of power. Any fault
+before it, and any fault in a sealed session, is tampering. So is a session that says it is unsealed
+while the ledger has its line, unless its log has ended and leads to that very digest (a crash after
+the ledger's line). A session whose supervisor runs is `open`, even if half of its seal is written.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ if TYPE_CHECKING:
     from nono_trio.core.log.session_json import Checkpoint
 
 SESSION_GONE = "session gone or replaced"
-# A session may be sealed while it is judged, by its supervisor or by a recovery: then what was read
-# first does not fit what was read last, and it is looked at again. Its end comes only once.
+# A supervisor or a recovery may seal a session while it is judged. The first reading then does not
+# fit the last one, so it is judged again. A session ends only once.
 MAX_LOOKS = 3
 
 
@@ -69,9 +68,9 @@ def verify(
 ) -> Verification:
     """Judge one session directory or log file.
 
-    `ledger` is the report on the ledger beside it, if it was made already (it is made anew for a
-    session that is missing in it: it may have been sealed since). Never raises for what it finds:
-    what can't be read has the verdict `unreadable` and a note.
+    `ledger` is the report on the ledger beside it, if there is one already (it is made again for a
+    session that is missing in it, which may have been sealed since). Raises nothing for its faults:
+    an unreadable session has the verdict `unreadable` and a note.
     """
     try:
         if is_ledger(target):
@@ -102,7 +101,7 @@ def _answer_for(evidence: Evidence, ledger: LedgerReport | None, *, quick: bool)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
-    """The answer for a session of which only the ledger knows."""
+    """Return the answer for a session that only the ledger knows."""
     path = audit_root / session_id
     seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
     if session_id in ledger.removed:
@@ -120,7 +119,7 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
 
 
 def verify_ledger(path: Path) -> Verification:
-    """Judge a ledger as what it is: its own lines and links, no session."""
+    """Judge a ledger by its own lines and links, without sessions."""
     report = ledgers.verify_file(path)
     answer = Verification(
         verdict="verified",
@@ -146,7 +145,8 @@ def verify_ledger(path: Path) -> Verification:
 
 
 def _without_a_session(target: Path, error: LogUnreadable) -> Verification:
-    """Where no session is, or none that can be read: worse, if the ledger says there was one."""
+    """Return the answer for a missing or unreadable session: worse, if the ledger knows the
+    session."""
     notes = [error.message]
     if error.hint is not None:
         notes.append(error.hint)
@@ -170,19 +170,19 @@ def _without_a_session(target: Path, error: LogUnreadable) -> Verification:
 
 
 class FirstNetworkEvents:
-    """The first network events of a log, as session.json repeats them: bounded."""
+    """The first network events of a log, as session.json repeats them; their number is bounded."""
 
     def __init__(self) -> None:
         self.first: list[NetworkEvent] = []
 
     def observe(self, payload: Payload) -> None:
-        """Keep one, if it is a network event and there is room."""
+        """Keep one, if it is a network event and there is space."""
         if isinstance(payload, Network) and len(self.first) < MAX_NETWORK_EVENTS:
             self.first.append(payload.event)
 
 
 def _nothing(_payload: Payload) -> None:
-    """What there is to keep of a sealed log: session.json has it already."""
+    """Keep nothing of a sealed log: session.json has these events already."""
 
 
 def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
@@ -273,7 +273,7 @@ def _session_id(evidence: Evidence) -> str | None:
 
 
 def _seal_fault(evidence: Evidence, answer: Verification, check: LogCheck) -> FirstBad | None:
-    """What keeps a good log from being a sealed one."""
+    """Return the first fault of a good log against its seal."""
     last = check.cursor.last if check.cursor else None
     fault = _summary_fault(evidence, answer, last)
     if fault is None and evidence.ours and evidence.metadata is not None:
@@ -318,7 +318,7 @@ def _conclude(
 def _judge_ledger(
     evidence: Evidence, answer: Verification, ledger: LedgerReport | None, sound: Verdict
 ) -> Verdict:
-    """The verdict of a sealed session by its line in the ledger; may set `first_bad`."""
+    """Return the verdict of a sealed session by its line in the ledger; may set `first_bad`."""
     metadata, directory = evidence.metadata, evidence.directory
     if metadata is None or directory is None:
         raise AssertionError("sealed without a session.json")
@@ -347,7 +347,7 @@ def _judge_ledger(
 def _judge_name(
     directory: Path, session_id: str, ledger: LedgerReport, answer: Verification, sound: Verdict
 ) -> Verdict:
-    """The verdict of a session of upstream's that no ledger knows, by its directory's name.
+    """Return the verdict of an upstream session without a ledger line, by its directory's name.
 
     Beside a ledger a directory has its session's id; a copy elsewhere may have any name.
     """

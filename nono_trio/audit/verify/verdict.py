@@ -1,8 +1,8 @@
-"""What `audit verify` answers: the verdict, its exit code and the JSON shape.
+"""The answer of `audit verify`: the verdict, its exit code and the JSON shape.
 
 Rules of this file: the exit code follows from the verdict alone, so it is the same with and without
---json; `verified` is said only of content that was hashed again and compared with a seal; of
-several sessions the worst decides.
+--json. `verified` means that the content was hashed again and compared with a seal. Of several
+sessions the worst decides.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from nono_trio.audit.stored_session import FirstBad
 
 
-# `undamaged` is --quick's: checksums fit, so no accident happened, but nothing was proved.
+# `undamaged` is --quick's: the checksums fit, so no accident happened, but nothing was proved.
 Verdict: TypeAlias = Literal[
     "verified", "undamaged", "missing", "tampered", "open", "crashed", "unreadable"
 ]
-# By whose rules a session was judged: upstream's are weaker, and only applied when asked for.
+# The rules that a session was judged by: upstream's are weaker, and only apply on request.
 Rules: TypeAlias = Literal["nono-trio", "nono"]
 
 EXIT_CODES: dict[Verdict, int] = {
@@ -35,8 +35,8 @@ EXIT_CODES: dict[Verdict, int] = {
     "open": 5,
     "crashed": 6,
 }
-# Tampering (a session that is gone too) beats a file that can't be read, that beats a crash, that
-# beats a session still running.
+# Tampering (a missing session too) is worse than an unreadable file, which is worse than a crash,
+# which is worse than a running session.
 _WORST_FIRST: tuple[Verdict, ...] = (
     "tampered",
     "missing",
@@ -49,7 +49,7 @@ _WORST_FIRST: tuple[Verdict, ...] = (
 
 
 class Stored(msgspec.Struct, kw_only=True, frozen=True):
-    """What session.json says that the log adds up to; None where it says nothing."""
+    """The counts and hashes in session.json; None for a missing one."""
 
     event_count: int | None = None
     chain_head: str | None = None
@@ -57,7 +57,7 @@ class Stored(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CheckpointsSeen(msgspec.Struct, kw_only=True, frozen=True):
-    """The checkpoints that the log was compared with; `matches` is None when there are none."""
+    """The checkpoints that the log was compared with; `matches` is None without checkpoints."""
 
     count: int = 0
     last_sequence: int | None = None
@@ -65,7 +65,7 @@ class CheckpointsSeen(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LedgerSeen(msgspec.Struct, kw_only=True, frozen=True):
-    """The session's line in the ledger; None where there was nothing to compare."""
+    """The session's line in the ledger; None if there was nothing to compare."""
 
     found: bool = False
     matches: bool | None = None
@@ -73,7 +73,7 @@ class LedgerSeen(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AttestationSeen(msgspec.Struct, kw_only=True, frozen=True):
-    """Whether there is a signature; checking one is not part of this version."""
+    """The presence of a signature; this version does not check signatures."""
 
     present: bool = False
     signature_verified: bool = False
@@ -102,7 +102,7 @@ class Verification(msgspec.Struct, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with."""
+        """The exit code of the command."""
         return EXIT_CODES[self.verdict]
 
 

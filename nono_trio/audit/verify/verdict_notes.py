@@ -1,4 +1,4 @@
-"""What a reader of a verdict has to know besides: sentences, each about one fact that was found."""
+"""The notes of a verdict: sentences, each about one fact."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
 
 def nameless_notes(ledger: LedgerReport) -> Sequence[str]:
-    """What a session that no line names has to be told with."""
+    """Return the notes about ledger lines whose session is unknown."""
     if not ledger.nameless:
         return ()
     return (
-        "a line of the ledger is damaged or gone and names nobody: it may have been this session's",
+        "a line of the ledger is damaged or missing, and its session is not known: it may have been"
+        " this session's",
     )
 
 
 def ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
-    """What the state of the ledger means for a session that it has a line for."""
+    """Return the notes about the ledger for a session that has a line in it."""
     notes = []
     if ledger.first_bad is not None:
         bad = ledger.first_bad
@@ -34,8 +35,8 @@ def ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
         )
     if session_id in ledger.doubtful:
         notes.append(
-            "its line stands after a line of the ledger that is damaged or gone, which may have"
-            " been its own: only a copy of the ledger from before can tell"
+            "its line comes after a damaged or missing line of the ledger, which may have been its"
+            " own: only an earlier copy of the ledger can tell"
         )
     if session_id in ledger.removed:
         notes.append("the ledger says that it was removed: `audit forget` was not finished")
@@ -49,7 +50,7 @@ def _how_far(event_count: int) -> str:
 
 
 def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
-    """What a reader of the verdict has to know besides."""
+    """Return the notes about the session's files."""
     notes = []
     if evidence.metadata is None:
         notes.append("no session.json: nothing says where the log should end (an unsealed prefix)")
@@ -74,7 +75,7 @@ def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
 
 
 def _recovery_notes(evidence: Evidence) -> Sequence[str]:
-    """That it was recovered: its last record says so, which the hashes cover."""
+    """Return the note about a recovery: its last record tells of it, which the hashes cover."""
     if evidence.metadata is None or not evidence.ours:
         return ()
     if evidence.metadata.exit_code != LOST_EXIT_CODE:

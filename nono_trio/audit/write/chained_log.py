@@ -1,10 +1,10 @@
-"""The files that a live session appends to, and the state that may advance only with them.
+"""The files that a live session appends to, and the hash state that advances with them.
 
-Rules: a file is created exclusively, 0600, and only ever grows; an append either happens whole or
-leaves the file as it was (a short write is continued, a failed one is cut back), so a record is
-never followed by half of another; the chain head, the Merkle tree and the segment checksum move
-on only after the bytes are in the file; a file whose sync failed once is never called durable
-again, because the kernel forgets the bytes that it could not write, and says so only once.
+Rules: a file is created exclusively, 0600, and only grows. An append happens whole or leaves the
+file unchanged (a short write is continued, a failed one is cut back), so no record follows half of
+another. The chain head, the Merkle tree and the segment checksum advance only after the bytes are
+in the file. A file whose sync failed once is never durable again: the kernel drops the bytes that
+it could not write, and reports that only once.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.
 
 
 class SyncFailed(OSError):
-    """A sync failed, now or before: what was appended since the last good one may be gone."""
+    """A sync failed, now or before: bytes appended since the last good one may be lost."""
 
 
 class AppendFile:
-    """A file of our own that only grows, by whole appends; `kept` bytes are held for the last."""
+    """A file that only grows, by whole appends; `kept` bytes are reserved for the last append."""
 
     def __init__(self, path: Path, kept: int = 0) -> None:
         self._begin(path, os.open(path, _FLAGS, 0o600), 0, kept)
 
     @classmethod
     def reopen(cls, path: Path, offset: int) -> Self:
-        """Go on with the file that a crash left, after its first `offset` bytes: the rest is cut.
+        """Reopen the file after a crash; bytes after the first `offset` are cut.
 
-        Made anew if it is not there. For `audit recover`, which keeps what is cut beside the file.
+        A missing file is created. `audit recover` calls it, and keeps the cut bytes beside the
+        file.
         """
         file = cls.__new__(cls)
         file._begin(path, os.open(path, _FLAGS & ~os.O_EXCL, 0o600), offset, None)
@@ -55,20 +56,20 @@ class AppendFile:
         self.descriptor = descriptor
         self.sync_error: str | None = None
         self._torn = False
-        # What a recovery adds is small, and it has to be possible on a disk that is nearly full.
+        # A recovery adds little, and must be possible on a disk that is nearly full.
         self._room = None if kept is None else Room(descriptor, kept)
 
     def hold_room(self) -> None:
-        """Hold the room for the last bytes now; raises NoRoom."""
+        """Reserve the space for the last bytes; raises NoRoom."""
         if self._room is not None:
             self._room.require(self.offset)
 
     def append(self, data: bytes, *, last: bool = False) -> None:
         """Append all of `data` or nothing; raises OSError with nothing appended.
 
-        The `last` bytes go into the room that is held for them; for all others NoRoom is raised
-        when the disk has none besides. Plain writes on the caller's thread: some 30 microseconds
-        for a full batch, where a hop to a thread costs more than that by itself.
+        The `last` bytes use the space reserved for them; for other bytes NoRoom is raised if the
+        disk has no other space. The caller's thread writes: some 30 microseconds for a full batch,
+        less than the hop to another thread.
         """
         if self._torn:
             self._cut_back()
@@ -86,13 +87,13 @@ class AppendFile:
         self.offset += len(data)
 
     def write(self, data: memoryview) -> int:
-        """Write some of `data`, return how much: one system call, the seam for faults in tests."""
+        """Write some of `data`, return how much: one system call, which tests let fail."""
         return os.write(self.descriptor, data)
 
     def sync(self) -> None:
-        """Make everything appended durable; blocks for as long as the disk takes.
+        """Make all appended bytes durable; blocks as long as the disk takes.
 
-        Raises SyncFailed, and ever after: a second try may succeed without the lost bytes.
+        Raises SyncFailed, also at each later call: a second try may succeed without the lost bytes.
         """
         if self.sync_error is not None:
             raise SyncFailed(errno.EIO, f"an earlier sync failed: {self.sync_error}")
@@ -105,16 +106,16 @@ class AppendFile:
             ) from error
 
     def flush(self) -> None:
-        """Ask the disk: one system call, the seam for disks that fail in tests."""
+        """Sync the file: one system call, which tests let fail."""
         sync_data(self.descriptor)
 
     def check_identity(self) -> None:
-        """Raise OSError if the file was deleted, replaced or resized underneath.
+        """Raise OSError if the file was deleted, replaced or resized by another program.
 
-        A deleted log gives no write error, ever: every later record would go to a file without
-        a name (the road Kubernetes' strict mode took, kubernetes#111208).
+        Writing to a deleted log raises no error: every later record would go to a file without a
+        name (as in Kubernetes' strict mode, kubernetes#111208).
         """
-        expected = self.offset  # before the size: in another thread the log goes on growing
+        expected = self.offset  # read before the size: in another thread the log may grow
         ours = os.fstat(self.descriptor)
         if ours.st_nlink == 0:
             raise FileNotFoundError(2, "the file was deleted underneath", str(self.path))
@@ -125,12 +126,12 @@ class AppendFile:
             raise OSError(5, "the file was cut underneath", str(self.path))
 
     def release_room(self) -> None:
-        """Give back what was held; nothing is appended any more. Raises OSError."""
+        """Release the reserved space; nothing is appended any more. Raises OSError."""
         if self._room is not None:
             self._room.release(self.offset)
 
     def close(self) -> None:
-        """Give the descriptor back; the file stays."""
+        """Close the descriptor; the file stays."""
         os.close(self.descriptor)
 
     def _cut_back(self) -> None:
@@ -140,7 +141,7 @@ class AppendFile:
 
 @dataclass(frozen=True)
 class LogPosition:
-    """How far a log has come: what a checkpoint says of it."""
+    """The end of a log, as a checkpoint records it."""
 
     event_count: int
     offset: int
@@ -153,7 +154,7 @@ class LogPosition:
 class ChainedLog:
     """The hash-chained log: a file and the state of its chain.
 
-    `tree` and `segment` are given to go on with a log that was read before.
+    `tree` and `segment` are given to continue a log that was read before.
     """
 
     file: AppendFile
@@ -184,7 +185,7 @@ class ChainedLog:
         return first
 
     def position(self) -> LogPosition:
-        """Return where the log stands, for one checkpoint; `checkpointed` must follow."""
+        """Return the end of the log, for one checkpoint; `checkpointed` must follow."""
         self._next_segment = xxhash.xxh3_64()
         return LogPosition(
             event_count=self.sequence,
@@ -195,7 +196,8 @@ class ChainedLog:
         )
 
     def checkpointed(self, *, written: bool) -> None:
-        """Begin a new segment at the last position, or go on with the old one if nobody wrote it.
+        """Begin a new segment at the last position, or continue the old one if no checkpoint was
+        written.
 
         Both segments are fed meanwhile: a checkpoint that fails must not shift the next one's.
         """

@@ -1,9 +1,10 @@
-"""Room on the disk: blocks that are a file's before its bytes are, and a floor that stays free.
+"""Space on the disk: blocks reserved for a file before its bytes are written, and a minimum that
+stays free.
 
-Rules of this file: what is held never shows in a file's size, so a crash leaves no NULs behind; a
-file's last bytes (the end of a log, its last checkpoint) fit into what it holds, whoever fills the
-disk meanwhile; where a file system can't hold blocks, the floor alone is kept. A session never
-takes the last free space of a disk that others need too, and what floods its log finds an end.
+Rules of this file: reserved space does not change a file's size, so a crash leaves no NULs. The
+last bytes of a file (the end of a log, its last checkpoint) fit into its reserved space, even if
+another program fills the disk. On a file system that can't reserve blocks, only the minimum is kept
+free. A session never takes the last free space of a disk, and a flood of records ends.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Held at once: one call for some two hundred records, and little to give back at the end.
+# Reserved at once: one call for some two hundred records, and little to release at the end.
 CHUNK: Final = 256 * 1024
-# Left to everybody else: what a system needs to stay usable, but never more than a hundredth of a
+# The space left to others: the system needs it to stay usable. It is at most a hundredth of the
 # disk, so that small ones (a tmpfs) can be used as well.
 FLOOR: Final = 64 * 1024 * 1024
 FLOOR_SHARE: Final = 100
 
 _KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
-# What file systems, and kernels that are none, answer when they have no such thing.
+# The errors of file systems and kernels without this feature.
 _UNSUPPORTED: Final = frozenset(
     {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.EPERM}
 )
 
 
 class NoRoom(OSError):
-    """There is no room for more than what is held: nothing was written, the end still fits."""
+    """The disk has only the reserved space left: nothing was written, the end still fits."""
 
 
 class Room:
-    """What one open file holds beyond its end; `kept` bytes of it are for its last bytes."""
+    """The space that one open file reserves after its end; `kept` bytes are for its last bytes."""
 
     def __init__(self, descriptor: int, kept: int) -> None:
         self._descriptor = descriptor
@@ -44,21 +45,22 @@ class Room:
         self._asked = 0
 
     def require(self, end: int) -> None:
-        """Hold room for `end` bytes and for the last ones after them; raises NoRoom.
+        """Reserve space for `end` bytes and for the last ones after them; raises NoRoom.
 
-        Costs nothing until a chunk is used up.
+        Makes no system call until a chunk is used up.
         """
         needed = end + self._kept
         if needed <= self._asked:
             return
         require_floor(self._descriptor)
         if not self._hold(needed + CHUNK):
-            self._asked = needed + CHUNK  # nothing can be held here: look at the floor again then
+            # nothing can be reserved here: check the minimum again then
+            self._asked = needed + CHUNK
             return
         self._asked = self._held
 
     def release(self, end: int) -> None:
-        """Give back what is held after the first `end` bytes, which are all the file has."""
+        """Release the space after the first `end` bytes, which are the whole file."""
         if self._held > end:
             os.ftruncate(self._descriptor, end)
         self._held = self._asked = 0
@@ -70,9 +72,9 @@ class Room:
 
 
 def hold(descriptor: int, size: int) -> bool:
-    """Make the first `size` bytes' blocks the file's without changing its size.
+    """Allocate the blocks of the first `size` bytes without changing the file's size.
 
-    Returns False where the system has no such thing. Raises NoRoom.
+    Returns False if the system can't. Raises NoRoom.
     """
     number = _allocate(descriptor, size)
     if number not in _UNSUPPORTED and number != 0:
@@ -81,7 +83,7 @@ def hold(descriptor: int, size: int) -> bool:
 
 
 def hold_file(path: Path, size: int) -> None:
-    """Make `path` (0600, if it is not there) hold `size` bytes for what will be written into it.
+    """Reserve `size` bytes for `path` (0600, created if it is missing).
 
     Raises OSError.
     """
@@ -95,7 +97,7 @@ def hold_file(path: Path, size: int) -> None:
 
 
 def require_floor(descriptor: int) -> None:
-    """Raise NoRoom when the disk of an open file has less left than what it leaves to others."""
+    """Raise NoRoom if the disk of an open file has less space than must stay free."""
     disk = os.fstatvfs(descriptor)
     floor = min(FLOOR, disk.f_blocks * disk.f_frsize // FLOOR_SHARE)
     if disk.f_bavail * disk.f_frsize < floor:
@@ -103,7 +105,7 @@ def require_floor(descriptor: int) -> None:
 
 
 def _shown(size: int) -> str:
-    """A size for a sentence."""
+    """Return a size for a sentence."""
     mebibytes = size / (1024 * 1024)
     return f"{mebibytes:.0f} MiB" if mebibytes >= 1 else f"{size // 1024} KiB"
 
@@ -111,14 +113,16 @@ def _shown(size: int) -> str:
 if sys.platform == "darwin":
 
     def _allocate(_descriptor: int, _size: int) -> int:
-        """Its F_PREALLOCATE is given back when the file is closed: the floor alone is kept."""
+        """The reservation (F_PREALLOCATE) ends when the file is closed, so only the minimum is
+        kept."""
         return errno.EOPNOTSUPP
 
 else:
 
     def _allocate(descriptor: int, size: int) -> int:
-        """fallocate(2), which Python has only in its form that changes a file's size; the errno."""
-        import ctypes  # a run has it anyway; nothing else comes here
+        """Call fallocate(2) and return its errno; Python has only the form that changes a file's
+        size."""
+        import ctypes  # a run imports it anyway; no other command comes here
 
         allocate = ctypes.CDLL(None, use_errno=True).fallocate
         allocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)

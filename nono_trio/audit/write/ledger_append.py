@@ -1,9 +1,9 @@
 """Appending to the ledger: one chained line for each session that is sealed or removed.
 
-Rules of this file: appending is O(1) (only the tail is read), under an exclusive flock, one write,
-then fdatasync. A torn last line is what a crash leaves: it is moved to ledger.torn beside the
-ledger and the chain goes on; a whole record that lacks nothing but its newline is given it. A whole
-line that can't be read is no crash and stops the append (ledger_repair.py is for that).
+Rules of this file: an append is O(1) (it reads only the tail), under an exclusive flock, one write,
+then fdatasync. A crash may leave a torn last line: it is moved to ledger.torn beside the ledger,
+and the chain continues. A whole record that lacks only its newline gets one. A whole line that
+can't be read did not come from a crash and stops the append (see ledger_repair.py).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 LOCK = "ledger.lock"
 TORN = "ledger.torn"
 
-# An append holds the lock for one sync; 10 s means that some holder is stuck, not busy.
+# An append holds the lock for one sync. After 10 s, its holder is stuck.
 LOCK_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.01
-# Far over any line we write (~350 bytes): a tail without a newline in it is not a ledger's.
+# Far over any line of ours (~350 bytes): a longer tail without a newline is not a ledger's.
 MAX_LINE = 64 * 1024
 
 
 def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str) -> LedgerRecord:
     """Chain one session to the ledger and make the line durable.
 
-    Blocks for the lock up to LOCK_SECONDS: call it in a thread. Raises AuditLost when the lock is
-    not to be had, the last whole line is unreadable, or the line can't be written.
+    Waits for the lock up to LOCK_SECONDS: call it in a thread. Raises AuditLost if the lock stays
+    taken, the last whole line is unreadable, or the line can't be written.
     """
     try:
         with as_owner_of_path(audit_root), locked(audit_root):
@@ -57,13 +57,13 @@ def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str
 
 
 def append_removed(audit_root: Path, session_id: str, digest_hex: str, time: str) -> LedgerRecord:
-    """Say durably that a session is removed on purpose; as `append`."""
+    """Record durably that a session is removed on purpose; as `append`."""
     return append(audit_root, REMOVED_PREFIX + session_id, digest_hex, time)
 
 
 @contextlib.contextmanager
 def locked(audit_root: Path) -> Iterator[None]:
-    """Hold the ledger's lock; flock has no deadline of its own, so it is tried until ours."""
+    """Hold the ledger's lock; flock has no deadline, so it is tried until ours."""
     lock = open_shared(audit_root / LOCK, os.O_RDWR)
     try:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -90,7 +90,7 @@ def _try_lock(lock: int) -> bool:
 def append_locked(
     audit_root: Path, session_id: str, digest_hex: str, completed_at: str
 ) -> LedgerRecord:
-    """As `append`, by who holds the lock; raises OSError and AuditLost."""
+    """As `append`, for a caller that holds the lock; raises OSError and AuditLost."""
     path = audit_root / LEDGER
     created = not path.exists()
     file = open_shared(path, os.O_RDWR)
@@ -145,7 +145,7 @@ def _mend_torn_tail(ledger: BinaryIO, audit_root: Path) -> None:
 
 
 def set_aside(audit_root: Path, cut: bytes) -> None:
-    """Keep what is to be cut from the ledger beside it, durably; raises OSError."""
+    """Keep the bytes that will be cut from the ledger beside it, durably; raises OSError."""
     kept = open_shared(audit_root / TORN, os.O_WRONLY | os.O_APPEND)
     with os.fdopen(kept, "ab", buffering=0) as aside:
         write_whole(aside, cut if cut.endswith(b"\n") else cut + b"\n")
@@ -153,7 +153,7 @@ def set_aside(audit_root: Path, cut: bytes) -> None:
 
 
 def _last_record(ledger: BinaryIO, path: Path) -> LedgerRecord | None:
-    """The record to chain to; it must hold by itself, or the break would be ours."""
+    """Return the record to chain to; its own hash must be right, or we would break the chain."""
     _, tail = _tail(ledger)
     if not tail:
         return None
@@ -169,7 +169,7 @@ def _last_record(ledger: BinaryIO, path: Path) -> LedgerRecord | None:
 
 
 def write_whole(file: BinaryIO, data: bytes) -> None:
-    """Append `data` in one write; a short write is cut back, so that no half line is left."""
+    """Append `data` in one write; a short write is cut back, so that no half line remains."""
     end = file.seek(0, os.SEEK_END)
     written = file.write(data)
     if written != len(data):

@@ -1,8 +1,8 @@
 """The producers' side of the audit: one call that returns once the decision is in the log.
 
-`Recorder.record` is what makes "record before act" true: whoever wants to act awaits it first.
-Rules: no event is dropped silently (in strict mode none is dropped at all); the queue is bounded
-and so is the wait for it; after the seal every call fails.
+`Recorder.record` ensures "record before act": a caller must await it before it acts. Rules: no
+event is dropped silently (in strict mode none is dropped at all); the queue and the wait for it are
+bounded; after the seal every call fails.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
 
-# A queue that stays full this long means a disk that stands still; then: no record, no action.
+# If a queue stays full this long, the disk no longer answers; then: no record, no action.
 QUEUE_SECONDS = 10.0
 
-# What `record` returns in best-effort mode for an event that is counted as lost.
+# The value that `record` returns in best-effort mode for an event that is counted as lost.
 NOT_RECORDED = -1
 
 
 class Pending:
     """One event on its way to the log, and the task that waits for it.
 
-    A hand-made one-shot instead of a `trio.Event`: every request passes here, and an Event's
-    parking lot costs more than the rest of the call.
+    A one-shot event of our own instead of a `trio.Event`: every request passes here, and the
+    parking lot of an Event costs more than the rest of the call.
     """
 
     __slots__ = ("_task", "error", "payload", "sequence")
@@ -45,7 +45,7 @@ class Pending:
         self._task: trio.lowlevel.Task | None = None
 
     async def committed(self) -> int:
-        """Wait until the writer has answered. If cancelled, the event may still be recorded."""
+        """Wait for the writer's answer. If cancelled, the event may still be recorded."""
         if self.sequence is None and self.error is None:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._forget)
@@ -56,12 +56,12 @@ class Pending:
         return self.sequence
 
     def release(self, sequence: int) -> None:
-        """The record is in the log (or counted as lost): let the producer act."""
+        """The record is in the log (or counted as lost): wake the producer, which may act."""
         self.sequence = sequence
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """The record is not in the log: the producer must not act."""
+        """The record is not in the log: wake the producer, which must not act."""
         self.error = error
         self._wake()
 
@@ -76,35 +76,35 @@ class Pending:
 
 
 class RecordsDecisions(Protocol):
-    """What the proxy needs of the audit."""
+    """The interface of the audit that the proxy uses."""
 
     async def record(self, event: NetworkEvent) -> int:
         """Return the sequence once the event is in the log."""
         ...
 
     def record_flow(self, flow: Flow) -> None:
-        """Note what came of an allowed connection."""
+        """Record the result of an allowed connection."""
         ...
 
 
 class Recorder:
-    """A producer's handle on the audit queue; leaving its `with` block is what ends the writer."""
+    """A producer's handle on the audit queue; the writer ends when its `with` block is left."""
 
     def __init__(self, send: trio.MemorySendChannel[Pending | Flow], mode: AuditMode) -> None:
         self._send = send
         self._mode = mode
         self.lost_to_full_queue = 0
         self.lost_flows = 0
-        # Flows for which the queue had no room. Each is of a decision that was committed, and while
-        # they wait no other is: so there are no more of them than open connections.
+        # Flows that did not fit in the queue. Each belongs to a committed decision, and no other
+        # decision is committed while they wait, so there are at most as many as open connections.
         self._waiting_flows: list[Flow] = []
 
     async def record(self, event: NetworkEvent) -> int:
         """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
 
-        Raises AuditBusy when the queue stayed full for QUEUE_SECONDS, AuditLost when the log has
-        failed, SessionSealed after the end: in all three nothing was recorded and nothing may be
-        done. If cancelled, the event may still be recorded; the caller must not act on it.
+        Raises AuditBusy if the queue stayed full for QUEUE_SECONDS, AuditLost if the log has
+        failed, SessionSealed after the end: in all three cases nothing was recorded and nothing may
+        be done. If cancelled, the event may still be recorded; the caller must not act on it.
         """
         pending = Pending(Network(event=event))
         if not self._queued(pending) and not await self._send_slowly(pending):
@@ -119,7 +119,7 @@ class Recorder:
         return await pending.committed()
 
     def _queued(self, pending: Pending) -> bool:
-        """Put it in the queue if there is room, which there nearly always is."""
+        """Put it in the queue if there is space, as nearly always."""
         try:
             self._send.send_nowait(pending)
         except trio.WouldBlock:
@@ -131,7 +131,7 @@ class Recorder:
         return True
 
     async def _send_slowly(self, pending: Pending) -> bool:
-        """Wait for room (strict), or count the loss at once (best-effort) and return False."""
+        """Wait for space (strict), or count the loss at once (best-effort) and return False."""
         if self._mode == "best-effort":
             self.lost_to_full_queue += 1
             return False
@@ -147,10 +147,10 @@ class Recorder:
         return True
 
     def record_flow(self, flow: Flow) -> None:
-        """Queue one flow line; never waits, so that it can be called while being cancelled.
+        """Queue one flow line; never waits, so it may be called during cancellation.
 
-        One that finds the queue full is written with what is in it. After the end it is counted: it
-        is a summary, the decision itself is in the log.
+        If the queue is full, the line is written with the next batch. After the end it is only
+        counted: the decision itself is in the log.
         """
         if flow.sequence == NOT_RECORDED:
             return
@@ -162,7 +162,7 @@ class Recorder:
             self.lost_flows += 1
 
     def take_waiting_flows(self) -> list[Flow]:
-        """For the writer, with each batch: the flows that the queue had no room for."""
+        """For the writer, with each batch: return the flows that did not fit in the queue."""
         waiting, self._waiting_flows = self._waiting_flows, []
         return waiting
 

@@ -1,4 +1,4 @@
-"""What a session's files have to say when it is opened and when it is sealed.
+"""The contents of a session's files when it is opened and when it is sealed.
 
 The same functions make the files, seal them after a crash and compute them again to verify them, so
 the three can't disagree. Blocking, without the loop.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def opened_metadata(policy: SessionPolicy, started: str, command: list[str]) -> SessionMetadata:
-    """Return the open session.json of a session: it says nothing that its policy does not."""
+    """Return the open session.json of a session; all of it follows from the policy."""
     process = policy.supervisor
     return SessionMetadata(
         session_id=policy.session_id,
@@ -65,7 +65,7 @@ def sealed_metadata(
     network_events: list[NetworkEvent],
     summary: SealSummary,
 ) -> SessionMetadata:
-    """Return what session.json says of a sealed log: `opened`, with what the summary binds."""
+    """Return the session.json of a sealed log: `opened`, with the facts that the summary binds."""
     status = "recovered" if summary.recovered else "sealed"
     return msgspec.structs.replace(
         opened,
@@ -119,7 +119,7 @@ def write_summary(directory: Path, summary: SealSummary) -> Network:
 
 
 def file_digest(path: Path, size: int | None = None) -> FileDigest:
-    """The digest of a file, or of its first `size` bytes; a missing file is an empty one."""
+    """Return the digest of a file, or of its first `size` bytes; a missing file counts as empty."""
     length, hasher = 0, hashlib.sha256()
     for line in lines(path, size_of(path) if size is None else size):
         length += len(line)

@@ -1,11 +1,11 @@
-"""The append-only files of a session together: how they are opened, locked and checkpointed.
+"""The append-only files of a session together: opening, locking and checkpointing.
 
-Loop-free, so that `audit recover` seals with the writer's own code. Rules: whoever appends holds an
-exclusive flock on the log, which the kernel gives back when its holder dies: a live session and a
-recovery can't meet, not even where they can't see each other's processes (a container that shares
-the state directory); a checkpoint is written only over a log that was synced before, and never
-again once a sync of any of the files has failed; the room for the last bytes of each is held from
-the start.
+It works without the loop, so that `audit recover` seals with the writer's own code. Rules: the
+process that appends holds an exclusive flock on the log, which the kernel releases when it dies. So
+a live session and a recovery exclude each other, even if neither sees the other's process (a
+container that shares the state directory). A checkpoint is written only after a sync of the log,
+and never again once a sync of any of the files has failed. The space for the last bytes of each
+file is reserved from the start.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.chained_log import LogPosition
     from nono_trio.audit.write.state_modes import StateModes
 
-# Held at the end of a log: gap records (one for each kind of error), a summary, the end.
+# Reserved at the end of a log: gap records (one for each kind of error), a summary, the end.
 KEPT_FOR_LOG = 32 * 1024
 KEPT_FOR_CHECKPOINTS = 8 * 1024  # the final one, with two signatures
 
-INDENTATION = 512  # what an event takes more in session.json than in the log, every field set
+INDENTATION = 512  # the extra size of an event in session.json, with every field set
 
 
 class LogFiles:
     """The three append-only files of a session; opened exclusively, closed together."""
 
     def __init__(self, directory: Path) -> None:
-        """Create them and hold the room for their ends; raises OSError, with none left open."""
+        """Create them and reserve the space for their ends; raises OSError, with none left open."""
         self.directory = directory
         self.flows_sha256 = hashlib.sha256()
         self._seal_events = self._seal_bytes = self._seal_held = 0
@@ -55,7 +55,7 @@ class LogFiles:
             opened.pop_all()
 
     def moved_to(self, directory: Path) -> None:
-        """The directory has another name now, and the files in it with it."""
+        """Use the new name of the directory, and of the files in it."""
         self.directory = directory
         for file in self.all:
             file.path = directory / file.path.name
@@ -66,11 +66,11 @@ class LogFiles:
         return self.log.file, self.checkpoints, self.flows
 
     def check_identity(self) -> None:
-        """Raise OSError if one of them was deleted, replaced or cut underneath."""
+        """Raise OSError if one of them was deleted, replaced or cut by another program."""
         try:
             for file in self.all:
                 file.check_identity()
-        except PermissionError:  # a directory of ours that was closed to us: by the command
+        except PermissionError:  # the command changed the mode of a directory of ours
             if self.modes is None:
                 raise
             self.modes.heal()
@@ -84,10 +84,10 @@ class LogFiles:
                 raise SyncFailed(errno.EIO, f"an earlier sync failed: {file.sync_error}")
 
     def hold_for_seal(self, size: int, events: int = 0) -> None:
-        """Hold room for `size` more bytes of the sealed session.json, a chunk ahead.
+        """Reserve `size` more bytes for the sealed session.json, a chunk ahead.
 
-        With `events` they are that many records: session.json repeats the first of a log only.
-        Raises OSError, NoRoom among them.
+        With `events` they are that many records: session.json repeats only the first of a log.
+        Raises OSError, and NoRoom among them.
         """
         if events and self._seal_events >= MAX_NETWORK_EVENTS:
             return
@@ -109,7 +109,8 @@ class LogFiles:
         append_checkpoint(self.checkpoints, position, lost, flows_sha256)
 
     def release_room(self) -> None:
-        """Give back what was held for their ends, after the last byte is in. Raises OSError."""
+        """Release the space reserved for their ends, after the last byte is written. Raises
+        OSError."""
         for file in self.all:
             file.release_room()
 
@@ -129,7 +130,7 @@ def _created(path: Path, kept: int, opened: contextlib.ExitStack) -> AppendFile:
 def append_checkpoint(
     file: AppendFile, position: LogPosition, lost: int, flows_sha256: str | None
 ) -> None:
-    """Append a checkpoint to `file` and sync it; the final one if the flows are hashed."""
+    """Append a checkpoint to `file` and sync it; it is the final one if it has the flows' hash."""
     checkpoint = Checkpoint(
         time=rfc3339(),
         event_count=position.event_count,
@@ -146,5 +147,5 @@ def append_checkpoint(
 
 
 def lock(descriptor: int) -> None:
-    """Hold the session until `descriptor` is closed; raises BlockingIOError if another does."""
+    """Lock the session until `descriptor` is closed; raises BlockingIOError if it is locked."""
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,12 @@
-"""A session's own files from its first moment to the seal, and the order in which it is sealed.
+"""A session's own files from start to seal, and the order of the seal.
 
-Rules: policy.json and session.json are there, the latter open, before the directory has the
-session's name, so that a crash leaves a session that can be listed and verified, or none. The end
-is made in this order, each step durable before the next: flows, summary.json, ONE append with the
-summary's record and `session_ended`, final checkpoint, ledger line, session.json. The ledger comes
-before session.json says "sealed": a crash between the two leaves an open session that can still be
-recovered, never a sealed one that its ledger does not know. What the seal writes has its room from
-the start; a session that can't start leaves nothing behind.
+Rules: policy.json and an open session.json exist before the directory has the session's name, so a
+crash leaves either no session or one that can be listed and verified. The end has this order, each
+step durable before the next: flows, summary.json, ONE append with the summary's record and
+`session_ended`, final checkpoint, ledger line, session.json. The ledger comes before session.json
+says "sealed": a crash between the two leaves an open session that can be recovered, never a sealed
+one that its ledger does not know. The space for the seal is reserved from the start. A session that
+can't start leaves nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SEAL_BYTES = 16 * 1024
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What is known of a session before it starts; the policy's id and process are filled in."""
+    """The facts of a session before it starts; the policy's id and process are filled in."""
 
     command: Sequence[str]
     policy: SessionPolicy
@@ -83,7 +83,8 @@ class SessionRecord:
         )
         encoded = encode_policy(policy)
         self.policy_record = binding_record(POLICY_TARGET, encoded, unix_ms())
-        """Binds policy.json; to be committed as the second record, before the command starts."""
+        """The record that binds policy.json; it must be the second record, before the command
+        starts."""
         self._summary: SealSummary | None = None
         self._metadata = opened_metadata(policy, self.started, self.command)
         self.directory = store.create_session_directory(audit_root, self.session_id, hidden=True)
@@ -102,16 +103,16 @@ class SessionRecord:
             raise
 
     def observe(self, _sequence: int, payload: Payload) -> None:
-        """Keep the first network events for session.json: bounded, the log is the truth."""
+        """Keep the first network events for session.json; the log has all of them."""
         if isinstance(payload, Network) and len(self._network_events) < MAX_NETWORK_EVENTS:
             self._network_events.append(payload.event)
 
     def summarise(self, totals: Totals, event_count: int) -> Network:
         """Write summary.json for a log of `event_count` records; return the record that binds it.
 
-        Call it once every producer is gone, in a thread: blocks for some syncs, raises OSError.
+        Call it in a thread once every producer has ended: it blocks for some syncs. Raises OSError.
         """
-        self.files.check_identity()  # what is bound by name is what we wrote
+        self.files.check_identity()  # the files of these names must be ours
         self.files.flows.sync()
         facts = msgspec.structs.replace(
             self._metadata.facts,
@@ -132,9 +133,10 @@ class SessionRecord:
         return write_summary(self.directory, self._summary)
 
     def seal(self, ended: SessionEnded, totals: Totals) -> None:
-        """Make the finished log durable and say so everywhere. Blocking; raises OSError.
+        """Make the finished log durable, then write ledger and session.json. Blocking; raises
+        OSError.
 
-        Call it once, in a thread, after the writer has ended: nothing is appended any more.
+        Call it once, in a thread, after the writer has ended.
         """
         if self._summary is None:
             raise AssertionError("the writer ended without a summary")
@@ -143,7 +145,7 @@ class SessionRecord:
         log.file.sync()
         position = log.position()
         self.files.checkpoint(position, totals.lost, final=True)
-        with suppress(OSError):  # what stays held is given back with the directory
+        with suppress(OSError):  # the remaining reserved space is released with the directory
             self.files.release_room()
         metadata = sealed_metadata(
             self._metadata, ended, position, self._network_events, self._summary

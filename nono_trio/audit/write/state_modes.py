@@ -1,10 +1,10 @@
-"""The modes of a session's own files and directories, given back before it is sealed.
+"""Restores the modes of a session's own files and directories before the seal.
 
-A command without a file system view of its own may be able to change modes by name (landlock
-isolation without a broker, or none at all): a ledger that nobody may write would leave this and
-every later session unsealed. Rules: everything is opened at the start, and changed by that hold, so
-no name is followed afterwards; of directories above the state only the owner's own rights are given
-back, as somebody may have meant the rest. Blocking.
+A command without a file system view of its own (landlock isolation without a broker, or none at
+all) may change modes by name. With a ledger that can't be written, this and every later session
+would stay unsealed. Rules: all files are opened at the start, and changed by descriptor, so no name
+is followed afterwards. Of directories above the state only the owner's own rights are restored,
+because the rest may be intended. Blocking.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class StateModes:
-    """Holds what belongs to a session's state; `close` it, or it is closed with the process."""
+    """Holds the descriptors of a session's state; `close` closes them."""
 
     def __init__(self, own: list[int], above: list[int]) -> None:
         self.healed = 0
@@ -32,31 +32,31 @@ class StateModes:
 
     @classmethod
     def of(cls, directory: Path, shared: Sequence[str]) -> Self:
-        """Hold a session's directory, its files, what they lie in, and of the files beside it those
+        """Open a session's directory, its files, the directories above, and the files beside it
         that are named `shared`.
 
-        What can't be opened is left out: it is no more than a precaution.
+        A file that can't be opened is left out: this is a precaution only.
         """
         audit = directory.parent
         files = [*directory.iterdir(), *(audit / name for name in shared)]
         return cls(_held([directory, audit, audit.parent, *files]), _held(audit.parent.parents))
 
     def heal(self) -> None:
-        """Give back what was taken; `healed` counts it. Raises nothing."""
+        """Restore the modes; `healed` counts the changes. Raises nothing."""
         for held, mode in self._above:
             self.healed += _change(held, _mode(held) | mode & _OWNERS)
         for held, mode in self._own:
             self.healed += _change(held, mode)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         for held, _ in (*self._own, *self._above):
             os.close(held)
         self._own, self._above = [], []
 
 
 def _held(paths: Iterable[Path]) -> list[int]:
-    """Those of ours; a directory above may be anybody's."""
+    """Descriptors of our own files; a directory above may belong to another user."""
     found = []
     for path in paths:
         with suppress(OSError):

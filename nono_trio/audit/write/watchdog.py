@@ -1,10 +1,10 @@
-"""Watches over the appends of a log whose file system may stop answering.
+"""Watches the appends of a log whose file system may stop answering.
 
-An append is one write on the event loop, as a hop to a thread would cost more than the write does.
-A file system that is frozen or gone (fsfreeze, a network's) holds that write, and with it the loop:
-signals, decisions and the end of the session wait. Nothing can be recorded then, so nothing may go
-on: a thread that does nothing else notices, and ends the child. What is written when the file
-system answers again is sealed as usual.
+An append is one write on the event loop, because a hop to a thread would cost more than the write.
+A file system that is frozen or gone (fsfreeze, a network's) blocks that write, and with it the
+loop: signals, decisions and the end of the session wait. Nothing can be recorded then, so nothing
+may continue: a thread of its own notices, and ends the child. When the file system answers again,
+the session is sealed as usual.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from nono_trio.errors import AuditLost
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-# A disk that is alive answers within a second or two even under load; a queue that is full this
-# long refuses requests by itself (recorder.QUEUE_SECONDS).
+# A working disk answers within a second or two even under load. A queue that stays full this long
+# refuses requests already (recorder.QUEUE_SECONDS).
 STUCK_SECONDS: Final = 10
 _LOOK_SECONDS: Final = 1.0
 
@@ -47,12 +47,12 @@ class AppendWatchdog:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch during the body. Raises AuditLost when there is no thread to be had."""
+        """Watch during the body. Raises AuditLost if the system refuses a thread."""
         thread = threading.Thread(target=self._watch, name="append-watchdog", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            raise AuditLost(f"nobody can watch over the audit log: {error}") from error
+            raise AuditLost(f"the audit log can't be watched: {error}") from error
         try:
             yield
         finally:
@@ -60,7 +60,7 @@ class AppendWatchdog:
 
     @asynccontextmanager
     async def ending(self, end: Callable[[], None]) -> AsyncIterator[None]:
-        """Have `end` called too, for as long as the body runs."""
+        """Have `end` called as well, as long as the body runs."""
         self.ends.append(end)
         try:
             yield
@@ -68,8 +68,8 @@ class AppendWatchdog:
             self.ends.remove(end)
 
     def _watch(self) -> None:
-        # Looks are counted instead of time: none is taken while the whole process is stopped
-        # (Ctrl-Z), so being continued is not taken for a disk that hangs.
+        # It counts its looks instead of time: it takes none while the whole process is stopped
+        # (Ctrl-Z), so a stop is not mistaken for a disk that hangs.
         number, looks = -1, 0
         while not self._stopped.wait(_LOOK_SECONDS):
             is_same = self._is_appending and self._number == number

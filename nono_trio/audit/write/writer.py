@@ -1,13 +1,12 @@
-"""The one writer: takes what is queued, appends it with one write, lets its producers go.
+"""The one writer: appends the queued events with one write, then wakes their producers.
 
-Everything that decides the order of the log happens in this task: file order is queue order.
-Rules: it leaves only when every send handle is closed (closing the receiving end earlier would
-throw the queue away); in strict mode the first failure fails everything that waits and ends the
-session; in best-effort mode failures are counted, and the count stands in the log before the
-next record and before the end. Syncs run in one thread, never on the loop. Where the disk has no
-room left, nothing more is recorded (strict: nor allowed), and the end goes into the room that was
-held for it, so that the log says itself why it ends. Whatever a child made long in a record is
-bounded here, where every record passes.
+This task alone decides the order of the log: file order is queue order. Rules: it ends only when
+every send handle is closed (closing the receiving end earlier would drop the queue). In strict mode
+the first failure fails all waiting producers and ends the session. In best-effort mode failures are
+counted, and the count is recorded before the next record and before the end. Syncs run in one
+thread, never on the loop. On a full disk nothing more is recorded (strict: nor allowed); the end
+uses the space reserved for it, so that the log says why it ends. Long texts of a child are
+shortened here, because every record passes here.
 """
 
 from __future__ import annotations
@@ -44,18 +43,18 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.session_files import LogFiles
     from nono_trio.core.log.events import Payload
 
-# One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here,
-# which is what everybody else waits.
+# One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here, and
+# all other tasks wait for that long.
 MAX_BATCH = 512
 SYNC_SECONDS = 1.0
-# A checkpoint even when idle, so that a silent log is still a witness of time.
+# A checkpoint even when idle, so that a silent log still shows that time passed.
 IDLE_CHECKPOINT_SECONDS = 60.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass
 class Totals:
-    """What the writer counted; the summary of a session."""
+    """The writer's counts, for the session's summary."""
 
     allowed: int = 0
     denied: int = 0
@@ -81,7 +80,7 @@ class Writer:
         self.totals = Totals()
         self.ended: SessionEnded | None = None
         self.observers: list[Callable[[int, Payload], None]] = []
-        # Strict, and no room: why, once it is so. Whoever runs the session ends it then.
+        # The error of a full disk (strict); the session's runner then ends it.
         self.full: AuditLost | None = None
         self.is_full = trio.Event()
         self.watchdog = AppendWatchdog()
@@ -98,14 +97,15 @@ class Writer:
         self._checkpointing = trio.Lock()
         self._checkpointed = -1
         self._checkpoint_at = float("-inf")
-        # Its own, so that name look-ups can never hold up a sync; one, so that syncs are in order.
+        # A limiter of its own, so that name look-ups never delay a sync; one thread, so that syncs
+        # are in order.
         self._thread = trio.CapacityLimiter(1)
 
     async def run(self) -> None:
         """Write until every recorder is closed, then the summary's record and `ended`, the last.
 
-        Raises AuditLost when the log failed (strict). If cancelled, what is queued is failed,
-        never left waiting.
+        Raises AuditLost if the log failed (strict). If cancelled, all queued events fail; none is
+        left waiting.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -127,9 +127,9 @@ class Writer:
             self._queue.close()
 
     async def _write_end(self, ended: SessionEnded) -> None:
-        """Write the last records, all of them in one append, into the room that was held.
+        """Write the last records in one append, into the space reserved for it.
 
-        A crash leaves all of them whole, or a torn tail that is no end.
+        A crash leaves all of them whole, or a torn tail without an end.
         """
         last: list[Payload] = [*self._gaps(), ended]
         self.totals.lost_flows += self.recorder.lost_flows
@@ -155,7 +155,7 @@ class Writer:
         return items
 
     async def _write(self, items: Sequence[Pending | Flow]) -> None:
-        """Commit one batch: records first, so that a flow never stands before its decision."""
+        """Commit one batch: records first, so that a flow comes after its decision."""
         pending = [item for item in items if isinstance(item, Pending)]
         flows = [item for item in items if not isinstance(item, Pending)]
         flows += self.recorder.take_waiting_flows()
@@ -195,7 +195,7 @@ class Writer:
         return first + len(gaps)
 
     def _append_payloads(self, payloads: list[Payload], *, last: bool = False) -> int:
-        """Append records, gaps among them; a long one is bounded, in `payloads` as well."""
+        """Append records, gaps among them; a long one is shortened, in `payloads` as well."""
         encoded = [encode_payload(payload) for payload in payloads]
         for index, data in enumerate(encoded):
             if len(data) > SHORT_RECORD:
@@ -227,7 +227,7 @@ class Writer:
             observer(sequence, payload)
 
     def _gaps(self) -> list[Network]:
-        """What was lost since the last record, as records of its own."""
+        """Return the gap records for the events lost since the last record."""
         full = self.recorder.lost_to_full_queue
         if full:
             self.recorder.lost_to_full_queue = 0
@@ -241,9 +241,9 @@ class Writer:
         reasons[reason] = reasons.get(reason, 0) + count
 
     def _failed(self, pending: Sequence[Pending], error: OSError, *, recorded: bool) -> None:
-        """A write failed: strict ends here, best-effort counts and goes on.
+        """A write failed: strict mode ends here, best-effort counts and continues.
 
-        `recorded`: the records are in the file, what failed is their sync or a flow line.
+        `recorded`: the records are in the file; their sync or a flow line failed.
         """
         text = f"{error.strerror or error}"
         if self._mode == "strict":
@@ -251,7 +251,7 @@ class Writer:
             _fail(pending, lost)
             if not isinstance(error, NoRoom):
                 raise lost from error
-            # The log is whole, and the room for its end is held: it can still be sealed.
+            # The log is whole, and the space for its end is reserved: it can still be sealed.
             self.full = self.full or lost
             self.is_full.set()
             return
@@ -273,7 +273,7 @@ class Writer:
         return AuditLost(f"the audit log can't be written: {text}", hint=_hint(error))
 
     async def _sync_regularly(self) -> None:
-        """Checkpoint what is written, every second; notice a log that is gone."""
+        """Write a checkpoint every second; notice if the log was deleted or replaced."""
         while True:
             with trio.move_on_after(SYNC_SECONDS):
                 await self._drained.wait()
@@ -287,8 +287,8 @@ class Writer:
     async def _checkpoint_in_thread(self) -> None:
         """Sync the log and write a checkpoint, one pass at a time, in order.
 
-        If cancelled the thread is abandoned (a stuck disk can't be interrupted) and nobody may
-        touch the files again: only the writer's own deadline and its failure cancel here.
+        If cancelled, the thread is abandoned (a stuck disk can't be interrupted) and the files must
+        not be used again: only the writer's own deadline and its failure cancel here.
         """
         async with self._checkpointing:
             position = self.files.log.position() if self._due() else None
