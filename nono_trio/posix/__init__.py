@@ -1,1 +1,1 @@
-"""What every layer asks of the system: paths, owners, processes, files opened safely."""
+"""The operating system as every layer uses it: paths, owners, processes, files opened safely."""

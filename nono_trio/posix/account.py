@@ -1,7 +1,8 @@
-"""The home of whoever runs us: by $HOME where that can be meant, else by the account database.
+"""The user's home directory: $HOME if it is absolute, otherwise the account database's.
 
-Rules: a relative $HOME counts as not set, as it would name another place in each directory; an id
-without an account (a container's made-up one) has / for its home, where it may write nothing.
+Rules: a relative $HOME counts as not set, because it would name a different place in each working
+directory; a user id without an account (as in some containers) has / as its home, where it may not
+write.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def account_home() -> str:
 
 
 def expand_home(path: str) -> str:
-    """Return `path` with the home in the place of ~; what names another user's as Python does."""
+    """Return `path` with the home in the place of ~; `~other` expands as in os.path.expanduser."""
     if path == "~" or path.startswith("~/"):
         return home_of(os.environ).rstrip("/") + path[1:] or "/"
     return os.path.expanduser(path)

@@ -1,4 +1,4 @@
-"""How much memory a cage can have: the machine's, or what our cgroups leave of it."""
+"""The memory that a cage can have: the machine's, or the limit of our cgroups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIMITS: Final = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def memory_bytes(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
-    """Return the bytes of memory that all processes of ours together can have."""
+    """Return the bytes of memory that all our processes together can have."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for directory in _directories(cgroups, own):
         for name in _LIMITS:
@@ -24,7 +24,7 @@ def memory_bytes(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def _directories(cgroups: Path, own: Path) -> list[Path]:
-    """The cgroup v2 of ours and all above it."""
+    """Return our cgroup v2 and all its parents."""
     path = ""
     with contextlib.suppress(OSError):
         for line in own.read_text().splitlines():

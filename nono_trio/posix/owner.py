@@ -1,12 +1,12 @@
-"""Root at work in another user's directories: as that user, so that nothing becomes root's.
+"""Root works in another user's directories as that user, so that no file there becomes root's.
 
-A directory that belongs to somebody else is theirs to fill with symlinks and hard links. The road
-not taken: opening each file past them and giving it back afterwards, which has to be right in every
-place that writes; as the owner, the kernel refuses what the owner could not have done.
+The owner of a directory can fill it with symlinks and hard links. As the owner, the kernel refuses
+what the owner could not have done. Road not taken: opening each file with checks and changing its
+owner afterwards, which every place that writes would have to get right.
 
-`as_owner` changes the whole process, for commands that do nothing else. A live session (`sudo -E`)
-has a loop and threads that must stay root's: whatever of it makes a file by name does that in
-`as_owner_of_path`, which changes how this one thread is seen by file systems and nothing else.
+`as_owner` changes the whole process; it is for commands that have no other work. A live session
+(`sudo -E`) has a loop and threads that must stay root's: it makes files by name inside
+`as_owner_of_path`, which changes only this thread's identity towards file systems.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROOT = 0
-_thread = threading.local()  # `acts`: this thread is somebody else to file systems already
+_thread = threading.local()  # `acts`: this thread has another identity towards file systems
 
 
 @contextlib.contextmanager
 def as_owner(directory: Path) -> Iterator[None]:
     """Act as the owner of `directory` if we are root and it is not root's; raises OSError.
 
-    The whole process changes, every thread of it: for commands that do nothing else meanwhile.
+    The whole process changes, with every thread: use it in commands that have no other work.
     """
     owner = directory.stat(follow_symlinks=False)
     if os.geteuid() != _ROOT or owner.st_uid == _ROOT:
         yield
         return
-    codecs.lookup("ascii")  # a module that the owner may not be allowed to read when it is needed
+    codecs.lookup("ascii")  # loads a module that the owner may not be allowed to read later
     group, groups = os.getegid(), os.getgroups()
     os.setgroups([])
     os.setegid(owner.st_gid)
@@ -57,8 +57,8 @@ def as_owner(directory: Path) -> Iterator[None]:
 def as_owner_of_path(path: Path) -> Iterator[None]:
     """Make and open files below `path` as the user whose directories lead there, if we are root.
 
-    `path` need not be there. This thread only, and no checkpoint of a loop may be inside. Raises
-    OSError where that is impossible: then nothing may be made.
+    `path` need not exist. Only this thread changes; the block must contain no checkpoint of a loop.
+    Raises OSError if the identity can't be changed: then the caller must make no file.
     """
     is_root = os.geteuid() == _ROOT and not getattr(_thread, "acts", False)
     owner = _foreign_owner(path) if is_root else None
@@ -76,8 +76,10 @@ def as_owner_of_path(path: Path) -> Iterator[None]:
 
 
 def _foreign_owner(path: Path) -> os.stat_result | None:
-    """Whose the path is: of the first directory on the way, as written and as resolved, that is not
-    root's and not open to everybody (a /tmp is nobody's home)."""
+    """Return the status of the first directory on the way that an ordinary user owns.
+
+    Both the written and the resolved path count. World-writable directories (/tmp) don't.
+    """
     absolute = path.absolute()
     for way in (absolute, absolute.resolve()):
         for directory in reversed([way, *way.parents]):
@@ -92,24 +94,24 @@ def _foreign_owner(path: Path) -> os.stat_result | None:
 
 
 def open_shared(path: Path, flags: int) -> int:
-    """Open a file of `path`'s directory, 0600; made for the directory's owner if it is not there.
+    """Open a file that all sessions of a state directory append to; make it (0600) if needed.
 
-    For what every session of a state directory appends to: one run as root must not shut the
-    directory's user out of it. Never through a symlink; raises OSError.
+    A new file belongs to the directory's owner, so a run as root does not lock that user out. A
+    symlink raises OSError.
     """
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return _opened_once_named(path, flags)
-    if os.geteuid() == _ROOT:  # a file that was made here and now: no name can lead elsewhere
+    if os.geteuid() == _ROOT:  # this call made the file, so its name can't lead elsewhere
         owner = path.parent.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
     return descriptor
 
 
 def _opened_once_named(path: Path, flags: int) -> int:
-    """Open a file that is there; root refuses one with a second name, which may be anybody's."""
+    """Open an existing file; root refuses a hard link, which may be any user's file."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     try:
         require_regular(descriptor, path)

@@ -1,8 +1,8 @@
-"""Where things are: on which system, the home, whether one path lies inside another.
+"""Paths: the home directory, comparing paths, the identity of files.
 
-A place has more names than one: a symlink, a bind mount, another spelling where case does not
-count. Paths are compared by their text only after every symlink was followed, and beside it by
-`identity`, which is the same under every name.
+One place can have several names: a symlink, a bind mount, another spelling on a file system that
+ignores case. Compare paths as text only after every symlink was followed, and compare `identity`
+too, which is the same under every name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from nono_trio.posix.account import home_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# For choices between two values; where a name exists on one system only, sys.platform is compared
-# in place, as the type checker knows that by itself.
+# For a choice between two values. Code that uses names of one system only compares sys.platform in
+# place, because the type checker understands that.
 ON_MACOS: bool = sys.platform == "darwin"
 
 Identity = tuple[int, int]  # device and inode
@@ -29,7 +29,10 @@ def home_directory() -> str:
 
 
 def homes_root(environ: Mapping[str, str]) -> str:
-    """Where kept homes are: $XDG_DATA_HOME/nono-trio/homes; a relative XDG_DATA_HOME is ignored."""
+    """Return the directory of kept homes: $XDG_DATA_HOME/nono-trio/homes.
+
+    A relative XDG_DATA_HOME is ignored.
+    """
     data = environ.get("XDG_DATA_HOME", "")
     if not os.path.isabs(data):
         data = os.path.join(home_directory(), ".local", "share")
@@ -55,18 +58,18 @@ def ancestors(path: str) -> Iterator[str]:
 
 
 def relative(path: str, directory: str) -> str:
-    """Return what leads from `directory` to `path`, which is in it; empty if they are the same."""
+    """Return `path` relative to `directory`, which it lies in; empty if they are the same."""
     return path[len(directory.rstrip("/")) :].lstrip("/")
 
 
 def could_be_directory(path: str) -> bool:
-    """Tell whether there is a directory at `path`, or one could be made: no file is in the way."""
+    """Tell whether `path` is a directory or could become one: no file is in the way."""
     nearest = next((one for one in ancestors(path) if os.path.lexists(one)), "/")
     return os.path.isdir(nearest)
 
 
 def identity(path: str) -> Identity | None:
-    """Return device and inode of what is at `path`, None if nothing is there or can be seen."""
+    """Return device and inode of the file at `path`, None if it can't be seen."""
     try:
         found = os.stat(path)
     except OSError:
@@ -75,8 +78,10 @@ def identity(path: str) -> Identity | None:
 
 
 def still_at(path: str, identity: tuple[int, int] | None) -> str | None:
-    """The path without symlinks; None where something else is there than `identity`, a device and
-    inode: what was put in its place may be a symlink to anywhere."""
+    """Return the path without symlinks, None if its file is not the one of `identity`.
+
+    Another file may be a symlink that a hostile command put there.
+    """
     real = os.path.realpath(path)
     if identity is None:
         return real

@@ -1,9 +1,9 @@
-"""A handle to one process: a signal through it reaches that process or nobody.
+"""A handle to one process: a signal sent through it can't reach another process.
 
-A pid alone may have been taken over by somebody else. Linux: a pidfd. macOS has none: a kqueue that
-waits for the process' end stands in for it (not tested on a Mac), and the pid is used until then.
-That is safe for a child of ours, whose pid stays taken until it is reaped, and leaves a moment for
-others: between the end of such a process and our signal its pid would have to come round again.
+A pid alone may have been reused. Linux has pidfds. macOS lacks them: there a kqueue waits for the
+process' end (not tested on a Mac), and signals go to the pid until then. That is safe for our own
+children, whose pid stays taken until we reap them. For other processes a race remains: the process
+ends and its pid is reused between our check and our signal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if sys.platform == "darwin":
             try:
                 self._kqueue.control([watch], 0)
                 self._ended = False
-            except ProcessLookupError:  # it is there, as a zombie: kqueue no longer sees it
+            except ProcessLookupError:  # a zombie, which kqueue does not see
                 self._ended = True
 
         def signal(self, number: int) -> None:
@@ -49,14 +49,14 @@ if sys.platform == "darwin":
             return self._ended
 
         async def ended(self) -> None:
-            """Wait until the process has ended, reaped or not. Nothing happens if cancelled."""
+            """Wait until the process has ended, reaped or not; safe to cancel."""
             import trio
 
             while not self.ended_within(0):
                 await trio.lowlevel.wait_readable(self._kqueue.fileno())
 
         def close(self) -> None:
-            """Give the handle back; the process is none the wiser."""
+            """Close the handle; the process is unaffected."""
             self._kqueue.close()
 
 else:
@@ -78,11 +78,11 @@ else:
             return bool(poll.poll(seconds * 1000))
 
         async def ended(self) -> None:
-            """Wait until the process has ended, reaped or not. Nothing happens if cancelled."""
+            """Wait until the process has ended, reaped or not; safe to cancel."""
             import trio
 
             await trio.lowlevel.wait_readable(self._pidfd)
 
         def close(self) -> None:
-            """Give the handle back; the process is none the wiser."""
+            """Close the handle; the process is unaffected."""
             os.close(self._pidfd)

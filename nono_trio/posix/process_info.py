@@ -1,7 +1,7 @@
-"""What the operating system says of a process and of a boot.
+"""Facts about processes and the current boot: start times, users, locks.
 
-One set of functions for each system, chosen where they are defined. The Linux side reads /proc. The
-macOS side, which has no /proc, asks ps(1) and sysctl(8); it has not been tested on a Mac.
+Each system has its own set of functions. Linux reads /proc; macOS runs ps(1) and sysctl(8), which
+was not tested on a Mac.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _SETGROUPS = {"x86_64": 116, "aarch64": 159}  # system calls; without a number r
 
 
 # The kernel reports a long list of locks in pieces of a page. A lock that is released between two
-# pieces can hide a later one (once in 700 readings, measured under churn), so "no" is asked again
-# where the list has more than one piece.
+# pieces can hide a later one (once in 700 readings, measured under churn). So a longer list is read
+# again before the answer is "no".
 _ONE_PIECE = 3_900
 _LOCK_READINGS = 5
 
-# What ps(1) answers of another process takes milliseconds; more is a machine that hangs.
+# ps(1) takes milliseconds; if it takes longer, the machine hangs.
 _ASK_SECONDS = 5.0
 
 
 def started_of(answer: str) -> int | None:
-    """When a process began, in seconds since 1970, by `ps -o state=,lstart=` in UTC.
+    """Parse `ps -o state=,lstart=` in UTC: the start time in seconds since 1970.
 
-    None for an empty answer (no such process) and for a zombie.
+    Return None for an empty answer (no such process) and for a zombie.
     """
     state, _, began = answer.strip().partition(" ")
     if not began or state.startswith("Z"):
@@ -42,13 +42,13 @@ def started_of(answer: str) -> int | None:
 
 
 def output_of(*command: str) -> str:
-    """What a program of the system prints, in the C locale and UTC; empty when it fails."""
+    """Return the output of a system program, run in the C locale and UTC; empty if it fails."""
     import subprocess
 
-    surroundings = {"LC_ALL": "C", "TZ": "UTC0"}
+    variables = {"LC_ALL": "C", "TZ": "UTC0"}
     try:
         return subprocess.run(
-            command, env=surroundings, capture_output=True, text=True, timeout=_ASK_SECONDS
+            command, env=variables, capture_output=True, text=True, timeout=_ASK_SECONDS
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -57,33 +57,33 @@ def output_of(*command: str) -> str:
 if sys.platform == "darwin":
 
     def process_start_ticks(pid: int) -> int | None:
-        """When a process began, in seconds; None when there is none or it is a zombie."""
+        """Return the start time in seconds; None for a zombie or a pid without a process."""
         return started_of(output_of("/bin/ps", "-o", "state=,lstart=", "-p", str(pid)))
 
     def boot_id() -> str:
-        """What tells this boot from any other; not the boot's time, which moves with the clock."""
+        """Return an identifier of this boot. Not the boot time, which moves with the clock."""
         return output_of("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid").strip()
 
     def is_mapped(_user: int) -> bool:
-        """Whether a user exists here; there are no namespaces of users."""
+        """Return True: macOS has no user namespaces."""
         return True
 
     def set_file_identity(_user: int, _group: int, _groups: Sequence[int]) -> None:
-        """There is nothing like it here."""
+        """Raise OSError: macOS has no identity of its own for file systems."""
         raise OSError(errno.ENOTSUP, "root can't work here as the owner of another's directory")
 
     def process_users(pid: int) -> frozenset[int]:
-        """The real and effective user of a process; empty when there is none."""
+        """Return the real and effective user id; empty for a pid without a process."""
         return frozenset(map(int, output_of("/bin/ps", "-o", "ruid=,uid=", "-p", str(pid)).split()))
 
     def holds_lock(_pid: int, _path: Path, *, unknown: bool = True) -> bool:
-        """Nothing says here who holds a lock: true, so that the user alone decides."""
+        """Return `unknown`: macOS does not show lock holders, so the user id alone decides."""
         return unknown
 
 else:
 
     def process_start_ticks(pid: int) -> int | None:
-        """Field 22 of /proc/<pid>/stat; None when there is no such process or it is a zombie."""
+        """Return field 22 of /proc/<pid>/stat; None for a zombie or a pid without a process."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
         except (OSError, ValueError):
@@ -92,14 +92,14 @@ else:
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
     def boot_id() -> str:
-        """What tells this boot from any other; empty where the kernel does not say."""
+        """Return an identifier of this boot; empty if the kernel shows no boot id."""
         try:
             return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         except OSError:
             return ""
 
     def is_mapped(user: int) -> bool:
-        """Whether a user exists in our user namespace; all others look like one that has none."""
+        """Tell whether our user namespace maps `user`; unmapped users all show as one id."""
         try:
             ranges = Path("/proc/self/uid_map").read_text("ascii").splitlines()
         except OSError:
@@ -108,9 +108,9 @@ else:
         return any(first <= user < first + count for first, count in spans)
 
     def set_file_identity(user: int, group: int, groups: Sequence[int]) -> None:
-        """Be `user` towards file systems, this thread only: setfsuid(2), made for servers.
+        """Set this thread's identity towards file systems with setfsuid(2).
 
-        It gives up root's rights over files as well. Raises OSError.
+        The thread loses root's rights over files as well. Raises OSError.
         """
         import ctypes
 
@@ -121,13 +121,13 @@ else:
             library.syscall(ctypes.c_long(number), ctypes.c_size_t(len(groups)), array)
         for change, wanted in ((library.setfsgid, group), (library.setfsuid, user)):
             change(wanted)
-            if change(-1) != wanted:  # it reports nothing, so ask
+            if change(-1) != wanted:  # it reports no error, so compare
                 raise OSError(errno.EPERM, f"can't work as the owner {wanted} of this directory")
 
     def process_users(pid: int) -> frozenset[int]:
-        """The real, effective, saved and file user of a process; empty when there is none.
+        """Return the real, effective, saved and file-system user id; empty without a process.
 
-        Not the owner of /proc/<pid>: that is root's for every process that must not be dumped.
+        The owner of /proc/<pid> won't do: root owns it for every non-dumpable process.
         """
         try:
             status = Path(f"/proc/{pid}/status").read_bytes()
@@ -137,9 +137,9 @@ else:
         return frozenset(map(int, line.split()[1:]))
 
     def holds_lock(pid: int, path: Path, *, unknown: bool = False) -> bool:
-        """Whether a process holds an exclusive flock on the file at `path`.
+        """Tell whether a process holds an exclusive flock on the file at `path`.
 
-        `unknown` is the answer where the kernel does not say who holds which.
+        Returns `unknown` if the kernel does not list lock holders.
         """
         try:
             inode = path.stat().st_ino

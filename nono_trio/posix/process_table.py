@@ -1,7 +1,7 @@
-"""Who is whose child, and how far below its supervisor a session's command stands.
+"""Process trees: the children of a process, and the depth of a session's command.
 
-Linux asks the kernel process by process; macOS asks ps(1) for the whole table at once (not tested
-on a Mac).
+Linux reads the children of one process at a time; macOS runs ps(1) once for the whole table (not
+tested on a Mac).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-# A process table that takes longer to print belongs to a machine that hangs.
+# If ps(1) takes longer, the machine hangs.
 _PS_SECONDS = 5.0
 
 
 def children_by_parent(listing: str) -> dict[int, list[int]]:
-    """Read `ps -o pid=,ppid=`: each parent with its children."""
+    """Read `ps -o pid=,ppid=`: return the children of each parent."""
     found: defaultdict[int, list[int]] = defaultdict(list)
     for line in listing.splitlines():
         pid, parent = map(int, line.split())
@@ -44,19 +44,19 @@ if sys.platform == "darwin":
             self._children = children_by_parent(listing)
 
         def children(self, pid: int) -> list[int]:
-            """The children of a process; none where the system did not say."""
+            """Return the children of a process; empty if ps(1) failed."""
             return self._children.get(pid, [])
 
 else:
-    # The launcher, and below it the cage's PID 1; what the command's own processes leave behind
-    # comes to PID 1 later than the command did.
+    # The launcher, and below it the cage's PID 1. Orphans of the command become children of PID 1
+    # later than the command itself.
     LAUNCHERS = 2
 
     class ProcessTable:
-        """The processes as they are when they are asked for."""
+        """The processes, read at each call."""
 
         def children(self, pid: int) -> list[int]:
-            """The children of every thread of a process; none where the kernel does not say."""
+            """Return the children of all threads of a process; empty if /proc lists none."""
             found: list[int] = []
             with suppress(OSError):
                 for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -1,4 +1,4 @@
-"""Opening what should be a file: a pipe that was put in its place would keep a reader for ever."""
+"""Open regular files only: a pipe at the same path would block its reader for ever."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_whole(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; raises OSError, also for a file of more than `limit` bytes.
+    """Return a regular file's bytes; raises OSError, also for a file of more than `limit` bytes.
 
-    The size is looked at first: a file that is all hole costs its maker nothing, and us the memory.
+    The size is checked first: a sparse file costs its maker no disk space, but us the memory.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= limit:
-            # Not `limit`: a read takes the memory it is told beforehand. It may have grown since.
+            # Not `limit`: a read allocates its argument at once. `+ 1`: the file may have grown.
             data = file.read(size + 1)
             if len(data) <= limit:
                 return data

@@ -1,7 +1,7 @@
-"""The caller's umask: it is the command's, and takes nothing from the owner of our own files.
+"""The caller's umask: the command gets it whole, our own files keep the owner's permissions.
 
-A umask without the owner's bits (0177) would leave directories that nobody can enter, ours and the
-cage's.
+With the owner's bits in it (0177), our directories and the cage's could not be entered by their
+owner.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A thread of the child, as its supervisor acts in its stead: what it sees, and with what rights.
+"""The thread of the child that made a call: its view of the file system, and its rights.
 
-Rules of this file: a path is resolved once, to a descriptor (O_PATH) that everything after holds
-on to, so that what was checked is what is changed; it is resolved from the child's own root and
-working directory, and with the rights that the child has there, as a child of root's may have given
-up being root. Linux only; everything blocks, and raises OSError.
+Rules of this file: a path is resolved once, to a descriptor (O_PATH) that all later steps use, so
+the checked file is the changed file. It is resolved from the child's own root and working
+directory, and with the child's rights, because a child of root's may have dropped them. Linux only;
+all functions block and raise OSError.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
 AT_FDCWD: Final = -100
 _MOST_PATH: Final = 4096  # PATH_MAX, its NUL included
 _PAGE: Final = 4096
-# A descriptor of the caller's: in our /proc, "self" would be us.
+# A descriptor of the caller's; in our /proc, "self" would be this process.
 _OWN_DESCRIPTOR: Final = re.compile(rb"/(?:proc/(?:self|thread-self|(\d+))|dev)/fd/(\d{1,9})")
 _STATUS: Final = re.compile(r"^(Tgid|NStgid|Uid|Gid|Groups|CapEff):[\t ]*(.*)$", re.MULTILINE)
-# What a process calls itself in /proc, where we would find us.
+# The names by which a process finds itself in /proc.
 _SELF: Final = re.compile(rb"/(proc/self|proc/thread-self|dev/fd)(?=/|$)")
 # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID
 _FILE_CAPABILITIES: Final = 0b11111
 
 
 class Caller(NamedTuple):
-    """A thread that waits for its call: `thread` as we number it, and the ids that files see.
+    """A thread that waits for its call, with the ids that its file accesses have.
 
-    `elsewhere`: its mounts are its own, so that its paths mean nothing to us.
+    `thread` is its id in our PID namespace. `elsewhere`: it has mounts of its own, so its paths
+    differ from ours.
     """
 
     thread: int
     process: int
-    own_name: bytes  # its process' number as it knows it
+    own_name: bytes  # the process' id in its own PID namespace
     uid: int
     gid: int
     groups: tuple[int, ...]
@@ -50,7 +51,7 @@ class Caller(NamedTuple):
 
     @classmethod
     def of(cls, thread: int, *, elsewhere: bool) -> Caller:
-        """What /proc says of it; only true while its call waits."""
+        """Read a thread's ids from /proc; they are valid only while its call waits."""
         with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as file:
             found = dict(_STATUS.findall(file.read()))
         return cls(
@@ -65,7 +66,7 @@ class Caller(NamedTuple):
         )
 
     def read_path(self, address: int) -> bytes:
-        """The path at `address` of its memory."""
+        """Return the path at `address` of its memory."""
         found = b""
         while len(found) < _MOST_PATH:  # never past the page that it ends in
             step = min(_PAGE - (address + len(found)) % _PAGE, _MOST_PATH - len(found))
@@ -78,7 +79,7 @@ class Caller(NamedTuple):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
     def hold(self, directory: int, path: bytes, *, follow: bool) -> int:
-        """A descriptor for what it means by `path` below its descriptor `directory`."""
+        """Open `path` (O_PATH) as the caller would, relative to its descriptor `directory`."""
         own = _OWN_DESCRIPTOR.fullmatch(path)
         if own is not None and follow and own[1] in (None, self.own_name):
             return self.descriptor(int(own[2]))
@@ -92,7 +93,7 @@ class Caller(NamedTuple):
                 with self.acting():
                     return os.open(path, flags, dir_fd=start)
             if not path.startswith(b"/"):
-                # Nearly always; the way from the root may lead through what it may not search.
+                # The usual case. The path from the root may lead through unsearchable directories.
                 with self.acting():
                     try:
                         return file_calls.open_beneath(start, path, flags)
@@ -106,11 +107,11 @@ class Caller(NamedTuple):
                 return file_calls.open_in_root(root, path, flags)
 
     def descriptor(self, number: int) -> int:
-        """Our own descriptor for what it has open as `number`."""
+        """Copy the caller's descriptor `number` into this process."""
         return seccomp_notify.copy_descriptor(self.thread, number)
 
     def in_our_proc(self, path: bytes) -> bytes:
-        """`path` with the caller's own numbers for "self": where it leads is judged afterwards."""
+        """Replace "self" in `path` by the caller's own ids; the result is checked afterwards."""
         named = {
             b"proc/self": b"/proc/%d" % self.process,
             b"proc/thread-self": b"/proc/%d/task/%d" % (self.process, self.thread),
@@ -120,18 +121,18 @@ class Caller(NamedTuple):
         return path if found is None else named[found[1]] + path[found.end() :]
 
     def working_directory(self) -> int:
-        """A descriptor (O_PATH) for where it is."""
+        """Open (O_PATH) the caller's working directory."""
         return os.open(f"/proc/{self.thread}/cwd", os.O_PATH | os.O_CLOEXEC)
 
     def being(self) -> AbstractContextManager[None]:
-        """As `acting`, and other processes that ask who did it are told the caller's ids."""
+        """Act as the caller, and show its ids to other processes (SO_PEERCRED)."""
         return self.acting(effective=True)
 
     @contextmanager
     def acting(self, *, effective: bool = False) -> Iterator[None]:
-        """Have this thread of ours do what the body does with the caller's rights over files.
+        """Give this thread the caller's rights over files for the body.
 
-        Raises PermissionError where we are not root and it is somebody else.
+        Raises PermissionError if the caller is another user and we are not root.
         """
         rights = file_calls.FileRights(
             self.uid, self.gid, self.groups, self.capabilities | ~_FILE_CAPABILITIES

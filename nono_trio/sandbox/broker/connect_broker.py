@@ -1,15 +1,15 @@
-"""Connections of a cage without a network of its own, each made by the supervisor in its stead.
+"""The connect broker: the supervisor connects for a cage that shares the host's network.
 
-Landlock knows TCP ports but no addresses, and no sockets that have a path. So in landlock isolation
-connect and listen wait for this guard, which does them itself, on its own copies of the address and
-of the socket: nothing that another thread of the child changes meanwhile has any effect, as the
-child's own call is never let go on. What it does: TCP to the proxy's socket and nowhere else;
-unix sockets below a path that was granted for writing, or granted by name; listening at ports that
-were asked for, on loopback. Landlock's rules stand behind it for TCP.
+Landlock's rules cover TCP ports, but neither addresses nor sockets with a path. So in landlock
+isolation connect and listen wait for this broker. It performs them itself, on its own copies of the
+address and the socket: another thread of the child can't change them after the check, because the
+child's own call never continues. Allowed are: TCP to the proxy's socket only; unix sockets below a
+path granted for writing, or granted by name; listening on loopback at requested ports. For TCP
+Landlock's rules are the second line of defence.
 
-Rules: no answer before `refused` has returned, which puts a refusal into the log; a call that can't
-be looked into is refused; everything here that touches what the child has runs in a helper
-(`helpers`), as all of it can be made to block; a call that would block is tried again later.
+Rules: a refusal is answered after `refused` has recorded it; a call of a process that can't be
+inspected is refused; code that touches the child's objects runs in a helper thread (helpers.py),
+because each of them can block; a call that would block is tried again later.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ _LOOPBACK: Final = frozenset({IPv4Address("127.0.0.1"), IPv6Address("::ffff:127.
 
 @dataclass(frozen=True)
 class Openings:
-    """What a cage may connect to and listen at; a path is a directory, or a socket by name."""
+    """The addresses that a cage may connect to and listen at.
+
+    A path is a directory with sockets, or one socket."""
 
     port: int
     listen_ports: frozenset[int]
@@ -72,29 +74,32 @@ class Openings:
         sockets: Sequence[str] = (),
         identities: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> Openings:
-        """The openings of a cage plan; no grants stand for no file sandbox. `sockets` are granted
-        as such; what is not what it was when the plan was made (`identities`) is not opened."""
+        """Return the openings of a cage plan; without grants there is no file sandbox.
+
+        `sockets` are granted by name. A path is left out if its file is not the one of
+        `identities` any more.
+        """
         opened = [path for path, access, is_file in grants if is_file or access != "read"]
         found = [still_at(path, identities.get(path)) for path in (*opened, *sockets)]
         paths = tuple(path for path in found if path is not None) if grants else ("/",)
         return cls(port, frozenset(listen_ports), paths)
 
     def leads_to_proxy(self, target: InternetAddress) -> bool:
-        """Whether this is the proxy's own socket: the port of another address is not."""
+        """Tell whether this is the proxy's own socket: same port and loopback address."""
         return target.port == self.port and target.address in _LOOPBACK
 
     def has_path(self, path: str) -> bool:
-        """Whether a socket at `path`, which is resolved, is open to the cage."""
+        """Tell whether the cage may connect to a socket at `path`, which has no symlinks."""
         return any(is_in(path, opened) for opened in self.paths)
 
 
 class ConnectBroker:
-    """Answers the calls that wait at `listener`.
+    """Answers the calls that wait at the notification descriptor `listener`.
 
-    `refused` is called with each address and port that the child tried to reach by TCP, before the
-    call returns to it; with None where the address can't be known. `metadata` makes
-    changes to files; `launcher` is the process whose child is the cage's init. `connected`
-    gets the source port of each connection to the proxy, in a thread.
+    `refused` records each refused TCP address and port before the call returns to the child; the
+    address is None if it can't be read. `metadata` makes changes to files. `launcher` is the
+    process whose child is the cage's init. `connected` gets the source port of each connection to
+    the proxy, in a thread.
     """
 
     def __init__(
@@ -114,17 +119,18 @@ class ConnectBroker:
         self._refused = refused
 
     async def serve(self) -> None:
-        """Answer until cancelled or until nobody is left to ask. Raises what `refused` raises.
+        """Answer until cancelled or until the last process of the cage has ended.
 
-        Once it has returned and `listener` is closed, every call fails with ENOSYS.
+        Afterwards, with `listener` closed, every call fails with ENOSYS. Raises what `refused`
+        raises.
         """
         await Helpers(self._listener, self.answer, _is_quick).serve()
 
     def answer(self, notified: Notification) -> int | Returned | None:
-        """Do what the call asks for, in a helper; return its errno, 0 for success, or what it
-        returns, None to let the kernel do it.
+        """Perform the call; return its errno (0 for success) or its value.
 
-        Raises TryLater, and what `refused` raises.
+        None lets the kernel perform it. Runs in a helper thread. Raises TryLater and the errors of
+        `refused`.
         """
         call = call_name(notified.call) or ""
         try:
@@ -138,16 +144,16 @@ class ConnectBroker:
         except BadSocketAddress:
             return errno.EINVAL
         except (PermissionError, FileNotFoundError, ProcessLookupError):
-            # A program that nobody may look into (it can be executed but not read, or asks for it)
-            # can't be told from one that would change the address after the check. Under hidepid
-            # it is not even there.
+            # The memory of a non-dumpable process can't be read (its file is executable but not
+            # readable, or it called prctl). Its address can't be checked, so it is refused. Under
+            # hidepid the process is not visible at all.
             self._refuse(notified, None, 0)
             return errno.EACCES
         except OSError as error:
             return error.errno or errno.EACCES
         except (TryLater, AuditLost, SessionSealed):
             raise
-        except Exception as error:  # one bad call must not end the session of all the others
+        except Exception as error:  # one bad call must not end the session
             logger.error("a connection was refused by a bug: %s", type(error).__name__)  # noqa: TRY400
             logger.debug("its cause", exc_info=True)
             return errno.EACCES
@@ -159,13 +165,13 @@ class ConnectBroker:
             return error.errno or errno.EACCES
 
     def _is_of_cage(self, notified: Notification, call: str) -> bool:
-        """Whether the process that the call is about is one of the cage's."""
+        """Tell whether the call names a process of the cage."""
         return process_broker.names_own_thread(notified, call) or process_broker.names_descendant(
             notified, call, self._launcher
         )
 
     def _refuse(self, notified: Notification, address: Address | None, port: int) -> None:
-        """Have a refusal recorded, which is the loop's to do; back when it is in the log."""
+        """Record a refusal on the event loop; returns when it is in the log."""
         if seccomp_notify.is_waiting(self._listener, notified):
             trio.from_thread.run(self._refused, address, port)
 
@@ -174,16 +180,20 @@ class ConnectBroker:
         with self._its_socket(notified) as sock:
             if not self.may_listen(sock):
                 return errno.EACCES
-            with caller.being():  # who listens is told to those who connect
-                sock.listen(_signed(notified.arguments[1]))
+            with caller.being():  # clients see the credentials of the listener
+                sock.listen(seccomp_notify.as_int(notified.arguments[1]))
         return 0
 
     def may_listen(self, sock: socket.socket) -> bool:
-        """Only where this machine alone can call it: whoever calls from elsewhere is a way out. And
-        at no abstract name, which other programs of this machine may take for somebody's they know.
+        """Tell whether the child may listen on `sock`: loopback and requested ports only.
+
+        A client from another machine would be a way out. Abstract unix names are refused: other
+        programs of this machine may take the child for a server that they know.
         """
         if sock.family == socket.AF_UNIX:
-            name = sock.getsockname()  # once there is one it stays the same; until then it may come
+            name = (
+                sock.getsockname()
+            )  # a name never changes, but a socket without one may still get one
             return isinstance(name, str) and name != ""
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
@@ -204,7 +214,7 @@ class ConnectBroker:
             return self._connect_internet(notified, target)
         if isinstance(target, UnixPath):
             return self._connect_unix(notified, target.path)
-        # An abstract name (what Landlock's scope would say), or a family that has no sockets here.
+        # An abstract name (Landlock's scope would refuse it too), or a family without sockets here.
         return errno.EPERM
 
     def _connect_internet(self, notified: Notification, target: InternetAddress) -> int:
@@ -217,16 +227,20 @@ class ConnectBroker:
             address = (str(target.address), target.port)
             with _not_blocking(sock) as blocked:
                 number = sock.connect_ex(address)
-                self._connected(sock.getsockname()[1])  # before the child can send anything by it
+                self._connected(sock.getsockname()[1])  # before the child can send on it
                 if number == errno.EINPROGRESS and blocked:
-                    number = sock.connect_ex(address)  # done already, but for a full backlog
+                    number = sock.connect_ex(
+                        address
+                    )  # already connected, unless the backlog is full
                 if number == errno.EALREADY and blocked:
                     raise TryLater(notified.identity)
                 return number
 
     def _connect_unix(self, notified: Notification, path: bytes) -> int:
-        """As the caller: the path is its own to search and the socket its own to write, and the
-        server is told which user connects."""
+        """Connect with the caller's rights: to search the path and to write the socket.
+
+        The server sees the caller's credentials.
+        """
         caller = Caller.of(notified.thread, elsewhere=False)
         with self._its_socket(notified) as sock:
             if sock.family != socket.AF_UNIX:
@@ -244,8 +258,10 @@ class ConnectBroker:
     def _try_unix(
         self, sock: socket.socket, directory: int, path: bytes
     ) -> tuple[int, tuple[int, int] | None]:
-        """Connect to what `path` is now, if that is open to the cage: the socket is held first,
-        and then judged and connected to by that hold. Returns the errno, and which file it is."""
+        """Open `path` once (O_PATH), check what it is, then connect through that descriptor.
+
+        Returns the errno, and device and inode of the socket.
+        """
         try:
             held = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
         except OSError as error:
@@ -262,8 +278,10 @@ class ConnectBroker:
             os.close(held)
 
     def _why_not(self, error: OSError, path: bytes, directory: int) -> int:
-        """The errno for a path that is not there: the real one where the cage may see that, as a
-        program that finds no server in its own directory starts one."""
+        """Return the errno for a missing path: the real one in a directory that the cage may use.
+
+        A program that finds no server in its own directory starts one. Elsewhere EACCES.
+        """
         try:
             parent = os.open(
                 os.path.dirname(path) or b".", os.O_PATH | os.O_CLOEXEC, dir_fd=directory
@@ -278,23 +296,25 @@ class ConnectBroker:
 
     @contextmanager
     def _its_socket(self, notified: Notification) -> Iterator[socket.socket]:
-        """Our copy of the socket that the call is about. Raises OSError."""
-        descriptor = seccomp_notify.copy_descriptor(notified.thread, _signed(notified.arguments[0]))
+        """Copy the caller's socket into this process for the body. Raises OSError."""
+        descriptor = seccomp_notify.copy_descriptor(
+            notified.thread, seccomp_notify.as_int(notified.arguments[0])
+        )
         with _as_socket(descriptor) as sock:
             if not seccomp_notify.is_waiting(
                 self._listener, notified
-            ):  # it may be another's by now
+            ):  # the thread id may have been reused
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             yield sock
 
 
 def _is_quick(notified: Notification) -> bool:
-    """Whether the call is about files, of which an archive has thousands."""
+    """Tell whether the call changes a file: unpacking an archive makes thousands of these."""
     return call_name(notified.call) in metadata_broker.CALLS
 
 
 def _as_socket(descriptor: int) -> socket.socket:
-    """The socket that is open as `descriptor`, which it takes over; ENOTSOCK for anything else."""
+    """Take over `descriptor` as a socket object; raises ENOTSOCK for another file."""
     try:
         return socket.socket(fileno=descriptor)
     except OSError:
@@ -304,10 +324,10 @@ def _as_socket(descriptor: int) -> socket.socket:
 
 @contextmanager
 def _not_blocking(sock: socket.socket) -> Iterator[bool]:
-    """Keep a call on the child's socket from blocking us; tells whether it would have blocked.
+    """Make the child's socket non-blocking for the body; yields whether it was blocking.
 
-    The flag is one of the socket that both have: the child's thread waits for its call meanwhile,
-    but another may take the flag back. Then the call does block, and with it a helper.
+    Both processes share the flag. The calling thread waits, but another thread of the child may
+    reset the flag; then the call blocks, and with it one helper.
     """
     blocked = os.get_blocking(sock.fileno())
     os.set_blocking(sock.fileno(), False)
@@ -320,9 +340,3 @@ def _not_blocking(sock: socket.socket) -> Iterator[bool]:
 
 def _family(address: Address) -> int:
     return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-
-
-def _signed(argument: int) -> int:
-    """An int of C, of which the kernel looks at the low 32 bits."""
-    low = argument & 0xFFFFFFFF
-    return low - (1 << 32) if low >> 31 else low

@@ -1,8 +1,8 @@
-"""The system calls by which the supervisor touches a file in its child's stead.
+"""System calls by which the supervisor changes a file for the child.
 
-Those that Python has no name for, or that libc would do for every thread; each raises OSError.
-Rules of this file: only the kernel's interface, no decisions; a file is a descriptor that is held
-(O_PATH), never a path that could lead elsewhere by now.
+These have no name in Python, or libc would apply them to every thread; each raises OSError. Rules
+of this file: only the kernel's interface, no decisions; a file is an open descriptor (O_PATH), not
+a path, which could lead to another file by then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SETGROUPS: Final = {"x86_64": 116, "aarch64": 159, "riscv64": 159}
 # setresuid, setresgid
 _SET_IDS: Final = {"x86_64": (117, 119), "aarch64": (147, 149), "riscv64": (147, 149)}
 _CAPABILITY_VERSION_3: Final = 0x20080522
-_UNCHANGED: Final = -1  # an id that does not exist: what is set stays, and is returned
+_UNCHANGED: Final = -1  # an invalid id: the kernel changes nothing and returns the current one
 _AT_EMPTY_PATH: Final = 0x1000
 
 
@@ -37,17 +37,17 @@ def _checked(result: int) -> int:
 
 
 def by_hold(held: int) -> bytes:
-    """A path that leads to what is held, and to nothing else."""
+    """Return a path that always leads to the held file."""
     return b"/proc/self/fd/%d" % held
 
 
 def open_in_root(root: int, path: bytes, flags: int) -> int:
-    """Open `path` as a process would whose root directory is `root`; magic links are refused."""
+    """Open `path` with `root` as the root directory; magic links are refused."""
     return _open(root, path, flags, _RESOLVE_IN_ROOT)
 
 
 def open_beneath(directory: int, path: bytes, flags: int) -> int:
-    """Open `path`, which leads nowhere but below `directory`: else EXDEV."""
+    """Open `path` below `directory`; raises EXDEV for a path that leads out of it."""
     return _open(directory, path, flags, _RESOLVE_BENEATH)
 
 
@@ -58,34 +58,34 @@ def _open(start: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def change_owner(held: int, uid: int, gid: int) -> None:
-    """chown what is held, a symlink itself included; 2**32 - 1 leaves an id as it is."""
+    """Change the owner of the held file, also of a symlink; 2**32 - 1 leaves an id unchanged."""
     owner, group = ctypes.c_uint32(uid), ctypes.c_uint32(gid)
     _checked(_libc.fchownat(held, b"", owner, group, _AT_EMPTY_PATH))
 
 
 def change_times(held: int, times: bytes | None) -> None:
-    """utimensat on what is held, with a struct timespec[2]; None is now."""
+    """Call utimensat on the held file with a struct timespec[2]; None is the current time."""
     _checked(_libc.utimensat(held, b"", times, _AT_EMPTY_PATH))
 
 
 def set_attribute(held: int, name: bytes, value: bytes, flags: int) -> None:
-    """setxattr on what is held, which is no symlink."""
+    """Call setxattr on the held file, which must not be a symlink."""
     size = ctypes.c_size_t(len(value))
     _checked(_libc.setxattr(by_hold(held), name, value, size, ctypes.c_int(flags)))
 
 
 def remove_attribute(held: int, name: bytes) -> None:
-    """removexattr on what is held, which is no symlink."""
+    """Call removexattr on the held file, which must not be a symlink."""
     _checked(_libc.removexattr(by_hold(held), name))
 
 
 def watch(inotify: int, held: int, mask: int) -> int:
-    """inotify_add_watch on what is held; returns the watch's number."""
+    """Call inotify_add_watch on the held file; return the watch descriptor."""
     return _checked(_libc.inotify_add_watch(inotify, by_hold(held), ctypes.c_uint32(mask)))
 
 
 class FileRights(NamedTuple):
-    """What the kernel looks at when a thread touches a file; `capabilities` as a mask."""
+    """The ids and the capability mask that the kernel checks when a thread uses a file."""
 
     uid: int
     gid: int
@@ -95,10 +95,10 @@ class FileRights(NamedTuple):
 
 @contextlib.contextmanager
 def file_rights(rights: FileRights, *, effective: bool = False) -> Iterator[None]:
-    """Have the calling thread, and no other of this process, touch files with `rights` in the body.
+    """Give only the calling thread `rights` over files for the body.
 
-    `effective`: the ids are also what others are told of it, as at the other end of a socket.
-    Only as root, else PermissionError. A thread that can't get its rights back ends the process.
+    `effective`: other processes see these ids too, as at the other end of a socket. Raises
+    PermissionError unless we are root. If the thread can't get its rights back, the process ends.
     """
     if os.geteuid() != 0:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -123,7 +123,7 @@ def file_rights(rights: FileRights, *, effective: bool = False) -> Iterator[None
     finally:
         try:
             if effective:
-                _set_effective(0, _UNCHANGED)  # first: it brings the right to change the group back
+                _set_effective(0, _UNCHANGED)  # first: root may change the group back
                 _set_effective(_UNCHANGED, gid)
             _libc.setfsuid(0)
             _libc.setfsgid(gid)
@@ -134,7 +134,7 @@ def file_rights(rights: FileRights, *, effective: bool = False) -> Iterator[None
 
 
 def _set_effective(uid: int, gid: int) -> None:
-    """Of this thread alone; the real and the saved ids stay, and with them the way back."""
+    """Set the effective ids of this thread; real and saved ids stay, so it can change back."""
     set_uid, set_gid = _SET_IDS.get(os.uname().machine, (-1, -1))
     for number, identity in ((set_gid, gid), (set_uid, uid)):
         wanted = ctypes.c_uint32(identity & 0xFFFFFFFF)
@@ -143,7 +143,7 @@ def _set_effective(uid: int, gid: int) -> None:
 
 
 def _set_groups(groups: Sequence[int]) -> None:
-    """By number: libc's would have every thread change."""
+    """Set the groups of this thread; libc's function would change every thread."""
     listed = (ctypes.c_uint32 * len(groups))(*groups)
     number = _SETGROUPS.get(os.uname().machine, -1)
     _checked(_libc.syscall(number, len(groups), ctypes.byref(listed)))

@@ -1,11 +1,11 @@
-"""The threads that answer a cage's system calls, so that the event loop never does.
+"""The helper threads that answer a cage's system calls, so that the event loop never blocks.
 
-Everything that such a call is about belongs to the child too: its memory, its sockets, the file
-systems that its paths lead to. Each can be made to block whoever touches it, so nothing of it is
-touched on the loop. Rules: one helper waits at the listener, the others wait their turn, so a call
-costs no hop to the loop; there is a bounded number of them, and they serve nobody else: a child
-that makes all of them hang waits for itself; a call that has to wait for something of the child's
-(`TryLater`) holds no helper meanwhile; whoever hangs is left behind at the end.
+A call concerns objects of the child: its memory, its sockets, the file systems behind its paths.
+Each of them can block the thread that uses it, so the event loop uses none. Rules: one helper waits
+at the listener and the others queue behind it, so a call needs no hop to the loop; the number of
+helpers is bounded and they serve only this cage, so a child that blocks all of them delays only
+itself; a call that must wait for the child (`TryLater`) occupies no helper; helpers that hang are
+abandoned at the end.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from nono_trio.sandbox.broker.seccomp_notify import Notification, Returned
 
-# Helpers that hang wait for a file system or for the child's own doing: more than a few never do.
+# A helper hangs on a slow file system or by the child's own doing; normally at most a few do.
 MAX_HELPERS: Final = 32
-FIRST_HELPERS: Final = 2  # one waits at the listener while the other does a call
+FIRST_HELPERS: Final = 2  # one waits at the listener while the other performs a call
 
 
 class TryLater(Exception):
-    """A call can't be done yet; of all that wait for the same `key` only the oldest is tried."""
+    """The call would block; of all calls with the same `key` only the oldest is tried again."""
 
     def __init__(self, key: Hashable) -> None:
         super().__init__("not yet")
@@ -43,13 +43,12 @@ class TryLater(Exception):
 
 
 class Helpers:
-    """Answer the calls that wait at `listener` with the errno that `do` returns, 0 for success, or
-    with what it has the call return.
+    """Answers the calls at `listener` with the result of `do`: an errno (0 for success) or a value.
 
-    None lets the call go on in the kernel. `is_quick` says of which calls not to make a hand-over
-    between helpers, which takes three times as long as a change of a file's mode; should one hang
-    all the same, the cage waits for it. `do` runs in a helper. It may raise TryLater; anything
-    else that it raises ends the serving.
+    None lets the kernel perform the call. `is_quick` selects calls that the waiting helper performs
+    itself, because a hand-over takes three times as long as a change of a file's mode; if such a
+    call hangs, the cage waits for it. `do` runs in a helper. It may raise TryLater; any other
+    exception ends `serve`.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Helpers:
         self._do = do
         self._descriptors: tuple[int, ...] = ()
         self._limiter = trio.CapacityLimiter(MAX_HELPERS)
-        self._leading = threading.Lock()  # held by the one that waits at the listener
+        self._leading = threading.Lock()  # held by the helper that waits at the listener
         self._state = threading.Lock()  # for everything below; never held while waiting
         self._retries: Retries[Notification] = Retries()
         self._helpers = self._busy = 0
@@ -71,16 +70,16 @@ class Helpers:
         self._ended = False
 
     async def serve(self) -> None:
-        """Answer until cancelled or until nobody is left to ask. Raises what `do` raises.
+        """Answer until cancelled or until the last caller has ended. Raises what `do` raises.
 
-        If cancelled, helpers that hang are left to themselves; they answer nothing any more.
+        If cancelled, helpers that hang are abandoned; they send no answers any more.
         """
-        # A copy of our own: a helper that hangs must not find another file under its number.
+        # Our own copy: the number must not be reused while a helper hangs.
         self._listener = os.dup(self._listener)
         self._wake, self._wake_end = os.pipe()
         self._descriptors = (self._listener, self._wake, self._wake_end)
         os.set_blocking(self._wake_end, False)
-        with suppress(OSError):  # an older kernel: it only costs speed
+        with suppress(OSError):  # an older kernel is only slower
             seccomp_notify.wake_up_at_once(self._listener)
         token = trio.lowlevel.current_trio_token()
         try:
@@ -117,7 +116,7 @@ class Helpers:
                 self._end()
 
     def _end(self) -> None:
-        """Let all helpers end; the last of them gives the descriptors back."""
+        """Let all helpers end; the last of them closes the descriptors."""
         self._ended = True
         if self._helpers:
             self._wake_leader()
@@ -129,7 +128,7 @@ class Helpers:
     # -- one helper after the other waits for calls ------------------------------------------------
 
     def _next(self) -> tuple[Notification, Hashable | None] | None:
-        """The next call, with its key if it was tried before; None at the end."""
+        """Return the next call, with its key if it was tried before; None at the end."""
         with self._leading:
             poll = select.poll()
             poll.register(self._listener, select.POLLIN)
@@ -201,13 +200,13 @@ class Helpers:
                 seccomp_notify.answer(self._listener, notified, number)
 
     def _waits(self, notified: Notification, before: Hashable | None, key: Hashable) -> bool:
-        """Put a call among those that are tried again; False if there is no room."""
+        """Queue a call for another try; return False without room."""
         with self._state:
             now = time.monotonic()
             self._wake_leader()
             if before == key:
                 self._retries.postpone(key, notified, now)
                 return True
-            if before is not None:  # its address was changed meanwhile
+            if before is not None:  # the child has changed its address
                 self._retries.finish(before, now)
             return self._retries.add(key, notified, now)

@@ -1,14 +1,14 @@
-"""Changes of files' modes, owners, attributes and times, made by the supervisor in a child's stead.
+"""The metadata broker: the supervisor changes modes, owners, attributes and times for the child.
 
-Landlock judges what is opened, not what is changed about a file by its name: without this, a
-command in landlock isolation could open the user's files to everybody, or make its own log
-unwritable. And in every cage a mode with S_ISGID makes of a directory what git and tar want, but of
-a program one that runs with a group's rights for whoever starts it.
+Landlock controls opening a file, not changing its metadata by name. Without this broker, a command
+in landlock isolation could make the user's files readable for all users, or its own log unwritable.
+And in every cage S_ISGID is harmless on a directory (git and tar need it) but not on a program,
+which then runs with its group's rights for every user.
 
-Rules: paths, names and values are read from the child's memory once; a path becomes a descriptor
-once, in the child's view and with its rights, which is then judged by where it really is and is
-changed by that hold; so the child's own call never goes on. What is not a file, directory, symlink,
-fifo or socket is not changed. Everything blocks: it belongs in a thread.
+Rules: paths, names and values are read from the child's memory once; a path is opened once, in the
+child's view and with its rights, then checked by its real location and changed through that
+descriptor; the child's own call never continues. Devices are not changed. All functions block: call
+them in a thread.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _AT_EMPTY_PATH: Final = 0x1000
 _IN_DONT_FOLLOW: Final = 0x02000000
 _MOST_ATTRIBUTE: Final = 65_536  # XATTR_SIZE_MAX
 _MOST_NAME: Final = 256  # XATTR_NAME_MAX and its NUL
-# The others are for capabilities that the child lacks and its supervisor may have.
+# Other attributes need capabilities that the child lacks and the supervisor may have.
 _ATTRIBUTES: Final = (b"user.", b"system.posix_acl_")
 _TIMES: Final = struct.Struct("=4q")  # two struct timespec, or timeval
 _UTIMBUF: Final = struct.Struct("=2q")
 _CHANGEABLE: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK, stat.S_ISFIFO, stat.S_ISSOCK)
-MOST_REMEMBERED: Final = 3  # refused paths that are told at the end; the rest is counted
+MOST_REMEMBERED: Final = 3  # refused paths in the final note; the others are only counted
 
 
 class _Call(NamedTuple):
-    """Where a call has its file: arguments' places, and whether a last symlink is followed."""
+    """The positions of a call's file arguments, and whether it follows a last symlink."""
 
     action: str
     directory: int | None = None
     path: int | None = None
     flags: int | None = None
     follow: bool = True
-    rest: int = 0  # the first argument of what is to become of it
+    rest: int = 0  # the position of the first argument with the change
 
 
 CALLS: Final = {
@@ -81,11 +81,11 @@ CALLS: Final = {
 
 @dataclass
 class MetadataBroker:
-    """Makes the changes that the cage may make.
+    """Makes the changes that the cage is allowed to make.
 
-    `changed` and `watched` are the paths below which it may change and watch files (resolved, "/"
-    for all); `elsewhere`: the child's mounts are its own, and say by themselves what it may change.
-    `refused` counts by what was refused, `paths` has the first paths of each.
+    `changed` and `watched`: the cage may change and watch files below these paths (without
+    symlinks, "/" for all). `elsewhere`: the child has mounts of its own, which already limit its
+    changes. `refused` counts refusals by kind, `paths` has the first paths of each kind.
     """
 
     changed: Sequence[str]
@@ -102,8 +102,10 @@ class MetadataBroker:
         *,
         elsewhere: bool,
     ) -> MetadataBroker:
-        """The broker of a cage plan; no grants stand for no file sandbox. What is not what it was
-        when the plan was made (`identities`) is not granted."""
+        """Return the broker of a cage plan; without grants there is no file sandbox.
+
+        A grant is left out if its file is not the one of `identities` any more.
+        """
         if elsewhere or not grants:
             return cls(("/",), ("/",), elsewhere)
         found = [(still_at(path, identities.get(path)), access) for path, access, _ in grants]
@@ -112,7 +114,7 @@ class MetadataBroker:
         return cls(changed, [path for path, _ in resolved], elsewhere)
 
     def do(self, listener: int, notified: Notification, call: str) -> int | Returned:
-        """Do what the call asks for; return 0 or its value, raise OSError with its errno."""
+        """Perform the call; return 0 or its value, raise OSError with its errno."""
         form = CALLS[call]
         caller = Caller.of(notified.thread, elsewhere=self.elsewhere)
         with ExitStack() as opened:
@@ -121,9 +123,9 @@ class MetadataBroker:
             change = _change(caller, form.action, notified.arguments[form.rest :])
             inotify = -1
             if form.action == "watch":
-                inotify = caller.descriptor(_signed(notified.arguments[0]))
+                inotify = caller.descriptor(seccomp_notify.as_int(notified.arguments[0]))
                 opened.callback(os.close, inotify)
-            # What was read until now was the caller's only if it still waits.
+            # The data read so far is the caller's only if the call still waits.
             if not seccomp_notify.is_waiting(listener, notified):
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._judge(held, form.action, change)
@@ -131,7 +133,9 @@ class MetadataBroker:
                 return _do(held, form.action, change, inotify, by_descriptor=form.path is None)
 
     def _hold(self, caller: Caller, form: _Call, arguments: Sequence[int]) -> int:
-        directory = AT_FDCWD if form.directory is None else _signed(arguments[form.directory])
+        directory = (
+            AT_FDCWD if form.directory is None else seccomp_notify.as_int(arguments[form.directory])
+        )
         flags = 0 if form.flags is None else arguments[form.flags] & 0xFFFFFFFF
         if flags & ~(_AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -149,14 +153,14 @@ class MetadataBroker:
         return caller.hold(directory, path, follow=follow)
 
     def _judge(self, held: int, action: str, change: Sequence[object]) -> None:
-        """Raises PermissionError, and remembers it, where the cage may not do that to it."""
+        """Raise PermissionError for a change that the cage may not make, and count it."""
         mode = os.fstat(held).st_mode
         path = os.readlink(file_calls.by_hold(held)).decode("utf-8", "surrogateescape")
         if action == "mode" and isinstance(change[0], int):
             wanted = change[0] & (stat.S_ISUID | (0 if stat.S_ISDIR(mode) else stat.S_ISGID))
             if wanted:
                 self._refuse("set-user-id and set-group-id files", path, errno.EPERM)
-        if self.elsewhere or not path.startswith("/"):  # a pipe, a socket: nobody's but its own
+        if self.elsewhere or not path.startswith("/"):  # a pipe or a socket of the child's own
             return
         paths = self.watched if action == "watch" else self.changed
         if not any(is_in(path, each) for each in paths):
@@ -174,8 +178,7 @@ class MetadataBroker:
         raise PermissionError(number, os.strerror(number))
 
     def notes(self) -> list[str]:
-        """What whoever started the run is told of the refused ones; paths are as the child has
-        them."""
+        """Return notes about refusals for the user; paths are as the child sees them."""
         return [
             f"refused, {count}x: {what}: {', '.join(self.paths[what])}"
             for what, count in self.refused.items()
@@ -183,7 +186,7 @@ class MetadataBroker:
 
 
 def _change(caller: Caller, action: str, arguments: Sequence[int]) -> tuple[object, ...]:
-    """What is to become of the file, all of it copied from the caller's memory."""
+    """Copy the arguments of the change from the caller's memory."""
     first, second, third, fourth, *_ = (*arguments, 0, 0, 0, 0)
     if action in ("mode", "watch"):
         return (first & 0xFFFFFFFF,)
@@ -209,7 +212,7 @@ def _attribute(caller: Caller, address: int) -> bytes:
 
 
 def _times(caller: Caller, action: str, address: int) -> bytes | None:
-    """A struct timespec[2]; None for now."""
+    """Return a struct timespec[2]; None stands for the current time."""
     if address == 0:
         return None
     if action == "seconds":
@@ -228,7 +231,7 @@ def _times(caller: Caller, action: str, address: int) -> bytes | None:
 def _do(
     held: int, action: str, change: Sequence[object], inotify: int, *, by_descriptor: bool
 ) -> int | Returned:
-    """Change what is held, as the kernel would have."""
+    """Change the held file as the kernel would."""
     given: tuple = tuple(change)  # type: ignore[type-arg]  # as `_change` made it
     is_link = stat.S_ISLNK(os.fstat(held).st_mode)
     if action == "watch":
@@ -248,9 +251,3 @@ def _do(
     else:  # symlinks have no mode and none of the attributes that a program may set
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     return 0
-
-
-def _signed(argument: int) -> int:
-    """An int of C, of which the kernel looks at the low 32 bits."""
-    low = argument & 0xFFFFFFFF
-    return low - (1 << 32) if low >> 31 else low

@@ -1,10 +1,10 @@
-"""Calls of a cage that name another process, judged where it sees the host's processes.
+"""Checks of calls that name another process, for a cage that sees the host's processes.
 
-A user may take the processor from each of their own processes: by affinity, by policy, by priority.
-Landlock has no say in it, so a cage could starve its supervisor, which keeps the deadline. Here:
-what belongs to the cage passes, nothing else does. Rules: all that is judged is the number that the
-kernel itself took from a register, never memory, so a call that passes goes on by itself, with the
-caller's own rights; nothing here waits for the child.
+A user may slow down all their own processes: by affinity, policy or priority. Landlock does not
+restrict that, so a cage could starve its supervisor, which keeps the deadline. Only calls that name
+a process of the cage pass. Rules: the check uses only the pid that the kernel took from a register,
+not memory, so an allowed call can continue with the caller's own rights; no function waits for the
+child.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from nono_trio.sandbox.broker.seccomp_notify import process_of
 if TYPE_CHECKING:
     from nono_trio.sandbox.broker.seccomp_notify import Notification
 
-# Which argument is the number of a process or thread.
+# The position of the argument that is a process or thread id.
 ARGUMENTS: Final = {
     "sched_setparam": 0, "sched_setscheduler": 0, "sched_setattr": 0, "sched_setaffinity": 0,
     "setpriority": 1, "ioprio_set": 1,
 }  # fmt: skip
 
-# A child of a child of a child: builds nest by tens. Each takes some 20 microseconds to look at.
+# Builds nest processes by tens. Each generation takes some 20 microseconds to read.
 MOST_GENERATIONS: Final = 256
 
 
 def names_own_thread(notified: Notification, call: str) -> bool:
-    """Whether the call is about a thread of the caller's own process: nearly all of them are."""
+    """Tell whether the call names a thread of the caller's own process; nearly all do."""
     try:
         return process_of(_target(notified, call)) == process_of(notified.thread)
     except OSError:
@@ -35,9 +35,9 @@ def names_own_thread(notified: Notification, call: str) -> bool:
 
 
 def names_descendant(notified: Notification, call: str, launcher: int) -> bool:
-    """Whether the call is about a process below the cage's init, which is a child of `launcher`.
+    """Tell whether the call names a process below the cage's init, a child of `launcher`.
 
-    Blocking for at most some milliseconds: it walks up the process tree.
+    Blocks for a few milliseconds at most: it walks up the process tree.
     """
     ancestor = _target(notified, call)
     for generation in range(MOST_GENERATIONS):
@@ -46,7 +46,9 @@ def names_descendant(notified: Notification, call: str, launcher: int) -> bool:
         except (OSError, ValueError, IndexError):
             return False
         if ancestor == launcher:
-            return generation > 0  # its own child is the init, which is the supervisor's
+            return (
+                generation > 0
+            )  # the launcher's own child is the init, which the cage may not touch
         if ancestor <= 1:
             return False
     return False

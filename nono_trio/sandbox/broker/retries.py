@@ -1,8 +1,8 @@
-"""Calls that can't be done yet and are tried again: the oldest of each queue, at growing intervals.
+"""Retries of calls that would block: the oldest of each queue, at growing intervals.
 
-A unix socket whose backlog is full gives no wake-up, so it has to be tried again. Rules: of all
-calls that wait for one thing only the oldest is tried; the number of tries a second stays the same
-however many things are waited for; the number of calls is bounded. Pure: the caller has the clock.
+A unix socket with a full backlog gives no wake-up, so calls must poll it. Rules: of all calls that
+wait for the same socket only the oldest is tried; the number of tries a second does not grow with
+the number of sockets; the number of calls is bounded. Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Queue(Generic[_Call]):
 
 
 class Retries(Generic[_Call]):
-    """Queues of waiting calls by what they wait for. Not thread-safe."""
+    """Queues of waiting calls, one for each key. Not thread-safe."""
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, _Queue[_Call]] = {}
         self._waiting = 0
 
     def add(self, key: Hashable, call: _Call, now: float) -> bool:
-        """Let a new call wait for `key`; False when too many wait already."""
+        """Let a new call wait for `key`; return False if too many calls wait already."""
         if self._waiting >= MAX_WAITING:
             return False
         queue = self._queues.get(key)
@@ -51,12 +51,12 @@ class Retries(Generic[_Call]):
         return True
 
     def next_due(self) -> float | None:
-        """When the next call is to be tried; None when none is."""
+        """Return the time of the next try; None without waiting calls."""
         due = min((queue.due for queue in self._queues.values()), default=_NOT_DUE)
         return None if due == _NOT_DUE else due
 
     def take(self, now: float) -> tuple[Hashable, _Call] | None:
-        """Take a call that is due. `postpone` or `finish` must follow for its key."""
+        """Take a due call. The caller must call `postpone` or `finish` for its key next."""
         for key, queue in self._queues.items():
             if queue.due <= now:
                 queue.due = _NOT_DUE
@@ -65,7 +65,7 @@ class Retries(Generic[_Call]):
         return None
 
     def postpone(self, key: Hashable, call: _Call, now: float) -> None:
-        """The call that was taken has to wait on, before the others of its key."""
+        """Put the taken call back, before the others of its key."""
         queue = self._queues[key]
         queue.calls.appendleft(call)
         self._waiting += 1
@@ -73,7 +73,7 @@ class Retries(Generic[_Call]):
         queue.due = now + max(queue.pause, PAUSE_PER_QUEUE * len(self._queues))
 
     def finish(self, key: Hashable, now: float) -> None:
-        """The call that was taken is done: the next one of its key is tried at once."""
+        """Drop the taken call; the next one of its key becomes due at once."""
         queue = self._queues[key]
         queue.pause, queue.due = FIRST_PAUSE, now
         if not queue.calls:

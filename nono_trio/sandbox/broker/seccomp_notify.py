@@ -1,11 +1,10 @@
-"""The kernel's seccomp notifications: a system call of the child's that waits for our answer.
+"""Seccomp notifications: system calls of the child that wait for the supervisor's answer.
 
-seccomp_unotify(2). Rules of this file: only the kernel's interface, no decisions; everything
-raises OSError. What is read from the caller's memory can be changed by another of its threads the
-moment after, and so can what its descriptor numbers mean: therefore a call that was judged by
-either never goes on by itself (SECCOMP_USER_NOTIF_FLAG_CONTINUE). Whoever uses this does what was
-asked for on its own copy of the address and of the descriptor. `let_go_on` is for calls that were
-judged by numbers alone, which the kernel has taken over before it asked.
+See seccomp_unotify(2). Rules of this file: only the kernel's interface, no decisions; all functions
+raise OSError. Another thread of the caller can change its memory and its descriptors at any time.
+So a call that was checked by either must not continue (SECCOMP_USER_NOTIF_FLAG_CONTINUE): the
+supervisor performs it on its own copies. `let_go_on` is only for calls that were checked by their
+register arguments, which the kernel has already copied.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _SET_FLAGS, _SYNC_WAKE_UP = 0x40082104, 1  # _IOW('!', 4, 8 bytes)
 _PIDFD_THREAD = os.O_EXCL
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
-_YAMA_ADMIN_ONLY = 2  # /proc/sys/kernel/yama/ptrace_scope from which a parent is not enough
+_YAMA_ADMIN_ONLY = 2  # from this ptrace_scope on, being the parent does not suffice
 _CAP_SYS_PTRACE = 19
 
 
 class Notification(NamedTuple):
-    """One call that waits: `thread` made it, as our PID namespace numbers threads."""
+    """A waiting call; `thread` is the caller's id in our PID namespace."""
 
     identity: int
     thread: int
@@ -44,20 +43,27 @@ class Notification(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """What a call returns that was done in its caller's stead, where that is more than success."""
+    """The return value of a performed call, if it is not 0."""
 
     value: int
 
 
 def wake_up_at_once(listener: int) -> None:
-    """Have the kernel run the one who asks and the one who answers on one processor, by turns: half
-    the time of each call. Raises OSError before Linux 6.6."""
+    """Let the kernel run caller and supervisor in turns on one processor: calls take half the time.
+
+    Raises OSError before Linux 6.6.
+    """
     fcntl.ioctl(listener, _SET_FLAGS, _IDENTITY.pack(_SYNC_WAKE_UP))
 
 
+def as_int(argument: int) -> int:
+    """Return an argument as a C int; the kernel uses its low 32 bits."""
+    low = argument & 0xFFFFFFFF
+    return low - (1 << 32) if low >> 31 else low
+
+
 def receive(listener: int) -> Notification | None:
-    """Take the next call, None if its thread has gone; only when `listener` is readable, or it
-    blocks."""
+    """Take the next call; None if its thread has ended. Blocks unless `listener` is readable."""
     buffer = bytearray(_NOTIFICATION.size)
     try:
         fcntl.ioctl(listener, _RECEIVE, buffer, True)
@@ -68,13 +74,12 @@ def receive(listener: int) -> Notification | None:
 
 
 def answer(listener: int, notification: Notification, number: int, value: int = 0) -> None:
-    """Let the call return `value`, or fail with the errno `number`; nothing if its thread has
-    gone."""
+    """Let the call return `value`, or fail with the errno `number`; ignores an ended thread."""
     _send(listener, _ANSWER.pack(notification.identity, value, -number, 0))
 
 
 def let_go_on(listener: int, notification: Notification) -> None:
-    """Let the kernel do the call as it was made; only after a judgement by numbers (see above)."""
+    """Let the kernel perform the call; only after a check of register arguments (see above)."""
     _send(listener, _ANSWER.pack(notification.identity, 0, 0, _CONTINUE))
 
 
@@ -86,7 +91,7 @@ def _send(listener: int, reply: bytes) -> None:
 
 
 def is_waiting(listener: int, notification: Notification) -> bool:
-    """Whether the call still waits: only then is its thread's number not somebody else's."""
+    """Tell whether the call still waits: otherwise its thread id may have been reused."""
     try:
         fcntl.ioctl(listener, _IS_WAITING, _IDENTITY.pack(notification.identity))
     except FileNotFoundError:
@@ -95,7 +100,7 @@ def is_waiting(listener: int, notification: Notification) -> bool:
 
 
 def read_memory(thread: int, address: int, length: int) -> bytes:
-    """`length` bytes of the thread's memory. Raises OSError: EFAULT where there is none."""
+    """Read `length` bytes of the thread's memory. Raises OSError; EFAULT for a bad address."""
     with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
         try:
             data = os.pread(memory.fileno(), length, address)
@@ -107,10 +112,10 @@ def read_memory(thread: int, address: int, length: int) -> bytes:
 
 
 def copy_descriptor(thread: int, descriptor: int) -> int:
-    """Our own descriptor for what the thread has open as `descriptor`.
+    """Copy the thread's `descriptor` into this process.
 
-    Before Linux 6.9 for what its process has: wrong for a thread that has its files for itself, and
-    none where the process' first thread has ended.
+    Before Linux 6.9 the descriptor is that of the process: wrong for a thread with its own
+    descriptor table, and an error if the process' first thread has ended.
     """
     try:
         handle = os.pidfd_open(thread, _PIDFD_THREAD)
@@ -125,7 +130,7 @@ def copy_descriptor(thread: int, descriptor: int) -> int:
 
 
 def process_of(thread: int) -> int:
-    """The thread's process."""
+    """Return the process id of a thread."""
     with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("Tgid:"):
@@ -134,8 +139,10 @@ def process_of(thread: int) -> int:
 
 
 def refused_by(proc: Path) -> str | None:
-    """What keeps this process from looking into its child; None where nothing does. Not asked: a
-    listener that a container has already installed, which only the launcher finds out."""
+    """Return why this process can't inspect its child; None if it can.
+
+    Only the launcher finds out whether another process already handles notifications.
+    """
     try:
         own = os.pidfd_open(os.getpid())
         try:

@@ -1,4 +1,4 @@
-"""The cage plan: everything that the launcher is told, as one typed value.
+"""The cage plan: the supervisor's whole order to the launcher, as one typed value.
 
 The supervisor makes a CagePlan (sandbox/build_plan.py, session/prepare.py) and sends `encode` of it
 as one message, never through argv; the launcher takes it from `decode` and nowhere else. The
@@ -6,8 +6,8 @@ annotations are the schema: a new field is declared here once. Rules: `decode` t
 fields of a type and raises PlanError for an unknown one, a missing one or a value of another type;
 an error names fields and types, never a value, which may be a secret.
 
-No `from __future__ import annotations`: `decode` needs the types themselves. No dataclasses: they
-would cost a third of the launch.
+No `from __future__ import annotations`: `decode` needs the types themselves. No dataclasses: their
+import costs a third of the launch.
 """
 
 import types
@@ -23,8 +23,8 @@ MountKind: TypeAlias = Literal[
     "empty_home",  # the same, for the user alone
     "kept_home",  # the host's `source`, which is the cage's home
     "directory",  # an empty directory, so that it can be named
-    "read_only",  # what is shown at `path` already, for reading only
-    "cover",  # what is shown at `path` already, hidden
+    "read_only",  # what other mounts show at `path`, made read-only
+    "cover",  # what other mounts show at `path`, hidden
     "text",  # a file with `text`
     "host_file",  # the host's file `source`, with its `identity`, read-only
     "stream",  # the file or terminal `source` behind a standard stream
@@ -40,7 +40,7 @@ class CageGrant(NamedTuple):
 
 
 class MountOp(NamedTuple):
-    """One mount of the view at `path`; which of the other fields count, `kind` says."""
+    """One mount of the view at `path`; `kind` determines which other fields apply."""
 
     kind: MountKind
     path: str
@@ -59,9 +59,9 @@ class CagePlan(NamedTuple):
     library: str  # nono-py's extension module
     landlock: bool  # the file sandbox
     grants: list[CageGrant]
-    identities: dict[str, Identity]  # what must be at a granted path, where there is no view
+    identities: dict[str, Identity]  # of the files at granted paths, if there is no view
     mounts: list[MountOp]  # the view; empty without namespaces
-    closed: list[str]  # inside of grants, where there is no view to cover it
+    closed: list[str]  # paths inside grants, if there is no view to cover them
     directory: str
     executable: str
     command: list[str]
@@ -71,9 +71,9 @@ class CagePlan(NamedTuple):
     port: int
     open_ports: list[int]
     transparent_ports: list[int]
-    asks_loopback: bool  # for names: where resolv.conf can't be shown
+    asks_loopback: bool  # resolvers ask 127.0.0.1, because resolv.conf can't be shown
     listen_ports: list[int]
-    brokered: bool  # the supervisor decides calls that a filter can't judge
+    brokered: bool  # the supervisor's broker decides calls that a filter can't judge
     limits: dict[str, int]
     temporary: str | None
     stops_whole: bool  # the supervisor stops with the child (Ctrl-Z), and the cage with it
@@ -91,7 +91,7 @@ class CagePlan(NamedTuple):
 
 
 class PlanError(Exception):
-    """What came is no cage plan."""
+    """The message is not a cage plan."""
 
 
 def encode(plan: CagePlan) -> dict[str, object]:
@@ -115,7 +115,7 @@ _Decoder: TypeAlias = Callable[[object, str], Any]
 
 
 def _decoder(kind: Any) -> _Decoder:  # noqa: ANN401  (a type, or what typing makes of one)
-    """Return what checks a value of JSON and makes a `kind` of it."""
+    """Return a function that checks a JSON value and converts it to `kind`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is types.UnionType:  # X | None
         return _optional(_decoder(arguments[0]))

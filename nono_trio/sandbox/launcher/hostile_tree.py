@@ -1,9 +1,9 @@
-"""Work in a directory tree that a hostile command filled: nothing in it leads us anywhere else.
+"""Work in a directory tree that a hostile command filled, without ever leaving the tree.
 
-Rules of this file: a path is gone through one name at a time, by descriptors and never through a
-symlink; a mode that forbids us is put right, as the files are ours; what is looked at is bounded in
-number and time; no recursion, as a command may nest as deep as it likes. Names are untrusted text:
-whoever prints one cleans it. Standard library only: the launcher uses it too.
+Rules of this file: a path is opened one name at a time, by descriptors and never through a symlink;
+a mode that locks us out is changed, because the files are ours; the number of entries and the time
+are bounded; no recursion, because a command may nest without limit. Names are untrusted text: the
+caller cleans them before printing.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# What is set aside carries this and four random bytes, so that it never meets another name.
+# The suffix of a renamed obstacle; four random bytes follow, so the name is new.
 SET_ASIDE = ".before-grant-"
 
 
 def open_directory(name: str, parent: int | None = None) -> int:
-    """Open a directory of ours, also one whose mode forbids it; never through a symlink.
+    """Open a directory of ours, after changing its mode if needed; never through a symlink.
 
-    Raises OSError: NotADirectoryError for anything else that has the name.
+    Raises OSError; NotADirectoryError for a file that is no directory.
     """
     try:
         opened = os.open(name, READ_DIRECTORY, dir_fd=parent)
     except PermissionError:
         return _open_healed(name, parent)
     if stat.S_IMODE(os.fstat(opened).st_mode) & stat.S_IRWXU != stat.S_IRWXU:
-        os.close(opened)  # for root every mode is open, for the command's next run it is not
+        os.close(opened)  # root may enter, but the command of the next run may not
         return _open_healed(name, parent)
     return opened
 
@@ -59,7 +59,7 @@ else:
 
 @contextlib.contextmanager
 def entered(name: str, parent: int | None = None) -> Iterator[int]:
-    """`open_directory` for the body."""
+    """Open a directory as `open_directory` does, and close it after the body."""
     opened = open_directory(name, parent)
     try:
         yield opened
@@ -68,9 +68,9 @@ def entered(name: str, parent: int | None = None) -> Iterator[int]:
 
 
 def make_directories(top: int, names: Sequence[str], *, clear: bool = False) -> int:
-    """Open the directory that `names` lead to from `top`, making what is missing (0700).
+    """Open the directory at `names` below `top`; make missing directories (0700).
 
-    What is no directory is set aside with `clear`, and else raises NotADirectoryError.
+    A file in the way is renamed with `clear`; otherwise it raises NotADirectoryError.
     """
     current = os.dup(top)
     try:
@@ -95,9 +95,9 @@ def make_directories(top: int, names: Sequence[str], *, clear: bool = False) -> 
 
 
 def find_directory(top: int, names: Sequence[str], *, heal: bool = True) -> int:
-    """Open the directory that `names` lead to from `top`; raises OSError where there is none.
+    """Open the directory at `names` below `top`; raises OSError if it is missing.
 
-    `heal`: put modes right that forbid it.
+    `heal`: change modes that lock us out.
     """
     current = os.dup(top)
     try:
@@ -121,20 +121,20 @@ def _require_name(name: str) -> None:
 
 
 def set_aside(name: str, parent: int) -> str:
-    """Give what is in the way another name, and return that."""
+    """Rename the file in the way, and return its new name."""
     other = f"{name[:200]}{SET_ASIDE}{os.urandom(4).hex()}"
     os.rename(name, other, src_dir_fd=parent, dst_dir_fd=parent)
     return other
 
 
 def names_in(directory: int, most: int) -> list[str]:
-    """The names in a directory, at most so many: a list of all of them may not fit in memory."""
+    """Return at most `most` names of a directory: a list of all names may not fit in memory."""
     with os.scandir(directory) as entries:
         return [entry.name for entry in itertools.islice(entries, most)]
 
 
 def mode_of(name: str, parent: int) -> int | None:
-    """The mode of what has the name, not of what it leads to; None when there is nothing."""
+    """Return the mode of a file without following a symlink; None if it is missing."""
     try:
         return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -142,8 +142,10 @@ def mode_of(name: str, parent: int) -> int | None:
 
 
 class TreeSurvey:
-    """What a tree holds: `files` counts all that is no directory, `first` are the uppermost paths
-    of them; `whole` is False where the bounds cut it short."""
+    """The content of a tree: `files` counts the non-directories, `first` has their uppermost paths.
+
+    `whole` is False if a bound ended the survey early.
+    """
 
     def __init__(self) -> None:
         self.files = 0
@@ -155,10 +157,10 @@ class TreeSurvey:
 def survey(
     top: int, *, without: frozenset[str], most: int, seconds: float, named: int = 0
 ) -> TreeSurvey:
-    """Count what lies below the directory `top`, upper levels first; changes nothing.
+    """Count the files below the directory `top`, upper levels first, without changes to the tree.
 
-    `without` are paths below it that don't count, nor what is in them. Never raises OSError for
-    what is inside: it may change while it is looked at. Ends after `most` entries or `seconds`.
+    `without`: paths below it that don't count, with their content. The tree may change during the
+    survey; OSErrors inside it are not raised. Ends after `most` entries or `seconds`.
     """
     found = TreeSurvey()
     deadline = time.monotonic() + seconds
@@ -194,15 +196,17 @@ def _statuses(
             for name in sorted(names_in(opened, most + 1)):
                 with contextlib.suppress(FileNotFoundError):
                     yield name, os.stat(name, dir_fd=opened, follow_symlinks=False)
-    except FileNotFoundError:  # gone since its parent was read
+    except FileNotFoundError:  # removed since its parent was read
         return
-    except OSError:  # closed to its owner as well
+    except OSError:  # its mode locks out the owner too
         found.whole = False
 
 
 @contextlib.contextmanager
 def walked(top: int, path: str) -> Iterator[int]:
-    """Open the directory at a relative path ("" for `top`) for the body; raises OSError."""
+    """Open the directory at a relative path ("" for `top`), and close it after the body.
+
+    Raises OSError."""
     opened = find_directory(top, path.split("/") if path else (), heal=False)
     try:
         yield opened

@@ -1,7 +1,7 @@
 """Stop a process from loading code once a command that may be hostile has started.
 
-What a process needs is imported before it says "go". Afterwards an import of a new module raises
-ImportError before any directory is looked into. A codec counts as a module.
+A process imports all its modules before it says "go". Afterwards an import of a new module raises
+ImportError, before any directory is searched. A codec counts as a module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-# Modules too, loaded when they are first used: files are opened with these.
+# Codecs are modules that Python loads at first use; these are used to open files.
 _CODECS = ("utf-8", "ascii", "latin-1")
 
 
@@ -42,7 +42,7 @@ class _RefusingFinder:
 
 
 def freeze_imports(refusal: Callable[[str], ImportError] = _refusal) -> None:
-    """Refuse every further import of this process, for good; `refusal` makes the error."""
+    """Refuse every further import of this process, irrevocably; `refusal` makes the error."""
     for name in _CODECS:
         codecs.lookup(name)
     if not any(isinstance(finder, _RefusingFinder) for finder in sys.meta_path):

@@ -1,10 +1,10 @@
-"""PID 1 of the cage: reaps, passes signals on, reports what became of the child.
+"""PID 1 of the cage: reaps orphans, forwards signals, reports the child's end.
 
-It stays outside the child's Landlock domain (so nothing in the cage may trace or signal it) and
-holds nothing but its end of the control socket. When it ends, for whatever reason, the kernel
-kills every process of the namespace; so it ends as soon as the child has, and as soon as the
-supervisor's end of the socket closes. A child that is stopped stops the cage whole where the
-supervisor stops with it: nothing of the cage goes on while nobody watches it.
+It stays outside the child's Landlock domain, so the cage can't trace or signal it. It holds only
+its end of the control socket. When it ends, the kernel kills every process of the namespace; so it
+ends as soon as the child has ended or the supervisor's end of the socket closes. If the supervisor
+stops together with the child (Ctrl-Z), a stopped child stops the whole cage: no process of it runs
+unsupervised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # One byte a signal is enough: a full pipe means that a wake-up is already due.
 _WAKE_BYTES = 4096
-# What asks a program to end. A stopped one would not see it; any other signal waits for `fg`.
+# Signals that end a program. A stopped program must be continued to receive them; any other signal
+# waits for `fg`.
 _ENDING = frozenset(
     (
         signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT,
@@ -34,7 +35,7 @@ _ENDING = frozenset(
 
 
 class Init:
-    """The loop of PID 1; `run` returns when the cage is to end."""
+    """The loop of PID 1; `run` returns when the cage must end."""
 
     def __init__(
         self,
@@ -52,10 +53,12 @@ class Init:
         os.set_blocking(self._wake, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the wake-up is written
+        signal.signal(
+            signal.SIGCHLD, lambda *_: None
+        )  # only a handler makes Python write the wake-up
 
     def run(self) -> None:
-        """Serve until the child has ended or the supervisor has gone."""
+        """Serve until the child has ended or the supervisor has closed its end."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -67,7 +70,7 @@ class Init:
                 return
 
     def _reap(self) -> bool:
-        """Collect every ended process; return False once the child itself has ended."""
+        """Reap every ended process; return False once the child itself has ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
@@ -85,12 +88,12 @@ class Init:
         stopped = os.WIFSTOPPED(status)
         if stopped and self._freezer is not None:
             self._freezer.stop()
-        with contextlib.suppress(OSError):  # the supervisor has gone: the loop sees it next
+        with contextlib.suppress(OSError):  # the supervisor has ended: the loop notices it next
             protocol.send(self._control, _word(status))
         return stopped
 
     def _obey(self) -> bool:
-        """Do what the supervisor asks; return False when it has gone."""
+        """Obey the supervisor's messages; return False at the end of the stream."""
         if not protocol.read_once(self._control, self._decoder):
             return False
         while (found := self._decoder.next()) is not None:
@@ -107,7 +110,7 @@ class Init:
 
     def _connect(self, address: str, port: int, identity: object) -> None:
         """Begin a connection to the child's own loopback; the supervisor waits for its outcome."""
-        sock, number = _begin(address, port)  # a refusal that is told here is told only here
+        sock, number = _begin(address, port)  # the errno of an early refusal is reported only here
         with sock:
             message = {"connecting": identity, "errno": number}
             protocol.send(self._control, message, [sock.fileno()])
@@ -115,7 +118,7 @@ class Init:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child, number)
-        # A stopped group keeps a signal pending for ever; SIGCONT lets it take effect.
+        # A signal stays pending in a stopped group until SIGCONT.
         if number in _ENDING:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child, signal.SIGCONT)
@@ -132,7 +135,7 @@ def _begin(address: str, port: int) -> tuple[socket.socket, int]:
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:  # no IPv6 here; the answer takes some socket along
+    except OSError as error:  # no IPv6 here; the answer needs some socket
         return socket.socket(), error.errno or errno.EAFNOSUPPORT
     sock.setblocking(False)
     return sock, sock.connect_ex((address, port))
@@ -148,5 +151,5 @@ def _word(status: int) -> dict[str, object]:
 
 def give_terminal(terminal: int, group: int) -> None:
     """Make `group` the foreground process group of the terminal open at `terminal`."""
-    with contextlib.suppress(OSError):  # the terminal may have hung up: then nobody reads it
+    with contextlib.suppress(OSError):  # the terminal may have hung up
         os.tcsetpgrp(terminal, group)

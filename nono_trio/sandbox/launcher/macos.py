@@ -1,13 +1,13 @@
 """The child's side of the cage on macOS: Seatbelt, through nono-py. Not tested on a Mac.
 
-Two processes. This one takes its orders, forks, and stays: it passes signals on, reports what
-became of the child, and kills the child's group when the child has ended or the supervisor's end of
-the control socket closes (macOS has no PR_SET_PDEATHSIG). The other shuts itself in, waits for "go"
-and becomes the command. There is no PID namespace and no subreaper: a process that leaves the group
-outlives the session, inside Seatbelt and with no proxy left to reach.
+Two processes. This one receives the plan, forks, and stays: it forwards signals, reports the
+child's end, and kills the child's group when the child has ended or the supervisor's end of the
+control socket closes (macOS has no PR_SET_PDEATHSIG). The other applies Seatbelt to itself, waits
+for "go" and becomes the command. macOS has neither PID namespaces nor subreapers: a process that
+leaves the group outlives the session, still inside Seatbelt but without a proxy to reach.
 
-Seatbelt is given by nono-py: `(deny default)`, what is granted, TCP to the proxy's port of this
-machine.
+nono-py writes the Seatbelt profile: `(deny default)`, the granted paths, TCP to the proxy's port of
+this machine.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ if TYPE_CHECKING:
 def detach(kept: int) -> None:
     """Close what the caller's caller left open: the child gets the three standard streams only.
 
-    By the list of what is open: the system's limit, which the Linux launcher counts up to, may
-    be none.
+    Uses the list of open descriptors, because macOS may have no limit to count up to.
     """
     for name in os.listdir("/dev/fd"):
         if int(name) > 2 and int(name) != kept:
-            with contextlib.suppress(OSError):  # the listing's own, closed by now
+            with contextlib.suppress(OSError):  # the listing's own descriptor, closed by now
                 os.close(int(name))
 
 
@@ -69,10 +68,10 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
 
 
 def _end_group(leader: int) -> None:
-    """Kill what is left of the child's group.
+    """Kill the rest of the child's group.
 
-    The group's number is that of a child which may have been reaped just now; macOS gives numbers
-    out in turn, so nobody else can have it yet.
+    The group's number is the pid of the child, which may have been reaped just now. macOS assigns
+    pids in turn, so no other process has it yet.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):  # only zombies: not permitted
         os.killpg(leader, signal.SIGKILL)
@@ -96,7 +95,7 @@ def _become_child(
 def _apply_seatbelt(library: ModuleType, plan: CagePlan) -> None:
     """Confine this process to the plan's grants, and where it is isolated, to the proxy's port.
 
-    `allow_localhost_port` also lets every port be bound and called: Seatbelt can't tell them apart.
+    `allow_localhost_port` also allows listening on every port: Seatbelt can't tell ports apart.
     """
     isolated = plan.isolation == "seatbelt"
     if not plan.landlock and not isolated:
@@ -111,10 +110,10 @@ def _apply_seatbelt(library: ModuleType, plan: CagePlan) -> None:
 
 
 def closing_rule(path: str) -> str:
-    """Return the rule that closes `path` and what is below it, whatever a grant around it says.
+    """Return the rule that closes `path` and all paths below it, also inside a grant.
 
-    nono-py puts such rules behind the grants, and in Seatbelt the last rule that fits decides.
-    Raises ValueError for a path that can't be written in a rule as it is.
+    nono-py puts such rules after the grants, and in Seatbelt the last matching rule decides.
+    Raises ValueError for a path that a rule can't contain.
     """
     if not path.isprintable():
         raise ValueError(f"a path with control characters can't be closed: {path!r}")

@@ -1,9 +1,10 @@
 """The launcher's entry point on every system.
 
 The supervisor starts it as `python -I -S -c BOOTSTRAP` (sandbox/spawn.py): without environment and
-site-packages, so that nothing that a user or a previous child left lying about is imported here.
-The bootstrap makes a package of this directory alone; its modules import each other relatively, and
-else the standard library only. Fork is safe in this process: it has one thread and no event loop.
+site-packages, so that it imports no file that a user or an earlier child may have written. The
+bootstrap makes a package of this directory alone; its modules import each other relatively, and
+apart from that the standard library only. Fork is safe in this process: it has one thread and no
+event loop.
 """
 
 from __future__ import annotations

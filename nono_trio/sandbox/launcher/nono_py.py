@@ -13,7 +13,7 @@ _NAME = "_nono_py"
 
 
 def library_path() -> str:
-    """Return where the extension module lies, without importing the package.
+    """Return the path of the extension module, without importing the package.
 
     Raises ImportError if nono-py is not installed for this interpreter.
     """
@@ -26,7 +26,7 @@ def library_path() -> str:
 
 
 def why_no_landlock(error: RuntimeError) -> str:
-    """nono-py's word for it, without the list of bits that it tried at last."""
+    """Return nono-py's reason, without the list of bits that it tried last."""
     return str(error).removeprefix("Sandbox initialization failed: ").partition(" (last error")[0]
 
 

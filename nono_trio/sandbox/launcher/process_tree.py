@@ -1,10 +1,10 @@
-"""The processes of a cage as one tree: stopped whole, continued, ended.
+"""Stop, continue and end all processes of a cage.
 
-In a PID namespace the kernel has a word for all of them (kill with -1, by its init). Elsewhere they
-are what descends from this process, a subreaper: what a process leaves behind when it ends comes
-here. Rules: a tree that grows is stopped before it is killed, since what is stopped starts nothing;
-every process is signalled and collected once, so that the end takes as long as the tree is large;
-a process that does not die (in uninterruptible sleep, on a dead file system) is not waited for.
+In a PID namespace, kill(-1) by its init reaches them all. Elsewhere they are the descendants of
+this process, which is a subreaper: orphans become its children. Rules: a growing tree is stopped
+before it is killed, because stopped processes start no others; every process is signalled and
+reaped once, so the time is linear in the size of the tree; a process that can't die
+(uninterruptible sleep, a dead file system) is left behind.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import signal
 import sys
 import time
 
-# Walks over a tree that goes on growing: each stops what it finds, and what is stopped keeps its
-# place within the limit of processes.
+# Walks over a growing tree: each one stops the processes that it finds, and stopped processes still
+# count against the limit of processes.
 _MOST_WALKS = 1000
-_MOST_COLLECTED = 1000  # at a time: others are started meanwhile
-# Without one death in this time, what is left can't die.
+_MOST_COLLECTED = 1000  # at a time: the tree may start others during the call
+# If no process dies in this time, the rest can't die.
 _PATIENCE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
@@ -39,11 +39,14 @@ def end_descendants() -> None:
 
 
 def _stop_to_end() -> None:
-    """Stop the whole tree. The ended are collected meanwhile, as processes that each start the
-    next and end leave thousands: the shorter the list, the sooner its living one is reached."""
+    """Stop the whole tree, and reap ended processes on the way.
+
+    A chain of processes that each start the next one leaves thousands of zombies; a shorter list of
+    children leads to the living process sooner.
+    """
     seen: set[int] = set()
     for _ in range(_MOST_WALKS):
-        seen -= _collect()  # their numbers may come round again
+        seen -= _collect()  # their pids may be reused
         pending = [pid for pid in _own_children() if pid not in seen]
         if not pending:
             return
@@ -59,7 +62,7 @@ def _stop_to_end() -> None:
 
 
 def stop_descendants() -> set[int]:
-    """Stop every process that descends from this one; return those that were stopped by it."""
+    """Stop every descendant of this process; return those that were running before."""
     seen: set[int] = set()
     stopped: set[int] = set()
     for _ in range(_MOST_WALKS):
@@ -75,14 +78,14 @@ def stop_descendants() -> set[int]:
 
 
 class Freezer:
-    """Stops a cage whole and lets it go on: those that it has stopped, no others."""
+    """Stops all processes of a cage, and continues those that it has stopped."""
 
     def __init__(self, *, isolated: bool) -> None:
         self._isolated = isolated
         self._stopped: set[int] = set()
 
     def stop(self) -> None:
-        """Stop every process of the cage; again and again is as good as once."""
+        """Stop every process of the cage; repeated calls are harmless."""
         if not self._isolated:
             self._stopped |= stop_descendants()
             return
@@ -93,19 +96,19 @@ class Freezer:
             if name.isdigit() and int(name) != own and _is_running(int(name))
         }
         with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGSTOP)  # one step to the kernel: nobody starts another meanwhile
+            os.kill(-1, signal.SIGSTOP)  # atomic in the kernel: no process can fork in between
 
     def go_on(self) -> None:
-        """Continue what `stop` has stopped and is still there."""
+        """Continue the processes that `stop` has stopped."""
         stopped, self._stopped = self._stopped, set()
-        if stopped and not self._isolated:  # a number may be another's by now
+        if stopped and not self._isolated:  # a pid may have been reused
             stopped &= {*_descendants()}
         for pid in stopped:
             _signal(pid, signal.SIGCONT)
 
 
 def _descendants() -> list[int]:
-    """Every process below this one, parents first."""
+    """Return every process below this one, parents first."""
     found: list[int] = []
     pending = [os.getpid()]
     while pending:
@@ -116,7 +119,7 @@ def _descendants() -> list[int]:
 
 
 def _own_children() -> list[int]:
-    """As `_children` of this process, which has one thread: quicker."""
+    """Return the children of this process, which has one thread; faster than `_children`."""
     try:
         with open("/proc/thread-self/children", encoding="ascii") as file:
             return [int(pid) for pid in file.read().split()]
@@ -125,7 +128,7 @@ def _own_children() -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The children of every thread of a process; none once it has gone."""
+    """Return the children of all threads of a process; empty if it has ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -138,7 +141,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_running(pid: int) -> bool:
-    """Whether a process is there and neither stopped nor ended."""
+    """Tell whether a process exists and is neither stopped nor a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in "TtZX"
@@ -152,7 +155,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _collect() -> set[int]:
-    """Collect what has ended, without waiting; return their numbers."""
+    """Reap ended children without waiting; return their pids."""
     ended: set[int] = set()
     with contextlib.suppress(ChildProcessError):
         while len(ended) < _MOST_COLLECTED:
@@ -172,5 +175,5 @@ if sys.platform == "linux":
 else:
 
     def _await_one() -> bool:
-        """Only the Linux cage is ended as a tree."""
+        """Return False: only the Linux cage is ended as a tree."""
         return False

@@ -1,11 +1,11 @@
-"""The words that supervisor and launcher exchange over one socketpair.
+"""The messages between supervisor and launcher over one socketpair.
 
 A message is a JSON object behind its length and the number of its file descriptors (4 bytes each,
 big endian). These travel with its bytes, as many at once as the kernel carries; whose they are the
 number says, as one read may give more than one message. The supervisor speaks first:
 
     supervisor -> launcher   {"start": {...}}          the whole cage (`cage_plan.CagePlan`)
-    launcher -> supervisor   {"ready": {...}}          caged and waiting; the named sockets with it
+    launcher -> supervisor   {"ready": {...}}          caged and waiting; with the named sockets
                              {"failed": {stage, errno, text}}
     supervisor -> launcher   {"go": true}              exec now
     launcher -> supervisor   {"started": true}, {"exec_failed": {errno}}
@@ -14,8 +14,7 @@ number says, as one read may give more than one message. The supervisor speaks f
     launcher -> supervisor   {"stopped": signal}, {"exited": code}, {"killed": signal}
                              {"connecting": id, "errno": n} with a socket that is connecting inside
 
-The child never holds an end of this socket: it is closed in the child before anything of the
-child's runs.
+The child holds no end of this socket: it is closed in the child before the command runs.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _RIGHTS_SPACE = socket.CMSG_SPACE(_AT_ONCE * array.array("i").itemsize)
 
 
 class ProtocolError(Exception):
-    """The other side said something that is not of this protocol."""
+    """The other side sent an invalid message."""
 
 
 def encode(message: dict[str, object], descriptors: int = 0) -> bytes:
@@ -45,14 +44,14 @@ def encode(message: dict[str, object], descriptors: int = 0) -> bytes:
 
 
 class Decoder:
-    """Cuts messages out of a byte stream; keeps file descriptors until their message is whole."""
+    """Splits a byte stream into messages; keeps descriptors until their message is complete."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._descriptors: list[int] = []
 
     def feed(self, data: bytes, descriptors: list[int]) -> None:
-        """Take what one read gave."""
+        """Add the result of one read."""
         self._buffer += data
         self._descriptors += descriptors
 
@@ -78,10 +77,10 @@ class Decoder:
 
 
 def read_once(sock: socket.socket, decoder: Decoder) -> bool:
-    """Feed `decoder` with one read; return False at the end of the stream, however it came."""
+    """Feed `decoder` with one read; return False at the end of the stream or after a reset."""
     try:
         data, ancillary, _flags, _address = sock.recvmsg(1 << 16, _RIGHTS_SPACE)
-    except ConnectionResetError:  # closed with something of ours unread
+    except ConnectionResetError:  # closed with our data unread
         return False
     descriptors = array.array("i")
     for level, kind, payload in ancillary:

@@ -1,9 +1,9 @@
-"""The steps of a launch that every system has in common, and how a failed one is told.
+"""The steps of a launch that Linux and macOS share, and the report of a failed step.
 
-For both launchers, each of which is a process with one thread and no event loop: only there is the
-fork here safe. Rules: the child holds neither the control socket nor a listener; it is told to go
-only after the supervisor knows that it is shut in; a step that fails is told by its name; nothing
-heavy is imported (dataclasses alone would cost a third of the launch).
+The fork here is safe only in a launcher, which has one thread and no event loop. Rules: the child
+holds neither the control socket nor a listener; it gets "go" only after the supervisor knows that
+it is confined; a failed step is reported by its name; no heavy module is imported (dataclasses
+alone would cost a third of the launch).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from .cage_plan import CageGrant, CagePlan
     from .process_tree import Freezer
 
-# The terminal's and the user's signals are the supervisor's to handle: PID 1 and the process that
-# waits for it must outlive them, also those sent to a whole group or service. The child gets the
-# default back, unless the caller ignored it (nohup), which is passed on as every program does.
-# Left alone: what nobody can handle, the children's ends, and what a fault of our own ends us by.
+# The supervisor handles the terminal's and the user's signals: PID 1 and the process that waits for
+# it must survive them, also if they are sent to a whole group or service. The child gets the
+# default actions back; signals that the caller ignored (nohup) stay ignored, as in every program.
+# Excepted: signals that can't be handled, SIGCHLD and SIGCONT, and those of a crash of our own.
 _LEFT_ALONE = frozenset(
     (
         signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT, signal.SIGSEGV,
@@ -38,9 +38,9 @@ _LEFT_ALONE = frozenset(
     )
 )  # fmt: skip
 SUPERVISOR_SIGNALS = tuple(sorted(signal.valid_signals() - _LEFT_ALONE))
-_SHELL = "/bin/sh"  # what execvp(3) runs a script by that names no interpreter
-_LOOKED_AT = 256  # bytes, as many as the kernel looks at
-# Ignored by every interpreter, for itself.
+_SHELL = "/bin/sh"  # as in execvp(3), for a script without an interpreter line
+_LOOKED_AT = 256  # bytes, as the kernel reads
+# Python itself ignores them.
 _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -56,7 +56,7 @@ class StageError(Exception):
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Name the step that the body is: what it raises becomes a StageError."""
+    """Turn an exception of the body into a StageError with the name of the step."""
     try:
         yield
     except StageError:
@@ -66,9 +66,9 @@ def stage(name: str) -> Iterator[None]:
 
 
 def receive_plan(control: socket.socket) -> CagePlan:
-    """Wait for the supervisor's first word; ends this process if the supervisor ended before.
+    """Wait for the supervisor's first message; end this process if the supervisor has ended.
 
-    Raises StageError for what is no plan.
+    Raises StageError for an invalid plan.
     """
     with stage("plan"):
         message = protocol.receive(control, protocol.Decoder())
@@ -80,14 +80,14 @@ def receive_plan(control: socket.socket) -> CagePlan:
 
 
 def report_failure(control: socket.socket, failed: StageError) -> None:
-    """Tell the supervisor, if it is still there."""
+    """Send a failed step to the supervisor; ignores that it may have ended."""
     failure = {"stage": failed.stage, "errno": failed.number, "text": failed.text}
     with contextlib.suppress(OSError):
         protocol.send(control, {"failed": failure})
 
 
 def take_signals() -> frozenset[int]:
-    """Ignore the supervisor's signals; return those that were ignored before."""
+    """Ignore the signals that the supervisor handles; return those that were ignored before."""
     ignored = frozenset(
         number
         for number in SUPERVISOR_SIGNALS
@@ -99,7 +99,7 @@ def take_signals() -> frozenset[int]:
 
 
 class ChildSide:
-    """What the child holds until it becomes the command."""
+    """The child's descriptors until it becomes the command."""
 
     def __init__(self, terminal: int | None, reporting: socket.socket, go: int) -> None:
         self.terminal = terminal
@@ -107,7 +107,7 @@ class ChildSide:
         self.go = go
 
     def lead_group(self, ignored: frozenset[int]) -> None:
-        """Become the leader of a process group, with the signals that a program expects."""
+        """Become the leader of a process group, with the usual signal actions."""
         os.setpgid(0, 0)
         if self.terminal is not None:
             os.close(self.terminal)
@@ -115,13 +115,13 @@ class ChildSide:
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
     def refuse(self, failed: StageError) -> NoReturn:
-        """Say which step failed, and end."""
+        """Report the failed step, and end this process."""
         self.reporting.sendall(f"{failed.stage}\0{failed.text}".encode())
         os._exit(1)
 
     def execute(self, plan: CagePlan) -> NoReturn:
-        """Wait for "go", then become the command; the errno of a failure is told."""
-        if os.read(self.go, 1) != b"g":  # the parent has gone: nobody wants this child any more
+        """Wait for "go", then execute the command; report the errno of a failure."""
+        if os.read(self.go, 1) != b"g":  # the parent has ended
             os._exit(1)
         try:
             os.chdir(plan.directory)
@@ -133,8 +133,10 @@ class ChildSide:
 
 
 def _execute(path: str, command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Become a program; what is none, but text, becomes a shell's script, as with execvp and in a
-    shell. Raises OSError."""
+    """Execute a program; like execvp, run a text file without an interpreter line by the shell.
+
+    Raises OSError.
+    """
     try:
         os.execve(path, command, environment)
     except OSError as failed:
@@ -144,14 +146,14 @@ def _execute(path: str, command: list[str], environment: dict[str, str]) -> NoRe
 
 
 def _is_text(path: str) -> bool:
-    """Whether a file is taken for a script: a shell looks for a NUL in its first line."""
+    """Tell whether a file is a script: like a shell, look for a NUL in its first line."""
     with open(path, "rb") as file:
         beginning = file.read(_LOOKED_AT)
     return not beginning.startswith(b"\x7fELF") and b"\0" not in beginning.partition(b"\n")[0]
 
 
 class ParentSide:
-    """The child, seen from its parent: PID 1 of the cage, or what stands in for it."""
+    """The child as its parent sees it: PID 1 of the cage, or the launcher where there is none."""
 
     def __init__(self, pid: int, terminal: int | None, caged: socket.socket, go: int) -> None:
         self.pid = pid
@@ -166,11 +168,10 @@ class ParentSide:
         freezer: Freezer | None = None,
         told: int | None = None,
     ) -> None:
-        """Hand over, let the child go, serve until it ends or the supervisor has gone.
+        """Hand over the sockets, pass on "go", serve until the child or the supervisor ends.
 
-        `freezer`: how the cage is stopped with the child. `told`: a pipe that gets a byte as the
-        child is let go. Raises StageError for what the child could not do, OSError when the
-        supervisor goes early.
+        `freezer`: stops the whole cage with the child. `told`: a pipe that gets a byte at "go".
+        Raises StageError for a failed step of the child, OSError if the supervisor ends early.
         """
         _hand_over(control, sockets, self._await_caged())
         message = protocol.receive(control, protocol.Decoder())
@@ -186,8 +187,7 @@ class ParentSide:
         Init(control, self.pid, self.terminal, freezer).run()
 
     def _await_caged(self) -> list[int]:
-        """Wait until the child is shut in; return the descriptor of its calls' notifications, if
-        there are any."""
+        """Wait until the child is confined; return its notification descriptor, if it has one."""
         report, descriptors, _flags, _address = socket.recv_fds(self.caged, 1 << 16, 1)
         if report == b"caged":
             return descriptors
@@ -196,7 +196,7 @@ class ParentSide:
         raise StageError(name or "child", cause)
 
     def _await_exec(self, control: socket.socket) -> None:
-        """It closes with the exec; before that it can only carry the errno of a failed one."""
+        """Report the result of exec: success closes the socket, a failure sends its errno."""
         failure = self.caged.recv(16)
         self.caged.close()
         if failure:
@@ -212,7 +212,9 @@ def fork_child(
     *,
     foreground: bool,
 ) -> ParentSide:
-    """Fork the child, which does `become`; raises StageError. `foreground`: the terminal is its."""
+    """Fork the child, which calls `become`; raises StageError.
+
+    `foreground`: the child's group gets the terminal."""
     terminal = _open_terminal() if foreground else None
     caged, reporting = socket.socketpair()
     go_read, go_write = os.pipe()
@@ -244,9 +246,9 @@ def _hand_over(
 
 
 def set_limits(limits: Mapping[str, int], core: int) -> None:
-    """Lower the named limits, soft and hard, so that nothing in the cage can raise them again.
+    """Lower the named limits, soft and hard, so that the cage can't raise them again.
 
-    `core`: the caller's soft limit on core dumps, which the supervisor has lowered for itself.
+    `core`: the caller's soft limit on core dumps; the supervisor has lowered its own.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for name, value in limits.items():

@@ -1,7 +1,7 @@
-"""Follow the symlinks of a path one by one, by text: which there are, and what is behind them all.
+"""Follow the symlinks of a path one by one, and return each of them with the final path.
 
-In the file system of this process, or below another root, whose absolute symlinks begin there: the
-view's mounts need both ends of every symlink on the way to a grant.
+Works in the file system of this process or below another root; then absolute symlinks start at that
+root. The view makes every symlink on the way to a grant again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import stat
 from typing import NamedTuple
 
 _MAX_LINKS = 40  # the kernel's own limit on symlinks in one path (ELOOP)
-_NO_LINK = ""  # which no symlink has as its text
+_NO_LINK = ""  # no symlink has an empty text
 
 
 class Followed(NamedTuple):
-    """A path behind its symlinks; `links` are those on the way, each by its own real path.
+    """The result of following a path; `links` are its symlinks, each by its own real path.
 
-    Of what does not exist, `real` is the place where it would be.
+    If the path does not exist, `real` is where it would be.
     """
 
     real: str
@@ -26,11 +26,10 @@ class Followed(NamedTuple):
 
 
 def follow(path: str, targets: dict[str, str | None] | None = None, *, root: str = "") -> Followed:
-    """Follow every symlink of an absolute path below `root`; what is not there is taken as it is
-    written.
+    """Follow every symlink of an absolute path below `root`; missing parts are kept as written.
 
-    `targets` keeps what was found for the next of many paths, each looked at once: the text of a
-    symlink by its path, "" for anything else, None for nothing.
+    `targets` is a cache over many paths: the text of a symlink by its path, "" for another file,
+    None for a missing one.
     """
     targets = {} if targets is None else targets
     pending = [part for part in reversed(path.split("/")) if part]
@@ -51,7 +50,7 @@ def follow(path: str, targets: dict[str, str | None] | None = None, *, root: str
             real = here
             continue
         links.append(here)
-        if len(links) > _MAX_LINKS:  # a circle: nothing is behind it
+        if len(links) > _MAX_LINKS:  # a circle
             return Followed(path if root else os.path.realpath(path), tuple(links), exists=False)
         if target.startswith("/"):
             real = ""
@@ -60,7 +59,7 @@ def follow(path: str, targets: dict[str, str | None] | None = None, *, root: str
 
 
 def _target(path: str) -> str | None:
-    """Return the text of a symlink, _NO_LINK for anything else, None where nothing is seen."""
+    """Return the text of a symlink, _NO_LINK for another file, None for a missing one."""
     try:
         if not stat.S_ISLNK(os.lstat(path).st_mode):
             return _NO_LINK

@@ -1,12 +1,11 @@
-"""The session's own temporary directory, where the cage has no private /tmp.
+"""The session's own temporary directory, for a cage without a private /tmp.
 
-Rules of this file: the directory was a hostile command's to fill, so it is taken apart by
-descriptors: no symlink is followed, nothing outside is touched, and no depth, mode or number of
-what lies in it makes us fail or wait for long. `shutil.rmtree` is the road not taken: it recurses,
-so that a command that nests a thousand directories ends it with a RecursionError, and it leaves
-what it may not read.
+Rules of this file: a hostile command filled the directory, so it is removed by descriptors: no
+symlink is followed, no file outside is touched, and no depth, mode or number of files makes the
+removal fail or take long. Road not taken: `shutil.rmtree` recurses, so a thousand nested
+directories end it with a RecursionError, and it leaves directories that it may not read.
 
-Removed twice: by the supervisor, and by what ends the tree when the supervisor was killed.
+The supervisor removes it, and the launcher too, in case the supervisor was killed.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ import time
 from .hostile_tree import entered
 
 PREFIX = "nono-trio-"
-# A million files go in that time. It holds back the end of the run, so what is left then stays.
+# Enough for a million files. The run ends only afterwards, so the rest stays.
 REMOVE_SECONDS = 10.0
 
 
 def make_temporary() -> str:
-    """Make a directory that only this user may enter; its path, without symlinks. Raises OSError.
+    """Make a directory that only this user may enter; return its path without symlinks.
 
-    Where TMPDIR lies in what another cage may write, that cage can put something else at this path
-    at any time: whoever uses it holds on to what `entered` gives, and compares (`identity_of`).
+    If another cage may write TMPDIR, it can replace this directory at any time: callers must use
+    the descriptor of `entered`, and compare `identity_of`. Raises OSError.
     """
-    import tempfile  # 10 ms, which the launcher, that only removes, does not wait for
+    import tempfile  # takes 10 ms, which the launcher does not need
 
     return tempfile.mkdtemp(prefix=PREFIX, dir=os.path.realpath(tempfile.gettempdir()))
 
 
 def identity_of(path: str) -> tuple[int, int]:
-    """Device and inode of a directory of `make_temporary`; raises OSError for a symlink."""
+    """Return device and inode of a directory of `make_temporary`; raises OSError for a symlink."""
     with entered(path) as directory:
         found = os.fstat(directory)
     return found.st_dev, found.st_ino
@@ -43,10 +42,10 @@ def identity_of(path: str) -> tuple[int, int]:
 def remove_temporary(
     path: str, seconds: float = REMOVE_SECONDS, *, parent: int | None = None
 ) -> bool:
-    """Remove a directory of `make_temporary` with all that is in it; False when some is left.
+    """Remove a directory of `make_temporary` with its content; return whether all of it is gone.
 
-    Call it after every process that could write there has ended. `parent`: the open directory that
-    a relative path begins in. Never raises OSError.
+    Call it after every process that could write there has ended. `parent`: an open directory for a
+    relative path. Never raises OSError.
     """
     try:
         with entered(path, parent) as top:
@@ -60,9 +59,9 @@ def remove_temporary(
 
 
 def _empty(top: int, deadline: float) -> None:
-    """Remove everything in `top`: a directory's own directories are moved up, then it is empty.
+    """Remove the content of `top`: subdirectories are moved up to `top` first.
 
-    So the work is flat, however deep the tree was.
+    So the work needs no recursion, whatever the depth of the tree.
     """
     moved = 0
     unique = os.urandom(8).hex()
@@ -77,7 +76,7 @@ def _empty(top: int, deadline: float) -> None:
                         _remove(below, inner, deadline)
                         continue
                     moved += 1
-                    with entered(below, inner):  # opened up: moving it changes its ".."
+                    with entered(below, inner):  # makes it writable: moving it changes its ".."
                         os.rename(below, f"{unique}{moved}", src_dir_fd=inner, dst_dir_fd=top)
             _remove(name, top, deadline, is_directory=True)
 

@@ -1,4 +1,4 @@
-"""The numbers of the system calls that a cage judges, for the machines that it knows.
+"""The system call numbers that the filter needs, for each supported architecture.
 
 Rules of this file: data only. A call that a machine lacks has the number None there; newer machines
 lack the old calls that take a path without a directory. Standard library only: it runs in the
@@ -17,8 +17,8 @@ ARCHITECTURES = {
     "riscv64": (0xC00000F3, 1),
 }
 
-# Linux 6.17's last one, the same on every architecture. docs/system-calls.md was made up to here:
-# what comes after it is refused with ENOSYS, as on an older kernel, until somebody has looked.
+# The last number of Linux 6.17, the same on every architecture. docs/system-calls.md covers the
+# calls up to it; later calls get ENOSYS, as on an older kernel, until they have been reviewed.
 NEWEST = 469
 
 # x86_64, then the numbers that newer machines share.
@@ -54,12 +54,12 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 
 
 def number_of(call: str) -> int | None:
-    """The call's number on this machine, None where it has no such call."""
+    """Return the call's number on this machine, None if it lacks the call."""
     return NUMBERS[call][ARCHITECTURES[os.uname().machine][1]]
 
 
 def call_name(number: int) -> str | None:
-    """Which of the calls has this number here."""
+    """Return the name of the call with this number, None for any other number."""
     return _names().get(number)
 
 

@@ -1,9 +1,8 @@
-"""Which system calls a cage refuses or asks the supervisor about, and why.
+"""The system calls that a cage refuses or sends to the supervisor, and why.
 
-Rules of this file: data only, judged by numbers that the filter sees
-(`sandbox.launcher.linux.seccomp`). Families are covered whole: docs/system-calls.md has every call
-that takes another process' number, with what makes it safe, and a test holds it complete. ENOSYS
-where programs know how to do without. Standard library only: it runs in the launcher.
+Rules of this file: data only, for the filter in seccomp.py, which sees numbers only. Families of
+calls are covered completely: docs/system-calls.md lists every call that takes another process'
+number and why it is safe; a test checks the list. ENOSYS is for calls that programs can do without.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from .seccomp import NOTIFY, CallRule
 
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-# What makes a terminal useless to whoever has it next: its line discipline, and of a console the
-# modes of screen, keyboard and switching.
+# These make a terminal useless for its next user: its line discipline, and a console's modes of
+# screen, keyboard and switching.
 _TIOCSETD, _KDSETMODE, _KDSKBMODE, _VT_SETMODE = 0x5423, 0x4B3A, 0x4B45, 0x5602
 _KDSKBMUTE, _TIOCCONS = 0x4B51, 0x541D
 _TERMINAL = (
@@ -33,10 +32,10 @@ _DETOURS = (
 _SET_USER, _SET_GROUP = 0o4000, 0o2000  # S_ISUID, S_ISGID
 _CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: else open(2) ignores its mode
 _NEW_USER = 0x10000000  # CLONE_NEWUSER
-# FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION, and for good: ENABLE_VERITY, SET_ENCRYPTION_POLICY
+# FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION; irrevocable: ENABLE_VERITY, SET_ENCRYPTION_POLICY
 _SET_FLAGS = (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613)
-# btrfs' and bcachefs' ways to make, snapshot and remove whole trees, which ask neither Landlock nor
-# the mount: a snapshot has all of its file system in it, below the one granted directory.
+# btrfs and bcachefs calls that make, snapshot and remove whole trees, past Landlock and the mount:
+# a snapshot holds the whole file system, below the one granted directory.
 _WHOLE_TREES = (
     0x50009401, 0x50009417, 0x5000940E, 0x50009418, 0x5000940F, 0x5000943F, 0x4008941A,
     0x4020BC10, 0x4020BC11,
@@ -51,7 +50,8 @@ _INIT = 1  # of the cage's own PID namespace: it keeps the session's deadline
 
 # In every cage.
 COMMON = (
-    # First, as it is asked most. A file that runs as its owner for whoever starts it, outside too.
+    # First, because it is the most frequent call. The bits make a program run with its owner's
+    # rights for every user, also outside of the cage.
     CallRule("openat", errno.EPERM, 3, bits=_SET_USER | _SET_GROUP, when=(2, _CREATES)),
     CallRule("open", errno.EPERM, 2, bits=_SET_USER | _SET_GROUP, when=(1, _CREATES)),
     CallRule("openat2", errno.ENOSYS),  # its mode lies behind a pointer
@@ -64,13 +64,13 @@ COMMON = (
     CallRule("socketpair", errno.EAFNOSUPPORT, 0, only=_FAMILIES),
     CallRule("ioctl", errno.EPERM, 1, never=_TERMINAL),
     CallRule("ioctl", errno.EPERM, 1, never=_WHOLE_TREES),
-    # Whoever opens a file that somebody has a lease on waits, 45 s at a time: an editor outside
-    # that saves what the cage may read, or the next session that starts a program.
+    # Opening a leased file blocks for up to 45 s: an editor outside that saves a file which the
+    # cage may read, or the next session that starts a program.
     CallRule("fcntl", errno.EPERM, 1, never=(_F_SETLEASE,)),
-    # Another process' limits: RLIMIT_CPU kills it. Only the same uid is asked, no LSM.
+    # Another process' limits: RLIMIT_CPU kills it. The kernel checks the uid only, no LSM.
     CallRule("prlimit64", errno.EPERM, 0, only=(0,)),
-    # A user namespace gives its maker every capability in it, and with them much of the kernel.
-    # Programs with a sandbox of their own (browsers) run without it in here.
+    # A user namespace gives its maker every capability inside, and so access to much of the kernel.
+    # Programs with their own sandbox (browsers) run without it in a cage.
     CallRule("unshare", errno.EPERM, 0, bits=_NEW_USER),
     CallRule("clone", errno.EPERM, 0, bits=_NEW_USER),
     CallRule("setns", errno.EPERM),
@@ -82,8 +82,8 @@ COMMON = (
     ),
 )
 
-# Where the cage has its own PID namespace, the only process in sight that is not the child's is
-# PID 1, which has to go on when the child does not want it to.
+# For a cage with its own PID namespace. There PID 1 is the only visible process that is not the
+# child's, and the child must not be able to stop or slow it.
 OWN_PROCESSES = (
     *(CallRule(call, errno.EPERM, 0, never=(_INIT,)) for call in _SCHEDULING),
     CallRule("setpriority", errno.EPERM, 0, never=(_PRIO_USER,)),
@@ -102,8 +102,9 @@ _UNCHANGED = 0xFFFFFFFF  # -1
 
 
 def only_own_ids(user: int, group: int) -> tuple[CallRule, ...]:
-    """For a cage that maps one id: the kernel calls any other invalid (EINVAL), where programs
-    expect that it is not permitted."""
+    """Return rules for a cage that maps one id: EPERM for the others, as programs expect.
+
+    Without them the kernel returns EINVAL."""
     own = ((user, _UNCHANGED), (group, _UNCHANGED))
     return tuple(
         CallRule(call, errno.EPERM, argument, only=only)
@@ -113,7 +114,7 @@ def only_own_ids(user: int, group: int) -> tuple[CallRule, ...]:
     )
 
 
-# Where the host's network, its IPC objects, its files' metadata and its processes are the child's.
+# For a cage that shares the host's network, IPC objects, metadata of files and processes.
 SHARED_HOST = (
     CallRule("sendto", errno.EPERM, 3, bits=_MSG_FASTOPEN),
     CallRule("sendmsg", errno.EPERM, 2, bits=_MSG_FASTOPEN),
@@ -142,7 +143,7 @@ _OF_OTHERS = (
     ("setpriority", 1),
     ("ioprio_set", 1),
 )
-# What the supervisor judges where it is asked; else only a process' own.
+# The broker decides these calls; without a broker a process may change only itself.
 NOTIFY_PROCESSES = tuple(CallRule(call, NOTIFY, pid, only=(0,)) for call, pid in _OF_OTHERS)
 OWN_ONLY = tuple(CallRule(call, errno.EPERM, pid, only=(0,)) for call, pid in _OF_OTHERS)
 
@@ -158,8 +159,8 @@ NO_SET_BITS = tuple(
     CallRule(call, errno.EPERM, mode, bits=_SET_BITS) for call, mode in _CHMOD.items()
 )
 
-# All metadata, where the file system view does not say by itself what may be changed. Times by
-# descriptor pass: those of files that it may open, and nearly every copy and archive sets them.
+# All metadata, in a cage without a view: there no mounts protect it. Times set by descriptor pass:
+# the child could open the file, and nearly every copy and archive sets them.
 NOTIFY_METADATA = (
     *(CallRule(call, NOTIFY) for call in _CHMOD),
     *(

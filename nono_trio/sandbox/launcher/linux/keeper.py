@@ -1,8 +1,8 @@
-"""The launcher, once the cage is built: outside of it, waiting for its PID 1.
+"""The launcher outside the finished cage: it waits for PID 1 and keeps the deadline of the run.
 
-It is the one process that nothing of the child's and nothing of the log's can hold up: it reads no
-file, answers nobody, and waits for a process. So it keeps the deadline of the run: the cage ends
-also when the supervisor hangs (its log's file system is frozen) or is stopped (Ctrl-Z).
+Neither the child nor the log can block this process: it reads no file, answers no request and waits
+for one process. So the cage ends in time also if the supervisor hangs (its log's file system is
+frozen) or is stopped (Ctrl-Z).
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import os
 import select
 import signal
 
-# What the supervisor asks with. Others send to everybody in a group or in a service's cgroup what a
-# program may expect (SIGTERM, SIGUSR1, SIGALRM); nobody sends this one.
+# The supervisor's signal to end the cage. Other programs send SIGTERM, SIGUSR1 or SIGALRM to whole
+# groups and cgroups, but not this signal.
 END_NOW = getattr(signal, "SIGRTMAX", signal.SIGUSR1)
 
 
 def wait_for_init(init: int, started: int, seconds: float | None) -> None:
-    """Wait until `init`, a child of ours, has ended. Kills it when the supervisor says so, and
-    `seconds` after the command was started, which a byte from `started` tells."""
-    # Its number may be another's between its end and our knowledge. Never closed: the supervisor
-    # may ask once more when `init` has gone, while what is left of the tree is ended.
+    """Wait until `init`, a child of this process, has ended.
+
+    Kills it on END_NOW, and `seconds` after a byte from `started` says that the command was
+    started.
+    """
+    # A handle, because the pid may be reused after its end. Never closed: the supervisor may send
+    # END_NOW again after the end of `init`, while this process ends the rest of the tree.
     handle = os.pidfd_open(init)
 
     def kill(*_: object) -> None:

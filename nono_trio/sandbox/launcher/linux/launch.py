@@ -48,13 +48,15 @@ if TYPE_CHECKING:
     from ..steps import ChildSide
 
 
-# The supervisor looks at what it is about to lose within two seconds, and then closes its end.
+# The supervisor surveys the home within two seconds and then closes its end.
 SUPERVISOR_SECONDS = 10.0
 
 
 def detach(kept: int) -> None:
-    """Die with the supervisor, and close what the caller's caller left open but `kept`: the child
-    gets the three standard streams only."""
+    """Die with the supervisor, and close all inherited descriptors except `kept`.
+
+    The child gets the three standard streams only.
+    """
     os.closerange(3, kept)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
     syscalls.die_with_parent(signal.SIGKILL)
@@ -82,23 +84,23 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
             sockets["proxy"] = listen_on_loopback(plan.port)
             for port in plan.open_ports:
                 sockets |= listen_on_both(port)
-    # The next step that looks for files may do so in the child's view, where it finds the child's.
+    # Later file look-ups may happen in the child's view, which has the child's files.
     freeze_imports()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is somebody to end
+    signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is a process to end
     with stage("fork"):
         started, start = os.pipe()
         first = os.fork()
     if first:
         control.close()
         os.close(start)
-        for listener in sockets.values():  # or the child's connects would be accepted by nobody
+        for listener in sockets.values():  # an open copy would accept the child's connections
             listener.close()
         _wait_for(first, started, plan)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_NOW])
     os.close(started)
     if isolated:
         syscalls.die_with_parent(signal.SIGKILL)
-    else:  # what the PID namespace does by itself: orphans come back to this process
+    else:  # a PID namespace would do it: orphans become children of this process
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         _become_init(control, plan, sockets, ignored, start)
@@ -111,7 +113,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
 
 
 def _wait_for(first: int, started: int, plan: CagePlan) -> NoReturn:
-    if plan.isolation != "namespace":  # should the other be killed, its children come here
+    if plan.isolation != "namespace":  # if PID 1 is killed, its children become ours
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     wait_for_init(first, started, plan.deadline_seconds)
     _end_tree(plan)
@@ -119,9 +121,9 @@ def _wait_for(first: int, started: int, plan: CagePlan) -> NoReturn:
 
 
 def _end_tree(plan: CagePlan) -> None:
-    """End every process of the cage where no PID namespace does it, then remove what was theirs.
+    """End every process of a cage without a PID namespace, then remove its temporary directory.
 
-    The supervisor removes it too; only this process is left to do it when that one was killed.
+    The supervisor removes it too, unless it was killed.
     """
     if plan.isolation != "namespace":
         end_descendants()
@@ -143,7 +145,7 @@ def _become_init(
         with stage("file system view"):
             build_view(plan.mounts)
         _hand_over_home(control, plan)
-    # Nobody in the cage may read this process' memory or descriptors, whatever its uid.
+    # No process of the cage may read this process' memory or descriptors, even as root.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     child = fork_child(
         control,
@@ -161,7 +163,7 @@ def _become_init(
 
 
 def _await_supervisor(control: socket.socket) -> None:
-    """Wait until it has seen what the command left in its home, or has gone; not for ever."""
+    """Wait until the supervisor has surveyed the home or ended; SUPERVISOR_SECONDS at most."""
     control.settimeout(SUPERVISOR_SECONDS)
     with contextlib.suppress(OSError):
         while control.recv(1 << 16):
@@ -169,7 +171,7 @@ def _await_supervisor(control: socket.socket) -> None:
 
 
 def _hand_over_home(control: socket.socket, plan: CagePlan) -> None:
-    """Show the supervisor an empty home's directory: what it held is told at the end."""
+    """Send the supervisor the directory of an empty home; it reports the content at the end."""
     for home in plan.mounted("empty_home"):
         with stage("home"):
             descriptor = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -203,12 +205,12 @@ def _become_child(
 
 
 def _apply_landlock(library: ModuleType, plan: CagePlan) -> None:
-    """Confine this process to the plan's grants, and where it is asked for, to the proxy's port."""
+    """Confine this process to the plan's grants, and in landlock isolation to the proxy's port."""
     isolated = plan.isolation == "landlock"
     if not plan.landlock and not isolated:
         return
     held = []
-    if plan.isolation != "namespace":  # there the view has looked
+    if plan.isolation != "namespace":  # there the view checks identities
         held = hold_grants(plan.grants, plan.identities)
     capabilities = granted(library, plan.allowed)
     if not isolated:
@@ -219,7 +221,7 @@ def _apply_landlock(library: ModuleType, plan: CagePlan) -> None:
     capabilities.allow_tcp_connect_port(plan.port)
     for port in plan.listen_ports:
         capabilities.allow_bind_port(port)
-    # Landlock knows TCP only; nono-py's filter refuses every other kind of socket and io_uring.
+    # Landlock covers TCP only; nono-py's filter refuses all other sockets and io_uring.
     library.apply_seccomp(capabilities)
     require_same_grants(held, plan.identities)
 
@@ -227,13 +229,13 @@ def _apply_landlock(library: ModuleType, plan: CagePlan) -> None:
 class _HeldGrant(NamedTuple):
     path: str
     descriptor: int
-    readable: bool  # by a grant, and by its mode
+    readable: bool  # by its grant and its mode
 
 
 def hold_grants(
     grants: Iterable[CageGrant], identities: Mapping[str, Identity]
 ) -> list[_HeldGrant]:
-    """Hold each grant; raise StageError for one that is not what it was when the plan was made."""
+    """Open each granted path; raise StageError if its file has changed since the plan was made."""
     to_read = {grant.path for grant in grants if grant.access != "write"}
     held = []
     for path, expected in identities.items():
@@ -245,10 +247,10 @@ def hold_grants(
 
 
 def require_same_grants(held: list[_HeldGrant], identities: Mapping[str, Identity]) -> None:
-    """Raise StageError if something else was granted than what is held.
+    """Raise StageError if Landlock was given another file than the held one.
 
-    Landlock's library takes paths, and another cage that may write above one can put something else
-    there for just that moment: so what is held has to be what can be opened now.
+    Landlock's library takes paths, and another cage may swap a path for just that moment. So the
+    path must lead to the held file again, and the held file must be readable.
     """
     for grant in held:
         with contextlib.suppress(FileNotFoundError):
@@ -259,14 +261,14 @@ def require_same_grants(held: list[_HeldGrant], identities: Mapping[str, Identit
 
 
 def _may_read(descriptor: int) -> bool:
-    """Whether a directory or file that is held can be opened for reading."""
+    """Tell whether a held directory or file can be opened for reading."""
     if stat.S_IFMT(os.fstat(descriptor).st_mode) not in (stat.S_IFDIR, stat.S_IFREG):
         return False
     try:
         os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except PermissionError:
         return False
-    except OSError:  # leased, too large: whatever it is, its grant is not why
+    except OSError:  # leased, or too large: the grant is not the reason
         return True
     return True
 
@@ -281,8 +283,10 @@ def _apply_filter(isolation: str) -> None:
 
 
 def _notify_calls(plan: CagePlan) -> list[int]:
-    """Have the supervisor asked about what a filter can't judge; where it can't be, refuse what
-    can be done without. Return the descriptor at which it is asked, if it is."""
+    """Send calls that a filter can't judge to the supervisor; without a broker, refuse them.
+
+    Returns the notification descriptor, or an empty list.
+    """
     if plan.isolation == "landlock":
         if plan.brokered:
             with stage("connect broker"):
@@ -290,12 +294,12 @@ def _notify_calls(plan: CagePlan) -> list[int]:
         seccomp.refuse_calls([*call_rules.OWN_ONLY, *_refused_modes()])
     elif plan.isolation == "namespace":
         if plan.brokered:
-            with contextlib.suppress(OSError):  # somebody else is asked already
+            with contextlib.suppress(OSError):  # another process already handles notifications
                 return [seccomp.notify_calls(call_rules.NOTIFY_MODES, connections=False)]
         seccomp.refuse_calls(_refused_modes())
     return []
 
 
 def _refused_modes() -> tuple[seccomp.CallRule, ...]:
-    """An ordinary user's set-group-id files give nobody more than that user's own groups have."""
+    """Return the mode rules: an ordinary user's set-group-id files grant only own groups."""
     return call_rules.NO_SET_BITS if os.geteuid() == 0 else call_rules.NO_SET_USER

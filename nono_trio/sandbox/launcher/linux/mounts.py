@@ -1,18 +1,18 @@
-"""The child's file system view: a fresh root that holds what was granted and nothing else.
+"""The child's file system view: a new root that shows only granted paths.
 
-Landlock decides what may be opened, but it does not look at `connect()` on a socket's path: an
-ssh agent, a docker or a tmux socket that can be named can be used. So what is not granted is not
-there to be named. The road not taken: covering the known socket directories one by one, which is
-a list that is never finished.
+Landlock controls opening files, but not `connect()` on a socket's path: a process can use any ssh
+agent, docker or tmux socket that has a visible path. So paths that are not granted do not exist in
+the view. Road not taken: covering the known socket directories one by one; such a list is never
+complete.
 
-Rules: what was granted for reading is mounted read-only (Landlock alone would let the private /tmp
-make every grant below it writable, since its rules are inherited downwards); a symlink on the way
-to a grant is made again, with the same text; `/proc`, `/tmp`, `/dev/shm`, `/dev/pts` are new and
-private, unless the user granted the host's directory by name. Every directory between a grant and
-what is covered or read-only inside it becomes a mount of its own, which nobody can rename: else
-another directory could be put in its place on the host. What is shown is what was looked at when
-the plan was made, by device and inode. Runs in PID 1 of the cage, since only a process inside the
-PID namespace may mount its `/proc`.
+Rules: paths granted for reading are mounted read-only (Landlock rules are inherited downwards, so
+the private /tmp alone would make every grant below it writable); a symlink on the way to a grant is
+made again, with the same text; `/proc`, `/tmp`, `/dev/shm`, `/dev/pts` are new and private, unless
+the user granted the host's directory by name. Every directory between a grant and a covered or
+read-only path inside it becomes a mount of its own: a mount point can't be renamed, so no other
+directory can take its place on the host. A shown file must have the device and inode that it had
+when the plan was made. Runs in PID 1 of the cage, because only a process inside the PID namespace
+may mount its `/proc`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from ..symlinks import Followed
 from . import syscalls
 
-# Any directory of the host will do to hang the new root on for a moment, as everything is
-# mounted over it in our own namespace only.
+# The new root is mounted here for a moment. Any directory of the host will do, because the mount
+# exists in our own namespace only.
 _STAGING = "/tmp"
 _OLD = "/old"
 _NEW = "/new"
-# Files of ours that are mounted into the view: next to it and not in it, as its root may be the
-# host's own (--no-sandbox), where nothing is to be left behind.
-_COVER = "/closed"  # the empty file that stands in for a closed one
+# Our own files that are mounted into the view. They lie next to it, because with --no-sandbox its
+# root is the host's own, where the cage must leave no files.
+_COVER = "/closed"  # the empty file that covers a closed one
 _REPLACED = "/replaced-"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {
@@ -51,18 +51,18 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
-# Links of the system by which programs call what is granted by its other name.
+# Symlinks of the system: programs use granted directories by these names too.
 _OTHER_NAMES = ("/var/run", "/var/lock")
-# Mount points, and a few small files of ours: without a size of its own it would be half of memory.
+# For mount points and a few small files of ours. The default size would be half of memory.
 _ROOT_OPTIONS = "mode=0755,size=16m"
 
 
 def build_view(mounts: Sequence[MountOp]) -> None:
     """Make the new root out of `mounts` and enter it.
 
-    They are done kind by kind in the order below, whatever their order in the list: what hides
-    something comes after what shows it. Raises OSError with the path that could not be mounted, and
-    StageError for one that is not what it was when the plan was made.
+    Mounts are made kind by kind in the order below, whatever their order in the list: mounts that
+    hide come after mounts that show. Raises OSError with the path that could not be mounted, and
+    StageError for a path whose file has changed since the plan was made.
     """
     _enter_staging()
     view = _View()
@@ -94,9 +94,9 @@ def build_view(mounts: Sequence[MountOp]) -> None:
 
 
 def _mount_trees(view: _View, binds: Sequence[MountOp], own: Sequence[MountOp]) -> None:
-    """Mount what the child sees of the host, and the cage's own directories in memory.
+    """Mount the granted paths of the host and the cage's own directories.
 
-    Parents first, so that a grant below a private directory is bound over it, not under it.
+    Parents first: a grant below a private directory must be bound over it, not under it.
     """
     shown: dict[str, MountOp] = {}
     for op in binds:
@@ -116,15 +116,14 @@ def _mount_trees(view: _View, binds: Sequence[MountOp], own: Sequence[MountOp]) 
 
 
 def require_same(path: str | int, name: str, expected: Identity | None) -> None:
-    """Raise StageError if what is at `path`, or held, is not what was there when the plan was
-    made."""
+    """Raise StageError if the file at `path`, or held open, is not the expected one."""
     found = os.stat(path)
     if (found.st_dev, found.st_ino) != expected:
         raise changed(name)
 
 
 def changed(name: str) -> StageError:
-    """For a grant at whose path something else is by now."""
+    """Return the error for a granted path that leads to another file than before."""
     cause = OSError(errno.ESTALE, f"{name} is not what it was when it was checked")
     return StageError("grants", cause)
 
@@ -134,7 +133,7 @@ def _depth(path: str) -> tuple[int, str]:
 
 
 def _enter_staging() -> None:
-    """Swap the root for an empty tmpfs with the host at /old and the view's place at /new."""
+    """Replace the root by an empty tmpfs with the host at /old and the future view at /new."""
     syscalls.mount("", "/", "", syscalls.MS_PRIVATE | syscalls.MS_REC)
     syscalls.mount(
         "tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, _ROOT_OPTIONS
@@ -147,7 +146,7 @@ def _enter_staging() -> None:
 
 
 class _View:
-    """What has been put under /new so far, by the path that the child will see."""
+    """The mounts and symlinks made under /new so far, by the path that the child will see."""
 
     def __init__(self) -> None:
         # path -> "private", "home", "read-only" or "writable"
@@ -156,9 +155,9 @@ class _View:
         self._home: str | None = None
 
     def bind(self, real: str, *, writable: bool) -> None:
-        """Show the host's `real`, a path without symlinks that exists there.
+        """Show the host's `real`, an existing path without symlinks.
 
-        Writing to a device needs no writable mount, but changing the host's mode of it does.
+        Devices are mounted read-only: writing to a device still works, changing its mode does not.
         """
         writable = writable and not stat.S_ISCHR(os.stat(_OLD + real).st_mode)
         above = self._mount_above(real)
@@ -191,11 +190,11 @@ class _View:
             self._home = op.path
 
     def cover(self, real: str) -> None:
-        """Hide what is at `real`; nothing to do where the view does not show it.
+        """Hide `real`, if the view shows it.
 
-        Raises StageError where it has gone since the plan was made: it may come back.
+        Raises StageError if it was removed since the plan was made: it may come back.
         """
-        if self._mount_above(real) == "home":  # the host's is not shown: the cage's own is there
+        if self._mount_above(real) == "home":  # the cage's own home hides the host's
             return
         if not os.path.lexists(_NEW + real):
             if self._mount_above(real) == "private":
@@ -210,28 +209,28 @@ class _View:
         syscalls.make_read_only(_NEW + real)
 
     def keep(self, real: str) -> None:
-        """Show the host's `real` read-only inside what may be written, where it is shown at all."""
+        """Show the host's `real` read-only inside a writable mount, if the view shows it."""
         if not os.path.lexists(_NEW + real) or self._mount_above(real) == "home":
             return
         syscalls.mount(_OLD + real, _NEW + real, "", syscalls.MS_BIND | syscalls.MS_REC)
         syscalls.make_read_only(_NEW + real)
 
     def pin(self, inner: list[str]) -> None:
-        """Make every directory that leads from a writable mount to one of `inner` a mount itself.
+        """Make every directory between a writable mount and one of `inner` a mount itself.
 
-        A mount point can't be renamed or removed, by whatever name it is reached, and not from a
-        mount namespace below this one either, where every mount is locked.
+        A mount point can't be renamed or removed by any of its names, nor from a nested mount
+        namespace, where every mount is locked.
         """
         between = {path for real in inner for path in self._between(real)}
-        for path in sorted(between, key=_depth):  # an outer one hides what is mounted in it before
+        for path in sorted(between, key=_depth):  # outer mounts first: they would hide inner ones
             found = os.lstat(_OLD + path)
-            if not stat.S_ISDIR(found.st_mode):  # it was one when it was planned
+            if not stat.S_ISDIR(found.st_mode):  # it was a directory when it was planned
                 raise changed(path)
             syscalls.mount(_OLD + path, _NEW + path, "", syscalls.MS_BIND | syscalls.MS_REC)
             require_same(_NEW + path, path, (found.st_dev, found.st_ino))
 
     def _between(self, path: str) -> list[str]:
-        """Return what lies between `path` and the mount for writing that it is seen in, if any."""
+        """Return the directories between `path` and the writable mount that shows it, if any."""
         if self._mount_above(path) != "writable" or not os.path.lexists(_NEW + path):
             return []
         found = []
@@ -240,14 +239,14 @@ class _View:
         return found
 
     def replace(self, path: str, text: str) -> None:
-        """Show a file with `text` at `path`, whatever the host has there.
+        """Show a file with `text` at `path`, in place of the host's.
 
-        In a directory of the host's there has to be something to mount it on (see `own_files`).
+        In a directory of the host a file must exist to mount it on (see `own_files`).
         """
         parent = self.follow(os.path.dirname(path))
         directory = parent.real if parent.exists else os.path.dirname(path)
         real = os.path.join(directory, os.path.basename(path))
-        if self._mount_above(real) != "private":  # as the host has it: a symlink leads on
+        if self._mount_above(real) != "private":  # in the host's directory: follow a symlink
             real = self.follow(path).real
         if not os.path.lexists(_NEW + real):
             if self._mount_above(real) != "private":
@@ -261,16 +260,16 @@ class _View:
         syscalls.make_read_only(_NEW + real)
 
     def show_file(self, op: MountOp) -> None:
-        """Show a file of ours read-only at `op.path`, where nothing of the host's is."""
+        """Show a file of ours read-only at `op.path`, outside of the host's mounts."""
         self._make_file(op.path)
         syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
         require_same(_NEW + op.path, op.path, op.identity)
         syscalls.make_read_only(_NEW + op.path)
 
     def add_stream(self, op: MountOp) -> None:
-        """Show the file or terminal that a stream has open.
+        """Show the file or terminal that a standard stream has open.
 
-        Nothing where it has gone since, or where the host would have to have a file for it.
+        Does nothing if the file has changed, or if it needs a mount point in the host's directory.
         """
         try:
             found = os.stat(_OLD + op.source)
@@ -288,9 +287,9 @@ class _View:
         require_same(_NEW + op.path, op.path, op.identity)
 
     def make_directory(self, path: str) -> None:
-        """Make `path` and what leads to it, as empty directories where nothing is bound.
+        """Make `path` and its parents as empty directories, where they are missing.
 
-        In the cage's home, which an earlier command filled, never through a symlink.
+        In the cage's home, which an earlier command filled, symlinks are not followed.
         """
         if self._home is None or not path.startswith(self._home + "/"):
             os.makedirs(_NEW + path, mode=0o755, exist_ok=True)
@@ -304,7 +303,7 @@ class _View:
             os.close(os.open(_NEW + path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
 
     def _mount_above(self, path: str) -> str:
-        """Return what kind of mount `path` would be seen in; private: of nothing of the host's."""
+        """Return the kind of mount that shows `path`; "private" if it has no files of the host."""
         while True:
             mount = self._mounts.get(path)
             if mount is not None or path == "/":
@@ -320,13 +319,13 @@ class _View:
         return followed
 
     def make_links(self) -> None:
-        """Make the symlinks that were followed, once everything is mounted that may hold them."""
+        """Make the symlinks that `follow` found; call it after the mounts that hold them."""
         for path, target in self._links.items():
             self.make_link(path, target)
         self._links.clear()
 
     def make_link(self, path: str, target: str) -> None:
-        """Make a symlink, unless something is there or the directory is the host's."""
+        """Make a symlink, unless the path exists or its directory is the host's."""
         if self._mount_above(path) not in ("private", "home") or os.path.lexists(_NEW + path):
             return
         self.make_directory(os.path.dirname(path))

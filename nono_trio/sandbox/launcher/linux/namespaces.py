@@ -1,7 +1,7 @@
-"""The launcher's new namespaces: ids mapped one to one, a network with nothing but loopback.
+"""The launcher's new namespaces: ids mapped one to one, a network with loopback only.
 
-Runs in the launcher before anything of the child's exists. As an ordinary user one id is mapped
-and everything here works without privilege; as root every id of the outer namespace is kept.
+Runs in the launcher before the child exists. For an ordinary user one id is mapped, which needs no
+privilege; for root every id of the outer namespace is kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from . import syscalls
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The kernel's own ceiling (net.core.somaxconn) is 4096 by default; a burst of a hostile child
-# beyond it meets the child's own connect(), not the supervisor's memory.
+# The kernel's limit (net.core.somaxconn) is 4096 by default. A burst of a hostile child beyond it
+# blocks the child's own connect(); it costs the supervisor no memory.
 LISTEN_BACKLOG = 1024
 LOOPBACK, LOOPBACK_IPV6 = "127.0.0.1", "::1"
 
@@ -33,7 +33,7 @@ _INTERFACE_REQUEST = struct.Struct("16sH22x")
 def enter_namespaces() -> None:
     """Move this process into new user, network, mount, IPC and (its children) PID namespaces.
 
-    Ids keep their numbers. Raises OSError where the kernel or its policy refuses.
+    Ids keep their numbers. Raises OSError if the kernel or its policy refuses.
     """
     flags = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWPID
     flags |= syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC
@@ -55,10 +55,10 @@ def enter_namespaces() -> None:
 
 
 def in_chroot() -> bool:
-    """Whether / is another directory than the root of the mounts, as far as /proc tells.
+    """Tell whether this is a chroot, as far as /proc shows it.
 
-    In a chroot to a plain directory no mount is at /; in one to a mount point, the system's first
-    process has another root.
+    In a chroot to a plain directory no mount is at /. In a chroot to a mount point, the system's
+    first process has another root.
     """
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
@@ -76,18 +76,18 @@ def _unshare(flags: int) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        # The kernel's number for it would read as a full disk.
+        # The text of ENOSPC would be about a full disk.
         text = "no more namespaces allowed (sysctl user.max_*_namespaces)"
         raise OSError(errno.EUSERS, text) from error
 
 
 @contextlib.contextmanager
 def _map_every_id() -> Iterator[None]:
-    """Keep every uid and gid of ours valid in the user namespace that the body enters.
+    """Map every uid and gid of this namespace into the user namespace that the body enters.
 
-    Only a process that stayed outside may write such a map: a helper, forked before. Root in a
-    cage with a single mapped id could not work in a tree that other users own (a mounted
-    checkout in a CI container).
+    Only a process outside the new namespace may write such a map: a helper, forked before. With a
+    single mapped id, root could not work in a tree that other users own (a mounted checkout in a CI
+    container).
     """
     maps = {name: _identity_map(f"/proc/self/{name}") for name in ("uid_map", "gid_map")}
     begin_read, begin_write = os.pipe2(os.O_CLOEXEC)

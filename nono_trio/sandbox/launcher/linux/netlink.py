@@ -1,8 +1,8 @@
-"""Just enough rtnetlink to make links, addresses and routes in our own network namespaces.
+"""A minimal rtnetlink client: links, addresses and routes in our own network namespaces.
 
-Messages are built as rtnetlink(7) lays them out and answered one by one; the kernel's errno comes
-back as OSError with what was asked. A socket stays in the namespace it was opened in, which is
-how one process configures two of them without moving between.
+Messages have the layout of rtnetlink(7), and each is answered before the next. An error is raised
+as OSError with the failed request. A socket stays in the namespace where it was opened, so one
+process can configure two namespaces.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Netlink:
         self._socket.bind((0, 0))
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._socket.close()
 
     def make_veth(self, name: str, peer: str, index: int, mtu: int, peer_namespace: int) -> None:
@@ -91,7 +91,7 @@ class Netlink:
             self._ask(_NEW_ROUTE, _CREATE, body + _number(_OIF, index), "make everything local")
 
     def route_to(self, address: str, index: int) -> None:
-        """Send one address out of a link after all, past `make_everything_local`."""
+        """Route one address to a link, in spite of `make_everything_local`."""
         family, packed = _packed(address)
         length = len(packed) * 8
         body = _ROUTE.pack(family, length, 0, 0, _TABLE_LOCAL, _STATIC, _SCOPE_LINK, _UNICAST, 0)
@@ -99,7 +99,7 @@ class Netlink:
         self._ask(_NEW_ROUTE, _CREATE, body, f"route to {address}")
 
     def default_route(self, gateway: str, index: int) -> None:
-        """Send everything else to `gateway`, which is on the link even if no prefix says so."""
+        """Route all other addresses to `gateway`, which is on the link even without a prefix."""
         family, packed = _packed(gateway)
         body = _ROUTE.pack(
             family, 0, 0, 0, _TABLE_MAIN, _STATIC, _SCOPE_UNIVERSE, _UNICAST, _ONLINK

@@ -1,10 +1,10 @@
-"""A network in which every address answers, and answers to us: for programs without a proxy.
+"""The transparent network: every address leads to our listeners, for programs without a proxy.
 
-The child's network has one link, to a second namespace of ours in which every address is local:
-whatever it connects to arrives at a listener there, whose own name is the address that was wanted.
-Two namespaces instead of local routes in the child's own: listeners there would take the ports
-from the child's servers (a listening 0.0.0.0:8080 keeps a program from binding 127.0.0.1:8080).
-Nothing leaves the second namespace either: it has no link but this one.
+The child's network has one link, to a second namespace in which every address is local: each
+connection arrives at a listener there, and the socket's own address is the wanted one. Two
+namespaces instead of local routes in the child's own: listeners there would take ports from the
+child's servers (a listening 0.0.0.0:8080 prevents binding 127.0.0.1:8080). The second namespace has
+no other link, so no packet leaves it.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _MTU = 65_535
 
 
 class OuterNetwork:
-    """The namespace in which everything arrives; made first, left for the child's own after."""
+    """The namespace with the listeners; entered first, then left for the child's own."""
 
     def __init__(self, ports: Iterable[int]) -> None:
-        """Open the listeners; the caller is in a fresh network namespace that becomes this one."""
+        """Open the listeners in the current network namespace, which must be new."""
         raise_loopback()
         self._netlink = Netlink()
         self._netlink.make_everything_local(_LOOPBACK_INDEX)
         self._namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        # A ping that everything answers would say that everything can be reached.
+        # Otherwise every ping would succeed, as if every address could be reached.
         _write_setting("/proc/sys/net/ipv4/icmp_echo_ignore_all")
         _write_setting("/proc/sys/net/ipv6/icmp/echo_ignore_all")
         self.sockets = _listeners(ports)
 
     def enter_inner(self) -> None:
-        """Move this process on into the child's own network, linked to this one."""
+        """Move this process into the child's own network, linked to this one."""
         syscalls.unshare(syscalls.CLONE_NEWNET)
         raise_loopback()
         inner = Netlink()
@@ -63,8 +63,8 @@ class OuterNetwork:
         inner.add_address(_LINK_INDEX, CHILD_IPV6, 128)
         inner.default_route(GATEWAY_IPV4, _LINK_INDEX)
         inner.default_route(GATEWAY_IPV6, _LINK_INDEX)
-        # One host is one address here, so its 28,000 source ports are all there are for a minute of
-        # connections: reuse what only waits for late packets (RFC 6191), which a veth never has.
+        # Each destination has 28,000 source ports for a minute of connections. Reuse ports in
+        # TIME_WAIT (RFC 6191): a veth has no late packets.
         _write_setting("/proc/sys/net/ipv4/tcp_tw_reuse")
         inner.close()
         self._netlink.close()
@@ -74,7 +74,9 @@ class OuterNetwork:
 def _write_setting(path: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:  # a kernel without it, or a read-only /proc/sys: none is needed to be safe
+    except (
+        OSError
+    ):  # a kernel without it, or a read-only /proc/sys; no setting is needed for safety
         return
     try:
         os.write(descriptor, b"1")
@@ -96,8 +98,10 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
 
 
 def loopback_dns() -> dict[str, socket.socket]:
-    """Open the sockets at which resolvers ask that find no resolv.conf: 127.0.0.1 of the child's
-    own network, which the caller is in."""
+    """Open DNS sockets on 127.0.0.1 of the current network, the child's own.
+
+    Resolvers that find no resolv.conf ask there.
+    """
     return {
         "dns-tcp-loopback": _listen(socket.AF_INET, DNS_PORT, LOOPBACK),
         "dns-udp-loopback": _bind(socket.AF_INET, socket.SOCK_DGRAM, DNS_PORT, LOOPBACK),

@@ -1,9 +1,9 @@
-"""A socket that sees the connections which the kernel refuses, as no port of ours listens there.
+"""A packet socket that receives attempts to connect to ports without a listener.
 
-The refusal is the kernel's and comes at once; without this nobody would know that the command tried
-(`ssh -p 2222`), and no hint could name the port. A packet socket with a filter: of all that arrives
-in the outer network it gets the first packet of a connection to a port without a listener, cut to
-its headers. Bulk data costs it four instructions a packet, and nothing is copied.
+The kernel itself refuses these connections at once; without this socket the attempt (`ssh -p 2222`)
+would leave no record, and no hint could name the port. Its filter passes the first packet of a
+connection to a port without a listener, cut to its headers. For bulk data the filter runs four
+instructions a packet and copies nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
     _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
-HEADERS: Final = 64  # bytes kept: the longest IPv4 header, with all its options, and the ports
+HEADERS: Final = 64  # bytes: the longest IPv4 header with all its options, and the ports
 _ETH_P_ALL: Final = 3
 _SO_ATTACH_FILTER: Final = 26
-_BUFFER: Final = (
-    256 << 10
-)  # a scan that is faster than its records loses some, and they are counted
+_BUFFER: Final = 256 << 10  # a port scan can overflow it; lost packets are counted
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 _LOAD_BYTE, _LOAD_HALF = 0x30, 0x28  # at an offset
@@ -34,10 +32,10 @@ _TCP, _SYN, _SYN_OR_ACK = 6, 0x02, 0x12
 
 
 def refused_connections(listened: Iterable[int]) -> socket.socket | None:
-    """Open it in this network namespace; None where the kernel has no such sockets."""
+    """Open the socket in this network namespace; return None if the kernel lacks packet sockets."""
     sock = None
     try:
-        # Of every link, also of those that are made later; nothing arrives at this one yet.
+        # It covers every link, also later ones; no packet arrives before the filter is attached.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         _attach(sock, _program([*listened]))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
@@ -49,9 +47,9 @@ def refused_connections(listened: Iterable[int]) -> socket.socket | None:
 
 
 def _program(listened: list[int]) -> list[_Instruction]:
-    """What passes a connection's first packet to any other port, and nothing else.
+    """Return a filter that passes only the first packet of connections to other ports.
 
-    Jumps reach 255 instructions; the listeners are fewer (assemble.MOST_TRANSPARENT_PORTS).
+    A jump reaches 255 instructions; MOST_TRANSPARENT_PORTS keeps the listeners below that.
     """
     drop: _Instruction = (_RETURN, 0, 0, 0)
     ports = [(_EQUAL, len(listened) - place, 0, port) for place, port in enumerate(listened)]

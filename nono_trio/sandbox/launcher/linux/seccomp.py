@@ -1,12 +1,11 @@
-"""A seccomp filter for what neither a namespace nor a Landlock rule stops.
+"""Seccomp filters for calls that neither a namespace nor a Landlock rule stops.
 
-Namespaces do not reach everything: vsock leads to the hypervisor from any network namespace, keys
-belong to a user, TIOCSTI types into the terminal that the cage shares with its user's shell. And
-Landlock's TCP rules look at connect(), which TCP Fast Open goes round. Rules: a filter judges
-numbers, never what a pointer points to; a call that it can't judge whole is refused whole
-(io_uring, which makes sockets by itself); another architecture's calls end the process, since
-each has a second set of numbers for all of this. What is judged is in
-`sandbox.launcher.linux.call_rules`. Standard library only: it runs in the launcher.
+Namespaces leave gaps: vsock reaches the hypervisor from any network namespace, keys belong to a
+user, TIOCSTI types into the terminal that the cage shares with the user's shell. Landlock's TCP
+rules cover connect(), which TCP Fast Open bypasses. Rules: a filter sees the numbers of a call, not
+the memory behind its pointers; a call that it can't judge from these is refused completely
+(io_uring, which can make sockets); calls of another architecture end the process, because each has
+a second set of call numbers. The rules are in call_rules.py.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .call_numbers import ARCHITECTURES, NEWEST, number_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-NOTIFY = -1  # instead of an errno: the call waits for whoever has the notification descriptor
+NOTIFY = -1  # instead of an errno: the call waits for an answer on the notification descriptor
 
 _X32_BIT = 0x40000000  # x86_64's second table, in the same architecture
 _SOCKET_TYPE = 0xF  # the rest of the argument is flags
@@ -39,10 +38,10 @@ _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, o
 
 
 class CallRule(NamedTuple):
-    """One call that is refused with `number`, or asked about: always, or as one argument's low 32
-    bits say. A call may have several rules; the first that fits decides.
+    """One call that is refused with the errno `number`, or sent to the supervisor (NOTIFY).
 
-    The kernel ignores the high bits of these arguments, so the filter must not look at them.
+    Without a condition the rule always applies; otherwise the low 32 bits of one argument decide,
+    because the kernel ignores the high bits. Of several rules for a call the first match decides.
     """
 
     call: str
@@ -57,19 +56,19 @@ class CallRule(NamedTuple):
 
 
 def refuse_calls(rules: Iterable[CallRule]) -> None:
-    """Refuse `rules` for this process and all it starts, for good.
+    """Install an inherited, irrevocable filter that refuses the calls of `rules`.
 
-    Needs PR_SET_NO_NEW_PRIVS. Raises OSError, also for a machine whose numbers are not known.
+    Needs PR_SET_NO_NEW_PRIVS. Raises OSError, also for an unsupported architecture.
     """
     syscalls.install_filter(program(_by_call(rules)))
 
 
 def notify_calls(rules: Iterable[CallRule], *, connections: bool) -> int:
-    """Have `rules` asked about for this process and all it starts, for good; return the descriptor
-    at which they are (`sandbox.broker.seccomp_notify`).
+    """Install an inherited, irrevocable filter that sends the calls of `rules` to the supervisor.
 
-    `connections`: datagrams to a path need no connect, so unix sockets for datagrams are refused.
-    As `refuse_calls`; also raises OSError where somebody else is asked already (EBUSY).
+    Returns the notification descriptor (see broker/seccomp_notify.py). `connections`: also refuse
+    unix datagram sockets, which can send to a path without connect(). Raises OSError as
+    `refuse_calls`, and EBUSY if another process already handles seccomp notifications.
     """
     judged = _by_call(rules)
     if connections:
@@ -78,7 +77,7 @@ def notify_calls(rules: Iterable[CallRule], *, connections: bool) -> int:
 
 
 def program(judged: dict[str, list[_Instruction]]) -> bytes:
-    """The filter that judges calls by name; what their instructions let pass is allowed."""
+    """Return the filter with instructions for each call by name; all other calls are allowed."""
     machine = os.uname().machine
     if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no system call numbers known for {machine}")
@@ -105,8 +104,10 @@ def _by_call(rules: Iterable[CallRule]) -> dict[str, list[_Instruction]]:
 
 
 def _refuse_unix_datagrams() -> list[_Instruction]:
-    """Of unix sockets, leave those that send nowhere unconnected; SOCK_RAW is another word for
-    SOCK_DGRAM there."""
+    """Return instructions that allow only connection-oriented unix sockets.
+
+    For unix sockets SOCK_RAW means SOCK_DGRAM.
+    """
     connected = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
     judged = [
         (_LOAD, 0, 0, _ARGUMENTS + 8), (_AND, 0, 0, _SOCKET_TYPE), *_leave(connected),
@@ -118,7 +119,7 @@ def _refuse_unix_datagrams() -> list[_Instruction]:
 
 
 def _judge(rule: CallRule) -> list[_Instruction]:
-    """The instructions for a call that is `rule`'s: they end in a return, or run past the last."""
+    """Return the instructions of `rule`: they return its verdict, or continue past their end."""
     verdict = (_RETURN, 0, 0, _NOTIFY if rule.number == NOTIFY else _REFUSE | rule.number)
     load = _load(rule.argument, high=rule.high)
     if rule.pairs:
@@ -146,12 +147,12 @@ def _load(argument: int, *, high: bool = False) -> _Instruction:
 
 
 def _leave(values: Sequence[int]) -> list[_Instruction]:
-    """Compare with each of `values`: equal leaves out the instruction after the last."""
+    """Compare with each of `values`; on a match skip the instruction after the comparisons."""
     return [(_JUMP_EQUAL, len(values) - place, 0, int(value)) for place, value in enumerate(values)]
 
 
 def _stay(values: Sequence[int]) -> list[_Instruction]:
-    """Compare with each of `values`: equal goes on after the last, none leaves one more out."""
+    """Compare with each of `values`; without a match skip the instruction after them."""
     last = len(values) - 1
     return [
         (_JUMP_EQUAL, last - place, int(place == last), int(value))

@@ -127,7 +127,7 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 
 def prctl(option: int, first: int = 0, second: int = 0) -> int:
-    """Call prctl with up to two arguments, the rest zero as the kernel demands."""
+    """Call prctl with up to two arguments, the rest zero as the kernel requires."""
     arguments = (
         ctypes.c_ulong(first),
         ctypes.c_ulong(second),
@@ -143,12 +143,11 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Keep only `KEPT_CAPABILITIES`, for root, and none for anyone else.
+    """Keep only `KEPT_CAPABILITIES` as root; drop every capability as another user.
 
-    For what this process executes next: the bounding set is what execve hands to uid 0, and the
-    process' own sets are all that is left once there are no new privileges, which has to be set
-    too. So nothing is lost where the bounding set can't be changed: without CAP_SETPCAP, which an
-    ordinary user and root in many containers do not have.
+    This limits the next program: execve gives uid 0 the bounding set. The caller must also set
+    PR_SET_NO_NEW_PRIVS; then the process' own sets suffice, even if the bounding set can't be
+    changed. That needs CAP_SETPCAP, which ordinary users and root in many containers lack.
     """
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     kept = KEPT_CAPABILITIES if os.geteuid() == 0 else frozenset[int]()
@@ -166,9 +165,9 @@ def _drop_bounding_set(kept: frozenset[int]) -> None:
 
 
 def _keep_capabilities(kept: frozenset[int]) -> None:
-    """Reduce this process' effective, permitted and inheritable sets to what is `kept` of them."""
+    """Remove all but `kept` from this process' effective, permitted and inheritable sets."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    sets = (ctypes.c_uint32 * 6)()  # of numbers below 32 the three, then of those above
+    sets = (ctypes.c_uint32 * 6)()  # the three sets of numbers below 32, then of those above
     _checked(_libc.capget(ctypes.byref(header), ctypes.byref(sets)), "capget")
     mask = sum(1 << number for number in kept)
     for index in range(6):
@@ -177,9 +176,10 @@ def _keep_capabilities(kept: frozenset[int]) -> None:
 
 
 def leave_session_keyring() -> None:
-    """Take an empty session keyring, so that the caller's keys are not possessed any more.
+    """Join an empty session keyring, so that this process no longer possesses the caller's keys.
 
-    Where the kernel has no keys, or a container's filter refuses them, there are none to leave.
+    Errors are ignored: a kernel without keys, or a container's filter that refuses keyctl, gives
+    access to no keys.
     """
     number = _KEYCTL.get(os.uname().machine)
     if number is not None:
@@ -209,10 +209,10 @@ _WAIT_KILLABLE = 1 << 5  # since Linux 5.19
 
 
 def install_notifying_filter(program: bytes) -> int:
-    """As `install_filter`, for a filter that asks before some calls; return who is asked.
+    """Install a seccomp filter with notifications; return the notification descriptor.
 
-    Once asked about, a call is not interrupted by signals with a handler: it would begin anew and
-    be asked about twice (Go's runtime sends itself such signals all the time).
+    Handled signals don't interrupt a call that waits for its answer: otherwise it would restart and
+    send a second notification (Go's runtime sends itself such signals often).
     """
     number = _SECCOMP.get(os.uname().machine)
     if number is None:
