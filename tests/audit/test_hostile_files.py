@@ -1,4 +1,4 @@
-"""State files that are huge, or dated where no calendar goes: a clear answer, and for the rest."""
+"""State files that are huge, or dated past the calendar: a clear error, and the rest is served."""
 
 from __future__ import annotations
 

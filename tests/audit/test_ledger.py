@@ -75,7 +75,7 @@ def test_a_tail_torn_at_any_byte_is_set_aside_and_the_chain_goes_on(tmp_path):
 
 
 def test_a_whole_record_without_its_newline_is_not_dropped(tmp_path):
-    """Who takes the newline away must not get the next session to drop the record."""
+    """Removing the last newline must not make the next session drop the record."""
     for mend in (append, repair):
         path = filled(tmp_path, 2)
         whole = path.read_bytes()
@@ -211,7 +211,7 @@ def test_appending_reads_only_the_tail(tmp_path, monkeypatch):
     filled(tmp_path, 1)
     path = tmp_path / ledger.LEDGER
     line = path.read_bytes()
-    path.write_bytes(b"#" * 1_000_000 + b"\n" + line)  # the old part is never looked at
+    path.write_bytes(b"#" * 1_000_000 + b"\n" + line)  # the old part is not read
     assert append(tmp_path).sequence == 1
 
 

@@ -1,4 +1,4 @@
-"""Root in directories that a user fills: as that user, and never a pid that a user wrote down."""
+"""Root in directories that a user fills: it acts as that user, and trusts no pid of theirs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def owners(directory: Path) -> set[int]:
 
 
 def as_root(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What `sudo -E nono-trio ARGUMENTS` does: root, with the user's home."""
+    """Run `sudo -E nono-trio ARGUMENTS`: root, with the user's home."""
     return subprocess.run(
         [NONO_TRIO, *arguments],
         env={"PATH": os.environ["PATH"], "HOME": str(home)},
@@ -106,7 +106,7 @@ def test_it_is_this_thread_and_for_the_body_only(home: Path, tmp_path: Path) -> 
     (tmp_path / "c").touch()
     assert owners(home) == {NOBODY.pw_uid}
     assert (tmp_path / "c").stat().st_uid == 0
-    with as_owner_of_path(Path("/tmp/not-there")):  # open to everybody: nobody's
+    with as_owner_of_path(Path("/tmp/not-there")):  # writable for everybody, so without an owner
         (tmp_path / "d").touch()
 
 

@@ -153,7 +153,7 @@ def test_this_process_is_alive(held):
 
 
 def test_a_living_process_that_does_not_hold_the_log_is_not_alive(tmp_path):
-    """Its pid may be written there by anybody."""
+    """Another program may have written its pid there."""
     (tmp_path / store.LOG).touch()
     assert not store.is_alive(tmp_path, here())
 

@@ -260,7 +260,7 @@ def test_what_was_denied_is_offered_in_the_form_that_would_have_allowed_it(tmp_p
     )
     assert [one.entry for one in learned.refused] == [
         "tls://a.example.com:443",
-        "tls://c.example.com:443",  # of the reason no more than the form is taken
+        "tls://c.example.com:443",  # only the form is taken from the reason
     ]
 
 

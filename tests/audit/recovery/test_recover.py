@@ -122,7 +122,7 @@ def test_killed_at_every_step_it_can_be_recovered(tmp_path):
 @pytest.mark.parametrize("state", [torn, empty])
 @pytest.mark.parametrize("name", [store.LOG, store.CHECKPOINTS])
 def test_cut_at_every_byte_that_it_wrote(memory_path, state, name):
-    """What a kill in the middle of its own append leaves is one more torn tail."""
+    """A kill in the middle of its own append leaves one more torn tail."""
     done = state(memory_path / "whole")
     recover(done)
     written = (done / name).read_bytes()

@@ -1,4 +1,4 @@
-"""`audit recover`: what it leaves alone, and the command."""
+"""`audit recover`: the sessions that it refuses, and the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `list`, `ps`, `inspect` and `show` tell of a session is bound, or is called tampered."""
+"""The facts in `list`, `ps`, `inspect` and `show` are bound, or the session is called tampered."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORGED = "forged-by-hand"
 
 @pytest.fixture
 def printed(run):
-    """Run a command line that must succeed; what it printed on stdout."""
+    """Run a command line that must succeed; return its stdout."""
 
     def printed(*arguments):
         code, out, _ = run(*arguments)
@@ -253,7 +253,7 @@ def test_a_real_session_is_told_from_what_is_bound(sessions):
     "name", [store.LOG, store.POLICY, store.SUMMARY, store.SESSION, ledger.LEDGER]
 )
 def test_no_flipped_byte_changes_what_is_told(root, make, name):
-    """Every fifth byte: another fact is never told without a word that something is wrong."""
+    """Every fifth byte: a changed fact is never shown without a warning."""
     directory = make(root, name="build")
     path = root / name if name == ledger.LEDGER else directory / name
     if not path.exists():

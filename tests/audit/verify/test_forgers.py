@@ -1,4 +1,4 @@
-"""What a forger who may write the state directory tried, and what verify says of it now."""
+"""Attacks of a forger who can write the state directory, and verify's answers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_living_pid_without_the_lock_runs_nothing(root):
 
 @pytest.mark.parametrize("alive", [False, True])
 def test_a_session_that_is_sealed_while_it_is_judged_is_not_tampered(root, monkeypatch, alive):
-    """Read as crashed or running, sealed before its ledger is looked at."""
+    """Read as crashed or running, sealed before its ledger is read."""
     directory = (made.running if alive else made.unsealed)(root)
     looks = []
 
@@ -122,7 +122,7 @@ def test_a_pipe_in_the_place_of_a_file_that_may_be_missing(root):
 
 
 def test_a_destroyed_line_and_a_new_one_at_the_end_are_told(root):
-    """Without the session's name in it, nobody can say whose line it was."""
+    """Without the session's name in it, the line may belong to any session."""
     made.build(root, "before")
     directory = made.build(root, ID)
     made.build(root, "after")
@@ -178,7 +178,7 @@ def test_quick_does_not_call_a_reopened_session_crashed(root):
 
 
 def test_a_log_whose_session_file_is_destroyed_teaches_nothing(root):
-    """What is changed in it is not looked for then."""
+    """Changes inside it are not reported then."""
     directory = made.unsealed(root)
     log = made.log_of(directory)
     made.overwrite(log, log.read_bytes().replace(b"evil.test", b"good.test"))

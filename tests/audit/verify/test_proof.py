@@ -1,4 +1,4 @@
-"""Forgeries by somebody who may write the state directory, and the checker of docs/proof.md."""
+"""Forgeries by a writer of the state directory, and the checker of docs/proof.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `verify` says of whole sessions, upstream's vectors, hostile JSON and large logs."""
+"""Verdicts of `verify` on whole sessions, upstream's vectors, hostile JSON and large logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nono_trio.core.log.record import encode_record
 from nono_trio.core.log.session_json import NonoTrioFacts
 
 NEGATIVE = load("negative", "verdicts.json")
-# What upstream's verifier says of the event, and what we call it.
+# The verdict of upstream's verifier, and our name for it.
 CLASSES = {
     "sequence mismatch": "sequence mismatch",
     "Failed to parse": "parse error",
@@ -165,7 +165,7 @@ def test_what_upstream_lets_pass_is_tampering_in_our_own_log(name, session):
     assert answer.first_bad.failure in ("record not canonical", "parse error")
 
 
-# -- a log by itself, and what is not there -------------------------------------------------------
+# -- a single log, and missing files --------------------------------------------------------------
 
 
 def test_a_log_file_by_itself_is_never_verified(session, tmp_path):

@@ -51,7 +51,7 @@ def test_strict_stops_and_says_why(sessions: Sessions, origin: Origin) -> None:
 
 
 def test_best_effort_goes_on_and_counts(sessions: Sessions, origin: Origin) -> None:
-    """The limit is on the log alone here: what is lost can only be told when there is room."""
+    """Only the log is limited here: the loss can be recorded once there is space."""
     done = subprocess.run(
         [NONO_TRIO, *load(sessions, origin, 200, "--audit-mode", "best-effort")],
         env=sessions.environment | NO_BYTECODE, preexec_fn=limit_file_size, cwd=sessions.home,

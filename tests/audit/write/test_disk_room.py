@@ -39,7 +39,7 @@ def holding(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the disk is said to be full, whatever is left on it."""
+    """From now on the disk counts as full."""
 
     def refuse(_descriptor: int) -> None:
         raise NoRoom(28, "less than 64 MiB left on its disk")
@@ -184,7 +184,7 @@ def test_a_system_without_it_keeps_the_floor_alone(
     file = AppendFile(tmp_path / "log", kept=4096)
     file.append(b"one\n")
     request.getfixturevalue("full")
-    file.append(b"two\n")  # within the chunk that was looked at
+    file.append(b"two\n")  # within the chunk that was checked
     with pytest.raises(NoRoom):
         file.append(b"x" * CHUNK)
     file.release_room()

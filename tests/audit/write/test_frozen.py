@@ -26,7 +26,7 @@ TIMED_OUT = 124
 
 @contextmanager
 def loop_mount(directory: Path) -> Iterator[Path]:
-    """A small ext4 of the test's own; skips where that can't be had."""
+    """A small ext4 of the test's own; skips if the machine can't make one."""
     missing = [name for name in ("mkfs.ext4", "fsfreeze", "mount") if shutil.which(name) is None]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"freezing a file system needs root and {missing or 'its tools'}")

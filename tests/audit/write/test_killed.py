@@ -55,7 +55,7 @@ def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, 
 
 
 def test_a_removal_killed_before_every_call_is_no_tampering(memory_path, monkeypatch):
-    """What was left of the session's files was called tampered."""
+    """Before, the rest of the session's files was called tampered."""
     monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
     found = killed("forget", memory_path)
     assert len(found) > 8  # the calls were seen

@@ -1,4 +1,4 @@
-"""The records about the log itself: their texts stand in old logs, so they never change."""
+"""The records about the log itself: old logs contain their texts, so they never change."""
 
 from __future__ import annotations
 

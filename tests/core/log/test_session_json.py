@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_version_is_refused():
 
 
 def test_facts_are_there_for_every_session():
-    """What upstream wrote has none of ours: it is read as if each was left out."""
+    """A session.json of upstream has no facts of ours: all of them read as left out."""
     theirs = m.SessionMetadata(
         session_id="a", started="t", command=[], tracked_paths=[], merkle_roots=[]
     )

@@ -48,7 +48,7 @@ def test_the_machines_own_name_can_be_bound_wherever_the_host_has_it():
     assert names(HOSTS)["box"] == names(HOSTS)["box.corp"] == ["127.0.0.1"]
     assert names("127.0.1.1 box", "Box")["box"] == ["127.0.1.1"]
     assert names("", "Box")["box"] == ["127.0.0.1"]
-    assert "1234" not in names("", "1234")  # nobody's name
+    assert "1234" not in names("", "1234")  # not a name
 
 
 def test_localhost_is_as_the_host_has_it_and_always_there():

@@ -273,7 +273,7 @@ def codes_of(text: str) -> set[str]:
 
 
 def written() -> Iterator[tuple[str, str, ast.Call]]:
-    """The calls of `format_reason` with a code that stands there."""
+    """Yield the calls of `format_reason` whose code is a literal."""
     for path, text in users():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "format_reason":
@@ -282,7 +282,7 @@ def written() -> Iterator[tuple[str, str, ast.Call]]:
 
 
 def test_a_code_is_written_with_its_values() -> None:
-    """A value that is missing would be an error only once the denial comes."""
+    """Without this test, a missing value would raise only when the denial happens."""
     for path, name, call in written():
         wanted = set(re.findall(r"\{(\w+)\}", DenialCode[name].value))
         assert {keyword.arg for keyword in call.keywords} == wanted, (path, name)

@@ -1,4 +1,4 @@
-"""The text of a profile: what it gives, and what is said about each thing that is wrong."""
+"""Profiles: the values of a text, and the message for each fault."""
 
 from __future__ import annotations
 
