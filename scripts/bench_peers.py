@@ -31,6 +31,7 @@ from bench_load import (
     separate_cpus,
 )
 from bench_report import Row, as_json, as_table
+from processes import all_end_within, handles_of, tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,6 +182,7 @@ def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
     has_bwrap = shutil.which(BWRAP[0]) is not None
     bwrap = Row("run -- true, by bwrap + 2.5 trio", START, aim=1.0 if has_bwrap else None)
     verify = Row(f"audit verify, {SMALL_SESSION} requests", START, aim=150.0, peer=None)
+    gone = Row("cage gone after kill -9", START, aim=1000.0, peer=None)
     _make_session(tools, state)
     tell(f"start-up, {starts} times")
     for number in range(starts + 1):
@@ -195,7 +197,8 @@ def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
         weak.add(fallback, trio)
         bwrap.add(ours, None if cage is None else cage + 2.5 * trio)
         verify.add(verifying, None)
-    return [run, weak, bwrap, verify]
+        gone.add(_gone_ms(state), None)
+    return [run, weak, bwrap, verify, gone]
 
 
 def _make_session(tools: Path, state: Path) -> None:
@@ -215,6 +218,26 @@ def _wall_ms(command: Sequence[str | Path], state: Path) -> float:
         words = " ".join(map(str, command))
         raise BenchmarkFailed(f"{words}: exit code {finished.returncode}: {finished.stderr[-400:]}")
     return taken * 1000
+
+
+def _gone_ms(state: Path) -> float:
+    """From `kill -9` of a supervisor to the end of every process of its cage."""
+    command = [NONO_TRIO, "run", "-s", "--", "sh", "-c", "echo ready; exec sleep 60"]
+    with subprocess.Popen(
+        command, env=environment(state), cwd=state, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    ) as supervisor:  # fmt: skip
+        try:
+            if supervisor.stdout is None or supervisor.stdout.readline() != "ready\n":
+                raise BenchmarkFailed("the command of a run did not start")
+            with handles_of(tree(supervisor.pid)[1:]) as cage:
+                began = time.perf_counter()
+                supervisor.kill()
+                if not cage or not all_end_within(cage, COMMAND_SECONDS):
+                    raise BenchmarkFailed("a process outlived its supervisor")
+                return (time.perf_counter() - began) * 1000
+        finally:
+            supervisor.kill()
 
 
 def tell(text: str) -> None:

@@ -14,6 +14,8 @@ from nono_trio.cli import main as command_line
 from nono_trio.cli.audit.commands import audit
 from nono_trio.errors import AuditLost, UsageError
 
+# CPU of `audit verify` by that of a bare interpreter: 4 to 5 measured, 8 is the budget of 150 ms.
+MOST_STARTS = 8.0
 NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
 HEAVY = ("trio", "cryptography", "nono_py", "rich", "multiprocessing", "pydantic", "ssl")
 
@@ -173,13 +175,17 @@ def test_audit_commands_import_nothing_heavy(root):
 
 
 def test_verifying_a_small_session_is_quick(root):
-    """150 ms on an idle machine; measured in processor time, which a busy one does not stretch."""
+    """By the cost of a bare interpreter, side by side: a ratio holds on a busy machine as well.
+    `scripts/bench` has the time."""
     made.build(root)
-    assert min(_verify_seconds() for _ in range(5)) < 0.15
+    verify = [*NONO_TRIO, "audit", "verify", "latest"]
+    bare = [sys.executable, "-I", "-c", "import json, subprocess"]
+    ratios = [_seconds(verify) / _seconds(bare) for _ in range(7)]
+    assert min(ratios) < MOST_STARTS, ratios
 
 
-def _verify_seconds():
+def _seconds(command):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([*NONO_TRIO, "audit", "verify", "latest"], check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -78,7 +78,7 @@ def test_the_quick_benchmark_fills_every_row():
     assert (report["schema"], report["quick"]) == (1, True)
     rows = {row["name"]: row for row in report["rows"]}
     assert list(rows)[: len(LOADS)] == LOADS
-    assert len(rows) == len(LOADS) + 5  # memory, three kinds of start, verify
+    assert len(rows) == len(LOADS) + 6  # memory, three kinds of start, verify
     for row in rows.values():
         assert row["ours"] > 0
         assert (row["ratio"] is None) == (row["peer"] is None)
@@ -90,4 +90,5 @@ def test_the_quick_benchmark_fills_every_row():
         "forward, 32 clients, keep-alive",
         *bubblewrap,
         "audit verify, 100 requests",
+        "cage gone after kill -9",
     ]
