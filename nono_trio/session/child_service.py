@@ -202,7 +202,7 @@ class ChildService:
             relay = PortRelay(
                 port,
                 LISTEN_PORT_FLAG,
-                partial(_dial_child, cage, port),
+                partial(cage.connect, port),
                 recorder,
                 is_commands=False,
             )
@@ -242,10 +242,6 @@ class ChildService:
         """Hash the program while it runs: start-up does not wait for 100 MB of interpreter."""
         with suppress(OSError):
             self._record.executable = await in_thread(_identity, self._run.executable)
-
-
-async def _dial_child(cage: Cage, port: int) -> trio.SocketStream:
-    return trio.SocketStream(trio.socket.from_stdlib_socket(await cage.connect(port)))
 
 
 def _runtime(run: PreparedRun) -> SandboxRuntime:

@@ -1,36 +1,38 @@
-"""Ports let through by name: `--open-port` out of the cage, `--listen-port` into it.
+"""Ports that the user named: `--open-port` out of the cage, `--listen-port` into it.
 
-Not the fast path of the proxy and no policy: the user named the port, both ends are loopback. What
-holds all the same: the decision is in the log before a byte moves, half-closes are passed on, a
-flow line says what moved, one bad connection ends nobody else's.
+No policy is asked, because the user has named the port and both ends are loopback. The rules:
+- The decision is in the log before a byte moves.
+- Half-closes are passed on, and a line of the flow log says what moved.
+- A bad connection ends no other one.
 """
 
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
+import socket
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
-from msgspec import UNSET
+from msgspec.structs import replace
 
-from nono_trio.core.log.events import Flow, NetworkEvent
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, SessionSealed
 from nono_trio.posix.clock import unix_ms
+from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded, Refusal
+from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.proxy.transport.relay import Relay, RelayBuffer
+from nono_trio.proxy.transport.transport import TcpTransport
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from nono_trio.audit.write.recorder import RecordsDecisions
-    from nono_trio.core.log.events import ClosedBy, Decision
+    from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.policy.reasons import Value
 
 LOOPBACK: Final = "127.0.0.1"
-LOOPBACK_IPV6: Final = "::1"  # where a service listens that was told `localhost`, as Node's are
-# One read; large enough that a database's result sets are not cut into thousands of pieces.
-CHUNK: Final = 64 * 1024
+LOOPBACK_IPV6: Final = "::1"  # a service that was told to listen on `localhost` may be there only
 # As for the proxy's own connections: far more than a program keeps open to one service.
 MAX_CONNECTIONS: Final = 256
 # A loopback connect answers at once, unless the listener's backlog is full.
@@ -40,18 +42,19 @@ _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 
 
 class PortRelay:
-    """Accepts on one listener and relays each connection to a fresh one from `connect`.
+    """Accepts on the listeners of one port and relays each connection to a new one from `connect`,
+    which returns a non-blocking socket.
 
-    `is_commands`: who connects is the caged command, so what it can't have is a denial of its.
-    Anybody of the machine may be at a port of the host's, and many a program asks there until it is
-    answered: that is no attempt of the command's, so it is counted only (`unserved`).
+    `is_commands`: the caged command connects, so a connection that can't be served is a denial of
+    the command's. Any program of the machine may connect to a port of the host's, and many ask
+    there until they are answered: their connections are only counted, in `unserved`.
     """
 
     def __init__(
         self,
         port: int,
         flag: str,
-        connect: Callable[[], Awaitable[trio.SocketStream]],
+        connect: Callable[[], Awaitable[socket.socket]],
         recorder: RecordsDecisions,
         *,
         is_commands: bool = True,
@@ -62,72 +65,120 @@ class PortRelay:
         self._flag = flag
         self._connect = connect
         self._recorder = recorder
+        self._decision = Decision("connect", LOOPBACK, port)
         self._room = trio.CapacityLimiter(MAX_CONNECTIONS)
+        self._buffer = RelayBuffer()
+        self._readiness = Readiness()
+        self._users = 0
+        self._waking: trio.CancelScope | None = None
 
     async def serve(self, listener: socket.socket, handlers: trio.Nursery) -> None:
         """Accept until cancelled, then close the listener; `handlers` gets the connections."""
-        with listener:
+        with listener, self._wakes(handlers):
             listener.setblocking(False)
             accepting = trio.socket.from_stdlib_socket(listener)
             while True:
                 try:
-                    sock, _ = await accepting.accept()
+                    accepted, _ = await accepting.accept()
                 except OSError as error:
                     await trio.sleep(_ACCEPT_BACKOFF if error.errno in _SHORT else 0)
                     continue
-                handlers.start_soon(self._handle, trio.SocketStream(sock))
+                sock = socket.socket(fileno=accepted.detach())
+                handlers.start_soon(self._handle, sock, handlers)
 
-    async def _handle(self, near: trio.SocketStream) -> None:
-        async with near:
-            # A log that can't keep up, or has ended, costs this connection and no other.
-            with suppress(AuditBusy, SessionSealed):
+    @contextmanager
+    def _wakes(self, handlers: trio.Nursery) -> Generator[None]:
+        """Wake the tasks whose sockets are ready, as long as the body of any caller runs."""
+        self._users += 1
+        if self._waking is None:
+            self._waking = trio.CancelScope()
+            handlers.start_soon(self._wake_until, self._waking)
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._waking.cancel(reason="no connection is left")
+                self._waking = None
+
+    async def _wake_until(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._readiness.dispatch()
+
+    async def _handle(self, sock: socket.socket, handlers: trio.Nursery) -> None:
+        near = TcpTransport(_prepared(sock), "client", Waker(), self._readiness)
+        try:
+            # A log that can't keep up, or has ended, costs this connection and no other; so does
+            # a system that can't watch another socket.
+            with self._wakes(handlers), suppress(AuditBusy, SessionSealed, OSError):
                 await self._serve_one(near)
+        finally:
+            near.close()
 
-    async def _serve_one(self, near: trio.SocketStream) -> None:
+    async def _serve_one(self, near: TcpTransport) -> None:
         try:
             self._room.acquire_nowait()
-        except trio.WouldBlock:  # not kept waiting: that queue would have no bound
+        except trio.WouldBlock:  # a queue of those that wait would have no bound
             await self._refuse(DenialCode.RELAY_FULL, count=MAX_CONNECTIONS)
             return
         try:
-            flow = _Flow(await self._recorder.record(self._event("allow", self._flag)))
-            try:
-                await self._relay(near, flow)
-            finally:
-                self._recorder.record_flow(flow.line(self._port))
+            event = replace(self._decision.event(unix_ms()), reason=self._flag)
+            sequence = await self._recorder.record(event)
+            flow = FlowStart(Recorded(self._decision, sequence), LOOPBACK, unix_ms())
+            sock = await self._dial(flow)
+            if sock is not None:
+                await self._relay(near, sock, flow)
         finally:
             self._room.release()
 
-    async def _relay(self, near: trio.SocketStream, flow: _Flow) -> None:
+    async def _dial(self, flow: FlowStart) -> socket.socket | None:
+        """Connect to the service. If nothing answers, refuse and return None. Without a connection
+        the flow is logged, also if cancelled."""
+        sock: socket.socket | None = None
+        closed_by: ClosedBy = "shutdown"
         try:
             with trio.fail_after(CONNECT_SECONDS):
-                far = await self._connect()
+                sock = await self._connect()
         except (OSError, trio.TooSlowError) as error:
-            flow.closed_by = "error"
+            closed_by = "error"
             await self._refuse(DenialCode.RELAY_UNANSWERED, detail=_words(error))
-            return
-        flow.reached(far)
-        async with far, trio.open_nursery() as nursery:
-            nursery.start_soon(flow.pump, near, far, "up")
-            nursery.start_soon(flow.pump, far, near, "down")
+        finally:
+            if sock is None:
+                self._recorder.record_flow(flow.end(0, 0, closed_by))
+        return sock
+
+    async def _relay(self, near: TcpTransport, sock: socket.socket, flow: FlowStart) -> None:
+        """Relay to an end, then close the service's socket and log the flow, also if cancelled."""
+        far = TcpTransport(_prepared(sock), "upstream", near.waker, self._readiness)
+        relay = Relay(near, far, self._buffer)
+        try:
+            with suppress(OSError):  # the service may be gone again; most are at LOOPBACK
+                flow.address = str(sock.getpeername()[0])
+            near.register()
+            far.register()
+            await relay.run(near.waker.sleep)
+        finally:
+            relay.release()
+            far.close()
+            self._recorder.record_flow(flow.end(relay.up.moved, relay.down.moved, relay.closed_by))
 
     async def _refuse(self, code: DenialCode, **values: Value) -> None:
         if self._is_commands:
             reason = format_reason(code, port=self._port, **values)
-            await self._recorder.record(self._event("deny", reason))
+            refused = self._decision.refused(
+                Refusal(502, reason, category="upstream_connect_failed")
+            )
+            await self._recorder.record(refused.event(unix_ms()))
         else:
             self.unserved += 1
 
-    def _event(self, decision: Decision, reason: str) -> NetworkEvent:
-        return NetworkEvent(
-            timestamp_unix_ms=unix_ms(),
-            mode="connect",
-            decision=decision,
-            denial_category="upstream_connect_failed" if decision == "deny" else UNSET,
-            target=LOOPBACK,
-            port=self._port,
-            reason=reason,
-        )
+
+def _prepared(sock: socket.socket) -> socket.socket:
+    """The same socket, which neither blocks nor waits for more bytes before it sends some."""
+    sock.setblocking(False)
+    with suppress(OSError):  # the peer may be gone again
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _words(error: BaseException) -> str:
@@ -136,70 +187,23 @@ def _words(error: BaseException) -> str:
     return "timed out"
 
 
-class _Flow:
-    """What moves through one connection, counted so that a cut one can still be told."""
-
-    def __init__(self, sequence: int) -> None:
-        self.closed_by: ClosedBy = "shutdown"
-        self._address = LOOPBACK
-        self._sequence = sequence
-        self._opened = unix_ms()
-        self._began = trio.current_time()
-        self._moved = {"up": 0, "down": 0}
-
-    def reached(self, far: trio.SocketStream) -> None:
-        """Note the address of the service; one that has gone again leaves the usual one."""
-        with suppress(OSError):
-            self._address = str(far.socket.getpeername()[0])
-
-    async def pump(
-        self, source: trio.SocketStream, sink: trio.SocketStream, direction: str
-    ) -> None:
-        """Move bytes until `source` ends, then end `sink`'s side; a broken end ends both."""
-        ended: ClosedBy = "client" if direction == "up" else "upstream"
-        try:
-            while chunk := await source.receive_some(CHUNK):
-                await sink.send_all(chunk)
-                self._moved[direction] += len(chunk)
-            await sink.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The other pump would wait for an end that has gone: closing wakes it.
-            await trio.aclose_forcefully(source)
-            await trio.aclose_forcefully(sink)
-        if self.closed_by == "shutdown":
-            self.closed_by = ended
-
-    def line(self, port: int) -> Flow:
-        """Return the flow line."""
-        return Flow(
-            sequence=self._sequence,
-            target=LOOPBACK,
-            port=port,
-            address=self._address,
-            opened_unix_ms=self._opened,
-            duration_ms=round((trio.current_time() - self._began) * 1000),
-            bytes_up=self._moved["up"],
-            bytes_down=self._moved["down"],
-            closed_by=self.closed_by,
-        )
-
-
-async def dial_host(port: int) -> trio.SocketStream:
-    """Connect to the host's own loopback, IPv6 where nothing listens on IPv4; raises OSError."""
+async def dial_host(port: int) -> socket.socket:
+    """Connect to the host's own loopback, by IPv6 if nothing listens on IPv4. Returns a
+    non-blocking socket; raises OSError."""
     try:
-        return await _dial(trio.socket.AF_INET, LOOPBACK, port)
+        return await _dial(socket.AF_INET, LOOPBACK, port)
     except ConnectionRefusedError as refused:
         try:
-            return await _dial(trio.socket.AF_INET6, LOOPBACK_IPV6, port)
+            return await _dial(socket.AF_INET6, LOOPBACK_IPV6, port)
         except OSError:
             raise refused from None
 
 
-async def _dial(family: int, address: str, port: int) -> trio.SocketStream:
-    sock = trio.socket.socket(family)
+async def _dial(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    connecting = trio.socket.socket(family)
     try:
-        await sock.connect((address, port))
+        await connecting.connect((address, port))
     except BaseException:
-        sock.close()
+        connecting.close()
         raise
-    return trio.SocketStream(sock)
+    return socket.socket(fileno=connecting.detach())
