@@ -229,7 +229,7 @@ class ChildService:
         finally:
             self.notes += [*direct.notes(), *metadata.notes()]
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
-                await direct.record_untold()
+                await direct.record_suppressed()
 
     async def _end_in_time(self) -> None:
         if self._timeout_seconds is not None:

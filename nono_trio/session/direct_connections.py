@@ -78,7 +78,7 @@ class DirectConnections:
             )
         return told
 
-    async def record_untold(self) -> None:
+    async def record_suppressed(self) -> None:
         """At the end of the session: record how many no record has told of. Raises nothing."""
         await self._denials.record_suppressed(
             lambda count: host_denied(

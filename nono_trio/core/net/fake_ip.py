@@ -1,11 +1,11 @@
-"""Names and the addresses that stand for them inside the cage, where no real address is known.
+"""Fake addresses for names inside the cage, where no real address is known.
 
-A program in the cage asks for a name and gets addresses of this table; when it connects to one, the
-table says which name was meant. The addresses mean nothing anywhere else and are never dialled.
+A program in the cage looks up a name and gets addresses of this table. When it connects to one, the
+table returns the name. The addresses have no meaning anywhere else and are never dialled.
 
-Rules of this file: a name keeps its addresses for the whole session, and they are never given to
-another name, because a program may hold on to an address for as long as it lives. So the table only
-grows, and when it is full new names are refused; those that are in it go on working.
+Rules of this file: a name keeps its addresses for the whole session, and no other name gets them,
+because a program may keep an address as long as it lives. So the table only grows; when it is full
+new names are refused, and the names in it still work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIRST_IPV4: Final = int(IPv4Address("198.18.0.1"))
 _FIRST_IPV6: Final = int(IPv6Address("fd6e:6f6e:6f2d::1"))
 
 
-class SyntheticNames:
+class FakeAddresses:
     """The table of one session. Names are canonical (`Host.name`), at most `limit` of them."""
 
     def __init__(self, limit: int = MAX_NAMES) -> None:

@@ -1,7 +1,7 @@
 """What the cage's programs are told when they ask for a name: addresses that lead back to us.
 
 Nothing is ever forwarded, so no query tells anyone outside anything: answers come from the table
-of synthetic addresses, and the name is looked up later, by the supervisor, once a connection to it
+of fake addresses, and the name is looked up later, by the supervisor, once a connection to it
 was allowed.
 
 A denied name gets an address like any other. "No such name" would be a lie that programs explain
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.net.address import Address
-    from nono_trio.core.net.fake_ip import SyntheticNames
+    from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class NameService:
 
     def __init__(
         self,
-        names: SyntheticNames,
+        names: FakeAddresses,
         policy: Policy,
         recorder: RecordsDecisions,
         *,
@@ -93,7 +93,7 @@ class NameService:
             logger.debug("its cause", exc_info=True)
             return None
 
-    async def record_untold(self) -> None:
+    async def record_suppressed(self) -> None:
         """At the end of the session: record how many queries no record has told of. Raises
         nothing."""
         await self._denials.record_suppressed(
@@ -118,7 +118,7 @@ class NameService:
             return dns.empty_answer(query, dns.NO_SUCH_NAME)
         if not self._is_allowed(host) and not self._is_service(query):
             await self._deny(host.name, format_reason(DenialCode.NAME_NOT_ALLOWED))
-        return self._synthetic(query, host)
+        return self._fake_answer(query, host)
 
     def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:
         name = self._names.name_of(address)
@@ -128,7 +128,7 @@ class NameService:
             return dns.empty_answer(query, dns.NO_SUCH_NAME)
         return dns.pointer_answer(query, name)
 
-    def _synthetic(self, query: dns.Query, host: Host) -> bytes:
+    def _fake_answer(self, query: dns.Query, host: Host) -> bytes:
         if query.kind not in (dns.A, dns.AAAA):
             return dns.empty_answer(query)
         addresses = self._names.addresses_of(host.name)

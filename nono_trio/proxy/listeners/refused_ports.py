@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import socket
 
     from nono_trio.audit.write.recorder import RecordsDecisions
-    from nono_trio.core.net.fake_ip import SyntheticNames
+    from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
 
 BATCH: Final = 32  # packets before other tasks get a turn
@@ -43,7 +43,7 @@ _PORT: Final = struct.Struct("!H")
 class RefusedPorts:
     """Records what arrives at a socket of `sandbox.launcher.linux.packet_capture`."""
 
-    def __init__(self, names: SyntheticNames, policy: Policy, recorder: RecordsDecisions) -> None:
+    def __init__(self, names: FakeAddresses, policy: Policy, recorder: RecordsDecisions) -> None:
         self._names = names
         self._policy = policy
         self._denials = DenialThrottle(recorder, unix_ms)
@@ -64,7 +64,7 @@ class RefusedPorts:
                     with suppress(AuditLost, SessionSealed):
                         while await self._read(sock):
                             pass
-                    await self._record_untold(sock)
+                    await self._record_suppressed(sock)
 
     async def _read(self, sock: socket.socket) -> bool:
         """Record up to BATCH of them; False once there are no more."""
@@ -94,7 +94,7 @@ class RefusedPorts:
         # An entry with `:*`, which opens no listeners of its own.
         return with_allow_entry(format_reason(DenialCode.NEEDS_PORT), entry(host.name, port))
 
-    async def _record_untold(self, sock: socket.socket) -> None:
+    async def _record_suppressed(self, sock: socket.socket) -> None:
         with suppress(OSError):
             statistics = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
             self._denials.count_suppressed(_STATISTICS.unpack(statistics)[1])

@@ -1,6 +1,6 @@
 """The transparent network's side of the supervisor: what arrives at its sockets, and what for.
 
-Inside the cage every address is ours. A name that a program asks for gets synthetic addresses; a
+Inside the cage every address is ours. A name that a program asks for gets fake addresses; a
 connection to one of them arrives here, and its own address tells the name, which is decided, looked
 up and dialled as for CONNECT. The child's idea of an address is never dialled.
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 
 from nono_trio.core.net.address import parse_address
-from nono_trio.core.net.fake_ip import SyntheticNames
+from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.rule import WEB_PORTS
 from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
@@ -71,7 +71,7 @@ class Transparent:
         own_names: Mapping[str, Sequence[Address]] | None = None,
         wanted: WantedAddress = wanted_address,
     ) -> None:
-        self.names = SyntheticNames()
+        self.names = FakeAddresses()
         self._proxy = proxy
         self._policy = policy
         self._wanted = wanted
@@ -99,7 +99,7 @@ class Transparent:
                         nursery.start_soon(self._refused.serve, sock)
         finally:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
-                await self._service.record_untold()
+                await self._service.record_suppressed()
 
     def _serve_port(
         self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.net.fake_ip import MAX_NAMES, SyntheticNames
+from nono_trio.core.net.fake_ip import MAX_NAMES, FakeAddresses
 from nono_trio.sandbox.launcher import addresses
 
 IPV4, IPV6 = IPv4Network("198.18.0.0/15"), IPv6Network("fd6e:6f6e:6f2d::/64")
 
 
-def both(names: SyntheticNames, name: str) -> tuple[IPv4Address, IPv6Address]:
+def both(names: FakeAddresses, name: str) -> tuple[IPv4Address, IPv6Address]:
     found = names.addresses_of(name)
     assert found is not None
     return found
@@ -22,7 +22,7 @@ def both(names: SyntheticNames, name: str) -> tuple[IPv4Address, IPv6Address]:
 
 @given(st.lists(st.text("abc.", min_size=1, max_size=6), max_size=30))
 def test_each_name_keeps_its_own_addresses(asked):
-    names = SyntheticNames()
+    names = FakeAddresses()
     first = {name: both(names, name) for name in asked}
     assert {name: both(names, name) for name in asked} == first
     assert len(names) == len(set(asked))
@@ -33,7 +33,7 @@ def test_each_name_keeps_its_own_addresses(asked):
 
 
 def test_a_full_table_refuses_new_names_and_keeps_the_old():
-    names = SyntheticNames(limit=2)
+    names = FakeAddresses(limit=2)
     one, two = both(names, "one.test"), both(names, "two.test")
     assert names.addresses_of("three.test") is None
     assert (both(names, "one.test"), both(names, "two.test")) == (one, two)
@@ -41,7 +41,7 @@ def test_a_full_table_refuses_new_names_and_keeps_the_old():
 
 
 def test_all_addresses_lie_in_our_ranges_and_none_is_the_cages_link():
-    names = SyntheticNames()
+    names = FakeAddresses()
     handed_out = set()
     for number in range(MAX_NAMES):
         ipv4, ipv6 = both(names, str(number))
@@ -68,6 +68,6 @@ def test_all_addresses_lie_in_our_ranges_and_none_is_the_cages_link():
      "fd6e:6f6e:6f2d::", "fd6e:6f6e:6f2d::2", "::ffff:198.18.0.1", "::c612:1"],
 )  # fmt: skip
 def test_an_address_that_was_never_handed_out_has_no_name(address):
-    names = SyntheticNames()
+    names = FakeAddresses()
     both(names, "one.test")
     assert names.name_of(ip_address(address)) is None

@@ -14,7 +14,7 @@ from running_proxy import BOUND
 
 from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
-from nono_trio.core.net.fake_ip import SyntheticNames
+from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.denial_throttle import (
@@ -34,7 +34,7 @@ class Service:
     """A name service and what is behind it."""
 
     def __init__(self, *allow: str, deny: tuple[str, ...] = (), limit: int = 100, recorder=None):
-        self.names = SyntheticNames(limit)
+        self.names = FakeAddresses(limit)
         self.recorder = recorder or MemoryRecorder()
         policy = Policy.build(allow=list(allow), deny=list(deny))
         self.service = NameService(
@@ -214,7 +214,7 @@ async def test_repeated_queries_are_counted_in_the_next_record(autojump_clock):
     await at.ask("evil.test")
     await at.ask("evil.test")
     assert at.events[1][1] == ("the name is not allowed on any port; 4 more since the last record")
-    await at.service.record_untold()
+    await at.service.record_suppressed()
     assert at.events[2:] == [(LOOK_UPS_TARGET, "1 more queries for denied names")]
 
 
@@ -223,7 +223,7 @@ async def test_a_flood_of_names_is_counted_and_told_at_the_end(autojump_clock):
     for number in range(MAX_NAMES + 500):
         await at.ask(f"{number}.evil.test")
     assert len(at.events) == MAX_RECORDS_A_SECOND
-    await at.service.record_untold()
+    await at.service.record_suppressed()
     assert at.events[-1] == (
         LOOK_UPS_TARGET,
         f"{MAX_NAMES + 500 - MAX_RECORDS_A_SECOND} more queries for denied names",
@@ -234,7 +234,7 @@ async def test_nothing_untold_is_no_record():
     at = Service("allowed.test")
     await at.ask("allowed.test")
     await at.ask("evil.test")
-    await at.service.record_untold()
+    await at.service.record_suppressed()
     assert len(at.events) == 1
 
 
@@ -275,7 +275,7 @@ async def test_a_busy_log_is_a_server_failure_and_not_forgotten():
     assert code(await at.ask("evil.test")) == dns.SERVER_FAILURE
     assert len(at.names) == 0
     at.recorder.before_commit = ready
-    await at.service.record_untold()
+    await at.service.record_suppressed()
     assert at.events == [("nono-trio:dns", "1 more queries for denied names")]
 
 
@@ -294,7 +294,7 @@ async def test_what_a_busy_log_refused_is_recorded_as_soon_as_it_can_be():
     assert at.events == [
         ("evil.test", "the name is not allowed on any port; 2 more since the last record")
     ]
-    await at.service.record_untold()
+    await at.service.record_suppressed()
     assert len(at.events) == 1
 
 
@@ -303,7 +303,7 @@ async def test_a_lost_or_sealed_log_answers_nothing(error):
     at = Service(recorder=FailingRecorder(error=error))
     with pytest.raises(type(error)):
         await at.ask("evil.test")
-    await at.service.record_untold()  # must not raise on the way out
+    await at.service.record_suppressed()  # must not raise on the way out
 
 
 async def test_a_bug_costs_one_answer(caplog):

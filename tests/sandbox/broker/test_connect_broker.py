@@ -589,7 +589,7 @@ async def test_repeated_ones_are_counted(autojump_clock: object) -> None:
     assert recorded.events[-1].reason == (
         "a direct connection, past the proxy; 4 more since the last record"
     )
-    await direct.record_untold()
+    await direct.record_suppressed()
     assert len(recorded.events) == 4
     assert direct.count == 8
 
@@ -606,7 +606,7 @@ async def test_what_nobody_can_see_is_recorded_too() -> None:
     assert [note.partition(":")[0] for note in direct.notes()] == [
         "1 direct connection was refused", "2 connections were refused",
     ]  # fmt: skip
-    await direct.record_untold()
+    await direct.record_suppressed()
     assert recorded.events[-1].reason == "1 more refused connections"
 
 
@@ -620,9 +620,9 @@ async def test_a_busy_log_loses_no_count() -> None:
     recorded.before_commit = full
     for _ in range(3):
         await direct.refused(IPv4Address("192.0.2.1"), 443)
-    await direct.record_untold()
+    await direct.record_suppressed()
     recorded.before_commit = None
-    await direct.record_untold()
+    await direct.record_suppressed()
     assert [event.reason for event in recorded.events] == ["3 more refused connections"]
 
 
