@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import Authorizer, Request
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.token_failures import TokenFailures
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.epoll import Readiness
     from nono_trio.proxy.transport.relay import RelayBuffer
     from nono_trio.proxy.transport.transport import Transport
@@ -65,7 +65,7 @@ class ProxyContext:
     recorder: RecordsDecisions
     resolver: AddressResolver
     dialler: Dialler
-    limits: Limits
+    limits: ProxyLimits
     readiness: Readiness
     buffer: RelayBuffer
     token_failures: TokenFailures
@@ -252,7 +252,9 @@ class ConnectionHandlerFactory(Protocol):
         ...
 
 
-async def wait_for_client(client: Client, upstream: Upstream, limits: Limits) -> ClosedBy | None:
+async def wait_for_client(
+    client: Client, upstream: Upstream, limits: ProxyLimits
+) -> ClosedBy | None:
     """Wait for the client's first byte, which is then in `unread`. Returns None, or the side that
     ended the connection before it came. Raises OSError.
 
@@ -280,7 +282,7 @@ def has_spoken(upstream: Upstream) -> bool:
     return bool(upstream.early) or upstream.transport.has_bytes()
 
 
-async def rest_of_head(client: Client, data: bytes, limits: Limits) -> tuple[bytes, int]:
+async def rest_of_head(client: Client, data: bytes, limits: ProxyLimits) -> tuple[bytes, int]:
     """Read on after `data`, the beginning of an HTTP head, until the head is complete. Returns what
     was read and the head's length. Raises BadRequest, OSError, and Expired for a client whose place
     was given away."""
@@ -302,7 +304,7 @@ async def rest_of_head(client: Client, data: bytes, limits: Limits) -> tuple[byt
     return data, end
 
 
-async def read_hello(client: Client, limits: Limits) -> ClientHello | None:
+async def read_hello(client: Client, limits: ProxyLimits) -> ClientHello | None:
     """Read a TLS hello; its bytes stay in `client.unread`. Returns None if the client sent nothing
     at all within the time for a head.
 
@@ -320,7 +322,7 @@ async def read_hello(client: Client, limits: Limits) -> ClientHello | None:
         needed = read
 
 
-async def _receive_more(client: Client, limits: Limits) -> bool:
+async def _receive_more(client: Client, limits: ProxyLimits) -> bool:
     """Add to `client.unread`; False if the client ended or waited too long without a byte."""
     client.idle = not client.unread
     try:

@@ -27,8 +27,8 @@ MAX_CHALLENGES: Final = 3  # 407s on one connection; a client needs one to learn
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits that tests and profiles may tighten; times in seconds.
+class ProxyLimits:
+    """ProxyLimits that tests and profiles may tighten; times in seconds.
 
     There is no limit on how long a request lasts that keeps moving: a download may take a day.
     """
@@ -65,4 +65,4 @@ class Limits:
     """Between two looks at the deadlines, so a time above may be off by as much."""
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = ProxyLimits()

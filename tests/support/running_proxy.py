@@ -12,7 +12,7 @@ import h11
 import trio
 
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.proxy.limits import Limits
+from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
 
@@ -26,7 +26,9 @@ TOKEN = "7d1f00c0ffee"
 AUTH = "Basic " + base64.b64encode(f"nono:{TOKEN}".encode()).decode()
 BOUND = 60.0  # seconds for anything that should be immediate, on a slow machine under load
 # For a test that waits for a limit; all others are patient: a busy machine may pause for longer.
-QUICK = Limits(head=0.3, keep_alive=0.3, resolve=0.3, dial=0.3, idle=0.5, linger=0.3, sweep=0.02)
+QUICK = ProxyLimits(
+    head=0.3, keep_alive=0.3, resolve=0.3, dial=0.3, idle=0.5, linger=0.3, sweep=0.02
+)
 PATIENT = replace(QUICK, head=30.0, keep_alive=30.0, resolve=30.0, dial=30.0, idle=30.0)
 
 
@@ -189,7 +191,7 @@ async def running(
     recorder: MemoryRecorder | None = None,
     resolver: FakeResolver | None = None,
     dialler: LoopbackDialler | None = None,
-    limits: Limits = PATIENT,
+    limits: ProxyLimits = PATIENT,
     search: Sequence[str] = (),
     upstream_proxy: UpstreamProxy | None = None,
     admits: Callable[[tuple[str, int]], bool] | None = None,

@@ -16,7 +16,7 @@ from origin import Origin
 from running_proxy import PATIENT, TOKEN, Wire, until
 
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.proxy.limits import Limits
+from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
@@ -100,7 +100,7 @@ async def cage(
     origin: Origin | None = None,
     recorder: MemoryRecorder | None = None,
     resolver: FakeResolver | None = None,
-    limits: Limits = PATIENT,
+    limits: ProxyLimits = PATIENT,
 ):
     """A transparent network that serves until the block ends."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver(RESOLVER)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.rewrite import OutgoingRequest
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.client import Client
     from nono_trio.proxy.transport.relay import RelayBuffer
 
@@ -60,7 +60,7 @@ class Exchange:
             client, upstream, request.head, self.request_stream, outgoing
         )
 
-    async def run(self, limits: Limits, buffer: RelayBuffer) -> None:
+    async def run(self, limits: ProxyLimits, buffer: RelayBuffer) -> None:
         """Stream until the response has ended or something failed; then, if it has begun a
         WebSocket, relay that. Never raises for what a peer does. If cancelled, both transports are
         left to the caller."""
@@ -74,7 +74,7 @@ class Exchange:
             finally:
                 self.closed_by = tunnel.closed_by
 
-    async def _run_http(self, limits: Limits) -> None:
+    async def _run_http(self, limits: ProxyLimits) -> None:
         try:
             await self._stream(limits)
             self.closed_by = "upstream"  # its response has ended
@@ -91,12 +91,12 @@ class Exchange:
         except Expired:
             self._fail("idle", 504, self._lateness(limits))
 
-    def _lateness(self, limits: Limits) -> str:
+    def _lateness(self, limits: ProxyLimits) -> str:
         if self.response_stream.has_open_head:
             return f"the upstream's response head was not complete within {limits.head:g} seconds"
         return f"the upstream was silent for {limits.idle:g} seconds"
 
-    async def _stream(self, limits: Limits) -> None:
+    async def _stream(self, limits: ProxyLimits) -> None:
         pieces = 0
         head_ends = math.inf
         while not self.response_stream.done:

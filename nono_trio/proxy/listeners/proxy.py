@@ -23,7 +23,7 @@ from nono_trio.proxy.access.authorizer import RequestAuthorizer, Token
 from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFailures
 from nono_trio.proxy.connection_handler import ProxyContext
 from nono_trio.proxy.http.connection import HttpConnection
-from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, Limits
+from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, ProxyLimits
 from nono_trio.proxy.transport.client import Client, ClientTable
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import RelayBuffer
@@ -79,7 +79,7 @@ class Proxy:
         *,
         resolver: Resolver | None = None,
         dialler: Dialler | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ProxyLimits = DEFAULT_LIMITS,
         upstream_proxy: UpstreamProxy | None = None,
         clock_ms: Callable[[], int] = unix_ms,
     ) -> None:

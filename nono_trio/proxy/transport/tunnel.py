@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.net.hello_retry import HelloRetry
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.client import Client
     from nono_trio.proxy.transport.relay import RelayBuffer
     from nono_trio.proxy.transport.transport import Transport
@@ -43,7 +43,7 @@ class Tunnel(Relay):
 
     async def carry(
         self,
-        limits: Limits,
+        limits: ProxyLimits,
         greeting: bytes,
         look: Look | None = None,
         retry: HelloRetry | None = None,

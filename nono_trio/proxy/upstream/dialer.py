@@ -22,14 +22,14 @@ from nono_trio.proxy.upstream.interfaces import DialFailed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
 
 class TcpDialler:
     """Dials within `limits.dial` seconds, giving each address a head start over the next."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ProxyLimits) -> None:
         self._limits = limits
 
     async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:

@@ -4,7 +4,7 @@ Names go to it as names, so what only it can resolve works, and what they resolv
 checked here: the rules for names and literals hold as ever, and the record's mode (`external`) says
 where the request went. Our token never goes there; its own credentials come from `UpstreamProxy`.
 
-Rules of this file: its answer is read as strictly as any response, within `Limits.head`; bytes
+Rules of this file: its answer is read as strictly as any response, within `ProxyLimits.head`; bytes
 that follow a CONNECT's answer are the origin's and are kept; what it refuses is told with its
 status, never with its words.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.upstream.interfaces import Dialler
     from nono_trio.proxy.upstream.resolver import AddressResolver
 
@@ -53,7 +53,7 @@ class ProxyChain:
     """Opens connections through one upstream proxy."""
 
     def __init__(
-        self, proxy: UpstreamProxy, resolver: AddressResolver, dialler: Dialler, limits: Limits
+        self, proxy: UpstreamProxy, resolver: AddressResolver, dialler: Dialler, limits: ProxyLimits
     ) -> None:
         self.proxy = proxy
         self._resolver = resolver

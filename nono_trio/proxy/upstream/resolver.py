@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
-    from nono_trio.proxy.limits import Limits
+    from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.upstream.interfaces import Resolver
 
 MEMORY: Final = 256  # hosts without DNS whose addresses are remembered; the policy has few of them
@@ -42,7 +42,7 @@ class AddressDenied(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HostAddresses:
     """Checked addresses of a host. `name` is the full name that has them, where that is another
     than the host's."""
 
@@ -57,7 +57,7 @@ class AddressResolver:
         self,
         policy: Policy,
         resolver: Resolver,
-        limits: Limits,
+        limits: ProxyLimits,
         is_local: Callable[[str], bool] = is_local,
     ) -> None:
         self._policy = policy
@@ -65,7 +65,7 @@ class AddressResolver:
         self._limits = limits
         self._is_local = is_local
         self._own_ports: set[int] = set()
-        self._fixed: dict[tuple[str, int], Found] = {}
+        self._fixed: dict[tuple[str, int], HostAddresses] = {}
 
     def add_own(self, listener: socket.socket) -> None:
         """From now on never lead a request back to `listener`, which the proxy accepts from."""
@@ -80,7 +80,7 @@ class AddressResolver:
         """
         return port in self._own_ports and self._is_local(address)
 
-    async def addresses(self, host: Host, port: int) -> Found:
+    async def addresses(self, host: Host, port: int) -> HostAddresses:
         """What may be dialled for `host`: its pins, itself if it is a literal, or its DNS.
 
         Raises AddressDenied, and DialFailed when the name has no address or its lookup took too
@@ -107,7 +107,7 @@ class AddressResolver:
             return [CheckedAddress(address, port) for address in addresses]
         raise DialFailed(format_reason(DenialCode.UPSTREAM_RESOLVE_TIMEOUT), 504)
 
-    def _find_fixed(self, host: Host, port: int) -> Found | None:
+    def _find_fixed(self, host: Host, port: int) -> HostAddresses | None:
         """The addresses of a host that needs no DNS, remembered once they are checked."""
         addresses = self._policy.addresses(host, port)
         if addresses is None and host.address is not None:
@@ -117,10 +117,10 @@ class AddressResolver:
         checked = self._check(host, port, addresses)
         if len(self._fixed) >= MEMORY:
             self._fixed.clear()
-        found = self._fixed[host.name, port] = Found(checked)
+        found = self._fixed[host.name, port] = HostAddresses(checked)
         return found
 
-    async def _resolve(self, host: Host, port: int) -> Found:
+    async def _resolve(self, host: Host, port: int) -> HostAddresses:
         with trio.move_on_after(self._limits.resolve):
             try:
                 addresses, name = await self._look_up(host)
@@ -132,7 +132,7 @@ class AddressResolver:
             if len(addresses) > MAX_ADDRESSES:
                 code = DenialCode.NAME_WITH_MANY_ADDRESSES
                 raise DialFailed(format_reason(code, count=MAX_ADDRESSES))
-            return Found(self._check(host, port, addresses), name)
+            return HostAddresses(self._check(host, port, addresses), name)
         seconds = self._limits.resolve
         raise DialFailed(format_reason(DenialCode.RESOLVE_TIMEOUT, seconds=seconds), 504)
 

@@ -23,7 +23,7 @@ from transparent_cage import (
 )
 
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.limits import Limits
+from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.listeners.transparent import wanted_address
 from nono_trio.testing import FailingRecorder, FakeResolver, MemoryRecorder
 
@@ -166,7 +166,7 @@ async def test_a_lost_log_stops_everything():
 
 
 async def test_a_full_proxy_says_so_to_each_in_its_own_way():
-    limits = Limits(connections=0, refusals=4, head=0.3, linger=0.3, sweep=0.02)
+    limits = ProxyLimits(connections=0, refusals=4, head=0.3, linger=0.3, sweep=0.02)
     async with cage(limits=limits) as at:
         assert await at.answer("allowed.test", b"", 22) is None
         raw = hello("allowed.test")
@@ -178,7 +178,7 @@ async def test_a_full_proxy_says_so_to_each_in_its_own_way():
 
 
 async def test_several_listeners_wait_for_room_and_all_of_them_get_it():
-    limits = Limits(connections=1, refusals=0, head=5, linger=0.3, sweep=0.02)
+    limits = ProxyLimits(connections=1, refusals=0, head=5, linger=0.3, sweep=0.02)
     async with serving(greets) as origin, cage(origin=origin, limits=limits) as at:
         answers: list[int] = []
 
