@@ -1,8 +1,8 @@
-"""The parts of the benchmark that run: the C tools, the origin, the proxies, and one measurement.
+"""The running parts of the benchmark: the C tools, the origin, the proxies, and one measurement.
 
-Rules: everything is on loopback; the C tools are compiled afresh into the benchmark's own temporary
-directory; CPU is counted over the proxy's whole process tree, until it has come to rest after the
-load, so that what is written behind the answer is paid for, too.
+Rules: everything is on loopback. The C tools are compiled again into the benchmark's own temporary
+directory. CPU is counted over the proxy's whole process tree until it is idle after the load, so
+that writes after the answer count too.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 SCRIPTS = Path(__file__).resolve().parent
 NONO_TRIO = Path(sys.executable).with_name("nono-trio")
 
-# Denied by every peer without a look-up: a name would measure the resolver of those that resolve
-# before they refuse (TEST-NET-1, RFC 5737).
+# An address (TEST-NET-1, RFC 5737), which every peer denies without a look-up. With a name the row
+# would measure the resolver of a peer that resolves before it refuses.
 DENIED_TARGET = "192.0.2.1"
 LOAD_SECONDS = 120.0  # one load; the slowest takes ten
 STOP_SECONDS = 15.0  # the grace for open connections and the seal
 REST_PAUSE = 0.02  # between two looks at the CPU clock
-REST_SECONDS = 1.0  # after which a proxy that is still busy is measured as it is
-AT_REST = 0.002  # CPU seconds a pause that count as rest: a poll, not work
+REST_SECONDS = 1.0  # the longest wait; a proxy that is still busy then is measured anyway
+AT_REST = 0.002  # CPU seconds in one pause that count as rest: a poll, not work
 
 
 class BenchmarkFailed(Exception):
-    """A tool or a proxy did not do its part."""
+    """A tool or a proxy failed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def build_tools(directory: Path) -> None:
         raise BenchmarkFailed("the benchmark needs a C compiler (cc), got none")
     for name in ("load", "origin"):
         source = SCRIPTS / "bench_src" / f"{name}.c"
-        # -w: the two are dense on purpose and taken over as they are.
+        # -w: both programs are dense on purpose, so warnings are off.
         built = subprocess.run(
             [compiler, "-O2", "-w", "-o", directory / name, source], capture_output=True, text=True
         )
@@ -143,9 +143,9 @@ def environment(state: Path) -> dict[str, str]:
 
 @contextmanager
 def separate_cpus(proxies: Sequence[Proxy]) -> Iterator[None]:
-    """Give the proxies one CPU and everything that is started inside the others, if there are any.
+    """Give the proxies one CPU, and all programs started inside the other CPUs, if there are any.
 
-    Else what is measured is how the kernel moves load and proxy about.
+    Otherwise the figures measure how the kernel moves load and proxy between CPUs.
     """
     cpus = os.sched_getaffinity(0)
     if len(cpus) < 2:
@@ -162,7 +162,7 @@ def separate_cpus(proxies: Sequence[Proxy]) -> Iterator[None]:
 
 
 def _pin(pid: int, cpus: set[int]) -> None:
-    """Keep every thread of a tree, and those it will start, on `cpus`."""
+    """Pin every thread of a tree, and the threads it will start, to `cpus`."""
     for one in tree(pid):
         for task in os.listdir(f"/proc/{one}/task"):
             os.sched_setaffinity(int(task), cpus)

@@ -1,7 +1,7 @@
 """nono-trio's proxy against upstream's Rust proxy, interleaved; then start-up times.
 
-Each round runs every row against both, the one after the other, and the order turns from round to
-round, so that a machine that slows down slows both. See docs/benchmarks.md for what each row is.
+Each round runs every row against both proxies, one after the other. The order changes from round to
+round, so that a machine that slows down slows both. docs/benchmarks.md describes each row.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REQUESTS = "CPU s per 1,000 requests"
 BYTES = "CPU s per GB"
 MEMORY = "peak memory, MB"
 START = "wall time, ms"
-# The hand-made cage that our start-up may cost as much as, beside two and a half `import trio`.
+# A hand-made cage. Our start-up may cost as much as this cage and two and a half `import trio`.
 BWRAP = (
     "bwrap",
     "--unshare-all",
@@ -79,11 +79,11 @@ class Load:
 
     @property
     def is_bulk(self) -> bool:
-        """Whether bytes are counted, not requests."""
+        """Return true if the load counts bytes, not requests."""
         return self.size > 0
 
 
-# Long enough for a second of CPU on a slow machine, except for --quick.
+# Each takes about a second of CPU on a slow machine, except with --quick.
 LOADS = (
     Load("CONNECT, 1 client", "connect", 1, 2000, 200),
     Load("CONNECT, 32 clients", "connect", 32, 6000, 600, aim=2.0),
@@ -98,7 +98,7 @@ LOADS = (
 
 
 class Bench:
-    """Both proxies, one origin, and the rows that fill up round by round."""
+    """Both proxies, one origin, and the rows, which get one figure in each round."""
 
     def __init__(self, tools: Path, ours: Proxy, peer: Proxy, origin_port: int, *, quick: bool):
         self._tools = tools
@@ -113,13 +113,13 @@ class Bench:
         self.memory = Row("at its peak, over all loads", MEMORY, ours=[0.0], peer=[0.0])
 
     def warm_up(self) -> None:
-        """Let both do everything once, so that nothing is measured the first time."""
+        """Let both proxies do everything once, so that no first time is measured."""
         for proxy in (self._ours, self._peer):
             for mode in ("connect", "deny"):
                 self._run(Load("", mode, 8, WARM_UP, WARM_UP), proxy)
 
     def run_round(self, number: int) -> None:
-        """Every load once against each."""
+        """Run every load once against each proxy."""
         for load, row in zip(LOADS, self.rows, strict=True):
             samples: dict[int, Sample] = {}
             order = (self._ours, self._peer) if number % 2 == 0 else (self._peer, self._ours)
@@ -161,7 +161,7 @@ def _cost(load: Load, sample: Sample) -> float:
 
 
 def measure_load(tools: Path, state: Path, rounds: int, *, quick: bool) -> list[Row]:
-    """The rows of both proxies under load, and the memory that they took."""
+    """Return the rows of both proxies under load, and of their memory."""
     with ExitStack() as stack:
         ours = stack.enter_context(our_proxy(state))
         peer = stack.enter_context(rust_proxy())
@@ -176,7 +176,7 @@ def measure_load(tools: Path, state: Path, rounds: int, *, quick: bool) -> list[
 
 
 def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
-    """Wall times of short commands."""
+    """Return rows with the wall times of short commands."""
     run = Row("run -- true, by import trio", START, aim=2.5)
     weak = Row("landlock run -- true, the same", START, aim=2.5)
     has_bwrap = shutil.which(BWRAP[0]) is not None
@@ -191,7 +191,7 @@ def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
         fallback = _wall_ms([NONO_TRIO, "run", "--isolation", "landlock", "--", "true"], state)
         verifying = _wall_ms([NONO_TRIO, "audit", "verify", "small"], state)
         cage = _wall_ms(BWRAP, state) if has_bwrap else None
-        if not number:  # the first fills the caches
+        if not number:  # the first turn fills the caches
             continue
         run.add(ours, trio)
         weak.add(fallback, trio)
@@ -202,7 +202,7 @@ def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
 
 
 def _make_session(tools: Path, state: Path) -> None:
-    """A sealed session with SMALL_SESSION decisions, named `small`."""
+    """Make a sealed session with SMALL_SESSION decisions, named `small`."""
     with origin(tools) as port, our_proxy(state, name="small") as proxy:
         measure(tools, proxy, port, mode="connect", clients=1, count=SMALL_SESSION, size=0)
 

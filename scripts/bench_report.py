@@ -1,8 +1,8 @@
-"""What the benchmark found: rows, medians, ratios, and whether an aim was met.
+"""The results of the benchmark: rows, medians, ratios, and met aims.
 
-A ratio is ours by theirs of one round, both measured within seconds of each other; the median over
-the rounds is what counts, and the smallest and largest are shown, because a figure without its
-spread says little. What is absolute (CPU seconds, MB) is this machine's and for reading only.
+A ratio is our figure divided by theirs in one round, both measured within seconds of each other.
+The median over the rounds counts. The smallest and the largest are shown too, because a figure
+without its spread says little. Absolute figures (CPU seconds, MB) depend on the machine.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _WIDTHS = (34, 11, 11, 7, 13, 7, 9, 7)
 class Row:
     """One line of the table: a figure of ours and the peer's (None: it can't do that), by round.
 
-    Smaller is better, except for `speeds`: our throughput by theirs. `aim` bounds the ratio, or
-    our own figure when there is no peer.
+    Smaller is better, except for `speeds`: our throughput divided by theirs. `aim` bounds the
+    ratio, or our own figure if there is no peer.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Row:
     speeds: list[float] = field(default_factory=list)
 
     def add(self, ours: float, peer: float | None) -> None:
-        """Take what one round gave."""
+        """Add the figures of one round."""
         self.ours.append(ours)
         if peer is None:
             self.peer = None
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours by theirs, one a round."""
+        """Our figure divided by theirs, one for each round."""
         return [ours / peer for ours, peer in zip(self.ours, self.peer or (), strict=False)]
 
     @property
@@ -55,11 +55,11 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim was met; None without one."""
+        """Return true if the aim was met; None without an aim."""
         return None if self.aim is None else self.judged <= self.aim
 
     def as_json(self) -> dict[str, Any]:
-        """The row for --json; the peer's figures are null where it has none."""
+        """The row for --json; a figure that the peer does not have is null."""
         ratios = self.ratios
         return {
             "name": self.name,

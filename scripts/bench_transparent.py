@@ -1,8 +1,8 @@
-"""What the transparent network costs, by the same through CONNECT in the same session.
+"""The cost of the transparent network, compared with CONNECT in the same session.
 
-One `nono-trio run`: its command reads loads from stdin and runs them in the cage, without the proxy
-(to the address that the cage's DNS gives) and through it, in turn. CPU is that of the supervisor
-alone, until it has come to rest. Needs root, as the origins listen on ports 80 and 443 of loopback.
+The command of one `nono-trio run` reads loads from stdin and runs them in the cage, in turn without
+the proxy (to the address that the cage's DNS returns) and through it. CPU is the supervisor's
+alone, until it is idle. Needs root, because the origins listen on ports 80 and 443 of loopback.
 See docs/benchmarks.md.
 """
 
@@ -42,7 +42,7 @@ CLIENTS = 32
 BULK_TUNNELS = 8
 TUNNEL_PORT = 5000
 
-# In the cage: one load a line (mode, origin's port, requests, clients, bytes, file to send first).
+# Runs in the cage. A line is a load: mode, origin's port, requests, clients, bytes, first file.
 DRIVER = """
 address=$(getent ahostsv4 bench.example.com | head -n 1 | cut -d ' ' -f 1)
 user=${HTTP_PROXY#http://}; port=${user##*:}; user=${user%@*}
@@ -60,7 +60,7 @@ done
 
 @dataclass
 class Case:
-    """One kind of load; `ratios` are CPU without the proxy by CPU with it, one a round."""
+    """One kind of load; `ratios` has CPU without the proxy divided by CPU with it, by round."""
 
     name: str
     modes: tuple[str, str]
@@ -72,18 +72,18 @@ class Case:
     ratios: list[float] = field(default_factory=list)
 
     def line(self, mode: str) -> str:
-        """What the driver is told."""
+        """The driver's input line for this load."""
         return f"{mode} {self.port} {self.count} {self.clients} {self.size} {self.first}\n"
 
 
 class Session:
-    """The run whose supervisor is measured."""
+    """The run; its supervisor is measured."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def cpu_of(self, case: Case, mode: str) -> float:
-        """Supervisor's CPU seconds for one load; raises BenchmarkFailed for one with errors."""
+        """The supervisor's CPU seconds for one load; raises BenchmarkFailed if it has errors."""
         before = self._at_rest()
         if self.process.stdin is None or self.process.stdout is None:
             raise BenchmarkFailed("the run has no pipes")
@@ -104,7 +104,7 @@ class Session:
 
     @property
     def resident_megabytes(self) -> float:
-        """What the supervisor has in memory now."""
+        """The supervisor's resident memory now."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -136,7 +136,7 @@ def start(stack: ExitStack, tools: Path, state: Path) -> Session:
 
 
 def cases(tools: Path, count: int, size: int) -> Iterator[Case]:
-    """The loads; an OpenSSL hello stands for TLS, for the rest of which nobody looks."""
+    """The loads. For TLS an OpenSSL hello is enough, because the proxy reads only the hello."""
     hello = tools / "hello"
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=HOST)
@@ -153,7 +153,7 @@ def cases(tools: Path, count: int, size: int) -> Iterator[Case]:
 
 
 def main() -> None:
-    """Measure and print one line a case."""
+    """Measure, and print one line for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=20_000, help="connections of one load")

@@ -1,11 +1,11 @@
-"""The demo's agent: what a program in the cage can do, and what it can't.
+"""The demo's agent: it shows what a program in the cage can and can't do.
 
-It knows nothing of nono-trio. It is an ordinary Python program, standard library only, that finds
-its proxy where every program finds it: in HTTP_PROXY and HTTPS_PROXY. Each thing it tries is one
-line: `ok` or `blocked`, what was tried, and what came of it.
+It knows nothing of nono-trio. It is an ordinary Python program, uses only the standard library, and
+finds its proxy like every program: in HTTP_PROXY and HTTPS_PROXY. It prints one line for each
+attempt: `ok` or `blocked`, the attempt, and its result.
 
     agent.py HTTP_URL HTTPS_URL    try everything once
-    agent.py --steady HTTP_URL     one request after the other, until somebody ends it
+    agent.py --steady HTTP_URL     send one request after the other, until the program is ended
 """
 
 import base64
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 STREAM_BYTES = 8 * 1024 * 1024
 READ_BYTES = 64 * 1024
 TIMEOUT_SECONDS = 5.0  # of one attempt; everything in the cage answers or fails at once
-PAUSE_SECONDS = 0.01  # between two steady requests, so that a person can read along
+PAUSE_SECONDS = 0.01  # between two steady requests, so that a person can follow
 
 TRUSTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ca.pem")
 
@@ -32,7 +32,7 @@ def report(word, what, outcome):
 
 
 def attempt(what, action):
-    """Do one thing and say what happened; `action` returns a text or raises OSError."""
+    """Run `action` and print its result; `action` returns a text or raises OSError."""
     try:
         report("ok", what, action())
     except urllib.error.HTTPError as error:
@@ -69,7 +69,7 @@ def open_url(url):
 
 
 def get_directly(url):
-    """As a program does that has never heard of HTTP_PROXY."""
+    """Fetch like a program that does not know HTTP_PROXY."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(url, timeout=TIMEOUT_SECONDS) as answer:
         return f"{answer.status} {answer.read().decode().strip()}"

@@ -1,9 +1,9 @@
-"""The main job, end to end, with every expectation checked: what `scripts/demo` runs.
+"""The main job, end to end, with every expectation checked. `scripts/demo` runs this.
 
-An agent runs in the cage against an origin on loopback; then its log is shown and verified; then a
-second run is killed with `kill -9` and its log is verified, too. Rules: nothing but loopback is
-contacted; everything is written below one temporary directory, which is removed at the end; a
-command that is shown is the command that ran; the exit code is 0 only if all came out as expected.
+An agent runs in the cage against an origin on loopback. Then its log is shown and verified. Then a
+second run is killed with `kill -9`, and its log is verified too. Rules: the demo contacts only
+loopback. It writes below one temporary directory, which it removes at the end. A shown command is
+the command that ran. The exit code is 0 only if every expectation was met.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ API, REGISTRY = "api.example.com", "registry.example.com"
 STREAM_BYTES = 8 * 1024 * 1024
 
 COMMAND_SECONDS = 60.0  # none needs more than two; a slow CI machine that swaps gets this
-STEADY_REQUESTS = 20  # answered before the kill: enough to be in the middle of things
+STEADY_REQUESTS = 20  # answered before the kill, so that the run is in the middle of its work
 SHOWN_REQUESTS = 3
 WRAP_COLUMN = 92
 OPTIONS_WITH_VALUE = ("--name", "--read", "--resolve", "--allow-domain")
 CRASHED = 6  # audit verify's exit code for a log without a seal
 
-# What the agent must report, in order: the word, what it tried, and a part of what came of it.
-# Where the kernel or the C library chose the text, any text will do as long as it was blocked.
+# The agent must report these lines in this order: the word, the attempt, a part of the result.
+# An empty part fits every text: there the kernel or the C library chooses the text.
 AGENT_LINES = (
     ("ok", f"GET https://{API}", "200 hello"),
     ("ok", f"GET http://{REGISTRY}", "200 hello"),
@@ -60,14 +60,14 @@ AGENT_LINES = (
 
 
 class Checks:
-    """Counts what was expected and says at once what did not come out so."""
+    """Counts the expectations that were met, and prints each failed one at once."""
 
     def __init__(self) -> None:
         self.met = 0
         self.failed: list[str] = []
 
     def expect(self, what: str, met: bool, got: object) -> bool:
-        """Count one expectation and return whether it was met; `got` is shown when not."""
+        """Count one expectation and return `met`; print `got` if it was not met."""
         if met:
             self.met += 1
         else:
@@ -85,20 +85,20 @@ def say(text: str) -> None:
 
 
 class Place:
-    """The temporary directory: what the agent may touch, what it may not, and the audit state."""
+    """The temporary directory: the agent's files, files outside the cage, and the audit state."""
 
     def __init__(self, root: Path) -> None:
         self.work, self.home, self.state = (root / name for name in ("work", "home", "state"))
         for directory in (self.work, self.home, self.state):
             directory.mkdir(mode=0o700)
-        # A key that exists and that the user can read: not finding it is then the cage's doing.
+        # The key exists and the user can read it. If the agent does not find it, the cage hides it.
         secret = self.home / ".ssh" / "id_ed25519"
         secret.parent.mkdir(mode=0o700)
         secret.write_text("not really a key\n")
         shutil.copy(SCRIPTS / "demo_agent.py", self.work / "agent.py")
 
     def environment(self) -> dict[str, str]:
-        """This home and state, and no setting of the user's: the output is compared with."""
+        """This home and state without the user's settings, because tests compare the output."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return kept | {
             "HOME": str(self.home),
@@ -107,7 +107,7 @@ class Place:
         }
 
     def newest_log(self) -> list[dict[str, Any]]:
-        """The records of the newest session; a torn last line is left out; [] without one."""
+        """The records of the newest session without a torn last line; [] without a session."""
         logs = list(self.state.glob("audit/*/audit-events.ndjson"))
         if not logs:
             return []
@@ -134,7 +134,7 @@ class Demo:
         return pins + [word for host in hosts for word in ("--allow-domain", host)]
 
     def run_agent(self) -> None:
-        """Act 1: an agent in the cage, every decision shown as it is recorded."""
+        """Act 1: an agent in the cage; every decision is shown when it is recorded."""
         say("1. An agent in a cage. It may reach two hosts; every decision is shown live.")
         command = ["run", "--name", "demo", "--follow", *self._cage, "--", *self._agent]
         code, lines = self._execute([*command, f"http://{self._registry}", f"https://{self._api}"])
@@ -155,7 +155,7 @@ class Demo:
 
     def show_and_verify(self) -> None:
         """Act 2: the log of that run, for a person and as a proof."""
-        say("2. What was that? The log knows, and can prove that it is whole.")
+        say("2. The log of that run, and the proof that it is whole.")
         code, lines = self._execute(["audit", "show", "latest"])
         self.checks.equal("exit code of audit show", 0, code)
         denied = "evil.example.net"
@@ -180,7 +180,7 @@ class Demo:
         self.checks.equal("decisions in the log", expected, decisions(self._place.newest_log()))
 
     def kill_and_verify(self) -> None:
-        """Act 3: the supervisor dies; nothing of the child lives on, nothing of the log is lost."""
+        """Act 3: the supervisor is killed. The child's tree ends, and the log loses no record."""
         say("3. kill -9 the supervisor in the middle of a second run.")
         before = len(self._origin.seen)
         command = ["run", "--name", "crash", *self._cage, "--", *self._agent]
@@ -223,7 +223,7 @@ class Demo:
     def _execute(
         self, arguments: Sequence[str], *, code_shown: bool = False
     ) -> tuple[int, list[str]]:
-        """Run nono-trio to its end and show what it says; return exit code and lines."""
+        """Run nono-trio to its end and show its output; return exit code and lines."""
         lines = []
         with self._started(arguments) as process:
             for line in process.stdout or ():
@@ -255,25 +255,25 @@ class Demo:
             yield process
         finally:
             watchdog.cancel()
-            process.kill()  # harmless when it has ended; a supervisor's death ends its cage
+            process.kill()  # harmless if it has ended; the end of a supervisor ends its cage
             process.wait(COMMAND_SECONDS)
             if process.stdout is not None:
                 process.stdout.close()
 
 
 def find_python() -> tuple[str, list[str]]:
-    """An interpreter for the agent, and the grant that brings it into the cage."""
+    """Return an interpreter for the agent, and the grant that makes it visible in the cage."""
     system = "/usr/bin/python3"
     needed = "import sys, ssl; sys.exit(sys.version_info < (3, 8))"
     if os.access(system, os.X_OK) and not subprocess.run([system, "-c", needed]).returncode:
         return system, []
-    # The one we run on, as it is installed: a virtual environment's is only a link to it.
+    # The installed interpreter that runs this; a virtual environment has only a link to it.
     real = Path(sys.executable).resolve()
     return str(real), ["--read", sys.base_prefix]
 
 
 def decisions(records: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Mode, decision, target and port of each network record; not those about the log itself."""
+    """Mode, decision, target and port of each network record, without records about the log."""
     payloads = [record["event"] for record in records]
     events = [payload["event"] for payload in payloads if payload["type"] == "network"]
     events = [event for event in events if not event["target"].startswith("nono-trio:")]
@@ -281,7 +281,7 @@ def decisions(records: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def wrapped(words: Sequence[str]) -> str:
-    """One command line for a shell, broken between options where it gets too long to read."""
+    """Return a command line for a shell, with long lines broken between options."""
     lines = [""]
     for part in _parts(words):
         if lines[-1] and len(lines[-1]) + len(part) > WRAP_COLUMN:
@@ -291,7 +291,7 @@ def wrapped(words: Sequence[str]) -> str:
 
 
 def _parts(words: Sequence[str]) -> Iterator[str]:
-    """An option with its value, the caged command as a whole, every other word by itself."""
+    """Yield each option with its value, the caged command as a whole, and each other word alone."""
     rest = [shlex.quote(word) for word in words]
     while rest:
         if rest[0] == "--":
@@ -305,10 +305,10 @@ def _parts(words: Sequence[str]) -> Iterator[str]:
 
 
 def run_demo(root: Path) -> Checks:
-    """All three acts below `root`."""
+    """Run all three acts below `root`."""
     place = Place(root)
     with Origin(root, [API]) as origin:
-        # The agent trusts the throw-away authority and has no use for the server's key.
+        # The agent trusts the throw-away authority; it does not need the server's key.
         shutil.copy(origin.ca_file, place.work)
         demo = Demo(place, origin)
         demo.run_agent()

@@ -1,13 +1,13 @@
 """A web server for the demo: HTTP and HTTPS on 127.0.0.1, with a throw-away certificate authority.
 
-Rules: it listens on loopback only; it remembers every connection and request that reached it, so
-that a log can be compared with what really happened; keys and certificates live in the directory
-that it was given and are good for a day.
+Rules: it listens on loopback only. It keeps every connection and request that reached it, so that
+a log can be compared with them. Keys and certificates are in the given directory and are valid for
+one day.
 
     GET /hello      a line of text
     GET /stream/N   N bytes, chunked, with their SHA-256 in Repr-Digest (RFC 9530)
 
-By itself (`python scripts/loopback_origin.py DIRECTORY`) it prints its URLs and serves until ^C.
+`python scripts/loopback_origin.py DIRECTORY` runs it alone: it prints its URLs and serves until ^C.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-# Asked for first, so that a demo prints the same URLs every time; any other port will do.
+# Tried first, so that a demo prints the same URLs every time; any free port is the second choice.
 HTTP_PORT = 8080
 HTTPS_PORT = 8443
 ADDRESS = "127.0.0.1"
@@ -39,7 +39,7 @@ ADDRESS = "127.0.0.1"
 CHUNK = 64 * 1024
 PATTERN = bytes(range(256)) * (CHUNK // 256)
 MAX_STREAM = 1 << 30  # a typing error in a URL must not send for hours
-IDLE_SECONDS = 10.0  # a client that says nothing for so long is gone
+IDLE_SECONDS = 10.0  # a client that sends nothing for this long is disconnected
 CERTIFICATE_DAYS = 1
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 
@@ -104,7 +104,7 @@ class _Server(ThreadingHTTPServer):
             super().__init__((ADDRESS, 0), _Handler)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept; the TLS handshake is left to the connection's own thread."""
+        """Accept; the connection's own thread makes the TLS handshake."""
         connection, address = super().get_request()
         self.origin.connections += 1
         if self._context is not None:
@@ -114,7 +114,7 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that vanish are what the demo is about: no traceback for them."""
+        """Print no traceback: the demo kills clients on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, *_: object) -> None:
-        """What arrived is in `seen`; the terminal is the demo's."""
+        """Log nothing: `seen` has the requests, and the terminal belongs to the demo."""
 
 
 def _pieces(size: int) -> list[bytes]:

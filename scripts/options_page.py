@@ -10,12 +10,12 @@ from nono_trio.core.profile.fields import SECTIONS, fields_of
 HEAD = """\
 # Options and profile fields
 
-Each field of a profile, the flag of `nono-trio run` that gives the same, and the flag's variable.
-This page is made from the declarations in `nono_trio/core/profile/fields.py` by
-`scripts/options_page.py`; `nono-trio run --help` lists the flags that no profile has as well.
+This page lists each field of a profile, the flag of `nono-trio run` with the same effect, and the
+flag's variable. `nono-trio run --help` also lists the flags without a profile field.
+`scripts/options_page.py` makes this page from `nono_trio/core/profile/fields.py`.
 
 - A flag beats its variable, a variable beats a profile, a later profile beats an earlier one.
-- Lists add up: flags, variable and profiles together. A deny from any of them holds.
+- Lists of flags, variable and profiles add up. A deny from any of them wins.
 - `nono-trio profile init NAME` writes a file with every field.
 """
 MERGE = {"adds_up": "a list, adds up", "replaces": "one value", "by_name": "a table, by name"}

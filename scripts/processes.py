@@ -1,4 +1,4 @@
-"""Processes as the demo and the benchmark see them: trees, ends, CPU time and peak memory."""
+"""Processes for the demo and the benchmark: trees, ends, CPU time and peak memory."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def tree(pid: int) -> list[int]:
 def cpu_seconds(pid: int) -> float:
     """CPU time that the tree has used so far, its threads and reaped children included.
 
-    From each process' CPU clock (nanoseconds) and not from utime and stime, whose 10 ms are too
-    coarse for a short run. A child is lost to us only while it is a zombie.
+    It reads each process' CPU clock (nanoseconds). utime and stime count 10 ms, which is too coarse
+    for a short run. A child is missing only while it is a zombie.
     """
     return sum(_cpu_clock(one) + _reaped_seconds(one) for one in tree(pid))
 
 
 def own_cpu_seconds(pid: int) -> float:
-    """CPU time of one process so far, its threads included, what it started not."""
+    """CPU time of one process so far, with its threads, without its children."""
     return _cpu_clock(pid)
 
 
 def _cpu_clock(pid: int) -> float:
-    # What clock_getcpuclockid(3) returns on Linux, which Python does not wrap.
+    # The clock that clock_getcpuclockid(3) returns on Linux; Python does not wrap it.
     try:
         return time.clock_gettime(~pid << 3 | 2)
     except OSError:
@@ -77,7 +77,7 @@ def peak_megabytes(pid: int) -> float:
 
 @contextmanager
 def handles_of(pids: Sequence[int]) -> Iterator[list[int]]:
-    """Pidfds of those that live: unlike a pid, one never means another process later."""
+    """Yield pidfds of the living processes; unlike a pid, a pidfd never means a later process."""
     handles = []
     try:
         for pid in pids:
