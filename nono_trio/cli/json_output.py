@@ -1,7 +1,7 @@
 """JSON for `--json`: one line, safe on a terminal, and possible for every text.
 
 Rules of this file: what is not printable (C1 controls, text direction, the bytes of a path that is
-not UTF-8) is written as an escape, so the line means the same and a terminal is told nothing.
+not UTF-8) is written as an escape, so the line means the same and no terminal acts on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def json_text(value: object) -> str:
 
 
 def print_json(value: object) -> None:
-    """Write `value` to stdout as one line, at once, for whoever reads a live session's."""
+    """Write `value` to stdout as one line and flush it: a reader may follow a live session."""
     sys.stdout.write(json_text(value) + "\n")
     sys.stdout.flush()
 

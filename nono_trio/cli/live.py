@@ -1,4 +1,4 @@
-"""What `run` and `proxy` say while a session lives and after it: decisions, denials, hints."""
+"""The lines of `run` and `proxy` during a session and after it: decisions, denials, hints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_FLAGS = 8  # a host may be wanted at many ports
 # Chromium, for one, takes the proxy from these variables and leaves out its user and password. The
 # settings named here work in both isolations; going without the proxy needs a network of one's own.
 WITHOUT_TOKEN = (
-    "the proxy was used without the password in HTTP_PROXY, for {}: a browser has to be told of it"
+    "the proxy was used without the password in HTTP_PROXY, for {}: a browser has to be given it"
     " (Playwright launch({{proxy: {{server, username, password}}}}), Puppeteer page.authenticate;"
     " what it asks of its maker on its own goes without all the same); in namespace isolation"
     " programs may also go without the proxy (unset HTTP_PROXY and HTTPS_PROXY; chromium"
@@ -49,8 +49,8 @@ class FollowPrinter:
 class DenialCount:
     """Counts denials by host, bounded.
 
-    A request without the token is none: whoever sent it had no right to be told what is allowed,
-    and where others can reach the listener it need not have been the caged command.
+    A request without the token does not count: its sender has no right to learn what is allowed,
+    and where others can reach the listener it may not be the caged command.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class DenialCount:
 
     def _count(self, event: NetworkEvent) -> None:
         self.total += 1
-        if is_about_log(event):  # many refusals at once, or one of which nobody knows the host
+        if is_about_log(event):  # many refusals at once, or one of an unknown host
             self._told_elsewhere += 1
             return
         if event.denial_category in OUT_OF_REACH and len(self._out_of_reach) < MAX_REASONS:

@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "proxy": (
         "nono_trio.cli.proxy:proxy",
-        "Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.",
+        "Run the filtering, auditing proxy alone: a sidecar, a container's entry, a benchmark.",
     ),
     "ps": (
         "nono_trio.cli.ps:ps",
@@ -80,7 +80,7 @@ COMMANDS = {
     ),
 }
 
-# What a shell reports for a program that a signal ended: the codes pipelines expect from us.
+# A shell reports these for a program that a signal ended, and pipelines expect them from us.
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 USAGE = 2
@@ -123,7 +123,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """The console entry."""
     keep_owners_bits()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes what it can't encode by itself
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes already
         sys.stdout.reconfigure(errors="backslashreplace")
     code = exit_code(sys.argv[1:])
     stderr.finish()
@@ -132,10 +132,10 @@ def main() -> NoReturn:
 
 
 def exit_code(arguments: Sequence[str]) -> int:
-    """Run the command line and return what the process is to end with; errors are told here."""
+    """Run the command line and return the exit code of the process; prints its errors."""
     try:
         code = _invoke(arguments)
-        if sys.stdout is not None:  # closed by whoever started us
+        if sys.stdout is not None:  # the caller closed it
             sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
@@ -163,7 +163,7 @@ def exit_code(arguments: Sequence[str]) -> int:
 
 
 class _Failed(NamedTuple):
-    """What a command ends with instead of its result."""
+    """The end of a command that failed."""
 
     message: str
     hint: str | None
@@ -171,7 +171,7 @@ class _Failed(NamedTuple):
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether `--json` was given to us, and not to a command that is to be run: a run's stdout is
+    """Return whether `--json` was given to us, and not to the command of a run: a run's stdout is
     its command's."""
     ours = {*itertools.takewhile(lambda word: word != "--", arguments)}
     if arguments[0] in ("run", "shell") and "--dry-run" not in ours:
@@ -180,7 +180,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 def _print_error(failed: _Failed) -> None:
-    """On stdout, where whoever asked for JSON reads it: an object in every case."""
+    """Print the error as an object on stdout, where a reader of JSON expects one."""
     from nono_trio.cli.json_output import print_json  # late: for errors only
 
     with suppress(OSError, ValueError):
@@ -208,7 +208,7 @@ def _invoke(arguments: Sequence[str]) -> int:
 
 
 def _system_error(error: OSError) -> _Failed:
-    """What no command told by itself: an output that is full or broken has no name."""
+    """Describe an error that no command handled: a full or broken output has no file name."""
     what = "the output can't be written" if error.filename is None else str(error.filename)
     if error.filename is None and sys.stdout is not None:
         _forget_stdout()
@@ -228,7 +228,7 @@ def _click_error(error: click.ClickException, arguments: Sequence[str]) -> _Fail
 
 
 def _named_command(arguments: Sequence[str]) -> str:
-    """The command that was named, for an error that does not know it: click's about an option
+    """Return the command that was named, where the error lacks it: click's about an option
     without its value."""
     names, command = [PROGRAM], cast("click.Command", cli)
     for word in arguments:
@@ -250,7 +250,7 @@ def _nearest_option(error: click.NoSuchOption) -> str | None:
 
 
 def _forget_stdout() -> None:
-    """Whoever read our output has gone, or has no room: let the flush at exit go nowhere."""
+    """Discard the flush at exit: the reader of our output has gone, or has no room."""
     _forget(sys.stdout)
 
 

@@ -1,7 +1,7 @@
-"""Types of options that click has none for: what a shell makes of an unset variable is refused.
+"""Types of options that click lacks; each refuses the empty text of an unset variable.
 
 `--allow "$PROJECT"` with PROJECT unset gives an empty text, which as a path would be the working
-directory: a grant that nobody asked for.
+directory: a grant that the user did not ask for.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _bounds(numbers: click.IntRange | click.FloatRange) -> str:
 
 
 class GivenProfile(GivenText):
-    """A profile's name or file; several in a variable are told apart as in PATH."""
+    """A profile's name or file; several in a variable are separated as in PATH."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         """The profiles in a variable; nothing for an empty one."""

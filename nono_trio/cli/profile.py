@@ -42,7 +42,7 @@ def profile() -> None:
     """List, show, check and begin profiles: what `-p NAME|FILE` starts a cage from.
 
     Yours are the .toml and .json files of $XDG_CONFIG_HOME/nono-trio/profiles; one that has the
-    name of a built-in profile stands before it, and may extend it.
+    name of a built-in profile shadows it, and may extend it.
     """
 
 
@@ -67,7 +67,7 @@ def list_profiles(as_json: bool) -> None:
         if row["error"]:
             text = f"broken: {row['error']}"
         elif row["shadowed"]:
-            text = "(yours of that name stands before it)"
+            text = "(yours of that name shadows it)"
         name = clean(str(row["name"]))
         print(f"{name:<{width}}  {row['source']:<8}  {shorten(clean(str(text)), MAX_DESCRIPTION)}")
 
@@ -94,10 +94,10 @@ def _row(found: Found) -> dict[str, object]:
 @click.argument("name", metavar="NAME|FILE")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what a profile comes to with everything it extends, and where each entry stands.
+    """Show what a profile comes to with everything it extends, and the line of each entry.
 
     The output is itself a profile. Variables and groups stay as they are written; what
-    package_registries means on this machine is told beside it.
+    package_registries means on this machine is shown beside it.
     """
     from nono_trio.cli.profile_render import profile_fields, profile_lines
 
@@ -135,7 +135,7 @@ def validate(file: str, as_json: bool) -> None:
 
 
 def _faults_of(file: str) -> tuple[Sequence[Fault], NonoTrioError | None]:
-    """What is wrong with one file; where nothing is, what is wrong with the whole it makes."""
+    """Return the faults of one file; without any, the error of merging it with its bases."""
     try:
         found = profiles.find(file, os.environ)
         reading = profiles.read(found)
@@ -167,7 +167,7 @@ def _tell_faults(file: str, faults: Sequence[Fault]) -> None:
     "--extends",
     multiple=True,
     metavar="NAME|FILE",
-    help="What it starts from  [default: default]. Repeatable.",
+    help="Profiles that it extends  [default: default]. Repeatable.",
 )
 @click.option(
     "-o", "--output", type=PATH, metavar="FILE", help="Write it there instead of among your own."

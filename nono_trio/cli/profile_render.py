@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-# What the template says above a table.
+# Comments above the tables of the template.
 _ABOUT: Final = {
     "filesystem": """\
 # Paths: relative ones begin in the working directory. Variables: $WORKDIR $HOME $TMPDIR
@@ -146,7 +146,7 @@ def _list(values: Sequence[str]) -> str:
 
 
 def _registries(sourced: SourcedProfile) -> Registries | None:
-    """What this machine's registries are, for a profile that takes them in."""
+    """Return this machine's registries if the profile has them."""
     network = sourced.profile.network
     if PACKAGE_REGISTRIES not in (*network.groups, *network.allow_domain, *network.deny_domain):
         return None

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 _DEFAULT_LISTEN = "127.0.0.1:0"
 IN_CLEAR = (
-    "--listen beyond loopback: the token travels in clear, whoever sees the traffic can use the"
-    " proxy as you; keep it on a network of your own, or in a tunnel"
+    "--listen beyond loopback: the token travels in clear, anyone who sees the traffic can use"
+    " the proxy as you; keep it on a network of your own, or in a tunnel"
 )
 
 
 @click.command(epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com")
 @option("--listen", default=_DEFAULT_LISTEN, show_default=True, metavar="ADDR:PORT",
-        help="Where to listen; port 0 for any free one.")  # fmt: skip
+        help="Listen at this address; port 0 for any free one.")  # fmt: skip
 @option(
     "--ready-file",
     metavar="F",
@@ -35,7 +35,7 @@ IN_CLEAR = (
 @option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded.")
 @session_options
 def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> None:  # noqa: ANN401  (click passes any)
-    """Run the filtering, auditing proxy by itself: a sidecar, a container's entry, a benchmark.
+    """Run the filtering, auditing proxy alone: a sidecar, a container's entry, a benchmark.
 
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
     session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
@@ -77,7 +77,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
         except OSError as error:
             raise UsageError(
                 f"the ready line can't be written: {error.strerror or error}",
-                hint="stdout has to be open: without the line nobody knows the port and the token",
+                hint="stdout has to be open: the line has the port and the token",
             ) from error
 
     begin_session()

@@ -80,7 +80,7 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
 def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> None:
     """End a running session: its command is asked, after the timeout killed, and its log sealed.
 
-    The supervisor itself is never killed, for it alone can seal the log. Exit code: ended and
+    The supervisor itself is never killed: only it can seal the log. Exit code: ended and
     sealed 0; not running, another user's, or still running at last 1; no such session 2; ended
     without a seal 4.
     """
@@ -104,7 +104,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
 def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Show one session as it is now: its processes, its cage, its log (default: the newest).
 
-    What it did is shown by `nono-trio audit show`.
+    `nono-trio audit show` shows what it did.
     """
     from nono_trio.audit.read.summary import counts_of
 

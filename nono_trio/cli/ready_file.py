@@ -1,8 +1,8 @@
 """`--ready-file`: the ready line of `proxy` in a file, whole or not at all, and gone at the end.
 
 The line has the token in it. Rules of this file: the file is made anew, readable by its owner
-alone, and put in place at once, so that whoever waits for it never reads half of it; what stands in
-its place is replaced only if it is empty (mktemp makes one) or such a file of an earlier run.
+alone, and renamed into place, so that a reader never sees half of it; a file that is there already
+is replaced only if it is empty (mktemp makes one) or the ready file of an earlier run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ReadyFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _refused(self._path, f"can't be looked at: {error.strerror}") from error
+            raise _refused(self._path, f"can't be read: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode) or not (status.st_size == 0 or self._is_ours()):
             raise _refused(self._path, "is there already, and is no such file of an earlier run")
 

@@ -1,4 +1,4 @@
-"""`nono-trio run`: a command in its cage; and what is said about it afterwards."""
+"""`nono-trio run`: a command in its cage, and the summary of what was denied."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _show_cage(options: RunOptions, *, silent: bool, as_json: bool) -> None:
 
 
 def _quiet(_told: object) -> None:
-    """What --silent makes of warnings."""
+    """Drop a warning, for --silent."""
 
 
 def _say_clean(text: str) -> None:

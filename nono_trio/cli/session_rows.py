@@ -24,13 +24,13 @@ LONGEST: Final = 200  # characters of one entry
 
 
 def no_command_text(session: StoredSession) -> str:
-    """What stands in the place of a command that nothing tells of."""
+    """Return the text for a session whose command is not known."""
     known = (session.directory / SESSION).exists()
     return "(not bound yet)" if known else "(no session.json)"
 
 
 def fault_rows(session: StoredSession) -> Iterator[tuple[str, str]]:
-    """What contradicts the session, if anything does."""
+    """Rows about a contradiction in the session's files, if there is one."""
     fault = session.fault
     if fault is not None:
         expected, got = _short(fault.expected), _short(fault.got)
@@ -38,7 +38,7 @@ def fault_rows(session: StoredSession) -> Iterator[tuple[str, str]]:
 
 
 def policy_rows(session: StoredSession) -> Iterator[tuple[str, str]]:
-    """What the session was allowed, each rule with the place it came from."""
+    """Rows about the policy, each rule with its source."""
     policy = session.policy
     if policy is None:
         yield "policy", "not bound" if session.fault is not None else "not bound yet"

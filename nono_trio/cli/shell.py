@@ -13,7 +13,7 @@ from nono_trio.cli.run import execute
 from nono_trio.cli.shared_flags import option
 from nono_trio.config.settle import settle_run
 
-# Where $SHELL is not set: the one that POSIX promises.
+# POSIX promises this one; it is used where $SHELL is not set.
 _FALLBACK = "/bin/sh"
 
 

@@ -1,4 +1,4 @@
-"""Where our lines for people go: straight to stderr, and by a thread while a session lives."""
+"""Lines for people: straight to stderr, and by a thread while a session lives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _steady: SteadyOutput | None = None
 
 
 def begin_session() -> None:
-    """From now on nothing that a child does to stderr holds up whoever prints a line."""
+    """From now on nothing that a child does to stderr blocks the caller of print_line."""
     global _steady
     if _steady is None and sys.stderr is not None:
         from nono_trio.cli.steady import SteadyOutput
@@ -23,7 +23,7 @@ def begin_session() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print one line. Nobody reading stderr any more is no reason to end anything."""
+    """Print one line. A closed stderr is no error."""
     if _steady is not None:
         _steady.write_line(line)
         return
@@ -32,6 +32,6 @@ def print_line(line: str) -> None:
 
 
 def finish() -> None:
-    """Wait, for a bounded time, until everything is written."""
+    """Wait until everything is written, or a bound is over."""
     if _steady is not None:
         _steady.finish()

@@ -1,8 +1,8 @@
 """Our lines on stderr while a session lives: written by a thread, to a descriptor of our own.
 
 The child shares our stderr. It can stop the terminal (TCOOFF), fill the pipe, make the pipe
-non-blocking or take O_APPEND from the file, and whoever writes then waits, fails, or overwrites.
-Rules: the event loop never writes, it queues; the queue is bounded, and what it drops is told; what
+non-blocking or take O_APPEND from the file, and our writes then wait, fail, or overwrite.
+Rules: the event loop never writes, it queues; the queue is bounded, and counts its losses; what
 can be opened anew is, so that flags of the child's do not count; what can't is written with
 patience. Should nothing come through at all, exit code and session still say how the run went.
 """
@@ -69,7 +69,7 @@ class SteadyOutput:
         return True
 
     def _start(self) -> None:
-        """Start the thread; where the system has none to give, the next line tries again."""
+        """Start the thread; if the system refuses one, the next line tries again."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="stderr", daemon=True)
             with suppress(RuntimeError):
@@ -86,7 +86,7 @@ class SteadyOutput:
                 self._writing = True
                 data = b"".join(self._lines)
                 self._lines.clear()
-            with suppress(OSError):  # nobody is there to read it
+            with suppress(OSError):  # the reader has gone
                 self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -109,7 +109,7 @@ def _opened_anew(descriptor: int) -> int:
     status = os.fstat(descriptor)
     append = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
     if sys.platform == "linux" and (append or not stat.S_ISREG(status.st_mode)):
-        # Without blocking: a pipe that nobody reads would be waited for.
+        # Without blocking: a write to a pipe without a reader would wait.
         flags = os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK | append
         with suppress(OSError):
             own = os.open(f"/proc/self/fd/{descriptor}", flags)

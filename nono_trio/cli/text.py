@@ -2,7 +2,7 @@
 
 Rules of this file: whatever came from the child, the network or a log goes through `clean` before
 it is printed, so that no escape sequence, line break or text direction of theirs reaches the
-terminal; what was replaced stays visible. Nothing is told by colour.
+terminal; what was replaced stays visible. Colour carries no meaning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT_WIDTH = 100  # in a pipe, where there is no terminal to ask
 MIN_LAST = 20  # of a table's last column (a command line), however narrow the terminal is
 
 IPV6_CHARACTERS = frozenset("0123456789abcdefABCDEF:.")
-# What Python makes of the bytes 0x80 to 0xff of an argument that is not UTF-8.
+# Python decodes the bytes 0x80 to 0xff of an argument that is not UTF-8 to these.
 UNDECODED = range(0xDC80, 0xDD00)
 NO_TARGET = "(malformed request)"
 

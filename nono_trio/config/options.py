@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 IsolationChoice = Literal["auto", "namespace", "landlock", "seatbelt", "none"]
 
-# Where an entry comes from if it was not given itself: by the parameter's name and the entry ("" if
+# The source of an entry that no flag gave: by the parameter's name and the entry ("" if
 # it has one value), the profile's line and key, or the group.
 Sources: TypeAlias = "dict[str, dict[str, str]]"
 
@@ -58,13 +58,13 @@ class NetworkOptions:
     sources: Sources = field(default_factory=dict)
 
     def source(self, name: str, entry: object = "") -> str:
-        """What gave an entry of a parameter: its flag, unless it was a profile or a group."""
+        """Return the source of an entry: its flag, unless a profile or a group gave it."""
         return self.sources.get(name, {}).get(str(entry), flag_of(name))
 
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Where and how the log is kept."""
+    """The directory of the log and how it is written."""
 
     state_root: Path
     mode: AuditMode = "strict"
@@ -74,7 +74,7 @@ class AuditOptions:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What `run` and `proxy` share; `grace_seconds` is for open connections and for the child.
+    """The options of `run` and `proxy`; `grace_seconds` is for open connections and for the child.
 
     `profiles` are the files that the options come from.
     """
@@ -101,7 +101,7 @@ class RunOptions:
     once the machine turned out to have no broker for the system calls of the cage.
 
     Of `environment`, the caller's, `variables` says what is passed on; `set_variables` goes over
-    it. `notes` are warnings about the options themselves, for whoever started the run.
+    it. `notes` are warnings about the options themselves, for the user.
     """
 
     command: Sequence[str]

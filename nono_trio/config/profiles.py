@@ -1,4 +1,4 @@
-"""Where profiles are found, and what one comes to with everything that it extends.
+"""Find profiles, read them, and merge each with everything that it extends.
 
 Rules of this file: NAME is looked for among the user's own profiles, then among ours; what has a
 slash or ends in .toml or .json is a file. A user's profile may carry the name of one of ours and
@@ -48,7 +48,7 @@ class Found:
 
     @property
     def shown(self) -> str:
-        """What errors call its file: a path, or that it is one of ours."""
+        """Its file as errors name it: a path, or `built-in NAME`."""
         return f"built-in {self.path.name}" if self.source == "built-in" else str(self.path)
 
 
@@ -79,7 +79,7 @@ def available(environ: Mapping[str, str]) -> list[Found]:
 def find(reference: str, environ: Mapping[str, str], beside: Path | None = None) -> Found:
     """Find NAME or FILE (relative to `beside`, or to the current directory).
 
-    Raises UsageError when there is none, or when two files carry the name.
+    Raises UsageError for an unknown name, and for a name that two files carry.
     """
     if is_path(reference):
         path = Path(beside or "", expand_home(reference))
@@ -103,7 +103,7 @@ def find(reference: str, environ: Mapping[str, str], beside: Path | None = None)
 
 
 def read(found: Found) -> Reading:
-    """Read one profile's file by itself; raises UsageError when it can't be read at all."""
+    """Read one file without what it extends; raises UsageError if it can't be read at all."""
     return _reading(found, _bytes(found))
 
 
@@ -156,7 +156,7 @@ def _resolve(
 
 
 def _base(entry: str, found: Found, environ: Mapping[str, str]) -> Found:
-    """What `extends` names; its own name means the one of ours that the profile stands before."""
+    """Find what `extends` names; its own name means the built-in profile that it shadows."""
     if found.source == "user" and entry == found.name:
         ours = [one for one in available(environ) if one.source == "built-in"]
         base = next((one for one in ours if one.name == entry), None)
@@ -178,7 +178,7 @@ def _refuse_cycle(base: Found, above: tuple[Found, ...]) -> None:
 def _bytes(found: Found) -> bytes:
     path = found.path
     try:
-        # Without O_NONBLOCK a pipe that nobody writes to would keep us for ever.
+        # Without O_NONBLOCK the open of a pipe without a writer never returns.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -1,6 +1,6 @@
 """Wildcards over suffixes below which anybody may register a name: `*.com`, `*.github.io`.
 
-Such an entry lets the command reach whoever wants to be reached, and looks like a narrow one.
+Such an entry looks narrow, but any attacker can register a name that it allows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _is_public(suffix: str) -> bool:
 
 
 def _may_be_listed(suffix: str, listed: bytes) -> bool:
-    """Whether reading the whole list, which takes 30 ms, can find anything."""
+    """Return whether the whole list, which takes 30 ms to read, can have a match."""
     parent = suffix.partition(".")[2]
     lines = [f"\n{suffix}\n", *([f"\n*.{parent}\n"] if parent else [f"\n*.{suffix}\n"])]
     return _PUNYCODE in suffix or any(line.encode() in listed for line in lines)

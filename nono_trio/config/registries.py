@@ -1,11 +1,11 @@
-"""What `package_registries` stands for here: the registries in this machine's own configuration.
+"""The hosts of `package_registries`: the registries in this machine's own configuration.
 
 pip, npm, cargo and Go each know where they take packages from; their files and variables are read
 when a session starts, and no host is written down in this program.
 
 Rules of this file: a file that the command may write, or that came with the project, is not
-believed, for it would let the command widen its own network; a tool without configuration uses a
-default that is not known here, which is said and never guessed; user names and passwords in a
+believed: the command could widen its own network with it; a tool without configuration uses a
+default that is unknown here: a warning says so, nothing is guessed; user names and passwords in a
 URL go nowhere; a file that can't be read or understood is warned of and left out.
 """
 
@@ -44,7 +44,7 @@ _CARGO_VARIABLE: Final = re.compile(r"CARGO_REGISTRIES_\w+_INDEX")
 
 @dataclass
 class Registries:
-    """Entries as --allow-domain takes them, and what has to be said about how they were found."""
+    """Entries as --allow-domain takes them, and warnings about their files."""
 
     entries: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ def _is_writable(real: str, writable: Sequence[str]) -> bool:
 
 
 def _add(text: str, found: Registries) -> bool:
-    """Take the URLs in a setting; False when there was none, of the network or of a directory."""
+    """Take the URLs in a setting; False for a setting without any."""
     named = "file:" in text or text.strip() == "off"
     for url in _URL.findall(text):
         entry = _entry(url)
@@ -112,7 +112,7 @@ def _add(text: str, found: Registries) -> bool:
 
 
 def _entry(url: str) -> str | None:
-    """HOST:PORT of a URL; None when it has none, or one that no rule may open."""
+    """HOST:PORT of a URL; None for a URL without a host, or with one that no rule may open."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -126,7 +126,7 @@ def _entry(url: str) -> str | None:
 
 
 def _trusted_text(path: str, writable: Sequence[str], found: Registries) -> str | None:
-    """A file's text; None where there is none, and where it is the command's to write."""
+    """A file's text; None for a missing file and for one that the command may write."""
     real = os.path.realpath(path)
     if not os.path.isfile(real):
         return None

@@ -3,7 +3,7 @@
 Rules of this file: what has one value is the first of the three that gives one; lists add up, so
 that a deny from any of them holds; names of groups are replaced by their hosts here, before any
 rule is parsed. What comes out is as if it had all been given with flags; the profile's line that
-something comes from is kept, for whoever explains it.
+something comes from is kept, so that `why` can name it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SEVERAL: Final = "+"
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a command is started with: `given` are its parameters, a profile's entries included.
+    """The settled parameters of a command: `given` has them with a profile's entries.
 
     `sources` are as NetworkOptions has them.
     """
@@ -109,7 +109,7 @@ def _settled(
     notes += suffix_warnings(given["allow_domain"])
     if given["upstream_proxy"] == FROM_ENVIRONMENT:
         notes += environment_warnings(os.environ)
-    # Whoever writes a profile decides over the next cage.
+    # A command that can write a profile decides over the next cage.
     own = str(profile_directory(os.environ).parent)
     return replace(chosen, notes=notes, configuration=own)
 
@@ -134,7 +134,7 @@ def _check_patterns(values: Mapping[str, Any]) -> None:
 
 
 def _comes_with_its_socket(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether a variable leads to a socket that a flag grants: it is passed on with that."""
+    """Return whether a variable leads to a socket that a flag grants: it is passed on then."""
     path = socket_path(name, os.environ)
     if path is None:
         return False
@@ -268,7 +268,7 @@ def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
 
 def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
     """Warn of a profile that the command can rewrite for the next run, or put another in place of:
-    whoever can replace a symlink on the way to it says what is found there."""
+    a symlink on the way to it that the command can replace decides what is found there."""
     warnings = []
     for path in files:
         real, links, _ = follow(os.path.abspath(path))
@@ -307,7 +307,7 @@ def _covers(granted: str, path: str) -> bool:
 def _expand_groups(
     given: dict[str, Any], home: str, writable: Sequence[str], sources: Sources
 ) -> Sequence[str]:
-    """Put the hosts of groups in their names' place; return what has to be said about it."""
+    """Put the hosts of groups in their names' place; return the warnings about them."""
     entries: Sequence[str] = ()
     warnings: Sequence[str] = ()
     named = PACKAGE_REGISTRIES in (*given["allow_domain"], *given["deny_domain"])

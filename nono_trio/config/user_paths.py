@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def profile_directory(environ: Mapping[str, str]) -> Path:
-    """Where the user's own profiles are: $XDG_CONFIG_HOME/nono-trio/profiles."""
+    """Return the directory of the user's own profiles: $XDG_CONFIG_HOME/nono-trio/profiles."""
     configured = environ.get("XDG_CONFIG_HOME", "")
     base = Path(configured) if os.path.isabs(configured) else Path(home_of(environ), ".config")
     return base / "nono-trio" / "profiles"

@@ -1,4 +1,4 @@
-"""Whether `run` would work on this machine, and how isolated: prepared and launched as a run is.
+"""Try whether `run` works on this machine, and in which isolation, with cages as runs have them.
 
 Rules: the cages that are tried come from `prepare_run`, so what is found holds for real runs;
 nothing is executed in them and nothing is recorded.
@@ -67,7 +67,7 @@ def examine(options: RunOptions) -> list[Check]:
 
 
 def best_isolation(checks: Sequence[Check]) -> Isolation | None:
-    """What `run` gets by `auto` on a machine with these findings; None when it can't run at all."""
+    """Return what `auto` takes on a machine with these findings; None if no cage can be built."""
     if not any(check.degrades for check in checks):
         return "namespace"
     works = {check.name for check in checks if check.state == "ok"}
@@ -91,7 +91,7 @@ def try_isolation(options: RunOptions, isolation: Isolation) -> CageFailed | Non
 
 
 def chosen_isolation(options: RunOptions) -> Isolation:
-    """What `run` would end up with: `auto` takes namespaces unless this machine refuses them.
+    """Return the isolation of a run: `auto` takes namespaces unless this machine refuses them.
 
     Raises CageFailed where the cage can't be built, UsageError and CommandNotFound as
     `prepare_run`.

@@ -52,7 +52,7 @@ _UNRESOLVED = (
     "names are not resolved here: when it is dialled each address is checked too (metadata and"
     " link-local never, loopback and private ranges only for entries that mean them)"
 )
-# A program that makes a terminal opens both, the host's where the cage has none of its own.
+# A program that makes a terminal opens both: the cage's own, or without them the host's.
 _PTS, _PTMX = "/dev/pts", "/dev/ptmx"
 # A command that every cage can start: what is asked for is the cage.
 _PROBE = "true"
@@ -70,7 +70,7 @@ _NO_ISOLATION = "--isolation none: the command can reach any network past the pr
 
 @dataclass(frozen=True)
 class Answer:
-    """What holds; `rule` is the flag, entry or group that decided, `hint` what would change it."""
+    """The answer; `rule` is the flag, entry or group that decided, `hint` what would change it."""
 
     subject: str
     allowed: bool
@@ -142,7 +142,7 @@ def _way(
     if pinned is not None:
         yield f"pinned to {', '.join(pinned)}"
     elif upstream is not None and not upstream.bypass.covers(host):
-        yield f"through the upstream proxy {upstream.shown}, which resolves names by itself"
+        yield f"through the upstream proxy {upstream.shown}, which resolves the names"
     elif host.address is None:
         if verdict.looked_up:
             yield format_looked_up(verdict.looked_up)
@@ -156,7 +156,7 @@ def _is_transparent(options: RunOptions) -> bool:
 def _lets_through(inspection: Inspection, port: int) -> str:
     passed = "whatever is spoken, its bytes are not looked at"
     if inspection is Inspection.TLS:
-        passed = "TLS, whose hello may hide the name it asks for (ECH) or have none"
+        passed = "TLS, whose hello may hide the name it asks for (ECH) or omit it"
     elif inspection is Inspection.NAME:
         is_http = port == HTTP_PORT
         passed = "HTTP with this host in its Host field" if is_http else "TLS with this host's name"
@@ -221,7 +221,7 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
 
 
 def _isolation_here(options: RunOptions) -> tuple[Isolation, tuple[str, ...]]:
-    """What a run would get on this machine, and what has to be said about it."""
+    """Return the isolation of a run on this machine, and notes about it."""
     preferred = preferred_isolation(options)
     if preferred == "none" or not options.sandbox:
         return preferred, ()
@@ -229,11 +229,12 @@ def _isolation_here(options: RunOptions) -> tuple[Isolation, tuple[str, ...]]:
     try:
         chosen = chosen_isolation(probed)
     except (CageFailed, CommandNotFound) as failed:
-        here = f"answered for {preferred} isolation, which was not to be had here"
+        here = f"answered for {preferred} isolation, which is not available on this machine"
         return preferred, (f"{here}: {failed.message}",)
     if chosen == preferred:
         return chosen, ()
-    return chosen, (f"answered for {chosen} isolation: namespaces are not to be had here",)
+    note = f"answered for {chosen} isolation: namespaces are not available on this machine"
+    return chosen, (note,)
 
 
 def _path_notes(path: str) -> tuple[str, ...]:
@@ -281,7 +282,7 @@ def _without_grant(
     operation: Operation,
     notes: tuple[str, ...],
 ) -> Answer:
-    """What a path is that nobody granted: the cage's own, protected, or just not there."""
+    """Answer for a path without a grant: the cage's own, protected, or just not there."""
     subject = f"{operation} {path}"
     own = _own_grant(files, isolation, home, path, operation)
     is_private = (
@@ -311,14 +312,14 @@ def _without_grant(
 
 
 def _is_of_the_host(path: str, own: Grant) -> bool:
-    """Whether something of the host's is meant that a private directory hides."""
+    """Return whether a path means a file of the host that a private directory hides."""
     return path != own.path and os.path.lexists(path)
 
 
 def _own_grant(
     files: FilePlan, isolation: Isolation, home: str | None, path: str, operation: Operation
 ) -> Grant | None:
-    """What the cage grants of itself: private directories, its home, devices, its /proc."""
+    """Return the cage's own grant of a path: private directories, its home, devices, /proc."""
     caged = cage_files(files, isolation, sandbox=True, temporary=None, home=home)
     if isolation == "namespace":
         texts = own_files("", transparent=True, granted=files.user_paths)

@@ -1,7 +1,7 @@
-"""What is told before a run because it would fail later, in words that do not name the cause.
+"""Warnings before a run about what would fail later with an error that does not name the cause.
 
 Each is a warning with the grant that would do. Rules: a file that commands may have written (a
-repository's) is read as hostile, bounded, and its paths are told only if they are printable and
+repository's) is read as hostile, bounded, and its paths are shown only if they are printable and
 lead to what they claim to be; nothing here grants anything.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from nono_trio.sandbox.filesystem.plan import FilePlan
 
-# Where programs and libraries are told the certificates that they trust.
+# Variables that name the certificates that programs and libraries trust.
 CERTIFICATE_VARIABLES: Final = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
     "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_PROXY_SSL_CAINFO", "AWS_CA_BUNDLE", "PIP_CERT",
@@ -138,7 +138,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _single_files(files: FilePlan) -> Iterator[str]:
-    """Say what a writable file by itself does not allow: a file beside it."""
+    """Warn that a grant of one writable file allows no file beside it."""
     alone = [
         grant.path
         for grant in files.grants

@@ -87,7 +87,7 @@ class ChildService:
         self._deadline: float | None = None
         self._ports = SourcePorts()
         self._listened: list[tuple[int, PortRelay]] = []
-        self.notes: list[str] = []  # for whoever started the run
+        self.notes: list[str] = []  # for the user
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
@@ -120,11 +120,11 @@ class ChildService:
 
     @property
     def timed_out(self) -> bool:
-        """Whether the timeout ended the command."""
+        """Return whether the timeout ended the command."""
         return self._timed_out
 
     def _was_timed_out(self, ended: ChildEnded) -> bool:
-        """Whether the launcher kept the deadline, while we could not."""
+        """Return whether the launcher kept the deadline when we could not."""
         is_over = self._deadline is not None and trio.current_time() >= self._deadline
         return is_over and ended.signal == SIGKILL
 
@@ -175,7 +175,7 @@ class ChildService:
         return ended
 
     def _admits(self) -> Admits | None:
-        """Who may connect to the proxy where others could: only the command, if it is known."""
+        """Return the check that a client is the command, where other programs could connect too."""
         if self._run.plan.isolation == "namespace" or self._launched.notifications is None:
             return None
         return self._ports.admits
@@ -183,7 +183,7 @@ class ChildService:
     def _transparent(
         self, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder
     ) -> Callable[[], Awaitable[None]] | None:
-        """What serves the transparent network, if the cage has one."""
+        """Return the server of the transparent network, if the cage has one."""
         if not self._run.plan.transparent_ports:
             return None
         own_names = self._run.own_names.addresses

@@ -2,7 +2,7 @@
 held back from the child. A dump is written to the working directory, which the next cage may read.
 
 Rules: both locks, since a dump that is piped to a program (systemd-coredump) is not stopped by the
-limit alone; before the launcher is started; the command gets the limit of whoever started us.
+limit alone; before the launcher is started; the command gets our caller's limit.
 """
 
 from __future__ import annotations

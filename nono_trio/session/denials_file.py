@@ -39,9 +39,9 @@ DIRECTORY: Final = "denials"
 MAX_BYTES: Final = 64 * 1024
 FULL: Final = "more was denied than fits here: nono-trio audit show {}\n"
 _ROOM_FOR_END: Final = 256
-# Where the view has nothing of the host's: the first of them that no grant covers.
+# Paths of the view that never show the host's files: the first that no grant covers is taken.
 _SHOWN: Final = ("/run/nono-trio/denials", *(f"{path}/.nono-trio-denials" for path in PRIVATE))
-# Between being made and being locked a file is nobody's for microseconds.
+# A new file is unlocked for microseconds.
 _ABANDONED_SECONDS: Final = 60.0
 _MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
 
@@ -67,7 +67,7 @@ class DenialsFile:
         self._told: set[str] = set()
 
     def mounts(self) -> list[MountOp]:
-        """What shows it in the cage's view; nothing where the command sees the file itself."""
+        """Return the mount that shows it in a view; nothing if the command sees the file itself."""
         if self.path == self.source:
             return []
         found = os.fstat(self._descriptor)
@@ -109,7 +109,7 @@ def open_denials(
         path = _shown_at(grant.real for grant in (*files.grants, *files.sockets))
         if path is None:
             return None
-    with suppress(OSError):  # a state directory that can't be written is told by the log
+    with suppress(OSError):  # the log reports a state directory that can't be written
         return DenialsFile(state_root, path)
     return None
 
@@ -126,7 +126,7 @@ def _shown_at(granted: Iterable[str]) -> str | None:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove files of sessions whose supervisor was killed: nobody has locked them."""
+    """Remove files of sessions whose supervisor was killed: they are unlocked."""
     with suppress(OSError), os.scandir(directory) as entries:
         for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False):
             with suppress(OSError):

@@ -16,7 +16,7 @@ import resource
 
 from nono_trio.errors import UsageError
 
-# What launcher and supervisor have open at the start beside sockets of ports.
+# Descriptors that launcher and supervisor have open at the start beside sockets of ports.
 _AT_THE_START = 64
 # Twice the proxy's connections, and again as much for relays, files and the loop itself.
 WANTED = 8192
@@ -59,7 +59,7 @@ class StandardStreams:
                 self._flags[descriptor] = fcntl.fcntl(descriptor, fcntl.F_GETFL)
 
     def put_back(self) -> None:
-        """Set the flags that they had; only once nobody of the cage is left to change them."""
+        """Set the flags that they had; only once no process of the cage is left to change them."""
         for descriptor, flags in self._flags.items():
             with contextlib.suppress(OSError):
                 if fcntl.fcntl(descriptor, fcntl.F_GETFL) != flags:

@@ -1,4 +1,4 @@
-"""What the child of a cage without a network of its own tried to reach past the proxy.
+"""Connections past the proxy, tried by the child of a cage without a network of its own.
 
 The guard (`sandbox.broker.connect_broker`) refuses it; here it becomes a decision in the log, and
 a sentence after the run, since such a program shows no more than "permission denied". Rules: the
@@ -31,7 +31,7 @@ UNSEEN: Final = format_reason(DenialCode.DIRECT_UNKNOWN)
 class DirectConnections:
     """Records refused connections.
 
-    `count` is how many there were; `unseen`, of how many more nobody can say where they led.
+    `count` is how many there were; `unseen` is how many more there were whose target is not known.
     """
 
     def __init__(self, recorder: RecordsDecisions) -> None:
@@ -56,7 +56,7 @@ class DirectConnections:
                 )
 
     def notes(self) -> list[str]:
-        """What whoever started the run is told of them."""
+        """Return sentences about them for the user."""
         told = []
         if self.count:
             told.append(

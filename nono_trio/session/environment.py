@@ -1,6 +1,6 @@
 """The child's environment: what is passed on, what never is, and how programs find the proxy.
 
-What is passed on is decided in core/policy/variables.py. Rules: our own names are set by us alone,
+core/policy/variables.py decides what is passed on. Rules: our own names are set by us alone,
 last; values are passed as they are, in memory only (the launcher gets them over its socket, never
 through argv), and no message has one.
 """

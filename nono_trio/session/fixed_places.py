@@ -42,7 +42,7 @@ def fixed_place_variables(
 
 
 def _gits_files_are_closed(files: FilePlan) -> bool:
-    """Whether the user has settings of git's that exist and can't be read: git gives up then."""
+    """Return whether git's settings of the user exist and can't be read: git gives up then."""
     home = home_directory()
     configuration = os.environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(configuration):

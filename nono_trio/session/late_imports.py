@@ -18,5 +18,5 @@ class LateImport(NonoTrioError, ImportError):
 
 
 def refuse_late_imports() -> None:
-    """Raise LateImport for every further import of this process, for good."""
+    """Raise LateImport for every further import of this process; irrevocable."""
     freeze_imports(LateImport)

@@ -1,7 +1,7 @@
 """Launch the cage of a prepared run: its cgroup, its launcher, a weaker cage where one is refused.
 
 Rules of this file: the launcher is started first and trio imported after it, so that the two
-start-ups overlap; a weaker cage is taken only where the user left the choice to us, and is said.
+start-ups overlap; a weaker cage is taken only if the user left the choice to us, with a warning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told what while a session lives: called on the loop, so they must not block."""
+    """Callbacks of a session, called on the loop, so they must not block."""
 
     warn: Callable[[str], None]
     observe: Sequence[Callable[[int, Payload], None]] = ()
@@ -43,7 +43,7 @@ class Listeners:
 
 @dataclass(frozen=True)
 class Started:
-    """A cage that is shut in and waits for "go", as it was built in the end."""
+    """A cage that is shut in and waits for "go", after every fallback."""
 
     launched: Launched
     sockets: dict[str, socket.socket]

@@ -1,4 +1,4 @@
-"""What the kernel opens to start a program: the links that lead to it, and what interprets it.
+"""Files that the kernel opens to start a program: links that lead to it, its interpreters.
 
 Rules of this file: a symlink on the way is shown in the cage, as it says no more than a name; what
 would have to be read beside the program is named before anything is started, with the grant that
@@ -47,7 +47,7 @@ def links_to_show(executable: str, files: FilePlan, home: str | None) -> list[st
 
 
 def _interpreters(executable: str) -> Iterator[str]:
-    """What the kernel starts for a program, in turn, as far as it is there."""
+    """Files that the kernel starts for a program, in turn, as far as they exist."""
     path = executable
     for _ in range(_MOST):
         found = _interpreter(path)
@@ -89,5 +89,5 @@ def _may_be_another(path: str, home: str | None) -> bool:
 
 
 def _is_free(path: str, files: FilePlan) -> bool:
-    """Whether nothing on the way to it is closed: not even a name is made there."""
+    """Return whether nothing on the way to it is closed: not even a name is made there."""
     return files.protection is None or files.protection.closing(path) is None

@@ -28,7 +28,7 @@ _SYSTEMS: Mapping[str, tuple[str, tuple[Isolation, ...]]] = {
 
 
 def preferred_isolation(options: RunOptions) -> Isolation:
-    """What is tried first: `auto` begins with the best that this system has.
+    """Return the isolation to try first: `auto` begins with the best that this system has.
 
     Raises CageFailed on a system without a cage, UsageError for another system's isolation.
     """
@@ -46,7 +46,7 @@ def preferred_isolation(options: RunOptions) -> Isolation:
 def require_process_control(proc: Path = Path("/proc")) -> None:
     """Raise CageFailed where this system lacks what every cage is seen and ended by.
 
-    Without /proc nobody finds what a command left running; without pidfds a signal could reach a
+    Without /proc we can't find what a command left running; without pidfds a signal could reach a
     stranger.
     """
     if ON_MACOS:

@@ -1,4 +1,4 @@
-"""What policy.json says of a session: gathered from its options and from the cage as it was built.
+"""The content of policy.json: gathered from a session's options and from the cage as it was built.
 
 Rules of this file: names of variables, never their values; every text is made valid UTF-8 (a path
 may be any bytes). It is called after every fallback, so it describes the cage that is in force. To
@@ -64,7 +64,7 @@ def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
 
 
 def proxy_policy(options: SessionOptions) -> SessionPolicy:
-    """Return what a proxy by itself lets through: it has no cage, and looks at no files."""
+    """Return the policy of a proxy without a command: it has no cage and no files."""
     return SessionPolicy(
         name=options.name,
         network=_network(options.network),

@@ -1,4 +1,4 @@
-"""What a run would otherwise import while its command runs: loaded before "go".
+"""Import before "go" all that a run would otherwise import while its command runs.
 
 To add a late import to the path of a run, add its module here; else it is refused when it comes
 (late_imports.py). Name service modules of the C library are libraries of the same kind. Nothing
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # ASCII.
 _MODULES: Final = ("linecache", "idna", "idna.uts46data", "ctypes")
 _CODECS: Final = ("idna", "punycode")
-# Where the supervisor makes the command's connections itself.
+# For a supervisor that makes the command's connections itself.
 _GUARD_MODULES: Final = (
     "nono_trio.sandbox.broker.connect_broker",
     "nono_trio.sandbox.broker.metadata_broker",
@@ -69,7 +69,7 @@ def _name_services() -> Iterator[str]:
 
 
 def _is_old() -> bool:
-    """Whether the C library's own services are libraries apart; musl has none at all."""
+    """Return whether the C library's own services are libraries apart (never in musl)."""
     with suppress(OSError, ValueError):
         found = (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ").split(".")
         return found != [""] and tuple(map(int, found[:2])) < (2, 34)

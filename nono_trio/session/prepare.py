@@ -121,8 +121,8 @@ def prepare_run(
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
     `isolation` overrides the options': `auto` begins with the best of this system. `dry`: nothing
-    is made that outlives this run, so a kept home is neither made nor taken. `tell` is told at once
-    what is copied into a new one.
+    is made that outlives this run, so a kept home is neither made nor taken. `tell` gets a sentence
+    for each file that is copied into a new one.
     """
     # Refused here, before anything is made.
     network = options.session.network
@@ -180,7 +180,7 @@ def prepare_run(
         landlock_abi=program.landlock_abi,
         warnings=[
             *options.notes,
-            *(program.files.warnings if options.sandbox else ()),  # about grants: it has none
+            *(program.files.warnings if options.sandbox else ()),  # about grants
             *held_back_warnings(variables.inherited.held_back),
             *(advice(variables.before_home, program.files) if options.sandbox else ()),
             *limits.warnings,
@@ -313,7 +313,7 @@ def _temporary_variables(
 
 
 def _deadline(options: RunOptions) -> float | None:
-    """When the launcher ends the cage by itself: after what the supervisor does at the timeout."""
+    """Seconds until the launcher ends the cage: after the supervisor had its time to do it."""
     if options.timeout_seconds is None:
         return None
     return options.timeout_seconds + options.session.grace_seconds + LAUNCHERS_MARGIN

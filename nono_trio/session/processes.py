@@ -2,10 +2,10 @@
 
 Loop-free: `ps`, `stop` and `inspect` must be quick. Rules of this file: a process is known by its
 pid *and* its start time, and signalled through a handle that was opened before the two were
-compared, so a pid that somebody else got meanwhile is never signalled; what session.json says of a
-pid is believed only where that process belongs to the owner of the session's directory and holds
+compared, so a pid that another process got meanwhile is never signalled; a pid of session.json
+is believed only where that process belongs to the owner of the session's directory and holds
 the lock of its log, because root reads directories that others fill; the supervisor is never
-killed: it alone can seal the log, and it ends the whole tree of the child by itself.
+killed: it alone can seal the log, and it ends the whole tree of the child.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def require_outside(audit_root: Path, environ: Mapping[str, str]) -> None:
 
 
 def look_at(session: StoredSession) -> Running:
-    """What is known now of one session that `glance.look` has looked at."""
+    """Return the present state of one session that `glance.look` has read."""
     status = bound_status(session)
     pid = session.supervisor.pid if session.alive and session.supervisor is not None else None
     if pid is not None and not supervises(pid, session.directory, _ROOT):
@@ -89,7 +89,7 @@ def look_at(session: StoredSession) -> Running:
         cage = [process for above in cage for process in table.children(above)]
     commands = [command for init in cage for command in table.children(init)]
     if not commands:
-        # A proxy by itself has none; a run has none any more while its log is being sealed.
+        # A proxy without a command never has one, a run not while its log is being sealed.
         state: ChildState = "none" if _is_proxy(session) else "ended"
         return Running(session, status, pid, state, None, 0)
     return Running(session, status, pid, "running", commands[0], _count_below(table, cage))
@@ -102,7 +102,7 @@ def overview(audit_root: Path, *, every: bool) -> list[Running]:
 
 
 def supervises(pid: int, directory: Path, *others: int) -> bool:
-    """Whether a process is the supervisor of the session in `directory`.
+    """Return whether a process is the supervisor of the session in `directory`.
 
     It belongs to the directory's owner alone (or to one of `others`, to be shown, never to be
     signalled: root may keep its log in a user's directory), and it holds the log's lock.
@@ -163,7 +163,7 @@ def _supervisor(directory: Path) -> Iterator[ProcessHandle]:
             hint=f"ask it yourself: kill -TERM {pid}",
         ) from error
     try:
-        # After the handle is open: if the process it stands for is the right one, it stays that.
+        # After the handle is open: if its process is the right one, it stays that.
         if handle is None or summary is None or status_of(directory, summary) != "running":
             raise _not_running(directory)
         if not supervises(pid or 0, directory):

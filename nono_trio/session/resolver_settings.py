@@ -1,6 +1,6 @@
-"""What this machine's files say of names, read once when a session starts.
+"""The resolver settings of this machine's files, read once when a session starts.
 
-What is appended to a name without a dot: so the names that a session may look up are fixed with its
+The suffixes of a name without a dot are read: so the names of a session are fixed with its
 policy, and each can be checked and recorded before it is asked for. And which names mean the
 machine itself, and so the cage.
 """

@@ -1,9 +1,9 @@
-"""Which kernel mechanism carries each limit on this machine, or why none does.
+"""The kernel mechanism that carries each limit on this machine, or why there is none.
 
 Rules: a limit that would not hold is refused, never accepted silently; one that holds for each
 process instead of the whole cage is warned of. A cage that was given no limit on processes gets one
-all the same, so that a fork bomb ends with the session; where there is none to be had (root without
-a cgroup), what the cage holds says so.
+all the same, so that a fork bomb ends with the session; a machine that can't carry it (root without
+a cgroup) runs without, and the cage's description says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PlannedLimits:
     cgroup_parent: Delegated | None = None
     warnings: tuple[str, ...] = ()
     enforcement: tuple[str, ...] = ()
-    cgroup_required: bool = True  # False: asked for by nobody, and done without where it fails
+    cgroup_required: bool = True  # False: no option asked for it, and the run goes on without it
 
 
 # More than a build or a browser starts at once, less than takes a machine's memory.
@@ -47,7 +47,7 @@ _NO_LIMIT = (
 def plan_limits(limits: Limits, *, own_users: bool) -> PlannedLimits:
     """Choose the mechanisms; raises UsageError for a limit that this machine can't enforce.
 
-    `own_users`: the cage has a user namespace, in which the kernel counts by itself (Linux 5.14).
+    `own_users`: the cage has a user namespace, in which the kernel counts apart (Linux 5.14).
     """
     planned = _plan_wanted(limits, own_users=own_users)
     if limits.max_processes is not None or ON_MACOS:
@@ -56,7 +56,7 @@ def plan_limits(limits: Limits, *, own_users: bool) -> PlannedLimits:
 
 
 def _with_default(planned: PlannedLimits, *, own_users: bool) -> PlannedLimits:
-    """Add a limit on processes that nobody has asked for, by whatever carries it here."""
+    """Add the default limit on processes, by whatever this machine has for it."""
     per_process, whole_cage = dict(planned.per_process), dict(planned.whole_cage)
     parent = planned.cgroup_parent
     if os.geteuid() != 0:
@@ -99,7 +99,7 @@ def _default_as_user(*, own_users: bool) -> int:
 
 
 def counts_by_namespace(release: str) -> bool:
-    """Whether this Linux counts a user's processes in each user namespace by itself."""
+    """Return whether this Linux counts a user's processes in each user namespace apart."""
     major, _, rest = release.partition(".")
     minor = rest.partition(".")[0]
     return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 14)

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A session that has ended, and where its log is; `notes` are sentences about it for whoever
-    started it."""
+    """A session that has ended, and its log; `notes` are sentences about it for the user."""
 
     outcome: Outcome
     record: SessionRecord
@@ -82,7 +81,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
         grace_seconds=options.session.grace_seconds,
         timeout_seconds=options.timeout_seconds,
     )
-    # The child shares the terminal and can have it stop whoever writes from the background.
+    # The child shares the terminal and can have it stop us when we write from the background.
     # Only now: what is ignored when the launcher is started, the command ignores too.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     supervisor.writer.watchdog.ends.append(

@@ -1,4 +1,4 @@
-"""What is made for one run: listener, terminal, directories, home, the file of denials.
+"""The resources of one run: listener, terminal, directories, home, the file of denials.
 
 Rules of this file: nothing is made before the options are checked (prepare.py); `close` gives back
 everything, and a home that can't be made takes the temporary directory with it.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunResources:
-    """What belongs to one run alone.
+    """The resources that belong to one run alone.
 
     `listener` is the proxy's on the host, and `temporary` a directory of the session's own, where
     the cage has no network and no /tmp of its own. `port` is the proxy's as the command knows it,
@@ -71,7 +71,8 @@ def make_resources(
 ) -> RunResources:
     """Make what a run has to itself; raises UsageError or CageFailed.
 
-    `dry`: the home is neither made nor taken. `tell` is told at once what is copied into a new one.
+    `dry`: the home is neither made nor taken. `tell` gets a sentence for each file
+    that is copied into a new home.
     """
     wanted = options.session.network.proxy_port
     listener = None if isolation == "namespace" else listen(wanted)

@@ -1,4 +1,4 @@
-"""What the user's signals mean: the first asks the session to end, the second to hurry.
+"""The user's signals: the first asks the session to end, the second to hurry.
 
 The receiver is the outermost lifetime of a session: it stays open until the log is sealed, so a
 second Ctrl-C shortens what is being waited for and never cuts the seal. Signals that mean something
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT)
 _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH)
 _REAL_TIME = range(getattr(signal, "SIGRTMIN", 0), getattr(signal, "SIGRTMAX", -1) + 1)
-# What ends a program that has no handler. Not: faults of our own, which must end us.
+# Signals that end a program without a handler, but for faults of our own, which must end us.
 _OUTLIVED = ("SIGXCPU", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT", "SIGEMT")
-# Of each, a program that is not stopped sees one at a time, whoever sends how many.
+# Of each, a program that is not stopped sees one at a time, however many are sent.
 _MOST_WAITING = 128
 
 
@@ -85,7 +85,7 @@ class Shutdown:
 
     def __init__(self) -> None:
         self._phase: AsyncValue[Phase] = AsyncValue(Phase.RUNNING)
-        self.signal = int(signal.SIGTERM)  # what the child is told; the first signal that came
+        self.signal = int(signal.SIGTERM)  # passed on to the child: the first signal that came
         self._pass_on, self._passed_on = trio.open_memory_channel[int](_MOST_WAITING)
 
     async def watch(self, signals: AsyncIterator[int]) -> None:

@@ -2,8 +2,8 @@
 
 Any program of this machine can connect to a port on loopback. In landlock isolation the supervisor
 makes the command's connections itself, so it knows their source ports. Rules: a port is good for
-one connection, as somebody else may have it afterwards; the guard adds it before the command knows
-that it is connected; the token is asked for all the same.
+one connection, as another program may get it afterwards; the broker adds it before the command
+knows that it is connected; the token is asked for all the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SourcePorts:
                 del self._expected[next(iter(self._expected))]
 
     def admits(self, address: Any) -> bool:  # noqa: ANN401  (as accept(2) gives it)
-        """Whether the peer at `address` is the command; once for each that was expected."""
+        """Return whether the peer at `address` is the command; once for each that was expected."""
         host, port, *_ = address
         with self._changing:
             return host == "127.0.0.1" and self._expected.pop(port, self) is None

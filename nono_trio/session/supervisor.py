@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 10.0
 # A dozen system calls; a state on a file system that hangs is the seal's to tell of.
 HEAL_SECONDS = 2.0
-# What a shell gives for a program that ended by SIGINT: an interrupted session without a child.
+# A shell gives this for a program that ended by SIGINT; for an interrupted session without a child.
 INTERRUPTED = 128 + signal.SIGINT
 
 
 class Service(Protocol):
-    """What a session does while it accepts: run a child, or wait for a signal."""
+    """The work of a session while it accepts: run a child, or wait for a signal."""
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Serve connections into `handlers` until the end; return the session's exit code."""

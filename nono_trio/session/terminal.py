@@ -37,7 +37,7 @@ class Terminal:
 
     @property
     def is_ours(self) -> bool:
-        """Whether our process group is in the foreground of a terminal."""
+        """Return whether our process group is in the foreground of a terminal."""
         if self._descriptor is None:
             return False
         try:
@@ -47,7 +47,7 @@ class Terminal:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a controlling terminal at all."""
+        """Return whether there is a controlling terminal at all."""
         return self._descriptor is not None
 
     def take_back(self) -> None:
@@ -56,17 +56,17 @@ class Terminal:
             return
         # From the background, it would stop us. Only here: the child must not inherit it.
         before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        with contextlib.suppress(OSError):  # hung up: nobody is there
+        with contextlib.suppress(OSError):  # hung up
             os.tcsetpgrp(self._descriptor, os.getpgrp())
         signal.signal(signal.SIGTTOU, before)
 
     def settle(self) -> None:
-        """Put back what the child left: a stopped terminal, one that nobody else may open, and,
+        """Put back what the child left: a stopped terminal, an exclusive one, and,
         where it is both our stdin and our stdout, its modes.
 
-        Where they were changed, what was typed meanwhile is dropped: it may be the terminal's
-        answers to the child's queries, and would be taken for commands. In a pipe to a pager the
-        modes are the pager's.
+        If the modes were changed, input that was typed meanwhile is dropped: it may be the
+        terminal's answers to the child's queries, and would be taken for commands. In a pipe to a
+        pager the modes are the pager's.
         """
         if self._descriptor is None:
             return
@@ -104,7 +104,7 @@ class Terminal:
             return None
 
     def _is_exclusive(self) -> bool:
-        """Whether the terminal was exclusive already; no, where the system can't be asked."""
+        """Return whether the terminal was exclusive; False if the system can't tell."""
         if self._descriptor is None or _TIOCGEXCL is None:
             return False
         answer = bytearray(_INT.size)
@@ -114,7 +114,7 @@ class Terminal:
 
 
 def _is_controlling(descriptor: int) -> bool:
-    """Whether our controlling terminal is open there: only of that one can this be asked."""
+    """Return whether a descriptor is our controlling terminal: the calls work on that one only."""
     try:
         os.tcgetpgrp(descriptor)
     except OSError:

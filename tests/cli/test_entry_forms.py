@@ -18,7 +18,7 @@ PORTS = (22, 80, 443, 8443)
 
 
 def shown(entries: list[str], host: str) -> dict[int, Inspection]:
-    """What a policy asks of connections to the ports that it allows."""
+    """Return what a policy asks of connections to the ports that it allows."""
     policy = Policy.build(entries)
     verdicts = {port: policy.decide(parse_host(host), port) for port in PORTS}
     return {port: verdict.inspection for port, verdict in verdicts.items() if verdict.allowed}

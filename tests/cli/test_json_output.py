@@ -16,7 +16,7 @@ from nono_trio.cli.main import exit_code
 
 @dataclass
 class Row:
-    """What a command may print."""
+    """A value that a command may print."""
 
     name: str
     count: int

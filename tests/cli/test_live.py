@@ -118,7 +118,7 @@ def test_what_no_entry_would_have_opened_is_told_with_its_reason():
 
 
 def test_a_request_without_the_token_is_no_denial_of_the_run():
-    """Where others can reach the listener it may be anybody's: no job fails for it."""
+    """Another program that reaches the listener may have sent it: no job fails for it."""
     refused = msgspec.structs.replace(event("a.test"), denial_category="authentication_failed")
     count = DenialCount()
     count.observe(0, Network(event=refused))

@@ -26,7 +26,7 @@ def test_list(sessions, own):
     assert len(lines) == len(profiles.available(environ(sessions)))
     assert lines[0].split()[:3] == ["bad", "user", "broken:"]
     assert lines[1].split() == ["ci", "user", "mine"]
-    assert any("yours of that name stands before it" in line for line in lines)
+    assert any("yours of that name shadows it" in line for line in lines)
     told = json.loads(sessions.call("profile", "list", "--json").stdout)
     assert told["schema"] == 1
     rows = {(row["name"], row["source"]): row for row in told["profiles"]}

@@ -27,7 +27,7 @@ ID = "0123456789abcdef"
 STUBBORN = ["sh", "-c", 'trap "" TERM; sleep 61; sleep 62']
 
 
-# Holds the lock of the log it is told of, as a supervisor does, and ends by SIGTERM.
+# Holds the lock of the log that its stdin names, as a supervisor does; SIGTERM ends it.
 SUPERVISOR = """
 import fcntl, signal, sys, time
 held = open(sys.stdin.readline()[:-1], "rb+")
@@ -48,7 +48,7 @@ def standing_in(code=SUPERVISOR):
 
 @pytest.fixture
 def sleeper():
-    """A process that stands in for a supervisor: ends by SIGTERM."""
+    """A process in the place of a supervisor; SIGTERM ends it."""
     with standing_in() as process:
         yield process
 
@@ -202,7 +202,7 @@ def test_a_reused_pid_is_never_signalled(root, sleeper):
 
 
 def test_the_pidfd_is_open_before_the_process_is_compared(root, sleeper, monkeypatch):
-    """The other order could signal whoever gets the pid between the two."""
+    """The other order could signal another process that gets the pid between the two."""
     directory = supervised(root, sleeper)
     order = []
     opened, compared = os.pidfd_open, processes.status_of
@@ -225,7 +225,7 @@ def test_an_end_without_a_seal_is_said(run, root, sleeper):
 
 
 def test_a_supervisor_is_never_killed(root, monkeypatch):
-    """Asked twice, then left: whoever kills it leaves the log unsealed."""
+    """Asked twice, then left: a kill would leave the log unsealed."""
     code = SUPERVISOR.replace(
         "print(",
         "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\nprint(",

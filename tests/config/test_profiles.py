@@ -21,7 +21,7 @@ BUILT_IN = [
 
 @pytest.fixture
 def cage(sessions):
-    """What `run --dry-run` makes of arguments, as data."""
+    """Return the cage of `run --dry-run` with some arguments, as data."""
 
     def cage(*arguments, **settings):
         done = sessions.run("--dry-run", "--json", *arguments, "--", "true", **settings)
@@ -49,7 +49,7 @@ def test_the_built_in_profiles_are_whole(sessions):
 
 
 def test_no_built_in_profile_lets_a_command_write_outside_its_work(sessions):
-    """What runs later outside of any cage reads its caches, programs and settings in the home."""
+    """A program that runs later outside of any cage reads its own files in the home."""
     for found in profiles.available(environ(sessions)):
         files = profiles.load_found(found, environ(sessions)).sourced.profile.filesystem
         assert set(files.allow) <= {"$WORKDIR"}, found.name
@@ -276,7 +276,7 @@ def test_a_profile_inside_a_grant_is_warned_of(sessions, cage):
 
 @pytest.mark.parametrize("given", ["link.toml", "links/agent.toml"])
 def test_a_profile_behind_a_link_inside_a_grant_is_warned_of(sessions, cage, given):
-    """Who may replace the link says what the next run's profile is."""
+    """A command that can replace the link decides what the next run's profile is."""
     work, elsewhere = sessions.home / "work", sessions.home / "elsewhere"
     work.mkdir()
     elsewhere.mkdir()

@@ -100,7 +100,7 @@ def test_inside_a_cage_it_says_so(tmp_path):
     ]
 
 
-# -- what a failed launch is told as --------------------------------------------------------------
+# -- the messages of a failed launch --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -246,11 +246,11 @@ def test_the_answer_is_for_the_isolation_that_this_machine_gives(sessions):
     auto = ask_without_namespaces()
     assert auto["status"] == "denied"
     assert auto["notes"][0] == (
-        "answered for landlock isolation: namespaces are not to be had here"
+        "answered for landlock isolation: namespaces are not available on this machine"
     )
     asked = ask_without_namespaces("--isolation", "namespace")
     assert asked["status"] == "allowed"
-    assert asked["notes"][0].startswith("answered for namespace isolation, which was not to be had")
+    assert asked["notes"][0].startswith("answered for namespace isolation, which is not available")
 
 
 # -- the command ----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ LAUNCHER = "nono_trio.sandbox.launcher"
 
 
 def imported(module: str, known: dict[str, ast.Module]) -> set[str]:
-    """The modules of ours that a module names in an import, wherever that stands."""
+    """The modules of ours that a module names in an import, anywhere in it."""
     names = set()
     for node in ast.walk(known[module]):
         if isinstance(node, ast.ImportFrom):

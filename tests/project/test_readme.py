@@ -15,7 +15,7 @@ from checkout import ROOT
 ROOT = ROOT
 BLOCKS = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
-# What differs from run to run: ids, hashes, times, pids, the order of two equal denials.
+# Differs from run to run: ids, hashes, times, pids, the order of two equal denials.
 CHANGING = (
     (r"\b[0-9a-f]{64}\b", "<hash>"),
     (r"\b[0-9a-f]{16}\b", "<session>"),
@@ -28,7 +28,7 @@ CHANGING = (
     (r"up to sequence \d+", "up to sequence <n>"),
     (r"\d+ B\b|\d+(\.\d)? kB\b", "<bytes>"),
     (r"Landlock (ABI )?V\d", r"Landlock \1<abi>"),
-    # What carries the limit, and whether any does, is the machine's and the user's.
+    # The carrier of the limit, if there is one, is the machine's and the user's.
     (r"cage +(at most \d+ processes( of the user)?|no limit on processes.*)", "cage <processes>"),
     (r"/(home/\w+|root|\S*/home)/\.ssh", "<home>/.ssh"),
     (r"-- \S*python\S* agent", "-- <python> agent"),
@@ -51,7 +51,7 @@ def normalised(text: str) -> list[str]:
 
 
 def by_stream(lines: list[str]) -> tuple[list[str], list[str]]:
-    """What the agent prints and what we print: two streams, whose lines meet as they like."""
+    """The agent's lines and ours: two streams, whose order against each other is open."""
     agent = [line for line in lines if line.startswith("agent:")]
     return agent, [line for line in lines if not line.startswith("agent:")]
 

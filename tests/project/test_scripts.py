@@ -1,4 +1,4 @@
-"""Scripts as commands: what a shell would run is run, and what can't be is told by its cause."""
+"""Scripts as commands: the cage runs what a shell would, and names the cause for the others."""
 
 from __future__ import annotations
 

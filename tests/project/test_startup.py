@@ -1,4 +1,4 @@
-"""What the command's own interpreter loads: never what a variable of the caller's names."""
+"""Our own interpreter never loads code that a variable of the caller's names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def project(sessions):
 
 
 def plant(directory, *names):
-    """Modules that leave their name in `loaded` when somebody imports them; return that file."""
+    """Modules that leave their name in `loaded` when they are imported; return that file."""
     loaded = directory.parent / "loaded"
     for name in names:
         text = f"open({str(loaded)!r}, 'a').write({name!r} + '\\n')\nraise ImportError({name!r})\n"

@@ -1,4 +1,4 @@
-"""What is told before a run, since it would fail later in other words; each with its grant."""
+"""Warnings before a run about what would fail later in other words; each with its grant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What browsers, and the tools that ask the system about itself, find in the cage."""
+"""Browsers, and tools that ask the system about itself, in the cage."""
 
 from __future__ import annotations
 

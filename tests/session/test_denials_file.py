@@ -86,7 +86,7 @@ def test_a_program_reads_why_and_can_change_nothing(sessions: Sessions, isolatio
         "2",
     ], done.stderr
     expected = ["refused"] * 6
-    if isolation == "none":  # nobody judges modes there: its own file's, which ends with it
+    if isolation == "none":  # modes are not checked there: its own file's, which ends with it
         expected[4] = "changed"
     assert lines[4:] == expected
     assert os.listdir(sessions.state / "denials") == []

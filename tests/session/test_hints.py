@@ -1,5 +1,5 @@
-"""A hint is pasted by somebody in a hurry: each kind of denial is met, its hint applied, and the
-same command tried again. What a program is missing for is skipped, and the skip says so."""
+"""A hint works when it is pasted: each kind of denial is met, its hint applied, and the same
+command tried again. A test whose program is missing is skipped, and the skip says so."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def greeting() -> Iterator[_Greeting]:
 
 
 def test_ssh_at_another_port(sessions: Sessions, greeting: _Greeting) -> None:
-    """No port that is listened at: the kernel refuses, and the hint has the port all the same."""
+    """A port without a listener: the kernel refuses, and the hint has the port all the same."""
     needs("ssh")
     port = greeting.server_address[1]
     words = ["ssh", "-p", str(port), "-o", "ConnectTimeout=20", f"nobody@{NAME}"]

@@ -1,7 +1,7 @@
 """Limits: sizes as written, which mechanism carries them, and that they hold in the cage.
 
 The choice of a cgroup is tested on a tree of plain files laid out as the kernel's; that the kernel
-obeys it, only where a cgroup v2 is delegated to whoever runs the tests (see
+obeys it, only where a cgroup v2 is delegated to the user of the tests (see
 docs/virtual-machine.md for a machine that does).
 """
 
@@ -249,7 +249,7 @@ def test_whose_processes_are_counted(monkeypatch, own_users: bool, warnings: int
     assert len([text for text in planned.warnings if "every process of yours" in text]) == warnings
 
 
-# -- the limit that nobody has asked for ----------------------------------------------------------
+# -- the limit without an option for it ----------------------------------------------------------
 
 
 def test_a_default_as_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_a_default_as_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert planned.whole_cage == {"pids.max": "4098"}
     assert not planned.cgroup_required
     assert planned.enforcement == ("at most 4096 processes",)
-    # Nobody is moved about for a limit that nobody has asked for.
+    # No process is moved for a limit without an option for it.
     found = Delegated(tmp_path, frozenset({"pids"}))
     assert plan_limits(Limits(), own_users=True).whole_cage == {}
 

@@ -101,7 +101,7 @@ def test_git_clones_over_http(sessions: Sessions, tmp_path: Path) -> None:
 
 
 def test_pip_style_client(sessions: Sessions, origin: Origin) -> None:
-    """What pip, npm and urllib do: proxy from the environment, keep-alive, a large body."""
+    """As pip, npm and urllib do it: proxy from the environment, keep-alive, a large body."""
     url = f"http://registry.example.com:{origin.port}"
     program = f"""
 import urllib.request as r
@@ -194,7 +194,7 @@ def test_a_decision_is_in_the_log_before_the_child_ends(sessions: Sessions, orig
         assert run.poll() is None
         run.communicate("")
         reader.join(RUN_SECONDS)
-        assert not reader.is_alive()  # tail ends by itself with the session
+        assert not reader.is_alive()  # tail ends with the session
         assert tail.wait(RUN_SECONDS) == 0
 
 

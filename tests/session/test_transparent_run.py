@@ -197,7 +197,7 @@ def test_it_needs_namespaces(sessions: Sessions) -> None:
     assert "needs namespace isolation" in done.stderr
 
 
-# A TLS client that names no host; prints what it was told.
+# A TLS client that names no host; prints the alert that it got.
 NAMELESS = """
 import socket, ssl, sys
 context = ssl.create_default_context()

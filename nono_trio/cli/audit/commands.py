@@ -223,7 +223,7 @@ def list_sessions(
 ) -> None:  # fmt: skip
     """List sessions, newest first: id, name, start, status, decisions, command.
 
-    What is listed follows from each log's first and last records, its policy, its summary and the
+    Each row follows from the log's first and last records, its policy, its summary and the
     ledger; a session whose files say otherwise is `tampered`. Counts of one that is not sealed are
     not bound yet. It is no proof: `nono-trio audit verify --all` is.
     """
@@ -307,7 +307,7 @@ def tail(
 ) -> None:  # fmt: skip
     """Print the last decisions of a session (default: the newest), live ones with -f.
 
-    -f ends by itself with the session: exit code 0, or 6 if it crashed. Ctrl-C: 130. --json prints
+    -f ends with the session: exit code 0, or 6 if it crashed. Ctrl-C: 130. --json prints
     one object a decision, a line each.
     """
     from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
@@ -336,7 +336,7 @@ def tail(
 def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Print a profile that allows exactly what a session was allowed (default: the newest).
 
-    What was denied stands in it as comments. It is for a person to review; the log is verified
+    Denied hosts are in it as comments. It is for a person to review; the log is verified
     first.
     """
     from nono_trio.cli.audit.learn import Lesson

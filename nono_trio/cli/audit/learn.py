@@ -1,6 +1,6 @@
-"""What `audit learn` prints: a profile for a person to review.
+"""The output of `audit learn`: a profile for a person to review.
 
-Rules of this file: what was denied stands there as a comment, beside what was allowed, so that
+Rules of this file: a denied host is there as a comment, beside the allowed ones, so that
 letting it in is a decision of its own; a log that was tampered with teaches nothing.
 """
 
@@ -73,7 +73,7 @@ class Lesson:
         learned = self.learned
         command = shorten(clean(command_text(self.command)), MAX_DETAIL)
         yield f"# Learned from session {self.session_id} ({self.verdict}): {command}"
-        yield "# Review it: it allows what that session was allowed, and nothing else."
+        yield "# Review it: it allows exactly what that session was allowed."
         yield ""
         yield "[meta]"
         yield f"name = {quoted(self._name())}"

@@ -1,4 +1,4 @@
-"""`nono-trio audit ledger`: check the ledger by itself, and mend an end that stops every seal."""
+"""`nono-trio audit ledger`: check the ledger, and mend an end that stops every seal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ledger() -> None:
 def verify(as_json: bool, audit_dir: str | None) -> None:
     """Check every line of the ledger and every link between them.
 
-    Whether the sessions are there and fit is what `audit verify --all` looks at. Exit code:
+    `audit verify --all` checks that the sessions are there and match. Exit code:
     verified 0; tampered 1; no ledger, or one that can't be read, 2.
     """
     from nono_trio.audit.ledger import LEDGER
@@ -66,7 +66,7 @@ def verify(as_json: bool, audit_dir: str | None) -> None:
 @json_option
 @audit_dir_option
 def repair(as_json: bool, audit_dir: str | None) -> None:
-    """Set aside what stands after the last good line, so that later sessions seal again.
+    """Set aside what follows the last good line, so that later sessions seal again.
 
     It is kept in ledger.torn, and a line of the ledger has its digest. No line that is good by
     itself is ever cut, and nothing before one. The session of a cut line can't be proved any more.
@@ -87,7 +87,7 @@ def repair(as_json: bool, audit_dir: str | None) -> None:
 
 
 def _text(answer: Repair) -> str:
-    """What was done, as one sentence."""
+    """Return what was done as one sentence."""
     if answer.completed:
         return "the ledger's last record lacked its newline only, and has it now"
     if not answer.cut_bytes:

@@ -1,4 +1,4 @@
-"""What `audit list` does: which sessions are meant, and what is known of each at a glance.
+"""The work of `audit list`: select sessions, and gather the facts that cost little to read.
 
 Days are local days, as the times on the screen are local; a time may be given with its offset.
 """
@@ -125,7 +125,7 @@ def _runs(session: StoredSession, text: str) -> bool:
 
 
 def _touches(session: StoredSession, path: str) -> bool:
-    """Whether a path of the session lies below `path`, or `path` below one of its."""
+    """Return whether a path of the session lies below `path`, or `path` below one of them."""
     asked = os.path.abspath(path)
     return any(is_in(asked, own) or is_in(own, asked) for own in _paths(session))
 

@@ -1,4 +1,4 @@
-"""What `audit recover` says: one line a session, what was cut, and what to do about the rest."""
+"""The output of `audit recover`: one line a session, with what was cut and what to do next."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _tell(answer: Recovery, *, as_json: bool) -> None:
 
 
 def _text(answer: Recovery) -> str:
-    """What was found and done, as one sentence."""
+    """Return the outcome as one sentence."""
     records = counted(answer.event_count, "record")
     if answer.outcome == "sealed":
         return f"{records}, sealed before: nothing to do"

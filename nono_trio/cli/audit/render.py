@@ -61,7 +61,7 @@ def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:
 
 
 def verification_hint(answer: Verification) -> str | None:
-    """What to do about a verdict."""
+    """Return the next step for a verdict."""
     name = answer.session_id or answer.path
     if answer.verdict == "crashed" and answer.session_id is not None:
         return f"`nono-trio audit recover {name}` seals it"
@@ -151,7 +151,7 @@ def _list_row(
 
 
 def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
-    """What ran, how it was caged, where it went, and the ends of its timeline."""
+    """The lines of `audit show`: command, cage, hosts, and the ends of the timeline."""
     yield from _session_lines(session, status, story)
     yield from _cage_lines(session, story)
     yield from (_row(label, text) for label, text in policy_rows(session))

@@ -1,6 +1,6 @@
-"""What `audit tail` does: the last decisions of a log, and with -f those that are still to come.
+"""The work of `audit tail`: the last decisions of a log, and with -f those still to come.
 
-It reads beside the writer without a lock and hands out whole lines only. Following ends by itself
+It reads beside the writer without a lock and hands out whole lines only. Following ends
 when session_ended was read, or when the supervisor is gone without it.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # A decision is to be seen within 200 ms; looking at a file's size costs some 2 us.
 POLL_SECONDS = 0.05
-# Whether the supervisor still lives is asked less often: it needs session.json and /proc.
+# The check that the supervisor lives needs session.json and /proc, so it is rarer.
 ALIVE_POLLS = 20
 # A directory that changed has a new session by then, or was changed by something else.
 STARTING_SECONDS = 5.0
@@ -45,11 +45,11 @@ class Filter:
     host: str | None = None
 
     def wants(self, record: LogRecord) -> bool:
-        """Whether a record is a decision that is asked for."""
+        """Return whether a record is a decision that is asked for."""
         if not isinstance(record.event, Network):
             return False
         event = record.event.event
-        if is_about_log(event):  # a gap, or refusals that were only counted: no decision by itself
+        if is_about_log(event):  # a gap, or refusals that were only counted: no decision
             return not is_binding(event) and self.decision is None and self.host is None
         if self.decision is not None and event.decision != self.decision:
             return False
@@ -114,7 +114,7 @@ class Tail:
             found.append(record)
 
     def _is_gone(self) -> bool:
-        """Whether nobody will write any more; to be asked before the last look at the log."""
+        """Return whether the writer is gone; call it before the last read of the log."""
         if self._directory is None or self._status() == "running":
             return False
         if (self._directory / store.SESSION).exists():

@@ -1,4 +1,4 @@
-"""What `audit verify` does: find what is meant, judge each, in several processes if asked.
+"""The work of `audit verify`: find the targets, judge each, in several processes if asked.
 
 A target that can't be found is an answer like any other (`unreadable`), so that one wrong name does
 not hide the verdicts on the rest, and --json has an object for it.
@@ -56,13 +56,13 @@ def removed_sessions(audit_root: Path) -> int:
 
 
 def _replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
-    """Sessions of the ledger in whose place something else stands: a file, or a symlink."""
+    """Sessions of the ledger whose place a file or a symlink has taken."""
     return [path for path in _absent(audit_root, present) if os.path.lexists(path)]
 
 
 def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification]:
     """Sessions of the ledger that are gone, and the ledger itself where it is damaged or can't be
-    read: then nobody knows which sessions are gone."""
+    read: the sessions that are gone are not known then."""
     try:
         report = ledger.verify(audit_root)
     except NonoTrioError as error:
@@ -75,7 +75,7 @@ def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification
 
 
 def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
-    """Where sessions have to be, by the good lines of the ledger, and are not."""
+    """Directories of sessions that the good lines of the ledger know, and that are missing."""
     report = _ledger_report(audit_root)
     if report is None:
         return []
@@ -137,7 +137,7 @@ def _ledger_report(audit_root: Path) -> LedgerReport | None:
 
 
 def _find(audit_root: Path, target: str) -> Path | Verification:
-    """What a target means. An id of the ledger means that session, whether it is there or not: it
+    """Resolve a target. An id of the ledger means that session, whether it is there or not: it
     never becomes the name, or the prefix, of another one."""
     try:
         if store.is_session_id(target) and not os.path.lexists(audit_root / target):

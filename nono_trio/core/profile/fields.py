@@ -152,7 +152,7 @@ FIELDS: Final = (
         flags=("--allow-domain", "--allow-proxy", "--proxy-allow"), metavar="HOST[:PORT]",
         help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
         " every name below it; the name of a group (github, llm_apis, package_registries, ...) for"
-        " its hosts; tls://HOST[:PORT] for TLS that may hide its name (ECH) or have none;"
+        " its hosts; tls://HOST[:PORT] for TLS that may hide its name (ECH) or omit it;"
         " tcp://HOST:PORT for whatever is spoken there. Repeatable.",
         begins=True,
     ),

@@ -117,7 +117,7 @@ def _parse_json(text: str) -> Value:
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise _BadJson(f"the key {twice!a} stands there twice", _last_line(text, twice))
+            raise _BadJson(f"the key {twice!a} is there twice", _last_line(text, twice))
         return found
 
     try:

@@ -42,7 +42,7 @@ _EMPTY: Final[dict[Merge, Any]] = {
 
 
 def _type(declared: Field) -> Any:  # noqa: ANN401  (a type, for msgspec)
-    """Return the type that a field's value has; None stands for a single value not given."""
+    """Return the type that a field's value has; None means a single value not given."""
     least, most = declared.least, declared.most
     within = msgspec.Meta(gt=least, le=most) if declared.above else msgspec.Meta(ge=least, le=most)
     entry: Any = {

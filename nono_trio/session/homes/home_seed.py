@@ -30,8 +30,8 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 
 @dataclass(frozen=True)
 class Seeds:
-    """What to copy: paths with the profile's lines that name them. `closing` returns the closed
-    path that one lies in, `tell` is told each sentence at once."""
+    """Paths to copy, with the profile's lines that name them. `closing` returns the closed path
+    that one lies in; `tell` gets each sentence at once."""
 
     paths: Sequence[tuple[str, str]]
     closing: Callable[[str], str | None]

@@ -2,7 +2,7 @@
 
     $XDG_DATA_HOME/nono-trio/homes/NAME.ISOLATION/   0700
       home/       the only part that a cage sees, and may fill with anything
-      lock        flock: held by the session that has the home, by nobody else
+      lock        flock: held by the session that has the home
       home.json   what it is for, and what of ours is in it
 
 Rules of this file: everything in `home/` is hostile, and in landlock isolation so are the modes
@@ -46,12 +46,12 @@ _NEW: Final = ".new-"
 _GONE: Final = ".gone-"
 # Ours is a few hundred bytes; more is not ours.
 _MAX_FACTS: Final = 1 << 20
-# What `home list` looks at in one home: a second of it, and no more memory than names take.
+# `home list` reads one home for a second at most, and keeps no more than names in memory.
 _MAX_LISTED: Final = 100_000
 _LIST_SECONDS: Final = 1.0
-# Somebody waits for it and may end it; a big home is a million files.
+# The user waits for it and may end it; a big home is a million files.
 _REMOVE_SECONDS: Final = 600.0
-# Between being made and being locked a home is nobody's for microseconds.
+# A new home is unlocked for microseconds.
 _ABANDONED_SECONDS: Final = 60.0
 _MOST_ENTRIES: Final = 10_000  # homes, however many projects there are
 
@@ -99,7 +99,7 @@ class HomeRoot:
         os.close(self.descriptor)
 
     def names(self) -> list[str]:
-        """The names of homes; anything else in the directory is none."""
+        """The names of homes; other entries of the directory are left out."""
         return sorted(filter(is_stored_name, names_in(self.descriptor, _MOST_ENTRIES)))
 
     def make(self) -> HomeEntry:
@@ -114,7 +114,7 @@ class HomeRoot:
                 return HomeEntry(self, temporary, directory, lock)
 
     def take(self, name: str) -> HomeEntry | None:
-        """Open and lock the home of a name; None when there is none, or a session has it."""
+        """Open and lock the home of a name; None if it is missing, or a session has it."""
         try:
             directory = open_directory(name, self.descriptor)
         except FileNotFoundError:
@@ -129,11 +129,11 @@ class HomeRoot:
         return None
 
     def has(self, name: str) -> bool:
-        """Whether anything has the name."""
+        """Return whether anything has the name."""
         return mode_of(name, self.descriptor) is not None
 
     def _is_still(self, name: str, directory: int) -> bool:
-        """Whether the name still means this directory: it may have been removed meanwhile."""
+        """Return whether the name still means this directory: it may be removed meanwhile."""
         try:
             there = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -141,7 +141,7 @@ class HomeRoot:
         return os.path.samestat(there, os.fstat(directory))
 
     def look(self, name: str) -> StoredHome | None:
-        """What a home is, without taking it for longer than the look; None where it is gone."""
+        """Read a home, locked only meanwhile; None if it is gone."""
         try:
             with entered(name, self.descriptor) as directory:
                 _require_own(directory, name)
@@ -234,7 +234,7 @@ class HomeEntry:
 
 
 def read_facts(directory: int) -> HomeFacts | None:
-    """What home.json in an entry's directory says; None when it can't be read or says nothing."""
+    """Read home.json in an entry's directory; None if it is missing or invalid."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(_FACTS, flags, dir_fd=directory), "rb") as file:

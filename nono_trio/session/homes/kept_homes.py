@@ -2,7 +2,7 @@
 
 How one lies on disk, and how it is opened safely, is in home_store.py. Rules of this file: a
 session holds its home by a lock for as long as it lives; the next one gets a copy of its own;
-nobody removes a home that a session has.
+a home that a session has is never removed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Wanted:
 
 @dataclass
 class HeldHome:
-    """A kept home that this session has; `notes` are sentences for whoever started it."""
+    """A kept home that this session has; `notes` are sentences for the user."""
 
     name: str
     path: str
@@ -73,7 +73,7 @@ class Homes:
         return name, os.path.isdir(os.path.join(self.root, name))
 
     def path(self, name: str) -> str:
-        """Where the home of a name is, without symlinks."""
+        """Return the path of a home, without symlinks."""
         return os.path.join(os.path.realpath(self.root), name, HOME)
 
     def claim(
@@ -82,7 +82,7 @@ class Homes:
         places: Sequence[Place],
         seed: Callable[[int, str], Sequence[str]] = lambda _home, _name: (),
     ) -> HeldHome:
-        """Take the first home of the name that nobody holds, making it if it is not there.
+        """Take the first home of the name that no session holds; make it if it is missing.
 
         The second session gets NAME-2, copied from NAME when made. `seed` fills a new home, that is
         no copy: it gets the open directory and the home's name, and returns what it copied.
@@ -172,7 +172,7 @@ class Homes:
         return held
 
     def listed(self) -> list[StoredHome]:
-        """Every home there is, by name; raises CageFailed when they can't be looked at."""
+        """Every home there is, by name; raises CageFailed if they can't be read."""
         with _failing(self.root):
             try:
                 root = HomeRoot(self.root, make=False)
@@ -222,7 +222,7 @@ def _one_of(names: Sequence[str], name: str) -> str:
 
 
 def _is_for(entry: HomeEntry, wanted: Wanted, number: int) -> bool:
-    """Whether a home of the name NAME-2 is a copy of NAME: somebody may have named another so, and
+    """Return whether a home NAME-2 is a copy of NAME: a user may have named another so, and
     its logins are not for this session."""
     if number == 1:
         return True

@@ -1,4 +1,4 @@
-"""The home of one run, from what was asked for to what is said of it at the end.
+"""The home of one run, from the options to the summary at its end.
 
 Owns the steps in between: the plan, the kept home that is taken or the empty one that is made, what
 the command's variables say, what a private home held.
@@ -34,9 +34,9 @@ _DIRECTORY = ".home"  # of the session's temporary directory: not met by `ls` or
 
 @dataclass
 class RunHome:
-    """One run's home; `path` is where the command sees it (None: it has none), `name` a kept one's.
+    """One run's home; `path` is where the command sees it (None: no home), `name` a kept one's.
 
-    `notes` are sentences for whoever started the run.
+    `notes` are sentences for the user.
     """
 
     plan: HomePlan
@@ -76,19 +76,19 @@ class RunHome:
         return f"kept {self.name}" if self.name is not None else self.plan.kind
 
     def variables(self, environment: Mapping[str, str], files: FilePlan) -> dict[str, str]:
-        """The command's variables, for this home."""
+        """Return the command's variables with this home."""
         if self.path is None:
             return dict(environment)
         return home_variables(environment, self.plan, self.path, files)
 
     def mounts(self, memory: int | None) -> list[MountOp]:
-        """What the view has of it; `memory`: the limit of the cage in bytes."""
+        """Return its mounts in the view; `memory`: the limit of the cage in bytes."""
         kept = self.held.path if self.held is not None else None
         mount = home_mount(self.plan, kept, memory)
         return [] if mount is None else [mount]
 
     def warnings(self) -> list[str]:
-        """What a person should know about it."""
+        """Return the warnings about it."""
         if self.plan.why_closed and self.plan.source and self.plan.why_closed != "asked for":
             return [f"the cage has no home of its own ({self.plan.source}): {self.plan.why_closed}"]
         if self.path is not None and self.plan.moved:
@@ -102,7 +102,7 @@ class RunHome:
 def make_homes_inside(files: FilePlan) -> bool:
     """Make the directory of all homes if it is missing inside a grant; True if it was made.
 
-    What is not there can't be covered, and the homes that other sessions make meanwhile would be
+    A missing directory can't be covered, and the homes that other sessions make meanwhile would be
     seen in this cage. Where this user can't make it, no session of this user makes a home there.
     """
     root = os.path.realpath(homes_root(os.environ))
@@ -153,7 +153,7 @@ def open_home(
     temporary: str | None,
     tell: Callable[[str], None],
 ) -> RunHome:
-    """Make or take the home of a run; `tell` is told at once what is copied into a new one.
+    """Make or take the home of a run; `tell` gets a sentence for each file copied into it.
 
     `temporary`: the session's own directory, where there is no mount view. Blocks. Raises
     UsageError, CageFailed, OSError.

@@ -121,7 +121,7 @@ def test_every_fault_has_its_line_key_and_hint(text, line, key, message, hint):
             '{"network": {"block": true,\n"block": false}}',
             "p.json",
             2,
-            "'block' stands there twice",
+            "'block' is there twice",
         ),
         ("[1]", "p.json", 1, "expected a table of settings"),
         ("[" * 5000, "p.json", 1, "nested too deeply"),

@@ -105,7 +105,7 @@ def caged(sessions: Sessions, request: pytest.FixtureRequest) -> Caged:
 
 
 def program(name: str, *directories: str) -> list[str]:
-    """What to grant for a program, and its path; skips the test where there is none."""
+    """Return the grants of a program, and its path; skips the test if it is missing."""
     path = shutil.which(name, path=":".join([*directories, os.environ["PATH"]]))
     if path is None:
         pytest.skip(f"there is no {name} here")
@@ -252,7 +252,7 @@ def test_cargo(caged: Caged, tmp_path: Path) -> None:
 
 
 def test_the_settings_of_an_agent(sessions: Sessions, caged: Caged) -> None:
-    """A stand-in for an agent's command line: it keeps its login and settings below the home."""
+    """A fake of an agent's command line: it keeps its login and settings below the home."""
     agent = caged.work / "agent"
     agent.write_text(
         "#!/bin/sh\nset -e\nmkdir -p ~/.agent\n"

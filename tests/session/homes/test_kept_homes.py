@@ -133,8 +133,8 @@ def test_grants_below_the_real_home_appear_in_it(sessions, work, isolation):
     home = sessions.home if isolation == "namespace" else entry_of_only(sessions) / "home"
     assert done.stdout.split() == [f"{home}:", "a", "work", f"{home}/a:", "mine", "own"]
     assert (sessions.home / ".gitconfig").read_text() == "config"
-    # What it made itself is not lost for a grant, and not written through: a mount covers it, for a
-    # link it is set aside.
+    # A file of its own is not lost for a grant, and not written through: a mount covers it, for
+    # a link it is set aside.
     done = shell(sessions, work, options, script)
     assert done.stdout == "oneconfigclosed\n"
     assert ("is in the way of a grant" in done.stderr) is (isolation == "landlock")
