@@ -1,7 +1,7 @@
-"""The cage: what the child may touch (plan), and how it is shut in (launcher, view, init).
+"""The cage: the plan of what the child may use, and the launcher that builds the cage.
 
-Two processes share this package. The supervisor imports `plan` and `cage`; the launcher is a
-fresh interpreter without site-packages that imports only `launcher` and what that names
-(`system`, `namespaces`, `view`, `filter`, `init`, `protocol` ...), so those use nothing but the
-standard library.
+Two processes share this room. The files here, filesystem/ and broker/ are the supervisor's side:
+they make the plan (launcher/cage_plan.py), start the launcher (spawn.py) and talk to it (cage.py).
+launcher/ is the child's process until it becomes the command: a new interpreter that loads only the
+standard library and that folder. The supervisor imports some modules of it as well.
 """

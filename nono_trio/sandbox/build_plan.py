@@ -1,7 +1,7 @@
-"""From resolved grants to what the launcher is told: one plan for each way to isolate.
+"""The file side of a cage plan from resolved grants, and the texts about its protection.
 
-`namespace` shuts the network off and shows only what is granted; `landlock` is what is left where
-user namespaces are refused; `none` is a way out that has to be asked for. macOS has `seatbelt`.
+`namespace` isolation has a network of its own and shows only granted paths; `landlock` is the
+fallback where user namespaces are refused; `none` must be requested. macOS has `seatbelt`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEVICES = [
     CageGrant(f"/dev/{name}", "readwrite", is_file=True) for name in ("null", "zero", "full", "tty")
 ]
 
-# What the view makes new, and so is free to use.
+# The view's own files and directories.
 _PRIVATE_GRANTS = [
     CageGrant("/proc", "read", is_file=False),
     CageGrant("/dev/pts", "readwrite", is_file=False),
@@ -39,9 +39,9 @@ _PRIVATE_GRANTS = [
     *_DEVICES,
 ]
 
-# Without a view of its own the child sees the host's. Not its /tmp and /dev/shm, which are full of
-# other programs' files: it gets a temporary directory of the session's own instead. Not /dev/pts,
-# which has the user's other terminals: a program that makes terminals needs `--allow /dev/pts`.
+# Without a view the child sees the host's files. Not granted are /tmp and /dev/shm, which have
+# files of other programs: the session has its own temporary directory. Nor is /dev/pts, which has
+# the user's other terminals: a program that makes terminals needs `--allow /dev/pts`.
 _HOST_GRANTS = [
     CageGrant("/proc", "read", is_file=False),
     *_DEVICES,
@@ -49,16 +49,16 @@ _HOST_GRANTS = [
 
 # Landlock restricts TCP since ABI 4 (Linux 6.7).
 FIRST_NETWORK_ABI = 4
-# Truncating is a right of its own since ABI 3 (Linux 6.2): before, what may be read can be emptied
-# unless a read-only mount is in the way.
+# Truncation is a right of its own since ABI 3 (Linux 6.2). Before, a command can empty files that
+# it may read, unless they are on a read-only mount.
 _FIRST_TRUNCATION_ABI = 3
-# Signals and abstract sockets of processes outside are out of reach since ABI 6 (Linux 6.12).
+# Landlock covers signals and abstract sockets since ABI 6 (Linux 6.12).
 FIRST_SCOPING_ABI = 6
 
 
-# Ports that programs try often: listened on so that a denial is recorded with its port and can be
-# shown, instead of a bare "connection refused" by the kernel. Short: each costs two sockets and two
-# tasks of every run's start.
+# Ports that programs often try. We listen on them, so that a denial with its port is recorded,
+# instead of a plain "connection refused" by the kernel. The list is short: each port takes two
+# sockets and two tasks at the start of every run.
 OFTEN_TRIED = (
     22, 25, 465, 587, 993, 1433, 3306, 5432, 5672, 6379, 8080, 8443, 9200, 9418, 27017,
 )  # fmt: skip
@@ -66,9 +66,9 @@ OFTEN_TRIED = (
 MOST_TRANSPARENT_PORTS = 110
 
 
-# What is written there is memory. Half of it for /tmp is what the kernel gives one such mount, and
-# builds need it; with a quarter for /dev/shm, where nothing large belongs, both can be full and a
-# quarter is left. A file costs the kernel about a KiB that no size counts: one for 16 KiB.
+# The shares of memory for these mounts. Half for /tmp is the kernel's default, and builds need it;
+# a quarter for /dev/shm, which has small files. With both full a quarter is left. A file takes
+# about a KiB of kernel memory that no size limit counts, so the number of files is limited too.
 _PRIVATE_SHARES = {"/tmp": 2, "/dev/shm": 4}
 _BYTES_PER_FILE = 16 << 10
 _FEWEST_FILES = 65_536
@@ -94,10 +94,10 @@ def cage_files(
     memory: int | None = None,
     home: str | None = None,
 ) -> CageFiles:
-    """Return what is granted, shown and covered; everything is shown when `sandbox` is off.
+    """Return the grants and mounts of a cage; with `sandbox` off, all files are shown.
 
-    `temporary` is the session's own temporary directory, where there is no private /tmp; `memory`
-    is the limit of the cage in bytes; `home` the path of the cage's own home.
+    `temporary`: the session's own temporary directory, for a cage without a private /tmp. `memory`:
+    the limit of the cage in bytes. `home`: the path of the cage's own home.
     """
     streams = handed_over(files)
     if isolation == "namespace":
@@ -106,7 +106,7 @@ def cage_files(
         if not sandbox:
             return CageFiles(files.start, [], [MountOp("bind", "/", writable=True), *shown])
         grants = _grants(files, isolation, [*places.items()], temporary, home)
-        if CONSOLE in places:  # `ttyname` looks through the directory, which is the cage's own
+        if CONSOLE in places:  # `ttyname` lists the directory, which is the cage's own
             grants.append(CageGrant(DEVICES, "read", is_file=False))
         return CageFiles(files.directory, grants, [*_mounts(files, memory, home), *shown])
     if not sandbox:
@@ -127,7 +127,7 @@ def _grants(
     temporary: str | None,
     home: str | None,
 ) -> list[CageGrant]:
-    """The user's grants, then the cage's own; `streams` by the path at which it has them."""
+    """Return the user's grants, then the cage's own; `streams` with their paths in the cage."""
     granted = [cage_grant(one.path, one.access, is_file=one.is_file) for one in files.grants]
     granted += _own_grants(isolation)
     own = (path for path in (temporary, home) if path is not None)
@@ -137,7 +137,7 @@ def _grants(
 
 
 def _mounts(files: FilePlan, memory: int | None, home: str | None) -> list[MountOp]:
-    """What the view has of the host and of its own, but for streams and the home itself."""
+    """Return the mounts of the view, except for streams and the home."""
     by_name = {grant.real for grant in files.grants if grant.asked_for}
     return [
         *(MountOp("bind", grant.path, writable=grant.may_write, identity=grant.identity)
@@ -150,12 +150,14 @@ def _mounts(files: FilePlan, memory: int | None, home: str | None) -> list[Mount
 
 
 def cage_grant(path: str, access: Access, *, is_file: bool) -> CageGrant:
-    """Return a grant of files as the launcher knows it."""
-    return CageGrant(path, cast("FileAccess", access), is_file)  # a socket's is no file's
+    """Return a grant in the launcher's form."""
+    return CageGrant(
+        path, cast("FileAccess", access), is_file
+    )  # sockets are not among these grants
 
 
 def _private(granted: set[str], memory: int | None) -> list[MountOp]:
-    """The cage's own temporary directories with their sizes, without those granted by name."""
+    """Return the cage's own temporary directories, except those granted by name."""
     whole = memory_bytes()
     sized = []
     for path in PRIVATE:
@@ -167,7 +169,7 @@ def _private(granted: set[str], memory: int | None) -> list[MountOp]:
 
 
 def _own_home(home: str | None) -> list[str]:
-    """The user's home as a directory without anything in it, where the cage has none of its own."""
+    """Return the user's home, to be shown empty, if the cage has no home of its own."""
     own = home_directory()
     return [own] if home is None and could_be_directory(own) else []
 
@@ -179,14 +181,14 @@ def _own_grants(isolation: Isolation) -> Sequence[CageGrant]:
 
 
 def transparent_ports(named: frozenset[int]) -> list[int]:
-    """Return the ports to listen on: the web's, the policy's, then the often tried."""
+    """Return the ports to listen on: the web's, the policy's, then OFTEN_TRIED."""
     wanted = dict.fromkeys((80, 443, *sorted(named), *OFTEN_TRIED))
     wanted.pop(DNS_PORT, None)  # DNS has its own
     return list(wanted)[:MOST_TRANSPARENT_PORTS]
 
 
 def enforcement(plan: CagePlan, abi: str | None, sockets: Iterable[str] = ()) -> list[str]:
-    """Name what holds, for the log and for `audit show`; `sockets` are the host's, by path."""
+    """Describe the protection, in the log and `audit show`; `sockets` are granted paths."""
     if ON_MACOS:
         return seatbelt_plan.enforcement(plan)
     held = []
@@ -219,11 +221,11 @@ def enforcement(plan: CagePlan, abi: str | None, sockets: Iterable[str] = ()) ->
 def _held_by_landlock(abi: str) -> str:
     if abi_number(abi) >= FIRST_SCOPING_ABI:
         return "files, signals and abstract sockets"
-    return "files"  # the others are up to the namespaces, or open: see `left_open`
+    return "files"  # namespaces cover the others, or `left_open` names them
 
 
 def _left_open_by_landlock(abi: str) -> list[str]:
-    """Name what an older ABI lets through where no namespace is in the way."""
+    """Describe the gaps of an older ABI without namespaces."""
     number = abi_number(abi)
     missing = [
         *(["emptying files that it may only read"] if number < _FIRST_TRUNCATION_ABI else []),
@@ -233,7 +235,7 @@ def _left_open_by_landlock(abi: str) -> list[str]:
 
 
 def _closed_memory(plan: CagePlan) -> str:
-    """Say how shared memory is had where /dev/shm is the host's, unless it was granted."""
+    """Return a hint about shared memory if /dev/shm is the host's and not granted."""
     granted = [grant.path for grant in plan.grants if grant.access != "read"]
     if not plan.landlock or any(is_in("/dev/shm", path) for path in granted):
         return ""
@@ -244,13 +246,12 @@ def _closed_memory(plan: CagePlan) -> str:
 
 
 def abi_number(abi: str) -> int:
-    """The number of an ABI as nono-py names it: 6 of "V6"."""
+    """Return the number of an ABI in nono-py's form: 6 for "V6"."""
     return int(abi.removeprefix("V"))
 
 
 def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[str]:
-    """Name what this cage does not stop and a whole one would; `unguarded`: why its connections
-    can't be guarded."""
+    """Describe the gaps of this cage; `unguarded`: why it has no connect broker."""
     if ON_MACOS:
         return seatbelt_plan.left_open(plan)
     warnings = []
@@ -262,10 +263,10 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
             f"{_closed_memory(plan)}"
         )
     if plan.isolation == "landlock" and plan.listen_ports:
-        where = "at 127.0.0.1 by itself" if plan.brokered else "by itself, at any address it likes"
+        where = "127.0.0.1" if plan.brokered else "any address"
         warnings.append(
-            f"--listen-port: the command listens {where}, and who connects to it is not recorded"
-            " (landlock isolation)"
+            f"--listen-port: the command itself listens at {where}, and connections to it are not"
+            " recorded (landlock isolation)"
         )
     if unguarded is not None and plan.isolation == "namespace" and os.geteuid() == 0:
         warnings.append(

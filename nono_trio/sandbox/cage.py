@@ -1,9 +1,9 @@
-"""The supervisor's side of the cage: go, signals, and what became of the child.
+"""The supervisor's side of the cage: "go", signals, and the child's end.
 
-Rules: everything is awaited without timeouts of its own (callers put scopes around it); leaving
-`Cage` always ends the whole tree, and waits until it has ended. The launcher does it: it kills
-PID 1 of the cage, which takes every process of a PID namespace along; without one the launcher
-kills all that comes to it then. On macOS the launcher is told by the end of the control socket.
+Rules: waits have no timeouts of their own (callers put scopes around them); leaving `Cage` always
+ends the whole tree, and waits until it has ended. The launcher ends the tree: it kills PID 1 of the
+cage, which ends a PID namespace; without one it kills all its descendants. On macOS the end of the
+control socket makes the launcher do so.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from nono_trio.sandbox.spawn import Launched
 
-# A killed tree is gone within milliseconds, one of many thousands within seconds; a process in
-# uninterruptible sleep (a dead network file system) must not hold the seal of the log: in a PID
-# namespace nobody else can tell, elsewhere the launcher leaves it behind by itself.
+# A killed tree ends within milliseconds, one of many thousand processes within seconds. A process
+# in uninterruptible sleep (a dead network file system) must not delay the seal of the log. Without
+# a PID namespace the launcher itself leaves such a process behind.
 REAP_SECONDS = 5.0
 REAP_TREE_SECONDS = 30.0
 
@@ -46,7 +46,7 @@ class ChildEnded:
 
     @property
     def exit_code(self) -> int:
-        """The code as a shell gives it: n, or 128 + signal."""
+        """The exit code of a shell: n, or 128 + signal."""
         if self.code is not None:
             return self.code
         return 128 + (self.signal or 0)
@@ -95,11 +95,11 @@ class Cage:
         self._launcher.close()
 
     def _reap(self) -> None:
-        os.waitpid(self._launched.pid, 0)  # at once: it has ended
+        os.waitpid(self._launched.pid, 0)  # returns at once
         self._launched.reaped = True
 
     def kill(self) -> None:
-        """Kill the whole tree now; harmless when it is gone. Safe to call from any thread."""
+        """Kill the whole tree now; harmless after its end. Safe to call from any thread."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
         if not ON_MACOS:
@@ -111,7 +111,7 @@ class Cage:
             self._launcher.signal(number)
 
     async def go(self, command: str) -> None:
-        """Let the child exec; raises CommandNotFound or CageFailed when that fails."""
+        """Let the child exec; raises CommandNotFound or CageFailed if that fails."""
         await self._send({"go": True})
         message, _ = await self._receive()
         failure = message.get("exec_failed")
@@ -121,9 +121,9 @@ class Cage:
             raise launch_error(message)
 
     async def next_event(self) -> ChildEvent:
-        """Wait for the next thing that happens to the child; ChildEnded is the last.
+        """Wait for the next event of the child; ChildEnded is the last.
 
-        A cage that dies as a whole (its PID 1 was killed) ends with SIGKILL.
+        If PID 1 of the cage was killed, the event is an end by SIGKILL.
         """
         while True:
             try:
@@ -140,11 +140,11 @@ class Cage:
                 return ChildEnded(code, None)
 
     async def connect(self, port: int) -> socket.socket:
-        """Connect to `port` on the child's own loopback, IPv6 where nothing listens on IPv4; a
-        non-blocking stdlib socket.
+        """Connect to `port` on the child's own loopback; returns a non-blocking stdlib socket.
 
-        Works while somebody awaits `next_event`. Raises OSError when nobody listens there. If
-        cancelled, the socket is closed as soon as it comes.
+        Tries IPv4, then IPv6 if the connection is refused. A task must await `next_event`
+        meanwhile. Raises OSError without a listener. If cancelled, the socket is closed when it
+        arrives.
         """
         try:
             return await self._connect("127.0.0.1", port)
@@ -169,21 +169,21 @@ class Cage:
     def _connected(self, identity: int, number: int, descriptors: list[int]) -> None:
         sock = socket.socket(fileno=descriptors[0])
         connecting = self._connecting.get(identity)
-        if connecting is None:  # whoever asked was cancelled
+        if connecting is None:  # `connect` was cancelled
             sock.close()
         else:
             connecting.arrive(sock, number)
 
     async def signal(self, number: int) -> None:
-        """Send a signal to the child's process group, once; nothing if the cage is gone."""
+        """Send a signal to the child's process group; ignores that the cage has ended."""
         await self._send({"signal": int(number)})
 
     async def signal_continue(self) -> None:
-        """Let a stopped child go on."""
+        """Continue a stopped child."""
         await self.signal(signal.SIGCONT)
 
     async def foreground(self) -> None:
-        """Give the terminal to the child's process group again."""
+        """Make the child's process group the terminal's foreground group again."""
         await self._send({"foreground": True})
 
     async def _send(self, message: dict[str, object]) -> None:
@@ -205,7 +205,7 @@ class Cage:
 
 
 class _Connecting:
-    """A connection into the cage that was asked for: first its socket comes, then its outcome."""
+    """A pending connection into the cage: first its socket arrives, then its result."""
 
     def __init__(self) -> None:
         self._arrived = trio.Event()

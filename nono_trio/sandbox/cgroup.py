@@ -1,14 +1,14 @@
-"""Limits on the whole cage, where this machine delegates a cgroup v2 to us.
+"""Limits on the whole cage, on a machine that delegates a cgroup v2 to us.
 
-A limit of the kernel's other kind (setrlimit) counts one process, and for root not even that; only
-a cgroup counts the tree. Rules: the cgroup is a leaf of our own, made before the launcher is told
-anything, so that every process of the cage is born inside it; it is killed and removed with the
-session; what a killed supervisor left is removed by the next; where nothing is delegated the
-caller says so instead of pretending.
+setrlimit limits single processes, and some limits do not apply to root; only a cgroup limits the
+whole tree. Rules: the cgroup is a leaf of our own, made before the launcher gets its plan, so every
+process of the cage starts inside it; it is killed and removed with the session; the next session
+removes the leaves of killed supervisors; without delegation the caller reports that the limit is
+missing.
 
-The kernel keeps processes out of a cgroup that hands controllers down ("no internal processes").
-Alone in a delegated cgroup (a service with Delegate=yes, a container's entry point) we move to a
-leaf of our own first; other processes beside us are not ours to move.
+A cgroup that enables controllers for its children can't hold processes ("no internal processes").
+If we are alone in a delegated cgroup (a service with Delegate=yes, a container's entry point) we
+move to a leaf first; other processes are not moved.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _OWN = Path("/proc/self/cgroup")
 
 _PREFIX = "nono-trio-"
-_SUPERVISOR = "supervisor"  # follows the prefix, where a leaf of the cage has the pid
-# A killed tree is gone within milliseconds; a process in uninterruptible sleep must not hold the
-# end of the run: its cgroup stays behind, and the next run removes it.
+_SUPERVISOR = "supervisor"  # after the prefix; a leaf of a cage has the pid there
+# A killed tree ends within milliseconds. A process in uninterruptible sleep must not delay the end
+# of the run: its cgroup stays, and the next run removes it.
 _EMPTY_SECONDS = 2.0
-# The launcher, which waits, and PID 1 of the cage: not the command's.
+# The launcher and PID 1 of the cage, which are not the command's processes.
 PROCESSES_OF_THE_CAGE = 2
 
 
 @dataclass(frozen=True)
 class Delegated:
-    """A cgroup in which we may make leaves; `enable`: the controllers to hand down first."""
+    """A cgroup in which we may make leaves; `enable`: the controllers to enable first."""
 
     path: Path
     enable: frozenset[str] = frozenset()
@@ -50,11 +50,11 @@ class Delegated:
 def delegated(controllers: set[str], mounts: Path = _MOUNTS, own: Path = _OWN) -> Delegated | None:
     """Return the nearest cgroup, ours or above, in which we may make a leaf with `controllers`.
 
-    None where there is no cgroup v2, or none of it was delegated to us. Changes nothing.
+    None without cgroup v2 or without delegation. Makes no changes.
     """
     root = _mount_point(mounts)
     path = _own_path(own)
-    if root is None or path is None or ".." in path.split("/"):  # outside of what is mounted
+    if root is None or path is None or ".." in path.split("/"):  # outside of the mounted hierarchy
         return None
     here = root / path.lstrip("/")
     for directory in (here, *here.parents):
@@ -71,7 +71,7 @@ def delegated(controllers: set[str], mounts: Path = _MOUNTS, own: Path = _OWN) -
 
 
 def hands_down(parent: Delegated, controller: str) -> bool:
-    """Whether a leaf there has `controller`, once what is to be enabled is."""
+    """Tell whether a leaf in `parent` will have `controller`."""
     return controller in parent.enable | _words(parent.path / "cgroup.subtree_control")
 
 
@@ -98,9 +98,9 @@ def _may_make_leaf(directory: Path) -> bool:
 
 
 def _alone_in(directory: Path) -> bool:
-    """Whether nobody's processes keep `directory` from handing controllers down.
+    """Tell whether `directory` may enable controllers: it holds no process but this one.
 
-    The root of the hierarchy, which alone has no type, is excepted from that rule.
+    The root of the hierarchy, the only cgroup without a type, may always do so.
     """
     if not (directory / "cgroup.type").exists():
         return True
@@ -114,10 +114,10 @@ def _words(file: Path) -> set[str]:
 
 
 def _hand_down(parent: Delegated) -> None:
-    """Enable the controllers that the leaf needs, moving ourselves out of the way.
+    """Enable the controllers that the leaf needs, after moving this process to a leaf.
 
-    They stay enabled and we stay there: taking a controller back would lift the limits of every
-    other leaf, and what was delegated to us ends with us.
+    Both last: disabling a controller would lift the limits of all other leaves, and the delegated
+    cgroup ends with us.
     """
     if not parent.enable:
         return
@@ -130,7 +130,7 @@ def _hand_down(parent: Delegated) -> None:
 
 
 def _remove_left_behind(parent: Path) -> None:
-    """Remove the leaves of supervisors that were killed; the kernel refuses one that is in use."""
+    """Remove the leaves of killed supervisors; the kernel keeps a leaf that is in use."""
     for leaf in parent.glob(f"{_PREFIX}*"):
         pid = re.fullmatch(rf"{_PREFIX}(\d+)", leaf.name)
         if pid is not None and not Path(f"/proc/{pid[1]}").exists():
@@ -146,7 +146,7 @@ class Cgroup:
         _hand_down(parent)
         _remove_left_behind(parent.path)
         self.path = parent.path / f"{_PREFIX}{os.getpid()}"
-        with contextlib.suppress(OSError):  # of a process that had our pid and was killed
+        with contextlib.suppress(OSError):  # of a killed process that had our pid
             self.path.rmdir()
         self.path.mkdir()
         try:
@@ -155,21 +155,21 @@ class Cgroup:
         except OSError:
             self.path.rmdir()
             raise
-        # Without swap accounting these are missing; the limit itself holds all the same.
+        # Without swap accounting these files are missing; the limit itself still holds.
         for key, value in (("memory.swap.max", "0"), ("memory.oom.group", "1")):
             with contextlib.suppress(OSError):
                 if "memory.max" in limits:
                     (self.path / key).write_text(value)
 
     def add(self, pid: int) -> None:
-        """Move a process in; what it starts from now on is born there. Raises CageFailed."""
+        """Move a process into the leaf; its future children start there. Raises CageFailed."""
         try:
             (self.path / "cgroup.procs").write_text(str(pid))
         except OSError as error:
             raise CageFailed(f"the cage can't be put under its limits: {error}") from error
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel killed the cage for its memory."""
+        """Tell whether the kernel killed a process of the cage for lack of memory."""
         with contextlib.suppress(OSError):
             for line in (self.path / "memory.events").read_text().splitlines():
                 if line.startswith("oom_kill "):
@@ -177,9 +177,9 @@ class Cgroup:
         return False
 
     def close(self) -> None:
-        """Kill what is left and remove the leaf; a leaf that is still busy stays behind.
+        """Kill the remaining processes and remove the leaf; a busy leaf stays.
 
-        Blocks for as long as the killed take to die, two seconds at most.
+        Blocks until the processes have ended, two seconds at most.
         """
         with contextlib.suppress(OSError):
             (self.path / "cgroup.kill").write_text("1")
@@ -188,7 +188,7 @@ class Cgroup:
             self.path.rmdir()
 
     def _await_empty(self) -> None:
-        """Wait for the kernel's word: cgroup.events is readable anew with every change."""
+        """Wait until the leaf is empty: cgroup.events signals every change."""
         give_up = time.monotonic() + _EMPTY_SECONDS
         with (self.path / "cgroup.events").open(encoding="ascii") as events:
             poll = select.poll()

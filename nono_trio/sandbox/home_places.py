@@ -1,8 +1,8 @@
-"""Where grants appear in a cage's home: made before the cage is, in a tree that a command filled.
+"""Make the mount points and links of grants in a cage's home, which an earlier command filled.
 
 Rules of this file: a place is made by descriptors and never through a symlink of the command's, so
-that what is mounted or linked lands in the home and nowhere else. What the command has there itself
-is set aside, never lost. What the last session's grants left is taken away where it is still ours.
+every mount and link lies inside the home. A file of the command in the way is renamed, not deleted.
+Places of the last session are removed unless the command has changed them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def make_places(home: int, places: Iterable[Place]) -> list[str]:
-    """Make every place below the open directory `home`; return what has to be said. OSError."""
+    """Make every place below the open directory `home`; return notes. Raises OSError."""
     notes = []
     for place in places:
         *above, name = place.names
@@ -65,8 +65,10 @@ def _make(place: Place, name: str, parent: int) -> None:
 
 
 def unmake_places(home: int, places: Sequence[tuple[str, str, str]]) -> None:
-    """Take away what is left of places (path, kind, target): a link of ours, an empty directory or
-    file. Deeper ones first; never raises OSError."""
+    """Remove unchanged places (path, kind, target): our links, empty directories and files.
+
+    Deeper places first; never raises OSError.
+    """
     for path, kind, target in sorted(places, key=lambda place: -place[0].count("/")):
         *above, name = path.split("/")
         with contextlib.suppress(OSError):
@@ -80,7 +82,7 @@ def unmake_places(home: int, places: Sequence[tuple[str, str, str]]) -> None:
 def _unmake(name: str, kind: str, target: str, parent: int) -> None:
     status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     if kind == "directory":
-        os.rmdir(name, dir_fd=parent)  # refused unless it is an empty directory
+        os.rmdir(name, dir_fd=parent)  # fails unless it is empty
     elif kind == "link":
         if stat.S_ISLNK(status.st_mode) and os.readlink(name, dir_fd=parent) == target:
             os.unlink(name, dir_fd=parent)

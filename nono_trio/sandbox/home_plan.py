@@ -1,12 +1,10 @@
-"""The home that a cage has: which one, where, and where grants below the real home appear in it.
+"""The plan of a cage's home: its kind, its path, and the places of grants in it.
 
-With a mount view the cage's home stands at the path of the real one and grants are mounted into
-it. Without one HOME names a directory of its own, with a link to each grant; programs that ask the
-account instead of HOME see the real home there. Who grants the real home itself gets that, and no
-other one.
+With a mount view the cage's home has the path of the real one, and grants are mounted into it.
+Without one HOME names another directory, with a link to each grant; programs that use the account
+database instead of HOME see the real home. If the real home itself is granted, the cage uses it.
 
-Nothing here touches the disk but to look at it: a home is made and opened in
-session/homes/kept_homes.py.
+This file only reads the disk: session/homes/kept_homes.py makes and opens homes.
 """
 
 from __future__ import annotations
@@ -33,22 +31,24 @@ if TYPE_CHECKING:
 
 PlaceKind: TypeAlias = Literal["directory", "file", "link"]
 
-# A private home of the mount view is in memory: an eighth of it (or of `--memory`), so that with
-# /tmp and /dev/shm full as well an eighth is left. That is room for logs, settings and a small
-# cache; a command that fills more wants `--home kept`, which is on disk.
+# A private home of the mount view is in memory and gets an eighth of it (or of `--memory`); with
+# /tmp and /dev/shm full too, an eighth is left. It has room for logs, settings and a small cache; a
+# command that needs more should run with `--home kept`, which is on disk.
 _PRIVATE_SHARE = 8
-# A file costs the kernel about a KiB that no size counts.
+# A file takes about a KiB of kernel memory that no size limit counts.
 _BYTES_PER_FILE = 8 << 10
 _FEWEST_FILES = 65_536
 
 _XDG = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
-_OF_THE_SHELL = ("PWD", "OLDPWD")  # where it was, not where a program keeps something
+_OF_THE_SHELL = ("PWD", "OLDPWD")  # the current directory, not a place for files
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a grant appears in the cage's home: a path in it (without symlinks), and what has to be
-    there, for a link with where it leads."""
+    """A path (without symlinks) in the cage's home at which a grant appears.
+
+    `kind` is what must be made there; `target` is that of a link.
+    """
 
     path: str
     kind: PlaceKind
@@ -56,15 +56,15 @@ class Place:
 
     @property
     def names(self) -> list[str]:
-        """The path's parts."""
+        """The parts of the path."""
         return self.path.split("/")
 
 
 @dataclass(frozen=True)
 class HomePlan:
-    """A cage's home as it will be; `why_closed` says why there is none though one was meant.
+    """The planned home of a cage; `why_closed` says why a wanted home is missing.
 
-    `real` is the real home without symlinks; `moved`: HOME names another directory than that.
+    `real` is the real home without symlinks; `moved`: HOME names another directory.
     """
 
     kind: HomeKind
@@ -81,7 +81,7 @@ class HomePlan:
 def plan_home(
     choice: HomeChoice, files: FilePlan, isolation: Isolation, *, sandbox: bool
 ) -> HomePlan:
-    """Say which home a run gets; raises UsageError when flags contradict each other."""
+    """Return the home of a run; raises UsageError if flags contradict each other."""
     given = os.path.normpath(home_directory())
     real = os.path.realpath(given)
     grants = [(grant, grant.real) for grant in (*files.grants, *files.sockets)]
@@ -96,7 +96,7 @@ def plan_home(
 def _why_closed(
     choice: HomeChoice, grants: Sequence[tuple[Grant, str]], home: str, *, sandbox: bool
 ) -> str | None:
-    """Return why the cage has no home of its own, None if it has one."""
+    """Return the reason for a cage without a home of its own, None for a cage with one."""
     if choice.kind == "closed":
         return "asked for"
     if not sandbox:
@@ -107,7 +107,7 @@ def _why_closed(
         source = f"{grant.source} {grant.path}"
         if real == home:
             return _contradiction(choice, source, f"the real one is granted: {source}")
-        # Whoever grants the directory around it sees the real home, unless another was asked for.
+        # A grant of a directory around it shows the real home, unless the user chose another.
         if is_below(home, real) and (not choice.source or not os.path.isdir(home)):
             return f"the real one is granted: {source}"
     return None
@@ -123,7 +123,7 @@ def _contradiction(choice: HomeChoice, flag: str, why: str) -> str:
 
 
 def _mount_points(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterator[Place]:
-    """Where mounts below the home go, and the symlinks on the way to them."""
+    """Yield the mount points below the home, and the symlinks on the way to them."""
     found: dict[str, Place] = {}
     for grant, real in grants:
         if is_below(grant.path, given) or is_below(grant.path, home):
@@ -145,7 +145,7 @@ def _links_on_the_way(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _links(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterator[Place]:
-    """A link to each grant that is named below the home or lies there, upper ones first."""
+    """Yield a link for each grant that is named below the home or lies there, upper ones first."""
     found: dict[str, Place] = {}
     for grant, real in grants:
         for base, path in ((given, grant.path), (home, grant.path), (home, real)):
@@ -154,7 +154,9 @@ def _links(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterat
                 found.setdefault(inside, Place(inside, "link", real))
     linked: list[str] = []
     for place in sorted(found.values(), key=lambda place: (len(place.names), place.path)):
-        if not any(is_below(place.path, above) for above in linked):  # that link leads there too
+        if not any(
+            is_below(place.path, above) for above in linked
+        ):  # that link leads to it already
             linked.append(place.path)
             yield place
 
@@ -162,10 +164,10 @@ def _links(grants: Sequence[tuple[Grant, str]], given: str, home: str) -> Iterat
 def home_variables(
     environment: Mapping[str, str], plan: HomePlan, home: str, files: FilePlan
 ) -> dict[str, str]:
-    """Return `environment` for a cage whose home is at `home`.
+    """Return `environment` for a cage with its home at `home`.
 
-    A path below the real home that is not granted is the same path below the cage's home. An XDG
-    directory elsewhere that is not granted counts as not set: its default is in the home.
+    A path below the real home that is not granted becomes the same path below the cage's home. An
+    XDG directory elsewhere that is not granted is removed, so its default in the home applies.
     """
     changed = dict(environment)
     for name, value in environment.items():
@@ -181,7 +183,7 @@ def home_variables(
 
 
 def _below(path: str, real: str) -> str | None:
-    """Return the path inside the home, None for one that is not in it."""
+    """Return the path relative to the home, None for a path outside of it."""
     for home in (real, os.path.normpath(home_directory())):
         if is_below(path, home):
             return os.path.relpath(path, home)
@@ -189,8 +191,10 @@ def _below(path: str, real: str) -> str | None:
 
 
 def home_mount(plan: HomePlan, kept: str | None, memory: int | None) -> MountOp | None:
-    """What the view has as its home: `kept`, or with None an empty one of a bounded size; None
-    without a view or a home. `memory`: the limit of the cage in bytes."""
+    """Return the mount of the home: the directory `kept`, or with None an empty home in memory.
+
+    None without a view or without a home. `memory`: the limit of the cage in bytes.
+    """
     if not plan or plan.moved:
         return None
     if kept is not None:

@@ -1,8 +1,8 @@
 """Copy a tree that a hostile command filled, and may be filling at this moment.
 
-Rules of this file: symlinks are copied as such and never followed; sockets, pipes and devices are
-left out; no mode carries a set-user-id bit along; files keep their times (build tools compare
-them); entries, bytes and time are bounded, and a copy that a bound cut short says so.
+Rules of this file: symlinks are copied as symlinks and never followed; sockets, pipes and devices
+are left out; set-user-id and set-group-id bits are dropped; files keep their times (build tools
+compare them); entries, bytes and time are bounded, and a truncated copy is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nono_trio.sandbox.launcher.hostile_tree import find_directory, make_directo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Several times a home with the caches of a big project; what is more is built again by its tool.
+# Several times a home with the caches of a big project; tools rebuild missing cache files.
 MAX_ENTRIES = 300_000
 MAX_BYTES = 8 << 30
 COPY_SECONDS = 60.0
@@ -32,12 +32,12 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Exhausted(Exception):
-    """One of the bounds is reached."""
+    """A bound is reached."""
 
 
 @dataclass
 class Copied:
-    """What was copied; `whole` is False where a bound cut it short."""
+    """The result of a copy; `whole` is False if a bound ended it early."""
 
     entries: int = 0
     size: int = 0
@@ -52,10 +52,10 @@ def copy_tree(
     most_bytes: int = MAX_BYTES,
     seconds: float = COPY_SECONDS,
 ) -> Copied:
-    """Copy what lies below the directory `source` into the empty directory `target`.
+    """Copy the content of the directory `source` into the empty directory `target`.
 
-    What can't be read, or changes under the copy, is left out. Raises OSError when `target` can't
-    be written.
+    Files that can't be read, or that change during the copy, are left out. Raises OSError if
+    `target` can't be written.
     """
     copying = _Copying(target, most, most_bytes, time.monotonic() + seconds)
     with contextlib.suppress(_Exhausted):
@@ -74,7 +74,7 @@ class _Copying:
         self.copied = Copied()
 
     def run(self, source: int) -> None:
-        """Level by level: a queue of paths instead of a recursion."""
+        """Copy directory by directory: a list of paths instead of recursion."""
         pending = [""]
         while pending:
             directory = pending.pop()
@@ -90,7 +90,7 @@ class _Copying:
                 os.close(here)
 
     def _entry(self, name: str, here: int, there: int) -> bool:
-        """Copy one entry; True for a directory, which is to be gone into."""
+        """Copy one entry; return True for a directory, whose content comes next."""
         self.copied.entries += 1
         if self.copied.entries > self._most or time.monotonic() > self._deadline:
             raise _Exhausted
@@ -102,7 +102,7 @@ class _Copying:
             if not stat.S_ISREG(status.st_mode):
                 return stat.S_ISDIR(status.st_mode)
             file = os.open(name, _READ_FILE, dir_fd=here)
-        except OSError:  # gone, or not to be read
+        except OSError:  # removed, or unreadable
             return False
         try:
             self._file(file, name, there)
@@ -112,7 +112,7 @@ class _Copying:
 
     def _file(self, file: int, name: str, there: int) -> None:
         status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):  # swapped since it was looked at
+        if not stat.S_ISREG(status.st_mode):  # swapped since the stat
             return
         if self.copied.size + status.st_size > self._most_bytes:
             raise _Exhausted
@@ -122,7 +122,7 @@ class _Copying:
             try:
                 fcntl.ioctl(new, _FICLONE, file)
                 self.copied.size += status.st_size
-            except OSError:  # no such file system: byte by byte
+            except OSError:  # a file system without reflinks: copy the bytes
                 self._bytes(file, new)
             os.fchmod(new, mode)
             os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -140,8 +140,10 @@ class _Copying:
 
 
 def _found(source: int, path: str) -> int | None:
-    """Open a directory of the source; None where it can't be opened: since its parent was read it
-    may have gone, been shut, or become something else."""
+    """Open a directory of the source; None if it can't be opened.
+
+    It may have been removed, locked or replaced since its parent was read.
+    """
     try:
         return find_directory(source, path.split("/") if path else (), heal=False)
     except OSError:

@@ -1,8 +1,7 @@
-"""The files that a cage with a network of its own has instead of the host's: hosts, resolv.conf.
+"""A cage's own /etc/hosts and /etc/resolv.conf, for a cage with a network of its own.
 
-Rules of this file: what the host has at such a path never decides over whether there is a cage: it
-may be missing, a directory, a symlink that leads nowhere or in a circle. A file that can't be shown
-is left to the name service, which answers for both.
+Rules of this file: the host's files never prevent a cage: they may be missing, directories, or
+symlinks that are broken or circular. If a file can't be shown, our DNS service answers instead.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _ASK_US: Final = f"nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n"
 
 
 def own_files(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[str, str]:
-    """The texts by their paths; `hosts` is that of the hosts file.
+    """Return the texts by path; `hosts` is the text of the hosts file.
 
-    One that the user granted by name (`granted`) is the host's; resolv.conf is not, as the host's
-    servers can't be reached.
+    If the user granted the hosts file by name (`granted`), the cage shows the host's. Not so
+    resolv.conf: the host's servers can't be reached.
     """
     texts = {} if HOSTS in granted else {HOSTS: hosts}
     if transparent:
@@ -41,12 +40,12 @@ def own_files(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[
 
 
 def with_own_files(caged: CageFiles, texts: Mapping[str, str]) -> CageFiles:
-    """`caged` with those of `texts` that can be shown; the host's are neither shown nor granted."""
+    """Return `caged` with the `texts` that can be shown, in place of the host's files."""
     shown = {path: text for path, text in texts.items() if _can_show(path, caged)}
     own = {path: CageGrant(path, "read", is_file=True) for path in shown}
     grants = [own.get(grant.path, grant) for grant in caged.grants]
     known = {grant.path for grant in grants}
-    if caged.grants:  # none where the file sandbox is off
+    if caged.grants:  # empty if the file sandbox is off
         grants += [grant for path, grant in own.items() if path not in known]
     mounts = [one for one in caged.mounts if one.kind != "bind" or one.path not in shown]
     mounts += [MountOp("text", path, text=text) for path, text in shown.items()]
@@ -54,18 +53,18 @@ def with_own_files(caged: CageFiles, texts: Mapping[str, str]) -> CageFiles:
 
 
 def asks_loopback(caged: CageFiles, *, transparent: bool) -> bool:
-    """Whether look-ups go to 127.0.0.1, which resolvers take where there is no resolv.conf."""
+    """Tell whether resolvers ask 127.0.0.1, their default without resolv.conf."""
     shown = {one.path for one in caged.mounts if one.kind == "text"}
     return transparent and RESOLVER not in shown
 
 
 def hides(files: FilePlan, path: str) -> bool:
-    """Whether the cage has a file of its own at `path`, and not the host's."""
+    """Tell whether the cage has its own file at `path` instead of the host's."""
     return path == RESOLVER or (path == HOSTS and HOSTS not in files.user_paths)
 
 
 def names_warnings(*, asks_loopback: bool) -> list[str]:
-    """Say where no name can be looked up: resolvers take a directory for no missing file."""
+    """Warn if names can't be looked up: a directory at resolv.conf stops resolvers."""
     if not asks_loopback or not os.path.isdir(RESOLVER):
         return []
     return [
@@ -74,7 +73,7 @@ def names_warnings(*, asks_loopback: bool) -> list[str]:
 
 
 def _can_show(path: str, caged: CageFiles) -> bool:
-    """Whether there is, or can be made, a file to show it on: never in a directory of the host."""
+    """Tell whether a file to mount on exists or can be made; never in a directory of the host."""
     if not _is_shown(os.path.dirname(path), caged) or os.path.isfile(path):
         return True
     real = follow(path).real
@@ -82,7 +81,7 @@ def _can_show(path: str, caged: CageFiles) -> bool:
 
 
 def _is_shown(directory: str, caged: CageFiles) -> bool:
-    """Whether a directory of the host lies in what the cage shows of it."""
+    """Tell whether the cage shows a directory of the host."""
     real = os.path.realpath(directory)
     return any(
         one.kind == "bind" and is_in(real, os.path.realpath(one.path)) for one in caged.mounts

@@ -1,9 +1,8 @@
-"""What this machine can enforce: each thing tried as a run would do it, and how to get the rest.
+"""Checks of this machine for `doctor`: each feature is tried as in a run, with fixes.
 
-Rules of this file: whether a cage can be built is found out by building one with the launcher, up
-to the moment before "go", and ending it; nothing is concluded from a version number that can be
-tried. Files of /proc and /sys only say *why* something was refused. Nothing here forks: the
-launcher is a process of its own.
+Rules of this file: a cage is checked by building one with the launcher up to "go", and ending it. A
+feature that can be tried is not concluded from a version number. Files of /proc and /sys only
+explain a refusal. This file does not fork: the launcher is a process of its own.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 
 State: TypeAlias = Literal["ok", "missing", "unknown"]
 
-# Landlock came with it; everything else that a cage needs of the kernel is older.
+# The first kernel with Landlock; all other features that a cage needs are older.
 FIRST_KERNEL = (5, 13)
-# Each tunnel takes two descriptors: below this a busy child meets refused connections.
+# Each tunnel takes two descriptors; with fewer, a busy child gets refused connections.
 FEW_FILES = 1024
 
 FALLBACK = "seccomp, TCP rules"
@@ -55,7 +54,7 @@ _SECCOMP_FILTERED = "2"  # the mode of a process under a filter, in /proc/self/s
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `required` for full isolation, `fix` says how to get it."""
+    """The result of one check; `required` for full isolation, `fix` says how to get it."""
 
     name: str
     state: State
@@ -65,14 +64,14 @@ class Check:
 
     @property
     def degrades(self) -> bool:
-        """Whether a run is less isolated, or impossible, because of it."""
+        """Tell whether the missing feature makes runs less isolated or impossible."""
         return self.required and self.state != "ok"
 
 
 def try_cage(plan: CagePlan) -> CageFailed | None:
-    """Build the cage of `plan` and end it before anything is executed; return what failed.
+    """Build the cage of `plan`, end it before "go", and return the failure.
 
-    Blocking for some 30 ms; main thread only.
+    Blocks for some 30 ms; main thread only.
     """
     launched = spawn(plan)
     try:
@@ -86,7 +85,7 @@ def try_cage(plan: CagePlan) -> CageFailed | None:
 
 
 def check_kernel(release: str | None = None) -> Check:
-    """The kernel's version, for the reader: what it can do is tried elsewhere."""
+    """Report the kernel's version, for information: other checks try its features."""
     text = release or os.uname().release
     numbers = [int("".join(filter(str.isdigit, part)) or 0) for part in text.split(".")[:2]]
     if tuple(numbers) >= FIRST_KERNEL:
@@ -96,7 +95,7 @@ def check_kernel(release: str | None = None) -> Check:
 
 
 def check_landlock(library: ModuleType) -> Check:
-    """The Landlock ABI that nono-py finds, with its features."""
+    """Report the Landlock ABI that nono-py finds, with its features."""
     try:
         abi = library.detect_abi()
     except RuntimeError as error:
@@ -110,7 +109,7 @@ def check_landlock(library: ModuleType) -> Check:
 
 
 def check_namespaces(failed: CageFailed | None, *, inside_cage: bool = False) -> list[Check]:
-    """What `try_cage` of a namespace plan says about namespaces and the mount view."""
+    """Report on namespaces and the mount view, from `try_cage` of a namespace plan."""
     names = ("new namespaces", "network of its own", "mount view")
     if failed is None:
         found = (
@@ -122,7 +121,7 @@ def check_namespaces(failed: CageFailed | None, *, inside_cage: bool = False) ->
     stage = failed.stage if isinstance(failed, LaunchFailed) else ""
     text = failed.text if isinstance(failed, LaunchFailed) else failed.message
     at = {"namespaces": 0, "loopback": 1, "listener": 1, "file system view": 2}.get(stage)
-    if at is None:  # not about namespaces: the caller has a line for what it is about
+    if at is None:  # not about namespaces: another check reports it
         return [Check(name, "unknown", f"not reached: {text}") for name in names]
     fix = view_fix() if at == 2 else "; ".join(namespace_fixes(inside_cage=inside_cage))
     before = [Check(name, "ok", "tried") for name in names[:at]]
@@ -131,7 +130,7 @@ def check_namespaces(failed: CageFailed | None, *, inside_cage: bool = False) ->
 
 
 def namespace_fixes(proc: Path = _PROC, *, inside_cage: bool = False) -> list[str]:
-    """Why new namespaces are refused here, as what to do about it; never empty."""
+    """Return fixes for refused namespaces; never empty."""
     fixes = [
         f"sysctl -w user.max_{kind}_namespaces=15000 (it is 0)"
         for kind in _NAMESPACE_KINDS
@@ -159,7 +158,7 @@ def namespace_fixes(proc: Path = _PROC, *, inside_cage: bool = False) -> list[st
 
 
 def view_fix() -> str:
-    """What usually keeps a private /proc from being mounted."""
+    """Return the usual fix for a refused mount of a private /proc."""
     return (
         "in a container: leave /proc unmasked and mounts allowed"
         " (Docker: --security-opt systempaths=unconfined --security-opt apparmor=unconfined)"
@@ -167,7 +166,7 @@ def view_fix() -> str:
 
 
 def check_fallback(failed: CageFailed | None, library: ModuleType) -> Check:
-    """What `try_cage` of a landlock plan says: TCP rules and the seccomp filter, really applied."""
+    """Report on TCP rules and the seccomp filter, from `try_cage` of a landlock plan."""
     name = FALLBACK
     if failed is None:
         return Check(name, "ok", "the fallback, --isolation landlock, works too", required=False)
@@ -179,7 +178,7 @@ def check_fallback(failed: CageFailed | None, library: ModuleType) -> Check:
 
 
 def check_seatbelt(failed: CageFailed | None) -> list[Check]:
-    """What `try_cage` of a seatbelt plan says, on macOS; and that nobody has looked behind it."""
+    """Report on Seatbelt, from `try_cage` of a seatbelt plan on macOS, which is untested."""
     untested = Check("tried by its authors", "missing", UNTESTED, fix="see docs/macos.md")
     if failed is None:
         held = "files as granted, the network but the proxy's port closed"
@@ -188,7 +187,7 @@ def check_seatbelt(failed: CageFailed | None) -> list[Check]:
 
 
 def check_connect_broker(failed: CageFailed | None, proc: Path = _PROC) -> Check:
-    """Whether the fallback's connections are guarded; `failed` is what `try_cage` said of it."""
+    """Report on the connect broker of the fallback, from `try_cage` of its plan."""
     from nono_trio.sandbox.broker.seccomp_notify import refused_by  # Linux only
 
     name = "guarded connections"
@@ -198,13 +197,13 @@ def check_connect_broker(failed: CageFailed | None, proc: Path = _PROC) -> Check
         return Check(name, "ok", found, required=False)
     fix = (
         "kernel.yama.ptrace_scope below 2; in a container, a seccomp profile with pidfd_getfd, and"
-        " nobody else who is asked about system calls"
+        " no other process that handles seccomp notifications"
     )
     return Check(name, "missing", refused, required=False, fix=fix)
 
 
 def check_pidfd() -> Check:
-    """pidfds: without them a supervisor could signal a process that took the pid over."""
+    """Report on pidfds: without them a signal could reach a process that has reused a pid."""
     try:
         ProcessHandle(os.getpid()).close()
     except OSError as error:
@@ -214,7 +213,7 @@ def check_pidfd() -> Check:
 
 
 def check_cgroup() -> Check:
-    """Whether --memory and --max-processes can count the whole cage."""
+    """Report whether --memory and --max-processes can limit the whole cage."""
     parent = delegated({"memory", "pids"})
     if parent is not None:
         found = f"memory and pids delegated in {parent.path}"
@@ -228,7 +227,7 @@ def check_cgroup() -> Check:
 
 
 def check_own_code() -> Check:
-    """Whether files of ours have a second name, by which somebody else may write them."""
+    """Report hard links of our own files: a command could write them by the other name."""
     linked = linked_files()
     if not linked:
         return Check("own code", "ok", "no file of it has a second name", required=False)
@@ -239,7 +238,7 @@ def check_own_code() -> Check:
 
 
 def check_limits() -> Check:
-    """How many descriptors the supervisor may open."""
+    """Report how many descriptors the supervisor may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = f"open files: {_limit(soft)}, at most {_limit(hard)}"
     if hard != resource.RLIM_INFINITY and hard <= FEW_FILES:
@@ -258,7 +257,7 @@ def _is_filtered(proc: Path) -> bool:
 
 
 def _read(path: Path) -> str:
-    """The text of a file of /proc; empty where this kernel does not have it."""
+    """Return the text of a file of /proc; empty if this kernel lacks it."""
     with suppress(OSError, UnicodeError):
         return path.read_text().strip()
     return ""

@@ -1,8 +1,8 @@
-"""What a cage of Seatbelt's is made of, holds and leaves open. macOS; not tested on a Mac.
+"""The macOS cage: its grants, its protection and its gaps. Not tested on a Mac.
 
-The texts say what nono-py's profile allows: `(deny default)`, then files as granted, signals and
-process information within the cage, Mach services but the keychain's, and of the network TCP to one
-port of this machine, being called at any port, and the system's resolver.
+The texts describe nono-py's Seatbelt profile: `(deny default)`; allowed are granted files, signals
+and process information within the cage, Mach services except the keychain's, TCP to one port of
+this machine, listening on any port, and the system's resolver.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 UNTESTED: Final = "the macOS cage was written without a Mac at hand and never run on one"
 
-# Beside the session's own temporary directory. Not /dev as a whole: it has the user's other
-# terminals. The command's own terminal is open already when it starts.
+# In addition to the session's own temporary directory. Not all of /dev: it has the user's other
+# terminals. The command's own terminal is already open at its start.
 OWN_GRANTS: Final = (
     *(CageGrant(f"/dev/{name}", "readwrite", is_file=True) for name in ("null", "zero", "tty")),
     *(CageGrant(f"/dev/{name}", "read", is_file=True) for name in ("random", "urandom")),
@@ -29,12 +29,12 @@ OWN_GRANTS: Final = (
 
 
 def closed_paths(denied: Iterable[str]) -> list[str]:
-    """Return what stays closed inside every grant: each path as it is named and as it is."""
+    """Return the paths that are closed inside grants: each as given and without symlinks."""
     return list(dict.fromkeys(path for one in denied for path in (one, os.path.realpath(one))))
 
 
 def enforcement(plan: CagePlan) -> list[str]:
-    """Name what holds, for the log and for `audit show`."""
+    """Describe the protection, for the log and `audit show`."""
     held = []
     if plan.isolation == "seatbelt":
         held += [
@@ -47,7 +47,7 @@ def enforcement(plan: CagePlan) -> list[str]:
 
 
 def left_open(plan: CagePlan) -> list[str]:
-    """Name what this cage does not stop and a whole one would."""
+    """Describe the gaps of this cage compared with full isolation."""
     warnings = [f"{UNTESTED}: do not rely on it yet (docs/macos.md)"]
     if plan.isolation == "seatbelt":
         warnings.append(

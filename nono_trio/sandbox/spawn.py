@@ -1,8 +1,8 @@
-"""Start the launcher: one posix_spawn from the main thread, before the event loop is even imported.
+"""Start the launcher: one posix_spawn from the main thread, before the event loop is imported.
 
-PR_SET_PDEATHSIG counts the death of the *thread* that made a process, and trio starts processes
-from short-lived worker threads: a launcher started there would be killed when that thread is
-retired. Starting it early also lets it shut itself in while the supervisor imports trio.
+PR_SET_PDEATHSIG refers to the *thread* that made a process. trio starts processes from short-lived
+worker threads, so a launcher started there would be killed with its thread. An early start also
+lets the launcher build the cage while the supervisor imports trio.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.cgroup import Cgroup
     from nono_trio.sandbox.launcher.cage_plan import CagePlan
 
-# 25 ms on a quiet machine; ten seconds is a machine that swaps, more is a launcher that hangs.
+# It takes 25 ms on an idle machine and seconds on one that swaps. After ten seconds it hangs.
 LAUNCH_SECONDS = 10.0
-# The steps that a kernel, a container or a hardened distribution refuses, where `auto` falls back.
+# Steps that a kernel, a container or a hardened distribution may refuse; then `auto` falls back.
 NAMESPACE_STAGES = frozenset({"namespaces", "loopback", "listener", "file system view"})
 TRANSPARENT_STAGE = "transparent network"
 CONNECT_BROKER_STAGE = "connect broker"
 
-# What the interpreter runs, isolated from environment and site-packages (-I -S). The launcher is a
-# package of its own whose modules lie in one directory: sys.path has the standard library only and
-# is not touched, so what lies beside nono_trio, in a project or in site-packages, is never found.
+# The program of the interpreter, isolated from environment and site-packages (-I -S). It makes the
+# launcher a package of its own from one directory. sys.path keeps only the standard library, so
+# modules beside nono_trio, in a project or in site-packages, are never found.
 LOAD_LAUNCHER = (
     "import sys, importlib.util as util;"
     " spec = util.spec_from_file_location('nono_trio_launcher', sys.argv[2] + '/__init__.py',"
@@ -48,7 +48,7 @@ LAUNCHER_DIRECTORY = str(Path(__file__).resolve().parent / "launcher")
 
 
 class LaunchFailed(CageFailed):
-    """A step of the launch that failed; `stage` is its name."""
+    """A failed step of the launch; `stage` is its name."""
 
     def __init__(self, stage: str, text: str, *, hint: str | None = None) -> None:
         super().__init__(f"the cage could not be built: {stage}: {text}", hint=hint)
@@ -57,20 +57,20 @@ class LaunchFailed(CageFailed):
 
 
 class NamespacesRefused(LaunchFailed):
-    """This machine refuses what namespace isolation needs."""
+    """This machine refuses a step of namespace isolation."""
 
 
 class TransparentRefused(LaunchFailed):
-    """This machine has namespaces, but not what the transparent network needs on top."""
+    """This machine has namespaces, but refuses the transparent network."""
 
 
 class ConnectBrokerRefused(LaunchFailed):
-    """This machine has Landlock, but not what the connect broker needs next to it."""
+    """This machine has Landlock, but refuses the connect broker."""
 
 
 @dataclass
 class Launched:
-    """A launcher that is under way: its pid and our end of the control socket.
+    """A running launcher: its pid and our end of the control socket.
 
     `notifications`: the descriptor at which the child's calls wait for the broker, if it has one.
     `home`: the directory of a home that ends with the session.
@@ -84,7 +84,7 @@ class Launched:
     home: int | None = None
 
     def abandon(self) -> None:
-        """End a launcher whose session never began; nothing once its cage has reaped it."""
+        """End a launcher whose session never began; does nothing after its cage has reaped it."""
         if self.home is not None:
             os.close(self.home)
             self.home = None
@@ -100,9 +100,9 @@ class Launched:
 
 
 def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
-    """Start the launcher and tell it `plan`. Blocking for a few milliseconds; main thread only.
+    """Start the launcher and send it `plan`. Blocks for a few milliseconds; main thread only.
 
-    `cgroup`: where it has to be before it starts anything. Raises OSError, and CageFailed.
+    `cgroup`: the launcher is moved there before it starts a process. Raises OSError, CageFailed.
     """
     ours, theirs = socket.socketpair()
     with theirs:
@@ -117,16 +117,16 @@ def spawn(plan: CagePlan, cgroup: Cgroup | None = None) -> Launched:
         except CageFailed:
             launched.abandon()
             raise
-    with suppress(BrokenPipeError):  # it has died: `await_ready` says so
+    with suppress(BrokenPipeError):  # the launcher has ended: `await_ready` reports it
         protocol.send(ours, {"start": encode(plan)})
     return launched
 
 
 def await_ready(launched: Launched) -> dict[str, socket.socket]:
-    """Wait until the child is shut in; return the listening sockets by name.
+    """Wait until the child is confined; return the listening sockets by name.
 
-    Blocking, before the event loop starts: whether this machine can build the cage has to be
-    known before a session is recorded. Raises CageFailed with the step that failed.
+    Blocks, before the event loop starts: a session is recorded only after this machine has built
+    the cage. Raises CageFailed with the failed step.
     """
     launched.control.settimeout(LAUNCH_SECONDS)
     decoder = protocol.Decoder()
@@ -158,7 +158,7 @@ def _next_message(
 
 
 def launch_error(message: dict[str, object]) -> CageFailed:
-    """Turn what the launcher said instead of "ready" into an error for a person."""
+    """Turn the launcher's message instead of "ready" into an error for the user."""
     failed = message.get("failed")
     if not isinstance(failed, dict):
         return CageFailed(f"unexpected word from the cage's launcher: {sorted(message)}")

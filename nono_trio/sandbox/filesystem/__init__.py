@@ -1,1 +1,1 @@
-"""What the child may touch: grants, protected paths and the plan made of them."""
+"""The file plan of a cage: grants, protected paths and the plan made from them."""

@@ -1,9 +1,9 @@
-"""Where code of ours comes from: in this process, and in the next one before its first statement.
+"""The paths that our own code is loaded from, in this process and at the start of the next one.
 
-Rules of this file: a place is given without symlinks, but each symlink on the way to it counts, for
-whoever can replace one decides where it leads; so does every other path that a bind mount gives it,
-and what is not there and would be loaded if it were (a zip of the standard library, a pyvenv.cfg,
-a sitecustomize.py): then it is the directory whose names must not change.
+Rules of this file: a place is a path without symlinks. Also protected are: each symlink on the way
+to it, because replacing one changes the target; every other path that a bind mount gives it; and
+missing files that Python would load if they existed (a zip of the standard library, a pyvenv.cfg, a
+sitecustomize.py). For these, the names in their directory must not change.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 _PACKAGE = os.path.dirname(os.path.abspath(nono_trio.__file__))
 _SITE_NAMES = frozenset({"site-packages", "dist-packages"})
-# Imported at the start of every interpreter, if they can be found.
+# Every interpreter imports these at its start, if they exist.
 _CUSTOMIZED = ("sitecustomize", "usercustomize")
 
 
 class CodePlace(NamedTuple):
-    """A path that must stay as it is.
+    """A path that no command may change.
 
-    `whole`: with all that is below it; `names`: a directory whose own names must not change;
-    `searched`: one that modules are looked for in as well, after the standard library.
+    `whole`: with everything below it; `names`: a directory whose own names must not change;
+    `searched`: a directory in which Python also searches modules, after the standard library.
     """
 
     path: str
     kind: Literal["whole", "names", "searched"]
 
     def refuses(self, real: str) -> bool:
-        """Whether nothing at or below `real`, a path without symlinks, may be written for it."""
+        """Tell whether this place forbids writing at and below `real`, a path without symlinks."""
         if real == self.path:
             return True
         if not is_below(real, self.path):
@@ -50,7 +50,7 @@ class CodePlace(NamedTuple):
 
 
 def code_places() -> list[CodePlace]:
-    """Return every place that code of ours comes from, none inside of another whole one."""
+    """Return every place of our own code, without places inside another whole one."""
     found: dict[CodePlace, None] = {}
     for path in dict.fromkeys(_whole_paths()):
         found.update(dict.fromkeys(_places_of(path)))
@@ -58,7 +58,7 @@ def code_places() -> list[CodePlace]:
         found.update(dict.fromkeys(_names_of(path, "searched")))
     for path in dict.fromkeys(_start_directories()):
         found.update(dict.fromkeys(_names_of(path, "names")))
-    for path in startup.mapped_files():  # the kernel names them without symlinks
+    for path in startup.mapped_files():  # these paths have no symlinks
         found[CodePlace(path, "whole")] = None
         found[CodePlace(os.path.dirname(path), "names")] = None
     mounts = MountTable.read()
@@ -71,7 +71,7 @@ def code_places() -> list[CodePlace]:
 
 
 def _outermost(places: Collection[CodePlace]) -> list[CodePlace]:
-    """Leave out what a whole place holds anyway."""
+    """Leave out places inside a whole one."""
     whole = {place.path for place in places if place.kind == "whole"}
     return [
         place
@@ -82,24 +82,24 @@ def _outermost(places: Collection[CodePlace]) -> list[CodePlace]:
 
 
 def can_be_imported(relative: str, *, first: bool) -> bool:
-    """Whether a path, relative to a directory that is searched for modules, could be one of those
-    that we, or an interpreter at its start, import.
+    """Tell whether `relative`, a path in a module directory, may become an imported module.
 
-    `first`: the directory is searched before the standard library.
+    Counted are the modules that we import and those of an interpreter's start. `first`: the
+    directory is searched before the standard library.
     """
     name = relative.split("/", 1)[0].split(".", 1)[0]
     if name in (*startup.DEPENDENCIES, *_CUSTOMIZED, "nono_trio", "__pycache__"):
         return True
     if name not in sys.stdlib_module_names:
         return False
-    # Some names of the standard library are not there: other systems' (nt), or left out.
+    # Some modules of the standard library are missing: those of other systems (nt), or left out.
     return first or not startup.is_standard_module(name)
 
 
 def linked_files() -> list[str]:
-    """Return the files of our package and of its dependencies that have a second name somewhere.
+    """Return the files of our package and its dependencies that are hard links.
 
-    Whoever writes the other name, a cache's for instance, writes our code.
+    Writing the other name, in a cache for instance, changes our code.
     """
     found = []
     for path in (_PACKAGE, *startup.dependency_paths(sys.path)):
@@ -113,18 +113,18 @@ def linked_files() -> list[str]:
 def _has_two_names(path: str) -> bool:
     try:
         return os.lstat(path).st_nlink > 1
-    except OSError:  # gone since
+    except OSError:  # removed since
         return False
 
 
 def names_on_the_way(path: str) -> Iterator[CodePlace]:
-    """Yield the directory of each symlink that `path`, an absolute one, leads through."""
+    """Yield the directory of each symlink on the way of `path`, which is absolute."""
     for link in follow(path).links:
         yield CodePlace(os.path.dirname(link), "names")
 
 
 def absent(path: str) -> CodePlace:
-    """Return the place of a path that is not there: the nearest directory that is."""
+    """Return the place of a missing path: the nearest existing directory."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return CodePlace(path, "names")
@@ -158,8 +158,7 @@ def _whole_paths() -> Iterator[str]:
 
 
 def _start_directories() -> Iterator[str]:
-    """Where an interpreter looks for pyvenv.cfg and pybuilddir.txt, which say where its standard
-    library is."""
+    """Yield the directories of pyvenv.cfg and pybuilddir.txt, which locate the standard library."""
     for executable in (sys.executable, os.path.realpath(sys.executable)):
         yield os.path.dirname(executable)
         yield os.path.dirname(os.path.dirname(executable))

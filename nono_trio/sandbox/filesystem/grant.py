@@ -1,8 +1,8 @@
-"""One grant: a path, what may be done there, who asked for it, and what it really is.
+"""One grant: a path, its access, its source, and the identity of its file.
 
-Rules of this file: a grant means what its path leads to when the plan is made, by device and inode;
-what turns up there later is not granted. A symlink inside a directory that commands work in may
-have been made by one of them: it never leads a grant out of there.
+Rules of this file: a grant applies to the file that its path leads to when the plan is made, by
+device and inode; a file that appears there later is not granted. A command may have made the
+symlinks inside its working directory, so such a symlink can't lead a grant out of it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from nono_trio.sandbox.launcher.symlinks import follow
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# "socket": may be connected to, and neither read nor written.
+# "socket": connecting only, neither reading nor writing.
 Access = Literal["read", "write", "readwrite", "socket"]
 
-# What a cage with a mount view has of its own.
+# A cage with a mount view has its own directories at these paths.
 PRIVATE = ("/tmp", "/dev/shm")
 
-# A directory of sockets holds some dozens; this bounds what a mistake (`~`) costs.
+# A directory of sockets holds some dozens; this bounds the cost of a mistake (`~`).
 _MOST_LOOKED_AT = 10_000
 
 _FLAGS = {
@@ -41,9 +41,9 @@ _FLAGS = {
 
 @dataclass(frozen=True)
 class Grant:
-    """One path (absolute, as given) with what may be done below it, and who gave it.
+    """One path (absolute, as given), the access below it, and the source of the grant.
 
-    `asked_for`: by the user, with a flag or in a profile, and not by a policy group.
+    `asked_for`: the user granted it with a flag or in a profile, not a policy group.
     """
 
     path: str
@@ -59,20 +59,20 @@ class Grant:
 
     @cached_property
     def identity(self) -> Identity | None:
-        """Device and inode of it; None once it has gone."""
+        """Device and inode of the file; None if it is missing."""
         return identity(self.real)
 
     @property
     def may_write(self) -> bool:
-        """Whether anything can be changed by it."""
+        """Tell whether the grant allows changes."""
         return self.access in ("write", "readwrite")
 
 
 @dataclass(frozen=True)
 class PathRequest:
-    """One path as it is asked for; `source` is the flag, or a profile's file, line and key.
+    """One requested path; `source` is the flag, or a profile's file, line and key.
 
-    `optional`: one of our own profiles names it, so it is no mistake when it is not there.
+    `optional`: it comes from one of our own profiles, so a missing path is no mistake.
     """
 
     given: str
@@ -85,10 +85,10 @@ class PathRequest:
 def grant_requests(
     requests: Iterable[PathRequest], directory: str, warnings: list[str]
 ) -> list[Grant]:
-    """Turn requests into grants; what is left out is told in `warnings`.
+    """Turn requests into grants; add a warning for each request that is left out.
 
-    Raises UsageError for a path of the wrong kind, one that is not UTF-8, and for one that a
-    symlink leads out of the directory that commands work in.
+    Raises UsageError for a path of the wrong kind, a path that is not UTF-8, and a path that a
+    symlink leads out of the working directory.
     """
     found = [
         (request, grant)
@@ -112,11 +112,11 @@ def grant_requests(
 
 
 def shown_sockets(grants: Iterable[Grant], warnings: list[str]) -> list[Grant]:
-    """Return what a mount view shows of grants of sockets.
+    """Return the socket grants that a mount view shows.
 
-    Landlock lets a command read all that lies below its home and its /tmp, whatever is mounted
-    there: of a directory in them only the sockets are shown that are there now. Raises UsageError
-    for a directory that holds too much to look at.
+    Landlock lets a command read everything below its home and its /tmp, including mounts there. So
+    a granted directory inside them is replaced by the sockets that it has now. Raises UsageError
+    for a directory with too many files.
     """
     own = [os.path.realpath(home_directory()), *PRIVATE]
     shown: list[Grant] = []
@@ -149,8 +149,10 @@ def _sockets_in(directory: Grant) -> Iterator[Grant]:
 
 
 def _is_led_by_own_link(path: str) -> bool:
-    """Whether a symlink of this user's is on the way: an earlier command may have made it, in a
-    directory that is not known of here."""
+    """Tell whether the path goes through a symlink of this user.
+
+    An earlier command may have made it, in a directory that this run does not know.
+    """
     return any(_is_own(link) for link in follow(path).links)
 
 
@@ -163,13 +165,13 @@ def _is_own(path: str) -> bool:
 def work_trees(directory: str) -> list[str]:
     """Return the directories that commands work in by default, without symlinks."""
     trees = [os.path.realpath(directory)]
-    with contextlib.suppress(FileNotFoundError):  # --workdir names another
+    with contextlib.suppress(FileNotFoundError):  # removed; --workdir names another
         trees.append(os.getcwd())
     return trees
 
 
 def link_out(path: str, trees: Sequence[str]) -> str | None:
-    """Return the symlink by which `path` leaves one of `trees` (without symlinks), if one does."""
+    """Return the symlink by which `path` leaves one of `trees` (without symlinks), or None."""
     followed = follow(path)
     for link in followed.links:
         for tree in trees:
@@ -179,10 +181,10 @@ def link_out(path: str, trees: Sequence[str]) -> str | None:
 
 
 def absolute(given: str, directory: str) -> str:
-    """Return a path as a flag or a profile gives it, seen from `directory`.
+    """Return the absolute path of a flag or a profile, relative to `directory`.
 
-    Raises UsageError for a `..` behind a symlink: it reads as the link's own directory, and to the
-    system it is the one above the link's target.
+    Raises UsageError for `..` after a symlink: a reader takes it for the link's own directory, the
+    system for the parent of the link's target.
     """
     path = os.path.join(directory, expand_home(given))
     parts = path.split("/")
@@ -221,7 +223,7 @@ def _grant(request: PathRequest, directory: str, warnings: list[str]) -> Grant |
 
 
 def _is_text(path: str) -> bool:
-    """Whether a path is UTF-8, which is all that nono-py takes."""
+    """Tell whether a path is UTF-8, which nono-py requires."""
     try:
         path.encode()
     except UnicodeEncodeError:

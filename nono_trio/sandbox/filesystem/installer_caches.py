@@ -1,8 +1,8 @@
-"""The caches of installers: what lies in them is run later, outside of any cage.
+"""The caches of installers, whose code runs later, outside of any cage.
 
-A cache holds code that the next installation takes without looking again, and uv and pnpm link
-their cache's files into what is installed: who writes the cache writes nono-trio's own package as
-well, by a path that no read-only mount of the package covers.
+The next installation uses cached code without checking it. uv and pnpm hard-link files of their
+cache into installed packages: writing the cache changes nono-trio's own package too, by a path that
+a read-only mount of the package does not cover.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Where conda and its like put themselves, if nobody says otherwise: the packages are below.
+# The default directories of conda and its relatives, with the packages below.
 _CONDA_HOMES = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda")
 _CONDA_PROGRAMS = ("conda", "mamba", "micromamba")
 
 
 class Cache(NamedTuple):
-    """A cache (absolute), whose it is, and the names of the program that makes it."""
+    """A cache (absolute path), its installer, and the names of the program that makes it."""
 
     path: str
     installer: str
@@ -29,12 +29,12 @@ class Cache(NamedTuple):
 
     @property
     def is_used(self) -> bool:
-        """Whether it is there, or will be as soon as its program runs."""
+        """Tell whether the cache exists, or its program is installed."""
         return os.path.exists(self.path) or any(map(shutil.which, self.programs))
 
 
 def installer_caches(environ: Mapping[str, str], home: str) -> list[Cache]:
-    """Return every place where uv, pip, conda and pnpm keep what they install from."""
+    """Return every cache directory of uv, pip, conda and pnpm."""
     every = (*_uv(environ, home), *_pip(environ, home), *_conda(environ, home))
     found = (*every, *_pnpm(environ, home))
     return list(dict.fromkeys(cache for cache in found if os.path.isabs(cache.path)))
@@ -76,13 +76,13 @@ def _conda(environ: Mapping[str, str], home: str) -> Iterator[Cache]:
     found = [*given, *(f"{root}/pkgs" for root in roots if root)]
     for path in map(os.path.normpath, found):
         yield Cache(path, "conda", _CONDA_PROGRAMS)
-    for name in _CONDA_HOMES:  # only one of them is anybody's
+    for name in _CONDA_HOMES:  # a user has at most one of them
         if os.path.isdir(f"{home}/{name}/pkgs"):
             yield Cache(f"{home}/{name}/pkgs", "conda", ())
 
 
 def _pnpm(environ: Mapping[str, str], home: str) -> Iterator[Cache]:
-    """Its store, its cache of what registries said, and where its own program lies."""
+    """Yield its store, its cache of registry answers, and the directory of its own program."""
     programs = ("pnpm",)
     usual = [f"{_data_home(environ, home)}/pnpm", f"{_cache_home(environ, home)}/pnpm"]
     if sys.platform == "darwin":

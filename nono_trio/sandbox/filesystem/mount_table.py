@@ -1,8 +1,8 @@
-"""The kernel's table of mounts: by which other paths the same directory can be reached.
+"""The kernel's table of mounts, to find the other paths of a directory.
 
-A bind mount gives a tree a second path, and what is closed by one of them would be open by the
-other. Rules of this file: a second name is believed only if it leads to the same device and inode;
-on a system without such a table a place has the one name that it was given.
+A bind mount gives a tree a second path, so closing one path leaves the other open. Rules of this
+file: a second path counts only if it leads to the same device and inode; on a system without such a
+table each directory has one path.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MOUNTS: Final = "/proc/self/mountinfo"
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")  # the kernel writes blanks and backslashes so
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")  # blanks and backslashes
 
 
 class Mount(NamedTuple):
-    """One mount: of which file system, which directory of it, and where."""
+    """One mount: the file system's device, the directory of it, and the mount point."""
 
     device: str
     root: str
@@ -29,7 +29,7 @@ class Mount(NamedTuple):
 
 
 class MountTable:
-    """The mounts that this process sees, in the kernel's order: a later one hides an earlier."""
+    """The mounts that this process sees; a later mount hides an earlier one at its point."""
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self._at: dict[str, Mount] = {}
@@ -40,7 +40,7 @@ class MountTable:
 
     @classmethod
     def read(cls, path: str = MOUNTS) -> MountTable:
-        """Read the table; an empty one where there is none."""
+        """Read the table; it is empty on a system without one."""
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return cls(map(_parsed, file))
@@ -48,9 +48,9 @@ class MountTable:
             return cls(())
 
     def names(self, real: str) -> tuple[str, ...]:
-        """Return every path of `real`, which has no symlinks in it, the given one first.
+        """Return every path of `real`, which has no symlinks, the given one first.
 
-        Where only a part of what is inside `real` has a second path, that path is among them.
+        Second paths of directories inside `real` are included.
         """
         return tuple(dict.fromkeys([real, *self._others(real)]))
 
@@ -86,7 +86,7 @@ def _joined(directory: str, below: str) -> str:
 
 
 def _are_same(path: str, other: str) -> bool:
-    """Whether two paths lead to one place; where it is not there yet, so far as it is."""
+    """Tell whether two paths lead to one file; for missing files compare the existing parents."""
     while True:
         found = identity(path)
         if found is not None or path == "/" or other == "/":

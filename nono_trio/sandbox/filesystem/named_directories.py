@@ -1,8 +1,8 @@
-"""Directories and files that variables of the caller name as places of code: never to be granted.
+"""Directories and files from which the caller's variables make programs load code.
 
-An interpreter that is started with such a variable, as the next command of ours will be, loads
-code from there before any statement of ours can run. The command never gets the variables that
-matter to it, so unsetting them costs nothing.
+They must not be granted for writing. An interpreter that starts with such a variable loads code
+from there before our first statement; so will the next nono-trio command. The caged command does
+not get these variables, so unsetting them has no cost.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _LISTS = {
     "PYTHONPATH": ":", "PYTHONHOME": ":", startup.LIBRARY_PATH: ":;", "LD_PRELOAD": ": ",
     "LD_AUDIT": ":", "GCONV_PATH": ":", "LOCPATH": ":", "NLSPATH": ":",
 }  # fmt: skip
-_LIBRARIES = frozenset({"LD_PRELOAD", "LD_AUDIT"})  # without a slash they are looked for elsewhere
+_LIBRARIES = frozenset({"LD_PRELOAD", "LD_AUDIT"})  # without a slash the loader searches elsewhere
 
 
 class Named(NamedTuple):
-    """A path (absolute, as named), who named it, and whether modules are looked for in it."""
+    """A path (absolute, as named), its variable, and whether Python searches modules in it."""
 
     path: str
     variable: str | None
     modules: bool = False
 
     def refuses(self, grant: Grant) -> bool:
-        """Whether code could be put here by who may write what is granted."""
+        """Tell whether a command with this grant could put code here."""
         for path in {os.path.realpath(self.path), self.path}:
             if is_in(path, grant.real):
                 return True
@@ -49,7 +49,7 @@ class Named(NamedTuple):
 
 
 def refuse_named(grants: Iterable[Grant]) -> None:
-    """Raise UsageError for a grant for writing over what the caller's variables name."""
+    """Raise UsageError for a grant for writing that covers a path of the caller's variables."""
     every = [*named_paths(startup.beginning())]
     for grant in grants:
         if grant.access == "read":
@@ -60,7 +60,7 @@ def refuse_named(grants: Iterable[Grant]) -> None:
 
 
 def named_paths(beginning: Beginning) -> Iterator[Named]:
-    """Yield what the variables name, relative and empty entries included."""
+    """Yield the paths that the variables name, relative and empty entries included."""
     if beginning.uses_working_directory:
         yield Named(os.getcwd(), None, modules=True)
     for variable, value in beginning.variables.items():
@@ -85,7 +85,7 @@ def _entries(variable: str, value: str) -> Iterator[str]:
 
 
 def _constant_part(variable: str, entry: str) -> str:
-    """What of an entry with placeholders is known: the directory before the first of them."""
+    """Return the known part of an entry: the directory before its first placeholder."""
     if variable == "NLSPATH" and "%" in entry:
         return os.path.dirname(entry.partition("%")[0])
     if variable in (startup.LIBRARY_PATH, *_LIBRARIES):

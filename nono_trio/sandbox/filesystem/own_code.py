@@ -1,9 +1,9 @@
-"""What a later run executes: our own code, what installers install, and where programs are found.
+"""Code that a later run executes: our own package, installers' caches, programs in $PATH.
 
-Who can write these decides over the next cage, or needs none. Inside a grant for writing our code
-is mounted read-only, as are the caches of installers; what does not exist yet can't be, so the
-grant is refused, as it is where there are no mounts. A directory of programs is only warned of: to
-install some is an ordinary thing to ask of a command.
+A command that can write these controls the next cage, or escapes it. Inside a grant for writing,
+our code and the caches of installers are mounted read-only. A missing file can't be mounted, so
+such a grant is refused; without mounts it is refused too. A directory of programs only causes a
+warning, because installing programs is a usual task of a command.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.filesystem.installer_caches import Cache
 
 _LIFT = "--bypass-protection"
-# What there is to do where our code lies inside a project.
+# The hint for our code inside a project.
 _ELSEWHERE = "install nono-trio outside of it: pipx install nono-trio, or uv tool install nono-trio"
-# What there is to do where a command wants an installer's cache.
+# The hint for an installer's cache.
 _HOME = "with --home kept it has a cache of its own"
 _MOST_NAMED = 3  # in one warning: an interpreter inside a grant has a dozen
 
 
 def program_paths() -> list[str]:
-    """Return every path that code of ours comes from and that a flag may lift, without doubles."""
+    """Return the paths of our own code and of caches that a flag may lift, without duplicates."""
     caches = [cache.path for cache in _caches()]
     return list(dict.fromkeys([*(place.path for place in code_places()), *_real(caches)]))
 
 
 def kept_paths(grants: Iterable[Grant], lifted: Sequence[str], can_cover: bool) -> dict[str, Grant]:
-    """Return our code inside grants for writing, to be mounted read-only, with the grant.
+    """Return the paths of our code inside grants for writing, each with its grant.
 
-    Raises UsageError for a grant that can't be given without it, and for one over a directory that
-    the caller's variables name as a place of code.
+    They must be mounted read-only. Raises UsageError for a grant inside our code, and for a grant
+    of a directory from which the caller's variables make programs load code.
     """
     writing = [grant for grant in grants if grant.access != "read"]
     if not writing:
@@ -110,7 +110,7 @@ def _refused(
 
 
 def kept_warnings(kept: dict[str, Grant]) -> Iterator[str]:
-    """Say what stays read-only in each grant for writing, and what to do about it."""
+    """Yield warnings about read-only paths inside grants for writing, with a hint."""
     caches = _real(cache.path for cache in _caches())
     for path, grant in kept.items():
         if path in caches:
@@ -130,9 +130,10 @@ def kept_warnings(kept: dict[str, Grant]) -> Iterator[str]:
 def search_path_warnings(
     grants: Iterable[Grant], directory: str, kept: Iterable[str]
 ) -> Iterator[str]:
-    """Warn of directories of $PATH that the command may write.
+    """Yield warnings about directories of $PATH that the command may write.
 
-    Not of those in `directory`, where the command works: a project's own programs are known to be.
+    Directories inside `directory`, where the command works, are excepted: the user expects a
+    project's own programs there.
     """
     own = [os.path.realpath(directory), *kept]
     for given in dict.fromkeys(os.environ.get("PATH", "").split(":")):

@@ -1,8 +1,8 @@
-"""What the child may touch: grants, denied paths, the view of the file system, the executable.
+"""The file plan: grants, denied paths, and the view of the file system.
 
-The rules come from nono-py's policy groups and from the flags; nothing here talks to the kernel,
-so `why`, `--dry-run` and enforcement read one and the same plan. A grant that would open what
-the groups deny, or our own state directory, is refused, never narrowed silently.
+The rules come from nono-py's policy groups and from the flags. This file does not change the
+system, so `why`, `--dry-run` and enforcement share one plan. A grant that would open a denied path
+or our own state directory is refused, never narrowed silently.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = ["PRIVATE", "Access", "FileOptions", "FilePlan", "Grant", "PathRequest
 
 @dataclass(frozen=True)
 class FileOptions:
-    """The file flags of `run`, as given, and what a profile asks for beside them.
+    """The file flags of `run`, as given, and the requests of profiles.
 
-    `configuration` is the directory of our own, closed to every command.
+    `configuration` is our own directory of profiles, closed to every command.
     """
 
     allow: Sequence[str] = ()
@@ -63,11 +63,10 @@ class FileOptions:
 class FilePlan:
     """The resolved grants; `warnings` are for the person who started the run.
 
-    `denied` is what stays closed wherever it lies; `covered` are those of them (without
-    symlinks) that lie inside a grant, and so have to be covered by a mount; `kept` may be read
-    there, but not written. `sockets` are what the command may only connect to. `start` is the
-    working directory, `directory` where the command starts: the same, unless it is outside the
-    cage.
+    `denied` are the closed paths; `covered` are those of them (without symlinks) inside a grant,
+    which a mount must cover; `kept` are read-only paths inside a grant for writing. `sockets` may
+    only be connected to. `start` is the working directory; the command starts in `directory`, which
+    is the same unless `start` is outside the cage.
     """
 
     grants: tuple[Grant, ...]
@@ -97,7 +96,7 @@ class FilePlan:
     def hidden_link(self, path: str) -> str | None:
         """Return the first symlink of an absolute path that a mount view of this plan lacks.
 
-        It shows those that lie in a grant, and those that lead to one, as the view makes them.
+        The view has the symlinks inside grants and those on the way to a grant.
         """
         shown = (*self.grants, *self.sockets)
         made = {link for grant in shown for link in follow(grant.path).links}
@@ -108,20 +107,20 @@ class FilePlan:
         return None
 
     def connects(self, path: str) -> Grant | None:
-        """Return the grant of a socket, or of a directory of sockets, that has `path` in it."""
+        """Return the grant of a socket, or of a directory of sockets, that contains `path`."""
         real = os.path.realpath(path)
         if any(is_in(real, closed) for closed in self.covered):
             return None
         return next((one for one in self.sockets if is_in(real, one.real)), None)
 
     def closes(self, path: str) -> str | None:
-        """Return the closed path, as it was given, that `path` is or lies in."""
+        """Return the closed path, as given, that contains `path`."""
         if self.protection is None:
             return None
         return self.protection.closing(os.path.realpath(path))
 
     def keeps(self, real: str) -> str | None:
-        """Return what of ours `real`, a path without symlinks, is or lies in, read-only here."""
+        """Return the read-only path of ours that contains `real`, a path without symlinks."""
         return next((one for one in self.kept if is_in(real, one)), None)
 
     @property
@@ -131,7 +130,7 @@ class FilePlan:
 
     @property
     def identities(self) -> Mapping[str, Identity]:
-        """Device and inode of each grant by its path, as they were when the plan was made."""
+        """Device and inode of each grant by its path, at the time of the plan."""
         every = (*self.grants, *self.sockets)
         return {grant.path: grant.identity for grant in every if grant.identity is not None}
 
@@ -141,11 +140,11 @@ def plan_files(
 ) -> FilePlan:
     """Turn flags and policy groups into grants.
 
-    `can_cover`: a denied path inside a grant can be covered by a mount (namespaces). Landlock by
-    itself can't close a directory inside an open one, and Seatbelt can't close one that the command
-    may rename around, so there such a grant is refused. Raises
-    UsageError for that, for a grant of the wrong kind, and for one that lies in a denied path
-    or covers the state directory. A path that does not exist is skipped with a warning.
+    `can_cover`: a mount can cover a denied path inside a grant (namespaces). Landlock alone can't
+    close a directory inside an open one; Seatbelt can't close one if the command may rename its
+    parents. There such a grant is refused. Raises UsageError for that, for a grant of the wrong
+    kind, in a denied path, or around the state directory. A missing path is skipped with a
+    warning.
     """
     directory = working_directory(options)
     if not os.path.isdir(directory):
@@ -180,7 +179,7 @@ def plan_files(
         protection,
     )
     if plan.covers(directory, "read") is None:
-        if directory != "/":  # there it starts there all the same
+        if directory != "/":  # / needs no grant
             warnings.append(
                 f"the working directory {directory} is outside the cage, the command starts in /"
                 " (grant it with --allow-cwd)"
@@ -190,7 +189,7 @@ def plan_files(
 
 
 def working_directory(options: FileOptions) -> str:
-    """Return where the command is to start, absolute; raises UsageError when it is gone."""
+    """Return the absolute path in which the command starts; raises UsageError if it is missing."""
     try:
         return os.path.abspath(options.workdir or os.getcwd())
     except FileNotFoundError:
@@ -200,7 +199,7 @@ def working_directory(options: FileOptions) -> str:
 
 
 def _outermost(paths: Sequence[str]) -> tuple[str, ...]:
-    """Without those that lie in another: what is covered shows nothing that could be covered."""
+    """Return `paths` without those inside another: a cover hides everything below it."""
     every = set(paths)
     return tuple(path for path in sorted(every) if every.isdisjoint(list(ancestors(path))[1:]))
 

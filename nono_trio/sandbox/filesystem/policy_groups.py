@@ -1,8 +1,8 @@
-"""What every cage may read: nono-py's policy groups, and what we add to them.
+"""The paths that every cage may read: nono-py's policy groups, and our additions.
 
-Rules of this file: the groups name paths by the user's variables, which decide over nothing here;
-no group lets a command write anything but the devices that every program needs; what a group
-grants is closed by the same protections as what a user grants, or left out.
+Rules of this file: groups name paths by variables of the user; only HOME counts, the others have
+fixed values. No group grants writing, except for the devices that every program needs. Grants of
+groups obey the same protections as grants of the user, or are left out.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.filesystem.grant import Access
     from nono_trio.sandbox.filesystem.protected_paths import Protection
 
-# All that is written without having been asked for. The groups grant more: ~/.local/state, which
-# holds audit logs, and $TMPDIR, whatever that names.
+# The only paths that are writable by default. The groups grant more: ~/.local/state, which holds
+# audit logs, and $TMPDIR.
 _WRITABLE: Final = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/tty"})
 
-# A home where nothing is, and where only root could make anything.
+# A home that does not exist, and that only root could make.
 _NOWHERE: Final = "/nonexistent/home"
 
 
 def group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
     """Resolve the groups of this system: grants, and paths that are closed to every command.
 
-    The parts of the host that the cage has of its own are left out.
+    Paths that the cage has of its own are left out.
     """
     capabilities = library.CapabilitySet()
     denied = _resolved(library, SYSTEM.deny_groups, capabilities)
@@ -57,12 +57,12 @@ def group_grants(library: ModuleType) -> tuple[list[Grant], list[str]]:
 
 
 def _resolved(library: ModuleType, groups: Sequence[str], capabilities: object) -> list[str]:
-    """Take what groups grant into `capabilities`; return what they close.
+    """Add the grants of groups to `capabilities`; return the paths that they close.
 
-    nono-py follows each path, and gives all up for one in a directory that may not be searched
-    (another user's home, a directory that root made in one's own), or in a file. Then the groups
-    are resolved for a home where nothing is, so that they close what they name: nobody follows a
-    path there for the command either, and no tool of that home is granted.
+    nono-py follows each path, and fails for a path below a file or below an unsearchable directory
+    (another user's home, a directory of root in the user's own). Then the groups are resolved for
+    the home _NOWHERE, and their closed paths are moved to the real home. No tool of that home is
+    granted then.
     """
     policy = library.load_embedded_policy()
     home = home_directory()
@@ -80,7 +80,7 @@ def _resolved(library: ModuleType, groups: Sequence[str], capabilities: object) 
 
 
 def _access(granted: str, path: str) -> Access | None:
-    """What is taken of a group's grant, None if nothing."""
+    """Return the access that we take over from a group's grant, None to leave it out."""
     if granted == "read":
         return "read"
     if path not in _WRITABLE:
@@ -91,10 +91,10 @@ def _access(granted: str, path: str) -> Access | None:
 def protected(
     grants: Sequence[Grant], protection: Protection, warnings: list[str], *, can_cover: bool
 ) -> tuple[list[Grant], list[str]]:
-    """Return the grants of groups that may be given, and the closed paths inside of them.
+    """Return the allowed grants of groups, and the closed paths inside them.
 
-    What lies in a closed path, or around our own state, is left out and told in `warnings`: nobody
-    asked for it. Raises UsageError where a closed path can't be closed inside of one.
+    A grant in a closed path or around our own state is left out with a warning, because the user
+    did not ask for it. Raises UsageError if a closed path inside a grant can't be closed.
     """
     given, covered = [], []
     left_out: dict[str, list[str]] = {}
@@ -109,7 +109,7 @@ def protected(
         for closed, name in protection.below(grant):
             if not os.path.lexists(name):
                 continue
-            # Seatbelt closes by path, and what can't be written can't be moved out of the way.
+            # Seatbelt closes by path; the command can't rename what it can't write.
             if not can_cover and not ON_MACOS:
                 raise UsageError(
                     f"{closed} is closed, but lies in {grant.path}, which every cage may read, and"
@@ -126,7 +126,7 @@ def protected(
 
 @contextlib.contextmanager
 def _variables_named(**variables: str) -> Iterator[None]:
-    """The groups name variables that need not be set, and nono-py reads the process' own."""
+    """Set the variables that groups use; nono-py reads them from this process."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

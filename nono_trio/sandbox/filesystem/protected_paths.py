@@ -1,13 +1,12 @@
-"""What stays closed even inside a grant: secrets, shell start-up files, our own state.
+"""Paths that stay closed inside a grant: secrets, shell start-up files, our own state.
 
-A grant is refused, never narrowed silently, unless the closed part can be covered by a mount. The
-state directory can't be opened by any flag but by moving it: a child that can write its own log
-makes every promise about it void.
+A grant around a closed path is refused, unless a mount can cover the path; it is never narrowed
+silently. No flag opens the state directory; it can only be moved. A child that can write its own
+log could forge it.
 
-Rules: a closed place is closed by every name that it has (`mount_table`) and, beside the names, by
-device and inode; so is what leads to it: a command that may replace a symlink on the way to a place
-decides what is found there. What our own later commands would obey, and is not there yet, can't be
-covered, so a grant that would let a command make it is refused.
+Rules: a path is closed under all its names (mount_table.py) and by device and inode. Symlinks on
+the way to it are closed too, because replacing one changes the target. A missing file that our own
+later commands would obey can't be covered, so a grant that lets a command make it is refused.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ _HOMES = "--home kept=NAME gives the command the home of that name"
 
 @dataclass
 class _Index:
-    """Closed places by every path and identity at, above and on the way to them.
+    """Closed paths, indexed by every path and identity at them, above them and on the way.
 
-    A value is the path that the place is called by, with what follows the key on the way down.
+    A value is the closed path as given, with its path below the key.
     """
 
     at: dict[str, str] = field(default_factory=dict)
@@ -60,7 +59,7 @@ class _Index:
     seen: dict[str, Identity | None] = field(default_factory=dict)
 
     def add(self, given: str, followed: Followed, mounts: MountTable) -> None:
-        """Take in one closed place."""
+        """Add one closed path."""
         real, links, _ = followed
         for name in mounts.names(real):
             self.at.setdefault(name, given)
@@ -81,13 +80,13 @@ class _Index:
                     self.links.setdefault(directory, []).append(named)
 
     def identity(self, path: str) -> Identity | None:
-        """As `places.identity`; each path is looked at once."""
+        """Return the identity of a path; reads each path once."""
         if path not in self.seen:
             self.seen[path] = identity(path)
         return self.seen[path]
 
     def around(self, real: str) -> str | None:
-        """Return the closed place that `real`, a path without symlinks, is or lies in."""
+        """Return the closed path that contains `real`, a path without symlinks."""
         for path in ancestors(real):
             found = self.identity(path)
             given = self.at.get(path)
@@ -98,7 +97,7 @@ class _Index:
         return None
 
     def below(self, real: str) -> Iterator[tuple[str, str]]:
-        """Yield the closed places inside `real`, each with its path there, without doubles."""
+        """Yield the closed paths inside `real`, each with its path there, without duplicates."""
         found = self.identity(real)
         by_identity = self.above_identity.get(found, []) if found is not None else []
         places = [(name, given) for given, name in self.above.get(real, [])]
@@ -110,8 +109,8 @@ class _Index:
 class Protection:
     """The closed paths of one run; `lifted` are those that the user opened by name.
 
-    `state` is where this run's log goes. `obeyed` are what later commands of ours read and believe:
-    it may not be made either. `homes` are of them, and no flag opens them.
+    `state` is the directory of this run's log. `obeyed` are paths that our later commands obey; a
+    command may not make them either. `homes` are the kept homes among these; no flag opens them.
     """
 
     denied: tuple[str, ...]
@@ -157,29 +156,29 @@ class Protection:
         return cls(kept, lifted, tuple(obeyed), state, home, tuple(homes), closed, states)
 
     def closing(self, real: str) -> str | None:
-        """Return the closed path, as it was given, that `real` (without symlinks) is or lies in."""
+        """Return the closed path, as given, that contains `real` (without symlinks)."""
         return self._closed.around(real)
 
     def below(self, grant: Grant) -> Iterator[tuple[str, str]]:
-        """Yield the closed paths inside a grant, as given and as they are reached by it."""
+        """Yield the closed paths inside a grant, as given and by their path in the grant."""
         return self._closed.below(grant.real)
 
     def why_closed(self, grant: Grant) -> str | None:
-        """Say why nothing can be given of a grant; None if it can, as far as it is not closed."""
+        """Return why a grant is closed as a whole; None if at most paths inside it are closed."""
         if self._meets_state(grant.real):
             return f"it meets the audit state directory {self.state}"
         closed = self.closing(grant.real)
         return f"{closed} is closed" if closed is not None else None
 
     def _meets_state(self, real: str) -> bool:
-        """Whether a path (without symlinks) is around this run's state, it, or inside of it."""
+        """Tell whether a path (without symlinks) contains this run's state or lies in it."""
         states = self._states
         return states.around(real) is not None or any(True for _ in states.below(real))
 
     def inside(self, grant: Grant, *, can_cover: bool) -> list[str]:
         """Return the closed paths (without symlinks) inside `grant` that exist, to be covered.
 
-        Raises UsageError when the grant must not be given at all.
+        Raises UsageError for a grant that must be refused.
         """
         if self._meets_state(grant.real):
             raise UsageError(
@@ -222,7 +221,7 @@ class Protection:
         return covered
 
     def _refuse_writable_home(self, grant: Grant) -> None:
-        """A start-up file that does not exist yet can't be covered, and would run later."""
+        """Refuse a writable home: a missing start-up file can't be covered, and would run later."""
         holds_home = is_in(self.home, grant.real) or (
             grant.identity is not None
             and grant.identity in map(self._closed.identity, ancestors(self.home))
@@ -235,7 +234,7 @@ class Protection:
             )
 
     def _refuse_replaced_links(self, grant: Grant) -> None:
-        """No mount can cover a symlink, and whoever replaces it decides what is found there."""
+        """Refuse grants over symlinks to closed paths: no mount can cover a symlink."""
         if not grant.may_write:
             return
         for index in (self._states, self._closed):
@@ -248,7 +247,7 @@ class Protection:
 
 
 def _require_covered_homes(grant: Grant, given: str, name: str, *, can_cover: bool) -> None:
-    """Raise UsageError where the homes of other cages can't be closed inside a grant."""
+    """Raise UsageError if the homes of other cages can't be closed inside a grant."""
     if not can_cover:
         raise UsageError(
             f"{grant.source} {grant.path} would open {given}, the homes of other cages, and this"
@@ -264,19 +263,19 @@ def _require_covered_homes(grant: Grant, given: str, name: str, *, can_cover: bo
 
 
 def configuration_directories(own: str | None) -> list[str]:
-    """Return every directory that a command of ours may take profiles from; `own` is this run's."""
+    """Return every directory with profiles for our commands; `own` is this run's."""
     usual = (os.path.join(home, ".config", "nono-trio") for home in _homes())
     return list(dict.fromkeys([own, *usual])) if own is not None else []
 
 
 def _usual_states() -> list[str]:
-    """Where logs are kept unless somebody says otherwise, whatever $XDG_STATE_HOME says today."""
+    """Return the default directories of logs, with and without today's $XDG_STATE_HOME."""
     usual = [os.path.join(home, ".local", "state", "nono-trio") for home in _homes()]
     return list(dict.fromkeys([str(usual_state_root(os.environ)), *usual]))
 
 
 def _kept_homes() -> list[str]:
-    """Where cages keep homes, now and unless somebody says otherwise."""
+    """Return the directories of kept homes: today's and the default ones."""
     usual = [os.path.join(home, ".local", "share", "nono-trio", "homes") for home in _homes()]
     return list(dict.fromkeys([homes_root(os.environ), *usual]))
 
@@ -286,7 +285,7 @@ def _homes() -> list[str]:
 
 
 def _lifted(bypass: Sequence[str], directory: str, known: set[str]) -> tuple[str, ...]:
-    """Return the paths that are opened by name, without symlinks; raises UsageError."""
+    """Return the paths that --bypass-protection opens, without symlinks; raises UsageError."""
     lifted = []
     for given in bypass:
         path = absolute(given, directory)

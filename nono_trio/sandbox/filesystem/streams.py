@@ -1,9 +1,9 @@
-"""The standard streams that the caller handed over: files and terminals that may be opened again.
+"""The caller's standard streams: files and terminals that the command may open again.
 
-`/dev/stdout`, `/dev/fd/2` and the like open the file behind a stream anew, which Landlock judges as
-any file. Rules of this file: what a stream can do already may be done by opening it again, and no
-more: one for reading is read, one for writing is written. A name is needed for that only where the
-view has none: a terminal gets /dev/console, which `ttyname` looks at, files a place of their own.
+Opening `/dev/stdout` or `/dev/fd/2` opens the file behind the stream again, and Landlock checks
+that like any file. Rules of this file: opening again gives the access of the stream, not more. In a
+view these files need a path: the first terminal gets /dev/console, where `ttyname` finds it; others
+get a path of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEVICES: Final = "/dev"
 CONSOLE: Final = "/dev/console"
-_PLACE: Final = "/.nono-trio/stream-"  # then a number; nobody is told of it
+_PLACE: Final = "/.nono-trio/stream-"  # then a number; not documented
 _ACCESS: Final[dict[int, Access]] = {
     os.O_RDONLY: "read",
     os.O_WRONLY: "write",
@@ -37,7 +37,7 @@ _ACCESS: Final[dict[int, Access]] = {
 
 @dataclass(frozen=True)
 class Stream:
-    """What is behind one or more of the streams: where the host has it, and what it is."""
+    """The file behind one or more streams: its path on the host and its identity."""
 
     path: str
     access: Access
@@ -45,15 +45,15 @@ class Stream:
     is_terminal: bool
 
     def shown_at(self, place: str) -> MountOp:
-        """What shows it in the view at `place`."""
+        """Return the mount that shows it in the view at `place`."""
         writable = self.access != "read"
         return MountOp("stream", place, source=self.path, writable=writable, identity=self.identity)
 
 
 def handed_over(files: FilePlan) -> list[Stream]:
-    """The files and terminals behind our own streams, which the command inherits.
+    """Return the files and terminals behind our own streams, which the command inherits.
 
-    Left out is what has no name any more, and what is closed or ours: `files` says so.
+    Files without a name are left out, and so are files that `files` closes or keeps.
     """
     if ON_MACOS:
         return []
@@ -70,7 +70,7 @@ def handed_over(files: FilePlan) -> list[Stream]:
 
 
 def named(streams: Sequence[Stream]) -> dict[str, Stream]:
-    """Each by its path in a view of its own: the first terminal is /dev/console."""
+    """Return the streams by their paths in a view: the first terminal is /dev/console."""
     places: dict[str, Stream] = {}
     for number, stream in enumerate(streams):
         is_first = stream.is_terminal and CONSOLE not in places

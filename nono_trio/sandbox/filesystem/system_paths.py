@@ -1,7 +1,7 @@
-"""Which of nono-py's policy groups a cage takes on this system, and what it adds or leaves out.
+"""The policy groups of nono-py for this system, with our additions and omissions.
 
-What a group grants of the host and the cage has of its own (terminals, temporary directories, other
-programs' sockets) is left out. The macOS side has not been tested on a Mac.
+Left out are paths that the cage has of its own: terminals, temporary directories, other programs'
+sockets. The macOS side has not been tested on a Mac.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from nono_trio.posix.paths import ON_MACOS
 
 
 class SystemPaths(NamedTuple):
-    """`replaced` are beginnings of paths; `too_wide` are single grants, not what is below them."""
+    """`replaced` are prefixes of paths; `too_wide` are exact paths, without those below them."""
 
     deny_groups: tuple[str, ...]
     groups: tuple[str, ...]
@@ -21,12 +21,12 @@ class SystemPaths(NamedTuple):
     too_wide: tuple[str, ...] = ()
 
     def leaves_out(self, granted: str) -> bool:
-        """Whether a group's grant of this path is none of the cage's."""
+        """Tell whether a group's grant of this path is left out."""
         return granted.startswith(self.replaced) or granted in self.too_wide
 
 
-# Configuration without secrets that common tools refuse to start without, or answer wrongly. Left
-# out is what may hold passwords: apt, wget, the shells' and the logins' settings.
+# Configuration without secrets; common tools don't start without it, or answer wrongly. Left out
+# are settings that may hold passwords: those of apt, wget, shells and logins.
 _SETTINGS: Final = (
     "/etc/debian_version", "/etc/fonts", "/etc/gitconfig", "/etc/host.conf", "/etc/inputrc",
     "/etc/issue", "/etc/login.defs", "/etc/lsb-release", "/etc/machine-id", "/etc/magic",
@@ -39,16 +39,16 @@ _SETTINGS: Final = (
 # man, apropos and groff; their indexes are below /var.
 _MANUALS: Final = ("/etc/manpath.config", "/etc/man_db.conf", "/etc/groff", "/var/cache/man")
 
-# Which packages are installed, and which of them own a file: dpkg -S, update-alternatives, rpm -q,
-# apk info, pacman -Q. Without them these answer "no such package", which is believed. Not the
-# repositories' settings: their addresses may have passwords in them.
+# The databases of installed packages: dpkg -S, update-alternatives, rpm -q, apk info, pacman -Q.
+# Without them these tools answer "no such package", and programs rely on that. Not the settings of
+# repositories: their addresses may contain passwords.
 _PACKAGES: Final = (
     "/etc/dpkg", "/var/lib/dpkg", "/var/lib/rpm", "/etc/rpm", "/etc/apk/arch", "/etc/apk/world",
     "/lib/apk/db", "/var/lib/pacman/local",
 )  # fmt: skip
 
-# Browsers, and what they draw and sound with. Not the whole of a browser's directory: below
-# policies/enrollment are a company's tokens.
+# Browsers, graphics and sound. Not all of a browser's directory: policies/enrollment has tokens of
+# a company.
 _BROWSERS: Final = (
     "/etc/chromium.d", "/etc/firefox/policies", "/etc/firefox/defaults", "/etc/firefox-esr",
     "/etc/glvnd", "/etc/drirc", "/etc/vulkan", "/etc/OpenCL", "/etc/gtk-2.0", "/etc/gtk-3.0",
@@ -74,7 +74,7 @@ LINUX: Final = SystemPaths(
     extra_read=(
         "/usr", "/etc/passwd", "/etc/group", *_SETTINGS, *_MANUALS, *_PACKAGES, *_BROWSERS,
     ),
-    # The console is the machine's terminal, which root may read from and write to.
+    # /dev/console is the machine's terminal, which root may use.
     replaced=(
         "/run", "/var/run", "/tmp", "/proc", "/dev/pts", "/dev/fd", "/dev/std", "/dev/console",
     ),

@@ -33,6 +33,6 @@ def main(control_descriptor: int) -> NoReturn:
         launch(control, plan, ignored)
     except StageError as failed:
         report_failure(control, failed)
-    except OSError as failed:  # often because the supervisor went away: nobody is told then
+    except OSError as failed:  # if the supervisor has ended, the report has no reader
         report_failure(control, StageError("launch", failed))
     os._exit(1)

@@ -153,7 +153,7 @@ def _is_text(path: str) -> bool:
 
 
 class ParentSide:
-    """The child as its parent sees it: PID 1 of the cage, or the launcher where there is none."""
+    """The child as its parent sees it: PID 1 of the cage, or the launcher without one."""
 
     def __init__(self, pid: int, terminal: int | None, caged: socket.socket, go: int) -> None:
         self.pid = pid

@@ -374,7 +374,7 @@ except OSError as error:
 """
     done = python(sessions, program, "--listen-port", str(port))
     assert done.stdout == f"{failed}\n", done.stderr
-    assert "the command listens at 127.0.0.1 by itself" in done.stderr
+    assert "the command itself listens at 127.0.0.1" in done.stderr
 
 
 def test_malformed_calls_get_the_kernels_answers(sessions: Sessions) -> None:

@@ -1,10 +1,10 @@
-"""The child's side of the cage: a fresh interpreter that shuts itself in, then becomes the child.
+"""The launch on Linux: a new interpreter builds the cage around itself, then becomes the child.
 
-Order, each step before the next: die with the supervisor; new namespaces; loopback up; the
-proxy's listening socket, opened inside the new network and handed over; a fork, which is PID 1
-of the new PID namespace; the file system view; a second fork, which is the child: own process
-group, terminal, capabilities dropped, Landlock, seccomp; "ready"; on "go", exec. The first process
-only waits for PID 1, as the kernel ties the namespace's life to it.
+The steps in order: die with the supervisor; new namespaces; loopback up; the proxy's listening
+socket, opened inside the new network and handed over; a fork, which becomes PID 1 of the new PID
+namespace; the file system view; a second fork, which becomes the child: own process group,
+terminal, capabilities dropped, Landlock, seccomp; "ready"; on "go", exec. The first process only
+waits for PID 1, because the kernel ends the namespace with it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
         _become_init(control, plan, sockets, ignored, start)
     except StageError as failed:
         report_failure(control, failed)
-    except OSError as failed:  # often because the supervisor went away: nobody is told then
+    except OSError as failed:  # if the supervisor has ended, the report has no reader
         report_failure(control, StageError("launch", failed))
     _end_tree(plan)
     os._exit(1)
