@@ -1,6 +1,6 @@
-"""A home that is none: another user's, unsearchable, relative, missing, a file; no account at all.
+"""Unusable homes: another user's, unsearchable, relative, missing, a file; or no account.
 
-A run says in one sentence what it can't do, and does the rest; it never ends in a traceback.
+A run reports in one sentence what it can't do, and does the rest, without a traceback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who holds the lock on a log, while others take and give back theirs."""
+"""The holder of a log's lock is found while other processes lock and unlock files."""
 
 from __future__ import annotations
 

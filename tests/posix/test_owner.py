@@ -15,10 +15,10 @@ from nono_trio.audit.recovery.recover import TORN, recover
 from nono_trio.audit.write import ledger_append
 from nono_trio.posix.owner import as_owner, open_shared
 
-# Any uid but root's will do; nobody's account need exist.
+# Any uid except root's; it needs no account.
 USER = 65_534
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
 @pytest.fixture

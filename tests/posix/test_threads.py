@@ -1,4 +1,4 @@
-"""Threads that the system does not give: whoever needs one waits, and the session goes on."""
+"""The system refuses new threads: callers wait for one, and the session continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cage is said to hold and to leave open is true of the kernel that it was built on."""
+"""The texts about a cage's protection and gaps are true of the kernel that it runs on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_landlock_holds_what_its_abi_can(abi: str, held: str) -> None:
 
 
 def test_an_open_file_system_is_not_called_closed() -> None:
-    """Of a mount namespace, what is said to exist in it must be what does."""
+    """The text about a mount namespace must name the files that exist in it."""
     (line,) = (
         each
         for each in enforcement(cage_plan(isolation="namespace", landlock=False), None)

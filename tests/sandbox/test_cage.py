@@ -29,7 +29,7 @@ REFUSED = {
     "tcp host loopback": {"ECONNREFUSED"},
     "tcp other address": {"ENETUNREACH"},
     "tcp6 other address": {"ENETUNREACH"},
-    "udp host loopback": {"ok sent", "ECONNREFUSED"},  # the child's own loopback: nobody there
+    "udp host loopback": {"ok sent", "ECONNREFUSED"},  # the child's own loopback, without a server
     "udp other address": {"ENETUNREACH"},
     "raw socket": {"EPERM"},
     "packet socket": {"EAFNOSUPPORT"},
@@ -59,7 +59,7 @@ TRANSPARENT = {
     "dns": {"ok synthetic"},
 }
 
-# What landlock isolation leaves open, or closes in another way; the rest is as above.
+# Differences in landlock isolation; the rest is as above.
 LANDLOCK = {
     "tcp host loopback": {"EACCES"},
     "tcp other address": {"EACCES"},

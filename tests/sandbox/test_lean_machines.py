@@ -1,7 +1,6 @@
-"""Machines that lack something: capabilities of root's, /proc, calls that a container refuses, a
-real root.
+"""Machines that lack root's capabilities, /proc, a real root, or calls that a container refuses.
 
-What can be had is had; what can't be is one sentence. Each machine is made here, by root.
+Available features are used; a missing one is reported in one sentence. Root makes each machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`nono-trio` on macOS: on Linux dressed up as one (see pretend_macos), and on a Mac if this is it.
+"""`nono-trio` on macOS: simulated on Linux (see pretend_macos), and for real on a Mac.
 
-What the first can't show: that Seatbelt holds, what a real kqueue and BSD's sockets do in corners,
-and whether a Mac's programs get along with what is granted.
+The simulation can't show that Seatbelt works, how a real kqueue and BSD's sockets behave in rare
+cases, and whether a Mac's programs work with the default grants.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nono_trio.errors import CageFailed, UsageError
 from nono_trio.sandbox.seatbelt_plan import UNTESTED
 from nono_trio.session import platforms
 
-# What only the Linux cage is made of; lint does not type-check it for macOS.
+# Modules of the Linux cage only; lint does not type-check them for macOS.
 LINUX_ONLY = ("nono_trio.sandbox.launcher.linux.", "nono_trio.sandbox.broker.")
 SECONDS = 10.0
 

@@ -88,7 +88,7 @@ def test_there_is_a_cage_with_names(run: Run, etc: Path, kind: str, more: list[s
 def test_hosts_of_other_machines_are_the_supervisors_to_find(
     open_place: Path, etc: Path, origin: Origin, user: str
 ) -> None:
-    """10.9.8.7 is nobody's here: that it is dialled at all says that the name was decided."""
+    """No host has 10.9.8.7 here: an attempt to dial it shows that the name was decided."""
     own = socket.gethostname()
     (etc / "hosts").write_text(HOSTS.format(own=own))
     (etc / "hosts").chmod(0o644)

@@ -1,7 +1,7 @@
-"""The macOS launcher, really run, on Linux dressed up as macOS (see pretend_macos).
+"""The macOS launcher runs for real, on Linux that simulates macOS (see pretend_macos).
 
-What this can't show: that Seatbelt takes nono-py's profile and that the profile holds; how a Mac
-ends a process group, and what its terminals do.
+This can't show that Seatbelt accepts nono-py's profile and that the profile works, how a Mac ends a
+process group, and how its terminals behave.
 """
 
 from __future__ import annotations

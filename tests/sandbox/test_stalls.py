@@ -1,4 +1,4 @@
-"""What a hostile child shares with its supervisor never holds the supervisor up.
+"""A hostile child can't block its supervisor through anything that both share.
 
 Each program here tries to make a session wait for it: past `--timeout`, past a signal, past the
 seal. Every wait of a test is bounded by the harness.
@@ -37,7 +37,7 @@ TIMED_OUT = 124
 
 @contextmanager
 def full_listener(path: Path) -> Iterator[None]:
-    """A socket at `path` that nobody accepts from, with a full backlog."""
+    """Make a socket at `path` that is never accepted from, with a full backlog."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
         listener.bind(str(path))
         listener.listen(0)

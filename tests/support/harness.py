@@ -66,7 +66,7 @@ guarded = pytest.mark.skipif(
     _UNGUARDED is not None, reason=f"connections can't be guarded here: {_UNGUARDED}"
 )
 
-# Somebody who is asked about system calls already, as a container's manager may be.
+# A process that already handles seccomp notifications, as a container's manager may do.
 LISTENED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])

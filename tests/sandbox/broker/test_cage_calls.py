@@ -1,7 +1,7 @@
-"""What the cage's system call filter leaves to ordinary programs: threads, children, priorities.
+"""Ordinary programs work under the system call filter: threads, children, priorities.
 
-What it takes from hostile ones is in tests/support/probes; here, that programs which make threads
-and processes in every way, and set what is their own, notice nothing. Both isolations.
+tests/support/probes has the hostile ones. Here: programs make threads and processes in every way,
+and change their own settings, in both isolations.
 """
 
 from __future__ import annotations

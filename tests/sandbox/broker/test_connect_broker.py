@@ -1,8 +1,7 @@
 """Landlock isolation: the supervisor makes the child's connections, and records the refused ones.
 
-What a hostile program tries against it is in tests/support/probes/escape_connect_broker.py.
-Here: that ordinary programs notice nothing, that what is refused is recorded, and what happens on a
-machine without it.
+tests/support/probes/escape_connect_broker.py has the hostile programs. Here: ordinary programs
+work, refusals are recorded, and a machine without the broker still runs commands.
 """
 
 from __future__ import annotations
@@ -237,9 +236,9 @@ def test_a_program_whose_first_thread_has_ended(sessions: Sessions) -> None:
     assert done.stdout == "connected\n", done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's command can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's command can change its user")
 def test_a_socket_is_connected_to_by_who_asks_for_it(sessions: Sessions) -> None:
-    """Not by the supervisor's user: a server that asks is told, and modes hold."""
+    """Not by the supervisor's user: the server sees the child's credentials, and modes apply."""
     program = """
 import os, socket, struct
 def peer(sock):
@@ -493,10 +492,10 @@ print(socket.socket().connect_ex(("127.0.0.1", port)))
     ]
 
 
-# -- where it can't be had -------------------------------------------------------------------------
+# -- without the broker ----------------------------------------------------------------------------
 
 
-def test_somebody_else_is_asked_already(sessions: Sessions, tmp_path: Path) -> None:
+def test_another_process_handles_the_notifications(sessions: Sessions, tmp_path: Path) -> None:
     """The kernel has one listener for a process: the run goes on without a broker, and says so."""
     package = str(ROOT)
     done = subprocess.run(

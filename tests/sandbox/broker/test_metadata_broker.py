@@ -207,7 +207,7 @@ print(oct(os.stat("group").st_mode & 0o7777))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 @isolations
 def test_a_program_that_gave_up_root_gets_no_more_than_it_has(
     sessions: Sessions, isolation: str
@@ -259,7 +259,7 @@ for path, mode in ((state + "/audit/ledger.ndjson", 0o400), (state + "/audit", 0
 
 @landlock_isolation
 def test_a_state_that_was_closed_is_opened_again(sessions: Sessions) -> None:
-    """Somebody else is asked about the calls here, so nothing stops the command from doing that."""
+    """Another process handles the notifications here, so no broker stops the command."""
     (sessions.state / "audit").mkdir(parents=True, mode=0o700)
     (sessions.state / "audit/ledger.ndjson").touch(0o600)
     done = subprocess.run(

@@ -76,7 +76,7 @@ def sessions() -> Iterator[Sessions]:
 
 @contextmanager
 def server(path: Path) -> Iterator[str]:
-    """Greet whoever connects to `path`."""
+    """Greet each client that connects to `path`."""
     with serving(socketserver.ThreadingUnixStreamServer(str(path), Greeting)):
         yield str(path)
 

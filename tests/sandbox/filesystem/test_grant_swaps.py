@@ -1,6 +1,6 @@
-"""Grants whose place another cage takes while a run starts: what is put there is not granted.
+"""Another cage replaces a granted directory while a run starts: the new one is not granted.
 
-Where Landlock alone is the file sandbox; in namespaces what is mounted is looked at afterwards.
+In landlock isolation, where Landlock is the only file sandbox; a view compares mounts afterwards.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Every file that a run and `audit verify` take code from lies where that run's child can't write.
+"""A run's child can't write any file that the run and `audit verify` load code from.
 
-Opened modules are told by an audit hook in the command and in its launcher, shared objects by
-/proc/PID/maps of both while the child runs. A second child with the same grants then tries to write
-each of them, beside it, and to move what leads to it.
+An audit hook in the command and in its launcher lists opened modules; /proc/PID/maps of both lists
+shared objects while the child runs. A second child with the same grants then tries to write each of
+them, to create files beside it, and to move its parents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a later run executes or obeys stays as it is, whatever the command may write."""
+"""A command can't change files that a later run executes or obeys."""
 
 from __future__ import annotations
 

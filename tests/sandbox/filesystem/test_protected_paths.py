@@ -1,4 +1,4 @@
-"""A grant opens what was asked for and nothing else, whatever an earlier command left behind."""
+"""A grant opens only the requested path, in spite of files that an earlier command left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_mounts = pytest.mark.skipif(
 
 @pytest.fixture
 def sessions() -> Iterator[Sessions]:
-    """Outside of /tmp, where the cage's private one would hide everything by itself."""
+    """Outside of /tmp: the cage's private /tmp would hide the files anyway."""
     base = Path(tempfile.mkdtemp(prefix="nono-trio-grants-", dir="/var/tmp"))
     try:
         (base / "home").mkdir()

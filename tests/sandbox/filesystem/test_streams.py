@@ -1,4 +1,4 @@
-"""What the caller handed over may be opened again: files, and the terminal by a name."""
+"""The command may open inherited streams again: files, and the terminal by a name."""
 
 from __future__ import annotations
 

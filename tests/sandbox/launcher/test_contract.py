@@ -56,7 +56,7 @@ entry.main()
 
 
 def outside(tree: ast.Module, depth: int) -> Iterator[str]:
-    """What a module that lies `depth` folders below the launcher's imports from elsewhere."""
+    """Yield forbidden imports of a module that lies `depth` folders below the launcher's."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -94,7 +94,7 @@ def test_any_other_import_is_found(text: str) -> None:
 
 
 def standard_modules() -> set[str]:
-    """What the launcher imports of the standard library, each by its first name."""
+    """Return the top-level names of the standard modules that the launcher imports."""
     trees = [ast.parse(path.read_text("utf-8")) for path in LAUNCHER.rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

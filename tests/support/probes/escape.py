@@ -104,7 +104,7 @@ def ended(pid, answer):
 
 
 def read_facts(path):
-    """What is laid out; known only once this runs, as the supervisor and its log are part of it."""
+    """Return the facts about the host; they come late, with those about the supervisor."""
     wait_for(lambda: os.path.exists(path), FACTS_SECONDS)
     with open(path) as file:
         return SimpleNamespace(**json.load(file))

@@ -1,4 +1,4 @@
-"""What the escape_*.py share: the register of attempts, system calls by number, exchanges."""
+"""Shared by escape_*.py: the register of attempts, system calls by number, exchanges."""
 
 import ctypes
 import errno
@@ -55,7 +55,7 @@ def attempt(name):
 
 
 def tag(name):
-    """What an attempt sends, so that the other side knows which one arrived."""
+    """Return the text that an attempt sends, so that the canary knows which one arrived."""
     return f"tag-{zlib.crc32(name.encode()):08x}"
 
 
@@ -113,7 +113,7 @@ def reach(family, kind, address, host, protocol=0):
 
 
 def present(host, name):
-    """What the other side laid out by that name; it can't have everything on every machine."""
+    """Return a fact about the host by its name; some machines lack some of them."""
     value = getattr(host, name, None)
     if value is None:
         raise Stopped(f"this machine has no {name} to try it on")
@@ -136,7 +136,7 @@ def answer_knock(host, listener):
 
 
 def wait_for(condition, seconds=WAIT_SECONDS):
-    """Whether `condition` comes true in time."""
+    """Tell whether `condition` becomes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -153,7 +153,7 @@ def overwrite(path, host, flags=os.O_WRONLY):
 
 
 def is_handed_over(found):
-    """Whether a status is that of one of the standard streams."""
+    """Tell whether a status is that of one of the standard streams."""
     return any(os.path.samestat(found, os.fstat(stream)) for stream in (0, 1, 2))
 
 

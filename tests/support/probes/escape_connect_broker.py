@@ -162,7 +162,7 @@ def changing_directory(host):
 
 @attempt("a descriptor that changes while it is connected")
 def changing_descriptor(host):
-    """The number stands for a TCP socket when it is looked at, and for a unix one when used."""
+    """The descriptor is a TCP socket during the check, and a unix socket at its use."""
     name = unix_name(outside(host))
     spare = socket.socket(socket.AF_INET, STREAM)
     shared = socket.socket(socket.AF_INET, STREAM)

@@ -16,7 +16,7 @@ PARTS = ("b", "b/config", "b/config/nono-trio")
 
 
 def plant(top, host):
-    """What the moves are for: a profile of its own where the covered one was."""
+    """Write a profile in the place of the covered one; the goal of the moves."""
     directory = os.path.join(top, PARTS[-1])
     os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, "p.toml"), "w") as file:

@@ -234,7 +234,7 @@ def reopen_readonly(host):
 
 @attempt("making others wait that open a file it may read (F_SETLEASE)")
 def lease(host):
-    """Until it is given back, whoever wants to write there waits, at most 45 s at a time."""
+    """Until the lease ends, every writer of the file waits, at most 45 s at a time."""
     with open(readonly(host), "rb") as file:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -267,7 +267,7 @@ def map_readonly(host):
 
 
 def libc_address(mapped):
-    """Where a read-only mapping is: ctypes does not say, but /proc/self/maps does."""
+    """Return the address of a read-only mapping from /proc/self/maps; ctypes lacks it."""
     with open("/proc/self/maps") as file:
         for line in file:
             if line.rstrip().endswith("/readonly/file"):

@@ -46,7 +46,7 @@ def own_group(host):
 
 
 def new_pid_namespace(host):
-    """Children of a new PID namespace die with its first process, which nobody else holds."""
+    """Children of a new PID namespace die with its first process; try to outlive the cage there."""
     try:
         become_root_of_new(NEWUSER | NEWPID)
     except OSError as error:

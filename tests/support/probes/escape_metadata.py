@@ -1,7 +1,7 @@
-"""Ways to change what is known about files that may not be opened: modes, owners, times.
+"""Ways to change the metadata of files that the command may not open: modes, owners, times.
 
-Each sets what is set already, so that nothing changes where it is allowed; the races set a mode
-that shows by itself.
+Each attempt sets the current value, so a success changes no file; the races set a mode of their
+own.
 """
 
 import ctypes

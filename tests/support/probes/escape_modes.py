@@ -1,4 +1,4 @@
-"""Files that run as somebody else for whoever starts them: modes with S_ISUID or S_ISGID."""
+"""Programs that run with their owner's rights for every user: modes with S_ISUID or S_ISGID."""
 
 import os
 import stat

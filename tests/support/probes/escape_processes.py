@@ -21,7 +21,7 @@ HARMLESS = signal.SIGURG  # ignored by default; the victim notes it
 
 
 def cage_init(host):
-    """PID 1 of the cage, or what stands in for it: the parent of the program."""
+    """Return the parent of the program: PID 1 of the cage, or the launcher."""
     with open(f"/proc/{host.me}/stat") as file:
         parent = int(file.read().rpartition(")")[2].split()[1])
     return parent or 1

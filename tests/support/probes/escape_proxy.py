@@ -235,7 +235,7 @@ def stolen_token(host):
 
 
 def alive(host):
-    """Whether the proxy still serves what is allowed."""
+    """Tell whether the proxy still serves allowed hosts."""
     target = f"allowed.example.com:{host.origin}"
     head = f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n{authorization(host)}"
     if b" 200 " not in talk(host, head + "\r\nConnection: close\r\n\r\n")[:20]:

@@ -1,7 +1,7 @@
 """Ways out through the proxy: forbidden addresses by their many spellings.
 
-An address that is refused is never dialled. A proxy that answers with anything but a refusal (502,
-504) has dialled it, and that is open whether somebody answered or not.
+A refused address is never dialled. If the proxy answers with anything except a refusal (502, 504),
+it has dialled the address, and the way is open even without an answer.
 """
 
 from functools import partial

@@ -91,7 +91,7 @@ def squat_abstract(host):
     with socket.socket(UNIX, STREAM) as sock:
         sock.bind(f"\0{host.tag}")
         sock.listen()
-        return "whoever connects to that name reaches it"
+        return "clients of that name reach it"
 
 
 @attempt("listening at an abstract name that is bound while listen is judged")
@@ -110,7 +110,7 @@ def squat_meanwhile(host):
                 sock.listen()
             thread.join()
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                return f"whoever connects to that name reaches it, after {rounds} rounds"
+                return f"clients of that name reach it, after {rounds} rounds"
     raise Stopped(f"not in {rounds} rounds")
 
 

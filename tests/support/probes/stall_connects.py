@@ -1,4 +1,4 @@
-"""Calls that a hostile program leaves hanging in whoever makes its connections.
+"""Calls of a hostile program that hang in the connect broker.
 
 `unix PATH`: connects to a listener whose backlog is full, from many threads, while another process
 makes the sockets block again and again. `proxy`: the same with the proxy's port, once its backlog

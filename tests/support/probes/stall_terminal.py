@@ -1,4 +1,4 @@
-"""What a hostile program does to the terminal, or the stderr, that it shares.
+"""Acts of a hostile program on the terminal, or the stderr, that it shares.
 
 The arguments are acts, in order: off (TCOOFF), tostop, exclusive, raw, ask (a denied request by
 the proxy), wait, read, ready, unappend (no O_APPEND, position 0), fill (the pipe of stderr), flags

@@ -1,7 +1,7 @@
 """Trees of processes that are hard to end: `sleepers N`, `chains N`, `nested N`, `bomb N`.
 
-`marker` is the last argument, and stands in every command line. The first process ends once the
-tree is there, so the tree is what is left of it.
+`marker` is the last argument, and every command line of the tree contains it. The first process
+ends once the tree is complete, so only the tree remains.
 """
 
 import os
