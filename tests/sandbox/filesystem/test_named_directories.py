@@ -12,34 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from code_hook import hooked_command
 from harness import PYTHON_GRANTS, RUN_SECONDS, guarded
 from installation import install
 
-HOOK = """
-import os, sys
-def hook(event, arguments, told=[]):
-    if event not in ("open", "import", "ctypes.dlopen") or told:
-        return
-    told.append(1)
-    try:
-        names = [one for one in arguments[:2] if isinstance(one, str) and os.path.isabs(one)]
-        file = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, "".join(name + chr(10) for name in names).encode())
-        os.close(file)
-    except OSError:  # the launcher, in the cage's own view
-        pass
-    finally:
-        told.clear()
-sys.addaudithook(hook)
-"""
-HOOKED = """
-from nono_trio import entry, startup
-startup.begin()
-if sys.argv[1] == "run":
-    from nono_trio.sandbox import spawn
-    spawn.BOOTSTRAP = {hook!r} + spawn.BOOTSTRAP
-entry._run()
-"""
 TRY = """
 import json, os, sys
 def attempt(action):
@@ -71,8 +47,7 @@ class Watched:
         self._sessions = sessions
         self._python = str(environment / "bin" / "python")
         self._log = log
-        hook = HOOK.format(log=str(log))
-        self._program = hook + HOOKED.format(hook=hook)
+        self._program = hooked_command(str(log))
         self._mapped = set()
 
     def start(self, *arguments, cwd):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from code_hook import hooked_launcher
 from harness import RUN_SECONDS, landlock_isolation
 from installation import install
 
@@ -27,31 +28,6 @@ import sys
 if sys.flags.no_site:  # the launcher's process: a supervisor loads its own sitecustomize
     with open({log!r}, "a") as file:
         file.write(__name__ + chr(10))
-"""
-# Put before the bootstrap: writes down each file that the interpreter opens code from.
-HOOK = """
-import os, sys
-def hook(event, arguments, told=[]):
-    if event not in ("open", "import", "ctypes.dlopen") or told:
-        return
-    told.append(1)
-    try:
-        names = [one for one in arguments[:2] if isinstance(one, str) and os.path.isabs(one)]
-        file = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, "".join(name + chr(10) for name in names).encode())
-        os.close(file)
-    except OSError:  # in the cage's own view
-        pass
-    finally:
-        told.clear()
-sys.addaudithook(hook)
-"""
-HOOKED = """
-from nono_trio import entry, startup
-startup.begin()
-from nono_trio.sandbox import spawn
-spawn.BOOTSTRAP = {hook!r} + spawn.BOOTSTRAP
-entry.main()
 """
 
 
@@ -122,7 +98,7 @@ def test_nothing_that_lies_beside_the_package_is_loaded(
     done = subprocess.run(
         [
             tmp_path / "venv" / "bin" / "python", "-P", "-c",
-            HOOKED.format(hook=HOOK.format(log=str(opened))),
+            hooked_launcher(str(opened)),
             "run", "-s", "--isolation", isolation, "--", "true",
         ],
         env=sessions.environment, capture_output=True, text=True, timeout=RUN_SECONDS,
