@@ -65,6 +65,7 @@ _OWN_LOOPBACK = (
     " (--open-port {port} relays the port there)"
 )
 _PROXY_ONLY = "through the proxy only: a program that knows of none reaches nothing in {} isolation"
+_HIDDEN = "the symlink {} is not in the cage, though what it leads to is"
 _NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
 
 
@@ -198,13 +199,11 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
     home = resolve_home(options, files, isolation)
     notes += _path_notes(path) + _home_notes(home, path)
     grant, connects = files.covers(path, operation), files.connects(path)
-    hidden = None
-    if isolation == "namespace" and (grant is not None or connects is not None):
-        hidden = files.hidden_link(path)
-    if hidden is not None:
+    hidden = _hidden_link(files, isolation, path)
+    if hidden is not None and (grant is not None or connects is not None):
         hint, obstacle = _suggestion(options, isolation, path, operation, ())
         notes = notes if obstacle is None else (*notes, obstacle)
-        reason = f"the symlink {hidden} is not in the cage, though what it leads to is"
+        reason = _HIDDEN.format(hidden)
         answer = Answer(subject, False, reason, None, hint, notes)
     elif grant is not None:
         answer = Answer(subject, True, f"granted: {_granted(grant)}", _rule(grant), notes=notes)
@@ -218,6 +217,15 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
     # Those about grants that were skipped; where the command starts is not what was asked.
     skipped = tuple(warning for warning in files.warnings if warning.endswith("skipped"))
     return replace(answer, warnings=skipped)
+
+
+def _hidden_link(files: FilePlan, isolation: Isolation, path: str) -> str | None:
+    """The first symlink on the way to a path that the cage does not have, None if it has all."""
+    if isolation != "namespace":
+        return None
+    hidden = files.hidden_link(path)
+    own = (DEVICES, "/proc")  # with links that the cage makes itself
+    return None if hidden is None or any(is_in(hidden, one) for one in own) else hidden
 
 
 def _isolation_here(options: RunOptions) -> tuple[Isolation, tuple[str, ...]]:
@@ -288,6 +296,10 @@ def _without_grant(
     is_private = (
         own is not None and isolation == "namespace" and own.path in (*PRIVATE, DEVICES, home)
     )
+    hidden = _hidden_link(files, isolation, path)
+    if own is not None and hidden is not None:
+        leads = f"name where it leads: {os.path.realpath(path)}"
+        return Answer(subject, False, _HIDDEN.format(hidden), None, leads, notes)
     if own is not None and not (is_private and _is_of_the_host(path, own)):
         reason = f"every cage may {operation} {own.path}"
         if isolation == "namespace":

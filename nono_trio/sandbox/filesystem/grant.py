@@ -29,6 +29,8 @@ Access = Literal["read", "write", "readwrite", "socket"]
 # A cage with a mount view has its own directories at these paths.
 PRIVATE = ("/tmp", "/dev/shm")
 
+_OF_EACH_PROCESS = ("/proc/self", "/proc/thread-self")  # symlinks that lead each reader elsewhere
+
 # A directory of sockets holds some dozens; this bounds the cost of a mistake (`~`).
 _MOST_LOOKED_AT = 10_000
 
@@ -206,6 +208,12 @@ def _grant(request: PathRequest, directory: str, warnings: list[str]) -> Grant |
         return None
     if not path.isascii() and not _is_text(path):
         raise UsageError(f"{request.source}: expected a path in UTF-8, got {path!a}")
+    if any(link in _OF_EACH_PROCESS for link in follow(path).links):
+        raise UsageError(
+            f"{request.source} {request.given}: it leads to what each process has of its own in"
+            " /proc, nothing that could be granted",
+            hint="leave it out: the command reads its own /proc/self anyway",
+        )
     is_file = not os.path.isdir(path)
     if request.access == "socket":
         if is_file and not stat.S_ISSOCK(os.stat(path).st_mode):

@@ -275,6 +275,25 @@ def test_a_parent_behind_a_link_is_not_guessed(sessions: Sessions, tmp_path: Pat
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "isolation", ["namespace", pytest.param("landlock", marks=landlock_isolation)]
+)
+def test_what_each_process_has_of_its_own_is_no_grant(
+    sessions: Sessions, tmp_path: Path, isolation: str
+) -> None:
+    """As /etc/mtab does on many machines; it was followed to the supervisor's own number."""
+    link = tmp_path / "mtab"
+    link.symlink_to("/proc/self/mounts")
+    done = sessions.run("--isolation", isolation, "--read-file", str(link), "--", "true")
+    assert done.returncode == 2
+    assert "it leads to what each process has of its own in /proc" in done.stderr
+    read = sessions.run("--isolation", isolation, "--", "head", "-c", "1", "/proc/self/mounts")
+    assert read.returncode == 0, read.stderr
+    if isolation == "namespace":
+        why = sessions.call("why", "--path", str(link))
+        assert f"the symlink {link} is not in the cage" in why.stdout
+
+
 def test_a_link_on_the_way_to_what_is_obeyed_can_not_be_replaced(
     sessions: Sessions, work: Path
 ) -> None:
