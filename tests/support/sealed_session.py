@@ -275,7 +275,7 @@ def unsealed(
     lost=0,
     **facts,
 ) -> Path:
-    """A session that nobody sealed, its supervisor gone unless `facts` say otherwise."""
+    """An unsealed session; its supervisor is gone unless `facts` say otherwise."""
     directory = store.create_session_directory(audit_root, session_id)
     policy_text = encode_policy(policy(session_id, name=name, **facts))
     payloads = bound_payloads(payloads, policy_text)
@@ -304,7 +304,7 @@ def _known_before(facts):
 
 
 def payloads_of(directory):
-    """The payloads of a log as they stand, the binding ones included."""
+    """The payloads of a log, unverified, with the binding ones."""
     lines = log_of(directory).read_bytes().splitlines()
     return [events.decode_payload(json.loads(line)["event_json"].encode()) for line in lines]
 
