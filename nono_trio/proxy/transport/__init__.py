@@ -1,1 +1,1 @@
-"""What moves bytes: transports and their readiness, clients, relays, tunnels."""
+"""Sockets: transports and their readiness, clients, relays, tunnels."""

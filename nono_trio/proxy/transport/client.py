@@ -2,9 +2,9 @@
 
 Rules of this file: a client has one deadline at a time, and the table's sweep enforces it by waking
 the task: reading the clock for every wait and a cancel scope for each would cost 6 us of a tunnel's
-100, so a deadline may be off by one sweep either way. A client that has shown no right to its place
-loses it before one that has, and the oldest loses it first: other programs of the machine may reach
-the listener, and a started head costs them nothing.
+100, so a deadline may be off by one sweep either way. A client that has not shown that it may be
+served loses its place before one that has, and the oldest loses it first: other programs of the
+machine may reach the listener, and a started head costs them nothing.
 """
 
 from __future__ import annotations
@@ -48,19 +48,20 @@ class Client:
 
     def __init__(self, sock: socket.socket, readiness: Readiness, table: ClientTable) -> None:
         self.tcp = TcpTransport(sock, "client", Waker(), readiness)
-        """The accepted connection, whatever is spoken on it. What wakes the client's task is its
-        `waker`, which the upstream's transport has, too."""
+        """The accepted connection. Its `waker` wakes the client's task; the upstream's transport
+        has the same one."""
         self.transport: Transport = self.tcp
-        """What requests are read from and answered on; another object once TLS is spoken."""
+        """Requests are read from it and answered on it. It is `tcp` until TLS is put over that."""
         self.unread = b""
         self.deadline = math.inf
         self.expired = False
         self.idle = False
-        """Nothing of a request is here, so the connection may be closed for another's sake."""
+        """No byte of a request has arrived, so the connection may be closed to make room."""
         self.proven = False
-        """It has shown that it may be served: by the token, or by where it came in."""
+        """It may be served: it has shown the token, or only the caged command can reach its
+        listener."""
         self.dropped = False
-        """Its place was given away, so it may not wait for anything any more."""
+        """Its place was given away, so its next wait raises Expired."""
         self._table = table
 
     def register(self) -> None:
@@ -79,20 +80,20 @@ class Client:
         self.tcp.waker.wake()
 
     def drop(self) -> None:
-        """Its place is given away: no deadline is kept for it, so it ends at its next pause."""
+        """Give its place away: its next pause raises Expired."""
         self.dropped = True
         self.expire()
 
     def prove(self) -> None:
-        """It may be served, also if its place was given away at this moment."""
+        """Note that it may be served; it keeps its place even if that was just given away."""
         self.proven = True
         if self.dropped:
             self.dropped = self.expired = False
         self._table.prove(self)
 
     async def pause(self, seconds: float | None = None) -> None:
-        """Wait until something happens to a socket of this client's, with a new deadline if
-        `seconds` is given. Raises Expired."""
+        """Wait until the client's transport or its upstream's is ready. `seconds` sets a new
+        deadline. Raises Expired, and OSError when the system has no room for another socket."""
         if seconds is not None:
             self.expire_in(seconds)
         if not self.tcp.is_registered:
@@ -116,10 +117,10 @@ class Client:
             sent += self.transport.try_send(data[sent:])
 
     async def drain(self, seconds: float, last: bytes = b"") -> None:
-        """Send `last`, say that nothing more comes, and throw away what the peer still sends.
+        """Send `last`, end our direction, and discard what the peer still sends.
 
-        Closing with unread bytes would reset the connection, and the reset can overtake the answer
-        (RFC 9112 9.6). Ends when the peer does, or after `seconds`; raises only Cancelled.
+        A close with unread bytes would reset the connection, and the reset can overtake the answer
+        (RFC 9112 9.6). Returns at the peer's end or after `seconds`; raises only Cancelled.
         """
         self.expire_in(seconds)
         with suppress(OSError, Expired):
@@ -140,7 +141,7 @@ class ClientTable:
 
     def __init__(self) -> None:
         self.now = 0.0
-        """trio's time at the last sweep; deadlines are set from here."""
+        """trio's time at the last sweep. Deadlines count from it."""
         self._clients: dict[Client, None] = {}
         self._unproven: dict[Client, None] = {}
 
@@ -148,31 +149,31 @@ class ClientTable:
         return len(self._clients)
 
     def add(self, client: Client) -> None:
-        """Take a client in."""
+        """Add a client."""
         self._clients[client] = None
         if not client.proven:
             self._unproven[client] = None
 
     def prove(self, client: Client) -> None:
-        """The client may be served: it keeps its place, or gets it back."""
+        """Keep the client, which may be served; one whose place was given away is added again."""
         self._clients[client] = None
         self._unproven.pop(client, None)
 
     def discard(self, client: Client) -> None:
-        """Let a client go, if it is still in."""
+        """Remove a client, if it is still there."""
         self._clients.pop(client, None)
         self._unproven.pop(client, None)
 
     def make_room(self) -> bool:
-        """Give up the oldest client that has not shown that it may be served, else the oldest on
-        which nothing was asked; False if there is neither."""
+        """Drop the oldest client that has not shown that it may be served, or else the oldest idle
+        one. Returns False if there is neither."""
         for client in self._unproven:
             self._drop(client)
             return True
         return self.drop_idle()
 
     def drop_idle(self) -> bool:
-        """Give up the oldest connection on which nothing was asked; False if there is none."""
+        """Drop the oldest idle connection. Returns False if no connection is idle."""
         for client in self._clients:
             if client.idle:
                 self._drop(client)
@@ -180,7 +181,7 @@ class ClientTable:
         return False
 
     def sweep(self, now: float) -> None:
-        """Set the time, and end the waits of all whose deadline has passed."""
+        """Set the time, and end the waits of all clients whose deadline has passed."""
         self.now = now
         for client in self._clients:
             if client.deadline <= now:

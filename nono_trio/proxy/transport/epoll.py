@@ -2,11 +2,11 @@
 
 trio's own `wait_readable` takes one socket a task and one system call a wait. A tunnel has two
 sockets, so it would need two tasks, or an epoll of its own. Here every socket is registered once,
-one task (`dispatch`) collects what happened to all of them, and a connection's single task sleeps
-until anything happens to either of its sockets: per tunnel about 20 us less of 90.
+one task (`dispatch`) collects the events of all sockets, and the one task of a connection sleeps
+until there is an event for either of its sockets. That saves about 20 us of a tunnel's 90.
 
-Rules of this file: it says what the kernel saw, and wakes; what may be tried when is in
-transport.py. A wake-up that finds nothing to do is harmless, so all doubts are settled by waking.
+Rules of this file: it notes what the kernel reports and wakes the task; transport.py has the rules
+for reads and writes. A wake-up without anything to do is harmless, so in doubt a task is woken.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _READ_WRITE: Final = _READ | poller.EPOLLOUT
 _READABLE: Final = poller.EPOLLIN | poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
 _ENDING: Final = poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
 _BROKEN: Final = poller.EPOLLHUP | poller.EPOLLERR
-_MAX_EVENTS: Final = 512  # taken at once; what is left over wakes the dispatcher again
+_MAX_EVENTS: Final = 512  # taken at once; further events wake the dispatcher again
 
 
 class Waker:
-    """Puts one task to sleep and wakes it; a wake that comes early is kept for the next sleep."""
+    """Puts one task to sleep and wakes it. A wake before the sleep ends the next sleep at once."""
 
     __slots__ = ("_task", "_woken")
 
@@ -55,7 +55,7 @@ class Waker:
         if not self._woken:
             self._task = current_task()
             await wait_task_rescheduled(self._abort)
-        self._woken = False  # also those between our wake and now: the caller looks at everything
+        self._woken = False  # also wakes since the first one: the caller tries all its transports
 
     def _abort(self, _: object) -> Abort:
         self._task = None
@@ -63,11 +63,11 @@ class Waker:
 
 
 class Watch:
-    """What is known about one registered socket.
+    """The state of one registered socket.
 
-    `readable`: a read may succeed; whoever reads sets it back (transport.py). `ending`: the peer
-    has shut down its side, so a short read is not the last. `broken`: no byte can go either way.
-    `failed`: it ended by an error (a reset), so that nobody is left who waits for anything.
+    `readable`: a read may succeed; a read that empties the socket clears it (transport.py).
+    `ending`: the peer has shut down its side, so a short read is not the last. `broken`: no byte
+    can go either way. `failed`: it ended by an error (a reset), so no peer waits for bytes.
     """
 
     __slots__ = ("broken", "ending", "failed", "readable", "side", "waker")
@@ -81,7 +81,7 @@ class Watch:
         self.failed = False
 
     def note(self, flags: int) -> None:
-        """Take over what epoll saw, and wake the task."""
+        """Note an event of epoll's, and wake the task."""
         if flags & _READABLE:
             self.readable = True
             if flags & _ENDING:
@@ -92,7 +92,7 @@ class Watch:
 
 
 class Readiness:
-    """All watched sockets of one proxy. `dispatch` must run for anyone to be woken."""
+    """All watched sockets of one proxy. Tasks are woken only while `dispatch` runs."""
 
     def __init__(self) -> None:
         self._epoll = poller.epoll()
@@ -127,5 +127,5 @@ class Readiness:
                     watch.note(flags)
 
     def close(self) -> None:
-        """Close the epoll; nobody is woken afterwards."""
+        """Close the epoll; no task is woken afterwards."""
         self._epoll.close()

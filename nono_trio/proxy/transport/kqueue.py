@@ -1,7 +1,7 @@
-"""macOS's kqueue, answering in epoll's words, so that `readiness` has one set of rules.
+"""macOS's kqueue with the interface of `select.epoll`, so that epoll.py has one set of rules.
 
-Not tested on a Mac. Rules of this file: a socket has two filters, one for each way, and EV_CLEAR
-is the edge trigger of both; what a kevent means is decided in `flags_of`, which knows only numbers.
+Not tested on a Mac. Rules of this file: a socket has two filters, one for each direction, and
+EV_CLEAR makes both edge-triggered; `flags_of` translates a kevent and takes only numbers.
 The numbers are those of Darwin's <sys/event.h> and of Linux' <sys/epoll.h>.
 """
 
@@ -26,7 +26,7 @@ EV_EOF: Final = 0x8000
 
 
 def flags_of(kind: int, flags: int, error: int) -> int:
-    """Return what epoll would say of one kevent: its filter, its flags and its fflags.
+    """Return the epoll flags for one kevent's filter, flags and fflags.
 
     EV_EOF on the reading filter is the peer's half-close; `error` is then the socket's, if it
     broke. On the writing filter it also follows our own half-close, which ends nothing.
@@ -42,7 +42,7 @@ if sys.platform == "darwin":
     import select
 
     class epoll:
-        """What `readiness` needs of `select.epoll`."""
+        """The methods of `select.epoll` that epoll.py uses."""
 
         def __init__(self) -> None:
             self._kqueue = select.kqueue()

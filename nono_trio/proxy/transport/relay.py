@@ -1,9 +1,11 @@
 """Bytes from one transport to another: as they come, with backpressure, half-closes passed on.
 
-Rules of this file: what was read is held until it is sent, and nothing more is read meanwhile
-(that is the backpressure); the end of one direction is passed on as a shutdown and leaves the other
-open; no direction waits, so both share one task and one buffer; a relay that is cut (the session
-ends, a bug) still says what moved, because its counts are plain attributes.
+Rules of this file:
+- Bytes that were read are held until they are sent, and no more are read until then. That is the
+  backpressure.
+- The end of one direction is passed on as a shutdown and leaves the other direction open.
+- No direction waits, so both share one task and one buffer.
+- The counts are plain attributes, so they are right for a relay that is cancelled, too.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.transport import Transport
 
     LookAtBytes: TypeAlias = Callable[[bytes | memoryview], bool]
-    """Looks at bytes on their way; whether it needs no more of them. What it raises ends the
-    relay, and these bytes go nowhere."""
+    """Gets bytes before they are sent, and returns True if it needs no more of them. An exception
+    ends the relay, and these bytes are not sent."""
 
 PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
@@ -40,9 +42,9 @@ class RelayBuffer:
 
 
 class Direction:
-    """Bytes from one end to the other. `moved` counts what was sent; `done` once the source has
-    ended and nothing is left to send; `look` is told all bytes before they are sent, until it has
-    seen enough."""
+    """Bytes from one end to the other. `moved` counts the bytes that were sent. `done`: the source
+    has ended and no byte is left to send. `look` gets all bytes before they are sent, until it
+    returns True."""
 
     __slots__ = ("_buffer", "_held", "done", "look", "moved", "sink", "source")
 
@@ -56,15 +58,16 @@ class Direction:
         self._held = b""
 
     def hold(self, early: bytes) -> None:
-        """Take over what was read of the source before; it goes first. Raises what `look` does."""
+        """Send `early` first: bytes that were read from the source before. Raises what `look`
+        raises."""
         if self.look is not None and self.look(early):
             self.look = None
         self._held = early
         self._buffer.held += len(early)
 
     def pump(self) -> bool:
-        """Move what can be moved without waiting; True if a turn's worth was moved and more may
-        be there. Raises SideFailed, and what `look` does."""
+        """Move bytes without waiting. Returns True if TURN_BYTES were moved and there may be more.
+        Raises SideFailed, and what `look` raises."""
         if self._held and not self._send_held():
             return False
         if self.done or not self.source.readable:
@@ -82,12 +85,12 @@ class Direction:
         return True
 
     def release(self) -> None:
-        """Drop what is held; for the end of a relay that was cut."""
+        """Drop the bytes that are held. Must be called at the end of a relay."""
         self._buffer.held -= len(self._held)
         self._held = b""
 
     def _send(self, piece: memoryview) -> bool:
-        """Send all of it, or hold the rest; whether all was sent."""
+        """Send `piece` and hold what does not fit. Returns whether all of it was sent."""
         if self.look is not None and self.look(piece):
             self.look = None
         sent = self.sink.try_send(piece)
@@ -134,7 +137,9 @@ class Relay:
                     return
                 if more:
                     await trio.lowlevel.checkpoint()
-                elif near.failed:  # not seen by who waits for the far end to take bytes
+                elif (
+                    near.failed
+                ):  # else a task that waits for the far end to take bytes would not end
                     self.closed_by = self._ended_by() or near.side
                     return
                 else:
@@ -143,7 +148,7 @@ class Relay:
             self.closed_by = self._ended_by() or _blamed(failure)
 
     def release(self) -> None:
-        """Drop what is held; for the end, however it came."""
+        """Drop the bytes that both directions hold. Must be called at the end."""
         self.up.release()
         self.down.release()
 

@@ -1,7 +1,7 @@
-"""One end of a connection as the proxy reads and writes it: `Transport`, and plain TCP's.
+"""One end of a connection: `Transport`, the interface of all that moves bytes, and plain TCP's.
 
-The rules of readiness stand in this file and nowhere else; `epoll.py` only tells what the kernel
-saw. Whoever moves bytes tries first and waits when nothing moves:
+This file has all rules of readiness; `epoll.py` only notes what the kernel reports. A caller tries
+first, and waits when no byte moves:
 
     while (data := client.transport.try_receive()) is None:
         await client.pause()
@@ -9,30 +9,28 @@ saw. Whoever moves bytes tries first and waits when nothing moves:
 The rules:
 - A read is tried only if it may succeed (`readable`). A read that blocks, or that returns less than
   was asked for, has emptied the socket, and the kernel reports the next bytes (epoll(7), edge
-  triggered). It reports the peer's end together with the last bytes: once `ending` is set, only a
-  read that returns b"" is the last.
-- A socket that is not registered is never reported, so it stays readable.
+  triggered). The kernel reports the peer's end together with the last bytes: once `ending` is set,
+  only a read that returns b"" is the last.
+- The kernel reports nothing about a socket that is not registered, so that socket stays readable.
 - A write is always tried. If not all bytes fit, the socket is registered for writing, and the
   kernel reports when it takes bytes again.
 
-TLS is a second implementation (`tls.py`). A `TlsTransport` wraps the `Transport` of a `Client` or
-of an `Upstream`, has an `ssl.SSLObject` between two `ssl.MemoryBIO`s, and takes its place:
+TLS will be a second implementation (`tls.py`). A `TlsTransport` wraps the `Transport` of a `Client`
+or of an `Upstream`, has an `ssl.SSLObject` between two `ssl.MemoryBIO`s, and replaces it:
 `client.transport = TlsTransport(client.transport, ...)`. Streams, exchange and tunnel then move
-plain bytes without a change, for these reasons:
-- `try_receive` feeds what the wrapped transport has received to the SSLObject and returns what it
-  decrypts. None means that the wrapped transport has returned None and that no decrypted byte is
-  left, so the wake-up for the next bytes is due. `SSLObject.read(n, buffer)` serves
-  `try_receive_into`.
+plaintext and do not change (tests/support/tls_transport.py does it). Its methods:
+- `try_receive` feeds the bytes of the wrapped transport to the SSLObject and returns the plaintext.
+  It returns None only after the wrapped transport has returned None and no plaintext is left, so
+  the wake-up for the next bytes will come.
 - `try_send` encrypts record by record until all is sent or the wrapped transport is full. A record
-  counts once its last byte is sent, so a full transport makes it return less than was given. The
-  caller must offer the same bytes again, which every caller does anyway, so nothing is left that
-  nobody would flush.
-- What the protocol itself wants to send (handshake, key update, alert) is sent by any of the calls.
-  While a handshake lasts `try_receive` returns None and `try_send` 0.
-- `ssl.SSLError` is an OSError, so it becomes a SideFailed as any other.
-- `shutdown` sends close_notify before the wrapped `shutdown`; `ending`, `broken` and `failed` are
-  those of the wrapped transport; `readable` and `is_silent` also look for bytes that were received
-  and not read.
+  counts once its last byte is sent. The caller must offer the other bytes again, which every caller
+  does, so no ciphertext is left behind.
+- Any method sends what the protocol itself has to send (handshake, key update, alert). During the
+  handshake `try_receive` returns None and `try_send` 0.
+- `ssl.SSLError` is an OSError, so it becomes a SideFailed.
+- `shutdown` sends close_notify, then calls the wrapped `shutdown`. `ending`, `broken` and `failed`
+  are those of the wrapped transport. `readable` and `is_silent` also count bytes that were received
+  and not returned.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
 
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
 
-# Where the last bytes can't wait for the close, they leave in a packet of their own.
+# Without MSG_MORE the last bytes leave in a packet of their own, before the one of the close.
 if sys.platform == "linux":
     _MORE: Final = socket.MSG_MORE
 else:
@@ -59,7 +57,7 @@ else:
 
 
 class SideFailed(OSError):
-    """One side's connection broke: reset, timed out, unreachable. `errno` says how, if known."""
+    """One side's connection broke: reset, timed out, unreachable. `errno` is None if unknown."""
 
     def __init__(self, side: Side, number: int | None = None) -> None:
         super().__init__(number, f"the connection to the {side} broke")
@@ -67,32 +65,33 @@ class SideFailed(OSError):
 
 
 class Transport(Protocol):
-    """What moves bytes to and from one peer. No method waits; every one may raise SideFailed."""
+    """Moves bytes to and from one peer. No method waits. Methods raise SideFailed unless they say
+    otherwise."""
 
     side: Side
 
     @property
     def readable(self) -> bool:
-        """Whether a read may find something; if not, it need not be tried."""
+        """True if a read may return bytes or the end. If False, a read can be left out."""
         ...
 
     @property
     def ending(self) -> bool:
-        """Whether the peer has ended its direction. Bytes may be left to read."""
+        """True once the peer has ended its direction; there may still be bytes to read."""
         ...
 
     @property
     def broken(self) -> bool:
-        """Whether no byte can go either way."""
+        """True once no byte can go either way."""
         ...
 
     @property
     def failed(self) -> bool:
-        """Whether the connection ended by an error, such as a reset."""
+        """True once the connection has ended by an error, such as a reset."""
         ...
 
     def try_receive(self, most: int = READ_HEAD) -> bytes | None:
-        """Return up to `most` bytes that are there, b"" at the end, None if there are none yet."""
+        """Return up to `most` bytes that have arrived, b"" at the end, None if no byte has."""
         ...
 
     def try_receive_into(self, space: memoryview, most: int) -> int | None:
@@ -116,7 +115,7 @@ class Transport(Protocol):
         ...
 
     def has_bytes(self) -> bool:
-        """Return whether the peer has sent bytes that nobody has read. Raises nothing."""
+        """Return whether the peer has sent bytes that were not read yet. Raises nothing."""
         ...
 
     def shutdown(self) -> None:
@@ -124,7 +123,7 @@ class Transport(Protocol):
         ...
 
     def reset(self) -> None:
-        """Make `close` a reset: the peer must not take what it has received for complete."""
+        """Make `close` a reset, so that the peer does not take what it has received as complete."""
         ...
 
     def close(self) -> None:
@@ -155,7 +154,7 @@ class TcpTransport(Watch):
         if not self.is_registered:
             self._readiness.register(self.sock.fileno(), self)
             self.is_registered = True
-            self.readable = False  # what is there already is reported
+            self.readable = False  # bytes that have already arrived are reported
 
     def try_receive(self, most: int = READ_HEAD) -> bytes | None:
         """As `Transport.try_receive`."""
@@ -200,8 +199,7 @@ class TcpTransport(Watch):
         return sent
 
     def want_write(self) -> None:
-        """From now on have the task woken when the socket takes bytes after it was full, too.
-        Raises OSError."""
+        """Also have the task woken when the socket takes bytes again. Raises OSError."""
         self.register()
         self._readiness.add_write(self.sock.fileno())
         self._wants_write = True
@@ -224,7 +222,7 @@ class TcpTransport(Watch):
         return bool(self._peek())
 
     def _peek(self) -> bytes | None:
-        """The next byte, b"" at the end or if the connection broke, None if there is none yet."""
+        """The next byte, b"" at the end or if the connection broke, None if no byte has arrived."""
         try:
             return self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

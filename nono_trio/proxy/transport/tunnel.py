@@ -1,7 +1,7 @@
-"""An open tunnel: from the answer that tells of it (to a CONNECT or an Upgrade) to the last byte.
+"""An open tunnel: from the answer to its CONNECT or Upgrade to the last byte.
 
-Rules of this file: bytes that were read before go first, so an early TLS hello is not lost; a
-tunnel that is cut still says what moved through it.
+Rule of this file: bytes that were read before the tunnel opened are sent first, so that an early
+TLS hello is not lost.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.transport import Transport
 
     Look: TypeAlias = Callable[[], Awaitable[ClosedBy | None]]
-    """Looks at what the client says first, which it leaves in `unread`; who ended the tunnel, if
-    that is what it comes to."""
+    """Reads the client's first bytes, which stay in `unread`. Returns None to go on, or the side
+    that has ended the tunnel."""
 
 
 class Tunnel(Relay):
@@ -49,10 +49,10 @@ class Tunnel(Relay):
         retry: HelloRetry | None = None,
     ) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
-        was idle too long. Before the relay starts `look` may end it. If cancelled, both transports
-        are left to the caller.
+        the tunnel was idle too long. `look` runs before the relay and may end the tunnel. If
+        cancelled, both transports are left to the caller.
 
-        With `retry` a second TLS hello is looked at: raises OtherHello, BadHello.
+        `retry` follows the TLS handshake: raises OtherHello and BadHello for a second hello.
         """
         try:
             if greeting:
@@ -75,7 +75,7 @@ class Tunnel(Relay):
             self.release()
 
     def _hold_early(self) -> None:
-        """Have what was read already go first."""
+        """Have the bytes that were already read sent first."""
         if self._left_over:
             self.down.hold(self._left_over)
         if self._client.unread:
