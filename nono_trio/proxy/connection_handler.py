@@ -173,7 +173,7 @@ class ConnectionHandler(ABC):
         `for_tunnel`: raw bytes go to it; otherwise HTTP requests, which an upstream proxy takes in
         absolute form. Raises UpstreamError.
         """
-        self._client.register()  # before a socket is open that a failure would leave behind
+        self._client.tcp.register()  # before a socket is open that a failure would leave behind
         host, port = recorded.decision.destination
         chain = self._proxy.chain_of(recorded.decision)
         name, early = None, b""

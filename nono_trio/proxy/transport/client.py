@@ -36,6 +36,7 @@ class Client:
 
     __slots__ = (
         "_table",
+        "_waker",
         "deadline",
         "dropped",
         "expired",
@@ -47,7 +48,8 @@ class Client:
     )
 
     def __init__(self, sock: socket.socket, readiness: Readiness, table: ClientTable) -> None:
-        self.tcp = TcpTransport(sock, "client", Waker(), readiness)
+        self._waker = Waker()
+        self.tcp = TcpTransport(sock, "client", self._waker, readiness)
         """The accepted connection. Its `waker` wakes the client's task; the upstream's transport
         has the same one."""
         self.transport: Transport = self.tcp
@@ -64,10 +66,6 @@ class Client:
         """Its place was given away, so its next wait raises Expired."""
         self._table = table
 
-    def register(self) -> None:
-        """Take a place in the readiness table. Raises OSError when the system has no room."""
-        self.tcp.register()
-
     def expire_in(self, seconds: float) -> None:
         """Replace the deadline: `seconds` from the last sweep, `math.inf` for none."""
         self.deadline = self._table.now + seconds
@@ -77,7 +75,7 @@ class Client:
         """Make the task's next pause, or the one it is in, raise Expired."""
         self.deadline = math.inf
         self.expired = True
-        self.tcp.waker.wake()
+        self._waker.wake()
 
     def drop(self) -> None:
         """Give its place away: its next pause raises Expired."""
@@ -94,12 +92,13 @@ class Client:
     async def pause(self, seconds: float | None = None) -> None:
         """Wait until the client's transport or its upstream's is ready. `seconds` sets a new
         deadline. Raises Expired, and OSError when the system has no room for another socket."""
-        if seconds is not None:
-            self.expire_in(seconds)
+        if seconds is not None:  # `expire_in`, without a call for each wait
+            self.deadline = self._table.now + seconds
+            self.expired = self.dropped
         if not self.tcp.is_registered:
             self.tcp.register()
         if not self.expired:
-            await self.tcp.waker.sleep()
+            await self._waker.sleep()
         if self.expired:
             raise Expired
 

@@ -46,7 +46,7 @@ class Direction:
     has ended and no byte is left to send. `look` gets all bytes before they are sent, until it
     returns True."""
 
-    __slots__ = ("_buffer", "_held", "done", "look", "moved", "sink", "source")
+    __slots__ = ("_buffer", "done", "held", "look", "moved", "sink", "source")
 
     def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
         self.source = source
@@ -55,70 +55,62 @@ class Direction:
         self.done = False
         self.look: LookAtBytes | None = None
         self._buffer = buffer
-        self._held = b""
+        self.held = b""
 
     def hold(self, early: bytes) -> None:
         """Send `early` first: bytes that were read from the source before. Raises what `look`
         raises."""
         if self.look is not None and self.look(early):
             self.look = None
-        self._held = early
+        self.held = early
         self._buffer.held += len(early)
 
     def pump(self) -> bool:
         """Move bytes without waiting. Returns True if TURN_BYTES were moved and there may be more.
         Raises SideFailed, and what `look` raises."""
-        if self._held and not self._send_held():
+        if self.held and not self._send_held():
             return False
-        if self.done or not self.source.readable:
-            return False
+        source, sink, buffer = self.source, self.sink, self._buffer
         stop = self.moved + TURN_BYTES
-        buffer, receive = self._buffer, self.source.try_receive_into
-        while self.moved < stop:
+        while source.readable and not self.done:
+            if self.moved >= stop:
+                return True
             is_bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
-            count = receive(buffer.space, RELAY_BUFFER if is_bulk else SMALL_READ)
+            room = RELAY_BUFFER if is_bulk else SMALL_READ
+            count = source.try_receive_into(buffer.space, room)
             if not count:
                 self.done = count == 0
-                return False
-            if not self._send(buffer.space[:count]):
-                return False
-        return True
-
-    def release(self) -> None:
-        """Drop the bytes that are held. Must be called at the end of a relay."""
-        self._buffer.held -= len(self._held)
-        self._held = b""
-
-    def _send(self, piece: memoryview) -> bool:
-        """Send `piece` and hold what does not fit. Returns whether all of it was sent."""
-        if self.look is not None and self.look(piece):
-            self.look = None
-        sent = self.sink.try_send(piece)
-        self.moved += sent
-        if sent == len(piece):
-            return True
-        self._held = bytes(piece[sent:])
-        self._buffer.held += len(self._held)
+                break
+            piece = buffer.space[:count]
+            if self.look is not None and self.look(piece):
+                self.look = None
+            sent = sink.try_send(piece)
+            self.moved += sent
+            if sent < count:
+                self.held = bytes(piece[sent:])
+                buffer.held += len(self.held)
+                break
         return False
 
     def _send_held(self) -> bool:
-        sent = self.sink.try_send(self._held)
+        sent = self.sink.try_send(self.held)
         self.moved += sent
         self._buffer.held -= sent
-        self._held = self._held[sent:]
-        return not self._held
+        self.held = self.held[sent:]
+        return not self.held
 
 
 class Relay:
     """Both directions between two ends. `closed_by` is "shutdown" until something else has ended
     it."""
 
-    __slots__ = ("_first_ended", "_near", "closed_by", "down", "up")
+    __slots__ = ("_buffer", "_first_ended", "_near", "closed_by", "down", "up")
 
     def __init__(self, near: Transport, far: Transport, buffer: RelayBuffer) -> None:
         self.up = Direction(near, far, buffer)
         self.down = Direction(far, near, buffer)
         self.closed_by: ClosedBy = "shutdown"
+        self._buffer = buffer
         self._near = near
         self._first_ended: Direction | None = None
 
@@ -149,8 +141,9 @@ class Relay:
 
     def release(self) -> None:
         """Drop the bytes that both directions hold. Must be called at the end."""
-        self.up.release()
-        self.down.release()
+        up, down = self.up, self.down
+        self._buffer.held -= len(up.held) + len(down.held)
+        up.held = down.held = b""
 
     def _pass_ends(self) -> bool:
         """Pass on the first direction's end; the second's, when True is returned, goes out with

@@ -135,7 +135,7 @@ class Transport(Protocol):
 class TcpTransport(Watch):
     """A connected, non-blocking stream socket, which it owns."""
 
-    __slots__ = ("_readiness", "_wants_write", "is_registered", "sock")
+    __slots__ = ("_descriptor", "_readiness", "_wants_write", "is_registered", "sock")
 
     def __init__(self, sock: socket.socket, side: Side, waker: Waker, readiness: Readiness) -> None:
         self.sock = sock
@@ -146,13 +146,15 @@ class TcpTransport(Watch):
         self.broken = False
         self.failed = False
         self._readiness = readiness
+        self._descriptor = -1
         self.is_registered = False
         self._wants_write = False
 
     def register(self) -> None:
         """Have the task woken from now on. Raises OSError when the system has no room."""
         if not self.is_registered:
-            self._readiness.register(self.sock.fileno(), self)
+            self._descriptor = self.sock.fileno()
+            self._readiness.register(self._descriptor, self)
             self.is_registered = True
             self.readable = False  # bytes that have already arrived are reported
 
@@ -201,7 +203,7 @@ class TcpTransport(Watch):
     def want_write(self) -> None:
         """Also have the task woken when the socket takes bytes again. Raises OSError."""
         self.register()
-        self._readiness.add_write(self.sock.fileno())
+        self._readiness.add_write(self._descriptor)
         self._wants_write = True
 
     def send_last(self, data: bytes) -> None:
@@ -247,7 +249,7 @@ class TcpTransport(Watch):
     def close(self) -> None:
         """As `Transport.close`."""
         if self.is_registered:  # first: the kernel may give the number to another socket
-            self._readiness.forget(self.sock.fileno())
+            self._readiness.forget(self._descriptor)
             self.is_registered = False
         self.sock.close()
 
