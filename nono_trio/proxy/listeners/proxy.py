@@ -114,7 +114,7 @@ class Proxy:
     @property
     def open_connections(self) -> int:
         """The clients that are served at this moment."""
-        return len(self._clients)
+        return len(self._clients.members)
 
     @property
     def watched_sockets(self) -> int:
@@ -226,18 +226,20 @@ class Proxy:
     async def _wait_for_room(self) -> int:
         """How many more connections may be accepted, at least one."""
         most = self._limits.connections + self._limits.refusals
-        while len(self._clients) >= most and not self._clients.make_room():
+        while len(self._clients.members) >= most and not self._clients.make_room():
             if self._left.is_set():  # else another listener waits for it already
                 self._left = trio.Event()
             await self._left.wait()
-        return most - len(self._clients)
+        return most - len(self._clients.members)
 
     def _take(
         self, visits: ConnectionHandlerFactory, sock: socket.socket, handlers: trio.Nursery
     ) -> None:
         sock.setblocking(False)
         client = Client(sock, self._readiness, self._clients)
-        full = len(self._clients) >= self._limits.connections and not self._clients.make_room()
+        full = (
+            len(self._clients.members) >= self._limits.connections and not self._clients.make_room()
+        )
         self._clients.add(client)
         self._workers.give(client, visits(client, self._context, full=full), handlers)
 
@@ -274,7 +276,7 @@ class Proxy:
 
     def _finish_if_unused(self) -> None:
         """After the last listener and the last client: end the attending task, then the epoll."""
-        if self._listeners or len(self._clients):
+        if self._listeners or len(self._clients.members):
             return
         if self._attending is not None:
             self._attending.cancel(reason="the proxy has no client left")

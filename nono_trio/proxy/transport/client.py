@@ -136,31 +136,29 @@ class Client:
 
 
 class ClientTable:
-    """All clients that are being served, the oldest first."""
+    """The clients that are being served, and the time that their deadlines count from."""
 
     def __init__(self) -> None:
         self.now = 0.0
         """trio's time at the last sweep. Deadlines count from it."""
-        self._clients: dict[Client, None] = {}
+        self.members: dict[Client, None] = {}
+        """All clients that are served, the oldest first. Only the methods change it."""
         self._unproven: dict[Client, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._clients)
 
     def add(self, client: Client) -> None:
         """Add a client."""
-        self._clients[client] = None
+        self.members[client] = None
         if not client.proven:
             self._unproven[client] = None
 
     def prove(self, client: Client) -> None:
         """Keep the client, which may be served; one whose place was given away is added again."""
-        self._clients[client] = None
+        self.members[client] = None
         self._unproven.pop(client, None)
 
     def discard(self, client: Client) -> None:
         """Remove a client, if it is still there."""
-        self._clients.pop(client, None)
+        self.members.pop(client, None)
         self._unproven.pop(client, None)
 
     def make_room(self) -> bool:
@@ -173,7 +171,7 @@ class ClientTable:
 
     def drop_idle(self) -> bool:
         """Drop the oldest idle connection. Returns False if no connection is idle."""
-        for client in self._clients:
+        for client in self.members:
             if client.idle:
                 self._drop(client)
                 return True
@@ -182,7 +180,7 @@ class ClientTable:
     def sweep(self, now: float) -> None:
         """Set the time, and end the waits of all clients whose deadline has passed."""
         self.now = now
-        for client in self._clients:
+        for client in self.members:
             if client.deadline <= now:
                 client.expire()
 

@@ -1,1 +1,1 @@
-"""The way out: names resolved, addresses dialled, the proxy behind us."""
+"""Connections to upstreams: resolver, dialler, upstream proxy."""

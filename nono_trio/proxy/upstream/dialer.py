@@ -12,7 +12,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
+if sys.platform == "linux":
+    _KIND: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+else:
+    _KIND: Final = socket.SOCK_STREAM
+
 
 class TcpDialler:
-    """Dials within `limits.dial` seconds, giving each address a head start over the next."""
+    """Dials within `limits.dial` seconds; each address has a head start over the next one."""
 
     def __init__(self, limits: ProxyLimits) -> None:
         self._limits = limits
 
     async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
         """As `Dialler`; no checkpoint when the first address answers at once."""
-        queue = alternate_families(addresses)
+        queue = addresses if len(addresses) == 1 else alternate_families(addresses)
         first = _start(queue[0])
         if first.sock is not None and first.problem == 0:
             return first.sock, first.target.address
@@ -61,39 +66,23 @@ class _Attempt:
 def _start(target: CheckedAddress) -> _Attempt:
     """Begin a connection without waiting for it.
 
-    The second `connect` costs 0.7 us and tells whether the handshake is over, which on loopback
-    it always is; waiting for the socket to become writable would cost ten times that.
+    The second `connect` costs 0.7 us and returns whether the handshake is complete, as it always is
+    on loopback. A wait until the socket is writable would cost ten times that.
     """
     address = (target.address, target.port)
     family = socket.AF_INET6 if ":" in target.address else socket.AF_INET
     try:
-        sock = _non_blocking(family)
+        sock = socket.socket(family, _KIND)
     except OSError as error:  # no descriptor left, or no IPv6 on this machine
         return _Attempt(target, None, error.errno or errno.EMFILE)
+    if sys.platform != "linux":
+        sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     problem = sock.connect_ex(address)
     if problem == errno.EINPROGRESS:
-        problem = _ask_again(sock, address)
+        # On other systems a second `connect` may begin another connection, so they wait instead.
+        problem = sock.connect_ex(address) if sys.platform == "linux" else errno.EALREADY
     return _Attempt(target, sock, problem)
-
-
-if sys.platform == "linux":
-
-    def _non_blocking(family: socket.AddressFamily) -> socket.socket:
-        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-
-    def _ask_again(sock: socket.socket, address: tuple[str, int]) -> int:
-        return sock.connect_ex(address)
-
-else:
-
-    def _non_blocking(family: socket.AddressFamily) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        return sock
-
-    def _ask_again(_sock: socket.socket, _address: tuple[str, int]) -> int:
-        return errno.EALREADY  # elsewhere a second connect may begin anew: it is waited for
 
 
 class _Race:
@@ -107,7 +96,7 @@ class _Race:
     async def run(
         self, first: _Attempt, others: Sequence[CheckedAddress]
     ) -> tuple[socket.socket, str]:
-        """The winner. Raises DialFailed; if cancelled, no socket is left open."""
+        """Return the winner. Raises DialFailed; if cancelled, no socket is left open."""
         try:
             async with trio.open_nursery() as nursery:
                 await self._enter(first, nursery)
@@ -122,7 +111,7 @@ class _Race:
         return self._winner
 
     async def _enter(self, attempt: _Attempt, nursery: trio.Nursery) -> None:
-        """Let one attempt run until it has lost or its head start is over."""
+        """Start one attempt, and wait until it has failed or its head start is over."""
         lost = trio.Event()
         nursery.start_soon(self._finish, attempt, lost, nursery)
         with trio.move_on_after(self._head_start):
@@ -138,7 +127,7 @@ class _Race:
                 lost.set()
             elif self._winner is None:
                 self._winner = (attempt.sock, attempt.target.address)
-                attempt.sock = None  # no longer ours to close
+                attempt.sock = None  # the caller closes it
                 nursery.cancel_scope.cancel(reason="one address answered")
         finally:
             attempt.close()
@@ -147,8 +136,6 @@ class _Race:
 def alternate_families(addresses: Sequence[CheckedAddress]) -> list[CheckedAddress]:
     """Return the addresses with their families in turn (RFC 8305 4), the resolver's first choice
     first."""
-    if len(addresses) == 1:
-        return [addresses[0]]
     first_family = ":" in addresses[0].address
     same = [one for one in addresses if (":" in one.address) == first_family]
     other = [one for one in addresses if (":" in one.address) != first_family]

@@ -1,7 +1,6 @@
-"""What the proxy needs from the network around it: a resolver and a dialler.
+"""The interfaces of resolver and dialler, and the addresses that pass between them.
 
-Both are protocols, so that tests hand in a fake of twenty lines (`nono_trio.testing`); what it
-needs from the audit is `nono_trio.audit.write.recorder.RecordsDecisions`.
+Both are protocols, so that a test can use a fake of twenty lines (`nono_trio.testing`).
 """
 
 from __future__ import annotations
@@ -16,9 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CheckedAddress:
-    """An IP address and port that may be dialled. Only the resolver makes one (a test holds it):
-    after policy has allowed the address for a host and port, or for the upstream proxy that whoever
-    started the session has named. So a dialler can't be given anything unchecked."""
+    """An IP address and port that may be dialled.
+
+    Only the resolver makes one (a test holds it): after policy has allowed the address for a host
+    and port, or for the upstream proxy that the user has named. A dialler takes no other type, so
+    no unchecked address can be dialled.
+    """
 
     address: str
     port: int
@@ -27,7 +29,7 @@ class CheckedAddress:
 class ResolveFailed(Exception):
     """A name has no address; `reason` is one printable sentence without a full stop.
 
-    `unknown`: there is no such name, as opposed to nobody who could be asked.
+    `unknown`: the name does not exist. Otherwise no server gave an answer.
     """
 
     def __init__(self, reason: str, *, unknown: bool = False) -> None:
@@ -37,8 +39,8 @@ class ResolveFailed(Exception):
 
 
 class DialFailed(Exception):
-    """No address answered; `status` is 502, or 504 when the time was up. `hint` is what the
-    client is told beside the reason."""
+    """No address answered. `status` is 502, or 504 after a timeout. `hint` goes into the answer to
+    the client, after the reason."""
 
     def __init__(self, reason: str, status: int = 502, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -48,15 +50,16 @@ class DialFailed(Exception):
 
 
 class Resolver(Protocol):
-    """Turns a canonical name into the addresses to check and to dial."""
+    """Turns a canonical name into addresses, which are then checked."""
 
     async def __call__(self, name: str) -> Sequence[str]:
-        """All addresses of `name` as it stands, best first; nothing is ever appended to it. Raises
-        ResolveFailed. Cancellable at once."""
+        """Return all addresses of `name`, best first; no search domain is appended to it. Raises
+        ResolveFailed. Can be cancelled at any time."""
         ...
 
     async def in_hosts_file(self, name: str) -> Sequence[str]:
-        """What the system's hosts file has for `name`, often nothing. Cancellable at once."""
+        """Return the addresses that the system's hosts file has for `name`, mostly no address. Can
+        be cancelled at any time."""
         ...
 
 

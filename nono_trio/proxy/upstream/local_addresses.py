@@ -1,8 +1,8 @@
-"""Whether an address is one of this machine's own: what connects to it stays on the machine.
+"""Tests if an address is this machine's own, so that a connection to it stays on the machine.
 
-The kernel's routes say so (rtnetlink(7), RTM_GETROUTE). Binding the address as a trial does not:
-with `ip_nonlocal_bind` every address can be bound, and an address may be local without being on an
-interface. Where there is no netlink (macOS, a filter) the trial is what is left.
+The kernel's routes tell (rtnetlink(7), RTM_GETROUTE). A trial `bind` does not tell: with
+`ip_nonlocal_bind` every address can be bound, and an address may be local without being on an
+interface. The trial is used only where there is no netlink (macOS, a seccomp filter).
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ _ANSWER: Final = 4096  # bytes; a route's answer has about 120
 
 
 def is_local(address: str) -> bool:
-    """Whether `address`, or an IPv4 address that it hides, is this machine's. Does not wait.
-
-    False for a text that is no address.
-    """
+    """Return whether `address`, or an IPv4 address embedded in it, is this machine's. Does not
+    wait. Returns False if the text is not an address."""
     parsed = parse_address(address)
     if parsed is None:
         return False
@@ -47,7 +45,7 @@ def _is_local(address: Address) -> bool:
     try:
         return _route_type(address) in _OURS
     except OSError:
-        return _can_be_bound(address)
+        return can_be_bound(address)
 
 
 if sys.platform == "linux":
@@ -73,7 +71,8 @@ else:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
-def _can_be_bound(address: Address) -> bool:
+def can_be_bound(address: Address) -> bool:
+    """Return whether a socket can be bound to `address`."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

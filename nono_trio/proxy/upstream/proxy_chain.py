@@ -1,12 +1,14 @@
-"""Connections through an upstream proxy: dialling it, asking it, and TLS to it.
+"""Connections through an upstream proxy: dial it, send it a CONNECT, speak TLS to it.
 
-Names go to it as names, so what only it can resolve works, and what they resolve to can't be
-checked here: the rules for names and literals hold as ever, and the record's mode (`external`) says
-where the request went. Our token never goes there; its own credentials come from `UpstreamProxy`.
+The upstream proxy gets names, so it can resolve names that we can't. The addresses behind them
+can't be checked here. Policy decides by name and literal as usual, and the record's mode
+(`external`) says where the request went. Our token is never sent to it; its own credentials come
+from `UpstreamProxy`.
 
-Rules of this file: its answer is read as strictly as any response, within `ProxyLimits.head`; bytes
-that follow a CONNECT's answer are the origin's and are kept; what it refuses is told with its
-status, never with its words.
+Rules of this file:
+- Its answer is parsed as strictly as any response, within `ProxyLimits.head`.
+- Bytes that follow the answer to a CONNECT are the origin's and are kept.
+- The reason of a refusal has the status of its answer, never its text.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ AUTHENTICATE: Final = 407  # RFC 9110 15.5.8
 
 
 class ProxyRejected(Exception):
-    """The upstream proxy answered, and not with a tunnel; `reason` is one sentence."""
+    """The upstream proxy's answer opens no tunnel; `reason` is one sentence."""
 
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -60,13 +62,14 @@ class ProxyChain:
         self._dialler = dialler
         self._limits = limits
         self.authorization = _authorization(proxy)
-        """The header lines that each request to the proxy needs."""
+        """The header lines that every request to the proxy needs."""
         self.relays: trio.Nursery | None = None
-        """Where connections under TLS are relayed; set by the proxy while it serves."""
+        """Gets the relays of connections under TLS; set by `Proxy` while it serves."""
         self._context: ssl.SSLContext | None = None
 
     async def tunnel(self, host: Host, port: int) -> tuple[socket.socket, str, bytes]:
-        """A tunnel to `host`: its socket, the proxy's address, and what the origin said already.
+        """Open a tunnel to `host`. Returns its socket, the proxy's address, and the bytes that the
+        origin has already sent.
 
         Raises DialFailed, ProxyRejected. If cancelled, every socket is closed.
         """
@@ -83,7 +86,7 @@ class ProxyChain:
         raise DialFailed(reason, 504)
 
     async def connect(self) -> tuple[socket.socket, str]:
-        """A connection to the proxy itself, for a request in absolute form. As `tunnel`."""
+        """Connect to the proxy itself, for a request in absolute form. Raises as `tunnel` does."""
         proxy = self.proxy
         addresses = await self._resolver.proxy_addresses(proxy)
         try:
@@ -98,7 +101,7 @@ class ProxyChain:
         return sock, address
 
     async def _under_tls(self, sock: socket.socket) -> socket.socket:
-        """The plain end of a pair whose other end is relayed to and from the proxy by TLS."""
+        """Return one end of a socket pair; the other end is relayed to the proxy under TLS."""
         transport = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         name = self.proxy.host.name
         stream = trio.SSLStream(transport, self._tls_context(), server_hostname=name)
@@ -110,7 +113,7 @@ class ProxyChain:
             raise
         near.setblocking(False)
         if self.relays is None:
-            raise AssertionError("nothing is served, so nobody can have asked")
+            raise AssertionError("no proxy serves, so no request can have come")
         self.relays.start_soon(_relay_tls, stream, trio.socket.from_stdlib_socket(far))
         return near
 
@@ -125,7 +128,7 @@ class ProxyChain:
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._context is None:
-            import ssl  # late: only a proxy that speaks TLS needs it
+            import ssl  # late: it is needed for an https proxy only
 
             self._context = ssl.create_default_context()
         return self._context
@@ -142,11 +145,11 @@ def _handshake_failure(error: BaseException) -> DialFailed:
 
 
 async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:
-    """Relay both ways until the proxy has ended, or our side is closed; closes both ends.
+    """Relay both ways until the proxy has ended or our side is closed; then close both ends.
 
-    A half-close of ours ends the upward half only: TLS has no other way to say it that proxies
-    agree on. That our side is closed is looked for, as a proxy that takes no more bytes would keep
-    us from reading the end, and the relay for ever.
+    A half-close of ours ends the upward half only, because proxies do not agree on a half-close
+    under TLS. A task checks if our side is closed: a proxy that takes no more bytes would keep us
+    from reading the end, and the relay would never end.
     """
     plain = trio.SocketStream(far)
     sent = trio.Event()
@@ -158,7 +161,7 @@ async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:
                 sent.set()
 
             async def end_with_our_side() -> None:
-                while not _is_closed(far):  # noqa: ASYNC110 (nothing tells of it)
+                while not _is_closed(far):  # noqa: ASYNC110 (no event tells)
                     await trio.sleep(LOOK_SECONDS)
                 with trio.move_on_after(LAST_SECONDS):
                     await sent.wait()
@@ -174,14 +177,14 @@ async def _relay_tls(stream: TlsStream, far: trio.socket.SocketType) -> None:
 
 
 def _is_closed(far: trio.socket.SocketType) -> bool:
-    """Whether the other end of a socket pair is closed, and not only for sending."""
+    """Return whether the other end of a socket pair is closed in both directions."""
     poll = select.poll()
     poll.register(far.fileno(), 0)
     return any(flags & select.POLLHUP for _, flags in poll.poll(0))
 
 
 async def _copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
-    """Bytes until either side is done with them; both ends are closed by the caller."""
+    """Copy bytes until one side has ended; the caller closes both."""
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while piece := await source.receive_some(_READ):
             await sink.send_all(piece)
@@ -210,13 +213,14 @@ async def _send_all(sock: socket.socket, data: bytes) -> None:
 
 
 async def _read_answer(sock: socket.socket, proxy: UpstreamProxy) -> bytes:
-    """What follows the answer that lets a CONNECT through. Raises DialFailed, ProxyRejected."""
+    """Read the answer to a CONNECT; returns the bytes after it. Raises DialFailed,
+    ProxyRejected."""
     data = b""
     for _ in range(1 + MAX_INTERIM):
         try:
             while (end := response_end(data)) < 0:
                 data += await _receive(sock)
-            status = parse_response(data[:end], "HEAD").status  # its body is none of our matter
+            status = parse_response(data[:end], "HEAD").status  # the body is not read
         except BadResponse as fault:
             raise DialFailed(format_reason(DenialCode.UPSTREAM_BAD_ANSWER)) from fault
         data = data[end:]
@@ -248,7 +252,7 @@ def _require_tunnel(status: int, proxy: UpstreamProxy) -> None:
 
 
 def rejection(status: int, proxy: UpstreamProxy) -> tuple[str, str | None]:
-    """The reason and the hint for an answer of the proxy's that is no tunnel."""
+    """The reason and the hint for an answer of the proxy's that refuses."""
     code, hint = DenialCode.UPSTREAM_REFUSED_USER, f"see {FLAG} and {PASSWORD_FLAG}"
     if status != AUTHENTICATE:
         return format_reason(DenialCode.UPSTREAM_REFUSED, proxy=proxy.shown, status=status), None

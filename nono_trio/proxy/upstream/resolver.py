@@ -1,9 +1,11 @@
-"""From an allowed name to the addresses that may be dialled for it.
+"""Finds the addresses of an allowed host and has policy check them.
 
-Rules of this file: a name is looked up once, after its allow decision is in the log; the names
-that are asked for are the policy's (it checked them), and a name with a dot is one of them by
-itself; every address is checked; one bad address denies the whole name (a resolver that mixes good
-and bad ones is trying something); what was checked is what is dialled.
+Rules of this file:
+- A name is looked up once, after the decision that allows it is in the log.
+- The names that are looked up are those that policy has checked: `Policy.look_up_names`.
+- Every address is checked. One bad address denies the whole name, because a resolver that mixes
+  good and bad addresses may be hostile.
+- The addresses that were checked are dialled; the name is not looked up again.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ MAX_ADDRESSES: Final = 32  # of one name; a DNS answer over UDP holds about that
 
 
 class AddressDenied(Exception):
-    """An address that an allowed name must not lead to; `reason` and `hint` as in a verdict."""
+    """An allowed name has an address that is denied; `reason` and `hint` as in a verdict."""
 
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -43,8 +45,8 @@ class AddressDenied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HostAddresses:
-    """Checked addresses of a host. `name` is the full name that has them, where that is another
-    than the host's."""
+    """Checked addresses of a host. `name` is the full name that has them, or None if that is the
+    host's name."""
 
     addresses: Sequence[CheckedAddress]
     name: str | None = None
@@ -68,22 +70,23 @@ class AddressResolver:
         self._fixed: dict[tuple[str, int], HostAddresses] = {}
 
     def add_own(self, listener: socket.socket) -> None:
-        """From now on never lead a request back to `listener`, which the proxy accepts from."""
+        """From now on deny connections to `listener`, which the proxy itself accepts from."""
         if listener.family in (socket.AF_INET, socket.AF_INET6):
             self._own_ports.add(listener.getsockname()[1])
             self._fixed.clear()
 
     def is_own(self, address: str, port: int) -> bool:
-        """Whether a connection to an IP address would come back to the proxy.
+        """Return whether a connection to an IP address would come back to the proxy.
 
-        The address that was bound is not asked for: 0.0.0.0 stands for many others.
+        Only the listener's port is compared, since one bound to 0.0.0.0 has many addresses.
         """
         return port in self._own_ports and self._is_local(address)
 
     async def addresses(self, host: Host, port: int) -> HostAddresses:
-        """What may be dialled for `host`: its pins, itself if it is a literal, or its DNS.
+        """Return the addresses that may be dialled for `host`: its pins, the address itself if it
+        is a literal, or the result of the look-up.
 
-        Raises AddressDenied, and DialFailed when the name has no address or its lookup took too
+        Raises AddressDenied, and DialFailed when the name has no address or its look-up took too
         long.
         """
         key = (host.name, port)
@@ -92,8 +95,8 @@ class AddressResolver:
         )
 
     async def proxy_addresses(self, proxy: UpstreamProxy) -> Sequence[CheckedAddress]:
-        """Return the addresses of the upstream proxy. Policy is not asked: whoever started the
-        session has named the proxy. Raises DialFailed."""
+        """Return the addresses of the upstream proxy. Policy is not asked, because the user has
+        named the proxy. Raises DialFailed."""
         host, port = proxy.host, proxy.port
         if host.address is not None:
             return (CheckedAddress(host.name, port),)
@@ -108,7 +111,7 @@ class AddressResolver:
         raise DialFailed(format_reason(DenialCode.UPSTREAM_RESOLVE_TIMEOUT), 504)
 
     def _find_fixed(self, host: Host, port: int) -> HostAddresses | None:
-        """The addresses of a host that needs no DNS, remembered once they are checked."""
+        """The addresses of a host that needs no look-up. They are checked once."""
         addresses = self._policy.addresses(host, port)
         if addresses is None and host.address is not None:
             addresses = (host.name,)
@@ -137,8 +140,8 @@ class AddressResolver:
         raise DialFailed(format_reason(DenialCode.RESOLVE_TIMEOUT, seconds=seconds), 504)
 
     async def _look_up(self, host: Host) -> tuple[Sequence[str], str | None]:
-        """The addresses of the first name that `host` stands for and that exists, and that name
-        where it is not the host's. Raises ResolveFailed."""
+        """The addresses of the first of the host's full names that exists, and that name; None
+        for the name if it is the host's own. Raises ResolveFailed."""
         *extended, name = self._policy.look_up_names(host)
         if extended and (addresses := await self._resolver.in_hosts_file(name)):
             return addresses, None
@@ -146,12 +149,12 @@ class AddressResolver:
             try:
                 return await self._resolver(one), one
             except ResolveFailed as error:
-                if not error.unknown:  # the next name may be another host altogether
+                if not error.unknown:  # the next name may belong to another host
                     raise
         return await self._resolver(name), None
 
     def _full_names(self, host: Host, port: int) -> str | None:
-        """A hint for a name that a search domain would have made whole: Kubernetes has such."""
+        """A hint for a name that exists only with a search domain appended, as in Kubernetes."""
         names = [f"{host.name}.{domain}" for domain in self._policy.search]
         if "." not in host.name or not names:
             return None

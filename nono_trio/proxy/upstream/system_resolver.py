@@ -1,13 +1,15 @@
 """The system's own look-ups: the hosts file first, then getaddrinfo, in threads that are bounded.
 
 A thread in getaddrinfo can't be stopped: it ends when the C library gives up, which may take a
-minute. Who controls a zone can make every name below it hang, so what hangs must not take the
-place of what does not.
+minute. The owner of a zone can make every name below it hang, so look-ups that hang must leave
+room for other zones.
 
-Rules of this file: a name is asked for with its final dot, so that no search domain of
-resolv.conf is appended (the supervisor does that itself, see `core.policy.resolver_files`); one
-name takes one thread, however many ask for it; a place is given back when its deadline has come,
-even though the thread goes on; and no zone may hold more than its share of places or threads.
+Rules of this file:
+- A name is looked up with its final dot, so that no search domain of resolv.conf is appended; the
+  supervisor appends them itself (`core.policy.resolver_files`).
+- One name takes one thread, however many tasks wait for it.
+- A place is free again at the deadline of its look-up, although the thread goes on.
+- No zone may have more than its share of places or threads.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ LOCAL: Final = ("127.0.0.1", "::1")  # localhost names that no hosts file has: R
 
 
 class SystemResolver:
-    """A `contracts.Resolver` for one session. `hosts_file` and `get_addresses` are the system's
-    unless given; the second blocks, and raises OSError."""
+    """A `Resolver` for one session. `hosts_file` and `get_addresses` are the system's unless given;
+    the second blocks, and raises OSError."""
 
     def __init__(
         self,
@@ -60,8 +62,8 @@ class SystemResolver:
         self._running: dict[str, _LookUp] = {}
 
     async def __call__(self, name: str) -> Sequence[str]:
-        """As `contracts.Resolver`. If cancelled the look-up is left to itself; the next one for
-        its name joins it."""
+        """As `Resolver`. If cancelled the look-up goes on; the next look-up of the name joins
+        it."""
         running = self._running.get(name)
         if running is not None:
             return await running.result()
@@ -70,12 +72,12 @@ class SystemResolver:
             return await running.result()
 
     async def in_hosts_file(self, name: str) -> Sequence[str]:
-        """As `contracts.Resolver`."""
+        """As `Resolver`."""
         return await in_thread(_read_hosts, self._hosts_file, name)
 
     @asynccontextmanager
     async def _place(self, zone: str) -> AsyncGenerator[None]:
-        """Wait for a place of the zone's and one of all; given back at the end of the body."""
+        """Wait for a place of the zone and one of all places, and keep both while the body runs."""
         share = self._zones.setdefault(zone, trio.CapacityLimiter(PLACES_OF_A_ZONE))
         try:
             async with share, self._places:
@@ -85,7 +87,7 @@ class SystemResolver:
                 self._zones.pop(zone, None)
 
     async def _start(self, name: str) -> _LookUp:
-        """Start a thread for `name`. Raises ResolveFailed where too many hang already."""
+        """Start a thread for `name`. Raises ResolveFailed if too many threads hang already."""
         zone = _zone(name)
         if self._threads.total() >= THREADS or self._threads[zone] >= THREADS_OF_A_ZONE:
             raise ResolveFailed(format_reason(DenialCode.RESOLVER_BUSY))
@@ -98,12 +100,12 @@ class SystemResolver:
             self._forget(name, zone)
 
         def deliver(result: Outcome[tuple[str, ...]]) -> None:
-            with suppress(trio.RunFinishedError):  # the session is over; nobody waits any more
+            with suppress(trio.RunFinishedError):  # the session is over and no task waits
                 token.run_sync_soon(end, result)
 
         try:
             await start_thread(partial(self._look_up, name), deliver)
-        except BaseException:  # cancelled before there was a thread: whoever joined is told
+        except BaseException:  # cancelled before there was a thread: fail for those that joined
             look_up.fail(OSError("there was no thread for it"))
             self._forget(name, zone)
             raise
@@ -114,7 +116,7 @@ class SystemResolver:
         self._threads -= Counter({zone: 1})
 
     def _look_up(self, name: str) -> tuple[str, ...]:
-        """In a thread: what the hosts file has, else what the system's services know."""
+        """In a thread: look in the hosts file, then ask the system's name services."""
         found = _read_hosts(self._hosts_file, name)
         if found or is_localhost(name):
             return found or LOCAL
@@ -122,7 +124,7 @@ class SystemResolver:
 
 
 class _LookUp:
-    """One look-up that runs, for all who wait for it."""
+    """One running look-up, for all tasks that wait for it."""
 
     def __init__(self) -> None:
         self._ended = trio.Event()
@@ -130,7 +132,7 @@ class _LookUp:
         self._error: Exception | None = None
 
     def end(self, result: Outcome[tuple[str, ...]]) -> None:
-        """Hand over what the thread has found, or raised."""
+        """Set the thread's result or exception."""
         try:
             self._addresses = result.unwrap()
         except Exception as error:
@@ -138,7 +140,7 @@ class _LookUp:
         self._ended.set()
 
     def fail(self, error: Exception) -> None:
-        """Hand over why there is no result."""
+        """Set the error."""
         self._error = error
         self._ended.set()
 
@@ -157,12 +159,12 @@ class _LookUp:
         return self._addresses
 
 
-# What says that there is no such name, and not that nobody could be asked.
+# Errors of a name that does not exist; the others mean that no server gave an answer.
 _UNKNOWN: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
 def _zone(name: str) -> str:
-    """What stands for whoever answers for `name`: its last two labels."""
+    """The zone of `name`, by its last two labels."""
     return ".".join(name.split(".")[-2:])
 
 
@@ -173,7 +175,7 @@ def _get_addresses(name: str) -> tuple[str, ...]:
 
 
 def _read_hosts(path: Path, name: str) -> tuple[str, ...]:
-    """What a hosts file has for `name`; nothing where the file can't be read or is too long."""
+    """The addresses of `name` in a hosts file; none if it can't be read or is too long."""
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_HOSTS_FILE:

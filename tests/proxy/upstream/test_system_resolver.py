@@ -199,12 +199,12 @@ def test_without_netlink_a_trial_bind_is_what_is_left(monkeypatch):
 def test_an_address_that_can_only_be_bound_is_not_local():
     script = (
         "import subprocess\n"
-        "from nono_trio.proxy.upstream.local_addresses import is_local, _can_be_bound\n"
+        "from nono_trio.proxy.upstream.local_addresses import is_local, can_be_bound\n"
         "from ipaddress import ip_address\n"
         "open('/proc/sys/net/ipv4/ip_nonlocal_bind', 'w').write('1')\n"
         "subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
         "subprocess.run(['ip', 'addr', 'add', '192.0.2.50/32', 'dev', 'lo'], check=True)\n"
-        "print(_can_be_bound(ip_address('192.0.2.99')), is_local('192.0.2.99'),\n"
+        "print(can_be_bound(ip_address('192.0.2.99')), is_local('192.0.2.99'),\n"
         "      is_local('192.0.2.50'))\n"
     )
     # A private /proc would need more than this; sysctls of a network are the network's own.
