@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run the real thing."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# A noisy machine is no finding: the suite has bounds of its own on what may take long.
+# No deadline for one example, because a busy machine is no fault; the tests have their own bounds.
 settings.register_profile("nono-trio", deadline=None)
 settings.load_profile("nono-trio")
 
 
 @pytest.fixture
 def sessions(tmp_path: Path) -> Sessions:
-    """A state directory and a home of the test's own."""
+    """A state directory and a home for one test."""
     home = tmp_path / "home"
     home.mkdir()
     return Sessions(tmp_path / "state", home)
@@ -30,7 +30,7 @@ def sessions(tmp_path: Path) -> Sessions:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The directory of the sessions below the state directory that `run` uses."""
+    """The directory of the sessions, below the state directory of `run`."""
     return tmp_path / "audit"
 
 
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in this process, with a state of its own; (exit code, stdout, stderr)."""
+    """Run a command line in this process with its own state: (exit code, stdout, stderr)."""
     from nono_trio.cli import main
 
     monkeypatch.setenv("NONO_TRIO_STATE_DIR", str(tmp_path))
@@ -53,8 +53,8 @@ def run(
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """A directory that every user may enter and write: pytest's own are closed to others, and each
-    pytest that starts beside this one closes them again."""
+    """A directory that every user may enter and write. pytest's own directories are closed to other
+    users, and each pytest that starts beside this one closes them again."""
     made = Path(tempfile.mkdtemp(prefix="nono-trio-", dir="/var/tmp"))
     made.chmod(0o777)
     yield made
@@ -84,7 +84,7 @@ def own(sessions):
 
 @pytest.fixture
 def memory_path(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory, where there is one: for hundreds of syncs that prove nothing."""
+    """A directory in memory if the machine has one, because hundreds of real syncs are slow."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path

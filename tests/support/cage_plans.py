@@ -1,4 +1,4 @@
-"""A cage plan in which nothing is granted, mounted or started, for tests that look at a part."""
+"""A cage plan without grants and mounts, for tests of a part of a plan."""
 
 from __future__ import annotations
 

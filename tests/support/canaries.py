@@ -1,13 +1,12 @@
-"""The other side of tests/support/probes/escape.py: lays out what a hostile program would like to
-have.
+"""The other side of tests/support/probes/escape.py: makes the targets of a hostile program.
 
     python3 canaries.py namespace|landlock PROBE...     in a cage, with `nono-trio run`
-    python3 canaries.py bare PROBE... [-- NAME...]      without one: are the attempts real?
+    python3 canaries.py bare PROBE... [-- NAME...]      without a cage: are the attempts real?
 
-A program of its own, so that it can be run as another user: everything that it lays out is that
-user's, as the supervisor is, so that no ordinary permission stands in for the cage. Prints one
-JSON object: the attempts as the probe saw them, those whose tag arrived somewhere (`arrived`), the
-processes that were left (`left`), the files that changed (`changed`), and how the session ended.
+It is a program, so that a test can run it as another user. All targets belong to that user, like
+the supervisor, so that ordinary permissions do not do the work of the cage. It prints one JSON
+object: the attempts as the probe saw them, the tags that arrived somewhere (`arrived`), the
+processes that were left (`left`), the files that changed (`changed`), and the end of the session.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from canary_services import Listeners, Objects
 import nono_trio
 
 RUN_SECONDS = 50.0
-# A process of the cage may have the victim's number where that is low, and then it answers for it.
+# The victim gets a high number. A process of the cage could have a low one too, and answer for it.
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 HIGH_PID = "32300"
 POLL_SECONDS = 0.005
-SETTLE_SECONDS = 2.0  # for killed processes to be gone; what lives longer has got away
+SETTLE_SECONDS = 2.0  # for killed processes to end; a process that lives longer has escaped
 TAG = re.compile(rb"tag-[0-9a-f]{8}")
 
 VICTIM = """
@@ -60,10 +59,10 @@ if scratch.value != b"untouched":
 
 
 class Layout:
-    """A directory tree with secrets, and what the child is granted of it."""
+    """A directory tree with secrets, and the part of it that the child is granted."""
 
     def __init__(self) -> None:
-        # Not below /tmp, where the cage's private one would hide everything by itself.
+        # Not below /tmp, because the cage's private /tmp would hide all of it.
         self.base = Path(tempfile.mkdtemp(prefix="nono-trio-escape-", dir="/var/tmp"))
         self.secret = secrets.token_hex(16)
         for name in (
@@ -88,7 +87,7 @@ class Layout:
         self.names: dict[Path, list[str]] = {}
 
     def remember(self) -> None:
-        """Take what is there now as what has to be there afterwards."""
+        """Keep the present names; the same names must be there afterwards."""
         self.names = {path: sorted(os.listdir(path)) for path in self._closed_directories()}
 
     def _closed_directories(self) -> list[Path]:
@@ -98,7 +97,7 @@ class Layout:
         return [self.base / name for name in (*names, *way)]
 
     def changed(self) -> list[str]:
-        """What is not as it was laid out."""
+        """The paths that changed since they were made."""
         found = [
             str(path) for path, text in self.watched.items()
             if not path.exists() or path.read_text() != text
@@ -109,7 +108,7 @@ class Layout:
 
 
 class Canaries:
-    """Everything that is laid out, and what was seen there."""
+    """All targets, and the tags that arrived at them."""
 
     def __init__(self) -> None:
         self.layout = Layout()
@@ -122,7 +121,7 @@ class Canaries:
         self.layout.remember()
 
     def _open_terminal(self) -> tuple[int, str]:
-        """Another terminal of the user, with something typed at it."""
+        """Open another terminal of the user, with a secret typed at it."""
         master, slave = os.openpty()
         path = os.ttyname(slave)
         modes = termios.tcgetattr(slave)
@@ -130,14 +129,14 @@ class Canaries:
         termios.tcsetattr(slave, termios.TCSANOW, modes)
         os.write(master, self.layout.secret.encode())
         os.set_blocking(master, False)
-        self._slave = slave  # a terminal that nobody has open hangs up
+        self._slave = slave  # kept open, because a terminal without an open descriptor hangs up
         return master, path
 
     def _start_victim(self) -> subprocess.Popen[str]:
-        """A host process like the supervisor: of the same user, with secrets in all its parts."""
+        """Start a host process like the supervisor: same user, secrets in all its parts."""
         variables = {"CANARY": self.layout.secret, "NONO_PROXY_TOKEN": self.layout.secret}
         secret_file = str(self.layout.base / "outside" / "secret")
-        with contextlib.suppress(OSError):  # not root: then the numbers are what they are
+        with contextlib.suppress(OSError):  # not root: the number can't be set
             LAST_PID.write_text(HIGH_PID)
         victim = subprocess.Popen(
             [sys.executable, "-c", VICTIM, str(self.notes), secret_file, self.layout.secret],
@@ -149,7 +148,7 @@ class Canaries:
         return victim
 
     def targets(self, isolation: str) -> dict[str, Any]:
-        """What the probe is told."""
+        """The facts that the probe gets."""
         base = self.layout.base
         directories = ("home", "project", "readonly", "outside", "state", "deep")
         return {
@@ -160,7 +159,7 @@ class Canaries:
         }  # fmt: skip
 
     def serve_project(self, stop: threading.Event) -> None:
-        """Do what a file in the granted directory asks for: call a port, make a file outside."""
+        """Act on files in the granted directory: call a port, or make a file outside."""
         project = self.layout.base / "project"
         while not stop.wait(POLL_SECONDS):
             for path in project.glob("knock-tag-????????"):
@@ -180,7 +179,7 @@ class Canaries:
         return {found.decode() for found in TAG.findall(bytes(self.listeners.data))}
 
     def close(self) -> None:
-        """Take everything away again."""
+        """End the victim and remove all targets."""
         if self.victim.poll() is None:
             self.victim.communicate()
         self.listeners.close()
@@ -191,7 +190,7 @@ class Canaries:
 
 
 def places_of_code() -> dict[str, str]:
-    """Where the session's own code is loaded from."""
+    """The places of the session's own code."""
     return {
         "package": os.path.dirname(os.path.abspath(nono_trio.__file__)),
         "library": os.path.dirname(os.__file__),
@@ -226,13 +225,13 @@ def grants_of_python() -> list[str]:
 
 
 def own_terminal() -> None:
-    """In the new process: its standard input becomes its controlling terminal."""
+    """Make standard input the controlling terminal; runs in the new process."""
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def tell_facts(canaries: Canaries, isolation: str, pid: int) -> None:
-    """Once there is a log: what is laid out, where the log is, and who the supervisor is."""
+    """Write the facts once there is a log: the targets, the log's path, the supervisor's pid."""
     base = canaries.layout.base
     caged = isolation != "bare"
     facts = canaries.targets(isolation)
@@ -247,7 +246,7 @@ def tell_facts(canaries: Canaries, isolation: str, pid: int) -> None:
 
 
 def run(isolation: str, probe: list[str], names: list[str]) -> dict[str, Any]:
-    """Lay out, run, look."""
+    """Make the targets, run the probe, and observe."""
     canaries = Canaries()
     stop = threading.Event()
     helper = threading.Thread(target=canaries.serve_project, args=(stop,))
@@ -263,7 +262,7 @@ def run(isolation: str, probe: list[str], names: list[str]) -> dict[str, Any]:
 def observe(
     canaries: Canaries, isolation: str, probe: list[str], names: list[str]
 ) -> dict[str, Any]:
-    """Run the probe on a terminal of its own; return what was seen on this side."""
+    """Run the probe on its own terminal; return the effects on this side."""
     base = canaries.layout.base
     caged = isolation != "bare"
     command = session_command(canaries, isolation, probe) if caged else probe
@@ -274,7 +273,7 @@ def observe(
     os.close(slave)
     left = survivors(base)
     victim_lives = canaries.victim.poll() is None
-    canaries.victim.communicate()  # ends it, and lets it say what was done to it
+    canaries.victim.communicate()  # ends it; it notes writes to its memory first
     notes = canaries.notes.read_text().splitlines()
     output = (base / "output").read_bytes().splitlines()
     return {
@@ -296,10 +295,10 @@ def facts_of(base: Path) -> Path:
 def run_on_terminal(
     canaries: Canaries, isolation: str, command: list[str], terminal: int
 ) -> subprocess.Popen[bytes]:
-    """Run to the end, with `terminal` to control it and one descriptor left open for it."""
+    """Run to the end with the controlling `terminal` and one leaked descriptor."""
     base = canaries.layout.base
     leaked = os.open(base / "outside" / "secret", os.O_RDONLY)
-    # Files and no pipes: whoever outlives the session would hold a pipe open.
+    # Files, not pipes: a process that outlives the session would keep a pipe open.
     with open(base / "output", "wb") as output, open(base / "errors", "wb") as errors:
         process = subprocess.Popen(
             command, stdin=terminal, stdout=output, stderr=errors, cwd=base / "project",
@@ -318,7 +317,7 @@ def run_on_terminal(
 
 
 def typed_into(terminal: int) -> bytes:
-    """What would be read next from the terminal that was shared: a shell would run it."""
+    """The input that the shared terminal still holds; a shell would run it."""
     modes = termios.tcgetattr(terminal)
     modes[3] &= ~(termios.ICANON | termios.ECHO)
     termios.tcsetattr(terminal, termios.TCSANOW, modes)
@@ -333,7 +332,7 @@ def python_variables() -> dict[str, str]:
 
 
 def verdict(base: Path) -> str:
-    """What `audit verify` says of the session, in one word."""
+    """The verdict of `audit verify` for the session, in one word."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "nono_trio", "audit", "verify", "--json",
          "--audit-dir", str(base / "state"), "latest"],
@@ -344,7 +343,7 @@ def verdict(base: Path) -> str:
 
 
 def survivors(base: Path) -> list[str]:
-    """The tags of processes that are still there after they had time to end; they are ended."""
+    """The tags of processes that still live after SETTLE_SECONDS; kills these processes."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (found := tagged_processes(base)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -355,13 +354,13 @@ def survivors(base: Path) -> list[str]:
 
 
 def tagged_processes(base: Path) -> dict[int, str]:
-    """This run's processes that have taken a tag as their name; several runs may be under way."""
+    """This run's processes whose name is a tag; several runs may go on at the same time."""
     found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            # The command line is empty once a process has ended, even if nobody reaps it.
+            # The command line of an ended process is empty, even before it is reaped.
             ours = os.fsencode(base) in (entry / "cmdline").read_bytes()
             if ours and (tag := TAG.search((entry / "comm").read_bytes())):
                 found[int(entry.name)] = tag.group().decode()

@@ -1,6 +1,6 @@
-"""What canaries.py lays out beside files: listeners that answer with the secret, IPC objects, keys.
+"""The targets of canaries.py other than files: listeners that answer with the secret, IPC, keys.
 
-Whatever arrives at a listener is kept, so that this side knows by itself what got through.
+The listeners keep all bytes that arrive, so that this side knows which attempts got through.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REQUEST = re.compile(rb"^[A-Z]+ ")
 
 
 class Listeners:
-    """Sockets of every kind that this machine has, each answering with the secret."""
+    """Sockets of every kind that this machine has; each answers with the secret."""
 
     def __init__(self, base: Path, secret: str) -> None:
         self.data = bytearray()
@@ -39,7 +39,7 @@ class Listeners:
         self._start(self._origin.serve_forever)
 
     def seen(self, data: bytes) -> None:
-        """Keep what arrived; the tags in it are found later."""
+        """Keep bytes that arrived; `Canaries.arrived` finds the tags in them."""
         self.data += data + b"\n"
 
     def _start(self, function: Any, *arguments: Any) -> None:
@@ -74,14 +74,14 @@ class Listeners:
         }  # fmt: skip
 
     def _listen_for_tls(self) -> int:
-        """A port that is allowed for TLS to its own name, and answers whatever is said."""
+        """Open a port that is allowed for TLS to its own name, and that answers any bytes."""
         listener = self._keep(socket.create_server(("127.0.0.1", 0)))
         self._start(self._accept, listener)
         port: int = listener.getsockname()[1]
         return port
 
     def _listen_beside_the_proxy(self) -> int:
-        """The proxy is going to have this port at 127.0.0.1; here it is ours at another address."""
+        """Listen on the proxy's later port number at another address than 127.0.0.1."""
         beside = self._keep(socket.create_server(("127.0.0.2", 0)))
         self._start(self._accept, beside)
         port: int = beside.getsockname()[1]
@@ -100,7 +100,7 @@ class Listeners:
         return port
 
     def _open_unix(self) -> None:
-        """Where other programs have theirs: each is made by a name that none of them uses."""
+        """Open sockets where other programs have theirs, each under a name that no program uses."""
         own = f"nono-trio-escape-{os.getpid()}"
         places = {
             "run": first_writable("/run", "/run/lock", "/tmp") / f"{own}.sock",
@@ -153,7 +153,7 @@ class Listeners:
                 connection.sendall(self._word(data))
 
     def _word(self, data: bytes) -> bytes:
-        """The secret, as HTTP to who speaks it."""
+        """The secret; as an HTTP response if `data` is an HTTP request."""
         if not _REQUEST.match(data):
             return self._secret.encode()
         return b"HTTP/1.1 200 OK\r\nContent-Length: 32\r\n\r\n" + self._secret.encode()
@@ -163,11 +163,11 @@ class Listeners:
             while True:
                 data, sender = sock.recvfrom(65_536)
                 self.seen(data)
-                with contextlib.suppress(OSError):  # it may have gone, or have no name
+                with contextlib.suppress(OSError):  # the sender may have ended, or have no name
                     sock.sendto(self._secret.encode(), sender)
 
     def _pass_directory(self, connection: socket.socket) -> None:
-        """A careless program: whoever asks gets a directory of its user."""
+        """Act like a careless program: give every client a directory of the user."""
         with connection, contextlib.suppress(OSError):
             connection.recv(4096)
             directory = os.open(self._base / "outside", os.O_RDONLY)
@@ -176,7 +176,7 @@ class Listeners:
             os.close(directory)
 
     def knock(self, port: int) -> None:
-        """Call a port of this machine's loopback, as anyone outside could."""
+        """Connect to a port of this machine's loopback, as any program outside can."""
         with contextlib.suppress(OSError):
             connection = socket.create_connection(("127.0.0.1", port), timeout=KNOCK_SECONDS)
             self._start(self._converse, connection)
@@ -192,7 +192,7 @@ class Listeners:
 
 
 class Origin(ThreadingHTTPServer):
-    """The one host that the policy allows; answers with what it saw, and keeps no secret."""
+    """The one host that the policy allows; answers with path and Host, and has no secret."""
 
     daemon_threads = True
 
@@ -201,7 +201,7 @@ class Origin(ThreadingHTTPServer):
         self.listeners = listeners
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that vanishes is part of it."""
+        """Print no traceback: clients that vanish are normal here."""
 
 
 class _OriginAnswer(BaseHTTPRequestHandler):
@@ -220,13 +220,13 @@ class _OriginAnswer(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def do_DELETE(self) -> None:
-        """As many servers do: no body is expected, so none is read."""
+        """Read no body, like many servers, which expect none."""
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def _drain(self) -> None:
-        """Read the body the lax way: chunked only if it says exactly that, else by length."""
+        """Read the body leniently: chunked if the field is exactly that, otherwise by length."""
         if self.headers.get("Transfer-Encoding") == "chunked":
             while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
                 self.rfile.read(size + 2)
@@ -254,7 +254,7 @@ def first_writable(*directories: str) -> Path:
 
 
 class Objects:
-    """IPC objects and keys of the user's, each with the secret in it."""
+    """IPC objects and keys of the user; each contains the secret."""
 
     def __init__(self, secret: str) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -303,7 +303,7 @@ class Objects:
         self.described["posix_queue"] = self._name
 
     def _make_key(self) -> None:
-        """One key, linked from the session keyring and from the user's."""
+        """Make one key, linked from the session keyring and from the user's keyring."""
         number = {"x86_64": (248, 250), "aarch64": (217, 219)}.get(os.uname().machine)
         if number is None:
             return
@@ -319,7 +319,7 @@ class Objects:
         self.described["key"] = self._name
 
     def close(self) -> None:
-        """Remove them."""
+        """Remove all objects."""
         for undo in self._undo:
             with contextlib.suppress(OSError):
                 undo()

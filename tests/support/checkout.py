@@ -1,7 +1,7 @@
-"""Where things are in this checkout."""
+"""Directories of this checkout."""
 
 from pathlib import Path
 
-SUPPORT = Path(__file__).resolve().parent  # what tests share
+SUPPORT = Path(__file__).resolve().parent  # code that tests share
 TESTS = SUPPORT.parent
 ROOT = TESTS.parent

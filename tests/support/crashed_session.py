@@ -1,4 +1,4 @@
-"""The states that a crash leaves a session in, and what must hold after its recovery."""
+"""The states in which a crash leaves a session, and the facts that must hold after its recovery."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def ended_only(root):
 
 
 def _opened(directory):
-    """Take the seal back out of session.json, as before the last step of sealing."""
+    """Write session.json without a seal: its state before the last step of sealing."""
     metadata = made.metadata(directory.name, made.SMALL, [], [], [], status="open")
     (directory / store.SESSION).write_bytes(encode_metadata(metadata))
     return directory
@@ -115,7 +115,7 @@ def require_recovered(directory, state):
     assert last["type"] == "session_ended"
     assert last["exit_code"] == (0 if state in KNOWN_END else -1)
     summary = store.read_summary(directory)
-    # A whole log keeps its own summary, which says that its end is known.
+    # A whole log keeps its own summary, because its end is known.
     assert summary.nono_trio.status == ("sealed" if state in KNOWN_END else "recovered")
     assert summary.exit_code == last["exit_code"]
 

@@ -1,4 +1,4 @@
-"""Requests enough to fill a disk."""
+"""A command line whose requests fill a disk."""
 
 from __future__ import annotations
 

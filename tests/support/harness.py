@@ -1,6 +1,6 @@
 """Real runs for the tests: the console script, an origin on the host's loopback, the cage's Python.
 
-Everything is bounded: a run that hangs fails its test after RUN_SECONDS.
+Every run has a bound: a run that hangs fails its test after RUN_SECONDS.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 NONO_TRIO = str(Path(sys.executable).parent / "nono-trio")
 RUN_SECONDS = 60.0
 
-# The interpreter of the test run, usable inside the cage wherever it was installed.
+# Grants which make the interpreter of the test run usable in the cage, wherever it is installed.
 PYTHON_GRANTS = [
     word
     for prefix in dict.fromkeys((sys.base_prefix, sys.prefix))
@@ -49,7 +49,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def _landlock_abi() -> int:
-    """The kernel's, 0 where it has none."""
+    """The ABI of the kernel's Landlock; 0 without Landlock."""
     with contextlib.suppress(RuntimeError):
         return abi_number(load_library(library_path()).detect_abi().version)
     return 0
@@ -66,7 +66,7 @@ guarded = pytest.mark.skipif(
     _UNGUARDED is not None, reason=f"connections can't be guarded here: {_UNGUARDED}"
 )
 
-# A process that already handles seccomp notifications, as a container's manager may do.
+# A process that already handles seccomp notifications, like the manager of a container.
 LISTENED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -79,7 +79,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @dataclass
 class Sessions:
-    """A state directory of the test's own, and the command line on it."""
+    """A state directory for one test, and the command line that uses it."""
 
     state: Path
     home: Path
@@ -122,7 +122,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def started(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
-        """Start `nono-trio ARGUMENTS`; killed at the end if it still lives."""
+        """Start `nono-trio ARGUMENTS`; kill it at the end if it still lives."""
         settings.setdefault("cwd", self.home)
         settings.setdefault("stdin", subprocess.DEVNULL)
         settings.setdefault("stdout", subprocess.PIPE)
@@ -147,7 +147,7 @@ class Sessions:
 
     @property
     def directories(self) -> list[Path]:
-        """Sessions: a hidden directory is none yet, or none any more."""
+        """The sessions; a hidden directory is a session that starts or that is being removed."""
         audit = self.state / "audit"
         return sorted(path for path in audit.glob("[!.]*") if path.is_dir())
 
@@ -157,7 +157,7 @@ class Sessions:
         return directory
 
     def records(self, directory: Path | None = None) -> list[dict[str, Any]]:
-        """The whole records of a session's log, in order; none before there is a log."""
+        """The complete records of a session's log, in order; empty before there is a log."""
         log = (directory or self.only) / "audit-events.ndjson"
         data = log.read_bytes() if log.exists() else b""
         return [json.loads(line) for line in data.split(b"\n")[:-1]]
@@ -169,7 +169,7 @@ class Sessions:
         return [event for event in network if event["target"] not in BINDING_TARGETS]
 
     def verdict(self, directory: Path | None = None) -> tuple[int, dict[str, Any]]:
-        """What `audit verify --json` says: its exit code and its answer."""
+        """The exit code and the answer of `audit verify --json`."""
         done = self.call("audit", "verify", "--json", str(directory or self.only))
         return done.returncode, json.loads(done.stdout)
 
@@ -181,16 +181,16 @@ def allow(origin: Origin, name: str = "api.example.com") -> list[str]:
     ]  # fmt: skip
 
 
-# The kernel counts processes for each uid of the machine: this one is of this test process alone.
-# No account need exist, and every container maps at least 65,536 uids.
+# The kernel counts processes for each uid of the machine. Only this test process uses this uid.
+# It needs no account, and every container maps at least 65,536 uids.
 OWN_UID = 20_000 + os.getpid() % 40_000
 
 
 def as_user(user: str, needed: Path, *, counted: bool = False) -> tuple[list[str], dict[str, str]]:
-    """What to put in front of Python's arguments, and the environment, to run as root or as an
-    ordinary user, who has to be able to read `needed`. Skips the test where there is none.
+    """The words before Python's arguments, and the environment, to run as root or as an ordinary
+    user, who must be able to read `needed`. Skips the test if there is no such user.
 
-    `counted`: it matters how many processes the user has, so it is one that runs nothing else."""
+    `counted`: the test counts the user's processes, so the user has no other ones."""
     if user == "root" or os.geteuid() != 0:
         kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         return [sys.executable], kept
@@ -217,7 +217,7 @@ def as_user(user: str, needed: Path, *, counted: bool = False) -> tuple[list[str
 
 
 class Origin(ThreadingHTTPServer):
-    """A loopback HTTP origin that remembers every request it saw."""
+    """A loopback HTTP origin; `seen` has the path of every request."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -228,7 +228,7 @@ class Origin(ThreadingHTTPServer):
         self.port = self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that vanishes is part of the tests."""
+        """Print no traceback: clients that vanish are part of the tests."""
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -257,7 +257,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(server: socketserver.BaseServer) -> Iterator[None]:
-    """Run a server in a thread for the body."""
+    """Run a server in a thread until the block ends."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -278,15 +278,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) 
     return time.monotonic() - began
 
 
-# Below 32768, where the kernel takes the ports from that somebody else asks for; in turn, beginning
-# at a place of this process' own, as tests run beside each other.
+# Below 32768, because the kernel gives other programs ports from there upwards. The ports are taken
+# in turn from a start that depends on the pid, because tests run in parallel.
 _ports = itertools.cycle(range(11_000, 31_000))
 for _ in range(os.getpid() * 7 % 20_000):
     next(_ports)
 
 
 def free_port() -> int:
-    """A port that nobody listens at, on no address of this machine."""
+    """A port without a listener on any address of this machine."""
     for port in _ports:
         with contextlib.suppress(OSError), socket.socket() as sock:
             sock.bind(("", port))
@@ -298,13 +298,13 @@ _markers = itertools.count()
 
 
 def sleep_marker() -> str:
-    """Ten minutes for `sleep`, in a form that is on no other process' command line and no part of
-    one: tests run beside each other."""
+    """An argument of ten minutes for `sleep` that no other process' command line contains, because
+    tests run in parallel."""
     return f"600.{os.getpid():07}{next(_markers):05}"
 
 
 def processes_with(marker: str, program: str = "") -> list[int]:
-    """The pids whose command line begins with `program` and has `marker` in it."""
+    """The pids whose command line begins with `program` and contains `marker`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -317,6 +317,6 @@ def processes_with(marker: str, program: str = "") -> list[int]:
 
 
 def send(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Signal a process that may just have ended."""
+    """Signal a process, which may just have ended."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)

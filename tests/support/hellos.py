@@ -1,4 +1,4 @@
-"""TLS client hellos: real ones from OpenSSL, and made ones to be bent."""
+"""TLS client hellos: real ones from OpenSSL, and hand-made ones that tests can change."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Siblings of the collected attacks, each with the one status that the core answers.
+"""Variants of the collected attacks, each with the one status that the core must answer.
 
-Plain tables: what a line of each holds is said by the test in test_hostile.py that takes it.
+The tests that read a table say which columns its lines have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An installation of nono-trio of a test's own, with all that a command may try to change."""
+"""An installation of nono-trio for one test, with all files that a command may try to change."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if __name__ == "__main__":
 
 
 def install(environment: Path, editable: Path | None = None) -> Path:
-    """Make a virtual environment with a copy of the package, in the directory `editable` if that is
-    given; return its command. The dependencies stay those of the test run."""
+    """Make a virtual environment with a copy of the package; return its command. If `editable` is
+    given, the copy is in that directory. The dependencies are those of the test run."""
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

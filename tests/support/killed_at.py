@@ -1,8 +1,8 @@
 """Seals and recoveries that are killed by SIGKILL before every system call that changes a file.
 
 Run as a program: `killed_at.py seal|STATE DIRECTORY`. For n = 0, 1, 2 ... a forked process does the
-work in DIRECTORY/n and is killed before the n-th call; the last of them is not killed any more. A
-profile function sees the calls, so nothing of ours is replaced: whatever the code calls, counts.
+work in DIRECTORY/n and is killed before the n-th call. The last process ends its work without being
+killed. A profile function sees the calls, so no code is replaced and every call counts.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from nono_trio.audit.write.writer import Totals
 from nono_trio.core.log.events import encode_flow, encode_payload
 from nono_trio.core.log.policy_json import SessionPolicy
 
-# A file that is opened may be created by it; what is buffered is written by flush.
+# `open` may create a file; `flush` writes buffered bytes.
 CALLS = {
     "open", "write", "flush", "fsync", "fdatasync", "ftruncate", "truncate", "rename", "replace",
     "unlink", "link", "mkdir", "rmdir", "flock",
 }  # fmt: skip
 DAMAGED = b'{"a line that": "nothing holds up"}\n'
-MOST = 400  # far over what a seal or a recovery needs
+MOST = 400  # far more calls than a seal or a recovery makes
 
 
 def killed_before(number):
-    """From now on the process lives for `number` more calls."""
+    """Kill this process after `number` more calls."""
     left = number
 
     def see(_frame, event, function):
@@ -48,13 +48,13 @@ def killed_before(number):
 
 
 def start(root, number):
-    """A session that is killed while it starts."""
+    """Start a session; the process is killed while it starts."""
     killed_before(number)
     SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
 
 
 def seal(root, number):
-    """A session with two decisions and a flow, as the writer makes it; killed in its seal."""
+    """Make a session with two decisions and a flow like the writer; killed while it seals."""
     record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
     record.executable = None
     files, log = record.files, record.files.log
@@ -95,7 +95,7 @@ def recover_killed(state, root, number):
 
 
 def repair(root, number):
-    """A ledger of one session, with a damaged line after its own."""
+    """Repair a ledger that has one session's line and a damaged line after it."""
     made.build(root)
     with (root / ledger.LEDGER).open("ab") as file:
         file.write(DAMAGED)

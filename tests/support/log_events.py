@@ -1,13 +1,8 @@
-"""Events for a log that a test writes itself."""
+"""Events for a log that a test writes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nono_trio.core.log.events import Flow, NetworkEvent, SessionEnded
-
-if TYPE_CHECKING:
-    pass
 
 
 def denied(target: str) -> NetworkEvent:

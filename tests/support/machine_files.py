@@ -17,7 +17,7 @@ _MOUNT = 'mount --bind "$0" /etc && exec "$@"'
 
 
 def no_other_etc() -> str | None:
-    """Why there can be no other /etc here."""
+    """The reason why this machine can't show another /etc; None if it can."""
     for program in ("unshare", "mount", "cp"):
         if shutil.which(program) is None:
             return f"there is no {program}(1)"
@@ -30,7 +30,7 @@ def _unshare() -> list[str]:
 
 
 def copy_of_etc(directory: Path) -> Path:
-    """Make a copy of /etc, without what may not be read here."""
+    """Copy /etc without the files that this user may not read."""
     directory.mkdir()
     subprocess.run(["cp", "-a", "/etc/.", str(directory)], capture_output=True, check=False)
     return directory
@@ -39,7 +39,7 @@ def copy_of_etc(directory: Path) -> Path:
 def run_with_etc(
     etc: Path, command: Sequence[str], environment: Mapping[str, str], cwd: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run `command` to its end where `etc` is /etc."""
+    """Run `command` to its end in a mount namespace where `etc` is /etc."""
     return subprocess.run(
         [*_unshare()[:-1], _MOUNT, str(etc), *command],
         env=dict(environment), cwd=cwd, stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """A real origin on loopback that remembers every byte it saw.
 
 Paths: /small, /bytes/N, /chunked/N (N chunks), /echo (the body, chunked as it comes), /sink (its
-size), /status/N (no body), /early (413 before it reads a body), /events (two, the second when
-`released`), /until-close, /100mb. `RawOrigin` answers with whatever bytes a test gives it.
+size), /status/N (no body), /early (413 before it reads a body), /events (two, the second after
+`released`), /until-close, /100mb. `says` makes a behaviour that answers with given bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Behaviour(Protocol):
 
 @dataclass
 class Origin:
-    """Connections, requests and bytes that came so far."""
+    """The connections, requests and bytes that came so far."""
 
     port: int = 0
     connections: int = 0
@@ -42,10 +42,10 @@ class Origin:
     bodies: list[int] = field(default_factory=list)
     released: trio.Event = field(default_factory=trio.Event)
     closed: trio.Event = field(default_factory=trio.Event)
-    """Some connection has ended."""
+    """Set when a connection has ended."""
 
     async def serve(self, stream: trio.abc.Stream) -> None:
-        """Keep-alive HTTP/1.1."""
+        """Serve HTTP/1.1 with keep-alive."""
         connection = h11.Connection(h11.SERVER)
         while True:
             request = await self.next_event(connection, stream)
@@ -139,7 +139,7 @@ async def serving(
     *,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Origin]:
-    """An origin that serves on a loopback port until the block ends."""
+    """Yield an origin that serves on a loopback port until the block ends."""
     origin = Origin()
 
     async def handle(stream: trio.SocketStream) -> None:
@@ -168,7 +168,7 @@ async def serving(
 
 
 def says(*pieces: bytes, read: bool = True) -> Behaviour:
-    """A behaviour that reads one head, answers with `pieces` as they are, and closes."""
+    """Return a behaviour that reads one head, sends `pieces` unchanged, and closes."""
 
     async def behaviour(stream: trio.SocketStream) -> None:
         seen = b""

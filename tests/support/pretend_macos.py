@@ -1,8 +1,8 @@
-"""Linux dressed up as macOS: its names gone, macOS' few in their place, nono-py's part recorded.
+"""Linux that pretends to be macOS: without Linux' names, with macOS' names, with nono-py recorded.
 
-For what must not depend on Linux: that everything imports, that launcher, supervisor and proxy work
-together. It shows nothing of Seatbelt, of the real kqueue's corners, of BSD's sockets or of a Mac's
-paths. The kqueue here is an epoll underneath, and what nono-py would tell Seatbelt goes to a file.
+It tests the code that must not depend on Linux: every module imports, and launcher, supervisor and
+proxy work together. It does not test Seatbelt, special cases of a real kqueue, BSD's sockets or a
+Mac's paths. The kqueue here uses epoll, and a file gets the calls that nono-py would make.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def kevent(ident, filter=READ, flags=ADD, fflags=0):
 
 
 class Kqueue:
-    """Sockets and processes of one queue, all of them edge-triggered."""
+    """The sockets and processes of one queue, all edge-triggered."""
 
     def __init__(self):
         self._epoll = _EPOLL()
@@ -85,7 +85,7 @@ class Kqueue:
 
 
 def take_names_away() -> None:
-    """Make this process look like one on macOS; whoever needs epoll must have kept it."""
+    """Make this process look like one on macOS. Code that needs epoll must keep it before."""
     for module, names in GONE.items():
         for name in names:
             if hasattr(module, name):
@@ -94,11 +94,11 @@ def take_names_away() -> None:
     select.kqueue, select.kevent = Kqueue, kevent
     select.KQ_FILTER_PROC, select.KQ_NOTE_EXIT = PROC, NOTE_EXIT
     select.KQ_EV_ADD, select.KQ_EV_CLEAR = ADD, CLEAR
-    fcntl.F_FULLFSYNC = 51  # here nobody knows it: EINVAL
+    fcntl.F_FULLFSYNC = 51  # Linux does not know it: EINVAL
 
 
 class Library:
-    """What the launcher asks of nono-py; `apply` writes it down."""
+    """The part of nono-py that the launcher uses; `apply` writes the calls to a file."""
 
     AccessMode = SimpleNamespace(READ="read", WRITE="write", READ_WRITE="readwrite")
 
@@ -124,7 +124,7 @@ class CapabilitySet:
 
 
 def launcher_program(record: str) -> str:
-    """What the supervisor starts instead of the launcher alone: the same, dressed up."""
+    """The program that the supervisor starts: the launcher, on what looks like macOS."""
     from nono_trio.sandbox import spawn
 
     here = os.path.dirname(os.path.abspath(__file__))
@@ -137,7 +137,7 @@ def launcher_program(record: str) -> str:
 
 
 def main(record: str) -> None:
-    """The command line, on what looks like macOS but for trio, which keeps its epoll."""
+    """Run the command line on what looks like macOS; only trio keeps its epoll."""
     import trio
 
     trio._core._io_epoll.select = SimpleNamespace(**vars(select))

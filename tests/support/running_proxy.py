@@ -1,4 +1,4 @@
-"""A real proxy on loopback for tests, and a client that speaks to it in raw bytes."""
+"""A real proxy on loopback for tests, and a client that sends it raw bytes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 TOKEN = "7d1f00c0ffee"
 AUTH = "Basic " + base64.b64encode(f"nono:{TOKEN}".encode()).decode()
-BOUND = 60.0  # seconds for anything that should be immediate, on a slow machine under load
-# For a test that waits for a limit; all others are patient: a busy machine may pause for longer.
+BOUND = 60.0  # seconds for an immediate step, on a slow machine under load
+# QUICK is for tests that wait for a limit. All others use PATIENT: a busy machine may pause longer.
 QUICK = ProxyLimits(
     head=0.3, keep_alive=0.3, resolve=0.3, dial=0.3, idle=0.5, linger=0.3, sweep=0.02
 )
@@ -40,7 +40,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def http(method: str, url: str, *fields: str, body: bytes = b"") -> bytes:
-    """A plain request with the token; its Host is what follows `http://`."""
+    """A plain request with the token; its Host is the host of `url`."""
     host = url.removeprefix("http://").split("/")[0]
     lines = [f"{method} {url} HTTP/1.1", f"Host: {host}", f"Proxy-Authorization: {AUTH}", *fields]
     return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1") + body
@@ -59,7 +59,7 @@ def connect(target: str, *fields: str) -> bytes:
 
 @dataclass
 class Answer:
-    """One response as a client reads it; `complete` is False if it was cut off."""
+    """One response; `complete` is False if it was cut off."""
 
     status: int
     headers: dict[str, str]
@@ -68,7 +68,7 @@ class Answer:
 
 
 class Wire:
-    """A client's connection; reads responses with h11 and keeps what follows them."""
+    """A client's connection; reads responses with h11 and keeps the bytes after them."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -147,7 +147,7 @@ class Wire:
 
 @dataclass
 class Running:
-    """A proxy that accepts on `port`. Cancel `connections` to cut what is open."""
+    """A proxy that accepts on `port`. Cancel `connections` to cut the open connections."""
 
     port: int
     recorder: MemoryRecorder
@@ -156,12 +156,12 @@ class Running:
     accepting: trio.CancelScope
     connections: trio.CancelScope
     ended: trio.Event
-    """Accepting has ended, and every connection has ended uncut."""
+    """Set when accepting has ended and every connection has ended uncut."""
     proxy: Proxy
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Wire]:
-        """One connection to the proxy."""
+        """Yield one connection to the proxy."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream:
             yield Wire(stream)
@@ -197,7 +197,7 @@ async def running(
     admits: Callable[[tuple[str, int]], bool] | None = None,
     shared: bool = False,
 ) -> AsyncIterator[Running]:
-    """A proxy that serves until the block ends; then everything is cut."""
+    """Yield a proxy that serves until the block ends; then every connection is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
     policy = Policy.build(allow=list(allow), resolve=list(resolve), search=search)
     proxy = Proxy(
@@ -210,7 +210,7 @@ async def running(
     ended = trio.Event()
 
     async def host(task_status: trio.TaskStatus[None]) -> None:
-        # a task of its own: cancelling a scope here must not cancel the test around it
+        # In its own task, because cancelling a scope here must not cancel the test around it.
         with connections:
             async with trio.open_nursery() as handlers:
                 with accepting:

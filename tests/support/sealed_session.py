@@ -1,8 +1,8 @@
-"""A whole session on disk, made from the encoders alone and not by the writer under test.
+"""A whole session on disk, made with the encoders only and not by the writer under test.
 
-`build` writes policy, log, checkpoints, flows, summary, session.json and the ledger line exactly as
-FORMATS says; `unsealed` is the same session as a crash would leave it. Payloads are given without
-the two records that bind files: they are put in their places (`bound_payloads`).
+`build` writes policy, log, checkpoints, flows, summary, session.json and the ledger line in their
+exact formats. `unsealed` writes the same session as a crash leaves it. Callers give the payloads
+without the two records that bind files; `bound_payloads` adds these.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ SMALL = (
 
 
 def encode_log(payloads):
-    """(lines, leaves, chains) of a log."""
+    """Return (lines, leaves, chains) of a log."""
     lines, leaves, chains, prev = [], [], [], None
     for sequence, payload in enumerate(payloads):
         line, leaf, prev = encode_record(sequence, prev, events.encode_payload(payload))
@@ -149,7 +149,7 @@ def checkpoint_lines(lines, leaves, chains, counts, *, final, flows=b"", lost=0)
 
 
 def policy(session_id, *, name=None, **facts):
-    """The policy that FACTS are the short form of."""
+    """The policy whose short form FACTS is."""
     facts = FACTS | facts
     grant = GrantedPath(
         path="/home/a/project", access="readwrite", is_file=False, source="--allow", asked_for=True
@@ -173,7 +173,7 @@ def policy(session_id, *, name=None, **facts):
 
 
 def counted(payloads, **facts):
-    """FACTS of a sealed session: with the counts of its log, unless `facts` say otherwise."""
+    """FACTS of a sealed session, with the counts of its log unless `facts` has others."""
     tally = Tally()
     tally.add_all(payloads)
     totals = {"allowed_total": tally.allowed, "denied_total": tally.denied}
@@ -184,7 +184,7 @@ def summary(payloads, *, flows=b"", checkpoints=b"", name=None, recovered=False,
     """The summary of a log that ends with its own record and `session_ended`."""
     return SealSummary(
         recovered=recovered,
-        event_count=len(payloads) + 1,  # its own record is not among them yet
+        event_count=len(payloads) + 1,  # `payloads` lacks its own record
         flows=digest_of(flows),
         processes=digest_of(b""),
         checkpoints=digest_of(checkpoints),
@@ -193,7 +193,7 @@ def summary(payloads, *, flows=b"", checkpoints=b"", name=None, recovered=False,
 
 
 def bound_payloads(payloads, policy_text):
-    """`payloads` with the record that binds the policy in its place, the second."""
+    """`payloads` with the record that binds the policy as the second one."""
     if not payloads:
         return []
     return [payloads[0], binding_record(POLICY_TARGET, policy_text, NOON_UNIX_MS), *payloads[1:]]
@@ -235,7 +235,7 @@ def build(
     in_ledger=True,
     **facts,
 ) -> Path:
-    """A sealed session; returns its directory. `counts` are those of the bound log."""
+    """Make a sealed session; return its directory. `counts` are places in the bound log."""
     directory = store.create_session_directory(audit_root, session_id)
     flow_lines = b"".join(map(events.encode_flow, flows))
     policy_text = encode_policy(policy(session_id, name=name, **_known_before(facts)))
@@ -275,7 +275,7 @@ def unsealed(
     lost=0,
     **facts,
 ) -> Path:
-    """An unsealed session; its supervisor is gone unless `facts` say otherwise."""
+    """Make a session without a seal; its supervisor has ended unless `facts` say otherwise."""
     directory = store.create_session_directory(audit_root, session_id)
     policy_text = encode_policy(policy(session_id, name=name, **facts))
     payloads = bound_payloads(payloads, policy_text)
@@ -299,12 +299,12 @@ def unsealed(
 
 
 def _known_before(facts):
-    """Without what is only counted."""
+    """`facts` without those that are counted from the log."""
     return {key: value for key, value in facts.items() if key in FACTS}
 
 
 def payloads_of(directory):
-    """The payloads of a log, unverified, with the binding ones."""
+    """All payloads of a log, including those that bind files."""
     lines = log_of(directory).read_bytes().splitlines()
     return [events.decode_payload(json.loads(line)["event_json"].encode()) for line in lines]
 
@@ -313,11 +313,11 @@ def log_of(directory: Path) -> Path:
     return directory / store.LOG
 
 
-_held = []  # locks of sessions that this process says it supervises
+_held = []  # locks of sessions that this process supervises
 
 
 def running(audit_root: Path, *arguments, **facts) -> Path:
-    """As `unsealed`, but this very process supervises it: it holds the lock on the log as well."""
+    """Like `unsealed`, but this process is its supervisor: it holds the lock on the log too."""
     directory = unsealed(audit_root, *arguments, **(facts | alive_facts()))
     _held.append(log_of(directory).open("rb"))
     fcntl.flock(_held[-1], fcntl.LOCK_EX)
@@ -325,13 +325,13 @@ def running(audit_root: Path, *arguments, **facts) -> Path:
 
 
 def let_go():
-    """Give the locks of `running` back: as a supervisor that ends does."""
+    """Release the locks of `running`, like a supervisor that ends."""
     while _held:
         _held.pop().close()
 
 
 def alive_facts():
-    """Facts that say this very process supervises the session."""
+    """Facts which say that this process supervises the session."""
     return {
         "supervisor_pid": os.getpid(),
         "supervisor_start_ticks": process_info.process_start_ticks(os.getpid()),
@@ -340,13 +340,13 @@ def alive_facts():
 
 
 def change_session(directory, **changes):
-    """Change fields of session.json behind everybody's back."""
+    """Change fields of session.json as a forger would."""
     fields = json.loads((directory / store.SESSION).read_bytes())
     (directory / store.SESSION).write_text(json.dumps(fields | changes))
 
 
 def overwrite(path, data):
-    """Like write_bytes, but without truncating to nothing first: that costs a flush each time."""
+    """Like write_bytes, but without truncating first, because that costs a flush each time."""
     with path.open("r+b", buffering=0) as file:
         file.write(data)
         file.truncate(len(data))

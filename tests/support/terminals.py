@@ -1,4 +1,4 @@
-"""A pty with a program on it: what a person at a keyboard has."""
+"""A program on a pty, as a person at a keyboard starts it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """A real pty with a shell-like parent: what a person at a keyboard has."""
+    """A real pty with a shell-like parent; `seen` has the output so far."""
 
     def __init__(
         self, sessions: Sessions, *arguments: str, program: Sequence[str] = (NONO_TRIO,)
@@ -46,13 +46,13 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def exit_code(self, seconds: float = RUN_SECONDS) -> int:
-        """Read to the end, wait for it; a full terminal would hold up whoever writes to it."""
+        """Read to the end, then wait for the program. A full terminal would block its writers."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             ready, _, _ = select.select([self.master], [], [], 0.05)
             try:
                 self.seen += os.read(self.master, 4096).decode(errors="replace") if ready else ""
-            except OSError:  # the last process on the terminal has gone
+            except OSError:  # the last process on the terminal has ended
                 break
         pid, status = os.waitpid(self.pid, os.WNOHANG if time.monotonic() >= deadline else 0)
         os.close(self.master)

@@ -1,4 +1,4 @@
-"""TLS as a `Transport` over another one, as small as it can be: what transport.py says of it."""
+"""A minimal `Transport` for TLS over another one, as transport.py describes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TlsTransport:
             self._incoming, self._outgoing, server_name is None, server_hostname=server_name
         )
         self._ciphertext = b""
-        self._encrypted = 0  # bytes of the caller's whose record is not sent yet
+        self._encrypted = 0  # the caller's bytes in the record that is not sent yet
 
     @property
     def readable(self) -> bool:
@@ -83,7 +83,7 @@ class TlsTransport:
         while True:
             try:
                 return self._tls.write(piece)
-            except ssl.SSLWantReadError:  # the handshake lasts
+            except ssl.SSLWantReadError:  # the handshake goes on
                 self._flush()
                 if not self._feed():
                     return 0

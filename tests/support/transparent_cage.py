@@ -1,7 +1,7 @@
-"""A transparent network on real loopback sockets, and what a program in the cage does with it.
+"""A transparent network on real loopback sockets, and the view of a program in the cage.
 
-No namespace is needed: the listeners are on loopback, and where a connection was meant to go is
-told by the test instead of the kernel.
+It needs no namespace: the listeners are on loopback, and the test gives a connection's destination,
+which the kernel gives in a cage.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
 
-REAL = "192.0.2.1"  # where allowed.test is, to the supervisor
-LITERAL = "192.0.2.99"  # an address that was never handed out
+REAL = "192.0.2.1"  # the address of allowed.test for the supervisor
+LITERAL = "192.0.2.99"  # an address that no name got
 RESOLVER = {"allowed.test": [[REAL]], "other.test": [[REAL]]}
 ACCESS_DENIED, UNRECOGNIZED_NAME, DECODE_ERROR, INTERNAL_ERROR = 49, 112, 50, 80
 
@@ -45,7 +45,7 @@ class Cage:
     accepting: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def address(self, name: str) -> str:
-        """The address that a program was given for a name; a literal is its own."""
+        """The address that a program gets for a name; a literal address is returned as it is."""
         if name[0].isdigit() or ":" in name:
             return name
         found = self.transparent.names.addresses_of(name)
@@ -53,9 +53,9 @@ class Cage:
         return str(found[0])
 
     def open(self, target: str, port: int) -> trio.SocketStream:
-        """A connection to a name or literal address.
+        """Open a connection to a name or literal address.
 
-        Not by trio's connect: a reset that comes at once would make it fail now and then.
+        It does not use trio's connect, which sometimes fails if a reset comes at once.
         """
         sock = socket.create_connection(("127.0.0.1", self.ports[f"tcp4:{port}"]))
         self.wanted[sock.getsockname()[1]] = (self.address(target), port)
@@ -72,7 +72,7 @@ class Cage:
             return await wire.answer()
 
     async def answer(self, target: str, raw: bytes, port: int = 443) -> bytes | None:
-        """All that comes back for `raw`; None for a reset."""
+        """Send `raw` and return all bytes that come back; None for a reset."""
         async with self.connection(target, port) as wire:
             try:
                 if raw:
@@ -85,7 +85,7 @@ class Cage:
             return found
 
     async def events(self, count: int) -> list[tuple[object, ...]]:
-        """All events in short, once there are `count`."""
+        """All events in short form, once there are `count`."""
         await until(lambda: len(self.recorder.events) >= count)
         return [(e.decision, e.target, e.port, e.method) for e in self.recorder.events]
 
@@ -102,7 +102,7 @@ async def cage(
     resolver: FakeResolver | None = None,
     limits: ProxyLimits = PATIENT,
 ):
-    """A transparent network that serves until the block ends."""
+    """Yield a transparent network that serves until the block ends."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver(RESOLVER)
     dialler = LoopbackDialler(None if origin is None else origin.port)
     policy = Policy.build(allow=list(allow or ["allowed.test", "allowed.test:22"]))
@@ -135,7 +135,7 @@ async def cage(
             nursery.start_soon(host)
             yield found
             nursery.cancel_scope.cancel()
-        assert untouched.fileno() >= 0, "a socket that is none of ours was closed"
+        assert untouched.fileno() >= 0, "the network closed a socket that it does not own"
 
 
 def get(host: str, path: str = "/small", *fields: str, version: str = "1.1") -> bytes:

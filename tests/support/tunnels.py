@@ -1,4 +1,4 @@
-"""Tunnels through a running proxy, and what becomes of them."""
+"""Tunnels through a running proxy, and how they end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALLOWED = ("allowed.test", "other.test", REAL)
 
 @asynccontextmanager
 async def opened(target, origin, allow=ALLOWED, early=b"", **settings):
-    """A CONNECT that was answered with 200; `early` came in one piece with it."""
+    """Yield a tunnel whose CONNECT got a 200; `early` is sent in one piece with the CONNECT."""
     resolver = FakeResolver({name: [[REAL]] for name in ("allowed.test", "other.test")})
     dialler = LoopbackDialler(origin.port)
     async with (
@@ -30,7 +30,7 @@ async def opened(target, origin, allow=ALLOWED, early=b"", **settings):
 
 
 async def is_reset(wire, *pieces: bytes) -> bool:
-    """True if a reset and no byte comes, while or after the pieces are sent."""
+    """True if a reset and no byte comes while or after the pieces are sent."""
     try:
         for piece in pieces:
             await wire.send(piece)

@@ -1,4 +1,4 @@
-"""The vectors made by running upstream nono (see data/vectors/README.md), as plain objects."""
+"""Test vectors that upstream nono made (see data/vectors/README.md), as plain objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WebSocket handshake, and a server that agrees to it."""
+"""A WebSocket handshake, and a server that accepts it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def proof(key: str) -> str:
 
 
 class Server:
-    """Answers one head with `head` and `frames`, then echoes; remembers the head it was sent."""
+    """Answers one head with a head and `frames`, then echoes; `seen` has all received bytes."""
 
     def __init__(self, *fields: str, status: str = "101 Switching", frames: bytes = b"") -> None:
         lines = [f"HTTP/1.1 {status}", *fields]
