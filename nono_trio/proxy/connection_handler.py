@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.net.hello_retry import HelloRetry
     from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.proxy.access.authorizer import Authorizer, Request
+    from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.token_failures import TokenFailures
     from nono_trio.proxy.limits import ProxyLimits
@@ -80,16 +80,10 @@ class ProxyContext:
         """An allowed decision with the upstream proxy that the host is reached through, if any."""
         if self.chain is None:
             return decision
-        proxy = self.chain.proxy
-        host, port = decision.destination
+        proxy, (host, port) = self.chain.proxy, decision.destination
         if proxy.bypass.covers(host) or self.policy.addresses(host, port) is not None:
             return decision  # dialled directly: bypassed, or pinned to addresses
         return decision.through(proxy.shown)
-
-    def is_own(self, request: Request) -> bool:
-        """True if a request to a literal address would come back to the proxy. This asks the system
-        for its own addresses, so no authorizer can know it."""
-        return self.resolver.is_own(request.host.name, request.port)
 
     def chain_of(self, decision: Decision) -> ProxyChain | None:
         """The upstream proxy that a routed decision goes through; None if the host is dialled."""

@@ -61,13 +61,10 @@ def end_to_end_fields(head_fields: Iterable[Field]) -> list[Field]:
     in any case and keep it.
     """
     fields = [(name.lower(), name, value) for name, value in head_fields]
-    named = {
-        option
-        for lowered, _, value in fields
-        if lowered == b"connection"
-        for option in connection_options(value)
-    }
-    dropped = (named - _KEPT) | _HOP_BY_HOP
+    dropped = _HOP_BY_HOP
+    for lowered, _, value in fields:
+        if lowered == b"connection":
+            dropped = dropped | (frozenset(connection_options(value)) - _KEPT)
     return [
         (name, value)
         for lowered, name, value in fields

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.http.message import BodyData, MessageEnded, RequestStarted, ResponseStarted
+from nono_trio.core.http.message import BodyData, MessageEnded, RequestStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from nono_trio.core.http.message import Field, MessageEvent
 
@@ -27,7 +27,7 @@ class MessageWriter:
 
     __slots__ = ("_chunked", "_connection")
 
-    def __init__(self, *, chunked: bool = False, connection: Iterable[Field] = ()) -> None:
+    def __init__(self, *, chunked: bool = False, connection: Sequence[Field] = ()) -> None:
         self._chunked = chunked
         self._connection = connection
 
@@ -38,9 +38,6 @@ class MessageWriter:
             return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
         if isinstance(event, MessageEnded):
             return _LAST_CHUNK if self._chunked else b""
-        return self._head(event)
-
-    def _head(self, event: RequestStarted | ResponseStarted) -> bytes:
         if isinstance(event, RequestStarted):
             lines = [b"%b %b HTTP/1.1" % (event.method, event.target), b"Host: " + event.authority]
         else:
@@ -48,5 +45,6 @@ class MessageWriter:
         lines += [b"%b: %b" % field for field in event.fields]
         if self._chunked:
             lines.append(b"%b: %b" % _CHUNKED)
-        lines += [b"%b: %b" % field for field in self._connection]
+        if self._connection:
+            lines += [b"%b: %b" % field for field in self._connection]
         return b"\r\n".join([*lines, b"", b""])

@@ -38,7 +38,10 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     def first(self, name: bytes) -> bytes | None:
         """Value of the first field of that lower-case name, or None."""
-        return next((value for field, value in self.fields if field == name), None)
+        for field, value in self.fields:
+            if field == name:
+                return value
+        return None
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method} {shown_target(self.target.encode('latin-1'))})"

@@ -74,21 +74,13 @@ class HttpRequest(msgspec.Struct):
     mode: ClassVar[Mode] = "reverse"
 
     head: RequestHead
+    host: Host
+    port: int
     target: HttpTarget
     path: str
     body: Body
     early: tuple[BodyData | MessageEnded, ...]
     stream_id: int = HTTP1_STREAM
-
-    @property
-    def host(self) -> Host:
-        """The host of the target."""
-        return self.target.host
-
-    @property
-    def port(self) -> int:
-        """The port of the target."""
-        return self.target.port
 
     @property
     def has_open_body(self) -> bool:
@@ -224,7 +216,8 @@ def read_http(head: RequestHead, target: HttpTarget, unread: bytes) -> tuple[Htt
     if has_unusual_body(head) and HiddenRequest().is_in(early):
         raise BadRequest(400, REASON, target.host.name)
     events = body_events(HTTP1_STREAM, early, ended=body.done)
-    return HttpRequest(head, target, path, body, events), unread[taken:]
+    request = HttpRequest(head, target.host, target.port, target, path, body, events)
+    return request, unread[taken:]
 
 
 def _not_tls(plain_entry: str) -> Refusal:

@@ -89,8 +89,9 @@ class Decision(msgspec.Struct, frozen=True):
     def spoken(self) -> Spoken:
         """The protocol that the connection of an allowed request must carry. Raises AssertionError
         for a refused or malformed request."""
-        _, port = self.destination
-        return self.allowing_verdict.inspection.spoken(port)
+        if self.port is None:
+            raise AssertionError("a malformed request has no connection")
+        return self.allowing_verdict.inspection.spoken(self.port)
 
     def refused(self, refusal: Refusal) -> Decision:
         """The second decision about the same request, which refuses it."""

@@ -9,8 +9,7 @@
 6. log: note what moved (flows.ndjson).
 
 A bad address or a dead upstream is found after the record. It is a second decision, and is recorded
-before it is answered too. One refusal is one event. connection_handler.py keeps a bad client from
-doing harm to anything but its own connection.
+before it is answered too. One refusal is one event.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ from nono_trio.proxy.transport.client import Client, Expired
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
+    from nono_trio.core.policy.rule import Spoken
     from nono_trio.proxy.access.authorizer import Authorizer, Request
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.http.rewrite import OutgoingRequest
@@ -61,10 +61,8 @@ OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_den
 
 class HttpConnection(ConnectionHandler):
     """Serves HTTP: CONNECT and plain requests. `authorizer` is the proxy's own unless given.
-
     `shared`: other programs than the caged command may have connected, so a malformed request is
-    not attributed to the command until the client has shown the token.
-    """
+    not attributed to the command until the client has shown the token."""
 
     __slots__ = (
         "_authorizer",
@@ -124,11 +122,14 @@ class HttpConnection(ConnectionHandler):
         self._client.deadline = math.inf
         recorded = await self._record(decision)
         if isinstance(request, ConnectRequest):
-            upstream = await self._connect_or_refuse(request, recorded)
-            return upstream is not None and await self._relay_tunnel(request, recorded, upstream)
+            spoken = decision.spoken
+            upstream = await self._connect_or_refuse(request, recorded, for_tunnel=spoken != "http")
+            return upstream is not None and await self._relay_tunnel(
+                request, recorded, upstream, spoken
+            )
         outgoing = rewrite(request, self._proxy.chain_of(decision))
         spare = self._take_spare(request)
-        upstream = spare or await self._connect_or_refuse(request, recorded)
+        upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
         return upstream is not None and await self._relay_http(
             request, recorded, upstream, outgoing, is_spare=spare is not None
         )
@@ -144,8 +145,9 @@ class HttpConnection(ConnectionHandler):
             client.prove()
         if self._full:
             return request, decision.refused(FULL)
-        is_literal = request.host.address is not None
-        if is_literal and self._authorizer is proxy.authorizer and proxy.is_own(request):
+        host, is_to_proxy = request.host, self._authorizer is proxy.authorizer
+        # `is_own` asks the system for its addresses, so it has no place in an authorizer.
+        if is_to_proxy and host.address and proxy.resolver.is_own(host.name, request.port):
             return request, decision.refused(OWN)
         return request, decision if refusal is not None else proxy.route(decision)
 
@@ -251,32 +253,32 @@ class HttpConnection(ConnectionHandler):
         else:
             client.transport.send_last(text)
 
-    async def _connect_or_refuse(self, request: Request, recorded: Recorded) -> Upstream | None:
+    async def _connect_or_refuse(
+        self, request: Request, recorded: Recorded, *, for_tunnel: bool
+    ) -> Upstream | None:
         """Connect to the upstream of an allowed request; None if it was refused after all."""
-        decision = recorded.decision
-        for_tunnel = isinstance(request, ConnectRequest) and decision.spoken != "http"
         try:
             return await self._connect(recorded, for_tunnel=for_tunnel)
         except UpstreamError as found:
-            await self._refuse(request, decision.refused(found.refusal), found.refusal)
+            refused = recorded.decision.refused(found.refusal)
+            await self._refuse(request, refused, found.refusal)
             return None
 
     async def _relay_tunnel(
-        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream
+        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream, spoken: Spoken
     ) -> bool:
         """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
+        if spoken == "anything":
+            await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED)
+            return False
+        self._is_established = True
         decision, policy = recorded.decision, self._proxy.policy
-        host, port, verdict = request.host, request.port, decision.allowing_verdict
-        if decision.spoken == "http":
-            authorizer = TransparentAuthorizer(policy, host, port, verdict, decision.presented)
+        about = request.host, request.port, decision.allowing_verdict, decision.presented
+        if spoken == "http":
             self._flow = self._start_flow(upstream, recorded)
-            return await self._open_http(authorizer, upstream)
-        look, retry = None, None
-        if decision.spoken == "tls":
-            self._is_established = True
-            retry = HelloRetry()
-            hellos = HelloAuthorizer(policy, host, port, verdict, decision.presented)
-            look = partial(self._look_at_hello, hellos, upstream, retry)
+            return await self._open_http(TransparentAuthorizer(policy, *about), upstream)
+        retry = HelloRetry()
+        look = partial(self._look_at_hello, HelloAuthorizer(policy, *about), upstream, retry)
         await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
         return False
 
@@ -314,7 +316,6 @@ class HttpConnection(ConnectionHandler):
         """Have the tunnel's requests authorized one by one, as on a connection to the server
         itself; returns True if a request has begun."""
         self._spare = upstream
-        self._is_established = True
         self._authorizer = authorizer
         await self._client.send(error_response.ESTABLISHED)
         ended = await wait_for_client(self._client, upstream, self._proxy.limits)
@@ -338,7 +339,7 @@ class HttpConnection(ConnectionHandler):
         closed between two requests: then the request goes out once more, on a new connection."""
         exchange = await self._exchange(request, recorded, upstream, outgoing)
         if is_spare and exchange.was_stale and is_repeatable(request.head):
-            again = await self._connect_or_refuse(request, recorded)
+            again = await self._connect_or_refuse(request, recorded, for_tunnel=False)
             if again is None:
                 return False
             exchange = await self._exchange(request, recorded, again, outgoing)

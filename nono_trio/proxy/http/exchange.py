@@ -64,17 +64,6 @@ class Exchange:
         """Stream until the response has ended or something failed; then, if it has begun a
         WebSocket, relay that. Never raises for what a peer does. If cancelled, both transports are
         left to the caller."""
-        await self._run_http(limits)
-        if self.response_stream.switched:
-            left_over = self.response_stream.left_over
-            tunnel = Tunnel(self._client, self._upstream.transport, buffer, left_over)
-            self._tunnel = tunnel
-            try:
-                await tunnel.carry(limits, b"")
-            finally:
-                self.closed_by = tunnel.closed_by
-
-    async def _run_http(self, limits: ProxyLimits) -> None:
         try:
             await self._stream(limits)
             self.closed_by = "upstream"  # its response has ended
@@ -90,6 +79,17 @@ class Exchange:
             self._fail(failure.side, 502, "the upstream closed the connection without an answer")
         except Expired:
             self._fail("idle", 504, self._lateness(limits))
+        if self.response_stream.switched:
+            await self._relay_websocket(limits, buffer)
+
+    async def _relay_websocket(self, limits: ProxyLimits, buffer: RelayBuffer) -> None:
+        left_over = self.response_stream.left_over
+        tunnel = Tunnel(self._client, self._upstream.transport, buffer, left_over)
+        self._tunnel = tunnel
+        try:
+            await tunnel.carry(limits, b"")
+        finally:
+            self.closed_by = tunnel.closed_by
 
     def _lateness(self, limits: ProxyLimits) -> str:
         if self.response_stream.has_open_head:

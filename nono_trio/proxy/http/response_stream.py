@@ -20,7 +20,7 @@ from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import MessageEvent, RequestHead
+    from nono_trio.core.http.message import RequestHead
     from nono_trio.core.http.response_head import ResponseHead
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.request_stream import RequestStream
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.client import Client
 
 READ_BODY: Final = 64 * 1024  # bytes of one read, and so the most that is held for a slow client
+
+
+_INTERIM: Final = MessageWriter()  # an interim response has neither a body nor Connection
 
 
 class ResponseStream:
@@ -72,7 +75,7 @@ class ResponseStream:
         self._stream_id = outgoing.started.stream_id
         self._websocket_key = outgoing.websocket_key
         self._response: ResponseHead | None = None
-        self._writer = MessageWriter()
+        self._writer = _INTERIM
         self._interim = 0
         self._unread = b""
         self._pending = b""
@@ -153,7 +156,7 @@ class ResponseStream:
         if response.switches:
             self.keeps_client = False
             self._writer = MessageWriter(connection=UPGRADE_FIELDS)
-            self._send(response.started(self._stream_id))
+            self._pending += self._writer.write(response.started(self._stream_id))
             return response
         if not response.is_interim:
             self._pass_head(response)
@@ -162,7 +165,7 @@ class ResponseStream:
         if self._interim > MAX_INTERIM:
             raise BadResponse(f"the upstream sent more than {MAX_INTERIM} interim responses")
         if self._head.version == "1.1":  # HTTP/1.0 does not know them (RFC 9110 15.2)
-            self._send(response.started(self._stream_id))
+            self._pending += self._writer.write(response.started(self._stream_id))
         return None
 
     def _pass_head(self, response: ResponseHead) -> None:
@@ -171,7 +174,7 @@ class ResponseStream:
             self.keeps_client = False
         connection = () if self.keeps_client else (CLOSE,)
         self._writer = MessageWriter(chunked=chunked, connection=connection)
-        self._send(response.started(self._stream_id))
+        self._pending += self._writer.write(response.started(self._stream_id))
 
     def _take_body(self, response: ResponseHead) -> None:
         try:
@@ -180,15 +183,12 @@ class ResponseStream:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
         self._unread = self._unread[taken:]
         for event in body_events(self._stream_id, data, ended=response.body.done):
-            self._send(event)
+            self._pending += self._writer.write(event)
+        self.ended = response.body.done
 
     def _end(self) -> None:
-        self._send(MessageEnded(self._stream_id))
-
-    def _send(self, event: MessageEvent) -> None:
-        if isinstance(event, MessageEnded):
-            self.ended = True
-        self._pending += self._writer.write(event)
+        self._pending += self._writer.write(MessageEnded(self._stream_id))
+        self.ended = True
 
     def _take_end(self) -> None:
         """Handle the upstream's close. It ends an endless body and cuts off any other response."""
