@@ -112,7 +112,7 @@ async def cage(
         policy,
         recorder,
         own_names={"devbox": [IPv4Address("127.0.0.1")]},
-        wanted=lambda sock: found.wanted[sock.getpeername()[1]],
+        destination=lambda sock: found.wanted[sock.getpeername()[1]],
     )
     found = Cage(recorder, resolver, dialler, transparent)
     sockets = {

@@ -1,10 +1,10 @@
-"""IP addresses by what they reach, in every spelling that hides one address in another.
+"""IP addresses by what they reach, including IPv6 addresses with an IPv4 address embedded.
 
 Rules of this file:
 - Explicit networks only. The flags of `ipaddress` differ between Python versions and call NAT64,
   6to4 and IPv4-compatible metadata addresses global, mapped loopback not loopback.
-- An address is as bad as the worst of itself and the addresses embedded in it.
-- Documentation ranges (192.0.2.0/24, 2001:db8::/32 ...) count as public: nothing lives there.
+- The class of an address is the worst of its own and those of the addresses embedded in it.
+- Documentation ranges (192.0.2.0/24, 2001:db8::/32 ...) count as public: no host has one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ADDRESS_CACHE = 4096  # distinct resolved addresses kept with their class; about
 
 
 class AddressClass(IntEnum):
-    """What an address reaches, harmless first: the worst of several is their maximum."""
+    """Class of the addresses, by what they reach. The worst of several classes is their maximum."""
 
     PUBLIC = 0
     PRIVATE = 1  # RFC 1918, ULA, shared address space, benchmarking, local NAT64
@@ -33,12 +33,12 @@ class AddressClass(IntEnum):
 
     @property
     def is_never_allowed(self) -> bool:
-        """True when no rule and no pin may open it."""
+        """True if no rule and no pin can allow it."""
         return self >= AddressClass.RESERVED
 
     @property
     def words(self) -> str:
-        """The class as words of a sentence: "is ... "."""
+        """The class as the end of a sentence that begins with "the address is"."""
         return _WORDS[self]
 
 
@@ -54,7 +54,7 @@ _WORDS = {
     AddressClass.METADATA: "a cloud metadata address",
 }
 
-# First match wins, so single addresses stand before the ranges around them.
+# The first match counts, so single addresses come before the ranges around them.
 _V4_CLASSES = tuple(
     (IPv4Network(network), address_class)
     for network, address_class in (
@@ -121,7 +121,7 @@ def classify(address: Address) -> AddressClass:
 
 
 def spellings(address: Address) -> tuple[Address, ...]:
-    """The address itself, then every IPv4 address that a translator or tunnel reads out of it."""
+    """The address itself, then every IPv4 address that a translator or tunnel extracts from it."""
     if isinstance(address, IPv4Address):
         return (address,)
     return (address, *map(IPv4Address, _embedded(address)))
@@ -152,7 +152,7 @@ def _look_up_v6(address: IPv6Address) -> AddressClass:
     for network, address_class in _V6_CLASSES:
         if address in network:
             return address_class
-    return AddressClass.RESERVED  # not given out: nobody is there by right
+    return AddressClass.RESERVED  # unallocated by IANA
 
 
 def _embedded(address: IPv6Address) -> list[int]:
@@ -174,9 +174,9 @@ def _embedded(address: IPv6Address) -> list[int]:
 
 
 def _local_nat64(address: IPv6Address) -> list[int]:
-    """Every RFC 6052 2.2 layout, for the prefix length is the operator's choice.
+    """The embedded address in every layout of RFC 6052 2.2: the operator chooses the prefix length.
 
-    A reading inside 0.0.0.0/8 is the padding of another layout, so only the last one may be there.
+    An address in 0.0.0.0/8 is the padding of another layout, so only the last layout may give one.
     """
     octets = address.packed[:8] + address.packed[9:]  # octet 8 is always zero and carries nothing
     readings = [int.from_bytes(octets[at : at + 4], "big") for at in (6, 7, 8)]

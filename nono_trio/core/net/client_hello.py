@@ -4,11 +4,11 @@ RFC 8446 4.1.2 (and 5246 7.4.1.2, the same bytes) in records of RFC 8446 5.1; se
 3, ALPN RFC 7301. SSL 2 hellos and DTLS are not TLS here.
 
 Rules of this file:
-- Every length has to add up exactly, no extension may be there twice, a server name is one host
-  name in ASCII. Where a lenient server could see another name than we do, the hello is refused.
-- Bounded: MAX_HELLO octets in MAX_RECORDS records. The answer says how many are needed before
-  asking again makes sense, so a hello that comes byte by byte costs no more than a whole one.
-- Reasons are fixed text and quote nothing.
+- Every length must be exact, no extension may occur twice, and a server name is one host name in
+  ASCII. A hello in which a lenient server could see another name is refused.
+- A hello is bounded: MAX_HELLO octets in MAX_RECORDS records. The parser says how many octets it
+  needs before the next call, so a hello that comes byte by byte costs as little as a whole one.
+- Reasons are fixed text and quote nothing of the hello.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # post-quantum keys and a session ticket up to 4.
 MAX_HELLO: Final = 16 * 1024
 MAX_RECORDS: Final = 64  # OpenSSL cuts a hello of 16 KiB into 32 at its smallest fragment size
-MAX_SERVER_NAME: Final = 255  # octets; what is a host name is for the caller's parser to say
+MAX_SERVER_NAME: Final = 255  # octets; the caller checks that it is a host name
 
 HANDSHAKE: Final = 22  # content type of the record
 CLIENT_HELLO: Final = 1  # type of the message in it
@@ -39,17 +39,17 @@ _MAX_SESSION_ID: Final = 32
 
 _SERVER_NAME: Final = 0
 _ALPN: Final = 16
-# Encrypted Client Hello and the drafts before it: the name in the open is then not the one meant.
+# Encrypted Client Hello and the drafts before it: the plaintext name is then not the real one.
 _HIDDEN_NAMES: Final = frozenset({0xFE0D, 0xFFCE, 0xFF02, 0xFF03})
 _HOST_NAME: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """What a hello says in the open. `server_name` is ASCII, as it was sent; None without one.
+    """The plaintext of a TLS hello. `server_name` is the ASCII text that was sent, or None.
 
-    `hides_name`: the name that is meant is encrypted (ECH), or looks as if it were (GREASE; nobody
-    can tell them apart, which is its purpose).
+    `hides_name`: the name is encrypted (ECH), or appears to be (GREASE; an observer can't tell them
+    apart, which is its purpose).
     """
 
     server_name: str | None
@@ -58,7 +58,7 @@ class ClientHello:
 
 
 class BadHello(Exception):
-    """No client hello that can be trusted; `is_tls` if it is TLS at least."""
+    """Bytes that are no well-formed client hello; `is_tls` is False if they are not TLS at all."""
 
     def __init__(self, reason: str, *, is_tls: bool = True) -> None:
         super().__init__(reason)
@@ -67,9 +67,10 @@ class BadHello(Exception):
 
 
 def read_client_hello(data: bytes) -> ClientHello | int:
-    """The hello at the front of `data`, or how many octets of it are needed at least before it is
-    worth asking again (always more than are there). What stands behind its last record is not
-    looked at. Raises BadHello as soon as no further octet can help."""
+    """Parse the hello at the front of `data`; bytes after its last record are ignored.
+
+    If it is incomplete, returns the number of octets that are needed before the next call, always
+    more than `data` has. Raises BadHello as soon as no further octet can help."""
     message, at, needed = b"", 0, MESSAGE_HEADER
     for _ in range(MAX_RECORDS):
         length = _fragment_length(data[at : at + RECORD_HEADER], is_first=at == 0)
@@ -97,9 +98,9 @@ def _within_limit(size: int) -> int:
 
 
 def _fragment_length(header: bytes, *, is_first: bool) -> int:
-    """The length in a record's header; 0 while the header is not there as a whole.
+    """The length in a record's header; 0 while the header is incomplete.
 
-    Judged as far as it is there, so that what is not TLS is told by its first octet.
+    The octets that have arrived are checked, so the first octet tells what is not TLS.
     """
     if header[:1] not in (b"", bytes([HANDSHAKE])) or header[1:2] not in (b"", bytes([_MAJOR])):
         raise BadHello("expected a TLS client hello, got something else", is_tls=not is_first)
@@ -142,7 +143,7 @@ class _Octets:
         return int.from_bytes(self.take(size), "big")
 
     def vector(self, size: int, least: int, most: int) -> bytes:
-        """What stands behind a length of `size` octets, which must lie within the bounds."""
+        """Read a length of `size` octets, which must be within the bounds, and that many octets."""
         length = self.number(size)
         if not least <= length <= most:
             raise BadHello("the TLS hello is malformed")
@@ -154,7 +155,7 @@ class _Octets:
 
 
 def parse_hello(body: bytes) -> ClientHello:
-    """What stands behind the header of a client hello's message. Raises BadHello."""
+    """Parse the body of a client hello's message, without its header. Raises BadHello."""
     octets = _Octets(body)
     if octets.take(2)[0] != _MAJOR:
         raise BadHello("the TLS hello is malformed")

@@ -43,7 +43,7 @@ SERVER_FAILURE: Final = 2
 NO_SUCH_NAME: Final = 3
 NOT_IMPLEMENTED: Final = 4
 REFUSED: Final = 5
-_BAD_VERSION: Final = 16  # RFC 6891 9: its upper bits stand in the OPT record
+_BAD_VERSION: Final = 16  # RFC 6891 9: the OPT record has its upper bits
 
 _HEADER: Final = struct.Struct("!6H")  # id, flags, counts of the four sections
 _QUESTION_END: Final = struct.Struct("!HH")  # type, class
@@ -55,7 +55,7 @@ _RESPONSE: Final = 0x8000
 _OPCODE: Final = 0x7800
 _RECURSION_AVAILABLE: Final = 0x0080  # a stub resolver's question is answered whole
 # Operation, recursion desired (RFC 1035 4.1.1), checking disabled (RFC 4035 3.2.2). A client that
-# gets back another operation than it asked for takes the answer for somebody else's.
+# gets back another operation than it sent ignores the answer.
 _KEPT: Final = _OPCODE | 0x0110
 _DNSSEC_OK: Final = 0x8000  # in the flags of OPT, kept as well (RFC 3225 3)
 
@@ -65,11 +65,12 @@ _NIBBLES = re.compile(r"(?:[0-9a-f]\.){31}[0-9a-f]")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question. `name` is lower-case without the root dot ("" is the root); what is no
-    printable ASCII in a label, and a dot or backslash there, stands as \\DDD (RFC 1035 5.1).
+    """One question. `name` is lower-case without the root dot ("" is the root); a
+    byte of a label that is not printable ASCII, and a dot or backslash there, is written as \\DDD
+    (RFC 1035 5.1).
 
-    `question` holds its bytes as they came, `kind` its type, `edns` the flags of its OPT record,
-    or None without one.
+    `question` has its bytes unchanged, `kind` its type, `edns` the flags of its OPT record, None
+    without one.
     """
 
     identifier: int
@@ -81,7 +82,7 @@ class Query:
 
 
 class BadQuery(Exception):
-    """A message that is not answered as a question; `reply` is None where silence is right."""
+    """A message that is no query; `reply` is the error answer, None if it must not be answered."""
 
     def __init__(self, reason: str, reply: bytes | None) -> None:
         super().__init__(reason)
@@ -90,7 +91,7 @@ class BadQuery(Exception):
 
 
 def parse_query(message: bytes) -> Query:
-    """Read one query. Raises BadQuery, and nothing else whatever the bytes are."""
+    """Parse one query. Raises BadQuery for any other bytes, and no other exception."""
     if len(message) < _HEADER.size:
         raise BadQuery("the message has no whole header", None)
     identifier, flags, *counts = _HEADER.unpack_from(message)

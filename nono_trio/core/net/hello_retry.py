@@ -1,12 +1,14 @@
-"""The second hello of a TLS client: what a server asks for with a HelloRetryRequest.
+"""Checks the second hello of a TLS client, which a server requests with a HelloRetryRequest.
 
-RFC 8446 4.1.4: a server that can't use what a hello offers has the client say it once more. The
-second hello has to name the same host; servers don't compare them and go by the last name they were
-told, so one that was not looked at would undo all that the first one had to show.
+RFC 8446 4.1.4: a server that can't use the offers of a hello requests another one. The second hello
+must name the same host. Servers don't compare the two and use the last name, so an unchecked second
+hello would make the check of the first one useless.
 
-Rules of this file: a client can foresee the request, so its bytes are followed from the first one
-until the server has answered; what is no handshake message (early data, a change of ciphers, an
-alert) is passed over; nothing is kept but a started message, which is bounded.
+Rules of this file:
+- A client can foresee the request, so its bytes are parsed from the first one until the server has
+  answered.
+- Records that are no handshake messages (early data, a change of ciphers, an alert) are skipped.
+- Only an incomplete message is kept, and its size is bounded.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _RANDOM_AT: Final = MESSAGE_HEADER + _VERSION
 
 
 class OtherHello(Exception):
-    """A second hello that is not for the host of the first; `hello` is what it says."""
+    """A second hello, `hello`, that is not for the host of the first."""
 
     def __init__(self, hello: ClientHello) -> None:
         super().__init__("the second TLS hello differs from the first")
@@ -46,7 +48,7 @@ class OtherHello(Exception):
 class HelloRetry:
     """Follows both sides of one connection until no second hello can come any more.
 
-    `first` is the hello that was let through; it has to be set before the client's bytes are told.
+    `first` is the hello that was allowed; it must be set before `client_says` is called.
     """
 
     def __init__(self) -> None:
@@ -60,7 +62,8 @@ class HelloRetry:
         self._hellos = 0
 
     def server_says(self, data: bytes | memoryview) -> bool:
-        """Take in bytes of the server's, from its first on; whether they tell all they can."""
+        """Take in the server's next bytes, from the first byte on. Returns True if no more are
+        needed."""
         for kind, piece in self._server.read(data):
             if kind == HANDSHAKE:
                 self._server_says += piece[: _RANDOM_AT + len(_RETRY)]
@@ -73,7 +76,8 @@ class HelloRetry:
         return False
 
     def _may_ask(self) -> bool:
-        """Whether the server's first message may still be a request; notes that it is one."""
+        """Return whether the server's first message may still be a retry request, and note if it
+        is one."""
         says = self._server_says
         self._is_asked = says[_RANDOM_AT:].startswith(_RETRY) and says[0] == _SERVER_HELLO
         return self._is_asked or (
@@ -81,8 +85,8 @@ class HelloRetry:
         )
 
     def client_says(self, data: bytes | memoryview) -> bool:
-        """Take in bytes of the client's, its first hello included, before they are passed on;
-        whether no more need be told. Raises OtherHello, BadHello."""
+        """Take in the client's next bytes, from its first hello on, before they are passed on.
+        Returns True if no more are needed. Raises OtherHello, BadHello."""
         if self._is_over:
             return True
         for kind, piece in self._client.read(data):
@@ -108,7 +112,7 @@ class HelloRetry:
     def _compare(self, second: ClientHello) -> None:
         first = self.first
         if first is None:
-            raise AssertionError("nobody has judged the first hello")
+            raise AssertionError("the first hello was not checked")
         if second.server_name != first.server_name or second.hides_name > first.hides_name:
             raise OtherHello(second)
         # Before the request was seen, another hello could follow this one.
@@ -116,14 +120,14 @@ class HelloRetry:
 
 
 class _Records:
-    """Cuts a stream into the pieces of its records' contents, with their types."""
+    """Cuts a stream into the contents of its records, with their types."""
 
     def __init__(self) -> None:
         self._header = b""
         self._left = 0
 
     def read(self, data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
-        """The pieces in `data`; a record's header is kept until its contents have come."""
+        """Yield the pieces in `data`; a record's header is kept until its contents have come."""
         at = 0
         while at < len(data):
             if self._left:

@@ -1,8 +1,8 @@
-"""What a program gave to connect(2): the kernel's socket address, as bytes, to where it leads.
+"""Parses the socket address that a program has given to connect(2).
 
-unix(7), ip(7), ipv6(7) on Linux, whose numbers these are. Rules of this file: bytes that the
-kernel would refuse are refused here, and a field that is not checked (flow label, scope) is not
-passed on: what comes out names everything that the connection will be made with.
+The numbers are those of Linux: unix(7), ip(7), ipv6(7). Rules of this file: bytes that the kernel
+would refuse are refused here. A field that is not checked (flow label, scope) is dropped, so the
+parsed address has everything that the connection is made with.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ IPV6: Final = 10
 
 _FAMILY: Final = 2  # octets, in the machine's own order
 _SIZES: Final = {
-    UNIX: (_FAMILY + 1, 110),  # without any path, the kernel has nobody to connect to
+    UNIX: (_FAMILY + 1, 110),  # without a path the kernel can't connect
     IPV4: (16, MAX_SOCKET_ADDRESS),
     IPV6: (24, MAX_SOCKET_ADDRESS),  # RFC 2133's, which has no scope yet
 }
 
 
 class BadSocketAddress(Exception):
-    """Bytes that are no socket address: the kernel's answer to them is EINVAL."""
+    """Bytes that are no socket address; the kernel answers them with EINVAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class InternetAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixPath:
-    """A socket in the file system; the path is as it was given, not resolved."""
+    """A socket in the file system; the path is unchanged, not resolved."""
 
     path: bytes
 

@@ -1,18 +1,17 @@
-"""What the cage's programs are told when they ask for a name: addresses that lead back to us.
+"""The name service of the cage: answers each name with an address that leads back to the proxy.
 
-Nothing is ever forwarded, so no query tells anyone outside anything: answers come from the table
-of fake addresses, and the name is looked up later, by the supervisor, once a connection to it
-was allowed.
+No query is forwarded, so none can carry data out: answers come from the table of fake addresses,
+and the supervisor looks a name up later, after a connection to it was allowed.
 
-A denied name gets an address like any other. "No such name" would be a lie that programs explain
-wrongly (a typing error, a broken network), and the attempt would end there: with an address the
-program connects, the decision is recorded with its port, and the refusal is one it can show (403, a
-TLS alert). The query itself is recorded too, for a program may only ask, and asking is how a DNS
-tunnel talks. A query about a service of an allowed host (`_8443._https.web.example.com`, which
-browsers ask beside the host itself) is one for that host.
+A denied name gets an address like any other. Programs would report "no such name" as a typing error
+or a broken network, and the attempt would end there. With an address the program connects, the
+decision is recorded with its port, and the program can show the refusal (403, a TLS alert). The
+query itself is recorded, too, because a program may send queries only, as a DNS tunnel does. A
+query about a service of an allowed host (`_8443._https.web.example.com`, which browsers send beside
+the query for the host) counts as one for that host.
 
-Rules of this file: a query for a denied name is in the log, or counted (denial_throttle.py),
-before it is answered; whatever a query is, it ends nothing but itself.
+Rules of this file: a query for a denied name is in the log, or counted (denial_throttle.py), before
+it is answered; a query that can't be answered is dropped and ends nothing.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ logger = logging.getLogger(__name__)
 
 DNS_PORT: Final = 53
 
-# What stands before a host's name to ask about a service of it: _imaps._tcp (RFC 2782), _443._tcp
+# The labels before a host's name in a query about its services: _imaps._tcp (RFC 2782), _443._tcp
 # (RFC 6698), _8443._https (RFC 9460), _dmarc (RFC 8552). A port, or a service's name of 15
-# characters at most (RFC 6335 5.1): a tunnel that puts its data there has 30 characters a query
-# and no reader, for nothing is forwarded.
+# characters at most (RFC 6335 5.1): a tunnel that puts its data there has 30 characters a query,
+# and no server reads them, because no query is forwarded.
 _SERVICE: Final = re.compile(r"(?:_[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\.){1,2}")
 
 
@@ -137,12 +136,12 @@ class NameService:
         return dns.address_answer(query, *addresses)
 
     def _is_allowed(self, host: Host) -> bool:
-        """Whether any port of `host` is; ANY_PORT stands for those that no entry names."""
+        """Return whether any port of `host` is allowed; ANY_PORT is any port without an entry."""
         return any(self._policy.decide(host, port).allowed for port in self._ports)
 
     def _is_service(self, query: dns.Query) -> bool:
-        """Whether a query is about a service of an allowed host, or of one that means the cage; an
-        address is asked of a host, never of a service."""
+        """Return whether a query is about a service of an allowed host or of the cage itself. A
+        query for addresses is about a host, never about a service."""
         if query.kind in (dns.A, dns.AAAA) or (name := _host_of_service(query.name)) is None:
             return False
         if is_localhost(name) or name in self._own_names:
@@ -169,4 +168,4 @@ def _host(name: str) -> Host | None:
         host = parse_host(name)
     except BadHost:
         return None
-    return host if host.address is None else None  # 192.0.2.1 as a name is nobody's name
+    return host if host.address is None else None  # an IP address is not a name

@@ -1,8 +1,10 @@
-"""The name service's sockets: datagrams and connections on port 53, whatever server was asked.
+"""The name service's sockets: datagrams and connections to port 53 of any address.
 
-Rules of this file: a datagram is answered from the address that it was sent to, or the program that
-asked would not take the answer; datagrams are answered one by one, so that the kernel's buffer is
-the queue and a flood loses its own; a client that misbehaves loses its answer or its connection.
+Rules of this file:
+- A datagram is answered from the address that it was sent to, or the program would not accept the
+  answer.
+- Datagrams are answered one by one, so the kernel's buffer is the queue, and a flood loses its own.
+- A client that misbehaves loses its answer or its connection.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ async def _answer_one(sock: socket.socket, service: NameService) -> None:
     reply = await service.reply(message)
     if reply is not None:
         with suppress(OSError):  # a full buffer or a peer that has gone: it would ask again
-            sock.sendmsg([reply], _from_where_it_went(ancillary), 0, peer)
+            sock.sendmsg([reply], _reply_source(ancillary), 0, peer)
 
 
 def _tell_destinations(sock: socket.socket) -> None:
@@ -74,8 +76,8 @@ def _tell_destinations(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
 
 
-def _from_where_it_went(ancillary: Ancillary) -> Ancillary:
-    """What makes an answer leave from the address that its query was sent to."""
+def _reply_source(ancillary: Ancillary) -> Ancillary:
+    """Return the ancillary data that makes an answer leave from its query's destination."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
             _, _, destination = _IPV4_INFO.unpack(data)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.reasons import Value
 
 LOOPBACK: Final = "127.0.0.1"
-LOOPBACK_IPV6: Final = "::1"  # a service that was told to listen on `localhost` may be there only
+LOOPBACK_IPV6: Final = "::1"  # a service that listens on `localhost` may be there only
 # As for the proxy's own connections: far more than a program keeps open to one service.
 MAX_CONNECTIONS: Final = 256
 # A loopback connect answers at once, unless the listener's backlog is full.

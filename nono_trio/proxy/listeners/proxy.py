@@ -1,9 +1,10 @@
-"""The proxy: accepts connections, has them served, and ends with the last of them.
+"""The proxy: accepts connections, gives each to a handler, and ends after the last connection.
 
-Rules of this file: the accept loop never dies of a client or of the system running short; a full
-table first gives up connections that have shown no right to be served, then those on which nothing
-was asked; handlers live in the caller's nursery, so that the caller decides how long they may
-outlive the listener.
+Rules of this file:
+- No client ends the accept loop, and no lack of descriptors or memory does.
+- A full table first drops connections that have not shown that they may be served, then idle ones.
+- Handlers live in the caller's nursery, so the caller decides how long they may outlive the
+  listener.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ if TYPE_CHECKING:
     from nono_trio.proxy.upstream.interfaces import Dialler, Resolver
 
     Admits: TypeAlias = Callable[[Any], bool]
-    """Whether a connection from a socket address is to be served at all. Called for each accepted
-    one, on the loop: it must not wait, nor raise."""
+    """Returns True if a connection from a socket address is served. It is called on the loop for
+    each accepted connection, so it must neither wait nor raise."""
     Serve: TypeAlias = Callable[[Client, ConnectionHandler], Awaitable[None]]
 
 MAX_RESTING: Final = 128  # tasks of about 4 KiB; more than are ever between two clients at once
 
-# accept(2) hands on what happened to a connection before it was taken: the next one is fine
+# accept(2) reports an error that a connection had before it was accepted; the next one is fine.
 _ONE_CLIENT: Final = frozenset(
     {
         errno.ECONNABORTED,
@@ -68,7 +69,7 @@ _ONE_CLIENT: Final = frozenset(
 class Proxy:
     """A filtering forward proxy that records each decision before it takes effect.
 
-    `token` is the session's secret. Resolver and dialler are the system's unless given.
+    `token` is the session's secret. `resolver` and `dialler` default to the system's.
     """
 
     def __init__(
@@ -104,31 +105,31 @@ class Proxy:
             chain=self.chain,
         )
         self._clients = ClientTable()
-        self._workers = TaskPool(self._handle)
+        self._tasks = TaskPool(self._handle)
         self._listeners = 0
         self.turned_away = 0
-        """Connections that a listener's `admits` did not let in."""
+        """Connections that a listener's `admits` has refused."""
         self._left = trio.Event()
         self._attending: trio.CancelScope | None = None
 
     @property
     def open_connections(self) -> int:
-        """The clients that are served at this moment."""
+        """Number of clients that are being served."""
         return len(self._clients.members)
 
     @property
     def watched_sockets(self) -> int:
-        """The sockets of clients and upstreams that the kernel reports on."""
+        """Number of sockets of clients and upstreams that are registered."""
         return len(self._readiness)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that were read and could not be sent yet, over all connections."""
+        """Bytes that were read and not sent yet, over all connections."""
         return self._context.buffer.held
 
     @property
     def unrecorded_failures(self) -> int:
-        """Requests without the right token that no record has counted yet."""
+        """Number of requests without the right token that are in no record yet."""
         return self._context.token_failures.suppressed
 
     async def serve(
@@ -142,15 +143,15 @@ class Proxy:
     ) -> None:
         """Accept on `listener` until cancelled, then close it; `handlers` gets the connections.
 
-        `shared`: others than the caged command can reach it, so what can't be read need not be an
-        attempt of the command's. Connections that `admits` refuses are reset unread; they take no
-        place and leave no record, and with it a listener is not shared.
+        `shared`: other programs than the caged command can reach the listener, so a malformed
+        request is not a denial of the command's. Connections that `admits` refuses are reset
+        unread, without a place and without a record; a listener with `admits` is not shared.
 
-        The listener must be bound and listening. Several may be served, one call each, all begun
-        before the first is cancelled and all with the same `handlers`. When the last one is
-        cancelled, idle connections are closed and the others go on until their request has ended
-        or `handlers` is cancelled; `handlers` also gets the tasks that serve them, which end with
-        the last of them.
+        The listener must be bound and listening. Several listeners may be served, with one call
+        each and the same `handlers`; all calls must begin before the first is cancelled. When the
+        last one is cancelled, idle connections are closed, and the others go on until their
+        request has ended or `handlers` is cancelled. `handlers` also gets the tasks that wake and
+        time the connections; they end with the last connection.
         """
         with listener:
             defer_accept(listener)
@@ -158,16 +159,19 @@ class Proxy:
             with self._serving(listener, handlers):
                 task_status.started()
                 shared = shared and admits is None
-                visits = partial(HttpConnection, shared=True) if shared else HttpConnection
-                await self._accept(visits, listener, handlers, admits)
+                make_handler = partial(HttpConnection, shared=True) if shared else HttpConnection
+                await self._accept(make_handler, listener, handlers, admits)
 
     async def serve_with(
-        self, visits: ConnectionHandlerFactory, listener: socket.socket, handlers: trio.Nursery
+        self,
+        make_handler: ConnectionHandlerFactory,
+        listener: socket.socket,
+        handlers: trio.Nursery,
     ) -> None:
-        """As `serve`, for a listener on which something else is spoken, and which is none that the
-        supervisor itself could dial (it lies in the cage's network)."""
+        """Serve a listener of the cage's network with handlers from `make_handler`; otherwise as
+        `serve`. The supervisor itself can't dial such a listener."""
         with listener, self._serving(listener, handlers):
-            await self._accept(visits, listener, handlers)
+            await self._accept(make_handler, listener, handlers)
 
     @contextmanager
     def _serving(self, listener: socket.socket, handlers: trio.Nursery) -> Generator[None]:
@@ -189,16 +193,16 @@ class Proxy:
                 self._close_down()
 
     def _close_down(self) -> None:
-        """Nothing more is accepted: what only waits for another request ends now."""
+        """Close idle connections, after the last listener is closed."""
         self._context.closing = True
-        self._workers.dismiss()
+        self._tasks.dismiss()
         while self._clients.drop_idle():
             pass
         self._finish_if_unused()
 
     async def _accept(
         self,
-        visits: ConnectionHandlerFactory,
+        make_handler: ConnectionHandlerFactory,
         listener: socket.socket,
         handlers: trio.Nursery,
         admits: Admits | None = None,
@@ -210,7 +214,7 @@ class Proxy:
                 for _ in range(min(room, ACCEPT_BATCH)):
                     sock, address = accept()
                     if admits is None or admits(address):
-                        self._take(visits, sock, handlers)
+                        self._take(make_handler, sock, handlers)
                     else:
                         self._turn_away(sock)
             except BlockingIOError:
@@ -224,16 +228,16 @@ class Proxy:
                 await trio.lowlevel.checkpoint()
 
     async def _wait_for_room(self) -> int:
-        """How many more connections may be accepted, at least one."""
+        """Wait until a connection may be accepted; return how many may."""
         most = self._limits.connections + self._limits.refusals
         while len(self._clients.members) >= most and not self._clients.make_room():
-            if self._left.is_set():  # else another listener waits for it already
+            if self._left.is_set():  # else another listener already waits for it
                 self._left = trio.Event()
             await self._left.wait()
         return most - len(self._clients.members)
 
     def _take(
-        self, visits: ConnectionHandlerFactory, sock: socket.socket, handlers: trio.Nursery
+        self, make_handler: ConnectionHandlerFactory, sock: socket.socket, handlers: trio.Nursery
     ) -> None:
         sock.setblocking(False)
         client = Client(sock, self._readiness, self._clients)
@@ -241,23 +245,24 @@ class Proxy:
             len(self._clients.members) >= self._limits.connections and not self._clients.make_room()
         )
         self._clients.add(client)
-        self._workers.give(client, visits(client, self._context, full=full), handlers)
+        self._tasks.give(client, make_handler(client, self._context, full=full), handlers)
 
     def _turn_away(self, sock: socket.socket) -> None:
         self.turned_away += 1
         reset(sock)
         sock.close()
 
-    async def _handle(self, client: Client, visit: ConnectionHandler) -> None:
+    async def _handle(self, client: Client, handler: ConnectionHandler) -> None:
         try:
-            await visit.handle()
+            await handler.handle()
         finally:
             self._clients.discard(client)
             self._left.set()
             self._finish_if_unused()
 
     async def _attend(self, scope: trio.CancelScope) -> None:
-        """Wake the handlers: for their sockets at once, for their deadlines at each sweep."""
+        """Wake handlers whose sockets are ready, and at each sweep those whose deadline has
+        passed."""
         failures = self._context.token_failures
         try:
             with scope:
@@ -275,7 +280,8 @@ class Proxy:
             self._finish_if_unused()
 
     def _finish_if_unused(self) -> None:
-        """After the last listener and the last client: end the attending task, then the epoll."""
+        """After the last listener and the last client: end the attending task, then close the
+        epoll."""
         if self._listeners or len(self._clients.members):
             return
         if self._attending is not None:
@@ -285,9 +291,9 @@ class Proxy:
 
 
 def _acceptor(listener: socket.socket) -> Callable[[], tuple[socket.socket, Any]]:
-    """`listener.accept()` without asking the listener for its family and type each time.
+    """Return `listener.accept` with the listener's family and type looked up once.
 
-    Those two properties make enum members: a third of what accepting costs, for each connection.
+    Both properties make an enum member on each access, a third of the cost of an accept.
     """
     family, kind = listener.family, listener.type
 
@@ -304,9 +310,8 @@ def _send_at_once(listener: socket.socket) -> None:
 
 
 def defer_accept(listener: socket.socket) -> None:
-    """For protocols in which the client speaks first: have connections handed over with their first
-    bytes, or after about a second without any. Then the first read finds a head and nothing needs
-    to be waited for."""
+    """Have the kernel hand over a connection with its first bytes, or after about a second without
+    any, so that the first read finds a head. For protocols in which the client speaks first."""
     if sys.platform == "linux":
         with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

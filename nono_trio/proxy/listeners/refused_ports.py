@@ -1,8 +1,10 @@
-"""Connections that the kernel refused, since nothing listens at their port: recorded, with a hint.
+"""Records connections that the kernel has refused because no socket listens at their port.
 
-Rules of this file: nothing was let through, so the record may come after the refusal; a scan gets
-few records (denial_throttle.py), and those that neither it nor the kernel's buffer has told of are
-counted at the end; a packet that can't be read ends nothing.
+Rules of this file:
+- No byte was let through, so the record may come after the refusal.
+- A scan gets few records (denial_throttle.py). One record at the end counts the others, with those
+  that the kernel's buffer has dropped.
+- A packet that can't be parsed is ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
 
 BATCH: Final = 32  # packets before other tasks get a turn
-LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
+LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
 _MOST_BYTES: Final = 128
 _SOL_PACKET: Final = 263
@@ -49,7 +51,8 @@ class RefusedPorts:
         self._denials = DenialThrottle(recorder, unix_ms)
 
     async def serve(self, sock: socket.socket) -> None:
-        """Record until cancelled, then what is left, and close it. Raises AuditLost."""
+        """Record until cancelled, then record the remaining packets and close `sock`. Raises
+        AuditLost."""
         with sock:
             sock.setblocking(False)
             try:
@@ -67,13 +70,13 @@ class RefusedPorts:
                     await self._record_suppressed(sock)
 
     async def _read(self, sock: socket.socket) -> bool:
-        """Record up to BATCH of them; False once there are no more."""
+        """Record up to BATCH packets. Returns False once there are no more."""
         for _ in range(BATCH):
             try:
                 packet = sock.recv(_MOST_BYTES)
             except OSError:
                 return False
-            tried = wanted(packet)
+            tried = packet_destination(packet)
             if tried is not None:
                 with suppress(AuditBusy):  # it stays counted
                     await self._record(*tried)
@@ -91,7 +94,7 @@ class RefusedPorts:
             return verdict.reason or "denied"
         if port in self._policy.named_ports:
             return format_reason(DenialCode.NO_LISTENERS_LEFT)
-        # An entry with `:*`, which opens no listeners of its own.
+        # An entry with `:*` opens no listeners.
         return with_allow_entry(format_reason(DenialCode.NEEDS_PORT), entry(host.name, port))
 
     async def _record_suppressed(self, sock: socket.socket) -> None:
@@ -105,10 +108,9 @@ class RefusedPorts:
         )
 
 
-def wanted(packet: bytes) -> tuple[IPv4Address | IPv6Address, int] | None:
-    """The address and the port of a TCP packet that begins with its IP header, None if it is cut.
-
-    The kernel's filter has let through what is TCP only.
+def packet_destination(packet: bytes) -> tuple[IPv4Address | IPv6Address, int] | None:
+    """Return destination address and port of a TCP packet that begins with its IP header, None if
+    it is cut. The kernel's filter lets only TCP through.
     """
     address: IPv4Address | IPv6Address
     if packet[:1] and packet[0] >> 4 == 6:

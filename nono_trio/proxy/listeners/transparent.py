@@ -1,11 +1,12 @@
-"""The transparent network's side of the supervisor: what arrives at its sockets, and what for.
+"""Serves the sockets of the transparent network, for programs that know of no proxy.
 
-Inside the cage every address is ours. A name that a program asks for gets fake addresses; a
-connection to one of them arrives here, and its own address tells the name, which is decided, looked
-up and dialled as for CONNECT. The child's idea of an address is never dialled.
+Inside the cage every address is local. The name service gives each name fake addresses. A
+connection to one of them arrives here, and its destination address tells the name, which is
+decided, looked up and dialled as for CONNECT. An address that the child chose is dialled only if it
+is an allowed literal.
 
-Rules of this file: no token, as nobody but the cage can reach these sockets; an address that was
-never handed out is a literal; limits, deadlines and the order of things are the proxy's own.
+Rules of this file: no token is required, because only the cage can reach these sockets; an address
+that was given to no name is a literal; limits, deadlines and order are the proxy's.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ if TYPE_CHECKING:
     from nono_trio.proxy.listeners.proxy import Proxy
     from nono_trio.proxy.transport.client import Client
 
-    WantedAddress: TypeAlias = Callable[[socket.socket], tuple[str, int]]
+    DestinationOf: TypeAlias = Callable[[socket.socket], tuple[str, int]]
 
-REFUSED: Final = "refused"  # the name of the socket that sees what the kernel refuses
-LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a log that stands still does not hold it
+REFUSED: Final = "refused"  # the name of the socket that captures what the kernel refuses
+LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
 _TCP = re.compile(r"tcp[46]:([0-9]+)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
 _DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 
 
-def wanted_address(sock: socket.socket) -> tuple[str, int]:
-    """Address and port that the peer of an accepted socket has connected to."""
+def destination_of(sock: socket.socket) -> tuple[str, int]:
+    """Return the address and port that the peer of an accepted socket has connected to."""
     address, port, *_ = sock.getsockname()
     return address, port
 
@@ -57,9 +58,8 @@ def wanted_address(sock: socket.socket) -> tuple[str, int]:
 class Transparent:
     """Serves the sockets that the launcher opened where every address is local.
 
-    Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are those
-    that mean the cage itself, with their addresses in it. `wanted` tells where a connection was to
-    go.
+    Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are the names
+    of the cage itself, with their addresses in it. `destination` returns a connection's.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Transparent:
         recorder: RecordsDecisions,
         *,
         own_names: Mapping[str, Sequence[Address]] | None = None,
-        wanted: WantedAddress = wanted_address,
+        destination: DestinationOf = destination_of,
     ) -> None:
         self.names = FakeAddresses()
         self._proxy = proxy
         self._policy = policy
-        self._wanted = wanted
+        self._destination = destination
         self._refused = RefusedPorts(self.names, policy, recorder)
         self._service = NameService(self.names, policy, recorder, own_names=own_names)
 
@@ -83,8 +83,8 @@ class Transparent:
         them; `handlers` gets the connections, as in `Proxy.serve`.
 
         Names are "tcp4:PORT", "tcp6:PORT", "refused", and those of the DNS sockets; others are not
-        touched. Raises AuditLost (in a group). At the end up to a second is taken for the record of
-        what was only counted.
+        touched. Raises AuditLost (in a group). At the end it takes up to a second to record the
+        number of suppressed denials.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -104,16 +104,16 @@ class Transparent:
     def _serve_port(
         self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
     ) -> None:
-        # Where nothing is looked at the server may be the one to speak first.
+        # On other ports the server may speak first.
         if port in WEB_PORTS and not self._policy.tunnels(port):
             defer_accept(listener)
-        nursery.start_soon(self._proxy.serve_with, self.visit, listener, handlers)
+        nursery.start_soon(self._proxy.serve_with, self.make_handler, listener, handlers)
 
-    def visit(
+    def make_handler(
         self, client: Client, proxy_context: ProxyContext, *, full: bool
     ) -> ConnectionHandler:
-        """A `ConnectionHandlerFactory`: what serves a connection follows from where it is to go,
-        by port and by what the entry for the host asks of it."""
+        """A `ConnectionHandlerFactory`: the port, and the policy entry of the host, decide which
+        handler serves a connection."""
         host, port = self._target(client)
         verdict = self._policy.decide(host, port)
         spoken = verdict.inspection.spoken(port)
@@ -124,9 +124,9 @@ class Transparent:
         return kind(client, proxy_context, full=full, host=host, port=port, verdict=verdict)
 
     def _target(self, client: Client) -> tuple[Host, int]:
-        text, port = self._wanted(client.tcp.sock)
+        text, port = self._destination(client.tcp.sock)
         address = parse_address(text)  # cuts off a zone id: it is of the cage's own interfaces
         if address is None:
-            raise AssertionError("the kernel named an address that is none")
+            raise AssertionError("the kernel returned a destination that is no IP address")
         name = self.names.name_of(address)
         return (Host(str(address), address) if name is None else Host(name)), port

@@ -174,7 +174,7 @@ def test_the_longest_names_fit_in_a_datagram_of_512():
 
 
 def replied(message: bytes) -> bytes | None:
-    """What a message is answered with, whatever it is."""
+    """Return the answer to any message."""
     try:
         return dns.address_answer(parse_query(message), IPV4)
     except BadQuery as bad:

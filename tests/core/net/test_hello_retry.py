@@ -42,7 +42,7 @@ def followed(first: bytes = FIRST) -> HelloRetry:
 
 
 def told(tell, data: bytes, size: int) -> bool:
-    """Whether nothing more needs be told, after `data` in pieces."""
+    """Return whether no more bytes are needed after `data` in pieces."""
     return any(tell(data[at : at + size]) for at in range(0, len(data), size))
 
 

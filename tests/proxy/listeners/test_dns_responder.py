@@ -52,7 +52,7 @@ class Service:
         return reply
 
     async def address(self, name: str, kind: int = dns.A) -> object:
-        """The one address in the answer; None if the answer has none."""
+        """Return the one address in the answer, None without one."""
         reply = await self.ask(name, kind)
         assert code(reply) == dns.NO_ERROR
         return (

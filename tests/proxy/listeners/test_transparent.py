@@ -24,7 +24,7 @@ from transparent_cage import (
 
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.limits import ProxyLimits
-from nono_trio.proxy.listeners.transparent import wanted_address
+from nono_trio.proxy.listeners.transparent import destination_of
 from nono_trio.testing import FailingRecorder, FakeResolver, MemoryRecorder
 
 
@@ -32,7 +32,7 @@ def test_the_kernel_tells_where_a_connection_was_to_go():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)), listener.accept()[0] as accepted:
-            assert wanted_address(accepted) == ("127.0.0.1", port)
+            assert destination_of(accepted) == ("127.0.0.1", port)
 
 
 async def test_a_tunnel_by_name_to_a_server_that_speaks_first():

@@ -24,7 +24,7 @@ NAMELESS = record(message())
 
 
 async def passes(at, target: str, raw: bytes, port: int = 443) -> bool:
-    """Whether every byte reaches the server, which answers with their number."""
+    """Return whether every byte reaches the server, which answers with their number."""
     async with at.connection(target, port) as wire:
         await wire.send(raw)
         await wire.end()

@@ -141,7 +141,7 @@ async def test_a_plain_request_goes_in_absolute_form_with_the_proxys_own_credent
 @pytest.mark.parametrize("bypass", ["web.test", "*.test"])
 async def test_a_bypassed_host_and_loopback_and_a_pin_are_dialled(bypass):
     async with serving() as origin:
-        settings = upstream_proxy(1, bypass)  # nobody answers there
+        settings = upstream_proxy(1, bypass)  # no server answers there
         port = origin.port
         async with running(
             [f"web.test:{port}", f"127.0.0.1:{port}", f"localhost:{port}", f"pin.example:{port}"],
@@ -334,7 +334,7 @@ async def test_a_tls_proxy_that_takes_no_more_keeps_nothing_of_clients_that_left
         ended.set()
 
 
-# -- what may be said -----------------------------------------------------------------------------
+# -- the value of the flag -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

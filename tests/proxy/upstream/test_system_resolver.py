@@ -50,7 +50,7 @@ not-an-address db
 
 
 def refused_network() -> str | None:
-    """Why a network of one's own can't be had here."""
+    """Return why this machine can't make a network namespace, None if it can."""
     for program in ("unshare", "mount", "ip"):
         if shutil.which(program) is None:
             return f"there is no {program}(8)"
@@ -259,7 +259,7 @@ async def test_the_flow_names_what_was_dialled():
     resolver = FakeResolver({"db.corp.test": [["192.0.2.5"]]})
     with socket.create_server(("127.0.0.1", 0)) as origin:
         dialler = LoopbackDialler(origin.getsockname()[1])
-        limits = replace(PATIENT, idle=0.5)  # nobody accepts, so nobody closes
+        limits = replace(PATIENT, idle=0.5)  # no server accepts, so none closes
         async with running(
             ["db:5432"], resolver=resolver, dialler=dialler, search=SEARCH, limits=limits
         ) as proxy:
