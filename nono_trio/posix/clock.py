@@ -1,4 +1,4 @@
-"""The wall clock, in the two forms in which files of a session hold it."""
+"""The wall clock in the two formats of a session's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How bytes and names reach the disk, on each system."""
+"""Make bytes and names durable on disk, on each system."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def sync_directory(directory: Path) -> None:
 
 
 def forget_cached(path: Path) -> None:
-    """Let the next reader of a file ask the disk; nothing where there is no such file.
+    """Drop the cached bytes of a file, so that the next reader gets those on disk.
 
     After a failed sync the kernel keeps the bytes that it could not write, as if they were written.
-    The first sync here may only tell of that old failure; one that fails twice is a disk that fails
-    now. Raises OSError.
+    The first sync here may report that old failure; if the second fails too, the disk fails now.
+    Ignores a missing file. Raises OSError.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -44,13 +44,13 @@ def forget_cached(path: Path) -> None:
 if sys.platform == "darwin":
 
     def _drop_cached(_descriptor: int) -> None:
-        """Only for what is read from now on there (F_NOCACHE), so nothing."""
+        """Do nothing: F_NOCACHE of macOS applies to later reads only."""
 
     def sync_data(descriptor: int) -> None:
         """Make a file's bytes durable: fsync(2) stops at the drive's cache here (its manual)."""
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        except OSError:  # a file system that has no such thing, most often of another machine's
+        except OSError:  # a file system without F_FULLFSYNC, usually a network's
             os.fsync(descriptor)
 
 else:
@@ -59,5 +59,5 @@ else:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync_data(descriptor: int) -> None:
-        """Make a file's bytes durable, and of its metadata what finding them again needs."""
+        """Make a file's bytes durable, with the metadata that is needed to read them."""
         os.fdatasync(descriptor)

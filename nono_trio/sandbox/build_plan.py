@@ -250,8 +250,8 @@ def abi_number(abi: str) -> int:
     return int(abi.removeprefix("V"))
 
 
-def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[str]:
-    """Describe the gaps of this cage; `unguarded`: why it has no connect broker."""
+def left_open(plan: CagePlan, abi: str | None, unbrokered: str | None) -> list[str]:
+    """Describe the gaps of this cage; `unbrokered`: why it has no connect broker."""
     if ON_MACOS:
         return seatbelt_plan.left_open(plan)
     warnings = []
@@ -268,14 +268,14 @@ def left_open(plan: CagePlan, abi: str | None, unguarded: str | None) -> list[st
             f"--listen-port: the command itself listens at {where}, and connections to it are not"
             " recorded (landlock isolation)"
         )
-    if unguarded is not None and plan.isolation == "namespace" and os.geteuid() == 0:
+    if unbrokered is not None and plan.isolation == "namespace" and os.geteuid() == 0:
         warnings.append(
-            f"system calls can't be judged here ({unguarded}), so no directory can be made"
+            f"system calls can't be judged here ({unbrokered}), so no directory can be made"
             " set-group-id (git init --shared, tar -xp)"
         )
-    if unguarded is not None and plan.isolation == "landlock":
+    if unbrokered is not None and plan.isolation == "landlock":
         warnings.append(
-            f"connections can't be guarded here ({unguarded}), which leaves open: other programs'"
+            f"connections can't be guarded here ({unbrokered}), which leaves open: other programs'"
             f" sockets that have a path, TCP to port {plan.port} of any address, being called at a"
             " port that was not bound, abstract names, modes, owners and times of your files, and"
             " the proxy to other users of this machine, who lack its token only"
