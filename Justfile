@@ -6,11 +6,11 @@ default:
 check:
     scripts/test
 
-# Run pytest with supplied options
+# Run pytest with options
 test *options:
     scripts/test {{options}}
 
-# Format check, lint, types, import layers
+# Format check, lint, types, import layers, plain words
 lint:
     scripts/lint
 
@@ -19,7 +19,7 @@ fmt:
     .venv/bin/ruff format .
     .venv/bin/ruff check --fix .
 
-# Run the main job, end to end
+# Run the demo: the main job, end to end
 demo:
     scripts/demo
 
