@@ -89,7 +89,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
             "upstream_proxy": [network.upstream_proxy.shown] if network.upstream_proxy else [],
             "open_ports": list(plan.open_ports),
             "listen_ports": list(plan.listen_ports),
-            "sources": network.sources,
+            "sources": dict(network.sources),
         },
         "environment": _environment(options, prepared),
         "limits": plan.limits,

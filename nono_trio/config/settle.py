@@ -80,7 +80,7 @@ def settle_proxy(given: Given) -> tuple[SessionOptions, Sequence[str]]:
 
 def _fill(kind: type[Options], values: Mapping[str, Any], **own: Any) -> Options:  # noqa: ANN401  (as the fields have it)
     """Make a `kind` of `own` and of the parameters that have the names of its other fields."""
-    names = kind.__dataclass_fields__.keys() & values.keys()  # type: ignore[attr-defined]  # a dataclass
+    names = kind.__annotations__.keys() & values.keys()
     return kind(**{name: values[name] for name in names} | own)
 
 

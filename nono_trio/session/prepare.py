@@ -6,9 +6,8 @@ rules, grants, a command that is missing or that the cage could not read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.core.policy.cage_names import no_proxy
 from nono_trio.core.policy.network_policy import Policy
@@ -69,8 +68,7 @@ if TYPE_CHECKING:
 LAUNCHERS_MARGIN = 1.0
 
 
-@dataclass(frozen=True)
-class PreparedRun:
+class PreparedRun(NamedTuple):
     """A run whose every part was accepted; `resources` are to be closed at its end."""
 
     plan: CagePlan
@@ -195,8 +193,7 @@ def prepare_run(
     )
 
 
-@dataclass(frozen=True)
-class _Program:
+class _Program(NamedTuple):
     """The program to run and the files of its cage.
 
     `links` are symlinks on the way to it, which a mount view must have; `library` is nono-py's
@@ -258,8 +255,7 @@ def _cage_files(
     return caged
 
 
-@dataclass(frozen=True)
-class _Variables:
+class _Variables(NamedTuple):
     """The command's environment; `before_home` names the user's home where the cage has its own."""
 
     inherited: Inherited
