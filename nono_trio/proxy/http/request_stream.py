@@ -84,6 +84,8 @@ class RequestStream:
         client = self._client
         if client.unread:
             return client.unread
+        if not client.transport.readable:
+            return None
         raw = client.transport.try_receive()
         if raw == b"":
             raise SideFailed("client")  # it left in the middle of its request

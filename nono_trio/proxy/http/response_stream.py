@@ -115,7 +115,12 @@ class ResponseStream:
             return self._flush()
         if self.ended:
             return False
-        raw = self._unread if self._response is not None and self._unread else self._receive()
+        if self._response is not None and self._unread:
+            raw: bytes | None = self._unread
+        elif not self._upstream.transport.readable:
+            return False
+        else:
+            raw = self._receive()
         if raw is None:
             return False
         if raw:

@@ -47,7 +47,8 @@ class PortRelay:
 
     `is_commands`: the caged command connects, so a connection that can't be served is a denial of
     the command's. Any program of the machine may connect to a port of the host's, and many ask
-    there until they are answered: their connections are only counted, in `unserved`.
+    there until they are answered: their connections are only counted, in `unserved`. At most `most`
+    connections are relayed at once.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PortRelay:
         recorder: RecordsDecisions,
         *,
         is_commands: bool = True,
+        most: int = MAX_CONNECTIONS,
     ) -> None:
         self.unserved = 0
         self._is_commands = is_commands
@@ -66,7 +68,8 @@ class PortRelay:
         self._connect = connect
         self._recorder = recorder
         self._decision = Decision("connect", LOOPBACK, port)
-        self._room = trio.CapacityLimiter(MAX_CONNECTIONS)
+        self._most = most
+        self._relayed = 0
         self._buffer = RelayBuffer()
         self._readiness = Readiness()
         self._users = 0
@@ -116,11 +119,10 @@ class PortRelay:
             near.close()
 
     async def _serve_one(self, near: TcpTransport) -> None:
-        try:
-            self._room.acquire_nowait()
-        except trio.WouldBlock:  # a queue of those that wait would have no bound
-            await self._refuse(DenialCode.RELAY_FULL, count=MAX_CONNECTIONS)
+        if self._relayed >= self._most:  # a queue of waiting connections would have no bound
+            await self._refuse(DenialCode.RELAY_FULL, count=self._most)
             return
+        self._relayed += 1
         try:
             event = replace(self._decision.event(unix_ms()), reason=self._flag)
             sequence = await self._recorder.record(event)
@@ -129,7 +131,7 @@ class PortRelay:
             if sock is not None:
                 await self._relay(near, sock, flow)
         finally:
-            self._room.release()
+            self._relayed -= 1
 
     async def _dial(self, flow: FlowStart) -> socket.socket | None:
         """Connect to the service. If nothing answers, refuse and return None. Without a connection

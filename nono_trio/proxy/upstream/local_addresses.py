@@ -43,14 +43,14 @@ def is_local(address: str) -> bool:
 
 def _is_local(address: Address) -> bool:
     try:
-        return _route_type(address) in _OURS
+        return route_type(address) in _OURS
     except OSError:
         return can_be_bound(address)
 
 
 if sys.platform == "linux":
 
-    def _route_type(address: Address) -> int | None:
+    def route_type(address: Address) -> int | None:
         """The type of the kernel's route to an address; None without one. Raises OSError."""
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         packed = address.packed
@@ -67,7 +67,8 @@ if sys.platform == "linux":
 
 else:
 
-    def _route_type(_address: Address) -> int | None:
+    def route_type(_address: Address) -> int | None:
+        """Raises OSError: there is no netlink."""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 

@@ -14,7 +14,6 @@ import trio
 from harness import NONO_TRIO, PYTHON_GRANTS, RUN_SECONDS, Sessions, free_port, wait_until
 
 from nono_trio.errors import AuditBusy
-from nono_trio.proxy.listeners import port_forward
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.testing import MemoryRecorder
 
@@ -267,27 +266,56 @@ async def test_a_log_that_is_busy_costs_one_connection_only(fails_at: int) -> No
     assert len(recorder.events) == fails_at
 
 
-async def test_a_connection_past_the_limit_is_recorded_and_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(port_forward, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(trio.CapacityLimiter, "acquire_nowait", _no_room)
+async def test_a_connection_past_the_limit_is_recorded_and_closed() -> None:
     recorder = MemoryRecorder()
-    await (await connected_relay(recorder)).aclose()
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(RUN_SECONDS)
+        port = service.getsockname()[1]
+        relay = PortRelay(port, "--open-port", partial(dial_host, port), recorder, most=1)
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = listener.getsockname()
+        async with trio.open_nursery() as handlers:
+            handlers.start_soon(relay.serve, listener, handlers)
+            with trio.fail_after(RUN_SECONDS):
+                async with await trio.open_tcp_stream(*address) as first:
+                    await first.send_all(b"x")
+                    accepted, _ = await trio.to_thread.run_sync(service.accept)
+                    async with await trio.open_tcp_stream(*address) as second:
+                        assert await second.receive_some(1) == b""
+                    accepted.close()
+            handlers.cancel_scope.cancel()
     assert [(event.decision, event.reason) for event in recorder.events] == [
-        ("deny", "1 connections to port 5432 are open")
+        ("allow", "--open-port"),
+        ("deny", f"1 connections to port {port} are open"),
     ]
 
 
-async def test_a_stranger_past_the_limit_is_counted_and_is_no_denial_of_the_commands(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(trio.CapacityLimiter, "acquire_nowait", _no_room)
+async def test_a_stranger_past_the_limit_is_counted_and_is_no_denial_of_the_commands() -> None:
     recorder = MemoryRecorder()
-    relay = PortRelay(5432, "--listen-port", partial(dial_host, 1), recorder, is_commands=False)
+    relay = PortRelay(
+        5432, "--listen-port", partial(dial_host, 1), recorder, is_commands=False, most=0
+    )
     await (await connected_relay(recorder, relay)).aclose()
     assert (recorder.events, relay.unserved) == ([], 1)
 
 
-def _no_room(_limiter: trio.CapacityLimiter) -> None:
-    raise trio.WouldBlock
+async def test_a_reset_is_laid_to_the_side_that_sent_it() -> None:
+    recorder = MemoryRecorder()
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(RUN_SECONDS)
+        port = service.getsockname()[1]
+        relay = PortRelay(port, "--open-port", partial(dial_host, port), recorder)
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with trio.open_nursery() as handlers:
+            handlers.start_soon(relay.serve, listener, handlers)
+            with trio.fail_after(RUN_SECONDS):
+                async with await trio.open_tcp_stream(*listener.getsockname()) as client:
+                    await client.send_all(b"abc")
+                    sock, _ = await trio.to_thread.run_sync(service.accept)
+                    with sock:
+                        assert await trio.to_thread.run_sync(sock.recv, 3) == b"abc"
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
+                    assert await client.receive_some(1) == b""
+            handlers.cancel_scope.cancel()
+    [flow] = recorder.flows
+    assert (flow.bytes_up, flow.bytes_down, flow.closed_by) == (3, 0, "upstream")

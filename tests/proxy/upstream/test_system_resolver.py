@@ -190,7 +190,7 @@ def test_without_netlink_a_trial_bind_is_what_is_left(monkeypatch):
     def refused(_address: object) -> int:
         raise PermissionError
 
-    monkeypatch.setattr(local_addresses, "_route_type", refused)
+    monkeypatch.setattr(local_addresses, "route_type", refused)
     assert local_addresses.is_local("127.0.0.1")
     assert not local_addresses.is_local("192.0.2.99")
 
