@@ -53,23 +53,24 @@ def connection_options(value: bytes) -> list[bytes]:
     return [option for part in value.lower().split(b",") if (option := part.strip(b" \t"))]
 
 
-def end_to_end_fields(head_fields: Iterable[Field]) -> list[Field]:
+def end_to_end_fields(
+    head_fields: Iterable[Field], dropped: frozenset[bytes] = frozenset()
+) -> list[Field]:
     """The fields that may go to the other side, in order; the caller adds its own framing.
 
     Dropped are Connection and what it names, Keep-Alive, Proxy-*, TE, Trailer, Transfer-Encoding,
-    Upgrade and HTTP2-Settings. The fields in _KEPT stay even if Connection names them. Names may be
-    in any case and keep it.
+    Upgrade and HTTP2-Settings, and the fields in `dropped` (lower case). The fields in _KEPT stay
+    even if Connection names them. Names may be in any case and keep it.
     """
-    fields = [(name.lower(), name, value) for name, value in head_fields]
-    dropped = _HOP_BY_HOP
-    for lowered, _, value in fields:
-        if lowered == b"connection":
-            dropped = dropped | (frozenset(connection_options(value)) - _KEPT)
-    return [
-        (name, value)
-        for lowered, name, value in fields
-        if lowered not in dropped and not lowered.startswith(b"proxy-")
-    ]
+    fields, named = [], set[bytes]()
+    for field in head_fields:
+        name = field[0].lower()
+        if name == b"connection":
+            named.update(connection_options(field[1]))
+        elif name not in _HOP_BY_HOP and name not in dropped and not name.startswith(b"proxy-"):
+            fields.append(field)
+    named -= _KEPT
+    return [field for field in fields if field[0].lower() not in named] if named else fields
 
 
 def presented_token(head: RequestHead) -> bytes | None:

@@ -3,6 +3,9 @@
 A message is one head (`RequestStarted` or `ResponseStarted`), any number of `BodyData`, and one
 `MessageEnded`. Each event carries the id of its stream, so that HTTP/2 can carry many at once;
 HTTP/1.1 has one exchange at a time. Framing is no part of an event: http1.py writes it.
+
+None of these values can be part of a reference cycle, so the garbage collector does not track them
+(gc=False): many are made for each request.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ Field: TypeAlias = tuple[bytes, bytes]
 HTTP1_STREAM: Final = 1  # the stream id of every HTTP/1.1 exchange
 
 
-class RequestHead(msgspec.Struct, frozen=True):
+class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """One accepted request head. `fields` keep their order; names are lower-case.
 
     `body` says how a body is framed, `length` is its size in bytes for "length" (else 0).
@@ -47,7 +50,7 @@ class RequestHead(msgspec.Struct, frozen=True):
         return f"RequestHead({self.method} {shown_target(self.target.encode('latin-1'))})"
 
 
-class RequestStarted(msgspec.Struct, frozen=True):
+class RequestStarted(msgspec.Struct, frozen=True, gc=False):
     """The head of a request as it goes out. `authority` is what HTTP/1.1 sends as Host; `fields`
     are end-to-end fields. They may carry credentials, so `repr` does not show them."""
 
@@ -61,7 +64,7 @@ class RequestStarted(msgspec.Struct, frozen=True):
         return f"RequestStarted({self.stream_id} {self.method!r})"
 
 
-class ResponseStarted(msgspec.Struct, frozen=True):
+class ResponseStarted(msgspec.Struct, frozen=True, gc=False):
     """The head of a response, final or interim. `reason` begins with its space. `fields` are
     end-to-end fields. They may carry cookies, so `repr` does not show them."""
 
@@ -74,14 +77,14 @@ class ResponseStarted(msgspec.Struct, frozen=True):
         return f"ResponseStarted({self.stream_id} {self.status})"
 
 
-class BodyData(msgspec.Struct, frozen=True):
+class BodyData(msgspec.Struct, frozen=True, gc=False):
     """Bytes of a body, without framing; at least one."""
 
     stream_id: int
     data: bytes
 
 
-class MessageEnded(msgspec.Struct, frozen=True):
+class MessageEnded(msgspec.Struct, frozen=True, gc=False):
     """The end of a message."""
 
     stream_id: int

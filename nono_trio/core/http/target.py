@@ -47,7 +47,7 @@ _PATH = re.compile(r"/[^?#\\]*(?:\?[^#]*)?")
 _HOST_FIELD = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?")
 
 
-class HttpTarget(msgspec.Struct, frozen=True):
+class HttpTarget(msgspec.Struct, frozen=True, gc=False):
     """The target of a plain HTTP request.
 
     `authority` is the Host value to send: canonical, with the port only if it is not 80. `path` is

@@ -55,7 +55,7 @@ WRONG_TOKEN: Final = Refusal(
 )
 
 
-class ConnectRequest(msgspec.Struct, frozen=True):
+class ConnectRequest(msgspec.Struct, frozen=True, gc=False):
     """A CONNECT: the client asks for a tunnel to `host`."""
 
     mode: ClassVar[Mode] = "connect"
@@ -67,7 +67,7 @@ class ConnectRequest(msgspec.Struct, frozen=True):
     port: int
 
 
-class HttpRequest(msgspec.Struct):
+class HttpRequest(msgspec.Struct, gc=False):
     """A plain HTTP request to `target`. `path` is what the record shows, `early` is what came of
     the body with the head, and `body` reads the rest."""
 

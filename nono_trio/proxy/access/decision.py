@@ -5,6 +5,7 @@ Rules of this file:
 - Its record is made before it takes effect, so `status` is null there and `reason` is our own text.
 - `path` has no values of the query. No decision contains the token, or what a client presented
   instead of it.
+- A decision can't be part of a reference cycle, so the garbage collector does not track it.
 - Every network event of a request, a look-up or a refused connection comes from `Decision.event`.
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.rule import Spoken
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why a request is refused: HTTP status and text of the answer, category of the record."""
 
     status: int
@@ -36,7 +37,7 @@ class Refusal(msgspec.Struct, frozen=True):
     category: DenialCategory | UnsetType = UNSET
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """One decision. It allows unless it has a refusal."""
 
     mode: Mode
@@ -123,7 +124,7 @@ class Decision(msgspec.Struct, frozen=True):
         )
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A decision that is in the log, and its sequence there. Only a recorded decision may take
     effect."""
 

@@ -12,7 +12,7 @@ field reaches the next hop only, so a body that begins as a request is not sent 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.upstream.proxy_chain import ProxyChain
 
+_HOST: Final = frozenset({b"host"})
+_HOST_AND_EXPECT: Final = frozenset({b"host", b"expect"})
 
-class OutgoingRequest(msgspec.Struct, frozen=True):
+
+class OutgoingRequest(msgspec.Struct, frozen=True, gc=False):
     """A request as the upstream gets it; its body follows unchanged."""
 
     started: RequestStarted
@@ -49,13 +52,11 @@ def rewrite(request: HttpRequest, chain: ProxyChain | None) -> OutgoingRequest:
     """
     head, target = request.head, request.target
     is_last, websocket_key = has_unusual_body(head), offered_key(head)
-    dropped = {b"host"} if head.expects_continue else {b"host", b"expect"}
+    dropped = _HOST if head.expects_continue else _HOST_AND_EXPECT
     fields = []
     if chain is not None and chain.proxy.authorization is not None:
         fields.append((b"Proxy-Authorization", chain.proxy.authorization))
-    fields += [
-        field for field in end_to_end_fields(_as_written(head)) if field[0].lower() not in dropped
-    ]
+    fields += end_to_end_fields(_as_written(head), dropped)
     started = RequestStarted(
         request.stream_id,
         head.method.encode("ascii"),
