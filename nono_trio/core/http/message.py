@@ -10,7 +10,7 @@ None of these values can be part of a reference cycle, so the garbage collector 
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, final
 
 import msgspec
 
@@ -50,6 +50,7 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
         return f"RequestHead({self.method} {shown_target(self.target.encode('latin-1'))})"
 
 
+@final
 class RequestStarted(msgspec.Struct, frozen=True, gc=False):
     """The head of a request as it goes out. `authority` is what HTTP/1.1 sends as Host; `fields`
     are end-to-end fields. They may carry credentials, so `repr` does not show them."""
@@ -64,6 +65,7 @@ class RequestStarted(msgspec.Struct, frozen=True, gc=False):
         return f"RequestStarted({self.stream_id} {self.method!r})"
 
 
+@final
 class ResponseStarted(msgspec.Struct, frozen=True, gc=False):
     """The head of a response, final or interim. `reason` begins with its space. `fields` are
     end-to-end fields. They may carry cookies, so `repr` does not show them."""
@@ -77,6 +79,7 @@ class ResponseStarted(msgspec.Struct, frozen=True, gc=False):
         return f"ResponseStarted({self.stream_id} {self.status})"
 
 
+@final
 class BodyData(msgspec.Struct, frozen=True, gc=False):
     """Bytes of a body, without framing; at least one."""
 
@@ -84,6 +87,7 @@ class BodyData(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+@final
 class MessageEnded(msgspec.Struct, frozen=True, gc=False):
     """The end of a message."""
 

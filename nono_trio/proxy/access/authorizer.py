@@ -16,7 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, final
 
 import msgspec
 
@@ -55,6 +55,7 @@ WRONG_TOKEN: Final = Refusal(
 )
 
 
+@final
 class ConnectRequest(msgspec.Struct, frozen=True, gc=False):
     """A CONNECT: the client asks for a tunnel to `host`."""
 
@@ -67,6 +68,7 @@ class ConnectRequest(msgspec.Struct, frozen=True, gc=False):
     port: int
 
 
+@final
 class HttpRequest(msgspec.Struct, gc=False):
     """A plain HTTP request to `target`. `path` is what the record shows, `early` is what came of
     the body with the head, and `body` reads the rest."""
@@ -140,7 +142,7 @@ class RequestAuthorizer:
             return *remembered, unread
         request, rest = read_request(raw, unread)
         decision = self._decide(request)
-        if isinstance(request, ConnectRequest) and len(raw) <= MAX_REMEMBERED:
+        if type(request) is ConnectRequest and len(raw) <= MAX_REMEMBERED:
             self._remember(raw, request, decision)
         return request, decision, rest
 

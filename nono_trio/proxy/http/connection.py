@@ -121,7 +121,7 @@ class HttpConnection(ConnectionHandler):
             return await self._refuse(request, decision, decision.refusal)
         self._client.deadline = math.inf
         recorded = await self._record(decision)
-        if isinstance(request, ConnectRequest):
+        if type(request) is ConnectRequest:
             spoken = decision.spoken
             upstream = await self._connect_or_refuse(request, recorded, for_tunnel=spoken != "http")
             return upstream is not None and await self._relay_tunnel(

@@ -93,7 +93,7 @@ class RequestStream:
 
     def _send(self, events: Iterable[BodyData | MessageEnded]) -> None:
         for event in events:
-            if isinstance(event, MessageEnded):
+            if type(event) is MessageEnded:
                 self._ended = True
             elif self._hidden is not None and self._hidden.is_in(event.data):
                 raise BadBody(REASON)
