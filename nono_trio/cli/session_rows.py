@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.store import SESSION
+from nono_trio.core.log.file_events import MORE_FILES, access_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +28,15 @@ def no_command_text(session: StoredSession) -> str:
     """Return the text for a session whose command is not known."""
     known = (session.directory / SESSION).exists()
     return "(not bound yet)" if known else "(no session.json)"
+
+
+def file_text(denied: Sequence[tuple[str, str]]) -> str:
+    """Return the text about files that are not granted: (path, access), creates first."""
+    single = [one for one in denied if one[0] != MORE_FILES]
+    ordered = sorted(single, key=lambda one: (one[1] != "Write", one))
+    shown = bounded_list([f"{path} ({access_word(access)})" for path, access in ordered])
+    more = "" if len(single) == len(denied) else "; still others are counted in the log"
+    return f"{len(single):,} not granted: {shown}{more}"
 
 
 def fault_rows(session: StoredSession) -> Iterator[tuple[str, str]]:

@@ -52,6 +52,7 @@ def examine(options: RunOptions) -> list[Check]:
         checks.append(Check("cage", "ok", "built whole: capabilities dropped, Landlock applied"))
     elif not isinstance(failed, NamespacesRefused):
         checks.append(Check("cage", "missing", failed.message, fix=failed.hint))
+    checks.append(_check_denied_files(options, "namespace" if failed is None else "landlock"))
     failed = try_isolation(options, "landlock")
     broker = probe.check_connect_broker(failed)
     if isinstance(failed, ConnectBrokerRefused):
@@ -64,6 +65,17 @@ def examine(options: RunOptions) -> list[Check]:
         probe.check_limits(),
         probe.check_own_code(),
     ]
+
+
+def _check_denied_files(options: RunOptions, isolation: Isolation) -> Check:
+    try:
+        prepared = prepare_run(options, isolation, dry=True)
+    except NonoTrioError as error:  # no word about the device itself
+        return Check("denied files", "unknown", error.message, required=False)
+    try:
+        return probe.check_denied_files(prepared.plan)
+    finally:
+        prepared.resources.close()
 
 
 def best_isolation(checks: Sequence[Check]) -> Isolation | None:

@@ -1,4 +1,4 @@
-"""The wall clock in the two formats of a session's files."""
+"""The wall clock in the formats of a session's files."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def rfc3339(time: datetime | None = None) -> str:
 def unix_ms() -> int:
     """Return the wall clock in milliseconds since 1970."""
     return time_ns() // 1_000_000
+
+
+def unix_ns() -> int:
+    """Return the wall clock in nanoseconds since 1970."""
+    return time_ns()

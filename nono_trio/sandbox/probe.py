@@ -84,6 +84,30 @@ def try_cage(plan: CagePlan) -> CageFailed | None:
     return None
 
 
+def check_denied_files(plan: CagePlan) -> Check:
+    """Report whether the cage of `plan` shows look-ups of files that are not granted.
+
+    Blocking as `try_cage`.
+    """
+    name = "denied files"
+    if plan.isolation != "namespace":
+        found = f"{plan.isolation} isolation does not see look-ups of files that are not granted"
+        return Check(name, "missing", found, required=False)
+    launched = spawn(plan)
+    try:
+        for listener in await_ready(launched).values():
+            listener.close()
+    except CageFailed as failed:
+        return Check(name, "unknown", failed.message, required=False)
+    finally:
+        launched.abandon()
+    if launched.why_no_view is None:
+        found = "look-ups of files that are not granted are recorded; not seen: writes into what is"
+        return Check(name, "ok", f"{found} granted for reading, /tmp, a kept home", required=False)
+    fix = "let the user open /dev/fuse (chmod 666 /dev/fuse; in a container --device /dev/fuse)"
+    return Check(name, "missing", launched.seen_files, required=False, fix=fix)
+
+
 def check_kernel(release: str | None = None) -> Check:
     """Report the kernel's version, for information: other checks try its features."""
     text = release or os.uname().release

@@ -74,6 +74,8 @@ class Launched:
 
     `notifications`: the descriptor at which the child's calls wait for the broker, if it has one.
     `home`: the directory of a home that ends with the session.
+    `view`: the socket at which the view's server tells of look-ups, or `why_no_view`; `home_seen`:
+    those in the home too.
     """
 
     pid: int
@@ -82,6 +84,17 @@ class Launched:
     reaped: bool = False
     notifications: int | None = None
     home: int | None = None
+    view: socket.socket | None = None
+    why_no_view: str | None = None
+    home_seen: bool = False
+
+    @property
+    def seen_files(self) -> str:
+        """Return a line about look-ups of files that are not granted."""
+        if self.why_no_view is not None:
+            return f"look-ups of files that are not granted are not recorded ({self.why_no_view})"
+        where = "" if self.home_seen else ", outside the home"
+        return f"look-ups of files that are not granted are recorded{where}"
 
     def abandon(self) -> None:
         """End a launcher whose session never began; does nothing after its cage has reaped it."""
@@ -91,6 +104,8 @@ class Launched:
         if self.notifications is not None:
             os.close(self.notifications)
             self.notifications = None
+        if self.view is not None:
+            self.view.close()
         if self.reaped:
             return
         self.reaped = True
@@ -132,6 +147,11 @@ def await_ready(launched: Launched) -> dict[str, socket.socket]:
     decoder = protocol.Decoder()
     try:
         message, descriptors = _next_message(launched, decoder)
+        if "view" in message:
+            launched.view = socket.socket(fileno=descriptors[0]) if descriptors else None
+            launched.why_no_view = None if descriptors else str(message["view"])
+            launched.home_seen = bool(message.get("home_seen"))
+            message, descriptors = _next_message(launched, decoder)
         if "home" in message:
             (launched.home,) = descriptors
             message, descriptors = _next_message(launched, decoder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ from nono_trio.threads import in_thread, keep_spare
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.audit.write.session_record import SessionRecord
@@ -91,7 +91,11 @@ class ChildService:
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return the child's exit code (124 after the timeout); raises CageFailed."""
-        async with Cage(self._launched) as cage, self._watchdog.ending(cage.kill):
+        async with (
+            self._denied_files(recorder),
+            Cage(self._launched) as cage,
+            self._watchdog.ending(cage.kill),
+        ):
             await recorder.record_payload(_runtime(self._run))
             proxy = Proxy(
                 self._run.policy,
@@ -117,6 +121,25 @@ class ChildService:
             )
         self._timed_out = self._timed_out or self._was_timed_out(ended)
         return TIMED_OUT if self._timed_out else ended.exit_code
+
+    @asynccontextmanager
+    async def _denied_files(self, recorder: Recorder) -> AsyncIterator[None]:
+        """Record look-ups of files that are not granted, until the view's server has ended."""
+        if self._launched.view is None:
+            yield
+            return
+        from nono_trio.sandbox.denied_files import DeniedFiles
+        from nono_trio.session.file_notes import file_notes
+
+        denied = DeniedFiles(self._launched.view, recorder, self._record.session_id)
+        async with trio.open_nursery() as serving:
+            serving.start_soon(denied.serve)
+            yield
+            serving.cancel_scope.deadline = trio.current_time() + LAST_RECORD_SECONDS
+        with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+            await denied.record_untold()
+        search = self._run.plan.environment.get("PATH", "").split(os.pathsep)
+        self.notes += file_notes([*denied.files.values()], self._run.files, search)
 
     @property
     def timed_out(self) -> bool:

@@ -61,7 +61,7 @@ def launched_cage(
 
         from nono_trio.session.preload import preload
 
-        preload(brokered=prepared.plan.brokered)
+        preload(brokered=prepared.plan.brokered, answers=prepared.plan.answers_denied)
         while True:
             try:
                 sockets = await_ready(launched)
@@ -73,9 +73,11 @@ def launched_cage(
                 prepared.resources.close()
                 prepared = prepare_again(options, refused, listeners, said=prepared.warnings)
                 launched = spawn(prepared.plan, cgroup)
-                preload(brokered=prepared.plan.brokered)
+                preload(brokered=prepared.plan.brokered, answers=prepared.plan.answers_denied)
         if prepared.resources.listener is not None:
             sockets["proxy"] = prepared.resources.listener
+        if prepared.plan.answers_denied:
+            prepared.enforcement.append(launched.seen_files)
         yield Started(launched, sockets, prepared)
     finally:
         launched.abandon()

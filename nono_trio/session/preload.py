@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # By whom they are imported: warnings; core/net/host.py and getaddrinfo, for names that are no
 # ASCII.
 _MODULES: Final = ("linecache", "idna", "idna.uts46data", "ctypes")
+# For look-ups of files that are not granted.
+_VIEW_MODULES: Final = ("nono_trio.sandbox.denied_files", "nono_trio.session.file_notes")
 _CODECS: Final = ("idna", "punycode")
 # For a supervisor that makes the command's connections itself.
 _GUARD_MODULES: Final = (
@@ -33,9 +35,11 @@ _MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
 _BUILT_IN: Final = ("files", "dns")  # of the C library since glibc 2.34
 
 
-def preload(*, brokered: bool) -> None:
-    """Import what the rest of a run needs; `brokered`: also the broker of its system calls."""
-    for name in (*_MODULES, *(_GUARD_MODULES if brokered else ())):
+def preload(*, brokered: bool, answers: bool) -> None:
+    """Import what the rest of a run needs; `brokered`: also the broker of its system calls;
+    `answers`: also the receiver of look-ups of what is not granted."""
+    more = (*(_GUARD_MODULES if brokered else ()), *(_VIEW_MODULES if answers else ()))
+    for name in (*_MODULES, *more):
         importlib.import_module(name)
     for name in _CODECS:
         codecs.lookup(name)

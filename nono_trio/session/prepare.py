@@ -147,6 +147,7 @@ def prepare_run(
         grants=caged.grants,
         identities=caged.identities,
         mounts=caged.mounts,
+        answers_denied=chosen == "namespace" and options.sandbox,
         closed=caged.closed,
         directory=caged.directory,
         executable=program.executable,

@@ -13,6 +13,7 @@ _EMPTY = CagePlan(
     grants=[],
     identities={},
     mounts=[],
+    answers_denied=False,
     closed=[],
     directory="/",
     executable="/bin/true",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from nono_trio.audit.read.records import flows, records
 from nono_trio.audit.store import FLOWS, LOG
 from nono_trio.core.log.events import Network
+from nono_trio.core.log.file_events import MORE_FILES, denied_request
 from nono_trio.core.log.notices import is_about_log, is_denial
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_host
@@ -65,6 +66,8 @@ class Learned:
     """Targets reached through an upstream proxy: the address in such a flow is that proxy's."""
     open_ports: set[int] = field(default_factory=set)
     listen_ports: set[int] = field(default_factory=set)
+    files: set[tuple[str, str]] = field(default_factory=set)
+    """Files that were looked up and are not granted, with the access."""
     left_out: int = 0
 
     @property
@@ -109,9 +112,16 @@ def learn(directory: Path) -> Learned:
     for record in records(directory / LOG):
         if isinstance(record.event, Network):
             _take(learned, record.event.event)
+        elif (request := denied_request(record.event)) is not None:
+            _take_file(learned, request.path, request.access)
     for flow in flows(directory / FLOWS):
         _take_flow(learned, flow)
     return learned
+
+
+def _take_file(learned: Learned, path: str, access: str) -> None:
+    if path != MORE_FILES and len(learned.files) < MAX_TARGETS:
+        learned.files.add((path, access))
 
 
 def _take(learned: Learned, event: NetworkEvent) -> None:

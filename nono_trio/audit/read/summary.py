@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.audit.read.records import MAX_LINE, flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded
+from nono_trio.core.log.file_events import denied_request
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, is_denial
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost
 from nono_trio.errors import LogUnreadable
@@ -41,6 +42,7 @@ NO_DENIAL = b'"denial_category":"authentication_failed",'
 # A child can name any number of hosts; those beyond this number are counted together.
 MAX_HOSTS = 10_000
 OTHER_HOSTS = "(other hosts)"
+MAX_FILES = 10_000
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class Story:
     first: list[LogRecord] = field(default_factory=list)
     last: deque[LogRecord] = field(default_factory=deque)
     hosts: dict[tuple[str, str, int | None, bool], HostCount] = field(default_factory=dict)
+    files: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Look-ups of files that are not granted: sequence by path and access."""
     connections: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -202,6 +206,9 @@ def _tell_record(story: Story, record: LogRecord) -> None:
         _tell_decision(story, record, payload)
     elif isinstance(payload, SandboxRuntime):
         story.sandbox = payload.event
+    elif (request := denied_request(payload)) is not None:
+        if len(story.files) < MAX_FILES:
+            story.files.setdefault((request.path, request.access), record.sequence)
     elif isinstance(payload, SessionEnded):
         story.ended = payload
 

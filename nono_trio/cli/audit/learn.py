@@ -6,6 +6,7 @@ letting it in is a decision of its own; a log that was tampered with teaches not
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from nono_trio.audit.read.learn import learn
@@ -64,6 +65,9 @@ class Lesson:
             "profile": {"meta": {"name": self._name()}, "network": network},
             "requests": learned.entries,
             "denied": learned.refused,
+            "denied_files": [
+                {"path": path, "access": access} for path, access in sorted(learned.files)
+            ],
             "left_out": learned.left_out,
             "granted_paths": self.paths,
         }
@@ -79,6 +83,7 @@ class Lesson:
         yield f"name = {quoted(self._name())}"
         yield ""
         yield from self._file_lines()
+        yield from _denied_file_lines(learned.files)
         yield "[network]"
         yield "allow_domain = ["
         for rule, count in learned.entries.items():
@@ -107,10 +112,25 @@ class Lesson:
         yield ""
 
 
+def _denied_file_lines(files: set[tuple[str, str]]) -> Iterator[str]:
+    """Lists to review; what was looked up is written only where the command was to create it."""
+    if not files:
+        return
+    yield "# Looked up in that session and not granted: take the # away from what it may use."
+    yield "# [filesystem]"
+    for access, key in (("Write", "write"), ("Read", "read")):
+        paths = sorted(path for path, found in files if found == access)[:MAX_DENIED]
+        for name, is_directory in ((key, True), (f"{key}_file", False)):
+            named = [quoted(path) for path in paths if os.path.isdir(path) == is_directory]
+            if named:
+                yield f"# {name} = [{', '.join(named)}]"
+    yield ""
+
+
 def _denied_lines(refused: list[DeniedTarget]) -> Iterator[str]:
     if not refused:
         return
-    yield "  # DeniedTarget in that session: take the # away from what it may reach."
+    yield "  # Denied in that session: take the # away from what it may reach."
     for denied in refused[:MAX_DENIED]:
         why = f"{denied.count}x: {shorten(clean(denied.reason), MAX_DETAIL)}"
         rule = quoted(shorten(denied.entry, MAX_DETAIL))

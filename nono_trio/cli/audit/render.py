@@ -15,6 +15,7 @@ from nono_trio.cli.session_rows import (
     TAMPERED,
     bounded_list,
     fault_rows,
+    file_text,
     no_command_text,
     policy_rows,
 )
@@ -164,6 +165,8 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         f" in {counted(story.connections, 'connection')}{_lost_flows(session)}{unbound}",
     )
     yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
+    if story.files:
+        yield _row("files", file_text([*story.files]))
     if story.hosts:
         yield ""
         yield from _host_lines(story)
@@ -198,6 +201,10 @@ def story_fields(session: StoredSession, status: Status, story: Story) -> dict[s
         "bytes_up": story.bytes_up,
         "bytes_down": story.bytes_down,
         "hosts": story.hosts_by_weight(),
+        "denied_files": [
+            {"path": path, "access": access, "sequence": sequence}
+            for (path, access), sequence in story.files.items()
+        ],
         "timeline": {
             "first": [_record_fields(record) for record in story.first],
             "between": story.between,

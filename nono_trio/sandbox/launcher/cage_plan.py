@@ -61,6 +61,7 @@ class CagePlan(NamedTuple):
     grants: list[CageGrant]
     identities: dict[str, Identity]  # of the files at granted paths, if there is no view
     mounts: list[MountOp]  # the view; empty without namespaces
+    answers_denied: bool  # the view answers look-ups of what is not granted, if it can
     closed: list[str]  # paths inside grants, if there is no view to cover them
     directory: str
     executable: str

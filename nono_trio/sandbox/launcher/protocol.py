@@ -5,6 +5,8 @@ big endian). These travel with its bytes, as many at once as the kernel carries;
 number says, as one read may give more than one message. The supervisor speaks first:
 
     supervisor -> launcher   {"start": {...}}          the whole cage (`cage_plan.CagePlan`)
+    launcher -> supervisor   {"view": why not | null, "home_seen": bool}  with the socket at which
+                             the view's server tells of look-ups; if the plan wants one
     launcher -> supervisor   {"ready": {...}}          caged and waiting; with the named sockets
                              {"failed": {stage, errno, text}}
     supervisor -> launcher   {"go": true}              exec now

@@ -17,11 +17,13 @@ import signal
 END_NOW = getattr(signal, "SIGRTMAX", signal.SIGUSR1)
 
 
-def wait_for_init(init: int, started: int, seconds: float | None) -> None:
+def wait_for_init(
+    init: int, started: int, seconds: float | None, server: int | None = None
+) -> None:
     """Wait until `init`, a child of this process, has ended.
 
     Kills it on END_NOW, and `seconds` after a byte from `started` says that the command was
-    started.
+    started, and at the end of `server` (a pidfd), without which the view finds no file.
     """
     # A handle, because the pid may be reused after its end. Never closed: the supervisor may send
     # END_NOW again after the end of `init`, while this process ends the rest of the tree.
@@ -33,12 +35,16 @@ def wait_for_init(init: int, started: int, seconds: float | None) -> None:
 
     signal.signal(END_NOW, kill)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_NOW])
-    if os.read(started, 1) and seconds is not None and not _ends_within(handle, seconds):
+    handles = [handle] if server is None else [handle, server]
+    if os.read(started, 1) and not _ends_within(handles, seconds):
         kill()
     os.waitpid(init, 0)
 
 
-def _ends_within(handle: int, seconds: float) -> bool:
+def _ends_within(handles: list[int], seconds: float | None) -> bool:
+    """Wait until one of them has ended; whether it is the first, within `seconds`."""
     poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    ended = poll.poll(None if seconds is None else seconds * 1000)
+    return any(handle == handles[0] for handle, _ in ended)

@@ -39,6 +39,7 @@ from .namespaces import (
     raise_loopback,
 )
 from .network import OuterNetwork, loopback_dns
+from .view_mount import AnsweringView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,9 +68,11 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
     os.umask(0o022)  # what the cage is made of is entered by others than its maker
     sockets: dict[str, socket.socket] = {}
     isolated = plan.isolation == "namespace"
+    view = None
     if isolated:
+        view = AnsweringView(control) if plan.answers_denied else None
         with stage("namespaces"):
-            enter_namespaces()
+            _enter_namespaces(view)
         if plan.transparent_ports:
             with stage("transparent network"):
                 outer = OuterNetwork(plan.transparent_ports)
@@ -95,7 +98,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
         os.close(start)
         for listener in sockets.values():  # an open copy would accept the child's connections
             listener.close()
-        _wait_for(first, started, plan)
+        _wait_for(first, started, plan, view)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_NOW])
     os.close(started)
     if isolated:
@@ -103,7 +106,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
     else:  # a PID namespace would do it: orphans become children of this process
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
-        _become_init(control, plan, sockets, ignored, start)
+        _become_init(control, plan, sockets, ignored, start, view)
     except StageError as failed:
         report_failure(control, failed)
     except OSError as failed:  # if the supervisor has ended, the report has no reader
@@ -112,10 +115,24 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
     os._exit(1)
 
 
-def _wait_for(first: int, started: int, plan: CagePlan) -> NoReturn:
+def _enter_namespaces(view: AnsweringView | None) -> None:
+    """Enter them, and make the file system of `view` on the side where it can be."""
+    outside = os.geteuid() == 0
+    if view is not None and outside:
+        view.mount(outside=True)
+    enter_namespaces()
+    if view is not None and not outside:
+        view.mount(outside=False)
+
+
+def _wait_for(first: int, started: int, plan: CagePlan, view: AnsweringView | None) -> NoReturn:
+    if view is not None:
+        view.release()
     if plan.isolation != "namespace":  # if PID 1 is killed, its children become ours
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    wait_for_init(first, started, plan.deadline_seconds)
+    wait_for_init(first, started, plan.deadline_seconds, None if view is None else view.handle)
+    if view is not None:
+        view.end()
     _end_tree(plan)
     os._exit(0)
 
@@ -137,14 +154,17 @@ def _become_init(
     sockets: dict[str, socket.socket],
     ignored: frozenset[int],
     start: int,
+    view: AnsweringView | None,
 ) -> NoReturn:
     isolated = plan.isolation == "namespace"
     with stage("sandbox library"):
         library = load_library(plan.library)
     if isolated:
         with stage("file system view"):
-            build_view(plan.mounts)
-        _hand_over_home(control, plan)
+            build_view(plan.mounts, view)
+        if view is not None:
+            _hand_over_view(control, view)
+        _hand_over_home(control, plan, None if view is None else view.home)
     # No process of the cage may read this process' memory or descriptors, even as root.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     child = fork_child(
@@ -170,11 +190,27 @@ def _await_supervisor(control: socket.socket) -> None:
             pass
 
 
-def _hand_over_home(control: socket.socket, plan: CagePlan) -> None:
-    """Send the supervisor the directory of an empty home; it reports the content at the end."""
+def _hand_over_view(control: socket.socket, view: AnsweringView) -> None:
+    """Give the supervisor the socket at which it is told of look-ups, or say why there is none."""
+    view.leave()
+    if view.why_not is not None:
+        protocol.send(control, {"view": view.why_not})
+        return
+    with_home = view.home is not None
+    protocol.send(control, {"view": None, "home_seen": with_home}, [view.told.fileno()])
+    view.told.close()
+
+
+def _hand_over_home(control: socket.socket, plan: CagePlan, upper: int | None) -> None:
+    """Send the supervisor the directory of an empty home; it reports the content at the end.
+
+    `upper`: a descriptor of that directory, if the view is an overlay there.
+    """
     for home in plan.mounted("empty_home"):
         with stage("home"):
-            descriptor = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = upper
+            if descriptor is None:
+                descriptor = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         protocol.send(control, {"home": True}, [descriptor])
         os.close(descriptor)
 

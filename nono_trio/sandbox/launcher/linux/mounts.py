@@ -32,13 +32,17 @@ if TYPE_CHECKING:
 
     from ..cage_plan import Identity, MountOp
     from ..symlinks import Followed
+    from .view_mount import AnsweringView
 from . import syscalls
+from .view_mount import HomeLayers
 
 # The new root is mounted here for a moment. Any directory of the host will do, because the mount
 # exists in our own namespace only.
 _STAGING = "/tmp"
 _OLD = "/old"
 _NEW = "/new"
+_ANSWERING = "/answering"
+_HOME = "/home-layers"
 # Our own files that are mounted into the view. They lie next to it, because with --no-sandbox its
 # root is the host's own, where the cage must leave no files.
 _COVER = "/closed"  # the empty file that covers a closed one
@@ -57,15 +61,16 @@ _OTHER_NAMES = ("/var/run", "/var/lock")
 _ROOT_OPTIONS = "mode=0755,size=16m"
 
 
-def build_view(mounts: Sequence[MountOp]) -> None:
-    """Make the new root out of `mounts` and enter it.
+def build_view(mounts: Sequence[MountOp], answering: AnsweringView | None = None) -> None:
+    """Make the new root out of `mounts` and enter it; `answering`: over a root that answers for
+    what is not in it, where that can be had.
 
     Mounts are made kind by kind in the order below, whatever their order in the list: mounts that
     hide come after mounts that show. Raises OSError with the path that could not be mounted, and
     StageError for a path whose file has changed since the plan was made.
     """
     _enter_staging()
-    view = _View()
+    view = _View(answers=answering is not None and answering.why_not is None)
     of_kind = {kind: [op for op in mounts if op.kind == kind] for kind in get_args(MountKind)}
     own = [*of_kind["private"], *of_kind["empty_home"], *of_kind["kept_home"]]
     _mount_trees(view, of_kind["bind"], own)
@@ -87,7 +92,8 @@ def build_view(mounts: Sequence[MountOp]) -> None:
     _mount_system(view)
     for op in of_kind["stream"]:
         view.add_stream(op)
-    os.chdir(_NEW)
+    answers = answering is not None and answering.show(_NEW, _ANSWERING, view.layers)
+    os.chdir(_ANSWERING if answers else _NEW)
     syscalls.pivot_root(".", ".")
     syscalls.unmount(".")
     os.chdir("/")
@@ -148,7 +154,9 @@ def _enter_staging() -> None:
 class _View:
     """The mounts and symlinks made under /new so far, by the path that the child will see."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
+        self.layers: HomeLayers | None = None
         # path -> "private", "home", "read-only" or "writable"
         self._mounts: dict[str, str] = {}
         self._links: dict[str, str] = {}
@@ -182,12 +190,32 @@ class _View:
             flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
             mode = "1777" if op.kind == "private" else "0700"
             options = f"mode={mode},size={op.size},nr_inodes={op.files}"
-            syscalls.mount("tmpfs", _NEW + op.path, "tmpfs", flags, options)
+            if op.kind == "empty_home" and self._answers and not self._is_mounted(op.path):
+                self._layer_home(op.path, flags, options)
+            else:
+                syscalls.mount("tmpfs", _NEW + op.path, "tmpfs", flags, options)
         if op.kind == "private":
             self._mounts[op.path] = "private"
         else:
             self._mounts[op.path] = "home"
             self._home = op.path
+
+    def _is_mounted(self, path: str) -> bool:
+        """Whether `path` lies in a mount: then nothing is asked about what is missing there."""
+        while path != "/":
+            path = os.path.dirname(path)
+            if path in self._mounts:
+                return True
+        return False
+
+    def _layer_home(self, path: str, flags: int, options: str) -> None:
+        """Make the home with room beside it for what an overlay needs."""
+        self.layers = HomeLayers(path, *(f"{_HOME}/{name}" for name in ("upper", "work", "lower")))
+        os.mkdir(_HOME)
+        syscalls.mount("tmpfs", _HOME, "tmpfs", flags, options)
+        for directory in self.layers[1:]:
+            os.mkdir(directory, 0o700)
+        syscalls.mount(self.layers.upper, _NEW + path, "", syscalls.MS_BIND)
 
     def cover(self, real: str) -> None:
         """Hide `real`, if the view shows it.

@@ -9,6 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -113,6 +117,41 @@ def make_read_only(target: str) -> None:
         "mount_setattr",
         target,
     )
+
+
+# The same numbers on every architecture; since Linux 5.2.
+_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+_CLOSE_ON_EXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+_MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 0x2, 0x4
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+
+
+def make_mount(kind: str, options: Mapping[str, str | None]) -> int:
+    """Make a file system that is mounted nowhere yet; return the descriptor of its mount.
+
+    `options`: None for one without a value. No set-user-id and no device file counts in it.
+    """
+    context = _checked(_libc.syscall(_FSOPEN, kind.encode(), _CLOSE_ON_EXEC), "fsopen")
+    try:
+        for name, value in options.items():
+            command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            text = None if value is None else value.encode()
+            done = _libc.syscall(_FSCONFIG, context, command, name.encode(), text, 0)
+            _checked(done, f"fsconfig {name}")
+        _checked(_libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), "fsconfig")
+        attributes = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+        return _checked(_libc.syscall(_FSMOUNT, context, _CLOSE_ON_EXEC, attributes), "fsmount")
+    finally:
+        os.close(context)
+
+
+def attach_mount(descriptor: int, target: str) -> None:
+    """Mount at `target` what `make_mount` returned."""
+    done = _libc.syscall(
+        _MOVE_MOUNT, descriptor, b"", _AT_FDCWD, target.encode(), _MOVE_MOUNT_F_EMPTY_PATH
+    )
+    _checked(done, "move_mount", target)
 
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}

@@ -1,0 +1,86 @@
+"""Records of files that the cage asked for and was not granted, made and read.
+
+The payload is upstream's for a requested path (`capability_decision`). Its backend is the part that
+decided: the view of the file system, which does not show the path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from nono_trio.core.log.nono_events import (
+    CapabilityDecision,
+    CapabilityEntry,
+    CapabilityRequest,
+    DenialReason,
+    Denied,
+    Timestamp,
+)
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.events import Payload
+
+FileAccess: TypeAlias = Literal["Read", "Write"]
+
+BACKEND: Final = "view"
+NOT_GRANTED: Final = "not granted"
+# Stands for a path where a record counts many; no path of a file begins so.
+MORE_FILES: Final = "nono-trio:view"
+_NANOSECONDS: Final = 10**9
+
+
+def denied_file(
+    path: str,
+    access: FileAccess,
+    *,
+    process: int,
+    number: int,
+    session_id: str,
+    unix_ns: int,
+    reason: str = NOT_GRANTED,
+) -> CapabilityDecision:
+    """The record of a look-up by `process`; `number` counts the session's, `unix_ns` is its time
+    in nanoseconds since 1970."""
+    seconds, nanoseconds = divmod(unix_ns, _NANOSECONDS)
+    return CapabilityDecision(
+        entry=CapabilityEntry(
+            timestamp=Timestamp(secs_since_epoch=seconds, nanos_since_epoch=nanoseconds),
+            request=CapabilityRequest(
+                request_id=f"{BACKEND}-{number}",
+                path=path,
+                access=access,
+                child_pid=process,
+                session_id=session_id,
+            ),
+            decision=Denied(Denied=DenialReason(reason=reason)),
+            backend=BACKEND,
+            duration_ms=0,
+        )
+    )
+
+
+def more_denied_files(count: int, session_id: str, unix_ns: int) -> CapabilityDecision:
+    """The record of `count` look-ups that have none of their own."""
+    return denied_file(
+        MORE_FILES,
+        "Read",
+        process=0,
+        number=0,
+        session_id=session_id,
+        unix_ns=unix_ns,
+        reason=f"{count} more look-ups of files were not recorded one by one",
+    )
+
+
+def access_word(access: str) -> str:
+    """Return the word for users: a file is known to be written only if it was to be created."""
+    return "create" if access == "Write" else "read"
+
+
+def denied_request(payload: Payload) -> CapabilityRequest | None:
+    """The path that a record of the view is about; None for every other record."""
+    if not isinstance(payload, CapabilityDecision) or payload.entry.backend != BACKEND:
+        return None
+    request = payload.entry.request
+    is_denied = isinstance(payload.entry.decision, Denied)
+    return request if isinstance(request, CapabilityRequest) and is_denied else None

@@ -1,0 +1,205 @@
+"""Records look-ups of files that are not granted, which the view's server reports.
+
+Rules of this file: the record is in the log before the server gets its acknowledgement, so before
+the program has its answer. Each path has one record for reading and one for creating, up to a
+bound; the rest is counted. A thread checks for a bounded time if the path exists on the host: the
+program chooses the path, which may be on a file system that hangs. A path that does not exist there
+has no record, unless the program was to create it. The server waits for a second at most.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import trio
+
+from nono_trio.core.log.file_events import FileAccess, denied_file, more_denied_files
+from nono_trio.errors import AuditBusy
+from nono_trio.posix.clock import unix_ns
+from nono_trio.sandbox.launcher.linux.view_server import (
+    ACKNOWLEDGED,
+    MOST_TOLD,
+    NO_PATH,
+    TOLD,
+)
+from nono_trio.threads import in_thread
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from nono_trio.core.log.events import Payload
+
+# More than a person reads; a program that searches a whole disk must not fill the log.
+MOST_RECORDS: Final = 1000
+# A local file system answers in microseconds; a program waits this long for one that hangs.
+EXISTS_SECONDS: Final = 0.5
+# A dead mount may block each of them until the run ends.
+_THREADS: Final = 2
+_BATCH: Final = 64
+_TGID: Final = b"Tgid:"
+
+
+class RecordsPayloads(Protocol):
+    """The part of the recorder that is used here."""
+
+    async def record_payload(self, payload: Payload) -> int:
+        """Return the sequence once the payload is in the log."""
+        ...
+
+
+class _LookUp(NamedTuple):
+    number: int
+    thread: int
+    creates: bool
+    path: bytes
+
+
+@dataclass(frozen=True)
+class DeniedFile:
+    """A path that was recorded."""
+
+    path: str
+    access: FileAccess
+    is_directory: bool
+
+
+@dataclass
+class DeniedFiles:
+    """Records the look-ups that the server at `sock` reports; `files` have a record of their own.
+
+    `more` counts paths beyond the bound, `unknown` paths that the host could not check in time,
+    `untold` look-ups that did not fit into the socket.
+    """
+
+    sock: socket.socket
+    recorder: RecordsPayloads
+    session_id: str
+    most: int = MOST_RECORDS
+    files: dict[tuple[bytes, FileAccess], DeniedFile] = field(default_factory=dict)
+    more: int = 0
+    unknown: int = 0
+    untold: int = 0
+    _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
+
+    async def serve(self) -> None:
+        """Record until the server has ended. Raises AuditLost and SessionSealed. If cancelled, the
+        last look-ups may have no record."""
+        self.sock.setblocking(False)
+        while (batch := await self._receive()) is not None:
+            await self._record(batch)
+            self._acknowledge(batch)
+
+    async def record_untold(self) -> None:
+        """Record the number of look-ups without a record of their own. Raises as `serve`."""
+        count = self.more + self.unknown + self.untold
+        if count:
+            payload = more_denied_files(count, self.session_id, unix_ns())
+            await self.recorder.record_payload(payload)
+
+    async def _receive(self) -> list[_LookUp] | None:
+        """Wait for look-ups and return all that have arrived; None at the end."""
+        await trio.lowlevel.wait_readable(self.sock)
+        batch: list[_LookUp] = []
+        for _ in range(_BATCH):
+            try:
+                data = self.sock.recv(MOST_TOLD)
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                data = b""
+            if len(data) < TOLD.size:
+                return batch or None
+            number, thread, creates, self.untold = TOLD.unpack_from(data)
+            if number != NO_PATH:
+                batch.append(_LookUp(number, thread, creates, data[TOLD.size :]))
+        return batch
+
+    async def _record(self, batch: Sequence[_LookUp]) -> None:
+        new = [one for one in batch if (one.path, _access(one)) not in self.files]
+        found = await self._looked_up(new)
+        async with trio.open_nursery() as nursery:
+            for one, known in zip(new, found, strict=True):
+                if known is None or (one.path, _access(one)) in self.files:
+                    continue
+                if len(self.files) >= self.most:
+                    self.more += 1
+                    continue
+                file = DeniedFile(_text(one.path), _access(one), known.is_directory)
+                self.files[one.path, file.access] = file
+                nursery.start_soon(self._commit, file, known.process, len(self.files))
+
+    async def _commit(self, file: DeniedFile, process: int, number: int) -> None:
+        payload = denied_file(
+            file.path,
+            file.access,
+            process=process,
+            number=number,
+            session_id=self.session_id,
+            unix_ns=unix_ns(),
+        )
+        try:
+            await self.recorder.record_payload(payload)
+        except AuditBusy:
+            self.more += 1
+
+    async def _looked_up(self, batch: Sequence[_LookUp]) -> Sequence[_Found | None]:
+        """Return the host's file at each path; None if there is nothing to record."""
+        if not batch:
+            return []
+        if self._limiter.available_tokens:  # otherwise every thread hangs
+            with trio.move_on_after(EXISTS_SECONDS):
+                return await in_thread(_find, batch, limiter=self._limiter)
+        self.unknown += len(batch)
+        return [None] * len(batch)
+
+    def _acknowledge(self, batch: Sequence[_LookUp]) -> None:
+        numbers = b"".join(ACKNOWLEDGED.pack(one.number) for one in batch)
+        try:
+            self.sock.send(numbers)
+        except (
+            OSError
+        ):  # it has ended, or does not read: then it answers without an acknowledgement
+            return
+
+
+class _Found(NamedTuple):
+    is_directory: bool
+    process: int
+
+
+def _access(one: _LookUp) -> FileAccess:
+    return "Write" if one.creates else "Read"
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _find(batch: Sequence[_LookUp]) -> list[_Found | None]:
+    return [_found(one) for one in batch]
+
+
+def _found(one: _LookUp) -> _Found | None:
+    try:
+        is_directory = stat.S_ISDIR(os.lstat(one.path).st_mode)
+    except (OSError, ValueError):
+        if not one.creates:
+            return None
+        is_directory = False
+    return _Found(is_directory, _process_of(one.thread))
+
+
+def _process_of(thread: int) -> int:
+    """Return the process of a waiting thread; the thread's own number if it has ended."""
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            for line in file:
+                if line.startswith(_TGID):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return thread

@@ -1,0 +1,183 @@
+"""The launcher's side of the answering view: start the server, mount FUSE below the grants.
+
+Order: fork the server; enter the namespaces; open /dev/fuse and make the file system; build the
+plain view; in PID 1 send the server the tree of the plain view, and bind each mount of the plain
+view to its path above FUSE. Root makes the file system before it enters the namespaces: the
+supervisor's broker may only resolve paths in a FUSE file system of its own user namespace. An
+ordinary user needs the new user namespace to mount at all.
+
+Rules: if a machine refuses a step, the plain view remains, and it is complete. Only the server
+keeps the descriptor of /dev/fuse: the kernel ends waiting requests when the last one is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from typing import Final, NamedTuple, cast
+
+from .. import protocol
+from . import syscalls, view_server
+from .view_tree import is_below, places_of
+
+DEVICE: Final = "/dev/fuse"
+# It has one message left to send.
+_SERVER_SECONDS: Final = 1.0
+_HOLD: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class HomeLayers(NamedTuple):
+    """The home at `path`: `upper` is the directory that the plain view shows there, `work` another
+    one of the same mount."""
+
+    path: str
+    upper: str
+    work: str
+    lower: str  # a directory to mount on
+
+    def mount_over(self, root: str) -> int | None:
+        """Mount the overlay at the home's path below `root`; return a descriptor of `upper`, or
+        None if the kernel refuses."""
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+        options = f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work},userxattr"
+        try:
+            syscalls.mount(root + self.path, self.lower, "", syscalls.MS_BIND)
+            syscalls.mount("overlay", root + self.path, "overlay", flags, options)
+        except OSError:
+            return None
+        return os.open(self.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _show_mount(plain: str, target: str, path: str) -> None:
+    flags = syscalls.MS_BIND | syscalls.MS_REC
+    syscalls.mount(plain + path, target + path, "", flags)
+
+
+class AnsweringView:
+    """The server's process and the descriptors that this process shares with it.
+
+    `why_not`: the reason for the user if the machine has no such view; then only `why_not` counts.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        """Start the server, before the namespaces are entered; it closes `control`."""
+        self.why_not: str | None = None
+        self.handle: int | None = None  # of the server's process
+        self._pid = 0
+        self._mount: int | None = None
+        self.home: int | None = None  # the home's upper directory, once the view answers over it
+        try:
+            os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+            self.told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._pid, self._channel = view_server.start(theirs, [control, self.told])
+            self.handle = os.pidfd_open(self._pid)
+        except OSError as error:
+            self.refuse(error)
+
+    def refuse(self, error: OSError) -> None:
+        """Use the plain view, because of `error`."""
+        self.why_not = f"{DEVICE}: {error.strerror or error}"
+        if self._pid:
+            self.told.close()
+            self.end()
+
+    def mount(self, *, outside: bool) -> None:
+        """Make the file system; `outside`: this process is root and has no namespace yet."""
+        if self.why_not is not None:
+            return
+        try:
+            device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                options: dict[str, str | None] = {
+                    "source": "nono-trio",
+                    "fd": str(device),
+                    "rootmode": "40000",
+                    "user_id": str(os.geteuid()),
+                    "group_id": str(os.getegid()),
+                }
+                if outside:  # a child of root's may become another user
+                    options["allow_other"] = None
+                self._mount = syscalls.make_mount("fuse", options)
+                protocol.send(self._channel, {"fuse": True}, [device])
+            finally:
+                os.close(device)
+        except OSError as error:
+            self.refuse(error)
+
+    def show(self, plain: str, target: str, home: HomeLayers | None) -> bool:
+        """In PID 1: make `target` an answering root with every mount of the root `plain`.
+
+        `home`: the cage's own home, which becomes an overlay if the kernel allows it. Returns False
+        if the kernel refuses the root: then `plain` is unchanged.
+        """
+        if self._mount is None:
+            return False
+        try:
+            try:
+                self._show_with_home(plain, target, home)
+            finally:
+                self.leave()
+        except OSError as error:
+            self.why_not = str(error)
+            with contextlib.suppress(OSError):
+                syscalls.unmount(target)
+            return False
+        return True
+
+    def _show_with_home(self, plain: str, target: str, home: HomeLayers | None) -> None:
+        places = places_of(plain, None if home is None else home.path)
+        held = [] if home is None else [os.open(home.upper, _HOLD)]
+        tree = [list(place) for place in places]
+        message: dict[str, object] = {"tree": tree, "home": None if home is None else home.path}
+        protocol.send(self._channel, message, held)
+        for descriptor in held:
+            os.close(descriptor)
+        os.mkdir(target)
+        syscalls.attach_mount(cast("int", self._mount), target)
+        if home is not None:
+            self.home = home.mount_over(target)
+            if self.home is None:  # the plain one, with the mounts inside it
+                _show_mount(plain, target, home.path)
+        for place in places:
+            inside = home is not None and is_below(place.path, home.path)
+            if place.is_mount and not (inside and self.home is None):
+                _show_mount(plain, target, place.path)
+
+    def leave(self) -> None:
+        """In PID 1: close the descriptors, except the one for the supervisor."""
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
+        if self._pid:
+            self._channel.close()
+        if self.handle is not None:
+            os.close(self.handle)
+            self.handle = None
+
+    def release(self) -> None:
+        """In the launcher's first process: keep only what ends the server."""
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
+        if self.why_not is None:
+            self.told.close()
+
+    def end(self) -> None:
+        """In the launcher's first process: have the server end, and wait until it has."""
+        if not self._pid:
+            return
+        self._channel.close()
+        if self.handle is not None:
+            poll = select.poll()
+            poll.register(self.handle, select.POLLIN)
+            poll.poll(_SERVER_SECONDS * 1000)
+            os.close(self.handle)
+            self.handle = None
+        with contextlib.suppress(OSError):
+            os.kill(self._pid, signal.SIGKILL)  # our own child, which is not reaped yet
+            os.waitpid(self._pid, 0)
+        self._pid = 0

@@ -1,0 +1,380 @@
+"""The server of the answering view: it reports look-ups of files that are not granted.
+
+The root of the view is a FUSE file system, and this process serves it. A name that leads to no
+grant gets "no such file", after the supervisor has acknowledged that the look-up is in the log.
+
+Rules: it is a process of the launcher, outside the cage's PID and user namespaces, and the only one
+with the descriptor: when it ends, the kernel ends every waiting request. It waits for its three
+descriptors only. It waits for an acknowledgement for at most ANSWER_SECONDS, and after such a delay
+no request waits until the supervisor responds again. The number of names and of waiting requests is
+bounded. It opens one file: /proc/THREAD/syscall of the thread that waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .. import protocol
+from ..import_freeze import freeze_imports
+from . import fuse_messages as fuse
+from . import syscalls
+from .call_numbers import number_of
+from .view_tree import Place, TreeError, decode_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ANSWER_SECONDS: Final = 1.0  # a commit takes less than a millisecond; a person waits this long
+MOST_WAITING: Final = 256  # requests at a time: one for each thread of a busy build
+MOST_NAMES: Final = 8192  # that were reported; an evicted one is reported again
+MOST_LATE: Final = 8192  # answered without a record, which may still come
+
+# To the supervisor: number, thread, creates, number of look-ups that were not sent; then a path.
+TOLD: Final = struct.Struct("=II?I")
+MOST_TOLD: Final = TOLD.size + 4096 + 256  # PATH_MAX, and one name behind it
+ACKNOWLEDGED: Final = struct.Struct("=I")
+NO_PATH: Final = 0  # the number of a message that only has the count
+
+_CREATE: Final = os.O_CREAT | 0o20000000  # __O_TMPFILE
+# Calls that make something at a path; for the first two, which argument has the flags.
+_OPENING: Final = {"open": 1, "openat": 2}
+_CREATING: Final = (
+    "creat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat",
+    "rename", "renameat", "renameat2",
+)  # fmt: skip
+_CHANGES: Final = frozenset(
+    (
+        fuse.SETATTR, fuse.SYMLINK, fuse.MKNOD, fuse.MKDIR, fuse.UNLINK, fuse.RMDIR, fuse.RENAME,
+        fuse.LINK, fuse.OPEN, fuse.CREATE, fuse.RENAME2, fuse.TMPFILE,
+    )
+)  # fmt: skip
+_UNANSWERED: Final = (fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT)
+
+
+def start(supervisor: socket.socket, closed: Sequence[socket.socket]) -> tuple[int, socket.socket]:
+    """Fork the server, before the launcher enters its namespaces; return its pid and the launcher's
+    end of its control socket. It takes `supervisor` along and closes `closed`.
+
+    Its control socket carries {"fuse": true} with the descriptor, then {"tree": [...]}; its end is
+    the order to end.
+    """
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    try:
+        for sock in (ours, *closed):
+            sock.close()
+        syscalls.die_with_parent(signal.SIGKILL)
+        if os.getppid() == parent:
+            _serve(theirs, supervisor)
+    finally:
+        os._exit(0)
+
+
+def _serve(control: socket.socket, supervisor: socket.socket) -> None:
+    """Give up what the server does not need, then serve."""
+    os.setsid()  # a signal to the supervisor's process group is no signal to this process
+    os.chdir("/")
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    decoder = protocol.Decoder()
+    device = _receive_device(control, decoder)
+    freeze_imports()
+    while (found := decoder.next()) is None:
+        if not protocol.read_once(control, decoder):
+            return
+    message, held = found
+    home = Home(str(message["home"]), held[0]) if held else None
+    with contextlib.suppress(TreeError):
+        ViewServer(device, control, supervisor, decode_tree(message["tree"]), home=home).run()
+
+
+def _receive_device(control: socket.socket, decoder: protocol.Decoder) -> int:
+    while (found := decoder.next()) is None:
+        if not protocol.read_once(control, decoder):
+            os._exit(0)
+    _, (device,) = found
+    os.set_blocking(device, False)
+    return device
+
+
+class Home(NamedTuple):
+    """The cage's own home at `path`, which is an overlay above FUSE; `descriptor` (O_PATH): its
+    upper directory."""
+
+    path: str
+    descriptor: int
+
+    def has(self, path: bytes) -> bool:
+        """Return whether the cage has a file of its own at `path`, which is below the home."""
+        inside = path[len(os.fsencode(self.path)) + 1 :]
+        try:
+            os.stat(inside, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+
+class _Node(NamedTuple):
+    """A place with its number and what is in it."""
+
+    place: Place
+    attributes: fuse.Attributes
+    children: dict[bytes, int]
+
+
+class ViewServer:
+    """The loop; `run` returns when the view is gone or the launcher has ended."""
+
+    def __init__(
+        self,
+        device: int,
+        control: socket.socket,
+        supervisor: socket.socket,
+        places: Sequence[Place],
+        *,
+        home: Home | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._device = device
+        self._control = control
+        self._supervisor: socket.socket | None = supervisor
+        self._clock = clock
+        self._home = home
+        self._nodes = _nodes(places)
+        self._creating = _creating_calls()
+        self._number = NO_PATH
+        self._waiting: dict[int, tuple[int, float]] = {}  # told number -> request, deadline
+        self._late: dict[int, None] = {}
+        self._known: dict[tuple[int, bytes, bool], None] = {}
+        self._answers = True  # whether the supervisor answers in time
+        self._untold = 0
+        supervisor.setblocking(False)
+
+    def run(self) -> None:
+        """Serve until the end."""
+        poll = select.poll()
+        for descriptor in (self._device, self._control.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        if self._supervisor is not None:
+            poll.register(self._supervisor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll(self._milliseconds())}
+            if self._supervisor is not None and self._supervisor.fileno() in ready:
+                self._hear(poll)
+            if self._device in ready and not self._serve_requests():
+                break
+            self._give_up_late()
+            if self._control.fileno() in ready:
+                break
+        self._send(NO_PATH, 0, b"", creates=False)
+
+    def _milliseconds(self) -> float | None:
+        """Return the time until the first request is late; None if no request waits."""
+        if not self._waiting:
+            return None
+        _, deadline = next(iter(self._waiting.values()))  # in the order in which they came
+        return max(0.0, (deadline - self._clock()) * 1000)
+
+    def _hear(self, poll: select.poll) -> None:
+        """Answer the look-ups that the supervisor acknowledges."""
+        if self._supervisor is None:
+            return
+        try:
+            data = self._supervisor.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            poll.unregister(self._supervisor)
+            self._supervisor.close()
+            self._supervisor = None
+            self._answers = False
+            for number in list(self._waiting):
+                self._answer_missing(number)
+            return
+        self._answers = True
+        whole = len(data) - len(data) % ACKNOWLEDGED.size
+        for (number,) in ACKNOWLEDGED.iter_unpack(data[:whole]):
+            self._late.pop(number, None)
+            self._answer_missing(number)
+
+    def _answer_missing(self, number: int) -> None:
+        found = self._waiting.pop(number, None)
+        if found is not None:
+            self._write(fuse.refusal(found[0], errno.ENOENT))
+
+    def _give_up_late(self) -> None:
+        """Answer look-ups after ANSWER_SECONDS; no other waits until the supervisor responds."""
+        now = self._clock()
+        for number, (_, deadline) in list(self._waiting.items()):
+            if deadline > now and self._answers:
+                break
+            self._answers = False
+            self._is_late(number)
+            self._answer_missing(number)
+
+    def _is_late(self, number: int) -> None:
+        self._late[number] = None
+        if len(self._late) > MOST_LATE:
+            del self._late[next(iter(self._late))]
+
+    def _serve_requests(self) -> bool:
+        """Serve the kernel's requests; return False if the file system is unmounted."""
+        for _ in range(MOST_WAITING):  # then look at the other descriptors
+            try:
+                message = os.read(self._device, fuse.READ_SIZE)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR):  # its caller was killed meanwhile
+                    continue
+                return False
+            self._serve_one(fuse.parse_request(message))
+        return True
+
+    def _serve_one(self, request: fuse.Request) -> None:
+        if request.operation == fuse.LOOKUP:
+            self._look_up(request)
+        elif request.operation not in _UNANSWERED:
+            try:
+                body = self._body(request)
+            except OSError as error:
+                self._write(fuse.refusal(request.unique, error.errno or errno.EIO))
+            else:
+                self._write(fuse.answer(request.unique, body))
+
+    def _body(self, request: fuse.Request) -> bytes:
+        """The answer to everything but a look-up; raises OSError."""
+        operation = request.operation
+        if operation == fuse.INIT:
+            return fuse.init_body(request)
+        if operation in _CHANGES:
+            raise PermissionError(errno.EACCES, "")
+        node = self._nodes.get(request.node)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "")
+        if operation == fuse.GETATTR:
+            return fuse.attributes_body(node.attributes)
+        if operation == fuse.READLINK:
+            return os.fsencode(node.place.target)
+        if operation == fuse.OPENDIR:
+            return fuse.open_body()
+        if operation == fuse.READDIR:
+            return fuse.directory_body(request, self._entries(request.node))
+        if operation == fuse.STATFS:
+            return fuse.space_body()
+        if operation in (fuse.RELEASE, fuse.RELEASEDIR, fuse.DESTROY):
+            return b""
+        raise OSError(errno.ENOSYS, "")
+
+    def _entries(self, number: int) -> list[tuple[bytes, int, int]]:
+        node = self._nodes[number]
+        own = node.attributes.mode
+        listed = [(b".", number, own), (b"..", number, own)]
+        for name, child in node.children.items():
+            listed.append((name, child, self._nodes[child].attributes.mode))
+        return listed
+
+    def _look_up(self, request: fuse.Request) -> None:
+        parent = self._nodes.get(request.node)
+        child = None if parent is None else parent.children.get(request.name)
+        if child is not None:
+            body = fuse.entry_body(self._nodes[child].attributes)
+            self._write(fuse.answer(request.unique, body))
+            return
+        if parent is not None and self._must_wait(request, parent):
+            return
+        self._write(fuse.refusal(request.unique, errno.ENOENT))
+
+    def _must_wait(self, request: fuse.Request, parent: _Node) -> bool:
+        """Report a missing name; return whether the answer waits for the acknowledgement."""
+        creates = self._creates(request.thread)
+        known = (request.node, request.name, creates)
+        if known in self._known:
+            return False
+        path = os.fsencode(parent.place.path.rstrip("/")) + b"/" + request.name
+        if self._is_of_home(path, creates=creates):
+            return False
+        self._number = self._number % 0xFFFFFFFF + 1
+        if not self._send(self._number, request.thread, path, creates=creates):
+            self._untold += 1
+            return False
+        self._known[known] = None
+        if len(self._known) > MOST_NAMES:
+            del self._known[next(iter(self._known))]
+        if not self._answers or len(self._waiting) >= MOST_WAITING:
+            self._is_late(self._number)
+            return False
+        self._waiting[self._number] = (request.unique, self._clock() + ANSWER_SECONDS)
+        return True
+
+    def _is_of_home(self, path: bytes, *, creates: bool) -> bool:
+        """Return whether the look-up is about a file of the cage's own home, or creates one."""
+        home = self._home
+        if home is None or not path.startswith(os.fsencode(home.path) + b"/"):
+            return False
+        return creates or home.has(path)
+
+    def _send(self, number: int, thread: int, path: bytes, *, creates: bool) -> bool:
+        if self._supervisor is None:
+            return False
+        try:
+            self._supervisor.send(TOLD.pack(number, thread, creates, self._untold) + path)
+        except OSError:  # its buffer is full, or it has gone
+            return False
+        return True
+
+    def _creates(self, thread: int) -> bool:
+        """Return whether the thread is in a system call that creates a file; it waits meanwhile."""
+        try:
+            with open(f"/proc/{thread}/syscall", "rb", buffering=0) as file:
+                words = file.read(256).split()
+            call = self._creating.get(int(words[0]))
+            if call is None:
+                return False
+            return call == 0 or bool(int(words[1 + call], 16) & _CREATE)
+        except (OSError, ValueError, IndexError):
+            return False
+
+    def _write(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):  # its caller was killed
+            os.write(self._device, message)
+
+
+def _nodes(places: Sequence[Place]) -> dict[int, _Node]:
+    """Number the places. A mount point is an empty file or directory: its mount covers it."""
+    nodes: dict[int, _Node] = {}
+    numbers: dict[str, int] = {}
+    for number, place in enumerate(places, start=fuse.ROOT):
+        mode = place.mode
+        if not (stat.S_ISDIR(mode) or (stat.S_ISLNK(mode) and not place.is_mount)):
+            mode = stat.S_IFREG  # what a file is mounted on
+        size = len(os.fsencode(place.target))
+        attributes = fuse.Attributes(number, mode, place.uid, place.gid, size)
+        nodes[number] = _Node(place, attributes, {})
+        numbers[place.path] = number
+        if place.path != "/":
+            directory, _, name = place.path.rpartition("/")
+            nodes[numbers[directory or "/"]].children[os.fsencode(name)] = number
+    return nodes
+
+
+def _creating_calls() -> dict[int, int]:
+    """The numbers of the calls that may make something, with the place of their flags (0: none)."""
+    named = {**dict.fromkeys(_CREATING, 0), **_OPENING}
+    found = {number_of(name): place for name, place in named.items()}
+    return {number: place for number, place in found.items() if number is not None}

@@ -1,0 +1,73 @@
+"""The tree of the answering view: the directories, links and mount points that lead to grants.
+
+It is read from the complete plain view, so both views show the same. Rules: mounts are not read;
+a tree from another process is checked by type.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TYPES: Final = (str, int, int, int, str, bool)
+
+
+class TreeError(Exception):
+    """The message has no valid tree."""
+
+
+class Place(NamedTuple):
+    """One place of the view; `path` is "/" or begins with it, `target` is a symlink's."""
+
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    target: str = ""
+    is_mount: bool = False
+
+
+def places_of(root: str, home: str | None = None) -> list[Place]:
+    """Return every place of the plain view at `root`, parents before what is in them.
+
+    `home`: a mount that becomes an overlay. Only its directories count: they lead to grants. The
+    overlay finds its files and links without FUSE.
+    """
+    found = os.lstat(root)
+    own = Place("/", found.st_mode, found.st_uid, found.st_gid)
+    return [own, *_below(root, "", found.st_dev, home)]
+
+
+def _below(root: str, directory: str, device: int, home: str | None) -> Iterator[Place]:
+    for name in sorted(os.listdir(root + directory)):
+        path = f"{directory}/{name}"
+        found = os.lstat(root + path)
+        # Every file system of the view is another than its root's, so this tells a mount exactly.
+        is_mount = found.st_dev != device and path != home
+        is_link = stat.S_ISLNK(found.st_mode) and not is_mount
+        is_directory = stat.S_ISDIR(found.st_mode)
+        if home is not None and is_below(path, home) and not (is_mount or is_directory):
+            continue
+        target = os.readlink(root + path) if is_link else ""
+        yield Place(path, found.st_mode, found.st_uid, found.st_gid, target, is_mount)
+        if is_directory and not is_mount:
+            yield from _below(root, path, found.st_dev, home)
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether `path` is in `directory`, which is not the root."""
+    return path.startswith(directory + "/")
+
+
+def decode_tree(message: object) -> list[Place]:
+    """Return the places of a message that carries them; raises TreeError."""
+    if not isinstance(message, list):
+        raise TreeError(f"expected a list of places, got {type(message).__name__}")
+    for entry in message:
+        if not isinstance(entry, list) or tuple(type(value) for value in entry) != _TYPES:
+            raise TreeError("a place has a value of another type")
+    return [Place(*entry) for entry in message]
