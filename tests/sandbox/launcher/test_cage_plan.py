@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, get_args, get_type_hints
 
 import pytest
 from cage_plans import cage_plan
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nono_trio.sandbox import spawn
@@ -58,6 +59,7 @@ def test_a_plan_arrives_as_it_was_made(plan: CagePlan) -> None:
 
 @given(st.from_type(CagePlan))
 def test_any_plan_arrives_as_it_was_made(plan: CagePlan) -> None:
+    assume(plan.deadline_seconds is None or not math.isnan(plan.deadline_seconds))  # equals nothing
     assert decode(over_the_socket(plan)) == plan
 
 
