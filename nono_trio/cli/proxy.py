@@ -41,8 +41,8 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
     """
     from nono_trio.cli.ready_file import ReadyFile
+    from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.environment import proxy_url
-    from nono_trio.session.launch import Listeners
     from nono_trio.session.ports import listen as open_listener
     from nono_trio.session.prepare import build_policy
     from nono_trio.session.run import run_proxy

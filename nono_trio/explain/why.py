@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from nono_trio.config.options import NetworkOptions, RunOptions
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Verdict
+    from nono_trio.core.policy.policy_verdict import Verdict
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.filesystem.plan import FileOptions, FilePlan
     from nono_trio.sandbox.launcher.cage_plan import Isolation

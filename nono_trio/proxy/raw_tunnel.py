@@ -32,7 +32,7 @@ from nono_trio.proxy.connection_handler import (
 
 if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Verdict
+    from nono_trio.core.policy.policy_verdict import Verdict
     from nono_trio.proxy.transport.client import Client
 
 _FATAL: Final = 2

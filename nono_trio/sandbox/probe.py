@@ -39,7 +39,7 @@ FEW_FILES = 1024
 FALLBACK = "seccomp, TCP rules"
 SEATBELT = "Seatbelt"
 
-_FEATURES = (
+FEATURES = (
     ("has_refer", "renames"),
     ("has_truncate", "truncation"),
     ("has_network", "TCP"),
@@ -47,7 +47,7 @@ _FEATURES = (
     ("has_scoping", "signals and abstract sockets"),
 )
 _NAMESPACE_KINDS = ("user", "net", "mnt", "pid", "ipc")
-_CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _PROC = Path("/proc")
 _SECCOMP_FILTERED = "2"  # the mode of a process under a filter, in /proc/self/status
 
@@ -126,8 +126,8 @@ def check_landlock(library: ModuleType) -> Check:
         fix = "Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and `landlock` in the lsm= list"
         fix += " of the kernel's command line"
         return Check("Landlock", "missing", why_no_landlock(error), fix=fix)
-    lacking = [words for flag, words in _FEATURES if not getattr(abi, flag)]
-    found = [words for flag, words in _FEATURES if getattr(abi, flag)]
+    lacking = [words for flag, words in FEATURES if not getattr(abi, flag)]
+    found = [words for flag, words in FEATURES if getattr(abi, flag)]
     text = f"ABI {abi.version}: {', '.join(['files', *found])}"
     return Check("Landlock", "ok", text + (f"; not {', '.join(lacking)}" if lacking else ""))
 
@@ -173,7 +173,7 @@ def namespace_fixes(proc: Path = _PROC, *, inside_cage: bool = False) -> list[st
         return ["in a chroot the kernel allows none: start it outside, or in a container"]
     if inside_cage:
         return ["this runs inside a cage already: ask outside of it"]
-    if _is_filtered(proc) or any(mark.exists() for mark in _CONTAINER_MARKS):
+    if _is_filtered(proc) or any(mark.exists() for mark in CONTAINER_MARKS):
         return [
             "in a container: a seccomp profile that allows unshare, mount and pivot_root"
             " (Docker: --security-opt seccomp=unconfined)"

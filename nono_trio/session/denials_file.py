@@ -42,7 +42,7 @@ _ROOM_FOR_END: Final = 256
 # Paths of the view that never show the host's files: the first that no grant covers is taken.
 _SHOWN: Final = ("/run/nono-trio/denials", *(f"{path}/.nono-trio-denials" for path in PRIVATE))
 # A new file is unlocked for microseconds.
-_ABANDONED_SECONDS: Final = 60.0
+ABANDONED_SECONDS: Final = 60.0
 _MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
 
 
@@ -136,7 +136,7 @@ def _remove_abandoned(directory: Path) -> None:
 def _remove_if_abandoned(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if time.time() - os.fstat(descriptor).st_ctime > _ABANDONED_SECONDS:
+        if time.time() - os.fstat(descriptor).st_ctime > ABANDONED_SECONDS:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
     finally:

@@ -36,7 +36,7 @@ def links_to_show(executable: str, files: FilePlan, home: str | None) -> list[st
     `home` is a kept home, in which there may be other files than the host's. Raises CageFailed for
     an interpreter that the cage may not read.
     """
-    paths = [executable, *_interpreters(executable)]
+    paths = [executable, *interpreters(executable)]
     for path in paths[1:]:
         if files.covers(path, "read") is None and not _may_be_another(path, home):
             raise CageFailed(
@@ -46,7 +46,7 @@ def links_to_show(executable: str, files: FilePlan, home: str | None) -> list[st
     return [path for path in paths if os.path.realpath(path) != path and _is_free(path, files)]
 
 
-def _interpreters(executable: str) -> Iterator[str]:
+def interpreters(executable: str) -> Iterator[str]:
     """Files that the kernel starts for a program, in turn, as far as they exist."""
     path = executable
     for _ in range(_MOST):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
 from nono_trio.errors import AuditLost
+from nono_trio.session.cage_launch import launched_cage, limited
 from nono_trio.session.descriptors import StandardStreams, make_room
-from nono_trio.session.launch import launched_cage, limited
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nono_trio.config.options import RunOptions, SessionOptions
     from nono_trio.core.log.policy_json import SessionPolicy
     from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.session.launch import Listeners, Started
+    from nono_trio.session.cage_launch import Listeners, Started
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
 

@@ -77,7 +77,7 @@ def test_a_machine_without_namespaces(sessions, kind):
     ],
 )  # fmt: skip
 def test_causes(tmp_path, path, text, fix, monkeypatch):
-    monkeypatch.setattr(probe, "_CONTAINER_MARKS", ())
+    monkeypatch.setattr(probe, "CONTAINER_MARKS", ())
     assert "security module" in probe.namespace_fixes(tmp_path)[0]
     file = tmp_path / path
     file.parent.mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_kernels(release, state):
 
 def library(features):
     """nono-py's part of the answer, with these features."""
-    flags = {name: name in features for name, _ in probe._FEATURES}
+    flags = {name: name in features for name, _ in probe.FEATURES}
     return SimpleNamespace(detect_abi=lambda: SimpleNamespace(version="V3", **flags))
 
 

@@ -9,6 +9,7 @@ import ast
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
+from checkout import TESTS
 from installation import PACKAGE
 
 
@@ -74,3 +75,46 @@ def test_no_rooms_import_each_other() -> None:
 @pytest.mark.parametrize("arrows", [{"a": {"b"}, "b": {"a"}}, {"a": {"b"}, "b": {"c"}, "c": {"a"}}])
 def test_a_circle_is_found(arrows: dict[str, set[str]]) -> None:
     assert circle(arrows)
+
+
+# -- what tests may reach -------------------------------------------------------------------------
+
+# The standard library's own extension points, and named tuples' methods.
+_NOT_OURS = {"_accept", "_core", "_io_epoll", "_replace", "_fields"}
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """Names with one underscore that a test takes from something else than itself."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and not _is_self(node.value):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+            names = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+            found |= {str(name).rpartition(".")[2] for name in names}
+    private = {name for name in found if name.startswith("_") and not name.startswith("__")}
+    return private - _NOT_OURS
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls", "os", "sys")
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.name)
+def test_no_test_reaches_into_private_names(path) -> None:
+    assert private_names(ast.parse(path.read_text("utf-8"))) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy._table.clear()",
+        "from nono_trio.session.loading import _interpreters",
+        "monkeypatch.setattr(watchdog, '_SECONDS', 1)",
+        "monkeypatch.setattr('nono_trio.session.run._SECONDS', 1)",
+    ],
+)
+def test_a_reach_into_a_private_name_is_found(text: str) -> None:
+    assert private_names(ast.parse(text))

@@ -13,7 +13,7 @@ from nono_trio.sandbox.build_plan import cage_files, enforcement, left_open
 from nono_trio.sandbox.filesystem.plan import FilePlan
 from nono_trio.sandbox.filesystem.streams import Stream
 from nono_trio.sandbox.spawn import NamespacesRefused
-from nono_trio.session.launch import Listeners, prepare_again
+from nono_trio.session.cage_launch import Listeners, prepare_again
 
 if TYPE_CHECKING:
     from nono_trio.sandbox.launcher.cage_plan import Isolation

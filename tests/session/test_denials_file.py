@@ -154,12 +154,12 @@ def test_a_file_whose_supervisor_was_killed_goes_with_the_next(tmp_path: Path) -
     try:
         import nono_trio.session.denials_file as module
 
-        before = module._ABANDONED_SECONDS
-        module._ABANDONED_SECONDS = -1.0  # type: ignore[misc]
+        before = module.ABANDONED_SECONDS
+        module.ABANDONED_SECONDS = -1.0  # type: ignore[misc]
         try:
             DenialsFile(tmp_path).close()
         finally:
-            module._ABANDONED_SECONDS = before  # type: ignore[misc]
+            module.ABANDONED_SECONDS = before  # type: ignore[misc]
         assert os.listdir(directory) == [os.path.basename(living.source)]
     finally:
         living.close()

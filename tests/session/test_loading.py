@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from harness import landlock_isolation
 
-from nono_trio.session.loading import _interpreters
+from nono_trio.session.loading import interpreters
 
 if TYPE_CHECKING:
     from harness import Sessions
@@ -92,7 +92,7 @@ def test_a_link_in_a_closed_directory_is_not_made(sessions: Sessions, tools: Pat
 
 def test_what_is_started_for_a_program_is_read_from_it(tmp_path: Path) -> None:
     script = make_program(tmp_path / "script", str(make_program(tmp_path / "second")))
-    found = [*_interpreters(str(script))]
+    found = [*interpreters(str(script))]
     assert found[:2] == [str(tmp_path / "second"), "/bin/sh"]
     assert all(os.path.exists(path) for path in found)
 
@@ -112,15 +112,15 @@ def test_what_is_started_for_a_program_is_read_from_it(tmp_path: Path) -> None:
 def test_what_is_none_is_taken_for_none(tmp_path: Path, beginning: bytes) -> None:
     program = tmp_path / "program"
     program.write_bytes(beginning)
-    assert [*_interpreters(str(program))] == []
+    assert [*interpreters(str(program))] == []
 
 
 def test_a_circle_ends(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text(f"#!{program}\n")
-    assert len([*_interpreters(str(program))]) == 5
+    assert len([*interpreters(str(program))]) == 5
 
 
 def test_the_interpreter_of_the_tests_has_a_loader() -> None:
-    found = [*_interpreters(sys.executable)]
+    found = [*interpreters(sys.executable)]
     assert not found or "ld" in found[0]

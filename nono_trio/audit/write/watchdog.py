@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # A working disk answers within a second or two even under load. A queue that stays full this long
 # refuses requests already (recorder.QUEUE_SECONDS).
 STUCK_SECONDS: Final = 10
-_LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
 
 
 class AppendWatchdog:
@@ -71,7 +71,7 @@ class AppendWatchdog:
         # It counts its looks instead of time: it takes none while the whole process is stopped
         # (Ctrl-Z), so a stop is not mistaken for a disk that hangs.
         number, looks = -1, 0
-        while not self._stopped.wait(_LOOK_SECONDS):
+        while not self._stopped.wait(LOOK_SECONDS):
             is_same = self._is_appending and self._number == number
             number, looks = self._number, looks + 1 if is_same else 0
             if looks >= STUCK_SECONDS and not self.stuck:

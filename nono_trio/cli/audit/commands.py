@@ -235,7 +235,7 @@ def list_sessions(
     begin = listing.today() if today else since and listing.parse_since(since)
     end = until and listing.parse_until(until)
     root = audit_root(audit_dir)
-    rows = listing.rows(root, listing.Wanted(since=begin or None, until=end or None, **filters))
+    rows = listing.rows(root, listing.ListFilter(since=begin or None, until=end or None, **filters))
     if as_json:
         print_json({"schema": JSON_SCHEMA, "sessions": [listing.row_fields(row) for row in rows]})
         return

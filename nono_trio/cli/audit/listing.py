@@ -28,7 +28,7 @@ Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't 
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ListFilter:
     """Which sessions are asked for; None asks for all."""
 
     since: datetime | None = None
@@ -39,7 +39,7 @@ class Wanted:
     recent: int | None = None
 
 
-def rows(audit_root: Path, wanted: Wanted) -> list[Row]:
+def rows(audit_root: Path, wanted: ListFilter) -> list[Row]:
     """The sessions that are asked for, newest first, with their status and counts."""
     found: list[Row] = []
     for session in bound_facts.sessions(audit_root):
@@ -109,7 +109,7 @@ def _parse_day(text: str, flag: str) -> tuple[datetime, bool]:
     return moment, len(text) <= len("2026-07-02")
 
 
-def _wants(wanted: Wanted, session: StoredSession, status: Status) -> bool:
+def _wants(wanted: ListFilter, session: StoredSession, status: Status) -> bool:
     return (
         (wanted.since is None or session.started >= wanted.since)
         and (wanted.until is None or session.started <= wanted.until)

@@ -23,8 +23,8 @@ import re
 from typing import Final, Literal
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
-from nono_trio.core.http.fields import connection_options
 from nono_trio.core.http.head_errors import byte_fault, fields_fault, line_fault, target_in
+from nono_trio.core.http.header_fields import connection_options
 from nono_trio.core.http.message import Field, RequestHead
 
 MAX_REQUEST_LINE: Final = 8 * 1024  # bytes; RFC 9112 3 asks for 8000 at least

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.body import Body, ChunkedBody, EndlessBody, LengthBody
-from nono_trio.core.http.fields import connection_options, end_to_end_fields
+from nono_trio.core.http.header_fields import connection_options, end_to_end_fields
 from nono_trio.core.http.message import ResponseStarted
 from nono_trio.core.http.websocket import is_accepted
 

@@ -16,7 +16,7 @@ import binascii
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.http.fields import connection_options
+from nono_trio.core.http.header_fields import connection_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

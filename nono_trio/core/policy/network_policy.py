@@ -30,7 +30,8 @@ from nono_trio.core.net.address import (
     spellings,
 )
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.reasons import DenialCode, Note, format_note, format_reason
+from nono_trio.core.policy.policy_verdict import Verdict
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
@@ -38,7 +39,6 @@ from nono_trio.core.policy.rule import (
     RESOLVE_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
-    Inspection,
     is_localhost,
     is_metadata_name,
     parse_allow,
@@ -57,46 +57,6 @@ if TYPE_CHECKING:
 # The number of verdicts kept. The child chooses the keys, so all are dropped when it is full. A
 # verdict takes less than 1 KiB: 4 MiB in all.
 VERDICT_CACHE: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The policy's answer. `rule` is the entry that decided, as written; None for a built-in rule.
-
-    `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that
-    would change it; None if no flag would. `inspection` says what an allowed connection must show.
-    """
-
-    allowed: bool
-    rule: str | None = None
-    reason: str | None = None
-    hint: str | None = None
-    inspection: Inspection = Inspection.NAME
-    scheme: str = ""
-    """The scheme of an entry that allows more than a plain one; the record names such an entry."""
-    tls_only: bool = False
-    """True if every entry that allows the host says TLS, so that plain HTTP is refused."""
-    looked_up: tuple[str, ...] = ()
-    """The full names that the look-up of an allowed host without a dot asks for, in order."""
-
-    @property
-    def entry_note(self) -> str | None:
-        """The note about the entry for the record of an allowed request; None for a plain entry."""
-        return format_note(Note(self._noted_entry)) if self.scheme else None
-
-    @property
-    def note(self) -> str | None:
-        """The note for the record of an allowed request.
-
-        None for a plain entry and a name that is looked up unchanged.
-        """
-        if not self.scheme and not self.looked_up:
-            return None
-        return format_note(Note(self._noted_entry, self.looked_up))
-
-    @property
-    def _noted_entry(self) -> str:
-        return self.rule if self.rule and self.scheme else ""
 
 
 class RuleTable:

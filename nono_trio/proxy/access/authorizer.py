@@ -23,7 +23,7 @@ import msgspec
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
-from nono_trio.core.http.fields import presented_token
+from nono_trio.core.http.header_fields import presented_token
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
 from nono_trio.core.http.request_head import parse_head
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from nono_trio.core.http.target import HttpTarget
     from nono_trio.core.log.events import AuthOutcome, Mode
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Policy, Verdict
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.policy_verdict import Verdict
 
 MEMORY: Final = 256  # heads remembered; all are dropped when full, since the child chooses them
 MAX_REMEMBERED: Final = 1024  # bytes of such a head; 0.25 MiB for all of them

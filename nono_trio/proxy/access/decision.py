@@ -24,7 +24,7 @@ from nono_trio.core.log.events import Flow, NetworkEvent
 if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome, ClosedBy, DenialCategory, Mode
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Verdict
+    from nono_trio.core.policy.policy_verdict import Verdict
     from nono_trio.core.policy.rule import Spoken
 
 

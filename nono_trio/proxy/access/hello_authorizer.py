@@ -36,7 +36,8 @@ from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome
     from nono_trio.core.net.hello_retry import OtherHello
-    from nono_trio.core.policy.network_policy import Policy, Verdict
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.policy_verdict import Verdict
 
 # RFC 9110 15.5.20, as a mark for a hello that asks for another name. No answer has this status.
 MISDIRECTED: Final = 421

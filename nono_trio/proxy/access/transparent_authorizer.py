@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from nono_trio.core.http.bad_request import BadRequest
     from nono_trio.core.log.events import AuthOutcome
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.network_policy import Policy, Verdict
+    from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.core.policy.policy_verdict import Verdict
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
 _BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")

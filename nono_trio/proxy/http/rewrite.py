@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from nono_trio.core.http.fields import end_to_end_fields
+from nono_trio.core.http.header_fields import end_to_end_fields
 from nono_trio.core.http.hidden_request import has_unusual_body
 from nono_trio.core.http.http1 import CLOSE
 from nono_trio.core.http.message import Field, RequestStarted

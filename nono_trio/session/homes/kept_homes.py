@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedHome:
     """The home that a session asks for: its name without isolation and number, and what for."""
 
     name: str
@@ -67,7 +67,7 @@ class Homes:
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
 
-    def planned(self, wanted: Wanted) -> tuple[str, bool]:
+    def planned(self, wanted: WantedHome) -> tuple[str, bool]:
         """The name that a session would probably get, and whether it is there; makes nothing."""
         name = stored_name(wanted.name, wanted.isolation)
         return name, os.path.isdir(os.path.join(self.root, name))
@@ -78,7 +78,7 @@ class Homes:
 
     def claim(
         self,
-        wanted: Wanted,
+        wanted: WantedHome,
         places: Sequence[Place],
         seed: Callable[[int, str], Sequence[str]] = lambda _home, _name: (),
     ) -> HeldHome:
@@ -108,7 +108,7 @@ class Homes:
     def _make(
         self,
         root: HomeRoot,
-        wanted: Wanted,
+        wanted: WantedHome,
         number: int,
         seed: Callable[[int, str], Sequence[str]],
     ) -> HomeEntry | None:
@@ -137,7 +137,7 @@ class Homes:
         return None
 
     def _held(
-        self, entry: HomeEntry, wanted: Wanted, number: int, places: Sequence[Place]
+        self, entry: HomeEntry, wanted: WantedHome, number: int, places: Sequence[Place]
     ) -> HeldHome:
         facts = entry.read_facts() or HomeFacts(
             profile=wanted.profile,
@@ -221,7 +221,7 @@ def _one_of(names: Sequence[str], name: str) -> str:
     return fitting[0]
 
 
-def _is_for(entry: HomeEntry, wanted: Wanted, number: int) -> bool:
+def _is_for(entry: HomeEntry, wanted: WantedHome, number: int) -> bool:
     """Return whether a home NAME-2 is a copy of NAME: a user may have named another so, and
     its logins are not for this session."""
     if number == 1:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.filesystem.plan import FilePlan
     from nono_trio.sandbox.launcher.cage_plan import Isolation, MountOp
     from nono_trio.sandbox.launcher.hostile_tree import TreeSurvey
-    from nono_trio.session.homes.kept_homes import HeldHome, Wanted
+    from nono_trio.session.homes.kept_homes import HeldHome, WantedHome
 
 # The end of a run waits for it; a command can leave any number of files.
 SURVEY_SECONDS: Final = 1.0
@@ -117,13 +117,13 @@ def make_homes_inside(files: FilePlan) -> bool:
     return False
 
 
-def wanted_home(options: RunOptions, files: FilePlan, isolation: Isolation) -> Wanted:
+def wanted_home(options: RunOptions, files: FilePlan, isolation: Isolation) -> WantedHome:
     """Which kept home the options ask for."""
-    from nono_trio.session.homes.kept_homes import Wanted
+    from nono_trio.session.homes.kept_homes import WantedHome
 
     choice, directory = options.home, os.path.realpath(files.start)
     name = choice.name or home_name(choice.profile, directory)
-    return Wanted(name, isolation, choice.profile, directory)
+    return WantedHome(name, isolation, choice.profile, directory)
 
 
 def resolve_home(

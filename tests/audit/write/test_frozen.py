@@ -91,7 +91,7 @@ def test_a_frozen_log_ends_the_command(
 
 
 def test_the_watchdog_ends_what_it_was_told_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_LOOK_SECONDS", 0.002)
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.002)
     ended: list[str] = []
     fired, released = threading.Event(), threading.Event()
     guard = AppendWatchdog()

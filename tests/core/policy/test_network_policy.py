@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy import network_policy as policy_module
-from nono_trio.core.policy.network_policy import Policy, Verdict
+from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.errors import UsageError
 
 ALWAYS_CLOSED = [

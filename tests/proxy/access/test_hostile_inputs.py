@@ -24,7 +24,7 @@ from hostile_siblings import (
 )
 
 from nono_trio.core.http.bad_request import BadRequest
-from nono_trio.core.http.fields import end_to_end_fields, presented_token
+from nono_trio.core.http.header_fields import end_to_end_fields, presented_token
 from nono_trio.core.http.message import RequestHead
 from nono_trio.core.http.request_head import head_end, parse_head
 from nono_trio.core.http.target import connect_target, http_target

@@ -1,0 +1,48 @@
+"""The policy's answer about a host and port, with what the record of an allowed request notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nono_trio.core.policy.reasons import Note, format_note
+from nono_trio.core.policy.rule import Inspection
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The policy's answer. `rule` is the entry that decided, as written; None for a built-in rule.
+
+    `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that
+    would change it; None if no flag would. `inspection` says what an allowed connection must show.
+    """
+
+    allowed: bool
+    rule: str | None = None
+    reason: str | None = None
+    hint: str | None = None
+    inspection: Inspection = Inspection.NAME
+    scheme: str = ""
+    """The scheme of an entry that allows more than a plain one; the record names such an entry."""
+    tls_only: bool = False
+    """True if every entry that allows the host says TLS, so that plain HTTP is refused."""
+    looked_up: tuple[str, ...] = ()
+    """The full names that the look-up of an allowed host without a dot asks for, in order."""
+
+    @property
+    def entry_note(self) -> str | None:
+        """The note about the entry for the record of an allowed request; None for a plain entry."""
+        return format_note(Note(self._noted_entry)) if self.scheme else None
+
+    @property
+    def note(self) -> str | None:
+        """The note for the record of an allowed request.
+
+        None for a plain entry and a name that is looked up unchanged.
+        """
+        if not self.scheme and not self.looked_up:
+            return None
+        return format_note(Note(self._noted_entry, self.looked_up))
+
+    @property
+    def _noted_entry(self) -> str:
+        return self.rule if self.rule and self.scheme else ""
