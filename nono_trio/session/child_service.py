@@ -211,7 +211,13 @@ class ChildService:
             return None
         own_names = self._run.own_names.addresses
         network = Transparent(proxy, self._run.policy, recorder, own_names=own_names)
-        return partial(network.serve, self._sockets, handlers)
+        return partial(self._serve_network, network, handlers)
+
+    async def _serve_network(self, network: Transparent, handlers: trio.Nursery) -> None:
+        try:
+            await network.serve(self._sockets, handlers)
+        finally:
+            self.notes += network.notes()
 
     def _let_ports_through(
         self, serving: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder

@@ -1,9 +1,9 @@
-"""Records connections that the kernel has refused because no socket listens at their port.
+"""Records connections and datagrams that the kernel has refused because no socket gets them.
 
 Rules of this file:
 - No byte was let through, so the record may come after the refusal.
-- A scan gets few records (denial_throttle.py). One record at the end counts the others, with those
-  that the kernel's buffer has dropped.
+- A scan gets few records (denial_throttle.py). One record at the end counts the others; another one
+  counts what the kernel's buffer has dropped.
 - A packet that can't be parsed is ignored.
 """
 
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
+from nono_trio.core.net.ip_packet import destination
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
@@ -30,16 +31,17 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.net.fake_ip import FakeAddresses
+    from nono_trio.core.net.ip_packet import Attempt
     from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.proxy.access.decision import Decision
 
 BATCH: Final = 32  # packets before other tasks get a turn
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
-_MOST_BYTES: Final = 128
+_MOST_BYTES: Final = 128  # as much as the capture's filter passes
 _SOL_PACKET: Final = 263
 _PACKET_STATISTICS: Final = 6
 _STATISTICS: Final = struct.Struct("=II")  # packets, drops; reading resets both
-_PORT: Final = struct.Struct("!H")
 
 
 class RefusedPorts:
@@ -48,26 +50,43 @@ class RefusedPorts:
     def __init__(self, names: FakeAddresses, policy: Policy, recorder: RecordsDecisions) -> None:
         self._names = names
         self._policy = policy
-        self._denials = DenialThrottle(recorder, unix_ms)
+        self._recorder = recorder
+        self._connections = DenialThrottle(recorder, unix_ms)
+        # A flood of datagrams must not take the place of connections.
+        self._datagrams = DenialThrottle(recorder, unix_ms)
+        self._waiting = trio.CancelScope()
+        self._is_ending = False
+        self.lost = 0
+        """Packets that the kernel has dropped because they came too fast; known at the end."""
 
     async def serve(self, sock: socket.socket) -> None:
         """Record until cancelled, then record the remaining packets and close `sock`. Raises
-        AuditLost."""
+        AuditLost (in a group)."""
         with sock:
             sock.setblocking(False)
-            try:
-                while True:
+            async with trio.open_nursery() as nursery:
+                # A cancelled record might be in the log or not: recording only ends by itself, or
+                # by the deadline that it gets at the end.
+                recording = trio.CancelScope(shield=True)
+                nursery.start_soon(self._record_until_asked, sock, recording)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    recording.deadline = trio.current_time() + LAST_RECORD_SECONDS
+                    self._is_ending = True
+                    self._waiting.cancel()
+
+    async def _record_until_asked(self, sock: socket.socket, recording: trio.CancelScope) -> None:
+        with recording, suppress(SessionSealed):
+            while not self._is_ending:
+                with trio.CancelScope() as self._waiting:
                     await trio.lowlevel.wait_readable(sock)
-                    await self._read(sock)
-                    await trio.lowlevel.checkpoint()
-            except SessionSealed:
-                return
-            finally:
-                with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
-                    with suppress(AuditLost, SessionSealed):
-                        while await self._read(sock):
-                            pass
-                    await self._record_suppressed(sock)
+                await self._read(sock)
+                await trio.lowlevel.checkpoint()
+            with suppress(AuditLost):
+                while await self._read(sock):
+                    pass
+            await self._record_suppressed(sock)
 
     async def _read(self, sock: socket.socket) -> bool:
         """Record up to BATCH packets. Returns False once there are no more."""
@@ -76,17 +95,30 @@ class RefusedPorts:
                 packet = sock.recv(_MOST_BYTES)
             except OSError:
                 return False
-            tried = packet_destination(packet)
-            if tried is not None:
+            attempt = destination(packet)
+            if attempt is not None:
                 with suppress(AuditBusy):  # it stays counted
-                    await self._record(*tried)
+                    await self._record(attempt)
         return True
 
-    async def _record(self, address: IPv4Address | IPv6Address, port: int) -> None:
-        name = self._names.name_of(address)
-        host = Host(str(address), address) if name is None else Host(name)
-        reason = self._reason(host, port)
-        await self._denials.record(f"{host.name} {port}", host_denied(host.name, port, reason))
+    async def _record(self, attempt: Attempt) -> None:
+        name = self._names.name_of(attempt.address)
+        host = Host(str(attempt.address), attempt.address) if name is None else Host(name)
+        if attempt.is_connection and attempt.port is not None:
+            await self._connections.record(
+                f"{host.name} {attempt.port}",
+                host_denied(host.name, attempt.port, self._reason(host, attempt.port)),
+            )
+        else:
+            await self._datagrams.record(
+                f"{host.name} {attempt.port} {attempt.protocol}",
+                host_denied(
+                    host.name,
+                    attempt.port,
+                    self._datagram_reason(host, attempt.port),
+                    method=attempt.protocol,
+                ),
+            )
 
     def _reason(self, host: Host, port: int) -> str:
         verdict = self._policy.decide(host, port)
@@ -97,29 +129,24 @@ class RefusedPorts:
         # An entry with `:*` opens no listeners.
         return with_allow_entry(format_reason(DenialCode.NEEDS_PORT), entry(host.name, port))
 
+    def _datagram_reason(self, host: Host, port: int | None) -> str:
+        if port is None or not self._policy.decide(host, port).allowed:
+            return format_reason(DenialCode.DATAGRAM)
+        return format_reason(DenialCode.DATAGRAM_TO_ALLOWED, destination=entry(host.name, port))
+
     async def _record_suppressed(self, sock: socket.socket) -> None:
         with suppress(OSError):
             statistics = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
-            self._denials.count_suppressed(_STATISTICS.unpack(statistics)[1])
-        await self._denials.record_suppressed(
-            lambda count: host_denied(
-                REFUSED_PORTS_TARGET, None, format_reason(DenialCode.PORTS_SUPPRESSED, count=count)
-            )
+            self.lost = _STATISTICS.unpack(statistics)[1]
+        await self._connections.record_suppressed(partial(_about_many, DenialCode.PORTS_SUPPRESSED))
+        await self._datagrams.record_suppressed(
+            partial(_about_many, DenialCode.DATAGRAMS_SUPPRESSED)
         )
+        if self.lost:
+            event = _about_many(DenialCode.PACKETS_LOST, self.lost).event(unix_ms())
+            with suppress(AuditBusy, AuditLost, SessionSealed):
+                await self._recorder.record(event)
 
 
-def packet_destination(packet: bytes) -> tuple[IPv4Address | IPv6Address, int] | None:
-    """Return destination address and port of a TCP packet that begins with its IP header, None if
-    it is cut. The kernel's filter lets only TCP through.
-    """
-    address: IPv4Address | IPv6Address
-    if packet[:1] and packet[0] >> 4 == 6:
-        if len(packet) < 44:
-            return None
-        address, header = IPv6Address(packet[24:40]), 40
-    else:
-        header = (packet[0] & 15) * 4 if packet else 0
-        if header < 20 or len(packet) < header + 4:
-            return None
-        address = IPv4Address(packet[16:20])
-    return address, _PORT.unpack_from(packet, header + 2)[0]
+def _about_many(code: DenialCode, count: int) -> Decision:
+    return host_denied(REFUSED_PORTS_TARGET, None, format_reason(code, count=count))

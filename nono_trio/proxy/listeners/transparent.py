@@ -101,6 +101,15 @@ class Transparent:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await self._service.record_suppressed()
 
+    def notes(self) -> list[str]:
+        """Return sentences for the user, once serving has ended."""
+        if not self._refused.lost:
+            return []
+        return [
+            f"{self._refused.lost} packets of the command to refused ports came too fast to be"
+            " recorded; what they wanted to reach is not known"
+        ]
+
     def _serve_port(
         self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
     ) -> None:

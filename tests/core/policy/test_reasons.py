@@ -98,6 +98,12 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "no more ports can be listened at for programs without the proxy": ("NO_LISTENERS_LEFT", {}),
     "a program without the proxy needs an entry with the port": ("NEEDS_PORT", {}),
     "3 more connections to refused ports": ("PORTS_SUPPRESSED", {"count": 3}),
+    "datagrams other than DNS are not let through": ("DATAGRAM", {}),
+    "a.test:443 is allowed for TCP, datagrams are not let through": (
+        "DATAGRAM_TO_ALLOWED", {"destination": "a.test:443"},
+    ),
+    "3 more refused datagrams": ("DATAGRAMS_SUPPRESSED", {"count": 3}),
+    "3 packets to refused ports came too fast to be read": ("PACKETS_LOST", {"count": 3}),
     "a direct connection, past the proxy": ("DIRECT", {}),
     "a connection of a program that can't be looked into": ("DIRECT_UNKNOWN", {}),
     "3 more refused connections": ("DIRECT_SUPPRESSED", {"count": 3}),

@@ -23,7 +23,7 @@ from ..addresses import (
 from . import syscalls
 from .namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
 from .netlink import Netlink
-from .packet_capture import refused_connections
+from .packet_capture import refused_packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,7 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
             sockets[f"tcp{number}:{port}"] = _listen(family, port)
         sockets[f"dns-tcp{number}"] = _listen(family, DNS_PORT)
         sockets[f"dns-udp{number}"] = _bind(family, socket.SOCK_DGRAM, DNS_PORT)
-    refused = refused_connections([*ports, DNS_PORT])
+    refused = refused_packets([*ports, DNS_PORT])
     if refused is not None:
         sockets["refused"] = refused
     return sockets

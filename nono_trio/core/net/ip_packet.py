@@ -1,0 +1,77 @@
+"""Reads where an IP packet was to go: address, port and protocol. The packet may be cut.
+
+The packets are the child's: any field may have any value. Extension headers of IPv6 are followed
+as far as the bytes go, since a program without privileges can add two of them (a routing header, a
+fragment).
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+
+TCP: Final = "TCP"
+_PROTOCOLS: Final = {6: TCP, 17: "UDP", 33: "DCCP", 132: "SCTP", 136: "UDP-Lite"}
+_IPV4_HEADER, _IPV6_HEADER, _FRAGMENT_HEADER = 20, 40, 8
+_FRAGMENT: Final = 44
+_EXTENSIONS: Final = frozenset({0, 43, 60})  # their second byte is their length
+_FRAGMENT_OFFSET_V4, _FRAGMENT_OFFSET_V6 = 0x1FFF, 0xFFF8
+_SHORT: Final = struct.Struct("!H")
+_UNKNOWN: Final = "IP"
+
+
+class Attempt(NamedTuple):
+    """What a packet wanted to reach; `port` is None if the packet is cut before it."""
+
+    address: IPv4Address | IPv6Address
+    port: int | None
+    protocol: str
+
+    @property
+    def is_connection(self) -> bool:
+        """Return True if it is TCP."""
+        return self.protocol == TCP
+
+
+def destination(packet: bytes) -> Attempt | None:
+    """Return the destination of a packet that begins with its IP header.
+
+    Returns None if it is no IP packet, or a later fragment: the first has the ports.
+    """
+    version = packet[0] >> 4 if packet else 0
+    if version == 4 and len(packet) >= _IPV4_HEADER:
+        if _short(packet, 6) & _FRAGMENT_OFFSET_V4:
+            return None
+        protocol, behind = packet[9], (packet[0] & 15) * 4
+        return _attempt(IPv4Address(packet[16:20]), packet, protocol, behind)
+    if version == 6 and len(packet) >= _IPV6_HEADER:
+        return _behind_extensions(IPv6Address(packet[24:40]), packet)
+    return None
+
+
+def _behind_extensions(address: IPv6Address, packet: bytes) -> Attempt | None:
+    header, place = packet[6], _IPV6_HEADER
+    while header in _EXTENSIONS or header == _FRAGMENT:
+        if place + _FRAGMENT_HEADER > len(packet):
+            break
+        if header == _FRAGMENT:
+            if _short(packet, place + 2) & _FRAGMENT_OFFSET_V6:
+                return None
+            size = _FRAGMENT_HEADER
+        else:
+            size = (packet[place + 1] + 1) * 8
+        header, place = packet[place], place + size
+    return _attempt(address, packet, header, place)
+
+
+def _attempt(
+    address: IPv4Address | IPv6Address, packet: bytes, protocol: int, behind: int
+) -> Attempt:
+    port = _short(packet, behind + 2) if behind + 4 <= len(packet) else None
+    return Attempt(address, port, _PROTOCOLS.get(protocol, _UNKNOWN))
+
+
+def _short(packet: bytes, place: int) -> int:
+    found: int = _SHORT.unpack_from(packet, place)[0]
+    return found
