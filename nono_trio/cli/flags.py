@@ -60,8 +60,22 @@ _OUTPUT = (
     option("-s", "--silent", is_flag=True, help="Say nothing of our own but errors."),
     option("-v", "--verbose", is_flag=True, help="Say what the cage is made of."),
     option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded."),
+)  # fmt: skip
+
+_JUDGING = (
     option("--fail-on-deny", is_flag=True,
-           help="Exit 3 when the command succeeded but a request was denied."),
+           help="Exit 3 when the command succeeded but something was denied: a network attempt, or"
+           " (where denied files are seen) a file created outside the grants. A dead host, a"
+           " request that the proxy asked the password for, and hits of --deny-domain don't"
+           " count."),
+    option("--fail-on", type=OneOf(["policy", "all"]), default=None,
+           help="policy: as --fail-on-deny. all: also for hits of --deny-domain and for look-ups of"
+           " files that are not granted."),
+    option("--fail-on-path", type=PATH, multiple=True, metavar="PATH",
+           help="A tripwire: exit 3 when the command succeeded but looked up PATH, which is not"
+           " granted (a path, or a pattern with *). Repeatable."),
+    option("--expect-deny", multiple=True, metavar="HOST[:PORT]",
+           help="A host that is denied and no reason to fail. *.SUFFIX too. Repeatable."),
 )  # fmt: skip
 
 
@@ -82,6 +96,7 @@ def run_options(command: Command) -> Command:
         *_CAGE,
         *_declared("network", run_only=True),
         *_declared("limits"),
+        *_JUDGING,
         *_OUTPUT,
     )
     return session_options(command)

@@ -25,7 +25,14 @@ from nono_trio.cli.shared_flags import (
     json_option,
     session_directory,
 )
-from nono_trio.cli.text import clean, command_text, duration_text, local_time, table_lines
+from nono_trio.cli.text import (
+    clean,
+    command_text,
+    duration_text,
+    local_time,
+    numbers_text,
+    table_lines,
+)
 from nono_trio.core.log.events import LOST_EXIT_CODE
 from nono_trio.errors import JSON_SCHEMA
 from nono_trio.session import processes
@@ -117,9 +124,9 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
         return
     for label, text in _inspect_rows(one):
         print(f"  {label:<{LABEL_WIDTH}}{clean(text)}")
-    decided = f"{counts.allowed:,} allowed, {counts.denied:,} denied"
+    decided = numbers_text(counts)
     unbound = "" if one.status == "sealed" else NOT_BOUND
-    print(f"  {'decisions':<{LABEL_WIDTH}}{decided} in {counts.events:,} records{unbound}")
+    print(f"  {'network':<{LABEL_WIDTH}}{decided} in {counts.events:,} records{unbound}")
 
 
 def _row(one: Running) -> tuple[str, ...]:

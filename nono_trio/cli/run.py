@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nono_trio.cli.flags import given_options, run_options
-from nono_trio.cli.live import DenialCount, FollowPrinter, say
+from nono_trio.cli.live import FollowPrinter, end_lines, say, verdict_line
 from nono_trio.cli.stderr import begin_session
 from nono_trio.cli.text import clean
 from nono_trio.config.settle import settle_run
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from nono_trio.config.options import RunOptions
     from nono_trio.session.run import Finished
-
-FAIL_ON_DENY = 3
 
 
 @click.command(
@@ -89,21 +87,20 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         for note in prepared.resources.home.notes:
             _say_clean(note)
     begin_session()
-    denials = DenialCount()
-    observers = [denials.observe, *([FollowPrinter().observe] if given["follow"] else [])]
+    observers = [FollowPrinter().observe] if given["follow"] else []
     built = _say_cage if given["verbose"] else _quiet
     finished = run_command(options, prepared, Listeners(warn=say, observe=observers, built=built))
     if finished.outcome.error is not None:
         _explain_end(finished)
         raise finished.outcome.error
+    attempts = finished.attempts
     if not silent:
         notes = map(clean, finished.notes)  # with paths that the command chose
-        for line in (*notes, *denials.summary(finished.record.session_id)):
+        for line in (*notes, *end_lines(attempts, finished.record.session_id)):
             say(line)
-    code = finished.outcome.exit_code
-    if code == 0 and denials.total and given["fail_on_deny"]:
-        say(f"exit code {FAIL_ON_DENY}: --fail-on-deny, and {denials.named}")
-        return FAIL_ON_DENY
+    code = options.judging.exit_code(finished.outcome.exit_code, attempts)
+    if code != finished.outcome.exit_code:
+        say(verdict_line(options.judging, options.judging.strays(attempts)))
     return code
 
 

@@ -11,7 +11,7 @@ import os
 import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import UNSET
 
@@ -36,6 +36,25 @@ IPV6_CHARACTERS = frozenset("0123456789abcdefABCDEF:.")
 # Python decodes the bytes 0x80 to 0xff of an argument that is not UTF-8 to these.
 UNDECODED = range(0xDC80, 0xDD00)
 NO_TARGET = "(malformed request)"
+
+
+class Numbers(Protocol):
+    """The attempts of a session."""
+
+    @property
+    def allowed(self) -> int:
+        """Those that were allowed and went out."""
+        ...
+
+    @property
+    def denied(self) -> int:
+        """Those that the policy refused."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Those that were allowed and came to nothing."""
+        ...
 
 
 def clean(text: str) -> str:
@@ -87,13 +106,19 @@ def denied_text(host: DeniedHost) -> str:
     return f"{name}:{','.join(map(str, ports[:MAX_PORTS]))}{more}"
 
 
+def numbers_text(numbers: Numbers) -> str:
+    """`2 denied, 1 failed, 3 allowed`: the three numbers that every command shows."""
+    return f"{numbers.denied:,} denied, {numbers.failed:,} failed, {numbers.allowed:,} allowed"
+
+
 def clock_time(unix_ms: int) -> str:
-    """Local time of day with milliseconds; the bare number for a time past the calendar."""
+    """Local time of day with milliseconds and its zone; the bare number for a time past the
+    calendar."""
     try:
         time = datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone()
     except (ValueError, OverflowError, OSError):
         return f"{unix_ms} ms"
-    return f"{time:%H:%M:%S}.{unix_ms % 1000:03d}"
+    return time.timetz().isoformat(timespec="milliseconds")
 
 
 def local_time(time: datetime) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from nono_trio.core.policy.home_choice import HomeChoice
+from nono_trio.core.policy.judging import Judging
 from nono_trio.core.policy.variables import VariableRules
 from nono_trio.core.profile.fields import QUEUE_RECORDS, flag_of
 
@@ -117,3 +118,4 @@ class RunOptions:
     set_variables: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     home: HomeChoice = field(default_factory=HomeChoice)
+    judging: Judging = field(default_factory=Judging)

@@ -21,9 +21,12 @@ from nono_trio.config.options import (
 from nono_trio.config.resolve import choose
 from nono_trio.config.secret import read_secret, secret_variable
 from nono_trio.core.policy.home_choice import FLAG, HomeChoice, parse_home
+from nono_trio.core.policy.judging import Judging, parse_expected
+from nono_trio.core.policy.rule import parse_deny
 from nono_trio.core.profile.fields import FIELDS, flag_of
 from nono_trio.core.profile.size import parse_size
 from nono_trio.errors import UsageError
+from nono_trio.posix.account import expand_home
 from nono_trio.sandbox.filesystem.plan import FileOptions
 from nono_trio.startup import caller_environment
 
@@ -69,6 +72,7 @@ def settle_run(command: Sequence[str], given: Given) -> RunOptions:
         set_variables=chosen.set_variables,
         notes=chosen.notes,
         home=_home(chosen),
+        judging=_judging(values),
     )
 
 
@@ -140,6 +144,23 @@ def _upstream_proxy(values: Mapping[str, Any]) -> UpstreamProxy | None:
 
     password = None if reference is None else read_secret(PASSWORD_FLAG, reference, os.environ)
     return parse_upstream_proxy(url, values["upstream_bypass"], password, os.environ)
+
+
+def _judging(values: Mapping[str, Any]) -> Judging:
+    """What makes the run fail; a path is taken as given and without symlinks."""
+    directory = os.path.abspath(expand_home(values["workdir"] or ""))
+    paths = [
+        os.path.join(directory, expand_home(path).rstrip("/")) for path in values["fail_on_path"]
+    ]
+    both = dict.fromkeys(
+        one for path in paths for one in (os.path.normpath(path), os.path.realpath(path))
+    )
+    return Judging(
+        fail_on=values["fail_on"] or ("policy" if values["fail_on_deny"] else None),
+        expected=parse_expected(values["expect_deny"]),
+        paths=tuple(both),
+        deny_list=tuple(map(parse_deny, values["deny_domain"])),
+    )
 
 
 def _home(chosen: Chosen) -> HomeChoice:

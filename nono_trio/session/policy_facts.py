@@ -18,6 +18,7 @@ from nono_trio import __version__
 from nono_trio.core.log.policy_json import (
     FilePolicy,
     GrantedPath,
+    JudgingPolicy,
     NetworkPolicy,
     PassedVariables,
     SessionOrigin,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from nono_trio.config.options import NetworkOptions, RunOptions, SessionOptions
+    from nono_trio.core.policy.judging import Judging
     from nono_trio.session.prepare import PreparedRun
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -59,6 +61,7 @@ def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
             "max_processes": limits.max_processes,
             "timeout": options.timeout_seconds,
         },
+        judging=_judging(options.judging),
         origin=_origin(options.session),
     )
 
@@ -93,6 +96,16 @@ def _network(
         upstream_proxy=None
         if proxy is None
         else SourcedEntry(entry=f"{proxy.scheme}://{proxy.shown}", source=proxy.source),
+    )
+
+
+def _judging(judging: Judging) -> JudgingPolicy | None:
+    if judging.fail_on is None and not judging.paths:
+        return None
+    return JudgingPolicy(
+        fail_on=judging.fail_on,
+        expected=[_text(rule.text) for rule in judging.expected],
+        paths=[*map(_text, judging.paths)],
     )
 
 

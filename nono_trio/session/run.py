@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions, SessionOptions
     from nono_trio.core.log.policy_json import SessionPolicy
+    from nono_trio.core.policy.attempts import AttemptTally
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.session.cage_launch import Listeners, Started
     from nono_trio.session.prepare import PreparedRun
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A session that has ended, and its log; `notes` are sentences about it for the user."""
+    """A session that has ended, and its log; `attempts` are what it tried, `notes` are sentences
+    about it for the user."""
 
     outcome: Outcome
     record: SessionRecord
+    attempts: AttemptTally
     notes: Sequence[str] = ()
 
 
@@ -66,6 +69,12 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     listeners.built(started.run.enforcement)
     listeners.opened(record)
     make_room()
+    record.judging = options.judging
+    if options.judging.needs_files and started.launched.view is None:
+        listeners.warn(
+            f"warning: {options.judging.flag} sees no look-ups of files here (`nono-trio doctor`"
+            " says why), so they can't fail the run"
+        )
     supervisor = _supervisor(options.session, record, listeners)
     denials = started.run.resources.denials
     if denials is not None:
@@ -93,7 +102,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     streams.put_back()
     if service.timed_out:
         listeners.warn(f"the command was ended after {options.timeout_seconds:g} s (--timeout)")
-    return Finished(outcome, record, service.notes)
+    return Finished(outcome, record, supervisor.writer.totals.attempts, service.notes)
 
 
 def run_proxy(
@@ -122,7 +131,8 @@ def run_proxy(
             lambda: ready(record),
             options.network.upstream_proxy,
         )
-        return Finished(trio.run(supervisor.run, service), record)
+        outcome = trio.run(supervisor.run, service)
+        return Finished(outcome, record, supervisor.writer.totals.attempts)
 
 
 def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Listeners) -> Supervisor:

@@ -1,12 +1,13 @@
-"""The end of a run in three lines: what was denied, by host, and what would have allowed it."""
+"""The end of a run in a few lines: what was denied or failed, by host, and what would allow it."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
-from nono_trio.cli.live import MAX_COUNTED, MAX_TARGETS, WITHOUT_TOKEN, DenialCount
+from nono_trio.cli.live import MAX_TARGETS, WITHOUT_TOKEN, end_lines
 from nono_trio.core.log.events import Network, NetworkEvent
+from nono_trio.core.policy.attempts import MAX_HOSTS, AttemptTally
 from nono_trio.core.policy.reasons import with_allow_entry
 
 
@@ -26,10 +27,9 @@ def missing(target, port=443):
 
 
 def summary(*events):
-    count = DenialCount()
-    for number, one in enumerate(events):
-        count.observe(number, Network(event=one))
-    return count.summary("5e55")
+    tally = AttemptTally()
+    tally.add_all(Network(event=one) for one in events)
+    return end_lines(tally, "5e55")
 
 
 def test_nothing_denied_is_nothing_to_say():
@@ -41,7 +41,8 @@ def test_a_host_that_was_looked_up_and_tried_at_two_ports_is_named_once():
         looked_up("a.test"), missing("a.test", 443), missing("a.test", 80), looked_up("a.test"),
         event("b.test", decision="allow"),
     ) == [
-        "2 denied, 1 allowed: a.test:80,443 (2x)",
+        "2 denied, 0 failed, 1 allowed",
+        "denied a.test:80,443 (2x): a.test:443 is not on the allowlist",
         "to allow: --allow-domain a.test:443 --allow-domain a.test:80",
         "details: nono-trio audit show 5e55",
     ]  # fmt: skip
@@ -49,7 +50,8 @@ def test_a_host_that_was_looked_up_and_tried_at_two_ports_is_named_once():
 
 def test_a_name_that_was_only_looked_up_says_so():
     assert summary(looked_up("x.tunnel.test"), looked_up("x.tunnel.test"))[:-1] == [
-        "2 denied, 0 allowed: x.tunnel.test, only looked up (2x)"
+        "1 denied, 0 failed, 0 allowed",
+        "denied x.tunnel.test, only looked up (1x): the name is not allowed on any port",
     ]
 
 
@@ -60,27 +62,32 @@ def test_what_would_have_allowed_it_is_in_the_form_that_does():
         event("169.254.169.254", 80, reason="169.254.169.254 is a cloud metadata address"),
         event("", None, reason="malformed"),
     )
-    assert lines[0].startswith("4 denied, 0 allowed: a.test:443 (1x), [2001:db8::1]:443 (1x), ")
-    assert "(malformed request) (1x)" in lines[0]
-    assert lines[1] == (
+    assert lines[:5] == [
+        "4 denied, 0 failed, 0 allowed",
+        "denied a.test:443 (1x): it hides its name",
+        "denied [2001:db8::1]:443 (1x): no TLS",
+        "denied 169.254.169.254:80 (1x): 169.254.169.254 is a cloud metadata address",
+        "denied (malformed request) (1x): malformed",
+    ]
+    assert lines[5] == (
         "to allow: --allow-domain tls://a.test:443 --allow-domain tcp://[2001:db8::1]:443"
     )
 
 
 def test_a_flood_is_counted_and_not_kept():
-    many = [missing(f"h{number}.test") for number in range(MAX_COUNTED + 10)]
-    scan = [missing("h0.test", port) for port in range(1, 1000)]
+    many = [missing(f"h{number}.test") for number in range(MAX_HOSTS + 10)]
+    scan = [missing("h0.test", port) for port in range(1, 1000) if port != 443]
     lines = summary(*many, *scan, *[missing("h5.test")] * 3)
-    assert lines[0].startswith(f"{len(many) + len(scan) + 3} denied, 0 allowed: h5.test:443 (4x), ")
-    assert lines[0].endswith(f" and {MAX_COUNTED - MAX_TARGETS} more")
+    assert lines[0] == f"{len(many) + len(scan) + 3:,} denied, 0 failed, 0 allowed"
+    assert lines[1].startswith("denied h0.test:1,2,3,4,5,6,7,8,... (999x): ")
+    assert lines[2].startswith("denied h5.test:443 (4x): ")
+    assert lines[6] == f"denied {MAX_HOSTS - MAX_TARGETS} hosts more"
 
 
 def test_what_is_about_no_host_is_not_shown():
     own = event("nono-trio:dns", 53, method="DNS", reason="9 more queries for denied names")
-    assert summary(looked_up("a.test"), own)[0] == (
-        "1 denied, 0 allowed: a.test, only looked up (1x)"
-    )
-    assert [line.split(":")[0] for line in summary(own)] == ["details"]
+    assert summary(looked_up("a.test"), own)[0] == "1 denied, 0 failed, 0 allowed"
+    assert summary(own) == []
 
 
 def test_a_program_that_sends_no_password_is_told_of():
@@ -89,7 +96,7 @@ def test_a_program_that_sends_no_password_is_told_of():
     told = WITHOUT_TOKEN.format("a.test:443 and maybe others")
     assert summary(refused) == [told, "details: nono-trio audit show 5e55"]
     both = summary(refused, missing("b.test"))
-    assert both[:2] == ["1 denied, 0 allowed: b.test:443 (1x)", told]
+    assert [both[0], both[2]] == ["1 denied, 0 failed, 0 allowed", told]
 
 
 def test_a_request_without_a_host_is_not_named_among_them():
@@ -101,7 +108,7 @@ def test_a_request_without_a_host_is_not_named_among_them():
     assert WITHOUT_TOKEN.format("some hosts") in summary(refused[1])
 
 
-def test_what_no_entry_would_have_opened_is_told_with_its_reason():
+def test_what_failed_is_no_denial_and_is_told_with_its_reason():
     reasons = ["the upstream proxy p.test:3128 asks for a user and password (407)"] * 2
     reasons += [f"can't connect to a.test:{port}: refused" for port in range(5)]
     lines = summary(
@@ -112,22 +119,16 @@ def test_what_no_entry_would_have_opened_is_told_with_its_reason():
             for reason in reasons
         )
     )
-    assert lines[0] == "7 denied, 0 allowed: a.test:443 (7x)"
-    assert lines[1:4] == [reasons[0], reasons[2], reasons[3]]
-    assert lines[4:] == ["details: nono-trio audit show 5e55"]
-
-
-def test_a_request_without_the_token_is_no_denial_of_the_run():
-    """Another program that reaches the listener may have sent it: no job fails for it."""
-    refused = msgspec.structs.replace(event("a.test"), denial_category="authentication_failed")
-    count = DenialCount()
-    count.observe(0, Network(event=refused))
-    assert count.total == 0
+    assert lines == [
+        "0 denied, 7 failed, 0 allowed",
+        f"failed a.test:443 (7x): {reasons[0]}",
+        "details: nono-trio audit show 5e55",
+    ]
 
 
 def test_a_scan_is_named_by_its_first_ports():
-    text = summary(*[missing("a.test", port) for port in range(1, 100)])[0]
-    assert text == "99 denied, 0 allowed: a.test:1,2,3,4,5,6,7,8,... (99x)"
+    text = summary(*[missing("a.test", port) for port in range(1, 100)])[1]
+    assert text.startswith("denied a.test:1,2,3,4,5,6,7,8,... (99x): ")
 
 
 @pytest.mark.parametrize("target", ["\x1b[31mred", "a\nb", "\u202eevil"])

@@ -161,7 +161,7 @@ def test_inspect_says_what_became_of_a_crashed_one(run, root):
         "isolation    namespace",
         "cage         network namespace",
         "granted      /home/a/project",
-        "decisions    1 allowed, 1 denied in 5 records",
+        "network      1 denied, 0 failed, 1 allowed in 5 records",
     ):
         assert f"  {text}" in out
 

@@ -62,13 +62,13 @@ def test_nothing_unprintable_ever_gets_through(text):
 
 def test_the_line_of_a_denied_connect():
     assert decision_line(made.network().event) == (
-        "12:03:04.123 deny  connect  evil.test:443  host evil.test is not on the allowlist"
+        "12:03:04.123+00:00 deny  connect  evil.test:443  host evil.test is not on the allowlist"
     )
 
 
 def test_the_line_of_an_allowed_connect_ends_with_its_target():
     line = decision_line(made.network(decision="allow", target="example.com").event)
-    assert line == "12:03:04.123 allow connect  example.com:443"
+    assert line == "12:03:04.123+00:00 allow connect  example.com:443"
 
 
 def test_the_line_of_a_plain_request():
@@ -76,7 +76,7 @@ def test_the_line_of_a_plain_request():
         decision="allow", target="example.com", mode="reverse", method="GET", path="/a", status=200
     ).event
     assert decision_line(event) == (
-        "12:03:04.123 allow reverse  example.com:443  GET /a  status 200"
+        "12:03:04.123+00:00 allow reverse  example.com:443  GET /a  status 200"
     )
 
 

@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), r
 CHANGING = (
     (r"\b[0-9a-f]{64}\b", "<hash>"),
     (r"\b[0-9a-f]{16}\b", "<session>"),
-    (r"\d\d:\d\d:\d\d(\.\d+)?", "<time>"),
+    (r"\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d:\d\d)?", "<time>"),
     (r"\d{4}-\d\d-\d\d", "<date>"),
     (r"kill -9 \d+", "kill -9 <pid>"),
     (r"/tmp/nono-trio-demo[-\w]*", "<demo>"),

@@ -65,7 +65,7 @@ def test_curl_reaches_what_is_allowed_and_is_told_what_is_not(
     ]
     code, verdict = sessions.verdict()
     assert (code, verdict["verdict"], verdict["event_count"]) == (0, "verified", 9)
-    assert "2 denied, 2 allowed" in done.stderr
+    assert "2 denied, 0 failed, 2 allowed" in done.stderr
     flows = [json.loads(line) for line in (sessions.only / "flows.ndjson").read_text().splitlines()]
     assert [flow["address"] for flow in flows] == ["127.0.0.1", "127.0.0.1"]
 

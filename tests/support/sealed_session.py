@@ -40,6 +40,7 @@ from nono_trio.core.log.session_json import (
     session_digest,
 )
 from nono_trio.core.log.summary_json import SealSummary, digest_of, encode_summary
+from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.posix import process_info
 
 if TYPE_CHECKING:
@@ -176,7 +177,13 @@ def counted(payloads, **facts):
     """FACTS of a sealed session, with the counts of its log unless `facts` has others."""
     tally = Tally()
     tally.add_all(payloads)
-    totals = {"allowed_total": tally.allowed, "denied_total": tally.denied}
+    attempts = AttemptTally()
+    attempts.add_all(payloads)
+    totals = {
+        "allowed_total": tally.allowed,
+        "denied_total": tally.denied,
+        "attempts": attempts.totals,
+    }
     return FACTS | totals | {"lost_total": tally.lost} | facts
 
 

@@ -1,9 +1,9 @@
 """Summaries of a session: status and counts for `list`, the story for `show`.
 
-Rules of this file: nothing here is proof (verify/session.py proves), so it may be quick. Counts of
-a sealed session come from its summary, which the log binds (bound_facts.py). Counts of other
-sessions are not bound yet and come from a scan of the log for a few byte strings. Memory is bounded
-for any number of hosts.
+Rules of this file: nothing here is proof (verify/session.py proves). Counts of a sealed session
+come from its summary, which the log binds (bound_facts.py). Counts of other sessions are not bound
+yet and are folded from the log, by the same rules (core/policy/attempts.py). Memory is bounded for
+any number of hosts.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nono_trio.audit.read.records import MAX_LINE, flows, records
+from msgspec import UnsetType
+
+from nono_trio.audit.read.records import flows, records
 from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded
 from nono_trio.core.log.file_events import denied_request
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, is_denial
-from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost
-from nono_trio.errors import LogUnreadable
+from nono_trio.core.policy.allow_entry import LOOK_UP
+from nono_trio.core.policy.attempts import AttemptTally
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,15 +32,6 @@ if TYPE_CHECKING:
 
 Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
 
-SCAN_BLOCK = 1024 * 1024
-# Records about the log are not decisions: these two are written as allowed, all others as denied.
-ABOUT_LOG = b'"target":"nono-trio:'
-BINDING = (b'"target":"nono-trio:policy"', b'"target":"nono-trio:summary"')
-# Each of these is once in a record: a quote in a JSON string is escaped, so no other text matches.
-# A match may lie across two blocks; a match within the overlap was counted before.
-ALLOW = b'"decision":"allow"'
-DENY = b'"decision":"deny",'
-NO_DENIAL = b'"denial_category":"authentication_failed",'
 # A child can name any number of hosts; those beyond this number are counted together.
 MAX_HOSTS = 10_000
 OTHER_HOSTS = "(other hosts)"
@@ -47,11 +40,12 @@ MAX_FILES = 10_000
 
 @dataclass(frozen=True)
 class Counts:
-    """The number of records in the log, and of decisions among them."""
+    """The number of records in the log, and of attempts (core/policy/attempts.py)."""
 
     events: int
     allowed: int
     denied: int
+    failed: int = 0
 
 
 def status_of(directory: Path, summary: SessionSummary | None) -> Status:
@@ -84,36 +78,21 @@ def counts_of(session: StoredSession) -> Counts:
     """Counts of one session; zeros where there is no log."""
     summary = session.summary
     if summary is not None:
-        allowed, denied = summary.facts.allowed_total, summary.facts.denied_total
-        if isinstance(allowed, int) and isinstance(denied, int):
-            return Counts(summary.audit_event_count, allowed, denied)
+        totals = summary.facts.attempts
+        if not isinstance(totals, UnsetType):
+            count = summary.audit_event_count
+            return Counts(count, totals.allowed, totals.denied, totals.failed)
     return scan(session.directory / LOG)
 
 
 def scan(log: Path) -> Counts:
-    """Return counts from the bytes of a log, at the speed of the disk."""
-    events = 0
-    found = dict.fromkeys((ALLOW, DENY, NO_DENIAL, ABOUT_LOG, *BINDING), 0)
-    overlap = max(map(len, found)) - 1
-    try:
-        with log.open("rb") as file:
-            before, unended = b"", 0
-            while block := file.read(SCAN_BLOCK):
-                unended = 0 if b"\n" in block else unended + len(block)
-                if unended > MAX_LINE:  # not a log of ours, and an endless hole may follow
-                    raise LogUnreadable(f"{log} has a line of more than {MAX_LINE} bytes in it")
-                window = before + block
-                events += block.count(b"\n")
-                for text in found:
-                    found[text] += window.count(text) - before.count(text)
-                before = window[-overlap:]
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise LogUnreadable(f"{log} can't be read: {error.strerror or error}") from error
-    binding = sum(found[text] for text in BINDING)
-    denied = found[DENY] - found[NO_DENIAL] - (found[ABOUT_LOG] - binding)
-    return Counts(events, found[ALLOW] - binding, denied)
+    """Return counts from the records of a log; zeros if there is none. Raises LogUnreadable."""
+    events, attempts = 0, AttemptTally()
+    if log.exists():
+        for record in records(log):
+            events += 1
+            attempts.add(record.event)
+    return Counts(events, attempts.allowed, attempts.denied, attempts.failed)
 
 
 @dataclass
@@ -137,6 +116,8 @@ class Story:
     """The summary of a log and its flows: the ends of the timeline, and counts.
 
     `first` and `last` are the first and last network records; `decisions` counts them all.
+    `allowed` and `denied` count records, as the summary of a session binds them; `attempts` has the
+    numbers for users.
     """
 
     keep: int
@@ -144,6 +125,7 @@ class Story:
     decisions: int = 0
     allowed: int = 0
     denied: int = 0
+    attempts: AttemptTally = field(default_factory=AttemptTally)
     sandbox: SandboxRuntimeEvent | None = None
     ended: SessionEnded | None = None
     first: list[LogRecord] = field(default_factory=list)
@@ -160,23 +142,9 @@ class Story:
         """The number of decisions that are neither in `first` nor in `last`."""
         return self.decisions - len(self.first) - len(self.last)
 
-    @property
-    def look_ups(self) -> int:
-        """The number of denied look-ups."""
-        return sum(host.requests for host in self.hosts.values() if host.look_up)
-
-    def denied_hosts(self) -> list[DeniedHost]:
-        """The denied hosts, by number of requests and then by name."""
-        denied: dict[str, DeniedHost] = {}
-        for count in self.hosts.values():
-            if count.decision != "deny":
-                continue
-            host = denied.setdefault(count.target, DeniedHost(count.target))
-            if count.look_up:
-                host.look_ups += count.requests
-            else:
-                host.ports[count.port] += count.requests
-        return sorted(denied.values(), key=lambda host: (-host.requests, host.target))
+    def allowed_requests(self, host: HostCount) -> int:
+        """The allowed attempts among the allowed records of one host and port."""
+        return host.requests - self.attempts.replaced[host.target, host.port]
 
     def hosts_by_weight(self) -> list[HostCount]:
         """Denials first, then by number of requests, then by name."""
@@ -202,6 +170,7 @@ def read_story(directory: Path, keep: int) -> Story:
 def _tell_record(story: Story, record: LogRecord) -> None:
     story.events += 1
     payload = record.event
+    story.attempts.add(payload)
     if isinstance(payload, Network):
         _tell_decision(story, record, payload)
     elif isinstance(payload, SandboxRuntime):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.chained_log import AppendFile
     from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
     from nono_trio.core.log.notices import Tally
-    from nono_trio.core.log.session_json import Checkpoint, SessionMetadata
+    from nono_trio.core.log.session_json import AttemptTotals, Checkpoint, SessionMetadata
     from nono_trio.core.log.summary_json import SealSummary
 
 
@@ -71,7 +71,7 @@ class CrashScan:
     def add(self, payloads: list[Payload]) -> None:
         """Count the records that a recovery adds at the end."""
         for payload in payloads:
-            self._check.tally.add(payload)
+            self._check.count(payload)
             self._observe(payload)
 
     def _observe(self, payload: Payload) -> None:
@@ -88,6 +88,11 @@ class CrashScan:
     def tally(self) -> Tally:
         """Decisions and losses of the log, with the added records."""
         return self._check.tally
+
+    @property
+    def attempts(self) -> AttemptTotals:
+        """The attempts in the log."""
+        return self._check.attempts.totals
 
     @property
     def network_events(self) -> list[NetworkEvent]:

@@ -243,7 +243,11 @@ class _Sealing:
         """The facts of the open session.json, which the policy binds, with the counts."""
         facts, tally = self._metadata.facts, self._found.tally
         return msgspec.structs.replace(
-            facts, lost_total=tally.lost, allowed_total=tally.allowed, denied_total=tally.denied
+            facts,
+            lost_total=tally.lost,
+            allowed_total=tally.allowed,
+            denied_total=tally.denied,
+            attempts=self._found.attempts,
         )
 
     def _missing_records(self) -> list[Payload]:

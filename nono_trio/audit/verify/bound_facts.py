@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UnsetType
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import lines, lines_backwards, size_of
@@ -82,6 +83,9 @@ def compared(found: StoredSession, story: Story) -> StoredSession:
     facts = totals.facts
     bound = f"{totals.event_count} records, {facts.allowed_total} allowed"
     fault = differs(SUMMARY_MISMATCH, f"{bound}, {facts.denied_total} denied", told)
+    if fault is None and not isinstance(facts.attempts, UnsetType):
+        counted = story.attempts.totals
+        fault = differs(SUMMARY_MISMATCH, f"{facts.attempts}", f"{counted}")
     return msgspec.structs.replace(found, fault=fault)
 
 

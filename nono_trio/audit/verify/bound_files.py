@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UnsetType
 
 from nono_trio.audit import store
 from nono_trio.audit.read.records import size_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.chained_log import LogPosition
     from nono_trio.core.log.events import NetworkEvent, Payload
     from nono_trio.core.log.policy_json import SessionPolicy
-    from nono_trio.core.log.session_json import SessionMetadata
+    from nono_trio.core.log.session_json import NonoTrioFacts, SessionMetadata
     from nono_trio.core.log.summary_json import FileDigest, SealSummary
 
 POLICY_RECORD = "policy record missing"
@@ -173,7 +174,16 @@ def _check_counts(summary: SealSummary, log: LogCheck) -> FirstBad | None:
         or differs(SUMMARY_MISMATCH, f"allowed {tally.allowed}", f"allowed {facts.allowed_total}")
         or differs(SUMMARY_MISMATCH, f"denied {tally.denied}", f"denied {facts.denied_total}")
         or differs(SUMMARY_MISMATCH, f"lost_total {tally.lost}", f"lost_total {facts.lost_total}")
+        or _check_attempts(facts, log)
     )
+
+
+def _check_attempts(facts: NonoTrioFacts, log: LogCheck) -> FirstBad | None:
+    """Compare the attempts; earlier versions did not count them."""
+    if isinstance(facts.attempts, UnsetType):
+        return None
+    counted = log.attempts.totals
+    return differs(SUMMARY_MISMATCH, f"attempts {counted}", f"attempts {facts.attempts}")
 
 
 def _check_digest(

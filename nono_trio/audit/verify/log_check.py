@@ -15,6 +15,7 @@ from nono_trio.audit.verify.chain import BadRecord, Chain
 from nono_trio.audit.verify.checkpoints import TRUNCATED, CheckpointCursor
 from nono_trio.core.log.events import Network, SessionEnded, SessionStarted
 from nono_trio.core.log.notices import POLICY_SEQUENCE, Tally, says_policy_was_taken
+from nono_trio.core.policy.attempts import AttemptTally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ class LogCheck:
         self.ended: SessionEnded | None = None
         self.network_count = 0
         self.tally = Tally()
+        self.attempts = AttemptTally()
         self.second: Payload | None = None
         self.before_last: Payload | None = None
         """The record before the last one: in a sealed log the summary's."""
@@ -104,8 +106,13 @@ class LogCheck:
         if self.chain.count == POLICY_SEQUENCE + 1:
             self.second = payload
         self.before_last, self.last = self.last, payload
-        self.tally.add(payload)
+        self.count(payload)
         self.policy_was_taken = self.policy_was_taken or says_policy_was_taken(payload)
+
+    def count(self, payload: Payload) -> None:
+        """Count a record, also one that a recovery adds."""
+        self.tally.add(payload)
+        self.attempts.add(payload)
 
     def _check_place(self, payload: Payload) -> None:
         """Check that session_started is first, session_ended last, and that session.json repeats

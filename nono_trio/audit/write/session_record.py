@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from nono_trio.audit import store
 from nono_trio.audit.write import ledger_append
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.writer import Totals
     from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
     from nono_trio.core.log.summary_json import SealSummary
+    from nono_trio.core.policy.judging import Judging
 
 
 # In the sealed session.json beside the network events: hashes, counts, times.
@@ -78,6 +80,8 @@ class SessionRecord:
         self.command = bounded_command(redact_argv(facts.command))
         self._network_events: list[NetworkEvent] = []
         self.executable: ExecutableIdentity | None = None
+        self.judging: Judging | None = None
+        """Decides about the run's own exit code; None for a session without a command."""
         policy = msgspec.structs.replace(
             facts.policy, session_id=self.session_id, supervisor=_this_process()
         )
@@ -122,6 +126,8 @@ class SessionRecord:
             allowed_total=totals.allowed,
             denied_total=totals.denied,
             duration_ms=round((time.monotonic() - self._began) * 1000),
+            attempts=totals.attempts.totals,
+            run_exit_code=self._run_exit_code(totals),
         )
         sizes = {
             store.FLOWS: self.files.flows.offset,
@@ -131,6 +137,11 @@ class SessionRecord:
             self.directory, facts, event_count, self.executable, recovered=False, sizes=sizes
         )
         return write_summary(self.directory, self._summary)
+
+    def _run_exit_code(self, totals: Totals) -> int | UnsetType:
+        if self.judging is None or totals.exit_code is None:
+            return UNSET
+        return self.judging.exit_code(totals.exit_code, totals.attempts)
 
     def seal(self, ended: SessionEnded, totals: Totals) -> None:
         """Make the finished log durable, then write ledger and session.json. Blocking; raises

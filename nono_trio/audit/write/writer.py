@@ -31,6 +31,7 @@ from nono_trio.core.log.notices import (
     is_denial,
 )
 from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
+from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.errors import AuditLost
 from nono_trio.posix.clock import unix_ms
 from nono_trio.threads import in_thread
@@ -62,6 +63,8 @@ class Totals:
     lost_flows: int = 0
     peak_queue: int = 0
     lost_reasons: dict[str, int] = field(default_factory=dict)
+    attempts: AttemptTally = field(default_factory=AttemptTally)
+    exit_code: int | None = None  # of the command, once it has ended
 
 
 class Writer:
@@ -131,6 +134,7 @@ class Writer:
 
         A crash leaves all of them whole, or a torn tail without an end.
         """
+        self.totals.exit_code = ended.exit_code
         last: list[Payload] = [*self._gaps(), ended]
         self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
@@ -223,6 +227,7 @@ class Writer:
         if isinstance(payload, Network) and not is_about_log(payload.event):
             self.totals.allowed += payload.event.decision == "allow"
             self.totals.denied += is_denial(payload.event)
+        self.totals.attempts.add(payload)
         for observer in self.observers:
             observer(sequence, payload)
 

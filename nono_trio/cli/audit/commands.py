@@ -40,6 +40,7 @@ CRASHED = 6
 # Decisions of either end that `show` prints; the rest is counted.
 TIMELINE_ENDS = 10
 TAIL_LINES = 10
+RECENT = 20
 MAX_JOBS = 256
 
 DECISIONS = get_args(Decision)
@@ -214,14 +215,23 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     type=OneOf(["running", "crashed", "sealed", "tampered"]),
     help="Only these; `tampered` verifies each session to find out.",
 )
-@click.option("--recent", type=WholeNumber(1), metavar="N", help="Only the newest N of them.")
+@click.option(
+    "--recent",
+    type=WholeNumber(1),
+    default=RECENT,
+    show_default=True,
+    metavar="N",
+    help="Only the newest N of them.",
+)
+@click.option("--all", "every", is_flag=True, help="All of them.")
 @json_option
 @audit_dir_option
 def list_sessions(
-    today: bool, since: str | None, until: str | None, as_json: bool, audit_dir: str | None,
+    today: bool, since: str | None, until: str | None, every: bool, recent: int, as_json: bool,
+    audit_dir: str | None,
     **filters: Any,  # noqa: ANN401  (click passes any)
 ) -> None:  # fmt: skip
-    """List sessions, newest first: id, name, start, status, decisions, command.
+    """List sessions, newest first: id, name, start, status, attempts, command.
 
     Each row follows from the log's first and last records, its policy, its summary and the
     ledger; a session whose files say otherwise is `tampered`. Counts of one that is not sealed are
@@ -235,17 +245,24 @@ def list_sessions(
     begin = listing.today() if today else since and listing.parse_since(since)
     end = until and listing.parse_until(until)
     root = audit_root(audit_dir)
-    rows = listing.rows(root, listing.ListFilter(since=begin or None, until=end or None, **filters))
+    wanted = listing.ListFilter(
+        since=begin or None, until=end or None, recent=None if every else recent, **filters
+    )
+    listed = listing.listed(root, wanted)
+    rows = listed.rows
     if as_json:
-        print_json({"schema": JSON_SCHEMA, "sessions": [listing.row_fields(row) for row in rows]})
+        fields = [listing.row_fields(row) for row in rows]
+        print_json({"schema": JSON_SCHEMA, "sessions": fields, "more": listed.more})
         return
     if not rows:
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
         return
     for line in list_lines(rows, datetime.now(UTC)):
         print(line)
+    sys.stdout.flush()
+    if listed.more:
+        say(f"these are the newest {len(rows)}; `nono-trio audit list --all` has all")
     if any(status != "sealed" for _, status, _ in rows):
-        sys.stdout.flush()
         say("the counts of sessions that are not sealed are not bound yet")
 
 

@@ -6,7 +6,7 @@ Days are local days, as the times on the screen are local; a time may be given w
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +39,32 @@ class ListFilter:
     recent: int | None = None
 
 
-def rows(audit_root: Path, wanted: ListFilter) -> list[Row]:
-    """The sessions that are asked for, newest first, with their status and counts."""
-    found: list[Row] = []
+@dataclass
+class Listed:
+    """The sessions that are asked for, newest first; `more`: there are others."""
+
+    rows: list[Row] = field(default_factory=list)
+    more: bool = False
+
+
+def listed(audit_root: Path, wanted: ListFilter) -> Listed:
+    """Read the sessions that are asked for, with their status and counts."""
+    found = Listed()
     for session in bound_facts.sessions(audit_root):
         status = status_of(session)
-        if _wants(wanted, session, status):
-            found.append((session, status, _counts(session)))
-        if wanted.recent is not None and len(found) >= wanted.recent:
+        if not _wants(wanted, session, status):
+            continue
+        if wanted.recent is not None and len(found.rows) >= wanted.recent:
+            found.more = True
             break
+        found.rows.append((session, status, _counts(session)))
     return found
+
+
+def run_exit_code(session: StoredSession) -> int | None:
+    """The exit code of the run itself; None where it is not known."""
+    code = session.facts.run_exit_code
+    return code if isinstance(code, int) else None
 
 
 def _counts(session: StoredSession) -> Counts | None:
@@ -88,9 +104,11 @@ def row_fields(row: Row) -> dict[str, Any]:
         "command": summary.command if summary else None,
         "tracked_paths": summary.tracked_paths if summary else None,
         "exit_code": summary.exit_code if summary else None,
+        "run_exit_code": run_exit_code(session),
         "event_count": counts.events if counts else None,
         "allowed": counts.allowed if counts else None,
         "denied": counts.denied if counts else None,
+        "failed": counts.failed if counts else None,
         "counts_bound": status == "sealed",
         "fault": session.fault,
         "directory": str(session.directory),

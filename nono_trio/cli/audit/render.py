@@ -27,6 +27,7 @@ from nono_trio.cli.text import (
     decision_line,
     denied_text,
     local_time,
+    numbers_text,
     size_text,
     table_lines,
     target_text,
@@ -129,23 +130,29 @@ def list_lines(
     rows: Sequence[tuple[StoredSession, Status, Counts | None]], now: datetime
 ) -> Iterator[str]:
     """The sessions as a table, newest first; the command gets what is left of the width."""
-    table = [("ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND")]
+    table: list[tuple[str, ...]] = [
+        ("ID", "NAME", "STARTED", "STATUS", "EVENTS", "DENY", "FAIL", "ALLOW", "COMMAND")
+    ]
     table += [_list_row(session, status, counts, now) for session, status, counts in rows]
-    yield from table_lines(table, right=(4, 5, 6))
+    yield from table_lines(table, right=(4, 5, 6, 7))
 
 
 def _list_row(
     session: StoredSession, status: str, counts: Counts | None, now: datetime
-) -> tuple[str, str, str, str, str, str, str, str]:
+) -> tuple[str, ...]:
     command = session.summary.command if session.summary is not None else []
     return (
         session.session_id,
         clean(session.name or "-"),
         ago(session.started, now),
         status,
-        *((f"{counts.events}", f"{counts.allowed}", f"{counts.denied}") if counts else "???"),
+        *(_count_cells(counts) if counts else "????"),
         command_text(command) or no_command_text(session),
     )
+
+
+def _count_cells(counts: Counts) -> Iterator[str]:
+    return map(str, (counts.events, counts.denied, counts.failed, counts.allowed))
 
 
 # -- show -----------------------------------------------------------------------------------------
@@ -157,8 +164,7 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
     yield from _cage_lines(session, story)
     yield from (_row(label, text) for label, text in policy_rows(session))
     unbound = "" if status == "sealed" else NOT_BOUND
-    look_ups = f" ({counted(story.look_ups, 'look-up')} of names)" if story.look_ups else ""
-    yield _row("network", f"{story.allowed:,} allowed, {story.denied:,} denied{look_ups}{unbound}")
+    yield _row("network", f"{numbers_text(story.attempts)}{_not_counted(story)}{unbound}")
     yield _row(
         "bytes",
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
@@ -172,6 +178,21 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         yield from _host_lines(story)
         yield ""
         yield from _timeline_lines(story)
+
+
+def _not_counted(story: Story) -> str:
+    """What the three numbers leave out."""
+    attempts = story.attempts
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in (
+            (attempts.repeats, "repeats of denials"),
+            (len(attempts.unanswered), "without the proxy's password"),
+            (attempts.loopback, "refused at loopback"),
+        )
+        if count
+    ]
+    return f" (not counted: {', '.join(left_out)})" if left_out else ""
 
 
 def _lost_flows(session: StoredSession) -> str:
@@ -195,8 +216,9 @@ def story_fields(session: StoredSession, status: Status, story: Story) -> dict[s
         "counts_bound": status == "sealed",
         "sandbox_runtime": story.sandbox,
         "event_count": story.events,
-        "allowed": story.allowed,
-        "denied": story.denied,
+        "allowed": story.attempts.allowed,
+        "denied": story.attempts.denied,
+        "failed": story.attempts.failed,
         "connections": story.connections,
         "bytes_up": story.bytes_up,
         "bytes_down": story.bytes_down,
@@ -221,7 +243,8 @@ def _record_fields(record: LogRecord) -> dict[str, object]:
 def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
     name = f"  (name {clean(session.name)})" if session.name else ""
     yield _row("session", f"{session.session_id}{name}")
-    yield _row("status", TAMPERED if status == "tampered" else f"{status}{_end_text(story)}")
+    ended = _end_text(session, story)
+    yield _row("status", TAMPERED if status == "tampered" else f"{status}{ended}")
     yield from (_row(label, text) for label, text in fault_rows(session))
     summary = session.summary
     if summary is not None:
@@ -230,12 +253,23 @@ def _session_lines(session: StoredSession, status: Status, story: Story) -> Iter
     yield _row("records", f"{story.events:,} in {session.directory}")
 
 
-def _end_text(story: Story) -> str:
+def _end_text(session: StoredSession, story: Story) -> str:
     if story.ended is None:
         return ""
     if story.ended.exit_code == LOST_EXIT_CODE:
         return " by `audit recover`: the supervisor was lost, the exit code is not known"
-    return f", exit code {story.ended.exit_code}"
+    code, own = story.ended.exit_code, session.facts.run_exit_code
+    if not isinstance(own, int) or own == code:
+        return f", exit code {code}"
+    return f", exit code {own} ({_verdict_flag(session)}; the command's own was {code})"
+
+
+def _verdict_flag(session: StoredSession) -> str:
+    """The flag that made a run fail whose command succeeded."""
+    judging = session.policy.judging if session.policy is not None else None
+    if judging is None or judging.fail_on is None:
+        return "--fail-on-path"
+    return "--fail-on all" if judging.fail_on == "all" else "--fail-on-deny"
 
 
 def _duration(summary: SessionSummary) -> str:
@@ -279,12 +313,15 @@ def _host_lines(story: Story) -> Iterator[str]:
 def _host_rows(story: Story) -> Iterator[tuple[str, str, int, str]]:
     """Denials first, one row a host: a program that looked a name up and then tried three ports
     wanted one thing. What was allowed has a row a port, for the bytes."""
-    for denied in story.denied_hosts():
-        yield "deny", denied_text(denied), denied.requests, NO_BYTES
+    attempts = story.attempts
+    for outcome, hosts in (("deny", attempts.denied_hosts), ("fail", attempts.failed_hosts)):
+        for denied in sorted(hosts.values(), key=lambda host: (-host.requests, host.target)):
+            yield outcome, denied_text(denied), denied.requests, NO_BYTES
     for host in story.hosts_by_weight():
-        if host.decision != "deny":
+        requests = story.allowed_requests(host) if host.decision == "allow" else host.requests
+        if host.decision != "deny" and requests:
             moved = _bytes(host) if host.decision == "allow" else NO_BYTES
-            yield host.decision, target_text(host.target, host.port), host.requests, moved
+            yield host.decision, target_text(host.target, host.port), requests, moved
 
 
 def _bytes(host: HostCount) -> str:

@@ -57,6 +57,17 @@ class PassedVariables(msgspec.Struct, kw_only=True, frozen=True):
     held_back: list[str] = []
 
 
+class JudgingPolicy(msgspec.Struct, kw_only=True, frozen=True):
+    """What makes the run fail: `policy`, `all` or only the tripwires in `paths` (null).
+
+    `expected` are hosts whose denial is no reason.
+    """
+
+    fail_on: str | None = None
+    expected: list[str] = []
+    paths: list[str] = []
+
+
 class UsedProfile(msgspec.Struct, kw_only=True, frozen=True):
     """One file of a profile, bases included, and the SHA-256 (hex) of its bytes."""
 
@@ -105,6 +116,7 @@ class SessionPolicy(msgspec.Struct, kw_only=True, frozen=True):
     audit_mode: str = "strict"
     audit_sync: str = "interval"
     limits: dict[str, int | float | None] = {}
+    judging: JudgingPolicy | None = None
     origin: SessionOrigin = SessionOrigin()
     supervisor: SupervisorProcess = SupervisorProcess()
 

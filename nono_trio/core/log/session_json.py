@@ -46,6 +46,14 @@ class AuditAttestation(msgspec.Struct, kw_only=True, frozen=True):
     bundle_filename: str
 
 
+class AttemptTotals(msgspec.Struct, kw_only=True, frozen=True):
+    """The attempts of a session; core/policy/attempts.py counts them."""
+
+    allowed: int
+    denied: int
+    failed: int
+
+
 class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
     """Facts without a field in upstream's session.json; every field may be absent."""
 
@@ -68,6 +76,8 @@ class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
     allowed_total: int | UnsetType = UNSET
     denied_total: int | UnsetType = UNSET
     duration_ms: int | UnsetType = UNSET
+    attempts: AttemptTotals | UnsetType = UNSET
+    run_exit_code: int | UnsetType = UNSET  # of `nono-trio run`; session_ended has the command's
 
 
 NO_FACTS = NonoTrioFacts()

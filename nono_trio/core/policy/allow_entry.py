@@ -18,22 +18,42 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent
 
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
+MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
 
 
 @dataclass
 class DeniedHost:
-    """The denials of one host: requests by port, and look-ups of its name."""
+    """The attempts on one host that were denied, or that failed: requests by port, and look-ups of
+    its name."""
 
     target: str
     ports: Counter[int | None] = field(default_factory=Counter)
     look_ups: int = 0
     allow_flags: dict[str, None] = field(default_factory=dict)
     """The flags that would have allowed it, in the order of the denials."""
+    listed: Counter[int | None] = field(default_factory=Counter)
+    """Those of `ports` that an entry of the deny list refused."""
+    reason: str = ""
+    """The reason of the first of them, without the entry that would have allowed it."""
 
     @property
     def requests(self) -> int:
-        """The number of denied requests; look-ups count if there was no request."""
-        return self.ports.total() or self.look_ups
+        """The number of attempts; a name that was only looked up is one."""
+        return self.ports.total() or min(self.look_ups, 1)
+
+    def refuse(self, port: int | None, reason: str | None, *, listed: bool) -> None:
+        """Count a request; of a scan of many ports only the first flags are kept."""
+        self.reason = self.reason or without_allow_entry(reason or "denied")
+        self.ports[port] += 1
+        self.listed[port] += listed
+        if len(self.allow_flags) < MAX_HOST_FLAGS:
+            flag = allow_flag(self.target, port, reason)
+            self.allow_flags |= dict.fromkeys([flag] if flag else [])
+
+    def look_up(self, reason: str | None) -> None:
+        """Count a look-up of the name."""
+        self.reason = self.reason or (reason or "denied")
+        self.look_ups += 1
 
 
 def entry(target: str, port: int, scheme: str = "") -> str:

@@ -13,9 +13,10 @@ from nono_trio.audit import store
 from nono_trio.audit.read import summary
 from nono_trio.cli import main as command_line
 from nono_trio.cli.audit.listing import parse_since, parse_until
+from nono_trio.core.log.session_json import AttemptTotals
 
 NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
-HEADER = ["ID", "NAME", "STARTED", "STATUS", "EVENTS", "ALLOW", "DENY", "COMMAND"]
+HEADER = ["ID", "NAME", "STARTED", "STATUS", "EVENTS", "DENY", "FAIL", "ALLOW", "COMMAND"]
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +176,8 @@ def test_hostile_text_in_a_log_does_not_reach_the_terminal(run, root):
 
 
 def test_the_columns_of_the_list(run, root):
-    made.build(root, "sealed1", name="build", allowed_total=7, denied_total=9)
+    totals = AttemptTotals(allowed=7, denied=9, failed=2)
+    made.build(root, "sealed1", name="build", attempts=totals)
     made.unsealed(root, "crashed1")
     made.running(root, "running1")
     (root / "nothing1").mkdir()
@@ -185,9 +187,9 @@ def test_the_columns_of_the_list(run, root):
     assert header.split() == HEADER
     cells = {row.split()[0]: row for row in rows}
     assert " build " in cells["sealed1"]
-    assert cells["sealed1"].split()[4:7] == ["7", "7", "9"]
+    assert cells["sealed1"].split()[4:8] == ["7", "9", "2", "7"]
     assert " crashed " in cells["crashed1"]
-    assert cells["crashed1"].split()[4:7] == ["5", "1", "1"]
+    assert cells["crashed1"].split()[4:8] == ["5", "1", "0", "1"]
     assert " running " in cells["running1"]
     assert "(no session.json)" in cells["nothing1"]
     assert "agent --token '[REDACTED]'" in cells["sealed1"]
@@ -251,12 +253,23 @@ def test_an_empty_list_says_so(run, root):
     assert run("audit", "list", "--command", "zzz") == (0, "", "nono-trio: no session fits\n")
 
 
-def test_counts_are_right_whatever_the_blocks_are(root, monkeypatch):
+def test_counts_of_a_log_are_folded_like_those_of_a_run(root):
     directory = made.unsealed(root)
-    log = directory / store.LOG
-    for block in (1, 2, 5, 17, 18, 19, 100, 10_000):
-        monkeypatch.setattr(summary, "SCAN_BLOCK", block)
-        assert summary.scan(log) == summary.Counts(5, 1, 1)
+    assert summary.scan(directory / store.LOG) == summary.Counts(5, 1, 1)
+    assert summary.scan(directory / "nothing") == summary.Counts(0, 0, 0)
+
+
+def test_the_newest_twenty_are_listed(run, root):
+    for number in range(22):
+        made.build(root, f"session{number}")
+    _, out, err = run("audit", "list")
+    assert len(out.splitlines()) == 1 + 20
+    assert "these are the newest 20; `nono-trio audit list --all` has all" in err
+    assert json.loads(run("audit", "list", "--json")[1])["more"] is True
+    code, out, err = run("audit", "list", "--all")
+    assert (code, len(out.splitlines()), err) == (0, 1 + 22, "")
+    assert json.loads(run("audit", "list", "--json", "--all")[1])["more"] is False
+    assert len(run("audit", "list", "--recent", "21")[1].splitlines()) == 1 + 21
 
 
 # -- show -----------------------------------------------------------------------------------------
@@ -281,7 +294,7 @@ def test_a_session_is_shown(run, root):
     assert "namespace" in out
     assert "landlock V6" in out
     assert "linux, Landlock V6 (in the log)" in out
-    assert "30 allowed, 1 denied" in out
+    assert "1 denied, 0 failed, 30 allowed" in out
     assert "1.6 kB up, 2.5 MB down in 2 connections" in out
     assert "... 11 decisions between" in out
     deny, allow = (line.split() for line in out.splitlines() if line.startswith(("deny", "allow")))
@@ -298,7 +311,7 @@ def test_what_a_host_was_denied_is_one_line(run, root):
     ]
     made.build(root, "abc", [*made.SMALL[:2], *denied, made.ended(0)])
     _, out, _ = run("audit", "show", "abc")
-    assert "0 allowed, 4 denied (2 look-ups of names)" in out
+    assert "3 denied, 0 failed, 0 allowed" in out
     rows = [" ".join(line.split()) for line in out.splitlines() if line.startswith("deny")]
     assert rows == ["deny evil.test:80,443 2 - -", "deny x.tunnel.test, only looked up 1 - -"]
     _, out, _ = run("audit", "show", "--json", "abc")
@@ -330,7 +343,7 @@ def test_an_unsealed_session_is_shown_too(run, root, make):
         log.write(b'{"half')
     code, out, _ = run("audit", "show", "latest")
     assert code == 0
-    assert "1 allowed, 1 denied" in out
+    assert "1 denied, 0 failed, 1 allowed" in out
 
 
 def test_an_upstream_session_is_shown(run):

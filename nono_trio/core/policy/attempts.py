@@ -1,0 +1,276 @@
+"""Attempts of a session, folded from its records: what was denied, what failed, what was allowed.
+
+The one place that counts. The end of a run, its exit code, `list`, `show` and `verify` all take
+their numbers from here.
+
+Rules of this file:
+- One attempt has one outcome. A name that was looked up and then tried is one attempt. A second
+  decision about an allowed request (a dead host, a closed address, a wrong TLS hello) replaces the
+  first. A CONNECT and the HTTP request inside it are one attempt.
+- Failed is what the policy allowed and the network did not give. Only a denied attempt is one that
+  the policy refused.
+- Not counted: a request without the proxy's token, since a client may wait to be asked and another
+  program may have sent it; a refused connection to loopback, since wait-for-port loops make many; a
+  look-up of a file.
+- A repeat that the throttles left out is no attempt of its own; `repeats` counts those.
+- A command chooses the names, so every table here has a bound; what no longer fits is counted
+  without its name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import msgspec
+
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.file_events import MORE_FILES, denied_request
+from nono_trio.core.log.nono_events import CapabilityDecision
+from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log
+from nono_trio.core.log.session_json import AttemptTotals
+from nono_trio.core.net.address import parse_address
+from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost
+from nono_trio.core.policy.reasons import DenialCode, parse_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nono_trio.core.log.events import NetworkEvent, Payload
+
+Kind: TypeAlias = Literal["denied", "listed", "failed"]
+
+# A command can make up any number of names. What lies beyond these bounds is counted without them.
+MAX_HOSTS: Final = 1000
+MAX_KEYS: Final = 4096
+MAX_FILES: Final = 1000
+
+_FAILED_CATEGORIES: Final = ("upstream_connect_failed", "external_proxy_rejected")
+# The policy allowed it, or was not asked: no answer in time, no room, a broken connection.
+_FAILED_CODES: Final = frozenset({
+    DenialCode.PROXY_FULL, DenialCode.AUDIT_BUSY, DenialCode.HEAD_TIMEOUT, DenialCode.HEAD_CUT,
+    DenialCode.HELLO_TIMEOUT, DenialCode.HELLO_CUT, DenialCode.RELAY_FULL,
+    DenialCode.RELAY_UNANSWERED, DenialCode.NO_LISTENERS_LEFT, DenialCode.NEEDS_PORT,
+})  # fmt: skip
+_LISTED_CODES: Final = frozenset({
+    DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
+})  # fmt: skip
+# Only made after the record that allows.
+_SECOND_CODES: Final = frozenset({
+    DenialCode.RESOLVED_CLOSED, DenialCode.RESOLVED_ON_DENY_LIST, DenialCode.RESOLVED_LOCAL,
+    DenialCode.RESOLVED_NO_ADDRESS, DenialCode.ADDRESS_IS_PROXY,
+})  # fmt: skip
+# Made after the record of a CONNECT; on a connection without the proxy there is no such record.
+_TUNNEL_CODES: Final = frozenset({
+    DenialCode.NO_HTTP, DenialCode.SERVER_BEFORE_HTTP, DenialCode.OTHER_HOST_FIELD,
+    DenialCode.NO_SERVER_NAME, DenialCode.HIDDEN_SERVER_NAME, DenialCode.BAD_SERVER_NAME,
+    DenialCode.OTHER_SERVER_NAME, DenialCode.SERVER_BEFORE_TLS, DenialCode.HELLO_TIMEOUT,
+    DenialCode.HELLO_CUT,
+})  # fmt: skip
+# They count denials that have a record, or that the throttles left out beside one.
+_SUPPRESSED_CODES: Final = frozenset({
+    DenialCode.QUERIES_SUPPRESSED, DenialCode.PORTS_SUPPRESSED, DenialCode.DIRECT_SUPPRESSED,
+})  # fmt: skip
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """The part of a reason that decides what an attempt counts as."""
+
+    code: DenialCode
+    count: int
+    suppressed: int
+    other_host: str
+
+
+@dataclass(slots=True)
+class _Open:
+    """Allowed requests of one host and port that no second decision has replaced."""
+
+    allowed: int = 0
+    connects: int = 0
+
+
+@dataclass
+class AttemptTally:
+    """The attempts of one session so far; `add` takes its records in order."""
+
+    allowed: int = 0
+    failed: int = 0
+    repeats: int = 0
+    loopback: int = 0
+    """Refused connections to loopback addresses, which are not counted."""
+    denied_hosts: dict[str, DeniedHost] = field(default_factory=dict)
+    failed_hosts: dict[str, DeniedHost] = field(default_factory=dict)
+    unanswered: dict[tuple[str, int | None], None] = field(default_factory=dict)
+    """Requests without the token that no later one with it has followed."""
+    created: dict[str, None] = field(default_factory=dict)
+    """Paths outside the grants that were to be created; the first MAX_FILES."""
+    looked_up_files: dict[str, None] = field(default_factory=dict)
+    """Paths outside the grants that were looked up; the first MAX_FILES."""
+    replaced: Counter[tuple[str, int | None]] = field(default_factory=Counter)
+    """Allowed records, by host and port, whose attempt had another outcome after all."""
+    beyond: int = 0
+    """Denied attempts on hosts beyond the bound."""
+    _requests: int = 0
+    _open: dict[tuple[str, int | None], _Open] = field(default_factory=dict)
+    _tried: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def denied(self) -> int:
+        """The number of denied attempts, look-ups of names that were never tried among them."""
+        return self._requests + self._looked_up_only + self.beyond
+
+    @property
+    def totals(self) -> AttemptTotals:
+        """The three numbers, for the summary of a session."""
+        return AttemptTotals(allowed=self.allowed, denied=self.denied, failed=self.failed)
+
+    def add(self, payload: Payload) -> None:
+        """Fold one record. Raises nothing."""
+        if isinstance(payload, Network):
+            self._add_event(payload.event)
+        elif isinstance(payload, CapabilityDecision):
+            self._add_file(payload)
+
+    def add_all(self, payloads: Iterable[Payload]) -> None:
+        """Fold records."""
+        for payload in payloads:
+            self.add(payload)
+
+    @property
+    def _looked_up_only(self) -> int:
+        return sum(not host.ports and host.look_ups > 0 for host in self.denied_hosts.values())
+
+    def _add_event(self, event: NetworkEvent) -> None:
+        if is_about_log(event):
+            self._add_about_many(event)
+            return
+        key = (event.target, event.port)
+        if event.auth_outcome == "succeeded" and self.unanswered:
+            self.unanswered.pop(key, None)
+        if event.decision in ("allow", "approve_granted"):
+            self._add_allowed(key, event)
+        elif event.denial_category == NO_TOKEN:
+            if len(self.unanswered) < MAX_KEYS:
+                self.unanswered[key] = None
+        elif event.decision in ("deny", "approve_denied"):
+            self._add_refused(key, event)
+
+    def _add_about_many(self, event: NetworkEvent) -> None:
+        read = _read(event.reason or "")
+        if read.code in _SUPPRESSED_CODES:
+            self.repeats += read.count
+        elif event.target == DIRECT_TARGET and event.decision == "deny":
+            self.beyond += 1  # an attempt whose target is not known
+            self.repeats += read.suppressed
+
+    def _add_allowed(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
+        found = self._open.get(key)
+        if found is None:
+            found = _Open()
+            if len(self._open) < MAX_KEYS:
+                self._open[key] = found
+        if event.method == "CONNECT":
+            found.connects += 1
+        elif found.connects and event.mode == "reverse" and event.auth_outcome == "succeeded":
+            found.connects -= 1  # the request inside that CONNECT
+            self.replaced[key] += 1
+            return
+        found.allowed += 1
+        self.allowed += 1
+
+    def _add_refused(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
+        read = _read(event.reason or "")
+        self.repeats += read.suppressed
+        if event.method == LOOK_UP:
+            self._add_look_up(event)
+            return
+        if read.code is DenialCode.DIRECT and _is_loopback(event.target):
+            self.loopback += 1
+            return
+        self._replace(key, event, read)
+        kind = _kind(event, read)
+        self._was_tried(event.target)
+        if kind == "failed":
+            self.failed += 1
+            host = _host(self.failed_hosts, event.target)
+        else:
+            host = _host(self.denied_hosts, event.target)
+            if host is None:
+                self.beyond += 1
+            else:
+                self._requests += 1
+        if host is not None:
+            host.refuse(event.port, event.reason, listed=kind == "listed")
+
+    def _add_look_up(self, event: NetworkEvent) -> None:
+        if event.target in self._tried:
+            return
+        host = _host(self.denied_hosts, event.target)
+        if host is None:
+            self.beyond += 1
+        else:
+            host.look_up(event.reason)
+
+    def _was_tried(self, target: str) -> None:
+        """A look-up of this name belongs to an attempt that is counted."""
+        if len(self._tried) < MAX_KEYS:
+            self._tried[target] = None
+        host = self.denied_hosts.get(target)
+        if host is not None and not host.ports:
+            del self.denied_hosts[target]  # it was only looked up before
+
+    def _replace(self, key: tuple[str, int | None], event: NetworkEvent, read: _Read) -> None:
+        """Take the allowing decision back, if this is a second one about the same request."""
+        in_tunnel = event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
+        is_second = read.code in _SECOND_CODES or event.denial_category in _FAILED_CATEGORIES
+        if not (in_tunnel or is_second):
+            return
+        if read.code is DenialCode.OTHER_SERVER_NAME:
+            key = (read.other_host, event.port)
+        found = self._open.get(key)
+        if found is None or not found.allowed or (in_tunnel and not found.connects):
+            return
+        if event.method == "CONNECT" or in_tunnel:
+            found.connects = max(0, found.connects - 1)
+        found.allowed -= 1
+        self.allowed -= 1
+        self.replaced[key] += 1
+
+    def _add_file(self, payload: CapabilityDecision) -> None:
+        request = denied_request(payload)
+        if request is None or request.path == MORE_FILES:
+            return
+        kept = self.looked_up_files if request.access == "Read" else self.created
+        if len(kept) < MAX_FILES:
+            kept[request.path] = None
+
+
+def _kind(event: NetworkEvent, read: _Read) -> Kind:
+    if event.denial_category in _FAILED_CATEGORIES or read.code in _FAILED_CODES:
+        return "failed"
+    return "listed" if read.code in _LISTED_CODES else "denied"
+
+
+def _host(hosts: dict[str, DeniedHost], target: str) -> DeniedHost | None:
+    """The host's entry; None if there is no room for another host."""
+    found = hosts.get(target)
+    if found is None and len(hosts) < MAX_HOSTS:
+        found = hosts[target] = DeniedHost(target)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(target: str) -> bool:
+    address = parse_address(target)
+    return address is not None and address.is_loopback
+
+
+@lru_cache(maxsize=1024)
+def _read(reason: str) -> _Read:
+    read = parse_reason(reason)
+    count = read.values.get("count", 0)
+    host = str(read.values.get("host", "")).removeprefix("[").removesuffix("]")
+    return _Read(read.code, count if isinstance(count, int) else 0, read.suppressed, host)

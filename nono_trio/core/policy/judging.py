@@ -1,0 +1,157 @@
+"""The verdict on a run: whether what it tried makes it fail (exit code 3).
+
+Rules of this file: the verdict follows from the attempts alone (attempts.py), so that it can be
+computed again from the log. A denied host that is expected is no reason. A hit of a deny entry is
+one only under `all`: who denies a host by name knows that it is asked for.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from nono_trio.core.net.host import BadHost, parse_host
+from nono_trio.core.policy.rule import ANY_PORT, DENY_FLAG, parse_deny
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nono_trio.core.policy.allow_entry import DeniedHost
+    from nono_trio.core.policy.attempts import AttemptTally
+    from nono_trio.core.policy.rule import Rule
+
+FailOn: TypeAlias = Literal["policy", "all"]
+
+FAILED_EXIT_CODE: Final = 3
+EXPECT_FLAG: Final = "--expect-deny"
+PATH_FLAG: Final = "--fail-on-path"
+_GLOB: Final = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Strays:
+    """What a run tried against its policy and nobody expected.
+
+    `hosts` are the denied hosts with the number of attempts; `others` counts attempts on hosts that
+    are not known any more. `creates` are paths outside the grants that were to be created, `looked
+    up` those whose look-up counts, `tripped` those of a tripwire.
+    """
+
+    hosts: tuple[tuple[DeniedHost, int], ...] = ()
+    others: int = 0
+    creates: tuple[str, ...] = ()
+    looked_up: tuple[str, ...] = ()
+    tripped: tuple[str, ...] = ()
+
+    @property
+    def denied(self) -> int:
+        """The number of denied attempts among them."""
+        return sum(count for _, count in self.hosts) + self.others
+
+    def __bool__(self) -> bool:
+        return bool(self.denied or self.creates or self.looked_up or self.tripped)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What makes a run fail. `expected` are host rules, `paths` absolute paths or patterns.
+
+    Without `fail_on` only a tripwire in `paths` does.
+    """
+
+    fail_on: FailOn | None = None
+    expected: tuple[Rule, ...] = ()
+    paths: tuple[str, ...] = ()
+    deny_list: tuple[Rule, ...] = ()
+    """The deny entries of the policy: the record of a look-up does not say that one applies."""
+
+    @property
+    def flag(self) -> str:
+        """The flag that the message about exit code 3 names."""
+        if self.fail_on is None:
+            return PATH_FLAG
+        return "--fail-on all" if self.fail_on == "all" else "--fail-on-deny"
+
+    @property
+    def needs_files(self) -> bool:
+        """True if the verdict depends on look-ups of files."""
+        return bool(self.paths) or self.fail_on == "all"
+
+    def strays(self, attempts: AttemptTally) -> Strays:
+        """Return what makes the run fail."""
+        tripped = tuple(self._tripped(attempts))
+        if self.fail_on is None:
+            return Strays(tripped=tripped)
+        hosts = ((host, self._counted(host)) for host in attempts.denied_hosts.values())
+        return Strays(
+            hosts=tuple((host, count) for host, count in hosts if count),
+            others=attempts.beyond,
+            creates=tuple(attempts.created),
+            looked_up=tuple(attempts.looked_up_files) if self.fail_on == "all" else (),
+            tripped=tripped,
+        )
+
+    def exit_code(self, child: int, attempts: AttemptTally) -> int:
+        """Return the run's exit code: the command's own, unless it succeeded and strayed."""
+        return FAILED_EXIT_CODE if child == 0 and self.strays(attempts) else child
+
+    def _counted(self, host: DeniedHost) -> int:
+        """The attempts on a host that are a reason to fail."""
+        if not host.ports:
+            is_listed = self.fail_on != "all" and _names(self.deny_list, host.target, None)
+            return 0 if is_listed or _names(self.expected, host.target, None) else 1
+        return sum(
+            count - (0 if self.fail_on == "all" else host.listed[port])
+            for port, count in host.ports.items()
+            if not _names(self.expected, host.target, port)
+        )
+
+    def _tripped(self, attempts: AttemptTally) -> Iterator[str]:
+        if not self.paths:
+            return
+        for path in dict.fromkeys((*attempts.looked_up_files, *attempts.created)):
+            if any(_is_hit(path, wanted) for wanted in self.paths):
+                yield path
+
+
+def parse_expected(entries: Sequence[str]) -> tuple[Rule, ...]:
+    """Return the rules of `--expect-deny`; raises UsageError for an invalid one."""
+    rules = []
+    for entry in entries:
+        try:
+            rules.append(parse_deny(entry))
+        except UsageError as error:
+            message = error.message.replace(DENY_FLAG, EXPECT_FLAG)
+            hint = error.hint and error.hint.replace(DENY_FLAG, EXPECT_FLAG)
+            raise UsageError(message, hint=hint) from None
+    return tuple(rules)
+
+
+def _names(rules: Sequence[Rule], target: str, port: int | None) -> bool:
+    """Return True if a rule names the host; `port` None stands for a look-up, which has no port."""
+    if not rules:
+        return False
+    try:
+        host = parse_host(target)
+    except BadHost:
+        return False
+    return any(_covers(rule, host.name, port) for rule in rules)
+
+
+def _covers(rule: Rule, name: str, port: int | None) -> bool:
+    suffix = f".{rule.host.name}"
+    is_host = name.endswith(suffix) if rule.wildcard else name == rule.host.name
+    return is_host and (port is None or port in rule.ports or ANY_PORT in rule.ports)
+
+
+def _is_hit(path: str, wanted: str) -> bool:
+    """Return True if a record about `path` is one about a tripwire.
+
+    The record of a look-up names the first directory that the cage does not have, so a directory
+    above the wanted path stands for it.
+    """
+    if _GLOB.intersection(wanted):
+        return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(path, f"{wanted}/*")
+    return path == wanted or path.startswith(f"{wanted}/") or wanted.startswith(f"{path}/")

@@ -1,0 +1,315 @@
+"""One place counts attempts: sequences of records and the numbers that each must give.
+
+The numbers are (denied, failed, allowed).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from nono_trio.core.log.events import Network, NetworkEvent
+from nono_trio.core.log.nono_events import (
+    CapabilityDecision,
+    CapabilityEntry,
+    CapabilityRequest,
+    DenialReason,
+    Denied,
+    Timestamp,
+)
+from nono_trio.core.policy import attempts
+from nono_trio.core.policy.attempts import AttemptTally
+from nono_trio.core.policy.judging import Judging, parse_expected
+from nono_trio.core.policy.rule import parse_deny
+
+FAILED = "upstream_connect_failed"
+NO_TOKEN = "authentication_failed"
+
+
+def record(target, port, decision, reason=None, *, method="CONNECT", mode="connect", **more):
+    return Network(
+        event=NetworkEvent(
+            timestamp_unix_ms=1, mode=mode, decision=decision, target=target, port=port,
+            method=method, reason=reason, **more,
+        )
+    )  # fmt: skip
+
+
+def allow(target="a.test", port=443, **more):
+    return record(target, port, "allow", **more)
+
+
+def asked(target="a.test", port=443, **more):
+    """An allowed request with the token."""
+    return allow(target, port, auth_outcome="succeeded", **more)
+
+
+def get(target="a.test", port=80, decision="allow", reason=None, **more):
+    return record(target, port, decision, reason, method="GET", mode="reverse", path="/", **more)
+
+
+def deny(target="evil.test", port=443, reason=None, **more):
+    missing = f"{target}:{port} is not on the allowlist"
+    return record(target, port, "deny", reason or missing, denial_category="host_denied", **more)
+
+
+def tried(target="evil.test", port=443, **more):
+    """A denial of a program that knows of no proxy."""
+    return deny(target, port, method=None, **more)
+
+
+def dns(target="evil.test", reason="the name is not allowed on any port"):
+    return deny(target, 53, reason, method="DNS")
+
+
+def failed(target="a.test", port=443, reason=None, *, category=FAILED, **more):
+    text = reason or f"can't connect to {target}:{port}: the connection was refused"
+    return record(target, port, "deny", text, denial_category=category, **more)
+
+
+def challenge(target="a.test", port=443):
+    return record(
+        target, port, "deny", "proxy authentication is required", denial_category=NO_TOKEN
+    )
+
+
+def hello(reason, target="a.test", port=443, *, through_proxy=True):
+    more = {"auth_outcome": "succeeded"} if through_proxy else {}
+    return deny(target, port, reason, method="TLS", **more)
+
+
+def own(target, reason):
+    return record(f"nono-trio:{target}", None, "deny", reason, method=None)
+
+
+def file(path, access="Read", decision=None):
+    request = CapabilityRequest(
+        request_id="view-1", path=path, access=access, child_pid=1, session_id="5e55"
+    )
+    entry = CapabilityEntry(
+        timestamp=Timestamp(secs_since_epoch=1, nanos_since_epoch=0), request=request,
+        decision=decision or Denied(Denied=DenialReason(reason="not granted")), backend="view",
+        duration_ms=0,
+    )  # fmt: skip
+    return CapabilityDecision(entry=entry)
+
+
+NO_SNI = "the TLS hello names no host (no SNI)"
+OTHER_SNI = "the TLS hello asks for b.test, but the connection is to a.test"
+CLOSED = "a.test resolved to 127.0.0.1, a loopback address"
+LISTED = "a.test resolved to 192.0.2.1, which is on the deny list"
+
+TABLE = {
+    "nothing": ([], (0, 0, 0)),
+    "one allowed": ([asked()], (0, 0, 1)),
+    "two allowed": ([asked(), asked("b.test")], (0, 0, 2)),
+    "the same twice": ([asked(), asked()], (0, 0, 2)),
+    "one denied": ([deny()], (1, 0, 0)),
+    "the same denied twice": ([deny(), deny()], (2, 0, 0)),
+    "two ports of a host": ([deny(port=80), deny(port=443)], (2, 0, 0)),
+    "a plain request": ([get()], (0, 0, 1)),
+    "a plain request, denied": ([get("evil.test", 80, "deny", "no")], (1, 0, 0)),
+    "looked up and never tried": ([dns()], (1, 0, 0)),
+    "looked up twice and never tried": ([dns(), dns()], (1, 0, 0)),
+    "two names looked up": ([dns("a.evil.test"), dns("b.evil.test")], (2, 0, 0)),
+    "looked up, then tried": ([dns(), tried()], (1, 0, 0)),
+    "looked up twice, then tried": ([dns(), dns(), tried()], (1, 0, 0)),
+    "tried, then looked up again": ([dns(), tried(), dns()], (1, 0, 0)),
+    "looked up, then tried at two ports": ([dns(), tried(port=80), tried()], (2, 0, 0)),
+    "looked up, another tried": ([dns("x.test"), tried()], (2, 0, 0)),
+    "a challenge": ([challenge()], (0, 0, 0)),
+    "a challenge that is answered": ([challenge(), asked()], (0, 0, 1)),
+    "a challenge, then denied": (
+        [challenge("evil.test"), deny(auth_outcome="succeeded")], (1, 0, 0)),
+    "a wrong token": (
+        [record("a.test", 443, "deny", "the proxy token is wrong", denial_category=NO_TOKEN,
+                auth_outcome="failed")], (0, 0, 0)),
+    "many challenges": ([challenge()] * 5, (0, 0, 0)),
+    "an allowed host that is dead": ([asked(), failed()], (0, 1, 0)),
+    "a dead host tried twice": ([asked(), failed(), asked(), failed()], (0, 2, 0)),
+    "dead, then alive": ([asked(), failed(), asked()], (0, 1, 1)),
+    "two at once, one dead": ([asked(), asked(), failed()], (0, 1, 1)),
+    "an allowed name without address": (
+        [asked(), failed(reason="can't connect to a.test:443: the name has no address")],
+        (0, 1, 0)),
+    "a plain request to a dead host": (
+        [get(), failed(port=80, method="GET", mode="reverse")], (0, 1, 0)),
+    "the upstream proxy refuses": (
+        [asked(mode="external"), failed(category="external_proxy_rejected", mode="external",
+         reason="the upstream proxy p.test:1 refused the connection (403)")], (0, 1, 0)),
+    "a dead host without its first record": ([failed()], (0, 1, 0)),
+    "allowed, then a closed address": ([asked(), deny("a.test", reason=CLOSED)], (1, 0, 0)),
+    "allowed, then a denied address": ([asked(), deny("a.test", reason=LISTED)], (1, 0, 0)),
+    "a tunnel, then a hello without name": ([asked(), hello(NO_SNI)], (1, 0, 0)),
+    "a tunnel, then a hello for another": ([asked(), hello(OTHER_SNI, "b.test")], (1, 0, 0)),
+    "no proxy, a hello without name": (
+        [allow(method="TLS"), hello(NO_SNI, through_proxy=False)], (1, 0, 1)),
+    "a CONNECT and the request in it": (
+        [asked(port=80), get(auth_outcome="succeeded")], (0, 0, 1)),
+    "a CONNECT and two requests in it": (
+        [asked(port=80), get(auth_outcome="succeeded"), get(auth_outcome="succeeded")], (0, 0, 2)),
+    "a CONNECT with another host in it": (
+        [asked(port=80), get(decision="deny", auth_outcome="succeeded",
+         reason="the Host field asks for b.test, but the connection is to a.test")], (1, 0, 0)),
+    "an open port": ([record("127.0.0.1", 5432, "allow", "--open-port", method=None)], (0, 0, 1)),
+    "an open port without a service": (
+        [record("127.0.0.1", 5432, "allow", "--open-port", method=None),
+         failed("127.0.0.1", 5432, "nothing answers on port 5432: Connection refused",
+                method=None)], (0, 1, 0)),
+    "waiting for an open port": (
+        [record("127.0.0.1", 1, "allow", "--open-port", method=None),
+         failed("127.0.0.1", 1, "nothing answers on port 1: Connection refused", method=None)]
+        * 3, (0, 3, 0)),
+    "loopback past the proxy": (
+        [tried("127.0.0.1", 5432, reason="a direct connection, past the proxy")], (0, 0, 0)),
+    "IPv6 loopback past the proxy": (
+        [tried("::1", 5432, reason="a direct connection, past the proxy")], (0, 0, 0)),
+    "loopback through the proxy": (
+        [deny("127.0.0.1", 6379, reason="127.0.0.1 is a loopback address")], (1, 0, 0)),
+    "an address past the proxy": (
+        [tried("192.0.2.1", 9092, reason="a direct connection, past the proxy")], (1, 0, 0)),
+    "an unknown target past the proxy": (
+        [own("direct", "a connection of a program that can't be looked into")], (1, 0, 0)),
+    "a port without listener": ([tried("192.0.2.1", 9092)], (1, 0, 0)),
+    "repeats in a reason": (
+        [tried(reason="evil.test:443 is not on the allowlist; 7 more since the last record")],
+        (1, 0, 0)),
+    "repeats at the end": (
+        [tried(), own("refused", "9 more connections to refused ports"),
+         own("dns", "3 more queries for denied names"),
+         own("direct", "4 more refused connections")], (1, 0, 0)),
+    "a metadata address": (
+        [deny("169.254.169.254", 80, reason="169.254.169.254 is a cloud metadata address")],
+        (1, 0, 0)),
+    "on the deny list": ([deny(reason="evil.test:443 is on the deny list")], (1, 0, 0)),
+    "the proxy is full": (
+        [record("a.test", 443, "deny", "the proxy has as many connections as it can hold")],
+        (0, 1, 0)),
+    "half a request": (
+        [record("", None, "deny", "the connection was closed in the middle of a head")],
+        (0, 1, 0)),
+    "a malformed request": ([record("", None, "deny", "bad request line")], (1, 0, 0)),
+    "an allowed port with no listener left": (
+        [tried("a.test", 443, reason="no more ports can be listened at for programs without the"
+               " proxy")], (0, 1, 0)),
+    "events lost": ([own("audit", "7 events lost: queue full")], (0, 0, 0)),
+    "records that bind": (
+        [record("nono-trio:policy", None, "allow", f"sha256:{'0' * 64}", method=None)], (0, 0, 0)),
+    "files looked up": ([file("/home/a/.netrc"), file("/home/a/.npmrc")], (0, 0, 0)),
+    "a file created": ([file("/home/a/x", "Write")], (0, 0, 0)),
+    "an approval granted": ([record("a.test", 443, "approve_granted")], (0, 0, 1)),
+    "an approval refused": ([record("a.test", 443, "approve_denied")], (1, 0, 0)),
+}  # fmt: skip
+
+
+def fold(records):
+    tally = AttemptTally()
+    tally.add_all(records)
+    return tally
+
+
+def numbers(records):
+    tally = fold(records)
+    return tally.denied, tally.failed, tally.allowed
+
+
+def test_the_table_is_long_enough():
+    assert len(TABLE) >= 40
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_a_sequence_counts_as(name):
+    records, expected = TABLE[name]
+    assert numbers(records) == expected
+
+
+def test_no_number_is_ever_negative_and_none_depends_on_other_hosts():
+    """Every sequence of the table after every other one adds up."""
+    for first, (before, counted) in TABLE.items():
+        other = [record_of_other_host(one) for one in before]
+        for second, (after, expected) in TABLE.items():
+            total = tuple(sum(pair) for pair in zip(counted, expected, strict=True))
+            assert numbers([*other, *after]) == total, (first, second)
+
+
+def record_of_other_host(one):
+    if not isinstance(one, Network) or one.event.target.startswith("nono-trio:"):
+        return one
+    event = {name: getattr(one.event, name) for name in one.event.__struct_fields__}
+    reason = (event["reason"] or "").replace("a.test", "a.other")
+    target = event["target"].replace(".test", ".other")
+    return Network(event=NetworkEvent(**(event | {"target": target, "reason": reason})))
+
+
+def test_repeats_are_told_apart():
+    assert fold(TABLE["repeats at the end"][0]).repeats == 16
+    assert fold(TABLE["repeats in a reason"][0]).repeats == 7
+
+
+def test_a_flood_of_names_is_counted_and_not_kept(monkeypatch):
+    monkeypatch.setattr(attempts, "MAX_HOSTS", 10)
+    monkeypatch.setattr(attempts, "MAX_KEYS", 10)
+    monkeypatch.setattr(attempts, "MAX_FILES", 10)
+    names = [f"h{number}.test" for number in range(50)]
+    tally = fold([one for name in names for one in (dns(name), deny(name), allow(name + "x"))])
+    assert (tally.allowed, len(tally.denied_hosts), len(tally._open)) == (50, 10, 10)
+    assert tally.denied >= 50
+    assert Judging("policy").strays(tally)
+    files = fold(
+        [file(f"/f{number}", access) for number in range(50) for access in ("Read", "Write")]
+    )
+    assert (len(files.looked_up_files), len(files.created)) == (10, 10)
+
+
+# -- what makes a run fail ------------------------------------------------------------------------
+
+
+def code(records, fail_on="policy", *, expect=(), paths=(), deny_list=(), child=0):
+    judging = Judging(
+        fail_on, parse_expected(expect), tuple(paths), tuple(map(parse_deny, deny_list))
+    )
+    return judging.exit_code(child, fold(records))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_denied_attempt_fails_a_run_and_nothing_else_does(name):
+    records, (denied, _, _) = TABLE[name]
+    is_listed = name in ("on the deny list", "allowed, then a denied address")
+    is_stray = (denied and not is_listed) or name == "a file created"
+    assert code(records) == (3 if is_stray else 0)
+    assert code(records, None) == 0
+    assert code(records, child=7) == 7
+
+
+def test_expected_hosts_are_no_reason():
+    records = [dns("t.evil.test"), deny(port=443), deny(port=80)]
+    assert code(records, expect=["evil.test"]) == 3
+    assert code(records, expect=["evil.test", "*.evil.test"]) == 0
+    assert code(records, expect=["*.evil.test", "evil.test:443"]) == 3
+    assert code(records, expect=["*.evil.test", "EVIL.test:443", "evil.test.:80"]) == 0
+    assert code([deny("192.0.2.1", 1)], expect=["192.0.2.1"]) == 0
+    assert code([dns()], expect=["evil.test:443"]) == 0
+    assert code([dns("other.test")], expect=["evil.test:443"]) == 3
+
+
+def test_the_deny_list_is_a_reason_only_if_all_is():
+    records = [deny(reason="evil.test:443 is on the deny list")]
+    assert code(records) == 0
+    assert code(records, "all") == 3
+    assert code([*records, deny(port=80)]) == 3
+    assert code([dns()], deny_list=["evil.test"]) == 0
+    assert code([dns()], "all", deny_list=["evil.test"]) == 3
+
+
+def test_files():
+    probes = [file("/h/.netrc"), file("/h/.npmrc")]
+    assert code(probes) == 0
+    assert code(probes, "all") == 3
+    assert code([file("/h/x", "Write")]) == 3
+    assert code([file("/h/x", "Write")], None) == 0
+    assert code([file("/h/.ssh")], None, paths=["/h/.ssh"]) == 3
+    assert code([file("/h/.ssh")], None, paths=["/h/.ssh/id_rsa"]) == 3
+    assert code([file("/h/.ssh/config")], None, paths=["/h/.ssh"]) == 3
+    assert code([file("/h/.ssh2")], None, paths=["/h/.ssh"]) == 0
+    assert code([file("/h/.aws")], None, paths=["/h/.a*"]) == 3
+    assert code([file("nono-trio:view")], "all", paths=["/h"]) == 0
+    assert code([file("/h/.ssh", decision="Granted")], "all", paths=["/h/.ssh"]) == 0
