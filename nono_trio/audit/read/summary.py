@@ -34,6 +34,7 @@ Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
 
 # A child can name any number of hosts; those beyond this number are counted together.
 MAX_HOSTS = 10_000
+MAX_ADDRESSES = 8  # of one host and port
 OTHER_HOSTS = "(other hosts)"
 MAX_FILES = 10_000
 
@@ -109,6 +110,8 @@ class HostCount:
     requests: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    addresses: dict[str, None] = field(default_factory=dict)
+    """The addresses that were dialled, the first MAX_ADDRESSES."""
 
 
 @dataclass
@@ -206,6 +209,8 @@ def _tell_flow(story: Story, flow: Flow) -> None:
     host = _host(story, "allow", flow.target, flow.port)
     host.bytes_up += flow.bytes_up
     host.bytes_down += flow.bytes_down
+    if flow.address is not None and len(host.addresses) < MAX_ADDRESSES:
+        host.addresses[flow.address] = None
 
 
 def _host(

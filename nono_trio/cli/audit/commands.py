@@ -16,6 +16,7 @@ import click
 from nono_trio.audit import store
 from nono_trio.audit.verify.verdict import Verification, worst
 from nono_trio.cli.audit.ledger import ledger
+from nono_trio.cli.audit.why import why
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -56,6 +57,7 @@ def audit() -> None:
 
 
 audit.add_command(ledger)
+audit.add_command(why)
 
 
 @audit.command(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nono_trio.audit.read.learn import learn
 from nono_trio.audit.store import read_summary
+from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.session import verify
 from nono_trio.cli.text import MAX_DETAIL, clean, command_text, counted, shorten
 from nono_trio.core.profile.values import quoted
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.read.learn import DeniedTarget, Learned
+    from nono_trio.core.log.policy_json import GrantedPath
 
 # Denials are there to be read one by one.
 MAX_DENIED: Final = 50
@@ -45,6 +47,8 @@ class Lesson:
                 hint=f"nono-trio audit verify {self.session_id}",
             )
         self.learned: Learned = learn(directory)
+        # `verify` has compared it with its record, where there is one.
+        self.policy = bound_facts.look(directory).policy
         summary = read_summary(directory)
         self.command = summary.command if summary is not None else []
         self.paths = summary.tracked_paths if summary is not None else []
@@ -62,7 +66,11 @@ class Lesson:
         return {
             "session_id": self.session_id,
             "verdict": self.verdict,
-            "profile": {"meta": {"name": self._name()}, "network": network},
+            "profile": {
+                "meta": {"name": self._name()},
+                **({"filesystem": grants} if (grants := self._grants()) else {}),
+                "network": network,
+            },
             "requests": learned.entries,
             "denied": learned.refused,
             "denied_files": [
@@ -83,7 +91,7 @@ class Lesson:
         yield f"name = {quoted(self._name())}"
         yield ""
         yield from self._file_lines()
-        yield from _denied_file_lines(learned.files)
+        yield from _denied_file_lines(learned.files, has_table=bool(self._grants()))
         yield "[network]"
         yield "allow_domain = ["
         for rule, count in learned.entries.items():
@@ -102,22 +110,42 @@ class Lesson:
     def _name(self) -> str:
         return f"learned-{self.session_id}"
 
+    def _grants(self) -> dict[str, list[str]]:
+        """The paths that the user granted, by the key of a profile, with the access they had."""
+        grants: dict[str, list[str]] = {}
+        for grant in self.policy.files.grants if self.policy and self.policy.files else ():
+            if grant.asked_for:
+                grants.setdefault(_key(grant), []).append(grant.path)
+        return {key: [*dict.fromkeys(paths)] for key, paths in grants.items()}
+
     def _file_lines(self) -> Iterator[str]:
-        """The grants: which access each had is not recorded, so it is for a person to say."""
-        if not self.paths:
+        grants = self._grants()
+        if not grants:
             return
-        yield "# Granted in that session; whether to read or to write is not recorded."
-        yield "# [filesystem]"
-        yield f"# allow = [{', '.join(map(quoted, self.paths))}]"
+        yield "# Granted in that session, with the access that each path had."
+        yield "[filesystem]"
+        for key, paths in grants.items():
+            yield f"{key} = [{', '.join(map(quoted, paths))}]"
         yield ""
 
 
-def _denied_file_lines(files: set[tuple[str, str]]) -> Iterator[str]:
+def _key(grant: GrantedPath) -> str:
+    """The key of a profile that grants a path as it was granted."""
+    if grant.access == "socket":
+        return "allow_unix_socket"
+    key = "allow" if grant.access == "readwrite" else grant.access
+    return f"{key}_file" if grant.is_file else key
+
+
+def _denied_file_lines(files: set[tuple[str, str]], *, has_table: bool) -> Iterator[str]:
     """Lists to review; what was looked up is written only where the command was to create it."""
     if not files:
         return
-    yield "# Looked up in that session and not granted: take the # away from what it may use."
-    yield "# [filesystem]"
+    if has_table:
+        yield "# Looked up in that session and not granted: add what it may use to the lists."
+    else:
+        yield "# Looked up in that session and not granted: take the # away from what it may use."
+        yield "# [filesystem]"
     for access, key in (("Write", "write"), ("Read", "read")):
         paths = sorted(path for path, found in files if found == access)[:MAX_DENIED]
         for name, is_directory in ((key, True), (f"{key}_file", False)):

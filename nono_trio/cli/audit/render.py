@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 13
 MAX_HOST_ROWS = 20
+SHOWN_ADDRESSES = 2
 NO_BYTES = f"{'-':>9}  {'-':>9}"
 
 # -- verify ---------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         yield _row("files", file_text([*story.files]))
     if story.hosts:
         yield ""
-        yield from _host_lines(story)
+        yield from _host_lines(session, story)
         yield ""
         yield from _timeline_lines(story)
 
@@ -299,29 +300,48 @@ def _audit_text(facts: NonoTrioFacts) -> str:
     return f"{text}, {facts.lost_total} events lost" if facts.lost_total else text
 
 
-def _host_lines(story: Story) -> Iterator[str]:
-    rows = [*_host_rows(story)]
+def _host_lines(session: StoredSession, story: Story) -> Iterator[str]:
+    rows = [*_host_rows(session, story)]
     shown = rows[:MAX_HOST_ROWS]
-    width = max((len(name) for _, name, _, _ in shown), default=0)
-    yield f"{'DECISION':<9} {'HOST':<{width}}  {'REQUESTS':>8}  {'UP':>9}  {'DOWN':>9}"
-    for decision, name, requests, moved in shown:
-        yield f"{decision:<9} {name:<{width}}  {requests:>8,}  {moved}"
+    width = max((len(name) for _, name, *_ in shown), default=0)
+    yield f"{'DECISION':<9} {'HOST':<{width}}  {'REQUESTS':>8}  {'UP':>9}  {'DOWN':>9}  ADDRESS"
+    for decision, name, requests, moved, address in shown:
+        yield f"{decision:<9} {name:<{width}}  {requests:>8,}  {moved}  {address}".rstrip()
     if len(rows) > len(shown):
         yield f"... and {counted(len(rows) - len(shown), 'host')} more (all with --json)"
 
 
-def _host_rows(story: Story) -> Iterator[tuple[str, str, int, str]]:
+def _host_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, str, int, str, str]]:
     """Denials first, one row a host: a program that looked a name up and then tried three ports
-    wanted one thing. What was allowed has a row a port, for the bytes."""
+    wanted one thing. What was allowed has a row a port, for the bytes and the addresses."""
     attempts = story.attempts
     for outcome, hosts in (("deny", attempts.denied_hosts), ("fail", attempts.failed_hosts)):
         for denied in sorted(hosts.values(), key=lambda host: (-host.requests, host.target)):
-            yield outcome, denied_text(denied), denied.requests, NO_BYTES
+            yield outcome, denied_text(denied), denied.requests, NO_BYTES, ""
     for host in story.hosts_by_weight():
         requests = story.allowed_requests(host) if host.decision == "allow" else host.requests
         if host.decision != "deny" and requests:
             moved = _bytes(host) if host.decision == "allow" else NO_BYTES
-            yield host.decision, target_text(host.target, host.port), requests, moved
+            yield (
+                host.decision,
+                target_text(host.target, host.port),
+                requests,
+                moved,
+                _addresses(session, host),
+            )
+
+
+def _addresses(session: StoredSession, host: HostCount) -> str:
+    """The addresses that were dialled for a host; one that a pin chose is marked."""
+    if not host.addresses:
+        return ""
+    shown = ", ".join(clean(one) for one in [*host.addresses][:SHOWN_ADDRESSES])
+    more = len(host.addresses) - SHOWN_ADDRESSES
+    shown += f" and {more} more" if more > 0 else ""
+    policy = session.policy
+    if policy is None or host.port is None:
+        return shown
+    return f"{shown} (pin)" if policy.network.is_pinned(host.target, host.port) else shown
 
 
 def _bytes(host: HostCount) -> str:

@@ -31,6 +31,11 @@ class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
     listen_ports: list[int] = []
     upstream_proxy: SourcedEntry | None = None
 
+    def is_pinned(self, host: str, port: int) -> bool:
+        """Return whether an entry pins the address of a host, in lower case, at a port."""
+        beginning = f"{host}:{port}:"
+        return any(one.entry.lower().startswith(beginning) for one in self.pins)
+
 
 class GrantedPath(msgspec.Struct, kw_only=True, frozen=True):
     """A path of the cage; `asked_for`: by the user, not by a policy group."""

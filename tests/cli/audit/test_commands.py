@@ -299,7 +299,7 @@ def test_a_session_is_shown(run, root):
     assert "... 11 decisions between" in out
     deny, allow = (line.split() for line in out.splitlines() if line.startswith(("deny", "allow")))
     assert deny == ["deny", "evil.test:443", "1", "-", "-"]
-    assert allow == ["allow", "example.com:443", "30", "1.6", "kB", "2.5", "MB"]
+    assert allow == ["allow", "example.com:443", "30", "1.6", "kB", "2.5", "MB", "192.0.2.1"]
 
 
 def test_what_a_host_was_denied_is_one_line(run, root):

@@ -1,0 +1,140 @@
+"""What a past session's policy said about a host or a path, from its policy.json.
+
+Rules of this file: the entries are read by the code that enforced them (core/policy), never by a
+copy of its rules; nothing of this machine's present state is asked: no name is looked up.
+A path is compared with the paths of the record, which have no symlinks in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from nono_trio.core.net.host import BadHost, parse_rule_host
+from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.reasons import OPEN_PORT_FLAG
+from nono_trio.core.policy.rule import is_localhost
+from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.posix.paths import is_in
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.policy_json import (
+        FilePolicy,
+        GrantedPath,
+        NetworkPolicy,
+        SessionPolicy,
+        SourcedEntry,
+    )
+    from nono_trio.core.net.host import Host
+
+Operation = Literal["read", "write"]
+
+NOT_RESOLVED: Final = "the addresses of a name were checked when it was dialled"
+
+
+@dataclass(frozen=True)
+class PolicyAnswer:
+    """One answer: `line` is the entry that decided and where it came from, None for a rule that is
+    built in or for no entry at all."""
+
+    subject: str
+    allowed: bool
+    reason: str
+    line: str | None = None
+    note: str | None = None
+
+
+def host_answer(policy: SessionPolicy, text: str, port: int) -> PolicyAnswer:
+    """Say whether the session might reach a host and port. Raises LogUnreadable for entries that
+    this version does not understand, and UsageError for a text that is no host."""
+    network = policy.network
+    try:
+        host = parse_rule_host(text)
+    except BadHost as fault:
+        raise UsageError(f"--host: {fault.reason}", hint="give a name or an address") from fault
+    subject = f"{host.bracketed()}:{port}"
+    if port in network.open_ports and _is_loopback(host):
+        return PolicyAnswer(subject, True, "the port was relayed", f"{OPEN_PORT_FLAG} {port}")
+    rules = _rules(network)
+    verdict = rules.decide(host, port)
+    addresses = rules.addresses(host, port)
+    literal = (host.name,) if host.address is not None else ()
+    for address in addresses or literal:
+        checked = rules.check_address(host, port, address)
+        verdict = checked if verdict.allowed else verdict
+    note = None
+    if verdict.allowed and addresses is not None:
+        note = f"pinned to {', '.join(addresses)} ({_pin_source(network, host.name, port)})"
+    elif verdict.allowed and host.address is None:
+        note = NOT_RESOLVED
+    reason = verdict.reason or "an entry allowed it"
+    return PolicyAnswer(subject, verdict.allowed, reason, _line(network, verdict.rule), note)
+
+
+def path_answer(policy: SessionPolicy, path: str, operation: Operation) -> PolicyAnswer:
+    """Say whether the session might read or write an absolute path."""
+    subject = f"{operation} {path}"
+    files = policy.files
+    if files is None:
+        return PolicyAnswer(subject, True, "the session had no cage for files")
+    closed = _closed(files, path)
+    if closed is not None:
+        return PolicyAnswer(subject, False, f"{closed} was closed, whatever was granted")
+    covering = [grant for grant in files.grants if _covers(grant, path)]
+    giving = [grant for grant in covering if _gives(grant, operation)]
+    for grant in sorted(giving or covering, key=lambda one: -len(one.path)):
+        allowed = grant in giving
+        reason = f"{grant.path} was granted, {grant.access}"
+        if not allowed and grant.access != "socket":
+            reason += " only"
+        return PolicyAnswer(subject, allowed, reason, grant.source)
+    return PolicyAnswer(subject, False, "no grant covered it")
+
+
+def _is_loopback(host: Host) -> bool:
+    return is_localhost(host.name) if host.address is None else host.address.is_loopback
+
+
+def _rules(network: NetworkPolicy) -> Policy:
+    def texts(entries: list[SourcedEntry]) -> list[str]:
+        return [one.entry for one in entries]
+
+    try:
+        return Policy.build(
+            texts(network.allow), texts(network.deny), texts(network.pins), network.block
+        )
+    except UsageError as error:
+        raise LogUnreadable(
+            f"the session's policy has an entry that can't be read: {error.message}",
+            hint="a newer nono-trio may have written it",
+        ) from error
+
+
+def _line(network: NetworkPolicy, rule: str | None) -> str | None:
+    if rule is None:
+        return "--block-net" if network.block else None
+    for one in (*network.deny, *network.allow):
+        if one.entry == rule:
+            return f"{rule} ({one.source})"
+    return rule
+
+
+def _pin_source(network: NetworkPolicy, name: str, port: int) -> str:
+    beginning = f"{name}:{port}:"
+    return next(
+        (one.source for one in network.pins if one.entry.lower().startswith(beginning)), "a pin"
+    )
+
+
+def _closed(files: FilePolicy, path: str) -> str | None:
+    if any(is_in(path, one) for one in files.bypasses):
+        return None
+    return next((one for one in files.denied if is_in(path, one)), None)
+
+
+def _covers(grant: GrantedPath, path: str) -> bool:
+    return path == grant.path if grant.is_file else is_in(path, grant.path)
+
+
+def _gives(grant: GrantedPath, operation: Operation) -> bool:
+    return grant.access in (operation, "readwrite")
