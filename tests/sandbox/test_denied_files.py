@@ -265,6 +265,38 @@ def test_a_server_that_ends_takes_the_cage_along(seen: Sessions) -> None:
     assert (code, verdict["verdict"]) == (0, "verified")
 
 
+STARTS = """
+import subprocess, sys
+for _ in range(3):
+    sys.stdin.readline()
+    for _ in range(20):
+        subprocess.run(["/bin/true"], check=True)
+        open("file").close()
+    print("done", flush=True)
+"""
+
+
+def test_starts_of_programs_and_granted_files_do_not_reach_the_server(seen: Sessions) -> None:
+    """So a granted tree is as fast as without: the kernel knows the links and the missing names."""
+    project = seen.home / "project"
+    options = [*PYTHON_GRANTS, "--allow", str(project), "--", sys.executable, "-c", STARTS]
+    settings = {"stdin": subprocess.PIPE, "cwd": project}
+    with seen.started("run", *options, **settings) as process:
+        assert process.stdout is not None
+        reads = []
+        for _ in range(3):
+            ask(process)
+            assert process.stdout.readline() == "done\n"
+            reads.append(requests_of(server_of(process.pid)))
+        assert reads[2] - reads[1] < 20  # one for each program would be more
+
+
+def requests_of(server: int) -> int:
+    """The number of read calls that it has made."""
+    lines = Path(f"/proc/{server}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["syscr"])
+
+
 def test_the_server_is_not_of_the_cage(seen: Sessions) -> None:
     """No other process has its descriptor, and it is in no namespace and no process group of the
     cage or the supervisor."""

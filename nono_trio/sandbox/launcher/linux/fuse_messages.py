@@ -46,7 +46,8 @@ MAX_WRITE: Final = 4096
 READ_SIZE: Final = 64 << 10
 
 _MAJOR, _MINOR = 7, 31
-_PARALLEL_DIRECTORIES: Final = 1 << 18
+# Each exec follows links of the root (/bin, /lib64): the kernel must not ask for them each time.
+_PARALLEL_DIRECTORIES, _CACHED_LINKS = 1 << 18, 1 << 23
 # Nothing of the view ever changes: the kernel need not ask again within the session.
 _FOR_EVER: Final = 1 << 31  # seconds
 
@@ -118,7 +119,17 @@ def init_body(request: Request) -> bytes:
     """The answer's body to the kernel's first request."""
     _, _, readahead, flags = _INIT.unpack_from(request.body)
     return _INIT_ANSWER.pack(
-        _MAJOR, _MINOR, readahead, flags & _PARALLEL_DIRECTORIES, 0, 0, MAX_WRITE, 0, 0, 0, 0
+        _MAJOR,
+        _MINOR,
+        readahead,
+        flags & (_PARALLEL_DIRECTORIES | _CACHED_LINKS),
+        0,
+        0,
+        MAX_WRITE,
+        0,
+        0,
+        0,
+        0,
     )
 
 
@@ -126,6 +137,11 @@ def entry_body(attributes: Attributes) -> bytes:
     """Return the answer's body to a LOOKUP that succeeds."""
     head = _ENTRY.pack(attributes.node, 0, _FOR_EVER, _FOR_EVER, 0, 0)
     return head + attributes.packed()
+
+
+def missing_body() -> bytes:
+    """Return the answer's body to a LOOKUP of a name that is missing until the end."""
+    return _ENTRY.pack(0, 0, _FOR_EVER, 0, 0, 0) + bytes(_ATTRIBUTES.size)
 
 
 def attributes_body(attributes: Attributes) -> bytes:

@@ -28,7 +28,7 @@ from ..import_freeze import freeze_imports
 from . import fuse_messages as fuse
 from . import syscalls
 from .call_numbers import number_of
-from .view_tree import Place, TreeError, decode_tree
+from .view_tree import Place, TreeError, decode_tree, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +43,10 @@ TOLD: Final = struct.Struct("=II?I")
 MOST_TOLD: Final = TOLD.size + 4096 + 256  # PATH_MAX, and one name behind it
 ACKNOWLEDGED: Final = struct.Struct("=I")
 NO_PATH: Final = 0  # the number of a message that only has the count
+
+# Every program start looks for missing names here (/etc/ld.so.preload), so the kernel keeps them: a
+# later create of such a name is not seen.
+_SYSTEM: Final = ("/etc", "/usr", "/lib", "/lib64", "/dev")
 
 _CREATE: Final = os.O_CREAT | 0o20000000  # __O_TMPFILE
 # Calls that make something at a path; for the first two, which argument has the flags.
@@ -296,9 +300,13 @@ class ViewServer:
             body = fuse.entry_body(self._nodes[child].attributes)
             self._write(fuse.answer(request.unique, body))
             return
-        if parent is not None and self._must_wait(request, parent):
-            return
-        self._write(fuse.refusal(request.unique, errno.ENOENT))
+        if parent is None:
+            self._write(fuse.refusal(request.unique, errno.ENOENT))
+        elif not self._must_wait(request, parent):
+            if (request.node, request.name, False) in self._known and _is_system(parent.place.path):
+                self._write(fuse.answer(request.unique, fuse.missing_body()))
+            else:
+                self._write(fuse.refusal(request.unique, errno.ENOENT))
 
     def _must_wait(self, request: fuse.Request, parent: _Node) -> bool:
         """Report a missing name; return whether the answer waits for the acknowledgement."""
@@ -353,6 +361,10 @@ class ViewServer:
     def _write(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # its caller was killed
             os.write(self._device, message)
+
+
+def _is_system(path: str) -> bool:
+    return any(path == directory or is_below(path, directory) for directory in _SYSTEM)
 
 
 def _nodes(places: Sequence[Place]) -> dict[int, _Node]:
