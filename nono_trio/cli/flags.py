@@ -60,6 +60,12 @@ _OUTPUT = (
     option("-s", "--silent", is_flag=True, help="Say nothing of our own but errors."),
     option("-v", "--verbose", is_flag=True, help="Say what the cage is made of."),
     option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded."),
+    option("--summary", type=OneOf(["text", "json", "github", "none"]), default="text",
+           show_default=True,
+           help="What the end of a run prints: lines, one line of JSON, the Markdown page of"
+           " $GITHUB_STEP_SUMMARY, or nothing."),
+    option("--summary-file", type=PATH, metavar="FILE",
+           help="Append the summary to FILE  [default: stderr; github: $GITHUB_STEP_SUMMARY]"),
 )  # fmt: skip
 
 _JUDGING = (

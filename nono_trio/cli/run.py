@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nono_trio.cli.flags import given_options, run_options
-from nono_trio.cli.live import FollowPrinter, end_lines, say, verdict_line
+from nono_trio.cli.live import FollowPrinter, say, verdict_line
+from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
 from nono_trio.cli.text import clean
 from nono_trio.config.settle import settle_run
@@ -80,6 +81,7 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
 
     silent = given["silent"]
     forbid_core_dumps()
+    output = summary_output(given["summary"], given["summary_file"])  # before the command can
     prepared = prepare_run(options, tell=_quiet if silent else _say_clean)
     if not silent:
         for warning in prepared.warnings:
@@ -94,11 +96,15 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         _explain_end(finished)
         raise finished.outcome.error
     attempts = finished.attempts
-    if not silent:
-        notes = map(clean, finished.notes)  # with paths that the command chose
-        for line in (*notes, *end_lines(attempts, finished.record.session_id)):
-            say(line)
     code = options.judging.exit_code(finished.outcome.exit_code, attempts)
+    if not silent:
+        for note in finished.notes:  # with paths that the command chose
+            _say_clean(note)
+    record = finished.record
+    run_summary = RunSummary(
+        record.session_id, str(record.directory), code, finished.outcome.exit_code, attempts
+    )
+    output.tell(run_summary, silent=silent)
     if code != finished.outcome.exit_code:
         say(verdict_line(options.judging, options.judging.strays(attempts)))
     return code

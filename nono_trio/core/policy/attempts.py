@@ -127,6 +127,11 @@ class AttemptTally:
         """The three numbers, for the summary of a session."""
         return AttemptTotals(allowed=self.allowed, denied=self.denied, failed=self.failed)
 
+    def allowed_targets(self) -> list[tuple[tuple[str, int | None], int]]:
+        """The allowed attempts by host and port, the most frequent first; the first MAX_KEYS."""
+        counts = [(key, found.allowed) for key, found in self._open.items() if found.allowed]
+        return sorted(counts, key=lambda one: (-one[1], one[0][0], one[0][1] or 0))
+
     def add(self, payload: Payload) -> None:
         """Fold one record. Raises nothing."""
         if isinstance(payload, Network):

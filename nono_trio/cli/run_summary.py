@@ -1,0 +1,198 @@
+"""The summary of a run for a CI job: as JSON, or as the Markdown page that GitHub shows.
+
+Rules of this file: names of hosts and files come from the command, so they are cleaned and can't
+end a cell, open a tag or a link; the file is opened before the command starts; a summary that can't
+be written changes nothing about the run.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nono_trio.cli.json_output import json_text
+from nono_trio.cli.live import end_lines, say
+from nono_trio.cli.stderr import print_line
+from nono_trio.cli.text import MAX_DETAIL, clean, denied_text, numbers_text, shorten, target_text
+from nono_trio.errors import JSON_SCHEMA, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nono_trio.audit.verify.verdict import Verification
+    from nono_trio.core.policy.allow_entry import DeniedHost
+    from nono_trio.core.policy.attempts import AttemptTally
+
+GITHUB_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
+# A step's page may have 1 MiB; whoever tried more hosts than that scans.
+MAX_ROWS: Final = 50
+# Characters that mean something in a Markdown cell or to HTML, by number instead.
+_MARKUP: Final = str.maketrans({one: f"&#{ord(one)};" for one in "&<>|`*_[]()!#~@\\:"})
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The facts of a run that has ended and is sealed."""
+
+    session_id: str
+    directory: str
+    exit_code: int
+    command_exit_code: int
+    attempts: AttemptTally
+
+    def fields(self, verdict: str) -> dict[str, Any]:
+        """The summary as JSON; `verdict` is that of `audit verify`."""
+        attempts = self.attempts
+        return {
+            "schema": JSON_SCHEMA,
+            "session_id": self.session_id,
+            "directory": self.directory,
+            "verdict": verdict,
+            "exit_code": self.exit_code,
+            "command_exit_code": self.command_exit_code,
+            "denied": attempts.denied,
+            "failed": attempts.failed,
+            "allowed": attempts.allowed,
+            "hosts": [
+                {
+                    "outcome": outcome,
+                    "target": host.target,
+                    "ports": sorted(port for port in host.ports if port is not None),
+                    "count": host.requests,
+                    "reason": host.reason,
+                    "flags": list(host.allow_flags),
+                }
+                for outcome, host in _refused(attempts)
+            ]
+            + [
+                {"outcome": "allowed", "target": target, "ports": [port], "count": count}
+                for (target, port), count in attempts.allowed_targets()
+            ],
+            "created_files": list(attempts.created),
+            "looked_up_files": list(attempts.looked_up_files),
+        }
+
+    def markdown(self, verdict: str) -> Iterator[str]:
+        """The lines of the page; `verdict` as in `fields`."""
+        mark = "passed" if self.exit_code == 0 else f"failed, exit code {self.exit_code}"
+        yield f"### nono-trio: {mark}"
+        yield ""
+        if self.exit_code != self.command_exit_code:
+            yield f"The command's own exit code was {self.command_exit_code}."
+            yield ""
+        yield f"{numbers_text(self.attempts)}. Log: {_cell(verdict)},"
+        yield f"session `{self.session_id}`."
+        rows = [*self._rows()]
+        if rows:
+            yield ""
+            yield "| outcome | host | count | why | to allow |"
+            yield "|---|---|--:|---|---|"
+            yield from (f"| {' | '.join(row)} |" for row in rows[:MAX_ROWS])
+            if len(rows) > MAX_ROWS:
+                yield ""
+                yield f"{len(rows) - MAX_ROWS} hosts more are in the log."
+        for what, paths in (
+            ("Created outside the grants", self.attempts.created),
+            ("Looked up and not granted", self.attempts.looked_up_files),
+        ):
+            if paths:
+                yield ""
+                shown = ", ".join(_cell(path) for path in [*paths][:MAX_ROWS])
+                yield f"{what} ({len(paths)}): {shown}"
+        yield ""
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        for outcome, host in _refused(self.attempts):
+            flags = " ".join(_cell(flag) for flag in host.allow_flags)
+            count, why = f"{host.requests:,}", _cell(host.reason)
+            yield f"**{outcome}**", _cell(denied_text(host)), count, why, flags
+        for (target, port), times in self.attempts.allowed_targets():
+            yield "allowed", _cell(target_text(target, port)), f"{times:,}", "", ""
+
+
+def _refused(attempts: AttemptTally) -> Iterator[tuple[str, DeniedHost]]:
+    for outcome, hosts in (("denied", attempts.denied_hosts), ("failed", attempts.failed_hosts)):
+        for host in sorted(hosts.values(), key=lambda host: (-host.requests, host.target)):
+            yield outcome, host
+
+
+def _cell(text: str) -> str:
+    return shorten(clean(text), MAX_DETAIL).translate(_MARKUP)
+
+
+class SummaryOutput:
+    """Where the summary of a run goes, and in which form; `descriptor` None stands for stderr.
+
+    Everything that it needs is loaded and open before the command starts.
+    """
+
+    def __init__(self, form: str, descriptor: int | None) -> None:
+        self._form = form
+        self._descriptor = descriptor
+        self._verify: Callable[[Path], Verification] | None = None
+        if form in ("json", "github"):
+            from nono_trio.audit.verify.session import verify
+
+            self._verify = verify
+
+    def tell(self, summary: RunSummary, *, silent: bool) -> None:
+        """Write the summary; `silent` leaves out the lines for people. Raises nothing."""
+        if self._form == "none":
+            return
+        if self._verify is None:
+            lines = end_lines(summary.attempts, summary.session_id)
+            if self._descriptor is None:
+                for line in () if silent else lines:
+                    say(line)
+                return
+            text = "".join(f"nono-trio: {line}\n" for line in lines)
+        else:
+            verdict = self._verify(Path(summary.directory)).verdict
+            if self._form == "json":
+                text = f"{json_text(summary.fields(verdict))}\n"
+            else:
+                text = "".join(f"{line}\n" for line in summary.markdown(verdict))
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        if self._descriptor is None:
+            print_line(text.removesuffix("\n"))
+            return
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            say(f"warning: the summary can't be written: {error.strerror or error}")
+
+
+def summary_output(form: str, given: str | None) -> SummaryOutput:
+    """Open the summary's place: a file that was given, or the one that GitHub names. Raises
+    UsageError. The file stays open until the process ends."""
+    if form == "none":
+        return SummaryOutput(form, None)
+    if form == "github" and given is None:
+        given = os.environ.get(GITHUB_VARIABLE)
+        if not given:
+            raise UsageError(
+                f"--summary github: {GITHUB_VARIABLE} is not set",
+                hint="--summary-file F writes the page to a file of yours",
+            )
+    return SummaryOutput(form, None if given is None else _opened(given))
+
+
+def _opened(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    hint = "name another file with --summary-file"
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"the summary can't be written to {path}: {reason}", hint=hint) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UsageError(f"--summary-file: expected a file, got something else: {path}", hint=hint)
+    return descriptor

@@ -1,0 +1,86 @@
+"""The summary of a run for a CI job: hostile names, its forms, its file."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from sealed_session import network
+
+from nono_trio.cli.run_summary import RunSummary, summary_output
+from nono_trio.core.policy.attempts import AttemptTally
+from nono_trio.errors import UsageError
+
+
+def summary(*payloads, code=0):
+    tally = AttemptTally()
+    tally.add_all(payloads)
+    return RunSummary("5e55", "/nowhere", code, 0, tally)
+
+
+HOSTILE = "<img src=x>|`a`](javascript:1)\n# \x1b[31m\u202e"
+
+
+def test_the_page_has_denied_hosts_first_with_the_flag():
+    missing = "evil.test:443 is not on the allowlist"
+    run = summary(
+        network(1, "allow", "example.com"), network(2, target="evil.test", reason=missing), code=3
+    )
+    page = [*run.markdown("verified")]
+    assert page[0] == "### nono-trio: failed, exit code 3"
+    assert "The command's own exit code was 0." in page
+    rows = [line.replace("&#58;", ":") for line in page if line.startswith("| ")][1:]
+    assert rows == [
+        "| **denied** | evil.test:443 | 1 | evil.test:443 is not on the allowlist |"
+        " --allow-domain evil.test:443 |",
+        "| allowed | example.com:443 | 1 |  |  |",
+    ]
+    assert "1 denied, 0 failed, 1 allowed. Log: verified," in page
+
+
+def test_no_name_gets_out_of_its_cell():
+    page = [*summary(network(1, target=HOSTILE, reason=HOSTILE)).markdown("verified")]
+    (row,) = [line for line in page if line.startswith("| **denied**")]
+    assert row.isprintable()
+    assert row.count("|") == 6
+    assert not set("<>`[](") & set(row)
+
+
+def test_json_has_the_same_facts():
+    fields = summary(network(1, target=HOSTILE), network(2, "allow", "a.test")).fields("verified")
+    assert (fields["schema"], fields["denied"], fields["failed"], fields["allowed"]) == (1, 1, 0, 1)
+    assert [one["outcome"] for one in fields["hosts"]] == ["denied", "allowed"]
+    assert fields["hosts"][0]["target"] == HOSTILE
+    json.dumps(fields)
+
+
+def test_a_flood_has_a_bound():
+    many = [network(number, target=f"h{number}.test") for number in range(500)]
+    page = [*summary(*many).markdown("verified")]
+    assert sum(line.startswith("| **denied**") for line in page) == 50
+    assert "450 hosts more are in the log." in page
+
+
+def test_github_needs_its_variable_or_a_file(monkeypatch, tmp_path):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    with pytest.raises(UsageError, match="GITHUB_STEP_SUMMARY is not set"):
+        summary_output("github", None)
+    summary_output("github", str(tmp_path / "page"))
+    assert (tmp_path / "page").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "missing"])
+def test_only_a_file_of_ours_is_written(tmp_path, kind):
+    path = tmp_path / "page"
+    if kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path = tmp_path / "nothing" / "page"
+    with pytest.raises(UsageError, match="summary"):
+        summary_output("json", str(path))
+    assert not (tmp_path / "elsewhere").exists()
