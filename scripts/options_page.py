@@ -15,7 +15,10 @@ flag's variable. `nono-trio run --help` also lists the flags without a profile f
 `scripts/options_page.py` makes this page from `nono_trio/core/profile/fields.py`.
 
 - A flag beats its variable, a variable beats a profile, a later profile beats an earlier one.
-- Lists of flags, variable and profiles add up. A deny from any of them wins.
+- Your own defaults are in `$XDG_CONFIG_HOME/nono-trio/config.toml`, which has the form of a
+  profile. Each session starts from it, and a profile beats it. A cage can't write it, as it can't
+  write your profiles.
+- Lists of flags, variable, profiles and defaults add up. A deny from any of them wins.
 - `nono-trio profile init NAME` writes a file with every field.
 """
 MERGE = {"adds_up": "a list, adds up", "replaces": "one value", "by_name": "a table, by name"}

@@ -1,9 +1,10 @@
-"""How flags, environment and profiles come together: flag beats environment beats profile.
+"""How flags, environment, profiles and the user's defaults come together.
 
-Rules of this file: what has one value is the first of the three that gives one; lists add up, so
-that a deny from any of them holds; names of groups are replaced by their hosts here, before any
-rule is parsed. What comes out is as if it had all been given with flags; the profile's line that
-something comes from is kept, so that `why` can name it.
+Rules of this file: what has one value is the first that gives one, in this order: flag,
+environment, profile, config.toml; lists add up, so that a deny from any of them holds; names of
+groups are replaced by their hosts here, before any rule is parsed. What comes out is as if it had
+all been given with flags; the profile's line that something comes from is kept, so that `why` can
+name it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from nono_trio.config.public_suffixes import suffix_warnings
-from nono_trio.config.user_paths import path_variables, profile_directory
+from nono_trio.config.user_paths import (
+    configuration_directory,
+    defaults_file,
+    path_variables,
+)
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES, expand_groups
 from nono_trio.core.policy.upstream_proxy import FROM_ENVIRONMENT, environment_warnings
 from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern, socket_path
@@ -59,12 +64,12 @@ class Chosen:
 
     @property
     def variables(self) -> VariableRules:
-        """The patterns of all three."""
+        """The patterns of all of them."""
         return VariableRules(allow=self.given["env_allow"], deny=self.given["env_deny"])
 
 
 def choose(given: Given) -> Chosen:
-    """Put flags, environment and profiles together.
+    """Put flags, environment, profiles and the user's defaults together.
 
     Raises UsageError for a profile that can't be read, and for invalid patterns.
     """
@@ -75,9 +80,10 @@ def choose(given: Given) -> Chosen:
     directory = working_directory(FileOptions(workdir=values.get("workdir")))
     variables = path_variables(os.environ, directory)
     profiles = values["profile"]
-    if not (profiles or values["network_profile"]):
+    defaults = defaults_file(os.environ)
+    if not (profiles or values["network_profile"] or os.path.lexists(defaults)):
         return _settled(Chosen(given=values), directory, variables)
-    sourced, files, name, used = _load(profiles, values["network_profile"])
+    sourced, files, name, used = _load(profiles, values["network_profile"], defaults)
     sources: Sources = {}
     _add_lists(values, sourced, sources)
     _add_values(values, sourced, given.explicit, sources)
@@ -110,7 +116,7 @@ def _settled(
     if given["upstream_proxy"] == FROM_ENVIRONMENT:
         notes += environment_warnings(os.environ)
     # A command that can write a profile decides over the next cage.
-    own = str(profile_directory(os.environ).parent)
+    own = str(configuration_directory(os.environ))
     return replace(chosen, notes=notes, configuration=own)
 
 
@@ -144,16 +150,24 @@ def _comes_with_its_socket(name: str, values: Mapping[str, Any]) -> bool:
 
 
 def _load(
-    profiles: Sequence[str], network_profile: str | None
+    profiles: Sequence[str], network_profile: str | None, defaults: Path
 ) -> tuple[SourcedProfile, list[Path], str, list[UsedProfile]]:
-    """The whole of some and the network of the other, the files that are not ours, the name that
-    the first go by (of a file its path), and all files."""
-    from nono_trio.config.profiles import load
+    """Put the defaults, some whole profiles and the network of the other together.
+
+    Also returned: the files that are not ours, the name that the whole profiles go by (of a file
+    its path), and all files with their digests. A missing file of defaults is no defaults.
+    """
+    from nono_trio.config.profiles import Found, load, load_found
     from nono_trio.core.profile.schema import Profile, SourcedProfile, merge
 
     whole, files = SourcedProfile(), []
     names: dict[str, None] = {}
     used: list[UsedProfile] = []
+    if os.path.lexists(defaults):
+        loaded = load_found(Found(defaults.name, "file", defaults), os.environ)
+        files += [found.path for found in loaded.chain if found.source != "built-in"]
+        used += loaded.used
+        whole = loaded.sourced
     asked = [(profile, False) for profile in profiles]
     asked += [(network_profile, True)] if network_profile else []
     for reference, network_only in asked:

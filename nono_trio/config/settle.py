@@ -56,7 +56,7 @@ def settle_run(command: Sequence[str], given: Given) -> RunOptions:
             FileOptions,
             values,
             unix_sockets=values["allow_unix_socket"],
-            deny=chosen.deny,
+            deny=[*values["deny"], *chosen.deny],
             bypass_protection=[*values["bypass_protection"], *chosen.bypass],
             profile=chosen.requests,
             configuration=chosen.configuration,

@@ -16,11 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def profile_directory(environ: Mapping[str, str]) -> Path:
-    """Return the directory of the user's own profiles: $XDG_CONFIG_HOME/nono-trio/profiles."""
+def configuration_directory(environ: Mapping[str, str]) -> Path:
+    """Return our own directory of the user's settings: $XDG_CONFIG_HOME/nono-trio."""
     configured = environ.get("XDG_CONFIG_HOME", "")
     base = Path(configured) if os.path.isabs(configured) else Path(home_of(environ), ".config")
-    return base / "nono-trio" / "profiles"
+    return base / "nono-trio"
+
+
+def profile_directory(environ: Mapping[str, str]) -> Path:
+    """Return the directory of the user's own profiles."""
+    return configuration_directory(environ) / "profiles"
+
+
+def defaults_file(environ: Mapping[str, str]) -> Path:
+    """Return the file of the user's own defaults: a profile that every session starts from."""
+    return configuration_directory(environ) / "config.toml"
 
 
 def path_variables(environ: Mapping[str, str], working_directory: str) -> dict[str, str]:

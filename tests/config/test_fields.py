@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EACH_FIELD = pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.key)
 # Fields that no flag gives: config/resolve.py takes these by their keys.
-PROFILE_ONLY = {"filesystem.deny", "filesystem.home_seed", "network.groups", "environment.set"}
+PROFILE_ONLY = {"filesystem.home_seed", "network.groups", "environment.set"}
 # For each kind what a profile says and what a flag or a variable says.
 ENTRIES = {
     "path": ("/usr/share", "/usr/lib"),
@@ -80,7 +80,7 @@ def test_no_key_and_no_flag_is_declared_twice() -> None:
 def test_the_flag_is_the_declarations(field: Field) -> None:
     options = {one.name: one for one in run.params if isinstance(one, click.Option)}
     if not field.flags:
-        assert field.name not in options or field.name in ("deny", "set")
+        assert field.name not in options or field.name == "set"
         return
     option = options[field.parameter]
     assert {*option.opts} == {*field.flags}
@@ -134,7 +134,7 @@ def test_flags_variables_and_profiles_come_together_as_declared(
         found = chosen.given[field.parameter]
         if field.kind != "path":
             return found
-        return (*found, *(one.given for one in chosen.requests), *chosen.bypass)
+        return (*found, *(one.given for one in chosen.requests), *chosen.deny, *chosen.bypass)
 
     if field.kind != "switch":
         assert of(chosen()) == (() if is_list else field.default)

@@ -117,7 +117,8 @@ FIELDS: Final = (
     ),
     Field(
         key="filesystem.deny", merge="adds_up", kind="path",
-        help="Paths inside a grant that stay closed.",
+        flags=("--deny",), metavar="PATH",
+        help="Close a path inside a grant, with all that is below it. Repeatable.",
         example='["$WORKDIR/.env"]', note="stays closed inside a grant",
     ),
     Field(
