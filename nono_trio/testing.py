@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from nono_trio.core.log.events import Flow, NetworkEvent
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
 
@@ -24,14 +25,16 @@ class MemoryRecorder:
 
     def __init__(self) -> None:
         self.events: list[NetworkEvent] = []
+        self.origins: list[RecordOrigin | None] = []
         self.flows: list[Flow] = []
         self.before_commit: Callable[[NetworkEvent], Awaitable[None]] | None = None
 
-    async def record(self, event: NetworkEvent) -> int:
+    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Append `event`; its place is its sequence. No checkpoint unless the hook has one."""
         if self.before_commit is not None:
             await self.before_commit(event)
         self.events.append(event)
+        self.origins.append(origin)
         return len(self.events) - 1
 
     def record_flow(self, flow: Flow) -> None:
@@ -47,11 +50,11 @@ class FailingRecorder(MemoryRecorder):
         self._good = good
         self._error = error or AuditLost("no space left on device")
 
-    async def record(self, event: NetworkEvent) -> int:
+    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Append `event`, or raise."""
         if len(self.events) >= self._good:
             raise self._error
-        return await super().record(event)
+        return await super().record(event, origin)
 
 
 class FakeResolver:

@@ -56,6 +56,11 @@ _CAGE = (
            help="The proxy's port inside the cage  [default: any]"),
 )  # fmt: skip
 
+_ATTRIBUTION = (
+    option("--attribution", type=OneOf(["on", "off"]), default="on", show_default=True,
+           help="Find out which program each network record came from."),
+)  # fmt: skip
+
 _OUTPUT = (
     option("-s", "--silent", is_flag=True, help="Say nothing of our own but errors."),
     option("-v", "--verbose", is_flag=True, help="Say what the cage is made of."),
@@ -103,6 +108,7 @@ def run_options(command: Command) -> Command:
         *_declared("network", run_only=True),
         *_declared("limits"),
         *_JUDGING,
+        *_ATTRIBUTION,
         *_OUTPUT,
     )
     return session_options(command)

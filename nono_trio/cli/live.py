@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from nono_trio.cli.programs import NextPrograms, programs_text, shown_file
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import (
     MAX_DETAIL,
@@ -20,7 +22,7 @@ from nono_trio.core.log.notices import OWN_TARGETS, is_binding
 from nono_trio.core.policy.judging import FAILED_EXIT_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from nono_trio.core.log.events import Payload
     from nono_trio.core.policy.allow_entry import DeniedHost
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 # More than that is a wall of text that hides the first one; `audit show` has them all.
 MAX_TARGETS = 5
+NO_PROGRAMS: Mapping[str, Sequence[str]] = MappingProxyType({})
 MAX_FLAGS = 8  # a host may be wanted at many ports
 # Chromium, for one, takes the proxy from these variables and leaves out its user and password. The
 # settings named here work in both isolations; going without the proxy needs a network of one's own.
@@ -46,16 +49,20 @@ def say(text: str) -> None:
     print_line(f"nono-trio: {text}")
 
 
-class FollowPrinter:
+class FollowPrinter(NextPrograms):
     """Prints each decision as it is recorded."""
 
-    def observe(self, _sequence: int, payload: Payload) -> None:
+    def observe(self, sequence: int, payload: Payload) -> None:
         """Print a network decision, or what is missing; other payloads are not for watching."""
         if isinstance(payload, Network) and not is_binding(payload.event):
-            print_line(decision_line(payload.event))
+            names = dict.fromkeys(shown_file(program) for program in self.programs(sequence))
+            by = f"  by {', '.join(names)}" if names else ""
+            print_line(f"{decision_line(payload.event)}{by}")
 
 
-def end_lines(attempts: AttemptTally, session_id: str) -> list[str]:
+def end_lines(
+    attempts: AttemptTally, session_id: str, programs: Mapping[str, Sequence[str]] = NO_PROGRAMS
+) -> list[str]:
     """Return the lines about what a session was denied and what failed; [] if nothing was.
 
     A request without the token is not among the numbers: its sender has no right to learn what is
@@ -75,6 +82,8 @@ def end_lines(attempts: AttemptTally, session_id: str) -> list[str]:
         lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
     if len(denied) > MAX_TARGETS or len(flags) > MAX_FLAGS:
         lines.append(f"all that was denied, as a profile: nono-trio audit learn {session_id}")
+    if lines and programs:
+        lines.append(f"denied programs: {programs_text(programs)}")
     return [*lines, f"details: nono-trio audit show {session_id}"] if lines else []
 
 

@@ -8,6 +8,7 @@ import click
 
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.live import FollowPrinter, say, verdict_line
+from nono_trio.cli.programs import DeniedPrograms
 from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
 from nono_trio.cli.text import clean
@@ -89,9 +90,21 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         for note in prepared.resources.home.notes:
             _say_clean(note)
     begin_session()
-    observers = [FollowPrinter().observe] if given["follow"] else []
+    programs = DeniedPrograms()
+    watching: list[DeniedPrograms | FollowPrinter] = [programs]
+    if given["follow"]:
+        watching.append(FollowPrinter())
     built = _say_cage if given["verbose"] else _quiet
-    finished = run_command(options, prepared, Listeners(warn=say, observe=observers, built=built))
+    finished = run_command(
+        options,
+        prepared,
+        Listeners(
+            warn=say,
+            observe=[one.observe for one in watching],
+            programs=[one.observe_programs for one in watching],
+            built=built,
+        ),
+    )
     if finished.outcome.error is not None:
         _explain_end(finished)
         raise finished.outcome.error
@@ -102,7 +115,12 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
             _say_clean(note)
     record = finished.record
     run_summary = RunSummary(
-        record.session_id, str(record.directory), code, finished.outcome.exit_code, attempts
+        record.session_id,
+        str(record.directory),
+        code,
+        finished.outcome.exit_code,
+        attempts,
+        programs.named(),
     )
     output.tell(run_summary, silent=silent)
     if code != finished.outcome.exit_code:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nono_trio.cli.json_output import json_text
 from nono_trio.cli.live import end_lines, say
+from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import MAX_DETAIL, clean, denied_text, numbers_text, shorten, target_text
 from nono_trio.errors import JSON_SCHEMA, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from nono_trio.audit.verify.verdict import Verification
     from nono_trio.core.policy.allow_entry import DeniedHost
@@ -42,6 +43,8 @@ class RunSummary:
     exit_code: int
     command_exit_code: int
     attempts: AttemptTally
+    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The programs that were denied something, each with its first hosts."""
 
     def fields(self, verdict: str) -> dict[str, Any]:
         """The summary as JSON; `verdict` is that of `audit verify`."""
@@ -71,6 +74,7 @@ class RunSummary:
                 {"outcome": "allowed", "target": target, "ports": [port], "count": count}
                 for (target, port), count in attempts.allowed_targets()
             ],
+            "denied_programs": dict(self.programs),
             "created_files": list(attempts.created),
             "looked_up_files": list(attempts.looked_up_files),
         }
@@ -94,6 +98,9 @@ class RunSummary:
             if len(rows) > MAX_ROWS:
                 yield ""
                 yield f"{len(rows) - MAX_ROWS} hosts more are in the log."
+        if self.programs:
+            yield ""
+            yield f"Denied programs: {_cell(programs_text(self.programs))}"
         for what, paths in (
             ("Created outside the grants", self.attempts.created),
             ("Looked up and not granted", self.attempts.looked_up_files),
@@ -143,7 +150,7 @@ class SummaryOutput:
         if self._form == "none":
             return
         if self._verify is None:
-            lines = end_lines(summary.attempts, summary.session_id)
+            lines = end_lines(summary.attempts, summary.session_id, summary.programs)
             if self._descriptor is None:
                 for line in () if silent else lines:
                     say(line)

@@ -109,6 +109,7 @@ class RunOptions:
     sandbox: bool = True
     transparent: bool | None = None
     brokered: bool = True
+    attribution: bool = True
     open_ports: Sequence[int] = ()
     listen_ports: Sequence[int] = ()
     limits: Limits = field(default_factory=Limits)

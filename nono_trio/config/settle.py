@@ -63,6 +63,7 @@ def settle_run(command: Sequence[str], given: Given) -> RunOptions:
         ),
         sandbox=not values["no_sandbox"],
         transparent={"on": True, "off": False, None: None}[values["transparent"]],
+        attribution=values["attribution"] != "off",
         open_ports=values["open_port"],
         listen_ports=values["listen_port"],
         limits=_fill(Limits, values),

@@ -159,7 +159,8 @@ class ConnectionHandler(ABC):
         """Commit a decision to the log, before it takes effect. Raises AuditBusy, AuditLost and
         SessionSealed."""
         proxy = self._proxy
-        return Recorded(decision, await proxy.recorder.record(decision.event(proxy.now())))
+        event = decision.event(proxy.now())
+        return Recorded(decision, await proxy.recorder.record(event, self._client.origin))
 
     async def _connect(self, recorded: Recorded, *, for_tunnel: bool = True) -> Upstream:
         """Look up, check and dial an allowed host, or have the upstream proxy do so.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions
     from nono_trio.core.log.events import Payload
+    from nono_trio.core.log.processes import Found
     from nono_trio.sandbox.spawn import Launched, LaunchFailed
     from nono_trio.session.prepare import PreparedRun
 
@@ -37,6 +38,7 @@ class Listeners:
 
     warn: Callable[[str], None]
     observe: Sequence[Callable[[int, Payload], None]] = ()
+    programs: Sequence[Callable[[int, Found], None]] = ()
     opened: Callable[[SessionRecord], None] = lambda _record: None
     built: Callable[[Sequence[str]], None] = lambda _enforcement: None  # after every fallback
 

@@ -24,7 +24,9 @@ from nono_trio.posix.clock import rfc3339
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
+from nono_trio.sandbox.attribution.attribution import ByThread
 from nono_trio.sandbox.cage import Cage
+from nono_trio.session.attribution import attribution_for, running
 from nono_trio.session.child import conduct_child
 from nono_trio.session.homes.session_home import what_it_held
 from nono_trio.session.late_imports import refuse_late_imports
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.audit.write.watchdog import AppendWatchdog
+    from nono_trio.core.log.processes import Found
     from nono_trio.proxy.listeners.proxy import Admits
+    from nono_trio.sandbox.attribution.attribution import Attribution
     from nono_trio.sandbox.cage import ChildEnded
     from nono_trio.sandbox.spawn import Launched
     from nono_trio.session.prepare import PreparedRun
@@ -74,6 +78,7 @@ class ChildService:
         *,
         grace_seconds: float,
         timeout_seconds: float | None,
+        attribution: bool = True,
     ) -> None:
         self._launched = launched
         self._sockets = sockets
@@ -83,9 +88,11 @@ class ChildService:
         self._watchdog = watchdog
         self._grace_seconds = grace_seconds
         self._timeout_seconds = timeout_seconds
+        self._wants_attribution = attribution
         self._timed_out = False
         self._deadline: float | None = None
         self._ports = SourcePorts()
+        self._attribution: Attribution | None = None
         self._listened: list[tuple[int, PortRelay]] = []
         self.notes: list[str] = []  # for the user
 
@@ -103,7 +110,14 @@ class ChildService:
                 self._run.resources.token,
                 upstream_proxy=self._run.upstream_proxy,
             )
-            async with trio.open_nursery() as hashing:
+            self._attribution = recorder.programs = attribution_for(
+                self._launched,
+                self._sockets,
+                recorder,
+                brokered=self._launched.notifications is not None,
+                wanted=self._wants_attribution,
+            )
+            async with running(self._attribution), trio.open_nursery() as hashing:
                 hashing.start_soon(self._identify)
                 ended = await self._run_child(cage, proxy, handlers, recorder)
                 hashing.cancel_scope.deadline = trio.current_time() + HASH_SECONDS
@@ -250,8 +264,15 @@ class ChildService:
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants, sockets, plan.identities)
         elsewhere = plan.isolation == "namespace"
         metadata = MetadataBroker.of(plan.grants, plan.identities, elsewhere=elsewhere)
+        known = self._attribution if isinstance(self._attribution, ByThread) else None
         broker = ConnectBroker(
-            listener, openings, direct.refused, metadata, self._launched.pid, self._ports.expect
+            listener,
+            openings,
+            direct.refused,
+            metadata,
+            self._launched.pid,
+            partial(self._connected, known),
+            None if known is None else known.look_at_thread,
         )
         try:
             await broker.serve()
@@ -259,6 +280,12 @@ class ChildService:
             self.notes += [*direct.notes(), *metadata.notes()]
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await direct.record_suppressed()
+
+    def _connected(self, known: ByThread | None, port: int, found: Found | None) -> None:
+        """A connection to the proxy has been made; in a helper thread."""
+        if known is not None and found is not None:
+            known.connected(port, found)
+        self._ports.expect(port)
 
     async def _end_in_time(self) -> None:
         if self._timeout_seconds is not None:

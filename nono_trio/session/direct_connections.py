@@ -22,6 +22,7 @@ from nono_trio.proxy.access.denial_throttle import DenialThrottle
 
 if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.net.address import Address
 
 REASON: Final = format_reason(DenialCode.DIRECT)
@@ -40,20 +41,22 @@ class DirectConnections:
         self._loopback: tuple[Address, int] | None = None  # the first that led there
         self._denials = DenialThrottle(recorder, unix_ms)
 
-    async def refused(self, address: Address | None, port: int) -> None:
+    async def refused(
+        self, address: Address | None, port: int, origin: RecordOrigin | None = None
+    ) -> None:
         """Record one, or count it. Raises AuditLost and SessionSealed; if cancelled, it may not
         have been recorded, and then nothing was answered either."""
         with suppress(AuditBusy):  # nothing is let through without its record
             if address is None:
                 self.unseen += 1
-                await self._denials.record(UNSEEN, host_denied(DIRECT_TARGET, None, UNSEEN))
+                decision = host_denied(DIRECT_TARGET, None, UNSEEN)
+                await self._denials.record(UNSEEN, decision, origin)
             else:
                 self.count += 1
                 if address.is_loopback and self._loopback is None:
                     self._loopback = address, port
-                await self._denials.record(
-                    f"{address} {port}", host_denied(str(address), port, REASON)
-                )
+                decision = host_denied(str(address), port, REASON)
+                await self._denials.record(f"{address} {port}", decision, origin)
 
     def notes(self) -> list[str]:
         """Return sentences about them for the user."""

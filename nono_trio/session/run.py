@@ -89,6 +89,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
         supervisor.writer.watchdog,
         grace_seconds=options.session.grace_seconds,
         timeout_seconds=options.timeout_seconds,
+        attribution=options.attribution,
     )
     # The child shares the terminal and can have it stop us when we write from the background.
     # Only now: what is ignored when the launcher is started, the command ignores too.
@@ -142,6 +143,7 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
         record, options.audit, grace_seconds=options.grace_seconds, warn=listeners.warn
     )
     supervisor.writer.observers += listeners.observe
+    supervisor.writer.program_observers += listeners.programs
     return supervisor
 
 

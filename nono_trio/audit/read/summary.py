@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import UnsetType
 
+from nono_trio.audit.read.programs import (
+    ALLOWED,
+    DENIED,
+    NOT_A_DECISION,
+    ProgramCount,
+    Programs,
+    process_lines,
+)
 from nono_trio.audit.read.records import flows, records
-from nono_trio.audit.store import FLOWS, LOG, is_alive, is_sealed, read_summary
+from nono_trio.audit.store import FLOWS, LOG, PROCESSES, is_alive, is_sealed, read_summary
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded
 from nono_trio.core.log.file_events import denied_request
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, is_denial
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.read.records import LogRecord
     from nono_trio.audit.stored_session import StoredSession
-    from nono_trio.core.log.events import Flow, SandboxRuntimeEvent
+    from nono_trio.core.log.events import Flow, Payload, SandboxRuntimeEvent
     from nono_trio.core.log.session_json import SessionSummary
 
 Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
@@ -139,6 +147,9 @@ class Story:
     connections: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    programs: list[ProgramCount] = field(default_factory=list)
+    by_sequence: bytearray = field(default_factory=bytearray)
+    """What each record decided, a byte a record: for the lines of processes.ndjson."""
 
     @property
     def between(self) -> int:
@@ -167,6 +178,10 @@ def read_story(directory: Path, keep: int) -> Story:
         _tell_record(story, record)
     for flow in flows(directory / FLOWS):
         _tell_flow(story, flow)
+    programs = Programs(story.by_sequence)
+    for line in process_lines(directory / PROCESSES):
+        programs.add(line)
+    story.programs = programs.counted()
     return story
 
 
@@ -174,6 +189,8 @@ def _tell_record(story: Story, record: LogRecord) -> None:
     story.events += 1
     payload = record.event
     story.attempts.add(payload)
+    if record.sequence == len(story.by_sequence):  # a log of ours counts from 0
+        story.by_sequence.append(_decision_of(payload))
     if isinstance(payload, Network):
         _tell_decision(story, record, payload)
     elif isinstance(payload, SandboxRuntime):
@@ -183,6 +200,14 @@ def _tell_record(story: Story, record: LogRecord) -> None:
             story.files.setdefault((request.path, request.access), record.sequence)
     elif isinstance(payload, SessionEnded):
         story.ended = payload
+
+
+def _decision_of(payload: Payload) -> int:
+    if not isinstance(payload, Network) or is_about_log(payload.event):
+        return NOT_A_DECISION
+    if payload.event.decision == "allow":
+        return ALLOWED
+    return DENIED if is_denial(payload.event) else NOT_A_DECISION
 
 
 def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:

@@ -15,15 +15,20 @@ from nono_trio.core.log.events import Network
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from nono_trio.core.log.events import Flow, NetworkEvent, Payload
+    from nono_trio.core.log.processes import Found, RecordOrigin
 
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
 
 # If a queue stays full this long, the disk no longer answers; then: no record, no action.
 QUEUE_SECONDS = 10.0
+
+# What takes time about a new program: a thread reads its arguments.
+DESCRIBED_SECONDS = 0.001
 
 # The value that `record` returns in best-effort mode for an event that is counted as lost.
 NOT_RECORDED = -1
@@ -36,10 +41,13 @@ class Pending:
     parking lot of an Event costs more than the rest of the call.
     """
 
-    __slots__ = ("_task", "error", "payload", "sequence")
+    __slots__ = ("_task", "described", "error", "found", "origin", "payload", "sequence")
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, origin: RecordOrigin | None = None) -> None:
         self.payload = payload
+        self.origin = origin
+        self.found: Found | None = None
+        self.described: trio.Event | None = None
         self.sequence: int | None = None
         self.error: Exception | None = None
         self._task: trio.lowlevel.Task | None = None
@@ -78,8 +86,8 @@ class Pending:
 class RecordsDecisions(Protocol):
     """The interface of the audit that the proxy uses."""
 
-    async def record(self, event: NetworkEvent) -> int:
-        """Return the sequence once the event is in the log."""
+    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
+        """Return the sequence once the event is in the log. `origin`: whose socket it came from."""
         ...
 
     def record_flow(self, flow: Flow) -> None:
@@ -87,29 +95,57 @@ class RecordsDecisions(Protocol):
         ...
 
 
+class FindsPrograms(Protocol):
+    """Tells which programs records came from. Nothing of it waits or raises."""
+
+    def find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+        """Return what is known of each origin now."""
+        ...
+
+    def described(self, found: Found) -> trio.Event | None:
+        """Return what is set once the programs' arguments are known; None if nothing is awaited."""
+        ...
+
+    def lines(self, sequence: int, found: Found) -> bytes:
+        """Return the lines of a record for processes.ndjson; b"" if they come later."""
+        ...
+
+
 class Recorder:
     """A producer's handle on the audit queue; the writer ends when its `with` block is left."""
 
-    def __init__(self, send: trio.MemorySendChannel[Pending | Flow], mode: AuditMode) -> None:
+    def __init__(
+        self, send: trio.MemorySendChannel[Pending | Flow | bytes], mode: AuditMode
+    ) -> None:
         self._send = send
         self._mode = mode
+        self.programs: FindsPrograms | None = None
+        """Who tells which programs records came from, if anybody does."""
         self.lost_to_full_queue = 0
         self.lost_flows = 0
         # Flows that did not fit in the queue. Each belongs to a committed decision, and no other
         # decision is committed while they wait, so there are at most as many as open connections.
         self._waiting_flows: list[Flow] = []
+        self._waiting_lines: list[bytes] = []  # bounded by who describes programs
 
-    async def record(self, event: NetworkEvent) -> int:
+    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
+
+        `origin` is whose socket it came from: its holder is looked for as the record is committed,
+        and what takes time about a new program is waited for DESCRIBED_SECONDS.
 
         Raises AuditBusy if the queue stayed full for QUEUE_SECONDS, AuditLost if the log has
         failed, SessionSealed after the end: in all three cases nothing was recorded and nothing may
         be done. If cancelled, the event may still be recorded; the caller must not act on it.
         """
-        pending = Pending(Network(event=event))
+        pending = Pending(Network(event=event), origin)
         if not self._queued(pending) and not await self._send_slowly(pending):
             return NOT_RECORDED
-        return await pending.committed()
+        sequence = await pending.committed()
+        if pending.described is not None:
+            with trio.move_on_after(DESCRIBED_SECONDS):
+                await pending.described.wait()
+        return sequence
 
     async def record_payload(self, payload: Payload) -> int:
         """Commit any payload; as `record`."""
@@ -160,6 +196,20 @@ class Recorder:
             self._waiting_flows.append(flow)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             self.lost_flows += 1
+
+    def record_lines(self, lines: bytes) -> None:
+        """Queue whole lines of processes.ndjson; as `record_flow`."""
+        try:
+            self._send.send_nowait(lines)
+        except trio.WouldBlock:
+            self._waiting_lines.append(lines)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # the records stand without them
+
+    def take_waiting_lines(self) -> list[bytes]:
+        """As `take_waiting_flows`."""
+        waiting, self._waiting_lines = self._waiting_lines, []
+        return waiting
 
     def take_waiting_flows(self) -> list[Flow]:
         """For the writer, with each batch: return the flows that did not fit in the queue."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG, NEW_SESSION
+from nono_trio.audit.store import CHECKPOINTS, FLOWS, LOG, NEW_SESSION, PROCESSES
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog, SyncFailed
 from nono_trio.audit.write.disk_room import CHUNK, hold_file
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS, Checkpoint, encode_checkpoint
@@ -39,7 +39,7 @@ INDENTATION = 512  # the extra size of an event in session.json, with every fiel
 
 
 class LogFiles:
-    """The three append-only files of a session; opened exclusively, closed together."""
+    """The four append-only files of a session; opened exclusively, closed together."""
 
     def __init__(self, directory: Path) -> None:
         """Create them and reserve the space for their ends; raises OSError, with none left open."""
@@ -52,6 +52,7 @@ class LogFiles:
             lock(self.log.file.descriptor)
             self.checkpoints = _created(directory / CHECKPOINTS, KEPT_FOR_CHECKPOINTS, opened)
             self.flows = _created(directory / FLOWS, 0, opened)
+            self.processes = _created(directory / PROCESSES, 0, opened)
             opened.pop_all()
 
     def moved_to(self, directory: Path) -> None:
@@ -63,7 +64,7 @@ class LogFiles:
     @property
     def all(self) -> tuple[AppendFile, ...]:
         """The files."""
-        return self.log.file, self.checkpoints, self.flows
+        return self.log.file, self.checkpoints, self.flows, self.processes
 
     def check_identity(self) -> None:
         """Raise OSError if one of them was deleted, replaced or cut by another program."""
@@ -115,7 +116,7 @@ class LogFiles:
             file.release_room()
 
     def close(self) -> None:
-        """Close all three."""
+        """Close them."""
         for file in self.all:
             file.close()
 

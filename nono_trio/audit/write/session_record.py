@@ -118,6 +118,7 @@ class SessionRecord:
         """
         self.files.check_identity()  # the files of these names must be ours
         self.files.flows.sync()
+        self.files.processes.sync()
         facts = msgspec.structs.replace(
             self._metadata.facts,
             peak_queue=totals.peak_queue,
@@ -131,6 +132,7 @@ class SessionRecord:
         )
         sizes = {
             store.FLOWS: self.files.flows.offset,
+            store.PROCESSES: self.files.processes.offset,
             store.CHECKPOINTS: self.files.checkpoints.offset,
         }
         self._summary = summary_of(

@@ -31,6 +31,7 @@ from nono_trio.core.log.notices import (
     is_denial,
 )
 from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
+from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.errors import AuditLost
 from nono_trio.posix.clock import unix_ms
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import AuditMode, AuditSync
     from nono_trio.audit.write.session_files import LogFiles
     from nono_trio.core.log.events import Payload
+    from nono_trio.core.log.processes import Found
 
 # One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here, and
 # all other tasks wait for that long.
@@ -83,6 +85,8 @@ class Writer:
         self.totals = Totals()
         self.ended: SessionEnded | None = None
         self.observers: list[Callable[[int, Payload], None]] = []
+        # Called before the observers, for each record whose programs were looked for.
+        self.program_observers: list[Callable[[int, Found], None]] = []
         # The error of a full disk (strict); the session's runner then ends it.
         self.full: AuditLost | None = None
         self.is_full = trio.Event()
@@ -94,7 +98,7 @@ class Writer:
         self._warn = warn
         self._failures = 0
         self._unsealable = False
-        send, self._queue = trio.open_memory_channel[Pending | Flow](queue)
+        send, self._queue = trio.open_memory_channel[Pending | Flow | bytes](queue)
         self.recorder = Recorder(send, mode)
         self._drained = trio.Event()
         self._checkpointing = trio.Lock()
@@ -151,28 +155,32 @@ class Writer:
         for sequence, payload in enumerate(last, first):
             self._observe(sequence, payload)
 
-    def _queued(self, limit: int) -> list[Pending | Flow]:
-        items: list[Pending | Flow] = []
+    def _queued(self, limit: int) -> list[Pending | Flow | bytes]:
+        items: list[Pending | Flow | bytes] = []
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while len(items) < limit:
                 items.append(self._queue.receive_nowait())
         return items
 
-    async def _write(self, items: Sequence[Pending | Flow]) -> None:
+    async def _write(self, items: Sequence[Pending | Flow | bytes]) -> None:
         """Commit one batch: records first, so that a flow comes after its decision."""
         pending = [item for item in items if isinstance(item, Pending)]
-        flows = [item for item in items if not isinstance(item, Pending)]
+        flows = [item for item in items if isinstance(item, Flow)]
         flows += self.recorder.take_waiting_flows()
+        lines = [item for item in items if isinstance(item, bytes)]
+        lines += self.recorder.take_waiting_lines()
         first = NOT_RECORDED
         try:
             if self.full is not None:
                 _fail(pending, self.full)
                 pending = []
+            self._find_programs(pending)
             first = self._append(pending)
             if self._sync == "always" and pending:
                 await self._checkpoint_in_thread()
             self._append_flows(flows)
             flows = []
+            self._append_processes(lines, pending, first)
         except OSError as error:
             self.totals.lost_flows += len(flows)
             self._failed(pending, error, recorded=first != NOT_RECORDED)
@@ -182,8 +190,37 @@ class Writer:
             _fail(pending, AuditLost("the audit log can't be written: the writer was cancelled"))
             raise
         for sequence, item in enumerate(pending, first):
+            if item.found is not None:
+                for observer in self.program_observers:
+                    observer(sequence, item.found)
             self._observe(sequence, item.payload)
             item.release(sequence)
+
+    def _find_programs(self, pending: Sequence[Pending]) -> None:
+        """Find who holds the sockets of a batch, before any of its records is answered."""
+        programs = self.recorder.programs
+        if programs is None:
+            return
+        asked = [(item, item.origin) for item in pending if item.origin is not None]
+        if not asked:
+            return
+        found = programs.find([origin for _, origin in asked])
+        for (item, origin), one in zip(asked, found, strict=True):
+            item.found = one
+            # Datagrams are answered one after the other: none waits for a thread.
+            if not isinstance(origin, Endpoints) or origin.protocol == "tcp":
+                item.described = programs.described(one)
+
+    def _append_processes(self, lines: list[bytes], pending: Sequence[Pending], first: int) -> None:
+        programs = self.recorder.programs
+        if programs is not None:
+            for sequence, item in enumerate(pending, first):
+                if item.found is not None:
+                    lines.append(programs.lines(sequence, item.found))
+        data = b"".join(lines)
+        if data:
+            with self.watchdog:
+                self.files.processes.append(data, last=self.full is not None)
 
     def _append(self, pending: Sequence[Pending]) -> int:
         """Append the gaps and then `pending`; return the sequence of the first of `pending`."""
@@ -329,7 +366,7 @@ def _hint(error: OSError) -> str:
     return "something changed the log or its disk underneath: what was recorded may not be whole"
 
 
-def _fail(items: Sequence[Pending | Flow], error: AuditLost) -> None:
+def _fail(items: Sequence[Pending | Flow | bytes], error: AuditLost) -> None:
     for item in items:
         if isinstance(item, Pending):
             item.fail(AuditLost(error.message, hint=error.hint))

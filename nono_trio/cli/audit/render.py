@@ -28,6 +28,7 @@ from nono_trio.cli.text import (
     denied_text,
     local_time,
     numbers_text,
+    shorten,
     size_text,
     table_lines,
     target_text,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
+    from nono_trio.audit.read.programs import ProgramCount
     from nono_trio.audit.read.records import LogRecord
     from nono_trio.audit.read.summary import Counts, HostCount, Status, Story
     from nono_trio.audit.stored_session import StoredSession
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 13
 MAX_HOST_ROWS = 20
 SHOWN_ADDRESSES = 2
+MAX_PROGRAM_ROWS = 20
+MAX_PROGRAM_NAME = 40
+SHOWN_DIGITS = 12
 NO_BYTES = f"{'-':>9}  {'-':>9}"
 
 # -- verify ---------------------------------------------------------------------------------------
@@ -177,6 +182,9 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
     if story.hosts:
         yield ""
         yield from _host_lines(session, story)
+        if story.programs:
+            yield ""
+            yield from _program_lines(story.programs)
         yield ""
         yield from _timeline_lines(story)
 
@@ -228,6 +236,7 @@ def story_fields(session: StoredSession, status: Status, story: Story) -> dict[s
             {"path": path, "access": access, "sequence": sequence}
             for (path, access), sequence in story.files.items()
         ],
+        "programs": story.programs,
         "timeline": {
             "first": [_record_fields(record) for record in story.first],
             "between": story.between,
@@ -309,6 +318,20 @@ def _host_lines(session: StoredSession, story: Story) -> Iterator[str]:
         yield f"{decision:<9} {name:<{width}}  {requests:>8,}  {moved}  {address}".rstrip()
     if len(rows) > len(shown):
         yield f"... and {counted(len(rows) - len(shown), 'host')} more (all with --json)"
+
+
+def _program_lines(programs: Sequence[ProgramCount]) -> Iterator[str]:
+    """One row a program: those with denials first."""
+    shown = programs[:MAX_PROGRAM_ROWS]
+    names = [shorten(clean(program.name), MAX_PROGRAM_NAME) for program in shown]
+    width = max(len("PROGRAM"), *map(len, names))
+    yield f"{'PROGRAM':<{width}}  {'DENIED':>6}  {'ALLOWED':>7}  {'PIDS':>4}  {'SHA-256':<12}  FILE"
+    for name, one in zip(names, shown, strict=True):
+        digest = (one.sha256 or "-")[:SHOWN_DIGITS]
+        counts = f"{one.denied:>6,}  {one.allowed:>7,}  {one.processes or '-':>4}"
+        yield f"{name:<{width}}  {counts}  {digest:<12}  {clean(one.exe or '-')}"
+    if len(programs) > len(shown):
+        yield f"... and {counted(len(programs) - len(shown), 'program')} more (all with --json)"
 
 
 def _host_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, str, int, str, str]]:

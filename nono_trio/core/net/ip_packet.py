@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from nono_trio.core.net.endpoints import Endpoints
 
 TCP: Final = "TCP"
 _PROTOCOLS: Final = {6: TCP, 17: "UDP", 33: "DCCP", 132: "SCTP", 136: "UDP-Lite"}
+_SOCKETS: Final[dict[int, Literal["tcp", "udp"]]] = {6: "tcp", 17: "udp"}
 _IPV4_HEADER, _IPV6_HEADER, _FRAGMENT_HEADER = 20, 40, 8
 _FRAGMENT: Final = 44
 _EXTENSIONS: Final = frozenset({0, 43, 60})  # their second byte is their length
@@ -48,6 +51,23 @@ def destination(packet: bytes) -> Attempt | None:
     if version == 6 and len(packet) >= _IPV6_HEADER:
         return _behind_extensions(IPv6Address(packet[24:40]), packet)
     return None
+
+
+def ends(packet: bytes) -> Endpoints | None:
+    """Return the two ends of a packet that `destination` has parsed; None if they are not those of
+    a TCP or UDP socket. Extension headers are not followed."""
+    is_new = packet[0] >> 4 == 6
+    protocol, behind = (packet[6], 40) if is_new else (packet[9], (packet[0] & 15) * 4)
+    name = _SOCKETS.get(protocol)
+    if name is None or behind + 4 > len(packet):
+        return None
+    sender, receiver = (
+        (IPv6Address(packet[8:24]), IPv6Address(packet[24:40]))
+        if is_new
+        else (IPv4Address(packet[12:16]), IPv4Address(packet[16:20]))
+    )
+    port, server_port = _short(packet, behind), _short(packet, behind + 2)
+    return Endpoints(name, str(sender), port, str(receiver), server_port)
 
 
 def _behind_extensions(address: IPv6Address, packet: bytes) -> Attempt | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.proxy.access.decision import Decision
 
 WINDOW: Final = 60.0  # seconds for which one record of a name is enough: the TTL of its addresses
@@ -46,8 +47,10 @@ class DenialThrottle:
         # Makes a denial that is only counted wait for the record that counts for it.
         self._recording = trio.Lock()
 
-    async def record(self, key: str, decision: Decision) -> None:
-        """Record one denial, or count it.
+    async def record(
+        self, key: str, decision: Decision, origin: RecordOrigin | None = None
+    ) -> None:
+        """Record one denial, which came from the socket `origin`, or count it.
 
         Raises AuditBusy, AuditLost and SessionSealed: then, and if cancelled, it stays counted.
         """
@@ -57,7 +60,7 @@ class DenialThrottle:
                 return
             more = format_suppressed(suppressed)
             try:
-                await self._recorder.record(decision.event(self._now_ms(), more))
+                await self._recorder.record(decision.event(self._now_ms(), more), origin)
             except BaseException:
                 self._window.give_back(key, suppressed)
                 raise

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.events import NetworkEvent
+    from nono_trio.core.log.processes import RecordOrigin
 
 BETWEEN_RECORDS: Final = 1.0  # seconds
 LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a stuck log must not delay it
@@ -45,13 +46,15 @@ class TokenFailures:
         # Makes a failure that is only counted wait for the record that counts for it.
         self._recording = trio.Lock()
 
-    async def record(self, decision: Decision) -> None:
-        """Record one failure, or count it. Raises AuditBusy, AuditLost and SessionSealed: then, and
-        if cancelled, it stays counted."""
+    async def record(self, decision: Decision, origin: RecordOrigin | None = None) -> None:
+        """Record one failure of the socket `origin`, or count it.
+
+        Raises AuditBusy, AuditLost and SessionSealed: then, and if cancelled, it stays counted.
+        """
         async with self._recording:
             if self._is_due:
                 more = format_suppressed(self.suppressed)
-                await self._commit(decision.event(self._now_ms(), more), own=1)
+                await self._commit(decision.event(self._now_ms(), more), origin, own=1)
             else:
                 self.suppressed += 1
 
@@ -78,13 +81,13 @@ class TokenFailures:
         if self.suppressed:
             reason = format_reason(DenialCode.TOKENS_SUPPRESSED, count=self.suppressed)
             decision = Decision("connect", "", refusal=Refusal(407, reason, category=CATEGORY))
-            await self._commit(decision.event(self._now_ms()), own=0)
+            await self._commit(decision.event(self._now_ms()), None, own=0)
 
-    async def _commit(self, event: NetworkEvent, own: int) -> None:
+    async def _commit(self, event: NetworkEvent, origin: RecordOrigin | None, own: int) -> None:
         counted, self.suppressed = self.suppressed, 0
         self._recorded = trio.current_time()
         try:
-            await self._recorder.record(event)
+            await self._recorder.record(event, origin)
         except BaseException:
             self._recorded = -math.inf
             self.suppressed += counted + own

@@ -197,7 +197,7 @@ class HttpConnection(ConnectionHandler):
         """Record a refusal, then answer it; returns True if another request may follow."""
         keep = self._may_follow(request, refusal.status)
         if refusal.status == 407:
-            await self._proxy.token_failures.record(decision)
+            await self._proxy.token_failures.record(decision, self._client.origin)
         else:
             await self._record(decision)
         more = request.has_open_body or bool(self._client.unread)
@@ -224,7 +224,7 @@ class HttpConnection(ConnectionHandler):
             return await self._reset(decision)
         if self._shared and not self._client.proven:
             refusal = replace(refusal, category=CATEGORY)
-            await self._proxy.token_failures.record(decision.refused(refusal))
+            await self._proxy.token_failures.record(decision.refused(refusal), self._client.origin)
         else:
             await self._record(decision)
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.net.address import Address
     from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
@@ -74,7 +75,7 @@ class NameService:
         self._own_names = own_names or {}
         self._denials = DenialThrottle(recorder, clock_ms)
 
-    async def reply(self, message: bytes) -> bytes | None:
+    async def reply(self, message: bytes, origin: RecordOrigin | None = None) -> bytes | None:
         """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
         nothing; if cancelled, a denial may be recorded that was not answered."""
         try:
@@ -82,7 +83,7 @@ class NameService:
         except dns.BadQuery as fault:
             return fault.reply
         try:
-            return await self._answer(query)
+            return await self._answer(query, origin)
         except AuditBusy:  # no record, so no action
             return dns.empty_answer(query, dns.SERVER_FAILURE)
         except (AuditLost, SessionSealed):
@@ -101,7 +102,7 @@ class NameService:
             )
         )
 
-    async def _answer(self, query: dns.Query) -> bytes:
+    async def _answer(self, query: dns.Query, origin: RecordOrigin | None) -> bytes:
         name = query.name
         if query.kind == dns.PTR and (address := dns.reversed_address(name)) is not None:
             return self._pointer(query, address)
@@ -113,10 +114,10 @@ class NameService:
             return dns.address_answer(query, *own)
         host = _host(name)
         if host is None:
-            await self._deny(name, format_reason(DenialCode.NAME_IMPOSSIBLE))
+            await self._deny(name, format_reason(DenialCode.NAME_IMPOSSIBLE), origin)
             return dns.empty_answer(query, dns.NO_SUCH_NAME)
         if not self._is_allowed(host) and not self._is_service(query):
-            await self._deny(host.name, format_reason(DenialCode.NAME_NOT_ALLOWED))
+            await self._deny(host.name, format_reason(DenialCode.NAME_NOT_ALLOWED), origin)
         return self._fake_answer(query, host)
 
     def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:
@@ -149,8 +150,8 @@ class NameService:
         host = _host(name)
         return host is not None and self._is_allowed(host)
 
-    async def _deny(self, name: str, reason: str) -> None:
-        await self._denials.record(name, _denied(name, reason))
+    async def _deny(self, name: str, reason: str, origin: RecordOrigin | None) -> None:
+        await self._denials.record(name, _denied(name, reason), origin)
 
 
 def _denied(target: str, reason: str) -> Decision:

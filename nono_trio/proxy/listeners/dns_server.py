@@ -13,12 +13,15 @@ import errno
 import socket
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
 
 from nono_trio.core.net.dns import MAX_QUERY
+from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.errors import SessionSealed
+from nono_trio.proxy.listeners.dns_responder import DNS_PORT
+from nono_trio.proxy.listeners.origin import origin_of
 
 if TYPE_CHECKING:
     from nono_trio.proxy.listeners.dns_responder import NameService
@@ -61,7 +64,7 @@ async def serve_datagrams(sock: socket.socket, service: NameService) -> None:
 
 async def _answer_one(sock: socket.socket, service: NameService) -> None:
     message, ancillary, _, peer = sock.recvmsg(MAX_QUERY + 1, _ANCILLARY_SIZE)
-    reply = await service.reply(message)
+    reply = await service.reply(message, _asked_by(peer, ancillary))
     if reply is not None:
         with suppress(OSError):  # a full buffer or a peer that has gone: it would ask again
             sock.sendmsg([reply], _reply_source(ancillary), 0, peer)
@@ -86,6 +89,19 @@ def _reply_source(ancillary: Ancillary) -> Ancillary:
             address, interface = _IPV6_INFO.unpack(data)  # link-local ones need their interface
             return [(level, kind, _IPV6_INFO.pack(address, interface))]
     return []
+
+
+def _asked_by(peer: tuple[Any, ...], ancillary: Ancillary) -> Endpoints | None:
+    """The socket that asked; None if the kernel does not say to which address."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            server = socket.inet_ntoa(_IPV4_INFO.unpack(data)[2])
+        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            server = socket.inet_ntop(socket.AF_INET6, _IPV6_INFO.unpack(data)[0])
+        else:
+            continue
+        return Endpoints("udp", peer[0].partition("%")[0], peer[1], server, DNS_PORT)
+    return None
 
 
 async def serve_connections(listener: socket.socket, service: NameService) -> None:
@@ -117,13 +133,16 @@ async def _converse(
     try:
         async with stream:
             with suppress(trio.BrokenResourceError, SessionSealed):
-                while await _exchange(stream, service):
+                origin = origin_of(stream.socket)
+                while await _exchange(stream, service, origin):
                     pass
     finally:
         room.release_on_behalf_of(stream)
 
 
-async def _exchange(stream: trio.SocketStream, service: NameService) -> bool:
+async def _exchange(
+    stream: trio.SocketStream, service: NameService, origin: Endpoints | None
+) -> bool:
     """Answer one message; whether another may follow."""
     with trio.move_on_after(MESSAGE_SECONDS):
         prefix = await _receive_exactly(stream, _LENGTH.size)
@@ -131,7 +150,7 @@ async def _exchange(stream: trio.SocketStream, service: NameService) -> bool:
         if length > MAX_QUERY:
             return False
         message = await _receive_exactly(stream, length)
-        reply = await service.reply(message) if message else None
+        reply = await service.reply(message, origin) if message else None
         if reply is not None:
             await stream.send_all(_LENGTH.pack(len(reply)) + reply)
             return True

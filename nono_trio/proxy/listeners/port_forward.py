@@ -20,6 +20,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, SessionSealed
 from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded, Refusal
+from nono_trio.proxy.listeners.origin import origin_of
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.events import ClosedBy
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.policy.reasons import Value
 
 LOOPBACK: Final = "127.0.0.1"
@@ -119,21 +121,22 @@ class PortRelay:
             near.close()
 
     async def _serve_one(self, near: TcpTransport) -> None:
+        origin = origin_of(near.sock) if self._is_commands else None
         if self._relayed >= self._most:  # a queue of waiting connections would have no bound
-            await self._refuse(DenialCode.RELAY_FULL, count=self._most)
+            await self._refuse(origin, DenialCode.RELAY_FULL, count=self._most)
             return
         self._relayed += 1
         try:
             event = replace(self._decision.event(unix_ms()), reason=self._flag)
-            sequence = await self._recorder.record(event)
+            sequence = await self._recorder.record(event, origin)
             flow = FlowStart(Recorded(self._decision, sequence), LOOPBACK, unix_ms())
-            sock = await self._dial(flow)
+            sock = await self._dial(flow, origin)
             if sock is not None:
                 await self._relay(near, sock, flow)
         finally:
             self._relayed -= 1
 
-    async def _dial(self, flow: FlowStart) -> socket.socket | None:
+    async def _dial(self, flow: FlowStart, origin: RecordOrigin | None) -> socket.socket | None:
         """Connect to the service. If nothing answers, refuse and return None. Without a connection
         the flow is logged, also if cancelled."""
         sock: socket.socket | None = None
@@ -143,7 +146,7 @@ class PortRelay:
                 sock = await self._connect()
         except (OSError, trio.TooSlowError) as error:
             closed_by = "error"
-            await self._refuse(DenialCode.RELAY_UNANSWERED, detail=_words(error))
+            await self._refuse(origin, DenialCode.RELAY_UNANSWERED, detail=_words(error))
         finally:
             if sock is None:
                 self._recorder.record_flow(flow.end(0, 0, closed_by))
@@ -164,13 +167,13 @@ class PortRelay:
             far.close()
             self._recorder.record_flow(flow.end(relay.up.moved, relay.down.moved, relay.closed_by))
 
-    async def _refuse(self, code: DenialCode, **values: Value) -> None:
+    async def _refuse(self, origin: RecordOrigin | None, code: DenialCode, **values: Value) -> None:
         if self._is_commands:
             reason = format_reason(code, port=self._port, **values)
             refused = self._decision.refused(
                 Refusal(502, reason, category="upstream_connect_failed")
             )
-            await self._recorder.record(refused.event(unix_ms()))
+            await self._recorder.record(refused.event(unix_ms()), origin)
         else:
             self.unserved += 1
 

@@ -25,6 +25,7 @@ from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFail
 from nono_trio.proxy.connection_handler import ProxyContext
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, ProxyLimits
+from nono_trio.proxy.listeners.origin import between
 from nono_trio.proxy.transport.client import Client, ClientTable
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import RelayBuffer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.connection_handler import ConnectionHandler, ConnectionHandlerFactory
@@ -208,13 +210,15 @@ class Proxy:
         admits: Admits | None = None,
     ) -> None:
         accept = _acceptor(listener)
+        own = _address(listener)
         while True:
             room = await self._wait_for_room()
             try:
                 for _ in range(min(room, ACCEPT_BATCH)):
                     sock, address = accept()
                     if admits is None or admits(address):
-                        self._take(make_handler, sock, handlers)
+                        origin = between(address, own or sock.getsockname())
+                        self._take(make_handler, sock, origin, handlers)
                     else:
                         self._turn_away(sock)
             except BlockingIOError:
@@ -237,10 +241,15 @@ class Proxy:
         return most - len(self._clients.members)
 
     def _take(
-        self, make_handler: ConnectionHandlerFactory, sock: socket.socket, handlers: trio.Nursery
+        self,
+        make_handler: ConnectionHandlerFactory,
+        sock: socket.socket,
+        origin: RecordOrigin | None,
+        handlers: trio.Nursery,
     ) -> None:
         sock.setblocking(False)
         client = Client(sock, self._readiness, self._clients)
+        client.origin = origin
         full = (
             len(self._clients.members) >= self._limits.connections and not self._clients.make_room()
         )
@@ -302,6 +311,12 @@ def _acceptor(listener: socket.socket) -> Callable[[], tuple[socket.socket, Any]
         return socket.socket(family, kind, 0, fileno=descriptor), address
 
     return accept
+
+
+def _address(listener: socket.socket) -> Any:  # noqa: ANN401  (as getsockname(2) gives it)
+    """The own address of every connection of a listener; None if each may have another."""
+    own = listener.getsockname()
+    return own if isinstance(own, tuple) and own[0] not in ("0.0.0.0", "::") else None
 
 
 def _send_at_once(listener: socket.socket) -> None:

@@ -18,7 +18,7 @@ import trio
 
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
-from nono_trio.core.net.ip_packet import destination
+from nono_trio.core.net.ip_packet import destination, ends
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import socket
 
     from nono_trio.audit.write.recorder import RecordsDecisions
+    from nono_trio.core.net.endpoints import Endpoints
     from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.net.ip_packet import Attempt
     from nono_trio.core.policy.network_policy import Policy
@@ -98,16 +99,17 @@ class RefusedPorts:
             attempt = destination(packet)
             if attempt is not None:
                 with suppress(AuditBusy):  # it stays counted
-                    await self._record(attempt)
+                    await self._record(attempt, ends(packet))
         return True
 
-    async def _record(self, attempt: Attempt) -> None:
+    async def _record(self, attempt: Attempt, origin: Endpoints | None) -> None:
         name = self._names.name_of(attempt.address)
         host = Host(str(attempt.address), attempt.address) if name is None else Host(name)
         if attempt.is_connection and attempt.port is not None:
             await self._connections.record(
                 f"{host.name} {attempt.port}",
                 host_denied(host.name, attempt.port, self._reason(host, attempt.port)),
+                origin,
             )
         else:
             await self._datagrams.record(
@@ -118,6 +120,7 @@ class RefusedPorts:
                     self._datagram_reason(host, attempt.port),
                     method=attempt.protocol,
                 ),
+                origin,
             )
 
     def _reason(self, host: Host, port: int) -> str:

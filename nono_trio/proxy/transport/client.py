@@ -21,6 +21,7 @@ from nono_trio.proxy.transport.transport import TcpTransport
 if TYPE_CHECKING:
     import socket
 
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.proxy.transport.epoll import Readiness
     from nono_trio.proxy.transport.transport import Transport
 
@@ -41,6 +42,7 @@ class Client:
         "dropped",
         "expired",
         "idle",
+        "origin",
         "proven",
         "tcp",
         "transport",
@@ -54,6 +56,8 @@ class Client:
         has the same one."""
         self.transport: Transport = self.tcp
         """Requests are read from it and answered on it. It is `tcp` until TLS is put over that."""
+        self.origin: RecordOrigin | None = None
+        """Whose socket it is, for the record of what it asks for."""
         self.unread = b""
         self.deadline = math.inf
         self.expired = False

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.log.processes import UNKNOWN
 from nono_trio.core.net.address import AddressClass, classify, parse_address
 from nono_trio.core.net.sockaddr import (
     MAX_SOCKET_ADDRESS,
@@ -46,6 +47,7 @@ from nono_trio.sandbox.launcher.linux.call_numbers import call_name
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
+    from nono_trio.core.log.processes import Found
     from nono_trio.core.net.address import Address
     from nono_trio.sandbox.broker.metadata_broker import MetadataBroker
     from nono_trio.sandbox.broker.seccomp_notify import Notification, Returned
@@ -106,10 +108,11 @@ class ConnectBroker:
         self,
         listener: int,
         openings: Openings,
-        refused: Callable[[Address | None, int], Awaitable[None]],
+        refused: Callable[[Address | None, int, Found | None], Awaitable[None]],
         metadata: MetadataBroker,
         launcher: int,
-        connected: Callable[[int], None] = lambda _port: None,
+        connected: Callable[[int, Found | None], None] = lambda _port, _found: None,
+        look_at: Callable[[int], Found] | None = None,
     ) -> None:
         self._listener = listener
         self._connected = connected
@@ -117,6 +120,7 @@ class ConnectBroker:
         self._launcher = launcher
         self._openings = openings
         self._refused = refused
+        self._look_at = look_at
 
     async def serve(self) -> None:
         """Answer until cancelled or until the last process of the cage has ended.
@@ -173,7 +177,15 @@ class ConnectBroker:
     def _refuse(self, notified: Notification, address: Address | None, port: int) -> None:
         """Record a refusal on the event loop; returns when it is in the log."""
         if seccomp_notify.is_waiting(self._listener, notified):
-            trio.from_thread.run(self._refused, address, port)
+            trio.from_thread.run(self._refused, address, port, self._caller_of(notified))
+
+    def _caller_of(self, notified: Notification) -> Found | None:
+        """The program whose call waits; None if nobody asks for it."""
+        if self._look_at is None:
+            return None
+        found = self._look_at(notified.thread)
+        # Only a thread that still waits is the one that called.
+        return found if seccomp_notify.is_waiting(self._listener, notified) else UNKNOWN
 
     def _listen(self, notified: Notification) -> int:
         caller = Caller.of(notified.thread, elsewhere=False)
@@ -227,7 +239,8 @@ class ConnectBroker:
             address = (str(target.address), target.port)
             with _not_blocking(sock) as blocked:
                 number = sock.connect_ex(address)
-                self._connected(sock.getsockname()[1])  # before the child can send on it
+                # Before the child can send on it.
+                self._connected(sock.getsockname()[1], self._caller_of(notified))
                 if number == errno.EINPROGRESS and blocked:
                     number = sock.connect_ex(
                         address

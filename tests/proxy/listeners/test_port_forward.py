@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness import Origin
 
     from nono_trio.core.log.events import NetworkEvent
+    from nono_trio.core.log.processes import RecordOrigin
 
 CLIENT = """
 import socket, sys
@@ -256,10 +257,10 @@ async def test_a_log_that_is_busy_costs_one_connection_only(fails_at: int) -> No
     """At the decision, and at the record of the dial that failed."""
 
     class Busy(MemoryRecorder):
-        async def record(self, event: NetworkEvent) -> int:
+        async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
             if len(self.events) == fails_at:
                 raise AuditBusy("full")
-            return await super().record(event)
+            return await super().record(event, origin)
 
     recorder = Busy()
     await (await connected_relay(recorder)).aclose()

@@ -285,7 +285,7 @@ def test_a_socket_without_a_name_is_listened_at_by_nobody() -> None:
         assert not broker.may_listen(sock)
 
 
-async def refused(_address: object, _port: int) -> None:
+async def refused(_address: object, _port: int, _caller: object) -> None:
     raise AssertionError("nothing is refused here")
 
 
@@ -636,7 +636,7 @@ async def test_a_bug_costs_one_call_and_a_lost_log_the_session(
     monkeypatch.setattr(seccomp_notify, "read_memory", lambda *_: name)
     monkeypatch.setattr(seccomp_notify, "is_waiting", lambda *_: True)
 
-    async def refused(_address: object, _port: int) -> None:
+    async def refused(_address: object, _port: int, _caller: object) -> None:
         raise error
 
     broker = ConnectBroker(

@@ -38,6 +38,7 @@ from .namespaces import (
     listen_on_loopback,
     raise_loopback,
 )
+from .netlink import open_socket_diag
 from .network import OuterNetwork, loopback_dns
 from .view_mount import AnsweringView
 
@@ -87,6 +88,9 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
             sockets["proxy"] = listen_on_loopback(plan.port)
             for port in plan.open_ports:
                 sockets |= listen_on_both(port)
+        diag = open_socket_diag()
+        if diag is not None:
+            sockets["socket-diag"] = diag
     # Later file look-ups may happen in the child's view, which has the child's files.
     freeze_imports()
     signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is a process to end

@@ -17,6 +17,7 @@ _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, changed flags
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type, flags
 
+_NETLINK_SOCK_DIAG = 4
 _NLMSG_ERROR = 2
 _NEW_LINK, _NEW_ADDRESS, _NEW_ROUTE = 16, 20, 24
 _REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
@@ -31,6 +32,15 @@ _STATIC = 4
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254
 _UNICAST, _LOCAL = 1, 2
 _ONLINK = 4
+
+
+def open_socket_diag() -> socket.socket | None:
+    """Open a socket on which the kernel tells which inode a connection of this network namespace
+    has; None where it has no such sockets. The supervisor asks on it."""
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    except OSError:
+        return None
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""Finds the processes of a cage that hold a socket."""

@@ -1,0 +1,280 @@
+"""Finds the program that each network record of a cage came from.
+
+`InNamespace` asks the kernel for the inode of a connection's socket and looks for it among the
+descriptors of the cage's processes. It does so when a batch of records is committed, before any of
+them is answered, so it finds every client that waits for its answer. `ByThread` takes the program
+from the seccomp notification of the call that connected. Threads read a program's arguments and
+hash (description.py): an answer waits for that one millisecond at most, a line of processes.ndjson
+until it is done.
+
+Rules of this file: nothing here blocks the loop or raises. Every record with an origin gets a line;
+at the end of the cage the last lines are written with the facts known then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.log.processes import GONE, UNKNOWN, Found
+from nono_trio.core.net.endpoints import Endpoints
+from nono_trio.sandbox.attribution import socket_diag
+from nono_trio.sandbox.attribution.cage_processes import CageProcesses
+from nono_trio.sandbox.attribution.description import FileHashes, Looked, look_at
+from nono_trio.sandbox.attribution.process import Process, process_of
+from nono_trio.sandbox.attribution.search import Search
+from nono_trio.sandbox.attribution.socket_diag import SocketDiag
+from nono_trio.threads import in_thread
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from nono_trio.core.log.processes import Holder, Program, RecordOrigin
+
+logger = logging.getLogger(__name__)
+
+MAX_THREADS: Final = 4  # one hashes, one looks, and two may hang
+DESCRIBE_SECONDS: Final = 20.0  # a file of 300 MB on a busy machine; after that it stays unknown
+MAX_DESCRIBED: Final = 256  # programs at a time; a child that starts more has some without a hash
+MAX_WAITING: Final = 4096  # lines of one program; what comes later is written without its hash
+MAX_PORTS: Final = 4096
+MAX_PROCESSES: Final = 24  # held, with three descriptors each
+
+
+class _Describing:
+    """One program whose description is under way, and the lines that wait for it."""
+
+    def __init__(self) -> None:
+        self.looked = trio.Event()
+        self.lines: list[tuple[int, Found]] = []
+
+
+class Attribution:
+    """The base of both ways: descriptions of programs, and the lines that wait for them.
+
+    `record_lines` takes lines of processes.ndjson; it neither waits nor raises.
+    """
+
+    def __init__(self, record_lines: Callable[[bytes], None]) -> None:
+        self._record_lines = record_lines
+        self._describing: dict[Program, _Describing] = {}
+        self._hashes = FileHashes()
+        self._nursery: trio.Nursery | None = None
+        self._settled = trio.Event()
+        self._limiter = trio.CapacityLimiter(MAX_THREADS)
+
+    async def run(self) -> None:
+        """Describe programs until cancelled; then every line that waits is written as it is."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for program in [*self._describing]:
+                self._settle(program)
+
+    async def settle(self) -> None:
+        """Wait until nothing is being described. The caller gives it a deadline."""
+        if self._describing:
+            self._settled = trio.Event()
+            await self._settled.wait()
+
+    def find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+        """Return what is known of each origin now."""
+        try:
+            return self._find(origins)
+        except Exception as error:  # one odd process must not end the session
+            logger.error("a program was not looked for by a bug: %s", type(error).__name__)  # noqa: TRY400
+            logger.debug("its cause", exc_info=True)
+            return [UNKNOWN] * len(origins)
+
+    def _find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+        raise NotImplementedError
+
+    def described(self, found: Found) -> trio.Event | None:
+        """Return the event that is set once the arguments are known; None if nothing is awaited."""
+        for holder in found.holders:
+            describing = self._describing.get(holder.program)
+            if describing is not None and not describing.looked.is_set():
+                return describing.looked
+        return None
+
+    def lines(self, sequence: int, found: Found) -> bytes:
+        """The lines of a record; those that are not known yet are recorded later."""
+        for holder in found.holders:
+            describing = self._describing.get(holder.program)
+            if describing is not None and len(describing.lines) < MAX_WAITING:
+                describing.lines.append((sequence, found))
+                return b""
+        return found.lines(sequence)
+
+    def _describe(self, program: Program, look: Callable[[], Looked]) -> bool:
+        """Have a program described by `look`, in a thread; False if there is no room for it."""
+        if self._nursery is None or len(self._describing) >= MAX_DESCRIBED:
+            program.is_settled = True
+            return False
+        self._describing[program] = _Describing()
+        self._nursery.start_soon(self._fill_in, program, look)
+        return True
+
+    async def _fill_in(self, program: Program, look: Callable[[], Looked]) -> None:
+        try:
+            with trio.move_on_after(DESCRIBE_SECONDS):
+                looked = await in_thread(look, limiter=self._limiter)
+                program.argv = looked.argv
+                self._describing[program].looked.set()
+                if looked.file is not None:
+                    program.exe_sha256 = await in_thread(
+                        self._hashes.sha256, looked.file, limiter=self._limiter
+                    )
+        finally:
+            self._settle(program)
+
+    def _settle(self, program: Program) -> None:
+        describing = self._describing.pop(program, None)
+        if describing is None:
+            return
+        program.is_settled = True
+        describing.looked.set()
+        # A record with several holders may have to wait for another of them now.
+        lines = b"".join(self.lines(sequence, found) for sequence, found in describing.lines)
+        if lines:
+            self._record_lines(lines)
+        if not self._describing:
+            self._settled.set()
+
+
+class InNamespace(Attribution):
+    """Asks `diag`, a netlink socket of the cage's own network, and looks below `launcher`."""
+
+    def __init__(
+        self, diag: socket.socket, launcher: int, record_lines: Callable[[bytes], None]
+    ) -> None:
+        super().__init__(record_lines)
+        self._diag = SocketDiag(diag)
+        self._search = Search(CageProcesses(launcher), self._changed)
+
+    def close(self) -> None:
+        """Give the descriptors back; what is asked later is gone."""
+        self._search.close()
+
+    def _find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+        ends = [origin for origin in origins if isinstance(origin, Endpoints)]
+        inodes = self._diag.inodes(ends)
+        holders = self._search.holders({inode for inode in inodes if inode > 0})
+        return [
+            _together(holders[inode]) if inode in holders else self._not_found(asked)
+            for asked, inode in zip(ends, inodes, strict=True)
+        ]
+
+    def _not_found(self, origin: Endpoints) -> Found:
+        # Nobody was seen to have it: closed meanwhile, or in hands that can't be looked into.
+        (inode,) = self._diag.inodes([origin])
+        return GONE if inode == socket_diag.GONE else UNKNOWN
+
+    def _changed(self, process: Process, holder: Holder) -> None:
+        if holder.program.is_settled:
+            return
+        try:
+            directory = process.copy_directory()
+        except OSError:
+            holder.program.is_settled = True
+            return
+        if not self._describe(holder.program, partial(look_at, directory)):
+            os.close(directory)
+
+
+def _together(holders: list[Holder]) -> Found:
+    return holders[0].alone if len(holders) == 1 else Found("found", tuple(holders))
+
+
+class ByThread(Attribution):
+    """Knows who connected from the call that did; the call waits meanwhile.
+
+    `look_at_thread` and `connected` are for the helper threads that answer the calls.
+    """
+
+    def __init__(self, record_lines: Callable[[bytes], None]) -> None:
+        super().__init__(record_lines)
+        self._ports: dict[int, Found] = {}
+        self._known: OrderedDict[int, Process] = OrderedDict()
+        self._looked: dict[Program, Looked] = {}
+        self._turn = 0
+        self._changing = threading.Lock()  # held for a moment only: nothing in it waits
+        self._token = trio.lowlevel.current_trio_token()
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        with self._changing:
+            while self._known:
+                self._known.popitem()[1].close()
+
+    def look_at_thread(self, thread: int) -> Found:
+        """The process of a thread whose call waits. Raises nothing."""
+        try:
+            pid = process_of(thread)
+            with self._changing:
+                holder, is_new = self._holder(pid)
+                directory = self._known[pid].copy_directory() if is_new else -1
+        except (OSError, ValueError):
+            return UNKNOWN
+        if is_new:
+            looked = look_at(directory)
+            holder.program.argv = looked.argv
+            with self._changing:
+                self._looked[holder.program] = looked
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._begin, holder.program)
+        return holder.alone
+
+    def _holder(self, pid: int) -> tuple[Holder, bool]:
+        self._turn += 1
+        process = self._known.pop(pid, None)
+        if process is not None and not process.is_alive():
+            process.close()
+            process = None
+        if process is None:
+            process = Process(pid)
+        self._known[pid] = process
+        if len(self._known) > MAX_PROCESSES:
+            self._known.popitem(last=False)[1].close()
+        return process.holder(self._turn)
+
+    def connected(self, port: int, found: Found) -> None:
+        """A connection to the proxy has been made from `port` of loopback."""
+        with self._changing:
+            self._ports.pop(port, None)
+            self._ports[port] = found
+            if len(self._ports) > MAX_PORTS:
+                del self._ports[next(iter(self._ports))]
+
+    def _find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+        found = [self._of(origin) for origin in origins]
+        for one in found:
+            for holder in one.holders:
+                self._begin(holder.program)
+        return found
+
+    def _of(self, origin: RecordOrigin) -> Found:
+        if isinstance(origin, Found):
+            return origin
+        with self._changing:
+            return self._ports.get(origin.port, UNKNOWN)
+
+    def _begin(self, program: Program) -> None:
+        """Have a program hashed that a helper has looked at."""
+        with self._changing:
+            looked = self._looked.pop(program, None)
+        if looked is None or self._describe(program, lambda: looked):
+            return
+        if looked.file is not None:
+            os.close(looked.file)

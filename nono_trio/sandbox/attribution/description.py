@@ -1,0 +1,133 @@
+"""Reads a program's first arguments and the SHA-256 of its file.
+
+Both belong to the child. The arguments lie in its memory and the file on any file system, so a read
+may hang: it runs in one of a few threads, and a thread that hangs is abandoned. Rules of this file:
+the size of a file and the bytes hashed in a session are bounded. A hash is of the file that was
+opened and did not change meanwhile; it is cached by device, inode, size, mtime and ctime. If the
+process executed another program meanwhile, the result is empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from nono_trio.core.log.processes import MAX_ARGUMENTS, shown_argv
+from nono_trio.sandbox.attribution.process import image_of
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    _Identity: TypeAlias = tuple[int, int, int, int, int]
+
+MAX_FILE: Final = 512 * 1024 * 1024  # far over any interpreter; a browser has 300 MB
+MAX_HASHED: Final = 8 * 1024 * 1024 * 1024  # of one session: a child that makes programs is bounded
+MAX_REMEMBERED: Final = 512
+_MOST_ARGUMENTS: Final = 8192  # bytes: the first two arguments, or what is read of them
+_BLOCK: Final = 1 << 20
+# A file that changed a moment ago may change again without another time stamp.
+_SETTLED_SECONDS: Final = 2.0
+
+
+class Looked(NamedTuple):
+    """The arguments of a program and its open file; None for one that could not be read."""
+
+    argv: list[str] | None
+    file: int | None
+
+
+def look_at(directory: int) -> Looked:
+    """Read about the process whose directory in /proc is open as `directory`; closes that."""
+    file = None
+    try:
+        before = image_of(directory)
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            file = os.open("exe", flags, dir_fd=directory)
+        argv = _arguments(directory)
+        if image_of(directory) == before:
+            return Looked(argv, file)
+    except (OSError, ValueError):
+        pass
+    finally:
+        os.close(directory)
+    if file is not None:
+        os.close(file)
+    return Looked(None, None)
+
+
+def _arguments(directory: int) -> list[str] | None:
+    descriptor = os.open("cmdline", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        text = os.read(descriptor, _MOST_ARGUMENTS)
+    finally:
+        os.close(descriptor)
+    if not text:
+        return None
+    arguments = text.removesuffix(b"\0").split(b"\0")[:MAX_ARGUMENTS]
+    return shown_argv([os.fsdecode(argument) for argument in arguments])
+
+
+class FileHashes:
+    """Hashes open files, once each. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Identity, str] = {}
+        self._changing = threading.Lock()
+        self._hashing: dict[_Identity, threading.Lock] = {}
+        self._left = MAX_HASHED
+
+    def sha256(self, file: int) -> str | None:
+        """Return the digest (hex) of an open file, or None; closes the file."""
+        try:
+            return self._of(file)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+
+    def _of(self, file: int) -> str | None:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE:
+            return None
+        identity = _identity(found)
+        with self._changing:
+            if len(self._hashing) >= MAX_REMEMBERED:
+                self._hashing.clear()
+            hashing = self._hashing.setdefault(identity, threading.Lock())
+        with hashing:  # fifty processes of one program: its file is read once
+            known = self._known.get(identity)
+            if known is not None or found.st_size > self._left:
+                return known
+            self._left -= found.st_size
+            digest = _digest(file, found.st_size)
+            if _identity(os.fstat(file)) != identity:
+                return None
+            if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED_SECONDS:
+                self._keep(identity, digest)
+            return digest
+
+    def _keep(self, identity: _Identity, digest: str) -> None:
+        with self._changing:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[identity] = digest
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _digest(file: int, size: int) -> str:
+    """The digest of the first `size` bytes: a file that grows meanwhile ends nothing."""
+    hasher = hashlib.sha256()
+    place = 0
+    while place < size and (block := os.pread(file, min(_BLOCK, size - place), place)):
+        hasher.update(block)
+        place += len(block)
+    return hasher.hexdigest()
