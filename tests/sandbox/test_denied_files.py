@@ -224,6 +224,15 @@ def ask(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+def ask_and_wait(process: subprocess.Popen[str], ready: Path) -> None:
+    """Have it look up, and wait until it is in the middle of that (or has been)."""
+    (command,) = commands_with(ready)
+    ask(process)
+    done = Path(f"{ready}.done")
+    where = Path(f"/proc/{command}/wchan")
+    wait_until(lambda: "request_wait" in where.read_text() or done.exists(), "a look-up")
+
+
 def test_a_stopped_supervisor_holds_up_nothing(seen: Sessions) -> None:
     with waiting(seen) as (process, ready, _):
         process.send_signal(signal.SIGSTOP)
@@ -238,7 +247,7 @@ def test_a_stopped_supervisor_holds_up_nothing(seen: Sessions) -> None:
 def test_a_process_killed_in_its_look_up_ends(seen: Sessions) -> None:
     with waiting(seen) as (process, ready, _):
         process.send_signal(signal.SIGSTOP)
-        ask(process)
+        ask_and_wait(process, ready)
         caged = commands_with(ready)
         assert caged
         for command in caged:
@@ -249,7 +258,7 @@ def test_a_process_killed_in_its_look_up_ends(seen: Sessions) -> None:
 def test_a_supervisor_killed_inside_a_request_leaves_nothing(seen: Sessions) -> None:
     with waiting(seen) as (process, ready, server):
         process.send_signal(signal.SIGSTOP)
-        ask(process)
+        ask_and_wait(process, ready)
         process.kill()
         wait_until(
             lambda: not processes_with(str(ready)) and not Path(f"/proc/{server}").exists(),
