@@ -212,6 +212,8 @@ def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer
         answer = Answer(f"connect {path}", True, reason, _rule(connects), notes=notes)
     else:
         answer = _without_grant(options, isolation, files, home.path, path, operation, notes)
+    if isolation == "namespace" and not answer.allowed and _is_seen(home, path, answer.rule):
+        answer = replace(answer, notes=(*answer.notes, *_recorded(path)))
     if isolation == "namespace" and hides(files, path) and answer.allowed:
         answer = replace(answer, notes=(*answer.notes, f"{path} is the cage's own there"))
     # Those about grants that were skipped; where the command starts is not what was asked.
@@ -226,6 +228,21 @@ def _hidden_link(files: FilePlan, isolation: Isolation, path: str) -> str | None
     hidden = files.hidden_link(path)
     own = (DEVICES, "/proc")  # with links that the cage makes itself
     return None if hidden is None or any(is_in(hidden, one) for one in own) else hidden
+
+
+def _is_seen(home: RunHome, path: str, rule: str | None) -> bool:
+    """Return whether the view sees look-ups of a path without a grant (docs/denied-files.md)."""
+    if home.path is not None and is_in(path, home.plan.real):
+        return home.name is None  # a kept home is no overlay
+    return rule is None and not any(is_in(path, one) for one in PRIVATE)
+
+
+def _recorded(path: str) -> Iterator[str]:
+    """Yield a note if the log records look-ups of an existing file without a grant."""
+    from nono_trio.sandbox.launcher.linux.view_mount import DEVICE  # Linux only
+
+    if os.path.lexists(path) and os.access(DEVICE, os.R_OK | os.W_OK):
+        yield "for the command it does not exist; a look-up of it is recorded"
 
 
 def _isolation_here(options: RunOptions) -> tuple[Isolation, tuple[str, ...]]:

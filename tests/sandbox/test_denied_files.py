@@ -397,7 +397,9 @@ def events_of(sessions: Sessions, directory: Path) -> bool:
                for record in sessions.records(directory))  # fmt: skip
 
 
-def test_doctor_says_what_is_seen(seen: Sessions) -> None:
+def test_doctor_and_why_say_what_is_seen(seen: Sessions) -> None:
+    why = seen.call("why", "--path", str(seen.home / ".config"), "--json").stdout
+    assert "a look-up of it is recorded" in why
     found = json.loads(seen.call("doctor", "--json").stdout)
     (check,) = [one for one in found["checks"] if one["name"] == "denied files"]
     assert check["state"] == "ok"
