@@ -1,12 +1,13 @@
-"""The hosts of `package_registries`: the registries in this machine's own configuration.
+"""The hosts of `package_registries`: the registries that this machine's tools are set to.
 
 pip, npm, cargo and Go each know where they take packages from; their files and variables are read
-when a session starts, and no host is written down in this program.
+when a session starts, and no host is written down in this program. A tool without configuration has
+a default in its own files (tool_defaults.py).
 
 Rules of this file: a file that the command may write, or that came with the project, is not
-believed: the command could widen its own network with it; a tool without configuration uses a
-default that is unknown here: a warning says so, nothing is guessed; user names and passwords in a
-URL go nowhere; a file that can't be read or understood is warned of and left out.
+believed: the command could widen its own network with it; a default that can't be read is named in
+one warning for all tools, and nothing is guessed; user names and passwords in a URL go nowhere; a
+file that can't be read or understood is warned of and left out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from nono_trio.config.tool_defaults import (
+    Believed,
+    cargo_default,
+    files_of_defaults,
+    go_default,
+    npm_default,
+    pip_default,
+)
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES
 from nono_trio.core.policy.rule import parse_allow
 from nono_trio.errors import UsageError
@@ -27,6 +36,8 @@ from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from nono_trio.config.tool_defaults import ToolDefault
 
 # A configuration file is a few lines; what is larger was not written for a package manager.
 MAX_BYTES: Final = 1024 * 1024
@@ -52,13 +63,15 @@ class Registries:
 
 @dataclass(frozen=True)
 class _Tool:
-    """A package manager: its program, the files it reads, the URLs in one, and its variables'."""
+    """A package manager: its programs, the files it reads, the URLs in one, its variables', and
+    what it takes without any of them."""
 
     name: str
     programs: Sequence[str]
     files: Callable[[Mapping[str, str], str], Iterable[str]]
     urls: Callable[[str], Iterable[str]]
     variables: Callable[[Mapping[str, str]], Iterable[str]]
+    default: Callable[[Mapping[str, str], str, Believed], ToolDefault]
 
 
 def read_registries(
@@ -70,6 +83,7 @@ def read_registries(
     """
     found = Registries()
     unknown = []
+    believed = Believed(tuple(map(os.path.realpath, writable)))
     which = partial(shutil.which, path=environ.get("PATH"))
     for tool in _TOOLS:
         texts = [*tool.variables(environ)]
@@ -78,12 +92,17 @@ def read_registries(
             if text is not None:
                 texts += _urls_of(tool, path, text, found)
         configured = [_add(text, found) for text in texts]
-        if not any(configured) and any(map(which, tool.programs)):
-            unknown.append(tool.name)
+        if any(configured) or not any(map(which, tool.programs)):
+            continue
+        default = tool.default(environ, home, believed)
+        for url in default.urls:
+            _add(url, found)
+        if default.missing:
+            unknown.append(f"{tool.name} ({default.missing})")
     if unknown:
         found.warnings.append(
-            f"{PACKAGE_REGISTRIES}: no registry is configured for {', '.join(unknown)}, and their"
-            " default hosts are not known here (allow them with --allow-domain HOST)"
+            f"{PACKAGE_REGISTRIES}: no registry is configured for {', '.join(unknown)}, and the"
+            " default can't be read from the tool (allow what it needs with --allow-domain HOST)"
         )
     return found
 
@@ -91,6 +110,7 @@ def read_registries(
 def writable_files(environ: Mapping[str, str], home: str, writable: Sequence[str]) -> list[str]:
     """The files of every tool, there or not yet, that are the command's to write."""
     files = [path for tool in _TOOLS for path in tool.files(environ, home)]
+    files += files_of_defaults(environ, home)
     return [path for path in dict.fromkeys(files) if _is_writable(os.path.realpath(path), writable)]
 
 
@@ -259,8 +279,13 @@ def _cargo_values(environ: Mapping[str, str]) -> list[str]:
 
 
 _TOOLS: Final = (
-    _Tool("pip", ("pip", "pip3", "uv"), _pip_files, _pip_urls, _values(*_PIP_VARIABLES)),
-    _Tool("npm", ("npm", "pnpm", "yarn"), _npm_files, _npm_urls, _values("NPM_CONFIG_REGISTRY")),
-    _Tool("cargo", ("cargo",), _cargo_files, _cargo_urls, _cargo_values),
-    _Tool("Go", ("go",), _go_files, _go_urls, _values("GOPROXY", "GOSUMDB")),
-)
+    _Tool(
+        "pip", ("pip", "pip3", "uv"), _pip_files, _pip_urls, _values(*_PIP_VARIABLES), pip_default
+    ),
+    _Tool(
+        "npm", ("npm", "pnpm", "yarn"), _npm_files, _npm_urls, _values("NPM_CONFIG_REGISTRY"),
+        npm_default,
+    ),
+    _Tool("cargo", ("cargo",), _cargo_files, _cargo_urls, _cargo_values, cargo_default),
+    _Tool("Go", ("go",), _go_files, _go_urls, _values("GOPROXY", "GOSUMDB"), go_default),
+)  # fmt: skip

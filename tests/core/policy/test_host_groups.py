@@ -186,7 +186,7 @@ def test_broken_files_are_warned_of_by_name(home):
     assert ".npmrc can't be read: not UTF-8 text" in warnings
 
 
-def test_a_tool_without_configuration_is_named_and_no_host_is_guessed(home):
+def test_a_tool_without_configuration_and_without_files_is_named_and_no_host_is_guessed(home):
     for name in ("cargo", "go"):
         program = home / "bin" / name
         write(program, "#!/bin/sh\n")
@@ -194,7 +194,7 @@ def test_a_tool_without_configuration_is_named_and_no_host_is_guessed(home):
     found = read(home, GOENV="off", GOPROXY="off")
     assert ours(found) == set()
     (warning,) = [one for one in found.warnings if "no registry is configured" in one]
-    assert "configured for cargo, and" in warning  # Go is switched off, which is a configuration
+    assert "configured for cargo (the" in warning  # Go is switched off, which is a configuration
 
 
 def test_a_directory_counts_as_configuration(home):
