@@ -19,10 +19,10 @@ from nono_trio.session.prepare import prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nono_trio.config.options import RunOptions
-    from nono_trio.sandbox.launcher.cage_plan import Isolation
+    from nono_trio.sandbox.launcher.cage_plan import CagePlan, Isolation
 
 
 def examine(options: RunOptions) -> list[Check]:
@@ -52,7 +52,9 @@ def examine(options: RunOptions) -> list[Check]:
         checks.append(Check("cage", "ok", "built whole: capabilities dropped, Landlock applied"))
     elif not isinstance(failed, NamespacesRefused):
         checks.append(Check("cage", "missing", failed.message, fix=failed.hint))
-    checks.append(_check_denied_files(options, "namespace" if failed is None else "landlock"))
+    isolation: Isolation = "namespace" if failed is None else "landlock"
+    checks.append(_check_seen(options, isolation, "denied files", probe.check_denied_files))
+    checks.append(_check_seen(options, isolation, "refused attempts", probe.check_refused_attempts))
     failed = try_isolation(options, "landlock")
     broker = probe.check_connect_broker(failed)
     if isinstance(failed, ConnectBrokerRefused):
@@ -67,13 +69,15 @@ def examine(options: RunOptions) -> list[Check]:
     ]
 
 
-def _check_denied_files(options: RunOptions, isolation: Isolation) -> Check:
+def _check_seen(
+    options: RunOptions, isolation: Isolation, name: str, check: Callable[[CagePlan], Check]
+) -> Check:
     try:
         prepared = prepare_run(options, isolation, dry=True)
-    except NonoTrioError as error:  # no word about the device itself
-        return Check("denied files", "unknown", error.message, required=False)
+    except NonoTrioError as error:  # no word about the sight itself
+        return Check(name, "unknown", error.message, required=False)
     try:
-        return probe.check_denied_files(prepared.plan)
+        return check(prepared.plan)
     finally:
         prepared.resources.close()
 

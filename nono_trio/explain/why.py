@@ -23,6 +23,7 @@ from nono_trio.core.policy.reasons import format_looked_up
 from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
 from nono_trio.explain.doctor import chosen_isolation
+from nono_trio.posix.listening import loopback_listeners
 from nono_trio.posix.paths import is_in
 from nono_trio.proxy.upstream.local_addresses import is_local
 from nono_trio.sandbox.build_plan import cage_files, transparent_ports
@@ -64,6 +65,7 @@ _OWN_LOOPBACK = (
     "through the proxy only: a program that knows of none reaches the cage's own loopback"
     " (--open-port {port} relays the port there)"
 )
+_LISTENS = "a program of this machine listens there; an attempt is recorded, and is no stray"
 _PROXY_ONLY = "through the proxy only: a program that knows of none reaches nothing in {} isolation"
 _HIDDEN = "the symlink {} is not in the cage, though what it leads to is"
 _NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
@@ -114,6 +116,8 @@ def explain_host(options: RunOptions, text: str, port: int) -> Answer:
             notes = (*notes, _OWN_LOOPBACK.format(port=port))
         elif not policy.denial_of(host, port):
             reason = "the cage has a loopback of its own, in which nothing of this machine's is"
+            if port in loopback_listeners():
+                notes = (*notes, _LISTENS)
             return Answer(subject, False, reason, None, f"--open-port {port}", notes)
     elif verdict.allowed and _is_transparent(options):
         is_open = port in transparent_ports(policy.named_ports)

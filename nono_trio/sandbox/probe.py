@@ -20,6 +20,7 @@ from nono_trio.sandbox.build_plan import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
 from nono_trio.sandbox.filesystem.code_places import linked_files
 from nono_trio.sandbox.launcher.linux.namespaces import in_chroot
+from nono_trio.sandbox.launcher.linux.packet_capture import CAPTURE, LOOPBACK_CAPTURE
 from nono_trio.sandbox.launcher.nono_py import why_no_landlock
 from nono_trio.sandbox.seatbelt_plan import UNTESTED
 from nono_trio.sandbox.spawn import ConnectBrokerRefused, LaunchFailed, await_ready, spawn
@@ -106,6 +107,34 @@ def check_denied_files(plan: CagePlan) -> Check:
         return Check(name, "ok", f"{found} granted for reading, /tmp, a kept home", required=False)
     fix = "let the user open /dev/fuse (chmod 666 /dev/fuse; in a container --device /dev/fuse)"
     return Check(name, "missing", launched.seen_files, required=False, fix=fix)
+
+
+def check_refused_attempts(plan: CagePlan) -> Check:
+    """Report whether the cage of `plan` records what the kernel refuses by itself.
+
+    Blocking as `try_cage`.
+    """
+    name = "refused attempts"
+    if plan.isolation != "namespace":
+        found = f"{plan.isolation} isolation records refused connections, not datagrams"
+        return Check(name, "missing", found, required=False)
+    launched = spawn(plan)
+    try:
+        sockets = await_ready(launched)
+        for listener in sockets.values():
+            listener.close()
+    except CageFailed as failed:
+        return Check(name, "unknown", failed.message, required=False)
+    finally:
+        launched.abandon()
+    wanted = {LOOPBACK_CAPTURE, *([CAPTURE] if plan.transparent_ports else [])}
+    if wanted <= sockets.keys():
+        found = "packet sockets see connections to ports without a listener, and datagrams"
+        return Check(name, "ok", f"{found}; not seen: raw, ICMP", required=False)
+    return Check(
+        name, "missing", "the kernel has no packet sockets", required=False,
+        fix="a kernel with CONFIG_PACKET",
+    )  # fmt: skip
 
 
 def check_kernel(release: str | None = None) -> Check:

@@ -21,6 +21,7 @@ from nono_trio.core.log.session_json import ExecutableIdentity
 from nono_trio.core.policy.reasons import LISTEN_PORT_FLAG, OPEN_PORT_FLAG
 from nono_trio.errors import CageFailed
 from nono_trio.posix.clock import rfc3339
+from nono_trio.proxy.listeners.host_loopback import REFUSED_LOOPBACK, HostLoopback
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
@@ -191,6 +192,7 @@ class ChildService:
             )
             if self._launched.notifications is not None:
                 serving.start_soon(self._broker_calls, self._launched.notifications, recorder)
+            serving.start_soon(self._watch_loopback, recorder)
             serving.start_soon(self._end_in_time)
             if is_command():  # a program that uses us as a library may import what it likes
                 refuse_late_imports()
@@ -232,6 +234,17 @@ class ChildService:
             await network.serve(self._sockets, handlers)
         finally:
             self.notes += network.notes()
+
+    async def _watch_loopback(self, recorder: Recorder) -> None:
+        """Record connections to loopback that only a program of the host would answer."""
+        sock = self._sockets.get(REFUSED_LOOPBACK)
+        if sock is None:
+            return
+        watched = HostLoopback(recorder)
+        try:
+            await watched.serve(sock)
+        finally:
+            self.notes += watched.notes()
 
     def _let_ports_through(
         self, serving: trio.Nursery, handlers: trio.Nursery, cage: Cage, recorder: Recorder

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import PYTHON_GRANTS, Sessions
+from harness import PYTHON_GRANTS, Sessions, free_port
 
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 
@@ -137,3 +139,65 @@ print(socket.socket().connect_ex(("192.0.2.2", 12345)) == errno.ECONNREFUSED)
     assert len(datagrams) + suppressed + len(connections) + lost == 30001
     assert (f"{lost} packets of the command to refused ports" in done.stderr) == (lost > 0)
     assert sessions.verdict()[0] == 0
+
+
+# Tries each port of the command's loopback twice; prints the error of the last.
+LOOPBACK_PROGRAM = """
+for family, host in ((V4, "127.0.0.1"), (V6, "::1")):
+    for port in map(int, sys.argv[1:]):
+        for _ in range(2):
+            with socket.socket(family) as sock:
+                print(errno.errorcode.get(sock.connect_ex((host, port)), "connected"))
+"""
+
+
+@pytest.mark.parametrize("transparent", ["on", "off"])
+def test_a_port_that_only_the_host_listens_at_is_recorded_once(
+    sessions: Sessions, transparent: str
+) -> None:
+    """The note works when pasted, and a run that waits for its own ports has no record."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        arguments = [sys.executable, "-c", PREAMBLE + LOOPBACK_PROGRAM, str(port), str(free_port())]
+        done = sessions.run(
+            "--transparent", transparent, "--fail-on-deny", *PYTHON_GRANTS, "--", *arguments
+        )
+        assert (done.stdout.split(), done.returncode) == (["ECONNREFUSED"] * 8, 0), done.stderr
+        assert recorded(sessions) == [("127.0.0.1", port, None)]
+        flag = f"--open-port {port}"
+        assert f"to let it through: {flag})" in done.stderr
+        assert flag not in sessions.call("audit", "learn", "latest").stdout
+        shown = sessions.call("audit", "show", "latest").stdout
+        assert "0 denied" in shown
+        why = sessions.call("why", "--host", "127.0.0.1", "--port", str(port)).stdout
+        assert "a program of this machine listens there" in why
+        assert flag in why
+        again = sessions.run(*flag.split(), *PYTHON_GRANTS, "--", *arguments[:-1])
+    assert again.stdout.split() == ["connected"] * 4, again.stderr
+
+
+def test_the_commands_own_servers_make_no_record(sessions: Sessions) -> None:
+    """Neither do connections that are reset, nor a port that the host listens at as well."""
+    program = """
+port = int(sys.argv[1])
+with socket.create_server(("127.0.0.1", port)) as server:
+    for number in range(10):
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted, _ = server.accept()
+        client.send(b"x")
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        client.close()
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        done = sessions.run(*PYTHON_GRANTS, "--", sys.executable, "-c", PREAMBLE + program, port)
+    assert (done.returncode, recorded(sessions)) == (0, []), done.stderr
+    assert "loopback" not in done.stderr
+
+
+def test_doctor_says_that_they_are_seen(sessions: Sessions) -> None:
+    checks = json.loads(sessions.call("doctor", "--json").stdout)["checks"]
+    (found,) = [one for one in checks if one["name"] == "refused attempts"]
+    assert found["state"] == "ok"
+    assert "packet sockets" in found["found"]

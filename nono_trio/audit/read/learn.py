@@ -18,7 +18,7 @@ from nono_trio.core.log.file_events import MORE_FILES, denied_request
 from nono_trio.core.log.notices import is_about_log, is_denial
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_host
-from nono_trio.core.policy.allow_entry import LOOK_UP, allow_entry, entry
+from nono_trio.core.policy.allow_entry import LOOK_UP, allow_entry, entry, no_entry_allows
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
 from nono_trio.errors import UsageError
@@ -136,7 +136,7 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
         _count_allowed(learned, (event.target, port), note.scheme)
         if event.mode == "external" and (event.target, port) in learned.allowed:
             learned.elsewhere.add((event.target, port))
-    elif is_denial(event):
+    elif is_denial(event) and not no_entry_allows(event.reason):
         if event.method == LOOK_UP:
             _count_denied(learned, learned.looked_up, event, event.target)
         else:

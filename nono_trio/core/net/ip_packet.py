@@ -24,8 +24,20 @@ _SHORT: Final = struct.Struct("!H")
 _UNKNOWN: Final = "IP"
 
 
+class _End(NamedTuple):
+    """Where the headers have one of the two ends of a packet; `port` from the transport's on."""
+
+    ipv4: slice
+    ipv6: slice
+    port: int
+
+
+_SOURCE: Final = _End(slice(12, 16), slice(8, 24), 0)
+_DESTINATION: Final = _End(slice(16, 20), slice(24, 40), 2)
+
+
 class Attempt(NamedTuple):
-    """What a packet wanted to reach; `port` is None if the packet is cut before it."""
+    """One end of a packet; `port` is None if the packet is cut before it."""
 
     address: IPv4Address | IPv6Address
     port: int | None
@@ -37,19 +49,28 @@ class Attempt(NamedTuple):
         return self.protocol == TCP
 
 
+def source(packet: bytes) -> Attempt | None:
+    """Return where a packet comes from; as `destination`."""
+    return _end(packet, _SOURCE)
+
+
 def destination(packet: bytes) -> Attempt | None:
     """Return the destination of a packet that begins with its IP header.
 
     Returns None if it is no IP packet, or a later fragment: the first has the ports.
     """
+    return _end(packet, _DESTINATION)
+
+
+def _end(packet: bytes, end: _End) -> Attempt | None:
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= _IPV4_HEADER:
         if _short(packet, 6) & _FRAGMENT_OFFSET_V4:
             return None
         protocol, behind = packet[9], (packet[0] & 15) * 4
-        return _attempt(IPv4Address(packet[16:20]), packet, protocol, behind)
+        return _attempt(IPv4Address(packet[end.ipv4]), packet, protocol, behind + end.port)
     if version == 6 and len(packet) >= _IPV6_HEADER:
-        return _behind_extensions(IPv6Address(packet[24:40]), packet)
+        return _behind_extensions(IPv6Address(packet[end.ipv6]), packet, end.port)
     return None
 
 
@@ -70,7 +91,7 @@ def ends(packet: bytes) -> Endpoints | None:
     return Endpoints(name, str(sender), port, str(receiver), server_port)
 
 
-def _behind_extensions(address: IPv6Address, packet: bytes) -> Attempt | None:
+def _behind_extensions(address: IPv6Address, packet: bytes, offset: int) -> Attempt | None:
     header, place = packet[6], _IPV6_HEADER
     while header in _EXTENSIONS or header == _FRAGMENT:
         if place + _FRAGMENT_HEADER > len(packet):
@@ -82,13 +103,13 @@ def _behind_extensions(address: IPv6Address, packet: bytes) -> Attempt | None:
         else:
             size = (packet[place + 1] + 1) * 8
         header, place = packet[place], place + size
-    return _attempt(address, packet, header, place)
+    return _attempt(address, packet, header, place + offset)
 
 
 def _attempt(
-    address: IPv4Address | IPv6Address, packet: bytes, protocol: int, behind: int
+    address: IPv4Address | IPv6Address, packet: bytes, protocol: int, place: int
 ) -> Attempt:
-    port = _short(packet, behind + 2) if behind + 4 <= len(packet) else None
+    port = _short(packet, place) if place + 2 <= len(packet) else None
     return Attempt(address, port, _PROTOCOLS.get(protocol, _UNKNOWN))
 
 

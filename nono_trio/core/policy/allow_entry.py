@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.core.net.address import AddressClass, parse_address
-from nono_trio.core.policy.reasons import DenialCode, Reason, parse_reason, without_allow_entry
+from nono_trio.core.policy.reasons import (
+    OPEN_PORT_FLAG,
+    DenialCode,
+    Reason,
+    parse_reason,
+    without_allow_entry,
+)
 from nono_trio.core.policy.rule import ALLOW_FLAG, RESOLVE_FLAG, entry_scheme
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent
 
+_WITHOUT_ENTRY: Final = frozenset({
+    DenialCode.DATAGRAM, DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.HOST_LOOPBACK,
+})  # fmt: skip
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
 
@@ -77,6 +86,11 @@ def _allow_entry(target: str, port: int, reason: Reason) -> str | None:
     return entry(target, port) if reason.code is DenialCode.NOT_ALLOWED else None
 
 
+def no_entry_allows(reason: str | None) -> bool:
+    """Return True for a denial that no allow entry would change."""
+    return reason is not None and parse_reason(reason).code in _WITHOUT_ENTRY
+
+
 def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
     """Return the flag with its value that would have allowed a denied request.
 
@@ -88,6 +102,8 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
     named = _allow_entry(target, port, read)
     if named is not None:
         return f"{ALLOW_FLAG} {named}"
+    if read.code is DenialCode.HOST_LOOPBACK:
+        return f"{OPEN_PORT_FLAG} {port}"
     address = parse_address(str(read.values.get("address", "")))
     if address is None:
         return None

@@ -53,6 +53,7 @@ _FAILED_CODES: Final = frozenset({
     DenialCode.PROXY_FULL, DenialCode.AUDIT_BUSY, DenialCode.HEAD_TIMEOUT, DenialCode.HEAD_CUT,
     DenialCode.HELLO_TIMEOUT, DenialCode.HELLO_CUT, DenialCode.RELAY_FULL,
     DenialCode.RELAY_UNANSWERED, DenialCode.NO_LISTENERS_LEFT, DenialCode.NEEDS_PORT,
+    DenialCode.DATAGRAM_TO_ALLOWED,
 })  # fmt: skip
 _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
@@ -72,7 +73,10 @@ _TUNNEL_CODES: Final = frozenset({
 # They count denials that have a record, or that the throttles left out beside one.
 _SUPPRESSED_CODES: Final = frozenset({
     DenialCode.QUERIES_SUPPRESSED, DenialCode.PORTS_SUPPRESSED, DenialCode.DIRECT_SUPPRESSED,
+    DenialCode.DATAGRAMS_SUPPRESSED,
 })  # fmt: skip
+# Not counted if they are about a loopback address.
+_LOOPBACK_CODES: Final = frozenset({DenialCode.DIRECT, DenialCode.HOST_LOOPBACK})
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -192,7 +196,7 @@ class AttemptTally:
         if event.method == LOOK_UP:
             self._add_look_up(event)
             return
-        if read.code is DenialCode.DIRECT and _is_loopback(event.target):
+        if read.code in _LOOPBACK_CODES and _is_loopback(event.target):
             self.loopback += 1
             return
         self._replace(key, event, read)

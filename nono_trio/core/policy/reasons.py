@@ -85,6 +85,7 @@ class DenialCode(Enum):
     DATAGRAM = "datagrams other than DNS are not let through"
     DATAGRAM_TO_ALLOWED = "{destination} is allowed for TCP, datagrams are not let through"
     DATAGRAMS_SUPPRESSED = "{count} more refused datagrams"
+    HOST_LOOPBACK = "port {port} is open on this machine's loopback, not on the command's own"
     PACKETS_LOST = "{count} packets to refused ports came too fast to be read"
     DIRECT = "a direct connection, past the proxy"
     DIRECT_UNKNOWN = "a connection of a program that can't be looked into"

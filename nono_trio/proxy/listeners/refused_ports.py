@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 BATCH: Final = 32  # packets before other tasks get a turn
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
-_MOST_BYTES: Final = 128  # as much as the capture's filter passes
+MOST_BYTES: Final = 128  # as much as the capture's filter passes
 _SOL_PACKET: Final = 263
 _PACKET_STATISTICS: Final = 6
 _STATISTICS: Final = struct.Struct("=II")  # packets, drops; reading resets both
@@ -93,7 +93,7 @@ class RefusedPorts:
         """Record up to BATCH packets. Returns False once there are no more."""
         for _ in range(BATCH):
             try:
-                packet = sock.recv(_MOST_BYTES)
+                packet = sock.recv(MOST_BYTES)
             except OSError:
                 return False
             attempt = destination(packet)

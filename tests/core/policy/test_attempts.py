@@ -159,6 +159,15 @@ TABLE = {
         [record("127.0.0.1", 1, "allow", "--open-port", method=None),
          failed("127.0.0.1", 1, "nothing answers on port 1: Connection refused", method=None)]
         * 3, (0, 3, 0)),
+    "a port that only the machine's loopback has": (
+        [tried("127.0.0.1", 5432, reason="port 5432 is open on this machine's loopback, not on the"
+            " command's own")], (0, 0, 0)),
+    "a datagram": (
+        [deny("time.test", 123, reason="datagrams other than DNS are not let through",
+            method="UDP")], (1, 0, 0)),
+    "a datagram to an allowed host": (
+        [deny("a.test", 443, reason="a.test:443 is allowed for TCP, datagrams are not let through",
+            method="UDP")], (0, 1, 0)),
     "loopback past the proxy": (
         [tried("127.0.0.1", 5432, reason="a direct connection, past the proxy")], (0, 0, 0)),
     "IPv6 loopback past the proxy": (

@@ -103,6 +103,9 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
         "DATAGRAM_TO_ALLOWED", {"destination": "a.test:443"},
     ),
     "3 more refused datagrams": ("DATAGRAMS_SUPPRESSED", {"count": 3}),
+    "port 5432 is open on this machine's loopback, not on the command's own": (
+        "HOST_LOOPBACK", {"port": 5432},
+    ),
     "3 packets to refused ports came too fast to be read": ("PACKETS_LOST", {"count": 3}),
     "a direct connection, past the proxy": ("DIRECT", {}),
     "a connection of a program that can't be looked into": ("DIRECT_UNKNOWN", {}),

@@ -40,6 +40,7 @@ from .namespaces import (
 )
 from .netlink import open_socket_diag
 from .network import OuterNetwork, loopback_dns
+from .packet_capture import LOOPBACK_CAPTURE, refused_loopback
 from .view_mount import AnsweringView
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
         diag = open_socket_diag()
         if diag is not None:
             sockets["socket-diag"] = diag
+        capture = refused_loopback()
+        if capture is not None:
+            sockets[LOOPBACK_CAPTURE] = capture
     # Later file look-ups may happen in the child's view, which has the child's files.
     freeze_imports()
     signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is a process to end

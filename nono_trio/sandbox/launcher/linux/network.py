@@ -23,7 +23,7 @@ from ..addresses import (
 from . import syscalls
 from .namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
 from .netlink import Netlink
-from .packet_capture import refused_packets
+from .packet_capture import CAPTURE, refused_packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +93,7 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
         sockets[f"dns-udp{number}"] = _bind(family, socket.SOCK_DGRAM, DNS_PORT)
     refused = refused_packets([*ports, DNS_PORT])
     if refused is not None:
-        sockets["refused"] = refused
+        sockets[CAPTURE] = refused
     return sockets
 
 

@@ -22,7 +22,11 @@ _SO_ATTACH_FILTER: Final = 26
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30  # at an offset
-_LOAD_HALF_BEHIND, _LOAD_BYTE_BEHIND = 0x48, 0x50  # at an offset behind X bytes
+_LOAD_WORD_BEHIND, _LOAD_HALF_BEHIND, _LOAD_BYTE_BEHIND = (
+    0x40,
+    0x48,
+    0x50,
+)  # at an offset behind X bytes
 _HEADER_LENGTH = 0xB1  # X = 4 * (byte & 15)
 _EQUAL, _ANY_BIT, _AND, _SHIFT, _GO, _RETURN = 0x15, 0x45, 0x54, 0x74, 0x05, 0x06
 
@@ -31,7 +35,7 @@ _OUTGOING: Final = 4
 _LATER_FRAGMENT: Final = 0x1FFF
 _TCP, _UDP, _DCCP, _SCTP, _UDP_LITE = 6, 17, 33, 132, 136
 _ROUTING, _FRAGMENT, _OPTIONS = 43, 44, 60  # headers between the IPv6 header and the transport's
-_SYN, _SYN_OR_ACK = 0x02, 0x12
+_SYN, _SYN_OR_ACK, _RST_AND_ACK = 0x02, 0x12, 0x14
 _IPV6_HEADER: Final = 40
 
 
@@ -92,6 +96,33 @@ def refused_attempts(listened: Sequence[int], dns_port: int) -> list[bytes]:
                 for number, port in enumerate(listened)
             ),
             _Step(_RETURN, SNAPSHOT),
+            _Step(_RETURN, label="drop"),
+        ]
+    )
+
+
+def refusals() -> list[bytes]:
+    """Return a program that passes the kernel's answer to a connection to a port without a
+    listener: RST and ACK with sequence number 0 (RFC 9293 3.10.7.1). A connection that was open is
+    reset with its own sequence number.
+    """
+    return _assemble(
+        [
+            *_by_version(),
+            _Step(_LOAD_BYTE, 9, label="ipv4"),
+            _Step(_EQUAL, _TCP, if_false="drop"),
+            *_behind_ipv4("tcp4"),
+            _Step(_LOAD_BYTE_BEHIND, 13),
+            _Step(_EQUAL, _RST_AND_ACK, if_false="drop"),
+            _Step(_LOAD_WORD_BEHIND, 4),
+            _Step(_EQUAL, 0, "incoming", "drop"),
+            _Step(_LOAD_BYTE, 6, label="ipv6"),
+            _Step(_EQUAL, _TCP, if_false="drop"),
+            _Step(_LOAD_BYTE, _IPV6_HEADER + 13),
+            _Step(_EQUAL, _RST_AND_ACK, if_false="drop"),
+            _Step(_LOAD_WORD, _IPV6_HEADER + 4),
+            _Step(_EQUAL, 0, if_false="drop"),
+            *_only_incoming(),
             _Step(_RETURN, label="drop"),
         ]
     )

@@ -1,0 +1,115 @@
+"""Records connections to the cage's own loopback that a program of this machine would answer.
+
+In the cage 127.0.0.1 is the cage itself. A program that wants the database of this machine there is
+refused by the kernel, and its user would look for the fault in the database. So each such port gets
+one record, which names `--open-port`. A port where nobody on this machine listens gets none:
+programs wait in loops for their own servers.
+
+Rules of this file:
+- One record a port, and at most LISTENERS_SECONDS old knowledge about it; it is asked about once.
+- Such a record is no stray: the verdict on a run does not count it (core/policy/attempts.py).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.net.ip_packet import source
+from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, DenialCode, format_reason
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.posix.clock import unix_ms
+from nono_trio.posix.listening import loopback_listeners
+from nono_trio.proxy.access.decision import host_denied
+from nono_trio.proxy.listeners.refused_ports import BATCH, MOST_BYTES
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
+
+    from nono_trio.audit.write.recorder import RecordsDecisions
+
+REFUSED_LOOPBACK: Final = "refused-loopback"  # the name of the socket that the launcher opens
+LISTENERS_SECONDS: Final = 1.0  # so often at most the machine's listeners are read
+MAX_RECORDS: Final = 100  # ports of one session: more is a scan
+_MOST_NAMED: Final = 4
+_LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer
+
+
+class HostLoopback:
+    """Records what arrives at a socket of `sandbox.launcher.linux.packet_capture`."""
+
+    def __init__(
+        self,
+        recorder: RecordsDecisions,
+        listeners: Callable[[], AbstractSet[int]] = loopback_listeners,
+    ) -> None:
+        self.ports: list[int] = []
+        """The ports that a record has, in the order of the attempts."""
+        self._recorder = recorder
+        self._read_listeners = listeners
+        self._listeners: AbstractSet[int] = frozenset()
+        self._read_at = -LISTENERS_SECONDS
+        self._asked: set[int] = set()  # there are 65,535
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Record until cancelled, then record what remains and close `sock`. Raises AuditLost."""
+        with sock:
+            sock.setblocking(False)
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(sock)
+                    await self._record_batch(sock)
+                    await trio.lowlevel.checkpoint()
+            except SessionSealed:
+                return
+            finally:
+                with trio.move_on_after(_LAST_RECORD_SECONDS, shield=True):
+                    with suppress(AuditLost, SessionSealed):
+                        while await self._record_batch(sock):
+                            pass
+
+    def notes(self) -> list[str]:
+        """Return a sentence for the user about the ports, if there are any."""
+        if not self.ports:
+            return []
+        shown = self.ports[:_MOST_NAMED]
+        more = f" and {len(self.ports) - len(shown)} more" if len(self.ports) > len(shown) else ""
+        flags = " ".join(f"{OPEN_PORT_FLAG} {port}" for port in shown)
+        return [
+            f"the command tried its own loopback at port {', '.join(map(str, shown))}{more}, where"
+            f" only a program of this machine listens (to let it through: {flags})"
+        ]
+
+    async def _record_batch(self, sock: socket.socket) -> bool:
+        """Record up to BATCH refusals. Returns False once there are no more."""
+        for _ in range(BATCH):
+            try:
+                packet = sock.recv(MOST_BYTES)
+            except OSError:
+                return False
+            refusing = source(packet)
+            if refusing is not None and refusing.port is not None and refusing.address.is_loopback:
+                with suppress(AuditBusy):  # nothing was let through
+                    await self._record(str(refusing.address), refusing.port)
+        return True
+
+    async def _record(self, address: str, port: int) -> None:
+        if port in self._asked:
+            return
+        self._asked.add(port)
+        if port not in self._current_listeners() or len(self.ports) >= MAX_RECORDS:
+            return
+        self.ports.append(port)
+        reason = format_reason(DenialCode.HOST_LOOPBACK, port=port)
+        with trio.move_on_after(_LAST_RECORD_SECONDS, shield=True):
+            await self._recorder.record(host_denied(address, port, reason).event(unix_ms()))
+
+    def _current_listeners(self) -> AbstractSet[int]:
+        now = trio.current_time()
+        if now - self._read_at >= LISTENERS_SECONDS:
+            self._listeners, self._read_at = self._read_listeners(), now
+        return self._listeners
