@@ -85,6 +85,10 @@ _JUDGING = (
     option("--fail-on-path", type=PATH, multiple=True, metavar="PATH",
            help="A tripwire: exit 3 when the command succeeded but looked up PATH, which is not"
            " granted (a path, or a pattern with *). Repeatable."),
+    option("--observe", is_flag=True,
+           help="Let through, and record, the hosts that no entry names; `audit learn` makes a"
+           " profile of it. Hits of --deny-domain, metadata, loopback and private addresses, other"
+           " ports of programs without the proxy and files stay closed."),
     option("--expect-deny", multiple=True, metavar="HOST[:PORT]",
            help="A host that is denied and no reason to fail. *.SUFFIX too. Repeatable."),
 )  # fmt: skip

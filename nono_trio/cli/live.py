@@ -70,10 +70,12 @@ def end_lines(
     """
     denied, failed = _by_weight(attempts.denied_hosts), _by_weight(attempts.failed_hosts)
     lines = []
-    if attempts.denied or attempts.failed:
+    if attempts.denied or attempts.failed or attempts.observed:
         lines.append(numbers_text(attempts))
     lines += _host_lines("denied", denied)
     lines += _host_lines("failed", failed)
+    if attempts.observed:
+        lines += _observed_lines(attempts, session_id)
     if attempts.unanswered:
         lines.append(_without_token(attempts))
     common = [*denied[:MAX_TARGETS], *failed[:MAX_TARGETS]]
@@ -116,6 +118,14 @@ def _host_lines(outcome: str, hosts: list[DeniedHost]) -> Iterator[str]:
         yield f"{outcome} {denied_text(host)} ({host.requests}x): {reason}"
     if len(hosts) > MAX_TARGETS:
         yield f"{outcome} {counted(len(hosts) - MAX_TARGETS, 'host')} more"
+
+
+def _observed_lines(attempts: AttemptTally, session_id: str) -> Iterator[str]:
+    shown = [clean(one) for one in [*attempts.observed][:MAX_TARGETS]]
+    more = len(attempts.observed) - len(shown)
+    rest = f" and {more:,} more" if more else ""
+    yield f"let through only by --observe: {', '.join(shown)}{rest}"
+    yield f"a profile that allows what was used: nono-trio audit learn {session_id} > agent.toml"
 
 
 def _without_token(attempts: AttemptTally) -> str:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from nono_trio.session.run import Finished
 
 
+OBSERVING = (
+    "OBSERVING: the command may reach every public host, and what no entry allows is only recorded;"
+    " files, metadata, loopback and private addresses stay closed (--observe)"
+)
+
+
 @click.command(
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog="Example: nono-trio run --allow-cwd --allow-domain api.example.com -- agent --fix",
@@ -89,6 +95,8 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
             say(f"warning: {warning}")
         for note in prepared.resources.home.notes:
             _say_clean(note)
+    if options.session.network.observe:  # also when silent: the allowlist is not in force
+        say(OBSERVING)
     begin_session()
     programs = DeniedPrograms()
     watching: list[DeniedPrograms | FollowPrinter] = [programs]

@@ -75,6 +75,7 @@ class RunSummary:
                 for (target, port), count in attempts.allowed_targets()
             ],
             "denied_programs": dict(self.programs),
+            "observed": list(attempts.observed),
             "created_files": list(attempts.created),
             "looked_up_files": list(attempts.looked_up_files),
         }
@@ -102,6 +103,7 @@ class RunSummary:
             yield ""
             yield f"Denied programs: {_cell(programs_text(self.programs))}"
         for what, paths in (
+            ("Let through only by --observe", self.attempts.observed),
             ("Created outside the grants", self.attempts.created),
             ("Looked up and not granted", self.attempts.looked_up_files),
         ):

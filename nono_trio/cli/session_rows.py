@@ -69,6 +69,8 @@ def policy_rows(session: StoredSession) -> Iterator[tuple[str, str]]:
 def _network_rows(network: NetworkPolicy) -> Iterator[tuple[str, str]]:
     if network.block:
         yield "rules", "the network is closed"
+    if network.observe:
+        yield "rules", "observed only: hosts that no entry names were let through (--observe)"
     for label, entries in (
         ("allow", network.allow),
         ("deny", network.deny),

@@ -57,6 +57,7 @@ class NetworkOptions(NamedTuple):
     proxy_port: int = 0
     upstream_proxy: UpstreamProxy | None = None
     sources: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    observe: bool = False
 
     def source(self, name: str, entry: object = "") -> str:
         """Return the source of an entry: its flag, unless a profile or a group gave it."""

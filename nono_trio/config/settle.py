@@ -156,6 +156,15 @@ def _judging(values: Mapping[str, Any]) -> Judging:
     both = dict.fromkeys(
         one for path in paths for one in (os.path.normpath(path), os.path.realpath(path))
     )
+    if values["observe"] and values["block_net"]:
+        raise UsageError(
+            "--observe lets hosts through, --block-net lets none through", hint="drop one of them"
+        )
+    if values["observe"] and (values["fail_on"] or values["fail_on_deny"]):
+        raise UsageError(
+            "--observe lets through what --fail-on-deny fails for",
+            hint="observe first, then run with the profile of `nono-trio audit learn`",
+        )
     return Judging(
         fail_on=values["fail_on"] or ("policy" if values["fail_on_deny"] else None),
         expected=parse_expected(values["expect_deny"]),

@@ -178,6 +178,8 @@ def _from_verdict(
     subject: str, verdict: Verdict, notes: tuple[str, ...], network: NetworkOptions
 ) -> Answer:
     reason, hint = verdict.reason or "an entry allows it", verdict.hint
+    if verdict.observed:
+        reason = "no entry allows it, --observe lets it through and records it"
     if verdict.rule is not None:
         name = "allow_domain" if verdict.allowed else "deny_domain"
         flag, source = (

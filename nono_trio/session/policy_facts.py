@@ -88,6 +88,7 @@ def _network(
     proxy = network.upstream_proxy
     return NetworkPolicy(
         block=network.block,
+        observe=network.observe,
         allow=sourced("allow_domain", network.allow),
         deny=sourced("deny_domain", network.deny),
         pins=sourced("resolve", network.resolve),

@@ -94,6 +94,7 @@ def build_policy(network: NetworkOptions) -> Policy:
         block=network.block,
         search=system_search(),
         source=network.source,
+        observe=network.observe,
     )
 
 

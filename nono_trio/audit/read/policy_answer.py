@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from nono_trio.core.net.host import BadHost, parse_rule_host
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.reasons import OPEN_PORT_FLAG
+from nono_trio.core.policy.reasons import OBSERVE_FLAG, OPEN_PORT_FLAG
 from nono_trio.core.policy.rule import is_localhost
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.paths import is_in
@@ -68,6 +68,8 @@ def host_answer(policy: SessionPolicy, text: str, port: int) -> PolicyAnswer:
     elif verdict.allowed and host.address is None:
         note = NOT_RESOLVED
     reason = verdict.reason or "an entry allowed it"
+    if verdict.observed:
+        reason = f"no entry allowed it, {OBSERVE_FLAG} let it through"
     return PolicyAnswer(subject, verdict.allowed, reason, _line(network, verdict.rule), note)
 
 
@@ -101,7 +103,11 @@ def _rules(network: NetworkPolicy) -> Policy:
 
     try:
         return Policy.build(
-            texts(network.allow), texts(network.deny), texts(network.pins), network.block
+            texts(network.allow),
+            texts(network.deny),
+            texts(network.pins),
+            network.block,
+            observe=network.observe,
         )
     except UsageError as error:
         raise LogUnreadable(

@@ -21,9 +21,11 @@ class SourcedEntry(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
-    """Host rules, pins and ports; `block`: nothing may be reached."""
+    """Host rules, pins and ports; `block`: nothing may be reached; `observe`: also what no entry
+    names."""
 
     block: bool = False
+    observe: bool = False
     allow: list[SourcedEntry] = []
     deny: list[SourcedEntry] = []
     pins: list[SourcedEntry] = []

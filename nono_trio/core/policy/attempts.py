@@ -32,8 +32,8 @@ from nono_trio.core.log.nono_events import CapabilityDecision
 from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log
 from nono_trio.core.log.session_json import AttemptTotals
 from nono_trio.core.net.address import parse_address
-from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost
-from nono_trio.core.policy.reasons import DenialCode, parse_reason
+from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, entry
+from nono_trio.core.policy.reasons import DenialCode, parse_note, parse_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,6 +102,8 @@ class AttemptTally:
 
     allowed: int = 0
     failed: int = 0
+    observed: dict[str, None] = field(default_factory=dict)
+    """Hosts that only --observe let through, with their ports; the first MAX_HOSTS."""
     repeats: int = 0
     loopback: int = 0
     """Refused connections to loopback addresses, which are not counted."""
@@ -189,6 +191,13 @@ class AttemptTally:
             return
         found.allowed += 1
         self.allowed += 1
+        if event.reason is not None and parse_note(event.reason).observed:
+            self._add_observed(event)
+
+    def _add_observed(self, event: NetworkEvent) -> None:
+        if len(self.observed) < MAX_HOSTS:
+            port = event.port or 0
+            self.observed[entry(event.target, port)] = None
 
     def _add_refused(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
         read = _read(event.reason or "")

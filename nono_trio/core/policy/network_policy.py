@@ -39,6 +39,8 @@ from nono_trio.core.policy.rule import (
     RESOLVE_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
+    WEB_PORTS,
+    Inspection,
     is_localhost,
     is_metadata_name,
     parse_allow,
@@ -102,10 +104,14 @@ class Policy:
         pins: dict[tuple[str, int], tuple[Address, ...]] | None = None,
         *,
         block: bool = False,
+        observe: bool = False,
         search: Sequence[str] = (),
         source: Callable[[str, str], str] | None = None,
     ) -> None:
-        """`source` returns the place of an entry, given parameter and entry; hints name it."""
+        """`source` returns the place of an entry, given parameter and entry; hints name it.
+
+        `observe`: a host that no entry names is allowed, unless it is closed for another reason.
+        """
         self._source = source or _flag_of
         self.search = tuple(search)
         """The system's search domains, which are appended to names without a dot."""
@@ -113,6 +119,7 @@ class Policy:
         self._deny = RuleTable(one for rule in deny for one in _in_every_spelling(rule))
         self._pins = pins or {}
         self._block = block
+        self._observe = observe
         self._verdicts: dict[tuple[str, int], Verdict] = {}
 
     @classmethod
@@ -124,6 +131,8 @@ class Policy:
         block: bool = False,
         search: Sequence[str] = (),
         source: Callable[[str, str], str] | None = None,
+        *,
+        observe: bool = False,
     ) -> Self:
         """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
         pins: dict[tuple[str, int], tuple[Address, ...]] = {}
@@ -132,7 +141,7 @@ class Policy:
             pins[key] = (*pins.get(key, ()), *pin.addresses)
         return cls(
             map(parse_allow, allow), map(parse_deny, deny), pins,
-            block=block, search=search, source=source,
+            block=block, observe=observe, search=search, source=source,
         )  # fmt: skip
 
     def decide(self, host: Host, port: int) -> Verdict:
@@ -221,6 +230,8 @@ class Policy:
         if denial is not None:
             return denial
         rules = [*self._allow.find(host, port)]
+        if not rules and self._observe and _may_be_public(host):
+            return self._searched_denial(host, port) or self._observed(host, port)
         if not rules:
             shown = _shown(host, port)
             reason = format_reason(DenialCode.NOT_ALLOWED, destination=shown)
@@ -237,6 +248,12 @@ class Policy:
             tls_only=all(one.scheme == TLS_SCHEME for one in rules),
             looked_up=self._searched_names(host, port),
         )
+
+    def _observed(self, host: Host, port: int) -> Verdict:
+        """As an entry for this host and port alone would allow it."""
+        inspection = Inspection.NAME if port in WEB_PORTS else Inspection.NONE
+        looked_up = self._searched_names(host, port)
+        return Verdict(True, inspection=inspection, looked_up=looked_up, observed=True)
 
     def _searched_names(self, host: Host, port: int) -> tuple[str, ...]:
         """The full names that the look-up of an allowed host asks for; () if it asks for one."""
@@ -295,6 +312,13 @@ class Policy:
         return any(
             _may_reach(rule, resolved.address_class) for rule in self._allow.find(host, port)
         )
+
+
+def _may_be_public(host: Host) -> bool:
+    """Return True for a public address and for a name, whose addresses are checked later."""
+    if host.address is None:
+        return not is_localhost(host.name)
+    return classify(host.address) is AddressClass.PUBLIC
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,18 @@ class Verdict:
     """True if every entry that allows the host says TLS, so that plain HTTP is refused."""
     looked_up: tuple[str, ...] = ()
     """The full names that the look-up of an allowed host without a dot asks for, in order."""
+    observed: bool = False
+    """True if no entry allows it: the session observes, so it is let through and recorded."""
+
+    @property
+    def is_noted(self) -> bool:
+        """True if the record of an allowed request has a note."""
+        return bool(self.scheme or self.looked_up or self.observed)
 
     @property
     def entry_note(self) -> str | None:
         """The note about the entry for the record of an allowed request; None for a plain entry."""
-        return format_note(Note(self._noted_entry)) if self.scheme else None
+        return format_note(Note(self._noted_entry, observed=self.observed))
 
     @property
     def note(self) -> str | None:
@@ -39,9 +46,9 @@ class Verdict:
 
         None for a plain entry and a name that is looked up unchanged.
         """
-        if not self.scheme and not self.looked_up:
+        if not self.is_noted:
             return None
-        return format_note(Note(self._noted_entry, self.looked_up))
+        return format_note(Note(self._noted_entry, self.looked_up, observed=self.observed))
 
     @property
     def _noted_entry(self) -> str:

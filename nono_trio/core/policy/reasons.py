@@ -24,6 +24,7 @@ from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, entry
 
 OPEN_PORT_FLAG: Final = "--open-port"
 LISTEN_PORT_FLAG: Final = "--listen-port"
+OBSERVE_FLAG: Final = "--observe"
 
 Value: TypeAlias = str | int | float | AddressClass
 
@@ -239,6 +240,8 @@ class Note:
     """The full names that the look-up of an allowed host without a dot asks for, in order."""
     port_flag: str = ""
     """OPEN_PORT_FLAG or LISTEN_PORT_FLAG if the port is relayed without the proxy."""
+    observed: bool = False
+    """True if no entry allows it and only OBSERVE_FLAG let it through."""
 
     @property
     def scheme(self) -> str:
@@ -254,6 +257,8 @@ def format_note(note: Note) -> str | None:
     parts = []
     if note.port_flag:
         parts.append(note.port_flag)
+    if note.observed:
+        parts.append(OBSERVE_FLAG)
     if note.entry:
         parts.append(f"{ALLOW_FLAG} {note.entry}")
     if note.looked_up:
@@ -277,4 +282,6 @@ def parse_note(text: str | None) -> Note:
             note = replace(note, entry=part.removeprefix(f"{ALLOW_FLAG} "))
         elif part in (OPEN_PORT_FLAG, LISTEN_PORT_FLAG):
             note = replace(note, port_flag=part)
+        elif part == OBSERVE_FLAG:
+            note = replace(note, observed=True)
     return note

@@ -68,7 +68,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         It leaves out the full names of a short host if an upstream proxy looks the host up.
         """
         verdict = self.verdict
-        if verdict is None or not (verdict.scheme or verdict.looked_up):
+        if verdict is None or not verdict.is_noted:
             return None
         return verdict.note if self.upstream is None else verdict.entry_note
 

@@ -205,6 +205,10 @@ TABLE = {
         [record("nono-trio:policy", None, "allow", f"sha256:{'0' * 64}", method=None)], (0, 0, 0)),
     "files looked up": ([file("/home/a/.netrc"), file("/home/a/.npmrc")], (0, 0, 0)),
     "a file created": ([file("/home/a/x", "Write")], (0, 0, 0)),
+    "let through by --observe": ([asked(reason="--observe")], (0, 0, 1)),
+    "let through, then dead": ([asked(reason="--observe"), failed()], (0, 1, 0)),
+    "let through, then a closed address": (
+        [asked(reason="--observe"), deny("a.test", reason=CLOSED)], (1, 0, 0)),
     "an approval granted": ([record("a.test", 443, "approve_granted")], (0, 0, 1)),
     "an approval refused": ([record("a.test", 443, "approve_denied")], (1, 0, 0)),
 }  # fmt: skip
@@ -252,6 +256,11 @@ def record_of_other_host(one):
 def test_repeats_are_told_apart():
     assert fold(TABLE["repeats at the end"][0]).repeats == 16
     assert fold(TABLE["repeats in a reason"][0]).repeats == 7
+
+
+def test_what_was_only_observed_is_named():
+    asked_for = [asked(reason="--observe"), asked("b.test", reason="--allow-domain tls://b.test:1")]
+    assert [*fold(asked_for).observed] == ["a.test:443"]
 
 
 def test_a_flood_of_names_is_counted_and_not_kept(monkeypatch):

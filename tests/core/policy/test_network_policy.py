@@ -295,3 +295,41 @@ def test_a_check_never_opens_what_decide_closed_and_gives_its_reason(address, na
     assert verdict.allowed is (verdict.reason is None)
     if name == "localhost":
         assert not verdict.allowed
+
+
+def test_observing_lets_through_what_no_entry_names_and_says_so():
+    policy = Policy.build(["named.test"], ["denied.test"], observe=True)
+    verdict = check(policy, "any.test", "93.184.215.14")
+    assert (verdict.allowed, verdict.observed, verdict.note) == (True, True, "--observe")
+    assert decide(policy, "93.184.215.14").observed
+    named = check(policy, "named.test", "93.184.215.14")
+    assert (named.allowed, named.observed, named.note) == (True, False, None)
+    assert not decide(policy, "denied.test").allowed
+    assert not decide(Policy.build(block=True, observe=True), "any.test").allowed
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "fd12::1", "169.254.169.254", "fe80::1",
+        "fd00:ec2::254", "168.63.129.16", "100.100.100.200", "0.0.0.0", "::", "224.0.0.1",
+        "255.255.255.255", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a9fe:a9fe::",
+    ],
+)  # fmt: skip
+def test_observing_opens_no_address_that_is_not_public(address):
+    """Neither as it is asked for nor as what a name leads to."""
+    policy = Policy.build(observe=True)
+    assert not decide(policy, address).allowed
+    assert not check(policy, "any.test", address).allowed
+
+
+@pytest.mark.parametrize("host", ["localhost", "a.localhost", "metadata.google.internal"])
+def test_observing_opens_no_name_of_this_machine(host):
+    assert not decide(Policy.build(observe=True), host).allowed
+
+
+def test_observing_opens_no_address_of_this_machine():
+    policy = Policy.build(observe=True)
+    local = policy.check_address(parse_host("any.test"), 443, "93.184.215.14", is_local=True)
+    assert not local.allowed

@@ -251,9 +251,14 @@ def test_each_note_is_written_and_read(text: str | None) -> None:
     assert parse_note(text) == NOTES[text]
 
 
-@given(hosts, st.lists(hosts).map(tuple), st.sampled_from(["", OPEN_PORT_FLAG, LISTEN_PORT_FLAG]))
-def test_a_note_that_is_written_is_read(entry: str, names: tuple[str, ...], flag: str) -> None:
-    note = Note(entry, names, flag)
+@given(
+    hosts, st.lists(hosts).map(tuple), st.sampled_from(["", OPEN_PORT_FLAG, LISTEN_PORT_FLAG]),
+    st.booleans(),
+)  # fmt: skip
+def test_a_note_that_is_written_is_read(
+    entry: str, names: tuple[str, ...], flag: str, observed: bool
+) -> None:
+    note = Note(entry, names, flag, observed)
     assert parse_note(format_note(note)) == note
 
 
