@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.notices import is_about_log
@@ -91,6 +92,7 @@ def no_entry_allows(reason: str | None) -> bool:
     return reason is not None and parse_reason(reason).code in _WITHOUT_ENTRY
 
 
+@lru_cache(maxsize=1024)  # a program asks for the same again and again
 def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
     """Return the flag with its value that would have allowed a denied request.
 
