@@ -62,6 +62,7 @@ def examine(options: RunOptions) -> list[Check]:
     checks += [probe.check_fallback(failed, library), broker]
     return [
         *checks,
+        probe.check_attribution(),
         probe.check_pidfd(),
         probe.check_cgroup(),
         probe.check_limits(),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nono_trio.errors import CageFailed
 from nono_trio.posix.process_handle import ProcessHandle
+from nono_trio.sandbox.attribution.self_check import why_not
 from nono_trio.sandbox.build_plan import FIRST_NETWORK_ABI
 from nono_trio.sandbox.cgroup import delegated
 from nono_trio.sandbox.filesystem.code_places import linked_files
@@ -253,6 +254,17 @@ def check_connect_broker(failed: CageFailed | None, proc: Path = _PROC) -> Check
         " no other process that handles seccomp notifications"
     )
     return Check(name, "missing", refused, required=False, fix=fix)
+
+
+def check_attribution() -> Check:
+    """Return whether the program behind a record can be found in namespace isolation."""
+    name = "attribution"
+    reason = why_not()
+    if reason is None:
+        found = "each network record names its program, found by its socket"
+        return Check(name, "ok", found, required=False)
+    fix = "namespace isolation works without it; records then name no program"
+    return Check(name, "missing", reason, required=False, fix=fix)
 
 
 def check_pidfd() -> Check:

@@ -14,6 +14,7 @@ from harness import NONO_TRIO
 from nono_trio.errors import CageFailed
 from nono_trio.explain.doctor import best_isolation
 from nono_trio.sandbox import probe
+from nono_trio.sandbox.attribution import self_check
 from nono_trio.sandbox.probe import Check
 from nono_trio.sandbox.spawn import ConnectBrokerRefused, LaunchFailed, NamespacesRefused
 
@@ -173,6 +174,13 @@ def test_few_descriptors(monkeypatch):
     check = probe.check_limits()
     assert (check.state, check.degrades) == ("missing", False)
     assert "256, at most 512" in check.found
+
+
+def test_no_socket_diag(monkeypatch):
+    assert probe.check_attribution().state == "ok"
+    monkeypatch.setattr(self_check, "open_socket_diag", lambda: None)
+    check = probe.check_attribution()
+    assert (check.state, check.degrades) == ("missing", False)
 
 
 def test_no_pidfd(monkeypatch):

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import PROBES, PYTHON_GRANTS, Sessions, allow, guarded
+from harness import (
+    PROBES,
+    PYTHON_GRANTS,
+    SYSTEM_PYTHON,
+    Sessions,
+    allow,
+    as_user,
+    guarded,
+)
 
 from nono_trio.core.log.processes import MAX_ARGUMENT
 from nono_trio.core.policy.allow_entry import LOOK_UP
@@ -163,6 +171,41 @@ def test_tools(sessions: Sessions, origin: Origin, way: list[str]) -> None:
     found = [found for _, found in holders(sessions)]
     assert all(Path(line["exe"]).name == "curl" for (line,) in found)
     assert len(found) >= 2
+
+
+def test_an_ordinary_user(open_place: Path) -> None:
+    prefix, variables = as_user("nobody", Path(__file__))
+    sessions = Sessions(open_place / "state", open_place / "home")
+    for directory in (sessions.state, sessions.home):
+        directory.mkdir()
+        directory.chmod(0o777)
+    # The second request comes from a process that only root may look into, unless we held it.
+    asking = (
+        "import ctypes, sys, urllib.error, urllib.request\n"
+        "for number in 1, 2:\n"
+        "    try: urllib.request.urlopen(f'http://asked-{number}.example/')\n"
+        "    except urllib.error.HTTPError as error: print(error.code, flush=True)\n"
+        "    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [
+            *prefix, "-m", "nono_trio", "run", "-s", "--isolation", "namespace",
+            "--", SYSTEM_PYTHON, "-c", asking,
+        ],
+        env={**sessions.environment, **variables}, cwd="/", text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        told = [run.stdout.readline() for _ in range(2)]
+        said = run.communicate(timeout=60)[1]
+    assert told == ["403\n", "403\n"], said
+    (_, (first,)), (_, (second,)) = holders(sessions)
+    assert (first["state"], os.path.realpath(first["exe"])) == (
+        "found", os.path.realpath(SYSTEM_PYTHON),
+    )  # fmt: skip
+    assert first["argv"] == [SYSTEM_PYTHON, "-c"]
+    assert (second["state"], second["pid"]) in [("unknown", None), ("found", first["pid"])]
 
 
 def test_off(sessions: Sessions) -> None:
