@@ -164,6 +164,8 @@ def test_a_port_that_only_the_host_listens_at_is_recorded_once(
         )
         assert (done.stdout.split(), done.returncode) == (["ECONNREFUSED"] * 8, 0), done.stderr
         assert recorded(sessions) == [("127.0.0.1", port, None)]
+        lines = (sessions.only / "processes.ndjson").read_text().splitlines()
+        assert [json.loads(line)["state"] for line in lines] == ["gone"]  # refused, and closed
         flag = f"--open-port {port}"
         assert f"to let it through: {flag})" in done.stderr
         assert flag not in sessions.call("audit", "learn", "latest").stdout

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.core.net.ip_packet import source
+from nono_trio.core.net.endpoints import Endpoints
+from nono_trio.core.net.ip_packet import ends, source
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, DenialCode, format_reason
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.posix.clock import unix_ms
@@ -94,10 +95,12 @@ class HostLoopback:
             refusing = source(packet)
             if refusing is not None and refusing.port is not None and refusing.address.is_loopback:
                 with suppress(AuditBusy):  # nothing was let through
-                    await self._record(str(refusing.address), refusing.port)
+                    await self._record(
+                        str(refusing.address), refusing.port, _reversed(ends(packet))
+                    )
         return True
 
-    async def _record(self, address: str, port: int) -> None:
+    async def _record(self, address: str, port: int, origin: Endpoints | None) -> None:
         if port in self._asked:
             return
         self._asked.add(port)
@@ -106,10 +109,20 @@ class HostLoopback:
         self.ports.append(port)
         reason = format_reason(DenialCode.HOST_LOOPBACK, port=port)
         with trio.move_on_after(_LAST_RECORD_SECONDS, shield=True):
-            await self._recorder.record(host_denied(address, port, reason).event(unix_ms()))
+            event = host_denied(address, port, reason).event(unix_ms())
+            await self._recorder.record(event, origin)
 
     def _current_listeners(self) -> AbstractSet[int]:
         now = trio.current_time()
         if now - self._read_at >= LISTENERS_SECONDS:
             self._listeners, self._read_at = self._read_listeners(), now
         return self._listeners
+
+
+def _reversed(answer: Endpoints | None) -> Endpoints | None:
+    """Return the client's socket: the packet is the answer to it."""
+    if answer is None:
+        return None
+    return Endpoints(
+        answer.protocol, answer.server, answer.server_port, answer.address, answer.port
+    )
