@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+import types
+from typing import Any, Literal, get_args, get_origin
 
 from nono_trio.sandbox.launcher.cage_plan import CagePlan
 
-_EMPTY = CagePlan(
-    isolation="none",
-    library="",
-    landlock=True,
-    grants=[],
-    identities={},
-    mounts=[],
-    answers_denied=False,
-    closed=[],
-    directory="/",
-    executable="/bin/true",
-    command=["true"],
-    environment={},
-    umask=0o022,
-    foreground=False,
-    port=1,
-    open_ports=[],
-    transparent_ports=[],
-    asks_loopback=False,
-    listen_ports=[],
-    brokered=False,
-    limits={},
-    temporary=None,
-    stops_whole=False,
-    core_limit=0,
-    deadline_seconds=None,
-)
-
 
 def cage_plan(**changes: Any) -> CagePlan:
-    """The empty plan with some fields set."""
-    return _EMPTY._replace(**changes)
+    """A plan without isolation whose command is /bin/true, with some fields set.
+
+    Each other field has the empty value of its type, so a new field needs no line here.
+    """
+    empty = {name: _empty(kind) for name, kind in CagePlan.__annotations__.items()}
+    own = {
+        "isolation": "none",
+        "landlock": True,
+        "directory": "/",
+        "executable": "/bin/true",
+        "command": ["true"],
+        "umask": 0o022,
+        "port": 1,
+    }
+    return CagePlan(**(empty | own | changes))
+
+
+def _empty(kind: Any) -> object:
+    origin = get_origin(kind)
+    if origin is types.UnionType:  # X | None
+        return None
+    if origin is Literal:
+        return get_args(kind)[0]
+    return (origin or kind)()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
+import cage_plans
 import pytest
 from cage_plans import cage_plan
 from hypothesis import assume, given
@@ -140,3 +141,10 @@ def test_the_launcher_refuses_what_is_no_plan(
         launched.abandon()
     assert refused.value.stage == "plan"
     assert SECRET not in str(refused.value)
+
+
+def test_a_new_field_needs_no_line_in_the_plans_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = [*get_type_hints(CagePlan).items(), ("new", list[int]), ("newer", int | None)]
+    monkeypatch.setattr(cage_plans, "CagePlan", NamedTuple("Longer", fields))
+    plan = cage_plan(umask=7)._asdict()
+    assert (plan["new"], plan["newer"], plan["umask"]) == ([], None, 7)
