@@ -89,14 +89,26 @@ def listen(port: int, address: str = "127.0.0.1") -> socket.socket:
     return listener
 
 
-def host_listeners(options: RunOptions, isolation: Isolation) -> dict[int, socket.socket]:
+def host_listeners(
+    options: RunOptions, isolation: Isolation
+) -> tuple[dict[int, socket.socket], dict[int, str]]:
     """Open the host's side of each `--listen-port`; raises UsageError as `listen`.
 
-    Without a network of its own the child listens itself: the result is empty.
+    The second are the ports that only a profile of ours asks for and that another process has, each
+    with a warning: a second session of an agent works without the port of its login. Without a
+    network of its own the child listens itself: both are empty.
     """
-    if isolation != "namespace":
-        return {}
-    return {port: listen(port) for port in options.listen_ports}
+    listeners: dict[int, socket.socket] = {}
+    taken: dict[int, str] = {}
+    for port in options.listen_ports if isolation == "namespace" else ():
+        source = options.session.network.source("listen_port", port)
+        try:
+            listeners[port] = listen(port)
+        except UsageError as error:
+            if not source.startswith("built-in "):
+                raise
+            taken[port] = f"{source}: {error.message}; the session has no such port"
+    return listeners, taken
 
 
 def any_port(options: RunOptions) -> int:

@@ -34,12 +34,14 @@ class RunResources:
 
     `listener` is the proxy's on the host, and `temporary` a directory of the session's own, where
     the cage has no network and no /tmp of its own. `port` is the proxy's as the command knows it,
-    `listen_ports` the host's side of each --listen-port. `identities` are device and inode of the
-    directories, which must be there when the command starts.
+    `listen_ports` the host's side of each --listen-port; `taken_ports` has a warning for each one
+    that another process has. `identities` are device and inode of the directories, which must be
+    there when the command starts.
     """
 
     listener: socket.socket | None
     listen_ports: dict[int, socket.socket]
+    taken_ports: dict[int, str]
     port: int
     terminal: Terminal
     token: str
@@ -77,7 +79,7 @@ def make_resources(
     wanted = options.session.network.proxy_port
     listener = None if isolation == "namespace" else listen(wanted)
     port = listener.getsockname()[1] if listener else wanted or any_port(options)
-    listen_ports = host_listeners(options, isolation)
+    listen_ports, taken_ports = host_listeners(options, isolation)
     terminal = Terminal()
     temporary, identities = None, {}
     if options.sandbox and isolation != "namespace":
@@ -93,6 +95,7 @@ def make_resources(
     return RunResources(
         listener=listener,
         listen_ports=listen_ports,
+        taken_ports=taken_ports,
         port=port,
         terminal=terminal,
         token=new_token(),

@@ -55,6 +55,19 @@ def test_show_prints_a_profile_that_means_the_same(sessions, own):
     assert "# package_registries on this machine: " in done.stdout
 
 
+def test_show_has_the_notes_of_every_profile_that_is_extended(sessions, own):
+    own("p.toml", 'extends = "codex"\nmeta.notes = ["Mine.", "Mine.", "\\u001b[2J"]\n')
+    done = sessions.call("profile", "show", "p")
+    assert "danger-full-access" in done.stdout
+    assert "codex login --device-auth" in done.stdout
+    assert done.stdout.count('"Mine."') == 1
+    assert "\x1b" not in done.stdout
+    told = json.loads(sessions.call("profile", "show", "p", "--json").stdout)
+    assert told["profile"]["meta"]["notes"][-2:] == ["Mine.", "\x1b[2J"]
+    own("q.toml", "meta.notes = 'one'")
+    assert "meta.notes: expected a list" in sessions.call("profile", "validate", "q").stdout
+
+
 def test_show_as_json(sessions, own):
     path = own("p.toml", 'extends = "offline"\nnetwork.open_port = [1]')
     told = json.loads(sessions.call("profile", "show", "p", "--json").stdout)

@@ -14,8 +14,9 @@ from nono_trio.config.user_paths import path_variables, profile_directory
 from nono_trio.errors import UsageError
 
 BUILT_IN = [
-    "aider", "browser", "ci", "claude-code", "codex", "default", "developer", "enterprise",
-    "gemini-cli", "minimal", "node-dev", "offline", "opencode", "python-dev",
+    "aider", "browser", "ci", "claude-code", "codex", "default", "developer", "dotnet-dev",
+    "enterprise", "gemini-cli", "go-dev", "java-dev", "minimal", "node-dev", "offline", "opencode",
+    "python-dev", "ruby-dev", "rust-dev",
 ]  # fmt: skip
 
 

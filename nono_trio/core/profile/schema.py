@@ -27,10 +27,11 @@ class Table(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class About(Table, frozen=True):
-    """`meta`: for people only."""
+    """`meta`: for people only. `notes` are sentences on how to use what the profile is for."""
 
     name: str | None = None
     description: str | None = None
+    notes: list[str] = []
 
 
 # The default of a field.
@@ -115,14 +116,17 @@ class SourcedProfile:
 
 
 def merge(base: SourcedProfile, over: SourcedProfile) -> SourcedProfile:
-    """Put `over` on `base`; `meta` and `extends` are those of `over`."""
+    """Put `over` on `base`; `meta` and `extends` are those of `over`, the notes are of both."""
     merged = {
         section: _merge_table(
             section, getattr(base.profile, section), getattr(over.profile, section)
         )
         for section in SECTIONS
     }
-    profile = Profile(meta=over.profile.meta, extends=over.profile.extends, **merged)
+    about = over.profile.meta
+    notes = list(dict.fromkeys([*base.profile.meta.notes, *about.notes]))
+    about = About(name=about.name, description=about.description, notes=notes)
+    profile = Profile(meta=about, extends=over.profile.extends, **merged)
     # A list entry in both has the place in the base; a single value has the place in `over`.
     origins = dict(base.origins)
     for (key, entry), origin in over.origins.items():

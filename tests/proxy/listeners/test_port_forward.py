@@ -239,6 +239,23 @@ def test_a_taken_listen_port_is_refused_before_anything_starts(sessions: Session
     assert not sessions.directories
 
 
+def test_a_taken_port_of_a_profile_of_ours_is_left_out_with_a_warning(sessions: Sessions) -> None:
+    """A second session of an agent must not fail for the port of its login."""
+    work = sessions.home / "work"
+    work.mkdir()
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("127.0.0.1", 1455))
+        except OSError:  # taken by another process: that does as well
+            server.bind(("127.0.0.1", 0))
+        server.listen()
+        words = ("-p", "codex", "--home", "private", "--isolation", "namespace")
+        done = sessions.run(*words, "--", "true", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "network.listen_port: can't listen on 127.0.0.1:1455" in done.stderr
+
+
 async def connected_relay(recorder: object, relay: PortRelay | None = None) -> trio.SocketStream:
     """A relay of one connection, run to its end; the client's side of it."""
     listener = socket.create_server(("127.0.0.1", 0))
