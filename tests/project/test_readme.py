@@ -47,6 +47,11 @@ CHANGING = (
     # Which files a policy group names, and which variables are set, is the machine's as well.
     (r"\b\d+ more (by policy groups )?\(all with --json\)", r"<n> more \1(all with --json)"),
     (r"passed +[A-Z_, ]+\n", "passed <names>\n"),
+    # The record of what the kernel refuses follows when it can; its program may be gone by then.
+    (r"<time> deny +connect +(127\.0\.0\.1:8080|192\.0\.2\.53:443) .*\n", ""),
+    (r", 192\.0\.2\.53\)", ")"),
+    (r"agent\.py +\d+ +4 +1 ", "agent.py <n> 4 1 "),
+    (r"\(gone before it was found\) .*\n", ""),
     (r" +", " "),
 )
 

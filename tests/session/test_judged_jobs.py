@@ -28,7 +28,6 @@ PIP = (
 NPM = "npm view nothing --registry http://{name}:{port}/ --fetch-retries 0"
 GIT = "git ls-remote http://{name}:{port}/nothing.git"
 CURL = "curl -fsS -o /dev/null --max-time 20"
-LATER = "not seen yet: datagrams leave no record"
 
 
 needs_fuse = pytest.mark.skipif(
@@ -87,6 +86,7 @@ GUILTY = {
     "a denied host without the proxy": Job(CURL + " --noproxy '*' https://evil.example.net/"),
     "another port of an allowed host": Job(CURL + " http://{name}:{dead}/"),
     "a port of an address": Job("exec 3<>/dev/tcp/192.0.2.1/9092", needs="bash"),
+    "a datagram": Job("echo x >/dev/udp/192.0.2.1/123", needs="bash"),
     "a denied name that is only looked up": Job("getent hosts evil.example.net", needs="getent"),
     "a metadata address": Job(CURL + " http://169.254.169.254/latest/"),
     "git to another host": Job("git ls-remote http://evil.example.net/nothing.git", needs="git"),
@@ -108,7 +108,6 @@ GUILTY_OF_FILES = {
     "a tripwire's pattern": Job("cat /srv/of-a-test", "--fail-on-path '/sr*'"),
     "a look-up, if all counts": Job("cat /srv/of-a-test", "--fail-on all"),
 }
-UNSEEN = {"a datagram": Job("echo x >/dev/udp/192.0.2.1/123", needs="bash")}
 
 
 def judged(sessions: Sessions, origin: Origin, job: Job) -> int:
@@ -157,14 +156,6 @@ def test_a_tripwire_that_can_not_fire_is_warned_of(sessions: Sessions) -> None:
     done = sessions.run("--isolation", "landlock", "-s", "--fail-on-path", "~/.ssh", "--", "true")
     assert done.returncode == 0
     assert "warning: --fail-on-path sees no look-ups of files here" in done.stderr
-
-
-@pytest.mark.xfail(reason=LATER, strict=False)
-@pytest.mark.parametrize("name", UNSEEN)
-def test_a_guilty_job_that_leaves_no_record_yet(
-    sessions: Sessions, origin: Origin, name: str
-) -> None:
-    assert judged(sessions, origin, UNSEEN[name]) == 3
 
 
 def test_run_list_and_show_have_the_same_numbers_and_both_exit_codes(
