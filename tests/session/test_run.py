@@ -64,7 +64,8 @@ def test_curl_reaches_what_is_allowed_and_is_told_what_is_not(
         ("connect", "deny", "evil.example.net", 443),
     ]
     code, verdict = sessions.verdict()
-    assert (code, verdict["verdict"]) == (0, "verified")
+    count = len(sessions.records())  # look-ups of files, where they are seen, among them
+    assert (code, verdict["verdict"], verdict["event_count"]) == (0, "verified", count)
     assert "2 denied, 0 failed, 2 allowed" in done.stderr
     flows = [json.loads(line) for line in (sessions.only / "flows.ndjson").read_text().splitlines()]
     assert [flow["address"] for flow in flows] == ["127.0.0.1", "127.0.0.1"]
