@@ -152,7 +152,7 @@ class DeniedFiles:
             return []
         if self._limiter.available_tokens:  # otherwise every thread hangs
             with trio.move_on_after(EXISTS_SECONDS):
-                return await in_thread(_find, batch, limiter=self._limiter)
+                return await in_thread(find_files, batch, limiter=self._limiter)
         self.unknown += len(batch)
         return [None] * len(batch)
 
@@ -179,7 +179,8 @@ def _text(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def _find(batch: Sequence[_LookUp]) -> list[_Found | None]:
+def find_files(batch: Sequence[_LookUp]) -> list[_Found | None]:
+    """Ask the host about each look-up of a batch. Runs in a thread: a dead mount blocks it."""
     return [_found(one) for one in batch]
 
 

@@ -240,7 +240,8 @@ class ChildService:
         sock = self._sockets.get(REFUSED_LOOPBACK)
         if sock is None:
             return
-        watched = HostLoopback(recorder)
+        relayed = self._run.resources.listen_ports
+        watched = HostLoopback(recorder, relayed=relayed)
         try:
             await watched.serve(sock)
         finally:

@@ -76,14 +76,15 @@ LANDLOCK = {
 
 
 OTHERS = {"192.0.2.1", "2001:db8::1"}
+OWN = {"127.0.0.1"}  # where a program of this machine listens
 
 
 @pytest.mark.parametrize(
     ("options", "differences", "recorded"),
     [
-        (["--isolation", "namespace", "--transparent", "off"], {}, set()),
-        (["--isolation", "namespace"], TRANSPARENT, {*OTHERS, "example.com"}),
-        pytest.param(["--isolation", "landlock"], LANDLOCK, {*OTHERS, "127.0.0.1"}, marks=guarded),
+        (["--isolation", "namespace", "--transparent", "off"], {}, OWN),
+        (["--isolation", "namespace"], TRANSPARENT, {*OTHERS, *OWN, "example.com"}),
+        pytest.param(["--isolation", "landlock"], LANDLOCK, {*OTHERS, *OWN}, marks=guarded),
     ],
     ids=["namespace", "transparent", "landlock"],
 )

@@ -111,7 +111,7 @@ def test_a_host_that_hangs_delays_no_answer_for_long(
     ended = threading.Event()
     (tmp_path / "a").touch()
     monkeypatch.setattr(denied_files, "EXISTS_SECONDS", 0.05)
-    monkeypatch.setattr(denied_files, "_find", lambda _batch: ended.wait(60) and [])
+    monkeypatch.setattr(denied_files, "find_files", lambda _batch: ended.wait(60) and [])
 
     async def test(server: Server) -> None:
         try:

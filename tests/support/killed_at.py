@@ -72,9 +72,10 @@ def seal(root, number):
     files.flows_sha256.update(flow)
     denied = made.network(2, "deny", "evil.test")
     log.append([encode_payload(denied)])
+    totals = Totals(allowed=1, denied=1, peak_queue=1)
     for payload in (*begun[1:], denied):
         record.observe(0, payload)
-    totals = Totals(allowed=1, denied=1, peak_queue=1)
+        totals.attempts.add(payload)
     killed_before(number)
     binding = record.summarise(totals, log.sequence + 2)
     log.append([encode_payload(binding), encode_payload(made.ended())], last=True)

@@ -28,7 +28,7 @@ from nono_trio.proxy.listeners.refused_ports import BATCH, MOST_BYTES
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from collections.abc import Set as AbstractSet
 
     from nono_trio.audit.write.recorder import RecordsDecisions
@@ -47,14 +47,17 @@ class HostLoopback:
         self,
         recorder: RecordsDecisions,
         listeners: Callable[[], AbstractSet[int]] = loopback_listeners,
+        *,
+        relayed: Iterable[int] = (),
     ) -> None:
+        """`relayed`: ports of --listen-port; there our own relay tries the cage's loopback."""
         self.ports: list[int] = []
         """The ports that a record has, in the order of the attempts."""
         self._recorder = recorder
         self._read_listeners = listeners
         self._listeners: AbstractSet[int] = frozenset()
         self._read_at = -LISTENERS_SECONDS
-        self._asked: set[int] = set()  # there are 65,535
+        self._asked = set(relayed)  # there are 65,535
 
     async def serve(self, sock: socket.socket) -> None:
         """Record until cancelled, then record what remains and close `sock`. Raises AuditLost."""

@@ -269,7 +269,7 @@ def test_a_flood_of_names_is_counted_and_not_kept(monkeypatch):
     monkeypatch.setattr(attempts, "MAX_FILES", 10)
     names = [f"h{number}.test" for number in range(50)]
     tally = fold([one for name in names for one in (dns(name), deny(name), allow(name + "x"))])
-    assert (tally.allowed, len(tally.denied_hosts), len(tally._open)) == (50, 10, 10)
+    assert (tally.allowed, len(tally.denied_hosts), len(tally.allowed_targets())) == (50, 10, 10)
     assert tally.denied >= 50
     assert Judging("policy").strays(tally)
     files = fold(

@@ -166,7 +166,7 @@ def test_what_the_home_has_is_not_missing(tmp_path: Path) -> None:
 
 def test_memory_is_flat_over_many_names(kernel: Kernel) -> None:
     """More names than it may keep, none of which the supervisor acknowledges."""
-    kernel.server._answers = False
+    kernel.server.is_answered = False
     kernel.supervisor.setblocking(False)
     kept = []
     for number in range(30_000):
@@ -175,8 +175,7 @@ def test_memory_is_flat_over_many_names(kernel: Kernel) -> None:
         with contextlib.suppress(BlockingIOError):
             kernel.supervisor.recv(1 << 16)
         if number in (20_000, 29_999):
-            server = kernel.server
-            kept.append((len(server._known), len(server._late), len(server._waiting)))
+            kept.append(kernel.server.kept)
     assert kept == [(view_server.MOST_NAMES, view_server.MOST_LATE, 0)] * 2
 
 

@@ -163,7 +163,8 @@ class ViewServer:
         self._waiting: dict[int, tuple[int, float]] = {}  # told number -> request, deadline
         self._late: dict[int, None] = {}
         self._known: dict[tuple[int, bytes, bool], None] = {}
-        self._answers = True  # whether the supervisor answers in time
+        self.is_answered = True
+        """True while the supervisor answers in time."""
         self._untold = 0
         supervisor.setblocking(False)
 
@@ -206,11 +207,11 @@ class ViewServer:
             poll.unregister(self._supervisor)
             self._supervisor.close()
             self._supervisor = None
-            self._answers = False
+            self.is_answered = False
             for number in list(self._waiting):
                 self._answer_missing(number)
             return
-        self._answers = True
+        self.is_answered = True
         whole = len(data) - len(data) % ACKNOWLEDGED.size
         for (number,) in ACKNOWLEDGED.iter_unpack(data[:whole]):
             self._late.pop(number, None)
@@ -221,13 +222,18 @@ class ViewServer:
         if found is not None:
             self._write(fuse.refusal(found[0], errno.ENOENT))
 
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """The numbers of names, of late answers and of waiting requests that are remembered."""
+        return len(self._known), len(self._late), len(self._waiting)
+
     def _give_up_late(self) -> None:
         """Answer look-ups after ANSWER_SECONDS; no other waits until the supervisor responds."""
         now = self._clock()
         for number, (_, deadline) in list(self._waiting.items()):
-            if deadline > now and self._answers:
+            if deadline > now and self.is_answered:
                 break
-            self._answers = False
+            self.is_answered = False
             self._is_late(number)
             self._answer_missing(number)
 
@@ -324,7 +330,7 @@ class ViewServer:
         self._known[known] = None
         if len(self._known) > MOST_NAMES:
             del self._known[next(iter(self._known))]
-        if not self._answers or len(self._waiting) >= MOST_WAITING:
+        if not self.is_answered or len(self._waiting) >= MOST_WAITING:
             self._is_late(self._number)
             return False
         self._waiting[self._number] = (request.unique, self._clock() + ANSWER_SECONDS)
