@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from nono_trio.audit import ledger, store
 from nono_trio.audit.verify.session import verify, verify_ledger, verify_missing
 from nono_trio.audit.verify.verdict import Verification
-from nono_trio.errors import NonoTrioError
+from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ def verify_paths(
     report = _ledger_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, ledger=report)
     elsewhere = partial(verify, quick=quick, upstream=upstream)
-    if jobs > 1 and len(paths) > 1:
+    if jobs > 1 and len(paths) > 1 and _workers_find_this_package():
         yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs)
         return
     for path in paths:
@@ -111,16 +112,34 @@ def _verify_in_processes(
 ) -> Iterator[Verification]:
     # Late: one session is verified without it, and it costs as much as the rest of the command.
     import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
     # Not fork: the child would inherit whatever threads and locks an embedding program has.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(jobs, len(paths)), initializer=_leave_ctrl_c_to_the_parent) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(paths)), multiprocessing.get_context("spawn"), _leave_ctrl_c_to_the_parent
+    ) as pool:
         pending = [
-            pool.apply_async(in_root if path.parent == audit_root else elsewhere, (path,))
-            for path in paths
+            pool.submit(in_root if path.parent == audit_root else elsewhere, path) for path in paths
         ]
-        for answer in pending:
-            yield answer.get()
+        try:
+            for answer in pending:
+                yield answer.result()
+        except BrokenProcessPool:
+            raise LogUnreadable(
+                "a process that verified sessions was killed", hint="verify with --jobs 1"
+            ) from None
+
+
+def _workers_find_this_package() -> bool:
+    """Return True if a new interpreter with our search path finds this package.
+
+    In a checkout it does not: the directory of the package is taken off the path, as whatever lies
+    beside the package could be imported by mistake.
+    """
+    from importlib.machinery import PathFinder
+
+    return PathFinder.find_spec("nono_trio", sys.path) is not None
 
 
 def _leave_ctrl_c_to_the_parent() -> None:

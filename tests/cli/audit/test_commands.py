@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sealed_session as made
+from harness import RUN_SECONDS
+from installation import install
 from vectors import VECTORS
 
 from nono_trio.audit import store
@@ -126,6 +129,20 @@ def test_names_that_mean_nothing_are_answers_too(run, root):
         "verified",
     ]
     assert "begins with 'aa'" in answers[2]["notes"][0]
+
+
+@pytest.mark.parametrize("kind", ["checkout", "wheel"])
+def test_jobs_of_a_real_command_end(sessions, tmp_path, kind):
+    """In a checkout no worker found the package, and each was replaced without end."""
+    for _ in range(2):
+        assert sessions.run("--isolation", "none", "--", "true").returncode == 0
+    command = install(tmp_path / "own", tmp_path / "beside" if kind == "checkout" else None)
+    done = subprocess.run(
+        [command, "audit", "verify", "--all", "--jobs", "2"], env=sessions.environment,
+        capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 sessions: 2 verified" in done.stderr
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
