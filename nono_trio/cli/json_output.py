@@ -6,7 +6,6 @@ not UTF-8) is written as an escape, so the line means the same and no terminal a
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import Final
@@ -14,14 +13,16 @@ from typing import Final
 import msgspec
 
 # ASCII that JSON may hold raw is printable but for DEL, so this is where a search has to begin.
-_PERHAPS_UNPRINTABLE: Final = re.compile(r"[\x7f-\U0010ffff]")
+_PERHAPS_UNPRINTABLE: Final = r"[\x7f-\U0010ffff]"
 
 
 def json_text(value: object) -> str:
     """`value` (structs, dataclasses and what JSON knows) as compact JSON without a newline."""
+    import json  # late: most commands print none, and it takes 3 ms
+
     plain = msgspec.to_builtins(value)
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
-    return _PERHAPS_UNPRINTABLE.sub(_escaped, text)
+    return re.sub(_PERHAPS_UNPRINTABLE, _escaped, text)  # compiled here: it takes 4 ms
 
 
 def print_json(value: object) -> None:
@@ -32,4 +33,8 @@ def print_json(value: object) -> None:
 
 def _escaped(match: re.Match[str]) -> str:
     character = match[0]
-    return character if character.isprintable() else json.dumps(character)[1:-1]
+    if character.isprintable():
+        return character
+    import json
+
+    return json.dumps(character)[1:-1]

@@ -20,7 +20,6 @@ from nono_trio.config.user_paths import (
     path_variables,
 )
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES, expand_groups
-from nono_trio.core.policy.upstream_proxy import FROM_ENVIRONMENT, environment_warnings
 from nono_trio.core.policy.variables import VariableRules, check_allow, check_pattern, socket_path
 from nono_trio.core.profile.fields import FIELDS, flag_of
 from nono_trio.errors import UsageError
@@ -113,8 +112,14 @@ def _settled(
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
     notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
     notes += suffix_warnings(given["allow_domain"])
-    if given["upstream_proxy"] == FROM_ENVIRONMENT:
-        notes += environment_warnings(os.environ)
+    if given["upstream_proxy"]:
+        from nono_trio.core.policy.upstream_proxy import (  # late: few sessions have one
+            FROM_ENVIRONMENT,
+            environment_warnings,
+        )
+
+        if given["upstream_proxy"] == FROM_ENVIRONMENT:
+            notes += environment_warnings(os.environ)
     # A command that can write a profile decides over the next cage.
     own = str(configuration_directory(os.environ))
     return replace(chosen, notes=notes, configuration=own)

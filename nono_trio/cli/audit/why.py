@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from nono_trio.audit.read.policy_answer import host_answer, path_answer
-from nono_trio.audit.verify import bound_facts
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
@@ -53,6 +51,9 @@ def why(
         raise click.UsageError("expected --host or --path, and not both")
     if (port is not None and host is None) or (operation is not None and path is None):
         raise click.UsageError("--port belongs to --host, --op to --path")
+    from nono_trio.audit.read.policy_answer import host_answer, path_answer
+    from nono_trio.audit.verify import bound_facts
+
     stored = bound_facts.look(session_directory(audit_root(audit_dir), session))
     if stored.policy is None or stored.fault is not None:
         raise LogUnreadable(

@@ -8,8 +8,9 @@ one only under `all`: who denies a host by name knows that it is asked for.
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import msgspec
 
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.rule import ANY_PORT, DENY_FLAG, parse_deny
@@ -30,8 +31,7 @@ PATH_FLAG: Final = "--fail-on-path"
 _GLOB: Final = frozenset("*?[")
 
 
-@dataclass(frozen=True)
-class Strays:
+class Strays(msgspec.Struct, frozen=True):
     """What a run tried against its policy and nobody expected.
 
     `hosts` are the denied hosts with the number of attempts; `others` counts attempts on hosts that
@@ -54,8 +54,7 @@ class Strays:
         return bool(self.denied or self.creates or self.looked_up or self.tripped)
 
 
-@dataclass(frozen=True)
-class Judging:
+class Judging(msgspec.Struct, frozen=True):
     """What makes a run fail. `expected` are host rules, `paths` absolute paths or patterns.
 
     Without `fail_on` only a tripwire in `paths` does.

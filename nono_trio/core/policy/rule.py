@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 from nono_trio.core.net.address import classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
 from nono_trio.core.policy.host_groups import GROUP_NAMES
-from nono_trio.core.policy.mistaken_hosts import meant_by
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -235,6 +234,8 @@ def _parse_entry(flag: str, text: str, entry: str, default_ports: tuple[int, ...
 
 def _refuse_mistaken(flag: str, text: str) -> NoReturn:
     """Raise UsageError with a hint for URLs, ranges of addresses and names of users."""
+    from nono_trio.core.policy.mistaken_hosts import meant_by  # late: for a mistake only
+
     meant = meant_by(text)
     if meant is None or _NO_URL.match(text):
         _refuse(flag, text, "expected a host, got a path", _FORMS)

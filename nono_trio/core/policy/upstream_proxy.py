@@ -16,7 +16,6 @@ from urllib.parse import unquote_to_bytes
 
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
-from nono_trio.core.policy.mistaken_hosts import meant_by
 from nono_trio.core.policy.rule import HTTP_PORT, MAX_PORT, TLS_PORT, is_localhost, with_parents
 from nono_trio.errors import UsageError
 
@@ -171,6 +170,8 @@ def _parse_bypass(entries: Iterable[str]) -> Bypass:
 
 
 def _refuse_bypass(entry: str, reason: str) -> NoReturn:
+    from nono_trio.core.policy.mistaken_hosts import meant_by  # late: for a mistake only
+
     meant = meant_by(entry)
     if meant is None:
         _refuse(f"{BYPASS_FLAG} {entry!a}", reason, "write HOST or *.SUFFIX")
