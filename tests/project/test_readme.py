@@ -22,6 +22,10 @@ CHANGING = (
     (r"\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d:\d\d)?", "<time>"),
     (r"\d{4}-\d\d-\d\d", "<date>"),
     (r"kill -9 \d+", "kill -9 <pid>"),
+    # The demo takes other ports where another demo has these.
+    (r"\b(api|registry)\.example\.com:\d+", r"\1.example.com:<port>"),
+    (r"\b127\.0\.0\.1:\d{4,5}\b", "127.0.0.1:8080"),
+    (r"loopback at port \d+,(.*--open-port) \d+", r"loopback at port 8080,\1 8080"),
     (r"/tmp/nono-trio-demo[-\w]*", "<demo>"),
     (r"(ran|in) \d+\.\d s", r"\1 <seconds>"),
     (r"\d+ records, never sealed", "<n> records, never sealed"),
