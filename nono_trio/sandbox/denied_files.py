@@ -160,9 +160,7 @@ class DeniedFiles:
         numbers = b"".join(ACKNOWLEDGED.pack(one.number) for one in batch)
         try:
             self.sock.send(numbers)
-        except (
-            OSError
-        ):  # it has ended, or does not read: then it answers without an acknowledgement
+        except OSError:  # it has ended, or does not read: it answers without an acknowledgement
             return
 
 

@@ -123,14 +123,14 @@ def test_defaults_behind_a_link_into_a_grant_are_warned_of(sessions, defaults, c
 
 @pytest.fixture
 def work(sessions):
-    directory = sessions.home / "work"
+    directory = sessions.home / "project"
     (directory / "private").mkdir(parents=True)
     (directory / "private/key").write_text("sesame")
     (directory / "open").write_text("open\n")
     return directory
 
 
-@pytest.mark.parametrize("given", ["private", "~/work/private", "{work}/private"])
+@pytest.mark.parametrize("given", ["private", "~/project/private", "{work}/private"])
 def test_deny_closes_a_path_inside_a_grant(sessions, work, given):
     options = ["--allow-cwd", "--deny", given.format(work=work), "--isolation", "namespace"]
     script = "cat open private/key; echo new >private/new; rm -r private"

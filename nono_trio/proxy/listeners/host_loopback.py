@@ -37,7 +37,7 @@ REFUSED_LOOPBACK: Final = "refused-loopback"  # the name of the socket that the 
 LISTENERS_SECONDS: Final = 1.0  # so often at most the machine's listeners are read
 MAX_RECORDS: Final = 100  # ports of one session: more is a scan
 _MOST_NAMED: Final = 4
-_LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer
+_RECORD_SECONDS: Final = 1.0  # for one record, and for all that remain at the end of the session
 
 
 class HostLoopback:
@@ -53,6 +53,8 @@ class HostLoopback:
         """`relayed`: ports of --listen-port; there our own relay tries the cage's loopback."""
         self.ports: list[int] = []
         """The ports that a record has, in the order of the attempts."""
+        self.lost = 0
+        """Tries without a record, because the log was too slow."""
         self._recorder = recorder
         self._read_listeners = listeners
         self._listeners: AbstractSet[int] = frozenset()
@@ -71,21 +73,27 @@ class HostLoopback:
             except SessionSealed:
                 return
             finally:
-                with trio.move_on_after(_LAST_RECORD_SECONDS, shield=True):
+                with trio.move_on_after(_RECORD_SECONDS, shield=True):
                     with suppress(AuditLost, SessionSealed):
                         while await self._record_batch(sock):
                             pass
 
     def notes(self) -> list[str]:
-        """Return a sentence for the user about the ports, if there are any."""
+        """Return sentences for the user: about the ports, and about tries without a record."""
+        told = (
+            [f"tries of loopback without a record: {self.lost} (the log was slow)"]
+            if self.lost
+            else []
+        )
         if not self.ports:
-            return []
+            return told
         shown = self.ports[:_MOST_NAMED]
         more = f" and {len(self.ports) - len(shown)} more" if len(self.ports) > len(shown) else ""
         flags = " ".join(f"{OPEN_PORT_FLAG} {port}" for port in shown)
         return [
+            *told,
             f"the command tried its own loopback at port {', '.join(map(str, shown))}{more}, where"
-            f" only a program of this machine listens (to let it through: {flags})"
+            f" only a program of this machine listens (to let it through: {flags})",
         ]
 
     async def _record_batch(self, sock: socket.socket) -> bool:
@@ -97,10 +105,7 @@ class HostLoopback:
                 return False
             refusing = source(packet)
             if refusing is not None and refusing.port is not None and refusing.address.is_loopback:
-                with suppress(AuditBusy):  # nothing was let through
-                    await self._record(
-                        str(refusing.address), refusing.port, _reversed(ends(packet))
-                    )
+                await self._record(str(refusing.address), refusing.port, _reversed(ends(packet)))
         return True
 
     async def _record(self, address: str, port: int, origin: Endpoints | None) -> None:
@@ -109,11 +114,15 @@ class HostLoopback:
         self._asked.add(port)
         if port not in self._current_listeners() or len(self.ports) >= MAX_RECORDS:
             return
-        self.ports.append(port)
         reason = format_reason(DenialCode.HOST_LOOPBACK, port=port)
-        with trio.move_on_after(_LAST_RECORD_SECONDS, shield=True):
-            event = host_denied(address, port, reason).event(unix_ms())
+        event = host_denied(address, port, reason).event(unix_ms())
+        # Shielded, since a record that is cancelled at the end of the session may be missing.
+        with trio.move_on_after(_RECORD_SECONDS, shield=True), suppress(AuditBusy):
             await self._recorder.record(event, origin)
+            self.ports.append(port)
+            return
+        self.lost += 1
+        self._asked.discard(port)  # the next try may get its record
 
     def _current_listeners(self) -> AbstractSet[int]:
         now = trio.current_time()
