@@ -29,12 +29,14 @@ from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nono_trio.core.log.events import Payload
 
 # More than a person reads; a program that searches a whole disk must not fill the log.
 MOST_RECORDS: Final = 1000
+# Beyond it, for paths that the verdict on a run depends on: other look-ups must not hide them.
+MOST_TRIPPED: Final = 100
 # A local file system answers in microseconds; a program waits this long for one that hangs.
 EXISTS_SECONDS: Final = 0.5
 # A dead mount may block each of them until the run ends.
@@ -71,6 +73,7 @@ class DeniedFile:
 class DeniedFiles:
     """Records the look-ups that the server at `sock` reports; `files` have a record of their own.
 
+    A path for which `is_tripwire` is true has a record also beyond `most`, up to MOST_TRIPPED.
     `more` counts paths beyond the bound, `unknown` paths that the host could not check in time,
     `untold` look-ups that did not fit into the socket.
     """
@@ -79,6 +82,7 @@ class DeniedFiles:
     recorder: RecordsPayloads
     session_id: str
     most: int = MOST_RECORDS
+    is_tripwire: Callable[[str], bool] = lambda _path: False
     files: dict[tuple[bytes, FileAccess], DeniedFile] = field(default_factory=dict)
     more: int = 0
     unknown: int = 0
@@ -125,12 +129,17 @@ class DeniedFiles:
             for one, known in zip(new, found, strict=True):
                 if known is None or (one.path, _access(one)) in self.files:
                     continue
-                if len(self.files) >= self.most:
+                if not self._has_room(_text(one.path)):
                     self.more += 1
                     continue
                 file = DeniedFile(_text(one.path), _access(one), known.is_directory)
                 self.files[one.path, file.access] = file
                 nursery.start_soon(self._commit, file, known.process, len(self.files))
+
+    def _has_room(self, path: str) -> bool:
+        if len(self.files) < self.most:
+            return True
+        return len(self.files) < self.most + MOST_TRIPPED and self.is_tripwire(path)
 
     async def _commit(self, file: DeniedFile, process: int, number: int) -> None:
         payload = denied_file(

@@ -147,6 +147,8 @@ class ChildService:
         from nono_trio.session.file_notes import file_notes
 
         denied = DeniedFiles(self._launched.view, recorder, self._record.session_id)
+        if self._record.judging is not None:
+            denied.is_tripwire = self._record.judging.is_tripwire
         async with trio.open_nursery() as serving:
             serving.start_soon(denied.serve)
             yield

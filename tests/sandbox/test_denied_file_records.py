@@ -104,6 +104,38 @@ def test_a_name_that_is_no_text_is_recorded(tmp_path: Path) -> None:
     assert serve(test).log.paths == [(f"{tmp_path}/\\xff\n", "Read")]
 
 
+def test_other_look_ups_hide_no_tripwire(tmp_path: Path) -> None:
+    """Before: a program looked up as many other files as have a record, and then the tripwire."""
+    for name in ("a", "b", "c", "d", "wire"):
+        (tmp_path / name).touch()
+
+    async def test(server: Server) -> None:
+        server.files.is_tripwire = lambda path: path.endswith("/wire")
+        for number, name in enumerate(("a", "b", "c", "d", "wire"), 1):
+            await server.tell(number, tmp_path / name)
+
+    server = serve(test)
+    recorded = [os.path.basename(path) for path, _ in server.log.paths]
+    assert recorded == ["a", "b", "c", "wire", MORE_FILES]
+    assert server.files.more == 1
+
+
+def test_the_room_for_tripwires_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denied_files, "MOST_TRIPPED", 2)
+    names = [f"wire{number}" for number in range(8)]
+    for name in names:
+        (tmp_path / name).touch()
+
+    async def test(server: Server) -> None:
+        server.files.is_tripwire = lambda _path: True
+        for number, name in enumerate(names, 1):
+            await server.tell(number, tmp_path / name)
+
+    server = serve(test)
+    assert len(server.files.files) == 5
+    assert server.files.more == 3
+
+
 def test_a_host_that_hangs_delays_no_answer_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

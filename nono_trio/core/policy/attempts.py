@@ -45,7 +45,7 @@ Kind: TypeAlias = Literal["denied", "listed", "failed"]
 # A command can make up any number of names. What lies beyond these bounds is counted without them.
 MAX_HOSTS: Final = 1000
 MAX_KEYS: Final = 4096
-MAX_FILES: Final = 1000
+MAX_FILES: Final = 2000  # more than the view records (sandbox/denied_files.py)
 
 _FAILED_CATEGORIES: Final = ("upstream_connect_failed", "external_proxy_rejected")
 # The policy allowed it, or was not asked: no answer in time, no room, a broken connection.

@@ -92,6 +92,10 @@ class Judging(msgspec.Struct, frozen=True):
             tripped=tripped,
         )
 
+    def is_tripwire(self, path: str) -> bool:
+        """Return True if a look-up of `path` makes the run fail."""
+        return any(_is_hit(path, wanted) for wanted in self.paths)
+
     def exit_code(self, child: int, attempts: AttemptTally) -> int:
         """Return the run's exit code: the command's own, unless it succeeded and strayed."""
         return FAILED_EXIT_CODE if child == 0 and self.strays(attempts) else child
@@ -111,7 +115,7 @@ class Judging(msgspec.Struct, frozen=True):
         if not self.paths:
             return
         for path in dict.fromkeys((*attempts.looked_up_files, *attempts.created)):
-            if any(_is_hit(path, wanted) for wanted in self.paths):
+            if self.is_tripwire(path):
                 yield path
 
 
