@@ -7,7 +7,8 @@
 # core/     pure: HTTP heads, names and addresses, policy, profiles, the bytes of the log
 # posix/    what every layer asks of the system: paths, owners, processes, files opened safely
 # audit/    store and ledger; write (the one writer), read, verify, recovery
-# proxy/    listeners, HTTP, access (who may do what), upstream, transport (sockets)
+# proxy/    listeners, HTTP, access (who may do what), upstream, transport (sockets),
+#           intercept (the session's certificate authority)
 # sandbox/  the file plan, the broker of system calls, and launcher/, the child's own process
 # config/   flags, profile and environment settled into one value each
 # session/  supervisor (who starts first, who dies last), child, signals, environment

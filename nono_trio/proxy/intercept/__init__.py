@@ -1,0 +1,1 @@
+"""The session's certificate authority, and what makes programs trust it."""
