@@ -1,0 +1,140 @@
+"""The root certificates that this machine and its user trust, read once when a session starts.
+
+Rules of this file:
+- Read are the system's file (the first of SYSTEM_FILES that exists) and what the user's own
+  variables name, since a program outside of the cage would trust that too. Both go into the bundle
+  that the cage sees, and servers are verified against both.
+- Only certificates are taken from a file, never other text of it; duplicates once. What does not
+  parse as a certificate is left out, because one bad entry makes some programs refuse a whole file.
+- A file is read whole and bounded, and may be missing: then the session says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from nono_trio.posix.safe_open import read_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+# Files of roots by system, in Go's order (crypto/x509/root_linux.go), macOS last.
+SYSTEM_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL 6
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/pki/tls/cacert.pem",  # OpenELEC
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # RHEL 7 and newer
+    "/etc/ssl/cert.pem",  # Alpine, macOS
+)
+FILE_VARIABLES: Final = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
+DIRECTORY_VARIABLE: Final = "SSL_CERT_DIR"
+MAX_FILE: Final = 16 * 1024 * 1024  # bytes; the whole Mozilla list has 220 KiB
+MAX_ENTRIES: Final = 4096  # files of one directory; Debian has 450, each twice
+
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN (?:X509 )?CERTIFICATE-----\s*([A-Za-z0-9+/=\s]{1,65536}?)"
+    rb"-----END (?:X509 )?CERTIFICATE-----"
+)
+
+
+class Roots(NamedTuple):
+    """Certificates in DER, and sentences about what could not be read."""
+
+    certificates: tuple[bytes, ...]
+    notes: tuple[str, ...]
+
+    def pem(self) -> bytes:
+        """The certificates as one file in PEM."""
+        return to_pem(self.certificates)
+
+
+def read_roots(
+    environment: Mapping[str, str],
+    *,
+    system_files: Iterable[str] = SYSTEM_FILES,
+    may_write: Callable[[str], bool] = lambda _path: False,
+) -> Roots:
+    """Read the system's roots and those that the user's variables name.
+
+    `may_write` tells whether the command may write a path: its certificates are not taken.
+    Blocking, for some milliseconds.
+    """
+    found: dict[bytes, None] = {}
+    notes = []
+    system = next((path for path in system_files if os.path.isfile(path)), None)
+    if system is None:
+        notes.append("this system has no file of root certificates at a known place")
+    named = [*([("", system)] if system is not None else []), *_named_files(environment)]
+    for variable, path in named:
+        if variable and may_write(path):
+            notes.append(f"{variable} is not used: the command may write {path}")
+            continue
+        certificates, problem = certificates_of(path)
+        found.update(dict.fromkeys(certificates))
+        if problem is not None and variable != DIRECTORY_VARIABLE:  # it has other files too
+            notes.append(f"{variable or 'the system'} names {path}: {problem}")
+    return Roots(tuple(found), tuple(notes))
+
+
+def certificates_of(path: str) -> tuple[list[bytes], str | None]:
+    """Return the certificates of a PEM file, and what is wrong with it."""
+    try:
+        found = parse_certificates(read_whole(Path(path), MAX_FILE))
+    except OSError as error:
+        return [], f"it can't be read: {error.strerror or error}"
+    return found, None if found else "it has no certificate"
+
+
+def parse_certificates(data: bytes) -> list[bytes]:
+    """Return each certificate of a PEM text that parses, in DER."""
+    from cryptography import x509
+
+    found = []
+    for match in _BLOCK.finditer(data):
+        try:
+            der = base64.b64decode(b"".join(match[1].split()), validate=True)
+            with warnings.catch_warnings():  # a Debian root has a serial number of zero
+                warnings.simplefilter("ignore")
+                x509.load_der_x509_certificate(der)
+        except (binascii.Error, ValueError):
+            continue
+        found.append(der)
+    return found
+
+
+def to_pem(certificates: Iterable[bytes]) -> bytes:
+    """Return certificates in DER as one file in PEM."""
+    return b"".join(map(_pem, certificates))
+
+
+def _pem(der: bytes) -> bytes:
+    text = base64.b64encode(der)
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""])
+
+
+def _named_files(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for variable in FILE_VARIABLES:
+        if path := environment.get(variable):
+            yield variable, path
+    for directory in environment.get(DIRECTORY_VARIABLE, "").split(":"):
+        if directory:
+            yield from ((DIRECTORY_VARIABLE, path) for path in _files_in(directory))
+
+
+def _files_in(directory: str) -> list[str]:
+    """The files of a directory of certificates that OpenSSL or Go would read."""
+    try:
+        names = sorted(os.listdir(directory))[:MAX_ENTRIES]
+    except OSError:
+        return []
+    # A certificate that has been installed is there under its hash too.
+    hashed = [name for name in names if re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", name)]
+    return [os.path.join(directory, name) for name in hashed or names]
