@@ -44,7 +44,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.environment import proxy_url
     from nono_trio.session.ports import listen as open_listener
-    from nono_trio.session.prepare import build_policy
+    from nono_trio.session.prepare import build_policy, require_uninspected
     from nono_trio.session.run import run_proxy
     from nono_trio.session.run_resources import new_token
 
@@ -56,6 +56,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     if not _is_loopback(address):
         say(f"warning: {IN_CLEAR}")
     policy = build_policy(options.network)
+    require_uninspected(policy)
     listener = open_listener(port, address)
     token = new_token()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.policy.rule import ALLOW_FLAG, parse_allow
+from nono_trio.core.policy.allowed_host import parse_allowed
+from nono_trio.core.policy.rule import ALLOW_FLAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ def suffix_warnings(entries: Sequence[str]) -> Iterator[str]:
     for entry in entries:
         if "*." not in entry:
             continue
-        rule = parse_allow(entry)
+        rule = parse_allowed(entry)
         if rule.wildcard and _is_public(rule.host.name):
             yield (
                 f"{ALLOW_FLAG} {entry} covers names that anybody can register:"

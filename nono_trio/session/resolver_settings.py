@@ -12,9 +12,10 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.policy.allowed_host import parse_allowed
 from nono_trio.core.policy.cage_names import OwnNames, names_of_the_cage, names_of_the_machine
 from nono_trio.core.policy.resolver_files import MAX_HOSTS_FILE, search_domains
-from nono_trio.core.policy.rule import parse_allow, parse_pin
+from nono_trio.core.policy.rule import parse_pin
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def own_names(
 
 def named_hosts(network: NetworkOptions) -> frozenset[str]:
     """The hosts that rules and pins name, and so mean elsewhere and not in the cage."""
-    rules = [parse_allow(entry) for entry in network.allow]
+    rules = [parse_allowed(entry) for entry in network.allow]
     pins = [parse_pin(entry) for entry in network.resolve]
     named = [rule.host.name for rule in rules if not rule.wildcard]
     return frozenset([*named, *(pin.host.name for pin in pins)])

@@ -11,6 +11,8 @@ Rules of this file:
 - Loopback needs an entry that says loopback, or a pin. Other addresses of this machine need an
   entry that is exactly the address, or a pin. Private ranges need an exact entry, or a pin: the
   owner of a wildcard's zone may point a name of it into the local network.
+- A host that is looked into (endpoint_policy.py) is so on every port, whatever an entry says about
+  its bytes; an entry that says that they are not looked at is refused beside an endpoint rule.
 - A name without a dot is looked up with the system's search domains. Each full name that results is
   checked beforehand, but needs no entry of its own.
 - Reasons and hints quote only canonical hosts, and entries as the user wrote them.
@@ -18,20 +20,15 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
-from nono_trio.core.net.address import (
-    ADDRESS_CACHE,
-    AddressClass,
-    classify,
-    parse_address,
-    spellings,
-)
+from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import Host
+from nono_trio.core.policy.allowed_host import parse_allowed
 from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.resolved_address import in_every_spelling, resolved_address
 from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
@@ -41,57 +38,26 @@ from nono_trio.core.policy.rule import (
     TLS_SCHEME,
     WEB_PORTS,
     Inspection,
+    has_path,
     is_localhost,
     is_metadata_name,
-    parse_allow,
     parse_deny,
     parse_pin,
-    with_parents,
 )
+from nono_trio.core.policy.rule_table import RuleTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from nono_trio.core.net.address import Address
+    from nono_trio.core.policy.endpoint_policy import EndpointPolicy, EndpointVerdict
     from nono_trio.core.policy.reasons import Value
+    from nono_trio.core.policy.resolved_address import ResolvedAddress
     from nono_trio.core.policy.rule import Rule
 
 # The number of verdicts kept. The child chooses the keys, so all are dropped when it is full. A
 # verdict takes less than 1 KiB: 4 MiB in all.
 VERDICT_CACHE: Final = 4096
-
-
-class RuleTable:
-    """Entries by host and port: two dict reads for the host, and two for each parent of it."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self._exact: dict[tuple[str, int], list[Rule]] = {}
-        self._by_suffix: dict[tuple[str, int], list[Rule]] = {}
-        self.ports: set[int] = set()
-        self.tunnelled: set[int] = set()
-        """Ports of tcp:// entries, with ANY_PORT for `:*`."""
-        for rule in rules:
-            self.ports.update(port for port in rule.ports if port != ANY_PORT)
-            if rule.scheme == TCP_SCHEME:
-                self.tunnelled.update(rule.ports)
-            table = self._by_suffix if rule.wildcard else self._exact
-            for port in rule.ports:
-                table.setdefault((rule.host.name, port), []).append(rule)
-
-    def find(self, host: Host, port: int) -> Iterator[Rule]:
-        """The entries for a host and port: exact before wildcard, the nearest suffix first."""
-        yield from _rules_at(self._exact, host.name, port)
-        if host.address is not None or not self._by_suffix:
-            return
-        parents = with_parents(host.name)
-        next(parents)  # *.example.com does not cover example.com
-        for name in parents:
-            yield from _rules_at(self._by_suffix, name, port)
-
-
-def _rules_at(table: dict[tuple[str, int], list[Rule]], name: str, port: int) -> Iterator[Rule]:
-    yield from table.get((name, port), ())
-    yield from table.get((name, ANY_PORT), ())
 
 
 class Policy:
@@ -107,6 +73,7 @@ class Policy:
         observe: bool = False,
         search: Sequence[str] = (),
         source: Callable[[str, str], str] | None = None,
+        endpoints: EndpointPolicy | None = None,
     ) -> None:
         """`source` returns the place of an entry, given parameter and entry; hints name it.
 
@@ -116,10 +83,12 @@ class Policy:
         self.search = tuple(search)
         """The system's search domains, which are appended to names without a dot."""
         self._allow = RuleTable(allow)
-        self._deny = RuleTable(one for rule in deny for one in _in_every_spelling(rule))
+        self._deny = RuleTable(one for rule in deny for one in _denied_spellings(rule))
         self._pins = pins or {}
         self._block = block
         self._observe = observe
+        self.endpoints = endpoints
+        """What decides about single requests; None if no host is looked into."""
         self._verdicts: dict[tuple[str, int], Verdict] = {}
 
     @classmethod
@@ -133,15 +102,34 @@ class Policy:
         source: Callable[[str, str], str] | None = None,
         *,
         observe: bool = False,
+        endpoints: Sequence[str] = (),
+        intercept: Sequence[str] = (),
+        no_intercept: Sequence[str] = (),
     ) -> Self:
-        """Policy from the texts of the flags. Raises UsageError naming the flag and the entry."""
+        """Policy from the texts of the flags. Raises UsageError naming the flag and the entry.
+
+        `endpoints` are endpoint rules with their action, as in `deny POST https://a.test/**`.
+        """
         pins: dict[tuple[str, int], tuple[Address, ...]] = {}
         for pin in map(parse_pin, resolve):
             key = (pin.host.name, pin.port)
             pins[key] = (*pins.get(key, ()), *pin.addresses)
+        allowed = [*map(parse_allowed, allow)]
+        looked_into = None
+        endpoints = [*(f"allow {text}" for text in allow if has_path(text)), *endpoints]
+        if endpoints or intercept or no_intercept:
+            from nono_trio.core.policy.endpoint_policy import (  # late: few sessions have any
+                EndpointPolicy,
+            )
+
+            looked_into = EndpointPolicy(
+                endpoints, intercept, no_intercept, observe=observe, source=source
+            )
+            looked_into.check_uninspected(allowed)
+            allowed += looked_into.opened
         return cls(
-            map(parse_allow, allow), map(parse_deny, deny), pins,
-            block=block, observe=observe, search=search, source=source,
+            allowed, map(parse_deny, deny), pins, block=block, observe=observe, search=search,
+            source=source, endpoints=looked_into,
         )  # fmt: skip
 
     def decide(self, host: Host, port: int) -> Verdict:
@@ -154,6 +142,35 @@ class Policy:
                 self._verdicts.clear()
             self._verdicts[key] = verdict
         return verdict
+
+    def intercepts(self, host: Host, port: int) -> bool:
+        """Return True if a connection to the host must not pass without its requests being seen.
+
+        It says nothing about whether the host is allowed. With `--intercept all` what a tcp://
+        entry names is left alone.
+        """
+        if self.endpoints is None or not self.endpoints.intercepts(host):
+            return False
+        if self.endpoints.names(host):
+            return True
+        return all(rule.scheme != TCP_SCHEME for rule in self._allow.find(host, port))
+
+    def endpoint_verdict(
+        self,
+        scheme: str,
+        host: Host,
+        port: int,
+        method: str,
+        target: str,
+        fields: Iterable[bytes] = (),
+    ) -> EndpointVerdict:
+        """Verdict for one request, as `EndpointPolicy.verdict`; the host itself must be allowed.
+
+        Raises AssertionError in a session that looks into no host.
+        """
+        if self.endpoints is None:
+            raise AssertionError("no host is looked into")
+        return self.endpoints.verdict(scheme, host, port, method, target, fields)
 
     @property
     def remembered(self) -> int:
@@ -182,7 +199,7 @@ class Policy:
         if self._block:
             reason = format_reason(DenialCode.NETWORK_BLOCKED)
             return Verdict(False, None, reason, self._drop("block_net"))
-        spelled = (host,) if host.address is None else _spelled(host.address)
+        spelled = (host,) if host.address is None else in_every_spelling(host.address)
         rule = self._deny_rule(spelled, port)
         if rule is None:
             return None
@@ -205,7 +222,7 @@ class Policy:
         verdict = self.decide(host, port)
         if not verdict.allowed:
             return verdict
-        resolved = _resolved_address(address)
+        resolved = resolved_address(address)
         if resolved is None:
             reason = format_reason(DenialCode.RESOLVED_NO_ADDRESS, host=host.bracketed())
             return Verdict(False, None, reason)
@@ -240,11 +257,13 @@ class Policy:
 
     def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
         rule = max(rules, key=lambda rule: rule.inspection(port))  # of equal ones the nearest
+        intercepted = self.intercepts(host, port)
         return Verdict(
             True,
             rule.text,
-            inspection=rule.inspection(port),
+            inspection=Inspection.NAME if intercepted else rule.inspection(port),
             scheme=rule.scheme,
+            intercepted=intercepted,
             tls_only=all(one.scheme == TLS_SCHEME for one in rules),
             looked_up=self._searched_names(host, port),
         )
@@ -253,7 +272,10 @@ class Policy:
         """As an entry for this host and port alone would allow it."""
         inspection = Inspection.NAME if port in WEB_PORTS else Inspection.NONE
         looked_up = self._searched_names(host, port)
-        return Verdict(True, inspection=inspection, looked_up=looked_up, observed=True)
+        intercepted = self.intercepts(host, port)
+        return Verdict(
+            True, inspection=inspection, looked_up=looked_up, observed=True, intercepted=intercepted
+        )
 
     def _searched_names(self, host: Host, port: int) -> tuple[str, ...]:
         """The full names that the look-up of an allowed host asks for; () if it asks for one."""
@@ -321,34 +343,12 @@ def _may_be_public(host: Host) -> bool:
     return classify(host.address) is AddressClass.PUBLIC
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedAddress:
-    """A resolved address as a host, its class, and its other spellings as hosts."""
-
-    host: Host
-    address_class: AddressClass
-    spelled: tuple[Host, ...]
-
-
-@lru_cache(maxsize=ADDRESS_CACHE)
-def _resolved_address(text: str) -> ResolvedAddress | None:
-    address = parse_address(text)
-    if address is None:
-        return None
-    spelled = _spelled(address)
-    return ResolvedAddress(spelled[0], classify(address), spelled)
-
-
-def _spelled(address: Address) -> tuple[Host, ...]:
-    return tuple(Host(str(one), one) for one in spellings(address))
-
-
-def _in_every_spelling(rule: Rule) -> Iterable[Rule]:
+def _denied_spellings(rule: Rule) -> Iterable[Rule]:
     """Return a deny rule once for each spelling of its address: a mapped one denies the plain one
     too."""
     if rule.host.address is None:
         return (rule,)
-    return (replace(rule, host=host) for host in _spelled(rule.host.address))
+    return (replace(rule, host=host) for host in in_every_spelling(rule.host.address))
 
 
 def _protected(host: Host) -> str | None:

@@ -29,6 +29,8 @@ class Verdict:
     """The full names that the look-up of an allowed host without a dot asks for, in order."""
     observed: bool = False
     """True if no entry allows it: the session observes, so it is let through and recorded."""
+    intercepted: bool = False
+    """True if the requests of an allowed connection must be seen; it is never a tunnel then."""
 
     @property
     def is_noted(self) -> bool:

@@ -91,6 +91,12 @@ class DenialCode(Enum):
     DIRECT = "a direct connection, past the proxy"
     DIRECT_UNKNOWN = "a connection of a program that can't be looked into"
     DIRECT_SUPPRESSED = "{count} more refused connections"
+    # Endpoint rules. `url` has no query.
+    ENDPOINT_NOT_ALLOWED = "{method} {url} fits no endpoint rule of the host"
+    ENDPOINT_DENIED = "{method} {url} is denied by the endpoint rule {detail}"
+    ENCODED_SLASH = "{method} {url} has an encoded slash, which no endpoint rule of the host allows"
+    PATH_REFUSED = "the request's path {detail}"
+    OVERRIDE_FIELD = "the field {name} may replace the method or path that endpoint rules judge"
     # --open-port and --listen-port.
     RELAY_FULL = "{count} connections to port {port} are open"
     RELAY_UNANSWERED = "nothing answers on port {port}: {detail}"

@@ -66,6 +66,7 @@ _DEFAULT_PORTS: Final[dict[str, tuple[int, ...]]] = {
 }
 _NO_URL = re.compile(r"(?:tls|tcp|udp)://", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:tls|tcp)://", re.IGNORECASE)
+_URL_WITH_PATH = re.compile(r"https?://[^/]*/", re.IGNORECASE)
 _ENTRY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
@@ -126,6 +127,11 @@ class Pin:
 def entry_scheme(text: str) -> str:
     """The scheme of an entry, in lower case; "" for an entry without one."""
     return _split_scheme(text)[0]
+
+
+def has_path(text: str) -> bool:
+    """Return True for an --allow-domain entry that is a URL with a path (endpoint_rule.py)."""
+    return _URL_WITH_PATH.match(text) is not None
 
 
 def is_localhost(name: str) -> bool:

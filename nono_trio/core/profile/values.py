@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nono_trio.core.policy.allowed_host import parse_allowed
 from nono_trio.core.policy.home_choice import parse_home
 from nono_trio.core.policy.host_groups import GROUP_NAMES
-from nono_trio.core.policy.rule import parse_allow, parse_deny, parse_pin
+from nono_trio.core.policy.rule import parse_deny, parse_pin
 from nono_trio.core.policy.upstream_proxy import check_bypass, check_upstream_proxy
 from nono_trio.core.policy.variables import check_allow, check_pattern
 from nono_trio.core.profile.size import parse_size
@@ -110,7 +111,7 @@ def _check_group(text: str) -> None:
 
 def _check_allowed_host(text: str) -> None:
     if text not in GROUP_NAMES:
-        parse_allow(text)
+        parse_allowed(text)
 
 
 def _check_denied_host(text: str) -> None:

@@ -110,6 +110,22 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "a direct connection, past the proxy": ("DIRECT", {}),
     "a connection of a program that can't be looked into": ("DIRECT_UNKNOWN", {}),
     "3 more refused connections": ("DIRECT_SUPPRESSED", {"count": 3}),
+    "GET https://a.test/x fits no endpoint rule of the host": (
+        "ENDPOINT_NOT_ALLOWED", {"method": "GET", "url": "https://a.test/x"},
+    ),
+    "GET https://a.test/x is denied by the endpoint rule GET https://a.test/**": (
+        "ENDPOINT_DENIED",
+        {"method": "GET", "url": "https://a.test/x", "detail": "GET https://a.test/**"},
+    ),
+    "GET https://a.test/x%2Fy has an encoded slash, which no endpoint rule of the host allows": (
+        "ENCODED_SLASH", {"method": "GET", "url": "https://a.test/x%2Fy"},
+    ),
+    "the request's path climbs above the root": (
+        "PATH_REFUSED", {"detail": "climbs above the root"},
+    ),
+    "the field x-original-url may replace the method or path that endpoint rules judge": (
+        "OVERRIDE_FIELD", {"name": "x-original-url"},
+    ),
     "256 connections to port 5432 are open": ("RELAY_FULL", {"count": 256, "port": 5432}),
     "nothing answers on port 5432: Connection refused": (
         "RELAY_UNANSWERED", {"port": 5432, "detail": "Connection refused"},

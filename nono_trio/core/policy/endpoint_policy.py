@@ -1,0 +1,345 @@
+"""Which hosts are looked into, and the verdict about one request to such a host.
+
+Rules of this file:
+- A host that an endpoint rule names is looked into on every port. `no_intercept` for it is a
+  contradiction, so it raises UsageError.
+- A deny rule beats every other rule. Then an allow rule decides, then an audit rule, which lets
+  through and is recorded. A host with allow or audit rules is closed for all that they don't
+  cover, whatever entry of --allow-domain names the host too: such an entry opens the host to no
+  more than its rules. A host with deny rules alone is open for the rest.
+- What a verdict allows is one spelling: `target` is what was matched, and what must be sent.
+- A request to a host without endpoint rules is not judged, and its target stays as it came.
+- A header field that lets a server take another method or path than the request's own is refused
+  where a rule decides about them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from nono_trio.core.log.redaction import redact_path
+from nono_trio.core.net.address import spellings
+from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
+from nono_trio.core.policy.endpoint_rule import (
+    ALLOW_ENDPOINT_FLAG,
+    ANY_METHOD,
+    DEFAULT_PORTS,
+    DENY_ENDPOINT_FLAG,
+    parse_entry,
+)
+from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.rule import (
+    ALLOW_FLAG,
+    ANY_PORT,
+    TCP_SCHEME,
+    parse_deny,
+    with_parents,
+)
+from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.endpoint_rule import Action, EndpointRule
+    from nono_trio.core.policy.rule import Rule
+
+INTERCEPT_FLAG: Final = "--intercept"
+NO_INTERCEPT_FLAG: Final = "--no-intercept"
+ALL_HOSTS: Final = "all"
+DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
+MAX_SHOWN: Final = 256  # characters of a path in a sentence; the record has all of it
+
+# Fields by which frameworks take another method or path than those of the request line.
+OVERRIDE_FIELDS: Final = frozenset({
+    b"x-http-method", b"x-http-method-override", b"x-method-override",
+    b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-override-url",
+})  # fmt: skip
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointVerdict:
+    """The policy's answer about one request.
+
+    `target` is what is sent upstream, in origin-form; "" if the target has no canonical spelling.
+    `path` is what the record has: the same without the values of the query. `action` and `rule` are
+    for the record too (None for a host without rules); `rule` is the entry as written, or
+    DEFAULT_RULE. `reason` and `hint` are as in Verdict. `status` is that of the refusal.
+    """
+
+    allowed: bool
+    target: str
+    path: str
+    action: Action | None = None
+    rule: str | None = None
+    reason: str | None = None
+    hint: str | None = None
+    status: int = 403
+    observed: bool = False
+    """True if no rule allows it: an audit rule, or --observe, lets it through."""
+
+
+class HostTable(Generic[Value]):
+    """Values by host: those for the host itself, and those for a suffix of its name."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, list[Value]] = {}
+        self._by_suffix: dict[str, list[Value]] = {}
+
+    def add(self, host: Host, wildcard: bool, value: Value) -> None:
+        """Add a value for a host, in every spelling of an address, or for all below a suffix."""
+        table = self._by_suffix if wildcard else self._exact
+        for name in _names(host):
+            table.setdefault(name, []).append(value)
+
+    def find(self, host: Host) -> Iterator[Value]:
+        """The values for a host: exact before wildcard, the nearest suffix first."""
+        for name in _names(host):
+            yield from self._exact.get(name, ())
+        if host.address is not None or not self._by_suffix:
+            return
+        parents = with_parents(host.name)
+        next(parents)  # *.example.com does not cover example.com
+        for name in parents:
+            yield from self._by_suffix.get(name, ())
+
+
+def _names(host: Host) -> list[str]:
+    """The names of a host: of an address every spelling (mapped, NAT64)."""
+    return [host.name] if host.address is None else [*map(str, spellings(host.address))]
+
+
+class EndpointPolicy:
+    """The endpoint rules of one session, and the hosts that are looked into, fixed at its start."""
+
+    def __init__(
+        self,
+        entries: Iterable[str] = (),
+        intercept: Iterable[str] = (),
+        no_intercept: Iterable[str] = (),
+        *,
+        observe: bool = False,
+        source: Callable[[str, str], str] | None = None,
+    ) -> None:
+        """`entries` are rules with their action. Raises UsageError for one that can't be meant, and
+        for contradictions.
+
+        `source` returns the place of an entry, given parameter and entry.
+        """
+        self._source = source
+        self._observe = observe
+        rules = [*map(parse_entry, entries)]
+        self.opened: list[Rule] = [one.host_rule for one in rules if one.action != "deny"]
+        """The host entries of the rules that open a host."""
+        self._rules: HostTable[EndpointRule] = HostTable()
+        for rule in rules:
+            self._rules.add(rule.host, rule.wildcard, rule)
+        self._intercepted: HostTable[bool] = HostTable()
+        self._excepted: HostTable[bool] = HostTable()
+        self.intercepts_all = False
+        """True if every host is looked into, but those that `no_intercept` names."""
+        for text in intercept:
+            if text == ALL_HOSTS:
+                self.intercepts_all = True
+                continue
+            named = _parse_host(INTERCEPT_FLAG, text)
+            self._intercepted.add(named.host, named.wildcard, True)
+        for text in no_intercept:
+            named = _parse_host(NO_INTERCEPT_FLAG, text)
+            _check_contradiction(text, named, rules)
+            self._excepted.add(named.host, named.wildcard, True)
+
+    def has_rules(self, host: Host) -> bool:
+        """Return True if an endpoint rule names the host, whatever its port."""
+        return any(self._rules.find(host))
+
+    def intercepts(self, host: Host) -> bool:
+        """Return True if requests to the host are to be seen, on every port."""
+        if self.has_rules(host):
+            return True
+        if any(self._excepted.find(host)):
+            return False
+        return self.intercepts_all or any(self._intercepted.find(host))
+
+    def names(self, host: Host) -> bool:
+        """Return True if an entry other than `--intercept all` has the host looked into."""
+        return self.has_rules(host) or (self.intercepts(host) and any(self._intercepted.find(host)))
+
+    def check_uninspected(self, allowed: Iterable[Rule]) -> None:
+        """Raise UsageError for a tcp:// entry of a host that has endpoint rules: its bytes would
+        have to pass without being looked at."""
+        for one in allowed:
+            if one.scheme != TCP_SCHEME or one.wildcard:
+                continue
+            rule = next(self._rules.find(one.host), None)
+            if rule is not None:
+                raise UsageError(
+                    f"{ALLOW_FLAG} {one.text} contradicts the rule {rule.text!a}: a host with"
+                    " endpoint rules is looked into on every port",
+                    hint=f"drop {ALLOW_FLAG} {one.text}, or the rule",
+                )
+
+    def verdict(
+        self,
+        scheme: str,
+        host: Host,
+        port: int,
+        method: str,
+        target: str,
+        fields: Iterable[bytes] = (),
+    ) -> EndpointVerdict:
+        """Return the verdict about a request to a host and port of the connection.
+
+        `target` is in origin-form, as it came; `fields` are the names of its header fields in lower
+        case. Raises nothing.
+        """
+        rules = [*self._rules.find(host)]
+        if not rules:
+            return EndpointVerdict(True, target, redact_path(target))
+        try:
+            canonical = canonical_target(target)
+        except BadPath as fault:
+            reason = format_reason(DenialCode.PATH_REFUSED, detail=fault.reason)
+            recorded = redact_path(target)
+            return EndpointVerdict(False, "", recorded, "deny", None, reason, status=400)
+        denied = self._denied(rules, scheme, host, port, method, canonical)
+        if denied is not None:
+            return denied
+        overriding = next((one for one in fields if one in OVERRIDE_FIELDS), None)
+        if overriding is not None:
+            name = overriding.decode("ascii")
+            reason = format_reason(DenialCode.OVERRIDE_FIELD, name=name)
+            return _refused(canonical, None, reason, f"send the request without {name}")
+        return self._opened(rules, scheme, host, port, method, canonical)
+
+    def _denied(
+        self, rules: Sequence[EndpointRule], scheme: str, host: Host, port: int, method: str,
+        canonical: CanonicalTarget,
+    ) -> EndpointVerdict | None:  # fmt: skip
+        for rule in rules:
+            if rule.action == "deny" and rule.may_cover(port, method, canonical):
+                shown = shown_url(scheme, host, port, canonical.path)
+                code = DenialCode.ENDPOINT_DENIED
+                reason = format_reason(code, method=method, url=shown, detail=rule.text)
+                return _refused(canonical, rule.text, reason, self._drop(rule))
+        return None
+
+    def _opened(
+        self, rules: Sequence[EndpointRule], scheme: str, host: Host, port: int, method: str,
+        canonical: CanonicalTarget,
+    ) -> EndpointVerdict:  # fmt: skip
+        """The verdict of the rules that open, and of none of them."""
+        opening = [rule for rule in rules if rule.action != "deny"]
+        covering = [one for one in opening if one.covers(scheme, port, method, canonical)]
+        recorded = redact_path(canonical.text)
+        for action in ("allow", "audit"):
+            for rule in covering:
+                if rule.action == action:
+                    return EndpointVerdict(
+                        True, canonical.text, recorded, rule.action, rule.text,
+                        observed=action == "audit",
+                    )  # fmt: skip
+        if not opening:
+            return EndpointVerdict(True, canonical.text, recorded, "allow", DEFAULT_RULE)
+        if self._observe:
+            return EndpointVerdict(
+                True, canonical.text, recorded, "audit", DEFAULT_RULE, observed=True
+            )
+        code = DenialCode.ENDPOINT_NOT_ALLOWED
+        if canonical.hides_slash and not any(one.encoded_slash for one in opening):
+            code = DenialCode.ENCODED_SLASH
+        shown = shown_url(scheme, host, port, canonical.path)
+        reason = format_reason(code, method=method, url=shown)
+        hint = f"allow it with {allow_endpoint_flag(scheme, host, port, method, canonical.path)}"
+        return _refused(canonical, DEFAULT_RULE, reason, hint)
+
+    def _drop(self, rule: EndpointRule) -> str:
+        source = None if self._source is None else self._source("endpoint", rule.entry)
+        if source is None or source.startswith("--"):
+            return f"drop {DENY_ENDPOINT_FLAG} {shlex.quote(rule.text)}"
+        return f"take it out of {source}"
+
+
+def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
+    """Return the URL of a request for a sentence, without its query; a long path is cut."""
+    path = path if len(path) <= MAX_SHOWN else f"{path[:MAX_SHOWN]}..."
+    return _origin(scheme, host, port) + path
+
+
+def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str:
+    """Return the flag that allows a request with a canonical path, quoted for a shell.
+
+    What follows an empty segment, or is too long for a line, becomes `**`.
+    """
+    kept: list[str] = []
+    segments = path[1:].split("/")
+    for segment in segments[:-1]:
+        if not segment or len("/".join(kept)) + len(segment) > MAX_SHOWN:
+            break
+        kept.append(segment)
+    is_whole = len(kept) == len(segments) - 1 and len(segments[-1]) <= MAX_SHOWN
+    kept.append(segments[-1] if is_whole else "**")
+    methods = method if method == method.upper() else ANY_METHOD
+    url = _origin(scheme, host, port) + "/" + "/".join(kept)
+    return f"{ALLOW_ENDPOINT_FLAG} {shlex.quote(f'{methods} {url}')}"
+
+
+def _origin(scheme: str, host: Host, port: int) -> str:
+    authority = host.bracketed()
+    if port != DEFAULT_PORTS.get(scheme):
+        authority += f":{port}"
+    return f"{scheme}://{authority}"
+
+
+def _refused(
+    canonical: CanonicalTarget, rule: str | None, reason: str, hint: str
+) -> EndpointVerdict:
+    recorded = redact_path(canonical.text)
+    return EndpointVerdict(False, canonical.text, recorded, "deny", rule, reason, hint)
+
+
+def _parse_host(flag: str, text: str) -> Rule:
+    """Parse HOST or *.SUFFIX. Raises UsageError."""
+    form = "an entry is HOST or *.SUFFIX"
+    if text == ALL_HOSTS:
+        hint = f"without {INTERCEPT_FLAG} only the hosts of endpoint rules are looked into"
+        raise UsageError(f"{flag} {text!a}: expected a host, got all of them", hint=hint)
+    try:
+        rule = parse_deny(text)
+    except UsageError as error:
+        message = error.message.partition(": ")[2]
+        raise UsageError(f"{flag} {text!a}: {message}", hint=form) from None
+    if rule.ports != (ANY_PORT,) or text.endswith(":*"):
+        name = f"*.{rule.host.name}" if rule.wildcard else rule.host.bracketed()
+        hint = f"write {flag} {shlex.quote(name)}, which is for every port"
+        raise UsageError(f"{flag} {text!a}: expected a host without a port", hint=hint)
+    return rule
+
+
+def _check_contradiction(text: str, named: Rule, rules: Iterable[EndpointRule]) -> None:
+    """Refuse to leave a host alone that an endpoint rule is about."""
+    for rule in rules:
+        if _overlap(named, rule):
+            raise UsageError(
+                f"{NO_INTERCEPT_FLAG} {text} contradicts the rule {rule.text!a}, which needs the"
+                " requests to be seen",
+                hint=f"drop {NO_INTERCEPT_FLAG} {shlex.quote(text)}, or the rule",
+            )
+
+
+def _overlap(named: Rule, rule: EndpointRule) -> bool:
+    """Return True if one host may be meant by both."""
+    table: HostTable[bool] = HostTable()
+    table.add(named.host, named.wildcard, True)
+    if not rule.wildcard:
+        return any(table.find(rule.host))
+    if not named.wildcard:
+        table = HostTable()
+        table.add(rule.host, True, True)
+        return any(table.find(named.host))
+    names = (named.host.name, rule.host.name)
+    return names[0] in with_parents(names[1]) or names[1] in with_parents(names[0])
