@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from nono_trio.cli.parameters import PATH, PROFILE, OneOf, Seconds, WholeNumber
+from nono_trio.cli.parameters import ENDPOINT, PATH, PROFILE, OneOf, Seconds, WholeNumber
 from nono_trio.cli.shared_flags import Command, audit_dir_option, option
 from nono_trio.config.options import Given
 from nono_trio.core.profile.fields import fields_of
@@ -172,6 +172,8 @@ def _type(field: Field) -> click.ParamType[Any] | None:
     """Return the converter of a field's values; None for plain text, which the policy reads."""
     if field.kind == "path":
         return PATH
+    if field.kind in ("allowed_endpoint", "denied_endpoint"):
+        return ENDPOINT
     if field.kind == "choice":
         return OneOf(field.choices)
     if field.kind == "whole_number":

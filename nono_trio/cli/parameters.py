@@ -126,5 +126,21 @@ class GivenProfile(GivenText):
         return [one for one in rv.split(os.pathsep) if one]
 
 
+class GivenEndpoint(GivenText):
+    """METHODS URL, with a word behind it; several in a variable are separated by spaces too."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The rules in a variable: a word behind a URL begins the next one, unless it is an
+        option of a rule (it has no colon, and no word of methods has an underscore)."""
+        rules: list[list[str]] = []
+        for word in rv.split():
+            is_option = word == "allow_encoded_slash"
+            if not rules or ("://" in rules[-1][-1] and not is_option) or len(rules[-1]) > 2:
+                rules.append([])
+            rules[-1].append(word)
+        return [*map(" ".join, rules)]
+
+
 PATH = GivenText("a path")
+ENDPOINT = GivenEndpoint("methods and a URL")
 PROFILE = GivenProfile("a profile")

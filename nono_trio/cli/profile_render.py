@@ -102,7 +102,8 @@ def profile_lines(loaded: Loaded) -> Iterator[str]:
             continue
         yield ""
         yield f"[{table.name}]"
-        for name, value in fields.items():
+        for name in fields:
+            value = getattr(getattr(profile, table.name), name)
             yield from _field_lines(loaded.sourced, f"{table.name}.{name}", name, value)
     registries = _registries(loaded.sourced)
     if registries is not None:
@@ -125,8 +126,7 @@ def _field_lines(sourced: SourcedProfile, key: str, name: str, value: Any) -> It
         yield "]"
     elif isinstance(value, dict):
         for entry, text in value.items():
-            key_text = entry if _BARE_KEY.fullmatch(entry) else quoted(entry)
-            yield f"{name}.{key_text} = {_scalar(text)}{_comment(sourced, key, entry)}"
+            yield f"{name}.{_key(entry)} = {_scalar(text)}{_comment(sourced, key, entry)}"
     else:
         comment = "" if key.startswith("meta.") else _comment(sourced, key, "")
         yield f"{name} = {_scalar(value)}{comment}"
@@ -137,8 +137,19 @@ def _comment(sourced: SourcedProfile, key: str, entry: object) -> str:
     return f"  # {clean(str(origin))}" if origin is not None else ""
 
 
-def _scalar(value: Any) -> str:  # noqa: ANN401  (text, number or truth)
+def _scalar(value: Any) -> str:  # noqa: ANN401  (text, number, truth, or a table of them)
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
+    if isinstance(value, dict):
+        pairs = (f"{_key(name)} = {_scalar(one)}" for name, one in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
     return quoted(value) if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else quoted(name)
 
 
 def _list(values: Sequence[str]) -> str:

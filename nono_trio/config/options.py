@@ -58,6 +58,10 @@ class NetworkOptions(NamedTuple):
     upstream_proxy: UpstreamProxy | None = None
     sources: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     observe: bool = False
+    intercept: Sequence[str] = ()
+    no_intercept: Sequence[str] = ()
+    endpoints: Sequence[str] = ()
+    """Endpoint rules with their action, as in `deny POST https://a.example.com/**`."""
 
     def source(self, name: str, entry: object = "") -> str:
         """Return the source of an entry: its flag, unless a profile or a group gave it."""

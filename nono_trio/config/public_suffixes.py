@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 _PUNYCODE: Final = "xn--"  # the list has such names in their own script
 
 
-def suffix_warnings(entries: Sequence[str]) -> Iterator[str]:
-    """Say which allow entries are wildcards over a public suffix; raises UsageError for an entry
-    that can't be meant."""
-    for entry in entries:
-        if "*." not in entry:
-            continue
-        rule = parse_allowed(entry)
+def suffix_warnings(entries: Sequence[str], endpoints: Sequence[str] = ()) -> Iterator[str]:
+    """Say which allow entries, and which endpoint rules, are wildcards over a public suffix; raises
+    UsageError for an entry that can't be meant."""
+    rules = [(f"{ALLOW_FLAG} {one}", parse_allowed(one)) for one in entries if "*." in one]
+    opening = [one for one in endpoints if "*." in one and not one.startswith("deny ")]
+    if opening:
+        from nono_trio.core.policy.endpoint_rule import parse_entry  # late: few sessions have any
+
+        rules += [(one, parse_entry(one).host_rule) for one in opening]
+    for shown, rule in rules:
         if rule.wildcard and _is_public(rule.host.name):
             yield (
-                f"{ALLOW_FLAG} {entry} covers names that anybody can register:"
+                f"{shown} covers names that anybody can register:"
                 f" {rule.host.name} is a public suffix (name the hosts that are meant)"
             )
 

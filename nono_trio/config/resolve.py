@@ -72,7 +72,7 @@ def choose(given: Given) -> Chosen:
 
     Raises UsageError for a profile that can't be read, and for invalid patterns.
     """
-    values = dict(given.values)
+    values = dict(given.values) | {"endpoint": ()}
     for name, entries in given.also.items():
         values[name] = (*values[name], *entries)
     _check_patterns(values)
@@ -105,13 +105,14 @@ def _settled(
 ) -> Chosen:
     """Put hosts for groups, close the profiles to the command, note what a person should know."""
     given = chosen.given
+    _join_endpoints(given, chosen.sources)
     writable = [*_writable(chosen, directory)]
     notes = _changeable(files, writable)
     notes += _changeable_registries(variables["HOME"], writable, directory)
     if given["block_net"] and given["allow_domain"]:
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
     notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
-    notes += suffix_warnings(given["allow_domain"])
+    notes += suffix_warnings(given["allow_domain"], given["endpoint"])
     if given["upstream_proxy"]:
         from nono_trio.core.policy.upstream_proxy import (  # late: few sessions have one
             FROM_ENVIRONMENT,
@@ -212,6 +213,17 @@ def _add_lists(given: dict[str, Any], sourced: SourcedProfile, sources: Sources)
                 entries[entry] = None
                 _note_source(sources, name, entry, f"{sourced.origin(key, entry)}: {key}")
         given[name] = tuple(entries)
+
+
+def _join_endpoints(given: dict[str, Any], sources: Sources) -> None:
+    """Put the rules of the flags beside those of tables, all with their action."""
+    entries = dict.fromkeys(map(str, given["endpoint"]))
+    for name, action in (("allow_endpoint", "allow"), ("deny_endpoint", "deny")):
+        for text in given[name]:
+            entry = f"{action} {text}"
+            entries[entry] = None
+            _note_source(sources, "endpoint", entry, sources.get(name, {}).get(text, flag_of(name)))
+    given["endpoint"] = tuple(entries)
 
 
 def _note_source(sources: Sources, name: str, entry: object, source: str) -> None:

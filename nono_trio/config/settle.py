@@ -116,6 +116,7 @@ def _session(chosen: Chosen, values: Mapping[str, Any]) -> SessionOptions:
             deny=values["deny_domain"],
             block=values["block_net"],
             upstream_proxy=_upstream_proxy(values),
+            endpoints=values["endpoint"],
             sources=chosen.sources,
         ),
         audit=AuditOptions(

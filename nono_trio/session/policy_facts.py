@@ -92,6 +92,9 @@ def _network(
         allow=sourced("allow_domain", network.allow),
         deny=sourced("deny_domain", network.deny),
         pins=sourced("resolve", network.resolve),
+        intercept=sourced("intercept", network.intercept),
+        no_intercept=sourced("no_intercept", network.no_intercept),
+        endpoints=sourced("endpoint", network.endpoints),
         open_ports=[*open_ports],
         listen_ports=[*listen_ports],
         upstream_proxy=None

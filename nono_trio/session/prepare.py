@@ -95,6 +95,9 @@ def build_policy(network: NetworkOptions) -> Policy:
         search=system_search(),
         source=network.source,
         observe=network.observe,
+        endpoints=network.endpoints,
+        intercept=network.intercept,
+        no_intercept=network.no_intercept,
     )
 
 

@@ -39,7 +39,8 @@ def test_show_prints_a_profile_that_means_the_same(sessions, own):
     own(
         "p.toml",
         'extends = "claude-code"\nmeta.description = "a \\"b\\" \\u202e"\n'
-        'environment.set = { A = "\\u007f # \\n" }\naudit.queue = 9\n',
+        'environment.set = { A = "\\u007f # \\n" }\naudit.queue = 9\n'
+        '[[network.endpoint]]\nhost = "a.test"\nmethods = ["GET"]\nquery = { "a b" = "\\"" }\n',
     )
     done = sessions.call("profile", "show", "p")
     assert done.returncode == 0, done.stderr

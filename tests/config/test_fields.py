@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 EACH_FIELD = pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.key)
 # Fields that no flag gives: config/resolve.py takes these by their keys.
-PROFILE_ONLY = {"filesystem.home_seed", "network.groups", "environment.set"}
+PROFILE_ONLY = {
+    "filesystem.home_seed", "network.groups", "network.endpoint", "environment.set",
+}  # fmt: skip
 # For each kind what a profile says and what a flag or a variable says.
 ENTRIES = {
     "path": ("/usr/share", "/usr/lib"),
@@ -40,6 +42,10 @@ ENTRIES = {
     "whole_number": (20, 30),
     "allowed_host": ("a.example.com", "b.example.com"),
     "denied_host": ("a.example.com", "b.example.com"),
+    "intercepted_host": ("a.example.com", "*.b.example.com"),
+    "excepted_host": ("a.example.com", "*.b.example.com"),
+    "allowed_endpoint": ("GET https://a.example.com/x", "PUT https://b.example.com/**"),
+    "denied_endpoint": ("GET https://a.example.com/x", "PUT https://b.example.com/**"),
     "pin": ("a.example.com:443:127.0.0.1", "b.example.com:443:127.0.0.1"),
     "bypass": ("a.example.com", "b.example.com"),
     "upstream_proxy": ("http://a.example.com:3128", "http://b.example.com:3128"),

@@ -108,6 +108,9 @@ def _rules(network: NetworkPolicy) -> Policy:
             texts(network.pins),
             network.block,
             observe=network.observe,
+            endpoints=texts(network.endpoints),
+            intercept=texts(network.intercept),
+            no_intercept=texts(network.no_intercept),
         )
     except UsageError as error:
         raise LogUnreadable(

@@ -22,7 +22,10 @@ class SourcedEntry(msgspec.Struct, kw_only=True, frozen=True):
 
 class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
     """Host rules, pins and ports; `block`: nothing may be reached; `observe`: also what no entry
-    names."""
+    names.
+
+    `endpoints` are rules with their action, as in `deny POST https://a.example.com/**`.
+    """
 
     block: bool = False
     observe: bool = False
@@ -32,6 +35,9 @@ class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
     open_ports: list[int] = []
     listen_ports: list[int] = []
     upstream_proxy: SourcedEntry | None = None
+    intercept: list[SourcedEntry] = []
+    no_intercept: list[SourcedEntry] = []
+    endpoints: list[SourcedEntry] = []
 
     def is_pinned(self, host: str, port: int) -> bool:
         """Return whether an entry pins the address of a host, in lower case, at a port."""

@@ -143,13 +143,13 @@ class EndpointPolicy:
         self.intercepts_all = False
         """True if every host is looked into, but those that `no_intercept` names."""
         for text in intercept:
-            if text == ALL_HOSTS:
+            host = check_intercept(text)
+            if host is None:
                 self.intercepts_all = True
-                continue
-            named = _parse_host(INTERCEPT_FLAG, text)
-            self._intercepted.add(named.host, named.wildcard, True)
+            else:
+                self._intercepted.add(host.host, host.wildcard, True)
         for text in no_intercept:
-            named = _parse_host(NO_INTERCEPT_FLAG, text)
+            named = check_no_intercept(text)
             _check_contradiction(text, named, rules)
             self._excepted.add(named.host, named.wildcard, True)
 
@@ -300,6 +300,16 @@ def _refused(
 ) -> EndpointVerdict:
     recorded = redact_path(canonical.text)
     return EndpointVerdict(False, canonical.text, recorded, "deny", rule, reason, hint)
+
+
+def check_intercept(text: str) -> Rule | None:
+    """Parse an --intercept entry: HOST, *.SUFFIX, or None for `all`. Raises UsageError."""
+    return None if text == ALL_HOSTS else _parse_host(INTERCEPT_FLAG, text)
+
+
+def check_no_intercept(text: str) -> Rule:
+    """Parse a --no-intercept entry: HOST or *.SUFFIX. Raises UsageError."""
+    return _parse_host(NO_INTERCEPT_FLAG, text)
 
 
 def _parse_host(flag: str, text: str) -> Rule:

@@ -131,12 +131,7 @@ class EndpointRule:
 def parse_url_entry(text: str) -> EndpointRule:
     """Parse a URL with a path, an entry of --allow-domain: every method is allowed. Raises
     UsageError."""
-    rule = _parse(ALLOW_FLAG, text, "allow", ANY_METHOD, text, encoded_slash=False)
-    if rule.pattern.text == "/":
-        host = text.partition("://")[2].partition("/")[0]
-        hint = f"write {text}** for every path, or {host} for a host that is not looked into"
-        _refuse(ALLOW_FLAG, text, "expected a path behind the host", hint)
-    return rule
+    return _parse(ALLOW_FLAG, text, "allow", ANY_METHOD, text, encoded_slash=False)
 
 
 def parse_endpoint(flag: str, text: str, action: Action) -> EndpointRule:

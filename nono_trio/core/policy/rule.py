@@ -66,7 +66,7 @@ _DEFAULT_PORTS: Final[dict[str, tuple[int, ...]]] = {
 }
 _NO_URL = re.compile(r"(?:tls|tcp|udp)://", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:tls|tcp)://", re.IGNORECASE)
-_URL_WITH_PATH = re.compile(r"https?://[^/]*/", re.IGNORECASE)
+_URL_WITH_PATH = re.compile(r"https?://[^/]*/.", re.IGNORECASE)
 _ENTRY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)

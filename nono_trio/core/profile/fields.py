@@ -17,6 +17,7 @@ import msgspec
 Kind: TypeAlias = Literal[
     "text", "path", "seed", "home", "size",
     "allowed_host", "denied_host", "group", "pin", "upstream_proxy", "bypass",
+    "intercepted_host", "excepted_host", "allowed_endpoint", "denied_endpoint", "endpoint",
     "allowed_variable", "denied_variable", "value",
     "switch", "choice", "whole_number", "seconds",
 ]  # fmt: skip
@@ -154,7 +155,8 @@ FIELDS: Final = (
         help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
         " every name below it; the name of a group (github, llm_apis, package_registries, ...) for"
         " its hosts; tls://HOST[:PORT] for TLS that may hide its name (ECH) or omit it;"
-        " tcp://HOST:PORT for whatever is spoken there. Repeatable.",
+        " tcp://HOST:PORT for whatever is spoken there; https://HOST/PATH for these paths alone (*"
+        " is one segment, ** any number). Repeatable.",
         begins=True,
     ),
     Field(
@@ -167,6 +169,42 @@ FIELDS: Final = (
         key="network.groups", merge="adds_up", kind="group", joins="allow_domain",
         help="Names of groups of hosts, as --allow-domain takes them.",
         example='["llm_apis", "github", "package_registries"]',
+    ),
+    Field(
+        key="network.intercept", merge="adds_up", kind="intercepted_host",
+        flags=("--intercept",), metavar="HOST|*.SUFFIX|all",
+        help="See the requests to a host: its TLS is ended here, each request is recorded. Hosts"
+        " with endpoint rules are always seen. Repeatable.",
+        example='["api.example.com"]', note="requests to them are seen and recorded; or all",
+    ),
+    Field(
+        key="network.no_intercept", merge="adds_up", kind="excepted_host",
+        flags=("--no-intercept",), metavar="HOST|*.SUFFIX",
+        help="Leave the TLS of a host alone; wins over --intercept. Repeatable.",
+        example='["pinned.example.com"]', note="wins over intercept",
+    ),
+    Field(
+        key="network.allow_endpoint", merge="adds_up", kind="allowed_endpoint",
+        flags=("--allow-endpoint",), metavar="'METHOD[,METHOD] URL'",
+        help="Allow requests by method and path, as in 'GET,HEAD https://api.example.com/v1/**',"
+        " and nothing else of that host: * is one segment of a path, ** any number, * every method,"
+        " read-only what reads (git fetch too, but not git push). Repeatable.",
+        example='["read-only https://github.com/my-org/**"]',
+        note="and nothing else of these hosts",
+    ),
+    Field(
+        key="network.deny_endpoint", merge="adds_up", kind="denied_endpoint",
+        flags=("--deny-endpoint",), metavar="'METHOD[,METHOD] URL'",
+        help="Deny requests by method and path; wins over every --allow-endpoint and"
+        " --allow-domain. Repeatable.",
+        example='["DELETE https://api.example.com/**"]', note="wins over every allow",
+    ),
+    Field(
+        key="network.endpoint", merge="adds_up", kind="endpoint", joins="endpoint",
+        help="Endpoint rules as tables: host (HOST, HOST:PORT, http://HOST), methods, path, query,"
+        " action (allow, deny, audit), allow_encoded_slash.",
+        example='[{ host = "api.example.com", methods = ["GET"], path = "/v1/**" }]',
+        note="action: allow, deny or audit; also as [[network.endpoint]]",
     ),
     Field(
         key="network.resolve", merge="adds_up", kind="pin",

@@ -52,6 +52,8 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.lines: dict[KeyPath, int] = {}
+        self._tables: dict[KeyPath, int] = {}
+        """The number of tables so far, by the name of their array."""
         self._tokens: list[tuple[str, str, int]] = []
         line, at = 1, 0
         for match in _TOKEN.finditer(text):
@@ -115,14 +117,21 @@ class _Reader:
         self.value(path)
 
     def _header(self) -> KeyPath:
-        """Read `[a.b]`, or `[[a.b]]`; the tables of an array share the place of their name."""
+        """Read `[a.b]`, or `[[a.b]]`, whose tables are numbered as the items of a list are."""
         path: KeyPath = ()
+        line, brackets = self._line(), 0
         while self._peek() == "[":
             self._take()
+            brackets += 1
         while self._peek() and self._peek() != "]":
             path = self._key(path)
         while self._peek() == "]":
             self._take()
+        if brackets > 1:
+            index = self._tables.get(path, 0)
+            self._tables[path] = index + 1
+            path = (*path, index)
+            self.lines[path] = line
         return path
 
     def _key(self, path: KeyPath) -> KeyPath:

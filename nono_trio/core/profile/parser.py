@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from nono_trio.core.policy.variables import check_set
+from nono_trio.core.profile.endpoint import Endpoint
 from nono_trio.core.profile.fields import BY_KEY
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
 from nono_trio.core.profile.schema import TABLES, EntryOrigin, Extends, Profile, SourcedProfile
@@ -179,6 +180,9 @@ class _Reader:
         return table(**given)
 
     def _value(self, path: KeyPath, value: Value, kind: Value, default: Value) -> Value:
+        field = BY_KEY.get(_dotted(path))
+        if field is not None and field.kind == "endpoint" and isinstance(value, list):
+            value = [*self._whole_tables(path, value)]
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -187,6 +191,27 @@ class _Reader:
         for entry_path, entry in _entries(path, converted):
             self._entry(path, entry_path, entry)
         return converted
+
+    def _whole_tables(self, path: KeyPath, values: list[Value]) -> Iterator[Value]:
+        """Yield the tables of an array that have the keys and types of a rule."""
+        known = Endpoint.__struct_fields__
+        for index, value in enumerate(values):
+            at = (*path, index)
+            if not isinstance(value, dict):
+                self._fault(at, f"expected a table, got {_kind(value)}", key=_dotted(path))
+                continue
+            unknown = [name for name in value if name not in known]
+            for name in unknown:
+                hint = suggestion(str(name), known, "known keys")
+                self._fault((*at, name), "unknown key", hint, key=f"{_dotted(path)}.{name}")
+            try:
+                converted = msgspec.convert(value, Endpoint)
+            except msgspec.ValidationError as error:
+                if not unknown:
+                    text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", str(error))))
+                    self._fault(at, text, key=_dotted(path))
+                continue
+            yield converted
 
     def _entry(self, path: KeyPath, entry_path: KeyPath, entry: Value) -> None:
         """Check one entry and record its line: a list's entry by its text, a single value by ""."""
@@ -199,8 +224,8 @@ class _Reader:
         try:
             if key == "environment.set":
                 check_set(name)
-            if field is not None and isinstance(entry, str):
-                check_entry(field.kind, entry)
+            if field is not None and isinstance(entry, (str, Endpoint)):
+                check_entry(field.kind, str(entry))
         except UsageError as error:
             self._fault(entry_path, error.message, error.hint, key=key)
 

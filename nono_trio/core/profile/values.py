@@ -119,6 +119,29 @@ def _check_denied_host(text: str) -> None:
         parse_deny(text)
 
 
+def _check_intercepted(text: str) -> None:
+    from nono_trio.core.policy.endpoint_policy import check_intercept  # late: few profiles
+
+    check_intercept(text)
+
+
+def _check_excepted(text: str) -> None:
+    from nono_trio.core.policy.endpoint_policy import check_no_intercept  # late: few profiles
+
+    check_no_intercept(text)
+
+
+def _check_endpoint(action: str) -> Callable[[str], object]:
+    """Return the check of a rule with the action before it, "" if it has its own."""
+
+    def check(text: str) -> None:
+        from nono_trio.core.policy.endpoint_rule import parse_entry  # late: few profiles
+
+        parse_entry(action + text)
+
+    return check
+
+
 def _check_value(text: str) -> None:
     if "\0" in text:
         raise UsageError("expected text, got a NUL character in it")
@@ -144,6 +167,11 @@ CHECKS: Final[dict[Kind, Callable[[str], object]]] = {
     "pin": parse_pin,
     "upstream_proxy": check_upstream_proxy,
     "bypass": check_bypass,
+    "intercepted_host": _check_intercepted,
+    "excepted_host": _check_excepted,
+    "allowed_endpoint": _check_endpoint("allow "),
+    "denied_endpoint": _check_endpoint("deny "),
+    "endpoint": _check_endpoint(""),
     "allowed_variable": check_allow,
     "denied_variable": check_pattern,
     "value": _check_value,

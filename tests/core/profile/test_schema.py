@@ -251,7 +251,7 @@ def test_toml_in_all_its_spellings():
     assert lines["c", "d e", "i"] == 6
     assert lines["c", "d e", "j", 0, 1] == 9
     assert lines["c", "d e", "j", 1, "k"] == 9
-    assert lines["l", "m"] == 11
+    assert lines["l", 0, "m"] == 11
     assert ("g",) not in lines
     assert line_of(lines, ("c", "d e", "f", 4, "z")) == 3
     assert line_of(lines, ("nowhere",)) == 1
@@ -267,3 +267,60 @@ def test_toml_in_all_its_spellings():
 def test_a_hint_is_in_the_language_of_its_file(file, text, hint):
     (fault,) = read_profile(text, file).faults
     assert fault.hint == hint
+
+
+def test_tables_of_rules_are_endpoint_rules_with_their_lines():
+    text = """\
+[[network.endpoint]]
+host = "b.test"
+methods = ["GET", "HEAD"]
+path = "/v1/**"
+query = { service = "a b*", x = "1" }
+
+[[network.endpoint]]
+host = "http://c.test:8080"
+action = "deny"
+
+[[network.endpoint]]
+host = "d.test"
+path = "/@*"
+action = "audit"
+allow_encoded_slash = true
+"""
+    sourced = read_profile(text, "a.toml").accepted()
+    assert [*map(str, sourced.profile.network.endpoint)] == [
+        "allow GET,HEAD https://b.test/v1/**?service=a%20b*&x=1",
+        "deny * http://c.test:8080/**",
+        "audit * https://d.test/@* allow_encoded_slash",
+    ]
+    lines = [sourced.origin("network.endpoint", one) for one in sourced.profile.network.endpoint]
+    assert [str(one) for one in lines] == ["a.toml:1", "a.toml:7", "a.toml:11"]
+    twice = merge(sourced, read_profile(text, "b.toml").accepted())
+    assert twice.profile.network.endpoint == sourced.profile.network.endpoint
+
+
+def test_every_fault_of_an_array_of_tables_is_found():
+    text = """\
+[[network.endpoint]]
+host = "c.test"
+path = "/../x"
+[[network.endpoint]]
+host = "c.test"
+pth = "/x"
+[[network.endpoint]]
+path = "/x"
+[[network.endpoint]]
+host = 3
+[[network.endpoint]]
+host = "c.test"
+action = "refuse"
+"""
+    assert [(line, key, message) for line, key, message, _ in faults(text)] == [
+        (1, "network.endpoint", "'* https://c.test/../x': the path climbs above the root"),
+        (6, "network.endpoint.pth", "unknown key"),
+        (7, "network.endpoint", "object missing required field host"),
+        (9, "network.endpoint", "expected text, got a whole number"),
+        (11, "network.endpoint", "invalid enum value 'refuse'"),
+    ]
+    for other in ("endpoint = 3", "endpoint = ['GET https://a.test/']"):
+        assert faults(f"[network]\n{other}\n")

@@ -1,0 +1,124 @@
+"""Endpoint rules of flags, variables and profiles come together with their places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nono_trio.cli.flags import given_options
+from nono_trio.cli.run import run
+from nono_trio.config.settle import settle_run
+from nono_trio.errors import UsageError
+from nono_trio.session.policy_facts import proxy_policy
+from nono_trio.session.prepare import build_policy, require_uninspected
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.config.options import NetworkOptions, SessionOptions
+
+PROFILE = """\
+[network]
+allow_domain = ["https://a.example.com/v1/**"]
+intercept = ["*.seen.example.com"]
+no_intercept = ["x.seen.example.com"]
+allow_endpoint = ["read-only https://git.example.com/**"]
+
+[[network.endpoint]]
+host = "b.example.com"
+methods = ["GET"]
+query = { q = "a b" }
+
+[[network.endpoint]]
+host = "b.example.com"
+path = "/admin/**"
+action = "deny"
+"""
+
+
+def session(*words: str) -> SessionOptions:
+    with run.make_context("run", [*words, "--", "true"]) as context:
+        return settle_run((), given_options(context.params)).session
+
+
+def network(*words: str) -> NetworkOptions:
+    return session(*words).network
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> str:
+    path = tmp_path / "p.toml"
+    path.write_text(PROFILE)
+    return str(path)
+
+
+def test_rules_of_flags_variables_and_profiles_add_up_with_their_places(
+    profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "NONO_TRIO_ALLOW_ENDPOINT",
+        "GET https://e.example.com/@*  allow_encoded_slash\nPUT,POST https://f.example.com/x",
+    )
+    options = network(
+        "-p", profile, "--allow-endpoint", "GET https://c.example.com/",
+        "--deny-endpoint", "* https://c.example.com/x",
+    )  # fmt: skip
+    places = {one: options.source("endpoint", one) for one in options.endpoints}
+    assert places == {
+        "allow GET https://b.example.com/**?q=a%20b": f"{profile}:7: network.endpoint",
+        "deny * https://b.example.com/admin/**": f"{profile}:12: network.endpoint",
+        "allow GET https://c.example.com/": "--allow-endpoint",
+        "allow GET https://e.example.com/@* allow_encoded_slash": "--allow-endpoint",
+        "allow PUT,POST https://f.example.com/x": "--allow-endpoint",
+        "allow read-only https://git.example.com/**": f"{profile}:5: network.allow_endpoint",
+        "deny * https://c.example.com/x": "--deny-endpoint",
+    }
+    assert build_policy(options).endpoints is not None
+
+
+def test_the_policy_file_has_every_rule_with_its_place(profile: str) -> None:
+    found = proxy_policy(session("-p", profile)).network
+    assert [one.entry for one in found.endpoints] == [
+        "allow GET https://b.example.com/**?q=a%20b",
+        "deny * https://b.example.com/admin/**",
+        "allow read-only https://git.example.com/**",
+    ]
+    assert [(one.entry, one.source) for one in (*found.intercept, *found.no_intercept)] == [
+        ("*.seen.example.com", f"{profile}:3: network.intercept"),
+        ("x.seen.example.com", f"{profile}:4: network.no_intercept"),
+    ]
+
+
+def test_a_contradiction_over_two_places_is_refused(profile: str) -> None:
+    with pytest.raises(UsageError, match=r"--no-intercept b\.example\.com contradicts"):
+        build_policy(network("-p", profile, "--no-intercept", "b.example.com"))
+
+
+def test_a_denial_names_the_line_of_a_profile(profile: str) -> None:
+    policy = build_policy(network("-p", profile))
+    assert policy.endpoints is not None
+    host = next(one.host for one in policy.endpoints.opened if one.host.name == "b.example.com")
+    verdict = policy.endpoint_verdict("https", host, 443, "GET", "/admin/?q=a+b")
+    assert verdict.hint == f"take it out of {profile}:12: network.endpoint"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--allow-domain", "https://a.example.com/x/**"),
+        ("--allow-endpoint", "GET https://a.example.com/x"),
+        ("--deny-endpoint", "GET https://a.example.com/x"),
+        ("--intercept", "all"),
+        ("--no-intercept", "a.example.com"),
+    ],
+)
+def test_what_is_not_enforced_yet_is_refused(words: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="not enforced yet"):
+        require_uninspected(build_policy(network(*words)))
+
+
+def test_rules_without_any_of_it_look_into_nothing() -> None:
+    policy = build_policy(network("--allow-domain", "a.example.com"))
+    assert policy.endpoints is None
+    require_uninspected(policy)
