@@ -15,22 +15,19 @@ The rules:
 - A write is always tried. If not all bytes fit, the socket is registered for writing, and the
   kernel reports when it takes bytes again.
 
-TLS will be a second implementation (`tls.py`). A `TlsTransport` wraps the `Transport` of a `Client`
-or of an `Upstream`, has an `ssl.SSLObject` between two `ssl.MemoryBIO`s, and replaces it:
-`client.transport = TlsTransport(client.transport, ...)`. Streams, exchange and tunnel then move
-plaintext and do not change (tests/support/tls_transport.py does it). Its methods:
-- `try_receive` feeds the bytes of the wrapped transport to the SSLObject and returns the plaintext.
-  It returns None only after the wrapped transport has returned None and no plaintext is left, so
-  the wake-up for the next bytes will come.
-- `try_send` encrypts record by record until all is sent or the wrapped transport is full. A record
-  counts once its last byte is sent. The caller must offer the other bytes again, which every caller
-  does, so no ciphertext is left behind.
+TLS is a second implementation (`tls.py`). A `TlsTransport` wraps the `Transport` of a `Client` or
+of an `Upstream` and replaces it, so streams, exchange and tunnel move plaintext and do not change.
+Its methods:
+- `try_receive` feeds the bytes of the wrapped transport to OpenSSL and returns the plaintext. It
+  returns None only after the wrapped transport has returned None and no plaintext is left, so the
+  wake-up for the next bytes will come.
+- `try_send` encrypts a piece and counts it once its last byte is sent. The caller must offer the
+  other bytes again, which every caller does, so no ciphertext is left behind.
 - Any method sends what the protocol itself has to send (handshake, key update, alert). During the
   handshake `try_receive` returns None and `try_send` 0.
-- `ssl.SSLError` is an OSError, so it becomes a SideFailed.
-- `shutdown` sends close_notify, then calls the wrapped `shutdown`. `ending`, `broken` and `failed`
-  are those of the wrapped transport. `readable` and `is_silent` also count bytes that were received
-  and not returned.
+- `shutdown` sends close_notify, then calls the wrapped `shutdown`. `broken` and `failed` are those
+  of the wrapped transport. `readable` and `is_silent` also count bytes that were received and not
+  returned.
 """
 
 from __future__ import annotations

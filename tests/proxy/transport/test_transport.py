@@ -12,13 +12,13 @@ import pytest
 import trio
 from origin import serving, tls_context
 from running_proxy import BOUND, QUICK, TOKEN, Wire, connect, http
-from tls_transport import TlsTransport
 
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
+from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
 from nono_trio.testing import MemoryRecorder
 

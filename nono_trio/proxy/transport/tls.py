@@ -1,0 +1,362 @@
+"""TLS over another transport: an `ssl.SSLObject` between two memory buffers.
+
+The peer of an intercepted connection may be the caged command or any server, so neither is trusted.
+
+Rules of this file:
+- `transport.py` has the rules of readiness; the wrapped transport keeps them.
+- The handshake is bounded by bytes here, and by time where it is awaited. An error ends it; nothing
+  falls back to plaintext.
+- Only close_notify ends a direction. A connection that ends without it was cut off (RFC 8446 6.1),
+  so it is a failure of its side.
+- At most FEED bytes of ciphertext, one read of plaintext, and one piece of ciphertext that does not
+  fit into the socket are held.
+- Bytes that bring no plaintext are bounded (MAX_BARE), and nothing is read while our own answers to
+  them can't be sent. So a peer that only asks for new keys neither fills memory nor holds the loop.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from nono_trio.proxy.limits import READ_HEAD
+from nono_trio.proxy.transport.transport import SideFailed
+
+if TYPE_CHECKING:
+    from nono_trio.proxy.transport.epoll import Side
+    from nono_trio.proxy.transport.transport import Transport
+
+FEED: Final = 64 * 1024  # bytes of ciphertext taken in at once: four full records
+PIECE: Final = 64 * 1024  # bytes of plaintext encrypted at once; they count when all are sent
+PEEK: Final = 16 * 1024  # bytes that a look at the next ones may have to keep: one record
+# Bytes in a row that may bring no plaintext. OpenSSL takes certificates of 100 KiB in a handshake;
+# afterwards a server sends some tickets of 0.3 KiB, and either side may ask for new keys.
+MAX_BARE: Final = 192 * 1024
+MAX_ANSWERS: Final = 64 * 1024  # bytes of ours that the peer has not taken while it sends more
+
+
+class TlsTransport:
+    """One end of TLS over `below`: the client's end if `server_name` is given, else the server's.
+
+    `early` is ciphertext that was read from `below` before.
+    """
+
+    __slots__ = (
+        "_bare",
+        "_below",
+        "_ciphertext",
+        "_closes_below",
+        "_encrypted",
+        "_failure",
+        "_has_ended",
+        "_incoming",
+        "_is_below_at_end",
+        "_is_cut",
+        "_is_open",
+        "_offered",
+        "_outgoing",
+        "_peeked",
+        "_tls",
+        "side",
+    )
+
+    def __init__(
+        self,
+        below: Transport,
+        context: ssl.SSLContext,
+        *,
+        server_name: str | None = None,
+        early: bytes = b"",
+    ) -> None:
+        self.side: Side = below.side
+        self._below = below
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_name is None, server_hostname=server_name
+        )
+        self._is_open = False
+        """The handshake is complete."""
+        self._bare = len(early)
+        self._is_below_at_end = False
+        self._has_ended = False
+        """The peer has sent close_notify."""
+        self._failure: SideFailed | None = None
+        """Every further read raises it."""
+        self._is_cut = False
+        """No close_notify is sent: the connection is reset, or it broke."""
+        self._closes_below = False
+        """`below` is shut down once the ciphertext is sent."""
+        self._peeked = b""
+        """Plaintext that was read and not returned yet."""
+        self._ciphertext = b""
+        self._encrypted = 0
+        """The number of the caller's bytes in `_ciphertext`, which are not counted as sent yet."""
+        self._offered = b""
+        """These bytes; the caller must offer them again."""
+        self._incoming.write(early)
+
+    @property
+    def readable(self) -> bool:
+        """As `Transport.readable`."""
+        if self._peeked or self._has_ended or self._failure is not None:
+            return True
+        return bool(self._incoming.pending or self._tls.pending()) or self._below.readable
+
+    @property
+    def ending(self) -> bool:
+        """As `Transport.ending`."""
+        return self._has_ended or self._below.ending
+
+    @property
+    def broken(self) -> bool:
+        """As `Transport.broken`."""
+        return self._below.broken
+
+    @property
+    def failed(self) -> bool:
+        """As `Transport.failed`."""
+        return self._below.failed
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol that both sides have agreed to (ALPN); None for none."""
+        return self._tls.selected_alpn_protocol()
+
+    def try_handshake(self) -> bool:
+        """Go on with the handshake without waiting; return True once it is complete.
+
+        Raises ssl.SSLError for what the peer sends, SideFailed. No other method may follow then
+        but `close`.
+        """
+        try:
+            while not self._is_open:
+                try:
+                    self._tls.do_handshake()
+                    self._is_open = True
+                except ssl.SSLWantReadError:
+                    self._flush()
+                    if not self._feed():
+                        return False
+            self._flush()
+        except ssl.SSLError:
+            with suppress(OSError):
+                self._flush()  # the alert
+            self._is_cut = True
+            raise
+        except SideFailed:
+            self._is_cut = True
+            raise
+        return True
+
+    def try_receive(self, most: int = READ_HEAD) -> bytes | None:
+        """As `Transport.try_receive`."""
+        if self._peeked:
+            peeked, self._peeked = self._peeked[:most], self._peeked[most:]
+            return peeked
+        try:
+            data = self._read(most)
+            if data and len(data) < most and self._has_more():
+                data = self._read_on(data, most)
+            return data
+        finally:
+            if self._outgoing.pending or self._ciphertext:
+                with suppress(SideFailed):  # sending tells; what has come can still be read
+                    self._flush()
+
+    def try_receive_into(self, space: memoryview, most: int) -> int | None:
+        """As `Transport.try_receive_into`."""
+        data = self.try_receive(most)
+        if data is None:
+            return None
+        space[: len(data)] = data
+        return len(data)
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """As `Transport.try_send`."""
+        view = memoryview(data)
+        if self._encrypted and bytes(view[: self._encrypted]) != self._offered:
+            raise AssertionError("other bytes were offered before the rest was sent")
+        sent = 0
+        while sent < len(view):
+            if not self._encrypted:
+                self._encrypted = self._encrypt(view[sent : sent + PIECE])
+                self._offered = b""
+            if not self._encrypted or not self._flush():
+                break
+            sent += self._encrypted
+            self._encrypted = 0
+        if self._encrypted and not self._offered:
+            self._offered = bytes(view[sent : sent + self._encrypted])
+        return sent
+
+    def send_last(self, data: bytes) -> None:
+        """As `Transport.send_last`; close_notify goes with it."""
+        if self._is_open and not self._encrypted:
+            self._encrypt(memoryview(data))
+            self._close_notify()
+            self._send_rest()
+
+    def is_silent(self) -> bool:
+        """As `Transport.is_silent`. Tickets and new keys that were reported are taken in."""
+        return self._peek() is None and self._below.is_silent()
+
+    def has_bytes(self) -> bool:
+        """As `Transport.has_bytes`."""
+        return bool(self._peek())
+
+    def shutdown(self) -> None:
+        """As `Transport.shutdown`: close_notify, then the end of `below`."""
+        self._closes_below = True
+        self._close_notify()
+        self._flush()
+
+    def reset(self) -> None:
+        """As `Transport.reset`."""
+        self._is_cut = True
+        self._below.reset()
+
+    def close(self) -> None:
+        """As `Transport.close`. An open connection that was not reset ends with close_notify."""
+        if self._is_open and not self._is_cut:
+            self._is_cut = True
+            with suppress(OSError):
+                self._close_notify()
+                self._send_rest()
+        self._below.close()
+
+    def _peek(self) -> bytes | None:
+        """Up to PEEK of the next bytes, b"" at the end or if the connection broke, None if none
+        has arrived."""
+        if not self._peeked:
+            try:
+                data = self.try_receive(PEEK)
+            except SideFailed:
+                return b""
+            if not data:
+                return data
+            self._peeked = data
+        return self._peeked
+
+    def _has_more(self) -> bool:
+        return bool(self._tls.pending() or self._incoming.pending)
+
+    def _read_on(self, data: bytes, most: int) -> bytes:
+        """Add to `data` what has already been received. A failure is left to the next read."""
+        pieces, left = [data], most - len(data)
+        try:
+            while left and self._has_more() and (more := self._tls.read(left)):
+                pieces.append(more)
+                left -= len(more)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass
+        except ssl.SSLError:
+            self._is_cut = True
+            self._failure = SideFailed(self.side)
+        return b"".join(pieces)
+
+    def _read(self, most: int) -> bytes | None:
+        """Return the plaintext of the next record, b"" after close_notify, None if none has
+        come. Raises SideFailed."""
+        if self._failure is not None:
+            raise self._failure
+        while not self._has_ended:
+            try:
+                data = self._tls.read(most)
+            except ssl.SSLWantReadError:
+                if self._is_stopped() or not self._feed_or_fail():
+                    return None
+                continue
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLError as error:
+                self._fail(error)
+            self._is_open = True
+            self._bare = 0
+            self._has_ended = not data
+            return data
+        return b""
+
+    def _is_stopped(self) -> bool:
+        """Return whether our answers wait for the peer, which then gets no others."""
+        if self._outgoing.pending <= MAX_ANSWERS and len(self._ciphertext) <= MAX_ANSWERS + PIECE:
+            return False
+        try:
+            return not self._flush()
+        except SideFailed as failure:
+            self._failure = failure
+            raise
+
+    def _feed_or_fail(self) -> bool:
+        try:
+            return self._feed()
+        except SideFailed as failure:
+            self._failure = failure
+            self._is_cut = True
+            raise
+
+    def _feed(self) -> bool:
+        """Take in ciphertext; returns False if none has come. Raises SideFailed."""
+        if self._is_below_at_end:
+            return True
+        data = self._below.try_receive(FEED)
+        if data is None:
+            return False
+        self._bare += len(data)
+        if self._bare > MAX_BARE:
+            raise SideFailed(self.side)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._is_below_at_end = True
+            self._incoming.write_eof()
+        return True
+
+    def _fail(self, error: ssl.SSLError) -> NoReturn:
+        self._is_cut = True
+        self._failure = SideFailed(self.side)
+        raise self._failure from error
+
+    def _encrypt(self, piece: memoryview) -> int:
+        """Encrypt a piece; returns its length, or 0 during the handshake. Raises SideFailed."""
+        done = 0
+        while done < len(piece):
+            try:
+                done += self._tls.write(piece[done:])
+                self._is_open = True
+            except ssl.SSLWantReadError:  # the handshake is not complete
+                self._flush()
+                if not self._feed_or_fail():
+                    return 0
+            except ssl.SSLError as error:
+                self._is_cut = True
+                raise SideFailed(self.side) from error
+        return done
+
+    def _flush(self) -> bool:
+        """Send ciphertext; returns True if none is left. Raises SideFailed."""
+        if self._outgoing.pending:
+            self._ciphertext += self._outgoing.read()
+        if self._ciphertext:
+            self._ciphertext = self._ciphertext[self._below.try_send(self._ciphertext) :]
+            if self._ciphertext:
+                return False
+        if self._closes_below:
+            self._closes_below = False
+            self._below.shutdown()
+        return True
+
+    def _send_rest(self) -> None:
+        rest, self._ciphertext = self._ciphertext + self._outgoing.read(), b""
+        self._below.send_last(rest)
+
+    def _close_notify(self) -> None:
+        """Encrypt close_notify. Bytes of the peer that wait here can still be read."""
+        with suppress(ssl.SSLError):
+            while pending := self._tls.pending():  # else OpenSSL takes them for a fault
+                self._peeked += self._tls.read(pending)
+        held = b"" if self._is_below_at_end else self._incoming.read()
+        with suppress(ssl.SSLError):  # the peer's close_notify has not come yet
+            self._tls.unwrap()
+        if held:
+            self._incoming.write(held)

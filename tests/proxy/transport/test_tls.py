@@ -1,0 +1,450 @@
+"""TLS as a transport: any fragmentation, ends and cuts, hostile peers, full sockets."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from origin import tls_context
+from running_proxy import BOUND, until
+
+from nono_trio.proxy.transport import tls
+from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.proxy.transport.tls import TlsTransport
+from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+versions = pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory):
+    """A server's context, and a client's that trusts it."""
+    server, trust = tls_context(tmp_path_factory.mktemp("tls"))
+    server.options |= ssl.OP_NO_RENEGOTIATION
+    return server, ssl.create_default_context(cafile=str(trust))
+
+
+@dataclass
+class Ends:
+    """A TLS transport, and a peer whose every byte the test sends."""
+
+    ours: TlsTransport
+    wire: socket.socket
+    waker: Waker
+    peer: ssl.SSLObject
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    piece: int = 1 << 20
+    """The peer's ciphertext is sent in pieces of so many bytes."""
+    taken: int = 0
+
+    async def pause(self) -> None:
+        with trio.fail_after(BOUND):
+            await self.waker.sleep()
+
+    async def say(self) -> None:
+        """Send what the peer has to say, piece by piece, and let our task run between them."""
+        data = self.outgoing.read()
+        while data:
+            with suppress(BlockingIOError):
+                data = data[self.wire.send(data[: self.piece]) :]
+            await trio.lowlevel.checkpoint()
+
+    def hear(self) -> None:
+        with suppress(BlockingIOError):
+            while data := self.wire.recv(1 << 20):
+                self.taken += len(data)
+                self.incoming.write(data)
+
+    async def peer_handshake(self) -> None:
+        while True:
+            try:
+                self.peer.do_handshake()
+            except ssl.SSLWantReadError:
+                await self.say()
+                self.hear()
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.say()
+                return
+
+    async def handshake(self) -> None:
+        while not self.ours.try_handshake():
+            await self.pause()
+
+    async def shake_hands(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.peer_handshake)
+            nursery.start_soon(self.handshake)
+
+    async def receive(self, most: int = 1 << 20) -> bytes:
+        while (data := self.ours.try_receive(most)) is None:
+            await self.pause()
+        return data
+
+    async def receive_exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = await self.receive()
+            assert more
+            data += more
+        return data
+
+    def read_peer(self) -> bytes:
+        """All plaintext that has reached the peer."""
+        self.hear()
+        data = b""
+        with suppress(ssl.SSLWantReadError):
+            while more := self.peer.read(1 << 20):
+                data += more
+        return data
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """A unix socket holds too few small pieces."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wire = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    for sock in (near, wire):
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, wire
+
+
+@asynccontextmanager
+async def ends(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    *,
+    client: bool = False,
+    client_context: ssl.SSLContext | None = None,
+    name: str = "localhost",
+) -> AsyncIterator[Ends]:
+    """`client`: our end is the client's."""
+    server_context, trusting = contexts
+    theirs = client_context or trusting
+    near, wire = tcp_pair()
+    readiness, waker = Readiness(), Waker()
+    below = TcpTransport(near, "upstream" if client else "client", waker, readiness)
+    below.register()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server_context.maximum_version = version
+    if client:
+        ours = TlsTransport(below, theirs, server_name=name)
+        peer = server_context.wrap_bio(incoming, outgoing, server_side=True)
+    else:
+        ours = TlsTransport(below, server_context)
+        peer = theirs.wrap_bio(incoming, outgoing, server_hostname=name)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.dispatch)
+        with near, wire:
+            yield Ends(ours, wire, waker, peer, incoming, outgoing)
+            ours.close()
+        nursery.cancel_scope.cancel()
+    readiness.close()
+
+
+@versions
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+async def test_bytes_arrive_however_the_records_are_cut(contexts, version, client, piece):
+    async with ends(contexts, version, client=client) as two:
+        two.piece = piece
+        await two.shake_hands()
+        sent = bytes(range(256)) * 2
+        two.peer.write(sent)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(two.say)
+            assert await two.receive_exactly(len(sent)) == sent
+        assert two.ours.try_receive() is None
+        assert not two.ours.readable
+        assert two.ours.try_send(sent) == len(sent)
+        assert two.read_peer() == sent
+
+
+@versions
+async def test_a_large_body_is_returned_in_large_pieces(contexts, version):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.peer.write(bytes(16_000))
+        two.peer.write(bytes(16_000))
+        two.wire.sendall(two.outgoing.read())
+        assert len(await two.receive()) == 32_000
+        space = memoryview(bytearray(10))
+        two.peer.write(b"0123456789abc")
+        two.wire.sendall(two.outgoing.read())
+        await until(lambda: two.ours.readable)
+        assert (two.ours.try_receive_into(space, 10), bytes(space)) == (10, b"0123456789")
+        assert two.ours.readable
+        assert (two.ours.try_receive_into(space, 10), bytes(space[:3])) == (3, b"abc")
+
+
+@versions
+async def test_both_directions_end_with_close_notify_one_by_one(contexts, version):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.read_peer()
+        for data in (b"a" * 100, b"b" * 100):
+            two.peer.write(data)
+        two.wire.sendall(two.outgoing.read())
+        assert await two.receive(50) == b"a" * 50
+        two.ours.shutdown()
+        two.hear()
+        assert two.peer.read(10) == b"", "our direction has ended"
+        assert await two.receive_exactly(150) == b"a" * 50 + b"b" * 100
+        two.peer.write(b"more")
+        await two.say()
+        assert await two.receive() == b"more"
+        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            two.peer.unwrap()
+        await two.say()
+        assert [await two.receive(), two.ours.try_receive()] == [b"", b""]
+
+
+@versions
+async def test_the_peers_end_leaves_our_direction_open(contexts, version):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.read_peer()
+        with suppress(ssl.SSLWantReadError):
+            two.peer.unwrap()
+        two.wire.sendall(two.outgoing.read())
+        assert await two.receive() == b""
+        assert two.ours.ending
+        assert two.ours.try_send(b"answer") == 6
+        two.hear()
+        assert two.peer.read(10) == b"answer"
+
+
+@versions
+async def test_an_end_without_close_notify_is_a_cut(contexts, version):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.peer.write(b"half")
+        two.wire.sendall(two.outgoing.read())
+        two.wire.shutdown(socket.SHUT_WR)
+        assert await two.receive() == b"half"
+        for _ in range(2):
+            with pytest.raises(SideFailed) as raised:
+                await two.receive()
+            assert raised.value.side == "client"
+        assert not two.ours.is_silent()
+        assert not two.ours.has_bytes()
+
+
+@versions
+async def test_bytes_that_are_no_record_break_the_connection_and_what_came_before_is_kept(
+    contexts, version
+):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.peer.write(b"good")
+        two.wire.sendall(two.outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert await two.receive() == b"good"
+        for _ in range(2):
+            with pytest.raises(SideFailed):
+                await two.receive()
+
+
+async def test_looking_takes_nothing(contexts):
+    async with ends(contexts, client=True) as two:
+        await two.shake_hands()
+        await two.say()  # the session tickets, which are no bytes for us
+        await until(two.ours.is_silent)
+        assert not two.ours.has_bytes()
+        two.peer.write(b"hello")
+        await two.say()
+        assert not two.ours.is_silent(), "also before it is reported"
+        await until(two.ours.has_bytes)
+        assert not two.ours.is_silent()
+        assert two.ours.readable
+        assert await two.receive(2) == b"he"
+        assert await two.receive() == b"llo"
+        assert two.ours.is_silent()
+
+
+async def test_a_full_socket_holds_one_piece_that_must_be_offered_again(contexts):
+    async with ends(contexts) as two:
+        await two.shake_hands()
+        two.read_peer()
+        sent, data = 0, bytes(range(256)) * 40_000
+        while (count := two.ours.try_send(data[sent:])) > 0:
+            sent += count
+        assert len(two.ours._ciphertext) <= tls.PIECE + 4 * 100
+        with pytest.raises(AssertionError, match="other bytes"):
+            two.ours.try_send(b"x" + data[sent:])
+        got = b""
+        with trio.fail_after(BOUND):
+            while sent < len(data):
+                got += two.read_peer()
+                sent += two.ours.try_send(data[sent:])
+                await trio.lowlevel.checkpoint()
+            while len(got) < len(data):
+                got += two.read_peer()
+        assert got == data
+
+
+@versions
+async def test_the_last_bytes_go_with_close_notify(contexts, version):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.read_peer()
+        two.ours.send_last(b"goodbye")
+        two.ours.close()
+        two.hear()
+        assert two.peer.read(10) == b"goodbye"
+        assert two.peer.read(10) == b""
+
+
+@versions
+async def test_a_reset_sends_no_close_notify(contexts, version):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.read_peer()
+        assert two.ours.try_send(b"half") == 4
+        two.ours.reset()
+        two.ours.close()
+        with suppress(ConnectionResetError):
+            two.hear()
+        assert two.peer.read(10) == b"half"
+        two.incoming.write_eof()
+        with pytest.raises(ssl.SSLEOFError):
+            two.peer.read(10)
+
+
+# -- handshakes -----------------------------------------------------------------------------------
+
+
+async def failure(two: Ends) -> OSError:
+    """Let both ends shake hands; ours must fail."""
+    found: list[OSError] = []
+
+    async def peer() -> None:
+        with suppress(OSError):
+            try:
+                await two.peer_handshake()
+            except ssl.SSLError:
+                await two.say()  # the alert
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer)
+        try:
+            await two.handshake()
+        except OSError as error:
+            found.append(error)
+        nursery.cancel_scope.cancel()
+    return found[0]
+
+
+@versions
+async def test_a_client_that_does_not_trust_us_says_so(contexts, version):
+    async with ends(contexts, version, client_context=ssl.create_default_context()) as two:
+        error = await failure(two)
+        assert isinstance(error, ssl.SSLError)
+        assert error.reason == "TLSV1_ALERT_UNKNOWN_CA"
+
+
+@versions
+@pytest.mark.parametrize(("name", "trusts"), [("localhost", False), ("other.test", True)])
+async def test_a_servers_certificate_is_checked(contexts, version, name, trusts):
+    context = None if trusts else ssl.create_default_context()
+    async with ends(contexts, version, client=True, client_context=context, name=name) as two:
+        assert isinstance(await failure(two), ssl.SSLCertVerificationError)
+
+
+async def test_a_handshake_that_ends_fails(contexts):
+    async with ends(contexts) as two:
+        two.wire.shutdown(socket.SHUT_RDWR)
+        assert isinstance(await failure(two), ssl.SSLEOFError | SideFailed)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(99_999),
+        b"\x15\x03\x01\x00\x02\x02\x30",
+    ],
+    ids=["http", "long", "alert"],
+)
+async def test_what_is_no_handshake_fails(contexts, raw):
+    async with ends(contexts) as two:
+        two.wire.send(raw)
+        with pytest.raises(ssl.SSLError), trio.fail_after(BOUND):
+            await two.handshake()
+        two.ours.close()
+
+
+@pytest.mark.parametrize("in_handshake", [True, False])
+async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, in_handshake, monkeypatch):
+    monkeypatch.setattr(tls, "MAX_BARE", 100)
+    async with ends(contexts, client=True) as two:
+        if in_handshake:
+            assert isinstance(await failure(two), SideFailed)  # the certificate alone has more
+            return
+        monkeypatch.undo()
+        await two.shake_hands()
+        two.ours._bare = tls.MAX_BARE
+        await two.say()
+        two.peer.write(b"late")
+        await two.say()
+        with pytest.raises(SideFailed):
+            await two.receive()
+
+
+# -- what OpenSSL's own client can send -----------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+@pytest.mark.parametrize("option", ["-tls1_2", "-tls1_3"])
+async def test_a_renegotiation_is_refused_and_new_keys_are_taken(contexts, option):
+    """In s_client a line "R" asks for a renegotiation, a line "K" for new keys of both sides."""
+    listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener[0].socket.getsockname()[1]
+    contexts[0].maximum_version = ssl.TLSVersion.TLSv1_3
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", option]
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    readiness, waker = Readiness(), Waker()
+    got = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.dispatch)
+        stream = await listener[0].accept()
+        sock = socket.socket(fileno=stream.socket.detach())
+        ours = TlsTransport(TcpTransport(sock, "client", waker, readiness), contexts[0])
+        with trio.fail_after(BOUND), suppress(SideFailed):
+            while not ours.try_handshake():  # noqa: ASYNC110 - what real sockets do sets no event
+                await trio.sleep(0.001)
+            assert process.stdin is not None
+            await process.stdin.send_all(b"one\n")
+            sent = False
+            while got != b"one\ntwo\n":
+                data = ours.try_receive()
+                assert data != b""
+                got += data or b""
+                if got == b"one\n" and not sent:
+                    sent = True
+                    await process.stdin.send_all(b"R\n" if option == "-tls1_2" else b"K\n")
+                    await trio.sleep(0.05)
+                    with suppress(trio.BrokenResourceError):
+                        await process.stdin.send_all(b"two\n")
+                await trio.sleep(0.001)
+        ours.close()
+        nursery.cancel_scope.cancel()
+    process.kill()
+    await process.wait()
+    await listener[0].aclose()
+    readiness.close()
+    assert got == (b"one\n" if option == "-tls1_2" else b"one\ntwo\n")
