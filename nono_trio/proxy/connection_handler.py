@@ -21,6 +21,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.decision import FlowStart, Recorded, Refusal
 from nono_trio.proxy.access.hello_authorizer import second_hello
+from nono_trio.proxy.intercept.interfaces import HandshakeFailed
 from nono_trio.proxy.transport.client import Client, Expired
 from nono_trio.proxy.transport.transport import TcpTransport
 from nono_trio.proxy.transport.tunnel import Tunnel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.token_failures import TokenFailures
+    from nono_trio.proxy.intercept.interfaces import Intercepts
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.epoll import Readiness
     from nono_trio.proxy.transport.relay import RelayBuffer
@@ -73,6 +75,8 @@ class ProxyContext:
     """Wall clock in milliseconds since 1970."""
     chain: ProxyChain | None = None
     """The upstream proxy for connections that do not go out directly."""
+    interception: Intercepts | None = None
+    """None if the policy has no host looked into."""
     closing: bool = False
     """No connection is accepted any more, so none is kept for another request."""
 
@@ -228,6 +232,33 @@ class ConnectionHandler(ABC):
         finally:
             upstream.transport.close()
             self._log(start, tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
+
+    async def _connect_tls(self, recorded: Recorded) -> Upstream:
+        """Connect to an allowed host, also through an upstream proxy, and put verified TLS over the
+        connection. Raises UpstreamError."""
+        interception = self._proxy.interception
+        if interception is None:
+            raise AssertionError("nothing is intercepted")
+        upstream = await self._connect(recorded)
+        host, port = recorded.decision.destination
+        is_done = False
+        try:
+            upstream.transport = await interception.secure(
+                self._client, upstream.transport, upstream.early, host, self._proxy.limits
+            )
+            is_done = True
+        except HandshakeFailed as failure:
+            destination = f"{host.bracketed()}:{port}"
+            code = DenialCode.CONNECT_FAILED
+            reason = format_reason(code, destination=destination, detail=failure.reason)
+            status = 504 if failure.is_late else 502
+            refusal = Refusal(status, reason, failure.hint, "upstream_connect_failed")
+            raise UpstreamError(refusal) from failure
+        finally:
+            if not is_done:
+                upstream.transport.close()
+        upstream.early = b""
+        return upstream
 
     def _start_flow(self, upstream: Upstream, recorded: Recorded) -> FlowStart:
         return FlowStart(recorded, upstream.address, self._proxy.now(), upstream.name)

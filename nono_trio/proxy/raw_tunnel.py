@@ -143,6 +143,10 @@ class SniTunnel(RawTunnel):
 
 
 def alert(status: int) -> bytes:
-    """The TLS record with the fatal alert for a refusal's status, in plaintext as before any
-    handshake; internal_error if no other alert fits."""
-    return bytes([21, 3, 3, 0, 2, _FATAL, _ALERTS.get(status, _INTERNAL_ERROR)])
+    """The alert for a refusal's status; internal_error if no other alert fits."""
+    return fatal_alert(_ALERTS.get(status, _INTERNAL_ERROR))
+
+
+def fatal_alert(number: int) -> bytes:
+    """The TLS record with a fatal alert, in plaintext as before any handshake."""
+    return bytes([21, 3, 3, 0, 2, _FATAL, number])

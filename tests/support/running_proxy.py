@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import Flow
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.intercept.interfaces import Intercepts
 
 TOKEN = "7d1f00c0ffee"
 AUTH = "Basic " + base64.b64encode(f"nono:{TOKEN}".encode()).decode()
@@ -196,13 +197,20 @@ async def running(
     upstream_proxy: UpstreamProxy | None = None,
     admits: Callable[[tuple[str, int]], bool] | None = None,
     shared: bool = False,
+    endpoints: Iterable[str] = (),
+    intercept: Iterable[str] = (),
+    interception: Intercepts | None = None,
 ) -> AsyncIterator[Running]:
     """Yield a proxy that serves until the block ends; then every connection is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
-    policy = Policy.build(allow=list(allow), resolve=list(resolve), search=search)
+    policy = Policy.build(
+        allow=list(allow), resolve=list(resolve), search=search, endpoints=list(endpoints),
+        intercept=list(intercept),
+    )  # fmt: skip
     proxy = Proxy(
         policy, recorder, TOKEN,
         resolver=resolver, dialler=dialler, limits=limits, upstream_proxy=upstream_proxy,
+        interception=interception,
     )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]

@@ -7,6 +7,7 @@ which the kernel gives in a cage.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -16,6 +17,7 @@ from origin import Origin
 from running_proxy import PATIENT, TOKEN, Wire, until
 
 from nono_trio.core.policy.network_policy import Policy
+from nono_trio.proxy.intercept.interfaces import Intercepts
 from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.listeners.transparent import Transparent
@@ -101,12 +103,22 @@ async def cage(
     recorder: MemoryRecorder | None = None,
     resolver: FakeResolver | None = None,
     limits: ProxyLimits = PATIENT,
+    endpoints: Sequence[str] = (),
+    intercept: Sequence[str] = (),
+    interception: Intercepts | None = None,
 ):
     """Yield a transparent network that serves until the block ends."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver(RESOLVER)
     dialler = LoopbackDialler(None if origin is None else origin.port)
-    policy = Policy.build(allow=list(allow or ["allowed.test", "allowed.test:22"]))
-    proxy = Proxy(policy, recorder, TOKEN, resolver=resolver, dialler=dialler, limits=limits)
+    policy = Policy.build(
+        allow=list(allow or ["allowed.test", "allowed.test:22"]),
+        endpoints=endpoints,
+        intercept=intercept,
+    )
+    proxy = Proxy(
+        policy, recorder, TOKEN, resolver=resolver, dialler=dialler, limits=limits,
+        interception=interception,
+    )  # fmt: skip
     transparent = Transparent(
         proxy,
         policy,

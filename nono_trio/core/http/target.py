@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_PORT: Final = 65535
 HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
 
 _HOST = r"(\[[^\[\]/?#@\\]*\]|[^:\[\]/?#@\\]+)"  # parse_host decides about what is in it
 _AUTHORITY = re.compile(rf"{_HOST}:([1-9][0-9]{{0,4}})")
@@ -48,11 +49,11 @@ _HOST_FIELD = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?")
 
 
 class HttpTarget(msgspec.Struct, frozen=True, gc=False):
-    """The target of a plain HTTP request.
+    """The target of an HTTP request.
 
-    `authority` is the Host value to send: canonical, with the port only if it is not 80. `path` is
-    the target to send: origin-form with its query, or b"*" for OPTIONS of a whole server (RFC 9112
-    3.2.4).
+    `authority` is the Host value to send: canonical, without the port that the scheme means. `path`
+    is the target to send: origin-form with its query, or b"*" for OPTIONS of a whole server (RFC
+    9112 3.2.4).
     """
 
     host: Host
@@ -85,16 +86,20 @@ def http_target(head: RequestHead) -> HttpTarget:
     return HttpTarget(host, port, _authority(host, port), path.encode("ascii"))
 
 
-def origin_target(head: RequestHead, fallback: Host, port: int) -> HttpTarget:
+def origin_target(
+    head: RequestHead, fallback: Host, port: int, scheme_port: int = HTTP_PORT
+) -> HttpTarget:
     """The target of a request in origin-form on a connection to `port`. RFC 9112 3.2.1, 3.2.4.
 
-    The host is that of the Host field, or `fallback` without one (HTTP/1.0). Raises BadRequest 400.
+    The host is that of the Host field, or `fallback` without one (HTTP/1.0). `scheme_port` is the
+    port that a Host field without one means. Raises BadRequest 400.
     """
     whole_server = head.target == "*" and head.method == "OPTIONS"
     if head.method == "CONNECT" or not (whole_server or _PATH.fullmatch(head.target)):
         raise _refused(head, "expected a path as the target")
-    host = _field_host(head, port) or fallback
-    return HttpTarget(host, port, _authority(host, port), head.target.encode("ascii"))
+    host = _field_host(head, port, scheme_port) or fallback
+    authority = _authority(host, port, scheme_port)
+    return HttpTarget(host, port, authority, head.target.encode("ascii"))
 
 
 def _origin_form(method: str, path: str | None, query: str | None) -> str:
@@ -103,19 +108,19 @@ def _origin_form(method: str, path: str | None, query: str | None) -> str:
     return (path or "/") + (query or "")
 
 
-def _authority(host: Host, port: int) -> bytes:
+def _authority(host: Host, port: int, scheme_port: int = HTTP_PORT) -> bytes:
     shown = host.bracketed()
-    return (shown if port == HTTP_PORT else f"{shown}:{port}").encode("ascii")
+    return (shown if port == scheme_port else f"{shown}:{port}").encode("ascii")
 
 
-def _field_host(head: RequestHead, port: int) -> Host | None:
+def _field_host(head: RequestHead, port: int, scheme_port: int) -> Host | None:
     field = head.first(b"host")
     if field is None:
         return None
     match = _HOST_FIELD.fullmatch(field.decode("latin-1"))
     if match is None:
         raise BadRequest(400, "the host field is not HOST or HOST:PORT")
-    if int(match[2] or HTTP_PORT) != port:
+    if int(match[2] or scheme_port) != port:
         raise BadRequest(400, "the host field names another port than the connection's", match[1])
     try:
         return parse_host(match[1])

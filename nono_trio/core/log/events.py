@@ -192,7 +192,8 @@ class Flow(msgspec.Struct, kw_only=True, frozen=True):
 
     `sequence` is that of its decision record, times are milliseconds, bytes are counted per
     direction (up = from the child). `address` is the dialled address (None: none was dialled),
-    `name` its full name if it differs from the target's.
+    `name` its full name if it differs from the target's. A request has the `status` of its answer,
+    and the time to its first byte.
     """
 
     sequence: int
@@ -205,6 +206,8 @@ class Flow(msgspec.Struct, kw_only=True, frozen=True):
     bytes_down: int
     closed_by: ClosedBy
     name: str | UnsetType = UNSET
+    status: U16 | UnsetType = UNSET
+    first_byte_ms: int | UnsetType = UNSET
 
 
 _encoder = msgspec.json.Encoder()

@@ -33,6 +33,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
+    NO_INTERCEPT_FLAG,
     TCP_SCHEME,
     parse_deny,
     with_parents,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.rule import Rule
 
 INTERCEPT_FLAG: Final = "--intercept"
-NO_INTERCEPT_FLAG: Final = "--no-intercept"
 ALL_HOSTS: Final = "all"
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 MAX_SHOWN: Final = 256  # characters of a path in a sentence; the record has all of it

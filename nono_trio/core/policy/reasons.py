@@ -76,6 +76,13 @@ class DenialCode(Enum):
         "the second TLS hello of the connection asks for another host than the first"
     )
     SECOND_HELLO_BAD = "the second TLS hello can't be read: {detail}"
+    # A connection whose requests must be seen.
+    INTERCEPT_FAILED = "the TLS handshake with the program failed: {detail}"
+    INTERCEPT_TIMEOUT = "the TLS handshake with the program took longer than {seconds} seconds"
+    NO_HTTP_OFFERED = "the TLS hello offers protocols without HTTP/1.1 (ALPN)"
+    INTERCEPTED_NO_HTTP = "expected an HTTP/1.1 request under TLS, got something else"
+    INTERCEPTED_NO_TLS = "expected TLS or an HTTP/1.1 request, got something else"
+    INTERCEPTED_SILENT = "nothing came, where TLS or an HTTP/1.1 request was expected"
     # A program that knows of no proxy.
     NAME_IMPOSSIBLE = "the name is not one that a host can have"
     NAME_NOT_ALLOWED = "the name is not allowed on any port"
@@ -109,6 +116,8 @@ class DenialCode(Enum):
     NAME_WITH_MANY_ADDRESSES = "the name has more than {count} addresses"
     RESOLVE_TIMEOUT = "the name was not resolved within {seconds} seconds"
     RESOLVER_BUSY = "too many earlier look-ups have had no answer yet"
+    TLS_FAILED = "the TLS handshake failed: {detail}"
+    TLS_TIMEOUT = "the TLS handshake took longer than {seconds} seconds"
     # The upstream proxy.
     UPSTREAM_REFUSED = "the upstream proxy {proxy} refused the connection ({status})"
     UPSTREAM_WANTS_USER = "the upstream proxy {proxy} asks for a user and password ({status})"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ALLOW_FLAG: Final = "--allow-domain"
 DENY_FLAG: Final = "--deny-domain"
 RESOLVE_FLAG: Final = "--resolve"
+NO_INTERCEPT_FLAG: Final = "--no-intercept"
 
 ANY_PORT: Final = 0  # not a port of its own: TCP reserves it
 HTTP_PORT: Final = 80

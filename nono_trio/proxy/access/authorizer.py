@@ -19,6 +19,7 @@ import hmac
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, final
 
 import msgspec
+from msgspec.structs import replace
 
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
@@ -165,8 +166,11 @@ class RequestAuthorizer:
             return decided(request, presented, refusal=refusal)
         verdict = self._policy.decide(request.host, request.port)
         refusal = refusal_of(verdict)
-        if refusal is None and verdict.tls_only and isinstance(request, HttpRequest):
-            refusal = _not_tls(entry(request.host.name, request.port))
+        if refusal is None and isinstance(request, HttpRequest):
+            if verdict.tls_only:
+                refusal = _not_tls(entry(request.host.name, request.port))
+            elif verdict.intercepted:
+                return judged(self._policy, "http", request, decided(request, presented, verdict))
         return decided(request, presented, verdict, refusal)
 
     def _authenticate(self, head: RequestHead) -> tuple[AuthOutcome | None, Refusal | None]:
@@ -197,6 +201,30 @@ def decided(
         verdict,
         refusal,
     )
+
+
+def judged(policy: Policy, scheme: str, request: HttpRequest, decision: Decision) -> Decision:
+    """The decision about an allowed host's request by method and path.
+
+    The request is changed to the spelling that was judged: that one is sent and recorded.
+    """
+    head = request.head
+    verdict = policy.endpoint_verdict(
+        scheme,
+        request.host,
+        request.port,
+        head.method,
+        request.target.path.decode("ascii"),
+        [name for name, _ in head.fields],
+    )
+    request.path = verdict.path
+    if verdict.target:
+        request.target = replace(request.target, path=verdict.target.encode("ascii"))
+    refusal = None
+    if not verdict.allowed:
+        reason = verdict.reason or "denied"
+        refusal = Refusal(verdict.status, reason, verdict.hint, "endpoint_policy")
+    return replace(decision, path=verdict.path, endpoint=verdict, refusal=refusal)
 
 
 def read_request(raw: bytes, unread: bytes) -> tuple[Request, bytes]:

@@ -24,6 +24,7 @@ from nono_trio.core.log.events import Flow, NetworkEvent
 if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome, ClosedBy, DenialCategory, Mode
     from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.endpoint_policy import EndpointVerdict
     from nono_trio.core.policy.policy_verdict import Verdict
     from nono_trio.core.policy.rule import Spoken
 
@@ -55,6 +56,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     refusal: Refusal | None = None
     upstream: str | None = None
     """The upstream proxy that the connection goes through; None if the host is dialled."""
+    endpoint: EndpointVerdict | None = None
+    """The verdict about the request itself; None if only the host was decided."""
 
     @property
     def rule(self) -> str | None:
@@ -100,14 +103,15 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     def through(self, upstream: str) -> Decision:
         """The same decision for a host that is reached through an upstream proxy."""
-        return replace(self, mode="external", upstream=upstream)
+        mode = self.mode if self.mode == "connect_intercept" else "external"
+        return replace(self, mode=mode, upstream=upstream)
 
     def event(self, now: int, more: str = "") -> NetworkEvent:
         """The record of this decision; `now` in milliseconds since 1970.
 
         `more` is appended to the reason of a refusal.
         """
-        presented, refusal = self.presented, self.refusal
+        presented, refusal, endpoint = self.presented, self.refusal, self.endpoint
         return NetworkEvent(
             timestamp_unix_ms=now,
             mode=self.mode,
@@ -115,6 +119,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             auth_mechanism=UNSET if presented is None else "proxy_authorization",
             auth_outcome=UNSET if presented is None else presented,
             denial_category=UNSET if refusal is None else refusal.category,
+            endpoint_policy_action=UNSET if endpoint is None else endpoint.action or UNSET,
+            endpoint_policy_rule=UNSET if endpoint is None else endpoint.rule or UNSET,
             target=self.target,
             upstream=self.upstream or UNSET,
             port=self.port,
@@ -149,17 +155,25 @@ def host_denied(
 
 @dataclass(slots=True)
 class FlowStart:
-    """Begin of the flow of an allowed request: `address` is connected, `name` is the full name
-    that has the address if that is not the target."""
+    """Begin of the flow of an allowed request: `address` is connected (None for a connection that
+    ends here), `name` is the full name that has the address if that is not the target."""
 
     recorded: Recorded
-    address: str
+    address: str | None
     opened_unix_ms: int
     name: str | None = None
     started: float = field(default_factory=time.monotonic)
 
-    def end(self, bytes_up: int, bytes_down: int, closed_by: ClosedBy) -> Flow:
-        """The line of flows.ndjson, now that the flow has ended."""
+    def end(
+        self,
+        bytes_up: int,
+        bytes_down: int,
+        closed_by: ClosedBy,
+        status: int | UnsetType = UNSET,
+        first_byte: float | None = None,
+    ) -> Flow:
+        """The line of flows.ndjson, now that the flow has ended. `first_byte`: when the first byte
+        of the answer came, in seconds of the monotonic clock."""
         return Flow(
             sequence=self.recorded.sequence,
             target=self.recorded.decision.target,
@@ -171,4 +185,6 @@ class FlowStart:
             bytes_down=bytes_down,
             closed_by=closed_by,
             name=self.name or UNSET,
+            status=status,
+            first_byte_ms=UNSET if first_byte is None else int((first_byte - self.started) * 1000),
         )

@@ -30,7 +30,13 @@ from nono_trio.core.net.client_hello import BadHello, ClientHello
 from nono_trio.core.net.host import BadHost, Host, parse_host
 from nono_trio.core.policy.allow_entry import allow_entry, entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
-from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, Inspection
+from nono_trio.core.policy.rule import (
+    ALLOW_FLAG,
+    NO_INTERCEPT_FLAG,
+    TCP_SCHEME,
+    TLS_SCHEME,
+    Inspection,
+)
 from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 
 if TYPE_CHECKING:
@@ -143,6 +149,10 @@ class HelloAuthorizer:
         )
 
     def _no_tls(self, reason: str) -> Refusal:
+        if self._verdict.intercepted:
+            entry_text = entry(self._host.name, self._port, TCP_SCHEME)
+            hint = f"allow it with {NO_INTERCEPT_FLAG} {self._host.name} {ALLOW_FLAG} {entry_text}"
+            return Refusal(400, reason, hint, "host_denied")
         return _bad(with_allow_entry(reason, entry(self._host.name, self._port, TCP_SCHEME)))
 
 
@@ -161,7 +171,8 @@ def second_hello(first: Decision, fault: BadHello | OtherHello) -> Decision:
 
 
 def _may_hide(verdict: Verdict) -> bool:
-    return verdict.inspection >= Inspection.TLS
+    # The hello of an intercepted connection is answered here, with a certificate of its host.
+    return verdict.inspection >= Inspection.TLS or verdict.intercepted
 
 
 def _bad(reason: str) -> Refusal:

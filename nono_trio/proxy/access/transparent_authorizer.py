@@ -1,5 +1,5 @@
-"""Authorizes HTTP requests on a connection to the origin server: a transparent connection, or a
-CONNECT tunnel to port 80.
+"""Authorizes HTTP requests on a connection to the origin server: a transparent connection, a
+CONNECT tunnel, or either of them under TLS that ends here.
 
 Rules of this file:
 - No I/O and no waiting, as in authorizer.py.
@@ -8,6 +8,9 @@ Rules of this file:
   every site of its server. On a connection to a literal address the Host field of each request is
   decided by name, and the address itself is decided if the request has no Host field.
 - The caller has the verdict about the connection's host. It decides the requests for that host too.
+- A host whose requests must be seen has each of them judged by method and path. The URL that is
+  judged is made of the connection's host and port.
+- Under TLS the host is the one of the handshake, also for a literal address.
 """
 
 from __future__ import annotations
@@ -15,17 +18,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from nono_trio.core.http.request_head import parse_head
-from nono_trio.core.http.target import origin_target
+from nono_trio.core.http.target import HTTP_PORT, HTTPS_PORT, origin_target
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
-from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME
-from nono_trio.proxy.access.authorizer import Request, decided, read_http
+from nono_trio.core.policy.rule import ALLOW_FLAG, NO_INTERCEPT_FLAG, TCP_SCHEME
+from nono_trio.proxy.access.authorizer import HttpRequest, Request, decided, judged, read_http
 from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 
 if TYPE_CHECKING:
     from nono_trio.core.http.bad_request import BadRequest
-    from nono_trio.core.log.events import AuthOutcome
+    from nono_trio.core.log.events import AuthOutcome, Mode
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.policy_verdict import Verdict
@@ -39,6 +44,11 @@ class TransparentAuthorizer:
 
     `verdict` is the policy's about host and port.
     """
+
+    _scheme = "http"
+    _scheme_port = HTTP_PORT
+    _mode: Mode = "reverse"
+    _other_status = 403
 
     def __init__(
         self,
@@ -57,19 +67,31 @@ class TransparentAuthorizer:
     def authorize(self, raw: bytes, unread: bytes) -> tuple[Request, Decision, bytes]:
         """As `Authorizer.authorize`."""
         head = parse_head(raw)
-        target = origin_target(head, self._host, self._port)
+        target = origin_target(head, self._host, self._port, self._scheme_port)
         request, rest = read_http(head, target, unread)
-        if target.host == self._host:
+        return request, self._decide(request, target.host), rest
+
+    def _decide(self, request: HttpRequest, host: Host) -> Decision:
+        if host == self._host:
             verdict = self._verdict
-        elif self._host.address is None:
-            return (
-                request,
-                decided(request, self._presented, refusal=self._other(target.host)),
-                rest,
-            )
+        elif self._is_one_host:
+            return self._decided(request, None, self._other(host))
         else:
-            verdict = self._policy.decide(target.host, self._port)
-        return request, decided(request, self._presented, verdict, refusal_of(verdict)), rest
+            verdict = self._policy.decide(host, self._port)
+        decision = self._decided(request, verdict, refusal_of(verdict))
+        if verdict.intercepted and decision.refusal is None:
+            return judged(self._policy, self._scheme, request, decision)
+        return decision
+
+    @property
+    def _is_one_host(self) -> bool:
+        """True if requests for other hosts than the connection's are refused unasked."""
+        return self._host.address is None
+
+    def _decided(
+        self, request: HttpRequest, verdict: Verdict | None, refusal: Refusal | None
+    ) -> Decision:
+        return decided(request, self._presented, verdict, refusal)
 
     def malformed(self, raw: bytes, fault: BadRequest) -> Decision:
         """As `Authorizer.malformed`; the target is the host of the connection."""
@@ -82,6 +104,10 @@ class TransparentAuthorizer:
         return self._no_http(DenialCode.SERVER_BEFORE_HTTP)
 
     def _no_http(self, code: DenialCode, status: int = 400) -> Decision:
+        if self._verdict.intercepted:
+            return self._about_connection(
+                not_seen(DenialCode.INTERCEPTED_NO_TLS, self._host, status)
+            )
         allow_entry = entry(self._host.name, self._port, TCP_SCHEME)
         hint = f"allow it with {ALLOW_FLAG} {allow_entry}"
         reason = with_allow_entry(format_reason(code), allow_entry)
@@ -89,7 +115,7 @@ class TransparentAuthorizer:
 
     def _about_connection(self, refusal: Refusal) -> Decision:
         return Decision(
-            "reverse",
+            self._mode,
             self._host.name,
             self._port,
             presented=self._presented,
@@ -102,7 +128,35 @@ class TransparentAuthorizer:
         reason = format_reason(
             DenialCode.OTHER_HOST_FIELD, asked=host.bracketed(), host=self._host.bracketed()
         )
-        return Refusal(403, reason, category="host_denied")
+        return Refusal(self._other_status, reason, category="host_denied")
+
+
+class InterceptedAuthorizer(TransparentAuthorizer):
+    """Authorizes the requests of one connection whose TLS ends here."""
+
+    _scheme = "https"
+    _scheme_port = HTTPS_PORT
+    _mode: Mode = "connect_intercept"
+    _other_status = 421  # RFC 9110 15.5.20
+
+    @property
+    def _is_one_host(self) -> bool:
+        return True
+
+    def _decided(
+        self, request: HttpRequest, verdict: Verdict | None, refusal: Refusal | None
+    ) -> Decision:
+        return replace(super()._decided(request, verdict, refusal), mode=self._mode)
+
+    def _no_http(self, code: DenialCode, status: int = 400) -> Decision:
+        refusal = not_seen(DenialCode.INTERCEPTED_NO_HTTP, self._host, status)
+        return self._about_connection(refusal)
+
+
+def not_seen(code: DenialCode, host: Host, status: int = 400) -> Refusal:
+    """The refusal of bytes that are no requests, on a connection whose requests must be seen."""
+    hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {host.name}"
+    return Refusal(status, format_reason(code), hint, "host_denied")
 
 
 def _is_http(raw: bytes) -> bool:

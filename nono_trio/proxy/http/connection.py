@@ -15,7 +15,6 @@ before it is answered too. One refusal is one event.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,35 +22,26 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from nono_trio.core.http.bad_request import BadRequest
-from nono_trio.core.net.client_hello import BadHello
-from nono_trio.core.net.hello_retry import HelloRetry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.authorizer import ConnectRequest, HttpRequest
-from nono_trio.proxy.access.decision import FlowStart, Refusal
-from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
+from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.access.token_failures import CATEGORY
-from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
 from nono_trio.proxy.connection_handler import (
     BUSY,
     FULL,
-    ConnectionHandler,
     ProxyContext,
     Upstream,
     UpstreamError,
-    has_spoken,
-    read_hello,
     rest_of_head,
-    wait_for_client,
 )
 from nono_trio.proxy.http import error_response
 from nono_trio.proxy.http.exchange import Exchange, is_repeatable
 from nono_trio.proxy.http.rewrite import rewrite
+from nono_trio.proxy.http.tunnels import TunnelHandler
 from nono_trio.proxy.limits import MAX_CHALLENGES
 from nono_trio.proxy.transport.client import Client, Expired
 
 if TYPE_CHECKING:
-    from nono_trio.core.log.events import ClosedBy
-    from nono_trio.core.policy.rule import Spoken
     from nono_trio.proxy.access.authorizer import Authorizer, Request
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.http.rewrite import OutgoingRequest
@@ -59,22 +49,12 @@ if TYPE_CHECKING:
 OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_denied")
 
 
-class HttpConnection(ConnectionHandler):
+class HttpConnection(TunnelHandler):
     """Serves HTTP: CONNECT and plain requests. `authorizer` is the proxy's own unless given.
     `shared`: other programs than the caged command may have connected, so a malformed request is
     not attributed to the command until the client has shown the token."""
 
-    __slots__ = (
-        "_authorizer",
-        "_challenges",
-        "_closed_by",
-        "_flow",
-        "_is_established",
-        "_served",
-        "_shared",
-        "_spare",
-        "_tunnel_refused",
-    )
+    __slots__ = ("_challenges", "_served", "_shared", "_tunnel_refused")
 
     def __init__(
         self,
@@ -85,20 +65,17 @@ class HttpConnection(ConnectionHandler):
         authorizer: Authorizer | None = None,
         shared: bool = False,
     ) -> None:
-        super().__init__(client, proxy_context, full=full)
-        self._authorizer = authorizer or proxy_context.authorizer
+        super().__init__(client, proxy_context, authorizer, full=full)
         self._shared = shared
-        self._is_established = False
-        """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
-        self._flow: FlowStart | None = None
-        """Of a CONNECT whose tunnel carries HTTP. Each request in it has a flow of its own."""
-        self._closed_by: ClosedBy = "client"
         self._served = False
         self._challenges = 0
         self._tunnel_refused = False
-        self._spare: Upstream | None = None
 
     async def _serve(self) -> None:
+        await self.serve_requests()
+
+    async def serve_requests(self) -> None:
+        """Serve one request after another, until no other may follow. Raises as `_serve` does."""
         while await self._serve_request():
             self._served = True
             await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
@@ -116,18 +93,20 @@ class HttpConnection(ConnectionHandler):
         except BadRequest as fault:
             return await self._refuse_malformed(raw or self._client.unread, fault)
         if decision.refusal is not None:
-            if self._is_established:
+            if self._is_established and decision.endpoint is None:
                 return await self._reset(decision)
             return await self._refuse(request, decision, decision.refusal)
         self._client.deadline = math.inf
         recorded = await self._record(decision)
         if type(request) is ConnectRequest:
             spoken = decision.spoken
+            if self._proxy.interception is not None and self._may_be_intercepted(request, decision):
+                return await self._look_into(request, recorded)
             upstream = await self._connect_or_refuse(request, recorded, for_tunnel=spoken != "http")
             return upstream is not None and await self._relay_tunnel(
                 request, recorded, upstream, spoken
             )
-        outgoing = rewrite(request, self._proxy.chain_of(decision))
+        outgoing = rewrite(request, None if self._is_under_tls else self._proxy.chain_of(decision))
         spare = self._take_spare(request)
         upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
         return upstream is not None and await self._relay_http(
@@ -156,15 +135,6 @@ class HttpConnection(ConnectionHandler):
             self._client.transport.reset()
         else:
             await self._answer(BUSY, keep=False, body=True)
-
-    def _close(self) -> None:
-        if self._spare is not None:
-            self._spare.transport.close()
-        if self._flow is not None:
-            is_cut = trio.current_effective_deadline() == -math.inf
-            closed_by = "shutdown" if is_cut else self._closed_by
-            self._log(self._flow, 0, 0, closed_by)
-        super()._close()
 
     async def _next_head(self) -> bytes | None:
         """Return the bytes of the next head, or None when no more requests come. Raises BadRequest,
@@ -230,14 +200,6 @@ class HttpConnection(ConnectionHandler):
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
         return False
 
-    async def _reset(self, decision: Decision) -> bool:
-        """Record what a tunnel may not carry, then cut it: the client would take an answer of ours
-        for the server's. No request may follow."""
-        await self._record(decision)
-        self._client.transport.reset()
-        self._closed_by = "error"
-        return False
-
     async def _answer(self, refusal: Refusal, *, keep: bool, body: bool, more: bool = True) -> None:
         """Send a refusal. If it is the last answer and `more` comes in, read that first: closing
         with unread bytes could destroy the answer."""
@@ -258,73 +220,13 @@ class HttpConnection(ConnectionHandler):
     ) -> Upstream | None:
         """Connect to the upstream of an allowed request; None if it was refused after all."""
         try:
+            if self._is_under_tls:
+                return await self._connect_tls(recorded)
             return await self._connect(recorded, for_tunnel=for_tunnel)
         except UpstreamError as found:
             refused = recorded.decision.refused(found.refusal)
             await self._refuse(request, refused, found.refusal)
             return None
-
-    async def _relay_tunnel(
-        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream, spoken: Spoken
-    ) -> bool:
-        """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
-        if spoken == "anything":
-            await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED)
-            return False
-        self._is_established = True
-        decision, policy = recorded.decision, self._proxy.policy
-        about = request.host, request.port, decision.allowing_verdict, decision.presented
-        if spoken == "http":
-            self._flow = self._start_flow(upstream, recorded)
-            return await self._open_http(TransparentAuthorizer(policy, *about), upstream)
-        retry = HelloRetry()
-        look = partial(self._look_at_hello, HelloAuthorizer(policy, *about), upstream, retry)
-        await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
-        return False
-
-    async def _look_at_hello(
-        self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
-    ) -> ClosedBy | None:
-        """Let a TLS tunnel begin (None), or record why not and reset it."""
-        found = await self._authorize_hello(authorizer, upstream, retry)
-        if isinstance(found, str):
-            return found
-        if found.refusal is None:
-            return None
-        await self._reset(found)
-        return "error"
-
-    async def _authorize_hello(
-        self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
-    ) -> Decision | ClosedBy:
-        """The decision about the TLS hello, whose bytes stay unread, or the side that ended the
-        connection before it came. A client sends its hello only after the 200."""
-        ended = await wait_for_client(self._client, upstream, self._proxy.limits)
-        if ended is not None:
-            is_server_first = ended != "client" and has_spoken(upstream)
-            return authorizer.server_first() if is_server_first else ended
-        try:
-            hello = await read_hello(self._client, self._proxy.limits)
-        except BadHello as fault:
-            return authorizer.malformed(fault)
-        if hello is None:
-            return "client"
-        retry.first = hello
-        return authorizer.authorize(hello)
-
-    async def _open_http(self, authorizer: TransparentAuthorizer, upstream: Upstream) -> bool:
-        """Have the tunnel's requests authorized one by one, as on a connection to the server
-        itself; returns True if a request has begun."""
-        self._spare = upstream
-        self._authorizer = authorizer
-        await self._client.send(error_response.ESTABLISHED)
-        ended = await wait_for_client(self._client, upstream, self._proxy.limits)
-        if ended is None:
-            return True
-        if ended != "client" and has_spoken(upstream):
-            return await self._reset(authorizer.server_first())
-        self._closed_by = ended
-        return False
 
     async def _relay_http(
         self,
@@ -378,7 +280,7 @@ class HttpConnection(ConnectionHandler):
                 self._spare = upstream
             else:
                 upstream.transport.close()
-            self._log(start, exchange.sent, exchange.received, exchange.closed_by)
+            self._proxy.recorder.record_flow(exchange.flow(start))
         return exchange
 
     async def _conclude(self, request: HttpRequest, decision: Decision, exchange: Exchange) -> bool:

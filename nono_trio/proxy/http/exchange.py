@@ -13,6 +13,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec import UNSET
 
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.response_head import BadResponse
@@ -26,8 +27,9 @@ from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
-    from nono_trio.core.log.events import ClosedBy, DenialCategory
+    from nono_trio.core.log.events import ClosedBy, DenialCategory, Flow
     from nono_trio.proxy.access.authorizer import HttpRequest
+    from nono_trio.proxy.access.decision import FlowStart
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.limits import ProxyLimits
@@ -135,6 +137,18 @@ class Exchange:
             return self.response_stream.received
         head = self.response_stream.received - len(self.response_stream.left_over)
         return head + self._tunnel.down.moved
+
+    def flow(self, start: FlowStart) -> Flow:
+        """The line of flows.ndjson, now that the exchange has ended."""
+        response = self.response_stream
+        status, first_byte = response.status, response.first_byte
+        return start.end(
+            self.sent,
+            self.received,
+            self.closed_by,
+            UNSET if status is None else status,
+            first_byte,
+        )
 
     @property
     def keeps_client(self) -> bool:

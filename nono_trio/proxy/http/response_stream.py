@@ -8,6 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.body import EndlessBody, LengthBody
@@ -51,6 +52,7 @@ class ResponseStream:
         "_writer",
         "answered",
         "ended",
+        "first_byte",
         "keeps_client",
         "received",
     )
@@ -64,6 +66,8 @@ class ResponseStream:
         outgoing: OutgoingRequest,
     ) -> None:
         self.received = 0
+        self.first_byte: float | None = None
+        """When the first byte came, in seconds of the monotonic clock."""
         self.answered = False
         self.ended = False
         self.keeps_client = head.keep_alive
@@ -84,6 +88,11 @@ class ResponseStream:
     def done(self) -> bool:
         """True if all of the response was sent to the client."""
         return self.ended and not self._pending
+
+    @property
+    def status(self) -> int | None:
+        """The status of the final response; None before its head has come."""
+        return None if self._response is None else self._response.status
 
     @property
     def has_open_head(self) -> bool:
@@ -132,7 +141,9 @@ class ResponseStream:
 
     def _receive(self) -> bytes | None:
         raw = self._upstream.transport.try_receive(READ_BODY)
-        if raw is not None:
+        if raw:
+            if not self.received:
+                self.first_byte = time.monotonic()
             self.received += len(raw)
         return raw
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.connection_handler import ConnectionHandler, ConnectionHandlerFactory
+    from nono_trio.proxy.intercept.interfaces import Intercepts
     from nono_trio.proxy.upstream.interfaces import Dialler, Resolver
 
     Admits: TypeAlias = Callable[[Any], bool]
@@ -72,6 +73,7 @@ class Proxy:
     """A filtering forward proxy that records each decision before it takes effect.
 
     `token` is the session's secret. `resolver` and `dialler` default to the system's.
+    `interception` is needed if the policy has hosts looked into.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Proxy:
         dialler: Dialler | None = None,
         limits: ProxyLimits = DEFAULT_LIMITS,
         upstream_proxy: UpstreamProxy | None = None,
+        interception: Intercepts | None = None,
         clock_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self._limits = limits
@@ -105,6 +108,7 @@ class Proxy:
             token_failures=TokenFailures(recorder, clock_ms),
             now=clock_ms,
             chain=self.chain,
+            interception=interception,
         )
         self._clients = ClientTable()
         self._tasks = TaskPool(self._handle)

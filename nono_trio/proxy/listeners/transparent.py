@@ -22,6 +22,7 @@ from nono_trio.core.net.host import Host
 from nono_trio.core.policy.rule import WEB_PORTS
 from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
 from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.http.intercepted_tunnels import InterceptingSniTunnel, InterceptingTunnel
 from nono_trio.proxy.listeners.dns_responder import NameService
 from nono_trio.proxy.listeners.dns_server import serve_connections, serve_datagrams
 from nono_trio.proxy.listeners.proxy import defer_accept
@@ -130,6 +131,11 @@ class Transparent:
             authorizer = TransparentAuthorizer(self._policy, host, port, verdict)
             return HttpConnection(client, proxy_context, full=full, authorizer=authorizer)
         kind = SniTunnel if spoken == "tls" else RawTunnel
+        if proxy_context.interception is not None:
+            if spoken == "tls":
+                kind = InterceptingSniTunnel
+            elif verdict.intercepted:
+                kind = InterceptingTunnel
         return kind(client, proxy_context, full=full, host=host, port=port, verdict=verdict)
 
     def _target(self, client: Client) -> tuple[Host, int]:

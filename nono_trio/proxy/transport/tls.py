@@ -119,6 +119,11 @@ class TlsTransport:
         return self._below.failed
 
     @property
+    def unsent(self) -> int:
+        """Bytes of ciphertext that wait for the socket."""
+        return len(self._ciphertext) + self._outgoing.pending
+
+    @property
     def protocol(self) -> str | None:
         """The protocol that both sides have agreed to (ALPN); None for none."""
         return self._tls.selected_alpn_protocol()
@@ -279,7 +284,7 @@ class TlsTransport:
 
     def _is_stopped(self) -> bool:
         """Return whether our answers wait for the peer, which then gets no others."""
-        if self._outgoing.pending <= MAX_ANSWERS and len(self._ciphertext) <= MAX_ANSWERS + PIECE:
+        if self.unsent <= MAX_ANSWERS + PIECE:
             return False
         try:
             return not self._flush()

@@ -92,6 +92,16 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the second TLS hello can't be read: the TLS hello is malformed": (
         "SECOND_HELLO_BAD", {"detail": "the TLS hello is malformed"},
     ),
+    "the TLS handshake with the program failed: no cipher in common": (
+        "INTERCEPT_FAILED", {"detail": "no cipher in common"},
+    ),
+    "the TLS handshake with the program took longer than 10 seconds": (
+        "INTERCEPT_TIMEOUT", {"seconds": 10.0},
+    ),
+    "the TLS hello offers protocols without HTTP/1.1 (ALPN)": ("NO_HTTP_OFFERED", {}),
+    "expected an HTTP/1.1 request under TLS, got something else": ("INTERCEPTED_NO_HTTP", {}),
+    "expected TLS or an HTTP/1.1 request, got something else": ("INTERCEPTED_NO_TLS", {}),
+    "nothing came, where TLS or an HTTP/1.1 request was expected": ("INTERCEPTED_SILENT", {}),
     "the name is not one that a host can have": ("NAME_IMPOSSIBLE", {}),
     "the name is not allowed on any port": ("NAME_NOT_ALLOWED", {}),
     "3 more queries for denied names": ("QUERIES_SUPPRESSED", {"count": 3}),
@@ -142,6 +152,10 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the name has more than 32 addresses": ("NAME_WITH_MANY_ADDRESSES", {"count": 32}),
     "the name was not resolved within 10 seconds": ("RESOLVE_TIMEOUT", {"seconds": 10.0}),
     "too many earlier look-ups have had no answer yet": ("RESOLVER_BUSY", {}),
+    "the TLS handshake failed: certificate expired": (
+        "TLS_FAILED", {"detail": "certificate expired"},
+    ),
+    "the TLS handshake took longer than 10 seconds": ("TLS_TIMEOUT", {"seconds": 10.0}),
     "the upstream proxy http://p.test:3128 refused the connection (403)": (
         "UPSTREAM_REFUSED", {"proxy": "http://p.test:3128", "status": 403},
     ),

@@ -281,7 +281,7 @@ async def test_a_full_socket_holds_one_piece_that_must_be_offered_again(contexts
         sent, data = 0, bytes(range(256)) * 40_000
         while (count := two.ours.try_send(data[sent:])) > 0:
             sent += count
-        assert len(two.ours._ciphertext) <= tls.PIECE + 4 * 100
+        assert two.ours.unsent <= tls.PIECE + 4 * 100
         with pytest.raises(AssertionError, match="other bytes"):
             two.ours.try_send(b"x" + data[sent:])
         got = b""
@@ -386,16 +386,16 @@ async def test_what_is_no_handshake_fails(contexts, raw):
         two.ours.close()
 
 
-@pytest.mark.parametrize("in_handshake", [True, False])
-async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, in_handshake, monkeypatch):
+async def test_a_handshake_of_too_many_bytes_fails(contexts, monkeypatch):
     monkeypatch.setattr(tls, "MAX_BARE", 100)
     async with ends(contexts, client=True) as two:
-        if in_handshake:
-            assert isinstance(await failure(two), SideFailed)  # the certificate alone has more
-            return
-        monkeypatch.undo()
+        assert isinstance(await failure(two), SideFailed)  # the certificate alone has more
+
+
+async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, monkeypatch):
+    async with ends(contexts, client=True) as two:
         await two.shake_hands()
-        two.ours._bare = tls.MAX_BARE
+        monkeypatch.setattr(tls, "MAX_BARE", 100)  # two tickets have 500
         await two.say()
         two.peer.write(b"late")
         await two.say()

@@ -1,0 +1,80 @@
+"""Transparent connections that may have to be looked into, from programs that know of no proxy.
+
+They begin as the tunnels of raw_tunnel.py do. When the hello has named a host whose requests must
+be seen, TLS ends here, and an HttpConnection serves the requests.
+
+Rules of this file: what is neither TLS nor an HTTP/1.1 request is refused with a record, as no byte
+of it may pass unseen. That includes a client that waits for the server to speak first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.core.net.client_hello import HANDSHAKE
+from nono_trio.core.policy.reasons import DenialCode
+from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer, not_seen
+from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.raw_tunnel import SniTunnel
+from nono_trio.proxy.transport.client import Expired
+
+if TYPE_CHECKING:
+    from nono_trio.proxy.access.decision import Decision
+
+
+class InterceptingSniTunnel(SniTunnel):
+    """A connection to port 443: a tunnel, unless the hello asks for an intercepted host."""
+
+    __slots__ = ()
+
+    async def _pass(self, decision: Decision) -> Decision:
+        hello = None if self._retry is None else self._retry.first
+        if hello is None or not decision.allowing_verdict.intercepted:
+            return await super()._pass(decision)
+        await self._serve_requests(decision)
+        return decision
+
+    async def _serve_requests(self, decision: Decision | None = None) -> None:
+        """Serve the requests of the connection: under TLS if there is a decision about the hello,
+        otherwise in plaintext."""
+        about = self._proxy.policy, self._host, self._port, self._verdict
+        authorizer = TransparentAuthorizer(*about)
+        connection = HttpConnection(self._client, self._proxy, full=False, authorizer=authorizer)
+        hello = None if self._retry is None else self._retry.first
+        try:
+            if decision is None or hello is None or await connection.end_tls(decision, hello):
+                await connection.serve_requests()
+        finally:
+            connection.close()
+
+
+class InterceptingTunnel(InterceptingSniTunnel):
+    """A connection to an intercepted host on another port: TLS, or HTTP/1.1 in plaintext."""
+
+    __slots__ = ("_waited",)
+
+    async def _serve(self) -> None:
+        self._waited = False
+        if not self._full and self._verdict.allowed and await self._speaks_http():
+            self._client.prove()
+            await self._serve_requests()
+        else:
+            await super()._serve()
+
+    async def _authorize(self) -> Decision | None:
+        if self._client.unread or not self._waited:
+            return await super()._authorize()
+        self._speaks_tls = False
+        return self._about(not_seen(DenialCode.INTERCEPTED_SILENT, self._host))
+
+    async def _speaks_http(self) -> bool:
+        """Wait for the first byte; return whether it may begin a request. It stays unread."""
+        client = self._client
+        client.expire_in(self._proxy.limits.head)
+        try:
+            client.unread = await client.receive()
+        except Expired:
+            if client.dropped:
+                raise
+            self._waited = True
+        return bool(client.unread) and client.unread[0] != HANDSHAKE

@@ -1,0 +1,277 @@
+"""The tunnels of CONNECT, and their interception: after the 200 a client may send any bytes,
+requests in plaintext, or requests under TLS.
+
+If the requests of a host must be seen, its tunnel is intercepted: TLS ends here, with a certificate
+of the session's authority, and each request is decided, recorded and forwarded over verified TLS.
+
+Rules of this file:
+- The hello is authorized, and the interception is recorded, before a byte of a handshake is sent.
+- A handshake that fails is a record and the end of the connection, never a tunnel.
+- No server is dialled for an intercepted connection before one of its requests is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+from msgspec.structs import replace
+
+from nono_trio.core.net.client_hello import HANDSHAKE, BadHello
+from nono_trio.core.net.hello_retry import HelloRetry
+from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG
+from nono_trio.proxy.access.decision import FlowStart, Refusal
+from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
+from nono_trio.proxy.access.transparent_authorizer import (
+    InterceptedAuthorizer,
+    TransparentAuthorizer,
+)
+from nono_trio.proxy.connection_handler import (
+    ConnectionHandler,
+    ProxyContext,
+    Upstream,
+    UpstreamError,
+    has_spoken,
+    read_hello,
+    wait_for_client,
+)
+from nono_trio.proxy.http import error_response
+from nono_trio.proxy.intercept.interfaces import HandshakeFailed
+from nono_trio.proxy.raw_tunnel import fatal_alert
+from nono_trio.proxy.transport.client import Client, Expired
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.events import ClosedBy
+    from nono_trio.core.net.client_hello import ClientHello
+    from nono_trio.core.policy.rule import Spoken
+    from nono_trio.proxy.access.authorizer import Authorizer, ConnectRequest
+    from nono_trio.proxy.access.decision import Decision, Recorded
+
+HTTP1: Final = b"http/1.1"
+NO_PROTOCOL: Final = 120  # RFC 7301 3.2: the alert no_application_protocol
+
+
+class TunnelHandler(ConnectionHandler):
+    """The tunnels of a connection that begins with HTTP. `authorizer` is the proxy's own unless
+    given."""
+
+    __slots__ = (
+        "_authorizer",
+        "_closed_by",
+        "_flow",
+        "_is_established",
+        "_is_under_tls",
+        "_spare",
+    )
+
+    def __init__(
+        self,
+        client: Client,
+        proxy_context: ProxyContext,
+        authorizer: Authorizer | None,
+        *,
+        full: bool,
+    ) -> None:
+        super().__init__(client, proxy_context, full=full)
+        self._authorizer = authorizer or proxy_context.authorizer
+        self._is_established = False
+        """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
+        self._is_under_tls = False
+        """The client's TLS ends here, so its requests go out over TLS too."""
+        self._flow: FlowStart | None = None
+        """Of a connection that carries requests. Each of them has a flow of its own."""
+        self._closed_by: ClosedBy = "client"
+        self._spare: Upstream | None = None
+
+    def close(self) -> None:
+        """Close the client and the upstream; only for a handler that `handle` does not run."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._spare is not None:
+            self._spare.transport.close()
+        if self._flow is not None:
+            is_cut = trio.current_effective_deadline() == -math.inf
+            closed_by = "shutdown" if is_cut else self._closed_by
+            self._log(self._flow, 0, 0, closed_by)
+        super()._close()
+
+    async def _reset(self, decision: Decision) -> bool:
+        """Record what a tunnel may not carry, then cut it: the client would take an answer of ours
+        for the server's. No request may follow."""
+        await self._record(decision)
+        self._client.transport.reset()
+        self._closed_by = "error"
+        return False
+
+    # -- tunnels ----------------------------------------------------------------------------------
+
+    async def _relay_tunnel(
+        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream, spoken: Spoken
+    ) -> bool:
+        """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
+        if spoken == "anything":
+            await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED)
+            return False
+        self._is_established = True
+        decision, policy = recorded.decision, self._proxy.policy
+        about = request.host, request.port, decision.allowing_verdict, decision.presented
+        if spoken == "http":
+            self._flow = self._start_flow(upstream, recorded)
+            return await self._open_http(TransparentAuthorizer(policy, *about), upstream)
+        retry = HelloRetry()
+        look = partial(self._look_at_hello, HelloAuthorizer(policy, *about), upstream, retry)
+        await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
+        return False
+
+    async def _look_at_hello(
+        self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
+    ) -> ClosedBy | None:
+        """Let a TLS tunnel begin (None), or record why not and reset it."""
+        found = await self._authorize_hello(authorizer, upstream, retry)
+        if isinstance(found, str):
+            return found
+        if found.refusal is None:
+            return None
+        await self._reset(found)
+        return "error"
+
+    async def _authorize_hello(
+        self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
+    ) -> Decision | ClosedBy:
+        """The decision about the TLS hello, whose bytes stay unread, or the side that ended the
+        connection before it came. A client sends its hello only after the 200."""
+        ended = await wait_for_client(self._client, upstream, self._proxy.limits)
+        if ended is not None:
+            is_server_first = ended != "client" and has_spoken(upstream)
+            return authorizer.server_first() if is_server_first else ended
+        try:
+            hello = await read_hello(self._client, self._proxy.limits)
+        except BadHello as fault:
+            return authorizer.malformed(fault)
+        if hello is None:
+            return "client"
+        retry.first = hello
+        return authorizer.authorize(hello)
+
+    async def _open_http(self, authorizer: TransparentAuthorizer, upstream: Upstream) -> bool:
+        """Have the tunnel's requests authorized one by one, as on a connection to the server
+        itself; returns True if a request has begun."""
+        self._spare = upstream
+        self._authorizer = authorizer
+        await self._client.send(error_response.ESTABLISHED)
+        ended = await wait_for_client(self._client, upstream, self._proxy.limits)
+        if ended is None:
+            return True
+        if ended != "client" and has_spoken(upstream):
+            return await self._reset(authorizer.server_first())
+        self._closed_by = ended
+        return False
+
+    # -- interception -----------------------------------------------------------------------------
+
+    def _may_be_intercepted(self, request: ConnectRequest, decision: Decision) -> bool:
+        """Return whether requests in the tunnel may have to be seen. On a connection to a literal
+        address the hello decides."""
+        spoken = decision.spoken
+        if decision.allowing_verdict.intercepted:
+            return spoken != "http"
+        return spoken == "tls" and request.host.address is not None
+
+    async def _look_into(self, request: ConnectRequest, recorded: Recorded) -> bool:
+        """Answer the CONNECT to a host whose requests must be seen, before anything is dialled;
+        returns True if requests follow."""
+        self._forget_spare()
+        self._is_established = True
+        self._flow = FlowStart(recorded, None, self._proxy.now())
+        await self._client.send(error_response.ESTABLISHED)
+        decision = recorded.decision
+        about = request.host, request.port, decision.allowing_verdict, decision.presented
+        if not await self._first_byte():
+            return False
+        is_tls = self._client.unread[0] == HANDSHAKE
+        if not is_tls and decision.spoken == "anything":  # the server may speak HTTP in plaintext
+            self._authorizer = TransparentAuthorizer(self._proxy.policy, *about)
+            return True
+        authorizer = HelloAuthorizer(self._proxy.policy, *about)
+        try:
+            hello = await read_hello(self._client, self._proxy.limits)
+        except BadHello as fault:
+            return await self._reset(authorizer.malformed(fault))
+        if hello is None:
+            return False
+        found = authorizer.authorize(hello)
+        if found.refusal is not None:
+            return await self._reset(found)
+        if found.allowing_verdict.intercepted or decision.allowing_verdict.intercepted:
+            return await self.end_tls(replace(found, method=decision.method), hello)
+        return await self._tunnel_late(recorded, hello)
+
+    async def _tunnel_late(self, recorded: Recorded, hello: ClientHello) -> bool:
+        """Dial a literal address for a hello that asks for a host which is not intercepted."""
+        self._flow = None
+        self._client.deadline = math.inf
+        try:
+            upstream = await self._connect(recorded)
+        except UpstreamError as found:
+            return await self._reset(recorded.decision.refused(found.refusal))
+        retry = HelloRetry()
+        retry.first = hello
+        await self._run_tunnel(upstream, recorded, b"", retry=retry)
+        return False
+
+    async def _first_byte(self) -> bool:
+        """Wait for the client's first bytes, which are then in `unread`; False if it ends."""
+        client = self._client
+        client.expire_in(self._proxy.limits.idle)
+        try:
+            client.unread = client.unread or await client.receive()
+        except Expired:
+            self._closed_by = "idle"
+            raise
+        return bool(client.unread)
+
+    def _forget_spare(self) -> None:
+        """Close a connection to another server, or to this one without TLS."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.transport.close()
+
+    async def end_tls(self, decision: Decision, hello: ClientHello) -> bool:
+        """Record that the connection is intercepted, then shake hands with the client, whose hello
+        is in `unread`. Returns True if requests follow; they are decided one by one."""
+        proxy, client, host = self._proxy, self._client, decision.destination[0]
+        interception = proxy.interception
+        if interception is None:
+            raise AssertionError("nothing is intercepted")
+        decision = replace(decision, mode="connect_intercept", upstream=None)
+        if hello.alpn and HTTP1 not in hello.alpn:
+            return await self._refuse_protocols(decision)
+        client.deadline = math.inf
+        recorded = await self._record(decision)
+        if self._flow is None:
+            self._flow = FlowStart(recorded, None, proxy.now())
+        try:
+            await interception.accept(client, host, proxy.limits)
+        except HandshakeFailed as failure:
+            self._closed_by = "error"
+            refusal = Refusal(400, failure.reason, failure.hint, "intercept_handshake_failed")
+            await self._record(decision.refused(refusal))
+            return False
+        self._is_established = False
+        self._is_under_tls = True
+        about = host, decision.destination[1], decision.allowing_verdict, decision.presented
+        self._authorizer = InterceptedAuthorizer(proxy.policy, *about)
+        return True
+
+    async def _refuse_protocols(self, decision: Decision) -> bool:
+        hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {decision.target}"
+        reason = format_reason(DenialCode.NO_HTTP_OFFERED)
+        refusal = Refusal(400, reason, hint, "intercept_handshake_failed")
+        await self._record(decision.refused(refusal))
+        self._closed_by = "error"
+        await self._client.drain(self._proxy.limits.linger, fatal_alert(NO_PROTOCOL))
+        return False

@@ -1,0 +1,45 @@
+"""The interface of interception for the handlers, and its one failure.
+
+Both are apart from the modules with TLS, which only a session that looks into hosts imports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nono_trio.core.net.host import Host
+    from nono_trio.proxy.limits import ProxyLimits
+    from nono_trio.proxy.transport.client import Client
+    from nono_trio.proxy.transport.transport import Transport
+
+
+class HandshakeFailed(Exception):
+    """A handshake has ended without a connection. `reason` is one printable sentence without a full
+    stop; `hint` is None if no flag would help. `is_late`: it took too long."""
+
+    def __init__(self, reason: str, hint: str | None = None, *, is_late: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+        self.is_late = is_late
+
+
+class Intercepts(Protocol):
+    """Puts TLS over the two connections of an intercepted client; `Interception` is one."""
+
+    async def accept(self, client: Client, host: Host, limits: ProxyLimits) -> None:
+        """Shake hands with `client` as `host`, whose hello is in `client.unread`, and replace its
+        transport. Raises HandshakeFailed, and Expired for a client whose place was given away. If
+        cancelled, the client has its old transport."""
+        ...
+
+    async def secure(
+        self, client: Client, upstream: Transport, early: bytes, host: Host, limits: ProxyLimits
+    ) -> Transport:
+        """Shake hands with `host` over `upstream`, from which `early` was read, and verify it.
+
+        `client` waits. Raises HandshakeFailed, OSError if the client leaves, and Expired for one
+        whose place was given away. `upstream` is left to the caller if it raises.
+        """
+        ...
