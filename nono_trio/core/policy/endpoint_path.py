@@ -3,6 +3,7 @@ r"""The canonical path of a request: the one spelling that is matched, sent upst
 Rules of this file:
 - RFC 3986 6.2.2: escapes of unreserved characters are decoded, other escapes are upper-case, dot
   segments are resolved. Nothing else changes: "//" stays, because object stores use it.
+- A path that begins with "//" is refused: URL parsers take what follows for a host.
 - A path that servers read in different ways is refused with its reason: one that climbs above the
   root, a backslash, a control character, a character outside ASCII, a fragment, a broken escape,
   a dot segment with parameters ("..;x") or behind one more decoding ("%252e%252e", "%EF%BC%8E").
@@ -32,9 +33,10 @@ _ESCAPE: Final = re.compile(r"%(?:([0-9A-Fa-f]{2})|)")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# A dot segment, also with what some servers remove: parameters, a query, spaces and dots at the end
-# (Windows), characters without width.
+# A dot segment, also with what some servers remove: parameters, a query, and spaces and dots at the
+# end (Windows), of which nothing may be left.
 _DOTS: Final = re.compile(r"\.{1,2}(?: [ .]*)?(?:[;?#].*)?", re.DOTALL)
+_BLANK: Final = re.compile(r"[ .]+")
 _WITHOUT_WIDTH: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 # Other characters that a conversion to a code page of Windows turns into a slash or a backslash.
 _BEST_FIT: Final = str.maketrans(dict.fromkeys("\u2044\u2215\u29f8", "/") | dict.fromkeys(
@@ -126,26 +128,27 @@ def _canonical(target: str) -> CanonicalTarget:
     if len(given) > MAX_SEGMENTS:
         _refuse(f"has more than {MAX_SEGMENTS} segments")
     segments, hides_slash = _resolved(given)
+    if len(segments) > 1 and not segments[0]:
+        _refuse("begins with two slashes")
     return CanonicalTarget("/" + "/".join(segments), query if mark else None, hides_slash)
 
 
 def _resolved(given: list[str]) -> tuple[list[str], bool]:
     """Return the segments without dot segments, and whether one of them hides a slash."""
-    segments: list[str] = []
-    hides_slash, ends_in_dots = False, False
+    found: list[tuple[str, bool]] = []
+    ends_in_dots = False
     for one in given:
         segment = canonical_segment(one)
         ends_in_dots = segment in (".", "..")
         if not ends_in_dots:
-            hides_slash |= _hides_slash(segment)
-            segments.append(segment)
+            found.append((segment, _hides_slash(segment)))
         elif segment == "..":
-            if not segments:
+            if not found:
                 _refuse("climbs above the root")
-            segments.pop()
+            found.pop()
     if ends_in_dots:
-        segments.append("")
-    return segments, hides_slash
+        found.append(("", False))
+    return [segment for segment, _ in found], any(hides for _, hides in found)
 
 
 def _canonical_escape(match: re.Match[str]) -> str:
@@ -174,8 +177,8 @@ def _hides_slash(segment: str) -> bool:
 
 
 def _check_dots(piece: str) -> None:
-    if piece.startswith(".") and _DOTS.fullmatch(piece):
-        _refuse("has a dot segment in disguise")
+    if piece and piece[0] in ". " and (_DOTS.fullmatch(piece) or _BLANK.fullmatch(piece)):
+        _refuse("has an ambiguous dot segment")
 
 
 def _compatible(text: str) -> str:

@@ -6,9 +6,9 @@ Rules of this file:
   more: `/a/**` matches `/a`, `/a/` and `/a/b/c`.
 - A pattern is written as a person writes a path. It gets the canonical spelling of a request's
   path; what has no such spelling raises UsageError.
-- An allow rule matches the canonical path as it is. If the path has empty segments it must match
-  without them too, because many servers merge slashes.
-- A deny rule matches a path in each way in which a server may read it (endpoint_readings.py).
+- An allow rule must match the canonical path, and where servers differ (endpoint_readings.py) what
+  they make of it: without parameters, or up to an encoded question mark.
+- A deny rule matches if one of many readings does.
 - Time is bounded by segments x items of the pattern: the child chooses the path.
 """
 
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 from nono_trio.core.policy.endpoint_path import (
     BadPath,
     CanonicalTarget,
+    canonical_segment,
     canonical_target,
 )
-from nono_trio.core.policy.endpoint_readings import folded, readings
+from nono_trio.core.policy.endpoint_readings import folded, readings, strict_readings
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,13 +48,7 @@ class PathPattern:
 
     def covers(self, target: CanonicalTarget) -> bool:
         """Return True if an allow rule with this pattern covers the path."""
-        segments = target.segments
-        if not _match(self.items, segments):
-            return False
-        if "//" not in target.path:
-            return True
-        merged = [one for one in segments[:-1] if one]
-        return _match(self.items, [*merged, segments[-1]])
+        return all(_match(self.items, one) for one in strict_readings(target, self.text))
 
     def may_cover(self, target: CanonicalTarget) -> bool:
         """Return True if a server may read the path as one that this pattern covers."""
@@ -67,7 +62,7 @@ def parse_pattern(text: str) -> PathPattern:
         target = canonical_target(encoded)
     except BadPath as fault:
         raise UsageError(f"the path {fault.reason}", hint=_FORM) from None
-    if any(one in (".", "..") for one in encoded.partition("?")[0].split("/")):
+    if any(canonical_segment(one) in (".", "..") for one in encoded.split("/")):
         _refuse("the path has a dot segment", "write the path that it leads to")
     if target.query is not None:
         _refuse("the path has a question mark", _FORM)
@@ -95,7 +90,7 @@ def _item(segment: str) -> Item:
 def _match(items: Sequence[Item], segments: Sequence[str]) -> bool:
     if items and items[-1] == _ANY and _ANY not in items[:-1]:
         fixed = items[:-1]  # the usual pattern: no search is needed
-        return len(segments) >= len(fixed) and all(map(_fits, fixed, segments))
+        return len(segments) >= len(fixed) and all(map(fits, fixed, segments))
     return _search(items, segments)
 
 
@@ -106,7 +101,7 @@ def _search(items: Sequence[Item], segments: Sequence[str]) -> bool:
         if item < len(items) and items[item] == _ANY:
             item += 1
             after_star, star_at = item, at
-        elif item < len(items) and _fits(items[item], segments[at]):
+        elif item < len(items) and fits(items[item], segments[at]):
             item, at = item + 1, at + 1
         elif after_star >= 0:
             star_at += 1
@@ -116,7 +111,7 @@ def _search(items: Sequence[Item], segments: Sequence[str]) -> bool:
     return all(one == _ANY for one in items[item:])
 
 
-def _fits(item: Item, segment: str) -> bool:
+def fits(item: Item, segment: str) -> bool:
     """Return True if a segment fits an item other than `**`."""
     if len(item) == 1:
         return segment == item[0]

@@ -27,6 +27,7 @@ from nono_trio.core.policy.endpoint_query import (
     query_may_cover,
     query_text,
 )
+from nono_trio.core.policy.endpoint_readings import strict_readings
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
@@ -121,7 +122,7 @@ class EndpointRule:
         if not self.read_only:
             return not self.methods or method in self.methods
         if method == "POST":
-            return target.segments[-1] == _GIT_FETCH
+            return all(one[-1] == _GIT_FETCH for one in strict_readings(target))
         if method not in _READ_METHODS:
             return False
         asks_git = target.path.endswith(_GIT_REFS) and query_may_cover(_ANY_SERVICE, target.query)
@@ -168,7 +169,7 @@ def endpoint_text(
     allow_encoded_slash: bool = False,
 ) -> str:
     """Return METHODS URL [allow_encoded_slash] of the parts that a profile gives."""
-    url = (host if "://" in host else f"https://{host}") + path
+    url = (host if "://" in host else f"https://{host}") + path.replace(" ", "%20")
     if query:
         url += f"?{query_text(query)}"
     words = [",".join(methods) or ANY_METHOD, url]
