@@ -19,7 +19,7 @@ from nono_trio.errors import JSON_SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nono_trio.explain.why import Answer
+    from nono_trio.explain.answer import Answer
 
 DEFAULT_PORT = 443
 LABEL_WIDTH = 9
@@ -33,6 +33,8 @@ LABEL_WIDTH = 9
     metavar="PORT",
     help=f"At this port  [default: {DEFAULT_PORT}]",
 )
+@click.option("--url", metavar="URL", help="May this be requested? http:// or https://.")
+@click.option("--method", metavar="METHOD", help="With this method  [default: GET]")
 @click.option("--path", type=PATH, metavar="PATH", help="May this file or directory be touched?")
 @click.option(
     "--op",
@@ -45,26 +47,35 @@ LABEL_WIDTH = 9
 def why(
     host: str | None,
     port: int | None,
+    url: str | None,
+    method: str | None,
     path: str | None,
     operation: Literal["read", "write"] | None,
     as_json: bool,
     **given: Any,  # noqa: ANN401  (click passes any)
 ) -> None:
-    """Say whether a run with these flags may reach a host or touch a path, and why.
+    """Say whether a run with these flags may reach a host, request a URL or touch a path, and why.
 
     Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
     code: 0 for any answer.
     """
-    from nono_trio.explain.why import explain_host, explain_path
-
-    if (host is None) == (path is None):
-        raise click.UsageError("expected --host or --path, and not both")
-    if (port is not None and host is None) or (operation is not None and path is None):
-        raise click.UsageError("--port belongs to --host, --op to --path")
+    if [host, url, path].count(None) != 2:
+        raise click.UsageError("expected one of --host, --url and --path")
+    belongs = ((port, host), (method, url), (operation, path))
+    if any(one is not None and to is None for one, to in belongs):
+        raise click.UsageError("--port belongs to --host, --method to --url, --op to --path")
     options = settle_run((), given_options(given))
     if host is not None:
+        from nono_trio.explain.why_host import explain_host
+
         answer = explain_host(options, host, port or DEFAULT_PORT)
+    elif url is not None:
+        from nono_trio.explain.why_url import explain_url
+
+        answer = explain_url(options, url, method or "GET")
     else:
+        from nono_trio.explain.why import explain_path
+
         answer = explain_path(options, path or "", operation or "read")
     if not answer.allowed:  # a grant that was skipped is the usual reason for it
         for warning in answer.warnings:

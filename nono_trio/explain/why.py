@@ -1,10 +1,10 @@
-"""`why`: may this be reached, by which rule, and which flag would change it.
+"""`why --path`: may a path be read or written, by which rule, and which flag would change it.
 
-Rules of this file: answers come from the policy and the file plan that enforce, never from a copy
-of their rules; a flag is suggested only after the plan with that flag was made and allows what was
-asked. Names are not resolved: what a name leads to is checked when it is dialled. An answer about a
-path is for the isolation that this machine gives, which is tried: with namespaces /tmp is the
-cage's own and closed paths inside a grant are covered, without them neither.
+Rules of this file: answers come from the file plan that enforces (those of why_host.py and
+why_url.py from the policy), never from a copy of its rules; a flag is suggested only after the plan
+with that flag was made and allows what was asked. An answer is for the isolation that this machine
+gives, which is tried: with namespaces /tmp is the cage's own and closed paths inside a grant are
+covered, without them neither.
 """
 
 from __future__ import annotations
@@ -12,186 +12,38 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from nono_trio.config.options import Limits
-from nono_trio.core.net.address import AddressClass, classify
-from nono_trio.core.net.host import BadHost, parse_rule_host
-from nono_trio.core.policy.mistaken_hosts import meant_by
-from nono_trio.core.policy.reasons import format_looked_up
-from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError
+from nono_trio.explain.answer import Answer
 from nono_trio.explain.doctor import chosen_isolation
-from nono_trio.posix.listening import loopback_listeners
 from nono_trio.posix.paths import is_in
-from nono_trio.proxy.upstream.local_addresses import is_local
-from nono_trio.sandbox.build_plan import cage_files, transparent_ports
+from nono_trio.sandbox.build_plan import cage_files
 from nono_trio.sandbox.filesystem.grant import absolute
 from nono_trio.sandbox.filesystem.plan import PRIVATE, Grant
 from nono_trio.sandbox.filesystem.streams import DEVICES
 from nono_trio.sandbox.network_files import hides, own_files, with_own_files
 from nono_trio.session.homes.session_home import resolve_home
 from nono_trio.session.platforms import preferred_isolation
-from nono_trio.session.ports import check_contradictions
-from nono_trio.session.prepare import build_policy, resolve_files
+from nono_trio.session.prepare import resolve_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from nono_trio.config.options import NetworkOptions, RunOptions
-    from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.policy_verdict import Verdict
-    from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.config.options import RunOptions
     from nono_trio.sandbox.filesystem.plan import FileOptions, FilePlan
     from nono_trio.sandbox.launcher.cage_plan import Isolation
     from nono_trio.session.homes.session_home import RunHome
 
 Operation = Literal["read", "write"]
 
-_UNRESOLVED = (
-    "names are not resolved here: when it is dialled each address is checked too (metadata and"
-    " link-local never, loopback and private ranges only for entries that mean them)"
-)
 # A program that makes a terminal opens both: the cage's own, or without them the host's.
 _PTS, _PTMX = "/dev/pts", "/dev/ptmx"
 # A command that every cage can start: what is asked for is the cage.
 _PROBE = "true"
-_NOT_OPEN = (
-    "through the proxy a tunnel; for programs that know of none the port is closed: an entry for"
-    " every port opens only those that are named and those that are often tried, so name it"
-)
-_OWN_LOOPBACK = (
-    "through the proxy only: a program that knows of none reaches the cage's own loopback"
-    " (--open-port {port} relays the port there)"
-)
-_LISTENS = "a program of this machine listens there; an attempt is recorded, and is no stray"
-_PROXY_ONLY = "through the proxy only: a program that knows of none reaches nothing in {} isolation"
 _HIDDEN = "the symlink {} is not in the cage, though what it leads to is"
-_NO_ISOLATION = "--isolation none: the command can reach any network past the proxy and its rules"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer; `rule` is the flag, entry or group that decided, `hint` what would change it."""
-
-    subject: str
-    allowed: bool
-    reason: str
-    rule: str | None = None
-    hint: str | None = None
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-def explain_host(options: RunOptions, text: str, port: int) -> Answer:
-    """Say whether the cage's command may reach a host and port; raises UsageError for bad rules."""
-    _require_host(text)
-    policy = build_policy(options.session.network)
-    check_contradictions(options, policy)
-    notes = (_NO_ISOLATION,) if options.isolation == "none" else ()
-    if options.isolation in ("landlock", "seatbelt"):
-        notes = (_PROXY_ONLY.format(options.isolation),)
-    try:
-        host = parse_rule_host(text)
-    except BadHost as fault:
-        reason = f"a request for it is refused as malformed: {fault.reason}"
-        return Answer(f"{text}:{port}", False, reason, notes=notes)
-    subject = f"{host.bracketed()}:{port}"
-    if port in options.open_ports and _is_loopback(host):
-        reason = "the cage's own loopback port is relayed to the host's, and recorded"
-        return Answer(subject, True, reason, f"--open-port {port}", notes=notes)
-    verdict = policy.decide(host, port)
-    addresses = policy.addresses(host, port)
-    if addresses is None and host.address is not None:
-        addresses = (host.name,)
-    for address in addresses or ():
-        checked = policy.check_address(host, port, address, is_local=is_local(address))
-        verdict = checked if verdict.allowed else verdict
-    if verdict.allowed:
-        pinned = policy.addresses(host, port)
-        notes = (*notes, *_way(host, verdict, pinned, options.session.network.upstream_proxy))
-    if _is_loopback(host) and _is_transparent(options):
-        if verdict.allowed:
-            notes = (*notes, _OWN_LOOPBACK.format(port=port))
-        elif not policy.denial_of(host, port):
-            reason = "the cage has a loopback of its own, in which nothing of this machine's is"
-            if port in loopback_listeners():
-                notes = (*notes, _LISTENS)
-            return Answer(subject, False, reason, None, f"--open-port {port}", notes)
-    elif verdict.allowed and _is_transparent(options):
-        is_open = port in transparent_ports(policy.named_ports)
-        notes = (*notes, _lets_through(verdict.inspection, port) if is_open else _NOT_OPEN)
-    return _from_verdict(subject, verdict, notes, options.session.network)
-
-
-def _require_host(text: str) -> None:
-    """Refuse what is no host but has one in it: no request could ask for it, so the answer would
-    be about nothing."""
-    meant = meant_by(text)
-    if meant is not None:
-        _refuse_host(text, meant.what, meant.host, meant.port)
-    if text.startswith("*."):
-        _refuse_host(text, "a wildcard", f"www.{text[2:]}", None)
-
-
-def _refuse_host(text: str, what: str, host: str, port: str | None) -> NoReturn:
-    asked = f"--host {host}" if port is None else f"--host {host} --port {port}"
-    raise UsageError(f"--host: expected a host, got {what}: {text!a}", hint=asked)
-
-
-def _way(
-    host: Host, verdict: Verdict, pinned: Sequence[str] | None, upstream: UpstreamProxy | None
-) -> Iterator[str]:
-    """Say how an allowed host is reached, where more than a literal address is known of it."""
-    if pinned is not None:
-        yield f"pinned to {', '.join(pinned)}"
-    elif upstream is not None and not upstream.bypass.covers(host):
-        yield f"through the upstream proxy {upstream.shown}, which resolves the names"
-    elif host.address is None:
-        if verdict.looked_up:
-            yield format_looked_up(verdict.looked_up)
-        yield _UNRESOLVED
-
-
-def _is_transparent(options: RunOptions) -> bool:
-    return options.isolation in ("auto", "namespace") and options.transparent is not False
-
-
-def _lets_through(inspection: Inspection, port: int) -> str:
-    passed = "whatever is spoken, its bytes are not looked at"
-    if inspection is Inspection.TLS:
-        passed = "TLS, whose hello may hide the name it asks for (ECH) or omit it"
-    elif inspection is Inspection.NAME:
-        is_http = port == HTTP_PORT
-        passed = "HTTP with this host in its Host field" if is_http else "TLS with this host's name"
-    return f"through the proxy a tunnel; from programs that know of none {passed}"
-
-
-def _is_loopback(host: Host) -> bool:
-    if host.address is None:
-        return is_localhost(host.name)
-    return classify(host.address) is AddressClass.LOOPBACK
-
-
-def _from_verdict(
-    subject: str, verdict: Verdict, notes: tuple[str, ...], network: NetworkOptions
-) -> Answer:
-    reason, hint = verdict.reason or "an entry allows it", verdict.hint
-    if verdict.observed:
-        reason = "no entry allows it, --observe lets it through and records it"
-    if verdict.rule is not None:
-        name = "allow_domain" if verdict.allowed else "deny_domain"
-        flag, source = (
-            ALLOW_FLAG if verdict.allowed else DENY_FLAG,
-            network.source(name, verdict.rule),
-        )
-        rule = f"{flag} {verdict.rule}" if source == flag else f"{verdict.rule} ({source})"
-    elif network.block:
-        rule = network.source("block_net")
-    else:
-        return Answer(subject, verdict.allowed, reason, None, hint, notes)
-    return Answer(subject, verdict.allowed, reason, rule, hint, notes)
 
 
 def explain_path(options: RunOptions, text: str, operation: Operation) -> Answer:

@@ -272,10 +272,10 @@ def test_for_people(home, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected --host or --path, and not both"),
-        (("--host", "a.test", "--path", "/"), "expected --host or --path, and not both"),
-        (("--host", "a.test", "--op", "read"), "--port belongs to --host, --op to --path"),
-        (("--path", "/", "--port", "80"), "--port belongs to --host, --op to --path"),
+        ((), "expected one of --host, --url and --path"),
+        (("--host", "a.test", "--path", "/"), "expected one of --host, --url and --path"),
+        (("--host", "a.test", "--op", "read"), "--port belongs to --host, --method to --url"),
+        (("--path", "/", "--port", "80"), "--port belongs to --host, --method to --url"),
     ],
 )
 def test_one_question_at_a_time(home, capsys, arguments, message):
@@ -298,7 +298,10 @@ def test_it_takes_every_flag_of_run():
 
 
 def test_it_needs_no_loop():
-    code = "import sys, nono_trio.explain.why; assert not {'trio', 'rich'} & {*sys.modules}"
+    code = (
+        "import sys, nono_trio.explain.why, nono_trio.explain.why_url;"
+        " assert not {'trio', 'rich'} & {*sys.modules}"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

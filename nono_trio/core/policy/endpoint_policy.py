@@ -33,6 +33,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
+    HTTP_PORT,
     NO_INTERCEPT_FLAG,
     TCP_SCHEME,
     parse_deny,
@@ -81,6 +82,11 @@ class EndpointVerdict:
     status: int = 403
     observed: bool = False
     """True if no rule allows it: an audit rule, or --observe, lets it through."""
+
+    @property
+    def is_by_rule(self) -> bool:
+        """True if an entry decided, and not the default of a host with rules."""
+        return self.rule is not None and self.rule != DEFAULT_RULE
 
 
 class HostTable(Generic[Value]):
@@ -168,6 +174,13 @@ class EndpointPolicy:
     def names(self, host: Host) -> bool:
         """Return True if an entry other than `--intercept all` has the host looked into."""
         return self.has_rules(host) or (self.intercepts(host) and any(self._intercepted.find(host)))
+
+    def allow_flag(self, host: Host, port: int) -> str | None:
+        """Return the flag that opens another port of a host with rules; None without rules."""
+        if not self.has_rules(host):
+            return None
+        scheme = "http" if port == HTTP_PORT else "https"
+        return allow_endpoint_flag(scheme, host, port, ANY_METHOD, "/**")
 
     def check_uninspected(self, allowed: Iterable[Rule]) -> None:
         """Raise UsageError for a tcp:// entry of a host that has endpoint rules: its bytes would

@@ -87,8 +87,7 @@ class Policy:
         self._pins = pins or {}
         self._block = block
         self._observe = observe
-        self.endpoints = endpoints
-        """What decides about single requests; None if no host is looked into."""
+        self.endpoints = endpoints  # None if no host is looked into
         self._verdicts: dict[tuple[str, int], Verdict] = {}
 
     @classmethod
@@ -146,14 +145,13 @@ class Policy:
     def intercepts(self, host: Host, port: int) -> bool:
         """Return True if a connection to the host must not pass without its requests being seen.
 
-        It says nothing about whether the host is allowed. With `--intercept all` what a tcp://
-        entry names is left alone.
+        The host may be denied. With `--intercept all` what a tcp:// entry names is left alone.
         """
         if self.endpoints is None or not self.endpoints.intercepts(host):
             return False
-        if self.endpoints.names(host):
-            return True
-        return all(rule.scheme != TCP_SCHEME for rule in self._allow.find(host, port))
+        return self.endpoints.names(host) or all(
+            rule.scheme != TCP_SCHEME for rule in self._allow.find(host, port)
+        )
 
     def endpoint_verdict(
         self,
@@ -252,7 +250,10 @@ class Policy:
         if not rules:
             shown = _shown(host, port)
             reason = format_reason(DenialCode.NOT_ALLOWED, destination=shown)
-            return Verdict(False, None, reason, f"allow it with {ALLOW_FLAG} {shown}")
+            flag = f"{ALLOW_FLAG} {shown}"
+            if self.endpoints is not None:
+                flag = self.endpoints.allow_flag(host, port) or flag
+            return Verdict(False, None, reason, f"allow it with {flag}")
         return self._searched_denial(host, port) or self._allowed(host, port, rules)
 
     def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:

@@ -1,0 +1,18 @@
+"""The answer of `why`, whatever was asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer; `rule` is the flag, entry or group that decided, `hint` what would change it."""
+
+    subject: str
+    allowed: bool
+    reason: str
+    rule: str | None = None
+    hint: str | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
