@@ -35,6 +35,16 @@ _SESSION = (
            help="Time for the command and for open connections to end by themselves."),
 )  # fmt: skip
 
+_AUTHORITIES = (
+    option("--tls-ca-cert", type=PATH, metavar="FILE",
+           help="Sign for intercepted hosts with a certificate authority of yours, whose"
+           " certificates (PEM, the signing one first) are in FILE; needs --tls-ca-key."),
+    option("--tls-ca-key", type=PATH, metavar="FILE",
+           help="Its key: PEM, unencrypted, readable by you alone (0600), outside the grants."),
+    option("--upstream-ca", type=PATH, metavar="FILE",
+           help="Trust the roots in FILE too when intercepted hosts are connected to."),
+)  # fmt: skip
+
 _FILES = (
     option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
     option(
@@ -97,7 +107,13 @@ _JUDGING = (
 def session_options(command: Command) -> Command:
     """Add the profile, network, audit and session options to a command."""
     return _with_options(
-        command, *_PROFILE, *_declared("network"), audit_dir_option, *_declared("audit"), *_SESSION
+        command,
+        *_PROFILE,
+        *_declared("network"),
+        *_AUTHORITIES,
+        audit_dir_option,
+        *_declared("audit"),
+        *_SESSION,
     )
 
 

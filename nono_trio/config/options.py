@@ -61,6 +61,9 @@ class NetworkOptions(NamedTuple):
     intercept: Sequence[str] = ()
     no_intercept: Sequence[str] = ()
     endpoints: Sequence[str] = ()
+    tls_ca_cert: str | None = None
+    tls_ca_key: str | None = None
+    upstream_ca: str | None = None
     """Endpoint rules with their action, as in `deny POST https://a.example.com/**`."""
 
     def source(self, name: str, entry: object = "") -> str:

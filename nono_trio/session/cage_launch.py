@@ -61,9 +61,7 @@ def launched_cage(
     try:
         import trio  # noqa: F401  (imported here, while the launcher shuts itself in)
 
-        from nono_trio.session.preload import preload
-
-        preload(brokered=prepared.plan.brokered, answers=prepared.plan.answers_denied)
+        _preload(prepared)
         while True:
             try:
                 sockets = await_ready(launched)
@@ -75,7 +73,7 @@ def launched_cage(
                 prepared.resources.close()
                 prepared = prepare_again(options, refused, listeners, said=prepared.warnings)
                 launched = spawn(prepared.plan, cgroup)
-                preload(brokered=prepared.plan.brokered, answers=prepared.plan.answers_denied)
+                _preload(prepared)
         if prepared.resources.listener is not None:
             sockets["proxy"] = prepared.resources.listener
         if prepared.plan.answers_denied:
@@ -84,6 +82,16 @@ def launched_cage(
     finally:
         launched.abandon()
         prepared.resources.close()
+
+
+def _preload(prepared: PreparedRun) -> None:
+    from nono_trio.session.preload import preload
+
+    preload(
+        brokered=prepared.plan.brokered,
+        answers=prepared.plan.answers_denied,
+        intercepts=prepared.resources.trust is not None,
+    )
 
 
 @contextlib.contextmanager

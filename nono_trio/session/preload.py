@@ -30,15 +30,27 @@ _GUARD_MODULES: Final = (
     "nono_trio.session.direct_connections",
 )
 
+# For hosts that are intercepted; cryptography imports its backend with the first key.
+_TLS_MODULES: Final = (
+    "nono_trio.proxy.intercept.session_authority",
+    "nono_trio.proxy.intercept.tls_failures",
+    "nono_trio.proxy.intercept.upstream_tls",
+    "cryptography.hazmat.backends.openssl.backend",
+)
+
 _NAME_SERVICES: Final = "/etc/nsswitch.conf"
 _MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
 _BUILT_IN: Final = ("files", "dns")  # of the C library since glibc 2.34
 
 
-def preload(*, brokered: bool, answers: bool) -> None:
+def preload(*, brokered: bool, answers: bool, intercepts: bool = False) -> None:
     """Import what the rest of a run needs; `brokered`: also the broker of its system calls;
-    `answers`: also the receiver of look-ups of what is not granted."""
-    more = (*(_GUARD_MODULES if brokered else ()), *(_VIEW_MODULES if answers else ()))
+    `answers`: also the receiver of look-ups of what is not granted; `intercepts`: also TLS."""
+    more = (
+        *(_GUARD_MODULES if brokered else ()),
+        *(_VIEW_MODULES if answers else ()),
+        *(_TLS_MODULES if intercepts else ()),
+    )
     for name in (*_MODULES, *more):
         importlib.import_module(name)
     for name in _CODECS:

@@ -147,7 +147,9 @@ def prepare_run(
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
     # Made for this run, given back by RunResources.close.
-    own = make_resources(options, chosen, program.files, dry=dry, tell=tell)
+    own = make_resources(
+        options, chosen, program.files, dry=dry, tell=tell, intercepts=policy.intercepts_any
+    )
     # The cage from both.
     names = own_names(named_hosts(network), own_hosts_file=chosen == "namespace")
     direct, through_proxy = no_proxy(names, named_hosts(network))
@@ -189,7 +191,11 @@ def prepare_run(
         upstream_proxy=network.upstream_proxy,
         resources=own,
         executable=program.executable,
-        enforcement=[*enforcement(plan, program.landlock_abi, sockets), *limits.enforcement],
+        enforcement=[
+            *enforcement(plan, program.landlock_abi, sockets),
+            *limits.enforcement,
+            *(own.trust.statements if own.trust is not None else ()),
+        ],
         landlock_abi=program.landlock_abi,
         warnings=[
             *options.notes,
@@ -202,6 +208,7 @@ def prepare_run(
             *names_warnings(asks_loopback=plan.asks_loopback),
             *own.home.warnings(),
             *own.taken_ports.values(),
+            *(own.trust.notes if own.trust is not None else ()),
         ],
         limits=limits,
         own_names=names,
@@ -266,8 +273,11 @@ def _cage_files(
         caged.mounts.extend(MountOp("bind", path) for path in program.links)
         caged.mounts.extend(own.home.mounts(memory))
         caged.mounts.extend(denials.mounts() if denials is not None else ())
+        caged.mounts.extend(own.trust.mounts() if own.trust is not None else ())
     if denials is not None and options.sandbox:
         caged.grants.append(CageGrant(denials.path, "read", is_file=True))
+    if own.trust is not None and options.sandbox:
+        caged.grants.extend(own.trust.grants())
     return caged
 
 
@@ -309,6 +319,8 @@ def _variables(
         of_command[DENIALS_VARIABLE] = own.denials.path
     elif dry:  # a run has the file: its name is shown
         of_command[DENIALS_VARIABLE] = ""
+    if own.trust is not None:
+        of_command = own.trust.variables(of_command)
     return _Variables(inherited, variables, of_command)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.launcher.cage_plan import Identity, Isolation
     from nono_trio.session.denials_file import DenialsFile
     from nono_trio.session.homes.session_home import RunHome
+    from nono_trio.session.trust.cage_trust import CageTrust
 
 
 @dataclass
@@ -36,7 +37,7 @@ class RunResources:
     the cage has no network and no /tmp of its own. `port` is the proxy's as the command knows it,
     `listen_ports` the host's side of each --listen-port; `taken_ports` has a warning for each one
     that another process has. `identities` are device and inode of the directories, which must be
-    there when the command starts.
+    there when the command starts. `trust` is there if hosts are intercepted.
     """
 
     listener: socket.socket | None
@@ -49,6 +50,7 @@ class RunResources:
     identities: dict[str, Identity]
     home: RunHome
     denials: DenialsFile | None
+    trust: CageTrust | None = None
 
     def close(self) -> None:
         """Give everything back."""
@@ -56,6 +58,8 @@ class RunResources:
         self.terminal.close()
         if self.denials is not None:
             self.denials.close()
+        if self.trust is not None:
+            self.trust.close()
         for listener in (self.listener, *self.listen_ports.values()):
             if listener is not None:
                 listener.close()
@@ -70,11 +74,12 @@ def make_resources(
     *,
     dry: bool,
     tell: Callable[[str], None],
+    intercepts: bool = False,
 ) -> RunResources:
     """Make what a run has to itself; raises UsageError or CageFailed.
 
     `dry`: the home is neither made nor taken. `tell` gets a sentence for each file
-    that is copied into a new home.
+    that is copied into a new home. `intercepts`: programs are to trust the session.
     """
     wanted = options.session.network.proxy_port
     listener = None if isolation == "namespace" else listen(wanted)
@@ -92,7 +97,7 @@ def make_resources(
         home = _open_home(options, files, isolation, temporary, tell)
         root = options.session.audit.state_root
         denials = open_denials(root, files, isolation, sandbox=options.sandbox)
-    return RunResources(
+    own = RunResources(
         listener=listener,
         listen_ports=listen_ports,
         taken_ports=taken_ports,
@@ -104,6 +109,26 @@ def make_resources(
         home=home,
         denials=denials,
     )
+    if intercepts:
+        own.trust = _open_trust(options, files, isolation, own)
+    return own
+
+
+def _open_trust(
+    options: RunOptions, files: FilePlan, isolation: Isolation, own: RunResources
+) -> CageTrust:
+    """Make what has programs trust the session; if that fails, `own` is given back."""
+    from nono_trio.session.trust.cage_trust import (  # late: certificates take 60 ms to import
+        open_cage_trust,
+    )
+
+    held = own.home.held
+    try:
+        return open_cage_trust(options, files, isolation, held.path if held else None)
+    except NonoTrioError:
+        own.home.take_back()
+        own.close()
+        raise
 
 
 def new_token() -> str:

@@ -102,6 +102,9 @@ class HostTable(Generic[Value]):
         for name in _names(host):
             table.setdefault(name, []).append(value)
 
+    def __bool__(self) -> bool:
+        return bool(self._exact) or bool(self._by_suffix)
+
     def find(self, host: Host) -> Iterator[Value]:
         """The values for a host: exact before wildcard, the nearest suffix first."""
         for name in _names(host):
@@ -158,6 +161,11 @@ class EndpointPolicy:
             named = check_no_intercept(text)
             _check_contradiction(text, named, rules)
             self._excepted.add(named.host, named.wildcard, True)
+
+    @property
+    def intercepts_any(self) -> bool:
+        """True if requests to some host are to be seen."""
+        return self.intercepts_all or bool(self._rules) or bool(self._intercepted)
 
     def has_rules(self, host: Host) -> bool:
         """Return True if an endpoint rule names the host, whatever its port."""

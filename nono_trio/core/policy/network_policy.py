@@ -142,6 +142,11 @@ class Policy:
             self._verdicts[key] = verdict
         return verdict
 
+    @property
+    def intercepts_any(self) -> bool:
+        """True if requests to some host are to be seen."""
+        return self.endpoints is not None and self.endpoints.intercepts_any
+
     def intercepts(self, host: Host, port: int) -> bool:
         """Return True if a connection to the host must not pass without its requests being seen.
 

@@ -45,14 +45,14 @@ _BLOCK: Final = re.compile(
 
 
 class Roots(NamedTuple):
-    """Certificates in DER, and sentences about what could not be read."""
+    """Certificates in DER, each once: the system's, and the others that the user's variables name.
 
-    certificates: tuple[bytes, ...]
+    `notes` are sentences about what could not be read.
+    """
+
+    system: tuple[bytes, ...]
+    others: tuple[bytes, ...]
     notes: tuple[str, ...]
-
-    def pem(self) -> bytes:
-        """The certificates as one file in PEM."""
-        return to_pem(self.certificates)
 
 
 def read_roots(
@@ -66,21 +66,25 @@ def read_roots(
     `may_write` tells whether the command may write a path: its certificates are not taken.
     Blocking, for some milliseconds.
     """
-    found: dict[bytes, None] = {}
     notes = []
-    system = next((path for path in system_files if os.path.isfile(path)), None)
-    if system is None:
+    system: list[bytes] = []
+    path = next((path for path in system_files if os.path.isfile(path)), None)
+    if path is None:
         notes.append("this system has no file of root certificates at a known place")
-    named = [*([("", system)] if system is not None else []), *_named_files(environment)]
-    for variable, path in named:
-        if variable and may_write(path):
+    else:
+        system, problem = certificates_of(path)
+        notes += [f"{path}: {problem}"] if problem is not None else []
+    others: dict[bytes, None] = {}
+    for variable, path in _named_files(environment):
+        if may_write(path):
             notes.append(f"{variable} is not used: the command may write {path}")
             continue
         certificates, problem = certificates_of(path)
-        found.update(dict.fromkeys(certificates))
+        others.update(dict.fromkeys(certificates))
         if problem is not None and variable != DIRECTORY_VARIABLE:  # it has other files too
-            notes.append(f"{variable or 'the system'} names {path}: {problem}")
-    return Roots(tuple(found), tuple(notes))
+            notes.append(f"{variable} names {path}: {problem}")
+    known = dict.fromkeys(system)
+    return Roots(tuple(known), tuple(one for one in others if one not in known), tuple(notes))
 
 
 def certificates_of(path: str) -> tuple[list[bytes], str | None]:

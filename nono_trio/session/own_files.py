@@ -1,0 +1,92 @@
+"""Files of one session in the state directory that its command may read: a directory that goes with
+the session.
+
+Rules of this file: the state directory can't be granted, so the command never writes here. A file
+is created exclusively, and is readable for others because a program in the cage may have another
+user; the directory around it is not. What a killed supervisor left is removed by the next session.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.posix.owner import as_owner_of_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LOCK: Final = "lock"
+# A new directory is unlocked for microseconds.
+ABANDONED_SECONDS: Final = 60.0
+_MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
+
+
+class OwnFiles:
+    """A directory of one session's files below `state_root`/`name`."""
+
+    def __init__(self, state_root: Path, name: str) -> None:
+        """Make it, empty; raises OSError."""
+        above = state_root / name
+        self._directory = above / os.urandom(8).hex()
+        with as_owner_of_path(self._directory):
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_abandoned(above)
+            self._directory.mkdir(mode=0o700)
+            self._lock = _create(self._directory / _LOCK, 0o600)
+        with suppress(OSError):  # a file system without locks: it is removed by its age alone
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, name: str, data: bytes) -> str:
+        """Make a file; return its path without symlinks. Raises OSError."""
+        path = self._directory / name
+        with as_owner_of_path(path):
+            descriptor = _create(path, 0o644)
+        try:
+            os.fchmod(descriptor, 0o644)  # whatever the umask
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+        return os.path.realpath(path)
+
+    def close(self) -> None:
+        """Remove it; the command has ended."""
+        if self._lock < 0:
+            return
+        os.close(self._lock)
+        self._lock = -1
+        with suppress(OSError), as_owner_of_path(self._directory):
+            shutil.rmtree(self._directory)
+
+
+def _create(path: Path, mode: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+
+def _remove_abandoned(above: Path) -> None:
+    """Remove what sessions left whose supervisor was killed: it is unlocked."""
+    with suppress(OSError), os.scandir(above) as entries:
+        for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False):
+            with suppress(OSError):
+                _remove_if_abandoned(above / entry.name)
+
+
+def _remove_if_abandoned(directory: Path) -> None:
+    if time.time() - directory.stat(follow_symlinks=False).st_ctime <= ABANDONED_SECONDS:
+        return
+    try:
+        lock = os.open(directory / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        shutil.rmtree(directory)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory)
+    finally:
+        os.close(lock)

@@ -1,0 +1,1 @@
+"""The trust of a session: its certificate authority, and how programs come to trust it."""

@@ -1,0 +1,272 @@
+"""The trust of one session: its authority, the files that carry it into the cage, the variables.
+
+Rules of this file:
+- It is made only when something is intercepted, before the launcher is started.
+- With a mount view, the bundle is mounted over the system's files and a trust store over each JDK's
+  cacerts; without one, variables name the files.
+- The command reads all of it and can write none of it. The authority's key is in no file.
+- What the command trusts more than before is the session's authority alone; what it trusted stays.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from nono_trio.errors import CageFailed
+from nono_trio.posix.paths import home_directory, is_in
+from nono_trio.posix.safe_open import read_whole
+from nono_trio.proxy.intercept.java_trust import with_authority
+from nono_trio.proxy.intercept.root_store import MAX_FILE, certificates_of, to_pem
+from nono_trio.sandbox.filesystem.plan import PRIVATE
+from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
+from nono_trio.session.own_files import OwnFiles
+from nono_trio.session.trust.session_trust import open_session_trust
+from nono_trio.session.trust.trust_places import java_stores, npm_cafiles, system_files
+from nono_trio.session.trust.trust_variables import (
+    ADDING,
+    JAVA,
+    REPLACING,
+    variables_alone,
+    variables_beside_mounts,
+    without_directory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nono_trio.config.options import RunOptions
+    from nono_trio.sandbox.filesystem.plan import FilePlan
+    from nono_trio.sandbox.launcher.cage_plan import Isolation
+    from nono_trio.session.trust.session_trust import SessionTrust
+
+DIRECTORY: Final = "trust"
+_BUNDLE, _EXTRA, _WGETRC, _JAVA = "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts"
+MAX_CAFILES: Final = 4  # of npm's settings, which an earlier command may have written
+# Paths of the view that never show the host's files: the first that no grant covers is taken.
+_SHOWN: Final = ("/run/nono-trio/trust", *(f"{path}/.nono-trio-trust" for path in PRIVATE))
+
+
+class _Mounted(NamedTuple):
+    """A file of ours and the place at which the cage sees it."""
+
+    path: str
+    source: str
+
+
+@dataclass
+class CageTrust:
+    """The trust of a run; `notes` are sentences for the user."""
+
+    session: SessionTrust
+    notes: list[str]
+    _files: OwnFiles
+    has_mounts: bool
+    _shown: str | None  # the directory of our files in a view; None: the command sees the files
+    _mounted: list[_Mounted] = field(default_factory=list)
+    _seen: dict[str, str] = field(default_factory=dict)  # name of a file -> the command's path
+    _system: list[str] = field(default_factory=list)
+    _java: list[str] = field(default_factory=list)
+    _npm: bool = False
+
+    def close(self) -> None:
+        """Remove the files; the command has ended."""
+        self._files.close()
+
+    def mounts(self) -> list[MountOp]:
+        """Return the mounts of a view; nothing if the command sees the files themselves."""
+        found = []
+        for path, source in self._mounted:
+            status = os.stat(source)
+            identity = (status.st_dev, status.st_ino)
+            found.append(MountOp("host_file", path, source=source, identity=identity))
+        return found
+
+    def grants(self) -> list[CageGrant]:
+        """Return the grants to read the files."""
+        paths = [*self._seen.values(), *(one.path for one in self._mounted)]
+        return [CageGrant(path, "read", is_file=True) for path in dict.fromkeys(paths)]
+
+    def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the command's `environment` with the variables of trust."""
+        bundle, extra = self._seen[_BUNDLE], self._seen[_EXTRA]
+        if self.has_mounts:
+            added = variables_beside_mounts(environment, bundle, extra, npm=self._npm)
+        else:
+            java, wgetrc = self._seen.get(_JAVA), self._seen[_WGETRC]
+            added = variables_alone(environment, bundle, extra, wgetrc=wgetrc, java_store=java)
+        return without_directory(environment) | added
+
+    @property
+    def statements(self) -> list[str]:
+        """Say which programs trust the session's authority, and by what."""
+        if not self.has_mounts:
+            java = f"; Java by {JAVA}" if _JAVA in self._seen else ""
+            said = [
+                "trust: variables name the session's authority (docs/intercept.md) to curl, wget,"
+                f" git, Python, Node, Deno, Bun, Go, Rust, Ruby, PHP{java}"
+            ]
+        else:
+            files = ", ".join(self._system) or "no file of this system"
+            said = [
+                f"trust: {files} has the session's authority: curl, wget, git, OpenSSL, GnuTLS,"
+                " Python, Go, Ruby, PHP",
+                "trust: variables name it to Node, Deno, Bun, uv, cargo, requests, pip, aws",
+                *(f"trust: {path} has it: Java" for path in self._java),
+            ]
+        return [*said, "trust: not in Chromium and Firefox, whose stores are their own"]
+
+    def add_file(self, name: str, data: bytes, *, shown: bool = True) -> str:
+        """Write a file; `shown`: the command gets to see it by its name. Raises OSError."""
+        source = self._files.write(name, data)
+        if shown and self._shown is not None:
+            path = f"{self._shown}/{name}"
+            self._mounted.append(_Mounted(path, source))
+            self._seen[name] = path
+        elif shown:
+            self._seen[name] = source
+        return source
+
+    def mount_system(self, path: str, source: str) -> None:
+        """Show a file of ours in place of the system's `path`, a path without symlinks."""
+        self._mounted.append(_Mounted(path, source))
+        self._system.append(path)
+
+    def mount_java(self, path: str, source: str) -> None:
+        """Show a trust store of ours in place of a JDK's `path`."""
+        self._mounted.append(_Mounted(path, source))
+        self._java.append(path)
+
+    def path_of(self, name: str) -> str:
+        """Return the command's path of a file."""
+        return self._seen[name]
+
+    def hide_npms_setting(self) -> None:
+        """Lead npm to the bundle, because a setting names another file."""
+        self._npm = True
+
+
+class _Opened:
+    """Tells which files of the host are open to the command."""
+
+    def __init__(self, files: FilePlan, *, sandbox: bool) -> None:
+        self._files = files
+        self._sandbox = sandbox
+
+    def reader(self, path: str) -> str | None:
+        """Name the grant by which the command may read a path."""
+        if not self._sandbox:
+            return "--no-sandbox"
+        grant = self._files.covers(path, "read")
+        return None if grant is None else f"{grant.source} {grant.path}"
+
+    def may_write(self, path: str) -> bool:
+        """Tell whether the command may write a path; what it could write without a sandbox is
+        the user's choice."""
+        return self._sandbox and self._files.covers(path, "write") is not None
+
+    def is_closed(self, path: str) -> bool:
+        """Tell whether a path is closed inside a grant."""
+        return any(is_in(path, one) for one in self._files.covered)
+
+    def directory(self) -> str:
+        """The first place of the view that never shows the host's files."""
+        taken = [grant.real for grant in (*self._files.grants, *self._files.sockets)]
+        for path in _SHOWN:
+            private = next((one for one in PRIVATE if is_in(path, one)), "/")
+            # A private directory is over what surrounds it, but not over a grant of it or in it.
+            if not any(is_in(path, one) and is_in(one, private) for one in taken):
+                return path
+        raise CageFailed(
+            "every place for the session's certificates in the cage is granted to the command:"
+            f" {', '.join(_SHOWN)}",
+            hint="grant less of them than the whole directory",
+        )
+
+
+def open_cage_trust(
+    options: RunOptions, files: FilePlan, isolation: Isolation, home: str | None
+) -> CageTrust:
+    """Make the authority and its files; raises UsageError, CageFailed.
+
+    `home`: a directory of the host that the command has as its home, if it is one.
+    """
+    opened = _Opened(files, sandbox=options.sandbox)
+    environment = {**options.environment, **options.set_variables}
+    session = open_session_trust(
+        options.session.network,
+        environment,
+        can_read=opened.reader,
+        may_write=opened.may_write,
+    )
+    has_mounts = isolation == "namespace"
+    shown = opened.directory() if has_mounts and options.sandbox else None
+    try:
+        own = OwnFiles(options.session.audit.state_root, DIRECTORY)
+        trust = CageTrust(session, [*session.roots.notes], own, has_mounts, shown)
+        try:
+            _add_bundles(trust, environment, opened, [files.start, home or home_directory()])
+            _add_java(trust, environment, opened)
+        except BaseException:
+            trust.close()
+            raise
+    except OSError as error:
+        raise CageFailed(
+            f"the files that make programs trust the session can't be made: {error}",
+            hint="choose another place for them with --audit-dir",
+        ) from error
+    return trust
+
+
+def _add_bundles(
+    trust: CageTrust, environment: Mapping[str, str], opened: _Opened, settings: Iterable[str]
+) -> None:
+    """Write the bundle and show it in place of the system's; `settings` may have npm's."""
+    authority = trust.session.authority
+    named = _named_by_others(environment)
+    npm = npm_cafiles(settings)
+    if npm is not None:
+        trust.hide_npms_setting()
+        named += [path for path in npm[:MAX_CAFILES] if opened.reader(path) is not None]
+    found = (der for path in named for der in certificates_of(path)[0])
+    roots = trust.session.roots
+    more = [one for one in dict.fromkeys((*roots.others, *found)) if one not in roots.system]
+    bundle = trust.add_file(_BUNDLE, to_pem((*roots.system, *more)) + authority.pem())
+    trust.add_file(_EXTRA, to_pem(more) + authority.pem())
+    if not trust.has_mounts:
+        wgetrc = f"ca_certificate = {trust.path_of(_BUNDLE)}\n"
+        trust.add_file(_WGETRC, os.fsencode(wgetrc))
+        return
+    for path in system_files():
+        if not opened.is_closed(path):
+            trust.mount_system(path, bundle)
+
+
+def _named_by_others(environment: Mapping[str, str]) -> list[str]:
+    """The files that variables of single programs name: the bundle takes their place."""
+    return [path for name in (*ADDING, *REPLACING) if (path := environment.get(name))]
+
+
+def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: _Opened) -> None:
+    """Extend the trust store of each JDK that the command can read."""
+    certificates = [one.public_bytes(Encoding.DER) for one in trust.session.authority.chain]
+    readable = [path for path in java_stores(environment) if opened.reader(path) is not None]
+    for number, path in enumerate(readable):
+        try:
+            store = with_authority(read_whole(Path(path), MAX_FILE), certificates)
+        except OSError:
+            store = None
+        if store is None:
+            trust.notes.append(
+                f"{path} stays as it is, so Java programs refuse intercepted hosts: it is no trust"
+                " store of a kind that can be extended"
+            )
+        elif trust.has_mounts:
+            trust.mount_java(path, trust.add_file(f"{_JAVA}-{number}", store, shown=False))
+        else:  # one variable, so one store: the first is that of the `java` on PATH
+            trust.add_file(_JAVA, store)
+            return

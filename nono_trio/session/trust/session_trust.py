@@ -1,0 +1,50 @@
+"""The trust of one session, with or without a cage: who signs, and who is believed upstream."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
+
+from nono_trio.proxy.intercept.ca import new_authority
+from nono_trio.proxy.intercept.root_store import read_roots
+from nono_trio.session.trust.own_authority import read_own_authority, read_upstream_ca
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nono_trio.config.options import NetworkOptions
+    from nono_trio.proxy.intercept.ca import Authority
+    from nono_trio.proxy.intercept.root_store import Roots
+
+
+class SessionTrust(NamedTuple):
+    """The authority that signs for intercepted hosts, and the roots of the machine and its user.
+
+    Servers are verified against `upstream_roots` (DER): all of them, and those of --upstream-ca.
+    """
+
+    authority: Authority
+    roots: Roots
+    upstream_roots: tuple[bytes, ...]
+
+
+def open_session_trust(
+    network: NetworkOptions,
+    environment: Mapping[str, str],
+    *,
+    can_read: Callable[[str], str | None] = lambda _path: None,
+    may_write: Callable[[str], bool] = lambda _path: False,
+) -> SessionTrust:
+    """Make or read the authority, and read the roots. Raises UsageError. Blocking: some 10 ms.
+
+    `environment` is the caller's. `can_read` names the grant by which the command may read a path,
+    `may_write` tells whether it may write one.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    authority = read_own_authority(network, now, can_read)
+    if authority is None:
+        authority = new_authority(secrets.token_hex(4), now)
+    upstream = read_upstream_ca(network.upstream_ca)
+    roots = read_roots(environment, may_write=may_write)
+    return SessionTrust(authority, roots, (*roots.system, *roots.others, *upstream))

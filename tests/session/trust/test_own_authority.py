@@ -1,0 +1,95 @@
+"""--tls-ca-cert and --tls-ca-key: a key that others can read is refused, with a hint that works."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+
+import pytest
+from own_ca import write_authority
+
+from nono_trio.config.options import NetworkOptions
+from nono_trio.errors import UsageError
+from nono_trio.session.trust.own_authority import read_own_authority, read_upstream_ca
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+@pytest.fixture
+def network(tmp_path) -> NetworkOptions:
+    certificate, key = write_authority(tmp_path)
+    return NetworkOptions(tls_ca_cert=str(certificate), tls_ca_key=str(key))
+
+
+def test_an_authority_of_ones_own_is_read(network) -> None:
+    authority = read_own_authority(network, NOW)
+    assert authority is not None
+    with open(network.tls_ca_cert, "rb") as file:
+        assert authority.pem() == file.read()
+
+
+def test_without_the_flags_there_is_none() -> None:
+    assert read_own_authority(NetworkOptions(), NOW) is None
+
+
+@pytest.mark.parametrize("missing", ["tls_ca_cert", "tls_ca_key"])
+def test_one_flag_needs_the_other(missing, network) -> None:
+    with pytest.raises(UsageError, match="needs --tls-ca"):
+        read_own_authority(network._replace(**{missing: None}), NOW)
+
+
+def replace_by_pipe(key: str) -> None:
+    os.unlink(key)
+    os.mkfifo(key, 0o600)
+
+
+SPOILED = {
+    r"\(0600\), got .* with 0640": lambda key: os.chmod(key, 0o640),
+    "one name, got .* with 2": lambda key: os.link(key, key + ".other"),
+    "can't be read: expected a file": replace_by_pipe,
+    "can't be read: No such file": os.unlink,
+}
+
+
+@pytest.mark.parametrize("sentence", SPOILED)
+def test_a_key_that_is_not_the_users_alone_is_refused(sentence, network) -> None:
+    SPOILED[sentence](network.tls_ca_key)
+    with pytest.raises(UsageError, match=sentence) as error:
+        read_own_authority(network, NOW)
+    assert error.value.hint
+    if "0600" in sentence:
+        subprocess.run(error.value.hint, shell=True, check=True)
+        assert read_own_authority(network, NOW) is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_key_of_another_user_is_refused(network) -> None:
+    os.chown(network.tls_ca_key, 65534, 65534)
+    with pytest.raises(UsageError, match="of another user"):
+        read_own_authority(network, NOW)
+
+
+def test_a_key_that_the_command_could_read_is_refused(network) -> None:
+    with pytest.raises(UsageError, match=r"the command can't read, got .*, which --read /x opens"):
+        read_own_authority(network, NOW, lambda _path: "--read /x")
+
+
+def test_no_error_has_the_key(network, tmp_path) -> None:
+    _, another = write_authority(tmp_path, "another")
+    text = another.read_bytes()
+    for data in (text, text[:-40], b"secret-text"):
+        with open(network.tls_ca_key, "wb") as file:
+            file.write(data)
+        with pytest.raises(UsageError) as error:
+            read_own_authority(network, NOW)
+        said = f"{error.value} {error.value.hint}"
+        assert not any(line in said for line in data.decode().split("\n") if len(line) > 8)
+
+
+def test_roots_for_upstreams_are_read(network, tmp_path) -> None:
+    assert len(read_upstream_ca(network.tls_ca_cert)) == 1
+    assert read_upstream_ca(None) == []
+    (tmp_path / "empty.pem").write_text("")
+    with pytest.raises(UsageError, match="--upstream-ca: expected certificates in PEM"):
+        read_upstream_ca(str(tmp_path / "empty.pem"))
