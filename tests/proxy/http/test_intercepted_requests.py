@@ -1,0 +1,239 @@
+"""Hostile and unusual requests under intercepted TLS: what is matched is sent and recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import asynccontextmanager
+
+import trio
+from checkout import TESTS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from looked_into import HOST, LookedInto, client_context, looking_into, origin_context, under_tls
+from origin import serving
+from proxy_server import Upstream, upstream_proxy
+from running_proxy import BOUND, QUICK, Wire, connect, until
+from transparent_cage import get
+from websocket_peer import FIELDS, agreeing, head_of
+
+from nono_trio.core.log.redaction import redact_path
+
+MACRO = re.compile(r"\{([^{}]{1,8})\*(\d+)\}", re.DOTALL)
+RULES = (f"allow * https://{HOST}/ok/**", f"deny * https://{HOST}/ok/secret/**")
+FORWARDED = "http://localhost-origin.test"
+
+
+def collection() -> list[dict[str, str]]:
+    """The attacks of the plain path by syntax, framing and control characters."""
+    cases = json.loads((TESTS / "data" / "hostile-inputs.json").read_text("utf-8"))
+    kinds = ("get-syntax", "smuggling", "line-syntax", "log-injection")
+    return [one for one in cases if one["category"] in kinds]
+
+
+def in_origin_form(request: str) -> bytes:
+    """The same attack on the host of the tunnel, below a path that is allowed."""
+    request = request.replace(f"{FORWARDED}/", "/ok/").replace(FORWARDED, "/ok")
+    request = request.replace("localhost-origin.test", HOST).replace("{AUTH}", "Basic x")
+    request = request.replace("{PROXY}", HOST).replace("{CRLF*1000}", "\r\n" * 1000)
+    return MACRO.sub(lambda match: match[1] * int(match[2]), request).encode("latin-1")
+
+
+def allowed(at: LookedInto) -> list[tuple[str | None, str | None]]:
+    events = at.proxy.recorder.events
+    return [(e.method, e.path) for e in events if e.decision == "allow" and e.path is not None]
+
+
+def seen(at: LookedInto) -> list[tuple[str, str]]:
+    requests = at.origin.requests
+    return [(one.method.decode(), redact_path(one.target.decode())) for one in requests]
+
+
+async def test_no_attack_of_the_collection_reaches_the_origin_unrecorded():
+    cases = collection()
+    assert len(cases) > 60
+    async with looking_into(*RULES, limits=QUICK) as at:
+        for case in cases:
+            before = len(at.origin.requests)
+            async with at.tunnel() as wire:
+                with trio.move_on_after(BOUND):
+                    try:
+                        await wire.send(in_origin_form(case["request"]))
+                        while await wire.receive():
+                            pass
+                    except trio.BrokenResourceError:
+                        pass
+            assert seen(at) == allowed(at), case["name"]
+            forbidden = case.get("origin_must_not_see") or []
+            new = b"".join(one.target for one in at.origin.requests[before:])
+            for text in [forbidden] if isinstance(forbidden, str) else forbidden:
+                assert text.encode() not in new, case["name"]
+        assert all(method == method.upper() for method, _ in seen(at))
+
+
+PIECES = st.sampled_from(
+    ["ok", "secret", "x", ".", "..", "%2e", "%2E%2e", "%2F", "%5c", ";a=1", "..;", "%41", "%7E",
+     "%25%32%65", "", "a b", "é", "%", "%zz", "Ok", "%00", "\\"]
+)  # fmt: skip
+TARGETS = st.builds(
+    lambda pieces, query: "/" + "/".join(pieces) + query,
+    st.lists(PIECES, min_size=1, max_size=5),
+    st.sampled_from(["", "?", "?q=/ok/../secret", "?token=1&x", "#f", "?a#b"]),
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(targets=st.lists(TARGETS, min_size=30, max_size=40))
+async def test_what_is_matched_is_sent_and_recorded(targets):
+    async with looking_into(*RULES) as at, connecting(at) as ask:
+        for target in ["/ok/x", *targets]:
+            before = len(at.origin.requests)
+            status = await ask(target)
+            new = at.origin.requests[before:]
+            assert (status == 200) == bool(new)
+            for request in new:
+                path = request.target.decode().partition("?")[0]
+                assert path == "/ok" or path.startswith("/ok/")
+                assert not path.startswith("/ok/secret/")
+                assert "/../" not in path + "/"
+        assert seen(at) == allowed(at)
+        assert ("GET", "/ok/x") in seen(at)
+
+
+@asynccontextmanager
+async def connecting(at: LookedInto):
+    """Ask in one tunnel, and in the next one after an answer that has ended it."""
+    async with trio.open_nursery() as nursery:
+        wires: list[Wire] = []
+        done = trio.Event()
+
+        async def hold(task_status: trio.TaskStatus[Wire]) -> None:
+            async with at.tunnel() as wire:
+                task_status.started(wire)
+                await done.wait()
+
+        async def ask(target: str) -> int:
+            if not wires:
+                wires.append(await nursery.start(hold))
+            request = f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+            answer = await wires[0].exchange(request)
+            assert answer is not None
+            if answer.headers.get("connection") == "close":
+                wires.clear()
+            return answer.status
+
+        yield ask
+        done.set()
+
+
+class Dribbling(trio.abc.HalfCloseableStream):
+    """Sends byte by byte."""
+
+    def __init__(self, below: trio.SocketStream) -> None:
+        self.below = below
+
+    async def send_all(self, data: bytes) -> None:
+        for at in range(len(data)):
+            await self.below.send_all(data[at : at + 1])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.below.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self.below.receive_some(1))
+
+    async def send_eof(self) -> None:
+        await self.below.send_eof()
+
+    async def aclose(self) -> None:
+        await self.below.aclose()
+
+
+async def test_handshake_and_requests_may_come_byte_by_byte():
+    async with looking_into(*RULES) as at, at.proxy.client() as wire:
+        assert (await wire.exchange(connect(f"{HOST}:443"), "CONNECT")).status == 200
+        async with under_tls(Wire(Dribbling(wire.stream))) as secure:
+            body = "Content-Length: 5"
+            request = get(HOST, "/ok/sink", body).replace(b"GET", b"POST") + b"12345"
+            assert (await secure.exchange(request)).status == 200
+        assert allowed(at) == seen(at) == [("POST", "/ok/sink")]
+
+
+async def test_a_websocket_goes_through_and_its_flow_has_the_status():
+    server = agreeing(b"\x81\x02hi")
+    tls = await origin_context()
+
+    async def behaviour(stream: trio.SocketStream) -> None:
+        await server(trio.SSLStream(stream, tls, server_side=True))
+
+    async with looking_into(*RULES, behaviour=behaviour) as at:
+        async with at.tunnel() as wire:
+            await wire.send(get(HOST, "/ok/chat?key=1", *FIELDS))
+            assert (await head_of(wire)).startswith(b"HTTP/1.1 101 ")
+            assert await wire.receive_exactly(4) == b"\x81\x02hi"
+            await wire.send(b"echo")
+            assert await wire.receive_exactly(4) == b"echo"
+        flows = await at.proxy.flows(2)
+        flow = next(one for one in flows if one.status == 101)
+        assert (flow.bytes_up, flow.bytes_down) == (len(server.seen), len(server.answer) + 4)
+        assert allowed(at) == [("GET", "/ok/chat?key=[REDACTED]")]
+
+
+async def test_through_an_upstream_proxy_requests_go_by_connect_and_end_to_end():
+    tls = await origin_context()
+    async with serving(tls=tls) as origin, serving(behaviour := Upstream(origin.port)) as upstream:
+        settings_of = upstream_proxy(upstream.port)
+        async with looking_into(*RULES, upstream_proxy=settings_of) as at:
+            at.proxy.dialler.port = upstream.port
+            async with at.tunnel() as wire:
+                assert (await wire.exchange(get(HOST, "/ok/small"))).status == 200
+                assert (await wire.exchange(get(HOST, "/no"))).status == 403
+            assert [one.target for one in behaviour.asked] == [f"{HOST}:443".encode()]
+            [request] = origin.requests
+            assert request.target == b"/ok/small"
+            event = at.proxy.recorder.events[2]
+            assert (event.mode, event.path) == ("connect_intercept", "/ok/small")
+            assert event.upstream == f"127.0.0.1:{upstream.port}"
+
+
+async def test_the_hello_decides_on_a_connection_to_an_address():
+    """A host with rules is not reached uninspected by its address."""
+    address = "192.0.2.1"
+    async with looking_into(*RULES, allow=(HOST, f"{address}:443", "other.test")) as at:
+        async with at.tunnel(f"{address}:443", HOST) as wire:
+            assert (await wire.exchange(get(HOST, "/no"))).status == 403
+            assert (await wire.exchange(get(HOST, "/ok/x"))).status == 200
+        assert [one.target for one in at.origin.requests] == [b"/ok/x"]
+        async with at.proxy.client() as wire:
+            assert (await wire.exchange(connect(f"{address}:443"), "CONNECT")).status == 200
+            context = client_context(trusts="origin")
+            context.check_hostname = False
+            async with under_tls(wire, "other.test", context) as secure:  # a tunnel
+                assert (await secure.exchange(get("other.test", "/no"))).status == 200
+
+
+async def test_a_request_that_is_cut_is_logged_and_the_server_sees_no_end():
+    async with looking_into(*RULES) as at:
+        async with at.proxy.client() as wire:
+            await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+            async with under_tls(wire) as secure:
+                head = get(HOST, "/ok/sink", "Content-Length: 10").replace(b"GET", b"POST")
+                await secure.send(head + b"123")
+                await until(lambda: len(at.origin.requests) == 1)
+                wire.reset()
+        flows = await at.proxy.flows(2)
+        assert {one.closed_by for one in flows} == {"client"}
+        await until(lambda: at.origin.open == 0)
+        assert at.origin.bodies == []
+
+
+async def test_when_the_proxy_is_cut_every_flow_is_logged():
+    async with looking_into(*RULES, f"allow GET https://{HOST}/events") as at, at.tunnel() as wire:
+        await wire.exchange(get(HOST, "/ok/x"))
+        await wire.send(get(HOST, "/events"))
+        await until(lambda: len(allowed(at)) == 2)
+        at.proxy.connections.cancel()
+        flows = await at.proxy.flows(3)
+        assert [one.closed_by for one in flows] == ["upstream", "shutdown", "shutdown"]
+        await until(lambda: at.proxy.proxy.open_connections == 0)
+        assert at.proxy.proxy.watched_sockets == 0
