@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from origin import tls_context
 from running_proxy import BOUND, until
 
@@ -22,6 +25,7 @@ from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 versions = pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
@@ -399,6 +403,61 @@ async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, monkeypatch):
         await two.say()
         two.peer.write(b"late")
         await two.say()
+        with pytest.raises(SideFailed):
+            await two.receive()
+
+
+class Forger:
+    """Makes records of a TLS 1.3 client, which only its own library could make otherwise."""
+
+    def __init__(self, keys: Path, cipher: str) -> None:
+        self.hash = hashes.SHA384() if "SHA384" in cipher else hashes.SHA256()
+        lines = (line.split() for line in keys.read_text().splitlines())
+        [secret] = [one[2] for one in lines if one[0] == "CLIENT_TRAFFIC_SECRET_0"]
+        self.take(bytes.fromhex(secret))
+
+    def take(self, secret: bytes) -> None:
+        self.secret, self.sent = secret, 0
+        self.key = AESGCM(self.expand(b"key", 32 if self.hash.name == "sha384" else 16))
+        self.nonce = int.from_bytes(self.expand(b"iv", 12), "big")
+
+    def expand(self, label: bytes, length: int) -> bytes:
+        label = b"tls13 " + label
+        info = length.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
+        return HKDFExpand(self.hash, length, info).derive(self.secret)
+
+    def record(self, kind: int, data: bytes) -> bytes:
+        head = b"\x17\x03\x03" + (len(data) + 17).to_bytes(2, "big")
+        nonce = (self.nonce ^ self.sent).to_bytes(12, "big")
+        self.sent += 1
+        return head + self.key.encrypt(nonce, data + bytes([kind]), head)
+
+    def new_keys(self) -> bytes:
+        """A KeyUpdate that asks for the other side's too."""
+        record = self.record(22, b"\x18\0\0\1\1")
+        self.take(self.expand(b"traffic upd", self.hash.digest_size))
+        return record
+
+
+async def test_new_keys_without_end_neither_hold_the_loop_nor_fill_memory(contexts, tmp_path):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.keylog_filename = str(tmp_path / "keys")
+    async with ends(contexts, client_context=context) as two:
+        await two.shake_hands()
+        cipher = two.peer.cipher()
+        assert cipher is not None
+        if "CHACHA" in cipher[0]:
+            pytest.skip("this OpenSSL prefers ChaCha20")
+        forger = Forger(tmp_path / "keys", cipher[0])
+        flood = b"".join(forger.new_keys() + forger.record(23, b"x") for _ in range(500))
+        two.wire.sendall(flood)
+        got = [await two.receive() for _ in range(3)]
+        assert all(0 < len(one) <= tls.BATCH for one in got)
+        assert two.ours.unsent <= tls.MAX_ANSWERS
+        while len(b"".join(got)) < 500:
+            got.append(await two.receive())
+        two.wire.sendall(b"".join(forger.new_keys() for _ in range(tls.MAX_BARE_RECORDS + 1)))
         with pytest.raises(SideFailed):
             await two.receive()
 
