@@ -6,7 +6,8 @@ their numbers from here.
 Rules of this file:
 - One attempt has one outcome. A name that was looked up and then tried is one attempt. A second
   decision about an allowed request (a dead host, a closed address, a wrong TLS hello) replaces the
-  first. A CONNECT and the HTTP request inside it are one attempt.
+  first. A CONNECT and the first HTTP request inside it are one attempt, also if TLS ends here; the
+  record of that TLS is no attempt of its own.
 - Failed is what the policy allowed and the network did not give. Only a denied attempt is one that
   the policy refused.
 - Not counted: a request without the proxy's token, since a client may wait to be asked and another
@@ -53,7 +54,8 @@ _FAILED_CODES: Final = frozenset({
     DenialCode.PROXY_FULL, DenialCode.AUDIT_BUSY, DenialCode.HEAD_TIMEOUT, DenialCode.HEAD_CUT,
     DenialCode.HELLO_TIMEOUT, DenialCode.HELLO_CUT, DenialCode.RELAY_FULL,
     DenialCode.RELAY_UNANSWERED, DenialCode.NO_LISTENERS_LEFT, DenialCode.NEEDS_PORT,
-    DenialCode.DATAGRAM_TO_ALLOWED,
+    DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.INTERCEPT_FAILED, DenialCode.INTERCEPT_TIMEOUT,
+    DenialCode.NO_HTTP_OFFERED,
 })  # fmt: skip
 _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
@@ -61,7 +63,8 @@ _LISTED_CODES: Final = frozenset({
 # Only made after the record that allows.
 _SECOND_CODES: Final = frozenset({
     DenialCode.RESOLVED_CLOSED, DenialCode.RESOLVED_ON_DENY_LIST, DenialCode.RESOLVED_LOCAL,
-    DenialCode.RESOLVED_NO_ADDRESS, DenialCode.ADDRESS_IS_PROXY,
+    DenialCode.RESOLVED_NO_ADDRESS, DenialCode.ADDRESS_IS_PROXY, DenialCode.INTERCEPT_FAILED,
+    DenialCode.INTERCEPT_TIMEOUT,
 })  # fmt: skip
 # Made after the record of a CONNECT; on a connection without the proxy there is no such record.
 _TUNNEL_CODES: Final = frozenset({
@@ -183,9 +186,14 @@ class AttemptTally:
             found = _Open()
             if len(self._open) < MAX_KEYS:
                 self._open[key] = found
-        if event.method == "CONNECT":
+        if event.mode == "connect_intercept" and event.path is None:
+            if event.auth_outcome == "succeeded":  # the CONNECT is counted
+                self.replaced[key] += 1
+                return
             found.connects += 1
-        elif found.connects and event.mode == "reverse" and event.auth_outcome == "succeeded":
+        elif event.method == "CONNECT":
+            found.connects += 1
+        elif found.connects and _is_inside(event):
             found.connects -= 1  # the request inside that CONNECT
             self.replaced[key] += 1
             return
@@ -242,8 +250,9 @@ class AttemptTally:
 
     def _replace(self, key: tuple[str, int | None], event: NetworkEvent, read: _Read) -> None:
         """Take the allowing decision back, if this is a second one about the same request."""
-        in_tunnel = event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
         is_second = read.code in _SECOND_CODES or event.denial_category in _FAILED_CATEGORIES
+        in_tunnel = event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
+        in_tunnel |= event.mode == "connect_intercept" and not is_second
         if not (in_tunnel or is_second):
             return
         if read.code is DenialCode.OTHER_SERVER_NAME:
@@ -264,6 +273,13 @@ class AttemptTally:
         kept = self.looked_up_files if request.access == "Read" else self.created
         if len(kept) < MAX_FILES:
             kept[request.path] = None
+
+
+def _is_inside(event: NetworkEvent) -> bool:
+    """Return whether a request came in a CONNECT's tunnel, or under TLS that ended here."""
+    if event.mode == "connect_intercept":
+        return True
+    return event.mode == "reverse" and event.auth_outcome == "succeeded"
 
 
 def _kind(event: NetworkEvent, read: _Read) -> Kind:

@@ -57,6 +57,31 @@ def tried(target="evil.test", port=443, **more):
     return deny(target, port, method=None, **more)
 
 
+UNFIT = "GET https://a.test/x fits no endpoint rule of the host"
+DEAD = "can't connect to a.test:443: the TLS handshake failed: certificate expired"
+
+
+def tls(make, **more):
+    """A record of a connection whose TLS ends in the proxy."""
+    return make(mode="connect_intercept", **more)
+
+
+def refused_tls(**more):
+    reason = "the TLS handshake with the program failed: the program does not trust us"
+    return deny("a.test", reason=reason, **more)
+
+
+def inside(decision="allow", reason=None, **more):
+    """A request under such TLS."""
+    return record(
+        "a.test", 443, decision, reason, method="GET", mode="connect_intercept", path="/", **more
+    )
+
+
+def request(decision="allow", reason=None, **more):
+    return inside(decision, reason, auth_outcome="succeeded", **more)
+
+
 def dns(target="evil.test", reason="the name is not allowed on any port"):
     return deny(target, 53, reason, method="DNS")
 
@@ -150,6 +175,19 @@ TABLE = {
     "a CONNECT with another host in it": (
         [asked(port=80), get(decision="deny", auth_outcome="succeeded",
          reason="the Host field asks for b.test, but the connection is to a.test")], (1, 0, 0)),
+    "two requests under intercepted TLS": (
+        [asked(), tls(asked), request(), request()], (0, 0, 2)),
+    "a request that a rule refuses": ([asked(), tls(asked), request("deny", UNFIT)], (1, 0, 0)),
+    "a request that a rule refuses after one that it allows": (
+        [asked(), tls(asked), request(), request("deny", UNFIT), request()], (1, 0, 2)),
+    "a program that does not trust the session": (
+        [asked(), tls(asked), tls(refused_tls, auth_outcome="succeeded")], (0, 1, 0)),
+    "intercepted, and the server is dead": (
+        [asked(), tls(asked), request(), request("deny", DEAD, denial_category=FAILED)], (0, 1, 0)),
+    "intercepted without a proxy": (
+        [tls(allow, method="TLS"), inside(), inside(), inside("deny", UNFIT)], (1, 0, 2)),
+    "intercepted without a proxy or trust": (
+        [tls(allow, method="TLS"), tls(refused_tls, method="TLS")], (0, 1, 0)),
     "an open port": ([record("127.0.0.1", 5432, "allow", "--open-port", method=None)], (0, 0, 1)),
     "an open port without a service": (
         [record("127.0.0.1", 5432, "allow", "--open-port", method=None),
