@@ -87,11 +87,11 @@ _JUDGING = (
     option("--fail-on-deny", is_flag=True,
            help="Exit 3 when the command succeeded but something was denied: a network attempt, or"
            " (where denied files are seen) a file created outside the grants. A dead host, a"
-           " request that the proxy asked the password for, and hits of --deny-domain don't"
-           " count."),
+           " request that the proxy asked the password for, and hits of --deny-domain and"
+           " --deny-endpoint don't count."),
     option("--fail-on", type=OneOf(["policy", "all"]), default=None,
-           help="policy: as --fail-on-deny. all: also for hits of --deny-domain and for look-ups of"
-           " files that are not granted."),
+           help="policy: as --fail-on-deny. all: also for hits of --deny-domain and --deny-endpoint"
+           " and for look-ups of files that are not granted."),
     option("--fail-on-path", type=PATH, multiple=True, metavar="PATH",
            help="A tripwire: exit 3 when the command succeeded but looked up PATH, which is not"
            " granted (a path, or a pattern with *). Repeatable."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from nono_trio.cli.asked import check_question
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -59,11 +60,7 @@ def why(
     Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
     code: 0 for any answer.
     """
-    if [host, url, path].count(None) != 2:
-        raise click.UsageError("expected one of --host, --url and --path")
-    belongs = ((port, host), (method, url), (operation, path))
-    if any(one is not None and to is None for one, to in belongs):
-        raise click.UsageError("--port belongs to --host, --method to --url, --op to --path")
+    check_question(host, port, url, method, path, operation)
     options = settle_run((), given_options(given))
     if host is not None:
         from nono_trio.explain.why_host import explain_host

@@ -1,20 +1,18 @@
 """`why --url`: may a request with this method and URL be made, and by which rule.
 
 Rules of this file: the host is asked about first, as by why_host.py; then the request, by the
-function that the proxy calls (`Policy.endpoint_verdict`). A URL is read as a client sends it: the
-fragment stays with the client, characters outside ASCII and spaces are escaped.
+function that the proxy calls (`Policy.endpoint_verdict`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.net.host import parse_rule_host
+from nono_trio.core.policy.asked_url import parse_asked_url
 from nono_trio.core.policy.reasons import DenialCode, format_reason
-from nono_trio.core.policy.rule import ALLOW_FLAG, HTTP_PORT, MAX_PORT, TLS_PORT
-from nono_trio.errors import UsageError
+from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.explain.answer import Answer
 from nono_trio.explain.why_host import SEEN, endpoint_rule_shown, host_answer
 from nono_trio.session.prepare import build_policy
@@ -23,12 +21,6 @@ if TYPE_CHECKING:
     from nono_trio.config.options import NetworkOptions, RunOptions
     from nono_trio.core.policy.endpoint_policy import EndpointVerdict
 
-_URL: Final = re.compile(
-    r"(https?)://(\[[^\]/?#@]*\]|[^:/?#@\[\]]+)(?::([1-9][0-9]{0,4}))?([/?][^#]*)?(?:#.*)?",
-    re.IGNORECASE | re.DOTALL,
-)
-_METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_VISIBLE: Final = re.compile(r"[^\x21-\x7e]")
 _UNSEEN: Final = "the host is allowed, and requests to it are not seen"
 _FIELDS: Final = "the answer is for a request without header fields that replace method or path"
 
@@ -36,32 +28,23 @@ _FIELDS: Final = "the answer is for a request without header fields that replace
 def explain_url(options: RunOptions, text: str, method: str) -> Answer:
     """Say whether the cage's command may make a request; raises UsageError for bad rules and for a
     text that is no URL."""
-    match = _URL.fullmatch(text)
-    if match is None or int(match[3] or HTTP_PORT) > MAX_PORT:
-        hint = "a URL is like https://api.example.com/v1/items"
-        raise UsageError(f"--url: expected a URL with http:// or https://, got {text!a}", hint=hint)
-    if not _METHOD.fullmatch(method):
-        raise UsageError(f"--method: expected a method, got {method!a}", hint="--method GET")
-    scheme = match[1].lower()
-    port = int(match[3] or (TLS_PORT if scheme == "https" else HTTP_PORT))
-    target = _VISIBLE.sub(_escaped, match[4] or "/")
-    target = target if target.startswith("/") else f"/{target}"
+    asked = parse_asked_url(text, method)
     policy = build_policy(options.session.network)
-    answer = host_answer(options, policy, match[2], port)
-    subject = f"{method} {scheme}://{answer.subject}{target}"
+    answer = host_answer(options, policy, asked.host, asked.port)
+    subject = f"{method} {asked.scheme}://{answer.subject}{asked.target}"
     notes = tuple(note for note in answer.notes if note != SEEN)
     answer = replace(answer, subject=subject, notes=notes)
     if not answer.allowed:
         return answer
-    host = parse_rule_host(match[2])
+    host, port = parse_rule_host(asked.host), asked.port
     verdict = policy.decide(host, port)
-    if verdict.tls_only and scheme == "http":
+    if verdict.tls_only and asked.scheme == "http":
         plain = f"{host.bracketed()}:{port}"
         reason = format_reason(DenialCode.TLS_ONLY, destination=plain)
         return Answer(subject, False, reason, None, f"allow it with {ALLOW_FLAG} {plain}")
     if not policy.intercepts(host, port):
-        return answer if scheme == "http" else replace(answer, reason=_UNSEEN)
-    found = policy.endpoint_verdict(scheme, host, port, method, target)
+        return answer if asked.scheme == "http" else replace(answer, reason=_UNSEEN)
+    found = policy.endpoint_verdict(asked.scheme, host, port, method, asked.target)
     return _with_verdict(answer, found, options.session.network)
 
 
@@ -80,8 +63,3 @@ def _with_verdict(answer: Answer, found: EndpointVerdict, network: NetworkOption
     elif rule is None:
         reason, rule = "the host is allowed, and no endpoint rule denies it", answer.rule
     return replace(answer, reason=reason, rule=rule, notes=(_FIELDS,))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    data = match[0].encode("utf-8", "surrogateescape")
-    return "".join(f"%{byte:02X}" for byte in data)

@@ -7,12 +7,18 @@ A path is compared with the paths of the record, which have no symlinks in them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from nono_trio.core.net.host import BadHost, parse_rule_host
+from nono_trio.core.policy.asked_url import parse_asked_url
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.reasons import OBSERVE_FLAG, OPEN_PORT_FLAG
+from nono_trio.core.policy.reasons import (
+    OBSERVE_FLAG,
+    OPEN_PORT_FLAG,
+    DenialCode,
+    format_reason,
+)
 from nono_trio.core.policy.rule import is_localhost
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.paths import is_in
@@ -73,6 +79,33 @@ def host_answer(policy: SessionPolicy, text: str, port: int) -> PolicyAnswer:
     return PolicyAnswer(subject, verdict.allowed, reason, _line(network, verdict.rule), note)
 
 
+def url_answer(policy: SessionPolicy, text: str, method: str) -> PolicyAnswer:
+    """Say whether the session might make a request. Raises as `host_answer`."""
+    asked = parse_asked_url(text, method)
+    answer = host_answer(policy, asked.host, asked.port)
+    answer = replace(answer, subject=f"{method} {asked.scheme}://{answer.subject}{asked.target}")
+    rules, host = _rules(policy.network), parse_rule_host(asked.host)
+    if not answer.allowed:
+        return answer
+    if rules.decide(host, asked.port).tls_only and asked.scheme == "http":
+        plain = f"{host.bracketed()}:{asked.port}"
+        reason = format_reason(DenialCode.TLS_ONLY, destination=plain)
+        return PolicyAnswer(answer.subject, False, reason, answer.line)
+    if not rules.intercepts(host, asked.port):
+        return answer
+    found = rules.endpoint_verdict(asked.scheme, host, asked.port, method, asked.target)
+    if found.is_by_rule:
+        answer = replace(answer, line=_line(policy.network, found.rule))
+    if not found.allowed:
+        reason = found.reason or "denied"
+        line = answer.line if found.is_by_rule else None
+        return PolicyAnswer(answer.subject, False, reason, line)
+    if found.observed:
+        reason = "no endpoint rule allowed it, but it was let through and recorded"
+        return replace(answer, reason=reason)
+    return replace(answer, reason="an endpoint rule allowed it") if found.is_by_rule else answer
+
+
 def path_answer(policy: SessionPolicy, path: str, operation: Operation) -> PolicyAnswer:
     """Say whether the session might read or write an absolute path."""
     subject = f"{operation} {path}"
@@ -122,8 +155,8 @@ def _rules(network: NetworkPolicy) -> Policy:
 def _line(network: NetworkPolicy, rule: str | None) -> str | None:
     if rule is None:
         return "--block-net" if network.block else None
-    for one in (*network.deny, *network.allow):
-        if one.entry == rule:
+    for one in (*network.deny, *network.allow, *network.endpoints):
+        if rule in (one.entry, one.entry.partition(" ")[2]):
             return f"{rule} ({one.source})"
     return rule
 

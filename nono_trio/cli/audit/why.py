@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from nono_trio.cli.asked import check_question
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
@@ -32,6 +33,8 @@ DEFAULT_PORT = 443
     metavar="PORT",
     help=f"At this port  [default: {DEFAULT_PORT}]",
 )
+@click.option("--url", metavar="URL", help="Might this be requested? http:// or https://.")
+@click.option("--method", metavar="METHOD", help="With this method  [default: GET]")
 @click.option("--path", type=PATH, metavar="PATH", help="Might this file be touched?")
 @click.option(
     "--op", "operation", type=OneOf(["read", "write"]), help="Read or write  [default: read]"
@@ -39,19 +42,17 @@ DEFAULT_PORT = 443
 @json_option
 @audit_dir_option
 def why(
-    session: str, host: str | None, port: int | None, path: str | None,
+    session: str, host: str | None, port: int | None, url: str | None, method: str | None,
+    path: str | None,
     operation: Literal["read", "write"] | None, as_json: bool, audit_dir: str | None,
 ) -> None:  # fmt: skip
-    """Say whether a session might reach a host or touch a path, and which line of its policy says
-    so. The answer is from the policy that the log binds, not from today's profile.
+    """Say whether a session might reach a host, request a URL or touch a path, and which line of
+    its policy says so. The answer is from the policy that the log binds, not from today's profile.
 
     Exit code: 0 for any answer; 2 for a session without a bound policy.
     """
-    if (host is None) == (path is None):
-        raise click.UsageError("expected --host or --path, and not both")
-    if (port is not None and host is None) or (operation is not None and path is None):
-        raise click.UsageError("--port belongs to --host, --op to --path")
-    from nono_trio.audit.read.policy_answer import host_answer, path_answer
+    check_question(host, port, url, method, path, operation)
+    from nono_trio.audit.read.policy_answer import host_answer, path_answer, url_answer
     from nono_trio.audit.verify import bound_facts
 
     stored = bound_facts.look(session_directory(audit_root(audit_dir), session))
@@ -62,6 +63,8 @@ def why(
         )
     if host is not None:
         answer = host_answer(stored.policy, host, port or DEFAULT_PORT)
+    elif url is not None:
+        answer = url_answer(stored.policy, url, method or "GET")
     else:
         asked = os.path.realpath(path or "")
         answer = path_answer(stored.policy, asked, operation or "read")

@@ -5,6 +5,7 @@ Rules of this file: host and port of an entry come from the record, never from i
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _WITHOUT_ENTRY: Final = frozenset({
     DenialCode.DATAGRAM, DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.HOST_LOOPBACK,
 })  # fmt: skip
+_ENDPOINT_CODES: Final = frozenset({DenialCode.ENDPOINT_NOT_ALLOWED, DenialCode.ENCODED_SLASH})
+_SHOWN_URL: Final = re.compile(r"(https?)://[^/]+(/[!-~]*)")
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
 
@@ -106,6 +109,8 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
         return f"{ALLOW_FLAG} {named}"
     if read.code is DenialCode.HOST_LOOPBACK:
         return f"{OPEN_PORT_FLAG} {port}"
+    if read.code in _ENDPOINT_CODES:
+        return _endpoint_flag(target, port, read)
     address = parse_address(str(read.values.get("address", "")))
     if address is None:
         return None
@@ -117,6 +122,16 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
         pinned = f"[{address}]" if address.version == 6 else str(address)
         return f"{RESOLVE_FLAG} {entry(target, port)}:{pinned}"
     return None
+
+
+def _endpoint_flag(target: str, port: int, reason: Reason) -> str | None:
+    """The flag that would have allowed a request by method and path, as the policy suggests it."""
+    from nono_trio.core.policy.endpoint_flag import suggested_flag  # late: few sessions have any
+
+    shown = _SHOWN_URL.fullmatch(str(reason.values.get("url", "")))
+    if shown is None:
+        return None
+    return suggested_flag(shown[1], target, port, str(reason.values.get("method", "")), shown[2])
 
 
 def denial_text(event: NetworkEvent) -> str | None:

@@ -59,6 +59,7 @@ _FAILED_CODES: Final = frozenset({
 })  # fmt: skip
 _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
+    DenialCode.ENDPOINT_DENIED,
 })  # fmt: skip
 # Only made after the record that allows.
 _SECOND_CODES: Final = frozenset({

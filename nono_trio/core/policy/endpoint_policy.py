@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.redaction import redact_path
-from nono_trio.core.net.address import spellings
+from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
 from nono_trio.core.policy.endpoint_rule import (
-    ALLOW_ENDPOINT_FLAG,
     ANY_METHOD,
-    DEFAULT_PORTS,
     DENY_ENDPOINT_FLAG,
     parse_entry,
 )
+from nono_trio.core.policy.host_table import HostTable
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
@@ -42,7 +41,7 @@ from nono_trio.core.policy.rule import (
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.endpoint_rule import Action, EndpointRule
@@ -51,15 +50,12 @@ if TYPE_CHECKING:
 INTERCEPT_FLAG: Final = "--intercept"
 ALL_HOSTS: Final = "all"
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
-MAX_SHOWN: Final = 256  # characters of a path in a sentence; the record has all of it
 
 # Fields by which frameworks take another method or path than those of the request line.
 OVERRIDE_FIELDS: Final = frozenset({
     b"x-http-method", b"x-http-method-override", b"x-method-override",
     b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-override-url",
 })  # fmt: skip
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,39 +83,6 @@ class EndpointVerdict:
     def is_by_rule(self) -> bool:
         """True if an entry decided, and not the default of a host with rules."""
         return self.rule is not None and self.rule != DEFAULT_RULE
-
-
-class HostTable(Generic[Value]):
-    """Values by host: those for the host itself, and those for a suffix of its name."""
-
-    def __init__(self) -> None:
-        self._exact: dict[str, list[Value]] = {}
-        self._by_suffix: dict[str, list[Value]] = {}
-
-    def add(self, host: Host, wildcard: bool, value: Value) -> None:
-        """Add a value for a host, in every spelling of an address, or for all below a suffix."""
-        table = self._by_suffix if wildcard else self._exact
-        for name in _names(host):
-            table.setdefault(name, []).append(value)
-
-    def __bool__(self) -> bool:
-        return bool(self._exact) or bool(self._by_suffix)
-
-    def find(self, host: Host) -> Iterator[Value]:
-        """The values for a host: exact before wildcard, the nearest suffix first."""
-        for name in _names(host):
-            yield from self._exact.get(name, ())
-        if host.address is not None or not self._by_suffix:
-            return
-        parents = with_parents(host.name)
-        next(parents)  # *.example.com does not cover example.com
-        for name in parents:
-            yield from self._by_suffix.get(name, ())
-
-
-def _names(host: Host) -> list[str]:
-    """The names of a host: of an address every spelling (mapped, NAT64)."""
-    return [host.name] if host.address is None else [*map(str, spellings(host.address))]
 
 
 class EndpointPolicy:
@@ -230,9 +193,8 @@ class EndpointPolicy:
         denied = self._denied(rules, scheme, host, port, method, canonical)
         if denied is not None:
             return denied
-        overriding = next((one for one in fields if one in OVERRIDE_FIELDS), None)
-        if overriding is not None:
-            name = overriding.decode("ascii")
+        name = _overriding(fields)
+        if name is not None:
             reason = format_reason(DenialCode.OVERRIDE_FIELD, name=name)
             return _refused(canonical, None, reason, f"send the request without {name}")
         return self._opened(rules, scheme, host, port, method, canonical)
@@ -285,35 +247,13 @@ class EndpointPolicy:
         return f"take it out of {source}"
 
 
-def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
-    """Return the URL of a request for a sentence, without its query; a long path is cut."""
-    path = path if len(path) <= MAX_SHOWN else f"{path[:MAX_SHOWN]}..."
-    return _origin(scheme, host, port) + path
-
-
-def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str:
-    """Return the flag that allows a request with a canonical path, quoted for a shell.
-
-    What follows an empty segment, or is too long for a line, becomes `**`.
-    """
-    kept: list[str] = []
-    segments = path[1:].split("/")
-    for segment in segments[:-1]:
-        if not segment or len("/".join(kept)) + len(segment) > MAX_SHOWN:
-            break
-        kept.append(segment)
-    is_whole = len(kept) == len(segments) - 1 and len(segments[-1]) <= MAX_SHOWN
-    kept.append(segments[-1] if is_whole else "**")
-    methods = method if method == method.upper() else ANY_METHOD
-    url = _origin(scheme, host, port) + "/" + "/".join(kept)
-    return f"{ALLOW_ENDPOINT_FLAG} {shlex.quote(f'{methods} {url}')}"
-
-
-def _origin(scheme: str, host: Host, port: int) -> str:
-    authority = host.bracketed()
-    if port != DEFAULT_PORTS.get(scheme):
-        authority += f":{port}"
-    return f"{scheme}://{authority}"
+def _overriding(fields: Iterable[bytes]) -> str | None:
+    """Return the name of a field that may replace method or path; some servers take an underscore
+    for a hyphen."""
+    for field in fields:
+        if field.lower().replace(b"_", b"-") in OVERRIDE_FIELDS:
+            return field.decode("ascii")
+    return None
 
 
 def _refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nono_trio.audit.read.policy_answer import host_answer, path_answer
+from nono_trio.audit.read.policy_answer import host_answer, path_answer, url_answer
 from nono_trio.core.log.policy_json import (
     FilePolicy,
     GrantedPath,
@@ -114,3 +114,33 @@ def test_paths(path, operation, allowed, reason):
 
 def test_a_session_without_a_cage():
     assert path_answer(SessionPolicy(), "/x", "write").allowed
+
+
+def test_requests_are_answered_by_the_rules_that_judged_them():
+    network = NetworkPolicy(
+        allow=[sourced("https://a.test/pub/**"), sourced("whole.test"), sourced("tls://t.test")],
+        endpoints=[
+            sourced("deny DELETE https://whole.test/**", "--deny-endpoint"),
+            sourced("audit GET https://a.test/x", "p.toml:3: network.endpoint"),
+        ],
+    )
+    policy = SessionPolicy(network=network)
+    for method, url, allowed, line, words in [
+        ("GET", "https://a.test/pub/x", True, "https://a.test/pub/** (--allow-domain)", "rule"),
+        ("GET", "https://a.test/x", True, "GET https://a.test/x (p.toml:3: network.endpoint)",
+         "let through and recorded"),
+        ("GET", "https://a.test/y", False, None, "fits no endpoint rule"),
+        ("GET", "https://a.test/pub/..;/y", False, None, "ambiguous"),
+        ("DELETE", "https://whole.test/", False,
+         "DELETE https://whole.test/** (--deny-endpoint)", "denied by"),
+        ("GET", "http://whole.test/", True, "whole.test (--allow-domain)", "an entry"),
+        ("GET", "http://t.test:443/", False, "tls://t.test (--allow-domain)", "plain HTTP"),
+        ("GET", "https://other.test/", False, None, "allowlist"),
+    ]:  # fmt: skip
+        answer = url_answer(policy, url, method)
+        assert (answer.allowed, answer.line) == (allowed, line), url
+        assert words in answer.reason
+        assert answer.subject.startswith(f"{method} http")
+    unreadable = SessionPolicy(network=NetworkPolicy(endpoints=[sourced("allow https://a.test")]))
+    with pytest.raises(LogUnreadable):
+        url_answer(unreadable, "https://a.test/", "GET")

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from nono_trio.core.net.host import parse_host
+from nono_trio.core.policy.allow_entry import allow_flag
 from nono_trio.core.policy.endpoint_policy import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.rule import Inspection
@@ -56,6 +57,30 @@ def test_the_hint_of_a_denial_allows_the_request():
         assert flag == "--allow-endpoint"
         better = Policy.build(["https://api.test/pub"], endpoints=[f"allow {entry}"])
         assert ask(better, method, url).allowed, hint
+        port = int(url.partition("test:")[2].partition("/")[0])
+        of_log = shlex.split(allow_flag("api.test", port, ask(policy, method, url).reason) or "")
+        assert of_log[0] == flag
+        better = Policy.build(["https://api.test/pub"], endpoints=[f"allow {of_log[1]}"])
+        assert ask(better, method, url).allowed, of_log
+
+
+def test_a_reason_of_another_program_makes_no_flag():
+    for url in (
+        "https://a.test",
+        "https://a.test/x y",
+        "x",
+        "https://a.test/%zz",
+        "https://a/../..",
+    ):
+        reason = f"GET {url} fits no endpoint rule of the host"
+        assert allow_flag("a.test", 443, reason) is None
+    reason = "G'T https://a.test/$(x) fits no endpoint rule of the host"
+    words = shlex.split(allow_flag("a.test", 443, reason) or "")
+    assert words == ["--allow-endpoint", "G'T https://a.test/$(x)"]
+    assert (
+        allow_flag("not a host", 443, "GET https://a.test/x fits no endpoint rule of the host")
+        is None
+    )
 
 
 def test_endpoint_rules_close_the_rest_of_a_host_that_is_allowed_as_a_whole():
@@ -133,6 +158,9 @@ def test_a_path_without_a_canonical_spelling_is_refused_where_rules_judge_it():
 
 def test_a_field_that_replaces_method_or_path_is_refused_where_rules_judge_them():
     policy = Policy.build(["https://api.test/**"], intercept=["seen.test"])
+    for name in (b"x_http_method_override", b"X-Rewrite-URL"):
+        assert not ask(policy, "GET", "https://api.test:443/", (name,)).allowed
+    assert ask(policy, "GET", "https://api.test:443/", (b"x-original", b"accept")).allowed
     fields = (b"host", b"x-original-url")
     refused = ask(policy, "GET", "https://api.test:443/", fields)
     assert (refused.allowed, refused.status) == (False, 403)
