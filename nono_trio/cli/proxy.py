@@ -16,6 +16,8 @@ from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
     from nono_trio.audit.write.session_record import SessionRecord
+    from nono_trio.config.options import SessionOptions
+    from nono_trio.session.trust.proxy_trust import ProxyTrust
 
 _DEFAULT_LISTEN = "127.0.0.1:0"
 IN_CLEAR = (
@@ -38,13 +40,14 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     """Run the filtering, auditing proxy alone: a sidecar, a container's entry, a benchmark.
 
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
-    session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
+    session_dir, and ca_file if hosts are intercepted (clients must trust it). SIGTERM or SIGINT:
+    stop accepting, grace, drain, seal, exit 0.
     """
     from nono_trio.cli.ready_file import ReadyFile
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.environment import proxy_url
     from nono_trio.session.ports import listen as open_listener
-    from nono_trio.session.prepare import build_policy, require_uninspected
+    from nono_trio.session.prepare import build_policy
     from nono_trio.session.run import run_proxy
     from nono_trio.session.run_resources import new_token
 
@@ -56,7 +59,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     if not _is_loopback(address):
         say(f"warning: {IN_CLEAR}")
     policy = build_policy(options.network)
-    require_uninspected(policy)
+    trust = _open_trust(options) if policy.intercepts_any else None
     listener = open_listener(port, address)
     token = new_token()
 
@@ -70,6 +73,8 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
             "session_id": record.session_id,
             "session_dir": str(record.directory),
         }
+        if trust is not None:
+            line["ca_file"] = trust.ca_file
         text = json.dumps(line)
         if announced is not None:
             announced.write(text)
@@ -85,13 +90,28 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     observers = [FollowPrinter().observe] if follow else []
     try:
         finished = run_proxy(
-            options, policy, token, listener, ready, Listeners(warn=say, observe=observers)
-        )
+            options, policy, token, listener, ready, Listeners(warn=say, observe=observers),
+            None if trust is None else trust.session,
+        )  # fmt: skip
     finally:
+        if trust is not None:
+            trust.close()
         if announced is not None:
             announced.remove()
     if finished.outcome.error is not None:
         raise finished.outcome.error
+
+
+def _open_trust(options: SessionOptions) -> ProxyTrust:
+    from nono_trio.session.core_dumps import forbid_core_dumps
+    from nono_trio.session.trust.proxy_trust import open_proxy_trust
+    from nono_trio.startup import caller_environment
+
+    forbid_core_dumps()  # before there is a key
+    trust = open_proxy_trust(options, caller_environment())
+    for note in trust.session.roots.notes:
+        say(f"warning: {note}")
+    return trust
 
 
 def _reached_at(address: str) -> str:

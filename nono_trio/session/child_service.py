@@ -105,11 +105,13 @@ class ChildService:
             self._watchdog.ending(cage.kill),
         ):
             await recorder.record_payload(_runtime(self._run))
+            trust = self._run.resources.trust
             proxy = Proxy(
                 self._run.policy,
                 recorder,
                 self._run.resources.token,
                 upstream_proxy=self._run.upstream_proxy,
+                interception=None if trust is None else trust.session.interception(),
             )
             self._attribution = recorder.programs = attribution_for(
                 self._launched,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.listeners.proxy import Admits
     from nono_trio.session.shutdown import Shutdown
+    from nono_trio.session.trust.session_trust import SessionTrust
 
 
 class ListenerService:
@@ -30,17 +31,26 @@ class ListenerService:
     def __init__(
         self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
         ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
+        trust: SessionTrust | None = None,
     ) -> None:  # fmt: skip
+        """`trust` is needed if the policy has intercepted hosts."""
         self._listener = listener
         self._policy = policy
         self._upstream_proxy = upstream_proxy
         self._token = token
         self._shutdown = shutdown
         self._ready = ready
+        self._trust = trust
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Return 0 once asked to end."""
-        proxy = Proxy(self._policy, recorder, self._token, upstream_proxy=self._upstream_proxy)
+        proxy = Proxy(
+            self._policy,
+            recorder,
+            self._token,
+            upstream_proxy=self._upstream_proxy,
+            interception=None if self._trust is None else self._trust.interception(),
+        )
         self._ready()
         await serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
         return 0

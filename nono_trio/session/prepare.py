@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nono_trio.core.policy.cage_names import no_proxy
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.variables import inherit
-from nono_trio.errors import CageFailed, UsageError
+from nono_trio.errors import CageFailed
 from nono_trio.posix.paths import ON_MACOS, home_directory
 from nono_trio.posix.umask import callers_umask
 from nono_trio.sandbox.build_plan import (
@@ -101,15 +101,6 @@ def build_policy(network: NetworkOptions) -> Policy:
     )
 
 
-def require_uninspected(policy: Policy) -> None:
-    """Raise UsageError for rules about requests, which the proxy does not hold yet."""
-    if policy.endpoints is not None:
-        raise UsageError(
-            "endpoint rules and --intercept are not enforced yet: the proxy sees hosts only",
-            hint="allow whole hosts, as in --allow-domain api.example.com",
-        )
-
-
 def resolve_files(
     options: RunOptions, isolation: Isolation, library: ModuleType | None = None
 ) -> FilePlan:
@@ -138,7 +129,6 @@ def prepare_run(
     # Refused here, before anything is made.
     network = options.session.network
     policy = build_policy(network)
-    require_uninspected(policy)
     chosen = isolation or preferred_isolation(options)
     require_process_control()
     check_ports(options, chosen, policy)

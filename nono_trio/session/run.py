@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nono_trio.session.cage_launch import Listeners, Started
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
+    from nono_trio.session.trust.session_trust import SessionTrust
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,12 @@ def run_proxy(
     listener: socket.socket,
     ready: Callable[[SessionRecord], None],
     listeners: Listeners,
+    trust: SessionTrust | None = None,
 ) -> Finished:
-    """Serve `listener` until the first signal and seal the log. Blocking; main thread only."""
+    """Serve `listener` until the first signal and seal the log. Blocking; main thread only.
+
+    `trust` is needed if the policy has intercepted hosts.
+    """
     import trio
 
     from nono_trio.session.listener_service import ListenerService
@@ -131,6 +136,7 @@ def run_proxy(
             supervisor.shutdown,
             lambda: ready(record),
             options.network.upstream_proxy,
+            trust,
         )
         outcome = trio.run(supervisor.run, service)
         return Finished(outcome, record, supervisor.writer.totals.attempts)

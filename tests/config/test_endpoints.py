@@ -11,7 +11,7 @@ from nono_trio.cli.run import run
 from nono_trio.config.settle import settle_run
 from nono_trio.errors import UsageError
 from nono_trio.session.policy_facts import proxy_policy
-from nono_trio.session.prepare import build_policy, require_uninspected
+from nono_trio.session.prepare import build_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,22 +103,11 @@ def test_a_denial_names_the_line_of_a_profile(profile: str) -> None:
     assert verdict.hint == f"take it out of {profile}:12: network.endpoint"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--allow-domain", "https://a.example.com/x/**"),
-        ("--allow-endpoint", "GET https://a.example.com/x"),
-        ("--deny-endpoint", "GET https://a.example.com/x"),
-        ("--intercept", "all"),
-        ("--no-intercept", "a.example.com"),
-    ],
-)
-def test_what_is_not_enforced_yet_is_refused(words: tuple[str, str]) -> None:
-    with pytest.raises(UsageError, match="not enforced yet"):
-        require_uninspected(build_policy(network(*words)))
-
-
 def test_rules_without_any_of_it_look_into_nothing() -> None:
     policy = build_policy(network("--allow-domain", "a.example.com"))
     assert policy.endpoints is None
-    require_uninspected(policy)
+    assert not policy.intercepts_any
+
+
+def test_an_exception_alone_looks_into_nothing() -> None:
+    assert not build_policy(network("--no-intercept", "a.example.com")).intercepts_any

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nono_trio.config.options import NetworkOptions
     from nono_trio.proxy.intercept.ca import Authority
+    from nono_trio.proxy.intercept.interception import Interception
     from nono_trio.proxy.intercept.root_store import Roots
 
 
@@ -27,6 +28,14 @@ class SessionTrust(NamedTuple):
     authority: Authority
     roots: Roots
     upstream_roots: tuple[bytes, ...]
+
+    def interception(self) -> Interception:
+        """Return what puts TLS over intercepted connections."""
+        from nono_trio.proxy.intercept.interception import Interception  # late: it imports trio
+        from nono_trio.proxy.intercept.session_authority import SessionAuthority
+        from nono_trio.proxy.intercept.upstream_tls import UpstreamTls
+
+        return Interception(SessionAuthority(self.authority), UpstreamTls(self.upstream_roots))
 
 
 def open_session_trust(

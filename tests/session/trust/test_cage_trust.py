@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from harness import (
+    NONO_TRIO,
     PROBES,
     RUN_SECONDS,
     SYSTEM_PYTHON,
@@ -34,21 +34,13 @@ ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
 SYSTEM = next((path for path in SYSTEM_FILES if os.path.isfile(path)), None)
 JAVA = Path("/etc/ssl/certs/java/cacerts")
 needs_system = pytest.mark.skipif(SYSTEM is None, reason="this system has no file of roots")
-# The proxy refuses --intercept until it does it; here another host is intercepted than is used.
-COMMAND = """
-import sys
-from nono_trio.session import prepare
-prepare.require_uninspected = lambda policy: None
-from nono_trio.cli.main import main
-main()
-"""
 
 
 def run(
-    sessions: Sessions, *words: str, prefix: Sequence[str] = (sys.executable,), **variables: str
+    sessions: Sessions, *words: str, prefix: Sequence[str] = (NONO_TRIO,), **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*prefix, "-c", COMMAND, "run", *words],
+        [*prefix, "run", *words],
         env=sessions.environment | variables,
         cwd=sessions.home, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=RUN_SECONDS, check=False,
@@ -73,7 +65,7 @@ def theirs(tmp_path) -> Path:
 
 def intercepting(own: tuple[Path, Path]) -> list[str]:
     certificate, key = map(str, own)
-    return ["--intercept", "other.example", "--tls-ca-cert", certificate, "--tls-ca-key", key]
+    return ["--intercept", HOST, "--tls-ca-cert", certificate, "--tls-ca-key", key]
 
 
 @needs_system
@@ -83,7 +75,8 @@ def test_programs_trust_the_authority_and_cannot_change_it(isolation, sessions, 
     where = f"{HOST}:{origin.port}"
     with serving(origin):
         done = run(
-            sessions, "-v", *intercepting(own), "--isolation", isolation,
+            sessions, "-v", *intercepting(own), "--upstream-ca", str(own[0]),
+            "--isolation", isolation,
             "--read", str(PROBES), "--allow-domain", where, "--resolve", f"{where}:127.0.0.1",
             "--", SYSTEM_PYTHON, str(PROBES / "trust.py"), f"https://{where}/", str(SYSTEM),
         )  # fmt: skip
@@ -168,7 +161,8 @@ def test_an_ordinary_user_has_it_too(isolation) -> None:
                 shutil.chown(path, "nobody")
         done = run(
             sessions, *intercepting(own), "--isolation", isolation, "--read-file", str(own[0]),
-            "--", SYSTEM_PYTHON, "-c", COUNT, str(own[0]), prefix=prefix, **variables,
+            "--", SYSTEM_PYTHON, "-c", COUNT, str(own[0]),
+            prefix=[*prefix, "-B", "-m", "nono_trio"], **variables,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["holds"] == [True]
