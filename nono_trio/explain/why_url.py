@@ -1,7 +1,7 @@
 """`why --url`: may a request with this method and URL be made, and by which rule.
 
-Rules of this file: the host is asked about first, as by why_host.py; then the request, by the
-function that the proxy calls (`Policy.endpoint_verdict`).
+Rules of this file: why_host.py answers about the host first; then the function that the
+proxy calls answers about the request (`Policy.endpoint_verdict`).
 """
 
 from __future__ import annotations

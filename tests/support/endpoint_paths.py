@@ -53,7 +53,7 @@ def _expanded(text: str) -> str:
 
 
 def matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
-    """Whether a rule's path covers segments, by its definition: `**` is any number, `*` is one."""
+    """Return True if a rule's path covers segments: `**` is any number of them, `*` is one."""
     if not pattern:
         return not segments
     first, rest = pattern[0], pattern[1:]
@@ -63,7 +63,7 @@ def matches(pattern: Sequence[str], segments: Sequence[str]) -> bool:
 
 
 def fits(item: str, segment: str) -> bool:
-    """Whether one segment fits one item of a pattern; a lone `*` needs a character."""
+    """Return True if one segment fits one item of a pattern; a lone `*` needs a character."""
     if item == "*":
         return segment != ""
     if "*" not in item:

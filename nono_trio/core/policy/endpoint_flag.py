@@ -33,7 +33,7 @@ def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
 def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str:
     """Return the flag that allows a request with a canonical path, quoted for a shell.
 
-    What follows an empty segment, or is too long for a line, becomes `**`.
+    The rest of a path becomes `**` from an empty segment on, or where a line would be too long.
     """
     kept: list[str] = []
     segments = path[1:].split("/")

@@ -95,7 +95,7 @@ def _match(items: Sequence[Item], segments: Sequence[str]) -> bool:
 
 
 def _search(items: Sequence[Item], segments: Sequence[str]) -> bool:
-    """Match with the earliest place for what stands between two `**`, which is the best one."""
+    """Match the items between two `**` at their earliest place, which is the best one."""
     at, item, after_star, star_at = 0, 0, -1, 0
     while at < len(segments):
         if item < len(items) and items[item] == _ANY:

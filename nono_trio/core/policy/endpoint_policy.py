@@ -1,7 +1,7 @@
-"""Which hosts are looked into, and the verdict about one request to such a host.
+"""Which hosts are intercepted, and the verdict about one request to such a host.
 
 Rules of this file:
-- A host that an endpoint rule names is looked into on every port. `no_intercept` for it is a
+- A host that an endpoint rule names is intercepted on every port. `no_intercept` for it is a
   contradiction, so it raises UsageError.
 - A deny rule beats every other rule. Then an allow rule decides, then an audit rule, which lets
   through and is recorded. A host with allow or audit rules is closed for all that they don't
@@ -86,7 +86,7 @@ class EndpointVerdict:
 
 
 class EndpointPolicy:
-    """The endpoint rules of one session, and the hosts that are looked into, fixed at its start."""
+    """The endpoint rules of one session, and the hosts that are intercepted, fixed at its start."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class EndpointPolicy:
         self._intercepted: HostTable[bool] = HostTable()
         self._excepted: HostTable[bool] = HostTable()
         self.intercepts_all = False
-        """True if every host is looked into, but those that `no_intercept` names."""
+        """True if every host is intercepted, but those that `no_intercept` names."""
         for text in intercept:
             host = check_intercept(text)
             if host is None:
@@ -143,7 +143,7 @@ class EndpointPolicy:
         return self.intercepts_all or any(self._intercepted.find(host))
 
     def names(self, host: Host) -> bool:
-        """Return True if an entry other than `--intercept all` has the host looked into."""
+        """Return True if an entry other than `--intercept all` has the host intercepted."""
         return self.has_rules(host) or (self.intercepts(host) and any(self._intercepted.find(host)))
 
     def allow_flag(self, host: Host, port: int) -> str | None:
@@ -163,7 +163,7 @@ class EndpointPolicy:
             if rule is not None:
                 raise UsageError(
                     f"{ALLOW_FLAG} {one.text} contradicts the rule {rule.text!a}: a host with"
-                    " endpoint rules is looked into on every port",
+                    " endpoint rules is intercepted on every port",
                     hint=f"drop {ALLOW_FLAG} {one.text}, or the rule",
                 )
 
@@ -277,7 +277,7 @@ def _parse_host(flag: str, text: str) -> Rule:
     """Parse HOST or *.SUFFIX. Raises UsageError."""
     form = "an entry is HOST or *.SUFFIX"
     if text == ALL_HOSTS:
-        hint = f"without {INTERCEPT_FLAG} only the hosts of endpoint rules are looked into"
+        hint = f"without {INTERCEPT_FLAG} only the hosts of endpoint rules are intercepted"
         raise UsageError(f"{flag} {text!a}: expected a host, got all of them", hint=hint)
     try:
         rule = parse_deny(text)
@@ -292,7 +292,7 @@ def _parse_host(flag: str, text: str) -> Rule:
 
 
 def _check_contradiction(text: str, named: Rule, rules: Iterable[EndpointRule]) -> None:
-    """Refuse to leave a host alone that an endpoint rule is about."""
+    """Refuse an entry that excepts a host of an endpoint rule from interception."""
     for rule in rules:
         if _overlap(named, rule):
             raise UsageError(

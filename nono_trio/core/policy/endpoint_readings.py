@@ -15,6 +15,7 @@ bounded by MAX_LEVELS of endpoint_path.py.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nono_trio.core.policy.endpoint_path import decoded_levels
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.endpoint_path import CanonicalTarget
 
 Reading: TypeAlias = tuple[str, ...]
+
+# Paths whose readings are kept for the next deny rule; at most 64 KiB each, so 2 MiB in all.
+READINGS_CACHE: Final = 32
 
 # An encoded "?" or "#", encoded again or not, and the full-width ones.
 _EARLY_END: Final = re.compile(r"%(?:25)*(?:3F|23|EF%(?:25)*BC%(?:25)*(?:9F|83))", re.IGNORECASE)
@@ -49,11 +53,12 @@ def strict_readings(target: CanonicalTarget, pattern: str = "") -> Iterator[Sequ
         yield form[1:].split("/")
 
 
-def readings(target: CanonicalTarget) -> set[Reading]:
+@lru_cache(maxsize=READINGS_CACHE)
+def readings(target: CanonicalTarget) -> frozenset[Reading]:
     """Return every reading of a path: its segments, folded and without empty ones."""
     path = target.path
     if not _UNUSUAL.search(path):
-        return {_reading(path.split("/"))}
+        return frozenset({_reading(path.split("/"))})
     found: set[Reading] = set()
     for segments in _levels(target.segments):
         joined = "/".join(segments)
@@ -62,7 +67,7 @@ def readings(target: CanonicalTarget) -> set[Reading]:
             found.add(_reading(map(_cut, form)))
         if joined.startswith("/"):  # "//host/path", which a URL parser splits so
             found.add(_reading(joined.split("/")[2:]))
-    return found
+    return frozenset(found)
 
 
 def folded(text: str) -> str:

@@ -95,7 +95,7 @@ class EndpointRule:
 
     @property
     def host_rule(self) -> Rule:
-        """The entry that lets connections to the host in, which are then looked into."""
+        """The entry that lets connections to the host in, to be intercepted."""
         return Rule(self.text, self.host, self.wildcard, self.ports)
 
     def covers(self, scheme: str, port: int, method: str, target: CanonicalTarget) -> bool:

@@ -11,7 +11,7 @@ Rules of this file:
 - Loopback needs an entry that says loopback, or a pin. Other addresses of this machine need an
   entry that is exactly the address, or a pin. Private ranges need an exact entry, or a pin: the
   owner of a wildcard's zone may point a name of it into the local network.
-- A host that is looked into (endpoint_policy.py) is so on every port, whatever an entry says about
+- A host that is intercepted (endpoint_policy.py) is so on every port, whatever an entry says about
   its bytes; an entry that says that they are not looked at is refused beside an endpoint rule.
 - A name without a dot is looked up with the system's search domains. Each full name that results is
   checked beforehand, but needs no entry of its own.
@@ -87,7 +87,7 @@ class Policy:
         self._pins = pins or {}
         self._block = block
         self._observe = observe
-        self.endpoints = endpoints  # None if no host is looked into
+        self.endpoints = endpoints  # None if no host is intercepted
         self._verdicts: dict[tuple[str, int], Verdict] = {}
 
     @classmethod
@@ -150,7 +150,7 @@ class Policy:
     def intercepts(self, host: Host, port: int) -> bool:
         """Return True if a connection to the host must not pass without its requests being seen.
 
-        The host may be denied. With `--intercept all` what a tcp:// entry names is left alone.
+        The host may be denied. With `--intercept all` what a tcp:// entry names is not.
         """
         if self.endpoints is None or not self.endpoints.intercepts(host):
             return False
@@ -169,10 +169,10 @@ class Policy:
     ) -> EndpointVerdict:
         """Verdict for one request, as `EndpointPolicy.verdict`; the host itself must be allowed.
 
-        Raises AssertionError in a session that looks into no host.
+        Raises AssertionError in a session that intercepts no host.
         """
         if self.endpoints is None:
-            raise AssertionError("no host is looked into")
+            raise AssertionError("no host is intercepted")
         return self.endpoints.verdict(scheme, host, port, method, target, fields)
 
     @property

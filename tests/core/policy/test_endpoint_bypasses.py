@@ -38,7 +38,7 @@ def verdict(policy: Policy, path: str, method: str = "GET") -> EndpointVerdict:
 
 
 def covered(pattern: str, resource: list[str]) -> bool:
-    """Whether a resource is what a pattern means. A slash at the end makes no other resource, and
+    """Return True if a pattern means a resource. A slash at the end makes no other resource, and
     neither does the case of letters: the servers that ignore it find the same."""
     items = [one.lower().replace("%2f", "/") for one in pattern[1:].split("/")]
     segments = [one.lower() for one in resource]

@@ -29,7 +29,7 @@ def canonical(target: str) -> CanonicalTarget | str:
 
 
 def check(target: str) -> None:
-    """What holds for every text: refused with a sentence, or one spelling that stays as it is."""
+    """Every text is refused with a sentence, or has one spelling, which is its own spelling."""
     found = canonical(target)
     if isinstance(found, str):
         assert re.fullmatch(r"[ -~]+", found)

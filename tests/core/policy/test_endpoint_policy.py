@@ -1,4 +1,4 @@
-"""Endpoint rules: which hosts are looked into, which rule decides, what would allow."""
+"""Endpoint rules: which hosts are intercepted, which rule decides, what would allow."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_field_that_replaces_method_or_path_is_refused_where_rules_judge_them(
     assert ask(policy, "GET", "https://seen.test:443/", fields).allowed
 
 
-def test_the_hosts_that_are_looked_into():
+def test_the_hosts_that_are_intercepted():
     policy = Policy.build(
         ["tcp://db.test:5432", "tcp://*.c.test:22"],
         endpoints=["allow GET https://a.test/x", "deny GET https://*.b.test/x"],
@@ -223,7 +223,7 @@ def test_a_host_with_rules_is_not_left_alone(no_intercept: str, endpoint: str):
 
 
 def test_an_entry_for_bytes_that_are_not_looked_at_contradicts_endpoint_rules():
-    with pytest.raises(UsageError, match="looked into on every port"):
+    with pytest.raises(UsageError, match="intercepted on every port"):
         Policy.build(["tcp://a.test:22"], endpoints=["allow GET https://a.test/x"])
 
 
