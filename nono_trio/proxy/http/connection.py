@@ -72,15 +72,15 @@ class HttpConnection(TunnelHandler):
         self._tunnel_refused = False
 
     async def _serve(self) -> None:
-        await self.serve_requests()
-
-    async def serve_requests(self) -> None:
-        """Serve one request after another, until no other may follow. Raises as `_serve` does."""
         while await self._serve_request():
             self._served = True
             await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
             if self._proxy.closing:
                 return
+
+    serve_requests = _serve
+    """Serves one request after another, until no other may follow; for a handler that `handle` does
+    not run. Raises as `_serve` does."""
 
     async def _serve_request(self) -> bool:
         """Serve one request; returns True if another may follow."""
