@@ -21,6 +21,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.decision import FlowStart, Recorded, Refusal
 from nono_trio.proxy.access.hello_authorizer import second_hello
+from nono_trio.proxy.access.hello_guard import HelloGuard
 from nono_trio.proxy.intercept.interfaces import HandshakeFailed
 from nono_trio.proxy.transport.client import Client, Expired
 from nono_trio.proxy.transport.transport import TcpTransport
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.events import ClosedBy
-    from nono_trio.core.net.hello_retry import HelloRetry
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.decision import Decision
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.epoll import Readiness
     from nono_trio.proxy.transport.relay import RelayBuffer
     from nono_trio.proxy.transport.transport import Transport
-    from nono_trio.proxy.transport.tunnel import Look
+    from nono_trio.proxy.transport.tunnel import FollowsHello, Look
     from nono_trio.proxy.upstream.interfaces import Dialler
 
 logger = logging.getLogger(__name__)
@@ -214,14 +214,17 @@ class ConnectionHandler(ABC):
         recorded: Recorded,
         greeting: bytes,
         look: Look | None = None,
-        retry: HelloRetry | None = None,
+        retry: FollowsHello | None = None,
     ) -> None:
         """Relay until an end, then close the upstream and log the flow.
 
         `greeting` is sent to the client first. `look` runs before the relay and may end the tunnel.
         `retry` follows a TLS handshake: a second hello for another host than the first is refused.
+        Raw bytes are followed for a hello that asks for an intercepted host.
         """
         start = self._start_flow(upstream, recorded)
+        if retry is None and self._proxy.interception is not None:
+            retry = HelloGuard(self._proxy.policy)
         tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, upstream.early)
         try:
             await tunnel.carry(self._proxy.limits, greeting, look, retry)

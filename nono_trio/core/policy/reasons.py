@@ -82,6 +82,9 @@ class DenialCode(Enum):
     NO_HTTP_OFFERED = "the TLS hello offers protocols without HTTP/1.1 (ALPN)"
     INTERCEPTED_NO_HTTP = "expected an HTTP/1.1 request under TLS, got something else"
     INTERCEPTED_NO_TLS = "expected TLS or an HTTP/1.1 request, got something else"
+    INTERCEPTED_ELSEWHERE = (
+        "the TLS hello asks for {asked}, whose requests must be seen, on a connection to {host}"
+    )
     INTERCEPTED_SILENT = "nothing came, where TLS or an HTTP/1.1 request was expected"
     # A program that knows of no proxy.
     NAME_IMPOSSIBLE = "the name is not one that a host can have"

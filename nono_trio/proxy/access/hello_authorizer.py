@@ -38,6 +38,7 @@ from nono_trio.core.policy.rule import (
     Inspection,
 )
 from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
+from nono_trio.proxy.access.hello_guard import UnseenHello
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome
@@ -157,16 +158,22 @@ class HelloAuthorizer:
 
 
 def second_hello(first: Decision, fault: BadHello | OtherHello) -> Decision:
-    """The decision about a second hello on the connection that `first` has allowed. Its target is
-    the host that the second hello asks for, if that can be read."""
+    """The decision about a second hello on the connection that `first` has allowed, or about one
+    that must not be there. Its target is the host that a second hello asks for, if that can be
+    read."""
     name = first.target
     if isinstance(fault, BadHello):
         refusal = _bad(format_reason(DenialCode.SECOND_HELLO_BAD, detail=fault.reason))
+    elif isinstance(fault, UnseenHello):
+        host = Host(first.target) if first.host is None else first.host
+        asked = parse_host(fault.hello.server_name or "")
+        code = DenialCode.INTERCEPTED_ELSEWHERE
+        reason = format_reason(code, asked=asked.bracketed(), host=host.bracketed())
+        refusal = _misdirected(reason)
     else:
         refusal = _misdirected(format_reason(DenialCode.SECOND_HELLO_OTHER))
-        asked = fault.hello.server_name
         with suppress(BadHost):
-            name = name if asked is None else parse_host(asked).name
+            name = parse_host(fault.hello.server_name or name).name
     return Decision("connect", name, first.port, "TLS", None, first.presented, refusal=refusal)
 
 

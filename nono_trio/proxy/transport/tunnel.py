@@ -7,7 +7,7 @@ TLS hello is not lost.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from nono_trio.core.net.client_hello import BadHello
 from nono_trio.core.net.hello_retry import OtherHello
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from nono_trio.core.log.events import ClosedBy
-    from nono_trio.core.net.hello_retry import HelloRetry
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.client import Client
     from nono_trio.proxy.transport.relay import RelayBuffer
@@ -27,6 +26,14 @@ if TYPE_CHECKING:
     Look: TypeAlias = Callable[[], Awaitable[ClosedBy | None]]
     """Reads the client's first bytes, which stay in `unread`. Returns None to go on, or the side
     that has ended the tunnel."""
+
+
+class FollowsHello(Protocol):
+    """Gets the first bytes of both sides, until it needs no more; `HelloRetry` is one."""
+
+    def client_says(self, data: bytes | memoryview) -> bool: ...  # noqa: D102
+
+    def server_says(self, data: bytes | memoryview) -> bool: ...  # noqa: D102
 
 
 class Tunnel(Relay):
@@ -46,13 +53,14 @@ class Tunnel(Relay):
         limits: ProxyLimits,
         greeting: bytes,
         look: Look | None = None,
-        retry: HelloRetry | None = None,
+        retry: FollowsHello | None = None,
     ) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
         the tunnel was idle too long. `look` runs before the relay and may end the tunnel. If
         cancelled, both transports are left to the caller.
 
-        `retry` follows the TLS handshake: raises OtherHello and BadHello for a second hello.
+        `retry` follows the TLS handshake: raises OtherHello and BadHello for a hello that must not
+        be there.
         """
         try:
             if greeting:

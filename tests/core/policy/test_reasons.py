@@ -101,6 +101,9 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the TLS hello offers protocols without HTTP/1.1 (ALPN)": ("NO_HTTP_OFFERED", {}),
     "expected an HTTP/1.1 request under TLS, got something else": ("INTERCEPTED_NO_HTTP", {}),
     "expected TLS or an HTTP/1.1 request, got something else": ("INTERCEPTED_NO_TLS", {}),
+    "the TLS hello asks for a.test, whose requests must be seen, on a connection to b.test": (
+        "INTERCEPTED_ELSEWHERE", {"asked": "a.test", "host": "b.test"},
+    ),
     "nothing came, where TLS or an HTTP/1.1 request was expected": ("INTERCEPTED_SILENT", {}),
     "the name is not one that a host can have": ("NAME_IMPOSSIBLE", {}),
     "the name is not allowed on any port": ("NAME_NOT_ALLOWED", {}),

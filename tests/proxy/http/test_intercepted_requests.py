@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from checkout import TESTS
 from hypothesis import HealthCheck, given, settings
@@ -237,3 +238,28 @@ async def test_when_the_proxy_is_cut_every_flow_is_logged():
         assert [one.closed_by for one in flows] == ["upstream", "shutdown", "shutdown"]
         await until(lambda: at.proxy.proxy.open_connections == 0)
         assert at.proxy.proxy.watched_sockets == 0
+
+
+async def test_raw_bytes_to_an_address_of_the_server_do_not_lead_around_the_rules():
+    address = "192.0.2.1"
+    allow = (HOST, f"tcp://{address}:8443", "tcp://other.test:8443")
+    async with looking_into(*RULES, allow=allow) as at:
+        for target in (address, "other.test"):
+            async with at.proxy.client() as wire:
+                await wire.exchange(connect(f"{target}:8443"), "CONNECT")
+                with pytest.raises(trio.BrokenResourceError):
+                    async with under_tls(Wire(Dribbling(wire.stream))):
+                        pass
+        event = at.proxy.recorder.events[-1]
+        assert (event.decision, event.reason) == (
+            "deny",
+            "the TLS hello asks for allowed.test, whose requests must be seen, on a connection to"
+            " other.test",
+        )
+        assert not at.origin.requests
+        context = client_context(trusts="origin")
+        context.check_hostname = False
+        async with at.proxy.client() as wire:
+            await wire.exchange(connect(f"{address}:8443"), "CONNECT")
+            async with under_tls(wire, "other.test", context) as secure:
+                assert (await secure.exchange(get("x"))).status == 200
