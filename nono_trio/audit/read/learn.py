@@ -2,14 +2,18 @@
 those.
 
 Rules of this file: the log is not verified here, so the caller verifies it first. A host counts as
-allowed if its decision was "allow", even if it did not answer. A log can name any number of hosts,
-so their number is bounded and the rest is counted.
+allowed if its decision was "allow", even if it did not answer. A host whose requests were judged by
+endpoint rules is learned as its requests, one rule for each method and path. A log can name any
+number of hosts and paths, so their number is bounded and the rest is counted.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from msgspec import UNSET
 
 from nono_trio.audit.read.records import flows, records
 from nono_trio.audit.store import FLOWS, LOG
@@ -18,7 +22,15 @@ from nono_trio.core.log.file_events import MORE_FILES, denied_request
 from nono_trio.core.log.notices import is_about_log, is_denial
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_host
-from nono_trio.core.policy.allow_entry import LOOK_UP, allow_entry, entry, no_entry_allows
+from nono_trio.core.policy.allow_entry import (
+    LOOK_UP,
+    allow_entry,
+    allow_flag,
+    entry,
+    no_entry_allows,
+)
+from nono_trio.core.policy.endpoint_flag import MAX_SHOWN, suggested_flag
+from nono_trio.core.policy.endpoint_rule import ALLOW_ENDPOINT_FLAG
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
 from nono_trio.errors import UsageError
@@ -66,6 +78,12 @@ class Learned:
     """Targets reached through an upstream proxy: the address in such a flow is that proxy's."""
     open_ports: set[int] = field(default_factory=set)
     listen_ports: set[int] = field(default_factory=set)
+    endpoints: dict[str, int] = field(default_factory=dict)
+    """Entries for allow_endpoint with the number of requests."""
+    denied_endpoints: dict[str, int] = field(default_factory=dict)
+    """Entries that would allow what endpoint rules denied."""
+    judged: set[Target] = field(default_factory=set)
+    """Targets whose requests endpoint rules judged: they are no entries for allow_domain."""
     files: set[tuple[str, str]] = field(default_factory=set)
     """Files that were looked up and are not granted, with the access."""
     left_out: int = 0
@@ -76,6 +94,7 @@ class Learned:
         return {
             entry(*target, self.schemes.get(target, "")): count
             for target, count in sorted(self.allowed.items())
+            if target not in self.judged
         }
 
     @property
@@ -128,6 +147,9 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
     port = event.port
     if port is None or not event.target or is_about_log(event):
         return
+    if event.path is not None and event.endpoint_policy_action is not UNSET:
+        _take_request(learned, event, (event.target, port))
+        return
     note = parse_note(event.reason)
     if event.decision == "allow" and note.port_flag:
         is_open = note.port_flag == OPEN_PORT_FLAG
@@ -142,6 +164,33 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
         else:
             missed = allow_entry(event.target, port, event.reason) or entry(event.target, port)
             _count_denied(learned, learned.denied, event, missed)
+
+
+def _take_request(learned: Learned, event: NetworkEvent, target: Target) -> None:
+    """Count a request that endpoint rules judged, by the rule that allows it and nothing else."""
+    if len(learned.judged) < MAX_TARGETS:
+        learned.judged.add(target)
+    is_denied = event.decision == "deny"
+    flag = allow_flag(*target, event.reason) if is_denied else _exact_flag(event, target)
+    counted = learned.denied_endpoints if is_denied else learned.endpoints
+    if flag is None or not flag.startswith(ALLOW_ENDPOINT_FLAG):
+        learned.left_out += not is_denied
+        return
+    rule = shlex.split(flag)[1]
+    if rule in counted or len(counted) < MAX_TARGETS:
+        counted[rule] = counted.get(rule, 0) + 1
+    else:
+        learned.left_out += 1
+
+
+def _exact_flag(event: NetworkEvent, target: Target) -> str | None:
+    """The flag for an allowed request; None if there is no rule for it alone."""
+    path = (event.path or "").partition("?")[0]
+    if "*" in path or len(path) > MAX_SHOWN or not _can_be_allowed(target[0], entry(*target)):
+        return None
+    scheme = "https" if event.mode == "connect_intercept" else "http"
+    flag = suggested_flag(scheme, *target, event.method or "", path)
+    return flag if flag is not None and "*" not in flag else None
 
 
 def _count_allowed(learned: Learned, target: Target, scheme: str) -> None:

@@ -57,6 +57,7 @@ class Lesson:
         """The lesson for --json; `profile` has the shape of a profile's file."""
         learned = self.learned
         others = {
+            "allow_endpoint": list(learned.endpoints),
             "resolve": learned.resolve,
             "open_port": sorted(learned.open_ports),
             "listen_port": sorted(learned.listen_ports),
@@ -71,8 +72,9 @@ class Lesson:
                 **({"filesystem": grants} if (grants := self._grants()) else {}),
                 "network": network,
             },
-            "requests": learned.entries,
+            "requests": learned.entries | learned.endpoints,
             "denied": learned.refused,
+            "denied_endpoints": list(learned.denied_endpoints),
             "denied_files": [
                 {"path": path, "access": access} for path, access in sorted(learned.files)
             ],
@@ -98,6 +100,7 @@ class Lesson:
             yield f"  {quoted(rule)},  # {counted(count, 'request')}"
         yield from _denied_lines(learned.refused)
         yield "]"
+        yield from _endpoint_lines(learned)
         if learned.resolve:
             yield f"resolve = [{', '.join(map(quoted, learned.resolve))}]"
         if learned.open_ports:
@@ -127,6 +130,25 @@ class Lesson:
         for key, paths in grants.items():
             yield f"{key} = [{', '.join(map(quoted, paths))}]"
         yield ""
+
+
+def _endpoint_lines(learned: Learned) -> Iterator[str]:
+    """The rules of the requests that were judged one by one."""
+    denied = {
+        rule: count
+        for rule, count in learned.denied_endpoints.items()
+        if rule not in learned.endpoints
+    }
+    if not (learned.endpoints or denied):
+        return
+    yield "allow_endpoint = ["
+    for rule, count in learned.endpoints.items():
+        yield f"  {quoted(rule)},  # {counted(count, 'request')}"
+    if denied:
+        yield "  # Denied in that session: take the # away from what it may request."
+    for rule, count in [*denied.items()][:MAX_DENIED]:
+        yield f"  # {quoted(rule)},  # {count}x"
+    yield "]"
 
 
 def _key(grant: GrantedPath) -> str:

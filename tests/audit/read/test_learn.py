@@ -11,7 +11,9 @@ import pytest
 
 from nono_trio.audit.read.learn import MAX_TARGETS, learn
 from nono_trio.core.log.events import Flow, Network, NetworkEvent, encode_flow
+from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.allow_entry import LOOK_UP
+from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.reasons import with_allow_entry
 from nono_trio.core.policy.rule import parse_allow
 from nono_trio.core.profile.parser import read_profile
@@ -280,3 +282,42 @@ def test_a_name_that_was_only_looked_up_is_offered_as_a_host(tmp_path):
         ("a.example.com:443", 1, True),
         ("word", 1, False),
     ]
+
+
+def request(method, path, decision="allow", reason=None, *, mode="connect_intercept", port=443):
+    return NetworkEvent(
+        timestamp_unix_ms=1, mode=mode, decision=decision, target="a.test", port=port,
+        method=method, path=path, reason=reason,
+        endpoint_policy_action="allow" if decision == "allow" else "deny",
+    )  # fmt: skip
+
+
+def test_a_host_with_judged_requests_is_learned_as_its_requests(tmp_path):
+    denied = "PUT https://a.test/x fits no endpoint rule of the host"
+    learned = log(
+        tmp_path,
+        event("a.test", 443),
+        event("b.test", 443),
+        request("GET", "/v1/items?page=[REDACTED]"),
+        request("GET", "/v1/items"),
+        request("POST", "/@s%2Fn", port=8443),
+        request("GET", "/y", mode="reverse", port=80),
+        request("PUT", "/x", "deny", denied),
+        request("GET", "/a*b"),
+        request("get", "/lower"),
+        request("GET", "/" + "x" * 300),
+        request("G'T $(x)", "/y"),
+        request("GET", "/../x", "deny", "the request's path climbs above the root"),
+    )
+    assert learned.entries == {"b.test:443": 1}
+    assert learned.endpoints == {
+        "GET https://a.test/v1/items": 2,
+        "POST https://a.test:8443/@s%2Fn": 1,
+        "GET http://a.test/y": 1,
+    }
+    assert learned.denied_endpoints == {"PUT https://a.test/x": 1}
+    assert learned.left_out == 4
+    policy = Policy.build(endpoints=[f"allow {one}" for one in learned.endpoints])
+    host = parse_host("a.test")
+    assert policy.endpoint_verdict("https", host, 8443, "POST", "/@s%2fn").allowed
+    assert not policy.endpoint_verdict("https", host, 443, "GET", "/v1").allowed
