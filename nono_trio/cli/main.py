@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "why": (
         "nono_trio.cli.why:why",
-        "Say whether a run with these flags may reach a host or touch a path, and why.",
+        "Say whether a run with these flags may reach a host, a URL or a file, and why.",
     ),
     "profile": (
         "nono_trio.cli.profile:profile",

@@ -55,7 +55,7 @@ def why(
     as_json: bool,
     **given: Any,  # noqa: ANN401  (click passes any)
 ) -> None:
-    """Say whether a run with these flags may reach a host, request a URL or touch a path, and why.
+    """Say whether a run with these flags may reach a host, a URL or a file, and why.
 
     Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
     code: 0 for any answer.

@@ -1,4 +1,4 @@
-"""What a past session's policy said about a host or a path, from its policy.json.
+"""What a past session's policy said about a host, a request or a path, from its policy.json.
 
 Rules of this file: the entries are read by the code that enforced them (core/policy), never by a
 copy of its rules; nothing of this machine's present state is asked: no name is looked up.

@@ -1,4 +1,4 @@
-"""`nono-trio audit why`: what a past session's policy said about a host or a path."""
+"""`nono-trio audit why`: what a past session's policy said about a host, a URL or a path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_PORT = 443
 
 
 @click.command(
-    short_help="Say what a session's policy said about a host or a path.",
+    short_help="Say what a session's policy said about a host, a URL or a path.",
     epilog="Example: nono-trio audit why latest --host api.example.com",
 )
 @click.argument("session")
