@@ -25,6 +25,9 @@ LABEL_WIDTH = 15
 _NETWORK_ROWS = (
     ("deny", "deny_domain", "deny  {}"),
     ("allow", "allow_domain", "allow {}"),
+    ("endpoints", "endpoint", "rule  {}"),
+    ("intercept", "intercept", "see   the requests to {}"),
+    ("no_intercept", "no_intercept", "tunnel {}, whose requests are not seen"),
     ("resolve", "resolve", "pin   {}"),
     ("upstream_proxy", "upstream_proxy", "through the upstream proxy {}"),
     ("open_ports", "open_port", "relay port {} to the host's"),
@@ -84,6 +87,9 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "network": {
             "allow": list(network.allow),
             "deny": list(network.deny),
+            "endpoints": list(network.endpoints),
+            "intercept": list(network.intercept),
+            "no_intercept": list(network.no_intercept),
             "resolve": list(network.resolve),
             "block": network.block,
             "upstream_proxy": [network.upstream_proxy.shown] if network.upstream_proxy else [],

@@ -74,6 +74,9 @@ def _network_rows(network: NetworkPolicy) -> Iterator[tuple[str, str]]:
     for label, entries in (
         ("allow", network.allow),
         ("deny", network.deny),
+        ("endpoint", network.endpoints),
+        ("intercept", network.intercept),
+        ("tunnel", network.no_intercept),
         ("resolve", network.pins),
     ):
         yield from _sourced_rows(label, entries)

@@ -130,7 +130,8 @@ def test_an_entry_is_shown_with_what_gave_it(sessions, project):
     profile = project / "p.toml"
     profile.write_text(
         "[network]\nallow_domain = ['p.example.com', 'both.example.com']\ngroups = ['gitlab']\n"
-        "deny_domain = ['no.example.com']\nopen_port = [5432]\n"
+        "deny_domain = ['no.example.com']\nopen_port = [5432]\nno_intercept = ['n.example.com']\n"
+        "endpoint = [{ host = 'e.example.com', path = '/x', action = 'audit' }]\n"
     )
     flags = ["--allow-domain", "both.example.com", "--allow-domain", "azure", "-p", str(profile)]
     done = sessions.run("--dry-run", *flags, "--isolation", "namespace", "--", "env", cwd=project)
@@ -140,6 +141,8 @@ def test_an_entry_is_shown_with_what_gave_it(sessions, project):
         f"allow gitlab.com  ({profile}:3: network.groups gitlab)\n",
         "allow *.openai.azure.com  (--allow-domain azure)\n",
         f"deny  no.example.com  ({profile}:4: network.deny_domain)\n",
+        f"rule  audit * https://e.example.com/x  ({profile}:7: network.endpoint)\n",
+        f"tunnel n.example.com, whose requests are not seen  ({profile}:6: network.no_intercept)\n",
         f"relay port 5432 to the host's  ({profile}:5: network.open_port)\n",
     ):
         assert text in done.stdout
