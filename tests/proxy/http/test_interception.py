@@ -17,6 +17,9 @@ from looked_into import (
 from running_proxy import BOUND, QUICK, connect, http, until
 from transparent_cage import get
 
+from nono_trio.core.log.events import NetworkEvent
+from nono_trio.testing import MemoryRecorder
+
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
 
 
@@ -243,3 +246,34 @@ async def test_a_plain_connection_is_never_reused_for_a_request_under_tls():
             await until(lambda: len(seen) == 2 and bool(seen[1]))
         assert seen[0].count(b"GET ") == 1
         assert seen[1][:1] == b"\x16"
+
+
+async def test_nothing_happens_before_its_record():
+    """No byte of a handshake, no dial, no byte of an answer."""
+    recorder, handshake, request = MemoryRecorder(), trio.Event(), trio.Event()
+
+    async def hold(event: NetworkEvent) -> None:
+        if event.mode == "connect_intercept":
+            await (handshake if event.path is None else request).wait()
+
+    recorder.before_commit = hold
+    async with looking_into(*RULES, recorder=recorder) as at, at.proxy.client() as wire:
+        assert (await wire.exchange(connect(f"{HOST}:443"), "CONNECT")).status == 200
+        async with trio.open_nursery() as nursery:
+            got: list[int] = []
+
+            async def ask() -> None:
+                async with under_tls(wire) as secure:
+                    got.append(0)
+                    answer = await secure.exchange(get(HOST, "/api/small"))
+                    got.append(answer.status)
+
+            nursery.start_soon(ask)
+            await trio.sleep(0.05)
+            assert (got, len(recorder.events)) == ([], 1)
+            handshake.set()
+            await until(lambda: len(recorder.events) == 2 and bool(got))
+            await trio.sleep(0.05)
+            assert (got, len(recorder.events), at.origin.connections) == ([0], 2, 0)
+            request.set()
+        assert (got, at.origin.connections) == ([0, 200], 1)
