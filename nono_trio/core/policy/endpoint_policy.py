@@ -80,6 +80,11 @@ class EndpointVerdict:
     """True if no rule allows it: an audit rule, or --observe, lets it through."""
 
     @property
+    def by_default(self) -> bool:
+        """True if the request fits no rule."""
+        return self.rule == DEFAULT_RULE
+
+    @property
     def is_by_rule(self) -> bool:
         """True if an entry decided, and not the default of a host with rules."""
         return self.rule is not None and self.rule != DEFAULT_RULE

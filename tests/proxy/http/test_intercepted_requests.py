@@ -263,3 +263,92 @@ async def test_raw_bytes_to_an_address_of_the_server_do_not_lead_around_the_rule
             await wire.exchange(connect(f"{address}:8443"), "CONNECT")
             async with under_tls(wire, "other.test", context) as secure:
                 assert (await secure.exchange(get("x"))).status == 200
+
+
+@asynccontextmanager
+async def strict(at: LookedInto):
+    """A client that takes an end without close_notify for a cut."""
+    async with at.proxy.client() as wire:
+        await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+        stream = trio.SSLStream(wire.stream, client_context(), server_hostname=HOST)
+        yield Wire(stream)
+        await trio.aclose_forcefully(stream)
+
+
+async def test_methods_versions_and_expectations():
+    async with looking_into() as at:
+        async with at.tunnel() as wire:
+            head = await wire.exchange(get(HOST, "/bytes/5").replace(b"GET", b"HEAD"), "HEAD")
+            assert (head.status, head.headers["content-length"], head.body) == (200, "5", b"")
+            fields = ("Content-Length: 3", "Expect: 100-continue")
+            await wire.send(get(HOST, "/sink", *fields).replace(b"GET", b"PUT"))
+            assert await wire.receive_exactly(12) == b"HTTP/1.1 100"
+            wire.unread = b""
+            await wire.send(b"abc")
+            assert (await wire.answer()).body == b"3"
+            chunked = get(HOST, "/echo", "Transfer-Encoding: chunked").replace(b"GET", b"POST")
+            answer = await wire.exchange(chunked + b"3;x=y\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n")
+            assert answer.body == b"abc"
+        for fields, version in ((("Connection: close",), "1.1"), ((), "1.0")):
+            async with strict(at) as wire:
+                await wire.send(get(HOST, "/small", *fields, version=version))
+                got = b""
+                while data := await wire.receive():  # raises for an end without close_notify
+                    got += data
+                assert got.endswith(b"ok")
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_a_response_until_the_end_is_whole_only_with_close_notify(says_goodbye):
+    tls = await origin_context()
+
+    async def behaviour(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        await secure.receive_some()
+        await secure.send_all(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
+        if says_goodbye:
+            await secure.unwrap()
+
+    async with looking_into(behaviour=behaviour) as at:
+        async with at.tunnel() as wire:
+            answer = await wire.exchange(get(HOST, "/x"))
+            assert (answer.body, answer.complete) == (b"until the end", says_goodbye)
+        async with strict(at) as wire:
+            await wire.send(get(HOST, "/x", version="1.0"))
+            try:
+                while await wire.receive():
+                    pass
+            except trio.BrokenResourceError:
+                assert not says_goodbye
+            else:
+                assert says_goodbye
+
+
+async def test_a_slow_reader_slows_the_server_down():
+    """At most 256 KiB wait in the proxy, whatever the server has to send."""
+    sent = 0
+    tls = await origin_context()
+
+    async def behaviour(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        secure = trio.SSLStream(stream, tls, server_side=True)
+        await secure.receive_some()
+        await secure.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        for _ in range(1000):
+            await secure.send_all(bytes(100_000))
+            sent += 100_000
+
+    async with looking_into(behaviour=behaviour) as at:
+        async with at.tunnel() as wire:
+            await wire.send(get(HOST, "/x"))
+            await wire.receive()
+            before = -1
+            while sent != before:  # until the server is stopped
+                before = sent
+                await trio.sleep(0.2)
+            assert sent < 40_000_000, "kernel buffers are all that fills"
+            received = 0
+            with trio.fail_after(BOUND):
+                while sent == before:
+                    received += len(await wire.receive())
+        await until(lambda: at.proxy.proxy.open_connections == 0)
