@@ -264,14 +264,19 @@ class TlsTransport:
         return bool(self._tls.pending() or self._incoming.pending)
 
     def _read_on(self, data: bytes, most: int) -> bytes:
-        """Add to `data` what has already been received. A failure is left to the next read."""
+        """Add to `data` what has already been received. The end, or a failure, is left to the next
+        read, which is then tried without a report of the kernel's."""
         pieces, left = [data], most - len(data)
         try:
-            while left and self._has_more() and (more := self._tls.read(left)):
+            while left and self._has_more() and not self._has_ended:
+                more = self._tls.read(left)
                 pieces.append(more)
                 left -= len(more)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                self._has_ended = not more
+        except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self._has_ended = True
         except ssl.SSLError:
             self._is_cut = True
             self._failure = SideFailed(self.side)

@@ -232,6 +232,31 @@ async def test_the_peers_end_leaves_our_direction_open(contexts, version):
 
 
 @versions
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_an_end_that_comes_with_the_last_bytes_needs_no_report_of_its_own(
+    contexts, version, is_cut
+):
+    """Callers that look at `readable` first would wait for ever."""
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.read_peer()
+        two.peer.write(b"last")
+        if is_cut:
+            two.outgoing.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        else:
+            with suppress(ssl.SSLWantReadError):
+                two.peer.unwrap()
+        two.wire.sendall(two.outgoing.read())
+        assert await two.receive() == b"last"
+        assert two.ours.readable
+        if is_cut:
+            with pytest.raises(SideFailed):
+                two.ours.try_receive()
+        else:
+            assert two.ours.try_receive() == b""
+
+
+@versions
 async def test_an_end_without_close_notify_is_a_cut(contexts, version):
     async with ends(contexts, version) as two:
         await two.shake_hands()
