@@ -5,26 +5,23 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from nono_trio.cli.programs import NextPrograms, programs_text, shown_file
+from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import (
     MAX_DETAIL,
     clean,
     counted,
-    decision_line,
     denied_text,
     numbers_text,
     shorten,
     target_text,
 )
-from nono_trio.core.log.events import Network
-from nono_trio.core.log.notices import OWN_TARGETS, is_binding
+from nono_trio.core.log.notices import OWN_TARGETS
 from nono_trio.core.policy.judging import FAILED_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from nono_trio.core.log.events import Payload
     from nono_trio.core.policy.allow_entry import DeniedHost
     from nono_trio.core.policy.attempts import AttemptTally
     from nono_trio.core.policy.judging import Judging, Strays
@@ -47,17 +44,6 @@ WITHOUT_TOKEN = (
 def say(text: str) -> None:
     """Print one line of our own on stderr."""
     print_line(f"nono-trio: {text}")
-
-
-class FollowPrinter(NextPrograms):
-    """Prints each decision as it is recorded."""
-
-    def observe(self, sequence: int, payload: Payload) -> None:
-        """Print a network decision, or what is missing; other payloads are not for watching."""
-        if isinstance(payload, Network) and not is_binding(payload.event):
-            names = dict.fromkeys(shown_file(program) for program in self.programs(sequence))
-            by = f"  by {', '.join(names)}" if names else ""
-            print_line(f"{decision_line(payload.event)}{by}")
 
 
 def end_lines(

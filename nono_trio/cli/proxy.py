@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nono_trio.cli.flags import given_options, session_options
-from nono_trio.cli.live import FollowPrinter, say
+from nono_trio.cli.live import say
 from nono_trio.cli.shared_flags import option
 from nono_trio.cli.stderr import begin_session
 from nono_trio.config.settle import settle_proxy
@@ -40,6 +40,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
     session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
     """
+    from nono_trio.cli.follow import FollowPrinter
     from nono_trio.cli.ready_file import ReadyFile
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.environment import proxy_url

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nono_trio.cli.flags import given_options, run_options
-from nono_trio.cli.live import FollowPrinter, say, verdict_line
+from nono_trio.cli.live import say, verdict_line
 from nono_trio.cli.programs import DeniedPrograms
 from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
@@ -18,6 +19,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono_trio.cli.follow import FollowPrinter
     from nono_trio.config.options import RunOptions
     from nono_trio.session.run import Finished
 
@@ -101,7 +103,10 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
     programs = DeniedPrograms()
     watching: list[DeniedPrograms | FollowPrinter] = [programs]
     if given["follow"]:
-        watching.append(FollowPrinter())
+        from nono_trio.cli.follow import FollowPrinter
+
+        path = prepared.plan.environment.get("PATH", "")
+        watching.append(FollowPrinter(path.split(os.pathsep)))
     built = _say_cage if given["verbose"] else _quiet
     finished = run_command(
         options,

@@ -29,7 +29,7 @@ def file_notes(
     denied: Sequence[DeniedFile], files: FilePlan, search: Sequence[str]
 ) -> Iterator[str]:
     """Yield the sentences about `denied`; `files`: the grants, `search`: the command's PATH."""
-    told = sorted((one for one in denied if _is_of_user(one, search)), key=_weight)
+    told = sorted((one for one in denied if is_of_user(one.path, one.access, search)), key=_weight)
     if not told:
         return
     shown = ", ".join(f"{_short(one.path)} ({access_word(one.access)})" for one in told[:SHOWN])
@@ -41,13 +41,14 @@ def file_notes(
         yield f"to allow: {' '.join(flags)}"
 
 
-def _is_of_user(one: DeniedFile, search: Sequence[str]) -> bool:
-    if one.access == "Write":
+def is_of_user(path: str, access: str, search: Sequence[str]) -> bool:
+    """Return whether a denied path may be one that the user means to grant."""
+    if access == "Write":
         return True
-    if any(is_in(directory, one.path) for directory in search):
+    if any(is_in(directory, path) for directory in search):
         return False
-    is_system = any(is_in(one.path, directory) for directory in _SYSTEM)
-    return is_in(one.path, home_directory()) or not is_system
+    is_system = any(is_in(path, directory) for directory in _SYSTEM)
+    return is_in(path, home_directory()) or not is_system
 
 
 def _weight(one: DeniedFile) -> tuple[bool, bool, str]:

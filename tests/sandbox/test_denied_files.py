@@ -368,8 +368,13 @@ def test_an_ordinary_user_has_it_too(open_place: Path) -> None:
 def test_the_end_of_a_run_and_the_audit_name_the_files(seen: Sessions) -> None:
     (seen.home / ".toolrc").write_text("content\n")
     script = "cat ../.toolrc ../.npmrc ../.config/x; echo >../../two/new"
-    done = in_cage(seen, script)
+    done = in_cage(seen, script, "--follow")
     place = seen.home.parent
+    followed = [line.partition(" deny  file     ")[2] for line in done.stderr.splitlines()]
+    assert [line for line in followed if line] == [
+        f"{place}/home/.toolrc (read)  not granted", f"{place}/home/.npmrc (read)  not granted",
+        f"{place}/home/.config (read)  not granted", f"{place}/two (create)  not granted",
+    ]  # fmt: skip
     assert f"4 files not granted: {place}/two (create), ~/.config (read), ~/.npmrc (read)," in (
         done.stderr
     )

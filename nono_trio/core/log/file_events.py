@@ -6,7 +6,7 @@ decided: the view of the file system, which does not show the path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from nono_trio.core.log.nono_events import (
     CapabilityDecision,
@@ -27,6 +27,7 @@ NOT_GRANTED: Final = "not granted"
 # Stands for a path where a record counts many; no path of a file begins so.
 MORE_FILES: Final = "nono-trio:view"
 _NANOSECONDS: Final = 10**9
+_NANOSECONDS_A_MS: Final = 10**6
 
 
 def denied_file(
@@ -75,6 +76,28 @@ def more_denied_files(count: int, session_id: str, unix_ns: int) -> CapabilityDe
 def access_word(access: str) -> str:
     """Return the word for users: a file is known to be written only if it was to be created."""
     return "create" if access == "Write" else "read"
+
+
+class DeniedEntry(NamedTuple):
+    """What a record of the view says; `path` is MORE_FILES where it counts many."""
+
+    path: str
+    access: str
+    reason: str
+    unix_ms: int
+
+
+def denied_entry(payload: Payload) -> DeniedEntry | None:
+    """What a record of the view says; None for every other record."""
+    request = denied_request(payload)
+    if request is None or not isinstance(payload, CapabilityDecision):
+        return None
+    entry = payload.entry
+    if not isinstance(entry.decision, Denied):
+        return None
+    time = entry.timestamp
+    unix_ms = time.secs_since_epoch * 1000 + time.nanos_since_epoch // _NANOSECONDS_A_MS
+    return DeniedEntry(request.path, request.access, entry.decision.Denied.reason, unix_ms)
 
 
 def denied_request(payload: Payload) -> CapabilityRequest | None:
