@@ -40,6 +40,9 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
     session_dir. SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
     """
+    from nono_trio.session.trio_import import import_trio
+
+    import_trio()
     from nono_trio.cli.follow import FollowPrinter
     from nono_trio.cli.ready_file import ReadyFile
     from nono_trio.session.cage_launch import Listeners
