@@ -9,6 +9,7 @@ import click
 
 from nono_trio.cli.flags import given_options, session_options
 from nono_trio.cli.live import say
+from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.shared_flags import option
 from nono_trio.cli.stderr import begin_session
 from nono_trio.config.settle import settle_proxy
@@ -24,7 +25,10 @@ IN_CLEAR = (
 )
 
 
-@click.command(epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com")
+@click.command(
+    cls=GroupedCommand,
+    epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com",
+)
 @option("--listen", default=_DEFAULT_LISTEN, show_default=True, metavar="ADDR:PORT",
         help="Listen at this address; port 0 for any free one.")  # fmt: skip
 @option(

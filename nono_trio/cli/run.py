@@ -9,6 +9,7 @@ import click
 
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.live import say, verdict_line
+from nono_trio.cli.option_help import GroupedCommand, GroupedOption
 from nono_trio.cli.programs import DeniedPrograms
 from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
@@ -31,11 +32,18 @@ OBSERVING = (
 
 
 @click.command(
+    cls=GroupedCommand,
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog="Example: nono-trio run --allow-cwd --allow-domain api.example.com -- agent --fix",
 )
 @run_options
-@click.option("--dry-run", is_flag=True, help="Show the resolved cage, start and record nothing.")
+@click.option(
+    "--dry-run",
+    cls=GroupedOption,
+    group="output",
+    is_flag=True,
+    help="Show the resolved cage, start and record nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the cage as JSON.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
 def run(

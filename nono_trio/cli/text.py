@@ -2,7 +2,7 @@
 
 Rules of this file: whatever came from the child, the network or a log goes through `clean` before
 it is printed, so that no escape sequence, line break or text direction of theirs reaches the
-terminal; what was replaced stays visible. Colour carries no meaning.
+terminal; what was replaced stays visible. Colour is in style.py.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import click
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.text import clean
@@ -25,7 +26,10 @@ DEFAULT_PORT = 443
 LABEL_WIDTH = 9
 
 
-@click.command(epilog="Example: nono-trio why --host a.example.com --allow-domain '*.example.com'")
+@click.command(
+    cls=GroupedCommand,
+    epilog="Example: nono-trio why --host a.example.com --allow-domain '*.example.com'",
+)
 @click.option("--host", metavar="HOST", help="May this host be reached? A name or an address.")
 @click.option(
     "--port",

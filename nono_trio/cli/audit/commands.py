@@ -27,6 +27,7 @@ from nono_trio.cli.shared_flags import (
     json_option,
     session_directory,
 )
+from nono_trio.cli.style import is_styled, painted_line
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
@@ -370,7 +371,8 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
 
 def _print_record(record: LogRecord) -> None:
     if isinstance(record.event, Network):
-        print(decision_line(record.event.event), flush=True)
+        line = decision_line(record.event.event)
+        print(painted_line(line) if is_styled(sys.stdout) else line, flush=True)
 
 
 def _print_record_json(record: LogRecord) -> None:
