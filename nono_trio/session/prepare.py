@@ -130,7 +130,9 @@ def prepare_run(
     require_process_control()
     check_ports(options, chosen, policy)
     transparent = ports_of_cage(options, chosen, policy)
-    require_room(len(options.open_ports) + len(options.listen_ports), len(transparent))
+    every_port = policy.every_port_networks if transparent else ()
+    listeners = len(transparent) + bool(every_port)
+    require_room(len(options.open_ports) + len(options.listen_ports), listeners)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
     # Made for this run, given back by RunResources.close.
@@ -159,6 +161,7 @@ def prepare_run(
         port=own.port,
         open_ports=[*options.open_ports],
         transparent_ports=transparent,
+        every_port_networks=[*every_port],
         asks_loopback=asks_loopback(caged, transparent=bool(transparent)),
         listen_ports=[port for port in options.listen_ports if port not in own.taken_ports],
         brokered=chosen in ("namespace", "landlock") and unbrokered is None,

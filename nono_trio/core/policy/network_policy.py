@@ -29,6 +29,7 @@ from nono_trio.core.net.address import (
     parse_address,
     spellings,
 )
+from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.core.policy.reasons import DenialCode, format_reason
@@ -68,10 +69,14 @@ class RuleTable:
         self._exact: dict[tuple[str, int], list[Rule]] = {}
         self._by_suffix: dict[tuple[str, int], list[Rule]] = {}
         self.ports: set[int] = set()
+        self.every_port: list[Rule] = []
+        """The entries with `:*`."""
         self.tunnelled: set[int] = set()
         """Ports of tcp:// entries, with ANY_PORT for `:*`."""
         for rule in rules:
             self.ports.update(port for port in rule.ports if port != ANY_PORT)
+            if ANY_PORT in rule.ports:
+                self.every_port.append(rule)
             if rule.scheme == TCP_SCHEME:
                 self.tunnelled.update(rule.ports)
             table = self._by_suffix if rule.wildcard else self._exact
@@ -164,6 +169,26 @@ class Policy:
     def named_ports(self) -> frozenset[int]:
         """The ports of allow entries, including the default ports, without those of `:*`."""
         return frozenset(self._allow.ports)
+
+    def decides_every_port(self, host: Host) -> bool:
+        """Return True if an entry (`HOST:*`), or observation, may allow any port of the host."""
+        if self._block:
+            return False
+        if self._observe and _may_be_public(host):
+            return True
+        return any(self._allow.find(host, ANY_PORT))
+
+    @property
+    def every_port_networks(self) -> tuple[str, ...]:
+        """The networks in the cage to which connections to every port must be decided."""
+        if self._block:
+            return ()
+        if self._observe:
+            return ("0.0.0.0/0", "::/0")
+        hosts = [rule.host for rule in self._allow.every_port]
+        literals = [f"{one.address}/{one.address.max_prefixlen}" for one in hosts if one.address]
+        has_names = any(one.address is None for one in hosts)
+        return (*(EVERY_PORT_NETWORKS if has_names else ()), *dict.fromkeys(literals))
 
     def tunnels(self, port: int) -> bool:
         """Return True if a connection to `port` may pass without any inspection."""

@@ -4,7 +4,8 @@ Rules of this file:
 - No byte was let through, so the record may come after the refusal.
 - A scan gets few records (denial_throttle.py). One record at the end counts the others; another one
   counts what the kernel's buffer has dropped.
-- A packet that can't be parsed is ignored.
+- A packet that can't be parsed is ignored. So is the first packet of a connection that a listener
+  for every port gets: its handler decides and records it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -55,14 +57,20 @@ class RefusedPorts:
         self._connections = DenialThrottle(recorder, unix_ms)
         # A flood of datagrams must not take the place of connections.
         self._datagrams = DenialThrottle(recorder, unix_ms)
+        self._listened: list[IPv4Network | IPv6Network] = []
         self._waiting = trio.CancelScope()
         self._is_ending = False
         self.lost = 0
         """Packets that the kernel has dropped because they came too fast; known at the end."""
 
-    async def serve(self, sock: socket.socket) -> None:
+    async def serve(self, sock: socket.socket, has_every_port: bool = False) -> None:
         """Record until cancelled, then record the remaining packets and close `sock`. Raises
-        AuditLost (in a group)."""
+        AuditLost (in a group).
+
+        `has_every_port`: connections to the policy's `every_port_networks` have a listener.
+        """
+        if has_every_port:
+            self._listened = [ip_network(one) for one in self._policy.every_port_networks]
         with sock:
             sock.setblocking(False)
             async with trio.open_nursery() as nursery:
@@ -97,10 +105,13 @@ class RefusedPorts:
             except OSError:
                 return False
             attempt = destination(packet)
-            if attempt is not None:
+            if attempt is not None and not self._has_listener(attempt):
                 with suppress(AuditBusy):  # it stays counted
                     await self._record(attempt, ends(packet))
         return True
+
+    def _has_listener(self, attempt: Attempt) -> bool:
+        return attempt.is_connection and any(attempt.address in one for one in self._listened)
 
     async def _record(self, attempt: Attempt, origin: Endpoints | None) -> None:
         name = self._names.name_of(attempt.address)
@@ -129,7 +140,7 @@ class RefusedPorts:
             return verdict.reason or "denied"
         if port in self._policy.named_ports:
             return format_reason(DenialCode.NO_LISTENERS_LEFT)
-        # An entry with `:*` opens no listeners.
+        # An entry with `:*`, on a kernel without tproxy.
         return with_allow_entry(format_reason(DenialCode.NEEDS_PORT), entry(host.name, port))
 
     def _datagram_reason(self, host: Host, port: int | None) -> str:

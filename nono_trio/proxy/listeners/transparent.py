@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     DestinationOf: TypeAlias = Callable[[socket.socket], tuple[str, int]]
 
 REFUSED: Final = "refused"  # the name of the socket that captures what the kernel refuses
+EVERY_PORT: Final = "tcp4:*"  # the name of the listener for each port of some hosts
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
-_TCP = re.compile(r"tcp[46]:([0-9]+)")
+_TCP = re.compile(r"tcp[46]:([0-9]+|\*)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
 _DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 
@@ -71,7 +72,9 @@ class Transparent:
         own_names: Mapping[str, Sequence[Address]] | None = None,
         destination: DestinationOf = destination_of,
     ) -> None:
-        self.names = FakeAddresses()
+        self.names = FakeAddresses(
+            has_every_port=lambda name: policy.decides_every_port(Host(name))
+        )
         self._proxy = proxy
         self._policy = policy
         self._destination = destination
@@ -82,21 +85,22 @@ class Transparent:
         """Serve those of `sockets` that are the transparent network's until cancelled, then close
         them; `handlers` gets the connections, as in `Proxy.serve`.
 
-        Names are "tcp4:PORT", "tcp6:PORT", "refused", and those of the DNS sockets; others are not
-        touched. Raises AuditLost (in a group). At the end it takes up to a second to record the
-        number of suppressed denials.
+        Names are "tcp4:PORT", "tcp6:PORT" (or `*`: every port of some hosts), "refused", and those
+        of the DNS sockets; others are not touched. Raises AuditLost (in a group). At the end it
+        takes up to a second to record the number of suppressed denials.
         """
         try:
             async with trio.open_nursery() as nursery:
                 for name, sock in sockets.items():
                     if (match := _TCP.fullmatch(name)) is not None:
-                        self._serve_port(int(match[1]), sock, handlers, nursery)
+                        self._serve_port(match[1], sock, handlers, nursery)
                     elif name in _DNS_DATAGRAMS:
                         nursery.start_soon(serve_datagrams, sock, self._service)
                     elif name in _DNS_CONNECTIONS:
                         nursery.start_soon(serve_connections, sock, self._service)
                     elif name == REFUSED:
-                        nursery.start_soon(self._refused.serve, sock)
+                        has_every_port = EVERY_PORT in sockets
+                        nursery.start_soon(self._refused.serve, sock, has_every_port)
         finally:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await self._service.record_suppressed()
@@ -111,10 +115,10 @@ class Transparent:
         ]
 
     def _serve_port(
-        self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
+        self, port: str, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
     ) -> None:
         # On other ports the server may speak first.
-        if port in WEB_PORTS and not self._policy.tunnels(port):
+        if port != "*" and int(port) in WEB_PORTS and not self._policy.tunnels(int(port)):
             defer_accept(listener)
         nursery.start_soon(self._proxy.serve_with, self.make_handler, listener, handlers)
 

@@ -72,6 +72,7 @@ class CagePlan(NamedTuple):
     port: int
     open_ports: list[int]
     transparent_ports: list[int]
+    every_port_networks: list[str]  # ADDRESS/PREFIX: decided at each port, if the kernel can
     asks_loopback: bool  # resolvers ask 127.0.0.1, because resolv.conf can't be shown
     listen_ports: list[int]
     brokered: bool  # the supervisor's broker decides calls that a filter can't judge

@@ -77,7 +77,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
             _enter_namespaces(view)
         if plan.transparent_ports:
             with stage("transparent network"):
-                outer = OuterNetwork(plan.transparent_ports)
+                outer = OuterNetwork(plan.transparent_ports, plan.every_port_networks)
                 sockets |= outer.sockets
                 outer.enter_inner()
                 if plan.asks_loopback:
