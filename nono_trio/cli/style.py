@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # The names are those of rich, the numbers those of ECMA-48: the eight colours that every terminal
 # has, in the shades that its user chose.
@@ -28,10 +29,11 @@ CODES: Final[Mapping[str, str]] = {
 # Decisions, outcomes, verdicts and states.
 STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("deny", "denied", "tampered", "missing", "failed"), "bold red"),
-    **dict.fromkeys(("fail", "crashed", "unreadable", "degraded", "partial", "gone"), "yellow"),
+    **dict.fromkeys(("fail", "crashed", "unreadable", "unknown"), "yellow"),
     **dict.fromkeys(("allow", "allowed", "sealed", "verified", "ok", "recovered"), "green"),
     **dict.fromkeys(("running", "open"), "cyan"),
 }
+DEFAULT_WIDTH: Final = 80  # of a terminal that does not know its own
 _PLAIN_TERMINALS: Final = ("", "dumb", "unknown")
 # The beginnings of our own lines; a decision begins with its time. Only this much of a line gets
 # colour, so no text of a command can choose it.
@@ -56,6 +58,14 @@ def is_styled(stream: TextIO | None) -> bool:
         return False
 
 
+def stdout_width() -> int:
+    """Return the columns of the terminal at stdout."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH
+    except (OSError, ValueError):
+        return DEFAULT_WIDTH
+
+
 def painted(text: str, style: str) -> str:
     """Return `text` in a style of CODES, for a terminal."""
     return f"\x1b[{CODES[style]}m{text}\x1b[0m"
@@ -75,3 +85,12 @@ def painted_line(line: str) -> str:
             start, end = found.span(1)
             return f"{line[:start]}{painted(line[start:end], style)}{line[end:]}"
     return line
+
+
+def print_verdict(lines: Iterable[str]) -> None:
+    """Print lines on stdout; the first begins with a verdict, which has colour on a terminal."""
+    first, *rest = lines
+    word = first.partition(" ")[0]
+    print(painted_word(word) + first[len(word) :] if is_styled(sys.stdout) else first)
+    for line in rest:
+        print(line)

@@ -75,15 +75,17 @@ def shorten(text: str, width: int) -> str:
 
 def decision_line(event: NetworkEvent) -> str:
     """One network decision for a person, without its newline; the time is local."""
+    time, decision, rest = decision_cells(event)
+    return f"{time} {decision:<{6 if is_about_log(event) else 5}} {rest}"
+
+
+def decision_cells(event: NetworkEvent) -> tuple[str, str, str]:
+    """The parts of such a line: time, decision, the rest."""
     time = clock_time(event.timestamp_unix_ms)
     if is_about_log(event):
-        return f"{time} log    {_detail(event)}"
-    parts = [
-        f"{time} {event.decision:<5} {event.mode:<7}",
-        target_text(event.target, event.port),
-        _detail(event),
-    ]
-    return "  ".join(part for part in parts if part)
+        return time, "log", _detail(event)
+    parts = [f"{event.mode:<7}", target_text(event.target, event.port), _detail(event)]
+    return time, event.decision, "  ".join(part for part in parts if part)
 
 
 def target_text(host: str, port: int | None) -> str:

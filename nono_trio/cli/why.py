@@ -13,6 +13,7 @@ from nono_trio.cli.live import say
 from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import json_option
+from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
 from nono_trio.config.settle import settle_run
 from nono_trio.errors import JSON_SCHEMA
@@ -83,8 +84,7 @@ def _tell(answer: Answer, *, as_json: bool) -> None:
         told = {"schema": JSON_SCHEMA, "status": status, **fields}
         print_json(told)
         return
-    for line in _lines(answer):
-        print(line)
+    print_verdict(_lines(answer))
 
 
 def _lines(answer: Answer) -> Iterator[str]:

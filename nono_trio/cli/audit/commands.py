@@ -27,7 +27,8 @@ from nono_trio.cli.shared_flags import (
     json_option,
     session_directory,
 )
-from nono_trio.cli.style import is_styled, painted_line
+from nono_trio.cli.style import is_styled, painted_line, print_verdict
+from nono_trio.cli.tables import drawing, is_drawn, print_table
 from nono_trio.cli.text import clean, counted, decision_line
 from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
@@ -121,8 +122,7 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     if as_json:
         print_json(answer)
         return answer
-    for line in verification_lines(answer, brief=several):
-        print(line)
+    print_verdict(verification_lines(answer, brief=several))
     hint = verification_hint(answer)
     if hint is not None and not several:
         sys.stdout.flush()
@@ -241,7 +241,6 @@ def list_sessions(
     not bound yet. It is no proof: `nono-trio audit verify --all` is.
     """
     from nono_trio.cli.audit import listing
-    from nono_trio.cli.audit.render import list_lines
 
     if today and since is not None:
         raise click.UsageError("--today and --since exclude each other")
@@ -260,8 +259,8 @@ def list_sessions(
     if not rows:
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
         return
-    for line in list_lines(rows, datetime.now(UTC)):
-        print(line)
+    now = datetime.now(UTC)
+    print_table(listing.LIST_COLUMNS, [listing.list_row(*row, now) for row in rows])
     sys.stdout.flush()
     if listed.more:
         say(f"these are the newest {len(rows)}; `nono-trio audit list --all` has all")
@@ -292,6 +291,12 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     status = status_of(stored)
     if as_json:
         print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
+        return
+    if is_drawn():
+        from nono_trio.cli.audit.show_panels import show_parts
+
+        drawing().print_panels([*show_parts(stored, status, story)])
+        print(f"proof not looked for here: `nono-trio audit verify {stored.session_id}`")
         return
     for line in show_lines(stored, status, story):
         print(line)

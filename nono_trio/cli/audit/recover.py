@@ -11,6 +11,7 @@ from nono_trio.audit.recovery.abandoned import remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.errors import JSON_SCHEMA
 
@@ -51,7 +52,8 @@ def _tell(answer: Recovery, *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print(f"{answer.outcome:<11} {clean(answer.session_id)}  {_text(answer)}", flush=True)
+    print_verdict([f"{answer.outcome:<11} {clean(answer.session_id)}  {_text(answer)}"])
+    sys.stdout.flush()
     hint = _hint(answer)
     if hint is not None:
         print(f"hint: {clean(hint)}", file=sys.stderr)
