@@ -19,6 +19,7 @@ import trio
 from nono_trio.core.log.file_events import FileAccess, denied_file, more_denied_files
 from nono_trio.errors import AuditBusy
 from nono_trio.posix.clock import unix_ns
+from nono_trio.sandbox.launcher.linux.syscalls import known_mode
 from nono_trio.sandbox.launcher.linux.view_server import (
     ACKNOWLEDGED,
     MOST_TOLD,
@@ -62,11 +63,12 @@ class _LookUp(NamedTuple):
 
 @dataclass(frozen=True)
 class DeniedFile:
-    """A path that was recorded."""
+    """A path that was recorded; `real`: without symlinks, None if the host has no file there."""
 
     path: str
     access: FileAccess
     is_directory: bool
+    real: str | None = None
 
 
 @dataclass
@@ -132,7 +134,7 @@ class DeniedFiles:
                 if not self._has_room(_text(one.path)):
                     self.more += 1
                     continue
-                file = DeniedFile(_text(one.path), _access(one), known.is_directory)
+                file = DeniedFile(_text(one.path), _access(one), known.is_directory, known.real)
                 self.files[one.path, file.access] = file
                 nursery.start_soon(self._commit, file, known.process, len(self.files))
 
@@ -176,6 +178,7 @@ class DeniedFiles:
 class _Found(NamedTuple):
     is_directory: bool
     process: int
+    real: str | None = None
 
 
 def _access(one: _LookUp) -> FileAccess:
@@ -192,13 +195,21 @@ def find_files(batch: Sequence[_LookUp]) -> list[_Found | None]:
 
 
 def _found(one: _LookUp) -> _Found | None:
+    process = _process_of(one.thread)
     try:
-        is_directory = stat.S_ISDIR(os.lstat(one.path).st_mode)
+        mode = known_mode(one.path)
+        real = os.fsdecode(_real(one.path, is_link=stat.S_ISLNK(mode)))
     except (OSError, ValueError):
-        if not one.creates:
-            return None
-        is_directory = False
-    return _Found(is_directory, _process_of(one.thread))
+        return _Found(is_directory=False, process=process) if one.creates else None
+    return _Found(stat.S_ISDIR(mode), process, real)
+
+
+def _real(path: bytes, *, is_link: bool) -> bytes:
+    """The path without symlinks; what is mounted at `path` itself is not asked, as it may hang."""
+    if is_link:
+        return os.path.realpath(path)
+    directory, _, name = path.rpartition(b"/")
+    return os.path.join(os.path.realpath(directory or b"/"), name)
 
 
 def _process_of(thread: int) -> int:

@@ -2,8 +2,10 @@
 
 Rules of this file: a suggested flag works when pasted, so protected and missing paths get no flag.
 A directory just below the root gets none either, because the record does not say which part of it
-the command wanted. Creates come first, then the home. `audit show` alone lists system directories
-and the directories of PATH: every program looks for files there that no user means to grant.
+the command wanted. The disk is not looked at: the program chose the paths, and one of them may be
+on a file system that hangs. Creates come first, then the home. `audit show` alone lists system
+directories and the directories of PATH: every program looks for files there that no user means to
+grant.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def _short(path: str) -> str:
 
 def _flag(one: DeniedFile, files: FilePlan) -> str | None:
     """Return the narrowest flag that grants it."""
-    if not os.path.lexists(one.path) or files.closes(one.path) is not None:
+    if one.real is None or files.closes_by_name(one.real) is not None:
         return None
     if one.is_directory and os.path.dirname(one.path) == "/":
         return None

@@ -79,7 +79,7 @@ def access_word(access: str) -> str:
 
 
 class DeniedEntry(NamedTuple):
-    """What a record of the view says; `path` is MORE_FILES where it counts many."""
+    """The content of a record of the view; `path` is MORE_FILES where it counts many."""
 
     path: str
     access: str
@@ -88,7 +88,7 @@ class DeniedEntry(NamedTuple):
 
 
 def denied_entry(payload: Payload) -> DeniedEntry | None:
-    """What a record of the view says; None for every other record."""
+    """The content of a record of the view; None for every other record."""
     request = denied_request(payload)
     if request is None or not isinstance(payload, CapabilityDecision):
         return None
