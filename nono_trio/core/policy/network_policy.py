@@ -190,10 +190,6 @@ class Policy:
         has_names = any(one.address is None for one in hosts)
         return (*(EVERY_PORT_NETWORKS if has_names else ()), *dict.fromkeys(literals))
 
-    def tunnels(self, port: int) -> bool:
-        """Return True if a connection to `port` may pass without any inspection."""
-        return not self._allow.tunnelled.isdisjoint((port, ANY_PORT))
-
     def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
         """Pinned addresses to dial instead of asking DNS, in their order; None without a pin."""
         pinned = self._pins.get((host.name, port))

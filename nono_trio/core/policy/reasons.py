@@ -79,7 +79,9 @@ class DenialCode(Enum):
     # A program that knows of no proxy.
     NAME_IMPOSSIBLE = "the name is not one that a host can have"
     NAME_NOT_ALLOWED = "the name is not allowed on any port"
+    NO_QUERY = "expected a DNS query, got something else: {detail}"
     QUERIES_SUPPRESSED = "{count} more queries for denied names"
+    QUERIES_LOST = "{count} queries came too fast to be read"
     NO_LISTENERS_LEFT = "no more ports can be listened at for programs without the proxy"
     NEEDS_PORT = "a program without the proxy needs an entry with the port"
     PORTS_SUPPRESSED = "{count} more connections to refused ports"

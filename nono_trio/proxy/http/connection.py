@@ -151,6 +151,9 @@ class HttpConnection(ConnectionHandler):
             return request, decision.refused(OWN)
         return request, decision if refusal is not None else proxy.route(decision)
 
+    def _unasked(self) -> Decision | None:
+        return self._authorizer.unasked()
+
     async def _answer_busy(self) -> None:
         if self._is_established:
             self._client.transport.reset()

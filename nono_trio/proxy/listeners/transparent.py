@@ -19,12 +19,10 @@ import trio
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.rule import WEB_PORTS
 from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.listeners.dns_responder import NameService
 from nono_trio.proxy.listeners.dns_server import serve_connections, serve_datagrams
-from nono_trio.proxy.listeners.proxy import defer_accept
 from nono_trio.proxy.listeners.refused_ports import RefusedPorts
 from nono_trio.proxy.raw_tunnel import RawTunnel, SniTunnel
 
@@ -45,7 +43,7 @@ REFUSED: Final = "refused"  # the name of the socket that captures what the kern
 EVERY_PORT: Final = "tcp4:*"  # the name of the listener for each port of some hosts
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
-_TCP = re.compile(r"tcp[46]:([0-9]+|\*)")
+_TCP = re.compile(r"tcp[46]:(?:[0-9]+|\*)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
 _DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 
@@ -92,8 +90,12 @@ class Transparent:
         try:
             async with trio.open_nursery() as nursery:
                 for name, sock in sockets.items():
-                    if (match := _TCP.fullmatch(name)) is not None:
-                        self._serve_port(match[1], sock, handlers, nursery)
+                    if _TCP.fullmatch(name) is not None:
+                        # Without TCP_DEFER_ACCEPT: with it, a client that connects and resets the
+                        # connection would never be seen.
+                        nursery.start_soon(
+                            self._proxy.serve_with, self.make_handler, sock, handlers
+                        )
                     elif name in _DNS_DATAGRAMS:
                         nursery.start_soon(serve_datagrams, sock, self._service)
                     elif name in _DNS_CONNECTIONS:
@@ -107,20 +109,15 @@ class Transparent:
 
     def notes(self) -> list[str]:
         """Return sentences for the user, once serving has ended."""
-        if not self._refused.lost:
-            return []
+        lost = {
+            "packets of the command to refused ports": self._refused.lost,
+            "DNS queries of the command": self._service.lost,
+        }
         return [
-            f"{self._refused.lost} packets of the command to refused ports came too fast to be"
-            " recorded; what they wanted to reach is not known"
+            f"{count} {what} came too fast to be recorded; what they wanted to reach is not known"
+            for what, count in lost.items()
+            if count
         ]
-
-    def _serve_port(
-        self, port: str, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
-    ) -> None:
-        # On other ports the server may speak first.
-        if port != "*" and int(port) in WEB_PORTS and not self._policy.tunnels(int(port)):
-            defer_accept(listener)
-        nursery.start_soon(self._proxy.serve_with, self.make_handler, listener, handlers)
 
     def make_handler(
         self, client: Client, proxy_context: ProxyContext, *, full: bool
