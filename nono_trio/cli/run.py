@@ -101,8 +101,14 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
 
     silent = given["silent"]
     forbid_core_dumps()
-    output = summary_output(given["summary"], given["summary_file"])  # before the command can
-    prepared = prepare_run(options, tell=_quiet if silent else _say_clean)
+    output = summary_output(given["summary"], given["summary_file"])
+    prepared = prepare_run(
+        options,
+        tell=_quiet if silent else _say_clean,
+        accept=lambda files: output.open(
+            files if options.sandbox else None, options.session.audit.state_root
+        ),
+    )
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")

@@ -116,12 +116,14 @@ def prepare_run(
     *,
     dry: bool = False,
     tell: Callable[[str], None] = lambda _text: None,
+    accept: Callable[[FilePlan], None] = lambda _files: None,
 ) -> PreparedRun:
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
     `isolation` overrides the options': `auto` begins with the best of this system. `dry`: nothing
     is made that outlives this run, so a kept home is neither made nor taken. `tell` gets a sentence
-    for each file that is copied into a new one.
+    for each file that is copied into a new one. `accept` gets the grants before anything is made,
+    and may refuse them with a UsageError.
     """
     # Refused here, before anything is made.
     network = options.session.network
@@ -135,6 +137,7 @@ def prepare_run(
     require_room(len(options.open_ports) + len(options.listen_ports), listeners)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
+    accept(program.files)
     # Made for this run, given back by RunResources.close.
     own = make_resources(options, chosen, program.files, dry=dry, tell=tell)
     # The cage from both.
