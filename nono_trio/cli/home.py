@@ -14,6 +14,7 @@ from nono_trio.cli.parts import Column
 from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.tables import print_table
 from nono_trio.cli.text import ago, clean, size_text
+from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import JSON_SCHEMA
 from nono_trio.posix.paths import homes_root
 from nono_trio.session.homes.kept_homes import Homes
@@ -47,7 +48,8 @@ def home() -> None:
 def list_homes(as_json: bool) -> None:
     """List the homes there are: what they are for, how much they hold, when they were last used."""
     homes = Homes(homes_root(os.environ))
-    found = homes.listed()
+    with Waiting("counting files"):
+        found = homes.listed()
     if as_json:
         print_json(
             {"schema": JSON_SCHEMA, "root": homes.root, "homes": [_fields(one) for one in found]}

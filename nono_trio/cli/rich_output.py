@@ -18,7 +18,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from nono_trio.cli.parts import Decisions, Facts, Table
-from nono_trio.cli.style import STYLES, stdout_width
+from nono_trio.cli.style import STYLES, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def _console() -> Console:
     """The terminal at stdout. Its variables for other programs (FORCE_COLOR, COLUMNS) don't
     count: style.py has decided already."""
     return Console(
-        file=sys.stdout, width=stdout_width(), force_terminal=True, color_system="standard",
+        file=sys.stdout, width=width_of(sys.stdout), force_terminal=True, color_system="standard",
         markup=False, emoji=False, highlight=False, legacy_windows=False, force_jupyter=False,
     )  # fmt: skip
 

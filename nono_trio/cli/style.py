@@ -58,10 +58,10 @@ def is_styled(stream: TextIO | None) -> bool:
         return False
 
 
-def stdout_width() -> int:
-    """Return the columns of the terminal at stdout."""
+def width_of(stream: TextIO) -> int:
+    """Return the columns of the terminal that `stream` writes to."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
     except (OSError, ValueError):
         return DEFAULT_WIDTH
 

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from nono_trio.cli.parts import Facts, Table
-from nono_trio.cli.style import is_styled, stdout_width
+from nono_trio.cli.style import is_styled, width_of
 from nono_trio.cli.text import clean, table_lines
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def print_facts(title: str, rows: Iterable[tuple[str, str]], label_width: int) -
 
 def is_drawn() -> bool:
     """Return True if stdout is a terminal with colour, and wide enough for tables and panels."""
-    return is_styled(sys.stdout) and stdout_width() >= LEAST_WIDTH
+    return is_styled(sys.stdout) and width_of(sys.stdout) >= LEAST_WIDTH
 
 
 def drawing() -> Any:  # noqa: ANN401  (a module)

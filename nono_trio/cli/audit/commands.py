@@ -30,6 +30,7 @@ from nono_trio.cli.shared_flags import (
 from nono_trio.cli.style import is_styled, painted_line, print_verdict
 from nono_trio.cli.tables import drawing, is_drawn, print_table
 from nono_trio.cli.text import clean, counted, decision_line
+from nono_trio.cli.waiting import Waiting
 from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
 
@@ -104,13 +105,14 @@ def verify(
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
     root = audit_root(audit_dir)
-    answers = (
-        verify_all(root, quick=quick, jobs=jobs, upstream=upstream)
-        if every
-        else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream)
-    )
     several = every or len(targets) > 1
-    told = [_tell(answer, as_json=as_json, several=several) for answer in answers]
+    with Waiting("verifying") as wait:
+        answers = (
+            verify_all(root, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+            if every
+            else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+        )
+        told = [_tell(answer, as_json=as_json, several=several) for answer in wait.over(answers)]
     if several and not as_json:
         _sum_up(told, root, removed_sessions(root) if every else 0)
     raise SystemExit(worst(answer.verdict for answer in told))
@@ -250,7 +252,8 @@ def list_sessions(
     wanted = listing.ListFilter(
         since=begin or None, until=end or None, recent=None if every else recent, **filters
     )
-    listed = listing.listed(root, wanted)
+    with Waiting("reading the sessions"):
+        listed = listing.listed(root, wanted)
     rows = listed.rows
     if as_json:
         fields = [listing.row_fields(row) for row in rows]
@@ -285,9 +288,10 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.cli.audit.render import show_lines, story_fields
 
     directory = session_directory(audit_root(audit_dir), session)
-    stored = bound_facts.look(directory, files=True)
-    story = read_story(directory, TIMELINE_ENDS)
-    stored = bound_facts.compared(stored, story)
+    with Waiting("reading the log"):
+        stored = bound_facts.look(directory, files=True)
+        story = read_story(directory, TIMELINE_ENDS)
+        stored = bound_facts.compared(stored, story)
     status = status_of(stored)
     if as_json:
         print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
@@ -366,7 +370,8 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.cli.audit.learn import Lesson
 
-    lesson = Lesson(session_directory(audit_root(audit_dir), session))
+    with Waiting("verifying and reading the log"):
+        lesson = Lesson(session_directory(audit_root(audit_dir), session))
     if as_json:
         print_json({"schema": JSON_SCHEMA, **lesson.fields()})
         return

@@ -13,6 +13,7 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
+from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
     """Recover one session, or every crashed one, and say so; return the exit code."""
     chosen = [directory] if directory is not None else list(_crashed(root))
     outcomes = set()
-    for one in chosen:
-        answer = recover(one)
-        outcomes.add(answer.outcome)
-        _tell(answer, as_json=as_json)
+    with Waiting("recovering") as wait:
+        wait.expect(len(chosen))
+        for answer in wait.over(map(recover, chosen)):
+            outcomes.add(answer.outcome)
+            _tell(answer, as_json=as_json)
     if directory is None and (removed := remove_abandoned(root)):
         say(f"removed what {counted(removed, 'killed start or removal')} left")
     if not chosen and as_json:
