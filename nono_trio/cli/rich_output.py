@@ -7,9 +7,11 @@ command that a person may paste stays outside of panels, in one line.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+import click
 from rich import box, cells
 from rich.console import Console, Group
 from rich.measure import Measurement
@@ -28,22 +30,31 @@ if TYPE_CHECKING:
     from nono_trio.cli.parts import Column, Part
 
 GAP: Final = 2  # between columns
+HANG: Final = 2  # what the later lines of a folded text are indented by
 FRAME: Final = 4  # a panel's borders and their padding
 # A narrower timeline has no columns: the time alone would take a third of it.
 LEAST_TIMELINE: Final = 64
 
 
-def print_table(table: Table) -> None:
-    """Print a table on stdout, as wide as the terminal at most."""
+def print_table(table: Table, *, paged: bool = False) -> None:
+    """Print a table on stdout, as wide as the terminal at most; `paged` as in tables.py.
+
+    The pager is the person's own: $PAGER, or else `less`.
+    """
     console = _console()
-    console.print(_grid(table, console.width))
+    grid = _grid(table, console.width)
+    if not paged or not _is_too_high(len(table.rows)):
+        console.print(grid)
+        return
+    with console.capture() as captured:
+        console.print(grid)
+    click.echo_via_pager(captured.get().rstrip("\n"))
 
 
 def print_panels(parts: Sequence[Part]) -> None:
     """Print each part in a panel; all are as wide as the widest, or as the terminal."""
     console = _console()
-    inner = console.width - FRAME
-    bodies = [_body(part, inner) for part in parts]
+    bodies = [_body(part, console, console.width - FRAME) for part in parts]
     widest = max(Measurement.get(console, console.options, body).maximum for body in bodies)
     width = min(console.width, widest + FRAME)
     for part, body in zip(parts, bodies, strict=True):
@@ -72,6 +83,12 @@ def print_check(state: str, name: str, found: str, widths: tuple[int, int]) -> N
     console.print(grid)
 
 
+def _is_too_high(rows: int) -> bool:
+    """Return True if that many rows and their header scroll a terminal that a person types at."""
+    height = os.get_terminal_size(sys.stdout.fileno()).lines
+    return 0 < height <= rows + 1 and sys.stdin is not None and sys.stdin.isatty()
+
+
 def _console() -> Console:
     """The terminal at stdout. Its variables for other programs (FORCE_COLOR, COLUMNS) don't
     count: style.py has decided already."""
@@ -81,37 +98,38 @@ def _console() -> Console:
     )  # fmt: skip
 
 
-def _body(part: Part, width: int) -> RenderableType:
+def _body(part: Part, console: Console, width: int) -> RenderableType:
     if isinstance(part, Facts):
-        return _facts(part)
+        return _facts(part, console, width)
     if isinstance(part, Table):
         return _grid(part, width)
-    return _timeline(part, width)
+    return _timeline(part, console, width)
 
 
-def _facts(part: Facts) -> Grid:
+def _facts(part: Facts, console: Console, width: int) -> Grid:
     """A label is shown once, however many texts it has."""
+    left = width - GAP - max(cells.cell_len(label) for label, _ in part.rows)
     grid = Grid.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     before = None
     for label, text in part.rows:
         shown = _first_word(text) if label == "status" else Text(text)
-        grid.add_row(Text("" if label == before else label, "dim"), shown)
+        label_cell = Text("" if label == before else label, "dim")
+        grid.add_row(label_cell, _hanging(shown, console, left))
         before = label
     return grid
 
 
-def _timeline(part: Decisions, width: int) -> RenderableType:
+def _timeline(part: Decisions, console: Console, width: int) -> RenderableType:
     if width < LEAST_TIMELINE:
-        return Group(
-            *(
-                Text(row)
-                if isinstance(row, str)
-                else Text.assemble(row[0], " ", _state(row[1]), " ", row[2], overflow="fold")
-                for row in part.rows
-            )
-        )
+        lines = [
+            Text(row)
+            if isinstance(row, str)
+            else Text.assemble(row[0], " ", _state(row[1]), " ", row[2])
+            for row in part.rows
+        ]
+        return Group(*(_hanging(line, console, width) for line in lines))
     grid = Grid.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
@@ -122,6 +140,14 @@ def _timeline(part: Decisions, width: int) -> RenderableType:
         else:
             grid.add_row(Text(row[0], "dim"), _state(row[1]), Text(row[2]))
     return grid
+
+
+def _hanging(text: Text, console: Console, width: int) -> Text:
+    """A text that is too long, folded with its later lines indented: the next one begins left."""
+    if cells.cell_len(text.plain) <= width or width <= HANG + 1:
+        return text
+    first, *rest = text.wrap(console, width - HANG, overflow="fold")
+    return Text("\n").join([first, *(Text(" " * HANG) + line for line in rest)])
 
 
 def _grid(table: Table, width: int) -> RenderableType:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import sealed_session as made
-from harness import RUN_SECONDS
+from harness import NONO_TRIO, RUN_SECONDS
 from rich.cells import cell_len
 from screens import Screen
+from terminals import Terminal
 
 import nono_trio
 from nono_trio.cli.tables import LEAST_WIDTH
@@ -113,6 +114,25 @@ def test_a_terminal_too_narrow_for_a_table_gets_the_lines_of_a_pipe(monkeypatch,
     shown = Screen(monkeypatch, LEAST_WIDTH - 1).run("audit", "list")
     assert "\x1b" not in shown.raw
     assert "EVENTS" in shown.lines[0]
+
+
+@pytest.mark.parametrize(("rows", "is_paged"), [(5, True), (7, False)])
+def test_a_list_higher_than_the_terminal_has_a_pager(sessions, rows, is_paged):
+    for number in range(4):
+        made.build(sessions.state / "audit", f"{number}123456789abcdef")
+    sessions.variables = {"TERM": "xterm", "PAGER": "sed s/^/paged:/"}
+    script = f"stty rows {rows} cols 120; exec {NONO_TRIO} audit list"
+    terminal = Terminal(sessions, "-c", script, program=("sh",))
+    assert terminal.exit_code() == 0
+    assert terminal.seen.count("paged:") == (5 if is_paged else 0)
+    assert terminal.seen.count("123456789abcdef") == 4
+
+
+def test_a_folded_text_is_set_in_from_the_next_one(monkeypatch, hostile):
+    shown = Screen(monkeypatch, 60).run("audit", "show", "0")
+    start = next(number for number, line in enumerate(shown.lines) if "records" in line)
+    assert re.match(r"│ records  \d+ in +│$", shown.lines[start])
+    assert re.match(r"│ {12}/\S+ +│$", shown.lines[start + 1])
 
 
 def test_a_profile_is_described_in_whole_words(monkeypatch):

@@ -263,7 +263,7 @@ def list_sessions(
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
         return
     now = datetime.now(UTC)
-    print_table(listing.LIST_COLUMNS, [listing.list_row(*row, now) for row in rows])
+    print_table(listing.LIST_COLUMNS, [listing.list_row(*row, now) for row in rows], paged=True)
     sys.stdout.flush()
     if listed.more:
         say(f"these are the newest {len(rows)}; `nono-trio audit list --all` has all")
