@@ -37,7 +37,7 @@ VARIABLES: Final = (
 )
 # Stands for the hyphens of a flag while lines are broken: a flag stays whole.
 _UNBROKEN: Final = "\N{NON-BREAKING HYPHEN}"
-_FLAG: Final = re.compile(r"--[a-z-]+|\$[A-Z_a-z/-]+")
+_FLAG: Final = r"--[a-z-]+|\$[A-Z_a-z/-]+"
 
 
 class GroupedOption(click.Option):
@@ -75,7 +75,7 @@ class GroupedCommand(click.Command):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
                 flags, text = record
-                records[_group_of(parameter)].append((flags, _FLAG.sub(_unbroken, text)))
+                records[_group_of(parameter)].append((flags, re.sub(_FLAG, _unbroken, text)))
         for group, title in GROUPS.items():
             if records[group]:
                 _write_group(formatter, title, records[group])

@@ -36,13 +36,13 @@ STYLES: Final[Mapping[str, str]] = {
 DEFAULT_WIDTH: Final = 80  # of a terminal that does not know its own
 _PLAIN_TERMINALS: Final = ("", "dumb", "unknown")
 # The beginnings of our own lines; a decision begins with its time. Only this much of a line gets
-# colour, so no text of a command can choose it.
+# colour, so no text of a command can choose it. Patterns are compiled when a line needs them.
 _BEGINNINGS: Final = (
-    (re.compile(r"nono-trio: (error:|denied\b|exit code \d+:|OBSERVING:)"), "bold red"),
-    (re.compile(r"nono-trio: (warning:|failed\b)"), "yellow"),
-    (re.compile(r"nono-trio: ([1-9][\d,]* denied)"), "bold red"),
-    (re.compile(r"\d\d:\d\d:\d\d\.\d{3}\S* (deny)\b"), "bold red"),
-    (re.compile(r"\d\d:\d\d:\d\d\.\d{3}\S* (allow)\b"), "green"),
+    (r"nono-trio: (error:|denied\b|exit code \d+:|OBSERVING:)", "bold red"),
+    (r"nono-trio: (warning:|failed\b)", "yellow"),
+    (r"nono-trio: ([1-9][\d,]* denied)", "bold red"),
+    (r"\d\d:\d\d:\d\d\.\d{3}\S* (deny)\b", "bold red"),
+    (r"\d\d:\d\d:\d\d\.\d{3}\S* (allow)\b", "green"),
 )
 
 
@@ -80,7 +80,7 @@ def painted_word(word: str) -> str:
 def painted_line(line: str) -> str:
     """Return a line of ours with its first words in colour: an error, a warning, a decision."""
     for beginning, style in _BEGINNINGS:
-        found = beginning.match(line)
+        found = re.match(beginning, line)
         if found is not None:
             start, end = found.span(1)
             return f"{line[:start]}{painted(line[start:end], style)}{line[end:]}"

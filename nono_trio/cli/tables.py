@@ -44,8 +44,11 @@ def print_facts(title: str, rows: Iterable[tuple[str, str]], label_width: int) -
 
 
 def is_drawn() -> bool:
-    """Return True if stdout is a terminal with colour, and wide enough for tables and panels."""
-    return is_styled(sys.stdout) and width_of(sys.stdout) >= LEAST_WIDTH
+    """Return True if stdout is a terminal with colour that has the lines of panels, and is wide
+    enough."""
+    if not is_styled(sys.stdout) or not sys.stdout.encoding.lower().startswith("utf"):
+        return False
+    return width_of(sys.stdout) >= LEAST_WIDTH
 
 
 def drawing() -> Any:  # noqa: ANN401  (a module)

@@ -90,17 +90,22 @@ class Waiting:
     def _wipe(self) -> None:
         if self._is_shown:
             self._is_shown = False
-            _write(_WIPE)
+            if _is_in_foreground():
+                _write(_WIPE)
 
     def _run(self) -> None:
         if self._ended.wait(AFTER_SECONDS):
             return
         while not self._ended.is_set():
             with self._lock:
-                if not self._paused and not self._ended.is_set():
+                if self._may_show():
                     self._is_shown = True
                     _write(f"{_WIPE}{self._line()}")
             self._ended.wait(TICK_SECONDS)
+
+    def _may_show(self) -> bool:
+        """Return False also after Ctrl-Z and `bg`: a terminal may stop who writes from there."""
+        return not self._paused and not self._ended.is_set() and _is_in_foreground()
 
     def _line(self) -> str:
         self._turns += 1

@@ -41,6 +41,23 @@ def test_decisions_are_in_colour_on_a_terminal(monkeypatch, run, root):
     assert shown.text == run("audit", "tail")[1]
 
 
+@pytest.mark.parametrize(
+    ("command", "verdict"),
+    [
+        ("audit verify 0", "\x1b[32mverified\x1b[0m "),
+        ("audit ledger verify", "\x1b[32mverified\x1b[0m "),
+        ("audit why 0 --host x.test", "\x1b[1;31mdenied\x1b[0m "),
+        ("why --host x.test", "\x1b[1;31mdenied\x1b[0m "),
+        ("why --host x.test --allow-domain x.test", "\x1b[32mallowed\x1b[0m "),
+    ],
+)
+def test_a_verdict_is_in_colour_on_a_terminal(monkeypatch, run, root, command, verdict):
+    made.build(root)
+    shown = Screen(monkeypatch).run(*command.split())
+    assert shown.raw.startswith(verdict)
+    assert shown.text == run(*command.split())[1]
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_of_a_command_chooses_no_colour_and_no_picture(monkeypatch, run, root, text):
     made.build(root, payloads=[made.started(), made.network(0, "deny", text), made.ended()])

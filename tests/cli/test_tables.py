@@ -110,6 +110,12 @@ def test_without_colour_a_terminal_gets_the_lines_of_a_pipe(
     assert screen.run(*command.split()) == (code, out + err)
 
 
+def test_a_terminal_without_the_lines_of_panels_gets_those_of_a_pipe(monkeypatch, run, hostile):
+    shown = Screen(monkeypatch, 100, encoding="ascii").run("audit", "show", "0")
+    assert shown.text.isascii()
+    assert "\x1b" not in shown.raw
+
+
 def test_a_terminal_too_narrow_for_a_table_gets_the_lines_of_a_pipe(monkeypatch, hostile):
     shown = Screen(monkeypatch, LEAST_WIDTH - 1).run("audit", "list")
     assert "\x1b" not in shown.raw

@@ -11,6 +11,7 @@ import select
 import struct
 import sys
 import termios
+import threading
 import time
 
 import pytest
@@ -142,6 +143,24 @@ def test_elsewhere_nothing_is_written_and_no_thread_started(terminal, monkeypatc
     with terminal, Waiting("verifying") as wait:
         assert [*wait.over([1, 2])] == [1, 2]
     assert terminal.rest() == ""
+
+
+def test_it_stops_while_a_shell_has_it_in_the_background(terminal, monkeypatch):
+    ahead = [os.getpgrp()] * 3
+
+    def group(_descriptor):
+        if ahead:
+            return ahead.pop()
+        asked.set()
+        return os.getpgrp() + 1
+
+    asked = threading.Event()
+    monkeypatch.setattr(os, "tcgetpgrp", group)
+    with terminal, Waiting("verifying"):
+        terminal.wait_for("verifying.*verifying")
+        assert asked.wait(RUN_SECONDS)
+    assert terminal.rest().count("verifying") == 2
+    assert not terminal.seen.endswith(WIPE)
 
 
 def test_quick_work_shows_nothing(terminal, monkeypatch):

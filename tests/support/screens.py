@@ -40,8 +40,11 @@ class Shown(NamedTuple):
 class Screen:
     """stdout and stderr of this process on a terminal, as long as a command runs."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, columns: int = 80, encoding: str = "utf-8"
+    ) -> None:
         self._monkeypatch = monkeypatch
+        self._encoding = encoding
         self._columns = columns
         for name in ("NO_COLOR", "CI", "COLUMNS", "LINES"):
             monkeypatch.delenv(name, raising=False)
@@ -53,7 +56,9 @@ class Screen:
         seen: list[bytes] = []
         reader = threading.Thread(target=_read, args=(master, seen))
         reader.start()
-        stream = os.fdopen(slave, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        stream = os.fdopen(
+            slave, "w", encoding=self._encoding, errors="backslashreplace", buffering=1
+        )
         try:
             with self._monkeypatch.context() as patched:
                 patched.setattr(sys, "stdout", stream)
