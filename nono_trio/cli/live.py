@@ -90,6 +90,7 @@ def verdict_line(judging: Judging, strays: Strays) -> str:
         if paths:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             told.append(f"{what}: {clean(paths[0])}{more}")
+    told += [f"not all could be seen: {count:,} {kind} were lost" for kind, count in strays.unseen]
     return f"exit code {FAILED_EXIT_CODE}: {judging.flag}, and {', '.join(told)}"
 
 

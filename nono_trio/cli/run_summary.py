@@ -81,6 +81,7 @@ class RunSummary:
             "observed": list(attempts.observed),
             "created_files": list(attempts.created),
             "looked_up_files": list(attempts.looked_up_files),
+            "lost": dict(attempts.unseen),
         }
 
     def markdown(self, verdict: str) -> Iterator[str]:
@@ -105,6 +106,9 @@ class RunSummary:
         if self.programs:
             yield ""
             yield f"Denied programs: {_cell(programs_text(self.programs))}"
+        for kind, count in self.attempts.unseen.items():
+            yield ""
+            yield f"Lost, so not judged: {count:,} {kind}."
         for what, paths in (
             ("Let through only by --observe", self.attempts.observed),
             ("Created outside the grants", self.attempts.created),

@@ -154,6 +154,7 @@ def prepare_run(
         identities=caged.identities,
         mounts=caged.mounts,
         answers_denied=chosen == "namespace" and options.sandbox,
+        watched=[*options.judging.directories],
         closed=caged.closed,
         directory=caged.directory,
         executable=program.executable,

@@ -1,154 +1,102 @@
 """`--fail-on-deny` judges jobs of real tools: innocent ones end with 0, guilty ones with 3.
 
-Each job succeeds by itself. A tool that is not installed skips its jobs.
+A tool that is not installed skips its jobs; a skip says what is missing.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
-import shutil
-import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import PYTHON_GRANTS, allow, free_port, landlock_isolation
+from harness import allow, free_port, landlock_isolation
+from judged_jobs import CURL, GUILTY, INNOCENT, Job, Judge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from harness import Origin, Sessions
 
-PIP = (
-    f"{shlex.quote(sys.executable)} -m pip download --disable-pip-version-check --retries 0"
-    " --no-deps --no-cache-dir --index-url http://{name}:{port}/simple/ --trusted-host {name}"
-    " nothing"
-)
-NPM = "npm view nothing --registry http://{name}:{port}/ --fetch-retries 0"
-GIT = "git ls-remote http://{name}:{port}/nothing.git"
-CURL = "curl -fsS -o /dev/null --max-time 20"
-
-
-needs_fuse = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="/dev/fuse can't be opened here"
+USERS = ("root", "nobody")
+# Another device file in the place of one that an ordinary user can't open, in a mount namespace.
+OPENED = (
+    'mount -t tmpfs none "$0" && mknod -m 666 "$0/fuse" c 10 229'
+    ' && mount --bind "$0/fuse" /dev/fuse && exec "$@"'
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    """A shell script, the flags beside --fail-on-deny, and whether it must fail.
+@pytest.fixture
+def judge(open_place: Path, origin: Origin) -> Callable[[str, Job, str], int]:
+    """Judge one job as a user in an isolation; returns the exit code."""
 
-    In both {port} is the origin's, which {name} is allowed at, and {dead} one without a service.
-    """
+    def judge(user: str, job: Job, isolation: str) -> int:
+        wrapped: list[str] = []
+        if job.fuse:
+            if not os.path.exists("/dev/fuse"):
+                pytest.skip("there is no /dev/fuse")
+            if os.geteuid() != 0 and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+                pytest.skip("/dev/fuse can't be opened by this user")
+            if user != "root" and os.geteuid() == 0:
+                (open_place / "device").mkdir()
+                wrapped = ["unshare", "-m", "sh", "-c", OPENED, str(open_place / "device")]
+        if os.geteuid() != 0 and user == "root":
+            pytest.skip("not root")
+        return Judge(open_place, origin, user, wrapped).exit_code(job, isolation)
 
-    script: str
-    flags: str = ""
-    needs: str = "curl"
-
-
-DEAD = "--allow-domain {name}:{dead} --resolve {name}:{dead}:127.0.0.1"
-INNOCENT = {
-    "an allowed host": Job(CURL + " http://{name}:{port}/"),
-    "an allowed host without the proxy": Job(CURL + " --noproxy '*' http://{name}:{port}/"),
-    "git, which is asked for the password": Job(GIT, needs="git"),
-    "pip, which looks for its settings": Job(PIP),
-    "npm, which looks for its settings": Job(NPM, needs="npm"),
-    "a dead mirror": Job(
-        CURL + " http://{name}:{dead}/ || " + CURL + " http://{name}:{port}/", DEAD
-    ),
-    "a dead mirror without the proxy": Job(CURL + " --noproxy '*' http://{name}:{dead}/", DEAD),
-    "expected telemetry": Job(
-        CURL + " https://t.example.net/ || " + CURL + " http://{name}:{port}/",
-        "--expect-deny '*.example.net'",
-    ),
-    "expected telemetry without the proxy": Job(
-        CURL + " --noproxy '*' https://t.example.net/", "--expect-deny t.example.net:443"
-    ),
-    "a host of the deny list": Job(
-        CURL + " https://t.example.net/ ; getent hosts t.example.net",
-        "--deny-domain t.example.net",
-    ),
-    "waiting for a server of its own": Job(
-        "for n in 1 2 3 4 5; do (exec 3<>/dev/tcp/127.0.0.1/{dead}) 2>/dev/null; done",
-        needs="bash",
-    ),
-    "waiting for an open port": Job(
-        "for n in 1 2 3; do (exec 3<>/dev/tcp/127.0.0.1/{dead}; read -r x <&3); done",
-        "--open-port {dead}",
-        needs="bash",
-    ),
-    "files that are not there": Job("cat ~/.netrc ~/.ssh/id_rsa", needs="cat"),
-}
-GUILTY = {
-    "a denied host": Job(CURL + " http://evil.example.net/"),
-    "a denied host by TLS": Job(CURL + " https://evil.example.net/"),
-    "a denied host without the proxy": Job(CURL + " --noproxy '*' https://evil.example.net/"),
-    "another port of an allowed host": Job(CURL + " http://{name}:{dead}/"),
-    "a port of an address": Job("exec 3<>/dev/tcp/192.0.2.1/9092", needs="bash"),
-    "a datagram": Job("echo x >/dev/udp/192.0.2.1/123", needs="bash"),
-    "a denied name that is only looked up": Job("getent hosts evil.example.net", needs="getent"),
-    "a metadata address": Job(CURL + " http://169.254.169.254/latest/"),
-    "git to another host": Job("git ls-remote http://evil.example.net/nothing.git", needs="git"),
-    "pip to another index": Job(
-        PIP.replace("{name}:{port}", "evil.example.net").replace("{name}", "evil.example.net")
-    ),
-    "npm to another registry": Job(NPM.replace("{name}:{port}", "evil.example.net"), needs="npm"),
-    "telemetry beside what is expected": Job(
-        CURL + " https://t.example.net/ https://evil.example.net/", "--expect-deny t.example.net"
-    ),
-    "the deny list, if all counts": Job(
-        CURL + " https://t.example.net/", "--deny-domain t.example.net --fail-on all"
-    ),
-}
-GUILTY_OF_FILES = {
-    "a file created outside": Job("echo new >/srv/site/of-a-test"),
-    "a directory created outside": Job("mkdir /directory-of-a-test"),
-    "a tripwire": Job("cat /srv/of-a-test", "--fail-on-path /srv/of-a-test"),
-    "a tripwire's pattern": Job("cat /srv/of-a-test", "--fail-on-path '/sr*'"),
-    "a look-up, if all counts": Job("cat /srv/of-a-test", "--fail-on all"),
-}
+    return judge
 
 
-def judged(sessions: Sessions, origin: Origin, job: Job) -> int:
-    if shutil.which(job.needs) is None:
-        pytest.skip(f"{job.needs} is not installed")
-    known = {"name": "mirror.example.com", "port": origin.port, "dead": free_port()}
-    flags = [word.format(**known) for word in shlex.split(job.flags)]
-    script = re.sub(r"\{(name|port|dead)\}", lambda match: str(known[match[1]]), job.script)
-    done = sessions.run(
-        "--isolation", "namespace", "--fail-on-deny", *PYTHON_GRANTS,
-        *allow(origin, "mirror.example.com"), *flags,
-        "--", "bash", "-c", f"{{ {script}; }} >/dev/null 2>&1; true",
-    )  # fmt: skip
-    print(done.stderr)
-    return done.returncode
+def test_there_are_enough_jobs() -> None:
+    assert min(len(INNOCENT), len(GUILTY)) >= 20
 
 
+@pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("name", INNOCENT)
-def test_an_innocent_job_succeeds(sessions: Sessions, origin: Origin, name: str) -> None:
-    job = INNOCENT[name]
-    assert judged(sessions, origin, job) == 0
-    assert bool(origin.seen) == ("{port}" in job.script)  # what it may do is done
-
-
-@pytest.mark.parametrize("name", GUILTY)
-def test_a_guilty_job_fails(sessions: Sessions, origin: Origin, name: str) -> None:
-    assert judged(sessions, origin, GUILTY[name]) == 3
-
-
-@needs_fuse
-@pytest.mark.parametrize("name", GUILTY_OF_FILES)
-def test_a_job_that_is_guilty_of_a_file_fails(
-    sessions: Sessions, origin: Origin, name: str
+def test_an_innocent_job_succeeds(
+    judge: Callable[[str, Job, str], int], origin: Origin, name: str, user: str
 ) -> None:
-    assert judged(sessions, origin, GUILTY_OF_FILES[name]) == 3
+    job = INNOCENT[name]
+    assert judge(user, job, "namespace") == 0
+    assert bool(origin.seen) == job.serves  # what it may do is done
 
 
-@needs_fuse
-def test_a_look_up_of_another_file_trips_nothing(sessions: Sessions, origin: Origin) -> None:
-    job = Job("cat /srv/of-a-test", "--fail-on-path /root/.ssh")
-    assert judged(sessions, origin, job) == 0
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("name", GUILTY)
+def test_a_guilty_job_fails(judge: Callable[[str, Job, str], int], name: str, user: str) -> None:
+    assert judge(user, GUILTY[name], "namespace") == 3
+
+
+@landlock_isolation
+@pytest.mark.parametrize("name", [name for name, job in INNOCENT.items() if job.landlock])
+def test_an_innocent_job_succeeds_in_landlock_isolation(
+    judge: Callable[[str, Job, str], int], origin: Origin, name: str
+) -> None:
+    job = INNOCENT[name]
+    assert judge("nobody", job, "landlock") == 0
+    assert bool(origin.seen) == job.serves
+
+
+@landlock_isolation
+@pytest.mark.parametrize("name", [name for name, job in GUILTY.items() if job.landlock])
+def test_a_guilty_job_fails_in_landlock_isolation(
+    judge: Callable[[str, Job, str], int], name: str
+) -> None:
+    assert judge("nobody", GUILTY[name], "landlock") == 3
+
+
+def test_what_the_cage_shows_is_warned_of(sessions: Sessions, origin: Origin) -> None:
+    """No look-up is seen there, so the tripwire can't fire."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse can't be opened here")
+    done = sessions.run(
+        "--isolation", "namespace", "--read", "/usr", "--fail-on-path", "/usr/key",
+        "--fail-on-path", "/srv/key", "--", "true",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "warning: --fail-on-path /usr/key can't fail the run: the cage shows /usr" in done.stderr
+    assert "/srv/key" not in done.stderr
 
 
 @landlock_isolation

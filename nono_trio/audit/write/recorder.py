@@ -30,6 +30,8 @@ QUEUE_SECONDS = 10.0
 # What takes time about a new program: a thread reads its arguments.
 DESCRIBED_SECONDS = 0.001
 
+MOST_LEFT = 8  # they must fit in the space that the end of a log has: half a KiB each
+
 # The value that `record` returns in best-effort mode for an event that is counted as lost.
 NOT_RECORDED = -1
 
@@ -94,6 +96,10 @@ class RecordsDecisions(Protocol):
         """Record the result of an allowed connection."""
         ...
 
+    def leave_for_end(self, payload: Payload) -> None:
+        """Have a count recorded with the last records of the log."""
+        ...
+
 
 class FindsPrograms(Protocol):
     """Tells which programs records came from. Nothing of it waits or raises."""
@@ -126,6 +132,7 @@ class Recorder:
         # Flows that did not fit in the queue. Each belongs to a committed decision, and no other
         # decision is committed while they wait, so there are at most as many as open connections.
         self._waiting_flows: list[Flow] = []
+        self._left: list[Payload] = []
         self._waiting_lines: list[bytes] = []  # bounded by who describes programs
 
     async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
@@ -196,6 +203,20 @@ class Recorder:
             self._waiting_flows.append(flow)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             self.lost_flows += 1
+
+    def leave_for_end(self, payload: Payload) -> None:
+        """Have a record written directly before those of the seal, in the same append; never waits.
+
+        For a few counts whose own records the log was too slow for. Call it while the recorder is
+        open; of more than MOST_LEFT records the first are kept.
+        """
+        if len(self._left) < MOST_LEFT:
+            self._left.append(payload)
+
+    def take_left(self) -> list[Payload]:
+        """For the writer, at the end: return the records of `leave_for_end`."""
+        left, self._left = self._left, []
+        return left
 
     def record_lines(self, lines: bytes) -> None:
         """Queue whole lines of processes.ndjson; as `record_flow`."""

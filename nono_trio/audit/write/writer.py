@@ -139,7 +139,9 @@ class Writer:
         A crash leaves all of them whole, or a torn tail without an end.
         """
         self.totals.exit_code = ended.exit_code
-        last: list[Payload] = [*self._gaps(), ended]
+        last: list[Payload] = [*self._gaps(), *self.recorder.take_left(), ended]
+        for payload in last:  # before the summary, which has the verdict
+            self.totals.attempts.add(payload)
         self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
             last.insert(0, early_end_record(self.full.message, unix_ms()))
@@ -153,7 +155,7 @@ class Writer:
         except OSError as error:
             raise self._lost(error) from error
         for sequence, payload in enumerate(last, first):
-            self._observe(sequence, payload)
+            self._tell_observers(sequence, payload)
 
     def _queued(self, limit: int) -> list[Pending | Flow | bytes]:
         items: list[Pending | Flow | bytes] = []
@@ -265,6 +267,9 @@ class Writer:
             self.totals.allowed += payload.event.decision == "allow"
             self.totals.denied += is_denial(payload.event)
         self.totals.attempts.add(payload)
+        self._tell_observers(sequence, payload)
+
+    def _tell_observers(self, sequence: int, payload: Payload) -> None:
         for observer in self.observers:
             observer(sequence, payload)
 

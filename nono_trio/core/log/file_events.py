@@ -26,8 +26,10 @@ BACKEND: Final = "view"
 NOT_GRANTED: Final = "not granted"
 # Stands for a path where a record counts many; no path of a file begins so.
 MORE_FILES: Final = "nono-trio:view"
+_UNSEEN_FILES: Final = "nono-trio:unseen"
 _NANOSECONDS: Final = 10**9
 _NANOSECONDS_A_MS: Final = 10**6
+_DIGITS: Final = 18  # a log may hold any text
 
 
 def denied_file(
@@ -73,6 +75,29 @@ def more_denied_files(count: int, session_id: str, unix_ns: int) -> CapabilityDe
     )
 
 
+def unseen_files(count: int, session_id: str, unix_ns: int) -> CapabilityDecision:
+    """The record of `count` look-ups that decide about the exit code and have no other record."""
+    return denied_file(
+        _UNSEEN_FILES,
+        "Read",
+        process=0,
+        number=0,
+        session_id=session_id,
+        unix_ns=unix_ns,
+        reason=f"{count} look-ups of files that decide about this run were lost",
+    )
+
+
+def unseen_count(payload: CapabilityDecision) -> int:
+    """The number in a record of `unseen_files`; 0 for every other record."""
+    request, decision = payload.entry.request, payload.entry.decision
+    if not isinstance(request, CapabilityRequest) or not isinstance(decision, Denied):
+        return 0
+    count = decision.Denied.reason.partition(" ")[0]
+    is_number = count.isascii() and count.isdigit() and len(count) <= _DIGITS
+    return int(count) if is_number and request.path == _UNSEEN_FILES else 0
+
+
 def access_word(access: str) -> str:
     """Return the word for users: a file is known to be written only if it was to be created."""
     return "create" if access == "Write" else "read"
@@ -105,5 +130,6 @@ def denied_request(payload: Payload) -> CapabilityRequest | None:
     if not isinstance(payload, CapabilityDecision) or payload.entry.backend != BACKEND:
         return None
     request = payload.entry.request
-    is_denied = isinstance(payload.entry.decision, Denied)
-    return request if isinstance(request, CapabilityRequest) and is_denied else None
+    if not isinstance(request, CapabilityRequest) or request.path == _UNSEEN_FILES:
+        return None
+    return request if isinstance(payload.entry.decision, Denied) else None

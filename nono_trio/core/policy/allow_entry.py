@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_ENTRY: Final = frozenset({
     DenialCode.DATAGRAM, DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.HOST_LOOPBACK,
-    DenialCode.NO_QUERY,
+    DenialCode.NO_QUERY, DenialCode.UNANSWERED,
 })  # fmt: skip
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans

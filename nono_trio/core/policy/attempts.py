@@ -11,7 +11,10 @@ Rules of this file:
   the policy refused.
 - Not counted: a request without the proxy's token, since a client may wait to be asked and another
   program may have sent it; a refused connection to loopback, since wait-for-port loops make many; a
-  look-up of a file.
+  look-up of a file. Counted is the record that the end of a run has of each host that the command
+  itself asked for and never sent the token for.
+- `unseen` counts what left no record and may have been anything: a check that depends on seeing it
+  can't pass.
 - A repeat that the throttles left out is no attempt of its own; `repeats` counts those.
 - A command chooses the names, so every table here has a bound; what no longer fits is counted
   without its name.
@@ -27,9 +30,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.file_events import MORE_FILES, denied_request
+from nono_trio.core.log.file_events import MORE_FILES, denied_request, unseen_count
 from nono_trio.core.log.nono_events import CapabilityDecision
-from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log
+from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log, lost_events
 from nono_trio.core.log.session_json import AttemptTotals
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, entry
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent, Payload
 
 Kind: TypeAlias = Literal["denied", "listed", "failed"]
+Unseen: TypeAlias = Literal["look-ups of files", "refused packets", "records"]
 
 # A command can make up any number of names. What lies beyond these bounds is counted without them.
 MAX_HOSTS: Final = 1000
@@ -117,6 +121,8 @@ class AttemptTally:
     """Paths outside the grants that were looked up; the first MAX_FILES."""
     replaced: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     """Allowed records, by host and port, whose attempt had another outcome after all."""
+    unseen: Counter[Unseen] = field(default_factory=Counter)
+    """Look-ups that decide about the run, packets to refused ports, and records, that were lost."""
     beyond: int = 0
     """Denied attempts on hosts beyond the bound."""
     _requests: int = 0
@@ -171,11 +177,20 @@ class AttemptTally:
 
     def _add_about_many(self, event: NetworkEvent) -> None:
         read = _read(event.reason or "")
+        self._lose("records", lost_events(event))
         if read.code in _SUPPRESSED_CODES:
             self.repeats += read.count
+        elif read.code is DenialCode.PACKETS_LOST:
+            self._lose("refused packets", read.count)
+        elif read.code is DenialCode.UNANSWERED_MORE:
+            self.beyond += read.count
         elif event.target == DIRECT_TARGET and event.decision == "deny":
             self.beyond += 1  # an attempt whose target is not known
             self.repeats += read.suppressed
+
+    def _lose(self, kind: Unseen, count: int) -> None:
+        if count:
+            self.unseen[kind] += count
 
     def _add_allowed(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
         found = self._open.get(key)
@@ -258,6 +273,7 @@ class AttemptTally:
         self.replaced[key] += 1
 
     def _add_file(self, payload: CapabilityDecision) -> None:
+        self._lose("look-ups of files", unseen_count(payload))
         request = denied_request(payload)
         if request is None or request.path == MORE_FILES:
             return

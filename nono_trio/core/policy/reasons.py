@@ -54,6 +54,8 @@ class DenialCode(Enum):
     TOKEN_MISSING = "proxy authentication is required"
     TOKEN_WRONG = "the proxy token is wrong"
     TOKENS_SUPPRESSED = "{count} more requests without the right token since the last record"
+    UNANSWERED = "the proxy asked for its password and never got it"
+    UNANSWERED_MORE = "{count} more requests for which the proxy never got its password"
     IS_PROXY = "the target is this proxy itself"
     ADDRESS_IS_PROXY = "the address is the proxy itself"
     TLS_ONLY = "{destination} is allowed for TLS, this is plain HTTP"

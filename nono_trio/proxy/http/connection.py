@@ -143,6 +143,8 @@ class HttpConnection(ConnectionHandler):
             return request, decision
         if not client.proven:
             client.prove()
+        if proxy.token_failures.challenged:
+            proxy.token_failures.answered(decision)
         if self._full:
             return request, decision.refused(FULL)
         host, is_to_proxy = request.host, self._authorizer is proxy.authorizer
@@ -200,6 +202,8 @@ class HttpConnection(ConnectionHandler):
         """Record a refusal, then answer it; returns True if another request may follow."""
         keep = self._may_follow(request, refusal.status)
         if refusal.status == 407:
+            if not self._shared:
+                self._proxy.token_failures.challenge(decision)
             await self._proxy.token_failures.record(decision, self._client.origin)
         else:
             await self._record(decision)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
     from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.proxy.access.denial_throttle import IsExpected
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,13 @@ class NameService:
         *,
         own_names: Mapping[str, Sequence[Address]] | None = None,
         clock_ms: Callable[[], int] = unix_ms,
+        is_expected: IsExpected | None = None,
     ) -> None:
         self._names = names
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
         self._own_names = own_names or {}
-        self._denials = DenialThrottle(recorder, clock_ms)
+        self._denials = DenialThrottle(recorder, clock_ms, is_expected)
         self._recorder = recorder
         self._clock_ms = clock_ms
         self.lost = 0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
 from nono_trio.core.net.ip_packet import destination, ends
@@ -37,9 +38,12 @@ if TYPE_CHECKING:
     from nono_trio.core.net.ip_packet import Attempt
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.access.denial_throttle import IsExpected
 
 BATCH: Final = 32  # packets before other tasks get a turn
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
+
+MOST_UNREAD: Final = 1 << 16  # more than a socket's buffer has
 
 MOST_BYTES: Final = 128  # as much as the capture's filter passes
 _SOL_PACKET: Final = 263
@@ -50,18 +54,25 @@ _STATISTICS: Final = struct.Struct("=II")  # packets, drops; reading resets both
 class RefusedPorts:
     """Records what arrives at a socket of `sandbox.launcher.linux.packet_capture`."""
 
-    def __init__(self, names: FakeAddresses, policy: Policy, recorder: RecordsDecisions) -> None:
+    def __init__(
+        self,
+        names: FakeAddresses,
+        policy: Policy,
+        recorder: RecordsDecisions,
+        is_expected: IsExpected | None = None,
+    ) -> None:
         self._names = names
         self._policy = policy
         self._recorder = recorder
-        self._connections = DenialThrottle(recorder, unix_ms)
+        self._connections = DenialThrottle(recorder, unix_ms, is_expected)
         # A flood of datagrams must not take the place of connections.
-        self._datagrams = DenialThrottle(recorder, unix_ms)
+        self._datagrams = DenialThrottle(recorder, unix_ms, is_expected)
         self._listened: list[IPv4Network | IPv6Network] = []
         self._waiting = trio.CancelScope()
         self._is_ending = False
         self.lost = 0
-        """Packets that the kernel has dropped because they came too fast; known at the end."""
+        """Packets that the kernel has dropped because they came too fast, and those at the end that
+        the log was too slow for; known at the end."""
 
     async def serve(self, sock: socket.socket, has_every_port: bool = False) -> None:
         """Record until cancelled, then record the remaining packets and close `sock`. Raises
@@ -86,16 +97,19 @@ class RefusedPorts:
                     self._waiting.cancel()
 
     async def _record_until_asked(self, sock: socket.socket, recording: trio.CancelScope) -> None:
-        with recording, suppress(SessionSealed):
-            while not self._is_ending:
-                with trio.CancelScope() as self._waiting:
-                    await trio.lowlevel.wait_readable(sock)
-                await self._read(sock)
-                await trio.lowlevel.checkpoint()
-            with suppress(AuditLost):
-                while await self._read(sock):
-                    pass
-            await self._record_suppressed(sock)
+        try:
+            with recording, suppress(SessionSealed):
+                while not self._is_ending:
+                    with trio.CancelScope() as self._waiting:
+                        await trio.lowlevel.wait_readable(sock)
+                    await self._read(sock)
+                    await trio.lowlevel.checkpoint()
+                with suppress(AuditLost):
+                    while await self._read(sock):
+                        pass
+                await self._record_suppressed()
+        finally:
+            self._count_lost(sock)
 
     async def _read(self, sock: socket.socket) -> bool:
         """Record up to BATCH packets. Returns False once there are no more."""
@@ -148,18 +162,24 @@ class RefusedPorts:
             return format_reason(DenialCode.DATAGRAM)
         return format_reason(DenialCode.DATAGRAM_TO_ALLOWED, destination=entry(host.name, port))
 
-    async def _record_suppressed(self, sock: socket.socket) -> None:
+    def _count_lost(self, sock: socket.socket) -> None:
+        """Count what the kernel has dropped, and what was not read because the log was too slow."""
         with suppress(OSError):
             statistics = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
             self.lost = _STATISTICS.unpack(statistics)[1]
+        with suppress(OSError):
+            for _ in range(MOST_UNREAD):  # a process that still runs may send more
+                if sock.recv(MOST_BYTES):
+                    self.lost += 1
+        if self.lost:
+            event = _about_many(DenialCode.PACKETS_LOST, self.lost).event(unix_ms())
+            self._recorder.leave_for_end(Network(event=event))
+
+    async def _record_suppressed(self) -> None:
         await self._connections.record_suppressed(partial(_about_many, DenialCode.PORTS_SUPPRESSED))
         await self._datagrams.record_suppressed(
             partial(_about_many, DenialCode.DATAGRAMS_SUPPRESSED)
         )
-        if self.lost:
-            event = _about_many(DenialCode.PACKETS_LOST, self.lost).event(unix_ms())
-            with suppress(AuditBusy, AuditLost, SessionSealed):
-                await self._recorder.record(event)
 
 
 def _about_many(code: DenialCode, count: int) -> Decision:

@@ -62,6 +62,7 @@ class CagePlan(NamedTuple):
     identities: dict[str, Identity]  # of the files at granted paths, if there is no view
     mounts: list[MountOp]  # the view; empty without namespaces
     answers_denied: bool  # the view answers look-ups of what is not granted, if it can
+    watched: list[str]  # directories that such a view shows, empty, because tripwires lie in them
     closed: list[str]  # paths inside grants, if there is no view to cover them
     directory: str
     executable: str

@@ -72,7 +72,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
     isolated = plan.isolation == "namespace"
     view = None
     if isolated:
-        view = AnsweringView(control) if plan.answers_denied else None
+        view = AnsweringView(control, plan.watched) if plan.answers_denied else None
         with stage("namespaces"):
             _enter_namespaces(view)
         if plan.transparent_ports:

@@ -20,12 +20,12 @@ import socket
 from typing import Final, NamedTuple, cast
 
 from .. import protocol
-from . import syscalls, view_server
-from .view_tree import is_below, places_of
+from . import syscalls, view_reports, view_server
+from .view_tree import is_below, places_of, with_directories
 
 DEVICE: Final = "/dev/fuse"
-# It has one message left to send.
-_SERVER_SECONDS: Final = 1.0
+# It sends what it has kept for the supervisor, for LAST_SECONDS at most.
+_SERVER_SECONDS: Final = view_reports.LAST_SECONDS + 1.0
 _HOLD: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -62,8 +62,10 @@ class AnsweringView:
     `why_not`: the reason for the user if the machine has no such view; then only `why_not` counts.
     """
 
-    def __init__(self, control: socket.socket) -> None:
-        """Start the server, before the namespaces are entered; it closes `control`."""
+    def __init__(self, control: socket.socket, watched: list[str]) -> None:
+        """Start the server, before the namespaces are entered; it closes `control`. `watched`:
+        directories that the view shows, empty, to learn what is looked up in them."""
+        self._watched = watched
         self.why_not: str | None = None
         self.handle: int | None = None  # of the server's process
         self._pid = 0
@@ -129,10 +131,17 @@ class AnsweringView:
         return True
 
     def _show_with_home(self, plain: str, target: str, home: HomeLayers | None) -> None:
-        places = places_of(plain, None if home is None else home.path)
+        plain_places = places_of(plain, None if home is None else home.path)
+        places = with_directories(plain_places, self._watched)
+        added = [place.path for place in places[len(plain_places) :]]
+        listed = [directory for directory in self._watched if directory in added]
         held = [] if home is None else [os.open(home.upper, _HOLD)]
         tree = [list(place) for place in places]
-        message: dict[str, object] = {"tree": tree, "home": None if home is None else home.path}
+        message: dict[str, object] = {
+            "tree": tree,
+            "home": None if home is None else home.path,
+            "listed": listed,
+        }
         protocol.send(self._channel, message, held)
         for descriptor in held:
             os.close(descriptor)

@@ -58,6 +58,25 @@ def _below(root: str, directory: str, device: int, home: str | None) -> Iterator
             yield from _below(root, path, found.st_dev, home)
 
 
+def with_directories(places: list[Place], directories: list[str]) -> list[Place]:
+    """Return the places, and `directories` with those above them where they are missing.
+
+    A directory in a mount, behind a link or at a file is left out: FUSE is not asked there. A new
+    one belongs to whom the nearest directory above it belongs.
+    """
+    known = {place.path: place for place in places}
+    for directory in directories:
+        above = known["/"]
+        names = directory.strip("/").split("/")
+        for count in range(1, len(names) + 1):
+            path = "/" + "/".join(names[:count])
+            place = known.setdefault(path, Place(path, above.mode, above.uid, above.gid))
+            if place.is_mount or not stat.S_ISDIR(place.mode):
+                break
+            above = place
+    return list(known.values())
+
+
 def is_below(path: str, directory: str) -> bool:
     """Return whether `path` is in `directory`, which is not the root."""
     return path.startswith(directory + "/")
