@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -19,7 +19,7 @@ from nono_trio.sandbox.denied_files import DeniedFiles
 from nono_trio.sandbox.launcher.linux.view_reports import ACKNOWLEDGED, NO_PATH, TOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from nono_trio.core.log.events import Payload
@@ -171,7 +171,7 @@ def hang(monkeypatch: pytest.MonkeyPatch, *names: str) -> threading.Event:
     ended = threading.Event()
     find_files = denied_files.find_files
 
-    def find(batch: list[denied_files._LookUp]) -> list[object]:
+    def find(batch: Sequence[Any]) -> list[object]:
         if any(os.path.basename(one.path).decode() in names for one in batch):
             ended.wait(60)
         return [*find_files(batch)]

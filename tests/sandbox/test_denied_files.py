@@ -222,12 +222,20 @@ def holds_device(process: int) -> bool:
 
 
 def server_of(supervisor: int) -> int:
-    """The only process of a run that holds the device."""
-    pending, tree = [supervisor], []
-    while pending:
-        tree.append(pending.pop())
-        pending += children(tree[-1])
-    (server,) = [process for process in tree if holds_device(process)]
+    """The only process of a run that holds the device. The kernel's list of children is only exact
+    while none of them ends."""
+    found: list[int] = []
+
+    def look() -> bool:
+        pending, tree = [supervisor], []
+        while pending:
+            tree.append(pending.pop())
+            pending += children(tree[-1])
+        found[:] = [process for process in tree if holds_device(process)]
+        return bool(found)
+
+    wait_until(look, "the view's server")
+    (server,) = found
     return server
 
 
