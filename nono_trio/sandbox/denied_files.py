@@ -175,9 +175,7 @@ class DeniedFiles:
                 else:
                     file = DeniedFile(_text(one.path), _access(one), known.is_directory, known.real)
                     self.files[one.path, file.access] = file
-                    nursery.start_soon(
-                        self._commit, one, file, known.process, len(self.files)
-                    )
+                    nursery.start_soon(self._commit, one, file, known.process, len(self.files))
 
     def _has_room(self, one: _LookUp) -> bool:
         if len(self.files) < self.most:
@@ -191,9 +189,7 @@ class DeniedFiles:
         self.unknown += 1
         self.lost += self._weighs(one)
 
-    async def _commit(
-        self, one: _LookUp, file: DeniedFile, process: int, number: int
-    ) -> None:
+    async def _commit(self, one: _LookUp, file: DeniedFile, process: int, number: int) -> None:
         payload = denied_file(
             file.path,
             file.access,

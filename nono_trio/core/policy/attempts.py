@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent, Payload
 
 Kind: TypeAlias = Literal["denied", "listed", "failed"]
-Unseen: TypeAlias = Literal["look-ups of files", "refused packets", "records"]
+Unseen: TypeAlias = Literal["look-ups of files", "refused packets", "queries for names", "records"]
 
 # A command can make up any number of names. What lies beyond these bounds is counted without them.
 MAX_HOSTS: Final = 1000
@@ -122,7 +122,7 @@ class AttemptTally:
     replaced: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     """Allowed records, by host and port, whose attempt had another outcome after all."""
     unseen: Counter[Unseen] = field(default_factory=Counter)
-    """Look-ups that decide about the run, packets to refused ports, and records, that were lost."""
+    """What was lost; of look-ups of files those that decide about the run."""
     beyond: int = 0
     """Denied attempts on hosts beyond the bound."""
     _requests: int = 0
@@ -180,6 +180,8 @@ class AttemptTally:
         self._lose("records", lost_events(event))
         if read.code in _SUPPRESSED_CODES:
             self.repeats += read.count
+        elif read.code is DenialCode.QUERIES_LOST:
+            self._lose("queries for names", read.count)
         elif read.code is DenialCode.PACKETS_LOST:
             self._lose("refused packets", read.count)
         elif read.code is DenialCode.UNANSWERED_MORE:
