@@ -14,7 +14,7 @@ from nono_trio.audit.store import read_summary
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.session import verify
 from nono_trio.cli.text import MAX_DETAIL, clean, command_text, counted, shorten
-from nono_trio.core.profile.values import quoted
+from nono_trio.core.profile.values import quoted, quoted_path
 from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Lesson:
         yield "# Granted in that session, with the access that each path had."
         yield "[filesystem]"
         for key, paths in grants.items():
-            yield f"{key} = [{', '.join(map(quoted, paths))}]"
+            yield f"{key} = [{', '.join(map(quoted_path, paths))}]"
         yield ""
 
 
@@ -149,7 +149,7 @@ def _denied_file_lines(files: set[tuple[str, str]], *, has_table: bool) -> Itera
     for access, key in (("Write", "write"), ("Read", "read")):
         paths = sorted(path for path, found in files if found == access)[:MAX_DENIED]
         for name, is_directory in ((key, True), (f"{key}_file", False)):
-            named = [quoted(path) for path in paths if os.path.isdir(path) == is_directory]
+            named = [quoted_path(path) for path in paths if os.path.isdir(path) == is_directory]
             if named:
                 yield f"# {name} = [{', '.join(named)}]"
     yield ""
