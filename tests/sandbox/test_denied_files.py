@@ -23,16 +23,12 @@ from harness import (
     sleep_marker,
     wait_until,
 )
+from seen_files import below, children, denied, events, holds_device, needs_view, server_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-try:
-    os.close(os.open("/dev/fuse", os.O_RDWR))
-    WHY_NOT = None
-except OSError as error:
-    WHY_NOT = f"/dev/fuse: {error.strerror}"
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"denied files are unseen: {WHY_NOT}")
+pytestmark = needs_view
 
 DEAD_MOUNT = Path(__file__).parent.parent / "support" / "dead_mount.py"
 LIMIT_SECONDS = 30  # for one look-up, on a machine that is busy; it waits for a second at most
@@ -50,27 +46,6 @@ def seen(open_place: Path) -> Sessions:
         (home / name).write_text("content\n")
     (open_place / "one" / "file").write_text("content\n")
     return Sessions(open_place / "state", home)
-
-
-def events(sessions: Sessions) -> list[dict[str, Any]]:
-    """The records of the view."""
-    found = [record["event"] for record in sessions.records()]
-    return [event for event in found if event["type"] == "capability_decision"]
-
-
-def denied(sessions: Sessions) -> dict[tuple[str, str], dict[str, Any]]:
-    """As `events`, by path and access."""
-    entries = [event["entry"] for event in events(sessions)]
-    return {(entry["request"]["path"], entry["request"]["access"]): entry for entry in entries}
-
-
-def below(place: Path, found: dict[tuple[str, str], dict[str, Any]]) -> set[tuple[str, str]]:
-    """The records about what is below `place`, with relative paths."""
-    return {
-        (os.path.relpath(path, place), access)
-        for path, access in found
-        if path.startswith(f"{place}/")
-    }
 
 
 def in_cage(sessions: Sessions, script: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -206,37 +181,6 @@ def waiting(
             if dead is not None:  # no signal ends a thread that waits for it
                 dead.end.close()
             wait_until(lambda: not processes_with(str(ready), sys.executable), "all has ended")
-
-
-def children(process: int) -> list[int]:
-    path = Path(f"/proc/{process}/task/{process}/children")
-    return [int(word) for word in path.read_text().split()]
-
-
-def holds_device(process: int) -> bool:
-    found = []
-    for link in Path(f"/proc/{process}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(link))
-    return "/dev/fuse" in found
-
-
-def server_of(supervisor: int) -> int:
-    """The only process of a run that holds the device. The kernel's list of children is only exact
-    while none of them ends."""
-    found: list[int] = []
-
-    def look() -> bool:
-        pending, tree = [supervisor], []
-        while pending:
-            tree.append(pending.pop())
-            pending += children(tree[-1])
-        found[:] = [process for process in tree if holds_device(process)]
-        return bool(found)
-
-    wait_until(look, "the view's server")
-    (server,) = found
-    return server
 
 
 def commands_with(ready: Path) -> list[int]:
@@ -457,14 +401,18 @@ def test_an_ordinary_user_has_it_too(open_place: Path) -> None:
     wrapped = [] if os.geteuid() != 0 else ["unshare", "-m", "sh", "-c", opened]
     wrapped += [] if os.geteuid() != 0 else [str(open_place / "device")]
     script = "cat ~/.npmrc /opt/x; mkdir g && chmod g+s $PWD/g && echo >/srv/new"
-    done = subprocess.run(
-        [*wrapped, *prefix, "-m", "nono_trio", "run", "--", "sh", "-c", f"cd; {script}"],
-        env={**sessions.environment, **variables}, cwd="/", capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    found = {path for path, _ in denied(sessions)}
-    assert str(sessions.home / ".npmrc") in found, done.stderr
-    assert done.returncode in (1, 2)
+    run = [*wrapped, *prefix, "-m", "nono_trio", "run"]
+    settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+    settings |= {"env": {**sessions.environment, **variables}, "cwd": "/"}
+    seen = set()
+    for home in ("private", "kept=x"):
+        command = [*run, "--home", home, "--", "sh", "-c", f"cd; {script}"]
+        done = subprocess.run(command, check=False, **settings)
+        (directory,) = set(sessions.directories) - seen
+        seen.add(directory)
+        found = {path for path, _ in denied(sessions, directory)}
+        assert str(sessions.home / ".npmrc") in found, done.stderr
+        assert done.returncode in (1, 2)
 
 
 # -- what a person reads ---------------------------------------------------------------------------

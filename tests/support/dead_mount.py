@@ -10,6 +10,7 @@ The process of a request that has no answer can't be ended by a signal, as with 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 import sys
@@ -47,22 +48,35 @@ def main() -> None:
 
 
 def serve(device: int, life: int, kind: str) -> None:
-    """Serve until `life` is at its end. Nobody acknowledges, so a missing name has no answer."""
+    """Serve until `life` is at its end."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # whoever reads the command's output waits for its end
         os.dup2(null, stream)
+    with socket.socket(fileno=life) as control:
+        if kind == "mount":
+            read_only(device, control)
+        else:
+            answer_about_places(device, control)
+    os._exit(0)
+
+
+def read_only(device: int, control: socket.socket) -> None:
+    """Take every request and answer the first alone, without which the kernel sends no others."""
+    poll = select.poll()
+    for descriptor in (device, control.fileno()):
+        poll.register(descriptor, select.POLLIN)
+    while not any(descriptor == control.fileno() for descriptor, _ in poll.poll()):
+        request = fuse.parse_request(os.read(device, fuse.READ_SIZE))
+        if request.operation == fuse.INIT:
+            os.write(device, fuse.answer(request.unique, fuse.init_body(request)))
+
+
+def answer_about_places(device: int, control: socket.socket) -> None:
+    """Serve PLACES. Nobody acknowledges a missing name, so it has no answer."""
     view_server.ANSWER_SECONDS = FOR_EVER  # type: ignore[misc]
     os.set_blocking(device, False)
     _nobody, supervisor = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with socket.socket(fileno=life) as control:
-        server = view_server.ViewServer(device, control, supervisor, PLACES)
-        if kind == "mount":
-            answer = server._serve_one
-            server._serve_one = lambda request: (  # type: ignore[method-assign]
-                answer(request) if request.operation == fuse.INIT else None
-            )
-        server.run()
-    os._exit(0)
+    view_server.ViewServer(device, control, supervisor, PLACES).run()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ MountKind: TypeAlias = Literal[
     "bind",  # the host's `path`, with `writable` and the `identity` that it must have
     "private",  # an empty directory in memory of `size` bytes and `files` files
     "empty_home",  # the same, for the user alone
-    "kept_home",  # the host's `source`, which is the cage's home
+    "kept_home",  # the host's `source`, which is the cage's home; `work` is a name beside it
     "directory",  # an empty directory, so that it can be named
     "read_only",  # what other mounts show at `path`, made read-only
     "cover",  # what other mounts show at `path`, hidden
@@ -50,6 +50,7 @@ class MountOp(NamedTuple):
     size: int = 0
     files: int = 0
     text: str = ""
+    work: str = ""  # an empty directory, for what the kernel keeps of an overlay
 
 
 class CagePlan(NamedTuple):

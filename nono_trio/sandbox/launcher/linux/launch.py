@@ -204,8 +204,7 @@ def _hand_over_view(control: socket.socket, view: AnsweringView) -> None:
     if view.why_not is not None:
         protocol.send(control, {"view": view.why_not})
         return
-    with_home = view.home is not None
-    protocol.send(control, {"view": None, "home_seen": with_home}, [view.told.fileno()])
+    protocol.send(control, {"view": None, "home_seen": view.home_seen}, [view.told.fileno()])
     view.told.close()
 
 

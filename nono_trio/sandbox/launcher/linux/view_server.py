@@ -62,8 +62,9 @@ def start(supervisor: socket.socket, closed: Sequence[socket.socket]) -> tuple[i
     """Fork the server, before the launcher enters its namespaces; return its pid and the launcher's
     end of its control socket. It takes `supervisor` along and closes `closed`.
 
-    Its control socket carries {"fuse": true} with the descriptor, then {"tree": [...], ...}; its
-    end is the order to end.
+    Its control socket carries {"fuse": true} with the descriptor, then {"tree": [...], ...}, then
+    what the server holds until it ends; its end is the order to end. The server closes its own end
+    of the socket when it is done.
     """
     ours, theirs = socket.socketpair()
     parent = os.getpid()
@@ -101,6 +102,9 @@ def _serve(control: socket.socket, supervisor: socket.socket) -> None:
         listed = message["listed"]
         server.listed = frozenset(listed if isinstance(listed, list) else ())
         server.run()
+    os.close(device)
+    supervisor.close()
+    control.close()
 
 
 def _receive_device(control: socket.socket, decoder: protocol.Decoder) -> int:
@@ -165,6 +169,7 @@ class ViewServer:
         self._known: dict[tuple[int, bytes, bool], None] = {}
         self.is_answered = True
         """True while the supervisor answers in time."""
+        self._held: list[int] = []
         supervisor.setblocking(False)
         self._reports = Reports(supervisor)
 
@@ -186,10 +191,19 @@ class ViewServer:
             if self._device in ready and not self._serve_requests():
                 break
             self._give_up_late()
-            if self._control.fileno() in ready:
+            if self._control.fileno() in ready and not self._hold_what_comes():
                 break
         if self._supervisor is not None:
             self._reports.end()
+
+    def _hold_what_comes(self) -> bool:
+        """Keep the descriptors that the launcher sends until the end; return False at its order."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 4)
+        except OSError:
+            return False
+        self._held += descriptors
+        return bool(data)
 
     def _milliseconds(self) -> float | None:
         """Return the time until the first request is late; None if no request waits."""
