@@ -34,11 +34,11 @@ class NextPrograms:
         """Keep the programs of the record that is observed next."""
         self._sequence, self._found = sequence, found
 
-    def programs(self, sequence: int) -> list[Program]:
-        """Return the programs of a record, each once; [] if they are not known."""
+    def programs(self, sequence: int) -> Sequence[Program]:
+        """Return the programs of a record, each once; none if they are not known."""
         if self._found is None or self._sequence != sequence:
-            return []
-        return [*dict.fromkeys(holder.program for holder in self._found.holders)]
+            return ()
+        return self._found.programs
 
 
 class DeniedPrograms(NextPrograms):
@@ -53,10 +53,13 @@ class DeniedPrograms(NextPrograms):
         if not isinstance(payload, Network) or not is_denial(payload.event):
             return
         for program in self.programs(sequence):
-            if program in self._hosts or len(self._hosts) < MAX_KEPT:
-                hosts = self._hosts.setdefault(program, {})
-                if len(hosts) < MAX_NAMED:
-                    hosts[payload.event.target] = None
+            hosts = self._hosts.get(program)
+            if hosts is None:
+                if len(self._hosts) >= MAX_KEPT:
+                    continue
+                hosts = self._hosts[program] = {}
+            if len(hosts) < MAX_NAMED:
+                hosts[payload.event.target] = None
 
     def named(self) -> dict[str, list[str]]:
         """Return the programs by name, each with its first hosts."""
