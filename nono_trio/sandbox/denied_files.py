@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from nono_trio.core.log.file_events import (
+    NOT_GRANTED,
     FileAccess,
     denied_file,
+    leading_to,
     more_denied_files,
     unseen_files,
 )
@@ -197,6 +199,7 @@ class DeniedFiles:
             number=number,
             session_id=self.session_id,
             unix_ns=unix_ns(),
+            reason=_reason(file),
         )
         try:
             await self.recorder.record_payload(payload)
@@ -259,6 +262,12 @@ def _access(one: _LookUp) -> FileAccess:
     return "Write" if one.creates else "Read"
 
 
+def _reason(file: DeniedFile) -> str:
+    if file.real is None or file.real == file.path:
+        return NOT_GRANTED
+    return leading_to(file.real)
+
+
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
@@ -282,7 +291,7 @@ def _found(one: _LookUp) -> _Found | None:
     process = _process_of(one.thread)
     try:
         mode = known_mode(one.path)
-        real = os.fsdecode(_real(one.path, is_link=stat.S_ISLNK(mode)))
+        real = _text(_real(one.path, is_link=stat.S_ISLNK(mode)))
     except (OSError, ValueError):
         return _Found(is_directory=False, process=process) if one.creates else None
     return _Found(stat.S_ISDIR(mode), process, real)

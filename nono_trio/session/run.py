@@ -108,6 +108,14 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
 
 def _unseen_warnings(judging: Judging, started: Started) -> Iterator[str]:
     """Yield what the verdict can't see."""
+    plan = started.run.plan
+    unseen = {
+        "landlock": "datagrams and look-ups of names",
+        "seatbelt": "attempts without the proxy",
+        "none": "attempts without the proxy",
+    }.get(plan.isolation, "" if plan.transparent_ports else "attempts without the proxy")
+    if judging.fail_on is not None and unseen:
+        yield f"{judging.flag} sees no {unseen} here, so they can't fail the run"
     if not judging.needs_files:
         return
     if started.launched.view is None:
@@ -120,7 +128,7 @@ def _unseen_warnings(judging: Judging, started: Started) -> Iterator[str]:
     for path in judging.paths:
         shown = [
             mount.path
-            for mount in started.run.plan.mounts
+            for mount in plan.mounts
             if mount.kind not in unshown and is_in(path, mount.path)
         ]
         if shown:

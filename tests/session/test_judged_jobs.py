@@ -106,6 +106,17 @@ def test_a_tripwire_that_can_not_fire_is_warned_of(sessions: Sessions) -> None:
     assert "warning: --fail-on-path sees no look-ups of files here" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(["--isolation=landlock"], marks=landlock_isolation), ["--transparent=off"]],
+)
+def test_a_network_seen_in_part_is_warned_of(sessions: Sessions, options: list[str]) -> None:
+    done = sessions.run(*options, "--fail-on-deny", "--", "true")
+    assert done.returncode == 0
+    assert "warning: --fail-on-deny sees no " in done.stderr
+    assert "warning: --fail-on-deny" not in sessions.run("--fail-on-deny", "--", "true").stderr
+
+
 def test_run_list_and_show_have_the_same_numbers_and_both_exit_codes(
     sessions: Sessions, origin: Origin
 ) -> None:

@@ -51,8 +51,8 @@ SERVE = (
 class Job:
     """A shell script, the flags beside --fail-on-deny, and the program that it needs.
 
-    `makes`: paths below the home that are on the host. `fuse`: it is about look-ups of files.
-    `landlock`: it is judged right there too. `serves`: the origin has answered it.
+    `makes`: paths below the home that are on the host, `LINK=TARGET` a symlink. `fuse`: it is about
+    look-ups of files. `landlock`: it is judged right there too. `serves`: the origin has answered.
     """
 
     script: str
@@ -113,6 +113,9 @@ INNOCENT = {
     "a host of the deny list": Job(
         CURL + " https://t.example.net/ ; getent hosts t.example.net",
         "--deny-domain t.example.net",
+    ),
+    "a datagram to a host of the deny list": direct(
+        "echo x >/dev/udp/t.example.net/443", "--deny-domain t.example.net", "bash"
     ),
     "waiting for a server of its own": Job(
         "for n in 1 2 3 4 5; do (exec 3<>/dev/tcp/127.0.0.1/{dead}) 2>/dev/null; done",
@@ -193,6 +196,7 @@ GUILTY = {
     "a tripwire that does not exist": of_files("cat ~/.ssh/id_x", KEY),
     "a tripwire in a directory of its own": of_files("mkdir -p ~/.ssh; cat ~/.ssh/id_x", KEY),
     "a listing of the tripwire's directory": of_files("tar c ~/.ssh", KEY, ".ssh/id_x"),
+    "a tripwire by another name": of_files("cat ~/link/id_x", KEY, ".ssh/id_x", "link=.ssh"),
     "a tripwire's directory": of_files("ls ~/.aws", "--fail-on-path ~/.aws"),
     "a tripwire's pattern": of_files("cat ~/.aws/credentials", "--fail-on-path '~/.aws/*'"),
     "a look-up, if all counts": of_files("cat /srv/of-a-test", "--fail-on all"),
@@ -218,9 +222,10 @@ class Judge:
         if shutil.which(job.needs) is None:
             pytest.skip(f"{job.needs} is not installed")
         for name in job.makes:
+            name, _, target = name.partition("=")
             made = self.sessions.home / name
             made.parent.mkdir(parents=True, exist_ok=True)
-            made.write_text("x\n")
+            made.symlink_to(target) if target else made.write_text("x\n")
         known = {"name": NAME, "port": self._origin.port, "dead": free_port()}
         flags = [
             re.sub(r"\{(name|port|dead)\}", lambda match: str(known[match[1]]), word)

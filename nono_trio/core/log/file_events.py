@@ -24,6 +24,7 @@ FileAccess: TypeAlias = Literal["Read", "Write"]
 
 BACKEND: Final = "view"
 NOT_GRANTED: Final = "not granted"
+_LEADS_TO: Final = f"{NOT_GRANTED}; it leads to "
 # Stands for a path where a record counts many; no path of a file begins so.
 MORE_FILES: Final = "nono-trio:view"
 _UNSEEN_FILES: Final = "nono-trio:unseen"
@@ -60,6 +61,18 @@ def denied_file(
             duration_ms=0,
         )
     )
+
+
+def leading_to(real: str) -> str:
+    """The reason for a path that is a symlink, or behind one, to `real`."""
+    return f"{_LEADS_TO}{real}"
+
+
+def real_path(payload: CapabilityDecision) -> str | None:
+    """The path that the one in the record leads to, if its reason says so."""
+    decision = payload.entry.decision
+    reason = decision.Denied.reason if isinstance(decision, Denied) else ""
+    return reason.removeprefix(_LEADS_TO) if reason.startswith(_LEADS_TO) else None
 
 
 def more_denied_files(count: int, session_id: str, unix_ns: int) -> CapabilityDecision:

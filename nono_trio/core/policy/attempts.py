@@ -30,7 +30,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.file_events import MORE_FILES, denied_request, unseen_count
+from nono_trio.core.log.file_events import (
+    MORE_FILES,
+    denied_request,
+    real_path,
+    unseen_count,
+)
 from nono_trio.core.log.nono_events import CapabilityDecision
 from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log, lost_events
 from nono_trio.core.log.session_json import AttemptTotals
@@ -119,6 +124,8 @@ class AttemptTally:
     """Paths outside the grants that were to be created; the first MAX_FILES."""
     looked_up_files: dict[str, None] = field(default_factory=dict)
     """Paths outside the grants that were looked up; the first MAX_FILES."""
+    real_paths: dict[str, str] = field(default_factory=dict)
+    """Where those that are symlinks, or behind one, lead to."""
     replaced: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     """Allowed records, by host and port, whose attempt had another outcome after all."""
     unseen: Counter[Unseen] = field(default_factory=Counter)
@@ -282,6 +289,8 @@ class AttemptTally:
         kept = self.looked_up_files if request.access == "Read" else self.created
         if len(kept) < MAX_FILES:
             kept[request.path] = None
+            if (real := real_path(payload)) is not None:
+                self.real_paths[request.path] = real
 
 
 def _kind(event: NetworkEvent, read: _Read) -> Kind:

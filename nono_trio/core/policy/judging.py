@@ -120,6 +120,13 @@ class Judging(msgspec.Struct, frozen=True):
         """Return True if a look-up of `path` makes the run fail, provided that it exists."""
         return any(_is_hit(path, wanted) for wanted in self.paths)
 
+    def leads_to_tripwire(self, real: str) -> bool:
+        """Return True if a symlink to `real` leads to a tripwire, below it, or to its directory."""
+        return any(
+            real == _directory(wanted) or _is_same(real, wanted) or _is_same(real, f"{wanted}/*")
+            for wanted in self.paths
+        )
+
     def is_named(self, path: str) -> bool:
         """Return True if `path` itself is a tripwire: a look-up of it counts, existing or not."""
         return any(_is_same(path, wanted) for wanted in self.paths)
@@ -155,7 +162,8 @@ class Judging(msgspec.Struct, frozen=True):
         if not self.paths:
             return
         for path in dict.fromkeys((*attempts.looked_up_files, *attempts.created)):
-            if self.is_tripwire(path):
+            real = attempts.real_paths.get(path)
+            if self.is_tripwire(path) or (real is not None and self.leads_to_tripwire(real)):
                 yield path
 
 

@@ -23,7 +23,12 @@ from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
 from nono_trio.core.net.ip_packet import destination, ends
 from nono_trio.core.policy.allow_entry import entry
-from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
+from nono_trio.core.policy.reasons import (
+    DenialCode,
+    format_reason,
+    parse_reason,
+    with_allow_entry,
+)
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import host_denied
@@ -158,8 +163,12 @@ class RefusedPorts:
         return with_allow_entry(format_reason(DenialCode.NEEDS_PORT), entry(host.name, port))
 
     def _datagram_reason(self, host: Host, port: int | None) -> str:
-        if port is None or not self._policy.decide(host, port).allowed:
+        verdict = None if port is None else self._policy.decide(host, port)
+        if port is None or verdict is None:
             return format_reason(DenialCode.DATAGRAM)
+        if not verdict.allowed:
+            is_listed = parse_reason(verdict.reason or "").code is DenialCode.ON_DENY_LIST
+            return (is_listed and verdict.reason) or format_reason(DenialCode.DATAGRAM)
         return format_reason(DenialCode.DATAGRAM_TO_ALLOWED, destination=entry(host.name, port))
 
     def _count_lost(self, sock: socket.socket) -> None:

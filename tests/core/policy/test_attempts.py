@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from nono_trio.core.log.events import Network, NetworkEvent
-from nono_trio.core.log.file_events import unseen_files
+from nono_trio.core.log.file_events import leading_to, unseen_files
 from nono_trio.core.log.nono_events import (
     CapabilityDecision,
     CapabilityEntry,
@@ -82,13 +82,14 @@ def own(target, reason):
     return record(f"nono-trio:{target}", None, "deny", reason, method=None)
 
 
-def file(path, access="Read", decision=None):
+def file(path, access="Read", decision=None, leads_to=None):
+    reason = "not granted" if leads_to is None else leading_to(leads_to)
     request = CapabilityRequest(
         request_id="view-1", path=path, access=access, child_pid=1, session_id="5e55"
     )
     entry = CapabilityEntry(
         timestamp=Timestamp(secs_since_epoch=1, nanos_since_epoch=0), request=request,
-        decision=decision or Denied(Denied=DenialReason(reason="not granted")), backend="view",
+        decision=decision or Denied(Denied=DenialReason(reason=reason)), backend="view",
         duration_ms=0,
     )  # fmt: skip
     return CapabilityDecision(entry=entry)
@@ -386,3 +387,10 @@ def test_a_look_up_weighs_where_it_may_be_a_reason():
     assert not Judging("policy").weighs("/h", creates=False)
     assert Judging("all").weighs("/h", creates=False)
     assert not Judging().weighs(None, creates=True)
+
+
+def test_a_symlink_to_a_tripwire_trips_it():
+    assert code([file("/h/link", leads_to="/h/.ssh")], None, paths=["/h/.ssh/id"]) == 3
+    assert code([file("/h/link", leads_to="/h/.ssh/id/x")], None, paths=["/h/.ssh/id"]) == 3
+    assert code([file("/h/link", leads_to="/h/.config")], None, paths=["/h/.ssh/id"]) == 0
+    assert code([file("/home", leads_to="/var/home")], None, paths=["/var/home/me/.ssh"]) == 0
