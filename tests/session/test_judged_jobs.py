@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import allow, free_port, landlock_isolation
-from judged_jobs import CURL, GUILTY, INNOCENT, Job, Judge
+from judged_jobs import CURL, GUILTY, INNOCENT, USERS, Job, Judge, needs_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,30 +19,13 @@ if TYPE_CHECKING:
 
     from harness import Origin, Sessions
 
-USERS = ("root", "nobody")
-# Another device file in the place of one that an ordinary user can't open, in a mount namespace.
-OPENED = (
-    'mount -t tmpfs none "$0" && mknod -m 666 "$0/fuse" c 10 229'
-    ' && mount --bind "$0/fuse" /dev/fuse && exec "$@"'
-)
-
 
 @pytest.fixture
 def judge(open_place: Path, origin: Origin) -> Callable[[str, Job, str], int]:
     """Judge one job as a user in an isolation; returns the exit code."""
 
     def judge(user: str, job: Job, isolation: str) -> int:
-        wrapped: list[str] = []
-        if job.fuse:
-            if not os.path.exists("/dev/fuse"):
-                pytest.skip("there is no /dev/fuse")
-            if os.geteuid() != 0 and not os.access("/dev/fuse", os.R_OK | os.W_OK):
-                pytest.skip("/dev/fuse can't be opened by this user")
-            if user != "root" and os.geteuid() == 0:
-                (open_place / "device").mkdir()
-                wrapped = ["unshare", "-m", "sh", "-c", OPENED, str(open_place / "device")]
-        if os.geteuid() != 0 and user == "root":
-            pytest.skip("not root")
+        wrapped = needs_view(user, open_place) if job.fuse else []
         return Judge(open_place, origin, user, wrapped).exit_code(job, isolation)
 
     return judge

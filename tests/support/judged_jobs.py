@@ -8,6 +8,7 @@ service, {home} the home of the run on the host.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -203,11 +204,33 @@ GUILTY = {
 }
 
 
+USERS = ("root", "nobody")
+# Another device file in the place of one that an ordinary user can't open, in a mount namespace.
+_OPENED = (
+    'mount -t tmpfs none "$0" && mknod -m 666 "$0/fuse" c 10 229'
+    ' && mount --bind "$0/fuse" /dev/fuse && exec "$@"'
+)
+
+
+def needs_view(user: str, place: Path) -> list[str]:
+    """The words before a command whose view must answer; skips the test where it can't."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("there is no /dev/fuse")
+    if os.geteuid() != 0 and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse can't be opened by this user")
+    if user == "root" or os.geteuid() != 0:
+        return []
+    (place / "device").mkdir()
+    return ["unshare", "-m", "sh", "-c", _OPENED, str(place / "device")]
+
+
 class Judge:
-    """Runs jobs as one user; `home` and `state` lie in `place`, which every user may enter."""
+    """Runs commands as one user; `home` and `state` lie in `place`, which every user may enter."""
 
     def __init__(self, place: Path, origin: Origin, user: str, wrapped: list[str]) -> None:
         self.sessions = Sessions(place / "state", place / "home")
+        if user == "root" and os.geteuid() != 0:
+            pytest.skip("not root")
         self._origin = origin
         self._wrapped = wrapped
         prefix, variables = as_user(user, Path(__file__))
@@ -232,14 +255,17 @@ class Judge:
             for word in shlex.split(job.flags)
         ]
         script = re.sub(r"\{(name|port|dead)\}", lambda match: str(known[match[1]]), job.script)
-        done = subprocess.run(
-            [
-                *self._wrapped, *self._program, "run", "--isolation", isolation, "--fail-on-deny",
-                *allow(self._origin, NAME), *flags,
-                "--", "bash", "-c", f"cd; {{ {script}; }} >/dev/null 2>&1; true",
-            ],
-            env={**self.sessions.environment, **self._variables}, stdin=subprocess.DEVNULL,
-            cwd="/", capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+        done = self.run(
+            "--isolation", isolation, "--fail-on-deny", *allow(self._origin, NAME), *flags,
+            "--", "bash", "-c", f"cd; {{ {script}; }} >/dev/null 2>&1; true",
         )  # fmt: skip
         print(done.stderr)
         return done.returncode
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `nono-trio run ARGUMENTS`."""
+        return subprocess.run(
+            [*self._wrapped, *self._program, "run", *arguments],
+            env={**self.sessions.environment, **self._variables}, stdin=subprocess.DEVNULL,
+            cwd="/", capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+        )  # fmt: skip
