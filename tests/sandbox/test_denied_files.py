@@ -17,6 +17,7 @@ import pytest
 from harness import (
     NONO_TRIO,
     PYTHON_GRANTS,
+    SYSTEM_PYTHON,
     Sessions,
     as_user,
     processes_with,
@@ -400,7 +401,12 @@ def test_an_ordinary_user_has_it_too(open_place: Path) -> None:
     )
     wrapped = [] if os.geteuid() != 0 else ["unshare", "-m", "sh", "-c", opened]
     wrapped += [] if os.geteuid() != 0 else [str(open_place / "device")]
-    script = "cat ~/.npmrc /opt/x; mkdir g && chmod g+s $PWD/g && echo >/srv/new"
+    hidden = "import ctypes; ctypes.CDLL(None).prctl(4, 0); open('/new-hidden', 'w')"
+    script = (
+        "cat ~/.npmrc /opt/x; mkdir g && chmod g+s $PWD/g;"
+        f' {SYSTEM_PYTHON} -c "{hidden}"; cp /bin/sh p && chmod 111 p;'
+        " ./p -c 'echo >/new-unreadable'; echo >/srv/new"
+    )
     run = [*wrapped, *prefix, "-m", "nono_trio", "run"]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
     settings |= {"env": {**sessions.environment, **variables}, "cwd": "/"}
@@ -412,6 +418,8 @@ def test_an_ordinary_user_has_it_too(open_place: Path) -> None:
         seen.add(directory)
         found = {path for path, _ in denied(sessions, directory)}
         assert str(sessions.home / ".npmrc") in found, done.stderr
+        created = {path for path, access in denied(sessions, directory) if access == "Write"}
+        assert created == {"/new-hidden", "/new-unreadable", "/srv"}, done.stderr
         assert done.returncode in (1, 2)
 
 

@@ -317,12 +317,13 @@ def _may_read(descriptor: int) -> bool:
 
 
 def _apply_filter(isolation: str) -> None:
+    user, group = os.geteuid(), os.getegid()
+    common = [*call_rules.COMMON, *(call_rules.READABLE if user != 0 else ())]
     if isolation == "namespace":
-        user, group = os.geteuid(), os.getegid()
         ids = call_rules.only_own_ids(user, group) if user != 0 else ()
-        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.OWN_PROCESSES, *ids])
+        seccomp.refuse_calls([*common, *call_rules.OWN_PROCESSES, *ids])
     elif isolation == "landlock":
-        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.SHARED_HOST])
+        seccomp.refuse_calls([*common, *call_rules.SHARED_HOST])
 
 
 def _notify_calls(plan: CagePlan) -> list[int]:

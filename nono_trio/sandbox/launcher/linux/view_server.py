@@ -383,7 +383,11 @@ class ViewServer:
         return creates or home.has(path)
 
     def _creates(self, thread: int) -> bool:
-        """Return whether the thread is in a system call that creates a file; it waits meanwhile."""
+        """Return whether the thread is in a system call that creates a file; it waits meanwhile.
+
+        A program that only its owner may read, or nobody, hides its calls from an ordinary user: it
+        counts as creating, so that it can't hide a create.
+        """
         try:
             with open(f"/proc/{thread}/syscall", "rb", buffering=0) as file:
                 words = file.read(256).split()
@@ -391,6 +395,8 @@ class ViewServer:
             if call is None:
                 return False
             return call == 0 or bool(int(words[1 + call], 16) & _CREATE)
+        except PermissionError:
+            return True
         except (OSError, ValueError, IndexError):
             return False
 
