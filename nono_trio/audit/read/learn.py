@@ -19,6 +19,7 @@ from nono_trio.core.log.notices import is_about_log, is_denial
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.allow_entry import LOOK_UP, allow_entry, entry, no_entry_allows
+from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
 from nono_trio.errors import UsageError
@@ -69,6 +70,11 @@ class Learned:
     files: set[tuple[str, str]] = field(default_factory=set)
     """Files that were looked up and are not granted, with the access."""
     left_out: int = 0
+    unreached: dict[str, str] = field(default_factory=dict)
+    """Entries of targets that only --observe let through and that were never reached, with the
+    reason."""
+    observed: set[Target] = field(default_factory=set)
+    """Targets that only --observe let through."""
 
     @property
     def entries(self) -> dict[str, int]:
@@ -76,6 +82,7 @@ class Learned:
         return {
             entry(*target, self.schemes.get(target, "")): count
             for target, count in sorted(self.allowed.items())
+            if entry(*target) not in self.unreached
         }
 
     @property
@@ -109,14 +116,25 @@ class Learned:
 def learn(directory: Path) -> Learned:
     """Read the allowed and denied targets of a session; raises LogUnreadable."""
     learned = Learned()
+    attempts = AttemptTally()
     for record in records(directory / LOG):
+        attempts.add(record.event)
         if isinstance(record.event, Network):
             _take(learned, record.event.event)
         elif (request := denied_request(record.event)) is not None:
             _take_file(learned, request.path, request.access)
     for flow in flows(directory / FLOWS):
         _take_flow(learned, flow)
+    _leave_unreached(learned, attempts)
     return learned
+
+
+def _leave_unreached(learned: Learned, attempts: AttemptTally) -> None:
+    reached = {target for target, _ in attempts.allowed_targets()}
+    refused = {**attempts.denied_hosts, **attempts.failed_hosts}
+    for target in learned.observed - reached:
+        if (host := refused.get(target[0])) is not None:
+            learned.unreached[entry(*target)] = host.reason
 
 
 def _take_file(learned: Learned, path: str, access: str) -> None:
@@ -134,6 +152,8 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
         (learned.open_ports if is_open else learned.listen_ports).add(port)
     elif event.decision in ("allow", "approve_granted"):
         _count_allowed(learned, (event.target, port), note.scheme)
+        if note.observed and (event.target, port) in learned.allowed:
+            learned.observed.add((event.target, port))
         if event.mode == "external" and (event.target, port) in learned.allowed:
             learned.elsewhere.add((event.target, port))
     elif is_denial(event) and not no_entry_allows(event.reason):

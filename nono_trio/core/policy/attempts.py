@@ -279,6 +279,8 @@ class AttemptTally:
             found.connects = max(0, found.connects - 1)
         found.allowed -= 1
         self.allowed -= 1
+        if not found.allowed:
+            self.observed.pop(entry(key[0], key[1] or 0), None)
         self.replaced[key] += 1
 
     def _add_file(self, payload: CapabilityDecision) -> None:
