@@ -128,6 +128,14 @@ def test_run_list_and_show_have_the_same_numbers_and_both_exit_codes(
     assert sessions.verdict()[0] == 0
 
 
+@pytest.mark.parametrize("path", ["/", "//", "/srv/.."])
+def test_the_root_is_no_tripwire(sessions: Sessions, path: str) -> None:
+    """Before: it was taken for the working directory."""
+    done = sessions.run("--fail-on-path", path, "--", "true")
+    assert done.returncode == 2
+    assert "hint: --fail-on all " in done.stderr
+
+
 @pytest.mark.parametrize("entry", ["", "https://a.example.com", "a.example.com:0", "*"])
 def test_an_invalid_expectation_is_a_usage_error(sessions: Sessions, entry: str) -> None:
     done = sessions.run("--expect-deny", entry, "--", "true")
