@@ -77,8 +77,8 @@ class DirectConnections:
             )
         if self.unseen:
             told.append(
-                f"{_refused(self.unseen, 'connection')}: the program can't be looked into (it can"
-                " be executed but not read, or asks for that)"
+                f"{_refused(self.unseen, 'connection')}: the program can't be looked into (its"
+                " file can be executed but not read)"
             )
         return told
 
