@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.cli.text import clean, shorten
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.notices import is_denial
 from nono_trio.core.log.processes import program_text
+from nono_trio.core.policy.attempts import is_denied_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class DeniedPrograms(NextPrograms):
 
     def observe(self, sequence: int, payload: Payload) -> None:
         """Collect one decision."""
-        if not isinstance(payload, Network) or not is_denial(payload.event):
+        if not isinstance(payload, Network) or not is_denied_attempt(payload.event):
             return
         for program in self.programs(sequence):
             hosts = self._hosts.get(program)

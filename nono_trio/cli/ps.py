@@ -19,6 +19,7 @@ from nono_trio.cli.session_rows import (
     TAMPERED,
     fault_rows,
     no_command_text,
+    run_exit_code,
 )
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
@@ -173,6 +174,7 @@ def _fields(one: Running) -> dict[str, Any]:
         "started": summary.started if summary else None,
         "ended": summary.ended if summary else None,
         "exit_code": summary.exit_code if summary else None,
+        "run_exit_code": run_exit_code(one.session),
         "isolation": _isolation(one),
         "command": summary.command if summary else None,
         "directory": str(one.session.directory),
@@ -216,7 +218,10 @@ def _status_text(one: Running) -> str:
         return one.status
     if summary.exit_code == LOST_EXIT_CODE:
         return "sealed by `audit recover`: how the command ended is not known"
-    return f"{one.status}, exit code {summary.exit_code}"
+    own = run_exit_code(one.session)
+    if own is None or own == summary.exit_code:
+        return f"{one.status}, exit code {summary.exit_code}"
+    return f"{one.status}, exit code {own} (the command's own was {summary.exit_code})"
 
 
 def _process_rows(one: Running) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ nothing about the run.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,16 @@ from nono_trio.cli.json_output import json_text
 from nono_trio.cli.live import end_lines, say
 from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
-from nono_trio.cli.text import MAX_DETAIL, clean, denied_text, numbers_text, shorten, target_text
+from nono_trio.cli.text import (
+    FLOOD,
+    MAX_DETAIL,
+    clean,
+    denied_text,
+    flood_text,
+    numbers_text,
+    shorten,
+    target_text,
+)
 from nono_trio.errors import JSON_SCHEMA, UsageError
 from nono_trio.posix.paths import is_in
 
@@ -94,6 +104,9 @@ class RunSummary:
             yield ""
         yield f"{numbers_text(self.attempts)}. Log: {_cell(verdict)},"
         yield f"session `{self.session_id}`."
+        if self.attempts.repeats >= FLOOD:
+            yield ""
+            yield f"{flood_text(self.attempts.repeats)}."
         rows = [*self._rows()]
         if rows:
             yield ""
@@ -210,6 +223,11 @@ def summary_output(form: str, given: str | None) -> SummaryOutput:
     """Find the summary's place: a file that was given, or the one that GitHub names. Raises
     UsageError."""
     if form == "none":
+        if given is not None:
+            raise UsageError(
+                "--summary-file and --summary none exclude each other",
+                hint=f"--summary text --summary-file {shlex.quote(given)}",
+            )
         return SummaryOutput(form, None)
     if form == "github" and given is None:
         given = os.environ.get(GITHUB_VARIABLE)

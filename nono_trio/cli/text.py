@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.policy.allow_entry import DeniedHost
+    from nono_trio.core.policy.attempts import AttemptTally
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
+# So many attempts without a record of their own are told at the end of a run. Fewer are everyday: a
+# name is looked up twice and has two addresses.
+FLOOD = 20
 MAX_DETAIL = 160
 # A host name is at most 253 characters, but a log may hold any text in its place.
 MAX_TARGET = 260
@@ -111,6 +115,26 @@ def denied_text(host: DeniedHost) -> str:
 def numbers_text(numbers: Numbers) -> str:
     """`2 denied, 1 failed, 3 allowed`: the three numbers that every command shows."""
     return f"{numbers.denied:,} denied, {numbers.failed:,} failed, {numbers.allowed:,} allowed"
+
+
+def flood_text(repeats: int) -> str:
+    """The sentence about attempts that came too fast for a record each."""
+    return f"{repeats:,} attempts more came too fast for a record of their own"
+
+
+def all_numbers_text(attempts: AttemptTally) -> str:
+    """As `numbers_text`, with what the three numbers leave out."""
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in (
+            (attempts.repeats, "repeats of denials"),
+            (len(attempts.unanswered), "without the proxy's password"),
+            (attempts.loopback, "refused at loopback"),
+        )
+        if count
+    ]
+    not_counted = f" (not counted: {', '.join(left_out)})" if left_out else ""
+    return f"{numbers_text(attempts)}{not_counted}"
 
 
 def clock_time(unix_ms: int) -> str:

@@ -16,7 +16,7 @@ from nono_trio.audit.read.summary import Counts, Status, counts_of
 from nono_trio.audit.read.summary import status as status_of
 from nono_trio.audit.verify import bound_facts
 from nono_trio.cli.parts import Column
-from nono_trio.cli.session_rows import no_command_text
+from nono_trio.cli.session_rows import no_command_text, run_exit_code
 from nono_trio.cli.text import MIN_LAST, ago, clean, command_text
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.paths import is_in
@@ -74,12 +74,6 @@ def listed(audit_root: Path, wanted: ListFilter) -> Listed:
             break
         found.rows.append((session, status, _counts(session)))
     return found
-
-
-def run_exit_code(session: StoredSession) -> int | None:
-    """The exit code of the run itself; None where it is not known."""
-    code = session.facts.run_exit_code
-    return code if isinstance(code, int) else None
 
 
 def _counts(session: StoredSession) -> Counts | None:

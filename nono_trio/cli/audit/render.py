@@ -19,13 +19,13 @@ from nono_trio.cli.session_rows import (
     policy_rows,
 )
 from nono_trio.cli.text import (
+    all_numbers_text,
     clean,
     command_text,
     counted,
     decision_line,
     denied_text,
     local_time,
-    numbers_text,
     shorten,
     size_text,
     target_text,
@@ -153,27 +153,12 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
 def result_rows(session: StoredSession, status: Status, story: Story) -> Iterator[tuple[str, str]]:
     """The numbers of a session: its attempts, its bytes."""
     unbound = "" if status == "sealed" else NOT_BOUND
-    yield "network", f"{numbers_text(story.attempts)}{_not_counted(story)}{unbound}"
+    yield "network", f"{all_numbers_text(story.attempts)}{unbound}"
     yield (
         "bytes",
         f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
         f" in {counted(story.connections, 'connection')}{_lost_flows(session)}{unbound}",
     )
-
-
-def _not_counted(story: Story) -> str:
-    """What the three numbers leave out."""
-    attempts = story.attempts
-    left_out = [
-        f"{count:,} {what}"
-        for count, what in (
-            (attempts.repeats, "repeats of denials"),
-            (len(attempts.unanswered), "without the proxy's password"),
-            (attempts.loopback, "refused at loopback"),
-        )
-        if count
-    ]
-    return f" (not counted: {', '.join(left_out)})" if left_out else ""
 
 
 def _lost_flows(session: StoredSession) -> str:
@@ -300,11 +285,13 @@ def _program_lines(programs: Sequence[ProgramCount]) -> Iterator[str]:
     shown = programs[:MAX_PROGRAM_ROWS]
     names = [shorten(clean(program.name), MAX_PROGRAM_NAME) for program in shown]
     width = max(len("PROGRAM"), *map(len, names))
-    yield f"{'PROGRAM':<{width}}  {'DENIED':>6}  {'ALLOWED':>7}  {'PIDS':>4}  {'SHA-256':<12}  FILE"
+    columns = f"{'DENIED':>6}  {'FAILED':>6}  {'ALLOWED':>7}  {'PIDS':>4}  {'SHA-256':<12}  FILE"
+    yield f"{'PROGRAM':<{width}}  {columns}"
     for name, one in zip(names, shown, strict=True):
         digest = (one.sha256 or "-")[:SHOWN_DIGITS]
-        counts = f"{one.denied:>6,}  {one.allowed:>7,}  {one.processes or '-':>4}"
-        yield f"{name:<{width}}  {counts}  {digest:<12}  {clean(one.exe or '-')}"
+        counts = f"{one.denied:>6,}  {one.failed:>6,}  {one.allowed:>7,}"
+        file = f"{one.processes or '-':>4}  {digest:<12}  {clean(one.exe or '-')}"
+        yield f"{name:<{width}}  {counts}  {file}"
     if len(programs) > len(shown):
         yield f"... and {counted(len(programs) - len(shown), 'program')} more (all with --json)"
 

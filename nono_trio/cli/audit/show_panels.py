@@ -38,7 +38,8 @@ HOST_COLUMNS = (
 PROGRAM_COLUMNS = (
     Column("PROGRAM", flexible="fold"),
     Column("DENIED", right=True, denials=True),
-    Column("ALLOWED", right=True, leaves=4),
+    Column("FAILED", right=True, leaves=4),
+    Column("ALLOWED", right=True, leaves=5),
     Column("PIDS", right=True, leaves=3),
     Column("SHA-256", leaves=1),
     Column("FILE", flexible="fold", leaves=2),
@@ -74,6 +75,7 @@ def _program_table(programs: Sequence[ProgramCount]) -> Table:
         (
             clean(one.name),
             f"{one.denied:,}",
+            f"{one.failed:,}",
             f"{one.allowed:,}",
             str(one.processes or "-"),
             (one.sha256 or "-")[:SHOWN_DIGITS],

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -44,7 +44,7 @@ from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, entry
 from nono_trio.core.policy.reasons import DenialCode, parse_note, parse_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from nono_trio.core.log.events import NetworkEvent, Payload
 
@@ -97,6 +97,14 @@ class _Read(msgspec.Struct, frozen=True):
     other_host: str
 
 
+class Decided(NamedTuple):
+    """Numbers of attempts by outcome."""
+
+    allowed: int
+    denied: int
+    failed: int
+
+
 @dataclass(slots=True)
 class _Open:
     """Allowed requests of one host and port that no second decision has replaced."""
@@ -139,7 +147,19 @@ class AttemptTally:
     @property
     def denied(self) -> int:
         """The number of denied attempts, look-ups of names that were never tried among them."""
-        return self._requests + self._looked_up_only + self.beyond
+        return self._requests + sum(1 for _ in self.only_looked_up) + self.beyond
+
+    @property
+    def decided(self) -> Decided:
+        """The numbers so far without look-ups: what one record changes in them is its part."""
+        return Decided(self.allowed, self._requests + self.beyond, self.failed)
+
+    @property
+    def only_looked_up(self) -> Iterator[str]:
+        """The names whose look-up was denied and that were never tried; each is one attempt."""
+        for host in self.denied_hosts.values():
+            if not host.ports and host.look_ups > 0:
+                yield host.target
 
     @property
     def totals(self) -> AttemptTotals:
@@ -162,10 +182,6 @@ class AttemptTally:
         """Fold records."""
         for payload in payloads:
             self.add(payload)
-
-    @property
-    def _looked_up_only(self) -> int:
-        return sum(not host.ports and host.look_ups > 0 for host in self.denied_hosts.values())
 
     def _add_event(self, event: NetworkEvent) -> None:
         if is_about_log(event):
@@ -293,6 +309,19 @@ class AttemptTally:
             kept[request.path] = None
             if (real := real_path(payload)) is not None:
                 self.real_paths[request.path] = real
+
+
+def is_denied_attempt(event: NetworkEvent) -> bool:
+    """Return True for the record of an attempt that the policy refused: of nothing that failed, of
+    no try of loopback, of no challenge."""
+    if event.decision not in ("deny", "approve_denied") or is_about_log(event):
+        return False
+    if event.denial_category == NO_TOKEN:
+        return False
+    read = _read(event.reason or "")
+    if read.code in _LOOPBACK_CODES and _is_loopback(event.target):
+        return False
+    return _kind(event, read) != "failed"
 
 
 def _kind(event: NetworkEvent, read: _Read) -> Kind:
