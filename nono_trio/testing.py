@@ -14,7 +14,7 @@ from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from nono_trio.core.log.events import Flow, NetworkEvent
+    from nono_trio.core.log.events import Flow, NetworkEvent, Payload
     from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
@@ -27,6 +27,7 @@ class MemoryRecorder:
         self.events: list[NetworkEvent] = []
         self.origins: list[RecordOrigin | None] = []
         self.flows: list[Flow] = []
+        self.left: list[Payload] = []
         self.before_commit: Callable[[NetworkEvent], Awaitable[None]] | None = None
 
     async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
@@ -40,6 +41,10 @@ class MemoryRecorder:
     def record_flow(self, flow: Flow) -> None:
         """Append `flow`."""
         self.flows.append(flow)
+
+    def leave_for_end(self, payload: Payload) -> None:
+        """Append `payload` to `left`."""
+        self.left.append(payload)
 
 
 class FailingRecorder(MemoryRecorder):

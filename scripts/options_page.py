@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Print docs/options.md: every field of a profile with its flag, from the declarations.
+"""Print docs/options.md: every field of a profile and every flag of `run`, from the declarations.
 
 .venv/bin/python scripts/options_page.py > docs/options.md
 """
 
+from nono_trio.cli.option_help import GROUPS, GroupedOption
+from nono_trio.cli.run import run
 from nono_trio.cli.shared_flags import environment_twin
-from nono_trio.core.profile.fields import SECTIONS, fields_of
+from nono_trio.core.profile.fields import FIELDS, SECTIONS, fields_of
 
 HEAD = """\
 # Options and profile fields
 
 This page lists each field of a profile, the flag of `nono-trio run` with the same effect, and the
-flag's variable. `nono-trio run --help` also lists the flags without a profile field.
-`scripts/options_page.py` makes this page from `nono_trio/core/profile/fields.py`.
+flag's variable. The flags without a profile field are at its end. `scripts/options_page.py` makes
+this page from `nono_trio/core/profile/fields.py` and `nono_trio/cli/flags.py`, as `run --help` is.
 
 - A flag beats its variable, a variable beats a profile, a later profile beats an earlier one.
 - Your own defaults are in `$XDG_CONFIG_HOME/nono-trio/config.toml`, which has the form of a
@@ -33,9 +35,24 @@ def row(field):
         variable,
         MERGE[field.merge],
         f"`{field.example}`",
-        field.help,
+        f"{field.help} {field.details}".rstrip(),
     )
+    return table_row(cells)
+
+
+def table_row(cells):
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def other_flags():
+    """The flags that no field of a profile has, in the order of the groups of `run --help`."""
+    parameters = {field.parameter for field in FIELDS}
+    options = [one for one in run.params if isinstance(one, GroupedOption)]
+    for group, title in GROUPS.items():
+        for one in options:
+            if one.group == group and one.name not in parameters:
+                variable = f"`{one.envvar}`" if one.envvar else "none"
+                yield table_row((title, f"`{one.opts[-1]}`", variable, one.help))
 
 
 def page():
@@ -48,6 +65,13 @@ def page():
             *map(row, fields_of(section)),
             "",
         ]
+    lines += [
+        "## Flags without a profile field\n",
+        "| group | flag | variable | meaning |",
+        "|---|---|---|---|",
+        *other_flags(),
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -10,17 +10,19 @@ import click
 
 from nono_trio.audit.store import state_root
 from nono_trio.cli.json_output import print_json
+from nono_trio.cli.tables import drawing, is_drawn
 from nono_trio.cli.text import clean
 from nono_trio.config.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
 from nono_trio.errors import JSON_SCHEMA
 from nono_trio.sandbox.filesystem.plan import FileOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from nono_trio.sandbox.probe import Check
 
 DEGRADED = 1
+STATE_WIDTH = 8
 NAME_WIDTH = 22
 # In every system, harmless, and never executed: a cage has to be prepared for something.
 HARMLESS = "true"
@@ -43,8 +45,7 @@ def doctor(as_json: bool) -> None:
         answer = {"schema": JSON_SCHEMA, "isolation": isolation, "checks": told}
         print_json(answer)
     else:
-        for line in _lines(checks):
-            print(line)
+        _tell(checks)
         print(_summary(isolation))
     raise SystemExit(0 if isolation == "namespace" else DEGRADED)
 
@@ -60,13 +61,19 @@ def _options() -> RunOptions:
     )
 
 
-def _lines(checks: Sequence[Check]) -> Iterator[str]:
+def _tell(checks: Sequence[Check]) -> None:
+    """Print the findings; on a terminal what is to be pasted has a line of its own."""
+    drawn = is_drawn()
     for check in checks:
         optional = "" if check.required or check.state == "ok" else " (optional)"
-        name = f"{check.name}{optional}"
-        yield f"{check.state:<8} {name:<{NAME_WIDTH}} {clean(check.found)}"
+        name, found = f"{check.name}{optional}", clean(check.found)
+        if drawn:
+            drawing().print_check(check.state, name, found, (STATE_WIDTH, NAME_WIDTH))
+        else:
+            print(f"{check.state:<{STATE_WIDTH}} {name:<{NAME_WIDTH}} {found}")
         if check.fix is not None:
-            yield f"{'':<8} {'':<{NAME_WIDTH}} get it: {clean(check.fix)}"
+            indent = "" if drawn else f"{'':<{NAME_WIDTH}} "
+            print(f"{'':<{STATE_WIDTH}} {indent}get it: {clean(check.fix)}")
 
 
 def _summary(isolation: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nono_trio.cli.json_output import print_json
+from nono_trio.cli.tables import print_facts
 from nono_trio.cli.text import clean, command_text, counted, size_text
 from nono_trio.core.log.redaction import redact_argv
 from nono_trio.errors import JSON_SCHEMA
@@ -51,8 +52,8 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
             cage = {"schema": JSON_SCHEMA, **cage_fields(options, prepared)}
             print_json(cage)
             return
-        for line in _lines(options, prepared):
-            print(line)
+        print_facts("Cage", _facts(options, prepared), LABEL_WIDTH)
+        print("nothing was started, nothing was recorded")
     finally:
         prepared.resources.close()
 
@@ -146,21 +147,20 @@ def _environment(options: RunOptions, prepared: PreparedRun) -> dict[str, list[s
     }
 
 
-def _lines(options: RunOptions, prepared: PreparedRun) -> Iterator[str]:
+def _facts(options: RunOptions, prepared: PreparedRun) -> Iterator[tuple[str, str]]:
     cage = cage_fields(options, prepared)
     yield from _rows("command", [command_text(cage["command"])])
     yield from _rows("executable", [cage["executable"]])
     yield from _rows("starts in", [cage["directory"]])
     yield from _rows("isolation", [_isolation_text(options, prepared)])
     yield from _rows("cage", cage["enforcement"])
-    yield from _file_lines(prepared, cage)
+    yield from _file_facts(prepared, cage)
     yield from _rows("network", _network_texts(options.session.network, cage["network"]))
     for label, key in (("passed", "passed"), ("set", "set"), ("held back", "held_back")):
         names = cage["environment"][key]
         yield from _rows(f"env {label}", [" ".join(names) or "nothing"])
     yield from _rows("limits", [f"{name} {value}" for name, value in cage["limits"].items()])
     yield from _rows("log", [f"in {cage['state_directory']}, which no grant covers"])
-    yield "nothing was started, nothing was recorded"
 
 
 def _isolation_text(options: RunOptions, prepared: PreparedRun) -> str:
@@ -168,7 +168,7 @@ def _isolation_text(options: RunOptions, prepared: PreparedRun) -> str:
     return f"{chosen} (auto: tried on this machine)" if options.isolation == "auto" else chosen
 
 
-def _file_lines(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[str]:
+def _file_facts(prepared: PreparedRun, cage: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not prepared.plan.landlock:
         yield from _rows("files", ["all that you may touch: --no-sandbox"])
         return
@@ -211,7 +211,7 @@ def _network_texts(options: NetworkOptions, network: dict[str, Any]) -> list[str
     return [*texts, "deny  everything else, metadata and link-local addresses always"]
 
 
-def _rows(label: str, texts: Iterable[str]) -> Iterator[str]:
+def _rows(label: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     for text in texts:
-        yield f"  {label:<{LABEL_WIDTH}}{clean(text)}"
+        yield label, text
         label = ""

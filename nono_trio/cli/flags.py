@@ -1,7 +1,8 @@
 """The options of a session: those of `run`, and the part of them that `proxy` has too.
 
 Rules of this file: the option of a profile's field is made from its declaration
-(core/profile/fields.py); only what no profile can say is written out here.
+(core/profile/fields.py); only what no profile can say is written out here; each has the group that
+`--help` shows it in (option_help.py).
 """
 
 from __future__ import annotations
@@ -21,86 +22,104 @@ if TYPE_CHECKING:
 
     from nono_trio.core.profile.fields import Field
 
+# The group of a field is its section, where it has no other name.
+_GROUPS = {"filesystem": "files", "environment": "start"}
+
 _PROFILE = (
-    option("-p", "--profile", type=PROFILE, multiple=True, metavar="NAME|FILE",
+    option("-p", "--profile", type=PROFILE, multiple=True, metavar="NAME|FILE", group="start",
            help="Start from a profile: lists add up, a flag's value beats the profile's, a later"
-           " profile's an earlier one's. Repeatable. See `nono-trio profile list`."),
-    option("--network-profile", type=PROFILE, metavar="NAME|FILE",
+           " profile's an earlier one's. See `nono-trio profile list`."),
+    option("--network-profile", type=PROFILE, metavar="NAME|FILE", group="start",
            help="Take only the network of a profile: minimal, developer, enterprise, ..."),
 )  # fmt: skip
 
 _SESSION = (
-    option("--name", metavar="NAME", help="A name to find the session by."),
+    option("--name", metavar="NAME", group="audit", help="A name to find the session by."),
     option("--grace", type=Seconds(0, 86_400), default=5.0, show_default=True, metavar="SECONDS",
+           group="limits",
            help="Time for the command and for open connections to end by themselves."),
 )  # fmt: skip
 
 _AUTHORITIES = (
-    option("--tls-ca-cert", type=PATH, metavar="FILE",
+    option("--tls-ca-cert", type=PATH, metavar="FILE", group="network",
            help="Sign for intercepted hosts with a certificate authority of yours, whose"
            " certificates (PEM, the signing one first) are in FILE; needs --tls-ca-key."),
-    option("--tls-ca-key", type=PATH, metavar="FILE",
+    option("--tls-ca-key", type=PATH, metavar="FILE", group="network",
            help="Its key: PEM, unencrypted, readable by you alone (0600), outside the grants."),
-    option("--upstream-ca", type=PATH, metavar="FILE",
+    option("--upstream-ca", type=PATH, metavar="FILE", group="network",
            help="Trust the roots in FILE too when intercepted hosts are connected to."),
 )  # fmt: skip
 
 _FILES = (
-    option("--allow-cwd", is_flag=True, help="Read and write below the working directory."),
     option(
-        "--workdir", type=PATH, metavar="DIR", help="Start there instead of the current directory."
+        "--allow-cwd",
+        is_flag=True,
+        group="files",
+        help="Read and write below the working directory.",
+    ),
+    option(
+        "--workdir",
+        type=PATH,
+        metavar="DIR",
+        group="files",
+        help="Start there instead of the current directory.",
     ),
 )
 
 _CAGE = (
     option("--isolation", type=OneOf(["auto", "namespace", "landlock", "seatbelt", "none"]),
-           default="auto", show_default=True,
+           default="auto", show_default=True, group="isolation",
            help="How the network is shut off: auto takes namespaces, and Landlock with seccomp"
            " where they are refused (on macOS Seatbelt, which is untested); `none` is a way out."
            " Recorded."),
-    option("--no-sandbox", is_flag=True, help="Leave the file system open: recorded."),
-    option("--transparent", type=OneOf(["on", "off"]), default=None,
+    option("--no-sandbox", is_flag=True, group="isolation",
+           help="Leave the file system open: recorded."),
+    option("--transparent", type=OneOf(["on", "off"]), default=None, group="isolation",
            help="Let programs that know of no proxy reach it all the same (namespaces only)"
            "  [default: on, where the machine has it]"),
     option("--proxy-port", type=WholeNumber(0, 65_535), default=0, metavar="PORT",
+           group="isolation",
            help="The proxy's port inside the cage  [default: any]"),
 )  # fmt: skip
 
 _ATTRIBUTION = (
     option("--attribution", type=OneOf(["on", "off"]), default="on", show_default=True,
+           group="audit",
            help="Find out which program each network record came from."),
 )  # fmt: skip
 
 _OUTPUT = (
-    option("-s", "--silent", is_flag=True, help="Say nothing of our own but errors."),
-    option("-v", "--verbose", is_flag=True, help="Say what the cage is made of."),
-    option("--follow", is_flag=True, help="Print each decision on stderr as it is recorded."),
+    option("-s", "--silent", is_flag=True, group="output",
+           help="Say nothing of our own but errors."),
+    option("-v", "--verbose", is_flag=True, group="output", help="Say what the cage is made of."),
+    option("--follow", is_flag=True, group="output",
+           help="Print each decision on stderr as it is recorded."),
     option("--summary", type=OneOf(["text", "json", "github", "none"]), default="text",
-           show_default=True,
+           show_default=True, group="output",
            help="What the end of a run prints: lines, one line of JSON, the Markdown page of"
            " $GITHUB_STEP_SUMMARY, or nothing."),
-    option("--summary-file", type=PATH, metavar="FILE",
+    option("--summary-file", type=PATH, metavar="FILE", group="output",
            help="Append the summary to FILE  [default: stderr; github: $GITHUB_STEP_SUMMARY]"),
 )  # fmt: skip
 
 _JUDGING = (
-    option("--fail-on-deny", is_flag=True,
+    option("--fail-on-deny", is_flag=True, group="judging",
            help="Exit 3 when the command succeeded but something was denied: a network attempt, or"
            " (where denied files are seen) a file created outside the grants. A dead host, a"
            " request that the proxy asked the password for, and hits of --deny-domain and"
            " --deny-endpoint don't count."),
-    option("--fail-on", type=OneOf(["policy", "all"]), default=None,
+    option("--fail-on", type=OneOf(["policy", "all"]), default=None, group="judging",
            help="policy: as --fail-on-deny. all: also for hits of --deny-domain and --deny-endpoint"
            " and for look-ups of files that are not granted."),
-    option("--fail-on-path", type=PATH, multiple=True, metavar="PATH",
+    option("--fail-on-path", type=PATH, multiple=True, metavar="PATH", group="judging",
            help="A tripwire: exit 3 when the command succeeded but looked up PATH, which is not"
-           " granted (a path, or a pattern with *). Repeatable."),
-    option("--observe", is_flag=True,
+           " granted (a path, or a pattern with *)."),
+    option("--observe", is_flag=True, group="judging",
            help="Let through, and record, the hosts that no entry names; `audit learn` makes a"
            " profile of it. Hits of --deny-domain, metadata, loopback and private addresses, other"
            " ports of programs without the proxy and files stay closed."),
-    option("--expect-deny", multiple=True, metavar="HOST[:PORT]",
-           help="A host that is denied and no reason to fail. *.SUFFIX too. Repeatable."),
+    option("--expect-deny", multiple=True, metavar="HOST[:PORT]", group="judging",
+           help="A host that is denied and no reason to fail. *.SUFFIX too."),
 )  # fmt: skip
 
 
@@ -173,6 +192,7 @@ def _declared(section: str, *, run_only: bool = False) -> Iterator[Callable[[Com
 
 def _option(field: Field) -> Callable[[Command], Command]:
     settings: dict[str, Any] = {"help": field.help, "type": _type(field)}
+    settings["group"] = _GROUPS.get(field.section, field.section)
     if field.kind == "switch":
         settings["is_flag"] = True
     if field.merge == "adds_up":

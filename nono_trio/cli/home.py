@@ -10,14 +10,28 @@ import click
 
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.parts import Column
 from nono_trio.cli.shared_flags import json_option
-from nono_trio.cli.text import ago, clean, size_text, table_lines
+from nono_trio.cli.tables import print_table
+from nono_trio.cli.text import ago, clean, size_text
+from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import JSON_SCHEMA
 from nono_trio.posix.paths import homes_root
 from nono_trio.session.homes.kept_homes import Homes
 
 if TYPE_CHECKING:
     from nono_trio.session.homes.home_store import StoredHome
+
+# A home's name is what `home remove` takes: it is never cut.
+_COLUMNS = (
+    Column("NAME", flexible="fold"),
+    Column("IN USE", leaves=3),
+    Column("FILES", right=True, leaves=2),
+    Column("SIZE", right=True),
+    Column("USED", leaves=4),
+    Column("PROFILE", flexible="cut", leaves=1),
+    Column("DIRECTORY", flexible="fold", leaves=5),
+)
 
 
 @click.group()
@@ -34,7 +48,8 @@ def home() -> None:
 def list_homes(as_json: bool) -> None:
     """List the homes there are: what they are for, how much they hold, when they were last used."""
     homes = Homes(homes_root(os.environ))
-    found = homes.listed()
+    with Waiting("counting files"):
+        found = homes.listed()
     if as_json:
         print_json(
             {"schema": JSON_SCHEMA, "root": homes.root, "homes": [_fields(one) for one in found]}
@@ -43,9 +58,7 @@ def list_homes(as_json: bool) -> None:
     if not found:
         say(f"no home in {clean(homes.root)}")
         return
-    header = ("NAME", "IN USE", "FILES", "SIZE", "USED", "PROFILE", "DIRECTORY")
-    for line in table_lines([header, *map(_row, found)], right=(2, 3)):
-        print(line)
+    print_table(_COLUMNS, [*map(_row, found)])
 
 
 @home.command(

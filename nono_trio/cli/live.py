@@ -5,26 +5,25 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from nono_trio.cli.programs import NextPrograms, programs_text, shown_file
+from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import (
+    FLOOD,
     MAX_DETAIL,
     clean,
     counted,
-    decision_line,
     denied_text,
+    flood_text,
     numbers_text,
     shorten,
     target_text,
 )
-from nono_trio.core.log.events import Network
-from nono_trio.core.log.notices import OWN_TARGETS, is_binding
+from nono_trio.core.log.notices import OWN_TARGETS
 from nono_trio.core.policy.judging import FAILED_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from nono_trio.core.log.events import Payload
     from nono_trio.core.policy.allow_entry import DeniedHost
     from nono_trio.core.policy.attempts import AttemptTally
     from nono_trio.core.policy.judging import Judging, Strays
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 # More than that is a wall of text that hides the first one; `audit show` has them all.
 MAX_TARGETS = 5
 NO_PROGRAMS: Mapping[str, Sequence[str]] = MappingProxyType({})
+MAX_NAMED = 3  # hosts in one line
 MAX_FLAGS = 8  # a host may be wanted at many ports
 # Chromium, for one, takes the proxy from these variables and leaves out its user and password. The
 # settings named here work in both isolations; going without the proxy needs a network of one's own.
@@ -49,17 +49,6 @@ def say(text: str) -> None:
     print_line(f"nono-trio: {text}")
 
 
-class FollowPrinter(NextPrograms):
-    """Prints each decision as it is recorded."""
-
-    def observe(self, sequence: int, payload: Payload) -> None:
-        """Print a network decision, or what is missing; other payloads are not for watching."""
-        if isinstance(payload, Network) and not is_binding(payload.event):
-            names = dict.fromkeys(shown_file(program) for program in self.programs(sequence))
-            by = f"  by {', '.join(names)}" if names else ""
-            print_line(f"{decision_line(payload.event)}{by}")
-
-
 def end_lines(
     attempts: AttemptTally, session_id: str, programs: Mapping[str, Sequence[str]] = NO_PROGRAMS
 ) -> list[str]:
@@ -72,6 +61,8 @@ def end_lines(
     lines = []
     if attempts.denied or attempts.failed or attempts.observed:
         lines.append(numbers_text(attempts))
+    if attempts.repeats >= FLOOD:
+        lines.append(flood_text(attempts.repeats))
     lines += _host_lines("denied", denied)
     lines += _host_lines("failed", failed)
     if attempts.observed:
@@ -93,9 +84,8 @@ def verdict_line(judging: Judging, strays: Strays) -> str:
     """Return the line about exit code 3: the flag, and what the command tried."""
     told = []
     if strays.denied:
-        most = max((host for host, _ in strays.hosts), key=lambda host: host.requests, default=None)
-        first = "" if most is None else f": {denied_text(most)}"
-        told.append(f"{strays.denied:,} denied{first}")
+        hosts = sorted((host for host, _ in strays.hosts), key=lambda host: -host.requests)
+        told.append(f"{strays.denied:,} denied{_named(hosts)}")
     for what, paths in (
         ("tripwire", strays.tripped),
         ("created outside the grants", strays.creates),
@@ -104,7 +94,16 @@ def verdict_line(judging: Judging, strays: Strays) -> str:
         if paths:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             told.append(f"{what}: {clean(paths[0])}{more}")
+    told += [f"not all could be seen: {count:,} {kind} were lost" for kind, count in strays.unseen]
     return f"exit code {FAILED_EXIT_CODE}: {judging.flag}, and {', '.join(told)}"
+
+
+def _named(hosts: list[DeniedHost]) -> str:
+    """The first hosts of a line about them all."""
+    if not hosts:
+        return ""
+    more = f" and {len(hosts) - MAX_NAMED:,} more" if len(hosts) > MAX_NAMED else ""
+    return f": {', '.join(denied_text(host) for host in hosts[:MAX_NAMED])}{more}"
 
 
 def _by_weight(hosts: dict[str, DeniedHost]) -> list[DeniedHost]:

@@ -19,7 +19,9 @@ from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH
+from nono_trio.cli.parts import Column
 from nono_trio.cli.shared_flags import json_option
+from nono_trio.cli.tables import is_drawn, print_table
 from nono_trio.cli.text import clean, counted, shorten
 from nono_trio.config import profiles
 from nono_trio.config.user_paths import profile_directory
@@ -27,13 +29,18 @@ from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nono_trio.config.profiles import Found
     from nono_trio.core.profile.parser import Fault
 
 INVALID = 2
 MAX_DESCRIPTION = 100
+_COLUMNS = (
+    Column("NAME"),
+    Column("SOURCE", leaves=1),
+    Column("DESCRIPTION", flexible="fold"),
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -61,15 +68,22 @@ def list_profiles(as_json: bool) -> None:
     if as_json:
         print_json({"schema": JSON_SCHEMA, "profiles": rows})
         return
+    cells = [(clean(str(row["name"])), str(row["source"]), _about(row)) for row in rows]
+    if is_drawn():
+        print_table(_COLUMNS, cells)
+        return
     width = max(len(str(row["name"])) for row in rows)
-    for row in rows:
-        text = row["description"] or ""
-        if row["error"]:
-            text = f"broken: {row['error']}"
-        elif row["shadowed"]:
-            text = "(yours of that name shadows it)"
-        name = clean(str(row["name"]))
-        print(f"{name:<{width}}  {row['source']:<8}  {shorten(clean(str(text)), MAX_DESCRIPTION)}")
+    for name, source, text in cells:
+        print(f"{name:<{width}}  {source:<8}  {text}")
+
+
+def _about(row: Mapping[str, object]) -> str:
+    text = row["description"] or ""
+    if row["error"]:
+        text = f"broken: {row['error']}"
+    elif row["shadowed"]:
+        text = "(yours of that name shadows it)"
+    return shorten(clean(str(text)), MAX_DESCRIPTION)
 
 
 def _row(found: Found) -> dict[str, object]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.cli.text import clean, shorten
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.notices import is_denial
 from nono_trio.core.log.processes import program_text
+from nono_trio.core.policy.attempts import is_denied_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,11 +34,11 @@ class NextPrograms:
         """Keep the programs of the record that is observed next."""
         self._sequence, self._found = sequence, found
 
-    def programs(self, sequence: int) -> list[Program]:
-        """Return the programs of a record, each once; [] if they are not known."""
+    def programs(self, sequence: int) -> Sequence[Program]:
+        """Return the programs of a record, each once; none if they are not known."""
         if self._found is None or self._sequence != sequence:
-            return []
-        return [*dict.fromkeys(holder.program for holder in self._found.holders)]
+            return ()
+        return self._found.programs
 
 
 class DeniedPrograms(NextPrograms):
@@ -50,13 +50,16 @@ class DeniedPrograms(NextPrograms):
 
     def observe(self, sequence: int, payload: Payload) -> None:
         """Collect one decision."""
-        if not isinstance(payload, Network) or not is_denial(payload.event):
+        if not isinstance(payload, Network) or not is_denied_attempt(payload.event):
             return
         for program in self.programs(sequence):
-            if program in self._hosts or len(self._hosts) < MAX_KEPT:
-                hosts = self._hosts.setdefault(program, {})
-                if len(hosts) < MAX_NAMED:
-                    hosts[payload.event.target] = None
+            hosts = self._hosts.get(program)
+            if hosts is None:
+                if len(self._hosts) >= MAX_KEPT:
+                    continue
+                hosts = self._hosts[program] = {}
+            if len(hosts) < MAX_NAMED:
+                hosts[payload.event.target] = None
 
     def named(self) -> dict[str, list[str]]:
         """Return the programs by name, each with its first hosts."""

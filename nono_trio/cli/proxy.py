@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nono_trio.cli.flags import given_options, session_options
-from nono_trio.cli.live import FollowPrinter, say
+from nono_trio.cli.live import say
+from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.shared_flags import option
 from nono_trio.cli.stderr import begin_session
 from nono_trio.config.settle import settle_proxy
@@ -26,7 +27,10 @@ IN_CLEAR = (
 )
 
 
-@click.command(epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com")
+@click.command(
+    cls=GroupedCommand,
+    epilog="Example: nono-trio proxy --listen 127.0.0.1:8080 --allow-domain example.com",
+)
 @option("--listen", default=_DEFAULT_LISTEN, show_default=True, metavar="ADDR:PORT",
         help="Listen at this address; port 0 for any free one.")  # fmt: skip
 @option(
@@ -43,6 +47,10 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     session_dir, and ca_file if hosts are intercepted (clients must trust it). SIGTERM or SIGINT:
     stop accepting, grace, drain, seal, exit 0.
     """
+    from nono_trio.session.trio_import import import_trio
+
+    import_trio()
+    from nono_trio.cli.follow import FollowPrinter
     from nono_trio.cli.ready_file import ReadyFile
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.environment import proxy_url

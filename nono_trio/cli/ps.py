@@ -13,11 +13,13 @@ from nono_trio.audit.verify import bound_facts
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import Seconds
+from nono_trio.cli.parts import Column
 from nono_trio.cli.session_rows import (
     NOT_BOUND,
     TAMPERED,
     fault_rows,
     no_command_text,
+    run_exit_code,
 )
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
@@ -25,13 +27,14 @@ from nono_trio.cli.shared_flags import (
     json_option,
     session_directory,
 )
+from nono_trio.cli.tables import print_facts, print_table
 from nono_trio.cli.text import (
+    MIN_LAST,
     clean,
     command_text,
     duration_text,
     local_time,
     numbers_text,
-    table_lines,
 )
 from nono_trio.core.log.events import LOST_EXIT_CODE
 from nono_trio.errors import JSON_SCHEMA
@@ -47,6 +50,15 @@ if TYPE_CHECKING:
 STOP_SECONDS = 10.0
 LABEL_WIDTH = 13
 _HINT = "see `nono-trio ps --all`"
+_COLUMNS = (
+    Column("ID"),
+    Column("NAME", flexible="cut", leaves=4),
+    Column("STATUS", states=True),
+    Column("PID", right=True, leaves=3),
+    Column("UPTIME", right=True, leaves=2),
+    Column("ISOLATION", leaves=1),
+    Column("COMMAND", flexible="cut", least=MIN_LAST),
+)
 
 
 @click.command(epilog="Example: nono-trio ps --all")
@@ -67,9 +79,7 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     if not found:
         say(f"no {'' if every else 'running '}session in {clean(str(root))}")
         return
-    header = ("ID", "NAME", "STATUS", "PID", "UPTIME", "ISOLATION", "COMMAND")
-    for line in table_lines([header, *map(_row, found)], right=(3, 4)):
-        print(line)
+    print_table(_COLUMNS, [*map(_row, found)])
 
 
 @click.command(epilog="Example: nono-trio stop latest --timeout 30")
@@ -122,11 +132,9 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     if as_json:
         print_json({"schema": JSON_SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
         return
-    for label, text in _inspect_rows(one):
-        print(f"  {label:<{LABEL_WIDTH}}{clean(text)}")
-    decided = numbers_text(counts)
     unbound = "" if one.status == "sealed" else NOT_BOUND
-    print(f"  {'network':<{LABEL_WIDTH}}{decided} in {counts.events:,} records{unbound}")
+    decided = f"{numbers_text(counts)} in {counts.events:,} records{unbound}"
+    print_facts("Session", [*_inspect_rows(one), ("network", decided)], LABEL_WIDTH)
 
 
 def _row(one: Running) -> tuple[str, ...]:
@@ -166,6 +174,7 @@ def _fields(one: Running) -> dict[str, Any]:
         "started": summary.started if summary else None,
         "ended": summary.ended if summary else None,
         "exit_code": summary.exit_code if summary else None,
+        "run_exit_code": run_exit_code(one.session),
         "isolation": _isolation(one),
         "command": summary.command if summary else None,
         "directory": str(one.session.directory),
@@ -209,7 +218,10 @@ def _status_text(one: Running) -> str:
         return one.status
     if summary.exit_code == LOST_EXIT_CODE:
         return "sealed by `audit recover`: how the command ended is not known"
-    return f"{one.status}, exit code {summary.exit_code}"
+    own = run_exit_code(one.session)
+    if own is None or own == summary.exit_code:
+        return f"{one.status}, exit code {summary.exit_code}"
+    return f"{one.status}, exit code {own} (the command's own was {summary.exit_code})"
 
 
 def _process_rows(one: Running) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nono_trio.cli.flags import given_options, run_options
-from nono_trio.cli.live import FollowPrinter, say, verdict_line
+from nono_trio.cli.live import say, verdict_line
+from nono_trio.cli.option_help import GroupedCommand, GroupedOption
 from nono_trio.cli.programs import DeniedPrograms
 from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
@@ -18,6 +20,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono_trio.cli.follow import FollowPrinter
     from nono_trio.config.options import RunOptions
     from nono_trio.session.run import Finished
 
@@ -29,11 +32,18 @@ OBSERVING = (
 
 
 @click.command(
+    cls=GroupedCommand,
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog="Example: nono-trio run --allow-cwd --allow-domain api.example.com -- agent --fix",
 )
 @run_options
-@click.option("--dry-run", is_flag=True, help="Show the resolved cage, start and record nothing.")
+@click.option(
+    "--dry-run",
+    cls=GroupedOption,
+    group="output",
+    is_flag=True,
+    help="Show the resolved cage, start and record nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the cage as JSON.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
 def run(
@@ -81,6 +91,9 @@ def _say_cage(enforcement: Sequence[str]) -> None:
 
 def execute(options: RunOptions, given: dict[str, Any]) -> int:
     """Run, say what there is to say, return the exit code; raises the session's own error."""
+    from nono_trio.session.trio_import import import_trio
+
+    import_trio()
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.core_dumps import forbid_core_dumps
     from nono_trio.session.prepare import prepare_run
@@ -88,8 +101,14 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
 
     silent = given["silent"]
     forbid_core_dumps()
-    output = summary_output(given["summary"], given["summary_file"])  # before the command can
-    prepared = prepare_run(options, tell=_quiet if silent else _say_clean)
+    output = summary_output(given["summary"], given["summary_file"])
+    prepared = prepare_run(
+        options,
+        tell=_quiet if silent else _say_clean,
+        accept=lambda files: output.open(
+            files if options.sandbox else None, options.session.audit.state_root
+        ),
+    )
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
@@ -101,7 +120,10 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
     programs = DeniedPrograms()
     watching: list[DeniedPrograms | FollowPrinter] = [programs]
     if given["follow"]:
-        watching.append(FollowPrinter())
+        from nono_trio.cli.follow import FollowPrinter
+
+        path = prepared.plan.environment.get("PATH", "")
+        watching.append(FollowPrinter(path.split(os.pathsep)))
     built = _say_cage if given["verbose"] else _quiet
     finished = run_command(
         options,

@@ -1,13 +1,15 @@
 """The summary of a run for a CI job: as JSON, or as the Markdown page that GitHub shows.
 
 Rules of this file: names of hosts and files come from the command, so they are cleaned and can't
-end a cell, open a tag or a link; the file is opened before the command starts; a summary that can't
-be written changes nothing about the run.
+end a cell, open a tag or a link; the file is opened before the command starts, and lies where the
+command can't write it, because a CI job believes it; a summary that can't be written changes
+nothing about the run.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,18 @@ from nono_trio.cli.json_output import json_text
 from nono_trio.cli.live import end_lines, say
 from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
-from nono_trio.cli.text import MAX_DETAIL, clean, denied_text, numbers_text, shorten, target_text
+from nono_trio.cli.text import (
+    FLOOD,
+    MAX_DETAIL,
+    clean,
+    denied_text,
+    flood_text,
+    numbers_text,
+    shorten,
+    target_text,
+)
 from nono_trio.errors import JSON_SCHEMA, UsageError
+from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.verify.verdict import Verification
     from nono_trio.core.policy.allow_entry import DeniedHost
     from nono_trio.core.policy.attempts import AttemptTally
+    from nono_trio.sandbox.filesystem.plan import FilePlan
 
 GITHUB_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
 # A step's page may have 1 MiB; whoever tried more hosts than that scans.
@@ -78,6 +91,7 @@ class RunSummary:
             "observed": list(attempts.observed),
             "created_files": list(attempts.created),
             "looked_up_files": list(attempts.looked_up_files),
+            "lost": dict(attempts.unseen),
         }
 
     def markdown(self, verdict: str) -> Iterator[str]:
@@ -90,6 +104,9 @@ class RunSummary:
             yield ""
         yield f"{numbers_text(self.attempts)}. Log: {_cell(verdict)},"
         yield f"session `{self.session_id}`."
+        if self.attempts.repeats >= FLOOD:
+            yield ""
+            yield f"{flood_text(self.attempts.repeats)}."
         rows = [*self._rows()]
         if rows:
             yield ""
@@ -102,6 +119,9 @@ class RunSummary:
         if self.programs:
             yield ""
             yield f"Denied programs: {_cell(programs_text(self.programs))}"
+        for kind, count in self.attempts.unseen.items():
+            yield ""
+            yield f"Lost, so not judged: {count:,} {kind}."
         for what, paths in (
             ("Let through only by --observe", self.attempts.observed),
             ("Created outside the grants", self.attempts.created),
@@ -133,19 +153,40 @@ def _cell(text: str) -> str:
 
 
 class SummaryOutput:
-    """Where the summary of a run goes, and in which form; `descriptor` None stands for stderr.
+    """Where the summary of a run goes, and in which form; `path` None stands for stderr.
 
     Everything that it needs is loaded and open before the command starts.
     """
 
-    def __init__(self, form: str, descriptor: int | None) -> None:
+    def __init__(self, form: str, path: str | None) -> None:
         self._form = form
-        self._descriptor = descriptor
+        self._path = path
+        self._descriptor: int | None = None
         self._verify: Callable[[Path], Verification] | None = None
         if form in ("json", "github"):
             from nono_trio.audit.verify.session import verify
 
             self._verify = verify
+
+    def open(self, files: FilePlan | None, state_root: Path) -> None:
+        """Open the file, which stays open until the process ends. `files` are the command's grants,
+        None if it may write everywhere. Raises UsageError."""
+        if self._path is None:
+            return
+        hint = "name a file elsewhere with --summary-file"
+        grant = files.covers(self._path, "write") if files is not None else None
+        if grant is not None:
+            raise UsageError(
+                f"{grant.source} {grant.path} would let the command write its own summary,"
+                f" {self._path}",
+                hint=hint,
+            )
+        if is_in(os.path.realpath(self._path), os.path.realpath(state_root)):
+            raise UsageError(
+                f"the summary can't be written into the audit state directory: {self._path}",
+                hint=hint,
+            )
+        self._descriptor = _opened(self._path)
 
     def tell(self, summary: RunSummary, *, silent: bool) -> None:
         """Write the summary; `silent` leaves out the lines for people. Raises nothing."""
@@ -179,9 +220,14 @@ class SummaryOutput:
 
 
 def summary_output(form: str, given: str | None) -> SummaryOutput:
-    """Open the summary's place: a file that was given, or the one that GitHub names. Raises
-    UsageError. The file stays open until the process ends."""
+    """Find the summary's place: a file that was given, or the one that GitHub names. Raises
+    UsageError."""
     if form == "none":
+        if given is not None:
+            raise UsageError(
+                "--summary-file and --summary none exclude each other",
+                hint=f"--summary text --summary-file {shlex.quote(given)}",
+            )
         return SummaryOutput(form, None)
     if form == "github" and given is None:
         given = os.environ.get(GITHUB_VARIABLE)
@@ -190,7 +236,7 @@ def summary_output(form: str, given: str | None) -> SummaryOutput:
                 f"--summary github: {GITHUB_VARIABLE} is not set",
                 hint="--summary-file F writes the page to a file of yours",
             )
-    return SummaryOutput(form, None if given is None else _opened(given))
+    return SummaryOutput(form, given)
 
 
 def _opened(path: str) -> int:

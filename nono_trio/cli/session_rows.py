@@ -24,6 +24,12 @@ SHOWN_DENIED: Final = 3  # mostly the same fifty in every session
 LONGEST: Final = 200  # characters of one entry
 
 
+def run_exit_code(session: StoredSession) -> int | None:
+    """The exit code of the run itself; None where it is not known."""
+    code = session.facts.run_exit_code
+    return code if isinstance(code, int) else None
+
+
 def no_command_text(session: StoredSession) -> str:
     """Return the text for a session whose command is not known."""
     known = (session.directory / SESSION).exists()

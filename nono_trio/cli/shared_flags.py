@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nono_trio.audit import store
+from nono_trio.cli.option_help import GroupedOption
 from nono_trio.cli.parameters import PATH
 from nono_trio.errors import UsageError
 
@@ -27,10 +28,10 @@ def environment_twin(flag: str) -> str:
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401  (click's own settings)
-    """Make a click option with its environment twin, shown in the help."""
+    """Make a click option with its environment twin; `group` is that of its help."""
     flag = next(name for name in names if name.startswith("--"))
     settings.setdefault("envvar", environment_twin(flag))
-    return click.option(*names, **settings)
+    return click.option(*names, cls=GroupedOption, **settings)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -39,6 +40,7 @@ audit_dir_option = option(
     type=PATH,
     metavar="DIR",
     envvar=store.STATE_VARIABLE,
+    group="audit",
     help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
 )
 

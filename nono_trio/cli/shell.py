@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nono_trio.cli.flags import given_options, run_options
+from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.run import execute
 from nono_trio.cli.shared_flags import option
@@ -17,7 +18,9 @@ from nono_trio.config.settle import settle_run
 _FALLBACK = "/bin/sh"
 
 
-@click.command(epilog="Example: nono-trio shell --allow-cwd --allow-domain example.com")
+@click.command(
+    cls=GroupedCommand, epilog="Example: nono-trio shell --allow-cwd --allow-domain example.com"
+)
 @option(
     "--shell", type=PATH, metavar="PATH", help="The shell to start  [default: $SHELL, or /bin/sh]"
 )

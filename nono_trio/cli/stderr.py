@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from nono_trio.cli.style import is_styled, painted_line
+
 if TYPE_CHECKING:
     from nono_trio.cli.steady import SteadyOutput
 
@@ -23,7 +25,9 @@ def begin_session() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print one line. A closed stderr is no error."""
+    """Print one line, on a terminal with its first words in colour. A closed stderr is no error."""
+    if is_styled(sys.stderr):
+        line = painted_line(line)
     if _steady is not None:
         _steady.write_line(line)
         return

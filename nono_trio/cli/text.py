@@ -2,7 +2,7 @@
 
 Rules of this file: whatever came from the child, the network or a log goes through `clean` before
 it is printed, so that no escape sequence, line break or text direction of theirs reaches the
-terminal; what was replaced stays visible. Colour carries no meaning.
+terminal; what was replaced stays visible. Colour is in style.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.policy.allow_entry import DeniedHost
+    from nono_trio.core.policy.attempts import AttemptTally
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
+# So many attempts without a record of their own are told at the end of a run. Fewer are everyday: a
+# name is looked up twice and has two addresses.
+FLOOD = 20
 MAX_DETAIL = 160
 # A host name is at most 253 characters, but a log may hold any text in its place.
 MAX_TARGET = 260
@@ -75,15 +79,17 @@ def shorten(text: str, width: int) -> str:
 
 def decision_line(event: NetworkEvent) -> str:
     """One network decision for a person, without its newline; the time is local."""
+    time, decision, rest = decision_cells(event)
+    return f"{time} {decision:<{6 if is_about_log(event) else 5}} {rest}"
+
+
+def decision_cells(event: NetworkEvent) -> tuple[str, str, str]:
+    """The parts of such a line: time, decision, the rest."""
     time = clock_time(event.timestamp_unix_ms)
     if is_about_log(event):
-        return f"{time} log    {_detail(event)}"
-    parts = [
-        f"{time} {event.decision:<5} {event.mode:<7}",
-        target_text(event.target, event.port),
-        _detail(event),
-    ]
-    return "  ".join(part for part in parts if part)
+        return time, "log", _detail(event)
+    parts = [f"{event.mode:<7}", target_text(event.target, event.port), _detail(event)]
+    return time, event.decision, "  ".join(part for part in parts if part)
 
 
 def target_text(host: str, port: int | None) -> str:
@@ -109,6 +115,26 @@ def denied_text(host: DeniedHost) -> str:
 def numbers_text(numbers: Numbers) -> str:
     """`2 denied, 1 failed, 3 allowed`: the three numbers that every command shows."""
     return f"{numbers.denied:,} denied, {numbers.failed:,} failed, {numbers.allowed:,} allowed"
+
+
+def flood_text(repeats: int) -> str:
+    """The sentence about attempts that came too fast for a record each."""
+    return f"{repeats:,} attempts more came too fast for a record of their own"
+
+
+def all_numbers_text(attempts: AttemptTally) -> str:
+    """As `numbers_text`, with what the three numbers leave out."""
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in (
+            (attempts.repeats, "repeats of denials"),
+            (len(attempts.unanswered), "without the proxy's password"),
+            (attempts.loopback, "refused at loopback"),
+        )
+        if count
+    ]
+    not_counted = f" (not counted: {', '.join(left_out)})" if left_out else ""
+    return f"{numbers_text(attempts)}{not_counted}"
 
 
 def clock_time(unix_ms: int) -> str:

@@ -11,8 +11,10 @@ from nono_trio.cli.asked import check_question
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import json_option
+from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
 from nono_trio.config.settle import settle_run
 from nono_trio.errors import JSON_SCHEMA
@@ -26,7 +28,10 @@ DEFAULT_PORT = 443
 LABEL_WIDTH = 9
 
 
-@click.command(epilog="Example: nono-trio why --host a.example.com --allow-domain '*.example.com'")
+@click.command(
+    cls=GroupedCommand,
+    epilog="Example: nono-trio why --host a.example.com --allow-domain '*.example.com'",
+)
 @click.option("--host", metavar="HOST", help="May this host be reached? A name or an address.")
 @click.option(
     "--port",
@@ -87,8 +92,7 @@ def _tell(answer: Answer, *, as_json: bool) -> None:
         told = {"schema": JSON_SCHEMA, "status": status, **fields}
         print_json(told)
         return
-    for line in _lines(answer):
-        print(line)
+    print_verdict(_lines(answer))
 
 
 def _lines(answer: Answer) -> Iterator[str]:

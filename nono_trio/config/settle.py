@@ -151,12 +151,15 @@ def _upstream_proxy(values: Mapping[str, Any]) -> UpstreamProxy | None:
 def _judging(values: Mapping[str, Any]) -> Judging:
     """What makes the run fail; a path is taken as given and without symlinks."""
     directory = os.path.abspath(expand_home(values["workdir"] or ""))
-    paths = [
-        os.path.join(directory, expand_home(path).rstrip("/")) for path in values["fail_on_path"]
-    ]
+    paths = [os.path.join(directory, expand_home(path)) for path in values["fail_on_path"]]
     both = dict.fromkeys(
         one for path in paths for one in (os.path.normpath(path), os.path.realpath(path))
     )
+    if any(not one.strip("/") for one in both):
+        raise UsageError(
+            "--fail-on-path: expected a path below /, got /",
+            hint="--fail-on all counts every look-up of a file that is not granted",
+        )
     if values["observe"] and values["block_net"]:
         raise UsageError(
             "--observe lets hosts through, --block-net lets none through", hint="drop one of them"

@@ -35,9 +35,10 @@ _UNRESOLVED = (
     " link-local never, loopback and private ranges only for entries that mean them)"
 )
 _NOT_OPEN = (
-    "through the proxy a tunnel; for programs that know of none the port is closed: an entry for"
-    " every port opens only those that are named and those that are often tried, so name it"
+    "through the proxy a tunnel; for programs that know of none the port is closed: a session"
+    " listens at a limited number of ports"
 )
+_BY_TPROXY = "without the proxy this port needs a kernel with tproxy: see `nono-trio doctor`"
 _OWN_LOOPBACK = (
     "through the proxy only: a program that knows of none reaches the cage's own loopback"
     " (--open-port {port} relays the port there)"
@@ -90,8 +91,11 @@ def host_answer(options: RunOptions, policy: Policy, text: str, port: int) -> An
     elif verdict.allowed and verdict.intercepted:
         notes = (*notes, SEEN)
     elif verdict.allowed and _is_transparent(options):
-        is_open = port in transparent_ports(policy.named_ports)
+        listened = port in transparent_ports(policy.named_ports)
+        is_open = listened or policy.decides_every_port(host)
         notes = (*notes, _lets_through(verdict.inspection, port) if is_open else _NOT_OPEN)
+        if is_open and not listened:
+            notes = (*notes, _BY_TPROXY)
     return _from_verdict(subject, verdict, notes, options.session.network)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -124,20 +125,23 @@ class UpstreamError(Exception):
 class ConnectionHandler(ABC):
     """Serves one client. `full`: the proxy has no place for it and refuses what it asks for."""
 
-    __slots__ = ("_client", "_full", "_proxy")
+    __slots__ = ("_client", "_full", "_has_recorded", "_proxy")
 
     def __init__(self, client: Client, proxy_context: ProxyContext, *, full: bool) -> None:
         self._client = client
         self._proxy = proxy_context
         self._full = full
+        self._has_recorded = False
 
     async def handle(self) -> None:
         """Serve until one side has ended. Raises AuditLost; nothing else but cancellation leaves
         here, and in every case the client's socket is closed."""
         try:
-            await self._serve()
-        except (OSError, Expired, SessionSealed):
-            return  # the client left, took too long, or came too late: there is no one to answer
+            with suppress(OSError, Expired):  # the client left or took too long
+                await self._serve()
+            await self._record_unasked()
+        except SessionSealed:
+            return  # the client came too late
         except AuditBusy:  # the one answer without an event: nothing was done
             await self._answer_busy()
         except AuditLost:
@@ -159,10 +163,23 @@ class ConnectionHandler(ABC):
     def _close(self) -> None:
         self._client.close()
 
+    async def _record_unasked(self) -> None:
+        """Record a connection that had no record, if policy refuses what it was to. Raises as
+        `_record`."""
+        decision = None if self._has_recorded else self._unasked()
+        if decision is not None:
+            await self._record(decision)
+
+    def _unasked(self) -> Decision | None:
+        """The refusal of a connection that ended before it asked for anything; None if connecting
+        alone is no attempt, as to the proxy itself or to an allowed host."""
+        return None
+
     async def _record(self, decision: Decision) -> Recorded:
         """Commit a decision to the log, before it takes effect. Raises AuditBusy, AuditLost and
         SessionSealed."""
         proxy = self._proxy
+        self._has_recorded = True
         event = decision.event(proxy.now())
         return Recorded(decision, await proxy.recorder.record(event, self._client.origin))
 

@@ -95,6 +95,10 @@ class RawTunnel(ConnectionHandler):
             refusal=refusal,
         )
 
+    def _unasked(self) -> Decision | None:
+        refusal = refusal_of(self._verdict)
+        return None if refusal is None else self._about(refusal)
+
     async def _pass(self, decision: Decision) -> Decision:
         """Record an allowed decision, connect and relay; returns the decision that holds at the
         end, which refuses a host that is out of reach."""

@@ -4,7 +4,8 @@ Rules of this file: the record is in the log before the server gets its acknowle
 the program has its answer. Each path has one record for reading and one for creating, up to a
 bound; the rest is counted. A thread checks for a bounded time if the path exists on the host: the
 program chooses the path, which may be on a file system that hangs. A path that does not exist there
-has no record, unless the program was to create it. The server waits for a second at most.
+has no record, unless the program was to create it, or it is a tripwire of the run. The server waits
+for a second at most. Look-ups that may decide about the run are counted apart if they are lost.
 """
 
 from __future__ import annotations
@@ -16,10 +17,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
-from nono_trio.core.log.file_events import FileAccess, denied_file, more_denied_files
+from nono_trio.core.log.file_events import (
+    NOT_GRANTED,
+    FileAccess,
+    denied_file,
+    leading_to,
+    more_denied_files,
+    unseen_files,
+)
+from nono_trio.core.policy.judging import Judging
 from nono_trio.errors import AuditBusy
 from nono_trio.posix.clock import unix_ns
-from nono_trio.sandbox.launcher.linux.view_server import (
+from nono_trio.sandbox.launcher.linux.syscalls import known_mode
+from nono_trio.sandbox.launcher.linux.view_reports import (
     ACKNOWLEDGED,
     MOST_TOLD,
     NO_PATH,
@@ -29,7 +39,7 @@ from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from nono_trio.core.log.events import Payload
 
@@ -62,32 +72,41 @@ class _LookUp(NamedTuple):
 
 @dataclass(frozen=True)
 class DeniedFile:
-    """A path that was recorded."""
+    """A path that was recorded; `real`: without symlinks, None if the host has no file there."""
 
     path: str
     access: FileAccess
     is_directory: bool
+    real: str | None = None
 
 
 @dataclass
 class DeniedFiles:
     """Records the look-ups that the server at `sock` reports; `files` have a record of their own.
 
-    A path for which `is_tripwire` is true has a record also beyond `most`, up to MOST_TRIPPED.
+    A path that may decide about the run has a record also beyond `most`, up to MOST_TRIPPED.
     `more` counts paths beyond the bound, `unknown` paths that the host could not check in time,
-    `untold` look-ups that did not fit into the socket.
+    `untold` look-ups that the server could not send, of which `untold_creates` were to create a
+    file. `lost` counts those of them all that may have decided about the run.
     """
 
     sock: socket.socket
     recorder: RecordsPayloads
     session_id: str
     most: int = MOST_RECORDS
-    is_tripwire: Callable[[str], bool] = lambda _path: False
+    judging: Judging = field(default_factory=Judging)
     files: dict[tuple[bytes, FileAccess], DeniedFile] = field(default_factory=dict)
     more: int = 0
     unknown: int = 0
     untold: int = 0
+    untold_creates: int = 0
+    lost: int = 0
+    _is_whole: bool = False  # the server's last message has come
+    # Arrived and not settled; a batch, and at the end what the server still had for us.
+    _open: dict[int, _LookUp] = field(default_factory=dict)
     _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
+    # For paths that have a record in any case: others that hang must not take its time.
+    _certain: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
 
     async def serve(self) -> None:
         """Record until the server has ended. Raises AuditLost and SessionSealed. If cancelled, the
@@ -97,16 +116,34 @@ class DeniedFiles:
             await self._record(batch)
             self._acknowledge(batch)
 
-    async def record_untold(self) -> None:
-        """Record the number of look-ups without a record of their own. Raises as `serve`."""
+    def rest(self) -> Iterator[Payload]:
+        """Once `serve` has ended, or was cancelled: yield records that count the look-ups without
+        a record of their own."""
+        while (batch := self._read()) is not None and batch:
+            pass
+        for one in self._open.values():
+            self._lose(one)
+        self._open.clear()
+        every = self.judging.weighs(None, creates=False)
+        if every:
+            self.lost += self.untold
+        elif self.judging.weighs(None, creates=True):
+            self.lost += self.untold_creates
+        if not self._is_whole and self.judging.weighs(None, creates=True):
+            self.lost += 1  # or more: the server was killed before it told
         count = self.more + self.unknown + self.untold
         if count:
-            payload = more_denied_files(count, self.session_id, unix_ns())
-            await self.recorder.record_payload(payload)
+            yield more_denied_files(count, self.session_id, unix_ns())
+        if self.lost:
+            yield unseen_files(self.lost, self.session_id, unix_ns())
 
     async def _receive(self) -> list[_LookUp] | None:
         """Wait for look-ups and return all that have arrived; None at the end."""
         await trio.lowlevel.wait_readable(self.sock)
+        return self._read()
+
+    def _read(self) -> list[_LookUp] | None:
+        """Return the look-ups that have arrived, up to _BATCH; None at the end."""
         batch: list[_LookUp] = []
         for _ in range(_BATCH):
             try:
@@ -117,31 +154,44 @@ class DeniedFiles:
                 data = b""
             if len(data) < TOLD.size:
                 return batch or None
-            number, thread, creates, self.untold = TOLD.unpack_from(data)
-            if number != NO_PATH:
+            number, thread, creates, self.untold, self.untold_creates = TOLD.unpack_from(data)
+            if number == NO_PATH:
+                self._is_whole = True
+            else:
                 batch.append(_LookUp(number, thread, creates, data[TOLD.size :]))
+                self._open[number] = batch[-1]
         return batch
 
     async def _record(self, batch: Sequence[_LookUp]) -> None:
         new = [one for one in batch if (one.path, _access(one)) not in self.files]
+        for number in {one.number for one in batch} - {one.number for one in new}:
+            del self._open[number]
         found = await self._looked_up(new)
         async with trio.open_nursery() as nursery:
             for one, known in zip(new, found, strict=True):
                 if known is None or (one.path, _access(one)) in self.files:
-                    continue
-                if not self._has_room(_text(one.path)):
-                    self.more += 1
-                    continue
-                file = DeniedFile(_text(one.path), _access(one), known.is_directory)
-                self.files[one.path, file.access] = file
-                nursery.start_soon(self._commit, file, known.process, len(self.files))
+                    del self._open[one.number]
+                elif not self._has_room(one):
+                    del self._open[one.number]
+                    self.more += 1  # of those that decide, MOST_TRIPPED have a record
+                else:
+                    file = DeniedFile(_text(one.path), _access(one), known.is_directory, known.real)
+                    self.files[one.path, file.access] = file
+                    nursery.start_soon(self._commit, one, file, known.process, len(self.files))
 
-    def _has_room(self, path: str) -> bool:
+    def _has_room(self, one: _LookUp) -> bool:
         if len(self.files) < self.most:
             return True
-        return len(self.files) < self.most + MOST_TRIPPED and self.is_tripwire(path)
+        return len(self.files) < self.most + MOST_TRIPPED and self._weighs(one)
 
-    async def _commit(self, file: DeniedFile, process: int, number: int) -> None:
+    def _weighs(self, one: _LookUp) -> bool:
+        return self.judging.weighs(_text(one.path), creates=one.creates)
+
+    def _lose(self, one: _LookUp) -> None:
+        self.unknown += 1
+        self.lost += self._weighs(one)
+
+    async def _commit(self, one: _LookUp, file: DeniedFile, process: int, number: int) -> None:
         payload = denied_file(
             file.path,
             file.access,
@@ -149,21 +199,50 @@ class DeniedFiles:
             number=number,
             session_id=self.session_id,
             unix_ns=unix_ns(),
+            reason=_reason(file),
         )
         try:
             await self.recorder.record_payload(payload)
         except AuditBusy:
-            self.more += 1
+            self._lose(one)
+        del self._open[one.number]
 
     async def _looked_up(self, batch: Sequence[_LookUp]) -> Sequence[_Found | None]:
         """Return the host's file at each path; None if there is nothing to record."""
-        if not batch:
-            return []
-        if self._limiter.available_tokens:  # otherwise every thread hangs
-            with trio.move_on_after(EXISTS_SECONDS):
-                return await in_thread(find_files, batch, limiter=self._limiter)
-        self.unknown += len(batch)
+        certain = [one for one in batch if self._is_certain(one)]
+        if len(certain) == len(batch):
+            return await self._ask_about(certain)
+        if not certain:
+            return await self._ask(batch)
+        asked = [one for one in batch if one not in certain]
+        found: dict[_LookUp, _Found | None] = {}
+
+        async def ask_about_certain() -> None:
+            found.update(zip(certain, await self._ask_about(certain), strict=True))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_about_certain)
+            found.update(zip(asked, await self._ask(asked), strict=True))
+        return [found[one] for one in batch]
+
+    def _is_certain(self, one: _LookUp) -> bool:
+        """Return whether it has a record in any case."""
+        return one.creates or self.judging.is_named(_text(one.path))
+
+    async def _ask(self, batch: Sequence[_LookUp]) -> Sequence[_Found | None]:
+        found = await _within(EXISTS_SECONDS, batch, self._limiter)
+        if found is not None:
+            return found
+        for one in batch:
+            self._lose(one)
         return [None] * len(batch)
+
+    async def _ask_about(self, batch: Sequence[_LookUp]) -> Sequence[_Found | None]:
+        found = await _within(EXISTS_SECONDS, batch, self._certain) or [None] * len(batch)
+        return [
+            known or _Found(is_directory=False, process=one.thread)
+            for one, known in zip(batch, found, strict=True)
+        ]
 
     def _acknowledge(self, batch: Sequence[_LookUp]) -> None:
         numbers = b"".join(ACKNOWLEDGED.pack(one.number) for one in batch)
@@ -176,14 +255,31 @@ class DeniedFiles:
 class _Found(NamedTuple):
     is_directory: bool
     process: int
+    real: str | None = None
 
 
 def _access(one: _LookUp) -> FileAccess:
     return "Write" if one.creates else "Read"
 
 
+def _reason(file: DeniedFile) -> str:
+    if file.real is None or file.real == file.path:
+        return NOT_GRANTED
+    return leading_to(file.real)
+
+
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
+
+
+async def _within(
+    seconds: float, batch: Sequence[_LookUp], limiter: trio.CapacityLimiter
+) -> list[_Found | None] | None:
+    """Ask the host in a thread; None if it did not answer in time, or every thread hangs."""
+    if batch and limiter.available_tokens:
+        with trio.move_on_after(seconds):
+            return await in_thread(find_files, batch, limiter=limiter)
+    return None if batch else []
 
 
 def find_files(batch: Sequence[_LookUp]) -> list[_Found | None]:
@@ -192,13 +288,21 @@ def find_files(batch: Sequence[_LookUp]) -> list[_Found | None]:
 
 
 def _found(one: _LookUp) -> _Found | None:
+    process = _process_of(one.thread)
     try:
-        is_directory = stat.S_ISDIR(os.lstat(one.path).st_mode)
+        mode = known_mode(one.path)
+        real = _text(_real(one.path, is_link=stat.S_ISLNK(mode)))
     except (OSError, ValueError):
-        if not one.creates:
-            return None
-        is_directory = False
-    return _Found(is_directory, _process_of(one.thread))
+        return _Found(is_directory=False, process=process) if one.creates else None
+    return _Found(stat.S_ISDIR(mode), process, real)
+
+
+def _real(path: bytes, *, is_link: bool) -> bytes:
+    """The path without symlinks; what is mounted at `path` itself is not asked, as it may hang."""
+    if is_link:
+        return os.path.realpath(path)
+    directory, _, name = path.rpartition(b"/")
+    return os.path.join(os.path.realpath(directory or b"/"), name)
 
 
 def _process_of(thread: int) -> int:

@@ -190,15 +190,18 @@ def _below(path: str, real: str) -> str | None:
     return None
 
 
-def home_mount(plan: HomePlan, kept: str | None, memory: int | None) -> MountOp | None:
+def home_mount(
+    plan: HomePlan, kept: str | None, memory: int | None, work: str = ""
+) -> MountOp | None:
     """Return the mount of the home: the directory `kept`, or with None an empty home in memory.
 
-    None without a view or without a home. `memory`: the limit of the cage in bytes.
+    None without a view or without a home. `memory`: the limit of the cage in bytes. `work`: the
+    name of an empty directory beside `kept`.
     """
     if not plan or plan.moved:
         return None
     if kept is not None:
-        return MountOp("kept_home", plan.real, source=kept)
+        return MountOp("kept_home", plan.real, source=kept, work=work)
     whole = memory_bytes()
     size = min(whole, memory or whole) // _PRIVATE_SHARE
     files = max(size // _BYTES_PER_FILE, _FEWEST_FILES)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS
 from nono_trio.errors import CageFailed
 from nono_trio.posix.process_handle import ProcessHandle
 from nono_trio.sandbox.attribution.self_check import why_not
@@ -22,6 +23,7 @@ from nono_trio.sandbox.cgroup import delegated
 from nono_trio.sandbox.filesystem.code_places import linked_files
 from nono_trio.sandbox.launcher.linux.namespaces import in_chroot
 from nono_trio.sandbox.launcher.linux.packet_capture import CAPTURE, LOOPBACK_CAPTURE
+from nono_trio.sandbox.launcher.linux.tproxy import EVERY_PORT
 from nono_trio.sandbox.launcher.nono_py import why_no_landlock
 from nono_trio.sandbox.seatbelt_plan import UNTESTED
 from nono_trio.sandbox.spawn import ConnectBrokerRefused, LaunchFailed, await_ready, spawn
@@ -35,6 +37,8 @@ State: TypeAlias = Literal["ok", "missing", "unknown"]
 
 # The first kernel with Landlock; all other features that a cage needs are older.
 FIRST_KERNEL = (5, 13)
+_DECIDES_EVERY_PORT = "HOST:* opens every port (tproxy)"
+_NO_TPROXY = "the kernel has no tproxy, so HOST:* opens only often used and named ports"
 # Each tunnel takes two descriptors; with fewer, a busy child gets refused connections.
 FEW_FILES = 1024
 
@@ -105,13 +109,15 @@ def check_denied_files(plan: CagePlan) -> Check:
         launched.abandon()
     if launched.why_no_view is None:
         found = "look-ups of files that are not granted are recorded; not seen: writes into what is"
-        return Check(name, "ok", f"{found} granted for reading, /tmp, a kept home", required=False)
+        found += " granted for reading, into /etc and into /usr; /tmp"
+        return Check(name, "ok", found, required=False)
     fix = "let the user open /dev/fuse (chmod 666 /dev/fuse; in a container --device /dev/fuse)"
     return Check(name, "missing", launched.seen_files, required=False, fix=fix)
 
 
 def check_refused_attempts(plan: CagePlan) -> Check:
-    """Report whether the cage of `plan` records what the kernel refuses by itself.
+    """Report whether the cage of `plan` records what the kernel refuses by itself, and whether
+    `HOST:*` opens every port to programs without the proxy.
 
     Blocking as `try_cage`.
     """
@@ -119,7 +125,7 @@ def check_refused_attempts(plan: CagePlan) -> Check:
     if plan.isolation != "namespace":
         found = f"{plan.isolation} isolation records refused connections, not datagrams"
         return Check(name, "missing", found, required=False)
-    launched = spawn(plan)
+    launched = spawn(plan._replace(every_port_networks=[*EVERY_PORT_NETWORKS]))
     try:
         sockets = await_ready(launched)
         for listener in sockets.values():
@@ -131,7 +137,11 @@ def check_refused_attempts(plan: CagePlan) -> Check:
     wanted = {LOOPBACK_CAPTURE, *([CAPTURE] if plan.transparent_ports else [])}
     if wanted <= sockets.keys():
         found = "packet sockets see connections to ports without a listener, and datagrams"
-        return Check(name, "ok", f"{found}; not seen: raw, ICMP", required=False)
+        every_port = _DECIDES_EVERY_PORT if sockets.keys() >= {*EVERY_PORT} else _NO_TPROXY
+        seen = f"{found}; not seen: raw, ICMP"
+        if plan.transparent_ports:
+            seen += f"; {every_port}"
+        return Check(name, "ok", seen, required=False)
     return Check(
         name, "missing", "the kernel has no packet sockets", required=False,
         fix="a kernel with CONFIG_PACKET",

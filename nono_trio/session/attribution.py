@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.sandbox.attribution.attribution import ByThread, InNamespace
+from nono_trio.sandbox.attribution.attribution import ByThread
+from nono_trio.sandbox.attribution.in_namespace import InNamespace
 
 if TYPE_CHECKING:
     import socket

@@ -63,6 +63,8 @@ SPARE_THREADS = 3
 TIMED_OUT = 124  # as timeout(1)
 # The queue has room or it has not: the log is not waited for once the child has ended.
 LAST_RECORD_SECONDS = 1.0
+# For what the view's server still had to tell, up to MOST_KEPT bytes of names. The rest is counted.
+LAST_LOOK_UPS_SECONDS = 5.0
 
 
 class ChildService:
@@ -149,14 +151,13 @@ class ChildService:
         from nono_trio.session.file_notes import file_notes
 
         denied = DeniedFiles(self._launched.view, recorder, self._record.session_id)
-        if self._record.judging is not None:
-            denied.is_tripwire = self._record.judging.is_tripwire
+        denied.judging = self._record.judging or denied.judging
         async with trio.open_nursery() as serving:
             serving.start_soon(denied.serve)
             yield
-            serving.cancel_scope.deadline = trio.current_time() + LAST_RECORD_SECONDS
-        with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
-            await denied.record_untold()
+            serving.cancel_scope.deadline = trio.current_time() + LAST_LOOK_UPS_SECONDS
+        for payload in denied.rest():
+            recorder.leave_for_end(payload)
         search = self._run.plan.environment.get("PATH", "").split(os.pathsep)
         self.notes += file_notes([*denied.files.values()], self._run.files, search)
 
@@ -217,6 +218,11 @@ class ChildService:
             serving.cancel_scope.cancel(reason="the child has ended")
         return ended
 
+    def _is_expected(self) -> Callable[[str, int | None], bool] | None:
+        """Return the check that a host's denial is no reason to fail, if there are such hosts."""
+        judging = self._record.judging
+        return judging.is_expected if judging is not None and judging.expects else None
+
     def _admits(self) -> Admits | None:
         """Return the check that a client is the command, where other programs could connect too."""
         if self._run.plan.isolation == "namespace" or self._launched.notifications is None:
@@ -230,7 +236,13 @@ class ChildService:
         if not self._run.plan.transparent_ports:
             return None
         own_names = self._run.own_names.addresses
-        network = Transparent(proxy, self._run.policy, recorder, own_names=own_names)
+        network = Transparent(
+            proxy,
+            self._run.policy,
+            recorder,
+            own_names=own_names,
+            is_expected=self._is_expected(),
+        )
         return partial(self._serve_network, network, handlers)
 
     async def _serve_network(self, network: Transparent, handlers: trio.Nursery) -> None:
@@ -277,7 +289,7 @@ class ChildService:
         from nono_trio.session.direct_connections import DirectConnections
 
         plan = self._run.plan
-        direct = DirectConnections(recorder)
+        direct = DirectConnections(recorder, self._is_expected())
         sockets = [grant.path for grant in self._run.files.sockets]
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants, sockets, plan.identities)
         elsewhere = plan.isolation == "namespace"

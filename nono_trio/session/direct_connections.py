@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.net.address import Address
+    from nono_trio.proxy.access.denial_throttle import IsExpected
 
 REASON: Final = format_reason(DenialCode.DIRECT)
 UNSEEN: Final = format_reason(DenialCode.DIRECT_UNKNOWN)
@@ -35,11 +36,11 @@ class DirectConnections:
     `count` is how many there were; `unseen` is how many more there were whose target is not known.
     """
 
-    def __init__(self, recorder: RecordsDecisions) -> None:
+    def __init__(self, recorder: RecordsDecisions, is_expected: IsExpected | None = None) -> None:
         self.count = 0
         self.unseen = 0
         self._loopback: tuple[Address, int] | None = None  # the first that led there
-        self._denials = DenialThrottle(recorder, unix_ms)
+        self._denials = DenialThrottle(recorder, unix_ms, is_expected)
 
     async def refused(
         self, address: Address | None, port: int, origin: RecordOrigin | None = None
@@ -76,8 +77,8 @@ class DirectConnections:
             )
         if self.unseen:
             told.append(
-                f"{_refused(self.unseen, 'connection')}: the program can't be looked into (it can"
-                " be executed but not read, or asks for that)"
+                f"{_refused(self.unseen, 'connection')}: the program can't be looked into (its"
+                " file can be executed but not read)"
             )
         return told
 

@@ -2,8 +2,10 @@
 
 Rules of this file: a suggested flag works when pasted, so protected and missing paths get no flag.
 A directory just below the root gets none either, because the record does not say which part of it
-the command wanted. Creates come first, then the home. `audit show` alone lists system directories
-and the directories of PATH: every program looks for files there that no user means to grant.
+the command wanted. The disk is not looked at: the program chose the paths, and one of them may be
+on a file system that hangs. Creates come first, then the home. `audit show` alone lists system
+directories and the directories of PATH: every program looks for files there that no user means to
+grant.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def file_notes(
     denied: Sequence[DeniedFile], files: FilePlan, search: Sequence[str]
 ) -> Iterator[str]:
     """Yield the sentences about `denied`; `files`: the grants, `search`: the command's PATH."""
-    told = sorted((one for one in denied if _is_of_user(one, search)), key=_weight)
+    told = sorted((one for one in denied if is_of_user(one.path, one.access, search)), key=_weight)
     if not told:
         return
     shown = ", ".join(f"{_short(one.path)} ({access_word(one.access)})" for one in told[:SHOWN])
@@ -41,13 +43,14 @@ def file_notes(
         yield f"to allow: {' '.join(flags)}"
 
 
-def _is_of_user(one: DeniedFile, search: Sequence[str]) -> bool:
-    if one.access == "Write":
+def is_of_user(path: str, access: str, search: Sequence[str]) -> bool:
+    """Return whether a denied path may be one that the user means to grant."""
+    if access == "Write":
         return True
-    if any(is_in(directory, one.path) for directory in search):
+    if any(is_in(directory, path) for directory in search):
         return False
-    is_system = any(is_in(one.path, directory) for directory in _SYSTEM)
-    return is_in(one.path, home_directory()) or not is_system
+    is_system = any(is_in(path, directory) for directory in _SYSTEM)
+    return is_in(path, home_directory()) or not is_system
 
 
 def _weight(one: DeniedFile) -> tuple[bool, bool, str]:
@@ -61,7 +64,7 @@ def _short(path: str) -> str:
 
 def _flag(one: DeniedFile, files: FilePlan) -> str | None:
     """Return the narrowest flag that grants it."""
-    if not os.path.lexists(one.path) or files.closes(one.path) is not None:
+    if one.real is None or files.closes_by_name(one.real) is not None:
         return None
     if one.is_directory and os.path.dirname(one.path) == "/":
         return None

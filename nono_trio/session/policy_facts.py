@@ -25,6 +25,7 @@ from nono_trio.core.log.policy_json import (
     SessionPolicy,
     SourcedEntry,
 )
+from nono_trio.sandbox.filesystem.grant import absolute
 from nono_trio.sandbox.launcher.nono_py import library_path
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
         network=network,
         files=_files(options, run),
         variables=PassedVariables(
-            passed=sorted(map(_text, names)), held_back=sorted(map(_text, run.inherited.held_back))
+            passed=sorted(map(_text, names)),
+            held_back=sorted(map(_text, run.inherited.held_back)),
+            allow=[*map(_text, options.variables.allow)],
+            deny=[*map(_text, options.variables.deny)],
         ),
         audit_mode=options.session.audit.mode,
         audit_sync=options.session.audit.sync,
@@ -127,6 +131,7 @@ def _files(options: RunOptions, run: PreparedRun) -> FilePolicy:
     return FilePolicy(
         grants=grants,
         denied=[*map(_text, run.files.denied)],
+        closed=[_text(absolute(path, run.files.start)) for path in options.files.deny],
         bypasses=[*map(_text, options.files.bypass_protection)],
     )
 

@@ -119,12 +119,14 @@ def prepare_run(
     *,
     dry: bool = False,
     tell: Callable[[str], None] = lambda _text: None,
+    accept: Callable[[FilePlan], None] = lambda _files: None,
 ) -> PreparedRun:
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
     `isolation` overrides the options': `auto` begins with the best of this system. `dry`: nothing
     is made that outlives this run, so a kept home is neither made nor taken. `tell` gets a sentence
-    for each file that is copied into a new one.
+    for each file that is copied into a new one. `accept` gets the grants before anything is made,
+    and may refuse them with a UsageError.
     """
     # Refused here, before anything is made.
     network = options.session.network
@@ -133,9 +135,12 @@ def prepare_run(
     require_process_control()
     check_ports(options, chosen, policy)
     transparent = ports_of_cage(options, chosen, policy)
-    require_room(len(options.open_ports) + len(options.listen_ports), len(transparent))
+    every_port = policy.every_port_networks if transparent else ()
+    listeners = len(transparent) + bool(every_port)
+    require_room(len(options.open_ports) + len(options.listen_ports), listeners)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
+    accept(program.files)
     # Made for this run, given back by RunResources.close.
     own = make_resources(
         options, chosen, program.files, dry=dry, tell=tell, intercepts=policy.intercepts_any
@@ -154,6 +159,7 @@ def prepare_run(
         identities=caged.identities,
         mounts=caged.mounts,
         answers_denied=chosen == "namespace" and options.sandbox,
+        watched=[*options.judging.directories],
         closed=caged.closed,
         directory=caged.directory,
         executable=program.executable,
@@ -164,6 +170,7 @@ def prepare_run(
         port=own.port,
         open_ports=[*options.open_ports],
         transparent_ports=transparent,
+        every_port_networks=[*every_port],
         asks_loopback=asks_loopback(caged, transparent=bool(transparent)),
         listen_ports=[port for port in options.listen_ports if port not in own.taken_ports],
         brokered=chosen in ("namespace", "landlock") and unbrokered is None,

@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
+from nono_trio.core.policy.judging import PATH_FLAG
 from nono_trio.errors import AuditLost
+from nono_trio.posix.paths import is_in
 from nono_trio.session.cage_launch import launched_cage, limited
 from nono_trio.session.descriptors import StandardStreams, make_room
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions, SessionOptions
     from nono_trio.core.log.policy_json import SessionPolicy
     from nono_trio.core.policy.attempts import AttemptTally
+    from nono_trio.core.policy.judging import Judging
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.session.cage_launch import Listeners, Started
     from nono_trio.session.prepare import PreparedRun
@@ -71,11 +74,8 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     listeners.opened(record)
     make_room()
     record.judging = options.judging
-    if options.judging.needs_files and started.launched.view is None:
-        listeners.warn(
-            f"warning: {options.judging.flag} sees no look-ups of files here (`nono-trio doctor`"
-            " says why), so they can't fail the run"
-        )
+    for warning in _unseen_warnings(options.judging, started):
+        listeners.warn(f"warning: {warning}")
     supervisor = _supervisor(options.session, record, listeners)
     denials = started.run.resources.denials
     if denials is not None:
@@ -105,6 +105,38 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     if service.timed_out:
         listeners.warn(f"the command was ended after {options.timeout_seconds:g} s (--timeout)")
     return Finished(outcome, record, supervisor.writer.totals.attempts, service.notes)
+
+
+def _unseen_warnings(judging: Judging, started: Started) -> Iterator[str]:
+    """Yield what the verdict can't see."""
+    plan = started.run.plan
+    unseen = {
+        "landlock": "datagrams and look-ups of names",
+        "seatbelt": "attempts without the proxy",
+        "none": "attempts without the proxy",
+    }.get(plan.isolation, "" if plan.transparent_ports else "attempts without the proxy")
+    if judging.fail_on is not None and unseen:
+        yield f"{judging.flag} sees no {unseen} here, so they can't fail the run"
+    if not judging.needs_files:
+        return
+    if started.launched.view is None:
+        yield (
+            f"{judging.flag} sees no look-ups of files here (`nono-trio doctor` says why), so they"
+            " can't fail the run"
+        )
+        return
+    unshown = ("directory", "empty_home") if started.launched.home_seen else ("directory",)
+    for path in judging.paths:
+        shown = [
+            mount.path
+            for mount in plan.mounts
+            if mount.kind not in unshown and is_in(path, mount.path)
+        ]
+        if shown:
+            yield (
+                f"{PATH_FLAG} {path} can't fail the run: the cage shows {shown[-1]}, where no"
+                " look-up is seen"
+            )
 
 
 def run_proxy(

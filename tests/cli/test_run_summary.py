@@ -66,7 +66,7 @@ def test_github_needs_its_variable_or_a_file(monkeypatch, tmp_path):
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     with pytest.raises(UsageError, match="GITHUB_STEP_SUMMARY is not set"):
         summary_output("github", None)
-    summary_output("github", str(tmp_path / "page"))
+    summary_output("github", str(tmp_path / "page")).open(None, tmp_path / "state")
     assert (tmp_path / "page").stat().st_mode & 0o777 == 0o600
 
 
@@ -82,5 +82,5 @@ def test_only_a_file_of_ours_is_written(tmp_path, kind):
     else:
         path = tmp_path / "nothing" / "page"
     with pytest.raises(UsageError, match="summary"):
-        summary_output("json", str(path))
+        summary_output("json", str(path)).open(None, tmp_path / "state")
     assert not (tmp_path / "elsewhere").exists()

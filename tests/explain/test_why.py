@@ -64,7 +64,7 @@ def test_an_allowed_name_with_its_entry(ask):
         ("tls://*.test:8443", 8443, "may hide the name"),
         ("tcp://a.test:443", 443, "whatever is spoken"),
         ("a.test:*", 8443, "whatever is spoken"),
-        ("a.test:*", 7777, "so name it"),
+        ("a.test:*", 7777, "tproxy"),
     ],
 )
 def test_what_an_entry_lets_through_is_told(ask, entry, port, words):

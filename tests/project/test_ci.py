@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import venv
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from checkout import ROOT
-from harness import NONO_TRIO, RUN_SECONDS
+from harness import RUN_SECONDS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness import Sessions
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -22,12 +24,27 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 @needs_curl
 def test_ci_smoke(tmp_path: Path) -> None:
+    """It builds this checkout and installs it into an empty Python, as a job does. What that needs
+    is there already, so no index is asked."""
+    if find_spec("hatchling") is None or find_spec("pip") is None:
+        pytest.skip("hatchling or pip is not installed (./scripts/setup)")
+    python = tmp_path / "python"
+    venv.create(python, symlinks=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site_packages = python / "lib" / version / "site-packages"
+    (site_packages / "needed.pth").write_text(str(Path(pytest.__file__).parent.parent))
     done = subprocess.run(
-        [str(ROOT / "scripts" / "ci-smoke"), NONO_TRIO],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        [str(ROOT / "scripts" / "ci-smoke")],
+        env={
+            "PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path),
+            "PYTHON": str(python / "bin" / "python"), "PIP_NO_INDEX": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as "isolation: no"
+            "PIP_CONFIG_FILE": os.devnull,
+        },
         capture_output=True, text=True, timeout=3 * RUN_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (site_packages / "nono_trio" / "entry.py").exists()
     assert done.stdout.endswith("ci-smoke: all as it should be\n")
     assert not list(tmp_path.glob("tmp.*"))
 
@@ -51,18 +68,27 @@ def test_json_goes_to_a_file_or_to_stderr(sessions: Sessions, tmp_path: Path) ->
     assert "nono-trio: 1 denied, 0 failed, 0 allowed\n" in file.read_text()
 
 
-def test_a_command_can_not_lead_the_summary_elsewhere(sessions: Sessions, tmp_path: Path) -> None:
-    """The path is opened before the command starts."""
-    own, other = tmp_path / "own", tmp_path / "other"
-    own.mkdir()
-    script = f"rm {own}/page; ln -s {other} {own}/page"
-    done = sessions.run(
-        "--allow", str(own), "--summary", "github", "--summary-file", str(own / "page"),
-        "--", "sh", "-c", script,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (own / "page").is_symlink()
-    assert not other.exists()
+@pytest.mark.parametrize("place", ["granted", "linked", "state"])
+def test_the_summary_lies_where_no_command_can_write_it(
+    place: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    """A CI job believes it, so a command that could replace it could forge its own verdict."""
+    granted = tmp_path / "granted"
+    granted.mkdir()
+    (tmp_path / "link").symlink_to(granted)
+    file = {
+        "granted": granted / "page", "linked": tmp_path / "link" / "page",
+        "state": sessions.state / "audit" / "ledger.ndjson",
+    }[place]  # fmt: skip
+    form = ["--summary", "json", "--summary-file", str(file)]
+    done = sessions.run("--allow", str(granted), *form, "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert "--summary-file" in done.stderr
+    assert not file.exists()
+    assert not sessions.directories
+    other = tmp_path / "page"
+    done = sessions.run("--read", str(granted), *form[:3], str(other), "--", "true")
+    assert (done.returncode, json.loads(other.read_text())["verdict"]) == (0, "verified")
 
 
 def test_github_without_its_variable_starts_nothing(sessions: Sessions, tmp_path: Path) -> None:
@@ -72,7 +98,7 @@ def test_github_without_its_variable_starts_nothing(sessions: Sessions, tmp_path
     assert not sessions.directories
 
 
-def test_the_action_pastes_no_text_of_the_workflow_into_a_script() -> None:
+def test_the_action_pastes_no_text_of_the_workflow_into_a_script(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "action" / "action.yml").read_text()
     scripts = [part.split("\n    - ")[0] for part in text.split("run: ")[1:]]
     assert len(scripts) == 3
@@ -81,10 +107,16 @@ def test_the_action_pastes_no_text_of_the_workflow_into_a_script() -> None:
     assert "${{" not in block
     start = block.index("mapfile")
     probe = block[start:].partition("nono-trio run")[0] + 'printf "<%s>" "${options[@]}"'
-    for given, words in (("--a 'b c' --d", "<--a><b c><--d>"), ("$(false) `x`", "<$(false)><`x`>")):
+    # The checkout is not trusted: none of its files may run outside of the cage.
+    (tmp_path / "shlex.py").write_text("print('run outside of the cage')")
+    for given, code, words in (
+        ("--a 'b c' --d", 0, "<--a><b c><--d>"),
+        ("$(false) `x`", 0, "<$(false)><`x`>"),
+        ("--fail-on-deny --expect-deny 'x", 1, ""),
+    ):
         done = subprocess.run(
-            ["bash", "-c", probe.replace("python -c", "python3 -c")],
-            env={"PATH": os.environ["PATH"], "OPTIONS": given},
-            capture_output=True, text=True, timeout=RUN_SECONDS, check=True,
+            ["bash", "-eo", "pipefail", "-c", probe.replace("python -I -c", "python3 -I -c")],
+            env={"PATH": os.environ["PATH"], "OPTIONS": given}, cwd=tmp_path,
+            capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
         )  # fmt: skip
-        assert done.stdout == words
+        assert (done.returncode, done.stdout) == (code, words), done.stderr

@@ -46,7 +46,7 @@ CHANGING = (
     # A row of programs, and the width of its first column.
     (r"\n\(gone before it was found\).*", ""),
     (r"PROGRAM +DENIED.*\n", "PROGRAM\n"),
-    (r"(\d+ +\d+ +\d+ )+[0-9a-f]{12} +/\S+", "<counts>"),
+    (r"(\d+ +)+[0-9a-f]{12} +/\S+", "<counts>"),
     (r"\bpython3(\.\d+)?\b", "python"),
     # Which files a policy group names, and which variables are set, is the machine's as well.
     (r"\b\d+ more (by policy groups )?\(all with --json\)", r"<n> more \1(all with --json)"),

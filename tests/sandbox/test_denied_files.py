@@ -7,31 +7,31 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from harness import (
+    NONO_TRIO,
     PYTHON_GRANTS,
+    SYSTEM_PYTHON,
     Sessions,
     as_user,
     processes_with,
     sleep_marker,
     wait_until,
 )
+from seen_files import below, children, denied, events, holds_device, needs_view, server_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-try:
-    os.close(os.open("/dev/fuse", os.O_RDWR))
-    WHY_NOT = None
-except OSError as error:
-    WHY_NOT = f"/dev/fuse: {error.strerror}"
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"denied files are unseen: {WHY_NOT}")
+pytestmark = needs_view
 
+DEAD_MOUNT = Path(__file__).parent.parent / "support" / "dead_mount.py"
 LIMIT_SECONDS = 30  # for one look-up, on a machine that is busy; it waits for a second at most
 
 
@@ -47,27 +47,6 @@ def seen(open_place: Path) -> Sessions:
         (home / name).write_text("content\n")
     (open_place / "one" / "file").write_text("content\n")
     return Sessions(open_place / "state", home)
-
-
-def events(sessions: Sessions) -> list[dict[str, Any]]:
-    """The records of the view."""
-    found = [record["event"] for record in sessions.records()]
-    return [event for event in found if event["type"] == "capability_decision"]
-
-
-def denied(sessions: Sessions) -> dict[tuple[str, str], dict[str, Any]]:
-    """As `events`, by path and access."""
-    entries = [event["entry"] for event in events(sessions)]
-    return {(entry["request"]["path"], entry["request"]["access"]): entry for entry in entries}
-
-
-def below(place: Path, found: dict[tuple[str, str], dict[str, Any]]) -> set[tuple[str, str]]:
-    """The records about what is below `place`, with relative paths."""
-    return {
-        (os.path.relpath(path, place), access)
-        for path, access in found
-        if path.startswith(f"{place}/")
-    }
 
 
 def in_cage(sessions: Sessions, script: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -161,56 +140,48 @@ def test_the_rest_is_counted(seen: Sessions) -> None:
 
 WAITS = """
 import json, os, sys, time
-ready, looked_up = sys.argv[1:3]
+ready, *looked_up = sys.argv[1:]
+for path in looked_up[1:]:
+    os.path.exists(path)
 open(ready, "w").close()
-sys.stdin.readline()
-began = time.monotonic()
-os.path.exists(looked_up)
-with open(ready + ".done", "w") as file:
-    json.dump(time.monotonic() - began, file)
+for line in sys.stdin:
+    began = time.monotonic()
+    os.path.exists(looked_up[0] + line.strip())
+    with open(ready + ".new", "w") as file:
+        json.dump(time.monotonic() - began, file)
+    os.rename(ready + ".new", ready + ".done" + line.strip())
 time.sleep(600)
 """
 
 
 @contextlib.contextmanager
-def waiting(sessions: Sessions) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
-    """A cage that looks up a file after a line of input; yields it, its file, and its server."""
+def waiting(
+    sessions: Sessions, dead: DeadMount | None = None
+) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
+    """A cage that looks up `~/.npm` and the rest for each line of input; yields it, its file, and
+    its server. `dead`: the place of its first look-up."""
+    before = [] if dead is None else [f"{dead.point}/other"]
     project = sessions.home / "project"
     ready = project / f"ready{sleep_marker()}"
-    script = [sys.executable, "-c", WAITS, str(ready), str(sessions.home / ".npmrc")]
-    options = [*PYTHON_GRANTS, "--allow", str(project), "--", *script]
-    with sessions.started("run", *options, stdin=subprocess.PIPE) as process:
-        wait_until(ready.exists, "the command runs")
+    script = [sys.executable, "-c", WAITS, str(ready), str(sessions.home / ".npm"), *before]
+    options = [*PYTHON_GRANTS, "--allow", str(project)]
+    options += [] if dead is None else ["--read", f"{dead.point}/granted"]
+    command = [*([] if dead is None else dead.wrapper), NONO_TRIO, "run", *options, "--", *script]
+    with subprocess.Popen(
+        command, env=sessions.environment, cwd=sessions.home, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        pass_fds=[] if dead is None else [dead.life.fileno()],
+    ) as process:  # fmt: skip
         try:
+            wait_until(ready.exists, "the command runs")
             yield process, ready, server_of(process.pid)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
             process.kill()
+            if dead is not None:  # no signal ends a thread that waits for it
+                dead.end.close()
             wait_until(lambda: not processes_with(str(ready), sys.executable), "all has ended")
-
-
-def children(process: int) -> list[int]:
-    path = Path(f"/proc/{process}/task/{process}/children")
-    return [int(word) for word in path.read_text().split()]
-
-
-def holds_device(process: int) -> bool:
-    found = []
-    for link in Path(f"/proc/{process}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(link))
-    return "/dev/fuse" in found
-
-
-def server_of(supervisor: int) -> int:
-    """The only process of a run that holds the device."""
-    pending, tree = [supervisor], []
-    while pending:
-        tree.append(pending.pop())
-        pending += children(tree[-1])
-    (server,) = [process for process in tree if holds_device(process)]
-    return server
 
 
 def commands_with(ready: Path) -> list[int]:
@@ -218,9 +189,10 @@ def commands_with(ready: Path) -> list[int]:
     return processes_with(str(ready), f"{sys.executable}\0-c\0\nimport json")
 
 
-def ask(process: subprocess.Popen[str]) -> None:
+def ask(process: subprocess.Popen[str], name: str = "rc") -> None:
+    """Have it look up `.npmNAME`."""
     assert process.stdin is not None
-    process.stdin.write("\n")
+    process.stdin.write(f"{name}\n")
     process.stdin.flush()
 
 
@@ -228,18 +200,23 @@ def ask_and_wait(process: subprocess.Popen[str], ready: Path) -> None:
     """Have it look up, and wait until it is in the middle of that (or has been)."""
     (command,) = commands_with(ready)
     ask(process)
-    done = Path(f"{ready}.done")
+    done = Path(f"{ready}.donerc")
     where = Path(f"/proc/{command}/wchan")
     wait_until(lambda: "request_wait" in where.read_text() or done.exists(), "a look-up")
+
+
+def answered(ready: Path, name: str = "rc") -> None:
+    """Wait until it has had the answer to a look-up."""
+    done = Path(f"{ready}.done{name}")
+    wait_until(done.exists, "an answer")
+    assert json.loads(done.read_text()) < LIMIT_SECONDS
 
 
 def test_a_stopped_supervisor_holds_up_nothing(seen: Sessions) -> None:
     with waiting(seen) as (process, ready, _):
         process.send_signal(signal.SIGSTOP)
         ask(process)
-        done = Path(f"{ready}.done")
-        wait_until(lambda: done.exists() and done.read_text() != "", "an answer")
-        assert json.loads(done.read_text()) < LIMIT_SECONDS
+        answered(ready)
         process.send_signal(signal.SIGCONT)
         wait_until(lambda: below(seen.home, denied(seen)) == {(".npmrc", "Read")}, "the record")
 
@@ -255,23 +232,96 @@ def test_a_process_killed_in_its_look_up_ends(seen: Sessions) -> None:
         wait_until(lambda: not commands_with(ready), "the killed process is gone", LIMIT_SECONDS)
 
 
-def test_a_supervisor_killed_inside_a_request_leaves_nothing(seen: Sessions) -> None:
+def leaves_nothing(ready: Path, server: int) -> None:
+    wait_until(
+        lambda: not commands_with(ready) and not Path(f"/proc/{server}").exists(),
+        "cage and server are gone", LIMIT_SECONDS,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["killed", "killed inside a request"])
+def test_a_killed_supervisor_leaves_nothing(seen: Sessions, inside: bool) -> None:
+    with waiting(seen) as (process, ready, server):
+        if inside:
+            process.send_signal(signal.SIGSTOP)
+            ask_and_wait(process, ready)
+        process.kill()
+        leaves_nothing(ready, server)
+
+
+def test_a_server_killed_inside_a_request_takes_the_cage_along(seen: Sessions) -> None:
     with waiting(seen) as (process, ready, server):
         process.send_signal(signal.SIGSTOP)
         ask_and_wait(process, ready)
-        process.kill()
-        wait_until(
-            lambda: not processes_with(str(ready)) and not Path(f"/proc/{server}").exists(),
-            "cage and server are gone", LIMIT_SECONDS,
-        )  # fmt: skip
-
-
-def test_a_server_that_ends_takes_the_cage_along(seen: Sessions) -> None:
-    with waiting(seen) as (process, _, server):
         os.kill(server, signal.SIGKILL)
+        leaves_nothing(ready, server)
+        process.send_signal(signal.SIGCONT)
         assert process.wait(timeout=60) == 128 + signal.SIGKILL
     code, verdict = seen.verdict()
     assert (code, verdict["verdict"]) == (0, "verified")
+
+
+# -- file systems of the host that do not respond --------------------------------------------------
+
+
+class DeadMount(NamedTuple):
+    """A dead file system at `point`, as dead_mount.py has it: it ends when `end` is closed.
+
+    `wrapper`: the words before a command that has it; the command inherits `life`."""
+
+    point: Path
+    wrapper: list[str]
+    life: socket.socket
+    end: socket.socket
+
+
+@pytest.fixture
+def dead(request: pytest.FixtureRequest, seen: Sessions) -> Iterator[DeadMount]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system that other programs see")
+    point = seen.home / "dead"
+    point.mkdir()
+    life, end = socket.socketpair()
+    with life, end:
+        words = [str(DEAD_MOUNT), str(point), str(life.fileno()), request.param]
+        yield DeadMount(point, [sys.executable, *words], life, end)
+
+
+@pytest.mark.parametrize("dead", ["mount"], indirect=True)
+def test_a_dead_mount_is_recorded_and_holds_up_nobody(seen: Sessions, dead: DeadMount) -> None:
+    """Before: the end of the run looked at it too, and waited for its server for ever."""
+    project = seen.home / "project"
+    done = subprocess.run(
+        [*dead.wrapper, NONO_TRIO, "run", "--allow", str(project), "--", "ls", f"{dead.point}/x"],
+        env=seen.environment, cwd=project, pass_fds=[dead.life.fileno()], timeout=60,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "1 file not granted: ~/dead (read)" in done.stderr
+    assert below(seen.home, denied(seen)) == {("dead", "Read")}
+
+
+@pytest.mark.parametrize("dead", ["directory"], indirect=True)
+def test_a_helper_that_is_stuck_on_a_dead_mount_holds_up_nobody(
+    seen: Sessions, dead: DeadMount
+) -> None:
+    """One thread of the supervisor is lost; stopped and killed, it still leaves nothing stuck."""
+    with waiting(seen, dead) as (process, ready, server):
+        (stuck,) = threads_in(process.pid, "request_wait")
+        assert stuck != process.pid
+        ask(process)
+        answered(ready)
+        assert (".npmrc", "Read") in below(seen.home, denied(seen))
+        process.send_signal(signal.SIGSTOP)
+        ask(process, "ignore")
+        answered(ready, "ignore")
+        process.kill()
+        leaves_nothing(ready, server)
+
+
+def threads_in(process: int, where: str) -> list[int]:
+    """The threads that the kernel has waiting in a function with this name."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(task.name) for task in tasks if where in (task / "wchan").read_text()]
 
 
 STARTS = """
@@ -351,15 +401,26 @@ def test_an_ordinary_user_has_it_too(open_place: Path) -> None:
     )
     wrapped = [] if os.geteuid() != 0 else ["unshare", "-m", "sh", "-c", opened]
     wrapped += [] if os.geteuid() != 0 else [str(open_place / "device")]
-    script = "cat ~/.npmrc /opt/x; mkdir g && chmod g+s $PWD/g && echo >/srv/new"
-    done = subprocess.run(
-        [*wrapped, *prefix, "-m", "nono_trio", "run", "--", "sh", "-c", f"cd; {script}"],
-        env={**sessions.environment, **variables}, cwd="/", capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    found = {path for path, _ in denied(sessions)}
-    assert str(sessions.home / ".npmrc") in found, done.stderr
-    assert done.returncode in (1, 2)
+    hidden = "import ctypes; ctypes.CDLL(None).prctl(4, 0); open('/new-hidden', 'w')"
+    script = (
+        "cat ~/.npmrc /opt/x; mkdir g && chmod g+s $PWD/g;"
+        f' {SYSTEM_PYTHON} -c "{hidden}"; cp /bin/sh p && chmod 111 p;'
+        " ./p -c 'echo >/new-unreadable'; echo >/srv/new"
+    )
+    run = [*wrapped, *prefix, "-m", "nono_trio", "run"]
+    settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+    settings |= {"env": {**sessions.environment, **variables}, "cwd": "/"}
+    seen = set()
+    for home in ("private", "kept=x"):
+        command = [*run, "--home", home, "--", "sh", "-c", f"cd; {script}"]
+        done = subprocess.run(command, check=False, **settings)
+        (directory,) = set(sessions.directories) - seen
+        seen.add(directory)
+        found = {path for path, _ in denied(sessions, directory)}
+        assert str(sessions.home / ".npmrc") in found, done.stderr
+        created = {path for path, access in denied(sessions, directory) if access == "Write"}
+        assert created == {"/new-hidden", "/new-unreadable", "/srv"}, done.stderr
+        assert done.returncode in (1, 2)
 
 
 # -- what a person reads ---------------------------------------------------------------------------
@@ -368,8 +429,13 @@ def test_an_ordinary_user_has_it_too(open_place: Path) -> None:
 def test_the_end_of_a_run_and_the_audit_name_the_files(seen: Sessions) -> None:
     (seen.home / ".toolrc").write_text("content\n")
     script = "cat ../.toolrc ../.npmrc ../.config/x; echo >../../two/new"
-    done = in_cage(seen, script)
+    done = in_cage(seen, script, "--follow")
     place = seen.home.parent
+    followed = [line.partition(" deny  file     ")[2] for line in done.stderr.splitlines()]
+    assert [line for line in followed if line] == [
+        f"{place}/home/.toolrc (read)  not granted", f"{place}/home/.npmrc (read)  not granted",
+        f"{place}/home/.config (read)  not granted", f"{place}/two (create)  not granted",
+    ]  # fmt: skip
     assert f"4 files not granted: {place}/two (create), ~/.config (read), ~/.npmrc (read)," in (
         done.stderr
     )

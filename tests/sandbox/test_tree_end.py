@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from deadlines import run_past_begin
 from harness import RUN_SECONDS, SYSTEM_PYTHON, Sessions, landlock_isolation, processes_with
 
 # The launcher, while it ends what is left of a tree whose first process has ended.
@@ -72,8 +73,11 @@ time.sleep(600)
 def test_nothing_outlives_the_timeout_of_many_that_ignore_sigterm(sessions: Sessions) -> None:
     marker = f"marker-timeout-{os.getpid()}-"
     command = [SYSTEM_PYTHON, "-c", SLEEPERS, marker]
-    done = sessions.run(
-        "--isolation", "landlock", "--timeout", "4", "--grace", "0.1", "--", *command
+    options = ["--isolation", "landlock", "--grace", "0.1"]
+    done = run_past_begin(
+        sessions,
+        lambda seconds: sessions.run(*options, "--timeout", seconds, "--", *command),
+        "planted",
     )
     assert processes_with(marker) == []
     assert done.stdout == "planted\n", done.stderr

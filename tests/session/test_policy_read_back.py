@@ -7,7 +7,7 @@ import sys
 import tomllib
 from typing import TYPE_CHECKING
 
-from harness import PYTHON_GRANTS, allow
+from harness import PYTHON_GRANTS, allow, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,41 @@ def test_a_session_tells_what_it_was_allowed(
     again = sessions.run("-p", "./learned.toml", "--", sys.executable, "-c", fetch)
     assert again.returncode == 0, again.stderr
     assert len(origin.seen) == 2
+
+
+def test_a_learned_profile_opens_nothing_that_the_session_closed(sessions: Sessions) -> None:
+    """Before: --deny, --deny-domain, the home and passed variables were not in the profile."""
+    project = sessions.home / "project"
+    (project / "closed").mkdir(parents=True)
+    (project / "closed" / "key").write_text("held\n")
+    sessions.variables |= {"MY_API_TOKEN": "secret", "PLAIN": "plain"}
+    listen, unused = free_port(), free_port()
+    done = sessions.run(
+        "--allow-cwd", "--deny", "./closed", "--deny-domain", "t.example.net",
+        "--env-allow", "MY_API_TOKEN", "--env-deny", "PLAIN", "--home", "kept=learned",
+        "--listen-port", str(listen), "--open-port", str(unused), "--fail-on-deny",
+        "--resolve", "far.example.com:80:127.0.0.1", "--expect-deny", "u.example.net",
+        "--", "sh", "-c", "echo mine >~/mine", cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = sessions.call("audit", "learn").stdout
+    assert "judged with: --fail-on policy --expect-deny u.example.net\n" in text
+    profile = tomllib.loads(text)
+    assert profile["filesystem"] == {
+        "allow": [str(project)], "deny": [str(project / "closed")], "home": "kept=learned",
+    }  # fmt: skip
+    assert profile["network"]["deny_domain"] == ["t.example.net"]
+    assert profile["network"]["resolve"] == ["far.example.com:80:127.0.0.1"]
+    assert profile["network"]["listen_port"] == [listen]
+    assert f"# open_port = [{unused}]  # never used" in text
+    assert profile["environment"] == {"allow": ["MY_API_TOKEN"], "deny": ["PLAIN"]}
+    (sessions.home / "learned.toml").write_text(text)
+    script = "cat closed/key; cat ~/mine; echo $MY_API_TOKEN $PLAIN; curl -s -o /dev/null http://t.example.net/"
+    again = sessions.run(
+        "-p", "../learned.toml", "--fail-on-deny", "--", "sh", "-c", f"{script}; true", cwd=project
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split() == ["mine", "secret"]
 
 
 def test_a_question_that_can_not_be_meant_is_a_usage_error(sessions: Sessions) -> None:

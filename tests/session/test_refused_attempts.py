@@ -112,6 +112,35 @@ except OSError as error:
     assert [(target, method) for target, _, method in recorded(sessions)] == [expected]
 
 
+def test_an_attempt_that_sends_nothing_or_no_query_is_recorded(sessions: Sessions) -> None:
+    """A scan resets its connections; data may hide in what only looks like a query."""
+    program = """
+import os
+def connection(host, port, reset):
+    sock = socket.socket(V6 if ":" in host else V4)
+    if reset:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.connect((host, port))
+    sock.close()
+for port in (22, 53, 80, 443):
+    connection("192.0.2.1", port, False)
+    connection("192.0.2.2", port, True)
+    connection("2001:db8::1", port, True)
+connection("evil.example.net", 80, True)
+connection("api.example.com", 443, True)
+unanswered(V4, "192.0.2.53", 53)
+os._exit(0)
+"""
+    done = run(sessions, program, "--allow-domain", "api.example.com", "--fail-on-deny")
+    assert done.returncode == 3, done.stderr
+    found = {(one["target"], one["port"]) for one in sessions.decisions()}
+    hosts = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
+    expected = {(host, port) for host in hosts for port in (22, 53, 80, 443)}
+    assert found - {("evil.example.net", 53)} == expected | {
+        ("evil.example.net", 80), ("192.0.2.53", 53),
+    }  # fmt: skip
+
+
 def test_answered_look_ups_are_no_denied_datagrams(sessions: Sessions) -> None:
     program = """
 for family in (V4, V6):

@@ -36,7 +36,7 @@ def test_a_terminal_that_was_stopped_holds_up_nothing(
     sessions: Sessions, acts: tuple[str, ...]
 ) -> None:
     """With --follow the supervisor writes to it all the time; none of it is lost."""
-    options = ("--follow", "--timeout", "3", "--grace", "1")
+    options = ("--follow", "--timeout", "8", "--grace", "1")
     terminal = Terminal(sessions, *words(*acts, "ask", "ask", "wait", options=options))
     assert terminal.exit_code(RUN_SECONDS) == TIMED_OUT
     assert "denied.example.com" in terminal.seen
@@ -130,7 +130,7 @@ def sealed(sessions: Sessions) -> bool:
 def test_a_background_run_is_not_stopped_by_its_child(sessions: Sessions) -> None:
     """A child that ignores SIGTTOU may set TOSTOP from the background as well."""
     run = shlex.join([
-        NONO_TRIO, *words("tostop", "ask", options=("--follow", "--timeout", "20")),
+        NONO_TRIO, *words("tostop", "ask", options=("--follow", "--timeout", str(RUN_SECONDS))),
     ])  # fmt: skip
     script = f"set -m; {run} & wait $!; echo code:$?; stty -tostop"
     terminal = Terminal(sessions, program=["bash", "-c", script])

@@ -29,6 +29,7 @@ from nono_trio.core.policy.allow_entry import (
     entry,
     no_entry_allows,
 )
+from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.core.policy.endpoint_flag import MAX_SHOWN, suggested_flag
 from nono_trio.core.policy.endpoint_rule import ALLOW_ENDPOINT_FLAG
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
@@ -87,6 +88,11 @@ class Learned:
     files: set[tuple[str, str]] = field(default_factory=set)
     """Files that were looked up and are not granted, with the access."""
     left_out: int = 0
+    unreached: dict[str, str] = field(default_factory=dict)
+    """Entries of targets that only --observe let through and that were never reached, with the
+    reason."""
+    observed: set[Target] = field(default_factory=set)
+    """Targets that only --observe let through."""
 
     @property
     def entries(self) -> dict[str, int]:
@@ -94,7 +100,7 @@ class Learned:
         return {
             entry(*target, self.schemes.get(target, "")): count
             for target, count in sorted(self.allowed.items())
-            if target not in self.judged
+            if target not in self.judged and entry(*target) not in self.unreached
         }
 
     @property
@@ -128,14 +134,25 @@ class Learned:
 def learn(directory: Path) -> Learned:
     """Read the allowed and denied targets of a session; raises LogUnreadable."""
     learned = Learned()
+    attempts = AttemptTally()
     for record in records(directory / LOG):
+        attempts.add(record.event)
         if isinstance(record.event, Network):
             _take(learned, record.event.event)
         elif (request := denied_request(record.event)) is not None:
             _take_file(learned, request.path, request.access)
     for flow in flows(directory / FLOWS):
         _take_flow(learned, flow)
+    _leave_unreached(learned, attempts)
     return learned
+
+
+def _leave_unreached(learned: Learned, attempts: AttemptTally) -> None:
+    reached = {target for target, _ in attempts.allowed_targets()}
+    refused = {**attempts.denied_hosts, **attempts.failed_hosts}
+    for target in learned.observed - reached:
+        if (host := refused.get(target[0])) is not None:
+            learned.unreached[entry(*target)] = host.reason
 
 
 def _take_file(learned: Learned, path: str, access: str) -> None:
@@ -156,6 +173,8 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
         (learned.open_ports if is_open else learned.listen_ports).add(port)
     elif event.decision in ("allow", "approve_granted"):
         _count_allowed(learned, (event.target, port), note.scheme)
+        if note.observed and (event.target, port) in learned.allowed:
+            learned.observed.add((event.target, port))
         if event.mode == "external" and (event.target, port) in learned.allowed:
             learned.elsewhere.add((event.target, port))
     elif is_denial(event) and not no_entry_allows(event.reason):

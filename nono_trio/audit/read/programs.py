@@ -24,15 +24,19 @@ OTHER_PROGRAMS: Final = "(other programs)"
 GONE: Final = "(gone before it was found)"
 UNKNOWN: Final = "(not found)"
 
-NOT_A_DECISION: Final = 0
+# What a record did to the numbers of attempts, as bits of one byte.
 ALLOWED: Final = 1
 DENIED: Final = 2
+FAILED: Final = 4
+TAKEN_BACK: Final = 8  # an allowed attempt, which had another outcome after all
 
 
 @dataclass
 class ProgramCount:
-    """One program: a file, and the script of an interpreter. `processes` are counted up to
-    MAX_PROCESSES; `sha256` is null if it was not read or is not one."""
+    """One program: a file, and the script of an interpreter, with its attempts by outcome.
+
+    `processes` are counted up to MAX_PROCESSES; `sha256` is null if it was not read or is not one.
+    """
 
     name: str
     exe: str | None = None
@@ -40,6 +44,7 @@ class ProgramCount:
     processes: int = 0
     allowed: int = 0
     denied: int = 0
+    failed: int = 0
 
 
 @dataclass
@@ -50,22 +55,24 @@ class _Seen:
 
 
 class Programs:
-    """Counts the lines of a session. `decisions` has for each sequence what its record decided."""
+    """Counts the lines of a session. `decisions` has for each sequence what its record did to the
+    numbers of attempts, so their sums here are the session's."""
 
     def __init__(self, decisions: bytearray) -> None:
         self._decisions = decisions
         self._seen: dict[tuple[str, str | None], _Seen] = {}
 
     def add(self, line: ProcessLine) -> None:
-        """Count one line; one of no decision is passed over."""
+        """Count one line; one of a record that counts for nothing is passed over."""
         if not 0 <= line.sequence < len(self._decisions):
             return
         decision = self._decisions[line.sequence]
-        if decision == NOT_A_DECISION:
+        if not decision:
             return
         seen = self._of(line)
-        seen.count.allowed += decision == ALLOWED
-        seen.count.denied += decision == DENIED
+        seen.count.allowed += bool(decision & ALLOWED) - bool(decision & TAKEN_BACK)
+        seen.count.denied += bool(decision & DENIED)
+        seen.count.failed += bool(decision & FAILED)
         if line.pid is not None and len(seen.processes) < MAX_PROCESSES:
             seen.processes.add((line.pid, line.start_time))
             seen.count.processes = len(seen.processes)
@@ -85,7 +92,7 @@ class Programs:
     def counted(self) -> list[ProgramCount]:
         """Return the programs, those with the most denials first."""
         counts = [seen.count for seen in self._seen.values()]
-        return sorted(counts, key=lambda one: (-one.denied, -one.allowed, one.name))
+        return sorted(counts, key=lambda one: (-one.denied, -one.failed, -one.allowed, one.name))
 
 
 def _name(line: ProcessLine) -> str:

@@ -17,7 +17,8 @@ from msgspec import UnsetType
 from nono_trio.audit.read.programs import (
     ALLOWED,
     DENIED,
-    NOT_A_DECISION,
+    FAILED,
+    TAKEN_BACK,
     ProgramCount,
     Programs,
     process_lines,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.core.log.events import Flow, Payload, SandboxRuntimeEvent
     from nono_trio.core.log.session_json import SessionSummary
+    from nono_trio.core.policy.attempts import Decided
 
 Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
 
@@ -149,7 +151,9 @@ class Story:
     bytes_down: int = 0
     programs: list[ProgramCount] = field(default_factory=list)
     by_sequence: bytearray = field(default_factory=bytearray)
-    """What each record decided, a byte a record: for the lines of processes.ndjson."""
+    """What each record did to `attempts`, a byte a record: for the lines of processes.ndjson."""
+    look_ups: dict[str, int] = field(default_factory=dict)
+    """The first record of a denied look-up by name, at most MAX_HOSTS."""
 
     @property
     def between(self) -> int:
@@ -178,6 +182,9 @@ def read_story(directory: Path, keep: int) -> Story:
         _tell_record(story, record)
     for flow in flows(directory / FLOWS):
         _tell_flow(story, flow)
+    for name in story.attempts.only_looked_up:
+        if name in story.look_ups:
+            story.by_sequence[story.look_ups[name]] = DENIED
     programs = Programs(story.by_sequence)
     for line in process_lines(directory / PROCESSES):
         programs.add(line)
@@ -188,9 +195,11 @@ def read_story(directory: Path, keep: int) -> Story:
 def _tell_record(story: Story, record: LogRecord) -> None:
     story.events += 1
     payload = record.event
+    before = story.attempts.decided
     story.attempts.add(payload)
     if record.sequence == len(story.by_sequence):  # a log of ours counts from 0
-        story.by_sequence.append(_decision_of(payload))
+        story.by_sequence.append(_changed(before, story.attempts.decided))
+        _tell_look_up(story, record.sequence, payload)
     if isinstance(payload, Network):
         _tell_decision(story, record, payload)
     elif isinstance(payload, SandboxRuntime):
@@ -202,12 +211,21 @@ def _tell_record(story: Story, record: LogRecord) -> None:
         story.ended = payload
 
 
-def _decision_of(payload: Payload) -> int:
-    if not isinstance(payload, Network) or is_about_log(payload.event):
-        return NOT_A_DECISION
-    if payload.event.decision == "allow":
-        return ALLOWED
-    return DENIED if is_denial(payload.event) else NOT_A_DECISION
+def _changed(before: Decided, after: Decided) -> int:
+    allowed = after.allowed - before.allowed
+    return (
+        (ALLOWED if allowed > 0 else 0)
+        | (TAKEN_BACK if allowed < 0 else 0)
+        | (DENIED if after.denied > before.denied else 0)
+        | (FAILED if after.failed > before.failed else 0)
+    )
+
+
+def _tell_look_up(story: Story, sequence: int, payload: Payload) -> None:
+    if not isinstance(payload, Network) or payload.event.method != LOOK_UP:
+        return
+    if len(story.look_ups) < MAX_HOSTS:
+        story.look_ups.setdefault(payload.event.target, sequence)
 
 
 def _tell_decision(story: Story, record: LogRecord, payload: Network) -> None:

@@ -90,6 +90,10 @@ class LogCheck:
         except BadRecord as bad:
             self._stop(bad, line)
 
+    def share(self) -> float:
+        """Return the share of the log that is read, from 0 to 1."""
+        return self.good_bytes / self._size if self._size else 1.0
+
     def _take(self, line: bytes, cursor: CheckpointCursor) -> None:
         payload = self.chain.feed(line)
         if self._strict and payload is not None:

@@ -14,7 +14,7 @@ the ledger's line). A session whose supervisor runs is `open`, even if half of i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.store import CHECKPOINTS, FLOWS
@@ -47,11 +47,14 @@ from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.core.log.events import NetworkEvent, Payload
     from nono_trio.core.log.session_json import Checkpoint
+
+Watch: TypeAlias = "Callable[[Callable[[], float]], None]"
 
 SESSION_GONE = "session gone or replaced"
 # A supervisor or a recovery may seal a session while it is judged. The first reading then does not
@@ -65,18 +68,20 @@ def verify(
     quick: bool = False,
     upstream: bool = False,
     ledger: LedgerReport | None = None,
+    watch: Watch | None = None,
 ) -> Verification:
     """Judge one session directory or log file.
 
     `ledger` is the report on the ledger beside it, if there is one already (it is made again for a
-    session that is missing in it, which may have been sealed since). Raises nothing for its faults:
-    an unreadable session has the verdict `unreadable` and a note.
+    session that is missing in it, which may have been sealed since). `watch` gets a function that
+    returns the share of the log that is read; another thread may call it. Raises nothing for its
+    faults: an unreadable session has the verdict `unreadable` and a note.
     """
     try:
         if is_ledger(target):
             return verify_ledger(target)
         evidence = gather(target, upstream=upstream)
-        answer = _answer_for(evidence, ledger, quick=quick)
+        answer = _answer_for(evidence, ledger, quick, watch)
         for _ in range(MAX_LOOKS - 1):
             before = evidence
             if answer.first_bad is None or evidence.sealed:
@@ -84,7 +89,7 @@ def verify(
             evidence = gather(target, upstream=upstream)
             if not evidence.moved_on_from(before):
                 break
-            answer = _answer_for(evidence, ledger, quick=quick)
+            answer = _answer_for(evidence, ledger, quick, watch)
     except LogUnreadable as error:
         return _without_a_session(target, error)
     except OSError as error:
@@ -95,9 +100,12 @@ def verify(
     return answer
 
 
-def _answer_for(evidence: Evidence, ledger: LedgerReport | None, *, quick: bool) -> Verification:
-    judge = _judge_quickly if quick and evidence.checkpoints_size else _judge
-    return judge(evidence, ledger)
+def _answer_for(
+    evidence: Evidence, ledger: LedgerReport | None, quick: bool, watch: Watch | None
+) -> Verification:
+    if quick and evidence.checkpoints_size:
+        return _judge_quickly(evidence, ledger)
+    return _judge(evidence, ledger, watch)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
@@ -185,7 +193,7 @@ def _nothing(_payload: Payload) -> None:
     """Keep nothing of a sealed log: session.json has these events already."""
 
 
-def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
+def _judge(evidence: Evidence, ledger: LedgerReport | None, watch: Watch | None) -> Verification:
     metadata = evidence.metadata
     events = FirstNetworkEvents()
     check = LogCheck(
@@ -196,6 +204,8 @@ def _judge(evidence: Evidence, ledger: LedgerReport | None) -> Verification:
         network_events=metadata.network_events if metadata and evidence.sealed else (),
         observe=_nothing if evidence.sealed else events.observe,
     )
+    if watch is not None:
+        watch(check.share)
     check.run(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
     head = check.chain.head
     answer = _answer(

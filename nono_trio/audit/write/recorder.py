@@ -7,6 +7,7 @@ bounded; after the seal every call fails.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import trio
@@ -15,11 +16,11 @@ from nono_trio.core.log.events import Network
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from nono_trio.core.log.events import Flow, NetworkEvent, Payload
-    from nono_trio.core.log.processes import Found, RecordOrigin
+    from nono_trio.core.log.processes import Found, RecordOrigin, Sought
 
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
@@ -27,8 +28,11 @@ AuditSync = Literal["always", "interval", "never"]
 # If a queue stays full this long, the disk no longer answers; then: no record, no action.
 QUEUE_SECONDS = 10.0
 
-# What takes time about a new program: a thread reads its arguments.
-DESCRIBED_SECONDS = 0.001
+# A thread reads the arguments of a new program, which may end as soon as it is answered. On a busy
+# machine a thread takes some milliseconds to start.
+DESCRIBED_SECONDS = 0.020
+
+MOST_LEFT = 8  # they must fit in the space that the end of a log has: half a KiB each
 
 # The value that `record` returns in best-effort mode for an event that is counted as lost.
 NOT_RECORDED = -1
@@ -94,12 +98,20 @@ class RecordsDecisions(Protocol):
         """Record the result of an allowed connection."""
         ...
 
+    def leave_for_end(self, payload: Payload) -> None:
+        """Have a count recorded with the last records of the log."""
+        ...
+
 
 class FindsPrograms(Protocol):
     """Tells which programs records came from. Nothing of it waits or raises."""
 
-    def find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
-        """Return what is known of each origin now."""
+    def find(self, origins: Sequence[RecordOrigin]) -> Sequence[Found | Sought]:
+        """Return the result for each origin, or what `search` needs."""
+        ...
+
+    def search(self, sought: Sought, tell: Callable[[Found], None]) -> None:
+        """Look longer, and call `tell` once: now, or within a second or two."""
         ...
 
     def described(self, found: Found) -> trio.Event | None:
@@ -126,7 +138,9 @@ class Recorder:
         # Flows that did not fit in the queue. Each belongs to a committed decision, and no other
         # decision is committed while they wait, so there are at most as many as open connections.
         self._waiting_flows: list[Flow] = []
+        self._left: list[Payload] = []
         self._waiting_lines: list[bytes] = []  # bounded by who describes programs
+        self._searched: list[Pending] = []  # bounded by who searches
 
     async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
@@ -197,6 +211,20 @@ class Recorder:
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             self.lost_flows += 1
 
+    def leave_for_end(self, payload: Payload) -> None:
+        """Have a record written directly before those of the seal, in the same append; never waits.
+
+        For a few counts whose own records the log was too slow for. Call it while the recorder is
+        open; of more than MOST_LEFT records the first are kept.
+        """
+        if len(self._left) < MOST_LEFT:
+            self._left.append(payload)
+
+    def take_left(self) -> list[Payload]:
+        """For the writer, at the end: return the records of `leave_for_end`."""
+        left, self._left = self._left, []
+        return left
+
     def record_lines(self, lines: bytes) -> None:
         """Queue whole lines of processes.ndjson; as `record_flow`."""
         try:
@@ -205,6 +233,18 @@ class Recorder:
             self._waiting_lines.append(lines)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             pass  # the records stand without them
+
+    def commit_searched(self, pending: Pending) -> None:
+        """For the writer: have it commit, with the next batch, an event that was searched for."""
+        self._searched.append(pending)
+        # Wakes the writer; if the queue is full or closed, it is awake.
+        with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            self._send.send_nowait(b"")
+
+    def take_searched(self) -> list[Pending]:
+        """As `take_waiting_flows`."""
+        searched, self._searched = self._searched, []
+        return searched
 
     def take_waiting_lines(self) -> list[bytes]:
         """As `take_waiting_flows`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -30,6 +31,7 @@ from nono_trio.core.log.notices import (
     is_about_log,
     is_denial,
 )
+from nono_trio.core.log.processes import UNKNOWN, Sought
 from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.core.policy.attempts import AttemptTally
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nono_trio.audit.write.chained_log import LogPosition
-    from nono_trio.audit.write.recorder import AuditMode, AuditSync
+    from nono_trio.audit.write.recorder import AuditMode, AuditSync, FindsPrograms
     from nono_trio.audit.write.session_files import LogFiles
     from nono_trio.core.log.events import Payload
     from nono_trio.core.log.processes import Found
@@ -96,6 +98,7 @@ class Writer:
         self._mode = mode
         self._sync = sync
         self._warn = warn
+        self._searching: set[Pending] = set()
         self._failures = 0
         self._unsealable = False
         send, self._queue = trio.open_memory_channel[Pending | Flow | bytes](queue)
@@ -119,6 +122,7 @@ class Writer:
                 nursery.start_soon(self._sync_regularly)
                 async for first in self._queue:
                     await self._write([first, *self._queued(MAX_BATCH - 1)])
+                await self._write_searched()
                 self._drained.set()
             if self.ended is not None:
                 await self._write_end(self.ended)
@@ -131,7 +135,20 @@ class Writer:
             self.totals.peak_queue = self._queue.statistics().peak_buffer_used
             while items := self._queued(MAX_BATCH):
                 _fail(items, AuditLost("the audit log can't be written: the writer has ended"))
+            _fail(
+                [*self.recorder.take_searched(), *self._searching],
+                AuditLost("the audit log can't be written: the writer has ended"),
+            )
+            self._searching.clear()
             self._queue.close()
+
+    async def _write_searched(self) -> None:
+        """Commit what was searched for as the queue closed, whether it was found or not."""
+        for item in self._searching:
+            item.found = UNKNOWN
+            self.recorder.commit_searched(item)
+        self._searching.clear()
+        await self._write([])
 
     async def _write_end(self, ended: SessionEnded) -> None:
         """Write the last records in one append, into the space reserved for it.
@@ -139,7 +156,9 @@ class Writer:
         A crash leaves all of them whole, or a torn tail without an end.
         """
         self.totals.exit_code = ended.exit_code
-        last: list[Payload] = [*self._gaps(), ended]
+        last: list[Payload] = [*self._gaps(), *self.recorder.take_left(), ended]
+        for payload in last:  # before the summary, which has the verdict
+            self.totals.attempts.add(payload)
         self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
             last.insert(0, early_end_record(self.full.message, unix_ms()))
@@ -153,7 +172,7 @@ class Writer:
         except OSError as error:
             raise self._lost(error) from error
         for sequence, payload in enumerate(last, first):
-            self._observe(sequence, payload)
+            self._tell_observers(sequence, payload)
 
     def _queued(self, limit: int) -> list[Pending | Flow | bytes]:
         items: list[Pending | Flow | bytes] = []
@@ -164,7 +183,8 @@ class Writer:
 
     async def _write(self, items: Sequence[Pending | Flow | bytes]) -> None:
         """Commit one batch: records first, so that a flow comes after its decision."""
-        pending = [item for item in items if isinstance(item, Pending)]
+        pending = self.recorder.take_searched()
+        pending += [item for item in items if isinstance(item, Pending)]
         flows = [item for item in items if isinstance(item, Flow)]
         flows += self.recorder.take_waiting_flows()
         lines = [item for item in items if isinstance(item, bytes)]
@@ -174,7 +194,7 @@ class Writer:
             if self.full is not None:
                 _fail(pending, self.full)
                 pending = []
-            self._find_programs(pending)
+            pending = self._find_programs(pending)
             first = self._append(pending)
             if self._sync == "always" and pending:
                 await self._checkpoint_in_thread()
@@ -196,20 +216,43 @@ class Writer:
             self._observe(sequence, item.payload)
             item.release(sequence)
 
-    def _find_programs(self, pending: Sequence[Pending]) -> None:
-        """Find who holds the sockets of a batch, before any of its records is answered."""
+    def _find_programs(self, pending: list[Pending]) -> list[Pending]:
+        """Find who holds the sockets of a batch, before any of its records is committed.
+
+        Returns those that can be committed now. The others come with a later batch; their
+        producers wait.
+        """
         programs = self.recorder.programs
         if programs is None:
-            return
-        asked = [(item, item.origin) for item in pending if item.origin is not None]
+            return pending
+        asked = [
+            (item, item.origin)
+            for item in pending
+            if item.origin is not None and item.found is None
+        ]
         if not asked:
+            return pending
+        later = set()
+        for (item, origin), found in zip(
+            asked, programs.find([origin for _, origin in asked]), strict=True
+        ):
+            if isinstance(found, Sought):
+                later.add(item)
+                self._searching.add(item)
+                programs.search(found, partial(self._searched, programs, item))
+            else:
+                item.found = found
+                # Datagrams are answered one after the other: none waits for a thread.
+                if not isinstance(origin, Endpoints) or origin.protocol == "tcp":
+                    item.described = programs.described(found)
+        return [item for item in pending if item not in later] if later else pending
+
+    def _searched(self, programs: FindsPrograms, item: Pending, found: Found) -> None:
+        if item not in self._searching:  # the writer has ended
             return
-        found = programs.find([origin for _, origin in asked])
-        for (item, origin), one in zip(asked, found, strict=True):
-            item.found = one
-            # Datagrams are answered one after the other: none waits for a thread.
-            if not isinstance(origin, Endpoints) or origin.protocol == "tcp":
-                item.described = programs.described(one)
+        self._searching.discard(item)
+        item.found, item.described = found, programs.described(found)
+        self.recorder.commit_searched(item)
 
     def _append_processes(self, lines: list[bytes], pending: Sequence[Pending], first: int) -> None:
         programs = self.recorder.programs
@@ -265,6 +308,9 @@ class Writer:
             self.totals.allowed += payload.event.decision == "allow"
             self.totals.denied += is_denial(payload.event)
         self.totals.attempts.add(payload)
+        self._tell_observers(sequence, payload)
+
+    def _tell_observers(self, sequence: int, payload: Payload) -> None:
         for observer in self.observers:
             observer(sequence, payload)
 

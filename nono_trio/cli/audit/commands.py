@@ -27,7 +27,10 @@ from nono_trio.cli.shared_flags import (
     json_option,
     session_directory,
 )
+from nono_trio.cli.style import is_styled, painted_line, print_verdict
+from nono_trio.cli.tables import drawing, is_drawn, print_table
 from nono_trio.cli.text import clean, counted, decision_line
+from nono_trio.cli.waiting import Waiting
 from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
 
@@ -102,13 +105,14 @@ def verify(
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
     root = audit_root(audit_dir)
-    answers = (
-        verify_all(root, quick=quick, jobs=jobs, upstream=upstream)
-        if every
-        else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream)
-    )
     several = every or len(targets) > 1
-    told = [_tell(answer, as_json=as_json, several=several) for answer in answers]
+    with Waiting("verifying") as wait:
+        answers = (
+            verify_all(root, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+            if every
+            else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+        )
+        told = [_tell(answer, as_json=as_json, several=several) for answer in wait.over(answers)]
     if several and not as_json:
         _sum_up(told, root, removed_sessions(root) if every else 0)
     raise SystemExit(worst(answer.verdict for answer in told))
@@ -120,8 +124,7 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     if as_json:
         print_json(answer)
         return answer
-    for line in verification_lines(answer, brief=several):
-        print(line)
+    print_verdict(verification_lines(answer, brief=several))
     hint = verification_hint(answer)
     if hint is not None and not several:
         sys.stdout.flush()
@@ -240,7 +243,6 @@ def list_sessions(
     not bound yet. It is no proof: `nono-trio audit verify --all` is.
     """
     from nono_trio.cli.audit import listing
-    from nono_trio.cli.audit.render import list_lines
 
     if today and since is not None:
         raise click.UsageError("--today and --since exclude each other")
@@ -250,7 +252,8 @@ def list_sessions(
     wanted = listing.ListFilter(
         since=begin or None, until=end or None, recent=None if every else recent, **filters
     )
-    listed = listing.listed(root, wanted)
+    with Waiting("reading the sessions"):
+        listed = listing.listed(root, wanted)
     rows = listed.rows
     if as_json:
         fields = [listing.row_fields(row) for row in rows]
@@ -259,8 +262,8 @@ def list_sessions(
     if not rows:
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
         return
-    for line in list_lines(rows, datetime.now(UTC)):
-        print(line)
+    now = datetime.now(UTC)
+    print_table(listing.LIST_COLUMNS, [listing.list_row(*row, now) for row in rows], paged=True)
     sys.stdout.flush()
     if listed.more:
         say(f"these are the newest {len(rows)}; `nono-trio audit list --all` has all")
@@ -285,12 +288,19 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.cli.audit.render import show_lines, story_fields
 
     directory = session_directory(audit_root(audit_dir), session)
-    stored = bound_facts.look(directory, files=True)
-    story = read_story(directory, TIMELINE_ENDS)
-    stored = bound_facts.compared(stored, story)
+    with Waiting("reading the log"):
+        stored = bound_facts.look(directory, files=True)
+        story = read_story(directory, TIMELINE_ENDS)
+        stored = bound_facts.compared(stored, story)
     status = status_of(stored)
     if as_json:
         print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
+        return
+    if is_drawn():
+        from nono_trio.cli.audit.show_panels import show_parts
+
+        drawing().print_panels([*show_parts(stored, status, story)])
+        print(f"proof not looked for here: `nono-trio audit verify {stored.session_id}`")
         return
     for line in show_lines(stored, status, story):
         print(line)
@@ -360,7 +370,8 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
     """
     from nono_trio.cli.audit.learn import Lesson
 
-    lesson = Lesson(session_directory(audit_root(audit_dir), session))
+    with Waiting("verifying and reading the log"):
+        lesson = Lesson(session_directory(audit_root(audit_dir), session))
     if as_json:
         print_json({"schema": JSON_SCHEMA, **lesson.fields()})
         return
@@ -370,7 +381,8 @@ def learn(session: str, as_json: bool, audit_dir: str | None) -> None:
 
 def _print_record(record: LogRecord) -> None:
     if isinstance(record.event, Network):
-        print(decision_line(record.event.event), flush=True)
+        line = decision_line(record.event.event)
+        print(painted_line(line) if is_styled(sys.stdout) else line, flush=True)
 
 
 def _print_record_json(record: LogRecord) -> None:

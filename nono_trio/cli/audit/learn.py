@@ -13,8 +13,14 @@ from nono_trio.audit.read.learn import learn
 from nono_trio.audit.store import read_summary
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.session import verify
+from nono_trio.cli.audit.learned_policy import (
+    judging_flags,
+    learned_files,
+    learned_network,
+    learned_variables,
+)
 from nono_trio.cli.text import MAX_DETAIL, clean, command_text, counted, shorten
-from nono_trio.core.profile.values import quoted
+from nono_trio.core.profile.values import quoted, quoted_path
 from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.read.learn import DeniedTarget, Learned
-    from nono_trio.core.log.policy_json import GrantedPath
 
 # Denials are there to be read one by one.
 MAX_DENIED: Final = 50
@@ -56,23 +61,18 @@ class Lesson:
     def fields(self) -> dict[str, Any]:
         """The lesson for --json; `profile` has the shape of a profile's file."""
         learned = self.learned
-        others = {
-            "allow_endpoint": list(learned.endpoints),
-            "resolve": learned.resolve,
-            "open_port": sorted(learned.open_ports),
-            "listen_port": sorted(learned.listen_ports),
+        tables = {
+            "meta": {"name": self._name()},
+            "filesystem": learned_files(self.policy),
+            "network": {"allow_domain": list(learned.entries), **self._network()},
+            "environment": learned_variables(self.policy),
         }
-        network: dict[str, Any] = {"allow_domain": list(learned.entries)}
-        network |= {name: values for name, values in others.items() if values}
         return {
             "session_id": self.session_id,
             "verdict": self.verdict,
-            "profile": {
-                "meta": {"name": self._name()},
-                **({"filesystem": grants} if (grants := self._grants()) else {}),
-                "network": network,
-            },
+            "profile": {name: table for name, table in tables.items() if table},
             "requests": learned.entries | learned.endpoints,
+            "unreached": learned.unreached,
             "denied": learned.refused,
             "denied_endpoints": list(learned.denied_endpoints),
             "denied_files": [
@@ -80,6 +80,7 @@ class Lesson:
             ],
             "left_out": learned.left_out,
             "granted_paths": self.paths,
+            "judging": judging_flags(self.policy),
         }
 
     def lines(self) -> Iterator[str]:
@@ -87,49 +88,58 @@ class Lesson:
         learned = self.learned
         command = shorten(clean(command_text(self.command)), MAX_DETAIL)
         yield f"# Learned from session {self.session_id} ({self.verdict}): {command}"
-        yield "# Review it: it allows exactly what that session was allowed."
+        yield "# Review it: it allows what that session was allowed and reached."
+        if flags := judging_flags(self.policy):
+            yield f"# The session was judged with: {clean(flags)}"
         yield ""
         yield "[meta]"
         yield f"name = {quoted(self._name())}"
         yield ""
-        yield from self._file_lines()
-        yield from _denied_file_lines(learned.files, has_table=bool(self._grants()))
+        files = learned_files(self.policy)
+        if files:
+            yield "# Granted in that session, with the access that each path had: use is not seen."
+            yield "[filesystem]"
+            yield from _table_lines(files)
+            yield ""
+        yield from _denied_file_lines(learned.files, has_table=bool(files))
         yield "[network]"
         yield "allow_domain = ["
         for rule, count in learned.entries.items():
             yield f"  {quoted(rule)},  # {counted(count, 'request')}"
+        for rule, reason in learned.unreached.items():
+            yield f"  # {quoted(rule)},  # never reached: {shorten(clean(reason), MAX_DETAIL)}"
         yield from _denied_lines(learned.refused)
         yield "]"
         yield from _endpoint_lines(learned)
-        if learned.resolve:
-            yield f"resolve = [{', '.join(map(quoted, learned.resolve))}]"
-        if learned.open_ports:
-            yield f"open_port = {sorted(learned.open_ports)}"
-        if learned.listen_ports:
-            yield f"listen_port = {sorted(learned.listen_ports)}"
+        network = self._network()
+        network.pop("allow_endpoint", None)  # with its comments above
+        yield from _table_lines(network)
+        unused = self._unused_ports()
+        if unused:
+            yield f"# open_port = {unused}  # never used"
         if learned.left_out:
             yield f"# left out: {counted(learned.left_out, 'decision')} about still other hosts"
+        variables = learned_variables(self.policy)
+        if variables:
+            yield ""
+            yield "[environment]"
+            yield from _table_lines(variables)
+
+    def _network(self) -> dict[str, Any]:
+        """The keys of `network` beside `allow_domain`."""
+        learned, found = self.learned, learned_network(self.policy)
+        found["resolve"] = [*dict.fromkeys([*found.get("resolve", []), *learned.resolve])]
+        found["allow_endpoint"] = list(learned.endpoints)
+        found["open_port"] = sorted(learned.open_ports)
+        found["listen_port"] = sorted({*found.get("listen_port", []), *learned.listen_ports})
+        return {key: value for key, value in found.items() if value}
+
+    def _unused_ports(self) -> list[int]:
+        granted = set() if self.policy is None else {*self.policy.network.open_ports}
+        return sorted(granted - self.learned.open_ports)
 
     def _name(self) -> str:
         return f"learned-{self.session_id}"
-
-    def _grants(self) -> dict[str, list[str]]:
-        """The paths that the user granted, by the key of a profile, with the access they had."""
-        grants: dict[str, list[str]] = {}
-        for grant in self.policy.files.grants if self.policy and self.policy.files else ():
-            if grant.asked_for:
-                grants.setdefault(_key(grant), []).append(grant.path)
-        return {key: [*dict.fromkeys(paths)] for key, paths in grants.items()}
-
-    def _file_lines(self) -> Iterator[str]:
-        grants = self._grants()
-        if not grants:
-            return
-        yield "# Granted in that session, with the access that each path had."
-        yield "[filesystem]"
-        for key, paths in grants.items():
-            yield f"{key} = [{', '.join(map(quoted, paths))}]"
-        yield ""
 
 
 def _endpoint_lines(learned: Learned) -> Iterator[str]:
@@ -151,12 +161,14 @@ def _endpoint_lines(learned: Learned) -> Iterator[str]:
     yield "]"
 
 
-def _key(grant: GrantedPath) -> str:
-    """The key of a profile that grants a path as it was granted."""
-    if grant.access == "socket":
-        return "allow_unix_socket"
-    key = "allow" if grant.access == "readwrite" else grant.access
-    return f"{key}_file" if grant.is_file else key
+def _table_lines(table: dict[str, Any]) -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, str):
+            yield f"{key} = {quoted(value)}"
+        elif all(isinstance(one, int) for one in value):
+            yield f"{key} = {value}"
+        else:
+            yield f"{key} = [{', '.join(map(quoted_path, value))}]"
 
 
 def _denied_file_lines(files: set[tuple[str, str]], *, has_table: bool) -> Iterator[str]:
@@ -171,7 +183,7 @@ def _denied_file_lines(files: set[tuple[str, str]], *, has_table: bool) -> Itera
     for access, key in (("Write", "write"), ("Read", "read")):
         paths = sorted(path for path, found in files if found == access)[:MAX_DENIED]
         for name, is_directory in ((key, True), (f"{key}_file", False)):
-            named = [quoted(path) for path in paths if os.path.isdir(path) == is_directory]
+            named = [quoted_path(path) for path in paths if os.path.isdir(path) == is_directory]
             if named:
                 yield f"# {name} = [{', '.join(named)}]"
     yield ""

@@ -12,6 +12,7 @@ from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
+from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.errors import LogUnreadable
 
@@ -49,8 +50,7 @@ def verify(as_json: bool, audit_dir: str | None) -> None:
     if as_json:
         print_json(answer)
     else:
-        for line in verification_lines(answer, brief=True):
-            print(line)
+        print_verdict(verification_lines(answer, brief=True))
         if answer.first_bad is not None:
             sys.stdout.flush()
             print(

@@ -1,4 +1,4 @@
-"""The work of `audit list`: select sessions, and gather the facts that cost little to read.
+"""The work of `audit list`: select sessions, gather the facts that cost little to read, as a row.
 
 Days are local days, as the times on the screen are local; a time may be given with its offset.
 """
@@ -15,6 +15,9 @@ import msgspec
 from nono_trio.audit.read.summary import Counts, Status, counts_of
 from nono_trio.audit.read.summary import status as status_of
 from nono_trio.audit.verify import bound_facts
+from nono_trio.cli.parts import Column
+from nono_trio.cli.session_rows import no_command_text, run_exit_code
+from nono_trio.cli.text import MIN_LAST, ago, clean, command_text
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.paths import is_in
 
@@ -23,6 +26,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.stored_session import StoredSession
+
+LIST_COLUMNS = (
+    Column("ID"),
+    Column("NAME", flexible="cut", leaves=4),
+    Column("STARTED", leaves=5),
+    Column("STATUS", states=True),
+    Column("EVENTS", right=True, leaves=1),
+    Column("DENY", right=True, leaves=6, denials=True),
+    Column("FAIL", right=True, leaves=2),
+    Column("ALLOW", right=True, leaves=3),
+    Column("COMMAND", flexible="cut", least=MIN_LAST),
+)
 
 Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't be read
 
@@ -59,12 +74,6 @@ def listed(audit_root: Path, wanted: ListFilter) -> Listed:
             break
         found.rows.append((session, status, _counts(session)))
     return found
-
-
-def run_exit_code(session: StoredSession) -> int | None:
-    """The exit code of the run itself; None where it is not known."""
-    code = session.facts.run_exit_code
-    return code if isinstance(code, int) else None
 
 
 def _counts(session: StoredSession) -> Counts | None:
@@ -113,6 +122,25 @@ def row_fields(row: Row) -> dict[str, Any]:
         "fault": session.fault,
         "directory": str(session.directory),
     }
+
+
+def list_row(
+    session: StoredSession, status: str, counts: Counts | None, now: datetime
+) -> tuple[str, ...]:
+    """The cells of LIST_COLUMNS for a session."""
+    command = session.summary.command if session.summary is not None else []
+    return (
+        session.session_id,
+        clean(session.name or "-"),
+        ago(session.started, now),
+        status,
+        *(_count_cells(counts) if counts else "????"),
+        command_text(command) or no_command_text(session),
+    )
+
+
+def _count_cells(counts: Counts) -> Iterator[str]:
+    return map(str, (counts.events, counts.denied, counts.failed, counts.allowed))
 
 
 def _parse_day(text: str, flag: str) -> tuple[datetime, bool]:

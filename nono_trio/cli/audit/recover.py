@@ -11,7 +11,9 @@ from nono_trio.audit.recovery.abandoned import remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
+from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
@@ -28,10 +30,11 @@ def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> in
     """Recover one session, or every crashed one, and say so; return the exit code."""
     chosen = [directory] if directory is not None else list(_crashed(root))
     outcomes = set()
-    for one in chosen:
-        answer = recover(one)
-        outcomes.add(answer.outcome)
-        _tell(answer, as_json=as_json)
+    with Waiting("recovering") as wait:
+        wait.expect(len(chosen))
+        for answer in wait.over(map(recover, chosen)):
+            outcomes.add(answer.outcome)
+            _tell(answer, as_json=as_json)
     if directory is None and (removed := remove_abandoned(root)):
         say(f"removed what {counted(removed, 'killed start or removal')} left")
     if not chosen and as_json:
@@ -51,7 +54,8 @@ def _tell(answer: Recovery, *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print(f"{answer.outcome:<11} {clean(answer.session_id)}  {_text(answer)}", flush=True)
+    print_verdict([f"{answer.outcome:<11} {clean(answer.session_id)}  {_text(answer)}"])
+    sys.stdout.flush()
     hint = _hint(answer)
     if hint is not None:
         print(f"hint: {clean(hint)}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""How `audit verify`, `audit list` and `audit show` look; what they say was found elsewhere.
+"""How `audit verify` and `audit show` look; what they say was found elsewhere.
 
 Rules of this file: plain text that reads the same without colour and in a pipe; everything that
-comes from a log or a session file goes through `clean`. Plain columns instead of rich: importing
-it costs more than verifying a session.
+comes from a log or a session file goes through `clean`. A terminal gets panels of the same facts
+(show_panels.py).
 """
 
 from __future__ import annotations
@@ -16,32 +16,28 @@ from nono_trio.cli.session_rows import (
     bounded_list,
     fault_rows,
     file_text,
-    no_command_text,
     policy_rows,
 )
 from nono_trio.cli.text import (
-    ago,
+    all_numbers_text,
     clean,
     command_text,
     counted,
     decision_line,
     denied_text,
     local_time,
-    numbers_text,
     shorten,
     size_text,
-    table_lines,
     target_text,
 )
 from nono_trio.core.log.events import LOST_EXIT_CODE, Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
 
     from nono_trio.audit.read.programs import ProgramCount
     from nono_trio.audit.read.records import LogRecord
-    from nono_trio.audit.read.summary import Counts, HostCount, Status, Story
+    from nono_trio.audit.read.summary import HostCount, Status, Story
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.audit.verify.verdict import Verification
     from nono_trio.core.log.session_json import NonoTrioFacts, SessionSummary
@@ -52,7 +48,7 @@ SHOWN_ADDRESSES = 2
 MAX_PROGRAM_ROWS = 20
 MAX_PROGRAM_NAME = 40
 SHOWN_DIGITS = 12
-NO_BYTES = f"{'-':>9}  {'-':>9}"
+NO_BYTES = ("-", "-")
 
 # -- verify ---------------------------------------------------------------------------------------
 
@@ -129,54 +125,19 @@ def _proof_lines(answer: Verification) -> Iterator[str]:
     yield _row("signature", "present, not checked" if answer.attestation.present else "none")
 
 
-# -- list -----------------------------------------------------------------------------------------
-
-
-def list_lines(
-    rows: Sequence[tuple[StoredSession, Status, Counts | None]], now: datetime
-) -> Iterator[str]:
-    """The sessions as a table, newest first; the command gets what is left of the width."""
-    table: list[tuple[str, ...]] = [
-        ("ID", "NAME", "STARTED", "STATUS", "EVENTS", "DENY", "FAIL", "ALLOW", "COMMAND")
-    ]
-    table += [_list_row(session, status, counts, now) for session, status, counts in rows]
-    yield from table_lines(table, right=(4, 5, 6, 7))
-
-
-def _list_row(
-    session: StoredSession, status: str, counts: Counts | None, now: datetime
-) -> tuple[str, ...]:
-    command = session.summary.command if session.summary is not None else []
-    return (
-        session.session_id,
-        clean(session.name or "-"),
-        ago(session.started, now),
-        status,
-        *(_count_cells(counts) if counts else "????"),
-        command_text(command) or no_command_text(session),
-    )
-
-
-def _count_cells(counts: Counts) -> Iterator[str]:
-    return map(str, (counts.events, counts.denied, counts.failed, counts.allowed))
-
-
 # -- show -----------------------------------------------------------------------------------------
 
 
 def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
     """The lines of `audit show`: command, cage, hosts, and the ends of the timeline."""
-    yield from _session_lines(session, status, story)
-    yield from _cage_lines(session, story)
-    yield from (_row(label, text) for label, text in policy_rows(session))
-    unbound = "" if status == "sealed" else NOT_BOUND
-    yield _row("network", f"{numbers_text(story.attempts)}{_not_counted(story)}{unbound}")
-    yield _row(
-        "bytes",
-        f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
-        f" in {counted(story.connections, 'connection')}{_lost_flows(session)}{unbound}",
-    )
-    yield _row("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`")
+    for label, text in (
+        *session_rows(session, status, story),
+        *cage_rows(session, story),
+        *policy_rows(session),
+        *result_rows(session, status, story),
+        ("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`"),
+    ):
+        yield _row(label, text)
     if story.files:
         yield _row("files", file_text([*story.files]))
     if story.hosts:
@@ -189,19 +150,15 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         yield from _timeline_lines(story)
 
 
-def _not_counted(story: Story) -> str:
-    """What the three numbers leave out."""
-    attempts = story.attempts
-    left_out = [
-        f"{count:,} {what}"
-        for count, what in (
-            (attempts.repeats, "repeats of denials"),
-            (len(attempts.unanswered), "without the proxy's password"),
-            (attempts.loopback, "refused at loopback"),
-        )
-        if count
-    ]
-    return f" (not counted: {', '.join(left_out)})" if left_out else ""
+def result_rows(session: StoredSession, status: Status, story: Story) -> Iterator[tuple[str, str]]:
+    """The numbers of a session: its attempts, its bytes."""
+    unbound = "" if status == "sealed" else NOT_BOUND
+    yield "network", f"{all_numbers_text(story.attempts)}{unbound}"
+    yield (
+        "bytes",
+        f"{size_text(story.bytes_up)} up, {size_text(story.bytes_down)} down"
+        f" in {counted(story.connections, 'connection')}{_lost_flows(session)}{unbound}",
+    )
 
 
 def _lost_flows(session: StoredSession) -> str:
@@ -250,17 +207,18 @@ def _record_fields(record: LogRecord) -> dict[str, object]:
     return {"sequence": record.sequence, "event": event}
 
 
-def _session_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
+def session_rows(session: StoredSession, status: Status, story: Story) -> Iterator[tuple[str, str]]:
+    """What ran, when, and how it ended; not cleaned yet, as all rows."""
     name = f"  (name {clean(session.name)})" if session.name else ""
-    yield _row("session", f"{session.session_id}{name}")
+    yield "session", f"{session.session_id}{name}"
     ended = _end_text(session, story)
-    yield _row("status", TAMPERED if status == "tampered" else f"{status}{ended}")
-    yield from (_row(label, text) for label, text in fault_rows(session))
+    yield "status", TAMPERED if status == "tampered" else f"{status}{ended}"
+    yield from fault_rows(session)
     summary = session.summary
     if summary is not None:
-        yield _row("command", command_text(summary.command))
-        yield _row("started", f"{local_time(session.started)}{_duration(summary)}")
-    yield _row("records", f"{story.events:,} in {session.directory}")
+        yield "command", command_text(summary.command)
+        yield "started", f"{local_time(session.started)}{_duration(summary)}"
+    yield "records", f"{story.events:,} in {session.directory}"
 
 
 def _end_text(session: StoredSession, story: Story) -> str:
@@ -289,19 +247,20 @@ def _duration(summary: SessionSummary) -> str:
     return f", ran {(ended - started).total_seconds():.1f} s"
 
 
-def _cage_lines(session: StoredSession, story: Story) -> Iterator[str]:
+def cage_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, str]]:
+    """What held it."""
     summary = session.summary
     if summary is not None and summary.is_ours:
         facts = summary.facts
         enforcement = facts.enforcement if isinstance(facts.enforcement, list) else []
-        yield _row("isolation", str(facts.isolation or "not recorded"))
-        yield from (_row("cage", line) for line in enforcement)
-        yield _row("audit", _audit_text(facts))
+        yield "isolation", str(facts.isolation or "not recorded")
+        yield from (("cage", line) for line in enforcement)
+        yield "audit", _audit_text(facts)
     if story.sandbox is not None:
         landlock = story.sandbox.landlock_abi or "none"
-        yield _row("recorded", f"{story.sandbox.platform}, Landlock {landlock} (in the log)")
+        yield "recorded", f"{story.sandbox.platform}, Landlock {landlock} (in the log)"
     if summary is not None and summary.tracked_paths and session.policy is None:
-        yield _row("granted", bounded_list(summary.tracked_paths))
+        yield "granted", bounded_list(summary.tracked_paths)
 
 
 def _audit_text(facts: NonoTrioFacts) -> str:
@@ -310,12 +269,13 @@ def _audit_text(facts: NonoTrioFacts) -> str:
 
 
 def _host_lines(session: StoredSession, story: Story) -> Iterator[str]:
-    rows = [*_host_rows(session, story)]
+    rows = [*host_rows(session, story)]
     shown = rows[:MAX_HOST_ROWS]
     width = max((len(name) for _, name, *_ in shown), default=0)
     yield f"{'DECISION':<9} {'HOST':<{width}}  {'REQUESTS':>8}  {'UP':>9}  {'DOWN':>9}  ADDRESS"
-    for decision, name, requests, moved, address in shown:
-        yield f"{decision:<9} {name:<{width}}  {requests:>8,}  {moved}  {address}".rstrip()
+    for decision, name, requests, up, down, address in shown:
+        moved = f"{up:>9}  {down:>9}"
+        yield f"{decision:<9} {name:<{width}}  {requests:>8}  {moved}  {address}".rstrip()
     if len(rows) > len(shown):
         yield f"... and {counted(len(rows) - len(shown), 'host')} more (all with --json)"
 
@@ -325,31 +285,35 @@ def _program_lines(programs: Sequence[ProgramCount]) -> Iterator[str]:
     shown = programs[:MAX_PROGRAM_ROWS]
     names = [shorten(clean(program.name), MAX_PROGRAM_NAME) for program in shown]
     width = max(len("PROGRAM"), *map(len, names))
-    yield f"{'PROGRAM':<{width}}  {'DENIED':>6}  {'ALLOWED':>7}  {'PIDS':>4}  {'SHA-256':<12}  FILE"
+    columns = f"{'DENIED':>6}  {'FAILED':>6}  {'ALLOWED':>7}  {'PIDS':>4}  {'SHA-256':<12}  FILE"
+    yield f"{'PROGRAM':<{width}}  {columns}"
     for name, one in zip(names, shown, strict=True):
         digest = (one.sha256 or "-")[:SHOWN_DIGITS]
-        counts = f"{one.denied:>6,}  {one.allowed:>7,}  {one.processes or '-':>4}"
-        yield f"{name:<{width}}  {counts}  {digest:<12}  {clean(one.exe or '-')}"
+        counts = f"{one.denied:>6,}  {one.failed:>6,}  {one.allowed:>7,}"
+        file = f"{one.processes or '-':>4}  {digest:<12}  {clean(one.exe or '-')}"
+        yield f"{name:<{width}}  {counts}  {file}"
     if len(programs) > len(shown):
         yield f"... and {counted(len(programs) - len(shown), 'program')} more (all with --json)"
 
 
-def _host_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, str, int, str, str]]:
-    """Denials first, one row a host: a program that looked a name up and then tried three ports
+def host_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, ...]]:
+    """Decision, host, requests, bytes up and down, addresses.
+
+    Denials first, one row a host: a program that looked a name up and then tried three ports
     wanted one thing. What was allowed has a row a port, for the bytes and the addresses."""
     attempts = story.attempts
     for outcome, hosts in (("deny", attempts.denied_hosts), ("fail", attempts.failed_hosts)):
         for denied in sorted(hosts.values(), key=lambda host: (-host.requests, host.target)):
-            yield outcome, denied_text(denied), denied.requests, NO_BYTES, ""
+            yield outcome, denied_text(denied), f"{denied.requests:,}", *NO_BYTES, ""
     for host in story.hosts_by_weight():
         requests = story.allowed_requests(host) if host.decision == "allow" else host.requests
         if host.decision != "deny" and requests:
-            moved = _bytes(host) if host.decision == "allow" else NO_BYTES
+            moved = (size_text(host.bytes_up), size_text(host.bytes_down))
             yield (
                 host.decision,
                 target_text(host.target, host.port),
-                requests,
-                moved,
+                f"{requests:,}",
+                *(moved if host.decision == "allow" else NO_BYTES),
                 _addresses(session, host),
             )
 
@@ -365,10 +329,6 @@ def _addresses(session: StoredSession, host: HostCount) -> str:
     if policy is None or host.port is None:
         return shown
     return f"{shown} (pin)" if policy.network.is_pinned(host.target, host.port) else shown
-
-
-def _bytes(host: HostCount) -> str:
-    return f"{size_text(host.bytes_up):>9}  {size_text(host.bytes_down):>9}"
 
 
 def _timeline_lines(story: Story) -> Iterator[str]:

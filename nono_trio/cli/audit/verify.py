@@ -23,21 +23,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.cli.waiting import Waiting
 
 
 def verify_targets(
-    audit_root: Path, targets: Sequence[str], *, quick: bool, jobs: int, upstream: bool = False
+    audit_root: Path,
+    targets: Sequence[str],
+    *,
+    quick: bool,
+    jobs: int,
+    upstream: bool = False,
+    wait: Waiting | None = None,
 ) -> Iterator[Verification]:
-    """The answers for sessions as people name them, in that order."""
+    """The answers for sessions as people name them, in that order; `wait` is told how far it is."""
     found = [_find(audit_root, target) for target in targets]
     paths = [path for path in found if not isinstance(path, Verification)]
-    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream)
+    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+    if wait is not None:
+        wait.expect(len(found))
     for path in found:
         yield path if isinstance(path, Verification) else next(answers)
 
 
 def verify_all(
-    audit_root: Path, *, quick: bool, jobs: int, upstream: bool = False
+    audit_root: Path,
+    *,
+    quick: bool,
+    jobs: int,
+    upstream: bool = False,
+    wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for every session under the root, newest first, and for every one that the
     ledger knows and the root does not have."""
@@ -46,7 +60,9 @@ def verify_all(
         paths += _replaced(audit_root, paths)
     except NonoTrioError as error:
         return iter([_unreadable(str(audit_root), error)])
-    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream)
+    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+    if wait is not None:
+        wait.expect(len(paths))
     return chain(answers, _missing(audit_root, paths))
 
 
@@ -86,7 +102,13 @@ def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
 
 
 def verify_paths(
-    audit_root: Path, paths: Sequence[Path], *, quick: bool, jobs: int, upstream: bool = False
+    audit_root: Path,
+    paths: Sequence[Path],
+    *,
+    quick: bool,
+    jobs: int,
+    upstream: bool = False,
+    wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for session directories and log files, in order.
 
@@ -99,8 +121,10 @@ def verify_paths(
     if jobs > 1 and len(paths) > 1 and _workers_find_this_package():
         yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs)
         return
+    watch = None if wait is None else wait.watch
     for path in paths:
-        yield in_root(path) if path.parent == audit_root else elsewhere(path)
+        judge = in_root if path.parent == audit_root else elsewhere
+        yield judge(path, watch=watch)
 
 
 def _verify_in_processes(

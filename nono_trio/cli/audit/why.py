@@ -12,6 +12,7 @@ from nono_trio.cli.asked import check_question
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable
 
@@ -77,7 +78,7 @@ def _tell(session_id: str, answer: PolicyAnswer, *, as_json: bool) -> None:
         status = "allowed" if fields.pop("allowed") else "denied"
         print_json({"schema": JSON_SCHEMA, "session_id": session_id, "status": status, **fields})
         return
-    print(f"{'allowed' if answer.allowed else 'denied':<9}{clean(answer.subject)}")
+    print_verdict([f"{'allowed' if answer.allowed else 'denied':<9}{clean(answer.subject)}"])
     for label, text in (("why", answer.reason), ("line", answer.line), ("note", answer.note)):
         if text is not None:
             print(f"  {label:<7}{clean(text)}")

@@ -26,6 +26,7 @@ POLICY_TARGET: Final = f"{OWN_TARGETS}policy"
 SUMMARY_TARGET: Final = f"{OWN_TARGETS}summary"
 # Denials without a record of their own, or of an unknown host.
 LOOK_UPS_TARGET: Final = f"{OWN_TARGETS}dns"
+CHALLENGES_TARGET: Final = f"{OWN_TARGETS}challenges"
 REFUSED_PORTS_TARGET: Final = f"{OWN_TARGETS}refused"
 DIRECT_TARGET: Final = f"{OWN_TARGETS}direct"
 BINDING_TARGETS: Final = (POLICY_TARGET, SUMMARY_TARGET)

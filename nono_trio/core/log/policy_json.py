@@ -56,18 +56,23 @@ class GrantedPath(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FilePolicy(msgspec.Struct, kw_only=True, frozen=True):
-    """Grants, denied paths, and those denied paths that a flag opened (`bypasses`)."""
+    """Grants, denied paths, those of them that the user closed (`closed`), and those that a flag
+    opened (`bypasses`)."""
 
     grants: list[GrantedPath]
     denied: list[str] = []
+    closed: list[str] = []
     bypasses: list[str] = []
 
 
 class PassedVariables(msgspec.Struct, kw_only=True, frozen=True):
-    """Names of the caller's variables: those passed on, and secrets held back."""
+    """Names of the caller's variables: those passed on, and secrets held back; the patterns that
+    the user allowed and denied."""
 
     passed: list[str] = []
     held_back: list[str] = []
+    allow: list[str] = []
+    deny: list[str] = []
 
 
 class JudgingPolicy(msgspec.Struct, kw_only=True, frozen=True):

@@ -9,7 +9,7 @@ is not known is null, never a guess. A line may come after its record. Its key o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -114,11 +114,27 @@ class Found:
         """True if its lines are final."""
         return all(holder.program.is_settled for holder in self.holders)
 
+    @property
+    def programs(self) -> Sequence[Program]:
+        """The programs of its holders, each once."""
+        if len(self.holders) == 1:  # as nearly always
+            return (self.holders[0].program,)
+        return [*dict.fromkeys(holder.program for holder in self.holders)]
+
     def lines(self, sequence: int) -> bytes:
         """The lines of a record."""
+        if len(self.holders) == 1:
+            return self.holders[0].line(sequence)
         if not self.holders:
             return b'{"sequence":%d,%b' % (sequence, _WITHOUT_HOLDER[self.state])
-        return b"".join(holder.line(sequence) for holder in self.holders)
+        return b"".join([holder.line(sequence) for holder in self.holders])
+
+
+class Sought(NamedTuple):
+    """A socket that is open; a longer look is needed to find its holder."""
+
+    ends: Endpoints
+    inode: int
 
 
 RecordOrigin: TypeAlias = Endpoints | Found

@@ -82,12 +82,14 @@ class Query:
 
 
 class BadQuery(Exception):
-    """A message that is no query; `reply` is the error answer, None if it must not be answered."""
+    """A message that is no query; `reply` is the error answer, None if it must not be answered.
+    `name` is the name that it asks for, if that could be read."""
 
-    def __init__(self, reason: str, reply: bytes | None) -> None:
+    def __init__(self, reason: str, reply: bytes | None, name: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.reply = reply
+        self.name = name
 
 
 def parse_query(message: bytes) -> Query:
@@ -113,7 +115,7 @@ def parse_query(message: bytes) -> Query:
 
 
 def _bad(head: Query, reason: str, code: int = FORMAT_ERROR) -> BadQuery:
-    return BadQuery(reason, empty_answer(head, code))
+    return BadQuery(reason, empty_answer(head, code), head.name or None)
 
 
 def _read_question(head: Query, message: bytes) -> tuple[Query, int]:

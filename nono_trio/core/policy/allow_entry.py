@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_ENTRY: Final = frozenset({
     DenialCode.DATAGRAM, DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.HOST_LOOPBACK,
+    DenialCode.NO_QUERY, DenialCode.UNANSWERED,
 })  # fmt: skip
 _ENDPOINT_CODES: Final = frozenset({DenialCode.ENDPOINT_NOT_ALLOWED, DenialCode.ENCODED_SLASH})
 _SHOWN_URL: Final = re.compile(r"(https?)://[^/]+(/[!-~]*)")

@@ -12,7 +12,10 @@ Rules of this file:
   the policy refused.
 - Not counted: a request without the proxy's token, since a client may wait to be asked and another
   program may have sent it; a refused connection to loopback, since wait-for-port loops make many; a
-  look-up of a file.
+  look-up of a file. Counted is the record that the end of a run has of each host that the command
+  itself asked for and never sent the token for.
+- `unseen` counts what left no record and may have been anything: a check that depends on seeing it
+  can't pass.
 - A repeat that the throttles left out is no attempt of its own; `repeats` counts those.
 - A command chooses the names, so every table here has a bound; what no longer fits is counted
   without its name.
@@ -23,25 +26,31 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.file_events import MORE_FILES, denied_request
+from nono_trio.core.log.file_events import (
+    MORE_FILES,
+    denied_request,
+    real_path,
+    unseen_count,
+)
 from nono_trio.core.log.nono_events import CapabilityDecision
-from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log
+from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log, lost_events
 from nono_trio.core.log.session_json import AttemptTotals
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, entry
 from nono_trio.core.policy.reasons import DenialCode, parse_note, parse_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from nono_trio.core.log.events import NetworkEvent, Payload
 
 Kind: TypeAlias = Literal["denied", "listed", "failed"]
+Unseen: TypeAlias = Literal["look-ups of files", "refused packets", "queries for names", "records"]
 
 # A command can make up any number of names. What lies beyond these bounds is counted without them.
 MAX_HOSTS: Final = 1000
@@ -92,6 +101,14 @@ class _Read(msgspec.Struct, frozen=True):
     other_host: str
 
 
+class Decided(NamedTuple):
+    """Numbers of attempts by outcome."""
+
+    allowed: int
+    denied: int
+    failed: int
+
+
 @dataclass(slots=True)
 class _Open:
     """Allowed requests of one host and port that no second decision has replaced."""
@@ -119,8 +136,12 @@ class AttemptTally:
     """Paths outside the grants that were to be created; the first MAX_FILES."""
     looked_up_files: dict[str, None] = field(default_factory=dict)
     """Paths outside the grants that were looked up; the first MAX_FILES."""
+    real_paths: dict[str, str] = field(default_factory=dict)
+    """Where those that are symlinks, or behind one, lead to."""
     replaced: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     """Allowed records, by host and port, whose attempt had another outcome after all."""
+    unseen: Counter[Unseen] = field(default_factory=Counter)
+    """What was lost; of look-ups of files those that decide about the run."""
     beyond: int = 0
     """Denied attempts on hosts beyond the bound."""
     _requests: int = 0
@@ -130,7 +151,19 @@ class AttemptTally:
     @property
     def denied(self) -> int:
         """The number of denied attempts, look-ups of names that were never tried among them."""
-        return self._requests + self._looked_up_only + self.beyond
+        return self._requests + sum(1 for _ in self.only_looked_up) + self.beyond
+
+    @property
+    def decided(self) -> Decided:
+        """The numbers so far without look-ups: what one record changes in them is its part."""
+        return Decided(self.allowed, self._requests + self.beyond, self.failed)
+
+    @property
+    def only_looked_up(self) -> Iterator[str]:
+        """The names whose look-up was denied and that were never tried; each is one attempt."""
+        for host in self.denied_hosts.values():
+            if not host.ports and host.look_ups > 0:
+                yield host.target
 
     @property
     def totals(self) -> AttemptTotals:
@@ -154,10 +187,6 @@ class AttemptTally:
         for payload in payloads:
             self.add(payload)
 
-    @property
-    def _looked_up_only(self) -> int:
-        return sum(not host.ports and host.look_ups > 0 for host in self.denied_hosts.values())
-
     def _add_event(self, event: NetworkEvent) -> None:
         if is_about_log(event):
             self._add_about_many(event)
@@ -175,11 +204,22 @@ class AttemptTally:
 
     def _add_about_many(self, event: NetworkEvent) -> None:
         read = _read(event.reason or "")
+        self._lose("records", lost_events(event))
         if read.code in _SUPPRESSED_CODES:
             self.repeats += read.count
+        elif read.code is DenialCode.QUERIES_LOST:
+            self._lose("queries for names", read.count)
+        elif read.code is DenialCode.PACKETS_LOST:
+            self._lose("refused packets", read.count)
+        elif read.code is DenialCode.UNANSWERED_MORE:
+            self.beyond += read.count
         elif event.target == DIRECT_TARGET and event.decision == "deny":
             self.beyond += 1  # an attempt whose target is not known
             self.repeats += read.suppressed
+
+    def _lose(self, kind: Unseen, count: int) -> None:
+        if count:
+            self.unseen[kind] += count
 
     def _add_allowed(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
         found = self._open.get(key)
@@ -265,15 +305,33 @@ class AttemptTally:
             found.connects = max(0, found.connects - 1)
         found.allowed -= 1
         self.allowed -= 1
+        if not found.allowed:
+            self.observed.pop(entry(key[0], key[1] or 0), None)
         self.replaced[key] += 1
 
     def _add_file(self, payload: CapabilityDecision) -> None:
+        self._lose("look-ups of files", unseen_count(payload))
         request = denied_request(payload)
         if request is None or request.path == MORE_FILES:
             return
         kept = self.looked_up_files if request.access == "Read" else self.created
         if len(kept) < MAX_FILES:
             kept[request.path] = None
+            if (real := real_path(payload)) is not None:
+                self.real_paths[request.path] = real
+
+
+def is_denied_attempt(event: NetworkEvent) -> bool:
+    """Return True for the record of an attempt that the policy refused: of nothing that failed, of
+    no try of loopback, of no challenge."""
+    if event.decision not in ("deny", "approve_denied") or is_about_log(event):
+        return False
+    if event.denial_category == NO_TOKEN:
+        return False
+    read = _read(event.reason or "")
+    if read.code in _LOOPBACK_CODES and _is_loopback(event.target):
+        return False
+    return _kind(event, read) != "failed"
 
 
 def _is_inside(event: NetworkEvent) -> bool:

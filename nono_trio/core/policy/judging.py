@@ -2,7 +2,11 @@
 
 Rules of this file: the verdict follows from the attempts alone (attempts.py), so that it can be
 computed again from the log. A denied host that is expected is no reason. A hit of a deny entry is
-one only under `all`: who denies a host by name knows that it is asked for.
+one only under `all`: who denies a host by name knows that it is asked for. What was lost may have
+been a reason, so a run that could not be seen whole fails.
+
+The record of a look-up names the first name that the cage does not have. So that it names a
+tripwire itself, the cage shows the directory of a tripwire, empty (`directories`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nono_trio.core.policy.allow_entry import DeniedHost
-    from nono_trio.core.policy.attempts import AttemptTally
+    from nono_trio.core.policy.attempts import AttemptTally, Unseen
     from nono_trio.core.policy.rule import Rule
 
 FailOn: TypeAlias = Literal["policy", "all"]
@@ -36,7 +40,8 @@ class Strays(msgspec.Struct, frozen=True):
 
     `hosts` are the denied hosts with the number of attempts; `others` counts attempts on hosts that
     are not known any more. `creates` are paths outside the grants that were to be created, `looked
-    up` those whose look-up counts, `tripped` those of a tripwire.
+    up` those whose look-up counts, `tripped` those of a tripwire. `unseen` counts what was lost and
+    may have been one of them.
     """
 
     hosts: tuple[tuple[DeniedHost, int], ...] = ()
@@ -44,6 +49,7 @@ class Strays(msgspec.Struct, frozen=True):
     creates: tuple[str, ...] = ()
     looked_up: tuple[str, ...] = ()
     tripped: tuple[str, ...] = ()
+    unseen: tuple[tuple[Unseen, int], ...] = ()
 
     @property
     def denied(self) -> int:
@@ -51,7 +57,8 @@ class Strays(msgspec.Struct, frozen=True):
         return sum(count for _, count in self.hosts) + self.others
 
     def __bool__(self) -> bool:
-        return bool(self.denied or self.creates or self.looked_up or self.tripped)
+        reasons = self.creates, self.looked_up, self.tripped, self.unseen
+        return bool(self.denied or any(reasons))
 
 
 class Judging(msgspec.Struct, frozen=True):
@@ -78,11 +85,17 @@ class Judging(msgspec.Struct, frozen=True):
         """True if the verdict depends on look-ups of files."""
         return bool(self.paths) or self.fail_on == "all"
 
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """The directories in which the tripwires lie; of a pattern the one before it begins."""
+        return tuple(dict.fromkeys(map(_directory, self.paths)))
+
     def strays(self, attempts: AttemptTally) -> Strays:
         """Return what makes the run fail."""
         tripped = tuple(self._tripped(attempts))
+        unseen = tuple((kind, n) for kind, n in attempts.unseen.items() if self._needs(kind))
         if self.fail_on is None:
-            return Strays(tripped=tripped)
+            return Strays(tripped=tripped, unseen=unseen)
         hosts = ((host, self._counted(host)) for host in attempts.denied_hosts.values())
         return Strays(
             hosts=tuple((host, count) for host, count in hosts if count),
@@ -90,11 +103,39 @@ class Judging(msgspec.Struct, frozen=True):
             creates=tuple(attempts.created),
             looked_up=tuple(attempts.looked_up_files) if self.fail_on == "all" else (),
             tripped=tripped,
+            unseen=unseen,
         )
 
+    @property
+    def expects(self) -> bool:
+        """True if the denials of some host are no reason."""
+        return bool(self.expected or (self.fail_on == "policy" and self.deny_list))
+
+    def is_expected(self, target: str, port: int | None) -> bool:
+        """Return True if a denial of the host is no reason; `port` None: a look-up of its name."""
+        is_listed = self.fail_on != "all" and _names(self.deny_list, target, port)
+        return is_listed or _names(self.expected, target, port)
+
     def is_tripwire(self, path: str) -> bool:
-        """Return True if a look-up of `path` makes the run fail."""
+        """Return True if a look-up of `path` makes the run fail, provided that it exists."""
         return any(_is_hit(path, wanted) for wanted in self.paths)
+
+    def leads_to_tripwire(self, real: str) -> bool:
+        """Return True if a symlink to `real` leads to a tripwire, below it, or to its directory."""
+        return any(
+            real == _directory(wanted) or _is_same(real, wanted) or _is_same(real, f"{wanted}/*")
+            for wanted in self.paths
+        )
+
+    def is_named(self, path: str) -> bool:
+        """Return True if `path` itself is a tripwire: a look-up of it counts, existing or not."""
+        return any(_is_same(path, wanted) for wanted in self.paths)
+
+    def weighs(self, path: str | None, *, creates: bool) -> bool:
+        """Return True if a look-up may make the run fail; `path` None: of any path."""
+        if self.fail_on == "all" or (self.fail_on == "policy" and creates):
+            return True
+        return bool(self.paths) and (path is None or self.is_tripwire(path))
 
     def exit_code(self, child: int, attempts: AttemptTally) -> int:
         """Return the run's exit code: the command's own, unless it succeeded and strayed."""
@@ -103,19 +144,26 @@ class Judging(msgspec.Struct, frozen=True):
     def _counted(self, host: DeniedHost) -> int:
         """The attempts on a host that are a reason to fail."""
         if not host.ports:
-            is_listed = self.fail_on != "all" and _names(self.deny_list, host.target, None)
-            return 0 if is_listed or _names(self.expected, host.target, None) else 1
+            return 0 if self.is_expected(host.target, None) else 1
         return sum(
             count - (0 if self.fail_on == "all" else host.listed[port])
             for port, count in host.ports.items()
             if not _names(self.expected, host.target, port)
         )
 
+    def _needs(self, kind: Unseen) -> bool:
+        """Return True if the verdict depends on what was lost. Look-ups are only counted as lost
+        where it does."""
+        if kind == "look-ups of files":
+            return True
+        return self.fail_on is not None or (kind == "records" and bool(self.paths))
+
     def _tripped(self, attempts: AttemptTally) -> Iterator[str]:
         if not self.paths:
             return
         for path in dict.fromkeys((*attempts.looked_up_files, *attempts.created)):
-            if self.is_tripwire(path):
+            real = attempts.real_paths.get(path)
+            if self.is_tripwire(path) or (real is not None and self.leads_to_tripwire(real)):
                 yield path
 
 
@@ -149,12 +197,24 @@ def _covers(rule: Rule, name: str, port: int | None) -> bool:
     return is_host and (port is None or port in rule.ports or ANY_PORT in rule.ports)
 
 
+def _directory(wanted: str) -> str:
+    """Return the last directory above a tripwire that has no pattern in it; "" for the root."""
+    directory = wanted.rpartition("/")[0]
+    while _GLOB.intersection(directory):
+        directory = directory.rpartition("/")[0]
+    return directory
+
+
+def _is_same(path: str, wanted: str) -> bool:
+    return fnmatch.fnmatchcase(path, wanted) if _GLOB.intersection(wanted) else path == wanted
+
+
 def _is_hit(path: str, wanted: str) -> bool:
     """Return True if a record about `path` is one about a tripwire.
 
-    The record of a look-up names the first directory that the cage does not have, so a directory
-    above the wanted path stands for it.
+    A directory above the wanted path stands for it: the cage does not have it, or it was listed.
     """
-    if _GLOB.intersection(wanted):
-        return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(path, f"{wanted}/*")
-    return path == wanted or path.startswith(f"{wanted}/") or wanted.startswith(f"{path}/")
+    if _is_same(path, wanted):
+        return True
+    above = _directory(wanted)
+    return above == path or above.startswith(f"{path}/") or _is_same(path, f"{wanted}/*")

@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
 from nono_trio.core.net.address import AddressClass, classify
+from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.allowed_host import parse_allowed
 from nono_trio.core.policy.policy_verdict import Verdict
@@ -185,9 +186,25 @@ class Policy:
         """The ports of allow entries, including the default ports, without those of `:*`."""
         return frozenset(self._allow.ports)
 
-    def tunnels(self, port: int) -> bool:
-        """Return True if a connection to `port` may pass without any inspection."""
-        return not self._allow.tunnelled.isdisjoint((port, ANY_PORT))
+    def decides_every_port(self, host: Host) -> bool:
+        """Return True if an entry (`HOST:*`), or observation, may allow any port of the host."""
+        if self._block:
+            return False
+        if self._observe and _may_be_public(host):
+            return True
+        return any(self._allow.find(host, ANY_PORT))
+
+    @property
+    def every_port_networks(self) -> tuple[str, ...]:
+        """The networks in the cage to which connections to every port must be decided."""
+        if self._block:
+            return ()
+        if self._observe:
+            return ("0.0.0.0/0", "::/0")
+        hosts = [rule.host for rule in self._allow.every_port]
+        literals = [f"{one.address}/{one.address.max_prefixlen}" for one in hosts if one.address]
+        has_names = any(one.address is None for one in hosts)
+        return (*(EVERY_PORT_NETWORKS if has_names else ()), *dict.fromkeys(literals))
 
     def addresses(self, host: Host, port: int) -> tuple[str, ...] | None:
         """Pinned addresses to dial instead of asking DNS, in their order; None without a pin."""

@@ -54,6 +54,8 @@ class DenialCode(Enum):
     TOKEN_MISSING = "proxy authentication is required"
     TOKEN_WRONG = "the proxy token is wrong"
     TOKENS_SUPPRESSED = "{count} more requests without the right token since the last record"
+    UNANSWERED = "the proxy asked for its password and never got it"
+    UNANSWERED_MORE = "{count} more requests for which the proxy never got its password"
     IS_PROXY = "the target is this proxy itself"
     ADDRESS_IS_PROXY = "the address is the proxy itself"
     TLS_ONLY = "{destination} is allowed for TLS, this is plain HTTP"
@@ -89,7 +91,9 @@ class DenialCode(Enum):
     # A program that knows of no proxy.
     NAME_IMPOSSIBLE = "the name is not one that a host can have"
     NAME_NOT_ALLOWED = "the name is not allowed on any port"
+    NO_QUERY = "expected a DNS query, got something else: {detail}"
     QUERIES_SUPPRESSED = "{count} more queries for denied names"
+    QUERIES_LOST = "{count} queries came too fast to be read"
     NO_LISTENERS_LEFT = "no more ports can be listened at for programs without the proxy"
     NEEDS_PORT = "a program without the proxy needs an entry with the port"
     PORTS_SUPPRESSED = "{count} more connections to refused ports"

@@ -20,10 +20,14 @@ class RuleTable:
         self._exact: dict[tuple[str, int], list[Rule]] = {}
         self._by_suffix: dict[tuple[str, int], list[Rule]] = {}
         self.ports: set[int] = set()
+        self.every_port: list[Rule] = []
+        """The entries with `:*`."""
         self.tunnelled: set[int] = set()
         """Ports of tcp:// entries, with ANY_PORT for `:*`."""
         for rule in rules:
             self.ports.update(port for port in rule.ports if port != ANY_PORT)
+            if ANY_PORT in rule.ports:
+                self.every_port.append(rule)
             if rule.scheme == TCP_SCHEME:
                 self.tunnelled.update(rule.ports)
             table = self._by_suffix if rule.wildcard else self._exact

@@ -38,6 +38,7 @@ class Field(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     name of the click parameter and of the environment variable; a field without flags is a
     profile's only. `joins` is the parameter that the entries of such a field are added to. `grant`
     is the access that a path of it gives, `single`: to that path alone and to nothing below it.
+    `help` is for the command line, `details` for docs/options.md alone.
     `run_only`: `nono-trio proxy`, which takes the fields of its section, does not take this one.
     `example` is TOML for the template, `note` its comment; `begins`: the template has it as a
     setting, not as a comment.
@@ -53,6 +54,7 @@ class Field(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     help: str = ""
+    details: str = ""
     default: Any = None
     joins: str | None = None
     grant: Access | None = None
@@ -110,16 +112,16 @@ FIELDS: Final = (
         key="filesystem.allow_unix_socket", merge="adds_up", kind="path", grant="socket",
         single=True,
         flags=("--allow-unix-socket",), metavar="PATH|DIR",
-        help="Connect to a socket of the host, or to every socket below DIR, where one that is"
-        " made anew by its server is found again (below your home or /tmp: those that are there at"
-        " the start); no file of DIR is opened. Recorded; what is behind it acts outside of the"
-        " cage.",
+        help="Connect to a socket of the host, or to every one below DIR; recorded. What is behind"
+        " it acts outside of the cage.",
+        details="A socket below DIR that its server makes anew is found again (below your home or"
+        " /tmp: only those that are there at the start). No file of DIR is opened.",
         note="sockets of the host that may be connected to",
     ),
     Field(
         key="filesystem.deny", merge="adds_up", kind="path",
         flags=("--deny",), metavar="PATH",
-        help="Close a path inside a grant, with all that is below it. Repeatable.",
+        help="Close a path inside a grant, with all that is below it.",
         example='["$WORKDIR/.env"]', note="stays closed inside a grant",
     ),
     Field(
@@ -153,16 +155,15 @@ FIELDS: Final = (
         key="network.allow_domain", merge="adds_up", kind="allowed_host",
         flags=("--allow-domain", "--allow-proxy", "--proxy-allow"), metavar="HOST[:PORT]",
         help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
-        " every name below it; the name of a group (github, llm_apis, package_registries, ...) for"
-        " its hosts; tls://HOST[:PORT] for TLS that may hide its name (ECH) or omit it;"
-        " tcp://HOST:PORT for whatever is spoken there; https://HOST/PATH for these paths alone (*"
-        " is one segment, ** any number). Repeatable.",
+        " every name below it; a group (github, llm_apis, package_registries, ...) for its hosts;"
+        " tls://HOST[:PORT] for TLS that may hide its name (ECH) or omit it; tcp://HOST:PORT for"
+        " any protocol; https://HOST/PATH for these paths alone (* is one segment, ** any number).",
         begins=True,
     ),
     Field(
         key="network.deny_domain", merge="adds_up", kind="denied_host",
         flags=("--deny-domain",), metavar="HOST[:PORT]",
-        help="Deny a host; wins over every --allow-domain. Repeatable.",
+        help="Deny a host; wins over every --allow-domain.",
         note="wins over every allow",
     ),
     Field(
@@ -174,13 +175,13 @@ FIELDS: Final = (
         key="network.intercept", merge="adds_up", kind="intercepted_host",
         flags=("--intercept",), metavar="HOST|*.SUFFIX|all",
         help="See the requests to a host: its TLS is ended here, each request is recorded. Hosts"
-        " with endpoint rules are always seen. Repeatable.",
+        " with endpoint rules are always seen.",
         example='["api.example.com"]', note="requests to them are seen and recorded; or all",
     ),
     Field(
         key="network.no_intercept", merge="adds_up", kind="excepted_host",
         flags=("--no-intercept",), metavar="HOST|*.SUFFIX",
-        help="Leave the TLS of a host alone; wins over --intercept. Repeatable.",
+        help="Leave the TLS of a host alone; wins over --intercept.",
         example='["pinned.example.com"]', note="wins over intercept",
     ),
     Field(
@@ -188,7 +189,7 @@ FIELDS: Final = (
         flags=("--allow-endpoint",), metavar="'METHOD[,METHOD] URL'",
         help="Allow requests by method and path, as in 'GET,HEAD https://api.example.com/v1/**',"
         " and nothing else of that host: * is one segment of a path, ** any number, * every method,"
-        " read-only what reads (git fetch too, but not git push). Repeatable.",
+        " read-only what reads (git fetch too, but not git push).",
         example='["read-only https://github.com/my-org/**"]',
         note="and nothing else of these hosts",
     ),
@@ -196,7 +197,7 @@ FIELDS: Final = (
         key="network.deny_endpoint", merge="adds_up", kind="denied_endpoint",
         flags=("--deny-endpoint",), metavar="'METHOD[,METHOD] URL'",
         help="Deny requests by method and path; wins over every --allow-endpoint and"
-        " --allow-domain. Repeatable.",
+        " --allow-domain.",
         example='["DELETE https://api.example.com/**"]', note="wins over every allow",
     ),
     Field(
@@ -209,26 +210,26 @@ FIELDS: Final = (
     Field(
         key="network.resolve", merge="adds_up", kind="pin",
         flags=("--resolve",), metavar="HOST:PORT:ADDR",
-        help="Pin the address of a name, as curl does. Repeatable.",
+        help="Pin the address of a name, as curl does.",
         example='["api.example.com:443:127.0.0.1"]',
     ),
     Field(
         key="network.upstream_proxy", merge="replaces", kind="upstream_proxy",
         flags=("--upstream-proxy",), metavar="URL|env",
         help="Go out through an HTTP proxy: http(s)://[USER@]HOST:PORT, or env for the one that"
-        " HTTPS_PROXY and NO_PROXY name. Names are left to it to resolve.",
+        " HTTPS_PROXY and NO_PROXY name. It resolves the names.",
         example='"env"', note="or http(s)://[USER@]HOST:PORT: the proxy behind this one",
     ),
     Field(
         key="network.upstream_proxy_password", merge="replaces",
         flags=("--upstream-proxy-password",), metavar="env://VAR|file://PATH",
-        help="The password for the user of --upstream-proxy.",
+        help="The password of the upstream proxy's user.",
         example='"file://~/.proxy-password"', note="or env://VARIABLE",
     ),
     Field(
         key="network.upstream_bypass", merge="adds_up", kind="bypass",
         flags=("--upstream-bypass",), metavar="HOST|*.SUFFIX",
-        help="Reach a host without the upstream proxy. Repeatable.",
+        help="Reach a host without the upstream proxy.",
         example='["*.internal.example"]', note="reached without it",
     ),
     Field(
@@ -248,14 +249,14 @@ FIELDS: Final = (
         flags=("--env-allow",), metavar="PATTERN",
         help="Pass on variables that look like secrets (*_TOKEN, *_KEY, *PASSWORD*, AWS_*, a URL"
         " with a password, ...) and are held back otherwise: a name, or a beginning with *."
-        " Names like LD_PRELOAD or PYTHONPATH never pass. Repeatable.",
+        " Names like LD_PRELOAD or PYTHONPATH never pass.",
         example='["MY_API_KEY"]',
     ),
     Field(
         key="environment.deny", merge="adds_up", kind="denied_variable",
         flags=("--env-deny",), metavar="PATTERN",
         help="Hold variables back; of the patterns that fit the longest decides, and deny on a"
-        " tie. PATH, HOME, LANG, TERM and the like need their exact name. Repeatable.",
+        " tie. PATH, HOME, LANG, TERM and the like need their exact name.",
         example='["MY_*"]',
     ),
     Field(

@@ -53,8 +53,25 @@ def suggestion(word: str, known: Iterable[str], what: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a TOML basic string; it differs from JSON's in DEL only."""
-    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
+    """Return a TOML basic string, in printable characters only.
+
+    A profile is shown on a terminal, and a path in it may be one that a hostile command chose.
+    """
+    encoded = msgspec.json.encode(text).decode()
+    if encoded.isprintable():
+        return encoded
+    return "".join(one if one.isprintable() else _escaped(one) for one in encoded)
+
+
+def quoted_path(path: str) -> str:
+    """Return a TOML basic string that `expand` turns into `path`: a dollar sign in a name must not
+    become the user's home."""
+    return quoted(path.replace("$", "$$"))
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

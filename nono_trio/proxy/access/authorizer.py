@@ -123,6 +123,11 @@ class Authorizer(Protocol):
         """Return the decision about a request that could not be parsed."""
         ...
 
+    def unasked(self) -> Decision | None:
+        """Return the decision about a connection on which no request came; None if there is none
+        to be made."""
+        ...
+
 
 class RequestAuthorizer:
     """Authorizes requests to the proxy itself."""
@@ -152,6 +157,10 @@ class RequestAuthorizer:
         """As `Authorizer.malformed`."""
         mode: Mode = "connect" if raw.startswith(b"CONNECT") else "reverse"
         return Decision(mode, fault.target, refusal=Refusal(fault.status, fault.reason))
+
+    def unasked(self) -> Decision | None:
+        """As `Authorizer.unasked`: a connection to the proxy is no attempt by itself."""
+        return None
 
     def _remember(self, raw: bytes, request: ConnectRequest, decision: Decision) -> None:
         if decision.presented != "succeeded":

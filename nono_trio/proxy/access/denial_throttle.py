@@ -9,16 +9,18 @@ at the end counts all that no other record has counted.
 Rules of this file:
 - A denial is answered only after a record of its key is in the log: its own, or an earlier one.
 - No denial is lost from the counts; only its key may be forgotten. The memory is bounded.
+- Denials that the user expects have a bound of their own, so that a flood of them hides no other.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
+from nono_trio.core.policy.allow_entry import LOOK_UP
 from nono_trio.core.policy.reasons import format_suppressed
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.proxy.access.decision import Decision
 
+    IsExpected: TypeAlias = Callable[[str, int | None], bool]
+
 WINDOW: Final = 60.0  # seconds for which one record of a name is enough: the TTL of its addresses
 # Records a second over all names: more than a build that tries mirrors makes, and an hour of a
 # tunnel's flood stays under 40 MB of log.
@@ -38,9 +42,16 @@ MAX_NAMES: Final = 4096  # names remembered, 1 KiB each at most; of the oldest t
 
 class DenialThrottle:
     """Records denials by key, or counts them. The clock of the window is trio's; `now_ms` gives
-    the time of the records, in milliseconds since 1970."""
+    the time of the records, in milliseconds since 1970. `is_expected` tells which hosts' denials
+    are no reason for a verdict; None: no host's."""
 
-    def __init__(self, recorder: RecordsDecisions, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        recorder: RecordsDecisions,
+        now_ms: Callable[[], int],
+        is_expected: IsExpected | None = None,
+    ) -> None:
+        self._is_expected = is_expected
         self._recorder = recorder
         self._now_ms = now_ms
         self._window = DenialWindow()
@@ -55,7 +66,12 @@ class DenialThrottle:
         Raises AuditBusy, AuditLost and SessionSealed: then, and if cancelled, it stays counted.
         """
         async with self._recording:
-            suppressed = self._window.claim(key, trio.current_time())
+            expected = False
+            if self._is_expected is not None:
+                is_look_up = decision.method == LOOK_UP
+                port = None if is_look_up else decision.port
+                expected = self._is_expected(decision.target, port)
+            suppressed = self._window.claim(key, trio.current_time(), expected=expected)
             if suppressed is None:
                 return
             more = format_suppressed(suppressed)
@@ -93,7 +109,7 @@ class DenialWindow:
     def __init__(self) -> None:
         self._names: dict[str, _Denied] = {}
         self._second = 0.0
-        self._in_second = 0
+        self._in_second = {False: 0, True: 0}  # those that are expected: True
         self._dropped = 0
 
     @property
@@ -101,12 +117,12 @@ class DenialWindow:
         """Number of denials that no record has counted yet."""
         return self._dropped + sum(denied.suppressed for denied in self._names.values())
 
-    def claim(self, name: str, now: float) -> int | None:
+    def claim(self, name: str, now: float, *, expected: bool = False) -> int | None:
         """Count a denial. Returns the number of suppressed denials of the name since its last
         record if this one must be recorded; otherwise None."""
         denied = self._names.get(name) or self._remember(name)
         is_recent = denied.recorded is not None and now - denied.recorded < WINDOW
-        if is_recent or not self._has_room(now):
+        if is_recent or not self._has_room(now, expected=expected):
             denied.suppressed += 1
             return None
         denied.recorded, suppressed, denied.suppressed = now, denied.suppressed, 0
@@ -132,11 +148,11 @@ class DenialWindow:
         denied = self._names[name] = _Denied()
         return denied
 
-    def _has_room(self, now: float) -> bool:
+    def _has_room(self, now: float, *, expected: bool) -> bool:
         """True if this second has room for another record; takes the room."""
         if now - self._second >= 1:
-            self._second, self._in_second = now, 0
-        if self._in_second >= MAX_RECORDS_A_SECOND:
+            self._second, self._in_second = now, {False: 0, True: 0}
+        if self._in_second[expected] >= MAX_RECORDS_A_SECOND:
             return False
-        self._in_second += 1
+        self._in_second[expected] += 1
         return True

@@ -99,6 +99,11 @@ class TransparentAuthorizer:
             return self._about_connection(Refusal(fault.status, fault.reason))
         return self._no_http(DenialCode.NO_HTTP, fault.status)
 
+    def unasked(self) -> Decision | None:
+        """As `Authorizer.unasked`: a program may connect only to see whether it can."""
+        refusal = refusal_of(self._verdict)
+        return None if refusal is None else self._about_connection(refusal)
+
     def server_first(self) -> Decision:
         """The decision about a connection on which the server spoke before the client."""
         return self._no_http(DenialCode.SERVER_BEFORE_HTTP)

@@ -122,6 +122,8 @@ class HttpConnection(TunnelHandler):
             return request, decision
         if not client.proven:
             client.prove()
+        if proxy.token_failures.challenged:
+            proxy.token_failures.answered(decision)
         if self._full:
             return request, decision.refused(FULL)
         host, is_to_proxy = request.host, self._authorizer is proxy.authorizer
@@ -129,6 +131,9 @@ class HttpConnection(TunnelHandler):
         if is_to_proxy and host.address and proxy.resolver.is_own(host.name, request.port):
             return request, decision.refused(OWN)
         return request, decision if refusal is not None else proxy.route(decision)
+
+    def _unasked(self) -> Decision | None:
+        return self._authorizer.unasked()
 
     async def _answer_busy(self) -> None:
         if self._is_established:
@@ -167,6 +172,8 @@ class HttpConnection(TunnelHandler):
         """Record a refusal, then answer it; returns True if another request may follow."""
         keep = self._may_follow(request, refusal.status)
         if refusal.status == 407:
+            if not self._shared:
+                self._proxy.token_failures.challenge(decision)
             await self._proxy.token_failures.record(decision, self._client.origin)
         else:
             await self._record(decision)

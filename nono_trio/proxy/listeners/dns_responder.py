@@ -11,18 +11,21 @@ query about a service of an allowed host (`_8443._https.web.example.com`, which 
 the query for the host) counts as one for that host.
 
 Rules of this file: a query for a denied name is in the log, or counted (denial_throttle.py), before
-it is answered; a query that can't be answered is dropped and ends nothing.
+it is answered. So is a message that is no query: it may carry data to a server of the command's
+choice, whose address is the record's target. A query that can't be answered ends nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
 from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
+from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.core.net.host import BadHost, Host, parse_host
 from nono_trio.core.policy.allow_entry import LOOK_UP
 from nono_trio.core.policy.cage_names import LOOPBACK_IPV4, LOOPBACK_IPV6
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
     from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.proxy.access.denial_throttle import IsExpected
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +72,17 @@ class NameService:
         *,
         own_names: Mapping[str, Sequence[Address]] | None = None,
         clock_ms: Callable[[], int] = unix_ms,
+        is_expected: IsExpected | None = None,
     ) -> None:
         self._names = names
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
         self._own_names = own_names or {}
-        self._denials = DenialThrottle(recorder, clock_ms)
+        self._denials = DenialThrottle(recorder, clock_ms, is_expected)
+        self._recorder = recorder
+        self._clock_ms = clock_ms
+        self.lost = 0
+        """Queries that the kernel has dropped because they came too fast; known at the end."""
 
     async def reply(self, message: bytes, origin: RecordOrigin | None = None) -> bytes | None:
         """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
@@ -81,6 +90,10 @@ class NameService:
         try:
             query = dns.parse_query(message)
         except dns.BadQuery as fault:
+            try:
+                await self._record_no_query(fault, origin)
+            except AuditBusy:  # it stays counted
+                return None
             return fault.reply
         try:
             return await self._answer(query, origin)
@@ -93,9 +106,19 @@ class NameService:
             logger.debug("its cause", exc_info=True)
             return None
 
+    async def record_empty_connection(self, server: str, origin: RecordOrigin | None) -> None:
+        """Record a connection to `server` that ended without a query, or count it. Raises
+        AuditBusy, AuditLost and SessionSealed."""
+        reason = format_reason(DenialCode.NO_QUERY, detail="no whole message came")
+        await self._deny_server(server, "TCP", reason, origin)
+
     async def record_suppressed(self) -> None:
-        """At the end of the session: record how many queries no record has told of. Raises
-        nothing."""
+        """At the end of the session: record how many queries no record has told of, and how many
+        were lost. Raises nothing."""
+        if self.lost:
+            lost = _denied(LOOK_UPS_TARGET, format_reason(DenialCode.QUERIES_LOST, count=self.lost))
+            with suppress(AuditBusy, AuditLost, SessionSealed):
+                await self._recorder.record(lost.event(self._clock_ms()))
         await self._denials.record_suppressed(
             lambda count: _denied(
                 LOOK_UPS_TARGET, format_reason(DenialCode.QUERIES_SUPPRESSED, count=count)
@@ -149,6 +172,21 @@ class NameService:
             return True
         host = _host(name)
         return host is not None and self._is_allowed(host)
+
+    async def _record_no_query(self, fault: dns.BadQuery, origin: RecordOrigin | None) -> None:
+        reason = format_reason(DenialCode.NO_QUERY, detail=fault.reason)
+        if fault.name is not None:
+            await self._deny(fault.name, reason, origin)
+        elif isinstance(origin, Endpoints):
+            await self._deny_server(origin.server, origin.protocol.upper(), reason, origin)
+        else:
+            await self._deny_server("", "UDP", reason, origin)
+
+    async def _deny_server(
+        self, server: str, protocol: str, reason: str, origin: RecordOrigin | None
+    ) -> None:
+        decision = host_denied(server, DNS_PORT, reason, method=protocol)
+        await self._denials.record(f"{server} {protocol}", decision, origin)
 
     async def _deny(self, name: str, reason: str, origin: RecordOrigin | None) -> None:
         await self._denials.record(name, _denied(name, reason), origin)

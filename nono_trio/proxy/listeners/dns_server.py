@@ -5,6 +5,7 @@ Rules of this file:
   answer.
 - Datagrams are answered one by one, so the kernel's buffer is the queue, and a flood loses its own.
 - A client that misbehaves loses its answer or its connection.
+- At the end, what has arrived is answered first (ending.py), since each query may be a record.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import errno
 import socket
 import struct
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
 
 from nono_trio.core.net.dns import MAX_QUERY
 from nono_trio.core.net.endpoints import Endpoints
-from nono_trio.errors import SessionSealed
+from nono_trio.errors import AuditBusy, SessionSealed
 from nono_trio.proxy.listeners.dns_responder import DNS_PORT
+from nono_trio.proxy.listeners.ending import serve_to_the_end
 from nono_trio.proxy.listeners.origin import origin_of
 
 if TYPE_CHECKING:
     from nono_trio.proxy.listeners.dns_responder import NameService
+    from nono_trio.proxy.listeners.ending import Ending
 
     Ancillary: TypeAlias = list[tuple[int, int, bytes]]
 
@@ -40,26 +44,47 @@ _IPV4_INFO: Final = struct.Struct("=I4s4s")  # interface, source to use, destina
 _IPV6_INFO: Final = struct.Struct("=16sI")  # address, interface
 _ANCILLARY_SIZE: Final = 128  # one of the two with its header, and room
 _LENGTH: Final = struct.Struct("!H")
+_SO_MEMINFO: Final = 55
+_MEMORY_INFO: Final = struct.Struct("=9I")  # the last one counts dropped datagrams
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 async def serve_datagrams(sock: socket.socket, service: NameService) -> None:
-    """Answer on a bound UDP socket until cancelled, then close it. Raises AuditLost."""
+    """Answer on a bound UDP socket until cancelled, then what has arrived, and close it. Raises
+    AuditLost (in a group)."""
     with sock:
         sock.setblocking(False)
         _tell_destinations(sock)
-        while True:
-            try:
-                for _ in range(BATCH):
-                    await _answer_one(sock, service)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(sock)
-            except OSError:  # what happened to an earlier answer, or no memory
-                await trio.sleep(BACKOFF)
-            except SessionSealed:
+        try:
+            await serve_to_the_end(partial(_answer_datagrams, sock, service))
+        finally:
+            service.lost += _dropped(sock)
+
+
+async def _answer_datagrams(sock: socket.socket, service: NameService, ending: Ending) -> None:
+    while True:
+        try:
+            for _ in range(BATCH):
+                await _answer_one(sock, service)
+        except BlockingIOError:
+            if ending.is_asked:
                 return
-            else:
-                await trio.lowlevel.checkpoint()
+            await ending.readable(sock)
+        except OSError:  # what happened to an earlier answer, or no memory
+            await trio.sleep(BACKOFF)
+        except SessionSealed:
+            return
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+def _dropped(sock: socket.socket) -> int:
+    """Number of datagrams that the kernel has dropped because the socket's buffer was full."""
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY_INFO.size)
+    except OSError:
+        return 0
+    return int(_MEMORY_INFO.unpack(found)[-1]) if len(found) == _MEMORY_INFO.size else 0
 
 
 async def _answer_one(sock: socket.socket, service: NameService) -> None:
@@ -105,26 +130,37 @@ def _asked_by(peer: tuple[Any, ...], ancillary: Ancillary) -> Endpoints | None:
 
 
 async def serve_connections(listener: socket.socket, service: NameService) -> None:
-    """Answer on a listening TCP socket until cancelled, then close it and its connections.
-    Raises AuditLost."""
-    room = trio.CapacityLimiter(MAX_CONNECTIONS)
+    """Answer on a listening TCP socket until cancelled, then what has arrived, and close it and its
+    connections. Raises AuditLost (in a group)."""
     with listener:
         listener.setblocking(False)
-        accepting = trio.socket.from_stdlib_socket(listener)
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    sock, _ = await accepting.accept()
-                except OSError as error:
-                    await trio.sleep(BACKOFF if error.errno in _SHORT else 0)
-                    continue
-                stream = trio.SocketStream(sock)
-                try:
-                    room.acquire_on_behalf_of_nowait(stream)
-                except trio.WouldBlock:
-                    sock.close()
-                else:
-                    nursery.start_soon(_converse, stream, service, room)
+        await serve_to_the_end(partial(_accept_connections, listener, service))
+
+
+async def _accept_connections(
+    listener: socket.socket, service: NameService, ending: Ending
+) -> None:
+    room = trio.CapacityLimiter(MAX_CONNECTIONS)
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                if ending.is_asked:
+                    return
+                await ending.readable(listener)
+                continue
+            except OSError as error:
+                await trio.sleep(BACKOFF if error.errno in _SHORT else 0)
+                continue
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            try:
+                room.acquire_on_behalf_of_nowait(stream)
+            except trio.WouldBlock:
+                sock.close()
+            else:
+                nursery.start_soon(_converse, stream, service, room)
+            await trio.lowlevel.checkpoint()
 
 
 async def _converse(
@@ -132,29 +168,41 @@ async def _converse(
 ) -> None:
     try:
         async with stream:
-            with suppress(trio.BrokenResourceError, SessionSealed):
-                origin = origin_of(stream.socket)
-                while await _exchange(stream, service, origin):
-                    pass
+            origin = origin_of(stream.socket)  # None after a reset, when the server is still known
+            server = stream.socket.getsockname()[0].partition("%")[0]
+            with suppress(AuditBusy, SessionSealed):
+                if not await _serve_queries(stream, service, origin):
+                    await service.record_empty_connection(server, origin)
     finally:
         room.release_on_behalf_of(stream)
 
 
-async def _exchange(
+async def _serve_queries(
     stream: trio.SocketStream, service: NameService, origin: Endpoints | None
 ) -> bool:
-    """Answer one message; whether another may follow."""
+    """Answer one message after the other; returns True if at least one was whole."""
+    has_message = False
+    with suppress(trio.BrokenResourceError):
+        while message := await _receive_message(stream):
+            has_message = True
+            reply = await service.reply(message, origin)
+            if reply is None:
+                break
+            with trio.move_on_after(MESSAGE_SECONDS) as sending:
+                await stream.send_all(_LENGTH.pack(len(reply)) + reply)
+            if sending.cancelled_caught:
+                break
+    return has_message
+
+
+async def _receive_message(stream: trio.SocketStream) -> bytes:
+    """Return the next message; b"" if none came in time, or it was too long."""
     with trio.move_on_after(MESSAGE_SECONDS):
         prefix = await _receive_exactly(stream, _LENGTH.size)
         length = _LENGTH.unpack(prefix)[0] if prefix else MAX_QUERY + 1
-        if length > MAX_QUERY:
-            return False
-        message = await _receive_exactly(stream, length)
-        reply = await service.reply(message, origin) if message else None
-        if reply is not None:
-            await stream.send_all(_LENGTH.pack(len(reply)) + reply)
-            return True
-    return False
+        if length <= MAX_QUERY:
+            return await _receive_exactly(stream, length)
+    return b""
 
 
 async def _receive_exactly(stream: trio.SocketStream, count: int) -> bytes:

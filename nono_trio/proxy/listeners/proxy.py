@@ -289,6 +289,8 @@ class Proxy:
         finally:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await failures.record_last()
+            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+                await failures.record_unanswered()
             self._attending = None
             self._finish_if_unused()
 

@@ -19,13 +19,11 @@ import trio
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.rule import WEB_PORTS
 from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.http.intercepted_tunnels import InterceptingSniTunnel, InterceptingTunnel
 from nono_trio.proxy.listeners.dns_responder import NameService
 from nono_trio.proxy.listeners.dns_server import serve_connections, serve_datagrams
-from nono_trio.proxy.listeners.proxy import defer_accept
 from nono_trio.proxy.listeners.refused_ports import RefusedPorts
 from nono_trio.proxy.raw_tunnel import RawTunnel, SniTunnel
 
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.net.address import Address
     from nono_trio.core.policy.network_policy import Policy
+    from nono_trio.proxy.access.denial_throttle import IsExpected
     from nono_trio.proxy.connection_handler import ConnectionHandler, ProxyContext
     from nono_trio.proxy.listeners.proxy import Proxy
     from nono_trio.proxy.transport.client import Client
@@ -43,9 +42,10 @@ if TYPE_CHECKING:
     DestinationOf: TypeAlias = Callable[[socket.socket], tuple[str, int]]
 
 REFUSED: Final = "refused"  # the name of the socket that captures what the kernel refuses
+EVERY_PORT: Final = "tcp4:*"  # the name of the listener for each port of some hosts
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
-_TCP = re.compile(r"tcp[46]:([0-9]+)")
+_TCP = re.compile(r"tcp[46]:(?:[0-9]+|\*)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
 _DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 
@@ -60,7 +60,8 @@ class Transparent:
     """Serves the sockets that the launcher opened where every address is local.
 
     Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are the names
-    of the cage itself, with their addresses in it. `destination` returns a connection's.
+    of the cage itself, with their addresses in it. `destination` returns a connection's;
+    `is_expected` as DenialThrottle has it.
     """
 
     def __init__(
@@ -71,53 +72,58 @@ class Transparent:
         *,
         own_names: Mapping[str, Sequence[Address]] | None = None,
         destination: DestinationOf = destination_of,
+        is_expected: IsExpected | None = None,
     ) -> None:
-        self.names = FakeAddresses()
+        self.names = FakeAddresses(
+            has_every_port=lambda name: policy.decides_every_port(Host(name))
+        )
         self._proxy = proxy
         self._policy = policy
         self._destination = destination
-        self._refused = RefusedPorts(self.names, policy, recorder)
-        self._service = NameService(self.names, policy, recorder, own_names=own_names)
+        self._refused = RefusedPorts(self.names, policy, recorder, is_expected)
+        self._service = NameService(
+            self.names, policy, recorder, own_names=own_names, is_expected=is_expected
+        )
 
     async def serve(self, sockets: Mapping[str, socket.socket], handlers: trio.Nursery) -> None:
         """Serve those of `sockets` that are the transparent network's until cancelled, then close
         them; `handlers` gets the connections, as in `Proxy.serve`.
 
-        Names are "tcp4:PORT", "tcp6:PORT", "refused", and those of the DNS sockets; others are not
-        touched. Raises AuditLost (in a group). At the end it takes up to a second to record the
-        number of suppressed denials.
+        Names are "tcp4:PORT", "tcp6:PORT" (or `*`: every port of some hosts), "refused", and those
+        of the DNS sockets; others are not touched. Raises AuditLost (in a group). At the end it
+        takes up to a second to record the number of suppressed denials.
         """
         try:
             async with trio.open_nursery() as nursery:
                 for name, sock in sockets.items():
-                    if (match := _TCP.fullmatch(name)) is not None:
-                        self._serve_port(int(match[1]), sock, handlers, nursery)
+                    if _TCP.fullmatch(name) is not None:
+                        # Without TCP_DEFER_ACCEPT: with it, a client that connects and resets the
+                        # connection would never be seen.
+                        nursery.start_soon(
+                            self._proxy.serve_with, self.make_handler, sock, handlers
+                        )
                     elif name in _DNS_DATAGRAMS:
                         nursery.start_soon(serve_datagrams, sock, self._service)
                     elif name in _DNS_CONNECTIONS:
                         nursery.start_soon(serve_connections, sock, self._service)
                     elif name == REFUSED:
-                        nursery.start_soon(self._refused.serve, sock)
+                        has_every_port = EVERY_PORT in sockets
+                        nursery.start_soon(self._refused.serve, sock, has_every_port)
         finally:
             with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
                 await self._service.record_suppressed()
 
     def notes(self) -> list[str]:
         """Return sentences for the user, once serving has ended."""
-        if not self._refused.lost:
-            return []
+        lost = {
+            "packets of the command to refused ports": self._refused.lost,
+            "DNS queries of the command": self._service.lost,
+        }
         return [
-            f"{self._refused.lost} packets of the command to refused ports came too fast to be"
-            " recorded; what they wanted to reach is not known"
+            f"{count} {what} came too fast to be recorded; what they wanted to reach is not known"
+            for what, count in lost.items()
+            if count
         ]
-
-    def _serve_port(
-        self, port: int, listener: socket.socket, handlers: trio.Nursery, nursery: trio.Nursery
-    ) -> None:
-        # On other ports the server may speak first.
-        if port in WEB_PORTS and not self._policy.tunnels(port):
-            defer_accept(listener)
-        nursery.start_soon(self._proxy.serve_with, self.make_handler, listener, handlers)
 
     def make_handler(
         self, client: Client, proxy_context: ProxyContext, *, full: bool

@@ -1,11 +1,8 @@
-"""Finds the program that each network record of a cage came from.
+"""Finds the program that each network record of a cage came from: what both ways share.
 
-`InNamespace` asks the kernel for the inode of a connection's socket and looks for it among the
-descriptors of the cage's processes. It does so when a batch of records is committed, before any of
-them is answered, so it finds every client that waits for its answer. `ByThread` takes the program
-from the seccomp notification of the call that connected. Threads read a program's arguments and
-hash (description.py): an answer waits for that one millisecond at most, a line of processes.ndjson
-until it is done.
+A record's holder is found before the record is committed, so before its client is answered.
+Threads read a program's arguments and hash (description.py): an answer waits for the arguments
+(recorder.DESCRIBED_SECONDS at most), a line of processes.ndjson until all is done.
 
 Rules of this file: nothing here blocks the loop or raises. Every record with an origin gets a line;
 at the end of the cage the last lines are written with the facts known then.
@@ -18,26 +15,19 @@ import os
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from nono_trio.core.log.processes import GONE, UNKNOWN, Found
-from nono_trio.core.net.endpoints import Endpoints
-from nono_trio.sandbox.attribution import socket_diag
-from nono_trio.sandbox.attribution.cage_processes import CageProcesses
+from nono_trio.core.log.processes import UNKNOWN, Found
 from nono_trio.sandbox.attribution.description import FileHashes, Looked, look_at
 from nono_trio.sandbox.attribution.process import Process, process_of
-from nono_trio.sandbox.attribution.search import Search
-from nono_trio.sandbox.attribution.socket_diag import SocketDiag
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
-    from nono_trio.core.log.processes import Holder, Program, RecordOrigin
+    from nono_trio.core.log.processes import Holder, Program, RecordOrigin, Sought
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +66,7 @@ class Attribution:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await trio.sleep_forever()
+                await self._work()
         finally:
             self._nursery = None
             for program in [*self._describing]:
@@ -88,8 +78,12 @@ class Attribution:
             self._settled = trio.Event()
             await self._settled.wait()
 
-    def find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
-        """Return what is known of each origin now."""
+    async def _work(self) -> None:
+        """Work until cancelled."""
+        await trio.sleep_forever()
+
+    def find(self, origins: Sequence[RecordOrigin]) -> Sequence[Found | Sought]:
+        """As FindsPrograms."""
         try:
             return self._find(origins)
         except Exception as error:  # one odd process must not end the session
@@ -97,11 +91,17 @@ class Attribution:
             logger.debug("its cause", exc_info=True)
             return [UNKNOWN] * len(origins)
 
-    def _find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+    def _find(self, origins: Sequence[RecordOrigin]) -> Sequence[Found | Sought]:
         raise NotImplementedError
+
+    def search(self, sought: Sought, tell: Callable[[Found], None]) -> None:
+        """As FindsPrograms."""
+        tell(UNKNOWN)
 
     def described(self, found: Found) -> trio.Event | None:
         """Return the event that is set once the arguments are known; None if nothing is awaited."""
+        if not self._describing:
+            return None
         for holder in found.holders:
             describing = self._describing.get(holder.program)
             if describing is not None and not describing.looked.is_set():
@@ -110,6 +110,8 @@ class Attribution:
 
     def lines(self, sequence: int, found: Found) -> bytes:
         """The lines of a record; those that are not known yet are recorded later."""
+        if not self._describing:
+            return found.lines(sequence)
         for holder in found.holders:
             describing = self._describing.get(holder.program)
             if describing is not None and len(describing.lines) < MAX_WAITING:
@@ -153,52 +155,9 @@ class Attribution:
             self._settled.set()
 
 
-class InNamespace(Attribution):
-    """Asks `diag`, a netlink socket of the cage's own network, and looks below `launcher`."""
-
-    def __init__(
-        self, diag: socket.socket, launcher: int, record_lines: Callable[[bytes], None]
-    ) -> None:
-        super().__init__(record_lines)
-        self._diag = SocketDiag(diag)
-        self._search = Search(CageProcesses(launcher), self._changed)
-
-    def close(self) -> None:
-        """Give the descriptors back; what is asked later is gone."""
-        self._search.close()
-
-    def _find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
-        ends = [origin for origin in origins if isinstance(origin, Endpoints)]
-        inodes = self._diag.inodes(ends)
-        holders = self._search.holders({inode for inode in inodes if inode > 0})
-        return [
-            _together(holders[inode]) if inode in holders else self._not_found(asked)
-            for asked, inode in zip(ends, inodes, strict=True)
-        ]
-
-    def _not_found(self, origin: Endpoints) -> Found:
-        # Nobody was seen to have it: closed meanwhile, or in hands that can't be looked into.
-        (inode,) = self._diag.inodes([origin])
-        return GONE if inode == socket_diag.GONE else UNKNOWN
-
-    def _changed(self, process: Process, holder: Holder) -> None:
-        if holder.program.is_settled:
-            return
-        try:
-            directory = process.copy_directory()
-        except OSError:
-            holder.program.is_settled = True
-            return
-        if not self._describe(holder.program, partial(look_at, directory)):
-            os.close(directory)
-
-
-def _together(holders: list[Holder]) -> Found:
-    return holders[0].alone if len(holders) == 1 else Found("found", tuple(holders))
-
-
 class ByThread(Attribution):
-    """Knows who connected from the call that did; the call waits meanwhile.
+    """Knows who connected from the seccomp notification of the call that did; the call waits
+    meanwhile.
 
     `look_at_thread` and `connected` are for the helper threads that answer the calls.
     """
@@ -257,7 +216,7 @@ class ByThread(Attribution):
             if len(self._ports) > MAX_PORTS:
                 del self._ports[next(iter(self._ports))]
 
-    def _find(self, origins: Sequence[RecordOrigin]) -> list[Found]:
+    def _find(self, origins: Sequence[RecordOrigin]) -> Sequence[Found]:
         found = [self._of(origin) for origin in origins]
         for one in found:
             for holder in one.holders:

@@ -1,7 +1,7 @@
 """Lists the current processes of a cage: the descendants of its launcher.
 
-It reads no other process of the machine. Rules of this file: the number of processes is the
-child's to choose, so it is bounded; nothing here waits.
+It reads no other process of the machine. Rules of this file: how many processes and threads there
+are is the child's to choose, so whoever takes them can stop between any two; nothing here waits.
 """
 
 from __future__ import annotations
@@ -27,28 +27,38 @@ class CageProcesses:
         self._launcher = launcher
 
     def newest_first(self) -> Iterator[int]:
-        """Yield their pids level by level, the newest child of a parent first. Reads /proc lazily.
-        Raises nothing."""
-        pending = deque(_children(self._launcher))
+        """Yield their pids level by level, the newest child of a parent first, and 0 before each
+        look at a thread. Reads /proc lazily; raises nothing."""
+        pending = deque([self._launcher])
         given = 0
         while pending and given < MAX_PROCESSES:
-            for pid in reversed(_children(pending.popleft())):
-                pending.append(pid)
+            parent = pending.popleft()
+            children: list[int] = []
+            for some in _children(parent):
+                yield 0
+                children += some
+            pending.extend(reversed(children))
+            if parent == self._launcher:
+                continue
+            for pid in reversed(children):
                 given += 1
                 yield pid
 
 
-def _children(pid: int) -> list[int]:
-    """Return the children of every thread of a process, the oldest first."""
-    found: list[int] = []
+def _children(pid: int) -> Iterator[list[int]]:
+    """Yield the children of each thread of a process, the oldest first."""
     with suppress(OSError):
         directory = f"/proc/{pid}/task"
         # One link for each thread, and two; most processes have one thread.
-        threads = [str(pid)] if os.stat(directory).st_nlink <= 3 else os.listdir(directory)
-        for thread in threads:
-            with suppress(OSError):
-                found += _children_of_thread(f"{directory}/{thread}/children")
-    return found
+        if os.stat(directory).st_nlink <= 3:
+            yield _children_of_thread(f"{directory}/{pid}/children")
+            return
+        with os.scandir(directory) as threads:
+            for thread in threads:
+                try:
+                    yield _children_of_thread(f"{directory}/{thread.name}/children")
+                except OSError:
+                    yield []
 
 
 def _children_of_thread(path: str) -> list[int]:

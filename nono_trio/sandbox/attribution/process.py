@@ -11,78 +11,146 @@ from __future__ import annotations
 
 import os
 import re
-from collections import OrderedDict
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.processes import Holder, Program, shown_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_CLOEXEC
 _MOST_STAT: Final = 1024
 _STATE, _START_TIME = 0, 19  # of /proc/PID/stat, behind the name
-_IMAGE: Final = slice(42, 49)  # where data, arguments and environment lie: another after an exec
+# Its last fields: where data, arguments and environment lie (another after an exec), and one more.
+_IMAGE_FIELDS: Final = 8
 _UID: Final = re.compile(rb"^Uid:\t\d+\t(\d+)", re.MULTILINE)
 _PROCESS: Final = re.compile(rb"^Tgid:\t(\d+)", re.MULTILINE)
+LOOKS: Final = 32  # readlinks, about 0.1 ms, between two chances to stop
 MAX_SLOTS: Final = 1024  # descriptors remembered of one process
+MOST_MISSES: Final = 3
+LAST_FINDS: Final = 4  # descriptors that a client which asks one by one uses again
+NEXT_NUMBERS: Final = 2  # descriptors that a client which keeps its connections uses next
+
+
+class Places(dict[str, tuple[int, str]]):
+    """The places of descriptors: one object each, so that a new socket at one makes none."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+
+    def __missing__(self, descriptor: str) -> tuple[int, str]:
+        """Return a new place and keep it."""
+        if len(self) >= MAX_SLOTS:
+            self.clear()
+        self[descriptor] = place = self._pid, descriptor
+        return place
 
 
 class Process:
-    """A process. `pid` is the host's. `slots` are the descriptors of connections that were found
-    before, the oldest find first: that descriptor is the most likely to be used again."""
+    """A process. `pid` is the host's; `files` is its open directory of descriptors."""
 
-    __slots__ = ("_checked", "_directory", "_holder", "_image", "_stat", "files", "pid", "slots")
+    __slots__ = (
+        "_checked", "_directory", "_highest", "_holder", "_image", "_last", "_lasting", "_memory",
+        "_order", "_slots", "_stat", "files", "pid", "places",
+    )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
         """Hold process `pid`; raises OSError."""
         self.pid = pid
-        self.slots: OrderedDict[str, None] = OrderedDict()
+        self.places = Places(pid)
+        # The descriptors of connections, the oldest find first, which is likely to be free again.
+        # The value counts looks at it that found nothing new since.
+        self._slots: dict[str, int] = {}
+        # Those at which there was nothing new for MOST_MISSES looks: of connections that stay open.
+        self._lasting: dict[str, None] = {}
+        self._last: deque[str] = deque(maxlen=LAST_FINDS)
+        self._highest = 0
+        self._order = [self._last_finds, self._next_numbers, self._oldest_finds]
         self._holder: Holder | None = None
         self._image: list[bytes] = []
         self._checked = -1
-        self._stat = self.files = -1
+        self._stat = self._memory = self.files = -1
         self._directory = os.open(f"/proc/{pid}", _DIRECTORY)
         try:
             self.files = os.open("fd", _DIRECTORY, dir_fd=self._directory)
-            self._stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+            self._stat = os.open("stat", _FILE, dir_fd=self._directory)
         except OSError:
             self.close()
             raise
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for descriptor in (self._directory, self.files, self._stat):
+        for descriptor in (self._directory, self.files, self._stat, self._memory):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._directory = self.files = self._stat = -1
+        self._directory = self.files = self._stat = self._memory = -1
 
     def copy_directory(self) -> int:
         """A descriptor of its own for the directory in /proc, for a thread."""
         return os.dup(self._directory)
 
-    def sockets(self, wanted: Collection[str], *, most: int) -> Iterator[tuple[str, str]]:
-        """Look at up to `most` slots; yield descriptor and link of each that is wanted."""
-        for descriptor in [*self.slots][:most]:
-            link = self._link(descriptor)
-            if link in wanted:
-                self.slots.move_to_end(descriptor)
-                yield descriptor, link
+    def sockets(self, wanted: Collection[str], *, most: int) -> tuple[list[tuple[str, str]], int]:
+        """Look at up to `most` likely descriptors, until all that is wanted is found; return the
+        descriptor and link of each, and how many looks are left."""
+        found: list[tuple[str, str]] = []
+        seen: set[str] = set()
+        files, readlink, left = self.files, os.readlink, len(wanted)
+        for number, likely in enumerate(self._order):
+            for descriptor in likely():
+                if number and descriptor in seen:
+                    continue
+                if len(seen) == most:
+                    return found, 0
+                seen.add(descriptor)
+                try:
+                    link = readlink(descriptor, dir_fd=files)
+                except OSError:
+                    link = ""
+                if link in wanted:
+                    found.append((descriptor, link))
+                    left -= 1
+                    if not left:
+                        if number:  # this process will use its descriptors in the same way again
+                            self._order.insert(0, self._order.pop(number))
+                        return found, most - len(seen)
+                elif likely == self._oldest_finds:
+                    self._missed(descriptor)
+        return found, most - len(seen)
+
+    def _missed(self, descriptor: str) -> None:
+        misses = self._slots.get(descriptor)
+        if misses is None:
+            return
+        if misses + 1 < MOST_MISSES:
+            self._slots[descriptor] = misses + 1
+            return
+        del self._slots[descriptor]
+        self._lasting[descriptor] = None
+        if len(self._lasting) > MAX_SLOTS:
+            del self._lasting[next(iter(self._lasting))]
+
+    def _last_finds(self) -> list[str]:
+        return [*reversed(self._last)]
+
+    def _next_numbers(self) -> list[str]:
+        return [str(self._highest + number) for number in range(1, NEXT_NUMBERS + 1)]
+
+    def _oldest_finds(self) -> list[str]:
+        return [*self._slots, *self._lasting]
 
     def holds(self, descriptor: str, link: str) -> bool:
-        """Return True if `descriptor` still is this socket."""
-        return self._link(descriptor) == link
-
-    def every_socket_of_threads(self, wanted: Collection[str]) -> Iterator[str]:
-        """Look at all descriptors of threads, which may have a table of their own, also after the
-        first thread has ended; yield the links that are wanted."""
-        for thread in os.listdir(f"/proc/{self.pid}/task"):
-            with suppress(OSError):
-                for descriptor in os.listdir(f"/proc/{self.pid}/task/{thread}/fd"):
-                    link = os.readlink(f"/proc/{self.pid}/task/{thread}/fd/{descriptor}")
-                    if link in wanted:
-                        yield link
+        """Return True if `descriptor` still is this socket. It may be one of a thread, as
+        `sockets_of_threads` gives it."""
+        if "/" not in descriptor:
+            return self._link(descriptor) == link
+        try:
+            return os.readlink(descriptor, dir_fd=self._directory) == link
+        except OSError:
+            return False
 
     def is_alive(self) -> bool:
         """Return True while it runs."""
@@ -91,12 +159,23 @@ class Process:
         except (OSError, ValueError):
             return False
 
-    def remember(self, descriptor: str) -> None:
-        """A socket was found at `descriptor`."""
-        self.slots[descriptor] = None
-        self.slots.move_to_end(descriptor)
-        if len(self.slots) > MAX_SLOTS:
-            self.slots.popitem(last=False)
+    def remember(self, sockets: Sequence[tuple[str, str]]) -> None:
+        """Sockets were found at these descriptors."""
+        slots = self._slots
+        for descriptor, _ in sockets:
+            if slots.pop(descriptor, None) is None:
+                if "/" in descriptor:  # of a thread with descriptors of its own
+                    continue
+                self._highest = max(self._highest, int(descriptor))
+                if descriptor in self._lasting:  # they don't last: all in the order of their finds
+                    slots = self._slots = dict.fromkeys([*self._lasting, *slots], 0)
+                    self._lasting = {}
+                    del slots[descriptor]
+            slots[descriptor] = 0
+        for descriptor, _ in sockets[-LAST_FINDS:]:
+            self._last.append(descriptor)
+        if len(slots) > MAX_SLOTS:
+            self._slots = dict.fromkeys([*slots][-MAX_SLOTS // 2 :], 0)
 
     def _link(self, descriptor: str) -> str:
         try:
@@ -111,17 +190,38 @@ class Process:
         """
         if self._holder is not None and self._checked == turn:
             return self._holder, False
-        fields = self._fields()
+        text = os.pread(self._stat, _MOST_STAT, 0)
+        image = text.rsplit(b" ", _IMAGE_FIELDS)[1:]
         self._checked = turn
-        if self._holder is not None and fields[_IMAGE] == self._image:
+        if self._holder is not None and image == self._image and self._has_same_memory():
             return self._holder, False
-        self._image = fields[_IMAGE]
-        self._holder = Holder(self.pid, int(fields[_START_TIME]), self._uid(), self._program())
+        self._image = image
+        self._hold_memory()
+        start_time = int(_fields(text)[_START_TIME])
+        self._holder = Holder(self.pid, start_time, self._uid(), self._program())
         return self._holder, True
 
+    def _hold_memory(self) -> None:
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+        with suppress(OSError):  # a kernel without it: the image alone tells
+            self._memory = os.open("pagemap", _FILE, dir_fd=self._directory)
+
+    def _has_same_memory(self) -> bool:
+        """False once the memory that it had is given up, as an exec does. Without randomized
+        addresses another program can have the same image."""
+        if self._memory < 0:
+            return True
+        try:
+            # Of memory that is in use the kernel refuses to read less than an entry.
+            os.pread(self._memory, 1, 0)
+        except OSError:
+            return True
+        return False
+
     def _fields(self) -> list[bytes]:
-        text = os.pread(self._stat, _MOST_STAT, 0)
-        return text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
+        return _fields(os.pread(self._stat, _MOST_STAT, 0))
 
     def _program(self) -> Program:
         try:
@@ -140,30 +240,60 @@ class Process:
         return None
 
 
-def sockets_of(pid: int) -> list[tuple[str, str]]:
-    """Descriptor and link of every socket of a process; raises OSError."""
+def _fields(text: bytes) -> list[bytes]:
+    return text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
+
+
+def sockets_of(pid: int) -> Iterator[tuple[str, str]]:
+    """Descriptor and link of every socket of a process, and ("", "") at least every LOOKS looks, so
+    that who takes them can stop; raises OSError. The number of descriptors is the child's to
+    choose, so they are listed while they are taken."""
     files = os.open(f"/proc/{pid}/fd", _DIRECTORY)
     try:
-        found = []
-        for descriptor in os.listdir(files):
-            with suppress(OSError):  # closed meanwhile
-                link = os.readlink(descriptor, dir_fd=files)
-                if link.startswith("socket:"):
-                    found.append((descriptor, link))
-        return found
+        yield from _sockets_in(files, "")
     finally:
         os.close(files)
 
 
+def sockets_of_threads(pid: int) -> Iterator[tuple[str, str]]:
+    """As `sockets_of` for each thread of a process: one may have a table of descriptors of its own,
+    also after the first thread has ended."""
+    tasks = os.open(f"/proc/{pid}/task", _DIRECTORY)
+    try:
+        with os.scandir(tasks) as threads:
+            for thread in threads:
+                yield "", ""
+                with suppress(OSError):  # ended meanwhile
+                    files = os.open(f"{thread.name}/fd", _DIRECTORY, dir_fd=tasks)
+                    try:
+                        yield from _sockets_in(files, f"task/{thread.name}/fd/")
+                    finally:
+                        os.close(files)
+    finally:
+        os.close(tasks)
+
+
+def _sockets_in(files: int, before: str) -> Iterator[tuple[str, str]]:
+    with os.scandir(files) as entries:
+        for number, entry in enumerate(entries, 1):
+            if number % LOOKS == 0:
+                yield "", ""
+            try:
+                link = os.readlink(entry.name, dir_fd=files)
+            except OSError:  # closed meanwhile
+                continue
+            if link.startswith("socket:"):
+                yield before + entry.name, link
+
+
 def image_of(directory: int) -> tuple[str, list[bytes]]:
     """Path and image of the program of a process, to tell whether it has changed since; OSError."""
-    descriptor = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    descriptor = os.open("stat", _FILE, dir_fd=directory)
     try:
         text = os.read(descriptor, _MOST_STAT)
     finally:
         os.close(descriptor)
-    fields = text[text.rindex(b")") + 2 :].split()
-    return os.readlink("exe", dir_fd=directory), fields[_IMAGE]
+    return os.readlink("exe", dir_fd=directory), text.rsplit(b" ", _IMAGE_FIELDS)[1:]
 
 
 def process_of(thread: int) -> int:

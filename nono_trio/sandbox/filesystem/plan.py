@@ -119,6 +119,10 @@ class FilePlan:
             return None
         return self.protection.closing(os.path.realpath(path))
 
+    def closes_by_name(self, real: str) -> str | None:
+        """As `closes`, for a path without symlinks and without a look at the disk."""
+        return None if self.protection is None else self.protection.closing_by_name(real)
+
     def keeps(self, real: str) -> str | None:
         """Return the read-only path of ours that contains `real`, a path without symlinks."""
         return next((one for one in self.kept if is_in(real, one)), None)

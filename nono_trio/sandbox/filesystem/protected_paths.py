@@ -96,6 +96,10 @@ class _Index:
                 return given
         return None
 
+    def around_by_name(self, real: str) -> str | None:
+        """As `around`, without a look at the disk."""
+        return next((self.at[path] for path in ancestors(real) if path in self.at), None)
+
     def below(self, real: str) -> Iterator[tuple[str, str]]:
         """Yield the closed paths inside `real`, each with its path there, without duplicates."""
         found = self.identity(real)
@@ -158,6 +162,10 @@ class Protection:
     def closing(self, real: str) -> str | None:
         """Return the closed path, as given, that contains `real` (without symlinks)."""
         return self._closed.around(real)
+
+    def closing_by_name(self, real: str) -> str | None:
+        """As `closing`, without a look at the disk: another name of a closed path is not known."""
+        return self._closed.around_by_name(real)
 
     def below(self, grant: Grant) -> Iterator[tuple[str, str]]:
         """Yield the closed paths inside a grant, as given and by their path in the grant."""

@@ -21,7 +21,7 @@ MountKind: TypeAlias = Literal[
     "bind",  # the host's `path`, with `writable` and the `identity` that it must have
     "private",  # an empty directory in memory of `size` bytes and `files` files
     "empty_home",  # the same, for the user alone
-    "kept_home",  # the host's `source`, which is the cage's home
+    "kept_home",  # the host's `source`, which is the cage's home; `work` is a name beside it
     "directory",  # an empty directory, so that it can be named
     "read_only",  # what other mounts show at `path`, made read-only
     "cover",  # what other mounts show at `path`, hidden
@@ -50,6 +50,7 @@ class MountOp(NamedTuple):
     size: int = 0
     files: int = 0
     text: str = ""
+    work: str = ""  # an empty directory, for what the kernel keeps of an overlay
 
 
 class CagePlan(NamedTuple):
@@ -62,6 +63,7 @@ class CagePlan(NamedTuple):
     identities: dict[str, Identity]  # of the files at granted paths, if there is no view
     mounts: list[MountOp]  # the view; empty without namespaces
     answers_denied: bool  # the view answers look-ups of what is not granted, if it can
+    watched: list[str]  # directories that such a view shows, empty, because tripwires lie in them
     closed: list[str]  # paths inside grants, if there is no view to cover them
     directory: str
     executable: str
@@ -72,6 +74,7 @@ class CagePlan(NamedTuple):
     port: int
     open_ports: list[int]
     transparent_ports: list[int]
+    every_port_networks: list[str]  # ADDRESS/PREFIX: decided at each port, if the kernel can
     asks_loopback: bool  # resolvers ask 127.0.0.1, because resolv.conf can't be shown
     listen_ports: list[int]
     brokered: bool  # the supervisor's broker decides calls that a filter can't judge

@@ -4,6 +4,7 @@
       home/       the only part that a cage sees, and may fill with anything
       lock        flock: held by the session that has the home
       home.json   what it is for, and what of ours is in it
+      work-...    while a session has it: the kernel's, for the overlay that the cage sees
 
 Rules of this file: everything in `home/` is hostile, and in landlock isolation so are the modes
 around it; paths are gone through by descriptors, never through symlinks; what belongs to another
@@ -44,6 +45,7 @@ _LOCK: Final = "lock"
 _FACTS: Final = "home.json"
 _NEW: Final = ".new-"
 _GONE: Final = ".gone-"
+_WORK: Final = "work-"
 # Ours is a few hundred bytes; more is not ours.
 _MAX_FACTS: Final = 1 << 20
 # `home list` reads one home for a second at most, and keeps no more than names in memory.
@@ -201,6 +203,16 @@ class HomeEntry:
         """Return the descriptor that holds the lock, which is the caller's from now on."""
         lock, self._lock = self._lock, -1
         return lock
+
+    def make_work(self) -> str:
+        """Make the directory for an overlay; remove those of killed sessions."""
+        for name in names_in(self._directory, _MOST_ENTRIES):
+            if name.startswith(_WORK):
+                remove_temporary(name, parent=self._directory)
+        # Not one name for all: the kernel may not be done with that of the last session.
+        name = f"{_WORK}{os.urandom(8).hex()}"
+        os.mkdir(name, 0o700, dir_fd=self._directory)
+        return name
 
     def rename(self, name: str) -> bool:
         """Give a new home its name; False when there is one of it."""

@@ -18,6 +18,7 @@ from nono_trio.posix.clock import rfc3339
 from nono_trio.sandbox.home_places import make_places, unmake_places
 from nono_trio.sandbox.hostile_copy import copy_tree
 from nono_trio.sandbox.launcher.hostile_tree import entered
+from nono_trio.sandbox.launcher.tempdir import remove_temporary
 from nono_trio.session.homes.home_store import HOME, HomeFacts, HomeRoot, read_facts
 
 if TYPE_CHECKING:
@@ -39,17 +40,24 @@ class WantedHome:
 
 @dataclass
 class HeldHome:
-    """A kept home that this session has; `notes` are sentences for the user."""
+    """A kept home that this session has; `notes` are sentences for the user.
+
+    `work`: the name of a directory beside `path` for the kernel's overlay, which ends with the
+    session; "" where the cage has no overlay.
+    """
 
     name: str
     path: str
     is_new: bool
     notes: list[str] = field(default_factory=list)
+    work: str = ""
     _lock: int = -1
 
     def close(self) -> None:
         """Let the next session have it."""
         if self._lock >= 0:
+            if self.work:
+                remove_temporary(os.path.join(os.path.dirname(self.path), self.work))
             os.close(self._lock)
             self._lock = -1
 
@@ -153,6 +161,7 @@ class Homes:
             facts.places = wanted_now
             entry.write_facts(facts)  # before they are made: what is there is known
             entry.notes += make_places(entry.home, places)
+            work = entry.make_work() if wanted.isolation == "namespace" else ""
         except BaseException:
             entry.close()
             raise
@@ -166,6 +175,7 @@ class Homes:
             self.path(entry.name),
             entry.is_new,
             entry.notes,
+            work,
             entry.give_lock(),
         )
         entry.close()

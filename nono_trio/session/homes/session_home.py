@@ -83,8 +83,8 @@ class RunHome:
 
     def mounts(self, memory: int | None) -> list[MountOp]:
         """Return its mounts in the view; `memory`: the limit of the cage in bytes."""
-        kept = self.held.path if self.held is not None else None
-        mount = home_mount(self.plan, kept, memory)
+        kept, work = (None, "") if self.held is None else (self.held.path, self.held.work)
+        mount = home_mount(self.plan, kept, memory, work)
         return [] if mount is None else [mount]
 
     def warnings(self) -> list[str]:

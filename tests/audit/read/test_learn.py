@@ -19,10 +19,10 @@ from nono_trio.core.policy.rule import parse_allow
 from nono_trio.core.profile.parser import read_profile
 
 
-def event(target, port, decision="allow", reason=None, mode="connect"):
+def event(target, port, decision="allow", reason=None, mode="connect", category=msgspec.UNSET):
     return NetworkEvent(
         timestamp_unix_ms=1, mode=mode, decision=decision, target=target, port=port,
-        reason=reason,
+        reason=reason, denial_category=category,
     )  # fmt: skip
 
 
@@ -83,6 +83,27 @@ def test_denied_hosts_are_apart_and_the_allowed_that_failed_are_none(tmp_path):
         ("169.254.169.254", 1, False),
         ("x.example.com", 1, True),
     ]
+
+
+def test_what_was_let_through_and_never_reached_is_no_entry(tmp_path):
+    """Before: a typing error in a host's name became an entry of the profile."""
+    dead = {"reason": "can't connect to typo.example.com:80: the name has no address"}
+    learned = log(
+        tmp_path,
+        event("web.example.com", 443, reason="--observe"),
+        event("typo.example.com", 80, reason="--observe"),
+        event("typo.example.com", 80, "deny", **dead, category="upstream_connect_failed"),
+        event("vm", 80, reason="--observe"),
+        event("vm", 80, "deny", "vm resolved to 127.0.0.1, a loopback address"),
+        event("flaky.example.com", 80, reason="--observe"),
+        event("flaky.example.com", 80, "deny", "nothing", category="upstream_connect_failed"),
+        event("flaky.example.com", 80, reason="--observe"),
+    )
+    assert learned.entries == {"flaky.example.com:80": 2, "web.example.com:443": 1}
+    assert learned.unreached == {
+        "typo.example.com:80": dead["reason"],
+        "vm:80": "vm resolved to 127.0.0.1, a loopback address",
+    }
 
 
 def test_relayed_ports_are_no_hosts(tmp_path):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.net.fake_ip import MAX_NAMES, FakeAddresses
+from nono_trio.core.net.fake_ip import (
+    EVERY_PORT_NETWORKS,
+    MAX_EVERY_PORT_NAMES,
+    MAX_NAMES,
+    FakeAddresses,
+)
 from nono_trio.sandbox.launcher import addresses
 
 IPV4, IPV6 = IPv4Network("198.18.0.0/15"), IPv6Network("fd6e:6f6e:6f2d::/64")
@@ -38,6 +50,22 @@ def test_a_full_table_refuses_new_names_and_keeps_the_old():
     assert names.addresses_of("three.test") is None
     assert (both(names, "one.test"), both(names, "two.test")) == (one, two)
     assert names.name_of(IPv4Address(int(two[0]) + 1)) is None
+
+
+def test_names_of_every_port_have_networks_of_their_own():
+    names = FakeAddresses(has_every_port=lambda name: name.startswith("every"))
+    networks = [ip_network(one) for one in EVERY_PORT_NETWORKS]
+    link = {ip_address(one) for one in (addresses.CHILD_IPV4, addresses.GATEWAY_IPV4)}
+    for number in range(MAX_EVERY_PORT_NAMES):
+        found = both(names, f"every{number}")
+        assert all(one in network for one, network in zip(found, networks, strict=True))
+        assert not link & {*found}
+        assert [names.name_of(one) for one in found] == [f"every{number}"] * 2
+    assert names.addresses_of("every other") is None
+    for number in range(MAX_NAMES):
+        found = both(names, str(number))
+        assert not any(one in network for one, network in zip(found, networks, strict=True))
+    assert names.addresses_of("one more") is None
 
 
 def test_all_addresses_lie_in_our_ranges_and_none_is_the_cages_link():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from nono_trio.core.log.events import Network, NetworkEvent
+from nono_trio.core.log.file_events import leading_to, unseen_files
 from nono_trio.core.log.nono_events import (
     CapabilityDecision,
     CapabilityEntry,
@@ -106,18 +107,20 @@ def own(target, reason):
     return record(f"nono-trio:{target}", None, "deny", reason, method=None)
 
 
-def file(path, access="Read", decision=None):
+def file(path, access="Read", decision=None, leads_to=None):
+    reason = "not granted" if leads_to is None else leading_to(leads_to)
     request = CapabilityRequest(
         request_id="view-1", path=path, access=access, child_pid=1, session_id="5e55"
     )
     entry = CapabilityEntry(
         timestamp=Timestamp(secs_since_epoch=1, nanos_since_epoch=0), request=request,
-        decision=decision or Denied(Denied=DenialReason(reason="not granted")), backend="view",
+        decision=decision or Denied(Denied=DenialReason(reason=reason)), backend="view",
         duration_ms=0,
     )  # fmt: skip
     return CapabilityDecision(entry=entry)
 
 
+NEVER_ANSWERED = "the proxy asked for its password and never got it"
 NO_SNI = "the TLS hello names no host (no SNI)"
 OTHER_SNI = "the TLS hello asks for b.test, but the connection is to a.test"
 CLOSED = "a.test resolved to 127.0.0.1, a loopback address"
@@ -247,9 +250,20 @@ TABLE = {
     "let through, then dead": ([asked(reason="--observe"), failed()], (0, 1, 0)),
     "let through, then a closed address": (
         [asked(reason="--observe"), deny("a.test", reason=CLOSED)], (1, 0, 0)),
+    "packets lost": (
+        [own("refused", "3 packets to refused ports came too fast to be read")], (0, 0, 0)),
+    "look-ups lost": ([unseen_files(2, "5e55", 1)], (0, 0, 0)),
+    "a challenge that is never answered": (
+        [challenge("evil.test"), deny(reason=NEVER_ANSWERED)], (1, 0, 0)),
+    "challenges that are never answered, without their hosts": (
+        [own("challenges", "2 more requests for which the proxy never got its password")],
+        (2, 0, 0)),
     "an approval granted": ([record("a.test", 443, "approve_granted")], (0, 0, 1)),
     "an approval refused": ([record("a.test", 443, "approve_denied")], (1, 0, 0)),
 }  # fmt: skip
+
+
+LOST = ("events lost", "packets lost", "look-ups lost")
 
 
 def fold(records):
@@ -330,9 +344,10 @@ def code(records, fail_on="policy", *, expect=(), paths=(), deny_list=(), child=
 def test_a_denied_attempt_fails_a_run_and_nothing_else_does(name):
     records, (denied, _, _) = TABLE[name]
     is_listed = name in ("on the deny list", "allowed, then a denied address")
-    is_stray = (denied and not is_listed) or name == "a file created"
+    is_stray = (denied and not is_listed) or name in ("a file created", *LOST)
     assert code(records) == (3 if is_stray else 0)
-    assert code(records, None) == 0
+    # Look-ups are only counted as lost where the verdict depends on them.
+    assert code(records, None) == (3 if name == "look-ups lost" else 0)
     assert code(records, child=7) == 7
 
 
@@ -369,3 +384,51 @@ def test_files():
     assert code([file("/h/.aws")], None, paths=["/h/.a*"]) == 3
     assert code([file("nono-trio:view")], "all", paths=["/h"]) == 0
     assert code([file("/h/.ssh", decision="Granted")], "all", paths=["/h/.ssh"]) == 0
+
+
+def test_a_pattern_has_its_directory_as_well():
+    """Before: the look-up of a directory that the cage lacks named only the directory."""
+    assert code([file("/h/.aws")], None, paths=["/h/.aws/*"]) == 3
+    assert code([file("/h/.aws/credentials")], None, paths=["/h/.aws/*"]) == 3
+    assert code([file("/h/.azure")], None, paths=["/h/.aws/*"]) == 0
+    assert code([file("/h")], None, paths=["/h/.a*"]) == 3
+    assert code([file("/h/b")], None, paths=["/h/.a*"]) == 0
+
+
+def test_the_directories_and_names_of_tripwires():
+    judging = Judging(paths=("/h/.ssh/id_x", "/h/.aws/*", "/srv/*/key", "/wire", "/h/.ssh/id_y"))
+    assert judging.directories == ("/h/.ssh", "/h/.aws", "/srv", "")
+    named = ("/h/.ssh/id_x", "/h/.aws/new", "/srv/a/key", "/wire")
+    assert all(judging.is_named(path) for path in named)
+    assert not any(judging.is_named(path) for path in ("/h/.ssh", "/h/.aws", "/wire/below"))
+
+
+def test_what_was_lost_is_a_reason_where_it_could_be_one():
+    packets = own("refused", "3 packets to refused ports came too fast to be read")
+    events = own("audit", "7 events lost: queue full")
+    files = unseen_files(2, "5e55", 1)
+    assert code([packets], None, paths=["/h"]) == 0
+    assert code([events], None, paths=["/h"]) == 3
+    assert code([files], None, paths=["/h"]) == 3
+    assert code([packets, events, files], None) == 3  # counted only where a run depends on it
+    assert code([packets, events], None) == 0
+    strays = Judging("policy").strays(fold([packets, packets, events]))
+    assert dict(strays.unseen) == {"refused packets": 6, "records": 7}
+
+
+def test_a_look_up_weighs_where_it_may_be_a_reason():
+    wire = Judging(paths=("/h/.ssh",))
+    assert wire.weighs("/h/.ssh", creates=False)
+    assert not wire.weighs("/h/.npmrc", creates=True)
+    assert wire.weighs(None, creates=False)
+    assert Judging("policy").weighs(None, creates=True)
+    assert not Judging("policy").weighs("/h", creates=False)
+    assert Judging("all").weighs("/h", creates=False)
+    assert not Judging().weighs(None, creates=True)
+
+
+def test_a_symlink_to_a_tripwire_trips_it():
+    assert code([file("/h/link", leads_to="/h/.ssh")], None, paths=["/h/.ssh/id"]) == 3
+    assert code([file("/h/link", leads_to="/h/.ssh/id/x")], None, paths=["/h/.ssh/id"]) == 3
+    assert code([file("/h/link", leads_to="/h/.config")], None, paths=["/h/.ssh/id"]) == 0
+    assert code([file("/home", leads_to="/var/home")], None, paths=["/var/home/me/.ssh"]) == 0

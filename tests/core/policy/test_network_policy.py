@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy import network_policy as policy_module
 from nono_trio.core.policy.network_policy import Policy
@@ -164,6 +165,37 @@ def test_a_denied_address_is_denied_behind_a_name_and_in_every_spelling(address)
     assert not verdict.allowed
     assert verdict.rule == "93.184.215.14"
     assert verdict.hint == "drop --deny-domain 93.184.215.14"
+
+
+@pytest.mark.parametrize(
+    ("allow", "settings", "networks", "decided", "refused"),
+    [
+        (["a.test", "b.test:22", "10.0.0.1"], {}, (), (), ("a.test", "b.test", "10.0.0.1")),
+        (["a.test:*"], {}, EVERY_PORT_NETWORKS, ("a.test",), ("b.test", "x.a.test", "10.0.0.1")),
+        (["*.a.test:*"], {}, EVERY_PORT_NETWORKS, ("x.a.test",), ("a.test",)),
+        (["tcp://a.test:*"], {}, EVERY_PORT_NETWORKS, ("a.test",), ()),
+        (
+            ["10.0.0.1:*", "tcp://10.0.0.1:*", "[fd00::1]:*"],
+            {},
+            ("10.0.0.1/32", "fd00::1/128"),
+            ("10.0.0.1", "fd00::1"),
+            ("10.0.0.2", "a.test"),
+        ),
+        (["a.test:*"], {"block": True}, (), (), ("a.test",)),
+        (
+            [],
+            {"observe": True},
+            ("0.0.0.0/0", "::/0"),
+            ("a.test", "93.184.215.14"),
+            ("10.0.0.1", "localhost"),
+        ),
+    ],
+)
+def test_hosts_of_which_every_port_is_decided(allow, settings, networks, decided, refused):
+    policy = Policy.build(allow, **settings)
+    assert policy.every_port_networks == networks
+    asked = {host: policy.decides_every_port(parse_host(host)) for host in (*decided, *refused)}
+    assert asked == dict.fromkeys(decided, True) | dict.fromkeys(refused, False)
 
 
 def test_a_denied_address_beats_a_pin():

@@ -63,6 +63,10 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "7 more requests without the right token since the last record": (
         "TOKENS_SUPPRESSED", {"count": 7},
     ),
+    "the proxy asked for its password and never got it": ("UNANSWERED", {}),
+    "7 more requests for which the proxy never got its password": (
+        "UNANSWERED_MORE", {"count": 7},
+    ),
     "the target is this proxy itself": ("IS_PROXY", {}),
     "the address is the proxy itself": ("ADDRESS_IS_PROXY", {}),
     "a.test:80 is allowed for TLS, this is plain HTTP": ("TLS_ONLY", {"destination": "a.test:80"}),

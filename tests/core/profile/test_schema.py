@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
 from nono_trio.core.profile.parser import read_profile
 from nono_trio.core.profile.schema import Profile, SourcedProfile, merge
-from nono_trio.core.profile.values import VARIABLES, expand, quoted
+from nono_trio.core.profile.values import VARIABLES, expand, quoted, quoted_path
 from nono_trio.errors import UsageError
 
 WHOLE = """\
@@ -238,6 +238,18 @@ def _toml_value(value):
     if isinstance(value, str):
         return quoted(value)
     return str(value).lower()
+
+
+@pytest.mark.parametrize("text", ["/p\x9b31m", "/q\u202ee", "/r\x7f\x1b\n", "/s\U000e0001", "/é…"])
+def test_a_quoted_text_is_printable_and_the_same_text(text):
+    assert quoted(text).isprintable()
+    assert tomllib.loads(f"key = {quoted(text)}") == {"key": text}
+
+
+@pytest.mark.parametrize("path", ["/$HOME/.ssh", "/a$b", "/$$", "/${HOME}", "/x\x9b$"])
+def test_a_quoted_path_is_the_same_path_after_expansion(path):
+    found = tomllib.loads(f"key = {quoted_path(path)}")["key"]
+    assert expand(found, {"HOME": "/home/user"}) == path
 
 
 def test_toml_in_all_its_spellings():

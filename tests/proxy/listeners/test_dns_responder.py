@@ -14,6 +14,7 @@ from running_proxy import BOUND
 
 from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
+from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
@@ -62,6 +63,10 @@ class Service:
     @property
     def events(self) -> list[tuple[str, str | None]]:
         return [(event.target, event.reason) for event in self.recorder.events]
+
+
+def asked(server: str) -> Endpoints:
+    return Endpoints("udp", "192.0.2.200", 5353, server, 53)
 
 
 async def test_an_allowed_name_has_addresses_that_stand_for_it_and_no_event():
@@ -196,13 +201,34 @@ async def test_a_full_table_is_a_server_failure_for_new_names():
     assert await at.address("a.test") == first
 
 
-async def test_a_malformed_query_is_answered_and_never_an_event():
-    at = Service()
-    assert await at.service.reply(b"\0") is None
-    reply = await at.service.reply(query() + b"\0")
+async def test_a_message_that_is_no_query_is_an_event_of_its_server():
+    at = Service("allowed.test")
+    assert await at.service.reply(b"exfil", asked("192.0.2.1")) is None
+    assert await at.service.reply(b"exfil", asked("192.0.2.1")) is None
+    reply = await at.service.reply(query() + b"\0", asked("192.0.2.2"))
     assert reply is not None
     assert code(reply) == dns.FORMAT_ERROR
-    assert at.events == []
+    no_query = "expected a DNS query, got something else: "
+    assert at.events == [
+        ("192.0.2.1", f"{no_query}the message has no whole header"),
+        ("192.0.2.2", f"{no_query}there are bytes behind the question"),
+    ]
+
+
+async def test_a_name_in_another_class_is_an_event_of_its_name():
+    at = Service("allowed.test")
+    hesiod = query(wire(b"secret", b"evil", b"test"))[:-1] + b"\4"
+    reply = await at.service.reply(hesiod, asked("192.0.2.1"))
+    assert reply is not None
+    assert code(reply) == dns.REFUSED
+    assert [target for target, _ in at.events] == ["secret.evil.test"]
+
+
+async def test_lost_queries_are_told_at_the_end():
+    at = Service()
+    at.service.lost = 7
+    await at.service.record_suppressed()
+    assert at.events == [(LOOK_UPS_TARGET, "7 queries came too fast to be read")]
 
 
 async def test_repeated_queries_are_counted_in_the_next_record(autojump_clock):
@@ -390,6 +416,35 @@ async def receive(stream: trio.SocketStream) -> bytes:
             assert more, "the connection ended"
             data += more
     return data[2:]
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0", b"\0\x10half", b"\xff\xff"])
+async def test_a_connection_without_a_query_is_an_event(raw):
+    at = Service()
+    async with connections(at) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(raw)
+        await stream.send_eof()
+        with trio.fail_after(BOUND):
+            assert await stream.receive_some() == b""
+    assert [target for target, _ in at.events] == ["127.0.0.1"]
+
+
+async def test_what_has_arrived_before_the_end_is_an_event():
+    at = Service()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("127.0.0.1", 0))
+        client.sendto(query(wire(b"first", b"test")), server.getsockname())
+        with socket.create_connection(listener.getsockname()) as connection:
+            connection.sendall(framed(query(wire(b"second", b"test"))))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_datagrams, server, at.service)
+            nursery.start_soon(serve_connections, listener, at.service)
+            nursery.cancel_scope.cancel()
+    assert sorted(target for target, _ in at.events) == ["first.test", "second.test"]
 
 
 async def test_a_connection_carries_several_messages_in_any_pieces():

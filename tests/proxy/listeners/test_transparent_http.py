@@ -63,6 +63,23 @@ async def test_each_request_has_to_ask_for_the_host_of_its_connection():
         assert "other.test" not in at.resolver.asked
 
 
+@pytest.mark.parametrize("target", [LITERAL, "evil.test"])
+async def test_a_connection_to_a_denied_host_is_recorded_also_if_nothing_is_asked(target):
+    async with cage() as at:
+        async with at.connection(target, 80) as wire:
+            await wire.end()
+            assert await wire.ends()
+        assert await at.events(1) == [("deny", target, 80, None)]
+
+
+async def test_a_connection_to_an_allowed_host_that_asks_for_nothing_is_not_recorded():
+    async with cage() as at:
+        async with at.connection("allowed.test", 80) as wire:
+            await wire.end()
+            assert await wire.ends()
+        assert at.recorder.events == []
+
+
 async def test_a_denied_name_gets_a_403_with_text_and_a_hint():
     async with cage() as at:
         answer = await at.ask("evil.test", get("evil.test"))

@@ -24,6 +24,7 @@ from harness import (
     NONO_TRIO,
     PYTHON_GRANTS,
     RUN_SECONDS,
+    SYSTEM_PYTHON,
     Origin,
     Sessions,
     free_port,
@@ -471,14 +472,31 @@ print("refused")
     assert told + len(decisions) - 1 == 3000
 
 
-def test_a_program_that_may_not_be_looked_into(sessions: Sessions) -> None:
-    """Only root may look into everything."""
+def test_a_program_stays_readable_and_connects(sessions: Sessions) -> None:
+    """An ordinary user's cage leaves PR_SET_DUMPABLE undone; root may look into everything."""
     program = (
         PROXY
         + """
 import ctypes
 ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
 print(socket.socket().connect_ex(("127.0.0.1", port)))
+"""
+    )
+    done = python(sessions, program)
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_a_program_that_may_not_be_looked_into(sessions: Sessions) -> None:
+    """Its file may only be executed. Only root may look into everything."""
+    program = (
+        PROXY
+        + f"""
+import os, shutil, tempfile
+file = os.path.join(tempfile.gettempdir(), "program")
+shutil.copy({SYSTEM_PYTHON!r}, file)
+os.chmod(file, 0o111)
+connect = f"import socket; print(socket.socket().connect_ex(('127.0.0.1', {{port}})))"
+os.execv(file, [file, "-c", connect])
 """
     )
     done = python(sessions, program)

@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nono_trio.sandbox.launcher.linux import fuse_messages as fuse
-from nono_trio.sandbox.launcher.linux import view_server
-from nono_trio.sandbox.launcher.linux.view_server import ACKNOWLEDGED, TOLD, Home, ViewServer
-from nono_trio.sandbox.launcher.linux.view_tree import Place, TreeError, decode_tree, places_of
+from nono_trio.sandbox.launcher.linux import view_reports, view_server
+from nono_trio.sandbox.launcher.linux.view_reports import ACKNOWLEDGED, NO_PATH, TOLD
+from nono_trio.sandbox.launcher.linux.view_server import Home, ViewServer
+from nono_trio.sandbox.launcher.linux.view_tree import (
+    Place,
+    TreeError,
+    decode_tree,
+    places_of,
+    with_directories,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +38,7 @@ PLACES = [
     Place("/home/me/project", DIRECTORY, 7, 8, "", True),
     Place("/link", stat.S_IFLNK | 0o777, 0, 0, "home/me"),
 ]
+LISTING = struct.pack("=QQI", 0, 0, 4096)
 HEADER = struct.Struct("=IIQQIIIHH")
 
 
@@ -177,6 +185,58 @@ def test_memory_is_flat_over_many_names(kernel: Kernel) -> None:
         if number in (20_000, 29_999):
             kept.append(kernel.server.kept)
     assert kept == [(view_server.MOST_NAMES, view_server.MOST_LATE, 0)] * 2
+
+
+def test_a_flood_while_nobody_listens_is_told_later(kernel: Kernel) -> None:
+    """Before: what did not fit in the socket was only counted."""
+    kernel.server.is_answered = False
+    names = 5000  # of which the socket takes a few hundred
+    for number in range(names):
+        kernel.look_up(4, b"name-%d" % number)
+        assert kernel.answer()[1] == errno.ENOENT
+    told = [kernel.supervisor.recv(1 << 16) for _ in range(names)]
+    assert {message[TOLD.size :] for message in told} == {
+        b"/home/me/name-%d" % number for number in range(names)
+    }
+    assert TOLD.unpack_from(told[-1])[3] == 0
+
+
+def test_what_is_kept_is_bounded_and_the_end_tells_the_rest(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_reports, "MOST_KEPT", 1000)
+    kernel.server.is_answered = False
+    for number in range(3000):
+        kernel.look_up(4, b"name-%d" % number)
+        assert kernel.answer()[1] == errno.ENOENT
+    kernel.launcher.close()
+    told = []
+    while not told or TOLD.unpack_from(told[-1])[0] != NO_PATH:
+        told.append(kernel.supervisor.recv(1 << 16))
+    assert len(told) - 1 + TOLD.unpack_from(told[-1])[3] == 3000
+
+
+def test_a_directory_of_a_tripwire_tells_of_its_listing_once(kernel: Kernel) -> None:
+    kernel.server.listed = frozenset({"/home/me"})
+    kernel.ask(fuse.OPENDIR, 4)  # which an overlay does, too
+    assert kernel.answer()[1] == 0
+    asked = kernel.ask(fuse.READDIR, 4, LISTING)
+    number, path = kernel.told()
+    assert path == b"/home/me"
+    kernel.supervisor.send(ACKNOWLEDGED.pack(number))
+    assert kernel.answer()[:2] == (asked, 0)
+    kernel.ask(fuse.READDIR, 4, LISTING)
+    assert kernel.answer()[1] == 0
+
+
+def test_directories_are_added_where_fuse_is_asked() -> None:
+    wanted = ["/home/me/.ssh", "/srv/a/b", "/etc/x", "/link/x", "/home/me/.ssh/deep", ""]
+    places = with_directories(PLACES, wanted)
+    assert places[: len(PLACES)] == PLACES
+    assert [(place.path, place.uid) for place in places[len(PLACES) :]] == [
+        ("/home/me/.ssh", 7), ("/srv", 0), ("/srv/a", 0), ("/srv/a/b", 0),
+        ("/home/me/.ssh/deep", 7),
+    ]  # fmt: skip
 
 
 def test_a_tree_is_read_from_the_plain_view(tmp_path: Path) -> None:

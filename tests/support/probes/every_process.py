@@ -24,7 +24,8 @@ deadline = time.monotonic() + float(sys.argv[1])
 answers = set()
 while not answers or time.monotonic() < deadline:
     try:
-        urllib.request.urlopen("http://allowed.example.com/", timeout=60)
+        with urllib.request.urlopen("http://allowed.example.com/", timeout=60) as answered:
+            answers.add(answered.status)  # this machine has a server there
     except urllib.error.HTTPError as error:
         answers.add(error.code)
     with socket.socket(socket.AF_UNIX) as sock:

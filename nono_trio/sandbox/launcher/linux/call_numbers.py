@@ -48,6 +48,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     # What makes something at a path.
     "symlink": (88, None), "symlinkat": (266, 36), "link": (86, None), "linkat": (265, 37),
     "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
+    "prctl": (157, 167),
     # Namespaces.
     "unshare": (272, 97), "setns": (308, 268), "clone": (56, 220), "clone3": (435, 435),
     # Other processes' share of the processor and of the disk.

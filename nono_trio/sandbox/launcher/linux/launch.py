@@ -72,12 +72,12 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
     isolated = plan.isolation == "namespace"
     view = None
     if isolated:
-        view = AnsweringView(control) if plan.answers_denied else None
+        view = AnsweringView(control, plan.watched) if plan.answers_denied else None
         with stage("namespaces"):
             _enter_namespaces(view)
         if plan.transparent_ports:
             with stage("transparent network"):
-                outer = OuterNetwork(plan.transparent_ports)
+                outer = OuterNetwork(plan.transparent_ports, plan.every_port_networks)
                 sockets |= outer.sockets
                 outer.enter_inner()
                 if plan.asks_loopback:
@@ -204,8 +204,7 @@ def _hand_over_view(control: socket.socket, view: AnsweringView) -> None:
     if view.why_not is not None:
         protocol.send(control, {"view": view.why_not})
         return
-    with_home = view.home is not None
-    protocol.send(control, {"view": None, "home_seen": with_home}, [view.told.fileno()])
+    protocol.send(control, {"view": None, "home_seen": view.home_seen}, [view.told.fileno()])
     view.told.close()
 
 
@@ -318,12 +317,13 @@ def _may_read(descriptor: int) -> bool:
 
 
 def _apply_filter(isolation: str) -> None:
+    user, group = os.geteuid(), os.getegid()
+    common = [*call_rules.COMMON, *(call_rules.READABLE if user != 0 else ())]
     if isolation == "namespace":
-        user, group = os.geteuid(), os.getegid()
         ids = call_rules.only_own_ids(user, group) if user != 0 else ()
-        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.OWN_PROCESSES, *ids])
+        seccomp.refuse_calls([*common, *call_rules.OWN_PROCESSES, *ids])
     elif isolation == "landlock":
-        seccomp.refuse_calls([*call_rules.COMMON, *call_rules.SHARED_HOST])
+        seccomp.refuse_calls([*common, *call_rules.SHARED_HOST])
 
 
 def _notify_calls(plan: CagePlan) -> list[int]:

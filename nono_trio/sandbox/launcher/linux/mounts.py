@@ -186,6 +186,8 @@ class _View:
         self.make_directory(op.path)
         if op.kind == "kept_home":
             syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
+            if op.work and self._answers and not self._is_mounted(op.path):
+                self._layer_kept(op)
         else:
             flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
             mode = "1777" if op.kind == "private" else "0700"
@@ -210,12 +212,19 @@ class _View:
 
     def _layer_home(self, path: str, flags: int, options: str) -> None:
         """Make the home with room beside it for what an overlay needs."""
-        self.layers = HomeLayers(path, *(f"{_HOME}/{name}" for name in ("upper", "work", "lower")))
         os.mkdir(_HOME)
         syscalls.mount("tmpfs", _HOME, "tmpfs", flags, options)
-        for directory in self.layers[1:]:
-            os.mkdir(directory, 0o700)
-        syscalls.mount(self.layers.upper, _NEW + path, "", syscalls.MS_BIND)
+        for name in ("upper", "work", "lower"):
+            os.mkdir(f"{_HOME}/{name}", 0o700)
+        self.layers = HomeLayers(path, _HOME, "upper", "work", f"{_HOME}/lower")
+        syscalls.mount(f"{_HOME}/upper", _NEW + path, "", syscalls.MS_BIND)
+
+    def _layer_kept(self, op: MountOp) -> None:
+        """Remember where the kept home lies, whose files are an overlay's upper ones."""
+        lower = f"{_HOME}/lower"
+        os.makedirs(lower, 0o700)
+        directory, upper = os.path.split(_OLD + op.source)
+        self.layers = HomeLayers(op.path, directory, upper, op.work, lower, is_kept=True)
 
     def cover(self, real: str) -> None:
         """Hide `real`, if the view shows it.

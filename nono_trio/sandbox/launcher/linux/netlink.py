@@ -43,13 +43,14 @@ def open_socket_diag() -> socket.socket | None:
         return None
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return one attribute of a message, padded to four bytes."""
     length = _ATTRIBUTE.size + len(payload)
     return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
 
 
 def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _packed(address: str) -> tuple[int, bytes]:
@@ -73,12 +74,12 @@ class Netlink:
 
         Both get the same interface `index`, each in its own namespace.
         """
-        far = _LINK.pack(0, 0, index, 0, 0) + _attribute(_IFNAME, peer.encode() + b"\0")
+        far = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFNAME, peer.encode() + b"\0")
         far += _number(_MTU, mtu) + _number(_NET_NS_FD, peer_namespace)
-        data = _attribute(_INFO_DATA, _attribute(_VETH_PEER, far))
-        body = _LINK.pack(0, 0, index, 0, 0) + _attribute(_IFNAME, name.encode() + b"\0")
+        data = attribute(_INFO_DATA, attribute(_VETH_PEER, far))
+        body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFNAME, name.encode() + b"\0")
         body += _number(_MTU, mtu)
-        body += _attribute(_LINKINFO, _attribute(_INFO_KIND, b"veth") + data)
+        body += attribute(_LINKINFO, attribute(_INFO_KIND, b"veth") + data)
         self._ask(_NEW_LINK, _CREATE, body, f"make link {name}")
 
     def raise_link(self, index: int) -> None:
@@ -89,7 +90,7 @@ class Netlink:
         """Give a link an address."""
         family, packed = _packed(address)
         body = _ADDRESS.pack(family, prefix, 0, _SCOPE_UNIVERSE, index)
-        body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
+        body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
         if family == socket.AF_INET6:
             body += _number(_IFA_FLAGS, _NO_DAD)
         self._ask(_NEW_ADDRESS, _CREATE | _REPLACE, body, f"add address {address}")
@@ -105,7 +106,7 @@ class Netlink:
         family, packed = _packed(address)
         length = len(packed) * 8
         body = _ROUTE.pack(family, length, 0, 0, _TABLE_LOCAL, _STATIC, _SCOPE_LINK, _UNICAST, 0)
-        body += _attribute(_DST, packed) + _number(_OIF, index)
+        body += attribute(_DST, packed) + _number(_OIF, index)
         self._ask(_NEW_ROUTE, _CREATE, body, f"route to {address}")
 
     def default_route(self, gateway: str, index: int) -> None:
@@ -114,7 +115,7 @@ class Netlink:
         body = _ROUTE.pack(
             family, 0, 0, 0, _TABLE_MAIN, _STATIC, _SCOPE_UNIVERSE, _UNICAST, _ONLINK
         )
-        body += _attribute(_GATEWAY, packed) + _number(_OIF, index)
+        body += attribute(_GATEWAY, packed) + _number(_OIF, index)
         self._ask(_NEW_ROUTE, _CREATE, body, f"default route by {gateway}")
 
     def _ask(self, kind: int, flags: int, body: bytes, what: str) -> None:

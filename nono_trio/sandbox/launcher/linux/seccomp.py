@@ -38,7 +38,8 @@ _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, o
 
 
 class CallRule(NamedTuple):
-    """One call that is refused with the errno `number`, or sent to the supervisor (NOTIFY).
+    """One call that is refused with the errno `number`, or sent to the supervisor (NOTIFY). With
+    the number 0 it does nothing and succeeds.
 
     Without a condition the rule always applies; otherwise the low 32 bits of one argument decide,
     because the kernel ignores the high bits. Of several rules for a call the first match decides.

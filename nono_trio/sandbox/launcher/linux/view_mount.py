@@ -14,41 +14,56 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 from typing import Final, NamedTuple, cast
 
 from .. import protocol
-from . import syscalls, view_server
-from .view_tree import is_below, places_of
+from . import syscalls, view_reports, view_server
+from .view_tree import is_below, mounts_below, places_of, with_directories
 
 DEVICE: Final = "/dev/fuse"
-# It has one message left to send.
-_SERVER_SECONDS: Final = 1.0
+# It sends what it has kept for the supervisor, for LAST_SECONDS at most.
+_SERVER_SECONDS: Final = view_reports.LAST_SECONDS + 1.0
 _HOLD: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class HomeLayers(NamedTuple):
-    """The home at `path`: `upper` is the directory that the plain view shows there, `work` another
-    one of the same mount."""
+    """The home at `path`: `directory` has the two names `upper`, whose content the plain view shows
+    there, and `work`, an empty directory of the same mount."""
 
     path: str
+    directory: str
     upper: str
     work: str
     lower: str  # a directory to mount on
+    is_kept: bool = False  # on disk, and filled by earlier sessions
 
-    def mount_over(self, root: str) -> int | None:
-        """Mount the overlay at the home's path below `root`; return a descriptor of `upper`, or
-        None if the kernel refuses."""
+    def open_upper(self, flags: int) -> int:
+        """Open the directory of the home's own files."""
+        return os.open(f"{self.directory}/{self.upper}", flags)
+
+    def mount_over(self, root: str) -> bool:
+        """Mount the overlay at the home's path below `root`; return False if the kernel refuses.
+
+        One device number for all files (xino): programs compare them to find mounts. Without an
+        index an overlay of the last session, which the kernel may still write to disk, is no
+        obstacle.
+        """
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        options = f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work},userxattr"
+        options = f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
+        options += ",userxattr,xino=on,index=off"
+        os.chdir(self.directory)  # a comma in its path would end the option
         try:
+            if os.statvfs(self.upper).f_flag & os.ST_NOEXEC:
+                flags |= syscalls.MS_NOEXEC
             syscalls.mount(root + self.path, self.lower, "", syscalls.MS_BIND)
             syscalls.mount("overlay", root + self.path, "overlay", flags, options)
         except OSError:
-            return None
-        return os.open(self.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return False
+        finally:
+            os.chdir("/")
+        return True
 
 
 def _show_mount(plain: str, target: str, path: str) -> None:
@@ -62,13 +77,16 @@ class AnsweringView:
     `why_not`: the reason for the user if the machine has no such view; then only `why_not` counts.
     """
 
-    def __init__(self, control: socket.socket) -> None:
-        """Start the server, before the namespaces are entered; it closes `control`."""
+    def __init__(self, control: socket.socket, watched: list[str]) -> None:
+        """Start the server, before the namespaces are entered; it closes `control`. `watched`:
+        directories that the view shows, empty, to learn what is looked up in them."""
+        self._watched = watched
         self.why_not: str | None = None
         self.handle: int | None = None  # of the server's process
         self._pid = 0
         self._mount: int | None = None
-        self.home: int | None = None  # the home's upper directory, once the view answers over it
+        self.home_seen = False  # the view answers for the home too
+        self.home: int | None = None  # then, the directory of a private home's files
         try:
             os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
             self.told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,23 +147,47 @@ class AnsweringView:
         return True
 
     def _show_with_home(self, plain: str, target: str, home: HomeLayers | None) -> None:
-        places = places_of(plain, None if home is None else home.path)
-        held = [] if home is None else [os.open(home.upper, _HOLD)]
+        inside = None
+        if home is not None and home.is_kept:
+            inside = mounts_below(plain + home.path, f"{plain}/proc/self/mountinfo")
+        plain_places = places_of(plain, None if home is None else home.path, inside)
+        places = with_directories(plain_places, self._watched)
+        added = [place.path for place in places[len(plain_places) :]]
+        listed = [directory for directory in self._watched if directory in added]
+        held = [] if home is None else [home.open_upper(_HOLD)]
         tree = [list(place) for place in places]
-        message: dict[str, object] = {"tree": tree, "home": None if home is None else home.path}
+        message: dict[str, object] = {
+            "tree": tree,
+            "home": None if home is None else home.path,
+            "listed": listed,
+        }
         protocol.send(self._channel, message, held)
         for descriptor in held:
             os.close(descriptor)
         os.mkdir(target)
         syscalls.attach_mount(cast("int", self._mount), target)
         if home is not None:
-            self.home = home.mount_over(target)
-            if self.home is None:  # the plain one, with the mounts inside it
+            self.home_seen = home.mount_over(target)
+            if not self.home_seen:  # the plain one, with the mounts inside it
                 _show_mount(plain, target, home.path)
+            elif home.is_kept:
+                self._leave_last_write(target + home.path)
+            else:
+                self.home = home.open_upper(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for place in places:
-            inside = home is not None and is_below(place.path, home.path)
-            if place.is_mount and not (inside and self.home is None):
+            is_inside = home is not None and is_below(place.path, home.path)
+            if place.is_mount and not (is_inside and not self.home_seen):
                 _show_mount(plain, target, place.path)
+
+    def _leave_last_write(self, overlay: str) -> None:
+        """Have the server hold the overlay until it ends.
+
+        Whoever gives it up last waits until the disk below it has written everything, also what
+        other programs wrote. Nobody waits for the server's end.
+        """
+        descriptor = os.open(overlay, _HOLD)
+        protocol.send(self._channel, {"hold": True}, [descriptor])
+        os.close(descriptor)
 
     def leave(self) -> None:
         """In PID 1: close the descriptors, except the one for the supervisor."""
@@ -167,17 +209,21 @@ class AnsweringView:
             self.told.close()
 
     def end(self) -> None:
-        """In the launcher's first process: have the server end, and wait until it has."""
+        """In the launcher's first process: have the server end, and wait until it is done.
+
+        It is not waited for: its end may take as long as a disk writes (`_leave_last_write`).
+        """
         if not self._pid:
             return
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_WR)
+            self._channel.settimeout(_SERVER_SECONDS)
+            self._channel.recv(1)  # its end
         self._channel.close()
         if self.handle is not None:
-            poll = select.poll()
-            poll.register(self.handle, select.POLLIN)
-            poll.poll(_SERVER_SECONDS * 1000)
             os.close(self.handle)
             self.handle = None
         with contextlib.suppress(OSError):
             os.kill(self._pid, signal.SIGKILL)  # our own child, which is not reaped yet
-            os.waitpid(self._pid, 0)
+            os.waitpid(self._pid, os.WNOHANG)
         self._pid = 0

@@ -6,8 +6,9 @@ grant gets "no such file", after the supervisor has acknowledged that the look-u
 Rules: it is a process of the launcher, outside the cage's PID and user namespaces, and the only one
 with the descriptor: when it ends, the kernel ends every waiting request. It waits for its three
 descriptors only. It waits for an acknowledgement for at most ANSWER_SECONDS, and after such a delay
-no request waits until the supervisor responds again. The number of names and of waiting requests is
-bounded. It opens one file: /proc/THREAD/syscall of the thread that waits.
+no request waits until the supervisor responds again. What the supervisor does not take at once is
+kept for it and sent later. The number of names, of waiting requests and of kept bytes is bounded.
+It opens one file: /proc/THREAD/syscall of the thread that waits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import select
 import signal
 import socket
 import stat
-import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -28,6 +28,7 @@ from ..import_freeze import freeze_imports
 from . import fuse_messages as fuse
 from . import syscalls
 from .call_numbers import number_of
+from .view_reports import ACKNOWLEDGED, NO_PATH, Reports
 from .view_tree import Place, TreeError, decode_tree, is_below
 
 if TYPE_CHECKING:
@@ -37,13 +38,6 @@ ANSWER_SECONDS: Final = 1.0  # a commit takes less than a millisecond; a person 
 MOST_WAITING: Final = 256  # requests at a time: one for each thread of a busy build
 MOST_NAMES: Final = 8192  # that were reported; an evicted one is reported again
 MOST_LATE: Final = 8192  # answered without a record, which may still come
-
-# To the supervisor: number, thread, creates, number of look-ups that were not sent; then a path.
-TOLD: Final = struct.Struct("=II?I")
-MOST_TOLD: Final = TOLD.size + 4096 + 256  # PATH_MAX, and one name behind it
-ACKNOWLEDGED: Final = struct.Struct("=I")
-NO_PATH: Final = 0  # the number of a message that only has the count
-
 # Every program start looks for missing names here (/etc/ld.so.preload), so the kernel keeps them: a
 # later create of such a name is not seen.
 _SYSTEM: Final = ("/etc", "/usr", "/lib", "/lib64", "/dev")
@@ -68,8 +62,9 @@ def start(supervisor: socket.socket, closed: Sequence[socket.socket]) -> tuple[i
     """Fork the server, before the launcher enters its namespaces; return its pid and the launcher's
     end of its control socket. It takes `supervisor` along and closes `closed`.
 
-    Its control socket carries {"fuse": true} with the descriptor, then {"tree": [...]}; its end is
-    the order to end.
+    Its control socket carries {"fuse": true} with the descriptor, then {"tree": [...], ...}, then
+    what the server holds until it ends; its end is the order to end. The server closes its own end
+    of the socket when it is done.
     """
     ours, theirs = socket.socketpair()
     parent = os.getpid()
@@ -102,7 +97,14 @@ def _serve(control: socket.socket, supervisor: socket.socket) -> None:
     message, held = found
     home = Home(str(message["home"]), held[0]) if held else None
     with contextlib.suppress(TreeError):
-        ViewServer(device, control, supervisor, decode_tree(message["tree"]), home=home).run()
+        tree = decode_tree(message["tree"])
+        server = ViewServer(device, control, supervisor, tree, home=home)
+        listed = message["listed"]
+        server.listed = frozenset(listed if isinstance(listed, list) else ())
+        server.run()
+    os.close(device)
+    supervisor.close()
+    control.close()
 
 
 def _receive_device(control: socket.socket, decoder: protocol.Decoder) -> int:
@@ -160,31 +162,48 @@ class ViewServer:
         self._nodes = _nodes(places)
         self._creating = _creating_calls()
         self._number = NO_PATH
-        self._waiting: dict[int, tuple[int, float]] = {}  # told number -> request, deadline
+        self.listed: frozenset[str] = frozenset()
+        """Directories whose listing is told like a look-up: it would name what is in them."""
+        self._waiting: dict[int, tuple[bytes, float]] = {}  # told number -> answer, deadline
         self._late: dict[int, None] = {}
         self._known: dict[tuple[int, bytes, bool], None] = {}
         self.is_answered = True
         """True while the supervisor answers in time."""
-        self._untold = 0
+        self._held: list[int] = []
         supervisor.setblocking(False)
+        self._reports = Reports(supervisor)
 
     def run(self) -> None:
         """Serve until the end."""
         poll = select.poll()
         for descriptor in (self._device, self._control.fileno()):
             poll.register(descriptor, select.POLLIN)
-        if self._supervisor is not None:
-            poll.register(self._supervisor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(self._milliseconds())}
-            if self._supervisor is not None and self._supervisor.fileno() in ready:
+            if self._supervisor is not None:
+                sending = select.POLLOUT if self._reports.are_kept else 0
+                poll.register(self._supervisor, select.POLLIN | sending)
+            ready = dict(poll.poll(self._milliseconds()))
+            events = 0 if self._supervisor is None else ready.get(self._supervisor.fileno(), 0)
+            if events & select.POLLOUT:
+                self._reports.send_kept()
+            if events & ~select.POLLOUT:
                 self._hear(poll)
             if self._device in ready and not self._serve_requests():
                 break
             self._give_up_late()
-            if self._control.fileno() in ready:
+            if self._control.fileno() in ready and not self._hold_what_comes():
                 break
-        self._send(NO_PATH, 0, b"", creates=False)
+        if self._supervisor is not None:
+            self._reports.end()
+
+    def _hold_what_comes(self) -> bool:
+        """Keep the descriptors that the launcher sends until the end; return False at its order."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 4)
+        except OSError:
+            return False
+        self._held += descriptors
+        return bool(data)
 
     def _milliseconds(self) -> float | None:
         """Return the time until the first request is late; None if no request waits."""
@@ -209,18 +228,18 @@ class ViewServer:
             self._supervisor = None
             self.is_answered = False
             for number in list(self._waiting):
-                self._answer_missing(number)
+                self._answer(number)
             return
         self.is_answered = True
         whole = len(data) - len(data) % ACKNOWLEDGED.size
         for (number,) in ACKNOWLEDGED.iter_unpack(data[:whole]):
             self._late.pop(number, None)
-            self._answer_missing(number)
+            self._answer(number)
 
-    def _answer_missing(self, number: int) -> None:
+    def _answer(self, number: int) -> None:
         found = self._waiting.pop(number, None)
         if found is not None:
-            self._write(fuse.refusal(found[0], errno.ENOENT))
+            self._write(found[0])
 
     @property
     def kept(self) -> tuple[int, int, int]:
@@ -235,7 +254,7 @@ class ViewServer:
                 break
             self.is_answered = False
             self._is_late(number)
-            self._answer_missing(number)
+            self._answer(number)
 
     def _is_late(self, number: int) -> None:
         self._late[number] = None
@@ -259,6 +278,12 @@ class ViewServer:
     def _serve_one(self, request: fuse.Request) -> None:
         if request.operation == fuse.LOOKUP:
             self._look_up(request)
+        elif request.operation == fuse.READDIR and self._is_listed(request.node):
+            path = os.fsencode(self._nodes[request.node].place.path)
+            answer = fuse.answer(request.unique, self._body(request))
+            known = (request.node, b"", False)
+            if not self._must_wait(request, known, path, answer):
+                self._write(answer)
         elif request.operation not in _UNANSWERED:
             try:
                 body = self._body(request)
@@ -266,6 +291,10 @@ class ViewServer:
                 self._write(fuse.refusal(request.unique, error.errno or errno.EIO))
             else:
                 self._write(fuse.answer(request.unique, body))
+
+    def _is_listed(self, number: int) -> bool:
+        node = self._nodes.get(number)
+        return node is not None and node.place.path in self.listed
 
     def _body(self, request: fuse.Request) -> bytes:
         """The answer to everything but a look-up; raises OSError."""
@@ -306,26 +335,36 @@ class ViewServer:
             body = fuse.entry_body(self._nodes[child].attributes)
             self._write(fuse.answer(request.unique, body))
             return
+        answer = fuse.refusal(request.unique, errno.ENOENT)
         if parent is None:
-            self._write(fuse.refusal(request.unique, errno.ENOENT))
-        elif not self._must_wait(request, parent):
+            self._write(answer)
+        elif not self._is_told(request, parent, answer):
             if (request.node, request.name, False) in self._known and _is_system(parent.place.path):
                 self._write(fuse.answer(request.unique, fuse.missing_body()))
             else:
-                self._write(fuse.refusal(request.unique, errno.ENOENT))
+                self._write(answer)
 
-    def _must_wait(self, request: fuse.Request, parent: _Node) -> bool:
-        """Report a missing name; return whether the answer waits for the acknowledgement."""
+    def _is_told(self, request: fuse.Request, parent: _Node, answer: bytes) -> bool:
+        """Report a missing name; as `_must_wait`."""
         creates = self._creates(request.thread)
-        known = (request.node, request.name, creates)
-        if known in self._known:
+        if (request.node, request.name, creates) in self._known:
             return False
         path = os.fsencode(parent.place.path.rstrip("/")) + b"/" + request.name
         if self._is_of_home(path, creates=creates):
             return False
+        return self._must_wait(request, (request.node, request.name, creates), path, answer)
+
+    def _must_wait(
+        self, request: fuse.Request, known: tuple[int, bytes, bool], path: bytes, answer: bytes
+    ) -> bool:
+        """Report `path` once; return whether `answer` waits for the acknowledgement."""
+        if known in self._known:
+            return False
+        creates = known[2]
         self._number = self._number % 0xFFFFFFFF + 1
-        if not self._send(self._number, request.thread, path, creates=creates):
-            self._untold += 1
+        if self._supervisor is None:
+            return False
+        if not self._reports.send(self._number, request.thread, path, creates=creates):
             return False
         self._known[known] = None
         if len(self._known) > MOST_NAMES:
@@ -333,7 +372,7 @@ class ViewServer:
         if not self.is_answered or len(self._waiting) >= MOST_WAITING:
             self._is_late(self._number)
             return False
-        self._waiting[self._number] = (request.unique, self._clock() + ANSWER_SECONDS)
+        self._waiting[self._number] = (answer, self._clock() + ANSWER_SECONDS)
         return True
 
     def _is_of_home(self, path: bytes, *, creates: bool) -> bool:
@@ -343,17 +382,12 @@ class ViewServer:
             return False
         return creates or home.has(path)
 
-    def _send(self, number: int, thread: int, path: bytes, *, creates: bool) -> bool:
-        if self._supervisor is None:
-            return False
-        try:
-            self._supervisor.send(TOLD.pack(number, thread, creates, self._untold) + path)
-        except OSError:  # its buffer is full, or it has gone
-            return False
-        return True
-
     def _creates(self, thread: int) -> bool:
-        """Return whether the thread is in a system call that creates a file; it waits meanwhile."""
+        """Return whether the thread is in a system call that creates a file; it waits meanwhile.
+
+        A program that only its owner may read, or nobody, hides its calls from an ordinary user: it
+        counts as creating, so that it can't hide a create.
+        """
         try:
             with open(f"/proc/{thread}/syscall", "rb", buffering=0) as file:
                 words = file.read(256).split()
@@ -361,6 +395,8 @@ class ViewServer:
             if call is None:
                 return False
             return call == 0 or bool(int(words[1 + call], 16) & _CREATE)
+        except PermissionError:
+            return True
         except (OSError, ValueError, IndexError):
             return False
 

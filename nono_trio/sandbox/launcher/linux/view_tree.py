@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _TYPES: Final = (str, int, int, int, str, bool)
 
@@ -31,18 +31,61 @@ class Place(NamedTuple):
     is_mount: bool = False
 
 
-def places_of(root: str, home: str | None = None) -> list[Place]:
+def places_of(
+    root: str, home: str | None = None, inside: Sequence[str] | None = None
+) -> list[Place]:
     """Return every place of the plain view at `root`, parents before what is in them.
 
     `home`: a mount that becomes an overlay. Only its directories count: they lead to grants. The
-    overlay finds its files and links without FUSE.
+    overlay finds its files and links without FUSE. `inside`: the mounts in a home that is full of
+    other files, by their paths in it; only what leads to them counts.
     """
     found = os.lstat(root)
     own = Place("/", found.st_mode, found.st_uid, found.st_gid)
-    return [own, *_below(root, "", found.st_dev, home)]
+    below = _below(root, "", found.st_dev, home, enters=inside is None)
+    leading = [] if home is None or inside is None else _leading(root, home, inside)
+    return [own, *below, *leading]
 
 
-def _below(root: str, directory: str, device: int, home: str | None) -> Iterator[Place]:
+def _leading(root: str, home: str, inside: Sequence[str]) -> Iterator[Place]:
+    """Yield the mounts `inside` the home with the directories that lead to them."""
+    done = set()
+    for mount in inside:
+        names = mount.split("/")
+        for count in range(1, len(names) + 1):
+            path = f"{home}/{'/'.join(names[:count])}"
+            if path not in done:
+                done.add(path)
+                found = os.lstat(root + path)
+                is_mount = count == len(names)
+                yield Place(path, found.st_mode, found.st_uid, found.st_gid, "", is_mount)
+
+
+def mounts_below(directory: str, table: str) -> list[str]:
+    """Return the upper mounts below `directory`, by their paths in it; `table`: a mountinfo file.
+
+    Raises OSError.
+    """
+    prefix = f"{directory}/"
+    with open(table, "rb") as file:
+        points = {os.fsdecode(_unescaped(line.split()[4])) for line in file}
+    inside = sorted(point[len(prefix) :] for point in points if point.startswith(prefix))
+    upper: list[str] = []
+    for path in inside:
+        if not any(is_below(path, one) for one in upper):
+            upper.append(path)
+    return upper
+
+
+def _unescaped(path: bytes) -> bytes:
+    """Return a path of mountinfo, which has a space as \\040."""
+    first, *escaped = path.split(b"\\")
+    return first + b"".join(bytes([int(one[:3], 8)]) + one[3:] for one in escaped)
+
+
+def _below(
+    root: str, directory: str, device: int, home: str | None, *, enters: bool
+) -> Iterator[Place]:
     for name in sorted(os.listdir(root + directory)):
         path = f"{directory}/{name}"
         found = os.lstat(root + path)
@@ -54,8 +97,27 @@ def _below(root: str, directory: str, device: int, home: str | None) -> Iterator
             continue
         target = os.readlink(root + path) if is_link else ""
         yield Place(path, found.st_mode, found.st_uid, found.st_gid, target, is_mount)
-        if is_directory and not is_mount:
-            yield from _below(root, path, found.st_dev, home)
+        if is_directory and not is_mount and (enters or path != home):
+            yield from _below(root, path, found.st_dev, home, enters=enters)
+
+
+def with_directories(places: list[Place], directories: list[str]) -> list[Place]:
+    """Return the places, and `directories` with those above them where they are missing.
+
+    A directory in a mount, behind a link or at a file is left out: FUSE is not asked there. A new
+    one belongs to whom the nearest directory above it belongs.
+    """
+    known = {place.path: place for place in places}
+    for directory in directories:
+        above = known["/"]
+        names = directory.strip("/").split("/")
+        for count in range(1, len(names) + 1):
+            path = "/" + "/".join(names[:count])
+            place = known.setdefault(path, Place(path, above.mode, above.uid, above.gid))
+            if place.is_mount or not stat.S_ISDIR(place.mode):
+                break
+            above = place
+    return list(known.values())
 
 
 def is_below(path: str, directory: str) -> bool:
