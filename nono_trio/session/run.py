@@ -124,7 +124,8 @@ def _unseen_warnings(judging: Judging, started: Started) -> Iterator[str]:
             " can't fail the run"
         )
         return
-    unshown = ("directory", "empty_home") if started.launched.home_seen else ("directory",)
+    homes = ("empty_home", "kept_home") if started.launched.home_seen else ()
+    unshown = ("directory", *homes)
     for path in judging.paths:
         shown = [
             mount.path

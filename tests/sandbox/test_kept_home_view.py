@@ -116,8 +116,11 @@ def test_a_session_that_was_killed_leaves_a_home_that_works(kept: Sessions) -> N
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
     done = kept.run(
-        "--home", "kept=x", "--", "sh", "-c", "cat ~/.old/file ~/.npmrc; echo new >~/.new"
-    )
+        "--home", "kept=x", "--fail-on-path", f"{kept.home}/.npmrc",
+        "--", "sh", "-c", "cat ~/.old/file ~/.npmrc; echo new >~/.new",
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "can't fail the run" not in done.stderr
     assert done.stdout == "old\n", done.stderr
     assert set(os.listdir(place)) == ENTRIES
     assert (place / "home/.new").read_text() == "new\n"
