@@ -137,3 +137,13 @@ def test_the_action_fails_at_the_first_line_that_fails(tmp_path: Path) -> None:
             capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (code, told), done.stderr
+
+
+def test_the_workflow_names_the_runner_in_its_steps_only() -> None:
+    """GitHub refuses a workflow that names `runner` in the `env` of a job."""
+    text = (ROOT / "docs" / "ci.md").read_text()
+    jobs = [block for block in text.split("```yaml\n")[1:] if block.startswith("jobs:")]
+    assert len(jobs) == 1
+    head, steps, _ = jobs[0].partition("steps:")
+    assert steps
+    assert "runner." not in head
