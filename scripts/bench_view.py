@@ -1,4 +1,4 @@
-"""What the answering view costs (docs/denied-files.md): a build in a granted tree, and memory.
+"""Measure the cost of the answering view (docs/denied-files.md): a build in a granted tree, memory.
 
 The peer of the build is the same run in a mount namespace where /dev/null lies over /dev/fuse, so
 its view is the plain one. Both runs of a pair come right after each other, and the order changes.
