@@ -111,11 +111,12 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
 def _unseen_warnings(judging: Judging, started: Started) -> Iterator[str]:
     """Yield what the verdict can't see."""
     plan = started.run.plan
-    unseen = {
-        "landlock": "datagrams and look-ups of names",
-        "seatbelt": "attempts without the proxy",
-        "none": "attempts without the proxy",
-    }.get(plan.isolation, "" if plan.transparent_ports else "attempts without the proxy")
+    if plan.isolation == "namespace":
+        unseen = "" if plan.transparent_ports else "attempts without the proxy"
+    elif plan.isolation == "landlock" and started.launched.notifications is not None:
+        unseen = "datagrams and look-ups of names"
+    else:  # other programs of the machine can reach the proxy, too
+        unseen = "attempts without the proxy, or without its password,"
     if judging.fail_on is not None and unseen:
         yield f"{judging.flag} sees no {unseen} here, so they can't fail the run"
     if not judging.needs_files:
