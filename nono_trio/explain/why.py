@@ -91,7 +91,7 @@ def _hidden_link(files: FilePlan, isolation: Isolation, path: str) -> str | None
 def _is_seen(home: RunHome, path: str, rule: str | None) -> bool:
     """Return whether the view sees look-ups of a path without a grant (docs/denied-files.md)."""
     if home.path is not None and is_in(path, home.plan.real):
-        return not any(is_in(home.plan.real, one) for one in PRIVATE)
+        return True
     return rule is None and not any(is_in(path, one) for one in PRIVATE)
 
 

@@ -106,11 +106,14 @@ def test_a_listener_beyond_loopback_is_warned_of(
 @pytest.mark.parametrize(
     "isolation", ["namespace", pytest.param("landlock", marks=landlock_isolation)]
 )
-def test_no_job_fails_for_requests_without_the_token(sessions: Sessions, isolation: str) -> None:
+def test_requests_that_never_have_the_token_are_one_denial(
+    sessions: Sessions, isolation: str
+) -> None:
     """And twenty of them are no twenty records."""
     words = [*PYTHON_GRANTS, "--isolation", isolation, "--fail-on-deny"]
     done = sessions.run(*words, "--", sys.executable, "-c", BARE)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
+    assert "\nnono-trio: 1 denied, 0 failed, 0 allowed\n" in done.stderr
     assert WITHOUT_TOKEN.partition("{")[0] in done.stderr
     [log] = sessions.state.glob("audit/*/audit-events.ndjson")
     lines = [line for line in log.read_text().splitlines() if "authentication_failed" in line]

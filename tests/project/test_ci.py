@@ -120,3 +120,30 @@ def test_the_action_pastes_no_text_of_the_workflow_into_a_script(tmp_path: Path)
             capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (code, words), done.stderr
+
+
+def test_the_action_fails_at_the_first_line_that_fails(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "action" / "action.yml").read_text()
+    block = text.partition("run: |\n")[2].partition("    - if:")[0]
+    stand_in = tmp_path / "nono-trio"
+    stand_in.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
+    stand_in.chmod(0o755)
+    for command, code, told in (
+        ("false\necho reached", 1, ""), ("false | cat", 1, ""), ("echo 'a  b'\ntrue", 0, "a  b\n"),
+    ):  # fmt: skip
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", block.replace("python -I -c", "python3 -I -c")],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "OPTIONS": "", "COMMAND": command},
+            capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (code, told), done.stderr
+
+
+def test_the_workflow_names_the_runner_in_its_steps_only() -> None:
+    """GitHub refuses a workflow that names `runner` in the `env` of a job."""
+    text = (ROOT / "docs" / "ci.md").read_text()
+    jobs = [block for block in text.split("```yaml\n")[1:] if block.startswith("jobs:")]
+    assert len(jobs) == 1
+    head, steps, _ = jobs[0].partition("steps:")
+    assert steps
+    assert "runner." not in head

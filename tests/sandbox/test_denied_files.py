@@ -67,6 +67,9 @@ DENIED = {
     "echo >../../new1": {("new1", "Write")},  # where nothing is on the host
     "mkdir -p ../../new2/deep": {("new2", "Write")},
     "ln -s file ../../new3": {("new3", "Write")},
+    "python3 -c 'import socket as s; s.socket(s.AF_UNIX).bind(\"../../new4\")'": {
+        ("new4", "Write")
+    },
 }
 INNOCENT = (
     "cat ../../missing ../missing /missing/deep",

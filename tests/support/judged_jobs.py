@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ class Job:
     """A shell script, the flags beside --fail-on-deny, and the program that it needs.
 
     `makes`: paths below the home that are on the host, `LINK=TARGET` a symlink. `fuse`: it is about
-    look-ups of files. `landlock`: it is judged right there too. `serves`: the origin has answered.
+    look-ups of files. `landlock`: it is judged right there too (of the tools git and pip stand for
+    all). `serves`: the origin has answered.
     """
 
     script: str
@@ -89,11 +91,13 @@ INNOCENT = {
         CURL + " --proxy-anyauth http://{name}:{port}/"
     ),
     "git, which is asked for the password": served(GIT.replace("{index}", OWN), needs="git"),
-    "wget": served("wget -qO- http://{name}:{port}/", needs="wget"),
+    "wget": served("wget -qO- http://{name}:{port}/", needs="wget", landlock=False),
     "pip, which looks for its settings": served(
         PIP.replace("{index}", OWN), f"--read {SITE_PACKAGES}", needs=SYSTEM_PYTHON
     ),
-    "npm, which looks for its settings": served(NPM.replace("{index}", OWN), needs="npm"),
+    "npm, which looks for its settings": served(
+        NPM.replace("{index}", OWN), needs="npm", landlock=False
+    ),
     "a dead mirror": served(
         CURL + " http://{name}:{dead}/ || " + CURL + " http://{name}:{port}/", DEAD
     ),
@@ -150,7 +154,7 @@ GUILTY = {
     "a denied host": Job(CURL + f" http://{EVIL}/"),
     "a denied host by TLS": Job(CURL + f" https://{EVIL}/"),
     "a denied host without the proxy": direct(DIRECT + f" https://{EVIL}/"),
-    "a denied host by wget": Job(f"wget -qO- --tries 1 http://{EVIL}/", needs="wget"),
+    "a denied host by wget": direct(f"wget -qO- --tries 1 http://{EVIL}/", needs="wget"),
     "another port of an allowed host": Job(CURL + " http://{name}:{dead}/"),
     "another host behind an allowed name": direct(
         DIRECT + f" -k --connect-to {EVIL}:443:{{name}}:443 https://{EVIL}/",
@@ -178,7 +182,7 @@ GUILTY = {
     "pip to another index": Job(
         PIP.replace("{index}", OTHER), f"--read {SITE_PACKAGES}", needs=SYSTEM_PYTHON
     ),
-    "npm to another registry": Job(NPM.replace("{index}", OTHER), needs="npm"),
+    "npm to another registry": direct(NPM.replace("{index}", OTHER), needs="npm"),
     "telemetry beside what is expected": Job(
         CURL + f" https://t.example.net/ https://{EVIL}/", "--expect-deny t.example.net"
     ),
@@ -205,6 +209,7 @@ GUILTY = {
 
 
 USERS = ("root", "nobody")
+_as_user = cache(partial(as_user, needed=Path(__file__)))  # it tries whether the user can
 # Another device file in the place of one that an ordinary user can't open, in a mount namespace.
 _OPENED = (
     'mount -t tmpfs none "$0" && mknod -m 666 "$0/fuse" c 10 229'
@@ -233,7 +238,7 @@ class Judge:
             pytest.skip("not root")
         self._origin = origin
         self._wrapped = wrapped
-        prefix, variables = as_user(user, Path(__file__))
+        prefix, variables = _as_user(user)
         self._program = [NONO_TRIO] if user == "root" else [*prefix, "-m", "nono_trio"]
         self._variables = variables if user != "root" else {}
         for directory in (self.sessions.state, self.sessions.home):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Operation = Literal["read", "write"]
 
+_OWN_DIRECTORIES: Final = ("/tmp", "/dev/shm", "/proc")  # of a cage with namespaces
 NOT_RESOLVED: Final = "the addresses of a name were checked when it was dialled"
 
 
@@ -123,7 +124,15 @@ def path_answer(policy: SessionPolicy, path: str, operation: Operation) -> Polic
         if not allowed and grant.access != "socket":
             reason += " only"
         return PolicyAnswer(subject, allowed, reason, grant.source)
-    return PolicyAnswer(subject, False, "no grant covered it")
+    return PolicyAnswer(subject, False, "no grant covered it", note=_note_of_own(policy, path))
+
+
+def _note_of_own(policy: SessionPolicy, path: str) -> str | None:
+    """A denied path may have been one that the command could use, of the cage's own."""
+    own = [one for one in _OWN_DIRECTORIES if is_in(path, one)]
+    if policy.isolation != "namespace" or not own:
+        return None
+    return f"the cage had its own {own[0]}, where no file of the machine was to be seen"
 
 
 def _is_loopback(host: Host) -> bool:

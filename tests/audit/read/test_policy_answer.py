@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from nono_trio.audit.read.policy_answer import host_answer, path_answer, url_answer
 from nono_trio.core.log.policy_json import (
@@ -110,6 +111,17 @@ def test_what_is_no_host_is_a_usage_error_and_an_unknown_entry_is_unreadable():
 def test_paths(path, operation, allowed, reason):
     answer = path_answer(POLICY, path, operation)
     assert (answer.allowed, answer.reason) == (allowed, reason)
+
+
+def test_a_directory_of_the_cages_own_is_said():
+    """The command could write there, and yet it reached no file of the machine."""
+    namespace = structs.replace(POLICY, isolation="namespace")
+    for path in ("/tmp/x", "/dev/shm", "/proc/1/status"):
+        answer = path_answer(namespace, path, "write")
+        assert not answer.allowed
+        assert "the cage had its own /" in (answer.note or "")
+    assert path_answer(namespace, "/tmpx", "write").note is None
+    assert path_answer(POLICY, "/tmp/x", "write").note is None
 
 
 def test_a_session_without_a_cage():

@@ -111,7 +111,11 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "nothing came, where TLS or an HTTP/1.1 request was expected": ("INTERCEPTED_SILENT", {}),
     "the name is not one that a host can have": ("NAME_IMPOSSIBLE", {}),
     "the name is not allowed on any port": ("NAME_NOT_ALLOWED", {}),
+    "expected a DNS query, got something else: the class is not IN": (
+        "NO_QUERY", {"detail": "the class is not IN"},
+    ),
     "3 more queries for denied names": ("QUERIES_SUPPRESSED", {"count": 3}),
+    "3 queries came too fast to be read": ("QUERIES_LOST", {"count": 3}),
     "no more ports can be listened at for programs without the proxy": ("NO_LISTENERS_LEFT", {}),
     "a program without the proxy needs an entry with the port": ("NEEDS_PORT", {}),
     "3 more connections to refused ports": ("PORTS_SUPPRESSED", {"count": 3}),

@@ -26,7 +26,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29), "prlimit64": (302, 261),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "connect": (42, 203), "listen": (50, 201),
+    "connect": (42, 203), "listen": (50, 201), "bind": (49, 200),
     "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "setsockopt": (54, 208), "fcntl": (72, 25),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),

@@ -186,13 +186,13 @@ class _View:
         self.make_directory(op.path)
         if op.kind == "kept_home":
             syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
-            if op.work and self._answers and not self._is_mounted(op.path):
+            if op.work and self._answers and not self._is_covered(op.path):
                 self._layer_kept(op)
         else:
             flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
             mode = "1777" if op.kind == "private" else "0700"
             options = f"mode={mode},size={op.size},nr_inodes={op.files}"
-            if op.kind == "empty_home" and self._answers and not self._is_mounted(op.path):
+            if op.kind == "empty_home" and self._answers and not self._is_covered(op.path):
                 self._layer_home(op.path, flags, options)
             else:
                 syscalls.mount("tmpfs", _NEW + op.path, "tmpfs", flags, options)
@@ -202,13 +202,9 @@ class _View:
             self._mounts[op.path] = "home"
             self._home = op.path
 
-    def _is_mounted(self, path: str) -> bool:
-        """Whether `path` lies in a mount: then nothing is asked about what is missing there."""
-        while path != "/":
-            path = os.path.dirname(path)
-            if path in self._mounts:
-                return True
-        return False
+    def _is_covered(self, path: str) -> bool:
+        """Tell whether `path` lies in a directory of the host that the view shows."""
+        return self._mount_above(os.path.dirname(path)) != "private"
 
     def _layer_home(self, path: str, flags: int, options: str) -> None:
         """Make the home with room beside it for what an overlay needs."""

@@ -98,7 +98,7 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
         for port in ports:
             sockets[f"tcp{number}:{port}"] = _listen(family, port)
         sockets[f"dns-tcp{number}"] = _listen(family, DNS_PORT)
-        sockets[f"dns-udp{number}"] = _bind(family, socket.SOCK_DGRAM, DNS_PORT)
+        sockets[f"dns-udp{number}"] = bind(family, socket.SOCK_DGRAM, DNS_PORT)
     refused = refused_packets([*ports, DNS_PORT])
     if refused is not None:
         sockets[CAPTURE] = refused
@@ -112,17 +112,18 @@ def loopback_dns() -> dict[str, socket.socket]:
     """
     return {
         "dns-tcp-loopback": _listen(socket.AF_INET, DNS_PORT, LOOPBACK),
-        "dns-udp-loopback": _bind(socket.AF_INET, socket.SOCK_DGRAM, DNS_PORT, LOOPBACK),
+        "dns-udp-loopback": bind(socket.AF_INET, socket.SOCK_DGRAM, DNS_PORT, LOOPBACK),
     }
 
 
 def _listen(family: int, port: int, address: str = "") -> socket.socket:
-    listener = _bind(family, socket.SOCK_STREAM, port, address)
+    listener = bind(family, socket.SOCK_STREAM, port, address)
     listener.listen(LISTEN_BACKLOG)
     return listener
 
 
-def _bind(family: int, kind: int, port: int, address: str = "") -> socket.socket:
+def bind(family: int, kind: int, port: int, address: str = "") -> socket.socket:
+    """Return a socket at `address` and `port` of the current network; "" is every address."""
     sock = socket.socket(family, kind)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

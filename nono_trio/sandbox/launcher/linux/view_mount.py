@@ -43,6 +43,10 @@ class HomeLayers(NamedTuple):
         """Open the directory of the home's own files."""
         return os.open(f"{self.directory}/{self.upper}", flags)
 
+    def hold_lower(self, root: str) -> None:
+        """Have FUSE's directory of the home at `lower`, before a mount covers it below `root`."""
+        syscalls.mount(root + self.path, self.lower, "", syscalls.MS_BIND)
+
     def mount_over(self, root: str) -> bool:
         """Mount the overlay at the home's path below `root`; return False if the kernel refuses.
 
@@ -57,7 +61,6 @@ class HomeLayers(NamedTuple):
         try:
             if os.statvfs(self.upper).f_flag & os.ST_NOEXEC:
                 flags |= syscalls.MS_NOEXEC
-            syscalls.mount(root + self.path, self.lower, "", syscalls.MS_BIND)
             syscalls.mount("overlay", root + self.path, "overlay", flags, options)
         except OSError:
             return False
@@ -151,7 +154,7 @@ class AnsweringView:
         if home is not None and home.is_kept:
             inside = mounts_below(plain + home.path, f"{plain}/proc/self/mountinfo")
         plain_places = places_of(plain, None if home is None else home.path, inside)
-        places = with_directories(plain_places, self._watched)
+        places = with_directories(plain_places, self._watched, None if home is None else home.path)
         added = [place.path for place in places[len(plain_places) :]]
         listed = [directory for directory in self._watched if directory in added]
         held = [] if home is None else [home.open_upper(_HOLD)]
@@ -167,17 +170,26 @@ class AnsweringView:
         os.mkdir(target)
         syscalls.attach_mount(cast("int", self._mount), target)
         if home is not None:
-            self.home_seen = home.mount_over(target)
-            if not self.home_seen:  # the plain one, with the mounts inside it
-                _show_mount(plain, target, home.path)
-            elif home.is_kept:
-                self._leave_last_write(target + home.path)
-            else:
-                self.home = home.open_upper(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for place in places:
-            is_inside = home is not None and is_below(place.path, home.path)
-            if place.is_mount and not (is_inside and not self.home_seen):
-                _show_mount(plain, target, place.path)
+            home.hold_lower(target)
+        mounts = [place.path for place in places if place.is_mount]
+        of_home = [path for path in mounts if home is not None and is_below(path, home.path)]
+        for path in mounts:
+            if path not in of_home:
+                _show_mount(plain, target, path)
+        if home is not None:  # after /tmp, in which it may lie
+            self._show_home(plain, target, home, of_home)
+
+    def _show_home(self, plain: str, target: str, home: HomeLayers, mounts: list[str]) -> None:
+        self.home_seen = home.mount_over(target)
+        if not self.home_seen:  # the plain one, with the mounts inside it
+            _show_mount(plain, target, home.path)
+            return
+        if home.is_kept:
+            self._leave_last_write(target + home.path)
+        else:
+            self.home = home.open_upper(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for path in mounts:
+            _show_mount(plain, target, path)
 
     def _leave_last_write(self, overlay: str) -> None:
         """Have the server hold the overlay until it ends.

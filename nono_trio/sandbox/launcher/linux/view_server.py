@@ -47,7 +47,7 @@ _CREATE: Final = os.O_CREAT | 0o20000000  # __O_TMPFILE
 _OPENING: Final = {"open": 1, "openat": 2}
 _CREATING: Final = (
     "creat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat",
-    "rename", "renameat", "renameat2",
+    "rename", "renameat", "renameat2", "bind",
 )  # fmt: skip
 _CHANGES: Final = frozenset(
     (

@@ -42,9 +42,29 @@ def places_of(
     """
     found = os.lstat(root)
     own = Place("/", found.st_mode, found.st_uid, found.st_gid)
-    below = _below(root, "", found.st_dev, home, enters=inside is None)
-    leading = [] if home is None or inside is None else _leading(root, home, inside)
-    return [own, *below, *leading]
+    places = [own, *_below(root, "", found.st_dev, home, enters=inside is None)]
+    if home is not None and not any(place.path == home for place in places):
+        places += _way_to(root, home, places)
+        if inside is None:
+            device = os.lstat(root + home).st_dev
+            places += _below(root, home, device, home, enters=True)
+    if home is not None and inside is not None:
+        places += _leading(root, home, inside)
+    return places
+
+
+def _way_to(root: str, home: str, places: Sequence[Place]) -> Iterator[Place]:
+    """Yield a home in a mount of the cage's own (/tmp), and the directories that lead to it.
+
+    FUSE has them too, below the mount: there the overlay finds its lower side.
+    """
+    known = {place.path for place in places}
+    names = home.strip("/").split("/")
+    for count in range(1, len(names) + 1):
+        path = "/" + "/".join(names[:count])
+        if path not in known:
+            found = os.lstat(root + path)
+            yield Place(path, found.st_mode, found.st_uid, found.st_gid)
 
 
 def _leading(root: str, home: str, inside: Sequence[str]) -> Iterator[Place]:
@@ -101,20 +121,24 @@ def _below(
             yield from _below(root, path, found.st_dev, home, enters=enters)
 
 
-def with_directories(places: list[Place], directories: list[str]) -> list[Place]:
+def with_directories(
+    places: list[Place], directories: list[str], home: str | None = None
+) -> list[Place]:
     """Return the places, and `directories` with those above them where they are missing.
 
-    A directory in a mount, behind a link or at a file is left out: FUSE is not asked there. A new
-    one belongs to whom the nearest directory above it belongs.
+    A directory in a mount, behind a link or at a file is left out: FUSE is not asked there, except
+    in the `home`. A new one belongs to whom the nearest directory above it belongs.
     """
     known = {place.path: place for place in places}
     for directory in directories:
+        is_of_home = home is not None and is_below(f"{directory}/", home)
+        asked = [path for path in known if is_of_home and is_below(home or "", path)]
         above = known["/"]
         names = directory.strip("/").split("/")
         for count in range(1, len(names) + 1):
             path = "/" + "/".join(names[:count])
             place = known.setdefault(path, Place(path, above.mode, above.uid, above.gid))
-            if place.is_mount or not stat.S_ISDIR(place.mode):
+            if not stat.S_ISDIR(place.mode) or (place.is_mount and path not in asked):
                 break
             above = place
     return list(known.values())

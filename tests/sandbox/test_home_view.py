@@ -1,4 +1,4 @@
-"""A kept home is an overlay: look-ups of the real home are seen, and files last as before."""
+"""The home is an overlay, a kept one and one below /tmp too: look-ups of the real home are seen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -116,12 +117,44 @@ def test_a_session_that_was_killed_leaves_a_home_that_works(kept: Sessions) -> N
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
     done = kept.run(
-        "--home", "kept=x", "--", "sh", "-c", "cat ~/.old/file ~/.npmrc; echo new >~/.new"
-    )
+        "--home", "kept=x", "--fail-on-path", f"{kept.home}/.npmrc",
+        "--", "sh", "-c", "cat ~/.old/file ~/.npmrc; echo new >~/.new",
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "can't fail the run" not in done.stderr
     assert done.stdout == "old\n", done.stderr
     assert set(os.listdir(place)) == ENTRIES
     assert (place / "home/.new").read_text() == "new\n"
     assert ".npmrc (read)" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["private", "kept=x"])
+def test_a_home_below_tmp_is_seen(kind: str, open_place: Path) -> None:
+    """Before: nothing was seen there, and a tripwire in it never fired."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        sessions = Sessions(open_place / "state", Path(directory) / "home")
+        (sessions.home / ".config/tool").mkdir(parents=True)
+        (sessions.home / ".npmrc").touch()
+        granted = str(sessions.home / ".config/tool")
+        script = "cat ~/.npmrc ~/.ssh/id; ls -A /tmp ~; echo new >~/.config/tool/new"
+        options = ["--home", kind, "--allow", granted, "--fail-on-path", f"{sessions.home}/.ssh/id"]
+        done = sessions.run(*options, "--", "sh", "-c", script)
+        assert done.returncode == 3, done.stderr
+        assert "can't fail the run" not in done.stderr
+        found = below(sessions.home, denied(sessions))
+        assert found == {(".npmrc", "Read"), (".ssh/id", "Read")}
+        own = Path(directory).name  # the cage's /tmp has nothing but the way to the home
+        assert done.stdout.split() == ["/tmp:", own, f"{sessions.home}:", ".config", ".ssh"]
+        assert (sessions.home / ".config/tool/new").read_text() == "new\n"
+
+
+def test_a_tripwire_that_the_kept_home_has_itself_is_told(kept: Sessions) -> None:
+    (kept.home / KEPT / "home/.ssh").write_text("of an earlier command\n")
+    done = kept.run("--home", "kept=x", "--fail-on-path", f"{kept.home}/.ssh/id", "--", "true")
+    assert done.returncode == 0
+    assert (
+        f"/.ssh/id can't fail the run: the cage shows {kept.home / KEPT}/home/.ssh" in done.stderr
+    )
 
 
 def devices_of(process: int) -> set[int]:
