@@ -69,6 +69,7 @@ class CageTrust:
     _shown: str | None  # the directory of our files in a view; None: the command sees the files
     _mounted: list[_Mounted] = field(default_factory=list)
     _seen: dict[str, str] = field(default_factory=dict)  # name of a file -> the command's path
+    _names: list[str] = field(default_factory=list)
     _system: list[str] = field(default_factory=list)
     _java: list[str] = field(default_factory=list)
     _npm: bool = False
@@ -79,7 +80,7 @@ class CageTrust:
 
     def mounts(self) -> list[MountOp]:
         """Return the mounts of a view; nothing if the command sees the files themselves."""
-        found = []
+        found = [MountOp("bind", name) for name in self._names]  # for the links on the way
         for path, source in self._mounted:
             status = os.stat(source)
             identity = (status.st_dev, status.st_ino)
@@ -131,8 +132,9 @@ class CageTrust:
             self._seen[name] = source
         return source
 
-    def mount_system(self, path: str, source: str) -> None:
-        """Show a file of ours in place of the system's `path`, a path without symlinks."""
+    def mount_system(self, path: str, source: str, names: Iterable[str]) -> None:
+        """Show a file of ours in place of the system's `path`, and the links of its `names`."""
+        self._names += names
         self._mounted.append(_Mounted(path, source))
         self._system.append(path)
 
@@ -241,9 +243,9 @@ def _add_bundles(
         wgetrc = f"ca_certificate = {trust.path_of(_BUNDLE)}\n"
         trust.add_file(_WGETRC, os.fsencode(wgetrc))
         return
-    for path in system_files():
+    for path, names in system_files().items():
         if not opened.is_closed(path):
-            trust.mount_system(path, bundle)
+            trust.mount_system(path, bundle, names)
 
 
 def _named_by_others(environment: Mapping[str, str]) -> list[str]:

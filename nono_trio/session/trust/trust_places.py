@@ -45,9 +45,13 @@ _MAX_SETTINGS: Final = 64 * 1024  # bytes
 _CAFILE: Final = re.compile(r"^\s*cafile\s*=\s*(.*?)\s*$", re.MULTILINE)
 
 
-def system_files() -> list[str]:
-    """The system's files of root certificates that exist."""
-    return _real_files((*SYSTEM_FILES, *MORE_FILES))
+def system_files() -> dict[str, list[str]]:
+    """The system's files of root certificates that exist, with the names that lead to each."""
+    found: dict[str, list[str]] = {}
+    for name in (*SYSTEM_FILES, *MORE_FILES):
+        if os.path.isfile(name):
+            found.setdefault(os.path.realpath(name), []).append(name)
+    return found
 
 
 def java_stores(environment: Mapping[str, str]) -> list[str]:
