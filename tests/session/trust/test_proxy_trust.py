@@ -8,6 +8,7 @@ import signal
 import ssl
 import stat
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import pytest
 from harness import RUN_SECONDS, serving
 from own_ca import write_authority
 from tls_origin import signed_origin
+
+from nono_trio.config.options import NetworkOptions
+from nono_trio.session.trust.unused_files import unused_files
 
 HOST = "seen.example"
 
@@ -51,6 +55,16 @@ def test_without_interception_there_is_none(sessions) -> None:
     assert not os.path.exists(sessions.state / "trust")
 
 
+@pytest.mark.parametrize("flag", ["--tls-ca-cert", "--tls-ca-key", "--upstream-ca"])
+def test_a_file_that_nothing_uses_is_told(flag) -> None:
+    field = flag.removeprefix("--").replace("-", "_")
+    network = NetworkOptions(**{field: "/file"})
+    [warning] = unused_files(network, intercepts=False)
+    assert warning == f"no host is intercepted, so nothing uses {flag}"
+    assert unused_files(network, intercepts=True) == []
+    assert unused_files(NetworkOptions(), intercepts=False) == []
+
+
 def test_an_authority_of_ones_own_is_the_one_that_is_named(sessions, tmp_path) -> None:
     certificate, key = write_authority(tmp_path)
     words = ["--tls-ca-cert", str(certificate), "--tls-ca-key", str(key)]
@@ -83,6 +97,25 @@ def test_a_profile_gives_a_host_its_roots_and_a_client_certificate(sessions, tmp
         with opener.open(f"https://{where}/", timeout=RUN_SECONDS) as answer:
             assert answer.status == 200
     assert own[1].read_text() not in "".join(path.read_text() for path in sessions.only.iterdir())
+
+
+def test_a_server_that_wants_a_certificate_says_so(sessions, tmp_path) -> None:
+    """In TLS 1.3 it does so after the handshake."""
+    own = write_authority(tmp_path)
+    origin = signed_origin(*own, HOST, asks_clients=True)
+    where = f"{HOST}:{origin.port}"
+    words = ["--allow-domain", where, "--resolve", f"{where}:127.0.0.1", "--intercept", HOST]
+    with serving(origin), sessions.proxy(*words, "--upstream-ca", str(own[0])) as (_, line):
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({"https": line["proxy_url"]}),
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=line["ca_file"])),
+        )
+        with pytest.raises(urllib.error.HTTPError) as error:
+            opener.open(f"https://{where}/", timeout=RUN_SECONDS)
+        error.value.close()
+    assert error.value.code == 502
+    assert "the server wants a client certificate" in str(error.value)
+    assert origin.seen == []
 
 
 @pytest.mark.parametrize(
