@@ -78,10 +78,6 @@ class HttpConnection(TunnelHandler):
             if self._proxy.closing:
                 return
 
-    serve_requests = _serve
-    """Serves one request after another, until no other may follow; for a handler that `handle` does
-    not run. Raises as `_serve` does."""
-
     async def _serve_request(self) -> bool:
         """Serve one request; returns True if another may follow."""
         raw: bytes | None = None

@@ -86,10 +86,6 @@ class TunnelHandler(ConnectionHandler):
         self._closed_by: ClosedBy = "client"
         self._spare: Upstream | None = None
 
-    def close(self) -> None:
-        """Close the client and the upstream; only for a handler that `handle` does not run."""
-        self._close()
-
     def _close(self) -> None:
         if self._spare is not None:
             self._spare.transport.close()
@@ -207,7 +203,7 @@ class TunnelHandler(ConnectionHandler):
         if found.refusal is not None:
             return await self._reset(found)
         if found.allowing_verdict.intercepted or decision.allowing_verdict.intercepted:
-            return await self.end_tls(replace(found, method=decision.method), hello)
+            return await self._end_tls(replace(found, method=decision.method), hello)
         return await self._tunnel_late(recorded, hello)
 
     async def _tunnel_late(self, recorded: Recorded, hello: ClientHello) -> bool:
@@ -240,7 +236,7 @@ class TunnelHandler(ConnectionHandler):
         if spare is not None:
             spare.transport.close()
 
-    async def end_tls(self, decision: Decision, hello: ClientHello) -> bool:
+    async def _end_tls(self, decision: Decision, hello: ClientHello) -> bool:
         """Record that the connection is intercepted, then shake hands with the client, whose hello
         is in `unread`. Returns True if requests follow; they are decided one by one."""
         proxy, client, host = self._proxy, self._client, decision.destination[0]

@@ -18,6 +18,7 @@ from running_proxy import BOUND, QUICK, connect, http, until
 from transparent_cage import get
 
 from nono_trio.core.log.events import NetworkEvent
+from nono_trio.errors import AuditBusy
 from nono_trio.testing import MemoryRecorder
 
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
@@ -277,3 +278,37 @@ async def test_nothing_happens_before_its_record():
             assert (got, len(recorder.events), at.origin.connections) == ([0], 2, 0)
             request.set()
         assert (got, at.origin.connections) == ([0, 200], 1)
+
+
+@pytest.mark.parametrize("is_transparent", [False, True])
+async def test_a_log_that_can_not_keep_up_is_a_503_under_tls_and_a_cut_before_it(is_transparent):
+    recorder = MemoryRecorder()
+    busy = {"request"}
+
+    async def fail(event: NetworkEvent) -> None:
+        kind = "handshake" if event.path is None else "request"
+        if event.mode == "connect_intercept" and kind in busy:
+            raise AuditBusy("the log is full")
+
+    recorder.before_commit = fail
+    if is_transparent:
+        async with looking_into_cage(*RULES, recorder=recorder) as (cage, origin):
+            async with cage.connection(HOST, 443) as raw, under_tls(raw) as wire:
+                assert (await wire.exchange(get(HOST, "/api/small"))).status == 503
+            busy.add("handshake")
+            async with cage.connection(HOST, 443) as raw:
+                with pytest.raises(trio.BrokenResourceError):
+                    async with under_tls(raw):
+                        pass
+            assert origin.connections == 0
+        return
+    async with looking_into(*RULES, recorder=recorder) as at:
+        async with at.tunnel() as wire:
+            assert (await wire.exchange(get(HOST, "/api/small"))).status == 503
+        busy.add("handshake")
+        async with at.proxy.client() as wire:
+            await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+            with pytest.raises(trio.BrokenResourceError):
+                async with under_tls(wire):
+                    pass
+        assert at.origin.connections == 0
