@@ -10,8 +10,8 @@ Rules of this file:
   more than its rules. A host with deny rules alone is open for the rest.
 - What a verdict allows is one spelling: `target` is what was matched, and what must be sent.
 - A request to a host without endpoint rules is not judged, and its target stays as it came.
-- A header field that lets a server take another method or path than the request's own is refused
-  where a rule decides about them.
+- A header field that lets a server take another method or path than the request's own, or a second
+  path, is refused where a rule decides about them.
 """
 
 from __future__ import annotations
@@ -53,10 +53,13 @@ INTERCEPT_FLAG: Final = "--intercept"
 ALL_HOSTS: Final = "all"
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 
-# Fields by which frameworks take another method or path than those of the request line.
+# Fields by which frameworks take another method or path than those of the request line, and fields
+# that name a second path of the server: WebDAV's copies and moves, and those of object stores.
 OVERRIDE_FIELDS: Final = frozenset({
     b"x-http-method", b"x-http-method-override", b"x-method-override",
     b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-override-url",
+    b"destination", b"x-copy-from", b"x-amz-copy-source", b"x-goog-copy-source",
+    b"x-ms-copy-source", b"x-ms-rename-source",
 })  # fmt: skip
 
 Value = TypeVar("Value")

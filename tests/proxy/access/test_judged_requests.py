@@ -40,7 +40,8 @@ def test_the_spelling_that_was_judged_is_sent_and_recorded():
     [
         ("GET http://a.test/pub/../x", "", 403, "GET http://a.test/x fits no endpoint rule"),
         ("GET http://a.test/pub/..;/x", "", 400, "ambiguous dot segment"),
-        ("GET http://a.test/pub/", "X_Original-Url: /x\r\n", 403, "x_original-url may replace"),
+        ("GET http://a.test/pub/", "X_Original-Url: /x\r\n", 403, "x_original-url may name"),
+        ("MOVE http://a.test/pub/", "Destination: /x\r\n", 403, "field destination may name"),
         ("GET http://A.TEST.:80/x", "", 403, "GET http://a.test/x fits no endpoint rule"),
     ],
 )
