@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "trust"
 _BUNDLE, _EXTRA, _WGETRC, _JAVA = "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts"
-MAX_CAFILES: Final = 4  # of npm's settings, which an earlier command may have written
+# Files of npm's settings, which an earlier command may have written, and the bytes of one file.
+# Mozilla's roots have 220 KiB.
+MAX_CAFILES: Final = 4
+MAX_CAFILE: Final = 1024 * 1024
 # Paths of the view that never show the host's files: the first that no grant covers is taken.
 _SHOWN: Final = ("/run/nono-trio/trust", *(f"{path}/.nono-trio-trust" for path in PRIVATE))
 
@@ -229,14 +233,16 @@ def _add_bundles(
 ) -> None:
     """Write the bundle and show it in place of the system's; `settings` may have npm's."""
     authority = trust.session.authority
-    named = _named_by_others(environment)
+    found = [der for path in _named_by_others(environment) for der in certificates_of(path)[0]]
     npm = npm_cafiles(settings)
     if npm is not None:
         trust.hide_npms_setting()
-        named += [path for path in npm[:MAX_CAFILES] if opened.reader(path) is not None]
-    found = (der for path in named for der in certificates_of(path)[0])
+        for path in npm[:MAX_CAFILES]:
+            if opened.reader(path) is not None:
+                found += certificates_of(path, MAX_CAFILE)[0]
     roots = trust.session.roots
-    more = [one for one in dict.fromkeys((*roots.others, *found)) if one not in roots.system]
+    known = {*roots.system}
+    more = [one for one in dict.fromkeys((*roots.others, *found)) if one not in known]
     bundle = trust.add_file(_BUNDLE, to_pem((*roots.system, *more)) + authority.pem())
     trust.add_file(_EXTRA, to_pem(more) + authority.pem())
     if not trust.has_mounts:
@@ -258,14 +264,15 @@ def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: _Opened)
     certificates = [one.public_bytes(Encoding.DER) for one in trust.session.authority.chain]
     readable = [path for path in java_stores(environment) if opened.reader(path) is not None]
     for number, path in enumerate(readable):
-        try:
-            store = with_authority(read_whole(Path(path), MAX_FILE), certificates)
-        except OSError:
-            store = None
+        store, problem = None, "it is no trust store of a kind that can be extended"
+        if opened.may_write(path):  # parsing a hostile one could take hours
+            problem = "the command may write it"
+        else:
+            with suppress(OSError):
+                store = with_authority(read_whole(Path(path), MAX_FILE), certificates)
         if store is None:
             trust.notes.append(
-                f"{path} stays as it is, so Java programs refuse intercepted hosts: it is no trust"
-                " store of a kind that can be extended"
+                f"{path} stays as it is, so Java programs refuse intercepted hosts: {problem}"
             )
         elif trust.has_mounts:
             trust.mount_java(path, trust.add_file(f"{_JAVA}-{number}", store, shown=False))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -42,7 +41,6 @@ _IN_JDK: Final = ("lib/security/cacerts", "jre/lib/security/cacerts")
 MAX_JAVA_STORES: Final = 16  # each costs some 50 ms and 200 KB; a machine has one to three
 NPM_SETTINGS: Final = ("/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc")
 _MAX_SETTINGS: Final = 64 * 1024  # bytes
-_CAFILE: Final = re.compile(r"^\s*cafile\s*=\s*(.*?)\s*$", re.MULTILINE)
 
 
 def system_files() -> dict[str, list[str]]:
@@ -87,8 +85,13 @@ def _cafiles_in(path: str) -> list[str]:
         text = read_whole(Path(path), _MAX_SETTINGS).decode("utf-8", "replace")
     except OSError:
         return []
-    directory = os.path.dirname(path)
-    return [os.path.join(directory, value.strip("\"'")) for value in _CAFILE.findall(text) if value]
+    values = []
+    for line in text.splitlines():  # no pattern: an earlier command may have written the file
+        name, _, value = line.partition("=")
+        value = value.strip().strip("\"'")
+        if name.strip() == "cafile" and value and "\0" not in value:
+            values.append(os.path.join(os.path.dirname(path), value))
+    return values
 
 
 def _real_files(paths: Iterable[str]) -> list[str]:

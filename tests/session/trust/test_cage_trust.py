@@ -180,6 +180,20 @@ def test_roots_that_the_command_may_write_are_not_used(sessions, own, theirs) ->
     assert f"SSL_CERT_FILE is not used: the command may write {file}" in done.stderr
 
 
+def test_a_trust_store_that_the_command_may_write_is_not_parsed(sessions, own, theirs) -> None:
+    """It could say that its password takes hours to check."""
+    store = theirs / "lib/security/cacerts"
+    store.parent.mkdir(parents=True)
+    store.write_bytes(b"\x30\x82")
+    done = run(
+        sessions, *intercepting(own), "--allow", str(theirs), "--dry-run", "--", "true",
+        JAVA_HOME=str(theirs),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{store} stays as it is" in done.stderr
+    assert "the command may write it" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["--read"], ["--allow"], ["--no-sandbox"]])
 def test_the_key_must_be_out_of_the_commands_reach(words, sessions, own) -> None:
     granted = [*words, str(own[1].parent)] if words != ["--no-sandbox"] else words

@@ -48,6 +48,8 @@ def test_java_home_is_looked_at(jdk) -> None:
         ('registry=x\n  cafile = "own.pem"\n', ["own.pem"]),
         ("# cafile=/etc/own.pem\n//host/:cafile=/x\n", None),
         ("cafile=\n", None),
+        ("cafile=/etc/own\0.pem\n", None),
+        ("\n" * 60_000 + "cafile=own.pem", ["own.pem"]),  # it took seconds by a pattern
     ],
 )
 def test_npms_setting_is_found(text, named, tmp_path, monkeypatch) -> None:
