@@ -141,6 +141,7 @@ class HttpConnection(TunnelHandler):
             data = await self._first_bytes()
         if not data or (self._tunnel_refused and not data[:1].isalpha()):
             return None  # bytes after a refused CONNECT may be meant for the tunnel
+        self._is_silent = False
         end = data.find(b"\r\n\r\n") + 4
         if end == 3:  # not the whole head in one read; otherwise parse_head is as strict
             data, end = await rest_of_head(client, data, self._proxy.limits)
@@ -155,6 +156,7 @@ class HttpConnection(TunnelHandler):
             data = await client.receive()
         except Expired:
             self._closed_by = "idle"
+            await self._record_silence()
             raise
         client.idle = False
         return data

@@ -63,6 +63,7 @@ class TunnelHandler(ConnectionHandler):
         "_closed_by",
         "_flow",
         "_is_established",
+        "_is_silent",
         "_is_under_tls",
         "_spare",
     )
@@ -81,6 +82,8 @@ class TunnelHandler(ConnectionHandler):
         """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
         self._is_under_tls = False
         """The client's TLS ends here, so its requests go out over TLS too."""
+        self._is_silent = True
+        """Nothing has come since TLS was ended here."""
         self._flow: FlowStart | None = None
         """Of a connection that carries requests. Each of them has a flow of its own."""
         self._closed_by: ClosedBy = "client"
@@ -258,10 +261,20 @@ class TunnelHandler(ConnectionHandler):
             await self._record(decision.refused(refusal))
             return False
         self._is_established = False
-        self._is_under_tls = True
+        self._is_under_tls = self._is_silent = True
         about = host, decision.destination[1], decision.allowing_verdict, decision.presented
         self._authorizer = InterceptedAuthorizer(proxy.policy, *about)
         return True
+
+    async def _record_silence(self) -> None:
+        """Record that the client of an intercepted connection waited for the server to speak."""
+        authorizer = self._authorizer
+        if not self._is_silent or self._client.dropped:
+            return
+        if isinstance(authorizer, InterceptedAuthorizer):
+            decision = authorizer.silent()
+            if decision is not None:
+                await self._record(decision)
 
     async def _refuse_protocols(self, decision: Decision) -> bool:
         hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {decision.target}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import replace
 
 import pytest
 import trio
@@ -140,6 +141,31 @@ async def test_bytes_of_another_protocol_are_refused_on_every_port():
             assert await wire.ends()
         assert cage.reasons == ["nothing came, where TLS or an HTTP/1.1 request was expected"]
         assert origin.connections == 0
+
+
+@pytest.mark.parametrize(("port", "count"), [(443, 0), (8443, 1)])
+async def test_a_client_under_tls_that_waits_for_the_server_is_recorded(port, count):
+    """As with IMAP under TLS. On port 443 it may be a connection in reserve."""
+    async with looking_into(limits=replace(QUICK, head=BOUND)) as at:
+        async with at.tunnel(f"{HOST}:{port}") as wire:
+            assert await wire.ends()
+        async with at.tunnel(f"{HOST}:{port}") as wire:  # this one has asked for something
+            assert (await wire.exchange(get(f"{HOST}:{port}", "/"))).status == 200
+            assert await wire.ends()
+        denied = [one.reason for one in at.proxy.recorder.events if one.decision == "deny"]
+        assert denied == ["nothing came, where TLS or an HTTP/1.1 request was expected"] * count
+        assert at.origin.connections == 1
+
+
+async def test_a_server_that_speaks_no_http1_is_a_502():
+    async def refusing(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"\x15\x03\x03\x00\x02\x02\x78")  # no_application_protocol
+
+    async with looking_into(behaviour=refusing) as at, at.tunnel() as wire:
+        answer = await wire.exchange(get(HOST, "/"))
+        assert answer.status == 502
+        assert b"no application protocol in common" in answer.body
 
 
 async def test_a_program_that_does_not_trust_the_session_is_recorded():
