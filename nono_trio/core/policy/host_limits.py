@@ -1,4 +1,4 @@
-"""What a host may be by itself: never allowed, public, or of a class that an entry must mean."""
+"""The limits of a host: never allowed, public, or of a class that an entry must mean."""
 
 from __future__ import annotations
 
