@@ -13,7 +13,7 @@ def check_question(
     path: str | None,
     operation: str | None,
 ) -> None:
-    """Raise click.UsageError unless one thing is asked about, with no option of another one."""
+    """Raise click.UsageError unless there is one question, without options of another one."""
     if [host, url, path].count(None) != 2:
         raise click.UsageError("expected one of --host, --url and --path")
     belongs = ((port, host), (method, url), (operation, path))

@@ -58,6 +58,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     from nono_trio.session.prepare import build_policy
     from nono_trio.session.run import run_proxy
     from nono_trio.session.run_resources import new_token
+    from nono_trio.session.trust.unused_files import unused_files
 
     address, port = _parse_listen(listen)
     announced = None if ready_file is None else ReadyFile(ready_file)
@@ -67,6 +68,8 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     if not _is_loopback(address):
         say(f"warning: {IN_CLEAR}")
     policy = build_policy(options.network)
+    for warning in unused_files(options.network, intercepts=policy.intercepts_any):
+        say(f"warning: {warning}")
     trust = _open_trust(options) if policy.intercepts_any else None
     listener = open_listener(port, address)
     token = new_token()

@@ -44,6 +44,14 @@ class Given(NamedTuple):
     also: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
+class HostFiles(NamedTuple):
+    """What one host is reached with where requests are seen: paths, and the source of the key."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
 class NetworkOptions(NamedTuple):
     """Host rules as given, or by a profile (`sources` says so); `proxy_port` 0 lets us choose.
 
@@ -64,6 +72,7 @@ class NetworkOptions(NamedTuple):
     tls_ca_cert: str | None = None
     tls_ca_key: str | None = None
     upstream_ca: str | None = None
+    host_files: Mapping[str, HostFiles] = MappingProxyType({})
     """Endpoint rules with their action, as in `deny POST https://a.example.com/**`."""
 
     def source(self, name: str, entry: object = "") -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from nono_trio.config.options import Given, Sources
+    from nono_trio.config.options import Given, HostFiles, Sources
     from nono_trio.core.log.policy_json import UsedProfile
     from nono_trio.core.profile.schema import SourcedProfile
 
@@ -54,6 +54,7 @@ class Chosen:
     deny: Sequence[str] = ()
     bypass: Sequence[str] = ()
     set_variables: dict[str, str] = field(default_factory=dict)
+    host_files: dict[str, HostFiles] = field(default_factory=dict)
     notes: Sequence[str] = ()
     sources: Sources = field(default_factory=dict)
     configuration: str | None = None
@@ -92,6 +93,7 @@ def choose(given: Given) -> Chosen:
         deny=_paths(sourced, "filesystem.deny", variables),
         bypass=_paths(sourced, "filesystem.bypass_protection", variables),
         set_variables=_set_variables(sourced, variables),
+        host_files=_host_files(sourced, variables),
         sources=sources,
         profile=name,
         seeds=tuple(_seeds(sourced, variables)),
@@ -280,6 +282,27 @@ def _set_variables(sourced: SourcedProfile, variables: Mapping[str, str]) -> dic
 
     given: dict[str, str] = sourced.profile.environment.set
     return {name: expand(value, variables) for name, value in given.items()}
+
+
+def _host_files(sourced: SourcedProfile, variables: Mapping[str, str]) -> dict[str, HostFiles]:
+    """The files of single hosts, by canonical host."""
+    network = sourced.profile.network
+    if not (network.tls_ca or network.client_cert or network.client_key):
+        return {}
+    from nono_trio.config.options import HostFiles
+    from nono_trio.core.net.host import parse_rule_host
+    from nono_trio.core.profile.values import expand
+
+    found: dict[str, HostFiles] = {}
+    for part, given in (("ca", network.tls_ca), ("certificate", network.client_cert)):
+        for host, path in given.items():
+            name = parse_rule_host(host).name
+            files = found.get(name, HostFiles())
+            found[name] = files._replace(**{part: expand(path, variables)})
+    for host, source in network.client_key.items():
+        name = parse_rule_host(host).name
+        found[name] = found.get(name, HostFiles())._replace(key=source)
+    return found
 
 
 def _writable(chosen: Chosen, directory: str) -> Iterator[str]:

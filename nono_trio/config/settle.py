@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nono_trio.config.options import Given
     from nono_trio.config.resolve import Chosen
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.core.policy.variables import VariableRules
 
 Options = TypeVar("Options")
 
@@ -69,7 +70,7 @@ def settle_run(command: Sequence[str], given: Given) -> RunOptions:
         limits=_fill(Limits, values),
         timeout_seconds=values["timeout"],
         environment=caller_environment(),
-        variables=chosen.variables.without(secret_variable(values["upstream_proxy_password"])),
+        variables=_variables(chosen, values),
         set_variables=chosen.set_variables,
         notes=chosen.notes,
         home=_home(chosen),
@@ -118,6 +119,7 @@ def _session(chosen: Chosen, values: Mapping[str, Any]) -> SessionOptions:
             upstream_proxy=_upstream_proxy(values),
             endpoints=values["endpoint"],
             sources=chosen.sources,
+            host_files=chosen.host_files,
         ),
         audit=AuditOptions(
             state_root=state_root(values["audit_dir"], os.environ),
@@ -146,6 +148,15 @@ def _upstream_proxy(values: Mapping[str, Any]) -> UpstreamProxy | None:
 
     password = None if reference is None else read_secret(PASSWORD_FLAG, reference, os.environ)
     return parse_upstream_proxy(url, values["upstream_bypass"], password, os.environ)
+
+
+def _variables(chosen: Chosen, values: Mapping[str, Any]) -> VariableRules:
+    """The rules for what is passed on: no variable that has a secret of ours."""
+    rules = chosen.variables
+    keys = (files.key for files in chosen.host_files.values())
+    for reference in (values["upstream_proxy_password"], *keys):
+        rules = rules.without(secret_variable(reference))
+    return rules
 
 
 def _judging(values: Mapping[str, Any]) -> Judging:

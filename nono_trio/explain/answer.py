@@ -1,4 +1,4 @@
-"""The answer of `why`, whatever was asked about."""
+"""The answer of `why`: the same for hosts, URLs and paths."""
 
 from __future__ import annotations
 

@@ -17,12 +17,16 @@ from nono_trio.sandbox.spawn import ConnectBrokerRefused, NamespacesRefused, Tra
 from nono_trio.session.platforms import preferred_isolation
 from nono_trio.session.prepare import prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE
+from nono_trio.session.trust.trust_report import trust_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nono_trio.config.options import RunOptions
     from nono_trio.sandbox.launcher.cage_plan import CagePlan, Isolation
+
+
+TRUST = "session's authority"
 
 
 def examine(options: RunOptions) -> list[Check]:
@@ -63,6 +67,7 @@ def examine(options: RunOptions) -> list[Check]:
     return [
         *checks,
         probe.check_attribution(),
+        _check_trust(options.environment),
         probe.check_pidfd(),
         probe.check_cgroup(),
         probe.check_limits(),
@@ -81,6 +86,19 @@ def _check_seen(
         return check(prepared.plan)
     finally:
         prepared.resources.close()
+
+
+def _check_trust(environment: Mapping[str, str]) -> Check:
+    """Say which programs trust the session's authority where hosts are intercepted."""
+    report = trust_report(environment)
+    trusting = ", ".join(report.trusting) or "no program that is known"
+    others = f"; not: {', '.join(report.not_trusting)}" if report.not_trusting else ""
+    places = ", ".join(report.places)
+    if not places:
+        found = f"no file of root certificates here; variables alone lead to it: {trusting}{others}"
+        return Check(TRUST, "missing", found, required=False, fix="install ca-certificates")
+    found = f"where hosts are intercepted, {trusting} trust it, by variables and {places}{others}"
+    return Check(TRUST, "ok", found, required=False)
 
 
 def best_isolation(checks: Sequence[Check]) -> Isolation | None:

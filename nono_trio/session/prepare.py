@@ -50,6 +50,7 @@ from nono_trio.session.resolver_settings import (
 )
 from nono_trio.session.resource_limits import plan_limits
 from nono_trio.session.run_resources import make_resources
+from nono_trio.session.trust.unused_files import unused_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,6 +207,7 @@ def prepare_run(
             *own.home.warnings(),
             *own.taken_ports.values(),
             *(own.trust.notes if own.trust is not None else ()),
+            *unused_files(network, intercepts=policy.intercepts_any),
         ],
         limits=limits,
         own_names=names,

@@ -30,6 +30,7 @@ EACH_FIELD = pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.ke
 # Fields that no flag gives: config/resolve.py takes these by their keys.
 PROFILE_ONLY = {
     "filesystem.home_seed", "network.groups", "network.endpoint", "environment.set",
+    "network.tls_ca", "network.client_cert", "network.client_key",
 }  # fmt: skip
 # For each kind what a profile says and what a flag or a variable says.
 ENTRIES = {

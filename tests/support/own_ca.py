@@ -23,7 +23,7 @@ def write_authority(directory: Path, name: str = "own") -> tuple[Path, Path]:
     builder = x509.CertificateBuilder(
         subject, subject, key.public_key(), serial, now - day, now + day
     )
-    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
     certificate = (
         builder.add_extension(x509.BasicConstraints(True, None), critical=True)
         .add_extension(usage, critical=True)

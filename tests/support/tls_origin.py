@@ -26,8 +26,17 @@ class TlsOrigin(Origin):
         )
 
 
-def signed_origin(certificate: Path, key: Path, host: str) -> TlsOrigin:
-    """An origin for `host`, signed by a user's authority as the proxy would for the cage."""
+def signed_origin(
+    certificate: Path, key: Path, host: str, *, asks_clients: bool = False
+) -> TlsOrigin:
+    """An origin for `host`, signed by a user's authority as the proxy would for the cage.
+
+    `asks_clients`: it wants a certificate, and takes the authority's own.
+    """
     now = datetime.datetime.now(datetime.UTC)
     authority = own_authority(certificate.read_bytes(), key.read_bytes(), now)
-    return TlsOrigin(trio.run(SessionAuthority(authority).server_context, host))
+    context = trio.run(SessionAuthority(authority).server_context, host)
+    if asks_clients:
+        context.load_verify_locations(certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return TlsOrigin(context)

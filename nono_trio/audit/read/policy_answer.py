@@ -1,4 +1,4 @@
-"""What a past session's policy said about a host, a request or a path, from its policy.json.
+"""Answers about a past session: might it reach a host, make a request or touch a path.
 
 Rules of this file: the entries are read by the code that enforced them (core/policy), never by a
 copy of its rules; nothing of this machine's present state is asked: no name is looked up.

@@ -3,23 +3,25 @@
 Rules of this file:
 - A host that an endpoint rule names is intercepted on every port. `no_intercept` for it is a
   contradiction, so it raises UsageError.
+- A host without a dot has the rules of each full name that it is looked up as.
 - A deny rule beats every other rule. Then an allow rule decides, then an audit rule, which lets
   through and is recorded. A host with allow or audit rules is closed for all that they don't
   cover, whatever entry of --allow-domain names the host too: such an entry opens the host to no
   more than its rules. A host with deny rules alone is open for the rest.
 - What a verdict allows is one spelling: `target` is what was matched, and what must be sent.
 - A request to a host without endpoint rules is not judged, and its target stays as it came.
-- A header field that lets a server take another method or path than the request's own is refused
-  where a rule decides about them.
+- A header field that lets a server take another method or path than the request's own, or a second
+  path, is refused where a rule decides about them.
 """
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from nono_trio.core.log.redaction import redact_path
+from nono_trio.core.net.host import Host
 from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
 from nono_trio.core.policy.endpoint_rule import (
@@ -29,6 +31,7 @@ from nono_trio.core.policy.endpoint_rule import (
 )
 from nono_trio.core.policy.host_table import HostTable
 from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
@@ -41,9 +44,8 @@ from nono_trio.core.policy.rule import (
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from nono_trio.core.net.host import Host
     from nono_trio.core.policy.endpoint_rule import Action, EndpointRule
     from nono_trio.core.policy.rule import Rule
 
@@ -51,11 +53,16 @@ INTERCEPT_FLAG: Final = "--intercept"
 ALL_HOSTS: Final = "all"
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 
-# Fields by which frameworks take another method or path than those of the request line.
+# Fields by which frameworks take another method or path than those of the request line, and fields
+# that name a second path of the server: WebDAV's copies and moves, and those of object stores.
 OVERRIDE_FIELDS: Final = frozenset({
     b"x-http-method", b"x-http-method-override", b"x-method-override",
     b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-override-url",
+    b"destination", b"x-copy-from", b"x-amz-copy-source", b"x-goog-copy-source",
+    b"x-ms-copy-source", b"x-ms-rename-source",
 })  # fmt: skip
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,11 @@ class EndpointVerdict:
         """True if an entry decided, and not the default of a host with rules."""
         return self.rule is not None and self.rule != DEFAULT_RULE
 
+    @property
+    def is_observed(self) -> bool:
+        """True if --observe let it through, and no rule."""
+        return self.observed and not self.is_by_rule
+
 
 class EndpointPolicy:
     """The endpoint rules of one session, and the hosts that are intercepted, fixed at its start."""
@@ -100,14 +112,17 @@ class EndpointPolicy:
         no_intercept: Iterable[str] = (),
         *,
         observe: bool = False,
+        search: Sequence[str] = (),
         source: Callable[[str, str], str] | None = None,
     ) -> None:
         """`entries` are rules with their action. Raises UsageError for one that can't be meant, and
         for contradictions.
 
-        `source` returns the place of an entry, given parameter and entry.
+        `search` are the domains that are appended to names without a dot. `source` returns the
+        place of an entry, given parameter and entry.
         """
         self._source = source
+        self._search = search
         self._observe = observe
         rules = [*map(parse_entry, entries)]
         self.opened: list[Rule] = [one.host_rule for one in rules if one.action != "deny"]
@@ -137,19 +152,31 @@ class EndpointPolicy:
 
     def has_rules(self, host: Host) -> bool:
         """Return True if an endpoint rule names the host, whatever its port."""
-        return any(self._rules.find(host))
+        return self._has(self._rules, host)
 
     def intercepts(self, host: Host) -> bool:
         """Return True if requests to the host are to be seen, on every port."""
         if self.has_rules(host):
             return True
-        if any(self._excepted.find(host)):
+        if self._has(self._excepted, host):
             return False
-        return self.intercepts_all or any(self._intercepted.find(host))
+        return self.intercepts_all or self._has(self._intercepted, host)
 
     def names(self, host: Host) -> bool:
         """Return True if an entry other than `--intercept all` has the host intercepted."""
-        return self.has_rules(host) or (self.intercepts(host) and any(self._intercepted.find(host)))
+        return self.has_rules(host) or (
+            self.intercepts(host) and self._has(self._intercepted, host)
+        )
+
+    def _has(self, table: HostTable[Value], host: Host) -> bool:
+        return next(self._find(table, host), None) is not None
+
+    def _find(self, table: HostTable[Value], host: Host) -> Iterator[Value]:
+        """The values for a host and for its full names."""
+        yield from table.find(host)
+        if self._search and host.address is None:
+            for name in look_up_names(host.name, self._search)[:-1]:
+                yield from table.find(Host(name))
 
     def allow_flag(self, host: Host, port: int) -> str | None:
         """Return the flag that opens another port of a host with rules; None without rules."""
@@ -186,7 +213,7 @@ class EndpointPolicy:
         `target` is in origin-form, as it came; `fields` are the names of its header fields in lower
         case. Raises nothing.
         """
-        rules = [*self._rules.find(host)]
+        rules = [*self._find(self._rules, host)]
         if not rules:
             return EndpointVerdict(True, target, redact_path(target))
         try:

@@ -23,10 +23,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
-from nono_trio.core.net.address import AddressClass, classify
+from nono_trio.core.net.address import AddressClass
 from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.allowed_host import parse_allowed
+from nono_trio.core.policy.host_limits import may_be_public, may_reach, protection_of
 from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.resolved_address import in_every_spelling, resolved_address
@@ -40,7 +41,6 @@ from nono_trio.core.policy.rule import (
     WEB_PORTS,
     Inspection,
     has_path,
-    is_localhost,
     is_metadata_name,
     parse_deny,
     parse_pin,
@@ -123,7 +123,7 @@ class Policy:
             )
 
             looked_into = EndpointPolicy(
-                endpoints, intercept, no_intercept, observe=observe, source=source
+                endpoints, intercept, no_intercept, observe=observe, search=search, source=source
             )
             looked_into.check_uninspected(allowed)
             allowed += looked_into.opened
@@ -190,7 +190,7 @@ class Policy:
         """Return True if an entry (`HOST:*`), or observation, may allow any port of the host."""
         if self._block:
             return False
-        if self._observe and _may_be_public(host):
+        if self._observe and may_be_public(host):
             return True
         return any(self._allow.find(host, ANY_PORT))
 
@@ -260,14 +260,14 @@ class Policy:
         return f"drop {source}" if source.startswith("--") else f"take it out of {source}"
 
     def _decide(self, host: Host, port: int) -> Verdict:
-        protected = _protected(host)
+        protected = protection_of(host)
         if protected is not None and not self._block:
             return Verdict(False, None, protected)
         denial = self.denial_of(host, port)
         if denial is not None:
             return denial
         rules = [*self._allow.find(host, port)]
-        if not rules and self._observe and _may_be_public(host):
+        if not rules and self._observe and may_be_public(host):
             return self._searched_denial(host, port) or self._observed(host, port)
         if not rules:
             shown = _shown(host, port)
@@ -354,16 +354,7 @@ class Policy:
             return True
         if self._is_pinned(host, port, resolved):
             return True
-        return any(
-            _may_reach(rule, resolved.address_class) for rule in self._allow.find(host, port)
-        )
-
-
-def _may_be_public(host: Host) -> bool:
-    """Return True for a public address and for a name, whose addresses are checked later."""
-    if host.address is None:
-        return not is_localhost(host.name)
-    return classify(host.address) is AddressClass.PUBLIC
+        return any(may_reach(rule, resolved.address_class) for rule in self._allow.find(host, port))
 
 
 def _denied_spellings(rule: Rule) -> Iterable[Rule]:
@@ -372,27 +363,6 @@ def _denied_spellings(rule: Rule) -> Iterable[Rule]:
     if rule.host.address is None:
         return (rule,)
     return (replace(rule, host=host) for host in in_every_spelling(rule.host.address))
-
-
-def _protected(host: Host) -> str | None:
-    """The reason why no entry opens a host; None if an entry may."""
-    shown = host.bracketed()
-    if host.address is None:
-        is_metadata = is_metadata_name(host.name)
-        return format_reason(DenialCode.METADATA_NAME, host=shown) if is_metadata else None
-    address_class = classify(host.address)
-    if not address_class.is_never_allowed:
-        return None
-    return format_reason(DenialCode.CLOSED_ADDRESS, host=shown, address_class=address_class)
-
-
-def _may_reach(rule: Rule, address_class: AddressClass) -> bool:
-    """Return True if an entry opens addresses of this class; a wildcard opens public ones only."""
-    if rule.wildcard:
-        return False
-    if address_class is AddressClass.LOOPBACK:
-        return rule.host.address is not None or is_localhost(rule.host.name)
-    return address_class is AddressClass.PRIVATE
 
 
 def _flag_of(name: str, _entry: str) -> str:

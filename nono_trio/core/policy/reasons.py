@@ -110,7 +110,9 @@ class DenialCode(Enum):
     ENDPOINT_DENIED = "{method} {url} is denied by the endpoint rule {detail}"
     ENCODED_SLASH = "{method} {url} has an encoded slash, which no endpoint rule of the host allows"
     PATH_REFUSED = "the request's path {detail}"
-    OVERRIDE_FIELD = "the field {name} may replace the method or path that endpoint rules judge"
+    OVERRIDE_FIELD = (
+        "the field {name} may name another method or path than the one that rules judge"
+    )
     # --open-port and --listen-port.
     RELAY_FULL = "{count} connections to port {port} are open"
     RELAY_UNANSWERED = "nothing answers on port {port}: {detail}"

@@ -18,7 +18,7 @@ Kind: TypeAlias = Literal[
     "text", "path", "seed", "home", "size",
     "allowed_host", "denied_host", "group", "pin", "upstream_proxy", "bypass",
     "intercepted_host", "excepted_host", "allowed_endpoint", "denied_endpoint", "endpoint",
-    "allowed_variable", "denied_variable", "value",
+    "allowed_variable", "denied_variable", "value", "secret",
     "switch", "choice", "whole_number", "seconds",
 ]  # fmt: skip
 # A list whose entries add up, a single value that a later one replaces, a table merged by name.
@@ -231,6 +231,25 @@ FIELDS: Final = (
         flags=("--upstream-bypass",), metavar="HOST|*.SUFFIX",
         help="Reach a host without the upstream proxy.",
         example='["*.internal.example"]', note="reached without it",
+    ),
+    Field(
+        key="network.tls_ca", merge="by_name", kind="path",
+        help="Roots for single hosts, instead of the system's, where requests are seen: the file"
+        " (PEM) by host.",
+        example='{ "api.internal.example" = "~/ca.pem" }', note="the roots of single hosts",
+    ),
+    Field(
+        key="network.client_cert", merge="by_name", kind="path",
+        help="Certificates that are shown to single hosts where requests are seen: the file (PEM)"
+        " by host; network.client_key has the key.",
+        example='{ "api.internal.example" = "~/client.pem" }',
+        note="shown to single hosts, with client_key",
+    ),
+    Field(
+        key="network.client_key", merge="by_name", kind="secret",
+        help="The keys of network.client_cert (PEM, unencrypted): env://VARIABLE or file://PATH"
+        " by host.",
+        example='{ "api.internal.example" = "file://~/client.key" }', note="or env://VARIABLE",
     ),
     Field(
         key="network.open_port", merge="adds_up", kind="whole_number", least=1, most=65_535,

@@ -19,7 +19,7 @@ from nono_trio.core.profile.endpoint import Endpoint
 from nono_trio.core.profile.fields import BY_KEY
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
 from nono_trio.core.profile.schema import TABLES, EntryOrigin, Extends, Profile, SourcedProfile
-from nono_trio.core.profile.values import check_entry, suggestion
+from nono_trio.core.profile.values import check_entry, check_host, suggestion
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -224,6 +224,8 @@ class _Reader:
         try:
             if key == "environment.set":
                 check_set(name)
+            elif by_name:
+                check_host(name)
             if field is not None and isinstance(entry, (str, Endpoint)):
                 check_entry(field.kind, str(entry))
         except UsageError as error:

@@ -173,6 +173,21 @@ def _check_seed(text: str) -> None:
         )
 
 
+def _check_secret(text: str) -> None:
+    if not re.fullmatch(r"(env|file)://[^\0]+", text):
+        raise UsageError("expected env://VARIABLE or file://PATH")  # it may be the secret itself
+
+
+def check_host(text: str) -> None:
+    """Raise UsageError for a name of a table that is no host."""
+    from nono_trio.core.net.host import BadHost, parse_rule_host  # late: few profiles have one
+
+    try:
+        parse_rule_host(text)
+    except BadHost as error:
+        raise UsageError(f"expected a host, got {text!a}: {error.reason}") from None
+
+
 CHECKS: Final[dict[Kind, Callable[[str], object]]] = {
     "path": _check_path,
     "seed": _check_seed,
@@ -192,4 +207,5 @@ CHECKS: Final[dict[Kind, Callable[[str], object]]] = {
     "allowed_variable": check_allow,
     "denied_variable": check_pattern,
     "value": _check_value,
+    "secret": _check_secret,
 }

@@ -15,6 +15,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, final
 
@@ -233,6 +234,8 @@ def judged(policy: Policy, scheme: str, request: HttpRequest, decision: Decision
     if not verdict.allowed:
         reason = verdict.reason or "denied"
         refusal = Refusal(verdict.status, reason, verdict.hint, "endpoint_policy")
+    elif verdict.is_observed and decision.verdict is not None:  # its record says so
+        decision = replace(decision, verdict=dataclasses.replace(decision.verdict, observed=True))
     return replace(decision, path=verdict.path, endpoint=verdict, refusal=refusal)
 
 

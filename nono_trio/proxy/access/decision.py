@@ -71,18 +71,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
         It leaves out the full names of a short host if an upstream proxy looks the host up.
         """
-        verdict = self.verdict
-        if verdict is not None and self._is_request_observed:
-            verdict = dataclasses.replace(verdict, observed=True)
-        if verdict is None or not verdict.is_noted:
+        verdict, endpoint = self.verdict, self.endpoint
+        if verdict is None:
+            return None
+        if endpoint is not None and endpoint.observed and endpoint.by_default:
+            verdict = dataclasses.replace(verdict, observed=True)  # an audit rule names itself
+        if not verdict.is_noted:
             return None
         return verdict.note if self.upstream is None else verdict.entry_note
-
-    @property
-    def _is_request_observed(self) -> bool:
-        """True if only --observe lets the request through; an audit rule names itself."""
-        endpoint = self.endpoint
-        return endpoint is not None and endpoint.observed and endpoint.by_default
 
     @property
     def destination(self) -> tuple[Host, int]:

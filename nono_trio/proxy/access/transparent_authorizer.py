@@ -157,6 +157,13 @@ class InterceptedAuthorizer(TransparentAuthorizer):
         refusal = not_seen(DenialCode.INTERCEPTED_NO_HTTP, self._host, status)
         return self._about_connection(refusal)
 
+    def silent(self) -> Decision | None:
+        """The decision about a client that waits for the server to speak first; None on the port of
+        https, where programs open connections that they may need later."""
+        if self._port == HTTPS_PORT:
+            return None
+        return self._about_connection(not_seen(DenialCode.INTERCEPTED_SILENT, self._host))
+
 
 def not_seen(code: DenialCode, host: Host, status: int = 400) -> Refusal:
     """The refusal of bytes that are no requests, on a connection whose requests must be seen."""

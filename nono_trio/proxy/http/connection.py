@@ -78,10 +78,6 @@ class HttpConnection(TunnelHandler):
             if self._proxy.closing:
                 return
 
-    serve_requests = _serve
-    """Serves one request after another, until no other may follow; for a handler that `handle` does
-    not run. Raises as `_serve` does."""
-
     async def _serve_request(self) -> bool:
         """Serve one request; returns True if another may follow."""
         raw: bytes | None = None
@@ -150,6 +146,7 @@ class HttpConnection(TunnelHandler):
             data = await self._first_bytes()
         if not data or (self._tunnel_refused and not data[:1].isalpha()):
             return None  # bytes after a refused CONNECT may be meant for the tunnel
+        self._is_silent = False
         end = data.find(b"\r\n\r\n") + 4
         if end == 3:  # not the whole head in one read; otherwise parse_head is as strict
             data, end = await rest_of_head(client, data, self._proxy.limits)
@@ -164,6 +161,7 @@ class HttpConnection(TunnelHandler):
             data = await client.receive()
         except Expired:
             self._closed_by = "idle"
+            await self._record_silence()
             raise
         client.idle = False
         return data

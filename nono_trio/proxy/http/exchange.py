@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
+import ssl
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,6 +18,7 @@ from msgspec import UNSET
 
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.response_head import BadResponse
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.http.request_stream import RequestStream
 from nono_trio.proxy.http.response_stream import ResponseStream
@@ -78,7 +80,7 @@ class Exchange:
             category: DenialCategory = "external_proxy_rejected"
             self.failure = Refusal(502, rejected.reason, rejected.hint, category)
         except SideFailed as failure:
-            self._fail(failure.side, 502, "the upstream closed the connection without an answer")
+            self._fail(failure.side, 502, _reason(failure))
         except Expired:
             self._fail("idle", 504, self._lateness(limits))
         if self.response_stream.switched:
@@ -173,3 +175,14 @@ class Exchange:
 def is_repeatable(head: RequestHead) -> bool:
     """True if a request may be sent twice without a second effect."""
     return head.method in REPEATABLE and head.body == "none"
+
+
+def _reason(failure: SideFailed) -> str:
+    """Why an upstream gave no answer. In TLS 1.3 it may refuse our certificate, or the want of
+    one, after the handshake."""
+    error = failure.__cause__
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
+        return "the upstream closed the connection without an answer"
+    from nono_trio.proxy.intercept.tls_failures import upstream_failure  # imported with TLS
+
+    return format_reason(DenialCode.TLS_FAILED, detail=upstream_failure(error))

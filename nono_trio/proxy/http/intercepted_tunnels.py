@@ -19,7 +19,40 @@ from nono_trio.proxy.raw_tunnel import SniTunnel
 from nono_trio.proxy.transport.client import Expired
 
 if TYPE_CHECKING:
+    from nono_trio.core.net.client_hello import ClientHello
     from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.connection_handler import ProxyContext
+    from nono_trio.proxy.transport.client import Client
+
+
+class TransparentRequests(HttpConnection):
+    """The requests of a transparent connection. `decision` is about its `hello`; None if it has
+    none, and the requests come in plaintext."""
+
+    __slots__ = ("_decision", "_hello")
+
+    def __init__(
+        self,
+        client: Client,
+        proxy_context: ProxyContext,
+        authorizer: TransparentAuthorizer,
+        decision: Decision | None,
+        hello: ClientHello | None,
+    ) -> None:
+        super().__init__(client, proxy_context, full=False, authorizer=authorizer)
+        self._decision = decision
+        self._hello = hello
+
+    async def _serve(self) -> None:
+        decision, hello = self._decision, self._hello
+        if decision is None or hello is None or await self._end_tls(decision, hello):
+            await super()._serve()
+
+    async def _answer_busy(self) -> None:
+        if self._decision is None or self._is_under_tls:
+            await super()._answer_busy()
+        else:
+            self._client.transport.reset()
 
 
 class InterceptingSniTunnel(SniTunnel):
@@ -39,13 +72,8 @@ class InterceptingSniTunnel(SniTunnel):
         otherwise in plaintext."""
         about = self._proxy.policy, self._host, self._port, self._verdict
         authorizer = TransparentAuthorizer(*about)
-        connection = HttpConnection(self._client, self._proxy, full=False, authorizer=authorizer)
         hello = None if self._retry is None else self._retry.first
-        try:
-            if decision is None or hello is None or await connection.end_tls(decision, hello):
-                await connection.serve_requests()
-        finally:
-            connection.close()
+        await TransparentRequests(self._client, self._proxy, authorizer, decision, hello).handle()
 
 
 class InterceptingTunnel(InterceptingSniTunnel):

@@ -63,6 +63,7 @@ class TunnelHandler(ConnectionHandler):
         "_closed_by",
         "_flow",
         "_is_established",
+        "_is_silent",
         "_is_under_tls",
         "_spare",
     )
@@ -81,14 +82,12 @@ class TunnelHandler(ConnectionHandler):
         """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
         self._is_under_tls = False
         """The client's TLS ends here, so its requests go out over TLS too."""
+        self._is_silent = True
+        """Nothing has come since TLS was ended here."""
         self._flow: FlowStart | None = None
         """Of a connection that carries requests. Each of them has a flow of its own."""
         self._closed_by: ClosedBy = "client"
         self._spare: Upstream | None = None
-
-    def close(self) -> None:
-        """Close the client and the upstream; only for a handler that `handle` does not run."""
-        self._close()
 
     def _close(self) -> None:
         if self._spare is not None:
@@ -207,7 +206,7 @@ class TunnelHandler(ConnectionHandler):
         if found.refusal is not None:
             return await self._reset(found)
         if found.allowing_verdict.intercepted or decision.allowing_verdict.intercepted:
-            return await self.end_tls(replace(found, method=decision.method), hello)
+            return await self._end_tls(replace(found, method=decision.method), hello)
         return await self._tunnel_late(recorded, hello)
 
     async def _tunnel_late(self, recorded: Recorded, hello: ClientHello) -> bool:
@@ -240,7 +239,7 @@ class TunnelHandler(ConnectionHandler):
         if spare is not None:
             spare.transport.close()
 
-    async def end_tls(self, decision: Decision, hello: ClientHello) -> bool:
+    async def _end_tls(self, decision: Decision, hello: ClientHello) -> bool:
         """Record that the connection is intercepted, then shake hands with the client, whose hello
         is in `unread`. Returns True if requests follow; they are decided one by one."""
         proxy, client, host = self._proxy, self._client, decision.destination[0]
@@ -262,10 +261,20 @@ class TunnelHandler(ConnectionHandler):
             await self._record(decision.refused(refusal))
             return False
         self._is_established = False
-        self._is_under_tls = True
+        self._is_under_tls = self._is_silent = True
         about = host, decision.destination[1], decision.allowing_verdict, decision.presented
         self._authorizer = InterceptedAuthorizer(proxy.policy, *about)
         return True
+
+    async def _record_silence(self) -> None:
+        """Record that the client of an intercepted connection waited for the server to speak."""
+        authorizer = self._authorizer
+        if not self._is_silent or self._client.dropped:
+            return
+        if isinstance(authorizer, InterceptedAuthorizer):
+            decision = authorizer.silent()
+            if decision is not None:
+                await self._record(decision)
 
     async def _refuse_protocols(self, decision: Decision) -> bool:
         hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {decision.target}"

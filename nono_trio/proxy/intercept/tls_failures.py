@@ -7,6 +7,7 @@ names nor dates of its certificate.
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Final
 
@@ -83,6 +84,7 @@ _CLIENT: Final = {
     "NO_SHARED_GROUP": "no key exchange in common",
     "TLSV1_ALERT_USER_CANCELLED": "the program gave up",
 }
+_TEXT: Final = re.compile(r"\[SSL\] ([a-z0-9 ]{1,64}) \(_ssl")
 _CLOSED: Final = "the connection was closed during the handshake"
 
 
@@ -103,10 +105,16 @@ def client_failure(error: ssl.SSLError) -> str:
 def _plain(error: ssl.SSLError, known: dict[str, str]) -> str:
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return _CLOSED
-    reason = error.reason or ""
+    reason = error.reason or _reason_in(error)
     if reason == "UNEXPECTED_EOF_WHILE_READING":
         return _CLOSED
     words = known.get(reason)
     if words is not None:
         return words
     return f"TLS error {reason.lower().replace('_', ' ')}" if reason else "TLS error"
+
+
+def _reason_in(error: ssl.SSLError) -> str:
+    """The reason in OpenSSL's own text, for codes that this Python has no name for."""
+    match = _TEXT.search(str(error))
+    return "" if match is None else match[1].strip().upper().replace(" ", "_")

@@ -1,56 +1,20 @@
-"""TLS to servers: what is trusted, and the contexts that hold a connection to it.
+"""TLS to servers: one context for all hosts that have no files of their own.
 
-Rules of this file:
-- Each certificate is verified, and its name. Nothing switches that off.
-- Trusted are the session's roots (root_store.py and --upstream-ca), or for a host with a `ca` of
-  its own that one alone.
-- TLS 1.2 or newer, no renegotiation. SSLKEYLOGFILE has no effect here: the contexts are not made by
-  `ssl.create_default_context`.
-- An end of the connection without TLS's goodbye is an error (SSLEOFError), since a body that ends
-  with its connection could be cut unseen.
+Rules of this file: a context is made off the loop, once; host_tls.py says what it holds to.
 """
 
 from __future__ import annotations
 
-import ssl
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from nono_trio.errors import UsageError
-from nono_trio.proxy.intercept.memory_chain import load_chain
-from nono_trio.proxy.intercept.root_store import to_pem
+from nono_trio.proxy.intercept.host_tls import HTTP1_ONLY, HostTls, client_context_for
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Mapping
 
-HTTP1_ONLY: Final = ("http/1.1",)
-
-
-class HostTls(NamedTuple):
-    """Files for one host; all in PEM, the key unencrypted.
-
-    `ca` replaces the session's roots for it; `certificate` (a chain) and `key` are shown to it.
-    """
-
-    ca: bytes | None = None
-    certificate: bytes | None = None
-    key: bytes | None = None
-
-    def __repr__(self) -> str:
-        return "HostTls(...)"
-
-    def check(self, host: str) -> None:
-        """Raise UsageError for files that can't be used, before the session starts."""
-        try:
-            _context((), self, HTTP1_ONLY)
-        except (OSError, ValueError):  # ssl.SSLError is one; OpenSSL's text may quote the file
-            raise UsageError(
-                f"the TLS files for {host} can't be used: expected certificates and their"
-                " unencrypted key in PEM",
-                hint="look at them: openssl x509 -in CERT -noout -subject;"
-                " openssl pkey -in KEY -noout",
-            ) from None
-
+__all__ = ["HTTP1_ONLY", "HostTls", "UpstreamTls"]
 
 _NOTHING: Final = HostTls()
 
@@ -74,22 +38,6 @@ class UpstreamTls:
         context = self._contexts.get(key)
         if context is None:
             # Two at once make two, and one is kept: the next uses it.
-            context = await in_thread(_context, self._roots, *key)
+            context = await in_thread(client_context_for, self._roots, *key)
             context = self._contexts.setdefault(key, context)
         return context
-
-
-def _context(roots: tuple[bytes, ...], host: HostTls, alpn: tuple[str, ...]) -> ssl.SSLContext:
-    """Make a context; raises ssl.SSLError or ValueError for files of `host` that can't be used."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies, and the name too
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    context.hostname_checks_common_name = False
-    context.set_alpn_protocols(list(alpn))
-    trusted = to_pem(roots) if host.ca is None else host.ca
-    if trusted:
-        context.load_verify_locations(cadata=trusted.decode("ascii"))
-    if host.certificate is not None:
-        load_chain(context, host.certificate, host.key or host.certificate)
-    return context

@@ -277,9 +277,10 @@ class TlsTransport:
             pass
         except ssl.SSLZeroReturnError:
             self._has_ended = True
-        except ssl.SSLError:
+        except ssl.SSLError as error:
             self._is_cut = True
             self._failure = SideFailed(self.side)
+            self._failure.__cause__ = error
         return b"".join(pieces)
 
     def _read(self, most: int) -> bytes | None:

@@ -36,6 +36,13 @@ _SETTINGS: Final = (
     *(f"/etc/java-{version}-openjdk" for version in (8, 11, 17, 21, 25)),
 )  # fmt: skip
 
+# Root certificates of Fedora, SUSE and Arch, and what their OpenSSL reads at its start; the groups
+# have those of Debian and Alpine. Not all of /etc/pki: it has private keys too.
+_CERTIFICATES: Final = (
+    "/etc/pki/ca-trust/extracted", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/openssl.cnf", "/etc/pki/java", "/etc/crypto-policies", "/var/lib/ca-certificates",
+)  # fmt: skip
+
 # man, apropos and groff; their indexes are below /var.
 _MANUALS: Final = ("/etc/manpath.config", "/etc/man_db.conf", "/etc/groff", "/var/cache/man")
 
@@ -72,7 +79,8 @@ LINUX: Final = SystemPaths(
     ),
     groups=("system_read_linux", "system_write_linux", "user_tools"),
     extra_read=(
-        "/usr", "/etc/passwd", "/etc/group", *_SETTINGS, *_MANUALS, *_PACKAGES, *_BROWSERS,
+        "/usr", "/etc/passwd", "/etc/group", *_SETTINGS, *_CERTIFICATES, *_MANUALS, *_PACKAGES,
+        *_BROWSERS,
     ),
     # /dev/console is the machine's terminal, which root may use.
     replaced=(

@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "trust"
 _BUNDLE, _EXTRA, _WGETRC, _JAVA = "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts"
-MAX_CAFILES: Final = 4  # of npm's settings, which an earlier command may have written
+# Files of npm's settings, which an earlier command may have written, and the bytes of one file.
+# Mozilla's roots have 220 KiB.
+MAX_CAFILES: Final = 4
+MAX_CAFILE: Final = 1024 * 1024
 # Paths of the view that never show the host's files: the first that no grant covers is taken.
 _SHOWN: Final = ("/run/nono-trio/trust", *(f"{path}/.nono-trio-trust" for path in PRIVATE))
 
@@ -69,6 +73,7 @@ class CageTrust:
     _shown: str | None  # the directory of our files in a view; None: the command sees the files
     _mounted: list[_Mounted] = field(default_factory=list)
     _seen: dict[str, str] = field(default_factory=dict)  # name of a file -> the command's path
+    _names: list[str] = field(default_factory=list)
     _system: list[str] = field(default_factory=list)
     _java: list[str] = field(default_factory=list)
     _npm: bool = False
@@ -79,7 +84,7 @@ class CageTrust:
 
     def mounts(self) -> list[MountOp]:
         """Return the mounts of a view; nothing if the command sees the files themselves."""
-        found = []
+        found = [MountOp("bind", name) for name in self._names]  # for the links on the way
         for path, source in self._mounted:
             status = os.stat(source)
             identity = (status.st_dev, status.st_ino)
@@ -131,8 +136,9 @@ class CageTrust:
             self._seen[name] = source
         return source
 
-    def mount_system(self, path: str, source: str) -> None:
-        """Show a file of ours in place of the system's `path`, a path without symlinks."""
+    def mount_system(self, path: str, source: str, names: Iterable[str]) -> None:
+        """Show a file of ours in place of the system's `path`, and the links of its `names`."""
+        self._names += names
         self._mounted.append(_Mounted(path, source))
         self._system.append(path)
 
@@ -227,23 +233,25 @@ def _add_bundles(
 ) -> None:
     """Write the bundle and show it in place of the system's; `settings` may have npm's."""
     authority = trust.session.authority
-    named = _named_by_others(environment)
+    found = [der for path in _named_by_others(environment) for der in certificates_of(path)[0]]
     npm = npm_cafiles(settings)
     if npm is not None:
         trust.hide_npms_setting()
-        named += [path for path in npm[:MAX_CAFILES] if opened.reader(path) is not None]
-    found = (der for path in named for der in certificates_of(path)[0])
+        for path in npm[:MAX_CAFILES]:
+            if opened.reader(path) is not None:
+                found += certificates_of(path, MAX_CAFILE)[0]
     roots = trust.session.roots
-    more = [one for one in dict.fromkeys((*roots.others, *found)) if one not in roots.system]
+    known = {*roots.system}
+    more = [one for one in dict.fromkeys((*roots.others, *found)) if one not in known]
     bundle = trust.add_file(_BUNDLE, to_pem((*roots.system, *more)) + authority.pem())
     trust.add_file(_EXTRA, to_pem(more) + authority.pem())
     if not trust.has_mounts:
         wgetrc = f"ca_certificate = {trust.path_of(_BUNDLE)}\n"
         trust.add_file(_WGETRC, os.fsencode(wgetrc))
         return
-    for path in system_files():
+    for path, names in system_files().items():
         if not opened.is_closed(path):
-            trust.mount_system(path, bundle)
+            trust.mount_system(path, bundle, names)
 
 
 def _named_by_others(environment: Mapping[str, str]) -> list[str]:
@@ -256,14 +264,15 @@ def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: _Opened)
     certificates = [one.public_bytes(Encoding.DER) for one in trust.session.authority.chain]
     readable = [path for path in java_stores(environment) if opened.reader(path) is not None]
     for number, path in enumerate(readable):
-        try:
-            store = with_authority(read_whole(Path(path), MAX_FILE), certificates)
-        except OSError:
-            store = None
+        store, problem = None, "it is no trust store of a kind that can be extended"
+        if opened.may_write(path):  # parsing a hostile one could take hours
+            problem = "the command may write it"
+        else:
+            with suppress(OSError):
+                store = with_authority(read_whole(Path(path), MAX_FILE), certificates)
         if store is None:
             trust.notes.append(
-                f"{path} stays as it is, so Java programs refuse intercepted hosts: it is no trust"
-                " store of a kind that can be extended"
+                f"{path} stays as it is, so Java programs refuse intercepted hosts: {problem}"
             )
         elif trust.has_mounts:
             trust.mount_java(path, trust.add_file(f"{_JAVA}-{number}", store, shown=False))

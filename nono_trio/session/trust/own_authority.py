@@ -1,8 +1,10 @@
-"""`--tls-ca-cert` and `--tls-ca-key`: a certificate authority of the user's own.
+"""Certificates and keys of the user's own: --tls-ca-cert, --tls-ca-key, --upstream-ca, and the
+files of single hosts in a profile.
 
-Rules of this file: a program with the key can pose as every host to the programs that trust the
-authority. So its file must be the user's alone, have one name, and lie where the command can't read
-it. The file is opened once, and what is checked is what was opened. No error has a byte of it.
+Rules of this file: a program with the authority's key can pose as every host to the programs that
+trust it, and one with a client's key as the user. So a file with a key must be the user's alone,
+have one name, and lie where the command can't read it. It is opened once, and what is checked is
+what was opened. No error has a byte of it.
 """
 
 from __future__ import annotations
@@ -13,23 +15,61 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.config.secret import FILE, read_secret, secret_variable
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.safe_open import open_regular, read_whole
 from nono_trio.proxy.intercept.ca import own_authority
+from nono_trio.proxy.intercept.host_tls import HostTls
 from nono_trio.proxy.intercept.root_store import MAX_FILE, parse_certificates
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from nono_trio.config.options import NetworkOptions
+    from nono_trio.config.options import HostFiles, NetworkOptions
     from nono_trio.proxy.intercept.ca import Authority
 
 CERTIFICATE_FLAG: Final = "--tls-ca-cert"
 KEY_FLAG: Final = "--tls-ca-key"
 UPSTREAM_FLAG: Final = "--upstream-ca"
+CA_KEY: Final = "network.tls_ca"
+CERTIFICATE_KEY: Final = "network.client_cert"
+PRIVATE_KEY: Final = "network.client_key"
 MAX_KEY: Final = 64 * 1024  # bytes; an RSA key of 16,384 bits has 13 KiB
+
+
+def read_host_files(
+    hosts: Mapping[str, HostFiles],
+    environment: Mapping[str, str],
+    can_read: Callable[[str], str | None] = lambda _path: None,
+) -> dict[str, HostTls]:
+    """Read the files of single hosts and try them; raises UsageError."""
+    found = {}
+    for host, files in hosts.items():
+        if (files.certificate is None) != (files.key is None):
+            raise UsageError(
+                f"expected {CERTIFICATE_KEY} and {PRIVATE_KEY} for {host}, got one of them",
+                hint="give both in the profile",
+            )
+        ca = None if files.ca is None else _read(CA_KEY, files.ca)
+        certificate = key = None
+        if files.certificate is not None and files.key is not None:
+            certificate = _read(CERTIFICATE_KEY, files.certificate)
+            key = _read_source(files.key, environment, can_read)
+        found[host] = HostTls(ca, certificate, key)
+        found[host].check(host)
+    return found
+
+
+def _read_source(
+    source: str, environment: Mapping[str, str], can_read: Callable[[str], str | None]
+) -> bytes:
+    if secret_variable(source) is not None:
+        return read_secret(PRIVATE_KEY, source, environment)
+    named = source.removeprefix(FILE)
+    _require_hidden(PRIVATE_KEY, named, can_read)
+    return _read_key(PRIVATE_KEY, named)
 
 
 def read_own_authority(
@@ -49,15 +89,8 @@ def read_own_authority(
             (CERTIFICATE_FLAG, KEY_FLAG) if key is None else (KEY_FLAG, CERTIFICATE_FLAG)
         )
         raise UsageError(f"{given} needs {missing}", hint="give both, or none of them")
-    path = expand_home(key)
-    grant = can_read(path)
-    if grant is not None:
-        raise UsageError(
-            f"{KEY_FLAG}: expected a key that the command can't read, got {key}, which {grant}"
-            " opens to it",
-            hint=f"move it: mkdir -m 700 ~/.nono-trio-ca && mv {shlex.quote(key)} ~/.nono-trio-ca/",
-        )
-    return own_authority(_read(CERTIFICATE_FLAG, certificate), _read_key(path, key), now)
+    _require_hidden(KEY_FLAG, key, can_read)
+    return own_authority(_read(CERTIFICATE_FLAG, certificate), _read_key(KEY_FLAG, key), now)
 
 
 def read_upstream_ca(path: str | None) -> list[bytes]:
@@ -80,30 +113,41 @@ def _read(flag: str, path: str) -> bytes:
         raise _unreadable(flag, path, error) from None
 
 
-def _read_key(path: str, named: str) -> bytes:
+def _require_hidden(flag: str, named: str, can_read: Callable[[str], str | None]) -> None:
+    grant = can_read(expand_home(named))
+    if grant is not None:
+        quoted = shlex.quote(expand_home(named))
+        raise UsageError(
+            f"{flag}: expected a key that the command can't read, got {named}, which {grant}"
+            " opens to it",
+            hint=f"move it: mkdir -m 700 ~/.nono-trio-keys && mv {quoted} ~/.nono-trio-keys/",
+        )
+
+
+def _read_key(flag: str, named: str) -> bytes:
     """Read a file that is its owner's alone."""
     try:
-        with open_regular(Path(path)) as file:
+        with open_regular(Path(expand_home(named))) as file:
             status = os.fstat(file.fileno())
             data = file.read(MAX_KEY + 1)
     except OSError as error:
-        raise _unreadable(KEY_FLAG, named, error) from None
-    quoted = shlex.quote(named)
+        raise _unreadable(flag, named, error) from None
+    quoted = shlex.quote(expand_home(named))
     if status.st_uid not in (os.geteuid(), 0):
         raise UsageError(
-            f"{KEY_FLAG}: expected a file of yours, got {named} of another user",
+            f"{flag}: expected a file of yours, got {named} of another user",
             hint=f"copy it: install -m 600 {quoted} MY-KEY",
         )
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise UsageError(
-            f"{KEY_FLAG}: expected a file that its owner alone can read (0600), got {named} with"
+            f"{flag}: expected a file that its owner alone can read (0600), got {named} with"
             f" {mode:04o}",
             hint=f"chmod 600 {quoted}",
         )
     if status.st_nlink != 1:
         raise UsageError(
-            f"{KEY_FLAG}: expected a file with one name, got {named} with {status.st_nlink}: the"
+            f"{flag}: expected a file with one name, got {named} with {status.st_nlink}: the"
             " command may know another",
             hint=f"copy it: install -m 600 {quoted} MY-KEY",
         )

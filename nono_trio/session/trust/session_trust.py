@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.proxy.intercept.ca import new_authority
 from nono_trio.proxy.intercept.root_store import read_roots
-from nono_trio.session.trust.own_authority import read_own_authority, read_upstream_ca
+from nono_trio.session.trust.own_authority import (
+    read_host_files,
+    read_own_authority,
+    read_upstream_ca,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from nono_trio.config.options import NetworkOptions
     from nono_trio.proxy.intercept.ca import Authority
+    from nono_trio.proxy.intercept.host_tls import HostTls
     from nono_trio.proxy.intercept.interception import Interception
     from nono_trio.proxy.intercept.root_store import Roots
 
@@ -23,11 +28,13 @@ class SessionTrust(NamedTuple):
     """The authority that signs for intercepted hosts, and the roots of the machine and its user.
 
     Servers are verified against `upstream_roots` (DER): all of them, and those of --upstream-ca.
+    `hosts` are single hosts with files of their own.
     """
 
     authority: Authority
     roots: Roots
     upstream_roots: tuple[bytes, ...]
+    hosts: Mapping[str, HostTls]
 
     def interception(self) -> Interception:
         """Return what puts TLS over intercepted connections."""
@@ -35,7 +42,9 @@ class SessionTrust(NamedTuple):
         from nono_trio.proxy.intercept.session_authority import SessionAuthority
         from nono_trio.proxy.intercept.upstream_tls import UpstreamTls
 
-        return Interception(SessionAuthority(self.authority), UpstreamTls(self.upstream_roots))
+        return Interception(
+            SessionAuthority(self.authority), UpstreamTls(self.upstream_roots, self.hosts)
+        )
 
 
 def open_session_trust(
@@ -55,5 +64,6 @@ def open_session_trust(
     if authority is None:
         authority = new_authority(secrets.token_hex(4), now)
     upstream = read_upstream_ca(network.upstream_ca)
+    hosts = read_host_files(network.host_files, environment, can_read)
     roots = read_roots(environment, may_write=may_write)
-    return SessionTrust(authority, roots, (*roots.system, *roots.others, *upstream))
+    return SessionTrust(authority, roots, (*roots.system, *roots.others, *upstream), hosts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 # More names of the files in SYSTEM_FILES, and files beside them that programs read.
-_MORE_FILES: Final = (
+MORE_FILES: Final = (
     "/etc/pki/tls/cert.pem",  # Fedora: OpenSSL's default
     "/etc/ca-certificates/extracted/tls-ca-bundle.pem",  # Arch
     "/var/lib/ca-certificates/ca-bundle.pem",  # SUSE: where its link leads
@@ -30,24 +29,27 @@ _MORE_FILES: Final = (
     "/usr/local/ssl/cert.pem",  # an OpenSSL that was built by hand
     "/home/linuxbrew/.linuxbrew/etc/ca-certificates/cert.pem",
 )
-_JAVA_FILES: Final = (
+JAVA_FILES: Final = (
     "/etc/ssl/certs/java/cacerts",  # Debian
     "/etc/pki/ca-trust/extracted/java/cacerts",  # Fedora
     "/etc/pki/java/cacerts",
     "/var/lib/ca-certificates/java-cacerts",  # SUSE
     "/etc/ssl/certs/java-cacerts",
 )
-_JVM_DIRECTORIES: Final = ("/usr/lib/jvm/*", "/usr/java/*", "/opt/java/*", "/opt/jdk*")
+JVM_DIRECTORIES: Final = ("/usr/lib/jvm/*", "/usr/java/*", "/opt/java/*", "/opt/jdk*")
 _IN_JDK: Final = ("lib/security/cacerts", "jre/lib/security/cacerts")
 MAX_JAVA_STORES: Final = 16  # each costs some 50 ms and 200 KB; a machine has one to three
 NPM_SETTINGS: Final = ("/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc")
 _MAX_SETTINGS: Final = 64 * 1024  # bytes
-_CAFILE: Final = re.compile(r"^\s*cafile\s*=\s*(.*?)\s*$", re.MULTILINE)
 
 
-def system_files() -> list[str]:
-    """The system's files of root certificates that exist."""
-    return _real_files((*SYSTEM_FILES, *_MORE_FILES))
+def system_files() -> dict[str, list[str]]:
+    """The system's files of root certificates that exist, with the names that lead to each."""
+    found: dict[str, list[str]] = {}
+    for name in (*SYSTEM_FILES, *MORE_FILES):
+        if os.path.isfile(name):
+            found.setdefault(os.path.realpath(name), []).append(name)
+    return found
 
 
 def java_stores(environment: Mapping[str, str]) -> list[str]:
@@ -71,11 +73,11 @@ def _java_candidates(environment: Mapping[str, str]) -> Iterator[str]:
     if program is not None:
         homes.append(str(Path(os.path.realpath(program)).parent.parent))
     homes.append(environment.get("JAVA_HOME", ""))
-    for pattern in _JVM_DIRECTORIES:
+    for pattern in JVM_DIRECTORIES:
         homes += sorted(glob.glob(pattern))
     for home in filter(os.path.isabs, homes):
         yield from (os.path.join(home, part) for part in _IN_JDK)
-    yield from _JAVA_FILES
+    yield from JAVA_FILES
 
 
 def _cafiles_in(path: str) -> list[str]:
@@ -83,8 +85,13 @@ def _cafiles_in(path: str) -> list[str]:
         text = read_whole(Path(path), _MAX_SETTINGS).decode("utf-8", "replace")
     except OSError:
         return []
-    directory = os.path.dirname(path)
-    return [os.path.join(directory, value.strip("\"'")) for value in _CAFILE.findall(text) if value]
+    values = []
+    for line in text.splitlines():  # no pattern: an earlier command may have written the file
+        name, _, value = line.partition("=")
+        value = value.strip().strip("\"'")
+        if name.strip() == "cafile" and value and "\0" not in value:
+            values.append(os.path.join(os.path.dirname(path), value))
+    return values
 
 
 def _real_files(paths: Iterable[str]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from checkout import TESTS
 from endpoint_paths import spellings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +94,16 @@ def test_bounds():
     assert isinstance(canonical("/" + "a/" * (MAX_SEGMENTS - 1)), CanonicalTarget)
     assert canonical("/" + "a/" * MAX_SEGMENTS) == f"has more than {MAX_SEGMENTS} segments"
     assert canonical("/%2525252525") == "has escapes within escapes, more than 3 deep"
+
+
+def test_every_target_of_the_hostile_inputs():
+    """Those of requests to a proxy, and their paths, as a client in a tunnel would send them."""
+    cases = json.loads((TESTS / "data" / "hostile-inputs.json").read_text("utf-8"))
+    targets = {case["request"].partition(" ")[2].partition(" ")[0] for case in cases}
+    assert len(targets) > 80
+    for target in targets:
+        check(target)
+        check("/" + target.partition("://")[2].partition("/")[2])
 
 
 pieces = st.lists(

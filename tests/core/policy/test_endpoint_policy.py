@@ -189,6 +189,19 @@ def test_the_hosts_that_are_intercepted():
     assert not Policy.build(["x.test"]).intercepts(parse_host("x.test"), 443)
 
 
+def test_a_name_without_a_dot_has_the_rules_of_its_full_names():
+    policy = Policy.build(
+        ["git:443", "other:443"], search=["corp.test", "lab.test"],
+        endpoints=["allow GET https://git.corp.test/x", "deny * https://*.lab.test/secret/**"],
+    )  # fmt: skip
+    assert intercepts(policy, "git")
+    assert ask(policy, "GET", "https://git:443/x").allowed
+    assert not ask(policy, "GET", "https://git:443/y").allowed
+    assert ask(policy, "GET", "https://other:443/y").allowed
+    assert not ask(policy, "GET", "https://other:443/secret/y").allowed
+    assert not Policy.build(["git:443"], search=["corp.test"]).intercepts(parse_host("git"), 443)
+
+
 def test_the_verdict_about_a_connection_says_that_its_requests_are_seen():
     policy = Policy.build(["tls://*.a.test", "b.test"], endpoints=["allow GET https://x.a.test/"])
     verdict = policy.decide(parse_host("x.a.test"), 443)

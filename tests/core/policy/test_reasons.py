@@ -144,7 +144,7 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the request's path climbs above the root": (
         "PATH_REFUSED", {"detail": "climbs above the root"},
     ),
-    "the field x-original-url may replace the method or path that endpoint rules judge": (
+    "the field x-original-url may name another method or path than the one that rules judge": (
         "OVERRIDE_FIELD", {"name": "x-original-url"},
     ),
     "256 connections to port 5432 are open": ("RELAY_FULL", {"count": 256, "port": 5432}),

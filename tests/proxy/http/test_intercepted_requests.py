@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from checkout import TESTS
+from hellos import ECH, hello
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from looked_into import HOST, LookedInto, client_context, looking_into, origin_context, under_tls
@@ -352,3 +353,51 @@ async def test_a_slow_reader_slows_the_server_down():
                 while sent == before:
                     received += len(await wire.receive())
         await until(lambda: at.proxy.proxy.open_connections == 0)
+
+
+async def test_requests_that_come_together_are_decided_one_by_one():
+    async with looking_into(*RULES) as at, at.tunnel() as wire:
+        await wire.send(get(HOST, "/ok/a") + get(HOST, "/no") + get(HOST, "/ok/b"))
+        assert [(await wire.answer()).status for _ in range(3)] == [200, 403, 200]
+        assert seen(at) == allowed(at) == [("GET", "/ok/a"), ("GET", "/ok/b")]
+
+
+async def test_a_hello_without_a_name_gets_the_certificate_of_the_connection():
+    async with looking_into(*RULES) as at, at.proxy.client() as wire:
+        await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+        context = client_context()
+        context.check_hostname = False
+        async with under_tls(wire, None, context) as secure:
+            assert (await secure.exchange(get(HOST, "/ok/a"))).status == 200
+            assert (await secure.exchange(get(HOST, "/no"))).status == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("evil.test", None), (HOST.upper(), 200), ("other.test", None)]
+)
+async def test_the_hello_must_ask_for_the_host_of_the_connection(name, status):
+    async with looking_into(*RULES, allow=(HOST, "other.test")) as at, at.proxy.client() as wire:
+        await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+        try:
+            async with under_tls(wire, name) as secure:
+                assert (await secure.exchange(get(HOST, "/ok/a"))).status == status
+        except trio.BrokenResourceError:
+            assert status is None
+            event = at.proxy.recorder.events[-1]
+            assert (event.decision, event.target) == ("deny", name)
+            assert at.origin.connections == 0
+
+
+@pytest.mark.parametrize("is_grease", [True, False])
+async def test_a_hello_that_seems_to_hide_its_name_is_answered(is_grease):
+    """Here the hello ends, so nobody is behind the name that can be read."""
+    async with looking_into(*RULES) as at, at.proxy.client() as wire:
+        await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+        await wire.send(hello(HOST if is_grease else "cover.test", ECH))
+        await wire.ends()
+        events = at.proxy.recorder.events
+        if is_grease:
+            assert (events[1].mode, events[1].decision) == ("connect_intercept", "allow")
+        else:
+            assert [one.decision for one in events] == ["allow", "deny"]
+        assert at.origin.connections == 0

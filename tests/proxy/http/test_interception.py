@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import replace
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from running_proxy import BOUND, QUICK, connect, http, until
 from transparent_cage import get
 
 from nono_trio.core.log.events import NetworkEvent
+from nono_trio.errors import AuditBusy
 from nono_trio.testing import MemoryRecorder
 
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
@@ -139,6 +141,31 @@ async def test_bytes_of_another_protocol_are_refused_on_every_port():
             assert await wire.ends()
         assert cage.reasons == ["nothing came, where TLS or an HTTP/1.1 request was expected"]
         assert origin.connections == 0
+
+
+@pytest.mark.parametrize(("port", "count"), [(443, 0), (8443, 1)])
+async def test_a_client_under_tls_that_waits_for_the_server_is_recorded(port, count):
+    """As with IMAP under TLS. On port 443 it may be a connection in reserve."""
+    async with looking_into(limits=replace(QUICK, head=BOUND)) as at:
+        async with at.tunnel(f"{HOST}:{port}") as wire:
+            assert await wire.ends()
+        async with at.tunnel(f"{HOST}:{port}") as wire:  # this one has asked for something
+            assert (await wire.exchange(get(f"{HOST}:{port}", "/"))).status == 200
+            assert await wire.ends()
+        denied = [one.reason for one in at.proxy.recorder.events if one.decision == "deny"]
+        assert denied == ["nothing came, where TLS or an HTTP/1.1 request was expected"] * count
+        assert at.origin.connections == 1
+
+
+async def test_a_server_that_speaks_no_http1_is_a_502():
+    async def refusing(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"\x15\x03\x03\x00\x02\x02\x78")  # no_application_protocol
+
+    async with looking_into(behaviour=refusing) as at, at.tunnel() as wire:
+        answer = await wire.exchange(get(HOST, "/"))
+        assert answer.status == 502
+        assert b"no application protocol in common" in answer.body
 
 
 async def test_a_program_that_does_not_trust_the_session_is_recorded():
@@ -277,3 +304,37 @@ async def test_nothing_happens_before_its_record():
             assert (got, len(recorder.events), at.origin.connections) == ([0], 2, 0)
             request.set()
         assert (got, at.origin.connections) == ([0, 200], 1)
+
+
+@pytest.mark.parametrize("is_transparent", [False, True])
+async def test_a_log_that_can_not_keep_up_is_a_503_under_tls_and_a_cut_before_it(is_transparent):
+    recorder = MemoryRecorder()
+    busy = {"request"}
+
+    async def fail(event: NetworkEvent) -> None:
+        kind = "handshake" if event.path is None else "request"
+        if event.mode == "connect_intercept" and kind in busy:
+            raise AuditBusy("the log is full")
+
+    recorder.before_commit = fail
+    if is_transparent:
+        async with looking_into_cage(*RULES, recorder=recorder) as (cage, origin):
+            async with cage.connection(HOST, 443) as raw, under_tls(raw) as wire:
+                assert (await wire.exchange(get(HOST, "/api/small"))).status == 503
+            busy.add("handshake")
+            async with cage.connection(HOST, 443) as raw:
+                with pytest.raises(trio.BrokenResourceError):
+                    async with under_tls(raw):
+                        pass
+            assert origin.connections == 0
+        return
+    async with looking_into(*RULES, recorder=recorder) as at:
+        async with at.tunnel() as wire:
+            assert (await wire.exchange(get(HOST, "/api/small"))).status == 503
+        busy.add("handshake")
+        async with at.proxy.client() as wire:
+            await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+            with pytest.raises(trio.BrokenResourceError):
+                async with under_tls(wire):
+                    pass
+        assert at.origin.connections == 0

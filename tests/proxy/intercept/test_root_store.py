@@ -95,6 +95,12 @@ def test_only_certificates_are_taken_from_a_file() -> None:
     ]
 
 
+def test_a_file_of_blanks_is_read_in_no_time() -> None:
+    """An earlier command could have written it where npm's settings say. It took minutes."""
+    block = b"-----BEGIN CERTIFICATE-----" + b" " * 65_000 + b"!"
+    assert parse_certificates(block * 20 + ONE.pem()) == [*der(ONE)]
+
+
 def test_line_ends_of_windows_are_read() -> None:
     assert parse_certificates(ONE.pem().replace(b"\n", b"\r\n")) == [*der(ONE)]
 

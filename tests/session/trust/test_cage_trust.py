@@ -180,6 +180,20 @@ def test_roots_that_the_command_may_write_are_not_used(sessions, own, theirs) ->
     assert f"SSL_CERT_FILE is not used: the command may write {file}" in done.stderr
 
 
+def test_a_trust_store_that_the_command_may_write_is_not_parsed(sessions, own, theirs) -> None:
+    """It could say that its password takes hours to check."""
+    store = theirs / "lib/security/cacerts"
+    store.parent.mkdir(parents=True)
+    store.write_bytes(b"\x30\x82")
+    done = run(
+        sessions, *intercepting(own), "--allow", str(theirs), "--dry-run", "--", "true",
+        JAVA_HOME=str(theirs),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{store} stays as it is" in done.stderr
+    assert "the command may write it" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["--read"], ["--allow"], ["--no-sandbox"]])
 def test_the_key_must_be_out_of_the_commands_reach(words, sessions, own) -> None:
     granted = [*words, str(own[1].parent)] if words != ["--no-sandbox"] else words
@@ -187,6 +201,41 @@ def test_the_key_must_be_out_of_the_commands_reach(words, sessions, own) -> None
     assert done.returncode == 2
     assert "--tls-ca-key: expected a key that the command can't read" in done.stderr
     assert "hint: move it" in done.stderr
+
+
+PLACES = {
+    "Fedora": (
+        "mkdir -p pki/tls/certs pki/ca-trust/extracted/pem && cp $ROOTS"
+        " pki/ca-trust/extracted/pem/tls-ca-bundle.pem && ln -s"
+        " /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem pki/tls/certs/ca-bundle.crt && ln -s"
+        " certs/ca-bundle.crt pki/tls/cert.pem",
+        ["/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/tls/cert.pem"],
+    ),
+    "Alpine": (
+        "mkdir ssl/certs && cp $ROOTS ssl/certs/ca-certificates.crt && ln -s"
+        " certs/ca-certificates.crt ssl/cert.pem",
+        ["/etc/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt"],
+    ),
+}
+
+
+@needs_system
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root lays out another system's /etc")
+@pytest.mark.parametrize("system", PLACES)
+def test_the_places_of_another_system_have_it_too(system, sessions, own, tmp_path) -> None:
+    """Its files are links to a file in a directory that Debian has not."""
+    make, places = PLACES[system]
+    prefix = (
+        f"set -e; cp -a /etc {tmp_path}/etc; cd {tmp_path}/etc; ROOTS={SYSTEM}; rm -rf ssl/certs;"
+        f' {make}; mount --bind {tmp_path}/etc /etc; cd /; exec "$@"'
+    )
+    done = run(
+        sessions, *intercepting(own), "--isolation", "namespace", "--read-file", str(own[0]),
+        "--", SYSTEM_PYTHON, "-c", COUNT, str(own[0]), *places,
+        prefix=["unshare", "-m", "sh", "-c", prefix, "sh", NONO_TRIO],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["holds"] == [True] * 3  # each place is the whole bundle
 
 
 def test_a_closed_directory_of_the_system_stays_closed(sessions, own) -> None:

@@ -9,9 +9,13 @@ import subprocess
 import pytest
 from own_ca import write_authority
 
-from nono_trio.config.options import NetworkOptions
+from nono_trio.config.options import HostFiles, NetworkOptions
 from nono_trio.errors import UsageError
-from nono_trio.session.trust.own_authority import read_own_authority, read_upstream_ca
+from nono_trio.session.trust.own_authority import (
+    read_host_files,
+    read_own_authority,
+    read_upstream_ca,
+)
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -93,3 +97,44 @@ def test_roots_for_upstreams_are_read(network, tmp_path) -> None:
     (tmp_path / "empty.pem").write_text("")
     with pytest.raises(UsageError, match="--upstream-ca: expected certificates in PEM"):
         read_upstream_ca(str(tmp_path / "empty.pem"))
+
+
+# -- files of single hosts ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(network) -> HostFiles:
+    certificate, key = str(network.tls_ca_cert), f"file://{network.tls_ca_key}"
+    return HostFiles(certificate, certificate, key)
+
+
+def test_the_files_of_a_host_are_read(files, network) -> None:
+    found = read_host_files({"a.example": files}, {})["a.example"]
+    with open(network.tls_ca_key, "rb") as file:
+        assert found.key == file.read()
+    assert found.ca == found.certificate
+    assert "PRIVATE" not in repr(found)
+
+
+def test_a_key_may_come_from_a_variable(files, network) -> None:
+    with open(network.tls_ca_key, encoding="ascii") as file:
+        environment = {"CLIENT_KEY": file.read()}
+    found = read_host_files({"a.example": files._replace(key="env://CLIENT_KEY")}, environment)
+    assert found["a.example"].key == environment["CLIENT_KEY"].strip().encode()
+
+
+def test_files_that_do_not_go_together_are_refused(files, network, tmp_path) -> None:
+    _, another = write_authority(tmp_path, "another")
+    for broken, sentence in (
+        (files._replace(key=None), r"network\.client_cert and network\.client_key for a\.example"),
+        (files._replace(key=f"file://{another}"), r"TLS files for a\.example can't be used"),
+        (files._replace(ca=str(network.tls_ca_key)), r"TLS files for a\.example can't be used"),
+        (files._replace(key="env://MISSING"), "is not set"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            read_host_files({"a.example": broken}, {})
+
+
+def test_a_hosts_key_must_be_out_of_the_commands_reach(files) -> None:
+    with pytest.raises(UsageError, match=r"network\.client_key: expected a key that the command"):
+        read_host_files({"a.example": files}, {}, lambda _path: "--read /x")

@@ -1,0 +1,60 @@
+"""The programs that trust the session's authority, for `doctor`.
+
+Rules of this file: a program is listed if it was tried (docs/intercept.md), and named if it is on
+PATH. Whether a single program was built to trust something else is not known here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from nono_trio.posix.safe_open import open_regular
+from nono_trio.session.trust.trust_places import java_stores, system_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# By the files of the system in namespace isolation, by variables in both isolations.
+_BY_FILES: Final = ("curl", "wget", "git", "openssl", "python3", "go", "ruby", "php", "perl")
+_BY_VARIABLES: Final = ("node", "npm", "deno", "bun", "uv", "cargo", "pip", "aws")
+_BY_STORE: Final = ("java",)
+# Their stores are their own, and no variable or file leads to another.
+_NEVER: Final = ("chromium", "google-chrome", "firefox")
+_KINDS: Final = {b"\xfe\xed\xfe\xed": "JKS", b"\x30": "PKCS12"}
+
+
+class TrustReport(NamedTuple):
+    """Names of programs on PATH, and the places by which the first of them trust."""
+
+    trusting: list[str]
+    not_trusting: list[str]
+    places: list[str]
+
+
+def trust_report(environment: Mapping[str, str]) -> TrustReport:
+    """Look at this machine; it opens the trust stores of JDKs and nothing else."""
+    stores = {path: _kind(path) for path in java_stores(environment)}
+    known = [path for path, kind in stores.items() if kind is not None]
+    programs = [*_BY_FILES, *_BY_VARIABLES, *(_BY_STORE if known else ())]
+    others = [*_NEVER, *(() if known else _BY_STORE)]
+    return TrustReport(
+        _on_path(programs, environment),
+        _on_path(others, environment),
+        [*system_files(), *(f"{path} ({stores[path]})" for path in known)],
+    )
+
+
+def _on_path(names: list[str], environment: Mapping[str, str]) -> list[str]:
+    return [name for name in names if shutil.which(name, path=environment.get("PATH"))]
+
+
+def _kind(path: str) -> str | None:
+    """The kind of a trust store, if it is one that an authority can be added to."""
+    try:
+        with open_regular(Path(path)) as file:
+            beginning = file.read(4)
+    except OSError:
+        return None
+    return next((kind for mark, kind in _KINDS.items() if beginning.startswith(mark)), None)
