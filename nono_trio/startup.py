@@ -42,6 +42,7 @@ DEPENDENCIES = (
     "sortedcontainers",
     "annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection",
     "cryptography", "cffi", "_cffi_backend", "pycparser",
+    "h2", "hpack", "hyperframe",
 )  # fmt: skip
 
 # Only the package: its neighbours are not on the search path when the rest is imported.

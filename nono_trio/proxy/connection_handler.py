@@ -23,7 +23,7 @@ from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.decision import FlowStart, Recorded, Refusal
 from nono_trio.proxy.access.hello_authorizer import second_hello
 from nono_trio.proxy.access.hello_guard import HelloGuard
-from nono_trio.proxy.intercept.interfaces import HandshakeFailed
+from nono_trio.proxy.intercept.interfaces import HTTP1_ONLY, HandshakeFailed
 from nono_trio.proxy.transport.client import Client, Expired
 from nono_trio.proxy.transport.transport import TcpTransport
 from nono_trio.proxy.transport.tunnel import Tunnel
@@ -102,7 +102,7 @@ class Upstream:
 
     `name` is the full name that has the address, if that is not the host's. `early`: bytes that the
     host has sent already. `chain`: the connection is to an upstream proxy, which takes requests in
-    absolute form. `used`: a request went out on it.
+    absolute form. `used`: a request went out on it. `protocol`: what its TLS has agreed to (ALPN).
     """
 
     transport: Transport
@@ -112,6 +112,7 @@ class Upstream:
     early: bytes = b""
     chain: ProxyChain | None = None
     used: bool = False
+    protocol: str | None = None
 
 
 class UpstreamError(Exception):
@@ -253,9 +254,11 @@ class ConnectionHandler(ABC):
             upstream.transport.close()
             self._log(start, tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
 
-    async def _connect_tls(self, recorded: Recorded) -> Upstream:
+    async def _connect_tls(
+        self, recorded: Recorded, protocols: tuple[str, ...] = HTTP1_ONLY
+    ) -> Upstream:
         """Connect to an allowed host, also through an upstream proxy, and put verified TLS over the
-        connection. Raises UpstreamError."""
+        connection. The host is offered `protocols`. Raises UpstreamError."""
         interception = self._proxy.interception
         if interception is None:
             raise AssertionError("nothing is intercepted")
@@ -263,9 +266,15 @@ class ConnectionHandler(ABC):
         host, port = recorded.decision.destination
         is_done = False
         try:
-            upstream.transport = await interception.secure(
-                self._client, upstream.transport, upstream.early, host, self._proxy.limits
+            tls = await interception.secure(
+                self._client,
+                upstream.transport,
+                upstream.early,
+                host,
+                self._proxy.limits,
+                protocols,
             )
+            upstream.transport, upstream.protocol = tls, tls.protocol
             is_done = True
         except HandshakeFailed as failure:
             destination = f"{host.bracketed()}:{port}"

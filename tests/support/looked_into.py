@@ -78,6 +78,7 @@ class LookedInto:
 
     proxy: Running
     origin: Origin
+    interception: Interception
 
     @asynccontextmanager
     async def tunnel(self, target: str = f"{HOST}:443", name: str = HOST) -> AsyncIterator[Wire]:
@@ -105,6 +106,7 @@ async def looking_into(
 ) -> AsyncIterator[LookedInto]:
     """Yield a proxy with endpoint rules for HOST, or one that only looks into it."""
     tls = await origin_context(name)
+    found = interception(trusts=trusts)
     async with (
         serving(behaviour, tls=tls) as origin,
         running(
@@ -113,11 +115,11 @@ async def looking_into(
             dialler=LoopbackDialler(origin.port),
             endpoints=rules,
             intercept=[] if rules else [HOST],
-            interception=interception(trusts=trusts),
+            interception=found,
             **settings,  # type: ignore[arg-type]
         ) as proxy,
     ):
-        yield LookedInto(proxy, origin)
+        yield LookedInto(proxy, origin, found)
 
 
 @asynccontextmanager

@@ -82,6 +82,9 @@ class DenialCode(Enum):
     INTERCEPT_FAILED = "the TLS handshake with the program failed: {detail}"
     INTERCEPT_TIMEOUT = "the TLS handshake with the program took longer than {seconds} seconds"
     NO_HTTP_OFFERED = "the TLS hello offers protocols without HTTP/1.1 (ALPN)"
+    NO_SHARED_PROTOCOL = (
+        "the TLS hello offers HTTP/2 without HTTP/1.1 (ALPN), and the server does not speak HTTP/2"
+    )
     INTERCEPTED_NO_HTTP = "expected an HTTP/1.1 request under TLS, got something else"
     INTERCEPTED_NO_TLS = "expected TLS or an HTTP/1.1 request, got something else"
     INTERCEPTED_ELSEWHERE = (
@@ -126,6 +129,7 @@ class DenialCode(Enum):
     RESOLVE_TIMEOUT = "the name was not resolved within {seconds} seconds"
     RESOLVER_BUSY = "too many earlier look-ups have had no answer yet"
     TLS_FAILED = "the TLS handshake failed: {detail}"
+    PROTOCOL_GONE = "the server has spoken HTTP/2 before and does not any more"
     TLS_TIMEOUT = "the TLS handshake took longer than {seconds} seconds"
     # The upstream proxy.
     UPSTREAM_REFUSED = "the upstream proxy {proxy} refused the connection ({status})"

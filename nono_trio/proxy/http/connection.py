@@ -225,6 +225,9 @@ class HttpConnection(TunnelHandler):
     ) -> Upstream | None:
         """Connect to the upstream of an allowed request; None if it was refused after all."""
         try:
+            if self._unreached is not None:
+                unreached, self._unreached = self._unreached, None
+                raise unreached
             if self._is_under_tls:
                 return await self._connect_tls(recorded)
             return await self._connect(recorded, for_tunnel=for_tunnel)

@@ -25,10 +25,8 @@ _FIELDS: Final = {407: CHALLENGE, 405: _ALLOW}
 @lru_cache(maxsize=256)  # most clients that are refused are refused again with the same text
 def refusal(status: int, reason: str, hint: str | None, *, close: bool, body: bool = True) -> bytes:
     """Return the bytes of one refusal. `body` is False for HEAD: its answer has a head only."""
+    text = refusal_text(reason, hint)
     reason = _printable(reason)
-    text = f"nono-trio: {reason}\n"
-    if hint:
-        text += f"hint: {_printable(hint)}\n"
     return (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}: {reason}\r\n"
         f"Content-Type: text/plain\r\n"
@@ -38,6 +36,12 @@ def refusal(status: int, reason: str, hint: str | None, *, close: bool, body: bo
         f"\r\n"
         f"{text if body else ''}"
     ).encode("ascii")
+
+
+def refusal_text(reason: str, hint: str | None) -> str:
+    """Return the body of a refusal, in printable ASCII."""
+    text = f"nono-trio: {_printable(reason)}\n"
+    return f"{text}hint: {_printable(hint)}\n" if hint else text
 
 
 def _printable(text: str) -> str:

@@ -7,7 +7,9 @@ of the session's authority, and each request is decided, recorded and forwarded 
 Rules of this file:
 - The hello is authorized, and the interception is recorded, before a byte of a handshake is sent.
 - A handshake that fails is a record and the end of the connection, never a tunnel.
-- No server is dialled for an intercepted connection before one of its requests is allowed.
+- No server is dialled for an intercepted connection before one of its requests is allowed, unless
+  the client offers HTTP/2 and it is unknown whether the server speaks it: HTTP/2 is offered to a
+  client only if its server speaks it too. That connection then serves the first request.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from nono_trio.core.net.client_hello import HANDSHAKE, BadHello
 from nono_trio.core.net.hello_retry import HelloRetry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG
-from nono_trio.proxy.access.decision import FlowStart, Refusal
+from nono_trio.proxy.access.decision import FlowStart, Recorded, Refusal
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
 from nono_trio.proxy.access.transparent_authorizer import (
     InterceptedAuthorizer,
@@ -39,7 +41,13 @@ from nono_trio.proxy.connection_handler import (
     wait_for_client,
 )
 from nono_trio.proxy.http import error_response
-from nono_trio.proxy.intercept.interfaces import HandshakeFailed
+from nono_trio.proxy.intercept.interfaces import (
+    BOTH,
+    HTTP1,
+    HTTP1_ONLY,
+    HTTP2,
+    HandshakeFailed,
+)
 from nono_trio.proxy.raw_tunnel import fatal_alert
 from nono_trio.proxy.transport.client import Client, Expired
 
@@ -48,9 +56,9 @@ if TYPE_CHECKING:
     from nono_trio.core.net.client_hello import ClientHello
     from nono_trio.core.policy.rule import Spoken
     from nono_trio.proxy.access.authorizer import Authorizer, ConnectRequest
-    from nono_trio.proxy.access.decision import Decision, Recorded
+    from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.intercept.interfaces import Intercepts
 
-HTTP1: Final = b"http/1.1"
 NO_PROTOCOL: Final = 120  # RFC 7301 3.2: the alert no_application_protocol
 
 
@@ -66,6 +74,7 @@ class TunnelHandler(ConnectionHandler):
         "_is_silent",
         "_is_under_tls",
         "_spare",
+        "_unreached",
     )
 
     def __init__(
@@ -88,6 +97,8 @@ class TunnelHandler(ConnectionHandler):
         """Of a connection that carries requests. Each of them has a flow of its own."""
         self._closed_by: ClosedBy = "client"
         self._spare: Upstream | None = None
+        self._unreached: UpstreamError | None = None
+        """Why the server was not reached before a request was sent; the first one gets it."""
 
     def _close(self) -> None:
         if self._spare is not None:
@@ -247,14 +258,17 @@ class TunnelHandler(ConnectionHandler):
         if interception is None:
             raise AssertionError("nothing is intercepted")
         decision = replace(decision, mode="connect_intercept", upstream=None)
-        if hello.alpn and HTTP1 not in hello.alpn:
-            return await self._refuse_protocols(decision)
+        if hello.alpn and not {HTTP1.encode(), HTTP2.encode()} & {*hello.alpn}:
+            return await self._refuse_protocols(decision, DenialCode.NO_HTTP_OFFERED)
         client.deadline = math.inf
         recorded = await self._record(decision)
         if self._flow is None:
             self._flow = FlowStart(recorded, None, proxy.now())
+        protocols = await self._shared_protocols(recorded, interception, hello)
+        if not protocols:
+            return await self._refuse_protocols(decision, DenialCode.NO_SHARED_PROTOCOL)
         try:
-            await interception.accept(client, host, proxy.limits)
+            protocol = await interception.accept(client, host, proxy.limits, protocols)
         except HandshakeFailed as failure:
             self._closed_by = "error"
             refusal = Refusal(400, failure.reason, failure.hint, "intercept_handshake_failed")
@@ -264,6 +278,10 @@ class TunnelHandler(ConnectionHandler):
         self._is_under_tls = self._is_silent = True
         about = host, decision.destination[1], decision.allowing_verdict, decision.presented
         self._authorizer = InterceptedAuthorizer(proxy.policy, *about)
+        if protocol == HTTP2:
+            self._is_silent = False
+            await self._serve_http2(self._authorizer, decision.destination[1])
+            return False
         return True
 
     async def _record_silence(self) -> None:
@@ -276,9 +294,47 @@ class TunnelHandler(ConnectionHandler):
             if decision is not None:
                 await self._record(decision)
 
-    async def _refuse_protocols(self, decision: Decision) -> bool:
+    async def _shared_protocols(
+        self, recorded: Recorded, interception: Intercepts, hello: ClientHello
+    ) -> tuple[str, ...]:
+        """The protocols to offer to the client (ALPN), after a look at what the server speaks.
+
+        A server that can't be reached speaks what the client prefers: the client gets the reason
+        with the answer to its first request.
+        """
+        offers = tuple(one for one in BOTH if one.encode() in hello.alpn)
+        if HTTP2 not in offers:
+            return HTTP1_ONLY
+        host, port = recorded.decision.destination
+        speaks = interception.http2.speaks(host.name, port)
+        if speaks is None:
+            self._forget_spare()
+            routed = Recorded(self._proxy.route(recorded.decision), recorded.sequence)
+            try:
+                spare = self._spare = await self._connect_tls(routed, BOTH)
+            except UpstreamError as found:
+                self._unreached = found
+                return offers[-1:]
+            speaks = spare.protocol == HTTP2
+            interception.http2.note(host.name, port, speaks=speaks)
+            self._client.deadline = math.inf
+        return offers if speaks else tuple(one for one in offers if one != HTTP2)
+
+    async def _serve_http2(self, authorizer: Authorizer, port: int) -> None:
+        from nono_trio.proxy.http.http2.multiplexed import (  # late: h2 is large
+            MultiplexedConnection,
+        )
+
+        spare, self._spare = self._spare, None
+        unreached, self._unreached = self._unreached, None
+        connection = MultiplexedConnection(
+            self._client, self._proxy, authorizer, port, spare, unreached
+        )
+        self._closed_by = await connection.serve_streams()
+
+    async def _refuse_protocols(self, decision: Decision, code: DenialCode) -> bool:
         hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {decision.target}"
-        reason = format_reason(DenialCode.NO_HTTP_OFFERED)
+        reason = format_reason(code)
         refusal = Refusal(400, reason, hint, "intercept_handshake_failed")
         await self._record(decision.refused(refusal))
         self._closed_by = "error"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG
 from nono_trio.proxy.intercept.ca import AuthorityExpired
-from nono_trio.proxy.intercept.interfaces import HandshakeFailed
+from nono_trio.proxy.intercept.http2_state import Http2State
+from nono_trio.proxy.intercept.interfaces import HTTP1_ONLY, HandshakeFailed
 from nono_trio.proxy.intercept.tls_failures import UNTRUSTED, client_failure, upstream_failure
 from nono_trio.proxy.transport.client import Expired
 from nono_trio.proxy.transport.tls import TlsTransport
@@ -38,11 +39,18 @@ class Interception:
     def __init__(self, authority: SessionAuthority, servers: UpstreamTls) -> None:
         self._authority = authority
         self._servers = servers
+        self.http2 = Http2State()
 
-    async def accept(self, client: Client, host: Host, limits: ProxyLimits) -> None:
+    async def accept(
+        self,
+        client: Client,
+        host: Host,
+        limits: ProxyLimits,
+        protocols: tuple[str, ...] = HTTP1_ONLY,
+    ) -> str | None:
         """As `Intercepts.accept`."""
         try:
-            context = await self._authority.server_context(host.name)
+            context = await self._authority.server_context(host.name, protocols)
         except AuthorityExpired as expired:
             reason = format_reason(DenialCode.INTERCEPT_FAILED, detail=str(expired))
             raise HandshakeFailed(reason) from expired
@@ -60,12 +68,19 @@ class Interception:
             reason = format_reason(DenialCode.INTERCEPT_TIMEOUT, seconds=limits.head)
             raise HandshakeFailed(reason, is_late=True) from None
         client.transport = transport
+        return transport.protocol
 
     async def secure(
-        self, client: Client, upstream: Transport, early: bytes, host: Host, limits: ProxyLimits
-    ) -> Transport:
+        self,
+        client: Client,
+        upstream: Transport,
+        early: bytes,
+        host: Host,
+        limits: ProxyLimits,
+        protocols: tuple[str, ...] = HTTP1_ONLY,
+    ) -> TlsTransport:
         """As `Intercepts.secure`."""
-        context = await self._servers.client_context(host.name)
+        context = await self._servers.client_context(host.name, protocols)
         transport = TlsTransport(upstream, context, server_name=host.name, early=early)
         try:
             await _shake_hands(client, transport, limits)

@@ -5,13 +5,20 @@ Both are apart from the modules with TLS, which only a session that looks into h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
+    from nono_trio.proxy.intercept.http2_state import Http2State
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.client import Client
+    from nono_trio.proxy.transport.tls import TlsTransport
     from nono_trio.proxy.transport.transport import Transport
+
+HTTP1: Final = "http/1.1"
+HTTP2: Final = "h2"
+HTTP1_ONLY: Final = (HTTP1,)
+BOTH: Final = (HTTP2, HTTP1)
 
 
 class HandshakeFailed(Exception):
@@ -28,15 +35,30 @@ class HandshakeFailed(Exception):
 class Intercepts(Protocol):
     """Puts TLS over the two connections of an intercepted client; `Interception` is one."""
 
-    async def accept(self, client: Client, host: Host, limits: ProxyLimits) -> None:
+    http2: Http2State
+
+    async def accept(
+        self,
+        client: Client,
+        host: Host,
+        limits: ProxyLimits,
+        protocols: tuple[str, ...] = HTTP1_ONLY,
+    ) -> str | None:
         """Shake hands with `client` as `host`, whose hello is in `client.unread`, and replace its
-        transport. Raises HandshakeFailed, and Expired for a client whose place was given away. If
+        transport. Returns the protocol of `protocols` that was chosen; None if the client offers
+        none. Raises HandshakeFailed, and Expired for a client whose place was given away. If
         cancelled, the client has its old transport."""
         ...
 
     async def secure(
-        self, client: Client, upstream: Transport, early: bytes, host: Host, limits: ProxyLimits
-    ) -> Transport:
+        self,
+        client: Client,
+        upstream: Transport,
+        early: bytes,
+        host: Host,
+        limits: ProxyLimits,
+        protocols: tuple[str, ...] = HTTP1_ONLY,
+    ) -> TlsTransport:
         """Shake hands with `host` over `upstream`, from which `early` was read, and verify it.
 
         `client` waits. Raises HandshakeFailed, OSError if the client leaves, and Expired for one

@@ -103,6 +103,9 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
         "INTERCEPT_TIMEOUT", {"seconds": 10.0},
     ),
     "the TLS hello offers protocols without HTTP/1.1 (ALPN)": ("NO_HTTP_OFFERED", {}),
+    "the TLS hello offers HTTP/2 without HTTP/1.1 (ALPN), and the server does not speak HTTP/2": (
+        "NO_SHARED_PROTOCOL", {},
+    ),
     "expected an HTTP/1.1 request under TLS, got something else": ("INTERCEPTED_NO_HTTP", {}),
     "expected TLS or an HTTP/1.1 request, got something else": ("INTERCEPTED_NO_TLS", {}),
     "the TLS hello asks for a.test, whose requests must be seen, on a connection to b.test": (
@@ -166,6 +169,7 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the TLS handshake failed: certificate expired": (
         "TLS_FAILED", {"detail": "certificate expired"},
     ),
+    "the server has spoken HTTP/2 before and does not any more": ("PROTOCOL_GONE", {}),
     "the TLS handshake took longer than 10 seconds": ("TLS_TIMEOUT", {"seconds": 10.0}),
     "the upstream proxy http://p.test:3128 refused the connection (403)": (
         "UPSTREAM_REFUSED", {"proxy": "http://p.test:3128", "status": 403},

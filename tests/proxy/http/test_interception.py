@@ -195,7 +195,11 @@ async def test_a_client_without_http1_gets_the_alert_for_it():
                 async with under_tls(wire, context=client_context(alpn=("h2",))):
                     pass
             assert "no application protocol" in str(raised.value.__cause__)
-        assert at.records()[1:] == [("connect_intercept", "deny", "CONNECT", None)]
+        assert at.records()[1:] == [
+            ("connect_intercept", "allow", "CONNECT", None),  # the server was asked
+            ("connect_intercept", "deny", "CONNECT", None),
+        ]
+        assert "does not speak HTTP/2" in at.proxy.recorder.events[-1].reason
         async with at.proxy.client() as wire:
             assert (await wire.exchange(connect(f"{HOST}:443"), "CONNECT")).status == 200
             context = client_context(alpn=("h2", "http/1.1"))

@@ -1,0 +1,158 @@
+"""Requests by HTTP/2 under intercepted TLS: each is decided, recorded, and forwarded alone."""
+
+from __future__ import annotations
+
+from http2_peers import Http2Origin, head, multiplexing
+from looked_into import HOST
+from running_proxy import until
+
+RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
+
+
+async def test_streams_are_decided_and_recorded_one_by_one():
+    async with multiplexing(*RULES) as at, at.client() as client:
+        numbers = [
+            client.open(head(path))
+            for path in ("/api/x/../small?a=b", "/other?token=s3cret", "/api/secret", "/api/%7ea")
+        ]
+        await client.flush()
+        answers = [await client.answer(number) for number in numbers]
+        assert [one.status for one in answers] == [200, 403, 403, 200]
+        assert b"fits no endpoint rule" in answers[1].body
+        assert b"--allow-endpoint 'GET https://allowed.test/other'" in answers[1].body
+        assert (answers[0].body, dict(answers[0].fields)) == (b"ok", {b"x-origin": b"yes"})
+        assert sorted(at.requests()) == [
+            ("GET", "/api/secret", "deny"),
+            ("GET", "/api/small?a=[REDACTED]", "allow"),
+            ("GET", "/api/~a", "allow"),
+            ("GET", "/other?token=[REDACTED]", "deny"),
+        ]
+        assert sorted(one[":path"] for one in at.origin.requests) == ["/api/small?a=b", "/api/~a"]
+        assert at.origin.requests[0].fields[:3] == [
+            (b":method", b"GET"), (b":scheme", b"https"), (b":authority", HOST.encode()),
+        ]  # fmt: skip
+        modes = {(e.mode, e.target, e.port) for e in at.at.proxy.recorder.events[1:]}
+        assert modes == {("connect_intercept", HOST, 443)}
+        assert at.origin.connections == 1
+        flows = await at.at.proxy.flows(2)
+        assert all(one.status == 200 and one.first_byte_ms is not None for one in flows)
+        assert {one.closed_by for one in flows} == {"upstream"}
+        assert all(one.bytes_up > 40 and one.bytes_down > 5 for one in flows)
+
+
+async def test_bodies_and_trailers_go_both_ways():
+    async with multiplexing() as at, at.client() as client:
+        body = bytes(range(256)) * 2000
+        answer = await client.ask(
+            "/echo", body, "POST", trailers=[(b"x-sum", b"1")],
+            fields=[(b"te", b"trailers"), (b"content-type", b"application/grpc")],
+        )  # fmt: skip
+        assert (answer.status, bytes(answer.body)) == (200, body)
+        assert answer.trailers == [(b"grpc-status", b"0"), (b"x-sum", b"1")]
+        assert (b"te", b"trailers") in at.origin.requests[0].fields
+        assert len((await client.ask("/bytes/3000000")).body) == 3_000_000
+        assert (await client.ask("/sink", bytes(300_000), "POST")).body == b"300000"
+        answer = await client.ask("/bytes/10", method="HEAD")
+        assert (await client.ask("/interim")).interim == [103]
+        answer = await client.ask("/unchanged")
+        assert (answer.status, answer.ended) == (304, True)
+
+
+async def test_a_stream_that_is_not_read_stops_no_other_one():
+    async with multiplexing() as at, at.client() as client:
+        client.acknowledges = False
+        client.h2.increment_flow_control_window(2**30)
+        stalled = [client.open(head(f"/bytes/{1 << 20}")) for _ in range(50)]
+        await client.flush()
+        await client.until(
+            lambda: all(len(client.answers[number].body) == 65535 for number in stalled)
+        )
+        for _ in range(5):
+            assert (await client.ask("/x")).body == b"ok"
+        held = at.at.proxy.proxy.held_bytes
+        assert held <= 50 * 65535 + 65536
+        for number in stalled:
+            client.h2.reset_stream(number)
+        await client.flush()
+        await until(lambda: at.at.proxy.proxy.held_bytes == 0)
+        assert (await client.ask("/x")).status == 200
+        flows = await at.at.proxy.flows(50)
+        assert [one.closed_by for one in flows].count("client") == 50
+
+
+async def test_a_server_that_does_not_read_holds_back_the_client():
+    async with multiplexing(origin=Http2Origin(reads=False)) as at, at.client() as client:
+        number = client.open(head("/hold", "POST"), ended=False)
+        sent, before = 0, -1
+        while sent != before:  # a round trip brought no window
+            before = sent
+            while room := min(client.h2.local_flow_control_window(number), 16384):
+                client.h2.send_data(number, bytes(room))
+                sent += room
+            await client.flush()
+            assert (await client.ask("/x")).body == b"ok"
+        assert 65535 < sent <= 3 * 65535
+        assert at.at.proxy.proxy.held_bytes <= 65535
+
+
+async def test_an_http1_server_gets_http1_and_a_client_of_both_too():
+    from looked_into import client_context, looking_into, under_tls
+    from running_proxy import connect
+    from transparent_cage import get
+
+    async with looking_into(*RULES) as at:
+        for _ in range(2):
+            async with at.proxy.client() as wire:
+                await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+                context = client_context(alpn=("h2", "http/1.1"))
+                async with under_tls(wire, context=context) as secure:
+                    assert secure.stream.selected_alpn_protocol() == "http/1.1"
+                    assert (await secure.exchange(get(HOST, "/api/x"))).status == 200
+        assert at.origin.connections == 2, "the first one served to ask, too"
+
+
+async def test_when_the_server_leaves_its_streams_are_answered_and_others_get_a_new_connection():
+    origin = Http2Origin(leaves_after=2)
+    async with multiplexing(origin=origin) as at, at.client() as client:
+        first = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(origin.requests) == 1)
+        assert (await client.ask("/x")).body == b"ok"
+        assert (await client.ask("/y")).body == b"ok"
+        assert origin.connections == 2
+        origin.released.set()
+        assert (await client.answer(first)).body == b"held"
+        assert at.requests() == [("GET", "/hold", "allow"), ("GET", "/x", "allow"),
+                                 ("GET", "/y", "allow")]  # fmt: skip
+
+
+async def test_a_server_that_can_not_be_reached_is_a_502_for_each_stream():
+    async with multiplexing(trusts="nobody") as at, at.client(("h2",)) as client:
+        for _ in range(2):
+            answer = await client.ask("/x")
+            assert answer.status == 502
+            assert b"self-signed certificate" in answer.body
+        assert at.at.proxy.recorder.events[-1].denial_category == "upstream_connect_failed"
+
+
+async def test_many_requests_of_one_connection_are_all_answered():
+    async with multiplexing() as at, at.client() as client:
+        await client.until(lambda: client.agreed)
+        for _ in range(3):
+            numbers = [client.open(head(f"/x{index}")) for index in range(100)]
+            await client.flush()
+            for number in numbers:
+                assert (await client.answer(number)).status == 200
+        assert len(at.requests()) == len(at.origin.requests) == 300
+
+
+async def test_when_the_proxy_is_cut_every_flow_is_logged():
+    async with multiplexing() as at, at.client() as client:
+        client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(at.origin.requests) == 1)
+        at.at.proxy.connections.cancel()
+        flows = await at.at.proxy.flows(2)
+        assert {one.closed_by for one in flows} == {"shutdown"}
+        await until(lambda: at.at.proxy.proxy.open_connections == 0)
+        assert at.at.proxy.proxy.watched_sockets == 0
