@@ -6,10 +6,9 @@ import json
 import shutil
 
 import pytest
-from git_origin import GitOrigin, make_repository
 from harness import PROBES, SYSTEM_PYTHON, landlock_isolation, serving
 from own_ca import write_authority
-from tls_origin import signed_context, signed_origin
+from tls_origin import signed_origin
 
 HOST = "seen.example"
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
@@ -46,33 +45,3 @@ def test_the_requests_of_real_programs_are_seen_and_held_to_the_rules(
     assert {(one["mode"], one["target"]) for one in seen} == {("connect_intercept", HOST)}
     assert len([one for one in seen if one["decision"] == "allow"]) == len(origin.seen)
     assert sessions.call("audit", "verify", "latest").returncode == 0
-
-
-GIT = """
-git clone -q https://$1/project.git copy && cat copy/file && cd copy || exit 1
-git fetch -q origin && echo fetched
-echo two >> file && git -c user.name=a -c user.email=a@example.com commit -qam two
-git push -q origin main 2>&1 && echo pushed
-exit 0
-"""
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
-@pytest.mark.parametrize("isolation", ISOLATIONS)
-def test_read_only_lets_git_clone_and_fetch_and_not_push(isolation, sessions, tmp_path) -> None:
-    own = write_authority(tmp_path)
-    make_repository(tmp_path / "repositories")
-    origin = GitOrigin(signed_context(*own, HOST), tmp_path / "repositories")
-    where = f"{HOST}:{origin.port}"
-    with serving(origin):
-        done = sessions.run(
-            "--upstream-ca", str(own[0]), "--isolation", isolation, "--home", "private",
-            "--allow-endpoint", f"read-only https://{where}/**",
-            "--resolve", f"{where}:127.0.0.1",
-            "--", "sh", "-c", f"cd $HOME && {{ {GIT.strip()}\n}}", "sh", where,
-        )  # fmt: skip
-    assert done.stdout.startswith("one\nfetched\n"), done.stderr
-    assert "403" in done.stdout
-    assert "pushed" not in done.stdout
-    assert set(origin.seen) == {"GET /project.git/info/refs", "POST /project.git/git-upload-pack"}
-    assert f"GET https://{where}/project.git/info/refs fits no" in done.stderr

@@ -1,79 +1,91 @@
-"""A loopback git server over HTTPS, by git's own http-backend (CGI)."""
+"""A loopback HTTPS origin with a repository that everybody may push to, served by git itself."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tls_origin import TlsOrigin
+from tls_origin import signed_origin
 
 if TYPE_CHECKING:
-    import ssl
-    from pathlib import Path
+    from tls_origin import TlsOrigin
+
+REPOSITORY = "/org/repo.git"
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b.test",
+    "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b.test",
+}  # fmt: skip
 
 
-def git(*words: str, cwd: Path) -> None:
-    """Run git on the host, without its user's settings."""
-    environment = {
-        **os.environ, "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(cwd), "GIT_AUTHOR_NAME": "a",
-        "GIT_AUTHOR_EMAIL": "a@example.com", "GIT_COMMITTER_NAME": "a",
-        "GIT_COMMITTER_EMAIL": "a@example.com",
-    }  # fmt: skip
-    subprocess.run(["git", *words], cwd=cwd, env=environment, check=True, capture_output=True)
+def backend() -> str | None:
+    """The program that serves git over HTTP; None where it is not installed."""
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True)
+    path = Path(done.stdout.strip()) / "git-http-backend"
+    return str(path) if path.exists() else None
 
 
-def make_repository(root: Path) -> None:
-    """Make ROOT/project.git with one commit, open for pushes."""
-    work = root / "work"
-    work.mkdir(parents=True)
-    git("init", "-q", "-b", "main", cwd=work)
-    (work / "file").write_text("one\n")
-    git("add", "file", cwd=work)
-    git("commit", "-q", "-m", "one", cwd=work)
-    git("clone", "-q", "--bare", str(work), str(root / "project.git"), cwd=root)
-    git("config", "http.receivepack", "true", cwd=root / "project.git")
+def make_repository(root: Path) -> str:
+    """Make the repository with one commit below `root`; return the commit."""
+    bare, work = root / REPOSITORY[1:], root / "work"
+    for words in (
+        ("init", "-q", "--bare", "-b", "main", bare),
+        ("-C", bare, "config", "http.receivepack", "1"),
+        ("init", "-q", "-b", "main", work),
+        ("-C", work, "commit", "-q", "--allow-empty", "-m", "1"),
+        ("-C", work, "push", "-q", bare, "main"),
+    ):  # fmt: skip
+        subprocess.run(["git", *map(str, words)], check=True, env=os.environ | IDENTITY)
+    return head(root)
 
 
-class GitOrigin(TlsOrigin):
-    """Serves the repositories below `root`; `seen` has method and path of every request."""
-
-    def __init__(self, context: ssl.SSLContext, root: Path) -> None:
-        super().__init__(context)
-        self.root = root
-        self.RequestHandlerClass = _GitAnswer
+def head(root: Path) -> str:
+    """The commit of the repository's main branch."""
+    words = ["git", "-C", str(root / REPOSITORY[1:]), "rev-parse", "main"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
-class _GitAnswer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: GitOrigin
+def git_origin(certificate: Path, key: Path, host: str, root: Path) -> TlsOrigin:
+    """An origin for `host` that serves the repository below `root`."""
+    program = backend()
 
-    def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        self.server.seen.append(f"{self.command} {path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        variables = {
-            "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(self.server.root),
-            "GIT_HTTP_EXPORT_ALL": "1", "REQUEST_METHOD": self.command, "PATH_INFO": path,
-            "QUERY_STRING": query, "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)), "REMOTE_USER": "a", "REMOTE_ADDR": "127.0.0.1",
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
-            "GIT_CONFIG_VALUE_0": "*",
-        }  # fmt: skip
-        command = ["git", "http-backend"]
-        done = subprocess.run(command, input=body, env=variables, capture_output=True, check=False)
-        head, _, answer = done.stdout.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
-        self.send_response(int(fields.pop("Status", "200").split()[0]))
-        for name, value in fields.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+    class Handler(BaseHTTPRequestHandler):
+        server: TlsOrigin
 
-    do_POST = do_GET
+        def answer(self) -> None:
+            self.server.seen.append(f"{self.command} {self.path}")
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            done = subprocess.run(
+                [str(program)], input=body, capture_output=True, check=False,
+                env=os.environ | {
+                    "GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path,
+                    "QUERY_STRING": query, "REQUEST_METHOD": self.command, "REMOTE_USER": "a",
+                    "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                },
+            )  # fmt: skip
+            fields, _, content = done.stdout.partition(b"\r\n\r\n")
+            pairs = [line.decode().split(": ", 1) for line in fields.split(b"\r\n")]
+            status = next((value for name, value in pairs if name == "Status"), "200")
+            self.send_response(int(status.split()[0]))
+            for name, value in pairs:
+                if name != "Status":
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        do_GET = do_POST = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    origin = signed_origin(certificate, key, host)
+    origin.RequestHandlerClass = Handler
+    return origin

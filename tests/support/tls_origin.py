@@ -33,15 +33,10 @@ def signed_origin(
 
     `asks_clients`: it wants a certificate, and takes the authority's own.
     """
-    context = signed_context(certificate, key, host)
+    now = datetime.datetime.now(datetime.UTC)
+    authority = own_authority(certificate.read_bytes(), key.read_bytes(), now)
+    context = trio.run(SessionAuthority(authority).server_context, host)
     if asks_clients:
         context.load_verify_locations(certificate)
         context.verify_mode = ssl.CERT_REQUIRED
     return TlsOrigin(context)
-
-
-def signed_context(certificate: Path, key: Path, host: str) -> ssl.SSLContext:
-    """The context of such an origin."""
-    now = datetime.datetime.now(datetime.UTC)
-    authority = own_authority(certificate.read_bytes(), key.read_bytes(), now)
-    return trio.run(SessionAuthority(authority).server_context, host)
