@@ -11,7 +11,9 @@ from tunnels import opened
 
 from nono_trio.core.net.client_hello import ClientHello, read_client_hello
 from nono_trio.core.net.host import Host, parse_host
+from nono_trio.core.policy.endpoint_policy import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.proxy.access.decision import Decision, Refusal, host_denied
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
 from nono_trio.testing import FakeResolver, LoopbackDialler
@@ -173,3 +175,13 @@ async def test_a_request_to_the_proxy_itself_is_refused_before_any_record_allows
                     assert answer.status == 403
                     assert b"the target is this proxy itself" in answer.body
         assert {event.decision for event in proxy.recorder.events} == {"deny"}
+
+
+@pytest.mark.parametrize(("rule", "note"), [(DEFAULT_RULE, "--observe"), ("GET https://a/b", None)])
+def test_a_request_that_only_observe_lets_through_is_noted(rule, note):
+    """An audit rule lets through too, and the record names it."""
+    endpoint = EndpointVerdict(True, "/b", "/b", "audit", rule, observed=True)
+    decision = Decision("reverse", "a", 80, verdict=Verdict(True), endpoint=endpoint)
+    event = decision.event(1)
+    assert (event.decision, event.reason) == ("allow", note)
+    assert (event.endpoint_policy_action, event.endpoint_policy_rule) == ("audit", rule)
