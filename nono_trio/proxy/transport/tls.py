@@ -10,9 +10,8 @@ Rules of this file:
   so it is a failure of its side.
 - At most FEED bytes of ciphertext, one read of plaintext, and one piece of ciphertext that does not
   fit into the socket are held.
-- OpenSSL gets a few records at once, because each new key costs it 30 us: 64 KiB of them would
-  hold the loop for 0.1 s. Records in a row that bring no plaintext are bounded, and no record is
-  taken in while our own answers to earlier ones can't be sent.
+- OpenSSL gets a few records at once (tls_records.py). Records in a row that bring no plaintext are
+  bounded, and no record is taken in while our own answers to earlier ones can't be sent.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nono_trio.proxy.limits import READ_HEAD
+from nono_trio.proxy.transport.tls_records import RecordBatches
 from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 FEED: Final = 64 * 1024  # bytes of ciphertext taken in at once: four full records
 PIECE: Final = 64 * 1024  # bytes of plaintext encrypted at once; they count when all are sent
-HEADER: Final = 5  # bytes of a record's header (RFC 8446 5.1)
 PEEK: Final = 16 * 1024  # bytes that a look at the next ones may have to keep: one record
-BATCH: Final = 64  # records that OpenSSL gets at once
 # Bytes and records in a row that may bring no plaintext. OpenSSL takes certificates of 100 KiB in a
 # handshake, in records of 512 bytes or more. After it a server sends some tickets, and either side
 # may ask for new keys.
@@ -50,15 +48,13 @@ class TlsTransport:
 
     __slots__ = (
         "_bare",
-        "_bare_records",
+        "_batches",
         "_below",
         "_ciphertext",
         "_closes_below",
         "_encrypted",
         "_failure",
-        "_has_batch",
         "_has_ended",
-        "_held",
         "_incoming",
         "_is_below_at_end",
         "_is_cut",
@@ -66,7 +62,6 @@ class TlsTransport:
         "_offered",
         "_outgoing",
         "_peeked",
-        "_record_left",
         "_tls",
         "side",
     )
@@ -88,13 +83,7 @@ class TlsTransport:
         self._is_open = False
         """The handshake is complete."""
         self._bare = 0
-        self._bare_records = 0
-        self._held = early
-        """Ciphertext that OpenSSL has not got: records beyond a batch, or a part of a header."""
-        self._has_batch = bool(early)
-        """`_held` has more than a part of a header."""
-        self._record_left = 0
-        """The bytes of the last record that are still to come."""
+        self._batches = RecordBatches(early)
         self._is_below_at_end = False
         self._has_ended = False
         """The peer has sent close_notify."""
@@ -115,9 +104,10 @@ class TlsTransport:
     @property
     def readable(self) -> bool:
         """As `Transport.readable`."""
-        if self._peeked or self._has_batch or self._has_ended or self._failure is not None:
+        if self._peeked or self._has_ended or self._failure is not None:
             return True
-        return bool(self._incoming.pending or self._tls.pending()) or self._below.readable
+        waits = self._batches.has_batch or self._incoming.pending or self._tls.pending()
+        return bool(waits) or self._below.readable
 
     @property
     def ending(self) -> bool:
@@ -155,7 +145,7 @@ class TlsTransport:
                 try:
                     self._tls.do_handshake()
                     self._is_open = True
-                    self._bare = self._bare_records = 0
+                    self._bare = self._batches.records = 0
                 except ssl.SSLWantReadError:
                     self._flush()
                     if not self._feed():
@@ -300,7 +290,7 @@ class TlsTransport:
             except ssl.SSLError as error:
                 self._fail(error)
             self._is_open = True
-            self._bare = self._bare_records = 0
+            self._bare = self._batches.records = 0
             self._has_ended = not data
             return data
         return b""
@@ -327,37 +317,22 @@ class TlsTransport:
         """Take in ciphertext; returns False if none has come. Raises SideFailed."""
         if self._is_below_at_end:
             return True
-        if not self._has_batch:
+        batches = self._batches
+        if not batches.has_batch:
             data = self._below.try_receive(FEED)
             if data is None:
                 return False
             if not data:
                 self._is_below_at_end = True
-                self._incoming.write(self._held)
+                self._incoming.write(batches.rest())
                 self._incoming.write_eof()
                 return True
-            self._held += data
-        end = self._batch_end()
-        self._incoming.write(self._held[:end])
-        self._held = self._held[end:]
-        self._bare += end
+            batches.add(data)
+        self._bare += self._incoming.write(batches.next())
         most = MAX_BARE_RECORDS if self._is_open else MAX_HANDSHAKE_RECORDS
-        if self._bare > MAX_BARE or self._bare_records > most:
+        if self._bare > MAX_BARE or batches.records > most:
             raise SideFailed(self.side)
         return True
-
-    def _batch_end(self) -> int:
-        """Return where the batch at the front of `_held` ends, and note what is left of it."""
-        held, at = self._held, self._record_left
-        for _ in range(BATCH):
-            if at + HEADER > len(held):
-                break
-            at += HEADER + int.from_bytes(held[at + 3 : at + HEADER], "big")
-            self._bare_records += 1
-        self._record_left = max(0, at - len(held))
-        end = min(at, len(held))
-        self._has_batch = len(held) - end >= HEADER
-        return end
 
     def _fail(self, error: ssl.SSLError) -> NoReturn:
         self._is_cut = True

@@ -15,12 +15,15 @@ import trio
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from hypothesis import given
+from hypothesis import strategies as st
 from origin import tls_context
 from running_proxy import BOUND, until
 
 from nono_trio.proxy.transport import tls
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.tls import TlsTransport
+from nono_trio.proxy.transport.tls_records import BATCH, RecordBatches
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
 
 if TYPE_CHECKING:
@@ -432,6 +435,22 @@ async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, monkeypatch):
             await two.receive()
 
 
+@given(st.lists(st.binary(max_size=40), max_size=200), st.lists(st.integers(1, 900), min_size=1))
+def test_batches_are_all_the_bytes_and_end_with_records(bodies, sizes):
+    sent = b"".join(b"\x17\x03\x03" + len(body).to_bytes(2, "big") + body for body in bodies)
+    batches, got, at = RecordBatches(), [], 0
+    for size in [*sizes, len(sent) + 1]:
+        if at < len(sent):
+            batches.add(sent[at : at + size])
+            at += size
+        while batches.has_batch:
+            before = batches.records
+            got.append(batches.next())
+            assert batches.records - before <= BATCH
+    assert b"".join(got) + batches.rest() == sent
+    assert batches.records == len(bodies)
+
+
 class Forger:
     """Makes records of a TLS 1.3 client, which only its own library could make otherwise."""
 
@@ -478,7 +497,7 @@ async def test_new_keys_without_end_neither_hold_the_loop_nor_fill_memory(contex
         flood = b"".join(forger.new_keys() + forger.record(23, b"x") for _ in range(500))
         two.wire.sendall(flood)
         got = [await two.receive() for _ in range(3)]
-        assert all(0 < len(one) <= tls.BATCH for one in got)
+        assert all(0 < len(one) <= BATCH for one in got)
         assert two.ours.unsent <= tls.MAX_ANSWERS
         while len(b"".join(got)) < 500:
             got.append(await two.receive())
