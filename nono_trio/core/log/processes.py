@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from nono_trio.core.log.interpreters import is_interpreter, script_place
 from nono_trio.core.log.redaction import redact_argv
 from nono_trio.core.log.text_limits import bounded_text
 from nono_trio.core.net.endpoints import Endpoints
@@ -154,10 +155,14 @@ _WITHOUT_HOLDER: Final[dict[State, bytes]] = {
 }
 
 
-def shown_argv(argv: Sequence[str]) -> list[str]:
-    """The first arguments as a line has them; a secret flag's value is none of them."""
-    redacted = redact_argv(argv[:MAX_ARGUMENTS])
-    return [bounded_text(argument, MAX_ARGUMENT) for argument in redacted]
+def shown_argv(exe: str | None, argv: Sequence[str]) -> list[str]:
+    """The two arguments that a line has: the first, and the second or, of an interpreter with
+    options, the script. The value of a secret flag is none of them."""
+    script = script_place(program_name(exe), argv) or 1
+    redacted = redact_argv(argv[: script + 1])
+    return [
+        bounded_text(argument, MAX_ARGUMENT) for argument in (*redacted[:1], *redacted[script:])
+    ]
 
 
 def shown_path(path: str) -> str:
@@ -171,22 +176,17 @@ def program_text(exe: str | None, argv: Sequence[str] | None) -> str:
 
     Untrusted text: control characters are the caller's to remove.
     """
-    name = _last_part(exe) if exe else "unknown program"
-    if argv is None or len(argv) < 2 or not _is_interpreter(name):
+    name = program_name(exe)
+    if argv is None or len(argv) < 2 or not is_interpreter(name):
         return name
     script = argv[1]
     return name if script.startswith("-") else f"{name} {_last_part(script)}"
 
 
-def _is_interpreter(name: str) -> bool:
-    return name.rstrip("0123456789.-") in _INTERPRETERS
+def program_name(exe: str | None) -> str:
+    """The name of a program's file."""
+    return _last_part(exe) if exe else "unknown program"
 
 
 def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2] or path
-
-
-_INTERPRETERS: Final = frozenset(
-    ("python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "java", "sh", "bash",
-     "dash", "zsh", "ksh", "busybox", "lua", "luajit", "Rscript", "R", "tclsh", "wish")
-)  # fmt: skip

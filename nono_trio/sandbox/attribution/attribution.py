@@ -134,7 +134,7 @@ class Attribution:
                 looked = await in_thread(look, limiter=self._limiter)
                 program.argv = looked.argv
                 self._describing[program].looked.set()
-                if looked.file is not None:
+                if looked.file >= 0:
                     program.exe_sha256 = await in_thread(
                         self._hashes.sha256, looked.file, limiter=self._limiter
                     )
@@ -183,11 +183,11 @@ class ByThread(Attribution):
             pid = process_of(thread)
             with self._changing:
                 holder, is_new = self._holder(pid)
-                directory = self._known[pid].copy_directory() if is_new else -1
+                copied = self._known[pid].copy() if is_new else None
         except (OSError, ValueError):
             return UNKNOWN
-        if is_new:
-            looked = look_at(directory)
+        if copied is not None:
+            looked = look_at(*copied)
             holder.program.argv = looked.argv
             with self._changing:
                 self._looked[holder.program] = looked
@@ -235,5 +235,5 @@ class ByThread(Attribution):
             looked = self._looked.pop(program, None)
         if looked is None or self._describe(program, lambda: looked):
             return
-        if looked.file is not None:
+        if looked.file >= 0:
             os.close(looked.file)

@@ -121,15 +121,14 @@ class InNamespace(Attribution):
         return looking.seconds
 
     def _changed(self, process: Process, holder: Holder) -> None:
-        if holder.program.is_settled:
-            return
         try:
-            directory = process.copy_directory()
+            directory, image = process.copy()
         except OSError:
             holder.program.is_settled = True
             return
-        if not self._describe(holder.program, partial(look_at, directory)):
+        if not self._describe(holder.program, partial(look_at, directory, image)):
             os.close(directory)
+            image.close()
 
 
 def _together(holders: list[Holder]) -> Found:
