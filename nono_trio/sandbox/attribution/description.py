@@ -1,7 +1,8 @@
 """Reads a program's first arguments and the SHA-256 of its file.
 
-Both belong to the child. The arguments lie in its memory and the file on any file system, so a read
-may hang: it runs in one of a few threads, and a thread that hangs is abandoned. Rules of this file:
+Both belong to the child. The arguments lie in its memory, and the file may be large, so a thread
+reads them; one that hangs is abandoned. A file on a file system that may stop answering is not
+read (file_system.py). Rules of this file:
 the size of a file and the bytes hashed in a session are bounded. A hash is of the file that was
 opened and did not change meanwhile; it is cached by device, inode, size, mtime and ctime. If the
 process executed another program meanwhile, the result is empty.
@@ -17,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.core.log.processes import shown_argv
+from nono_trio.sandbox.attribution.file_system import may_hang
 from nono_trio.sandbox.attribution.image import read_stat
 
 if TYPE_CHECKING:
@@ -38,13 +40,15 @@ _SETTLED_SECONDS: Final = 2.0
 
 
 class Looked(NamedTuple):
-    """The arguments of a program and its file, open as a place; None and -1 if there is none."""
+    """The arguments of a program, and its hash if that was known. Otherwise `file` is open as a
+    place; it is -1 if there is nothing to hash."""
 
     argv: list[str] | None
+    sha256: str | None
     file: int
 
 
-def look_at(directory: int, image: Image) -> Looked:
+def look_at(directory: int, image: Image, hashes: FileHashes) -> Looked:
     """Read about the program `image` of the process whose directory in /proc is open as
     `directory`; takes both over. If the process has executed another program since, the arguments
     are None."""
@@ -59,7 +63,14 @@ def look_at(directory: int, image: Image) -> Looked:
         os.close(directory)
     file, image.file = image.file, -1
     image.close()
-    return Looked(argv, file)
+    if file < 0:
+        return Looked(argv, None, file)
+    hangs = may_hang(file)
+    known = None if hangs else hashes.known(file)
+    if hangs or known is not None:
+        os.close(file)
+        file = -1
+    return Looked(argv, known, file)
 
 
 def _arguments(directory: int, image: Image) -> list[str] | None:
@@ -82,6 +93,13 @@ class FileHashes:
         self._changing = threading.Lock()
         self._hashing: dict[_Identity, threading.Lock] = {}
         self._left = MAX_HASHED
+
+    def known(self, place: int) -> str | None:
+        """Return the digest of a file that is open as a place, if it was hashed before."""
+        try:
+            return self._known.get(_identity(os.fstat(place)))
+        except OSError:
+            return None
 
     def sha256(self, place: int) -> str | None:
         """Return the digest (hex) of a file that is open as a place, or None; closes that."""

@@ -1,4 +1,4 @@
-"""What is told of a process is of one process and one program. Real processes and sockets."""
+"""A line is about one process and one program. Real processes and sockets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from nono_trio.sandbox.attribution.sweep import Sweep, link_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from nono_trio.core.log.processes import Holder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -94,7 +92,7 @@ def test_path_hash_and_arguments_are_of_one_program() -> None:
         told.write("sleep 600\n")
         told.flush()
         wait_until(lambda: exe_of(pid) != before, "the other program")
-        looked = look_at(directory, image)
+        looked = look_at(directory, image, FileHashes())
         assert is_new
         assert holder.program.exe == before
         assert looked.argv is None  # what it says now is the other program's
@@ -145,7 +143,7 @@ def test_a_process_whose_first_thread_has_ended() -> None:
         )
         process = Process(pid)
         process.holder(turn=1)
-        looked = look_at(*process.copy())
+        looked = look_at(*process.copy(), FileHashes())
         assert looked.argv == [sys.executable, "-c"]
         os.close(looked.file)
         process.close()
@@ -157,7 +155,10 @@ import os, socket, subprocess, sys
 sys.path.insert(0, {tests!r})
 sys.path[:0] = {path!r}
 from test_process import search_in
-code = "import os, socket, sys; s = socket.socket(); print(os.fstat(s.fileno()).st_ino, flush=True); sys.stdin.read()"
+code = (
+    "import os, socket, sys; s = socket.socket()"
+    "; print(os.fstat(s.fileno()).st_ino, flush=True); sys.stdin.read()"
+)
 def start():
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -246,7 +247,7 @@ def test_the_looks_of_one_call_are_bounded_whatever_a_process_has_open(
 
 
 def test_likely_descriptors_come_first() -> None:
-    """Whether a client asks one by one, in turns, or keeps its connections: one look each."""
+    """One look each, for a client that asks one by one, in turns, or keeps its connections."""
     code = (
         "import os, socket, sys\n"
         "socks = [socket.socket() for _ in range(40)]\n"
@@ -292,5 +293,3 @@ def test_a_socket_of_another_family_is_nobodys() -> None:
         assert result.holders == {}
         assert result.is_complete
         search.close()
-
-
