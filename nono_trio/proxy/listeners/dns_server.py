@@ -181,7 +181,7 @@ async def _accept_connections(
                 sock, _ = listener.accept()
             except BlockingIOError:
                 if ending.is_asked:
-                    return
+                    break
                 await ending.readable(listener)
                 continue
             except OSError as error:

@@ -43,6 +43,21 @@ def test_the_value_of_a_secret_option_is_no_script() -> None:
     assert shown_argv("/usr/bin/node", ["node", "--token", "abc"]) == ["node", "--token"]
 
 
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("-uuser:secret", "-u[REDACTED]"),
+        ("-Uuser:secret", "-U[REDACTED]"),
+        ("-HAuthorization: Bearer abc", "-HAuthorization: [REDACTED]"),
+        ("-HAccept: text/html", "-HAccept: text/html"),
+        ("-sS", "-sS"),
+        ("-u", "-u"),
+    ],
+)
+def test_a_secret_in_one_word_with_its_option(word: str, shown: str) -> None:
+    assert shown_argv("/usr/bin/curl", ["curl", word, "http://a.example"]) == ["curl", shown]
+
+
 def test_a_program_is_told_with_its_script() -> None:
     argv = shown_argv("/usr/bin/python3.11", ["python3", "-u", "/srv/sync.py"])
     assert program_text("/usr/bin/python3.11", argv) == "python3.11 sync.py"

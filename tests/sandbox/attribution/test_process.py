@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 import pytest
 from harness import wait_until
 
+from nono_trio.sandbox.attribution.cage_processes import CageProcesses
 from nono_trio.sandbox.attribution.description import FileHashes, look_at
 from nono_trio.sandbox.attribution.process import Process
 from nono_trio.sandbox.attribution.search import Search
@@ -244,6 +245,25 @@ def test_the_looks_of_one_call_are_bounded_whatever_a_process_has_open(
         ((holder,),) = search.settle([inode], looking).values()
         assert holder.pid == pid
         search.close()
+
+
+def test_each_thread_is_a_step_of_its_own() -> None:
+    """The children of one with hundreds of threads are not listed at once."""
+    code = (
+        "import subprocess, sys, threading, time\n"
+        "for _ in range(200):\n"
+        "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with running(code) as (pid, _, tells):
+        child = int(tells.readline())
+        # Of this test's process the children are left out, as those of a launcher are.
+        listed = [*CageProcesses(os.getpid()).newest_first()]
+        place = listed.index(child)
+        assert pid not in listed
+        assert listed[:place].count(0) > 200
 
 
 def test_likely_descriptors_come_first() -> None:
