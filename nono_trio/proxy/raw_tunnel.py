@@ -70,7 +70,10 @@ class RawTunnel(ConnectionHandler):
         self._retry: HelloRetry | None = None
 
     async def _serve(self) -> None:
-        decision = self._about(FULL) if self._full else await self._authorize()
+        if self._full:  # what policy refuses is never a lack of room
+            decision: Decision | None = self._about(refusal_of(self._verdict) or FULL)
+        else:
+            decision = await self._authorize()
         if decision is None:
             return
         self._client.prove()

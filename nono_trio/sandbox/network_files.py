@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 HOSTS: Final = "/etc/hosts"
 RESOLVER: Final = "/etc/resolv.conf"
 
-_ASK_US: Final = f"nameserver {GATEWAY_IPV4}\noptions timeout:2 attempts:2\n"
+# No query is lost on the way, so asking again is no use: a busy machine only needs time.
+_ASK_US: Final = f"nameserver {GATEWAY_IPV4}\noptions timeout:10 attempts:2\n"
 
 
 def own_files(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[str, str]:

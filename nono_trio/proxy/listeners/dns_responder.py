@@ -84,19 +84,25 @@ class NameService:
         self.lost = 0
         """Queries that the kernel has dropped because they came too fast; known at the end."""
 
-    async def reply(self, message: bytes, origin: RecordOrigin | None = None) -> bytes | None:
-        """The answer to one message, None for silence. Raises AuditLost and SessionSealed, else
+    async def reply(
+        self,
+        message: bytes,
+        origin: RecordOrigin | None = None,
+        will_wait: Callable[[], None] | None = None,
+    ) -> bytes | None:
+        """The answer to one message, None for silence. `will_wait` is called before it waits for a
+        record. Raises AuditLost and SessionSealed, else
         nothing; if cancelled, a denial may be recorded that was not answered."""
         try:
             query = dns.parse_query(message)
         except dns.BadQuery as fault:
             try:
-                await self._record_no_query(fault, origin)
+                await self._record_no_query(fault, origin, will_wait)
             except AuditBusy:  # it stays counted
                 return None
             return fault.reply
         try:
-            return await self._answer(query, origin)
+            return await self._answer(query, origin, will_wait)
         except AuditBusy:  # no record, so no action
             return dns.empty_answer(query, dns.SERVER_FAILURE)
         except (AuditLost, SessionSealed):
@@ -125,7 +131,9 @@ class NameService:
             )
         )
 
-    async def _answer(self, query: dns.Query, origin: RecordOrigin | None) -> bytes:
+    async def _answer(
+        self, query: dns.Query, origin: RecordOrigin | None, will_wait: Callable[[], None] | None
+    ) -> bytes:
         name = query.name
         if query.kind == dns.PTR and (address := dns.reversed_address(name)) is not None:
             return self._pointer(query, address)
@@ -137,10 +145,12 @@ class NameService:
             return dns.address_answer(query, *own)
         host = _host(name)
         if host is None:
-            await self._deny(name, format_reason(DenialCode.NAME_IMPOSSIBLE), origin)
+            await self._deny(name, format_reason(DenialCode.NAME_IMPOSSIBLE), origin, will_wait)
             return dns.empty_answer(query, dns.NO_SUCH_NAME)
         if not self._is_allowed(host) and not self._is_service(query):
-            await self._deny(host.name, format_reason(DenialCode.NAME_NOT_ALLOWED), origin)
+            await self._deny(
+                host.name, format_reason(DenialCode.NAME_NOT_ALLOWED), origin, will_wait
+            )
         return self._fake_answer(query, host)
 
     def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:
@@ -173,23 +183,40 @@ class NameService:
         host = _host(name)
         return host is not None and self._is_allowed(host)
 
-    async def _record_no_query(self, fault: dns.BadQuery, origin: RecordOrigin | None) -> None:
+    async def _record_no_query(
+        self,
+        fault: dns.BadQuery,
+        origin: RecordOrigin | None,
+        will_wait: Callable[[], None] | None,
+    ) -> None:
         reason = format_reason(DenialCode.NO_QUERY, detail=fault.reason)
         if fault.name is not None:
-            await self._deny(fault.name, reason, origin)
-        elif isinstance(origin, Endpoints):
-            await self._deny_server(origin.server, origin.protocol.upper(), reason, origin)
-        else:
-            await self._deny_server("", "UDP", reason, origin)
+            await self._deny(fault.name, reason, origin, will_wait)
+            return
+        server, protocol = "", "UDP"
+        if isinstance(origin, Endpoints):
+            server, protocol = origin.server, origin.protocol.upper()
+        await self._deny_server(server, protocol, reason, origin, will_wait)
 
     async def _deny_server(
-        self, server: str, protocol: str, reason: str, origin: RecordOrigin | None
+        self,
+        server: str,
+        protocol: str,
+        reason: str,
+        origin: RecordOrigin | None,
+        will_wait: Callable[[], None] | None = None,
     ) -> None:
         decision = host_denied(server, DNS_PORT, reason, method=protocol)
-        await self._denials.record(f"{server} {protocol}", decision, origin)
+        await self._denials.record(f"{server} {protocol}", decision, origin, will_wait)
 
-    async def _deny(self, name: str, reason: str, origin: RecordOrigin | None) -> None:
-        await self._denials.record(name, _denied(name, reason), origin)
+    async def _deny(
+        self,
+        name: str,
+        reason: str,
+        origin: RecordOrigin | None,
+        will_wait: Callable[[], None] | None,
+    ) -> None:
+        await self._denials.record(name, _denied(name, reason), origin, will_wait)
 
 
 def _denied(target: str, reason: str) -> Decision:

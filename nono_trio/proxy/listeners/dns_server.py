@@ -4,6 +4,7 @@ Rules of this file:
 - A datagram is answered from the address that it was sent to, or the program would not accept the
   answer.
 - Datagrams are answered one by one, so the kernel's buffer is the queue, and a flood loses its own.
+  Only a query that waits for its record lets the next ones pass, up to MAX_WAITING of them.
 - A client that misbehaves loses its answer or its connection.
 - At the end, what has arrived is answered first (ending.py), since each query may be a record.
 """
@@ -27,12 +28,15 @@ from nono_trio.proxy.listeners.ending import serve_to_the_end
 from nono_trio.proxy.listeners.origin import origin_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nono_trio.proxy.listeners.dns_responder import NameService
     from nono_trio.proxy.listeners.ending import Ending
 
     Ancillary: TypeAlias = list[tuple[int, int, bytes]]
 
 BATCH: Final = 32  # datagrams answered before other tasks get a turn, about 1 ms
+MAX_WAITING: Final = 64  # queries of one socket that wait for their records
 MAX_CONNECTIONS: Final = 64  # a resolver keeps one open, and needs it only for long answers
 MESSAGE_SECONDS: Final = 10.0  # for one message of a connection (RFC 7766 6.2.3: some seconds)
 BACKOFF: Final = 0.1  # seconds, while the system has no descriptors or buffers left
@@ -56,26 +60,54 @@ async def serve_datagrams(sock: socket.socket, service: NameService) -> None:
         sock.setblocking(False)
         _tell_destinations(sock)
         try:
-            await serve_to_the_end(partial(_answer_datagrams, sock, service))
+            await serve_to_the_end(lambda ending: _Datagrams(sock, service, ending).answer())
         finally:
             service.lost += _dropped(sock)
 
 
-async def _answer_datagrams(sock: socket.socket, service: NameService, ending: Ending) -> None:
-    while True:
+class _Datagrams:
+    """Answers on one socket. One task receives at a time; when it has to wait for a record, it
+    starts another one to go on, and ends with its answer."""
+
+    def __init__(self, sock: socket.socket, service: NameService, ending: Ending) -> None:
+        self._socket = sock
+        self._service = service
+        self._ending = ending
+        self._waiting = 0
+
+    async def answer(self) -> None:
+        """Answer until the ending is asked for and nothing more has arrived. Raises AuditLost."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive, nursery)
+
+    async def _receive(self, nursery: trio.Nursery) -> None:
+        next_one: list[_Datagrams] = []
+
+        def pass_on() -> None:
+            if not next_one and self._waiting < MAX_WAITING:
+                self._waiting += 1
+                next_one.append(self)
+                nursery.start_soon(self._receive, nursery)
+
         try:
-            for _ in range(BATCH):
-                await _answer_one(sock, service)
-        except BlockingIOError:
-            if ending.is_asked:
-                return
-            await ending.readable(sock)
-        except OSError:  # what happened to an earlier answer, or no memory
-            await trio.sleep(BACKOFF)
-        except SessionSealed:
-            return
-        else:
-            await trio.lowlevel.checkpoint()
+            while True:
+                try:
+                    for _ in range(BATCH):
+                        await _answer_one(self._socket, self._service, pass_on)
+                        if next_one:
+                            return
+                except BlockingIOError:
+                    if self._ending.is_asked:
+                        return
+                    await self._ending.readable(self._socket)
+                except OSError:  # what happened to an earlier answer, or no memory
+                    await trio.sleep(BACKOFF)
+                except SessionSealed:
+                    return
+                else:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self._waiting -= len(next_one)
 
 
 def _dropped(sock: socket.socket) -> int:
@@ -87,9 +119,11 @@ def _dropped(sock: socket.socket) -> int:
     return int(_MEMORY_INFO.unpack(found)[-1]) if len(found) == _MEMORY_INFO.size else 0
 
 
-async def _answer_one(sock: socket.socket, service: NameService) -> None:
+async def _answer_one(
+    sock: socket.socket, service: NameService, will_wait: Callable[[], None]
+) -> None:
     message, ancillary, _, peer = sock.recvmsg(MAX_QUERY + 1, _ANCILLARY_SIZE)
-    reply = await service.reply(message, _asked_by(peer, ancillary))
+    reply = await service.reply(message, _asked_by(peer, ancillary), will_wait)
     if reply is not None:
         with suppress(OSError):  # a full buffer or a peer that has gone: it would ask again
             sock.sendmsg([reply], _reply_source(ancillary), 0, peer)
@@ -147,7 +181,7 @@ async def _accept_connections(
                 sock, _ = listener.accept()
             except BlockingIOError:
                 if ending.is_asked:
-                    return
+                    break
                 await ending.readable(listener)
                 continue
             except OSError as error:

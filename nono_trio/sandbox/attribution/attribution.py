@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_THREADS: Final = 4  # one hashes, one looks, and two may hang
+MOST_THREADS: Final = 12  # with those that hang: each file system that is dead may hold one
 DESCRIBE_SECONDS: Final = 20.0  # a file of 300 MB on a busy machine; after that it stays unknown
 MAX_DESCRIBED: Final = 256  # programs at a time; a child that starts more has some without a hash
 MAX_WAITING: Final = 4096  # lines of one program; what comes later is written without its hash
@@ -130,14 +131,17 @@ class Attribution:
 
     async def _fill_in(self, program: Program, look: Callable[[], Looked]) -> None:
         try:
-            with trio.move_on_after(DESCRIBE_SECONDS):
+            with trio.move_on_after(DESCRIBE_SECONDS) as describing:
                 looked = await in_thread(look, limiter=self._limiter)
                 program.argv = looked.argv
+                program.exe_sha256 = looked.sha256
                 self._describing[program].looked.set()
-                if looked.file is not None:
+                if looked.file >= 0:
                     program.exe_sha256 = await in_thread(
                         self._hashes.sha256, looked.file, limiter=self._limiter
                     )
+            if describing.cancelled_caught and self._limiter.total_tokens < MOST_THREADS:
+                self._limiter.total_tokens += 1  # in place of the one that hangs
         finally:
             self._settle(program)
 
@@ -183,11 +187,11 @@ class ByThread(Attribution):
             pid = process_of(thread)
             with self._changing:
                 holder, is_new = self._holder(pid)
-                directory = self._known[pid].copy_directory() if is_new else -1
+                copied = self._known[pid].copy() if is_new else None
         except (OSError, ValueError):
             return UNKNOWN
-        if is_new:
-            looked = look_at(directory)
+        if copied is not None:
+            looked = look_at(*copied, self._hashes)
             holder.program.argv = looked.argv
             with self._changing:
                 self._looked[holder.program] = looked
@@ -235,5 +239,5 @@ class ByThread(Attribution):
             looked = self._looked.pop(program, None)
         if looked is None or self._describe(program, lambda: looked):
             return
-        if looked.file is not None:
+        if looked.file >= 0:
             os.close(looked.file)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 MAX_SOUGHT: Final = 256  # sockets that wait for a look in steps; one more is UNKNOWN at once
 STEP_SECONDS: Final = 0.0005  # of processor time, before others have their turn
 MOST_SECONDS: Final = 0.2  # of processor time: 50,000 descriptors, or 4,000 ordinary processes
+LARGE_SECONDS: Final = 0.02  # a look at more than 400 ordinary processes
 
 
 class _Asked(NamedTuple):
@@ -98,8 +99,9 @@ class InNamespace(Attribution):
                 await self._is_asked.wait()
                 self._is_asked = trio.Event()
                 self._under_way, self._asked = self._asked, []
-                # A child that asks for ever has half of the time at most.
-                await trio.sleep(await self._look())
+                seconds = await self._look()
+                if seconds > LARGE_SECONDS:  # a child that asks for ever has half of the time
+                    await trio.sleep(seconds)
         finally:
             self._nursery = None
             for asked in [*self._under_way, *self._asked]:
@@ -121,15 +123,14 @@ class InNamespace(Attribution):
         return looking.seconds
 
     def _changed(self, process: Process, holder: Holder) -> None:
-        if holder.program.is_settled:
-            return
         try:
-            directory = process.copy_directory()
+            directory, image = process.copy()
         except OSError:
             holder.program.is_settled = True
             return
-        if not self._describe(holder.program, partial(look_at, directory)):
+        if not self._describe(holder.program, partial(look_at, directory, image, self._hashes)):
             os.close(directory)
+            image.close()
 
 
 def _together(holders: list[Holder]) -> Found:

@@ -13,9 +13,11 @@ import os
 import re
 from collections import deque
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.processes import Holder, Program, shown_path
+from nono_trio.sandbox.attribution.image import Image, read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_CLOEXEC
 _MOST_STAT: Final = 1024
-_STATE, _START_TIME = 0, 19  # of /proc/PID/stat, behind the name
-# Its last fields: where data, arguments and environment lie (another after an exec), and one more.
-_IMAGE_FIELDS: Final = 8
+_START_TIME: Final = 19  # of /proc/PID/stat, behind the name
+_ENDED: Final = (b"Z", b"X")
+MOST_THREADS: Final = 64  # looked at for one that lives on after the first one has ended
 _UID: Final = re.compile(rb"^Uid:\t\d+\t(\d+)", re.MULTILINE)
 _PROCESS: Final = re.compile(rb"^Tgid:\t(\d+)", re.MULTILINE)
 LOOKS: Final = 32  # readlinks, about 0.1 ms, between two chances to stop
@@ -54,8 +56,9 @@ class Process:
     """A process. `pid` is the host's; `files` is its open directory of descriptors."""
 
     __slots__ = (
-        "_checked", "_directory", "_highest", "_holder", "_image", "_last", "_lasting", "_memory",
-        "_order", "_slots", "_stat", "files", "pid", "places",
+        "_checked", "_directory", "_highest", "_holder", "_image", "_last", "_lasting",
+        "_order", "_slots", "_stat", "_where", "files", "pid",
+        "places",
     )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
@@ -71,27 +74,40 @@ class Process:
         self._highest = 0
         self._order = [self._last_finds, self._next_numbers, self._oldest_finds]
         self._holder: Holder | None = None
-        self._image: list[bytes] = []
+        self._image: Image | None = None
+        self._where = ""
         self._checked = -1
-        self._stat = self._memory = self.files = -1
+        self._stat = self.files = -1
         self._directory = os.open(f"/proc/{pid}", _DIRECTORY)
         try:
-            self.files = os.open("fd", _DIRECTORY, dir_fd=self._directory)
             self._stat = os.open("stat", _FILE, dir_fd=self._directory)
+            with suppress(PermissionError):  # the first thread has ended
+                self.files = os.open("fd", _DIRECTORY, dir_fd=self._directory)
         except OSError:
             self.close()
             raise
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for descriptor in (self._directory, self.files, self._stat, self._memory):
+        for descriptor in (self._directory, self.files, self._stat):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._directory = self.files = self._stat = self._memory = -1
+        self._directory = self.files = self._stat = -1
+        if self._image is not None:
+            self._image.close()
+            self._image = None
 
-    def copy_directory(self) -> int:
-        """A descriptor of its own for the directory in /proc, for a thread."""
-        return os.dup(self._directory)
+    def copy(self) -> tuple[int, Image]:
+        """The directory in /proc and the program, with descriptors of their own, for a thread;
+        raises OSError."""
+        if self._image is None:
+            raise AssertionError("a process whose program was not looked at")
+        image = self._image.copy()
+        try:
+            return os.dup(self._directory), image
+        except OSError:
+            image.close()
+            raise
 
     def sockets(self, wanted: Collection[str], *, most: int) -> tuple[list[tuple[str, str]], int]:
         """Look at up to `most` likely descriptors, until all that is wanted is found; return the
@@ -155,9 +171,10 @@ class Process:
     def is_alive(self) -> bool:
         """Return True while it runs."""
         try:
-            return self._fields()[_STATE] not in (b"Z", b"X")
+            self._read_stat()
         except (OSError, ValueError):
             return False
+        return True
 
     def remember(self, sockets: Sequence[tuple[str, str]]) -> None:
         """Sockets were found at these descriptors."""
@@ -190,44 +207,46 @@ class Process:
         """
         if self._holder is not None and self._checked == turn:
             return self._holder, False
-        text = os.pread(self._stat, _MOST_STAT, 0)
-        image = text.rsplit(b" ", _IMAGE_FIELDS)[1:]
+        text = self._read_stat()
         self._checked = turn
-        if self._holder is not None and image == self._image and self._has_same_memory():
+        if self._holder is not None and self._image is not None and self._image.is_of(text):
             return self._holder, False
-        self._image = image
-        self._hold_memory()
-        start_time = int(_fields(text)[_START_TIME])
-        self._holder = Holder(self.pid, start_time, self._uid(), self._program())
+        if self._image is not None:
+            self._image.close()
+            self._image = None
+        self._image = image = Image(self._directory, self._where)
+        program = Program(None if image.path is None else shown_path(image.path))
+        self._holder = Holder(self.pid, self._start_time(), self._uid(), program)
         return self._holder, True
 
-    def _hold_memory(self) -> None:
-        if self._memory >= 0:
-            os.close(self._memory)
-            self._memory = -1
-        with suppress(OSError):  # a kernel without it: the image alone tells
-            self._memory = os.open("pagemap", _FILE, dir_fd=self._directory)
-
-    def _has_same_memory(self) -> bool:
-        """False once the memory that it had is given up, as an exec does. Without randomized
-        addresses another program can have the same image."""
-        if self._memory < 0:
-            return True
+    def _read_stat(self) -> bytes:
+        """The stat of the process, or of a living thread; raises OSError if there is none."""
+        text = os.pread(self._stat, _MOST_STAT, 0)
+        if _is_running(text):
+            return text
+        tasks = os.open("task", _DIRECTORY, dir_fd=self._directory)
         try:
-            # Of memory that is in use the kernel refuses to read less than an entry.
-            os.pread(self._memory, 1, 0)
-        except OSError:
-            return True
-        return False
+            with os.scandir(tasks) as threads:
+                for thread in islice(threads, MOST_THREADS):
+                    where = f"task/{thread.name}/"
+                    with suppress(OSError):
+                        text = read_stat(self._directory, where)
+                        if _is_running(text):
+                            self._follow(where)
+                            return text
+        finally:
+            os.close(tasks)
+        raise ProcessLookupError("the process has ended")
 
-    def _fields(self) -> list[bytes]:
-        return _fields(os.pread(self._stat, _MOST_STAT, 0))
+    def _follow(self, where: str) -> None:
+        """From now on look at this thread."""
+        stat = os.open(f"{where}stat", _FILE, dir_fd=self._directory)
+        os.close(self._stat)
+        self._stat, self._where = stat, where
 
-    def _program(self) -> Program:
-        try:
-            return Program(shown_path(os.readlink("exe", dir_fd=self._directory)))
-        except OSError:  # the kernel shows its descriptors, but not its program
-            return Program(None, is_settled=True)
+    def _start_time(self) -> int:
+        text = read_stat(self._directory)
+        return int(text[text.rindex(b")") + 2 :].split()[_START_TIME])
 
     def _uid(self) -> int | None:
         with suppress(OSError):
@@ -240,8 +259,9 @@ class Process:
         return None
 
 
-def _fields(text: bytes) -> list[bytes]:
-    return text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
+def _is_running(stat: bytes) -> bool:
+    behind = stat.rindex(b")") + 2  # the name before may hold anything
+    return stat[behind : behind + 1] not in _ENDED
 
 
 def sockets_of(pid: int) -> Iterator[tuple[str, str]]:
@@ -284,16 +304,6 @@ def _sockets_in(files: int, before: str) -> Iterator[tuple[str, str]]:
                 continue
             if link.startswith("socket:"):
                 yield before + entry.name, link
-
-
-def image_of(directory: int) -> tuple[str, list[bytes]]:
-    """Path and image of the program of a process, to tell whether it has changed since; OSError."""
-    descriptor = os.open("stat", _FILE, dir_fd=directory)
-    try:
-        text = os.read(descriptor, _MOST_STAT)
-    finally:
-        os.close(descriptor)
-    return os.readlink("exe", dir_fd=directory), text.rsplit(b" ", _IMAGE_FIELDS)[1:]
 
 
 def process_of(thread: int) -> int:

@@ -21,6 +21,7 @@ from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.write import ledger_append
 from nono_trio.cli.audit.verify import verify_all
+from nono_trio.core.log.processes import decode_process
 
 PROGRAM = SUPPORT / "killed_at.py"
 KILL_SECONDS = 60
@@ -35,6 +36,14 @@ def killed(work, directory):
     assert (done.returncode, done.stderr) == (0, "")
     roots = sorted(directory.iterdir(), key=lambda path: int(path.name))
     return [path for root in roots for path in root.glob("audit/*") if path.is_dir()]
+
+
+def assert_whole_lines(path):
+    """Every line of a processes.ndjson is whole; a session may have none."""
+    text = path.read_bytes() if path.exists() else b""
+    assert text == b"" or text.endswith(b"\n")
+    for line in text.splitlines():
+        decode_process(line)
 
 
 def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, monkeypatch):
@@ -72,7 +81,8 @@ def test_a_removal_killed_before_every_call_is_no_tampering(memory_path, monkeyp
 @pytest.mark.parametrize(
     ("work", "least"),
     [
-        ("seal", 30), ("torn_everywhere", 45), ("empty", 30), ("without_files", 30),
+        ("programs", 30), ("seal", 30), ("torn_everywhere", 45), ("empty", 30),
+        ("without_files", 30),
         ("ended_only", 20), ("final_checkpoint", 10), ("in_the_ledger", 5),
     ],
 )  # fmt: skip
@@ -88,6 +98,7 @@ def test_killed_before_every_call(memory_path, work, least):
         assert recover(directory).outcome == ("sealed" if sealed else "recovered"), number
         answer = verify(directory)
         assert (answer.verdict, answer.first_bad) == ("verified", None), number
+        assert_whole_lines(directory / store.PROCESSES)
         report = ledger.verify(directory.parent)
         assert (report.count, report.first_bad, report.torn_tail) == (1, None, False), number
         ended = store.read_summary(directory)

@@ -381,6 +381,42 @@ async def test_a_datagram_is_answered_from_the_address_it_was_sent_to(family, bo
             assert reply[-4:] == IPv4Address("198.18.0.1").packed
 
 
+async def test_a_query_that_waits_for_its_record_holds_up_no_other():
+    """Neither an allowed name nor another denied one."""
+    at = Service("allowed.test")
+    released = trio.Event()
+
+    async def slow(event):
+        if event.target.startswith("slow"):
+            await released.wait()
+
+    at.recorder.before_commit = slow
+    async with datagrams(at, socket.AF_INET, "127.0.0.1") as port:
+        client = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with client:
+            await client.connect(("127.0.0.1", port))
+            answered = []
+            for name in (b"slow-1", b"slow-2", b"slow-2", b"quick", b"allowed", b"quick"):
+                await client.send(query(wire(name, b"test")))
+            with trio.fail_after(BOUND):
+                answered += [question(await client.recv(600)) for _ in range(3)]
+                assert sorted(answered) == ["allowed.test", "quick.test", "quick.test"]
+                assert [target for target, _ in at.events] == ["quick.test"]
+                released.set()
+                answered = [question(await client.recv(600)) for _ in range(3)]
+            assert sorted(answered) == ["slow-1.test", "slow-2.test", "slow-2.test"]
+    assert sorted(target for target, _ in at.events) == ["quick.test", "slow-1.test", "slow-2.test"]
+
+
+def question(reply: bytes) -> str:
+    """The name that a reply is about."""
+    labels, place = [], 12
+    while size := reply[place]:
+        labels.append(reply[place + 1 : place + 1 + size].decode())
+        place += 1 + size
+    return ".".join(labels)
+
+
 async def test_an_oversized_datagram_is_a_format_error_and_the_next_one_is_fine():
     at = Service("allowed.test")
     async with datagrams(at, socket.AF_INET, "127.0.0.1") as port:

@@ -13,6 +13,7 @@ from hellos import hello
 from origin import serving
 from running_proxy import BOUND, PATIENT, until
 from transparent_cage import (
+    ACCESS_DENIED,
     INTERNAL_ERROR,
     LITERAL,
     REAL,
@@ -175,6 +176,19 @@ async def test_a_full_proxy_says_so_to_each_in_its_own_way():
         assert answer is not None
         assert answer.status == 503
         assert [event[0] for event in await at.events(3)] == ["deny"] * 3
+
+
+async def test_what_policy_refuses_is_no_lack_of_room():
+    """A full proxy is a failure, which a run is not judged by."""
+    limits = ProxyLimits(connections=0, refusals=4, head=0.3, linger=0.3, sweep=0.02)
+    async with cage(limits=limits) as at:
+        assert await at.answer("evil.test", b"", 22) is None
+        assert await at.answer("evil.test", hello("evil.test")) == alert(ACCESS_DENIED)
+        answer = await at.ask("evil.test", get("evil.test"))
+        assert answer is not None
+        assert answer.status == 403
+        await at.events(3)
+        assert at.reasons == [f"evil.test:{port} is not on the allowlist" for port in (22, 443, 80)]
 
 
 async def test_several_listeners_wait_for_room_and_all_of_them_get_it():

@@ -72,6 +72,22 @@ async def test_a_connection_to_a_denied_host_is_recorded_also_if_nothing_is_aske
         assert await at.events(1) == [("deny", target, 80, None)]
 
 
+@pytest.mark.parametrize("target", [LITERAL, "evil.test"])
+async def test_half_a_request_to_a_denied_host_is_a_denied_attempt(target):
+    """Half a request to an allowed host is a failure, which a run is not judged by."""
+    async with cage() as at:
+        for host in (target, "allowed.test"):
+            async with at.connection(host, 80) as wire:
+                await wire.send(b"GET / HT")
+                await wire.end()
+                assert await wire.answer() is not None
+        await at.events(2)
+        assert at.reasons == [
+            f"{target}:80 is not on the allowlist",
+            "the connection was closed in the middle of a head",
+        ]
+
+
 async def test_a_connection_to_an_allowed_host_that_asks_for_nothing_is_not_recorded():
     async with cage() as at:
         async with at.connection("allowed.test", 80) as wire:

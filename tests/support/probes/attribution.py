@@ -11,6 +11,7 @@ import array
 import ctypes
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -82,6 +83,26 @@ def many(count: str) -> None:
         told(process)
     for process in workers:
         process.communicate()
+
+
+def crowded(count: str) -> None:
+    """One with so many descriptors, and a few others."""
+    process = worker("crowded", "crowd", env={**os.environ, "PROBE_COUNT": count})
+    many("4")
+    told(process)
+    process.communicate()
+
+
+def crowd(name: str) -> None:
+    wanted = int(os.environ["PROBE_COUNT"]) + 64
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    kept = [os.dup(0) for _ in range(wanted - 64)]
+    ask(*connect(name))
+    answered()
+    del kept
 
 
 def leaving(count: str) -> None:

@@ -1,0 +1,74 @@
+"""Tells whether a file's file system may stop answering: a network's, or one of FUSE.
+
+A thread that waits for such a file system can't be killed, and our process could not end before it.
+Rule of this file: the file system itself is not asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Device: TypeAlias = tuple[int, int]
+
+# The kinds that wait for no other machine or process. Overlays are mostly a container's root.
+_LOCAL: Final = frozenset(
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "zfs", "jfs", "reiserfs", "nilfs2",
+     "ubifs", "tmpfs", "ramfs", "rootfs", "devtmpfs", "overlay", "squashfs", "erofs", "iso9660",
+     "vfat", "exfat", "ntfs3", "hfsplus", "aufs")
+)  # fmt: skip
+_MOUNTS: Final = "/proc/self/mountinfo"
+_EMPTY_PATH: Final = 0x1000
+_DONT_SYNC: Final = 0x4000  # AT_STATX_DONT_SYNC: what the kernel knows already
+_SIZE: Final = 256
+_DEVICE: Final = struct.Struct("=136xII")  # of struct statx
+
+
+def may_hang(place: int) -> bool:
+    """Return True if the file that is open as `place` is on such a file system, and we are not: if
+    ours is dead, nothing is left to save. Blocks for a moment; raises nothing."""
+    try:
+        device = _device_of(place)
+        if device is None or device in _own_devices():
+            return False
+        return _kind_of(device) not in (None, *_LOCAL)
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+@lru_cache(1)
+def _own_devices() -> frozenset[Device]:
+    found = []
+    for path in ("/", sys.executable, __file__):
+        device = os.stat(path).st_dev
+        found.append((os.major(device), os.minor(device)))
+    return frozenset(found)
+
+
+def _device_of(place: int) -> Device | None:
+    statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+    if statx is None:
+        return None
+    result = ctypes.create_string_buffer(_SIZE)
+    if statx(place, b"", _EMPTY_PATH | _DONT_SYNC, 0, result) != 0:
+        raise OSError(ctypes.get_errno(), "statx")
+    major, minor = _DEVICE.unpack_from(result.raw)
+    return major, minor
+
+
+def _kind_of(device: Device) -> str | None:
+    """The kind of a file system that this machine has mounted, else None: the cage's own ones."""
+    number = f"{device[0]}:{device[1]}"
+    with open(_MOUNTS, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            before, _, behind = line.partition(" - ")
+            if before.split()[2] == number:
+                return behind.split()[0]
+    return None
