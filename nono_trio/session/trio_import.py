@@ -16,8 +16,11 @@ THREAD_LIBRARY = "libpthread.so.0"
 
 def import_trio() -> None:
     """Import trio, if it is not imported yet; call it before the modules that import trio."""
-    if sys.platform != "linux" or "trio" in sys.modules:
-        return
+    if sys.platform == "linux" and "trio" not in sys.modules:
+        _import_without_process()
+
+
+def _import_without_process() -> None:
     find_library = ctypes.util.find_library
     ctypes.util.find_library = lambda name: THREAD_LIBRARY if name == "pthread" else None
     try:

@@ -157,12 +157,15 @@ class HttpConnection(TunnelHandler):
         client, limits = self._client, self._proxy.limits
         client.expire_in(limits.keep_alive if self._served else limits.head)
         client.idle = True
+        expired = None
         try:
             data = await client.receive()
-        except Expired:
+        except Expired as error:
+            expired = error
+        if expired is not None:
             self._closed_by = "idle"
             await self._record_silence()
-            raise
+            raise expired
         client.idle = False
         return data
 
