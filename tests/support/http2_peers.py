@@ -15,6 +15,7 @@ from h2.events import (
     DataReceived,
     Event,
     InformationalResponseReceived,
+    PingAckReceived,
     RequestReceived,
     ResponseReceived,
     SettingsAcknowledged,
@@ -29,7 +30,7 @@ from running_proxy import BOUND, connect
 from nono_trio.proxy.intercept.session_authority import SessionAuthority
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 Fields = list[tuple[bytes, bytes]]
 LAX = {
@@ -230,6 +231,7 @@ class Http2Client(Peer):
         super().__init__(stream, is_client=True)
         self.answers: dict[int, Answer] = {}
         self.agreed = False
+        self.pinged = False
 
     async def start(self, settings: dict[int, int] | None = None) -> None:
         if settings:
@@ -248,6 +250,8 @@ class Http2Client(Peer):
         for event in await self.events():
             if isinstance(event, SettingsAcknowledged):
                 self.agreed = True
+            elif isinstance(event, PingAckReceived):
+                self.pinged = True
             answer = self.answers.setdefault(getattr(event, "stream_id", 0) or 0, Answer())
             if isinstance(event, ResponseReceived):
                 fields = list(event.headers)
@@ -342,11 +346,8 @@ class Multiplexing:
         return self.at.proxy.recorder.events[-1].reason or ""
 
 
-@asynccontextmanager
-async def multiplexing(
-    *rules: str, origin: Http2Origin | None = None, **settings: object
-) -> AsyncIterator[Multiplexing]:
-    origin = origin or Http2Origin()
+def guarded(origin: Http2Origin) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """The origin, for clients that break rules or leave."""
 
     async def behaviour(stream: trio.SocketStream) -> None:
         try:
@@ -354,5 +355,13 @@ async def multiplexing(
         except* (ProtocolError, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 
-    async with looking_into(*rules, behaviour=behaviour, **settings) as at:  # type: ignore[arg-type]
+    return behaviour
+
+
+@asynccontextmanager
+async def multiplexing(
+    *rules: str, origin: Http2Origin | None = None, **settings: object
+) -> AsyncIterator[Multiplexing]:
+    origin = origin or Http2Origin()
+    async with looking_into(*rules, behaviour=guarded(origin), **settings) as at:  # type: ignore[arg-type]
         yield Multiplexing(at, origin)

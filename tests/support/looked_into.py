@@ -124,12 +124,16 @@ async def looking_into(
 
 @asynccontextmanager
 async def looking_into_cage(
-    *rules: str, name: str = HOST, allow: tuple[str, ...] = (HOST, f"{HOST}:22"), **settings: object
+    *rules: str,
+    behaviour: Callable[[trio.SocketStream], Awaitable[None]] | None = None,
+    name: str = HOST,
+    allow: tuple[str, ...] = (HOST, f"{HOST}:22"),
+    **settings: object,
 ) -> AsyncIterator[tuple[Cage, Origin]]:
     """The same for programs that know of no proxy."""
     tls = await origin_context(name)
     async with (
-        serving(tls=tls) as origin,
+        serving(behaviour, tls=tls) as origin,
         cage(
             *allow,
             origin=origin,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -205,7 +206,8 @@ class MultiplexedConnection(ConnectionHandler):
         self._closed_by = "error"
         self._peer.refuse_more(fault.code)
         request = BadRequest(400, fault.reason)
-        await self._record(self._authorizer.malformed(_ANY_REQUEST, request))
+        with suppress(AuditBusy):
+            await self._record(self._authorizer.malformed(_ANY_REQUEST, request))
         await self._client.drain(self._proxy.limits.linger, self._peer.take_unsent())
 
     # -- the client's frames ----------------------------------------------------------------------

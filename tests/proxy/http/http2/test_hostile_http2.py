@@ -4,11 +4,13 @@ None of it reaches the origin unrecorded, and each bound ends the connection wit
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
+from hpack import Encoder
 from http2_peers import Http2Client, Http2Origin, head, multiplexing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -307,20 +309,21 @@ async def test_a_client_can_not_have_us_remember_without_end():
         await at.at.proxy.flows(1)
 
 
+class Hostile(Http2Origin):
+    frames = b""
+
+    def begin(self, peer, number, one, to_send):
+        if one[":path"] == "/ok/attack":
+            self.raw += self.frames
+        else:
+            super().begin(peer, number, one, to_send)
+
+    def end(self, peer, number, one, to_send):
+        if one[":path"] != "/ok/attack":
+            super().end(peer, number, one, to_send)
+
+
 async def test_a_hostile_server_is_a_502_and_nothing_of_it_reaches_the_client():
-    class Hostile(Http2Origin):
-        frames = b""
-
-        def begin(self, peer, number, one, to_send):
-            if one[":path"] == "/ok/attack":
-                self.raw += self.frames
-            else:
-                super().begin(peer, number, one, to_send)
-
-        def end(self, peer, number, one, to_send):
-            if one[":path"] != "/ok/attack":
-                super().end(peer, number, one, to_send)
-
     origin = Hostile()
     async with multiplexing(*RULES, origin=origin) as at, at.client() as client:
         for frames, reason in (
@@ -337,3 +340,56 @@ async def test_a_hostile_server_is_a_502_and_nothing_of_it_reaches_the_client():
                 assert (await other.ask("/ok/x")).status == 200
             assert origin.connections > connections
         assert (await client.ask("/ok/x")).status == 200
+
+
+BLOCKS = st.sampled_from(
+    [
+        Encoder().encode(head("/ok/x"), huffman=False),
+        Encoder().encode(head("/ok/sink", "POST"), huffman=False),
+        Encoder().encode(head("/no"), huffman=False),
+        b"\x88", b"\x82", b"\x3f\xe1\x1f", b"\xff\xff", b"",
+    ]
+)  # fmt: skip
+FRAMES = st.builds(
+    frame,
+    st.sampled_from([0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 7, 8, 8, 9, 10, 0xFF]),
+    st.sampled_from([0, 1, 4, 4, 5, 5, 8, 0x20, 0x2D]),
+    st.sampled_from([0, 1, 1, 2, 3, 3, 5, 7, 2**31 - 1]),
+    BLOCKS | st.binary(max_size=20) | st.sampled_from([bytes(4), bytes(8), b"\0\0\0\1"]),
+)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(floods=st.lists(st.lists(FRAMES, min_size=1, max_size=12), min_size=30, max_size=30))
+async def test_no_frames_of_a_client_break_the_proxy(caplog, floods):
+    async with multiplexing(*RULES) as at:
+        for frames in floods:
+            async with at.client(started=False) as client:
+                client.answers_settings = False
+                ping = frame(6, 0, 0, b"the last")
+                await send(client, PREFACE + SETTINGS + b"".join(frames) + ping)
+                with suppress(ProtocolError):
+                    await client.until(lambda: client.pinged)
+        await until(lambda: at.at.proxy.proxy.open_connections == 0)
+        assert at.at.proxy.proxy.held_bytes == at.at.interception.http2.open_streams == 0
+        allowed = [(m, p) for m, p, decision in at.requests() if decision == "allow"]
+        seen = [(one[":method"], one[":path"]) for one in at.origin.requests]
+        assert len(seen) <= len(allowed)
+        assert set(seen) <= {("GET", "/ok/x"), ("POST", "/ok/sink")}
+    assert not [one for one in caplog.messages if "bug" in one]
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(floods=st.lists(st.lists(FRAMES, min_size=1, max_size=12), min_size=20, max_size=20))
+async def test_no_frames_of_a_server_break_the_proxy(caplog, floods):
+    async with multiplexing(*RULES, origin=Hostile()) as at:
+        assert isinstance(at.origin, Hostile)
+        for frames in floods:
+            async with at.client() as client:
+                at.origin.frames = b"".join([*frames, frame(3, 0, 1, bytes(4))])
+                answer = await client.ask("/ok/attack")
+                assert answer.is_over or client.ended
+                assert (await client.ask("/ok/x")).status in (200, 502, 0)
+        await until(lambda: at.at.proxy.proxy.open_connections == 0)
+        assert at.at.proxy.proxy.held_bytes == at.at.interception.http2.open_streams == 0
+    assert not [one for one in caplog.messages if "bug" in one]

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from http2_peers import Http2Origin, head, multiplexing
-from looked_into import HOST
-from running_proxy import until
+import contextlib
+from dataclasses import replace
+
+import pytest
+import trio
+from http2_peers import Http2Client, Http2Origin, guarded, head, multiplexing
+from looked_into import HOST, client_context, looking_into, looking_into_cage, under_tls
+from origin import serving
+from proxy_server import Upstream, upstream_proxy
+from running_proxy import BOUND, QUICK, connect, until
+from transparent_cage import get
+
+from nono_trio.core.log.events import NetworkEvent
+from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.testing import FailingRecorder, MemoryRecorder
 
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
 
@@ -96,10 +108,6 @@ async def test_a_server_that_does_not_read_holds_back_the_client():
 
 
 async def test_an_http1_server_gets_http1_and_a_client_of_both_too():
-    from looked_into import client_context, looking_into, under_tls
-    from running_proxy import connect
-    from transparent_cage import get
-
     async with looking_into(*RULES) as at:
         for _ in range(2):
             async with at.proxy.client() as wire:
@@ -135,6 +143,24 @@ async def test_a_server_that_can_not_be_reached_is_a_502_for_each_stream():
         assert at.at.proxy.recorder.events[-1].denial_category == "upstream_connect_failed"
 
 
+async def test_an_answer_to_a_stream_that_was_reset_stops_no_other_one():
+    async with multiplexing() as at, at.client() as client:
+        number = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(at.origin.requests) == 1)
+        client.h2.reset_stream(number, 8)
+        await client.flush()
+        await until(lambda: at.origin.requests[0].reset is not None)
+        at.origin.raw = bytes([0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88]) + bytes(
+            [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]
+        )
+        for _ in range(3):
+            assert (await client.ask("/x")).body == b"ok"
+        assert at.origin.connections == 1
+        [flow, *_] = await at.at.proxy.flows(4)
+        assert (flow.closed_by, flow.bytes_down) == ("client", 0)
+
+
 async def test_many_requests_of_one_connection_are_all_answered():
     async with multiplexing() as at, at.client() as client:
         await client.until(lambda: client.agreed)
@@ -156,3 +182,100 @@ async def test_when_the_proxy_is_cut_every_flow_is_logged():
         assert {one.closed_by for one in flows} == {"shutdown"}
         await until(lambda: at.at.proxy.proxy.open_connections == 0)
         assert at.at.proxy.proxy.watched_sockets == 0
+
+
+async def test_no_stream_waits_for_the_record_of_another_one_and_none_goes_out_before_its_own():
+    held, released = trio.Event(), trio.Event()
+
+    async def before_commit(event: NetworkEvent) -> None:
+        if event.path == "/slow":
+            held.set()
+            await released.wait()
+
+    recorder = MemoryRecorder()
+    recorder.before_commit = before_commit
+    async with multiplexing(recorder=recorder) as at, at.client() as client:
+        slow = client.open(head("/slow"))
+        await client.flush()
+        with trio.fail_after(BOUND):
+            await held.wait()
+        for _ in range(3):
+            assert (await client.ask("/x")).body == b"ok"
+        assert [one[":path"] for one in at.origin.requests] == ["/x"] * 3
+        released.set()
+        assert (await client.answer(slow)).body == b"ok"
+
+
+@pytest.mark.parametrize("error", [AuditLost("no space left on device"), SessionSealed("sealed")])
+async def test_without_a_log_nothing_goes_out(error):
+    recorder = FailingRecorder(2, error)
+    with contextlib.suppress(BaseExceptionGroup):
+        async with multiplexing(recorder=recorder) as at, at.client() as client:
+            client.open(head("/x"))
+            await client.flush()
+            await client.until(lambda: False)
+            assert not at.origin.requests
+            assert client.ended
+
+
+async def test_a_log_that_can_not_keep_up_is_a_503_for_the_stream():
+    recorder = FailingRecorder(2, AuditBusy("full"))
+    async with multiplexing(recorder=recorder) as at, at.client() as client:
+        assert (await client.ask("/x")).status == 503
+        assert not at.origin.requests
+
+
+async def test_long_answers_hold_up_no_short_one():
+    async with multiplexing() as at, at.client() as client:
+        long = [client.open(head(f"/bytes/{3_000_000}")) for _ in range(10)]
+        await client.flush()
+        for _ in range(10):
+            assert (await client.ask("/x")).body == b"ok"
+        assert not any(client.answers[number].ended for number in long)
+        for number in long:
+            assert len((await client.answer(number)).body) == 3_000_000
+        assert at.at.proxy.proxy.held_bytes == 0
+
+
+async def test_through_an_upstream_proxy():
+    async with serving(behaviour := Upstream(0)) as upstream:
+        settings = upstream_proxy(upstream.port)
+        async with multiplexing(*RULES, upstream_proxy=settings) as at:
+            behaviour.origin_port = at.at.origin.port
+            assert at.at.proxy.dialler is not None
+            at.at.proxy.dialler.port = upstream.port
+            async with at.client() as client:
+                assert (await client.ask("/api/x")).status == 200
+                assert (await client.ask("/other")).status == 403
+            assert [one.target for one in behaviour.asked] == [f"{HOST}:443".encode()]
+            [event, _] = at.at.proxy.recorder.events[2:]
+            assert event.upstream == f"127.0.0.1:{upstream.port}"
+
+
+async def test_a_program_that_knows_of_no_proxy():
+    async with looking_into_cage(*RULES, behaviour=guarded(Http2Origin())) as (at, _):
+        async with at.connection(HOST, 443) as raw:
+            context = client_context(alpn=("h2",))
+            async with under_tls(raw, context=context) as secure:
+                client = Http2Client(secure.stream)
+                await client.start()
+                assert (await client.ask("/api/x")).status == 200
+                assert (await client.ask("/other")).status == 403
+        assert await at.events(3) == [
+            ("allow", HOST, 443, "TLS"),
+            ("allow", HOST, 443, "GET"),
+            ("deny", HOST, 443, "GET"),
+        ]
+
+
+async def test_an_idle_connection_ends_with_goaway_and_a_busy_one_is_kept():
+    async with multiplexing(limits=replace(QUICK, idle=30.0)) as at, at.client() as client:
+        number = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(at.origin.requests) == 1)
+        await trio.sleep(QUICK.keep_alive * 2)
+        at.origin.released.set()
+        assert (await client.answer(number)).body == b"held"
+        await client.until(lambda: False)
+        assert client.going is not None
+        assert client.going.error_code == 0
