@@ -27,7 +27,7 @@ from .. import protocol
 from ..import_freeze import freeze_imports
 from . import fuse_messages as fuse
 from . import syscalls
-from .call_numbers import number_of
+from .creating_calls import creates_file, creating_calls
 from .view_reports import ACKNOWLEDGED, NO_PATH, Reports
 from .view_tree import Place, TreeError, decode_tree, is_below
 
@@ -42,13 +42,6 @@ MOST_LATE: Final = 8192  # answered without a record, which may still come
 # later create of such a name is not seen.
 _SYSTEM: Final = ("/etc", "/usr", "/lib", "/lib64", "/dev")
 
-_CREATE: Final = os.O_CREAT | 0o20000000  # __O_TMPFILE
-# Calls that make something at a path; for the first two, which argument has the flags.
-_OPENING: Final = {"open": 1, "openat": 2}
-_CREATING: Final = (
-    "creat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat",
-    "rename", "renameat", "renameat2", "bind",
-)  # fmt: skip
 _CHANGES: Final = frozenset(
     (
         fuse.SETATTR, fuse.SYMLINK, fuse.MKNOD, fuse.MKDIR, fuse.UNLINK, fuse.RMDIR, fuse.RENAME,
@@ -160,7 +153,7 @@ class ViewServer:
         self._clock = clock
         self._home = home
         self._nodes = _nodes(places)
-        self._creating = _creating_calls()
+        self._creating = creating_calls()
         self._number = NO_PATH
         self.listed: frozenset[str] = frozenset()
         """Directories whose listing is told like a look-up: it would name what is in them."""
@@ -346,13 +339,13 @@ class ViewServer:
 
     def _is_told(self, request: fuse.Request, parent: _Node, answer: bytes) -> bool:
         """Report a missing name; as `_must_wait`."""
-        creates = self._creates(request.thread)
-        if (request.node, request.name, creates) in self._known:
+        is_create = creates_file(request.thread, self._creating)
+        if (request.node, request.name, is_create) in self._known:
             return False
         path = os.fsencode(parent.place.path.rstrip("/")) + b"/" + request.name
-        if self._is_of_home(path, creates=creates):
+        if self._is_of_home(path, creates=is_create):
             return False
-        return self._must_wait(request, (request.node, request.name, creates), path, answer)
+        return self._must_wait(request, (request.node, request.name, is_create), path, answer)
 
     def _must_wait(
         self, request: fuse.Request, known: tuple[int, bytes, bool], path: bytes, answer: bytes
@@ -382,24 +375,6 @@ class ViewServer:
             return False
         return creates or home.has(path)
 
-    def _creates(self, thread: int) -> bool:
-        """Return whether the thread is in a system call that creates a file; it waits meanwhile.
-
-        A program that only its owner may read, or nobody, hides its calls from an ordinary user: it
-        counts as creating, so that it can't hide a create.
-        """
-        try:
-            with open(f"/proc/{thread}/syscall", "rb", buffering=0) as file:
-                words = file.read(256).split()
-            call = self._creating.get(int(words[0]))
-            if call is None:
-                return False
-            return call == 0 or bool(int(words[1 + call], 16) & _CREATE)
-        except PermissionError:
-            return True
-        except (OSError, ValueError, IndexError):
-            return False
-
     def _write(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # its caller was killed
             os.write(self._device, message)
@@ -425,10 +400,3 @@ def _nodes(places: Sequence[Place]) -> dict[int, _Node]:
             directory, _, name = place.path.rpartition("/")
             nodes[numbers[directory or "/"]].children[os.fsencode(name)] = number
     return nodes
-
-
-def _creating_calls() -> dict[int, int]:
-    """The numbers of the calls that may make something, with the place of their flags (0: none)."""
-    named = {**dict.fromkeys(_CREATING, 0), **_OPENING}
-    found = {number_of(name): place for name, place in named.items()}
-    return {number: place for number, place in found.items() if number is not None}
