@@ -106,7 +106,7 @@ _JUDGING = (
     option("--fail-on-deny", is_flag=True, group="judging",
            help="Exit 3 when the command succeeded but something was denied: a network attempt, or"
            " (where denied files are seen) a file created outside the grants. A dead host, a"
-           " request that the proxy asked the password for, and hits of --deny-domain and"
+           " request that comes again with the proxy's password, and hits of --deny-domain and"
            " --deny-endpoint don't count."),
     option("--fail-on", type=OneOf(["policy", "all"]), default=None, group="judging",
            help="policy: as --fail-on-deny. all: also for hits of --deny-domain and --deny-endpoint"

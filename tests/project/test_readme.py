@@ -54,6 +54,8 @@ CHANGING = (
     # The record of what the kernel refuses follows when it can; its program may be gone by then.
     (r"<time> deny +connect +(127\.0\.0\.1:8080|192\.0\.2\.53:443) .*\n", ""),
     (r", 192\.0\.2\.53\)", ")"),
+    (r"<time> deny +file .*\n", ""),
+    (r"nono-trio: \d+ files? not granted: .*\n", ""),
     (r"agent\.py +\d+ +4 +1 ", "agent.py <n> 4 1 "),
     (r"\(gone before it was found\) .*\n", ""),
     (r" +", " "),

@@ -187,20 +187,14 @@ class Policy:
         return frozenset(self._allow.ports)
 
     def decides_every_port(self, host: Host) -> bool:
-        """Return True if an entry (`HOST:*`), or observation, may allow any port of the host."""
-        if self._block:
-            return False
-        if self._observe and may_be_public(host):
-            return True
-        return any(self._allow.find(host, ANY_PORT))
+        """Return True if an entry (`HOST:*`) may allow any port of the host."""
+        return not self._block and any(self._allow.find(host, ANY_PORT))
 
     @property
     def every_port_networks(self) -> tuple[str, ...]:
         """The networks in the cage to which connections to every port must be decided."""
         if self._block:
             return ()
-        if self._observe:
-            return ("0.0.0.0/0", "::/0")
         hosts = [rule.host for rule in self._allow.every_port]
         literals = [f"{one.address}/{one.address.max_prefixlen}" for one in hosts if one.address]
         has_names = any(one.address is None for one in hosts)
