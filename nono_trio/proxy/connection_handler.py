@@ -138,13 +138,9 @@ class ConnectionHandler(ABC):
         """Serve until one side has ended. Raises AuditLost; nothing else but cancellation leaves
         here, and in every case the client's socket is closed."""
         try:
-            with suppress(OSError, Expired):  # the client left or took too long
-                await self._serve()
-            await self._record_unasked()
+            await self._serve_or_say_busy()
         except SessionSealed:
             return  # the client came too late
-        except AuditBusy:  # the one answer without an event: nothing was done
-            await self._answer_busy()
         except AuditLost:
             raise
         except Exception as error:  # one bad client must not end the session of all the others
@@ -153,13 +149,23 @@ class ConnectionHandler(ABC):
         finally:
             self._close()
 
+    async def _serve_or_say_busy(self) -> None:
+        try:
+            with suppress(OSError, Expired):  # the client left or took too long
+                await self._serve()
+            await self._record_unasked()
+        except AuditBusy:  # the one answer without an event: nothing was done
+            with suppress(OSError, Expired):
+                await self._answer_busy()
+
     @abstractmethod
     async def _serve(self) -> None:
         """Decide, record, act. `handle` contains every error that this raises."""
 
     @abstractmethod
     async def _answer_busy(self) -> None:
-        """Tell the client that nothing was recorded, so nothing done. Raises only Cancelled."""
+        """Tell the client that nothing was recorded, so nothing done. `handle` contains every error
+        that this raises."""
 
     def _close(self) -> None:
         self._client.close()
@@ -248,7 +254,8 @@ class ConnectionHandler(ABC):
             await tunnel.carry(self._proxy.limits, greeting, look, retry)
         except (BadHello, OtherHello) as fault:
             # In the middle of a handshake any bytes of ours could be taken for the server's.
-            await self._record(second_hello(recorded.decision, fault))
+            with suppress(AuditBusy):  # the reset says it as well
+                await self._record(second_hello(recorded.decision, fault))
             self._client.transport.reset()
         finally:
             upstream.transport.close()

@@ -9,6 +9,7 @@ from running_proxy import AUTH, BOUND, QUICK, TOKEN, Wire, connect, http, runnin
 
 from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler, MemoryRecorder
 
 
@@ -135,6 +136,20 @@ async def test_a_busy_log_is_a_503_and_nothing_is_done():
         assert answer is not None
         assert answer.status == 503
         assert proxy.resolver.asked == []
+
+
+async def test_an_answer_that_fails_while_the_log_is_busy_ends_one_connection_only(monkeypatch):
+    async def fail(_: object) -> None:
+        raise AssertionError("other bytes were offered")
+
+    recorder = FailingRecorder(error=AuditBusy("full"))
+    async with running(["allowed.test"], recorder=recorder) as proxy:
+        with monkeypatch.context() as patched:
+            patched.setattr(HttpConnection, "_answer_busy", fail)
+            assert await proxy.ask(connect("allowed.test:443")) is None
+        answer = await proxy.ask(connect("allowed.test:443"))
+        assert answer is not None
+        assert answer.status == 503
 
 
 async def test_a_sealed_log_cuts_the_connection():

@@ -6,9 +6,10 @@ Rules of this file:
 - Only whole frames are handed on, a few at a time, so that one read can't hold the loop.
 - GOAWAY is read here and not handed on: h2 ends the connection at once, and the open streams must
   still be answered (RFC 9113 6.8). PRIORITY and frames of unknown types are dropped.
-- A frame that moves no request on costs one unit. Units come back with time, and those for window
-  updates also with each body frame that was sent. Resets come back with time alone: a stream that
-  is opened and reset costs us more than the peer (CVE-2023-44487).
+- A frame that moves no request on costs one unit; so does one for a stream that is not open, which
+  h2 finds. Units come back with time, and those for window updates also with each body frame that
+  was sent. Resets come back with time alone: a stream that is opened and reset costs us more than
+  the peer (CVE-2023-44487).
 - A head is bounded by bytes and by frames, also before its last frame has come.
 """
 
@@ -35,10 +36,10 @@ REFUSED_STREAM: Final = 7
 CANCEL: Final = 8
 ENHANCE_YOUR_CALM: Final = 11
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
-    0, 1, 3, 4, 5, 7, 8, 9,
-)  # fmt: skip
-_PASSED: Final = frozenset({_DATA, _HEADERS, _RST_STREAM, _SETTINGS, 6, _WINDOW_UPDATE})
+DATA: Final = 0
+HEADERS: Final = 1
+_RST_STREAM, _SETTINGS, _PUSH_PROMISE, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 3, 4, 5, 7, 8, 9
+_PASSED: Final = frozenset({DATA, HEADERS, _RST_STREAM, _SETTINGS, 6, _WINDOW_UPDATE})
 _ACK = _END_STREAM = 0x1
 _END_HEADERS: Final = 0x4
 _PADDED: Final = 0x8
@@ -73,6 +74,7 @@ class FrameSplitter:
         self._settings = 0
         self._has_begun = False
         self._units = self._resets = BURST
+        self._resettable = 0
         self._refilled: float | None = None
 
     @property
@@ -81,7 +83,7 @@ class FrameSplitter:
         held = self._held
         if not self._has_begun or self._block is not None:
             return True
-        return bool(held) and (len(held) < HEADER or held[3] == _HEADERS)
+        return bool(held) and (len(held) < HEADER or held[3] == HEADERS)
 
     def add(self, data: bytes) -> None:
         """Add what was read; the caller reads no more before `take` has returned nothing."""
@@ -90,6 +92,16 @@ class FrameSplitter:
     def earn(self) -> None:
         """Note that a frame with a body went to the peer, which answers with window updates."""
         self._units = min(BURST, self._units + 2)
+
+    def may_be_reset(self) -> None:
+        """Note that a stream was opened for a server, which may reset it."""
+        self._resettable += 1
+
+    def spend(self) -> None:
+        """Count a frame that moves no request on. Raises Http2Fault."""
+        self._units -= 1
+        if self._units < 0:
+            raise Http2Fault(ENHANCE_YOUR_CALM, "too many frames that carry nothing of a request")
 
     def take(self, now: float) -> bytes:
         """Return the next whole frames, at most BATCH; b"" if more bytes are needed.
@@ -145,18 +157,18 @@ class FrameSplitter:
             raise Http2Fault(PROTOCOL_ERROR, "a CONTINUATION frame continues no head")
         if kind == _PUSH_PROMISE:
             raise Http2Fault(PROTOCOL_ERROR, "a push came, though the settings refuse it")
-        if kind == _HEADERS:
+        if kind == HEADERS:
             self._begin_block(flags, stream, len(frame) - HEADER)
         elif kind == _RST_STREAM:
             self._count_reset()
-        elif kind != _DATA:
-            self._spend()
+        elif kind != DATA:
+            self.spend()
             if kind == _SETTINGS and not flags & _ACK:
                 self._count_settings(len(frame) - HEADER)
             elif kind == _GOAWAY:
                 self._note_goaway(frame)
         elif _is_empty(frame) and not flags & _END_STREAM:
-            self._spend()
+            self.spend()
         return kind in _PASSED
 
     def _begin_block(self, flags: int, stream: int, length: int) -> None:
@@ -182,21 +194,20 @@ class FrameSplitter:
             )
 
     def _count_reset(self) -> None:
-        if self._is_client:  # a server can reset no more streams than were opened for the client
+        if self._is_client:
             self._resets -= 1
             if self._resets < 0:
                 reason = "streams are reset faster than they can be served"
                 raise Http2Fault(ENHANCE_YOUR_CALM, reason)
+        elif self._resettable:  # a server may reset as many streams as were opened
+            self._resettable -= 1
+        else:
+            self.spend()
 
     def _count_settings(self, length: int) -> None:
         self._settings += 1
         if self._settings > MAX_SETTINGS_FRAMES or length > 6 * MAX_SETTINGS:
             raise Http2Fault(ENHANCE_YOUR_CALM, "too many settings")
-
-    def _spend(self) -> None:
-        self._units -= 1
-        if self._units < 0:
-            raise Http2Fault(ENHANCE_YOUR_CALM, "too many frames that carry nothing of a request")
 
     def _note_goaway(self, frame: bytes) -> None:
         if len(frame) < HEADER + 8:

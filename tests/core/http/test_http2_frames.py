@@ -112,9 +112,14 @@ def test_window_updates_that_answer_body_frames_cost_nothing():
 
 def test_a_server_may_reset_as_many_streams_as_were_opened():
     found = splitter(is_client=False)
+    for _ in range(5000):
+        found.may_be_reset()
     found.add(SETTINGS + frame(3, 0, 1, bytes(4)) * 5000)
     while found.take(0.0):
         pass
+    found.add(frame(3, 0, 1, bytes(4)) * 1001)
+    with pytest.raises(Http2Fault):
+        all(iter(lambda: found.take(0.0), b""))
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ class MultiplexedConnection(ConnectionHandler):
     async def serve_streams(self) -> ClosedBy:
         """Serve until either side ends the connection; return which one.
 
+        A log that can't keep up resets the connection: an answer of HTTP/1.1 has no place here.
         Raises as `ConnectionHandler.handle` expects it. Also if cancelled, every flow is logged and
         each connection to the server is closed.
         """
@@ -136,6 +137,9 @@ class MultiplexedConnection(ConnectionHandler):
                 self._nursery.cancel_scope.cancel(reason="the client's connection has ended")
         finally:
             self._end_all()
+        if isinstance(failure, AuditBusy):
+            self._client.transport.reset()
+            return "error"
         if failure is not None:
             raise failure
         return self._closed_by
@@ -214,8 +218,6 @@ class MultiplexedConnection(ConnectionHandler):
 
     def _receive(self) -> bool:
         """Take in the next frames; return whether any came. Raises Http2Fault, SideFailed."""
-        if self._peer.unsent > MAX_UNSENT:
-            return False
         if any(one.peer.unsent > MAX_UNSENT for one in self._upstreams.all):
             return False
         events = self._peer.receive(trio.current_time())
@@ -266,12 +268,12 @@ class MultiplexedConnection(ConnectionHandler):
         if isinstance(request, ConnectRequest):
             raise AssertionError("a CONNECT has no path")  # noqa: TRY004
         stream.take_request(request)
+        if decision.refusal is not None:  # what policy refuses is never a lack of room
+            return decision
         if has_ended and request.head.length:
             return decision.refused(Refusal(400, TOO_SHORT))
         if self._state.open_streams > MAX_STREAMS or self._proxy.buffer.held >= MAX_HELD:
             return decision.refused(FULL)
-        if decision.refusal is not None:
-            return decision
         head, target = request.head, request.target
         stream.fields = [
             (b":method", head.method.encode("ascii")),

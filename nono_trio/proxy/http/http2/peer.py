@@ -16,13 +16,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.events import StreamReset
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
-from nono_trio.core.http.http2_frames import NO_ERROR, FrameSplitter, Http2Fault, goaway
+from nono_trio.core.http.http2_frames import (
+    DATA,
+    HEADERS,
+    NO_ERROR,
+    FrameSplitter,
+    Http2Fault,
+    goaway,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from h2.events import Event
     from h2.stream import H2Stream
@@ -46,6 +54,14 @@ TABLE: Final = 4096  # bytes of names and values that our encoder remembers
 
 class _Connection(H2Connection):  # type: ignore[misc, unused-ignore]
     MAX_CLOSED_STREAMS = 4096  # instead of 65,536
+    spend: Callable[[], None]
+
+    def _receive_frame(self, frame: Any) -> list[Event]:  # noqa: ANN401
+        events: list[Event] = super()._receive_frame(frame)
+        # h2 answers with a reset if the stream is not open, and has no event but that reset's.
+        if frame.type in (DATA, HEADERS) and all(isinstance(one, StreamReset) for one in events):
+            self.spend()
+        return events
 
     def _begin_new_stream(self, *arguments: Any, **named: Any) -> H2Stream:  # noqa: ANN401
         stream = super()._begin_new_stream(*arguments, **named)
@@ -78,6 +94,7 @@ class Http2Peer:
             validate_outbound_headers=False,
         )
         self._h2 = _Connection(config)
+        self._h2.spend = self.splitter.spend
         values = {
             SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
             SettingCodes.MAX_HEADER_LIST_SIZE: most,
@@ -112,8 +129,10 @@ class Http2Peer:
         return self._h2.open_outbound_streams < self._h2.remote_settings.max_concurrent_streams
 
     def receive(self, now: float) -> list[Event] | None:
-        """Return the events of the next frames, or None if nothing has come. `has_ended` is set at
-        the end. Raises Http2Fault, SideFailed."""
+        """Return the events of the next frames, or None if nothing has come, or if too much waits
+        for the peer. `has_ended` is set at the end. Raises Http2Fault, SideFailed."""
+        if len(self._out) > MAX_UNSENT:
+            return None
         data = self.splitter.take(now)
         if not data:
             if self.has_ended or not self.transport.readable:
@@ -158,6 +177,7 @@ class Http2Peer:
         except NoAvailableStreamIDError:
             return None
         self._h2.send_headers(stream, fields, end_stream=ended)
+        self.splitter.may_be_reset()
         return stream
 
     def send_head(self, stream: int, fields: list[Field], *, ended: bool = False) -> None:

@@ -16,6 +16,8 @@ from transparent_cage import get
 
 from nono_trio.core.log.events import NetworkEvent
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.proxy.http.http2.multiplexed import MultiplexedConnection
+from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
 from nono_trio.testing import FailingRecorder, MemoryRecorder
 
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
@@ -223,6 +225,30 @@ async def test_a_log_that_can_not_keep_up_is_a_503_for_the_stream():
     async with multiplexing(recorder=recorder) as at, at.client() as client:
         assert (await client.ask("/x")).status == 503
         assert not at.origin.requests
+
+
+async def test_a_log_that_can_not_keep_up_never_has_http1_sent_on_http2(monkeypatch):
+    async def busy(_: object) -> None:
+        raise AuditBusy("full")
+
+    monkeypatch.setattr(MultiplexedConnection, "_serve", busy)
+    async with multiplexing() as at, at.client(started=False) as client:
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(BOUND):
+            await client.stream.receive_some()
+        [flow] = await at.at.proxy.flows(1)
+        assert flow.closed_by == "error"
+
+
+async def test_what_policy_refuses_is_never_a_lack_of_room_or_a_short_body():
+    async with multiplexing(*RULES) as at, at.client() as client:
+        state = at.at.interception.http2
+        state.open_streams += MAX_STREAMS
+        assert (await client.ask("/other")).status == 403
+        assert (await client.ask("/api/x")).status == 503
+        state.open_streams -= MAX_STREAMS
+        short = [(b"content-length", b"3")]
+        assert (await client.ask("/other", method="POST", fields=short)).status == 403
+        assert (await client.ask("/api/x", method="POST", fields=short)).status == 400
 
 
 async def test_long_answers_hold_up_no_short_one():
