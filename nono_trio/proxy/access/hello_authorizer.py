@@ -9,7 +9,9 @@ Such an entry also lets a hello hide its name (ECH). Only the server knows then 
 for, and it may serve other names behind it: that is the price of the entry, and the reason why a
 plain entry is not enough. The outer name must be the host, or an allowed name: an allowed public
 name of the server leads nowhere new, and another one is refused as any name that is not on the
-list, so that a reviewer of the list sees it.
+list, so that a reviewer of the list sees it. An outer name whose requests must be seen may be the
+one that is meant (ECH can be pretended), so it never goes through unseen: on a connection to a name
+it is refused, on one to a literal address it is intercepted.
 
 Rules of this file:
 - No I/O and no waiting, as in authorizer.py.
@@ -38,7 +40,7 @@ from nono_trio.core.policy.rule import (
     Inspection,
 )
 from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
-from nono_trio.proxy.access.hello_guard import UnseenHello
+from nono_trio.proxy.access.hello_guard import UnreadHello, UnseenHello
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome
@@ -119,6 +121,10 @@ class HelloAuthorizer:
         if refusal is None and outside != host:
             outer = self._decide(outside)
             refusal = refusal_of(outer)
+            if refusal is None and outer.intercepted and not verdict.intercepted:
+                if self._host.address is None:
+                    refusal = _misdirected(_elsewhere(outside, host))
+                return self._about(outside, outer, refusal)
             if refusal is not None:
                 return self._about(outside, outer, refusal)
         return self._about(host, verdict, refusal)
@@ -159,17 +165,17 @@ class HelloAuthorizer:
 
 def second_hello(first: Decision, fault: BadHello | OtherHello) -> Decision:
     """The decision about a second hello on the connection that `first` has allowed, or about one
-    that must not be there. Its target is the host that a second hello asks for, if that can be
-    read."""
+    that must not be there or can't be read. Its target is the host that a second hello asks for, if
+    that can be read."""
     name = first.target
-    if isinstance(fault, BadHello):
+    if isinstance(fault, UnreadHello):
+        refusal = _bad(fault.reason)
+    elif isinstance(fault, BadHello):
         refusal = _bad(format_reason(DenialCode.SECOND_HELLO_BAD, detail=fault.reason))
     elif isinstance(fault, UnseenHello):
         host = Host(first.target) if first.host is None else first.host
         asked = parse_host(fault.hello.server_name or "")
-        code = DenialCode.INTERCEPTED_ELSEWHERE
-        reason = format_reason(code, asked=asked.bracketed(), host=host.bracketed())
-        refusal = _misdirected(reason)
+        refusal = _misdirected(_elsewhere(asked, host))
     else:
         refusal = _misdirected(format_reason(DenialCode.SECOND_HELLO_OTHER))
         with suppress(BadHost):
@@ -180,6 +186,11 @@ def second_hello(first: Decision, fault: BadHello | OtherHello) -> Decision:
 def _may_hide(verdict: Verdict) -> bool:
     # The hello of an intercepted connection is answered here, with a certificate of its host.
     return verdict.inspection >= Inspection.TLS or verdict.intercepted
+
+
+def _elsewhere(asked: Host, host: Host) -> str:
+    code = DenialCode.INTERCEPTED_ELSEWHERE
+    return format_reason(code, asked=asked.bracketed(), host=host.bracketed())
 
 
 def _bad(reason: str) -> Refusal:

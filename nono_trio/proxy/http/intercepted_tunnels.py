@@ -69,7 +69,8 @@ class InterceptingSniTunnel(SniTunnel):
 
     async def _serve_requests(self, decision: Decision | None = None) -> None:
         """Serve the requests of the connection: under TLS if there is a decision about the hello,
-        otherwise in plaintext."""
+        otherwise in plaintext. Their handler records what there is to record."""
+        self._has_recorded = True
         about = self._proxy.policy, self._host, self._port, self._verdict
         authorizer = TransparentAuthorizer(*about)
         hello = None if self._retry is None else self._retry.first

@@ -123,6 +123,7 @@ class TunnelHandler(ConnectionHandler):
         self, request: ConnectRequest, recorded: Recorded, upstream: Upstream, spoken: Spoken
     ) -> bool:
         """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
+        self._forget_spare()
         if spoken == "anything":
             await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED)
             return False

@@ -6,7 +6,9 @@ import h11
 import pytest
 import trio
 from origin import says, serving
-from running_proxy import AUTH, http, running
+from running_proxy import AUTH, connect, http, running, until
+
+from nono_trio.testing import FakeResolver, LoopbackDialler
 
 LOOPBACK = ["127.0.0.1:*"]
 
@@ -289,3 +291,19 @@ async def test_uploads_and_downloads_run_at_the_same_time():
                     got += event.data
         await wire.send(b"0\r\n\r\n")
         assert (await wire.receive_exactly(5)) == b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("port", [80, 22])
+async def test_a_connect_closes_the_connection_of_the_request_before_it(port):
+    resolver = FakeResolver({"allowed.test": [["192.0.2.1"]]})
+    async with serving() as origin:
+        allow, dialler = ["allowed.test", "allowed.test:22"], LoopbackDialler(origin.port)
+        async with running(allow, resolver=resolver, dialler=dialler) as proxy:
+            async with proxy.client() as wire:
+                await wire.exchange(http("GET", "http://allowed.test/small"))
+                assert origin.open == 1
+                answer = await wire.exchange(connect(f"allowed.test:{port}"), "CONNECT")
+                assert answer is not None
+                assert answer.status == 200
+                await until(lambda: (origin.connections, origin.open) == (2, 1))
+            await until(lambda: origin.open == 0)

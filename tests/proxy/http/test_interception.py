@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 from looked_into import (
     HOST,
     client_context,
@@ -16,7 +17,7 @@ from looked_into import (
     under_tls,
 )
 from running_proxy import BOUND, QUICK, connect, http, until
-from transparent_cage import get
+from transparent_cage import LITERAL, get
 
 from nono_trio.core.log.events import NetworkEvent
 from nono_trio.errors import AuditBusy
@@ -68,6 +69,16 @@ async def test_requests_of_a_program_that_knows_of_no_proxy():
         ]
         assert {event.mode for event in at.recorder.events} == {"connect_intercept"}
         assert origin.connections == 1
+
+
+async def test_a_connection_by_address_that_is_intercepted_has_no_denial():
+    """No entry allows the address; the name in the hello is allowed."""
+    async with looking_into_cage(*RULES) as (at, _), at.connection(LITERAL, 443) as raw:
+        async with under_tls(raw) as wire:
+            assert (await wire.exchange(get(HOST, "/api/small"))).status == 200
+        await until(lambda: len(at.recorder.flows) == 2)
+        await trio.testing.wait_all_tasks_blocked()  # until the connection's handler has ended
+        assert [event.decision for event in at.recorder.events] == ["allow", "allow"]
 
 
 async def test_a_host_that_is_only_looked_into_gets_its_paths_unchanged():
