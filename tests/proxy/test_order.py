@@ -9,7 +9,7 @@ from running_proxy import AUTH, BOUND, QUICK, TOKEN, Wire, connect, http, runnin
 
 from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.transport.client import Client
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler, MemoryRecorder
 
 
@@ -139,13 +139,13 @@ async def test_a_busy_log_is_a_503_and_nothing_is_done():
 
 
 async def test_an_answer_that_fails_while_the_log_is_busy_ends_one_connection_only(monkeypatch):
-    async def fail(_: object) -> None:
+    async def fail(*_: object) -> None:
         raise AssertionError("other bytes were offered")
 
     recorder = FailingRecorder(error=AuditBusy("full"))
     async with running(["allowed.test"], recorder=recorder) as proxy:
         with monkeypatch.context() as patched:
-            patched.setattr(HttpConnection, "_answer_busy", fail)
+            patched.setattr(Client, "drain", fail)
             assert await proxy.ask(connect("allowed.test:443")) is None
         answer = await proxy.ask(connect("allowed.test:443"))
         assert answer is not None

@@ -16,7 +16,7 @@ from transparent_cage import get
 
 from nono_trio.core.log.events import NetworkEvent
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.proxy.http.http2.multiplexed import MultiplexedConnection
+from nono_trio.proxy.http.http2.peer import Http2Peer
 from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
 from nono_trio.testing import FailingRecorder, MemoryRecorder
 
@@ -228,10 +228,10 @@ async def test_a_log_that_can_not_keep_up_is_a_503_for_the_stream():
 
 
 async def test_a_log_that_can_not_keep_up_never_has_http1_sent_on_http2(monkeypatch):
-    async def busy(_: object) -> None:
+    def busy(*_: object) -> None:
         raise AuditBusy("full")
 
-    monkeypatch.setattr(MultiplexedConnection, "_serve", busy)
+    monkeypatch.setattr(Http2Peer, "receive", busy)
     async with multiplexing() as at, at.client(started=False) as client:
         with pytest.raises(trio.BrokenResourceError), trio.fail_after(BOUND):
             await client.stream.receive_some()
