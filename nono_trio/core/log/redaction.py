@@ -56,6 +56,11 @@ _QUERY_KEYS = frozenset(
 )
 
 _USERINFO = re.compile(r"(://[^/?# \t\r\n:]*:)[^/?# \t\r\n]*@")
+# It ends at a slash, so no two matches read the same bytes.
+_PATH_USERINFO = re.compile(
+    r"((?::|%(?:25)*3a)(?:/|%(?:25)*2f){2})(?:(?!%(?:25)*2f)[^/?#])*(@|%(?:25)*40)",
+    re.IGNORECASE | re.ASCII,
+)
 _QUERY = re.compile(r"\?([^# \t\r\n]*)")
 _QUERY_PIECE = re.compile(r"([^&;=]*)=([^&;]*)")
 _PARAMETER = re.compile(r"[^&;]+")
@@ -78,11 +83,14 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
 def redact_path(path: str) -> str:
     """Return a request path without query values, userinfo and fragment; names of parameters stay.
 
+    The user information of every URL in the path is replaced, also where that URL is encoded. So
+    two paths that differ in it alone have one record, which shows that something is left out.
     A parameter without `=` may be a bare token, so it is replaced as a whole.
     """
     bare = path.partition("#")[0]
     before, mark, query = bare.partition("?")
-    return _without_userinfo(before) + mark + _PARAMETER.sub(_redact_parameter, query)
+    before = _PATH_USERINFO.sub(rf"\1{REDACTED}\2", before)
+    return before + mark + _PARAMETER.sub(_redact_parameter, query)
 
 
 def _valid_text(text: str) -> str:
@@ -141,11 +149,3 @@ def _redact_secret_key(piece: re.Match[str]) -> str:
 def _redact_parameter(piece: re.Match[str]) -> str:
     name, equals, _ = piece[0].partition("=")
     return name + equals + REDACTED if equals else REDACTED
-
-
-def _without_userinfo(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    authority, slash, path = rest.partition("/")
-    return scheme + separator + authority.rpartition("@")[2] + slash + path

@@ -1,7 +1,8 @@
 """The URL of a request in a sentence, and the flag that would allow the request.
 
 Rules of this file: a flag is quoted for a shell, and is an entry that can be read; what is too long
-for a sentence is cut there, and becomes `**` in a flag.
+for a sentence is cut there, and becomes `**` in a flag. A flag has no wildcard that the request
+chose: no flag is for a path with a `*` of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.log.redaction import REDACTED
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.endpoint_rule import (
     ALLOW_ENDPOINT_FLAG,
@@ -30,11 +32,23 @@ def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
     return _origin(scheme, host, port) + path
 
 
-def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str:
+def whole_host_flag(scheme: str, host: Host, port: int) -> str:
+    """Return the flag that allows every request to a host, quoted for a shell."""
+    return _flag(scheme, host, port, ANY_METHOD, "/**")
+
+
+def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str | None:
     """Return the flag that allows a request with a canonical path, quoted for a shell.
 
+    None if no rule is for this path alone: it has a `*`, or something was left out (redact_path).
     The rest of a path becomes `**` from an empty segment on, or where a line would be too long.
     """
+    if "*" in path or REDACTED in path:
+        return None
+    return _flag(scheme, host, port, method, _pattern(path))
+
+
+def _pattern(path: str) -> str:
     kept: list[str] = []
     segments = path[1:].split("/")
     for segment in segments[:-1]:
@@ -43,8 +57,12 @@ def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: s
         kept.append(segment)
     is_whole = len(kept) == len(segments) - 1 and len(segments[-1]) <= MAX_SHOWN
     kept.append(segments[-1] if is_whole else "**")
+    return "/" + "/".join(kept)
+
+
+def _flag(scheme: str, host: Host, port: int, method: str, pattern: str) -> str:
     methods = method if method == method.upper() else ANY_METHOD
-    url = _origin(scheme, host, port) + "/" + "/".join(kept)
+    url = _origin(scheme, host, port) + pattern
     return f"{ALLOW_ENDPOINT_FLAG} {shlex.quote(f'{methods} {url}')}"
 
 
@@ -53,10 +71,12 @@ def suggested_flag(scheme: str, target: str, port: int, method: str, path: str) 
 
     `path` is as `shown_url` has it: what was cut off becomes `**`.
     """
+    if "*" in path or REDACTED in path:
+        return None
     if len(path) > MAX_SHOWN:
         path = f"{path.rpartition('/')[0]}/**"
     try:
-        flag = allow_endpoint_flag(scheme, parse_host(target), port, method, path)
+        flag = _flag(scheme, parse_host(target), port, method, _pattern(path))
         parse_endpoint(ALLOW_ENDPOINT_FLAG, shlex.split(flag)[1], "allow")
     except (BadHost, UsageError, ValueError):
         return None

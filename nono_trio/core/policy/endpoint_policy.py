@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url
+from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, whole_host_flag
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
 from nono_trio.core.policy.endpoint_rule import (
-    ANY_METHOD,
     DENY_ENDPOINT_FLAG,
     parse_entry,
 )
@@ -51,16 +50,21 @@ if TYPE_CHECKING:
 
 INTERCEPT_FLAG: Final = "--intercept"
 ALL_HOSTS: Final = "all"
+NO_RULE_ALONE: Final = "no endpoint rule is for this path alone: it has a * or a password"
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 
 # Fields by which frameworks take another method or path than those of the request line, and fields
 # that name a second path of the server: WebDAV's copies and moves, and those of object stores.
-OVERRIDE_FIELDS: Final = frozenset({
+_OVERRIDE_FIELDS: Final = frozenset({
     b"x-http-method", b"x-http-method-override", b"x-method-override",
     b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-override-url",
-    b"destination", b"x-copy-from", b"x-amz-copy-source", b"x-goog-copy-source",
-    b"x-ms-copy-source", b"x-ms-rename-source",
+    b"destination", b"x-copy-from",
 })  # fmt: skip
+_SECOND_PATH_ENDS: Final = (b"-copy-source", b"-rename-source")  # x-amz-, x-goog-, x-ms-, ...
+# CGI and its like make one variable of every name: some take each other character for a hyphen.
+_SPELLING: Final = bytes(
+    one if chr(one).isalnum() and one < 128 else 45 for one in bytes(range(256)).lower()
+)
 
 Value = TypeVar("Value")
 
@@ -183,7 +187,7 @@ class EndpointPolicy:
         if not self.has_rules(host):
             return None
         scheme = "http" if port == HTTP_PORT else "https"
-        return allow_endpoint_flag(scheme, host, port, ANY_METHOD, "/**")
+        return whole_host_flag(scheme, host, port)
 
     def check_uninspected(self, allowed: Iterable[Rule]) -> None:
         """Raise UsageError for a tcp:// entry of a host that has endpoint rules: its bytes would
@@ -237,7 +241,7 @@ class EndpointPolicy:
     ) -> EndpointVerdict | None:  # fmt: skip
         for rule in rules:
             if rule.action == "deny" and rule.may_cover(port, method, canonical):
-                shown = shown_url(scheme, host, port, canonical.path)
+                shown = shown_url(scheme, host, port, redact_path(canonical.path))
                 code = DenialCode.ENDPOINT_DENIED
                 reason = format_reason(code, method=method, url=shown, detail=rule.text)
                 return _refused(canonical, rule.text, reason, self._drop(rule))
@@ -267,9 +271,10 @@ class EndpointPolicy:
         code = DenialCode.ENDPOINT_NOT_ALLOWED
         if canonical.hides_slash and not any(one.encoded_slash for one in opening):
             code = DenialCode.ENCODED_SLASH
-        shown = shown_url(scheme, host, port, canonical.path)
-        reason = format_reason(code, method=method, url=shown)
-        hint = f"allow it with {allow_endpoint_flag(scheme, host, port, method, canonical.path)}"
+        path = redact_path(canonical.path)
+        reason = format_reason(code, method=method, url=shown_url(scheme, host, port, path))
+        flag = allow_endpoint_flag(scheme, host, port, method, path)
+        hint = NO_RULE_ALONE if flag is None else f"allow it with {flag}"
         return _refused(canonical, DEFAULT_RULE, reason, hint)
 
     def _drop(self, rule: EndpointRule) -> str:
@@ -279,11 +284,16 @@ class EndpointPolicy:
         return f"take it out of {source}"
 
 
+def is_override_field(name: bytes) -> bool:
+    """Return True for a field that may replace method or path, or name a second path, at a server
+    that takes any character that is no letter or digit for a hyphen."""
+    spelled = name.translate(_SPELLING)
+    return spelled in _OVERRIDE_FIELDS or spelled.endswith(_SECOND_PATH_ENDS)
+
+
 def _overriding(fields: Iterable[bytes]) -> str | None:
-    """Return the name of a field that may replace method or path; some servers take an underscore
-    for a hyphen."""
     for field in fields:
-        if field.lower().replace(b"_", b"-") in OVERRIDE_FIELDS:
+        if is_override_field(field):
             return field.decode("ascii")
     return None
 

@@ -18,7 +18,6 @@ import math
 from typing import TYPE_CHECKING, Final
 
 import trio
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from nono_trio.core.http.bad_request import BadRequest
@@ -298,9 +297,8 @@ class HttpConnection(TunnelHandler):
         """Answer if the upstream did not; returns True if another request may follow."""
         failure = exchange.failure
         if failure is not None:
-            # After the allowing record its framing went bad, or the upstream proxy refused it.
-            if failure.status == 400 or failure.category is not UNSET:
-                await self._record(decision.refused(failure))
+            # After the allowing record its framing went bad, or the upstream did not answer it.
+            await self._record(decision.refused(failure))
             await self._answer(failure, keep=False, body=request.head.method != "HEAD")
         elif exchange.keeps_client:
             return True

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.relay import RelayBuffer
 
 TURN_PIECES: Final = 4  # pieces of at most 64 KiB or 256 chunks before others get their turn
+FAILED: Final[DenialCategory] = "upstream_connect_failed"  # there is no other category for it
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
 
 
@@ -54,7 +55,7 @@ class Exchange:
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
-        """The answer to send, if the upstream's answer has not begun."""
+        """The answer to send, if the upstream's answer has not begun. Its record comes first."""
         self._tunnel: Tunnel | None = None
         self._client = client
         self._upstream = upstream
@@ -80,7 +81,7 @@ class Exchange:
             category: DenialCategory = "external_proxy_rejected"
             self.failure = Refusal(502, rejected.reason, rejected.hint, category)
         except SideFailed as failure:
-            self._fail(failure.side, 502, _reason(failure))
+            self._fail(failure.side, 502, unanswered(failure))
         except Expired:
             self._fail("idle", 504, self._lateness(limits))
         if self.response_stream.switched:
@@ -125,7 +126,8 @@ class Exchange:
     def _fail(self, closed_by: ClosedBy, status: int, reason: str) -> None:
         self.closed_by = closed_by
         if not self.response_stream.answered and (closed_by != "client" or status == 400):
-            self.failure = Refusal(status, reason)
+            failed = closed_by != "client"
+            self.failure = Refusal(status, reason, category=FAILED if failed else UNSET)
 
     @property
     def sent(self) -> int:
@@ -177,7 +179,7 @@ def is_repeatable(head: RequestHead) -> bool:
     return head.method in REPEATABLE and head.body == "none"
 
 
-def _reason(failure: SideFailed) -> str:
+def unanswered(failure: SideFailed) -> str:
     """Why an upstream gave no answer. In TLS 1.3 it may refuse our certificate, or the want of
     one, after the handshake."""
     error = failure.__cause__

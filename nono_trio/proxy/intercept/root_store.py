@@ -7,6 +7,7 @@ Rules of this file:
 - Only certificates are taken from a file, never other text of it; duplicates once. What does not
   parse as a certificate is left out, because one bad entry makes some programs refuse a whole file.
 - A file is read whole and bounded, and may be missing: then the session says so.
+- A file that the command may write is not used: an earlier command could have put a root there.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ def read_roots(
     """
     notes = []
     system: list[bytes] = []
-    path = next((path for path in system_files if os.path.isfile(path)), None)
+    path = system_file(system_files)
     if path is None:
         notes.append("this system has no file of root certificates at a known place")
+    elif may_write(path):
+        notes.append(f"{path} is not used to verify servers: the command may write it")
     else:
         system, problem = certificates_of(path)
         notes += [f"{path}: {problem}"] if problem is not None else []
@@ -86,6 +89,11 @@ def read_roots(
             notes.append(f"{variable} names {path}: {problem}")
     known = dict.fromkeys(system)
     return Roots(tuple(known), tuple(one for one in others if one not in known), tuple(notes))
+
+
+def system_file(system_files: Iterable[str] = SYSTEM_FILES) -> str | None:
+    """Return the path of the system's file of roots; None if it has none at a known place."""
+    return next((path for path in system_files if os.path.isfile(path)), None)
 
 
 def certificates_of(path: str, limit: int = MAX_FILE) -> tuple[list[bytes], str | None]:

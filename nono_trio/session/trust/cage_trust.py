@@ -22,9 +22,15 @@ from nono_trio.errors import CageFailed
 from nono_trio.posix.paths import home_directory, is_in
 from nono_trio.posix.safe_open import read_whole
 from nono_trio.proxy.intercept.java_trust import with_authority
-from nono_trio.proxy.intercept.root_store import MAX_FILE, certificates_of, to_pem
+from nono_trio.proxy.intercept.root_store import (
+    MAX_FILE,
+    certificates_of,
+    system_file,
+    to_pem,
+)
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
+from nono_trio.sandbox.launcher.symlinks import follow
 from nono_trio.session.own_files import OwnFiles
 from nono_trio.session.trust.session_trust import open_session_trust
 from nono_trio.session.trust.trust_places import java_stores, npm_cafiles, system_files
@@ -156,7 +162,7 @@ class CageTrust:
         self._npm = True
 
 
-class _Opened:
+class Opened:
     """Tells which files of the host are open to the command."""
 
     def __init__(self, files: FilePlan, *, sandbox: bool) -> None:
@@ -173,7 +179,12 @@ class _Opened:
     def may_write(self, path: str) -> bool:
         """Tell whether the command may write a path; what it could write without a sandbox is
         the user's choice."""
-        return self._sandbox and self._files.covers(path, "write") is not None
+        if not self._sandbox:
+            return False
+        links = (
+            os.path.dirname(link) for link in follow(os.path.join(os.getcwd(), path)).links
+        )  # it could lead elsewhere
+        return any(self._files.covers(one, "write") is not None for one in (path, *links))
 
     def is_closed(self, path: str) -> bool:
         """Tell whether a path is closed inside a grant."""
@@ -201,7 +212,7 @@ def open_cage_trust(
 
     `home`: a directory of the host that the command has as its home, if it is one.
     """
-    opened = _Opened(files, sandbox=options.sandbox)
+    opened = Opened(files, sandbox=options.sandbox)
     environment = {**options.environment, **options.set_variables}
     session = open_session_trust(
         options.session.network,
@@ -229,11 +240,14 @@ def open_cage_trust(
 
 
 def _add_bundles(
-    trust: CageTrust, environment: Mapping[str, str], opened: _Opened, settings: Iterable[str]
+    trust: CageTrust, environment: Mapping[str, str], opened: Opened, settings: Iterable[str]
 ) -> None:
     """Write the bundle and show it in place of the system's; `settings` may have npm's."""
     authority = trust.session.authority
     found = [der for path in _named_by_others(environment) for der in certificates_of(path)[0]]
+    system = system_file()
+    if system is not None and opened.may_write(system):  # it stays what the command itself trusts
+        found += certificates_of(system)[0]
     npm = npm_cafiles(settings)
     if npm is not None:
         trust.hide_npms_setting()
@@ -259,7 +273,7 @@ def _named_by_others(environment: Mapping[str, str]) -> list[str]:
     return [path for name in (*ADDING, *REPLACING) if (path := environment.get(name))]
 
 
-def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: _Opened) -> None:
+def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: Opened) -> None:
     """Extend the trust store of each JDK that the command can read."""
     certificates = [one.public_bytes(Encoding.DER) for one in trust.session.authority.chain]
     readable = [path for path in java_stores(environment) if opened.reader(path) is not None]

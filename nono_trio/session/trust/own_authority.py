@@ -4,7 +4,8 @@ files of single hosts in a profile.
 Rules of this file: a program with the authority's key can pose as every host to the programs that
 trust it, and one with a client's key as the user. So a file with a key must be the user's alone,
 have one name, and lie where the command can't read it. It is opened once, and what is checked is
-what was opened. No error has a byte of it.
+what was opened. No error has a byte of it. A file with roots for servers must lie where the command
+can't write: an earlier command could have put a root of its own there.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def read_host_files(
     hosts: Mapping[str, HostFiles],
     environment: Mapping[str, str],
     can_read: Callable[[str], str | None] = lambda _path: None,
+    may_write: Callable[[str], bool] = lambda _path: False,
 ) -> dict[str, HostTls]:
     """Read the files of single hosts and try them; raises UsageError."""
     found = {}
@@ -52,7 +54,7 @@ def read_host_files(
                 f"expected {CERTIFICATE_KEY} and {PRIVATE_KEY} for {host}, got one of them",
                 hint="give both in the profile",
             )
-        ca = None if files.ca is None else _read(CA_KEY, files.ca)
+        ca = None if files.ca is None else _read_roots(CA_KEY, files.ca, may_write)
         certificate = key = None
         if files.certificate is not None and files.key is not None:
             certificate = _read(CERTIFICATE_KEY, files.certificate)
@@ -93,17 +95,31 @@ def read_own_authority(
     return own_authority(_read(CERTIFICATE_FLAG, certificate), _read_key(KEY_FLAG, key), now)
 
 
-def read_upstream_ca(path: str | None) -> list[bytes]:
-    """Read the roots of `--upstream-ca`, in DER; raises UsageError for a file without one."""
+def read_upstream_ca(
+    path: str | None, may_write: Callable[[str], bool] = lambda _path: False
+) -> list[bytes]:
+    """Read the roots of `--upstream-ca`, in DER; raises UsageError for a file without one, or one
+    that the command may write."""
     if path is None:
         return []
-    found = parse_certificates(_read(UPSTREAM_FLAG, path))
+    found = parse_certificates(_read_roots(UPSTREAM_FLAG, path, may_write))
     if not found:
         raise UsageError(
             f"{UPSTREAM_FLAG}: expected certificates in PEM, got {path} without one",
             hint=f"look at it: openssl x509 -in {shlex.quote(path)} -noout -subject",
         )
     return found
+
+
+def _read_roots(flag: str, path: str, may_write: Callable[[str], bool]) -> bytes:
+    if may_write(expand_home(path)):
+        quoted = shlex.quote(expand_home(path))
+        raise UsageError(
+            f"{flag}: expected a file that the command can't write, got {path}",
+            hint="look at it, then name a copy outside of the grants:"
+            f" mkdir -p ~/.nono-trio-roots && cp {quoted} ~/.nono-trio-roots/",
+        )
+    return _read(flag, path)
 
 
 def _read(flag: str, path: str) -> bytes:

@@ -63,7 +63,7 @@ def open_session_trust(
     authority = read_own_authority(network, now, can_read)
     if authority is None:
         authority = new_authority(secrets.token_hex(4), now)
-    upstream = read_upstream_ca(network.upstream_ca)
-    hosts = read_host_files(network.host_files, environment, can_read)
+    upstream = read_upstream_ca(network.upstream_ca, may_write)
+    hosts = read_host_files(network.host_files, environment, can_read, may_write)
     roots = read_roots(environment, may_write=may_write)
     return SessionTrust(authority, roots, (*roots.system, *roots.others, *upstream), hosts)

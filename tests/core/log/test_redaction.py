@@ -52,13 +52,24 @@ def test_arguments_that_are_not_utf8_can_be_written():
         ("/a?q=1?r=2", "/a?q=[REDACTED]"),
         ("/a?q=1#secret", "/a?q=[REDACTED]"),
         ("/a#secret", "/a"),
-        ("http://u:p@h/a?q=1", "http://h/a?q=[REDACTED]"),
+        ("http://u:p@h/a?q=1", "http://[REDACTED]@h/a?q=[REDACTED]"),
+        ("/x/https://u:p@q@h/a@b", "/x/https://[REDACTED]@h/a@b"),
+        ("/a://b/https://u:p@h/", "/a://b/https://[REDACTED]@h/"),
+        ("/a/https%3A%2F%2Fu:p%40h%2Fa@b", "/a/https%3A%2F%2F[REDACTED]%40h%2Fa@b"),
+        ("/a/https%253a%252f%252Fu:p%2540h", "/a/https%253a%252f%252F[REDACTED]%2540h"),
+        ("/@scope/name", "/@scope/name"),
         ("*", "*"),
         ("", ""),
     ],
 )
 def test_request_paths(path, redacted):
     assert redact_path(path) == redacted
+
+
+def test_a_hostile_path_is_redacted_in_linear_time():
+    assert redact_path("://" * 100_000) == "://" * 100_000
+    assert redact_path("%3a%2f%2f" * 50_000 + "a@" * 50_000).endswith("%2f[REDACTED]@")
+    assert redact_path("://" + "%" + "25" * 200_000) == "://" + "%" + "25" * 200_000
 
 
 @given(

@@ -8,7 +8,7 @@ import pytest
 
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.allow_entry import allow_flag
-from nono_trio.core.policy.endpoint_policy import DEFAULT_RULE, EndpointVerdict
+from nono_trio.core.policy.endpoint_policy import DEFAULT_RULE, NO_RULE_ALONE, EndpointVerdict
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.rule import Inspection
 from nono_trio.errors import UsageError
@@ -147,6 +147,29 @@ def test_read_only_reads_and_fetches_but_does_not_push():
     assert not ask(policy, "POST", "https://git.test:443/other/git-upload-pack").allowed
 
 
+@pytest.mark.parametrize("rules", [["deny GET https://api.test/**"], []])
+@pytest.mark.parametrize(
+    "url", ["https://bob:s3cret@h.test/x", "https%3A%2F%2Fbob:s3cret%40h.test"]
+)
+def test_a_password_in_a_path_is_in_no_text_about_the_request(url, rules):
+    policy = Policy.build(["https://api.test/pub"], endpoints=rules)
+    found = ask(policy, "GET", f"https://api.test:443/fetch/{url}?token=1")
+    assert not found.allowed
+    assert not any(
+        word in f"{found.path} {found.reason} {found.hint}" for word in ("s3cret", "bob")
+    )
+    assert "[REDACTED]" in (found.reason or "")
+
+
+@pytest.mark.parametrize("path", ["/**", "/a**b/x", "/x/*/y", "/*", "/a/b*"])
+def test_no_hint_has_a_wildcard_that_the_request_chose(path):
+    policy = Policy.build(["https://api.test/pub"])
+    found = ask(policy, "GET", f"https://api.test:443{path}")
+    assert not found.allowed
+    assert found.hint == NO_RULE_ALONE
+    assert allow_flag("api.test", 443, found.reason) is None
+
+
 def test_a_path_without_a_canonical_spelling_is_refused_where_rules_judge_it():
     policy = Policy.build(["https://api.test/**"], intercept=["seen.test"])
     refused = ask(policy, "GET", "https://api.test:443/a/..;x/b")
@@ -158,9 +181,14 @@ def test_a_path_without_a_canonical_spelling_is_refused_where_rules_judge_it():
 
 def test_a_field_that_replaces_method_or_path_is_refused_where_rules_judge_them():
     policy = Policy.build(["https://api.test/**"], intercept=["seen.test"])
-    for name in (b"x_http_method_override", b"X-Rewrite-URL"):
+    for name in (
+        *(b"x_http_method_override", b"X-Rewrite-URL", b"X.HTTP.Method.Override"),
+        *(b"x~http~method~override", b"X-HTTP-Method`Override", b"x-amz-copy-source"),
+        *(b"x-oss-copy-source", b"x-ms-file-rename-source", b"X!Rewrite!URL"),
+    ):
         assert not ask(policy, "GET", "https://api.test:443/", (name,)).allowed
-    assert ask(policy, "GET", "https://api.test:443/", (b"x-original", b"accept")).allowed
+    for other in (b"x-original", b"accept", b"x-amz-copy-source-range", b"xhttpmethod"):
+        assert ask(policy, "GET", "https://api.test:443/", (other,)).allowed
     fields = (b"host", b"x-original-url")
     refused = ask(policy, "GET", "https://api.test:443/", fields)
     assert (refused.allowed, refused.status) == (False, 403)

@@ -82,6 +82,10 @@ async def test_a_response_that_can_be_read_in_two_ways_is_a_502(response):
         assert answer.status == 502
         assert b"upstream" in answer.body
         assert await wire.ends()
+        first, second = proxy.recorder.events
+        assert (first.decision, second.decision) == ("allow", "deny")
+        assert second.denial_category == "upstream_connect_failed"
+        assert (second.reason or "").encode() in answer.body
 
 
 async def test_surplus_bytes_of_an_upstream_never_answer_the_next_request():

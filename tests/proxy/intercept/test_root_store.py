@@ -80,6 +80,18 @@ def test_a_file_that_the_command_may_write_is_not_used(system, tmp_path) -> None
     assert roots.notes == (f"SSL_CERT_FILE is not used: the command may write {path}",)
 
 
+def test_the_systems_file_is_not_used_if_the_command_may_write_it(system, tmp_path) -> None:
+    (tmp_path / "own.pem").write_bytes(TWO.pem())
+    roots = read_roots(
+        {"SSL_CERT_FILE": str(tmp_path / "own.pem")},
+        system_files=system,
+        may_write=lambda one: one == system[1],
+    )
+    assert roots[:2] == ((), der(TWO))
+    [note] = roots.notes
+    assert note == f"{system[1]} is not used to verify servers: the command may write it"
+
+
 def test_a_machine_without_roots_is_told(tmp_path) -> None:
     roots = read_roots({}, system_files=[str(tmp_path / "missing")])
     assert roots[:2] == ((), ())

@@ -11,11 +11,15 @@ from own_ca import write_authority
 
 from nono_trio.config.options import HostFiles, NetworkOptions
 from nono_trio.errors import UsageError
+from nono_trio.proxy.intercept.root_store import system_file
+from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
+from nono_trio.session.trust.cage_trust import Opened
 from nono_trio.session.trust.own_authority import (
     read_host_files,
     read_own_authority,
     read_upstream_ca,
 )
+from nono_trio.session.trust.session_trust import open_session_trust
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -97,6 +101,57 @@ def test_roots_for_upstreams_are_read(network, tmp_path) -> None:
     (tmp_path / "empty.pem").write_text("")
     with pytest.raises(UsageError, match="--upstream-ca: expected certificates in PEM"):
         read_upstream_ca(str(tmp_path / "empty.pem"))
+
+
+ROOTS = {
+    "--upstream-ca": read_upstream_ca,
+    "network.tls_ca": lambda path, may_write: read_host_files(
+        {"a.example": HostFiles(path, None, None)}, {}, may_write=may_write
+    ),
+}
+
+
+@pytest.mark.parametrize("flag", ROOTS)
+def test_roots_that_the_command_may_write_are_refused(flag, network, tmp_path, monkeypatch) -> None:
+    """An earlier command could have put a root of its own there."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = str(network.tls_ca_cert)
+    sentence = f"^{flag}: expected a file that the command can't write, got {path}"
+    with pytest.raises(UsageError, match=sentence) as error:
+        ROOTS[flag](path, lambda one: one == path)
+    subprocess.run((error.value.hint or "").partition(": ")[2], shell=True, check=True)
+    copy = tmp_path / "home" / ".nono-trio-roots" / os.path.basename(path)
+    assert ROOTS[flag](str(copy), lambda one: one == path)
+
+
+def test_a_session_asks_about_every_file_with_roots(network) -> None:
+    asked: list[str] = []
+    path = network.tls_ca_cert
+    network = NetworkOptions(
+        upstream_ca=path, host_files={"a.example": HostFiles(path, None, None)}
+    )
+    open_session_trust(
+        network, {"SSL_CERT_FILE": "/own.pem"}, may_write=lambda one: asked.append(one) is not None
+    )
+    system = system_file()
+    assert asked == [path, path, *([] if system is None else [system]), "/own.pem"]
+
+
+def test_a_link_in_a_directory_that_the_command_may_write_is_as_the_file(tmp_path) -> None:
+    """The command could lead it elsewhere."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "ca.pem").write_text("")
+    (tmp_path / "open" / "link.pem").symlink_to(tmp_path / "ca.pem")
+    (tmp_path / "there").symlink_to(tmp_path / "open" / "link.pem")
+    opened = str(tmp_path / "open")
+    grant = Grant(opened, "readwrite", is_file=False, source="--allow")
+    plan = FilePlan((grant,), (), (), (), "/", "/")
+    may_write = Opened(plan, sandbox=True).may_write
+    assert may_write(f"{opened}/link.pem")
+    assert may_write(str(tmp_path / "there"))
+    assert may_write(f"{opened}/new.pem")
+    assert not may_write(str(tmp_path / "ca.pem"))
+    assert not Opened(plan, sandbox=False).may_write(f"{opened}/link.pem")
 
 
 # -- files of single hosts ------------------------------------------------------------------------

@@ -116,6 +116,9 @@ def test_a_server_that_wants_a_certificate_says_so(sessions, tmp_path) -> None:
     assert error.value.code == 502
     assert "the server wants a client certificate" in str(error.value)
     assert origin.seen == []
+    last = sessions.decisions()[-1]
+    assert (last["decision"], last["denial_category"]) == ("deny", "upstream_connect_failed")
+    assert "the server wants a client certificate" in last["reason"]
 
 
 @pytest.mark.parametrize(

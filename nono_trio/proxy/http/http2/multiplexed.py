@@ -44,13 +44,14 @@ from nono_trio.core.http.http2_head import (
     outgoing_fields,
     request_bytes,
 )
-from nono_trio.core.policy.endpoint_policy import OVERRIDE_FIELDS
+from nono_trio.core.policy.endpoint_policy import is_override_field
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.access.authorizer import ConnectRequest
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import BUSY, FULL, ConnectionHandler, UpstreamError
 from nono_trio.proxy.http.error_response import refusal_text
+from nono_trio.proxy.http.exchange import unanswered
 from nono_trio.proxy.http.http2.peer import MAX_UNSENT, Http2Peer
 from nono_trio.proxy.http.http2.responses import Responses
 from nono_trio.proxy.http.http2.stream import Http2Stream, UpstreamPeer, size
@@ -112,7 +113,7 @@ class MultiplexedConnection(ConnectionHandler):
         self._upstreams = Upstreams(client, proxy_context, upstream, unreached)
         self._streams: dict[int, Http2Stream] = {}
         self._turns: deque[Http2Stream] = deque()
-        self._responses = Responses(self._peer, proxy_context.buffer, self._finish, self._answer)
+        self._responses = Responses(self._peer, proxy_context.buffer, self._finish, self._fail)
         self._closed_by: ClosedBy = "client"
         self._failure: Exception | None = None
         """The error that a task beside has raised."""
@@ -310,7 +311,7 @@ class MultiplexedConnection(ConnectionHandler):
         except FieldFault as fault:
             self._refuse_late(stream, fault.reason)
             return
-        if any(name.replace(b"_", b"-") in OVERRIDE_FIELDS for name, _ in fields):
+        if any(is_override_field(name) for name, _ in fields):
             self._refuse_late(stream, "a trailer may replace the method or path that rules judge")
             return
         stream.up.trailers = fields
@@ -351,6 +352,19 @@ class MultiplexedConnection(ConnectionHandler):
             stream.late_reason = reason
         else:
             self._nursery.start_soon(self._refuse, stream, Refusal(400, reason))
+
+    def _fail(self, stream: Http2Stream, reason: str) -> None:
+        """The server gave no answer that can be passed on: record that, then answer with a 502. An
+        answer that has begun is reset, and the flow alone says so."""
+        stream.closed_by = "upstream"
+        if stream.is_answered:
+            self._finish(stream, INTERNAL_ERROR)
+            return
+        stream.is_refused = True
+        stream.drop()
+        self._detach(stream)
+        refusal = Refusal(502, reason, category="upstream_connect_failed")
+        self._nursery.start_soon(self._refuse, stream, refusal)
 
     async def _refuse(self, stream: Http2Stream, refusal: Refusal) -> None:
         """Record a second decision, then answer it."""
@@ -408,8 +422,8 @@ class MultiplexedConnection(ConnectionHandler):
         except Http2Fault as fault:
             self._lose(one, f"the upstream's answer is malformed: {fault.reason}")
             return True
-        except SideFailed:
-            self._lose(one, "the upstream closed the connection without an answer")
+        except SideFailed as failure:
+            self._lose(one, unanswered(failure))
             return True
         going = one.peer.splitter.going
         if one.peer.has_ended:
@@ -468,8 +482,8 @@ class MultiplexedConnection(ConnectionHandler):
         for one in [*self._upstreams.all]:
             try:
                 moved = one.peer.flush() or moved
-            except SideFailed:
-                self._lose(one, "the upstream closed the connection without an answer")
+            except SideFailed as failure:
+                self._lose(one, unanswered(failure))
                 moved = True
         return moved
 
@@ -490,12 +504,12 @@ class MultiplexedConnection(ConnectionHandler):
         """A connection to the server has failed, or ended."""
         self._turn_back_waiting(one)
         for stream in [*one.streams.values()]:
-            stream.closed_by = "upstream"
             if stream.down.has_ended:  # it waits for the client alone
+                stream.closed_by = "upstream"
                 stream.up.is_sent = True
                 self._detach(stream)
             else:
-                self._answer(stream, Refusal(502, reason))
+                self._fail(stream, reason)
         self._forget_upstream(one)
 
     def _forget_upstream(self, one: UpstreamPeer) -> None:

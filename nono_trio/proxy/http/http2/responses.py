@@ -26,7 +26,6 @@ from msgspec import UNSET
 from nono_trio.core.http.http2_frames import INTERNAL_ERROR, NO_ERROR
 from nono_trio.core.http.http2_head import FieldFault, check_trailers, response_head
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse
-from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.http.http2.peer import GIVE_BACK, GROWN_WINDOW, WINDOW
 from nono_trio.proxy.http.http2.stream import size
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD
@@ -47,20 +46,20 @@ MAX_GROWN: Final = 16  # bodies of one connection with a large window: 3 MiB
 
 
 class Responses:
-    """Passes responses on to one client. `finish` ends a stream; `answer` ends it with an answer
-    of ours, or with a reset if it has one."""
+    """Passes responses on to one client. `finish` ends a stream; `fail` ends it with a record
+    and an answer of ours, or with a reset if it has an answer."""
 
     def __init__(
         self,
         client: Http2Peer,
         buffer: RelayBuffer,
         finish: Callable[[Http2Stream, int | None], None],
-        answer: Callable[[Http2Stream, Refusal], None],
+        fail: Callable[[Http2Stream, str], None],
     ) -> None:
         self._client = client
         self._buffer = buffer
         self._finish = finish
-        self._answer = answer
+        self._fail = fail
         self._grown = 0
 
     def take(self, one: UpstreamPeer, event: Event) -> None:
@@ -76,8 +75,7 @@ class Responses:
         try:
             self._take(one, stream, event)
         except BadResponse as fault:
-            stream.closed_by = "upstream"
-            self._answer(stream, Refusal(502, fault.reason))
+            self._fail(stream, fault.reason)
 
     def _take(self, one: UpstreamPeer, stream: Http2Stream, event: Event) -> None:
         if isinstance(event, ResponseReceived | InformationalResponseReceived):

@@ -19,6 +19,7 @@ from running_proxy import BOUND, QUICK, until
 
 from nono_trio.core.http.http2_frames import PREFACE
 from nono_trio.core.log.redaction import redact_path
+from nono_trio.proxy.http.exchange import FAILED
 
 RULES = (f"allow * https://{HOST}/ok/**", f"deny * https://{HOST}/ok/secret/**")
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -128,6 +129,7 @@ BODIES = [
     ("a trailer stands for a field of the head", [], b"1", [(b"content-length", b"1")]),
     ("a pseudo-header does not belong there", [], b"1", [(b":path", b"/ok/secret/")]),
     ("a trailer may replace", [], b"1", [(b"x-http-method-override", b"DELETE")]),
+    ("a trailer may replace", [], b"1", [(b"x.http.method~override", b"DELETE")]),
     ("a field has characters that it can't have", [], b"1", [(b"x", b"1\r\ny")]),
 ]  # fmt: skip
 
@@ -337,6 +339,9 @@ async def test_a_hostile_server_is_a_502_and_nothing_of_it_reaches_the_client():
             async with at.client() as other:
                 answer = await other.ask("/ok/attack")
                 assert (answer.status, reason in answer.body.decode()) == (502, True), answer.body
+                event = at.at.proxy.recorder.events[-1]
+                assert (event.path, event.denial_category) == ("/ok/attack", FAILED), frames
+                assert reason in (event.reason or "")
                 assert (await other.ask("/ok/x")).status == 200
             assert origin.connections > connections
         assert (await client.ask("/ok/x")).status == 200
