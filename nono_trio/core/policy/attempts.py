@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent, Payload
 
 Kind: TypeAlias = Literal["denied", "listed", "failed"]
-Unseen: TypeAlias = Literal["look-ups of files", "refused packets", "queries for names", "records"]
+Unseen: TypeAlias = Literal[
+    "look-ups of files", "refused packets", "queries for names", "connections", "records"
+]
 
 # A command can make up any number of names. What lies beyond these bounds is counted without them.
 MAX_HOSTS: Final = 1000
@@ -211,6 +213,8 @@ class AttemptTally:
             self._lose("queries for names", read.count)
         elif read.code is DenialCode.PACKETS_LOST:
             self._lose("refused packets", read.count)
+        elif read.code is DenialCode.CONNECTIONS_LOST:
+            self._lose("connections", read.count)
         elif read.code is DenialCode.UNANSWERED_MORE:
             self.beyond += read.count
         elif event.target == DIRECT_TARGET and event.decision == "deny":

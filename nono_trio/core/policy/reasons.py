@@ -105,6 +105,7 @@ class DenialCode(Enum):
     DATAGRAMS_SUPPRESSED = "{count} more refused datagrams"
     HOST_LOOPBACK = "port {port} is open on this machine's loopback, not on the command's own"
     PACKETS_LOST = "{count} packets to refused ports came too fast to be read"
+    CONNECTIONS_LOST = "{count} connections came too late to be decided"
     DIRECT = "a direct connection, past the proxy"
     DIRECT_UNKNOWN = "a connection of a program that can't be looked into"
     DIRECT_SUPPRESSED = "{count} more refused connections"

@@ -81,12 +81,13 @@ class _Datagrams:
             nursery.start_soon(self._receive, nursery)
 
     async def _receive(self, nursery: trio.Nursery) -> None:
-        next_one: list[_Datagrams] = []
+        is_passed_on = False
 
         def pass_on() -> None:
-            if not next_one and self._waiting < MAX_WAITING:
+            nonlocal is_passed_on
+            if not is_passed_on and self._waiting < MAX_WAITING:
                 self._waiting += 1
-                next_one.append(self)
+                is_passed_on = True
                 nursery.start_soon(self._receive, nursery)
 
         try:
@@ -94,7 +95,7 @@ class _Datagrams:
                 try:
                     for _ in range(BATCH):
                         await _answer_one(self._socket, self._service, pass_on)
-                        if next_one:
+                        if is_passed_on:
                             return
                 except BlockingIOError:
                     if self._ending.is_asked:
@@ -107,7 +108,7 @@ class _Datagrams:
                 else:
                     await trio.lowlevel.checkpoint()
         finally:
-            self._waiting -= len(next_one)
+            self._waiting -= is_passed_on
 
 
 def _dropped(sock: socket.socket) -> int:
@@ -191,7 +192,8 @@ async def _accept_connections(
             try:
                 room.acquire_on_behalf_of_nowait(stream)
             except trio.WouldBlock:
-                sock.close()
+                async with stream:
+                    await _record_no_query(stream, service)
             else:
                 nursery.start_soon(_converse, stream, service, room)
             await trio.lowlevel.checkpoint()
@@ -202,49 +204,59 @@ async def _converse(
 ) -> None:
     try:
         async with stream:
-            origin = origin_of(stream.socket)  # None after a reset, when the server is still known
-            server = stream.socket.getsockname()[0].partition("%")[0]
-            with suppress(AuditBusy, SessionSealed):
+            origin = origin_of(stream.socket)  # None after a reset
+            with suppress(SessionSealed):
                 if not await _serve_queries(stream, service, origin):
-                    await service.record_empty_connection(server, origin)
+                    await _record_no_query(stream, service, origin)
     finally:
         room.release_on_behalf_of(stream)
+
+
+async def _record_no_query(
+    stream: trio.SocketStream, service: NameService, origin: Endpoints | None = None
+) -> None:
+    server = stream.socket.getsockname()[0].partition("%")[0]  # also known after a reset
+    with suppress(AuditBusy, SessionSealed):
+        await service.record_empty_connection(server, origin or origin_of(stream.socket))
 
 
 async def _serve_queries(
     stream: trio.SocketStream, service: NameService, origin: Endpoints | None
 ) -> bool:
-    """Answer one message after the other; returns True if at least one was whole."""
+    """Answer one message after the other; returns False if something else came, or nothing."""
     has_message = False
-    with suppress(trio.BrokenResourceError):
-        while message := await _receive_message(stream):
-            has_message = True
-            reply = await service.reply(message, origin)
-            if reply is None:
-                break
-            with trio.move_on_after(MESSAGE_SECONDS) as sending:
+    while message := await _receive_message(stream):
+        has_message = True
+        reply = await service.reply(message, origin)
+        if reply is None:
+            return True
+        with trio.move_on_after(MESSAGE_SECONDS) as sending:
+            try:
                 await stream.send_all(_LENGTH.pack(len(reply)) + reply)
-            if sending.cancelled_caught:
-                break
-    return has_message
+            except trio.BrokenResourceError:
+                return True
+        if sending.cancelled_caught:
+            return True
+    return has_message and message is None
 
 
-async def _receive_message(stream: trio.SocketStream) -> bytes:
-    """Return the next message; b"" if none came in time, or it was too long."""
-    with trio.move_on_after(MESSAGE_SECONDS):
-        prefix = await _receive_exactly(stream, _LENGTH.size)
-        length = _LENGTH.unpack(prefix)[0] if prefix else MAX_QUERY + 1
-        if length <= MAX_QUERY:
-            return await _receive_exactly(stream, length)
-    return b""
+async def _receive_message(stream: trio.SocketStream) -> bytes | None:
+    """Return the next message; b"" for what is none or was not whole in time, None if no byte
+    came."""
+    data = bytearray()
+    with trio.move_on_after(MESSAGE_SECONDS), suppress(trio.BrokenResourceError):
+        if await _receive_until(stream, data, _LENGTH.size):
+            (length,) = _LENGTH.unpack(data)
+            if length <= MAX_QUERY and await _receive_until(stream, data, _LENGTH.size + length):
+                return bytes(data[_LENGTH.size :])
+    return b"" if data else None
 
 
-async def _receive_exactly(stream: trio.SocketStream, count: int) -> bytes:
-    """Exactly `count` bytes, or b"" if the connection ended before."""
-    data = b""
+async def _receive_until(stream: trio.SocketStream, data: bytearray, count: int) -> bool:
+    """Append to `data` until it has `count` bytes; returns False if the connection ended before."""
     while len(data) < count:
         more = await stream.receive_some(count - len(data))
         if not more:
-            return b""
+            return False
         data += more
-    return data
+    return True

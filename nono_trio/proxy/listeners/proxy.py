@@ -2,6 +2,7 @@
 
 Rules of this file:
 - No client ends the accept loop, and no lack of descriptors or memory does.
+- What has connected before the end is served, each being an attempt; what is too late is counted.
 - A full table first drops connections that have not shown that they may be served, then idle ones.
 - Handlers live in the caller's nursery, so the caller decides how long they may outlive the
   listener.
@@ -14,17 +15,22 @@ import socket
 import sys
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from nono_trio.core.log.events import Network
+from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
+from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.authorizer import RequestAuthorizer, Token
+from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFailures
 from nono_trio.proxy.connection_handler import ProxyContext
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, ProxyLimits
+from nono_trio.proxy.listeners.ending import LAST_SECONDS
 from nono_trio.proxy.listeners.origin import between
 from nono_trio.proxy.transport.client import Client, ClientTable
 from nono_trio.proxy.transport.epoll import Readiness
@@ -49,8 +55,10 @@ if TYPE_CHECKING:
     Admits: TypeAlias = Callable[[Any], bool]
     """Returns True if a connection from a socket address is served. It is called on the loop for
     each accepted connection, so it must neither wait nor raise."""
+    Accept: TypeAlias = Callable[[], tuple[socket.socket, Any]]
     Serve: TypeAlias = Callable[[Client, ConnectionHandler], Awaitable[None]]
 
+MOST_UNSERVED: Final = 1 << 14  # of one listener, whose backlog is shorter; others still connect
 MAX_RESTING: Final = 128  # tasks of about 4 KiB; more than are ever between two clients at once
 
 # accept(2) reports an error that a connection had before it was accepted; the next one is fine.
@@ -115,6 +123,9 @@ class Proxy:
         self._listeners = 0
         self.turned_away = 0
         """Connections that a listener's `admits` has refused."""
+        self.unserved = 0
+        """Connections of the command that were made before the end and came too late for a
+        decision."""
         self._left = trio.Event()
         self._attending: trio.CancelScope | None = None
 
@@ -166,7 +177,8 @@ class Proxy:
                 task_status.started()
                 shared = shared and admits is None
                 make_handler = partial(HttpConnection, shared=True) if shared else HttpConnection
-                await self._accept(make_handler, listener, handlers, admits)
+                accepting = _Accepting(listener, make_handler, handlers, admits, not shared)
+                await self._accept(accepting)
 
     async def serve_with(
         self,
@@ -177,7 +189,7 @@ class Proxy:
         """Serve a listener of the cage's network with handlers from `make_handler`; otherwise as
         `serve`. The supervisor itself can't dial such a listener."""
         with listener, self._serving(listener, handlers):
-            await self._accept(make_handler, listener, handlers)
+            await self._accept(_Accepting(listener, make_handler, handlers))
 
     @contextmanager
     def _serving(self, listener: socket.socket, handlers: trio.Nursery) -> Generator[None]:
@@ -201,39 +213,57 @@ class Proxy:
     def _close_down(self) -> None:
         """Close idle connections, after the last listener is closed."""
         self._context.closing = True
+        if self.unserved:
+            reason = format_reason(DenialCode.CONNECTIONS_LOST, count=self.unserved)
+            event = host_denied(REFUSED_PORTS_TARGET, None, reason).event(self._context.now())
+            self._context.recorder.leave_for_end(Network(event=event))
         self._tasks.dismiss()
         while self._clients.drop_idle():
             pass
         self._finish_if_unused()
 
-    async def _accept(
-        self,
-        make_handler: ConnectionHandlerFactory,
-        listener: socket.socket,
-        handlers: trio.Nursery,
-        admits: Admits | None = None,
-    ) -> None:
-        accept = _acceptor(listener)
-        own = _address(listener)
-        while True:
-            room = await self._wait_for_room()
-            try:
-                for _ in range(min(room, ACCEPT_BATCH)):
-                    sock, address = accept()
-                    if admits is None or admits(address):
-                        origin = between(address, own or sock.getsockname())
-                        self._take(make_handler, sock, origin, handlers)
-                    else:
-                        self._turn_away(sock)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(listener)
-            except OSError as error:
-                if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
-                    self._clients.make_room()
-                    await trio.sleep(ACCEPT_BACKOFF)
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.checkpoint()
+    async def _accept(self, at: _Accepting) -> None:
+        """Accept until cancelled, then for LAST_SECONDS what has connected before."""
+        accept = _acceptor(at.listener)
+        try:
+            while True:
+                if not await self._accept_batch(at, accept):
+                    await trio.lowlevel.wait_readable(at.listener)
+        except trio.Cancelled:
+            with trio.move_on_after(LAST_SECONDS, shield=True):
+                while await self._accept_batch(at, accept):
+                    pass
+            self._count_unserved(at, accept)
+            raise
+
+    async def _accept_batch(self, at: _Accepting, accept: Accept) -> bool:
+        """Accept some connections, once there is room. Returns False if no more wait."""
+        room = await self._wait_for_room()
+        admits, own = at.admits, _address(at.listener)
+        try:
+            for _ in range(min(room, ACCEPT_BATCH)):
+                sock, address = accept()
+                if admits is None or admits(address):
+                    origin = between(address, own or sock.getsockname())
+                    self._take(at.make_handler, sock, origin, at.handlers)
+                else:
+                    self._turn_away(sock)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
+                self._clients.make_room()
+                await trio.sleep(ACCEPT_BACKOFF)
+        await trio.lowlevel.checkpoint()
+        return True
+
+    def _count_unserved(self, at: _Accepting, accept: Accept) -> None:
+        with suppress(OSError):
+            for _ in range(MOST_UNSERVED):
+                sock, address = accept()
+                is_commands = at.is_commands and (at.admits is None or at.admits(address))
+                self.unserved += is_commands
+                sock.close()
 
     async def _wait_for_room(self) -> int:
         """Wait until a connection may be accepted; return how many may."""
@@ -305,7 +335,17 @@ class Proxy:
             self._readiness.close()
 
 
-def _acceptor(listener: socket.socket) -> Callable[[], tuple[socket.socket, Any]]:
+class _Accepting(NamedTuple):
+    """A listener and what its connections get. `is_commands`: no other program reaches it."""
+
+    listener: socket.socket
+    make_handler: ConnectionHandlerFactory
+    handlers: trio.Nursery
+    admits: Admits | None = None
+    is_commands: bool = True
+
+
+def _acceptor(listener: socket.socket) -> Accept:
     """Return `listener.accept` with the listener's family and type looked up once.
 
     Both properties make an enum member on each access, a third of the cost of an accept.

@@ -412,8 +412,9 @@ def test_what_was_lost_is_a_reason_where_it_could_be_one():
     assert code([files], None, paths=["/h"]) == 3
     assert code([packets, events, files], None) == 3  # counted only where a run depends on it
     assert code([packets, events], None) == 0
-    strays = Judging("policy").strays(fold([packets, packets, events]))
-    assert dict(strays.unseen) == {"refused packets": 6, "records": 7}
+    late = own("refused", "2 connections came too late to be decided")
+    strays = Judging("policy").strays(fold([packets, packets, events, late]))
+    assert dict(strays.unseen) == {"refused packets": 6, "records": 7, "connections": 2}
 
 
 def test_a_look_up_weighs_where_it_may_be_a_reason():

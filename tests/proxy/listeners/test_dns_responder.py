@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -465,6 +465,32 @@ async def test_a_connection_without_a_query_is_an_event(raw):
     assert [target for target, _ in at.events] == ["127.0.0.1"]
 
 
+@pytest.mark.parametrize("raw", [b"\0", b"\0\0", b"\0\x10half", b"\xff\xffrubbish"])
+async def test_rubbish_behind_a_query_is_an_event(raw):
+    """Before: one allowed query, and nothing else on its connection was seen."""
+    at = Service("allowed.test")
+    async with connections(at) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(framed(query(wire(b"allowed", b"test"))))
+        await receive(stream)
+        assert at.events == []
+        with trio.fail_after(BOUND), suppress(trio.BrokenResourceError):
+            await stream.send_all(raw)
+            await stream.send_eof()
+            assert await stream.receive_some() == b""
+    assert [target for target, _ in at.events] == ["127.0.0.1"]
+
+
+async def test_a_connection_that_only_carried_queries_is_no_event():
+    at = Service("allowed.test")
+    async with connections(at) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(framed(query(wire(b"allowed", b"test"))))
+        await receive(stream)
+        await stream.send_eof()
+        with trio.fail_after(BOUND):
+            assert await stream.receive_some() == b""
+    assert at.events == []
+
+
 async def test_what_has_arrived_before_the_end_is_an_event():
     at = Service()
     with (
@@ -511,6 +537,7 @@ async def test_connections_are_bounded_and_their_places_come_back():
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             with trio.fail_after(BOUND):
                 assert await stream.receive_some() == b""
+        assert [target for target, _ in at.events] == ["127.0.0.1"]
         for stream in held:
             await stream.aclose()
         with trio.fail_after(BOUND):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 import pytest
@@ -23,6 +23,7 @@ from transparent_cage import (
     greets,
 )
 
+from nono_trio.core.log.events import Network
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.listeners.transparent import destination_of
@@ -227,6 +228,37 @@ async def test_idle_connections_end_when_accepting_does_and_tunnels_go_on():
         assert await idle.ends()
         await tunnel.send(b"still")
         assert await tunnel.receive_exactly(5) == b"still"
+
+
+async def test_what_has_connected_before_the_end_is_seen():
+    """Before: what was still in the backlog was dropped without a record or a count."""
+    async with cage() as at, AsyncExitStack() as clients:
+        for _ in range(200):  # several times ACCEPT_BATCH, and no turn for the loop between
+            await clients.enter_async_context(at.open(LITERAL, 22))
+        at.accepting.cancel()
+        assert await at.events(200) == [("deny", LITERAL, 22, "TCP")] * 200
+        assert at.recorder.left == []
+
+
+async def test_what_the_log_was_too_slow_for_at_the_end_is_counted():
+    released = trio.Event()
+
+    async def hold(_event: object) -> None:
+        await released.wait()
+
+    recorder = MemoryRecorder()
+    recorder.before_commit = hold
+    limits = ProxyLimits(connections=1, refusals=1, head=5, linger=0.3, sweep=0.02)
+    async with cage(recorder=recorder, limits=limits) as at, AsyncExitStack() as clients:
+        for _ in range(5):
+            await clients.enter_async_context(at.open(LITERAL, 22))
+        at.accepting.cancel()
+        await until(lambda: bool(recorder.left))
+        released.set()
+        assert await at.events(2) == [("deny", LITERAL, 22, "TCP")] * 2
+        [lost] = recorder.left
+    assert isinstance(lost, Network)
+    assert lost.event.reason == "3 connections came too late to be decided"
 
 
 async def test_a_name_that_was_asked_for_leads_to_its_own_tunnel_and_the_end_tells_the_rest():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import socket
 import stat
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nono_trio.sandbox.launcher.linux import creating_calls as creating_calls_module
 from nono_trio.sandbox.launcher.linux import fuse_messages as fuse
 from nono_trio.sandbox.launcher.linux import view_reports, view_server
+from nono_trio.sandbox.launcher.linux.creating_calls import creating_calls
 from nono_trio.sandbox.launcher.linux.view_reports import ACKNOWLEDGED, NO_PATH, TOLD
 from nono_trio.sandbox.launcher.linux.view_server import Home, ViewServer
 from nono_trio.sandbox.launcher.linux.view_tree import (
@@ -170,6 +173,41 @@ def test_what_the_home_has_is_not_missing(tmp_path: Path) -> None:
             assert kernel.told()[1] == b"/home/me/.ssh"
     finally:
         os.close(descriptor)
+
+
+def test_a_create_in_the_home_hides_no_look_up_of_a_tripwire(tmp_path: Path) -> None:
+    """Before: `open` with O_CREAT read what is below a tripwire, and nobody saw it; so did a
+    program that hides its calls."""
+    descriptor = os.open(tmp_path, os.O_PATH)
+    opening = next(number for number, place in creating_calls().items() if place == 0)
+    found: list[bytes | Exception] = []
+    try:
+        for kernel in running(Kernel(Home("/home/me", descriptor))):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(creating_calls_module, "open", lambda *_, **__: _read(found), False)
+                for found[:], has_tripwires, name in (
+                    ([b"%d 0x0" % opening], False, b"allowed"),
+                    ([b"%d 0x0" % opening], True, b".ssh"),
+                    ([PermissionError()], False, b".hidden"),
+                ):
+                    kernel.server.has_tripwires = has_tripwires
+                    kernel.look_up(4, name)
+                    if name == b"allowed":
+                        assert kernel.answer()[1] == errno.ENOENT
+                        continue
+                    told = kernel.supervisor.recv(1 << 16)
+                    number, _, creates, *_ = TOLD.unpack_from(told)
+                    assert (told[TOLD.size :], creates) == (b"/home/me/" + name, False)
+                    kernel.supervisor.send(ACKNOWLEDGED.pack(number))
+                    assert kernel.answer()[1] == errno.ENOENT
+    finally:
+        os.close(descriptor)
+
+
+def _read(found: list[bytes | Exception]) -> io.BytesIO:
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return io.BytesIO(found[0])
 
 
 def test_memory_is_flat_over_many_names(kernel: Kernel) -> None:

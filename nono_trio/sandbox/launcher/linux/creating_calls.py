@@ -29,11 +29,11 @@ def creating_calls() -> dict[int, int]:
     return {number: place for number, place in found.items() if number is not None}
 
 
-def creates_file(thread: int, calls: Mapping[int, int]) -> bool:
+def creates_file(thread: int, calls: Mapping[int, int]) -> bool | None:
     """Return whether the thread is in one of `calls` that creates a file; it waits meanwhile.
 
-    A program that only its owner may read, or nobody, hides its calls from an ordinary user: it
-    counts as creating, so that it can't hide a create.
+    None: not known. A program that only its owner may read, or nobody, hides its calls from an
+    ordinary user.
     """
     try:
         with open(f"/proc/{thread}/syscall", "rb", buffering=0) as file:
@@ -43,6 +43,6 @@ def creates_file(thread: int, calls: Mapping[int, int]) -> bool:
             return False
         return call == 0 or bool(int(words[1 + call], 16) & _CREATE)
     except PermissionError:
-        return True
+        return None
     except (OSError, ValueError, IndexError):
         return False

@@ -163,6 +163,7 @@ class AnsweringView:
             "tree": tree,
             "home": None if home is None else home.path,
             "listed": listed,
+            "watched": self._watched,
         }
         protocol.send(self._channel, message, held)
         for descriptor in held:

@@ -94,6 +94,7 @@ def _serve(control: socket.socket, supervisor: socket.socket) -> None:
         server = ViewServer(device, control, supervisor, tree, home=home)
         listed = message["listed"]
         server.listed = frozenset(listed if isinstance(listed, list) else ())
+        server.has_tripwires = bool(message["watched"])
         server.run()
     os.close(device)
     supervisor.close()
@@ -157,6 +158,7 @@ class ViewServer:
         self._number = NO_PATH
         self.listed: frozenset[str] = frozenset()
         """Directories whose listing is told like a look-up: it would name what is in them."""
+        self.has_tripwires = False
         self._waiting: dict[int, tuple[bytes, float]] = {}  # told number -> answer, deadline
         self._late: dict[int, None] = {}
         self._known: dict[tuple[int, bytes, bool], None] = {}
@@ -338,13 +340,21 @@ class ViewServer:
                 self._write(answer)
 
     def _is_told(self, request: fuse.Request, parent: _Node, answer: bytes) -> bool:
-        """Report a missing name; as `_must_wait`."""
-        is_create = creates_file(request.thread, self._creating)
-        if (request.node, request.name, is_create) in self._known:
-            return False
+        """Report a missing name; as `_must_wait`.
+
+        A create in the home is allowed. It is told where it could hide the look-up of a tripwire
+        (`open` with O_CREAT also reads), as a look-up. A call that is not known counts as what it
+        must not hide: in the home as a look-up, elsewhere as a create.
+        """
         path = os.fsencode(parent.place.path.rstrip("/")) + b"/" + request.name
-        if self._is_of_home(path, creates=is_create):
+        is_create = creates_file(request.thread, self._creating)
+        home = self._home
+        if home is None or not path.startswith(os.fsencode(home.path) + b"/"):
+            is_create = is_create is not False
+        elif (is_create and not self.has_tripwires) or home.has(path):
             return False
+        else:
+            is_create = False
         return self._must_wait(request, (request.node, request.name, is_create), path, answer)
 
     def _must_wait(
@@ -367,13 +377,6 @@ class ViewServer:
             return False
         self._waiting[self._number] = (answer, self._clock() + ANSWER_SECONDS)
         return True
-
-    def _is_of_home(self, path: bytes, *, creates: bool) -> bool:
-        """Return whether the look-up is about a file of the cage's own home, or creates one."""
-        home = self._home
-        if home is None or not path.startswith(os.fsencode(home.path) + b"/"):
-            return False
-        return creates or home.has(path)
 
     def _write(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # its caller was killed
