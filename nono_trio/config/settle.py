@@ -21,7 +21,7 @@ from nono_trio.config.options import (
 from nono_trio.config.resolve import choose
 from nono_trio.config.secret import read_secret, secret_variable
 from nono_trio.core.policy.home_choice import FLAG, HomeChoice, parse_home
-from nono_trio.core.policy.judging import Judging, parse_expected
+from nono_trio.core.policy.judging import Judging, check_tripwire, parse_expected
 from nono_trio.core.policy.rule import parse_deny
 from nono_trio.core.profile.fields import FIELDS, flag_of
 from nono_trio.core.profile.size import parse_size
@@ -166,11 +166,8 @@ def _judging(values: Mapping[str, Any]) -> Judging:
     both = dict.fromkeys(
         one for path in paths for one in (os.path.normpath(path), os.path.realpath(path))
     )
-    if any(not one.strip("/") for one in both):
-        raise UsageError(
-            "--fail-on-path: expected a path below /, got /",
-            hint="--fail-on all counts every look-up of a file that is not granted",
-        )
+    for one in both:
+        check_tripwire(one)
     if values["observe"] and values["block_net"]:
         raise UsageError(
             "--observe lets hosts through, --block-net lets none through", hint="drop one of them"

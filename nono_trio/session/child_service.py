@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.audit.write.watchdog import AppendWatchdog
+    from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.log.processes import Found
     from nono_trio.proxy.listeners.proxy import Admits
     from nono_trio.sandbox.attribution.attribution import Attribution
@@ -218,10 +219,10 @@ class ChildService:
             serving.cancel_scope.cancel(reason="the child has ended")
         return ended
 
-    def _is_expected(self) -> Callable[[str, int | None], bool] | None:
-        """Return the check that a host's denial is no reason to fail, if there are such hosts."""
+    def _is_reason(self) -> Callable[[NetworkEvent], bool] | None:
+        """Return the check that a denial may make the run fail, if any may."""
         judging = self._record.judging
-        return judging.is_expected if judging is not None and judging.expects else None
+        return judging.is_reason if judging is not None and judging.fail_on is not None else None
 
     def _admits(self) -> Admits | None:
         """Return the check that a client is the command, where other programs could connect too."""
@@ -241,7 +242,7 @@ class ChildService:
             self._run.policy,
             recorder,
             own_names=own_names,
-            is_expected=self._is_expected(),
+            is_reason=self._is_reason(),
         )
         return partial(self._serve_network, network, handlers)
 
@@ -289,7 +290,7 @@ class ChildService:
         from nono_trio.session.direct_connections import DirectConnections
 
         plan = self._run.plan
-        direct = DirectConnections(recorder, self._is_expected())
+        direct = DirectConnections(recorder, self._is_reason())
         sockets = [grant.path for grant in self._run.files.sockets]
         openings = Openings.of(plan.port, plan.listen_ports, plan.grants, sockets, plan.identities)
         elsewhere = plan.isolation == "namespace"

@@ -9,6 +9,7 @@ records, and no attempt is lost from their counts.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.notices import DIRECT_TARGET
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.net.address import Address
-    from nono_trio.proxy.access.denial_throttle import IsExpected
+    from nono_trio.proxy.access.denial_throttle import IsReason
 
 REASON: Final = format_reason(DenialCode.DIRECT)
 UNSEEN: Final = format_reason(DenialCode.DIRECT_UNKNOWN)
@@ -36,11 +37,11 @@ class DirectConnections:
     `count` is how many there were; `unseen` is how many more there were whose target is not known.
     """
 
-    def __init__(self, recorder: RecordsDecisions, is_expected: IsExpected | None = None) -> None:
+    def __init__(self, recorder: RecordsDecisions, is_reason: IsReason | None = None) -> None:
         self.count = 0
         self.unseen = 0
         self._loopback: tuple[Address, int] | None = None  # the first that led there
-        self._denials = DenialThrottle(recorder, unix_ms, is_expected)
+        self._denials = DenialThrottle(recorder, unix_ms, is_reason)
 
     async def refused(
         self, address: Address | None, port: int, origin: RecordOrigin | None = None
@@ -85,9 +86,7 @@ class DirectConnections:
     async def record_suppressed(self) -> None:
         """At the end of the session: record how many no record has told of. Raises nothing."""
         await self._denials.record_suppressed(
-            lambda count: host_denied(
-                DIRECT_TARGET, None, format_reason(DenialCode.DIRECT_SUPPRESSED, count=count)
-            )
+            partial(host_denied, DIRECT_TARGET, None), DenialCode.DIRECT_SUPPRESSED
         )
 
 

@@ -136,6 +136,13 @@ def test_the_root_is_no_tripwire(sessions: Sessions, path: str) -> None:
     assert "hint: --fail-on all " in done.stderr
 
 
+def test_a_pattern_in_a_directory_is_refused(sessions: Sessions) -> None:
+    """Before: it was taken, and matched no look-up that a cage can see."""
+    done = sessions.run("--fail-on-path", "/home/*/.ssh/id_x", "--", "true")
+    assert done.returncode == 2
+    assert "expected * in the last part of the path only, got /home/*/.ssh/id_x" in done.stderr
+
+
 @pytest.mark.parametrize("entry", ["", "https://a.example.com", "a.example.com:0", "*"])
 def test_an_invalid_expectation_is_a_usage_error(sessions: Sessions, entry: str) -> None:
     done = sessions.run("--expect-deny", entry, "--", "true")

@@ -16,7 +16,8 @@ Rules of this file:
   itself asked for and never sent the token for.
 - `unseen` counts what left no record and may have been anything: a check that depends on seeing it
   can't pass.
-- A repeat that the throttles left out is no attempt of its own; `repeats` counts those.
+- A repeat that the throttles left out is no attempt of its own; `repeats` counts those. A denied
+  attempt for which they had no room has no such record before it: `beyond` counts it.
 - A command chooses the names, so every table here has a bound; what no longer fits is counted
   without its name.
 """
@@ -25,10 +26,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
-
-import msgspec
 
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.file_events import (
@@ -40,16 +38,16 @@ from nono_trio.core.log.file_events import (
 from nono_trio.core.log.nono_events import CapabilityDecision
 from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log, lost_events
 from nono_trio.core.log.session_json import AttemptTotals
-from nono_trio.core.net.address import parse_address
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, entry
-from nono_trio.core.policy.reasons import DenialCode, parse_note, parse_reason
+from nono_trio.core.policy.outcome import FAILED_CATEGORIES, is_counted, outcome_of, read_reason
+from nono_trio.core.policy.reasons import DenialCode, parse_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nono_trio.core.log.events import NetworkEvent, Payload
+    from nono_trio.core.policy.outcome import ReadReason
 
-Kind: TypeAlias = Literal["denied", "listed", "failed"]
 Unseen: TypeAlias = Literal[
     "look-ups of files", "refused packets", "queries for names", "connections", "records"
 ]
@@ -59,19 +57,6 @@ MAX_HOSTS: Final = 1000
 MAX_KEYS: Final = 4096
 MAX_FILES: Final = 2000  # more than the view records (sandbox/denied_files.py)
 
-_FAILED_CATEGORIES: Final = ("upstream_connect_failed", "external_proxy_rejected")
-# The policy allowed it, or was not asked: no answer in time, no room, a broken connection.
-_FAILED_CODES: Final = frozenset({
-    DenialCode.PROXY_FULL, DenialCode.AUDIT_BUSY, DenialCode.HEAD_TIMEOUT, DenialCode.HEAD_CUT,
-    DenialCode.HELLO_TIMEOUT, DenialCode.HELLO_CUT, DenialCode.RELAY_FULL,
-    DenialCode.RELAY_UNANSWERED, DenialCode.NO_LISTENERS_LEFT, DenialCode.NEEDS_PORT,
-    DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.INTERCEPT_FAILED, DenialCode.INTERCEPT_TIMEOUT,
-    DenialCode.NO_HTTP_OFFERED,
-})  # fmt: skip
-_LISTED_CODES: Final = frozenset({
-    DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
-    DenialCode.ENDPOINT_DENIED,
-})  # fmt: skip
 # Only made after the record that allows.
 _SECOND_CODES: Final = frozenset({
     DenialCode.RESOLVED_CLOSED, DenialCode.RESOLVED_ON_DENY_LIST, DenialCode.RESOLVED_LOCAL,
@@ -90,17 +75,8 @@ _SUPPRESSED_CODES: Final = frozenset({
     DenialCode.QUERIES_SUPPRESSED, DenialCode.PORTS_SUPPRESSED, DenialCode.DIRECT_SUPPRESSED,
     DenialCode.DATAGRAMS_SUPPRESSED,
 })  # fmt: skip
-# Not counted if they are about a loopback address.
-_LOOPBACK_CODES: Final = frozenset({DenialCode.DIRECT, DenialCode.HOST_LOOPBACK})
-
-
-class _Read(msgspec.Struct, frozen=True):
-    """The part of a reason that decides what an attempt counts as."""
-
-    code: DenialCode
-    count: int
-    suppressed: int
-    other_host: str
+# They count denied attempts that have no record.
+_UNRECORDED_CODES: Final = frozenset({DenialCode.UNANSWERED_MORE, DenialCode.UNRECORDED})
 
 
 class Decided(NamedTuple):
@@ -145,7 +121,7 @@ class AttemptTally:
     unseen: Counter[Unseen] = field(default_factory=Counter)
     """What was lost; of look-ups of files those that decide about the run."""
     beyond: int = 0
-    """Denied attempts on hosts beyond the bound."""
+    """Denied attempts on hosts beyond the bound, or without a record."""
     _requests: int = 0
     _open: dict[tuple[str, int | None], _Open] = field(default_factory=dict)
     _tried: dict[str, None] = field(default_factory=dict)
@@ -205,7 +181,7 @@ class AttemptTally:
             self._add_refused(key, event)
 
     def _add_about_many(self, event: NetworkEvent) -> None:
-        read = _read(event.reason or "")
+        read = read_reason(event.reason or "")
         self._lose("records", lost_events(event))
         if read.code in _SUPPRESSED_CODES:
             self.repeats += read.count
@@ -215,7 +191,7 @@ class AttemptTally:
             self._lose("refused packets", read.count)
         elif read.code is DenialCode.CONNECTIONS_LOST:
             self._lose("connections", read.count)
-        elif read.code is DenialCode.UNANSWERED_MORE:
+        elif read.code in _UNRECORDED_CODES:
             self.beyond += read.count
         elif event.target == DIRECT_TARGET and event.decision == "deny":
             self.beyond += 1  # an attempt whose target is not known
@@ -253,18 +229,18 @@ class AttemptTally:
             self.observed[entry(event.target, port)] = None
 
     def _add_refused(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
-        read = _read(event.reason or "")
+        read = read_reason(event.reason or "")
         self.repeats += read.suppressed
         if event.method == LOOK_UP:
             self._add_look_up(event)
             return
-        if read.code in _LOOPBACK_CODES and _is_loopback(event.target):
+        outcome = outcome_of(event)
+        if outcome == "loopback":
             self.loopback += 1
             return
         self._replace(key, event, read)
-        kind = _kind(event, read)
         self._was_tried(event.target)
-        if kind == "failed":
+        if outcome == "failed":
             self.failed += 1
             host = _host(self.failed_hosts, event.target)
         else:
@@ -274,7 +250,7 @@ class AttemptTally:
             else:
                 self._requests += 1
         if host is not None:
-            host.refuse(event.port, event.reason, listed=kind == "listed")
+            host.refuse(event.port, event.reason, listed=outcome == "listed")
 
     def _add_look_up(self, event: NetworkEvent) -> None:
         if event.target in self._tried:
@@ -293,9 +269,9 @@ class AttemptTally:
         if host is not None and not host.ports:
             del self.denied_hosts[target]  # it was only looked up before
 
-    def _replace(self, key: tuple[str, int | None], event: NetworkEvent, read: _Read) -> None:
+    def _replace(self, key: tuple[str, int | None], event: NetworkEvent, read: ReadReason) -> None:
         """Take the allowing decision back, if this is a second one about the same request."""
-        is_second = read.code in _SECOND_CODES or event.denial_category in _FAILED_CATEGORIES
+        is_second = read.code in _SECOND_CODES or event.denial_category in FAILED_CATEGORIES
         in_tunnel = event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
         in_tunnel |= event.mode == "connect_intercept" and not is_second
         if not (in_tunnel or is_second):
@@ -332,10 +308,7 @@ def is_denied_attempt(event: NetworkEvent) -> bool:
         return False
     if event.denial_category == NO_TOKEN:
         return False
-    read = _read(event.reason or "")
-    if read.code in _LOOPBACK_CODES and _is_loopback(event.target):
-        return False
-    return _kind(event, read) != "failed"
+    return is_counted(event)
 
 
 def _is_inside(event: NetworkEvent) -> bool:
@@ -345,29 +318,9 @@ def _is_inside(event: NetworkEvent) -> bool:
     return event.mode == "reverse" and event.auth_outcome == "succeeded"
 
 
-def _kind(event: NetworkEvent, read: _Read) -> Kind:
-    if event.denial_category in _FAILED_CATEGORIES or read.code in _FAILED_CODES:
-        return "failed"
-    return "listed" if read.code in _LISTED_CODES else "denied"
-
-
 def _host(hosts: dict[str, DeniedHost], target: str) -> DeniedHost | None:
     """The host's entry; None if there is no room for another host."""
     found = hosts.get(target)
     if found is None and len(hosts) < MAX_HOSTS:
         found = hosts[target] = DeniedHost(target)
     return found
-
-
-@lru_cache(maxsize=1024)
-def _is_loopback(target: str) -> bool:
-    address = parse_address(target)
-    return address is not None and address.is_loopback
-
-
-@lru_cache(maxsize=1024)
-def _read(reason: str) -> _Read:
-    read = parse_reason(reason)
-    count = read.values.get("count", 0)
-    host = str(read.values.get("host", "")).removeprefix("[").removesuffix("]")
-    return _Read(read.code, count if isinstance(count, int) else 0, read.suppressed, host)

@@ -6,7 +6,8 @@ one only under `all`: who denies a host by name knows that it is asked for. What
 been a reason, so a run that could not be seen whole fails.
 
 The record of a look-up names the first name that the cage does not have. So that it names a
-tripwire itself, the cage shows the directory of a tripwire, empty (`directories`).
+tripwire itself, the cage shows the directory of a tripwire, empty (`directories`). So a pattern may
+have its `*` in its last part only: of a pattern in a directory the record would name less.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from nono_trio.core.net.host import BadHost, parse_host
-from nono_trio.core.policy.rule import ANY_PORT, DENY_FLAG, parse_deny
+from nono_trio.core.policy.allow_entry import LOOK_UP
+from nono_trio.core.policy.outcome import outcome_of
+from nono_trio.core.policy.rule import ANY_PORT, DENY_FLAG, WEB_PORTS, parse_deny
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.policy.allow_entry import DeniedHost
     from nono_trio.core.policy.attempts import AttemptTally, Unseen
     from nono_trio.core.policy.rule import Rule
@@ -32,7 +36,8 @@ FailOn: TypeAlias = Literal["policy", "all"]
 FAILED_EXIT_CODE: Final = 3
 EXPECT_FLAG: Final = "--expect-deny"
 PATH_FLAG: Final = "--fail-on-path"
-_GLOB: Final = frozenset("*?[")
+_STAR: Final = "*"
+_WEB: Final = frozenset((ANY_PORT, *WEB_PORTS))
 
 
 class Strays(msgspec.Struct, frozen=True):
@@ -62,7 +67,8 @@ class Strays(msgspec.Struct, frozen=True):
 
 
 class Judging(msgspec.Struct, frozen=True):
-    """What makes a run fail. `expected` are host rules, `paths` absolute paths or patterns.
+    """What makes a run fail. `expected` are host rules, `paths` absolute paths, whose last part may
+    have `*`.
 
     Without `fail_on` only a tripwire in `paths` does.
     """
@@ -87,7 +93,7 @@ class Judging(msgspec.Struct, frozen=True):
 
     @property
     def directories(self) -> tuple[str, ...]:
-        """The directories in which the tripwires lie; of a pattern the one before it begins."""
+        """The directories in which the tripwires lie; "" for the root."""
         return tuple(dict.fromkeys(map(_directory, self.paths)))
 
     def strays(self, attempts: AttemptTally) -> Strays:
@@ -106,15 +112,24 @@ class Judging(msgspec.Struct, frozen=True):
             unseen=unseen,
         )
 
-    @property
-    def expects(self) -> bool:
-        """True if the denials of some host are no reason."""
-        return bool(self.expected or (self.fail_on == "policy" and self.deny_list))
+    def is_reason(self, event: NetworkEvent) -> bool:
+        """Return True if the record of a denial may make a run with `fail_on` fail."""
+        outcome = outcome_of(event)
+        if outcome != "denied" and (outcome != "listed" or self.fail_on != "all"):
+            return False
+        return not self.is_expected(event.target, None if event.method == LOOK_UP else event.port)
 
     def is_expected(self, target: str, port: int | None) -> bool:
         """Return True if a denial of the host is no reason; `port` None: a look-up of its name."""
-        is_listed = self.fail_on != "all" and _names(self.deny_list, target, port)
+        is_listed = self.fail_on != "all" and _names(self._denies(port), target, port)
         return is_listed or _names(self.expected, target, port)
+
+    def _denies(self, port: int | None) -> tuple[Rule, ...]:
+        """The deny entries that explain the denial of a request: a look-up is denied for what a
+        program asks a name for, so an entry for some other port does not explain it."""
+        if port is not None:
+            return self.deny_list
+        return tuple(rule for rule in self.deny_list if not _WEB.isdisjoint(rule.ports))
 
     def is_tripwire(self, path: str) -> bool:
         """Return True if a look-up of `path` makes the run fail, provided that it exists."""
@@ -122,10 +137,7 @@ class Judging(msgspec.Struct, frozen=True):
 
     def leads_to_tripwire(self, real: str) -> bool:
         """Return True if a symlink to `real` leads to a tripwire, below it, or to its directory."""
-        return any(
-            real == _directory(wanted) or _is_same(real, wanted) or _is_same(real, f"{wanted}/*")
-            for wanted in self.paths
-        )
+        return any(real == _directory(wanted) or _is_in(real, wanted) for wanted in self.paths)
 
     def is_named(self, path: str) -> bool:
         """Return True if `path` itself is a tripwire: a look-up of it counts, existing or not."""
@@ -197,16 +209,42 @@ def _covers(rule: Rule, name: str, port: int | None) -> bool:
     return is_host and (port is None or port in rule.ports or ANY_PORT in rule.ports)
 
 
+def check_tripwire(path: str) -> None:
+    """Raise UsageError for an absolute path that can't be a tripwire."""
+    if not path.strip("/"):
+        raise UsageError(
+            f"{PATH_FLAG}: expected a path below /, got /",
+            hint="--fail-on all counts every look-up of a file that is not granted",
+        )
+    if _STAR in _directory(path):
+        raise UsageError(
+            f"{PATH_FLAG}: expected * in the last part of the path only, got {path}",
+            hint=f"give {PATH_FLAG} once for each directory that is meant",
+        )
+
+
 def _directory(wanted: str) -> str:
-    """Return the last directory above a tripwire that has no pattern in it; "" for the root."""
-    directory = wanted.rpartition("/")[0]
-    while _GLOB.intersection(directory):
-        directory = directory.rpartition("/")[0]
-    return directory
+    """Return the directory of a tripwire; "" for the root."""
+    return wanted.rpartition("/")[0]
 
 
 def _is_same(path: str, wanted: str) -> bool:
-    return fnmatch.fnmatchcase(path, wanted) if _GLOB.intersection(wanted) else path == wanted
+    if _STAR not in wanted:
+        return path == wanted
+    directory, _, name = path.rpartition("/")
+    above, _, pattern = wanted.rpartition("/")
+    return directory == above and fnmatch.fnmatchcase(name, _only_stars(pattern))
+
+
+def _only_stars(pattern: str) -> str:
+    """Return the pattern for fnmatch in which nothing but * is special."""
+    return pattern.replace("[", "[[]").replace("?", "[?]")
+
+
+def _is_in(path: str, wanted: str) -> bool:
+    """Return True if `path` is a tripwire, or lies below one."""
+    parts = wanted.count("/") + 1
+    return _is_same("/".join(path.split("/", parts)[:parts]), wanted)
 
 
 def _is_hit(path: str, wanted: str) -> bool:
@@ -214,7 +252,5 @@ def _is_hit(path: str, wanted: str) -> bool:
 
     A directory above the wanted path stands for it: the cage does not have it, or it was listed.
     """
-    if _is_same(path, wanted):
-        return True
     above = _directory(wanted)
-    return above == path or above.startswith(f"{path}/") or _is_same(path, f"{wanted}/*")
+    return above == path or above.startswith(f"{path}/") or _is_in(path, wanted)

@@ -109,6 +109,7 @@ class DenialCode(Enum):
     DIRECT = "a direct connection, past the proxy"
     DIRECT_UNKNOWN = "a connection of a program that can't be looked into"
     DIRECT_SUPPRESSED = "{count} more refused connections"
+    UNRECORDED = "{count} more denied attempts without a record of their own"
     # Endpoint rules. `url` has no query.
     ENDPOINT_NOT_ALLOWED = "{method} {url} fits no endpoint rule of the host"
     ENDPOINT_DENIED = "{method} {url} is denied by the endpoint rule {detail}"

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
     from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.proxy.access.denial_throttle import IsExpected
+    from nono_trio.proxy.access.denial_throttle import IsReason
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +73,13 @@ class NameService:
         *,
         own_names: Mapping[str, Sequence[Address]] | None = None,
         clock_ms: Callable[[], int] = unix_ms,
-        is_expected: IsExpected | None = None,
+        is_reason: IsReason | None = None,
     ) -> None:
         self._names = names
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
         self._own_names = own_names or {}
-        self._denials = DenialThrottle(recorder, clock_ms, is_expected)
+        self._denials = DenialThrottle(recorder, clock_ms, is_reason)
         self._recorder = recorder
         self._clock_ms = clock_ms
         self.lost = 0
@@ -126,9 +127,7 @@ class NameService:
             with suppress(AuditBusy, AuditLost, SessionSealed):
                 await self._recorder.record(lost.event(self._clock_ms()))
         await self._denials.record_suppressed(
-            lambda count: _denied(
-                LOOK_UPS_TARGET, format_reason(DenialCode.QUERIES_SUPPRESSED, count=count)
-            )
+            partial(_denied, LOOK_UPS_TARGET), DenialCode.QUERIES_SUPPRESSED
         )
 
     async def _answer(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.ip_packet import Attempt
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.decision import Decision
-    from nono_trio.proxy.access.denial_throttle import IsExpected
+    from nono_trio.proxy.access.denial_throttle import IsReason
 
 BATCH: Final = 32  # packets before other tasks get a turn
 LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
@@ -64,14 +63,14 @@ class RefusedPorts:
         names: FakeAddresses,
         policy: Policy,
         recorder: RecordsDecisions,
-        is_expected: IsExpected | None = None,
+        is_reason: IsReason | None = None,
     ) -> None:
         self._names = names
         self._policy = policy
         self._recorder = recorder
-        self._connections = DenialThrottle(recorder, unix_ms, is_expected)
+        self._connections = DenialThrottle(recorder, unix_ms, is_reason)
         # A flood of datagrams must not take the place of connections.
-        self._datagrams = DenialThrottle(recorder, unix_ms, is_expected)
+        self._datagrams = DenialThrottle(recorder, unix_ms, is_reason)
         self._listened: list[IPv4Network | IPv6Network] = []
         self._waiting = trio.CancelScope()
         self._is_ending = False
@@ -181,15 +180,14 @@ class RefusedPorts:
                 if sock.recv(MOST_BYTES):
                     self.lost += 1
         if self.lost:
-            event = _about_many(DenialCode.PACKETS_LOST, self.lost).event(unix_ms())
+            reason = format_reason(DenialCode.PACKETS_LOST, count=self.lost)
+            event = _about_many(reason).event(unix_ms())
             self._recorder.leave_for_end(Network(event=event))
 
     async def _record_suppressed(self) -> None:
-        await self._connections.record_suppressed(partial(_about_many, DenialCode.PORTS_SUPPRESSED))
-        await self._datagrams.record_suppressed(
-            partial(_about_many, DenialCode.DATAGRAMS_SUPPRESSED)
-        )
+        await self._connections.record_suppressed(_about_many, DenialCode.PORTS_SUPPRESSED)
+        await self._datagrams.record_suppressed(_about_many, DenialCode.DATAGRAMS_SUPPRESSED)
 
 
-def _about_many(code: DenialCode, count: int) -> Decision:
-    return host_denied(REFUSED_PORTS_TARGET, None, format_reason(code, count=count))
+def _about_many(reason: str) -> Decision:
+    return host_denied(REFUSED_PORTS_TARGET, None, reason)

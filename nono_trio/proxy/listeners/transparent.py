@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.net.address import Address
     from nono_trio.core.policy.network_policy import Policy
-    from nono_trio.proxy.access.denial_throttle import IsExpected
+    from nono_trio.proxy.access.denial_throttle import IsReason
     from nono_trio.proxy.connection_handler import ConnectionHandler, ProxyContext
     from nono_trio.proxy.listeners.proxy import Proxy
     from nono_trio.proxy.transport.client import Client
@@ -61,7 +61,7 @@ class Transparent:
 
     Connections get the limits, the resolver and the dialler of `proxy`. `own_names` are the names
     of the cage itself, with their addresses in it. `destination` returns a connection's;
-    `is_expected` as DenialThrottle has it.
+    `is_reason` as DenialThrottle has it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Transparent:
         *,
         own_names: Mapping[str, Sequence[Address]] | None = None,
         destination: DestinationOf = destination_of,
-        is_expected: IsExpected | None = None,
+        is_reason: IsReason | None = None,
     ) -> None:
         self.names = FakeAddresses(
             has_every_port=lambda name: policy.decides_every_port(Host(name))
@@ -80,9 +80,9 @@ class Transparent:
         self._proxy = proxy
         self._policy = policy
         self._destination = destination
-        self._refused = RefusedPorts(self.names, policy, recorder, is_expected)
+        self._refused = RefusedPorts(self.names, policy, recorder, is_reason)
         self._service = NameService(
-            self.names, policy, recorder, own_names=own_names, is_expected=is_expected
+            self.names, policy, recorder, own_names=own_names, is_reason=is_reason
         )
 
     async def serve(self, sockets: Mapping[str, socket.socket], handlers: trio.Nursery) -> None:

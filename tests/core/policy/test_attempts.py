@@ -227,6 +227,9 @@ TABLE = {
         [tried(), own("refused", "9 more connections to refused ports"),
          own("dns", "3 more queries for denied names"),
          own("direct", "4 more refused connections")], (1, 0, 0)),
+    "denied attempts without a record": (
+        [tried(), own("refused", "9 more denied attempts without a record of their own")],
+        (10, 0, 0)),
     "a metadata address": (
         [deny("169.254.169.254", 80, reason="169.254.169.254 is a cloud metadata address")],
         (1, 0, 0)),
@@ -362,6 +365,21 @@ def test_expected_hosts_are_no_reason():
     assert code([dns("other.test")], expect=["evil.test:443"]) == 3
 
 
+def test_the_record_of_a_denial_is_a_reason_as_the_verdict_has_it():
+    """The throttles ask for each record what the verdict asks for all of them at the end."""
+    for name in (
+        "loopback past the proxy", "a datagram to an allowed host", "a datagram",
+        "on the deny list", "looked up and never tried", "an address past the proxy",
+    ):  # fmt: skip
+        (one,) = TABLE[name][0]
+        for fail_on in ("policy", "all"):
+            assert Judging(fail_on).is_reason(one.event) == (code([one], fail_on) == 3), name
+    expecting = Judging("all", parse_expected(["evil.test:443"]))
+    assert not expecting.is_reason(deny().event)
+    assert expecting.is_reason(deny(port=80).event)
+    assert not expecting.is_reason(dns().event)
+
+
 def test_the_deny_list_is_a_reason_only_if_all_is():
     records = [deny(reason="evil.test:443 is on the deny list")]
     assert code(records) == 0
@@ -369,6 +387,10 @@ def test_the_deny_list_is_a_reason_only_if_all_is():
     assert code([*records, deny(port=80)]) == 3
     assert code([dns()], deny_list=["evil.test"]) == 0
     assert code([dns()], "all", deny_list=["evil.test"]) == 3
+    # Before: a look-up of a host was never a reason if an entry denied one port of it.
+    assert code([dns()], deny_list=["evil.test:25"]) == 3
+    assert code([dns()], deny_list=["evil.test:443"]) == 0
+    assert not Judging("policy", deny_list=(parse_deny("evil.test:443"),)).is_reason(dns().event)
 
 
 def test_files():
@@ -396,11 +418,22 @@ def test_a_pattern_has_its_directory_as_well():
 
 
 def test_the_directories_and_names_of_tripwires():
-    judging = Judging(paths=("/h/.ssh/id_x", "/h/.aws/*", "/srv/*/key", "/wire", "/h/.ssh/id_y"))
-    assert judging.directories == ("/h/.ssh", "/h/.aws", "/srv", "")
-    named = ("/h/.ssh/id_x", "/h/.aws/new", "/srv/a/key", "/wire")
+    judging = Judging(paths=("/h/.ssh/id_x", "/h/.aws/*", "/wire", "/h/.ssh/id_y"))
+    assert judging.directories == ("/h/.ssh", "/h/.aws", "")
+    named = ("/h/.ssh/id_x", "/h/.aws/new", "/wire")
     assert all(judging.is_named(path) for path in named)
-    assert not any(judging.is_named(path) for path in ("/h/.ssh", "/h/.aws", "/wire/below"))
+    others = ("/h/.ssh", "/h/.aws", "/wire/below", "/h/.aws/new/below")
+    assert not any(judging.is_named(path) for path in others)
+
+
+def test_only_a_star_is_special_in_a_pattern():
+    """Before: [id] was a set of letters, and * went on behind a slash."""
+    assert code([file("/srv/[id]/key")], None, paths=["/srv/[id]/key"]) == 3
+    assert code([file("/srv/[id]/a[1]?")], None, paths=["/srv/[id]/*[1]?"]) == 3
+    assert code([file("/srv/[id]/a1x")], None, paths=["/srv/[id]/*[1]?"]) == 0
+    assert code([file("/h/.a/b/c")], None, paths=["/h/.a*"]) == 3  # below it
+    assert code([file("/h/x/key")], None, paths=["/h/*key"]) == 0
+    assert code([file("/h/link", leads_to="/h/.aws/x/y")], None, paths=["/h/.a*"]) == 3
 
 
 def test_what_was_lost_is_a_reason_where_it_could_be_one():

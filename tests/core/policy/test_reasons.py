@@ -134,6 +134,7 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "a direct connection, past the proxy": ("DIRECT", {}),
     "a connection of a program that can't be looked into": ("DIRECT_UNKNOWN", {}),
     "3 more refused connections": ("DIRECT_SUPPRESSED", {"count": 3}),
+    "3 more denied attempts without a record of their own": ("UNRECORDED", {"count": 3}),
     "GET https://a.test/x fits no endpoint rule of the host": (
         "ENDPOINT_NOT_ALLOWED", {"method": "GET", "url": "https://a.test/x"},
     ),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address
 
 import pytest
 import trio
+import trio.testing
 from running_proxy import until
 
+from nono_trio.core.log.events import Network
 from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.net.host import parse_host
+from nono_trio.core.policy.attempts import AttemptTally
+from nono_trio.core.policy.judging import Judging
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.listeners.refused_ports import RefusedPorts
 from nono_trio.testing import MemoryRecorder
-
-if TYPE_CHECKING:
-    from ipaddress import IPv4Address
 
 TCP, UDP = 6, 17
 PORT = 7777
@@ -57,3 +58,37 @@ async def test_a_connection_that_a_listener_gets_is_not_recorded_here(has_every_
         ("every.test", "UDP", "every.test:7777 is allowed for TCP, datagrams are not let through"),
         ("other.test", None, "other.test:7777 is not on the allowlist"),
     ]
+
+
+ALLOWED_ONLY = [(f"n{number}.a.test", PORT) for number in range(30)]
+MANY_PORTS = [("every.test", 1000 + number) for number in range(30)]
+
+
+@pytest.mark.parametrize(("protocol", "flood"), [(UDP, ALLOWED_ONLY), (TCP, MANY_PORTS)])
+@pytest.mark.parametrize("guilty", [1, 30])
+async def test_attempts_that_failed_hide_no_denied_one(
+    autojump_clock: object, protocol: int, flood: list[tuple[str, int]], guilty: int
+) -> None:
+    """Before: 20 of them a second took the place of a denied one, and the run passed. Of more
+    denied ones than have a place each is counted."""
+    policy = Policy.build([f"*.a.test:{PORT}", "every.test:*"])
+    names = FakeAddresses()
+    judging = Judging("policy")
+    recorder, tally = MemoryRecorder(), AttemptTally()
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    serving = RefusedPorts(names, policy, recorder, judging.is_reason)
+    with kernel:
+        kernel.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serving.serve, ours)
+            for name, port in flood:
+                kernel.send(packet(names.addresses_of(name)[0], protocol, port))  # type: ignore[index]
+                await trio.testing.wait_all_tasks_blocked()
+            for number in range(guilty):
+                kernel.send(packet(IPv4Address("192.0.2.1"), protocol, 9000 + number))
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    tally.add_all([Network(event=event) for event in recorder.events] + recorder.left)
+    assert (tally.denied, tally.repeats) == (guilty, 10)
+    assert tally.beyond == max(0, guilty - 20)
+    assert judging.exit_code(0, tally) == 3

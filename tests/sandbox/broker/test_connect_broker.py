@@ -31,6 +31,7 @@ from harness import (
     guarded,
 )
 
+from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import DIRECT_TARGET
 from nono_trio.core.net.sockaddr import InternetAddress
 from nono_trio.errors import AuditBusy, AuditLost
@@ -637,10 +638,25 @@ async def test_a_busy_log_loses_no_count() -> None:
     recorded.before_commit = full
     for _ in range(3):
         await direct.refused(IPv4Address("192.0.2.1"), 443)
-    await direct.record_suppressed()
     recorded.before_commit = None
     await direct.record_suppressed()
-    assert [event.reason for event in recorded.events] == ["3 more refused connections"]
+    assert [event.reason for event in recorded.events] == ["2 more refused connections"]
+    assert [one.event.reason for one in recorded.left if isinstance(one, Network)] == [
+        "1 more denied attempts without a record of their own"
+    ]
+
+
+async def test_tries_of_loopback_hide_no_other_connection(autojump_clock: object) -> None:
+    """Before: 20 of them a second took the place of a denied one, and the run passed."""
+    recorded = MemoryRecorder()
+    direct = DirectConnections(recorded)
+    for port in range(1000, 1050):
+        await direct.refused(IPv4Address("127.0.0.1"), port)
+    await direct.refused(IPv4Address("192.0.2.1"), 9092)
+    assert ("192.0.2.1", 9092) in {(one.target, one.port) for one in recorded.events}
+    await direct.record_suppressed()
+    assert recorded.events[-1].reason == "30 more refused connections"
+    assert recorded.left == []
 
 
 @pytest.mark.parametrize(
