@@ -52,7 +52,7 @@ from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import BUSY, FULL, ConnectionHandler, UpstreamError
 from nono_trio.proxy.http.error_response import refusal_text
 from nono_trio.proxy.http.exchange import unanswered
-from nono_trio.proxy.http.http2.peer import MAX_UNSENT, Http2Peer
+from nono_trio.proxy.http.http2.peer import MAX_OPEN, MAX_UNSENT, Http2Peer
 from nono_trio.proxy.http.http2.responses import Responses
 from nono_trio.proxy.http.http2.stream import Http2Stream, UpstreamPeer, size
 from nono_trio.proxy.http.http2.upstreams import Upstreams
@@ -85,6 +85,7 @@ class MultiplexedConnection(ConnectionHandler):
         "_head_ends",
         "_is_leaving",
         "_nursery",
+        "_ours",
         "_peer",
         "_port",
         "_responses",
@@ -113,6 +114,8 @@ class MultiplexedConnection(ConnectionHandler):
         self._upstreams = Upstreams(client, proxy_context, upstream, unreached)
         self._streams: dict[int, Http2Stream] = {}
         self._turns: deque[Http2Stream] = deque()
+        self._ours: deque[tuple[float, Http2Stream]] = deque()
+        """Streams that got an answer of ours, and when each is reset; the earliest is first."""
         self._responses = Responses(self._peer, proxy_context.buffer, self._finish, self._fail)
         self._closed_by: ClosedBy = "client"
         self._failure: Exception | None = None
@@ -159,6 +162,8 @@ class MultiplexedConnection(ConnectionHandler):
                 moved = self._serve_upstream(one) or moved
             moved = self._move_bodies() or moved
             moved = self._flush() or moved
+            if self._ours:
+                moved = self._reset_unread() or moved
             if self._proxy.closing and not self._is_leaving:
                 self._leave()
             is_over = self._is_leaving or self._peer.splitter.going is not None
@@ -187,13 +192,16 @@ class MultiplexedConnection(ConnectionHandler):
             self._head_ends = math.inf
         elif self._head_ends == math.inf:
             self._head_ends = trio.current_time() + limits.head
-        client.deadline = min(client.deadline, self._head_ends)
+        client.deadline = min(client.deadline, self._head_ends, self._next_reset)
         client.idle = not self._streams
         try:
             await client.pause()
         except Expired:
             if client.dropped:
                 raise
+            now = trio.current_time()
+            if now >= self._next_reset:
+                return True
             if self._peer.splitter.in_head:
                 reason = format_reason(DenialCode.HEAD_TIMEOUT, seconds=limits.head)
                 await self._end_by(Http2Fault(PROTOCOL_ERROR, reason))
@@ -205,6 +213,20 @@ class MultiplexedConnection(ConnectionHandler):
         finally:
             client.idle = False
         return True
+
+    @property
+    def _next_reset(self) -> float:
+        return self._ours[0][0] if self._ours else math.inf
+
+    def _reset_unread(self) -> bool:
+        """Reset streams whose client has not read an answer of ours in time, as HTTP/1.1 ends such
+        a connection; return whether any was. Without it they would hold the session's places."""
+        moved, now = False, trio.current_time()
+        while self._ours and (self._ours[0][1].is_done or self._ours[0][0] <= now):
+            _, stream = self._ours.popleft()
+            moved = moved or not stream.is_done
+            self._finish(stream, CANCEL)
+        return moved
 
     async def _end_by(self, fault: Http2Fault) -> None:
         """Record what the client broke, and end the connection."""
@@ -247,8 +269,8 @@ class MultiplexedConnection(ConnectionHandler):
 
     def _open(self, event: RequestReceived) -> None:
         stream = Http2Stream(event.stream_id, self._proxy.buffer)
-        if self._is_leaving:
-            self._peer.reset_stream(stream.number, REFUSED_STREAM)
+        if self._is_leaving or len(self._streams) >= MAX_OPEN:
+            self._peer.refuse_stream(stream.number)
             return
         self._streams[stream.number] = stream
         self._turns.append(stream)
@@ -408,6 +430,7 @@ class MultiplexedConnection(ConnectionHandler):
             self._finish(stream, NO_ERROR)
         else:
             down.add(text)
+            self._ours.append((trio.current_time() + self._proxy.limits.linger, stream))
 
     # -- the server's frames, and bodies ----------------------------------------------------------
 

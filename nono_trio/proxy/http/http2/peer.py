@@ -21,9 +21,11 @@ from h2.exceptions import NoAvailableStreamIDError, ProtocolError, StreamClosedE
 from h2.settings import SettingCodes, Settings
 
 from nono_trio.core.http.http2_frames import (
+    BATCH,
     DATA,
     HEADERS,
     NO_ERROR,
+    REFUSED_STREAM,
     FrameSplitter,
     Http2Fault,
     goaway,
@@ -42,7 +44,7 @@ READ: Final = 32 * 1024  # bytes of one read; 3,600 frames at most, which are ta
 PIECE: Final = 16 * 1024  # bytes of one body frame: what a stream sends before others get a turn
 MAX_QUEUED: Final = 64 * 1024  # bytes that wait for the socket before another body frame is made
 MAX_UNSENT: Final = 256 * 1024
-MAX_STREAMS: Final = 100  # RFC 9113 6.5.2 asks for no less
+MAX_OPEN: Final = 100  # streams; RFC 9113 6.5.2 asks for no less
 WINDOW: Final = 65535  # bytes; a stream begins with it, as the peer assumes before our settings
 GROWN_WINDOW: Final = 256 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
@@ -96,7 +98,7 @@ class Http2Peer:
         self._h2 = _Connection(config)
         self._h2.spend = self.splitter.spend
         values = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            SettingCodes.MAX_CONCURRENT_STREAMS: MAX_OPEN,
             SettingCodes.MAX_HEADER_LIST_SIZE: most,
         }
         if not is_client:
@@ -104,6 +106,10 @@ class Http2Peer:
         self._h2.local_settings = Settings(client=not is_client, initial_values=values)
         self._h2.decoder.max_header_list_size = most
         self._h2.initiate_connection()
+        # A client may open more before it knows our settings. h2 would end the connection, so it
+        # takes one batch more than was announced, and `refuse_stream` hands those back.
+        self._h2.local_settings.max_concurrent_streams = MAX_OPEN + BATCH
+        self._h2.local_settings.acknowledge()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - WINDOW)
 
     @property
@@ -209,6 +215,11 @@ class Http2Peer:
             self._h2.reset_stream(stream, code)
         except (StreamClosedError, ProtocolError):
             return
+
+    def refuse_stream(self, stream: int) -> None:
+        """Hand a stream back, which its client may open again (RFC 9113 8.7). Raises Http2Fault."""
+        self.reset_stream(stream, REFUSED_STREAM)
+        self.splitter.spend()
 
     def refuse_more(self, code: int = NO_ERROR) -> None:
         """Send GOAWAY: no stream is served that opens after this. Open ones go on."""

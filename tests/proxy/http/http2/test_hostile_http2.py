@@ -260,6 +260,14 @@ async def test_rapid_resets_are_bounded_and_every_request_that_went_out_is_recor
     assert len(at.origin.requests) <= len(at.requests()) <= 1100
 
 
+async def test_streams_that_are_handed_back_are_bounded():
+    async with flooding("too many frames that carry nothing") as (_, client):
+        client.h2.initiate_connection()
+        for _ in range(3000):
+            client.open(head("/ok/hold"), ended=False)
+        await send(client, client.h2.data_to_send())
+
+
 async def test_continuations_are_bounded():
     async with flooding("a head is longer than") as (_, client):
         await send(client, PREFACE + SETTINGS + frame(1, 0, 1, b"\x82") + frame(9, 0, 1) * 5000)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+from h2.settings import SettingCodes
 from http2_peers import Http2Client, Http2Origin, guarded, head, multiplexing
 from looked_into import HOST, client_context, looking_into, looking_into_cage, under_tls
 from origin import serving
@@ -249,6 +250,35 @@ async def test_what_policy_refuses_is_never_a_lack_of_room_or_a_short_body():
         short = [(b"content-length", b"3")]
         assert (await client.ask("/other", method="POST", fields=short)).status == 403
         assert (await client.ask("/api/x", method="POST", fields=short)).status == 400
+
+
+async def test_streams_beyond_the_announced_ones_are_handed_back_and_the_others_served():
+    async with multiplexing() as at, at.client() as client:
+        numbers = [client.open(head("/sink", "POST"), ended=False) for _ in range(250)]
+        await client.flush()
+        await client.until(lambda: all(client.answers[one].reset == 7 for one in numbers[100:]))
+        assert not client.ended
+        assert at.at.interception.http2.open_streams == 100
+        for number in numbers[:100]:
+            client.h2.end_stream(number)
+        await client.flush()
+        for number in numbers[:100]:
+            assert (await client.answer(number)).body == b"0"
+        assert len(at.requests()) == 100
+
+
+async def test_an_answer_of_ours_that_is_not_read_does_not_keep_its_place():
+    async with multiplexing(*RULES) as at, at.client(started=False) as client:
+        await client.start({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        held = client.open(head("/api/bytes/10"))
+        numbers = [client.open(head("/other")) for _ in range(3)]
+        await client.flush()
+        for number in numbers:
+            answer = await client.answer(number)
+            assert (answer.status, answer.reset) == (403, 8)
+        assert at.at.interception.http2.open_streams == 1
+        assert not client.answers[held].is_over
+        assert (await client.ask("/other", method="HEAD")).status == 403
 
 
 async def test_long_answers_hold_up_no_short_one():
