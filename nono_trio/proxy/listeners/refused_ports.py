@@ -177,8 +177,8 @@ class RefusedPorts:
             self.lost = _STATISTICS.unpack(statistics)[1]
         with suppress(OSError):
             for _ in range(MOST_UNREAD):  # a process that still runs may send more
-                if sock.recv(MOST_BYTES):
-                    self.lost += 1
+                attempt = destination(sock.recv(MOST_BYTES))
+                self.lost += attempt is not None and not self._has_listener(attempt)
         if self.lost:
             reason = format_reason(DenialCode.PACKETS_LOST, count=self.lost)
             event = _about_many(reason).event(unix_ms())

@@ -45,7 +45,7 @@ POLICY = SessionPolicy(
             grant("/home/a/one", is_file=True),
             grant("/run/a.sock", "socket", is_file=True),
         ],
-        denied=["/home/a/.ssh", "/home/a/.aws"],
+        denied=["/home/a/.ssh", "/home/a/.aws/key"],
         bypasses=["/home/a/.aws"],
     ),
 )
@@ -104,6 +104,7 @@ def test_what_is_no_host_is_a_usage_error_and_an_unknown_entry_is_unreadable():
         ("/home/a/one", "read", True, "/home/a/one was granted, read"),
         ("/home/a/.ssh/id", "read", False, "/home/a/.ssh was closed, whatever was granted"),
         ("/home/a/.aws/x", "read", True, "/home/a was granted, read"),
+        ("/home/a/.aws/key", "read", False, "/home/a/.aws/key was closed, whatever was granted"),
         ("/run/a.sock", "read", False, "/run/a.sock was granted, socket"),
         ("/etc/shadow", "read", False, "no grant covered it"),
     ],

@@ -24,7 +24,7 @@ from . import syscalls
 from .namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
 from .netlink import Netlink
 from .packet_capture import CAPTURE, refused_packets
-from .tproxy import listen_on_every_port
+from .tproxy import listen_on_every_port, masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,8 +53,16 @@ class OuterNetwork:
         _write_setting("/proc/sys/net/ipv4/icmp_echo_ignore_all")
         _write_setting("/proc/sys/net/ipv6/icmp/echo_ignore_all")
         self.sockets = _listeners(ports)
+        listened = [*ports, DNS_PORT]
+        networks: list[tuple[bytes, bytes]] = []
         if every_port_networks:
-            self.sockets |= listen_on_every_port(every_port_networks, [*ports, DNS_PORT])
+            every_port = listen_on_every_port(every_port_networks, listened)
+            self.sockets |= every_port
+            listened += {sock.getsockname()[1] for sock in every_port.values()}
+            networks = [masked(network) for network in every_port_networks if every_port]
+        refused = refused_packets(listened, networks)
+        if refused is not None:
+            self.sockets[CAPTURE] = refused
 
     def enter_inner(self) -> None:
         """Move this process into the child's own network, linked to this one."""
@@ -99,9 +107,6 @@ def _listeners(ports: Iterable[int]) -> dict[str, socket.socket]:
             sockets[f"tcp{number}:{port}"] = _listen(family, port)
         sockets[f"dns-tcp{number}"] = _listen(family, DNS_PORT)
         sockets[f"dns-udp{number}"] = bind(family, socket.SOCK_DGRAM, DNS_PORT)
-    refused = refused_packets([*ports, DNS_PORT])
-    if refused is not None:
-        sockets[CAPTURE] = refused
     return sockets
 
 

@@ -29,10 +29,16 @@ LOOPBACK_CAPTURE: Final = "refused-loopback"
 _BUFFER: Final = 256 << 10  # a port scan can overflow it; lost packets are counted
 
 
-def refused_packets(listened: Iterable[int]) -> socket.socket | None:
+def refused_packets(
+    listened: Iterable[int], networks: Sequence[tuple[bytes, bytes]] = ()
+) -> socket.socket | None:
     """Open a socket for this network namespace, which gets connections to other ports than
-    `listened` and datagrams; return None if the kernel lacks packet sockets."""
-    return _capture(refused_attempts([*listened], DNS_PORT))
+    `listened` and datagrams; return None if the kernel lacks packet sockets.
+
+    `networks`: addresses with masks, of which every port is listened at. Their connections must not
+    fill the buffer.
+    """
+    return _capture(refused_attempts([*listened], DNS_PORT, networks))
 
 
 def refused_loopback() -> socket.socket | None:

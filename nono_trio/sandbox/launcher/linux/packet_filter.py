@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# An allowlist has some addresses. The kernel gives a program 20 KiB, and this is a third of it.
+MOST_NETWORKS: Final = 64
 SNAPSHOT: Final = 128  # bytes: an IP header with options, and the first bytes behind it
 
 _SO_ATTACH_FILTER: Final = 26
 _INSTRUCTION: Final = struct.Struct("=HBBI")
+_WORDS: Final = struct.Struct("!I")
 
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30  # at an offset
 _LOAD_WORD_BEHIND, _LOAD_HALF_BEHIND, _LOAD_BYTE_BEHIND = (
@@ -49,12 +52,18 @@ class _Step(NamedTuple):
     label: str = ""
 
 
-def refused_attempts(listened: Sequence[int], dns_port: int) -> list[bytes]:
+def refused_attempts(
+    listened: Sequence[int], dns_port: int, networks: Sequence[tuple[bytes, bytes]] = ()
+) -> list[bytes]:
     """Return a program that passes the first packet of a connection to another port than
     `listened`, and every incoming datagram except UDP to `dns_port`.
 
-    A jump reaches 255 steps; MOST_TRANSPARENT_PORTS keeps the program below that.
+    Connections to the first MOST_NETWORKS of `networks` (address and mask) do not pass. A jump
+    reaches 255 steps; MOST_TRANSPARENT_PORTS keeps the program below that.
     """
+    ipv4, ipv6 = (
+        [one for one in networks[:MOST_NETWORKS] if len(one[0]) == size] for size in (4, 16)
+    )
     other = (_UDP_LITE, _SCTP, _DCCP)
     return _assemble(
         [
@@ -68,8 +77,7 @@ def refused_attempts(listened: Sequence[int], dns_port: int) -> list[bytes]:
             _Step(_LOAD_BYTE_BEHIND, 13),
             _Step(_AND, _SYN_OR_ACK),
             _Step(_EQUAL, _SYN, if_false="drop"),
-            _Step(_LOAD_HALF_BEHIND, 2),
-            _Step(_GO, if_true="ports"),
+            _Step(_GO, if_true="every4"),
             *_behind_ipv4("udp4"),
             _Step(_LOAD_HALF_BEHIND, 2),
             _Step(_EQUAL, dns_port, "drop", "incoming"),
@@ -88,15 +96,20 @@ def refused_attempts(listened: Sequence[int], dns_port: int) -> list[bytes]:
             _Step(_LOAD_BYTE, _IPV6_HEADER + 13, label="tcp6"),
             _Step(_AND, _SYN_OR_ACK),
             _Step(_EQUAL, _SYN, if_false="drop"),
-            _Step(_LOAD_HALF, _IPV6_HEADER + 2),
-            _Step(_GO, if_true="ports"),
+            _Step(_GO, if_true="every6"),
             *_only_incoming(),
+            _Step(_RETURN, label="drop"),
+            *_drop_networks(ipv4, 16, "every4"),
+            _Step(_LOAD_HALF_BEHIND, 2),
+            _Step(_GO, if_true="ports"),
+            *_drop_networks(ipv6, 24, "every6"),
+            _Step(_LOAD_HALF, _IPV6_HEADER + 2),
             *(
-                _Step(_EQUAL, port, "drop", label="ports" if number == 0 else "")
+                _Step(_EQUAL, port, "listened", label="ports" if number == 0 else "")
                 for number, port in enumerate(listened)
             ),
             _Step(_RETURN, SNAPSHOT),
-            _Step(_RETURN, label="drop"),
+            _Step(_RETURN, label="listened"),
         ]
     )
 
@@ -151,6 +164,22 @@ def _behind_ipv4(label: str) -> list[_Step]:
         _Step(_ANY_BIT, _LATER_FRAGMENT, "drop"),
         _Step(_HEADER_LENGTH),
     ]
+
+
+def _drop_networks(networks: Sequence[tuple[bytes, bytes]], at: int, label: str) -> list[_Step]:
+    """Drop a packet to one of `networks`; the header has the destination `at` an offset."""
+    steps = [_Step(_LOAD_BYTE, label=label)]  # a place to jump to
+    for number, (address, mask) in enumerate(networks):
+        other = f"{label} {number}"
+        words = zip(_WORDS.iter_unpack(address), _WORDS.iter_unpack(mask), strict=True)
+        for place, ((wanted,), (bits,)) in enumerate(words):
+            if bits:
+                steps.append(_Step(_LOAD_WORD, at + place * _WORDS.size))
+                steps.append(_Step(_AND, bits))
+                steps.append(_Step(_EQUAL, wanted & bits, if_false=other))
+        # The loaded byte is not used: the next network has a place to jump to.
+        steps += [_Step(_RETURN), _Step(_LOAD_BYTE, label=other)]
+    return steps
 
 
 def _only_incoming() -> list[_Step]:

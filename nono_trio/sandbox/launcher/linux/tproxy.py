@@ -69,13 +69,18 @@ def listen_on_every_port(
     networks: Sequence[str], listened: Sequence[int]
 ) -> dict[str, socket.socket]:
     """Open listeners in this network namespace that get the connections to every port of
-    `networks` (ADDRESS/PREFIX) but `listened`; return none if the kernel lacks tproxy."""
+    `networks` (ADDRESS/PREFIX) but `listened`; return none if the kernel lacks tproxy.
+
+    Both have the same port, which a program may also connect to at any other address.
+    """
     sockets: dict[str, socket.socket] = {}
+    port = 0
     try:
         for family in _FAMILIES:
-            sockets[family.name] = _listener(family)
-            own = [_masked(network) for network in networks if _is_of(family, network)]
-            _install(family, own, listened, sockets[family.name].getsockname()[1])
+            sockets[family.name] = _listener(family, port)
+            port = sockets[family.name].getsockname()[1]
+            own = [masked(network) for network in networks if _is_of(family, network)]
+            _install(family, own, listened, port)
     except OSError:
         for sock in sockets.values():
             sock.close()
@@ -87,7 +92,7 @@ def _is_of(family: _Family, network: str) -> bool:
     return (family.number == socket.AF_INET6) == (":" in network)
 
 
-def _masked(network: str) -> tuple[bytes, bytes]:
+def masked(network: str) -> tuple[bytes, bytes]:
     """Return the address and the mask of a network."""
     text, _, prefix = network.partition("/")
     address = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
@@ -96,7 +101,7 @@ def _masked(network: str) -> tuple[bytes, bytes]:
     return address, mask.to_bytes(len(address), "big")
 
 
-def _listener(family: _Family) -> socket.socket:
+def _listener(family: _Family, port: int) -> socket.socket:
     listener = socket.socket(family.number, socket.SOCK_STREAM)
     try:
         if family.number == socket.AF_INET6:
@@ -104,7 +109,7 @@ def _listener(family: _Family) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
         else:
             listener.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
-        listener.bind(("", 0))
+        listener.bind(("", port))
         listener.listen(LISTEN_BACKLOG)
     except OSError:
         listener.close()
