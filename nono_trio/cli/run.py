@@ -144,6 +144,9 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         for note in finished.notes:  # with paths that the command chose
             _say_clean(note)
     record = finished.record
+    failure = None
+    if code != finished.outcome.exit_code:
+        failure = verdict_line(options.judging, options.judging.strays(attempts))
     run_summary = RunSummary(
         record.session_id,
         str(record.directory),
@@ -151,10 +154,11 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
         finished.outcome.exit_code,
         attempts,
         programs.named(),
+        failure,
     )
     output.tell(run_summary, silent=silent)
-    if code != finished.outcome.exit_code:
-        say(verdict_line(options.judging, options.judging.strays(attempts)))
+    if failure is not None:
+        say(failure)
     return code
 
 

@@ -58,6 +58,8 @@ class RunSummary:
     attempts: AttemptTally
     programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The programs that were denied something, each with its first hosts."""
+    failure: str | None = None
+    """The line about exit code 3 (`live.verdict_line`); None for a run that the policy passed."""
 
     def fields(self, verdict: str) -> dict[str, Any]:
         """The summary as JSON; `verdict` is that of `audit verify`."""
@@ -69,6 +71,7 @@ class RunSummary:
             "verdict": verdict,
             "exit_code": self.exit_code,
             "command_exit_code": self.command_exit_code,
+            "failure": self.failure,
             "denied": attempts.denied,
             "failed": attempts.failed,
             "allowed": attempts.allowed,
@@ -102,6 +105,9 @@ class RunSummary:
         if self.exit_code != self.command_exit_code:
             yield f"The command's own exit code was {self.command_exit_code}."
             yield ""
+        if self.failure is not None:
+            yield f"{_marked(self.failure)}."
+            yield ""
         yield f"{numbers_text(self.attempts)}. Log: {_cell(verdict)},"
         yield f"session `{self.session_id}`."
         if self.attempts.repeats >= FLOOD:
@@ -121,7 +127,7 @@ class RunSummary:
             yield f"Denied programs: {_cell(programs_text(self.programs))}"
         for kind, count in self.attempts.unseen.items():
             yield ""
-            yield f"Lost, so not judged: {count:,} {kind}."
+            yield f"Lost: {count:,} {kind}."
         for what, paths in (
             ("Let through only by --observe", self.attempts.observed),
             ("Created outside the grants", self.attempts.created),
@@ -149,7 +155,11 @@ def _refused(attempts: AttemptTally) -> Iterator[tuple[str, DeniedHost]]:
 
 
 def _cell(text: str) -> str:
-    return shorten(clean(text), MAX_DETAIL).translate(_MARKUP)
+    return _marked(shorten(clean(text), MAX_DETAIL))
+
+
+def _marked(text: str) -> str:
+    return clean(text).translate(_MARKUP)
 
 
 class SummaryOutput:

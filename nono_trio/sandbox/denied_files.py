@@ -171,7 +171,7 @@ class DeniedFiles:
             for one, known in zip(new, found, strict=True):
                 if known is None or (one.path, _access(one)) in self.files:
                     del self._open[one.number]
-                elif not self._has_room(one):
+                elif not self._has_room(one, known.real):
                     del self._open[one.number]
                     self.more += 1  # of those that decide, MOST_TRIPPED have a record
                 else:
@@ -179,17 +179,18 @@ class DeniedFiles:
                     self.files[one.path, file.access] = file
                     nursery.start_soon(self._commit, one, file, known.process, len(self.files))
 
-    def _has_room(self, one: _LookUp) -> bool:
+    def _has_room(self, one: _LookUp, real: str | None) -> bool:
         if len(self.files) < self.most:
             return True
-        return len(self.files) < self.most + MOST_TRIPPED and self._weighs(one)
+        return len(self.files) < self.most + MOST_TRIPPED and self._weighs(one, real)
 
-    def _weighs(self, one: _LookUp) -> bool:
-        return self.judging.weighs(_text(one.path), creates=one.creates)
+    def _weighs(self, one: _LookUp, real: str | None) -> bool:
+        return self.judging.weighs(_text(one.path), creates=one.creates, real=real)
 
     def _lose(self, one: _LookUp) -> None:
+        known = self.files.get((one.path, _access(one)))
         self.unknown += 1
-        self.lost += self._weighs(one)
+        self.lost += self._weighs(one, None if known is None else known.real)
 
     async def _commit(self, one: _LookUp, file: DeniedFile, process: int, number: int) -> None:
         payload = denied_file(

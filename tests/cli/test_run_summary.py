@@ -8,15 +8,18 @@ import os
 import pytest
 from sealed_session import network
 
+from nono_trio.cli.live import verdict_line
 from nono_trio.cli.run_summary import RunSummary, summary_output
+from nono_trio.core.log.notices import gap_record
 from nono_trio.core.policy.attempts import AttemptTally
+from nono_trio.core.policy.judging import Judging
 from nono_trio.errors import UsageError
 
 
-def summary(*payloads, code=0):
+def summary(*payloads, code=0, failure=None):
     tally = AttemptTally()
     tally.add_all(payloads)
-    return RunSummary("5e55", "/nowhere", code, 0, tally)
+    return RunSummary("5e55", "/nowhere", code, 0, tally, failure=failure)
 
 
 HOSTILE = "<img src=x>|`a`](javascript:1)\n# \x1b[31m\u202e"
@@ -45,6 +48,27 @@ def test_no_name_gets_out_of_its_cell():
     assert row.isprintable()
     assert row.count("|") == 6
     assert not set("<>`[](") & set(row)
+
+
+def test_a_run_that_fails_for_what_was_lost_says_so():
+    """Before: the page said that what was lost had not been judged, and JSON said nothing."""
+    tally = AttemptTally()
+    tally.add(gap_record(7, "queue full", 1))
+    judging = Judging("policy")
+    failure = verdict_line(judging, judging.strays(tally))
+    run = RunSummary("5e55", "/nowhere", 3, 0, tally, failure=failure)
+    page = [line.replace("&#58;", ":") for line in run.markdown("verified")]
+    assert "exit code 3: --fail-on-deny, and not all could be seen: 7 records were lost." in page
+    assert "Lost: 7 records." in page
+    assert run.fields("verified")["failure"] == failure
+    assert summary().fields("verified")["failure"] is None
+
+
+def test_no_name_gets_out_of_the_line_about_a_failure():
+    page = [*summary(code=3, failure=HOSTILE).markdown("verified")]
+    (line,) = [line for line in page if "img src" in line]
+    assert line.isprintable()
+    assert not set("<>`[](") & set(line)
 
 
 def test_json_has_the_same_facts():

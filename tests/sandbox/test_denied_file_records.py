@@ -129,6 +129,23 @@ def test_other_look_ups_hide_no_tripwire(tmp_path: Path) -> None:
     assert server.files.more == 1
 
 
+def test_other_look_ups_hide_no_link_to_a_tripwire(tmp_path: Path) -> None:
+    """Before: beyond the bound only the path itself was compared, not where a symlink leads."""
+    for name in ("a", "b", "c", "d", "wire"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("wire")
+    wire = os.path.realpath(tmp_path / "wire")
+
+    async def test(server: Server) -> None:
+        server.files.judging = Judging(paths=(wire,))
+        for number, name in enumerate(("a", "b", "c", "d", "link"), 1):
+            await server.tell(number, tmp_path / name)
+
+    server = serve(test)
+    recorded = [os.path.basename(path) for path, _ in server.log.paths]
+    assert recorded == ["a", "b", "c", "link", MORE_FILES]
+
+
 def test_the_room_for_tripwires_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denied_files, "MOST_TRIPPED", 2)
     names = [f"wire{number}" for number in range(8)]
@@ -285,7 +302,11 @@ def test_a_log_that_is_too_slow_at_the_end_loses_no_count(tmp_path: Path) -> Non
     assert server.log.lost == 8  # the tripwire, and those whose names are not known
 
 
-def test_a_busy_log_loses_no_tripwire_silently(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["wire", "link"])
+def test_a_busy_log_loses_no_tripwire_silently(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("wire")
+    wire = os.path.realpath(tmp_path / "wire")
+
     class Busy(Log):
         async def record_payload(self, payload: Payload) -> int:
             await trio.lowlevel.checkpoint()
@@ -293,8 +314,8 @@ def test_a_busy_log_loses_no_tripwire_silently(tmp_path: Path) -> None:
 
     async def test(server: Server) -> None:
         server.files.recorder = Busy()
-        server.files.judging = Judging(paths=(str(tmp_path / "wire"),))
-        await server.tell(1, tmp_path / "wire")
+        server.files.judging = Judging(paths=(wire,))
+        await server.tell(1, tmp_path / name)
 
     server = serve(test)
     assert (server.log.lost, server.log.paths) == (1, [(MORE_FILES, "Read")])

@@ -143,11 +143,16 @@ class Judging(msgspec.Struct, frozen=True):
         """Return True if `path` itself is a tripwire: a look-up of it counts, existing or not."""
         return any(_is_same(path, wanted) for wanted in self.paths)
 
-    def weighs(self, path: str | None, *, creates: bool) -> bool:
-        """Return True if a look-up may make the run fail; `path` None: of any path."""
+    def weighs(self, path: str | None, *, creates: bool, real: str | None = None) -> bool:
+        """Return True if a look-up may make the run fail; `path` None: of any path. `real` is the
+        path without symlinks, if it is known."""
         if self.fail_on == "all" or (self.fail_on == "policy" and creates):
             return True
-        return bool(self.paths) and (path is None or self.is_tripwire(path))
+        return bool(self.paths) and (path is None or self.is_trip(path, real))
+
+    def is_trip(self, path: str, real: str | None) -> bool:
+        """Return True if a look-up of `path`, which leads to `real`, is one of a tripwire."""
+        return self.is_tripwire(path) or (real is not None and self.leads_to_tripwire(real))
 
     def exit_code(self, child: int, attempts: AttemptTally) -> int:
         """Return the run's exit code: the command's own, unless it succeeded and strayed."""
@@ -174,8 +179,7 @@ class Judging(msgspec.Struct, frozen=True):
         if not self.paths:
             return
         for path in dict.fromkeys((*attempts.looked_up_files, *attempts.created)):
-            real = attempts.real_paths.get(path)
-            if self.is_tripwire(path) or (real is not None and self.leads_to_tripwire(real)):
+            if self.is_trip(path, attempts.real_paths.get(path)):
                 yield path
 
 
