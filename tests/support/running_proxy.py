@@ -199,6 +199,7 @@ async def running(
     shared: bool = False,
     endpoints: Iterable[str] = (),
     intercept: Iterable[str] = (),
+    no_intercept: Sequence[str] = (),
     interception: Intercepts | None = None,
 ) -> AsyncIterator[Running]:
     """Yield a proxy that serves until the block ends; then every connection is cut."""
@@ -206,6 +207,7 @@ async def running(
     policy = Policy.build(
         allow=list(allow), resolve=list(resolve), search=search, endpoints=list(endpoints),
         intercept=list(intercept),
+        no_intercept=no_intercept,
     )  # fmt: skip
     proxy = Proxy(
         policy, recorder, TOKEN,

@@ -35,6 +35,7 @@ from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
+    NO_INTERCEPT_FLAG,
     RESOLVE_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
@@ -175,6 +176,14 @@ class Policy:
         if self.endpoints is None:
             raise AssertionError("no host is intercepted")
         return self.endpoints.verdict(scheme, host, port, method, target, fields)
+
+    def no_intercept_flag(self, host: Host) -> str | None:
+        """Return the flag that leaves an intercepted host alone; None if none does, as for a host
+        whose rules need its requests."""
+        endpoints = self.endpoints
+        if endpoints is None or endpoints.has_rules(host):
+            return None
+        return f"{NO_INTERCEPT_FLAG} {host.bracketed()}"
 
     @property
     def remembered(self) -> int:

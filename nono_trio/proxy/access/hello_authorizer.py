@@ -34,7 +34,6 @@ from nono_trio.core.policy.allow_entry import allow_entry, entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
-    NO_INTERCEPT_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
     Inspection,
@@ -86,7 +85,7 @@ class HelloAuthorizer:
             reason = format_reason(DenialCode.BAD_SERVER_NAME, detail=fault.reason)
             return self._about(host, self._verdict, _misdirected(reason))
         if hello.hides_name:
-            return self._hidden(asked if is_literal and not may_hide else host, asked)
+            return self._hidden(asked if is_literal and not self._is_meant() else host, asked)
         if hello.server_name is None and not is_literal and not may_hide:
             return self._about(
                 host, self._verdict, self._needs_tls(DenialCode.NO_SERVER_NAME, host)
@@ -129,6 +128,14 @@ class HelloAuthorizer:
                 return self._about(outside, outer, refusal)
         return self._about(host, verdict, refusal)
 
+    def _is_meant(self) -> bool:
+        """Return whether an entry is about the literal address of the connection, so that a hello
+        with a hidden name is for that address. `--intercept all` is about every host."""
+        verdict, endpoints = self._verdict, self._policy.endpoints
+        if verdict.inspection >= Inspection.TLS:
+            return True
+        return verdict.intercepted and endpoints is not None and endpoints.names(self._host)
+
     def _decide(self, host: Host) -> Verdict:
         return self._verdict if host == self._host else self._policy.decide(host, self._port)
 
@@ -157,8 +164,9 @@ class HelloAuthorizer:
 
     def _no_tls(self, reason: str) -> Refusal:
         if self._verdict.intercepted:
+            flag = self._policy.no_intercept_flag(self._host)
             entry_text = entry(self._host.name, self._port, TCP_SCHEME)
-            hint = f"allow it with {NO_INTERCEPT_FLAG} {self._host.name} {ALLOW_FLAG} {entry_text}"
+            hint = None if flag is None else f"allow it with {flag} {ALLOW_FLAG} {entry_text}"
             return Refusal(400, reason, hint, "host_denied")
         return _bad(with_allow_entry(reason, entry(self._host.name, self._port, TCP_SCHEME)))
 

@@ -24,7 +24,7 @@ from nono_trio.core.http.request_head import parse_head
 from nono_trio.core.http.target import HTTP_PORT, HTTPS_PORT, origin_target
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
-from nono_trio.core.policy.rule import ALLOW_FLAG, NO_INTERCEPT_FLAG, TCP_SCHEME
+from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME
 from nono_trio.proxy.access.authorizer import HttpRequest, Request, decided, judged, read_http
 from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 
@@ -113,7 +113,7 @@ class TransparentAuthorizer:
     def _no_http(self, code: DenialCode, status: int = 400) -> Decision:
         if self._verdict.intercepted:
             return self._about_connection(
-                not_seen(DenialCode.INTERCEPTED_NO_TLS, self._host, status)
+                not_seen(self._policy, DenialCode.INTERCEPTED_NO_TLS, self._host, status)
             )
         allow_entry = entry(self._host.name, self._port, TCP_SCHEME)
         hint = f"allow it with {ALLOW_FLAG} {allow_entry}"
@@ -156,20 +156,22 @@ class InterceptedAuthorizer(TransparentAuthorizer):
         return replace(super()._decided(request, verdict, refusal), mode=self._mode)
 
     def _no_http(self, code: DenialCode, status: int = 400) -> Decision:
-        refusal = not_seen(DenialCode.INTERCEPTED_NO_HTTP, self._host, status)
-        return self._about_connection(refusal)
+        code = DenialCode.INTERCEPTED_NO_HTTP
+        return self._about_connection(not_seen(self._policy, code, self._host, status))
 
     def silent(self) -> Decision | None:
         """The decision about a client that waits for the server to speak first; None on the port of
         https, where programs open connections that they may need later."""
         if self._port == HTTPS_PORT:
             return None
-        return self._about_connection(not_seen(DenialCode.INTERCEPTED_SILENT, self._host))
+        code = DenialCode.INTERCEPTED_SILENT
+        return self._about_connection(not_seen(self._policy, code, self._host))
 
 
-def not_seen(code: DenialCode, host: Host, status: int = 400) -> Refusal:
+def not_seen(policy: Policy, code: DenialCode, host: Host, status: int = 400) -> Refusal:
     """The refusal of bytes that are no requests, on a connection whose requests must be seen."""
-    hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {host.name}"
+    flag = policy.no_intercept_flag(host)
+    hint = None if flag is None else f"leave the host alone with {flag}"
     return Refusal(status, format_reason(code), hint, "host_denied")
 
 

@@ -94,7 +94,8 @@ class InterceptingTunnel(InterceptingSniTunnel):
         if self._client.unread or not self._waited:
             return await super()._authorize()
         self._speaks_tls = False
-        return self._about(not_seen(DenialCode.INTERCEPTED_SILENT, self._host))
+        code = DenialCode.INTERCEPTED_SILENT
+        return self._about(not_seen(self._proxy.policy, code, self._host))
 
     async def _speaks_http(self) -> bool:
         """Wait for the first byte; return whether it may begin a request. It stays unread."""

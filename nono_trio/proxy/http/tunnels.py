@@ -24,7 +24,6 @@ from msgspec.structs import replace
 from nono_trio.core.net.client_hello import HANDSHAKE, BadHello
 from nono_trio.core.net.hello_retry import HelloRetry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
-from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG
 from nono_trio.proxy.access.decision import FlowStart, Recorded, Refusal
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
 from nono_trio.proxy.access.transparent_authorizer import (
@@ -54,6 +53,7 @@ from nono_trio.proxy.transport.client import Client, Expired
 if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.net.client_hello import ClientHello
+    from nono_trio.core.net.host import Host
     from nono_trio.core.policy.rule import Spoken
     from nono_trio.proxy.access.authorizer import Authorizer, ConnectRequest
     from nono_trio.proxy.access.decision import Decision
@@ -217,9 +217,15 @@ class TunnelHandler(ConnectionHandler):
         found = authorizer.authorize(hello)
         if found.refusal is not None:
             return await self._reset(found)
-        if found.allowing_verdict.intercepted or decision.allowing_verdict.intercepted:
+        if found.allowing_verdict.intercepted or self._is_named(request.host):
             return await self._end_tls(replace(found, method=decision.method), hello)
         return await self._tunnel_late(recorded, hello)
+
+    def _is_named(self, host: Host) -> bool:
+        """Return whether an entry has the connection's own host intercepted. By `--intercept all`
+        only the name in the hello is, since --no-intercept may except it."""
+        endpoints = self._proxy.policy.endpoints
+        return endpoints is not None and endpoints.names(host)
 
     async def _tunnel_late(self, recorded: Recorded, hello: ClientHello) -> bool:
         """Dial a literal address for a hello that asks for a host which is not intercepted."""
@@ -235,14 +241,18 @@ class TunnelHandler(ConnectionHandler):
         return False
 
     async def _first_byte(self) -> bool:
-        """Wait for the client's first bytes, which are then in `unread`; False if it ends."""
+        """Wait for the client's first bytes, which are then in `unread`; False if it ends. Until
+        then nothing is dialled for it, so its place may go to another client."""
         client = self._client
         client.expire_in(self._proxy.limits.idle)
+        client.idle = True
         try:
             client.unread = client.unread or await client.receive()
         except Expired:
             self._closed_by = "idle"
             raise
+        finally:
+            client.idle = False
         return bool(client.unread)
 
     def _forget_spare(self) -> None:
@@ -272,7 +282,10 @@ class TunnelHandler(ConnectionHandler):
             protocol = await interception.accept(client, host, proxy.limits, protocols)
         except HandshakeFailed as failure:
             self._closed_by = "error"
-            refusal = Refusal(400, failure.reason, failure.hint, "intercept_handshake_failed")
+            hint, alone = failure.hint, self._leave_alone(host)
+            if hint is not None and alone is not None:
+                hint = f"{hint}; {alone}"
+            refusal = Refusal(400, failure.reason, hint, "intercept_handshake_failed")
             await self._record(decision.refused(refusal))
             return False
         self._is_established = False
@@ -333,8 +346,12 @@ class TunnelHandler(ConnectionHandler):
         )
         self._closed_by = await connection.serve_streams()
 
+    def _leave_alone(self, host: Host) -> str | None:
+        flag = self._proxy.policy.no_intercept_flag(host)
+        return None if flag is None else f"leave the host alone with {flag}"
+
     async def _refuse_protocols(self, decision: Decision, code: DenialCode) -> bool:
-        hint = f"leave the host alone with {NO_INTERCEPT_FLAG} {decision.target}"
+        hint = self._leave_alone(decision.destination[0])
         reason = format_reason(code)
         refusal = Refusal(400, reason, hint, "intercept_handshake_failed")
         await self._record(decision.refused(refusal))

@@ -12,7 +12,6 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.policy.reasons import DenialCode, format_reason
-from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG
 from nono_trio.proxy.intercept.ca import AuthorityExpired
 from nono_trio.proxy.intercept.http2_state import Http2State
 from nono_trio.proxy.intercept.interfaces import HTTP1_ONLY, HandshakeFailed
@@ -59,9 +58,9 @@ class Interception:
         try:
             await _shake_hands(client, transport, limits)
         except ssl.SSLError as error:
-            raise _refused_by_program(client_failure(error), host) from error
+            raise _refused_by_program(client_failure(error)) from error
         except SideFailed as failure:
-            raise _refused_by_program(_CLOSED, host) from failure
+            raise _refused_by_program(_CLOSED) from failure
         except Expired:
             if client.dropped:
                 raise
@@ -109,14 +108,11 @@ async def _shake_hands(client: Client, transport: TlsTransport, limits: ProxyLim
         await client.pause()
 
 
-def _refused_by_program(detail: str, host: Host) -> HandshakeFailed:
+def _refused_by_program(detail: str) -> HandshakeFailed:
     reason = format_reason(DenialCode.INTERCEPT_FAILED, detail=detail)
     hint = None
     if detail in (UNTRUSTED, _CLOSED):  # some programs close without a word
-        hint = (
-            "nono-trio doctor says which programs trust the session's authority;"
-            f" leave the host alone with {NO_INTERCEPT_FLAG} {host.name}"
-        )
+        hint = "nono-trio doctor says which programs trust the session's authority"
     return HandshakeFailed(reason, hint)
 
 
