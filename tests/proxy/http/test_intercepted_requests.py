@@ -17,9 +17,12 @@ from origin import serving
 from proxy_server import Upstream, upstream_proxy
 from running_proxy import BOUND, QUICK, Wire, connect, until
 from transparent_cage import get
+from tunnels import is_reset
 from websocket_peer import FIELDS, agreeing, head_of
 
 from nono_trio.core.log.redaction import redact_path
+from nono_trio.errors import AuditBusy
+from nono_trio.testing import FailingRecorder
 
 MACRO = re.compile(r"\{([^{}]{1,8})\*(\d+)\}", re.DOTALL)
 RULES = (f"allow * https://{HOST}/ok/**", f"deny * https://{HOST}/ok/secret/**")
@@ -264,6 +267,17 @@ async def test_raw_bytes_to_an_address_of_the_server_do_not_lead_around_the_rule
             await wire.exchange(connect(f"{address}:8443"), "CONNECT")
             async with under_tls(wire, "other.test", context) as secure:
                 assert (await secure.exchange(get("x"))).status == 200
+
+
+async def test_a_log_that_is_too_busy_for_that_record_cuts_the_tunnel_without_an_answer():
+    recorder = FailingRecorder(1, AuditBusy("full"))
+    allow = (HOST, "tcp://other.test:8443")
+    async with (
+        looking_into(*RULES, allow=allow, recorder=recorder) as at,
+        at.proxy.client() as wire,
+    ):
+        await wire.exchange(connect("other.test:8443"), "CONNECT")
+        assert await is_reset(wire, hello(HOST))
 
 
 @asynccontextmanager
