@@ -113,7 +113,7 @@ _JUDGING = (
            " and for look-ups of files that are not granted."),
     option("--fail-on-path", type=PATH, multiple=True, metavar="PATH", group="judging",
            help="A tripwire: exit 3 when the command succeeded but looked up PATH, which is not"
-           " granted (a path, or a pattern with *)."),
+           " granted (the last part may have *)."),
     option("--observe", is_flag=True, group="judging",
            help="Let through, and record, the hosts that no entry names; `audit learn` makes a"
            " profile of it. Hits of --deny-domain, metadata, loopback and private addresses, other"

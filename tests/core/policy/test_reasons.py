@@ -131,6 +131,7 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
         "HOST_LOOPBACK", {"port": 5432},
     ),
     "3 packets to refused ports came too fast to be read": ("PACKETS_LOST", {"count": 3}),
+    "3 connections came too late to be decided": ("CONNECTIONS_LOST", {"count": 3}),
     "a direct connection, past the proxy": ("DIRECT", {}),
     "a connection of a program that can't be looked into": ("DIRECT_UNKNOWN", {}),
     "3 more refused connections": ("DIRECT_SUPPRESSED", {"count": 3}),
