@@ -17,11 +17,11 @@ from transparent_cage import Cage, cage
 from nono_trio.proxy.intercept.ca import Authority, new_authority
 from nono_trio.proxy.intercept.interception import Interception
 from nono_trio.proxy.intercept.session_authority import SessionAuthority
-from nono_trio.proxy.intercept.upstream_tls import UpstreamTls
+from nono_trio.proxy.intercept.upstream_tls import HostTls, UpstreamTls
 from nono_trio.testing import FakeResolver, LoopbackDialler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from running_proxy import Running
 
@@ -35,9 +35,11 @@ def authority(name: str) -> Authority:
     return new_authority(name, datetime.datetime.now(datetime.UTC))
 
 
-def interception(*, trusts: str = "origin") -> Interception:
-    """The session's own authority, and the origin's among the roots."""
-    servers = UpstreamTls([_der(authority(trusts))])
+def interception(
+    *, trusts: str = "origin", hosts: Mapping[str, HostTls] | None = None
+) -> Interception:
+    """The session's own authority, the origin's among the roots, and `hosts` with files."""
+    servers = UpstreamTls([_der(authority(trusts))], hosts)
     return Interception(SessionAuthority(authority("session")), servers)
 
 
@@ -102,11 +104,12 @@ async def looking_into(
     name: str = HOST,
     allow: tuple[str, ...] = (HOST, f"{HOST}:8443"),
     trusts: str = "origin",
+    hosts: Mapping[str, HostTls] | None = None,
     **settings: object,
 ) -> AsyncIterator[LookedInto]:
     """Yield a proxy with endpoint rules for HOST, or one that only looks into it."""
     tls = await origin_context(name)
-    found = interception(trusts=trusts)
+    found = interception(trusts=trusts, hosts=hosts)
     async with (
         serving(behaviour, tls=tls) as origin,
         running(

@@ -66,6 +66,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         return None if self.verdict is None else self.verdict.rule
 
     @property
+    def is_judged(self) -> bool:
+        """True if endpoint rules have decided about the request."""
+        return self.endpoint is not None and self.endpoint.action is not None
+
+    @property
     def note(self) -> str | None:
         """The text about the entry in the record of an allowed request; None for a plain entry.
 

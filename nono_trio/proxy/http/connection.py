@@ -101,7 +101,8 @@ class HttpConnection(TunnelHandler):
             return upstream is not None and await self._relay_tunnel(
                 request, recorded, upstream, spoken
             )
-        outgoing = rewrite(request, None if self._is_under_tls else self._proxy.chain_of(decision))
+        chain = None if self._is_under_tls else self._proxy.chain_of(decision)
+        outgoing = rewrite(request, chain, is_judged=decision.is_judged)
         spare = self._take_spare(request)
         upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
         return upstream is not None and await self._relay_http(

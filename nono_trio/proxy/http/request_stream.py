@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.core.http.chunked import BadBody
-from nono_trio.core.http.hidden_request import REASON, HiddenRequest
+from nono_trio.core.http.hidden_request import REASON, body_inspector
 from nono_trio.core.http.http1 import MessageWriter
 from nono_trio.core.http.message import BodyData, MessageEnded, body_events
 from nono_trio.proxy.transport.transport import SideFailed
@@ -52,7 +52,7 @@ class RequestStream:
         self._body = request.body
         self._early = request.early
         self._ended = False
-        self._hidden = HiddenRequest() if outgoing.is_last else None
+        self._hidden = body_inspector(request.head, is_judged=outgoing.is_judged)
         chunked = request.head.body == "chunked"
         self._writer = MessageWriter(chunked=chunked, connection=outgoing.connection)
         self._pending = self._writer.write(outgoing.started)

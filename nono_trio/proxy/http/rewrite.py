@@ -41,9 +41,13 @@ class OutgoingRequest(msgspec.Struct, frozen=True, gc=False):
     """True if the head says that no other request follows on the upstream's connection."""
     websocket_key: bytes | None
     """The key of the WebSocket handshake that the request begins; None if it begins none."""
+    is_judged: bool = False
+    """True if endpoint rules have decided about the request."""
 
 
-def rewrite(request: HttpRequest, chain: ProxyChain | None) -> OutgoingRequest:
+def rewrite(
+    request: HttpRequest, chain: ProxyChain | None, *, is_judged: bool = False
+) -> OutgoingRequest:
     """The request that goes out. An upstream proxy gets it in absolute form, with its credentials
     (RFC 9112 3.2.2). Fields keep the case in which the client wrote them.
 
@@ -67,7 +71,7 @@ def rewrite(request: HttpRequest, chain: ProxyChain | None) -> OutgoingRequest:
     connection: tuple[Field, ...] = (CLOSE,) if is_last else ()
     if websocket_key is not None:
         connection = UPGRADE_FIELDS
-    return OutgoingRequest(started, connection, is_last, websocket_key)
+    return OutgoingRequest(started, connection, is_last, websocket_key, is_judged)
 
 
 def _as_written(head: RequestHead) -> list[Field]:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.transport import Transport
 
 _CLOSED: Final = "the connection was closed during the handshake"
+_NO_CERTIFICATE: Final = "the supervisor could not make the host's certificate"
+_NO_FILES: Final = "the supervisor could not load the roots and the client certificate"
 _UPSTREAM_CA_FLAG: Final = "--upstream-ca"
+_HOST_ROOTS_KEY: Final = "network.tls_ca"
 
 
 class Interception:
@@ -53,6 +56,9 @@ class Interception:
         except AuthorityExpired as expired:
             reason = format_reason(DenialCode.INTERCEPT_FAILED, detail=str(expired))
             raise HandshakeFailed(reason) from expired
+        except (OSError, ValueError) as error:  # memory_chain.py: no descriptors, no pipe left
+            reason = format_reason(DenialCode.INTERCEPT_FAILED, detail=_NO_CERTIFICATE)
+            raise HandshakeFailed(reason) from error
         transport = TlsTransport(client.transport, context, early=client.unread)
         client.unread = b""
         try:
@@ -79,13 +85,18 @@ class Interception:
         protocols: tuple[str, ...] = HTTP1_ONLY,
     ) -> TlsTransport:
         """As `Intercepts.secure`."""
-        context = await self._servers.client_context(host.name, protocols)
+        try:
+            context = await self._servers.client_context(host.name, protocols)
+        except (OSError, ValueError) as error:
+            reason = format_reason(DenialCode.TLS_FAILED, detail=_NO_FILES)
+            raise HandshakeFailed(reason) from error
         transport = TlsTransport(upstream, context, server_name=host.name, early=early)
         try:
             await _shake_hands(client, transport, limits)
         except ssl.SSLError as error:
             reason = format_reason(DenialCode.TLS_FAILED, detail=upstream_failure(error))
-            raise HandshakeFailed(reason, _hint(error)) from error
+            has_roots = self._servers.has_roots_of_its_own(host.name)
+            raise HandshakeFailed(reason, _hint(error, host, has_roots=has_roots)) from error
         except SideFailed as failure:
             if failure.side == "client":
                 raise
@@ -116,8 +127,11 @@ def _refused_by_program(detail: str) -> HandshakeFailed:
     return HandshakeFailed(reason, hint)
 
 
-def _hint(error: ssl.SSLError) -> str | None:
-    """The flag for a server whose issuer is not among the roots; other faults are the server's."""
+def _hint(error: ssl.SSLError, host: Host, *, has_roots: bool) -> str | None:
+    """The flag for a server whose issuer is not among the roots; other faults are the server's.
+    `has_roots`: the host has roots of its own, which no flag adds to."""
     if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in (18, 19, 20, 21):
+        if has_roots:
+            return f"add its issuer to the file that {_HOST_ROOTS_KEY} names for {host.name}"
         return f"trust its issuer with {_UPSTREAM_CA_FLAG} FILE"
     return None

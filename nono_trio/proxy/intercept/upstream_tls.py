@@ -29,6 +29,10 @@ class UpstreamTls:
         # Bounded by the policy's hosts with files of their own, times the few lists of protocols.
         self._contexts: dict[tuple[HostTls, tuple[str, ...]], ssl.SSLContext] = {}
 
+    def has_roots_of_its_own(self, host: str) -> bool:
+        """Return True if a file of a canonical host replaces the session's roots for it."""
+        return self._hosts.get(host, _NOTHING).ca is not None
+
     async def client_context(self, host: str, alpn: tuple[str, ...] = HTTP1_ONLY) -> ssl.SSLContext:
         """The context for a canonical host; use it with `server_hostname=host`.
 

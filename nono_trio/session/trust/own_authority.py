@@ -22,6 +22,7 @@ from nono_trio.posix.account import expand_home
 from nono_trio.posix.safe_open import open_regular, read_whole
 from nono_trio.proxy.intercept.ca import own_authority
 from nono_trio.proxy.intercept.host_tls import HostTls
+from nono_trio.proxy.intercept.memory_chain import PIPE_BYTES
 from nono_trio.proxy.intercept.root_store import MAX_FILE, parse_certificates
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ UPSTREAM_FLAG: Final = "--upstream-ca"
 CA_KEY: Final = "network.tls_ca"
 CERTIFICATE_KEY: Final = "network.client_cert"
 PRIVATE_KEY: Final = "network.client_key"
+# Bytes of PEM: they go through a pipe with a leaf, which has 3 KiB under an RSA key of 16,384 bits.
+MAX_CHAIN: Final = PIPE_BYTES - 8 * 1024
 MAX_KEY: Final = 64 * 1024  # bytes; an RSA key of 16,384 bits has 13 KiB
 
 
@@ -92,7 +95,15 @@ def read_own_authority(
         )
         raise UsageError(f"{given} needs {missing}", hint="give both, or none of them")
     _require_hidden(KEY_FLAG, key, can_read)
-    return own_authority(_read(CERTIFICATE_FLAG, certificate), _read_key(KEY_FLAG, key), now)
+    found = own_authority(_read(CERTIFICATE_FLAG, certificate), _read_key(KEY_FLAG, key), now)
+    size = len(found.pem())
+    if size > MAX_CHAIN:
+        raise UsageError(
+            f"{CERTIFICATE_FLAG}: expected at most {MAX_CHAIN} bytes of certificates,"
+            f" got {certificate} with {size}",
+            hint="leave the signing certificate in it, and those above that one",
+        )
+    return found
 
 
 def read_upstream_ca(

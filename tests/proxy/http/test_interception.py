@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from dataclasses import replace
@@ -11,6 +12,7 @@ import trio
 import trio.testing
 from looked_into import (
     HOST,
+    authority,
     client_context,
     looking_into,
     looking_into_cage,
@@ -21,6 +23,8 @@ from transparent_cage import LITERAL, get
 
 from nono_trio.core.log.events import NetworkEvent
 from nono_trio.errors import AuditBusy
+from nono_trio.proxy.intercept import session_authority
+from nono_trio.proxy.intercept.upstream_tls import HostTls
 from nono_trio.testing import MemoryRecorder
 
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
@@ -103,6 +107,32 @@ async def test_the_host_field_must_agree_with_the_connection(host, status):
             if status == 421 and host == "other.test"
             else at.proxy.recorder.events[-1].target
         )
+
+
+async def test_a_host_with_roots_of_its_own_has_a_hint_that_names_them():
+    files = HostTls(ca=authority("nobody").pem())
+    for hosts, hint in (
+        ({}, b"trust its issuer with --upstream-ca FILE"),
+        ({HOST: files}, b"to the file that network.tls_ca names for allowed.test"),
+    ):
+        async with looking_into(trusts="nobody", hosts=hosts) as at, at.tunnel() as wire:
+            answer = await wire.exchange(get(HOST, "/x"))
+            assert (answer.status, hint in answer.body) == (502, True), answer.body
+
+
+async def test_a_certificate_that_can_not_be_made_is_a_record(monkeypatch, caplog):
+    def fails(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with looking_into() as at:
+        monkeypatch.setattr(session_authority, "load_chain", fails)
+        with pytest.raises(trio.BrokenResourceError):
+            async with at.tunnel():
+                pass
+        event = at.proxy.recorder.events[-1]
+        assert event.denial_category == "intercept_handshake_failed"
+        assert "could not make the host's certificate" in (event.reason or "")
+    assert not [one for one in caplog.messages if "bug" in one]
 
 
 async def test_plain_http_to_the_host_obeys_the_same_rules():

@@ -12,7 +12,7 @@ from origin import serving
 from running_proxy import http, running, until
 from transparent_cage import cage, get
 
-from nono_trio.core.http.hidden_request import HiddenRequest
+from nono_trio.core.http.hidden_request import HiddenRequest, HiddenRequestLine
 
 LOOPBACK = ["127.0.0.1:*"]
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -141,6 +141,41 @@ def test_beginnings_of_requests_are_detected(body, begins, size):
     hidden = HiddenRequest()
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     assert any(hidden.is_in(piece) for piece in pieces) is begins
+
+
+@pytest.mark.parametrize(
+    ("body", "is_one"),
+    [
+        (b"", False), (b"{}", False), (b"word", False), (b"GET /hidden\r\n", False),
+        (b"a text of HTTP/1", True), (b"a text\nof HTTP/1.1", False),
+        (b"x" * 65 + b" HTTP/1.1", False),
+        (b'{"a": "GET / HTTP/1.1"}', False), (b"GET /HTTP/1.1", False), (HIDDEN, True),
+        (b"\r\n \r\n" + HIDDEN, True), (b"GET\x1c/" + b"a" * 5000 + b"\thttp/1.1\n", True),
+        (b"PRI * HTTP/2.0", True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_request_lines_are_detected(body, is_one, size):
+    hidden = HiddenRequestLine()
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    assert any(hidden.is_in(piece) for piece in pieces) is is_one
+
+
+@pytest.mark.parametrize("is_judged", [True, False])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_no_body_hides_a_request_where_rules_judge(is_judged, chunked):
+    rules = ["allow GET,POST http://127.0.0.1:{port}/sink"] if is_judged else []
+    async with serving() as origin:
+        rules = [one.format(port=origin.port) for one in rules]
+        async with running(LOOPBACK, endpoints=rules) as proxy:
+            url = f"http://127.0.0.1:{origin.port}/sink"
+            framing, raw = framed(HIDDEN, chunked=chunked)
+            answer = await proxy.ask(http("POST", url, framing, body=raw))
+            assert answer is not None
+            assert answer.status == (400 if is_judged else 200)
+            events = [(one.decision, one.method) for one in proxy.recorder.events]
+            assert events == [("allow", "POST"), ("deny", "POST")][: 1 + is_judged]
+            assert (b"/hidden" in bytes(origin.seen)) is not is_judged
 
 
 async def test_on_the_transparent_network_too():

@@ -37,6 +37,13 @@ def test_an_authority_of_ones_own_is_read(network) -> None:
         assert authority.pem() == file.read()
 
 
+def test_a_chain_that_no_handshake_could_load_ends_the_start(network) -> None:
+    with open(network.tls_ca_cert, "rb+") as file:
+        file.write(file.read() * 100)
+    with pytest.raises(UsageError, match=r"--tls-ca-cert: expected at most 57344 bytes"):
+        read_own_authority(network, NOW)
+
+
 def test_without_the_flags_there_is_none() -> None:
     assert read_own_authority(NetworkOptions(), NOW) is None
 

@@ -290,7 +290,7 @@ class MultiplexedConnection(ConnectionHandler):
             return self._authorizer.malformed(_ANY_REQUEST, fault)
         if isinstance(request, ConnectRequest):
             raise AssertionError("a CONNECT has no path")  # noqa: TRY004
-        stream.take_request(request)
+        stream.take_request(request, is_judged=decision.is_judged)
         if decision.refusal is not None:  # what policy refuses is never a lack of room
             return decision
         if has_ended and request.head.length:

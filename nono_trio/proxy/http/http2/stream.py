@@ -7,9 +7,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.http.hidden_request import HiddenRequest, has_unusual_body
+from nono_trio.core.http.hidden_request import body_inspector
 
 if TYPE_CHECKING:
+    from nono_trio.core.http.hidden_request import HiddenRequest, HiddenRequestLine
     from nono_trio.core.http.message import Field
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.proxy.access.authorizer import HttpRequest
@@ -138,7 +139,7 @@ class Http2Stream:
         self.fields: list[Field] = []
         """The fields that go out, with pseudo-headers."""
         self.method = ""
-        self.hidden: HiddenRequest | None = None
+        self.hidden: HiddenRequest | HiddenRequestLine | None = None
         self.upstream: UpstreamPeer | None = None
         self.upstream_number = 0
         self.start: FlowStart | None = None
@@ -161,13 +162,13 @@ class Http2Stream:
         """True if its request may still be sent to the server."""
         return not self.is_done and not self.is_refused
 
-    def take_request(self, request: HttpRequest) -> None:
-        """Note the request that was parsed."""
+    def take_request(self, request: HttpRequest, *, is_judged: bool) -> None:
+        """Note the request that was parsed, and whether rules have decided about it."""
         self.request = request
         head = request.head
         self.method = head.method
         self.up.length = head.length if head.body == "length" else None
-        self.hidden = HiddenRequest() if has_unusual_body(head) else None
+        self.hidden = body_inspector(head, is_judged=is_judged)
 
     def drop(self) -> None:
         """Forget all bytes that are held."""

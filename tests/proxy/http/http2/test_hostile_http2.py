@@ -125,6 +125,7 @@ BODIES = [
     ("the body ends before its content-length", [(b"content-length", b"5")], b"123", None),
     ("the body is longer than its content-length", [(b"content-length", b"2")], b"123", None),
     ("the body begins as a request", [], b"GET /ok/secret/ HTTP/1.1\r\n\r\n", None),
+    ("the body begins as a request", [], b"PUT /ok/secret/ HTTP/1.1\r\n\r\n", None),
     ("a trailer stands for a field of the head", [], b"1", [(b"host", b"other.test")]),
     ("a trailer stands for a field of the head", [], b"1", [(b"content-length", b"1")]),
     ("a pseudo-header does not belong there", [], b"1", [(b":path", b"/ok/secret/")]),
