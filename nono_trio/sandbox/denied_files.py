@@ -28,6 +28,7 @@ from nono_trio.core.log.file_events import (
 from nono_trio.core.policy.judging import Judging
 from nono_trio.errors import AuditBusy
 from nono_trio.posix.clock import unix_ns
+from nono_trio.sandbox.attribution.file_system import followed
 from nono_trio.sandbox.launcher.linux.syscalls import known_mode
 from nono_trio.sandbox.launcher.linux.view_reports import (
     ACKNOWLEDGED,
@@ -301,7 +302,7 @@ def _found(one: _LookUp) -> _Found | None:
 def _real(path: bytes, *, is_link: bool) -> bytes:
     """The path without symlinks; what is mounted at `path` itself is not asked, as it may hang."""
     if is_link:
-        return os.path.realpath(path)
+        return followed(path)
     directory, _, name = path.rpartition(b"/")
     return os.path.join(os.path.realpath(directory or b"/"), name)
 

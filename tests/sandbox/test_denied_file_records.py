@@ -15,6 +15,7 @@ from nono_trio.core.log.file_events import MORE_FILES, denied_request, unseen_co
 from nono_trio.core.policy.judging import Judging
 from nono_trio.errors import AuditBusy
 from nono_trio.sandbox import denied_files
+from nono_trio.sandbox.attribution import file_system
 from nono_trio.sandbox.denied_files import DeniedFiles
 from nono_trio.sandbox.launcher.linux.view_reports import ACKNOWLEDGED, NO_PATH, TOLD
 
@@ -319,3 +320,34 @@ def test_a_busy_log_loses_no_tripwire_silently(tmp_path: Path, name: str) -> Non
 
     server = serve(test)
     assert (server.log.lost, server.log.paths) == (1, [(MORE_FILES, "Read")])
+
+
+def test_a_link_is_not_followed_into_a_mount_that_may_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before: the thread waited in the kernel for a file system whose server did not respond, and
+    the supervisor could not end."""
+    place = os.path.realpath(tmp_path)
+    for name in ("home", "a nas", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a nas/inner").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "home/hop").symlink_to("../a nas/./inner//file")
+    (tmp_path / "home/hanging").symlink_to(f"{place}/home/hop")
+    (tmp_path / "home/plain").symlink_to("../elsewhere/../elsewhere")
+    (tmp_path / "home/loop").symlink_to("loop")
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "1 1 0:1 / / rw - ext4 /dev/a rw\n"
+        f"2 1 0:4095 / {place}/a\\040nas rw - fuse.sshfs nas rw\n"
+        f"3 1 0:4094 / {place}/elsewhere rw - tmpfs tmpfs rw\n"
+    )
+    monkeypatch.setattr(file_system, "MOUNTS", str(mounts))
+
+    async def look_up(server: Server) -> None:
+        for number, name in enumerate(("hanging", "plain", "loop"), 1):
+            assert await server.tell(number, tmp_path / "home" / name) == [number]
+
+    found = [file.real for file in serve(look_up).files.files.values()]
+    assert found == [f"{place}/a nas/inner/file", f"{place}/elsewhere", f"{place}/home/loop"]
+    inside = os.fsencode(f"{place}/a nas/inner")  # its own mount has answered
+    assert file_system.followed(inside) == os.fsencode(f"{place}/elsewhere")

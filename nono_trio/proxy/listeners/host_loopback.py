@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +61,7 @@ class HostLoopback:
         self._listeners: AbstractSet[int] = frozenset()
         self._read_at = -LISTENERS_SECONDS
         self._asked = set(relayed)  # there are 65,535
+        self._last = math.inf  # the time after which no record is waited for
 
     async def serve(self, sock: socket.socket) -> None:
         """Record until cancelled, then record what remains and close `sock`. Raises AuditLost."""
@@ -73,10 +75,11 @@ class HostLoopback:
             except SessionSealed:
                 return
             finally:
-                with trio.move_on_after(_RECORD_SECONDS, shield=True):
-                    with suppress(AuditLost, SessionSealed):
-                        while await self._record_batch(sock):
-                            pass
+                # Each record has a shield of its own, so all of them get this deadline.
+                self._last = trio.current_time() + _RECORD_SECONDS
+                with suppress(AuditLost, SessionSealed):
+                    while await self._record_batch(sock):
+                        pass
 
     def notes(self) -> list[str]:
         """Return sentences for the user: about the ports, and about tries without a record."""
@@ -117,7 +120,8 @@ class HostLoopback:
         reason = format_reason(DenialCode.HOST_LOOPBACK, port=port)
         event = host_denied(address, port, reason).event(unix_ms())
         # Shielded, since a record that is cancelled at the end of the session may be missing.
-        with trio.move_on_after(_RECORD_SECONDS, shield=True), suppress(AuditBusy):
+        deadline = min(trio.current_time() + _RECORD_SECONDS, self._last)
+        with trio.CancelScope(deadline=deadline, shield=True), suppress(AuditBusy):
             await self._recorder.record(event, origin)
             self.ports.append(port)
             return

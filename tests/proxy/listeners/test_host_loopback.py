@@ -7,6 +7,7 @@ import struct
 
 import pytest
 import trio
+import trio.testing
 from running_proxy import until
 
 from nono_trio.errors import AuditBusy
@@ -50,3 +51,28 @@ async def test_a_try_that_the_log_could_not_take_is_told_and_the_next_one_is_rec
     lost, told = watched.notes()
     assert lost.startswith("tries of loopback without a record: 1 ")
     assert "--open-port 5432" in told
+
+
+async def test_a_log_that_hangs_holds_the_end_up_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Before: each port that was left took a second, of minutes of which nothing was recorded."""
+    recorder = MemoryRecorder()
+
+    async def before_commit(_event: object) -> None:
+        await trio.sleep_forever()
+
+    recorder.before_commit = before_commit
+    ports = range(5000, 5090)
+    watched = HostLoopback(recorder, lambda: frozenset(ports))
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.serve, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            for port in ports:
+                kernel.send(reset_from(port))
+            nursery.cancel_scope.cancel()
+            began = trio.current_time()
+        assert trio.current_time() - began <= 1.0
+    assert watched.lost == len(ports)

@@ -88,7 +88,7 @@ def mounts_below(directory: str, table: str) -> list[str]:
     """
     prefix = f"{directory}/"
     with open(table, "rb") as file:
-        points = {os.fsdecode(_unescaped(line.split()[4])) for line in file}
+        points = {os.fsdecode(unescaped(line.split()[4])) for line in file}
     inside = sorted(point[len(prefix) :] for point in points if point.startswith(prefix))
     upper: list[str] = []
     for path in inside:
@@ -97,7 +97,7 @@ def mounts_below(directory: str, table: str) -> list[str]:
     return upper
 
 
-def _unescaped(path: bytes) -> bytes:
+def unescaped(path: bytes) -> bytes:
     """Return a path of mountinfo, which has a space as \\040."""
     first, *escaped = path.split(b"\\")
     return first + b"".join(bytes([int(one[:3], 8)]) + one[3:] for one in escaped)
