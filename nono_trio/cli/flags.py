@@ -41,12 +41,12 @@ _SESSION = (
 )  # fmt: skip
 
 _AUTHORITIES = (
-    option("--tls-ca-cert", type=PATH, metavar="FILE", group="network",
-           help="Sign for intercepted hosts with a certificate authority of yours, whose"
-           " certificates (PEM, the signing one first) are in FILE; needs --tls-ca-key."),
-    option("--tls-ca-key", type=PATH, metavar="FILE", group="network",
+    option("--tls-ca-cert", type=PATH, metavar="FILE", group="requests",
+           help="Sign for intercepted hosts with your certificate authority: its certificates"
+           " (PEM, the signing one first); needs --tls-ca-key."),
+    option("--tls-ca-key", type=PATH, metavar="FILE", group="requests",
            help="Its key: PEM, unencrypted, readable by you alone (0600), outside the grants."),
-    option("--upstream-ca", type=PATH, metavar="FILE", group="network",
+    option("--upstream-ca", type=PATH, metavar="FILE", group="requests",
            help="Trust the roots in FILE too when intercepted hosts are connected to."),
 )  # fmt: skip
 
@@ -192,7 +192,7 @@ def _declared(section: str, *, run_only: bool = False) -> Iterator[Callable[[Com
 
 def _option(field: Field) -> Callable[[Command], Command]:
     settings: dict[str, Any] = {"help": field.help, "type": _type(field)}
-    settings["group"] = _GROUPS.get(field.section, field.section)
+    settings["group"] = field.group or _GROUPS.get(field.section, field.section)
     if field.kind == "switch":
         settings["is_flag"] = True
     if field.merge == "adds_up":

@@ -23,6 +23,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "start": "Profile and environment",
     "files": "Files",
     "network": "Network",
+    "requests": "Requests that are seen",
     "isolation": "Isolation",
     "limits": "Limits",
     "judging": "Judging",

@@ -163,7 +163,7 @@ def test_a_program_where_nothing_may_be_executed(monkeypatch):
         ("--max-processes=abc", "expected a whole number of 1 or more, got 'abc'", "run --help"),
         ("--open-port=99999", "expected a whole number from 1 to 65535, got '99999'", "run --help"),
         ("--isolation=vm", "expected auto, namespace, landlock, seatbelt or none", "run --help"),
-        ("--allow-domain=https://a.test/x?y", "got a URL", "--allow-domain a.test:443"),
+        ("--deny-domain=https://a.test/x?y", "got a URL", "--deny-domain a.test:443"),
         ("--allow-domain=HTTP://a.test:8080", "got a URL", "--allow-domain a.test:8080"),
         ("--deny-domain=http://[2001:db8::1]", "got a URL", "--deny-domain [2001:db8::1]:80"),
         ("--deny-domain=10.0.0.0/8", "got a range", "--deny-domain 10.0.0.0"),

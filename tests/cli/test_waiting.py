@@ -172,14 +172,16 @@ def test_quick_work_shows_nothing(terminal, monkeypatch):
 
 def test_ctrl_c_leaves_a_clean_line_and_a_cursor(sessions):
     code = (
-        "import signal, sys; from nono_trio.cli import main, waiting\n"
+        "import os, signal, sys; from nono_trio.cli import main, waiting\n"
         "from nono_trio.cli.audit import listing\n"
         "waiting.AFTER_SECONDS = 0.0\n"
-        "listing.listed = lambda *_: signal.pause()\n"
+        "def listed(*_): os.write(2, b'[listing]'); signal.pause()\n"
+        "listing.listed = listed\n"
         "sys.argv[1:] = ['audit', 'list']; main.main()"
     )
     sessions.variables = {"TERM": "xterm"}
     terminal = Terminal(sessions, "-c", code, program=(sys.executable,))
+    terminal.wait_for("[listing]")  # not before: the line is wiped by what has begun
     terminal.wait_for("/ reading the sessions")
     terminal.type("\x03")
     assert terminal.exit_code() == 130

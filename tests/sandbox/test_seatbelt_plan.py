@@ -127,7 +127,7 @@ async def test_a_signal_reaches_the_whole_group(launch):
         wait_until(lambda: len(processes_with(marker, "sleep")) == 2, "both sleep")
         await cage.signal(signal.SIGTERM)
         assert await cage.next_event() == ChildEnded(None, signal.SIGTERM)
-    assert not processes_with(marker, "sleep")
+    wait_until(lambda: not processes_with(marker, "sleep"), "both have ended")
 
 
 async def test_what_the_child_leaves_in_its_group_ends_with_it(launch):
@@ -148,7 +148,7 @@ async def test_leaving_the_cage_kills_a_child_that_ignores_everything(launch):
         await cage.go("sh")
         wait_until(lambda: bool(processes_with(marker, "sleep")), "it sleeps")
     assert launched.reaped
-    assert not processes_with(marker, "s")
+    wait_until(lambda: not processes_with(marker, "s"), "it was killed")
 
 
 @pytest.mark.parametrize("running", [False, True])

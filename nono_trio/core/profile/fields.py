@@ -38,7 +38,8 @@ class Field(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     name of the click parameter and of the environment variable; a field without flags is a
     profile's only. `joins` is the parameter that the entries of such a field are added to. `grant`
     is the access that a path of it gives, `single`: to that path alone and to nothing below it.
-    `help` is for the command line, `details` for docs/options.md alone.
+    `help` is for the command line, `details` for docs/options.md alone. `group` is that of the help
+    where it is not the section's.
     `run_only`: `nono-trio proxy`, which takes the fields of its section, does not take this one.
     `example` is TOML for the template, `note` its comment; `begins`: the template has it as a
     setting, not as a comment.
@@ -55,6 +56,7 @@ class Field(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     metavar: str | None = None
     help: str = ""
     details: str = ""
+    group: str = ""
     default: Any = None
     joins: str | None = None
     grant: Access | None = None
@@ -157,7 +159,8 @@ FIELDS: Final = (
         help="Allow a host (ports 80 and 443, or the one given, or :* for any); *.SUFFIX for"
         " every name below it; a group (github, llm_apis, package_registries, ...) for its hosts;"
         " tls://HOST[:PORT] for TLS that may hide its name (ECH) or omit it; tcp://HOST:PORT for"
-        " any protocol; https://HOST/PATH for these paths alone (* is one segment, ** any number).",
+        " any protocol; https://HOST/PATH for these paths.",
+        details="In a path * is one segment, ** any number.",
         begins=True,
     ),
     Field(
@@ -172,20 +175,20 @@ FIELDS: Final = (
         example='["llm_apis", "github", "package_registries"]',
     ),
     Field(
-        key="network.intercept", merge="adds_up", kind="intercepted_host",
+        key="network.intercept", merge="adds_up", kind="intercepted_host", group="requests",
         flags=("--intercept",), metavar="HOST|*.SUFFIX|all",
         help="See the requests to a host: its TLS is ended here, each request is recorded. Hosts"
         " with endpoint rules are always seen.",
         example='["api.example.com"]', note="requests to them are seen and recorded; or all",
     ),
     Field(
-        key="network.no_intercept", merge="adds_up", kind="excepted_host",
+        key="network.no_intercept", merge="adds_up", kind="excepted_host", group="requests",
         flags=("--no-intercept",), metavar="HOST|*.SUFFIX",
         help="Leave the TLS of a host alone; wins over --intercept.",
         example='["pinned.example.com"]', note="wins over intercept",
     ),
     Field(
-        key="network.allow_endpoint", merge="adds_up", kind="allowed_endpoint",
+        key="network.allow_endpoint", merge="adds_up", kind="allowed_endpoint", group="requests",
         flags=("--allow-endpoint",), metavar="'METHOD[,METHOD] URL'",
         help="Allow requests by method and path, as in 'GET,HEAD https://api.example.com/v1/**',"
         " and nothing else of that host: * is one segment of a path, ** any number, * every method,"
@@ -194,7 +197,7 @@ FIELDS: Final = (
         note="and nothing else of these hosts",
     ),
     Field(
-        key="network.deny_endpoint", merge="adds_up", kind="denied_endpoint",
+        key="network.deny_endpoint", merge="adds_up", kind="denied_endpoint", group="requests",
         flags=("--deny-endpoint",), metavar="'METHOD[,METHOD] URL'",
         help="Deny requests by method and path; wins over every --allow-endpoint and"
         " --allow-domain.",
