@@ -77,9 +77,10 @@ class HostLoopback:
             finally:
                 # Each record has a shield of its own, so all of them get this deadline.
                 self._last = trio.current_time() + _RECORD_SECONDS
-                with suppress(AuditLost, SessionSealed):
-                    while await self._record_batch(sock):
-                        pass
+                with trio.move_on_after(_RECORD_SECONDS, shield=True):
+                    with suppress(AuditLost, SessionSealed):
+                        while await self._record_batch(sock):
+                            pass
 
     def notes(self) -> list[str]:
         """Return sentences for the user: about the ports, and about tries without a record."""
