@@ -327,10 +327,10 @@ def threads_in(process: int, where: str) -> list[int]:
     return [int(task.name) for task in tasks if where in (task / "wchan").read_text()]
 
 
+# It stays after the last answer, so that the view's server is still there.
 STARTS = """
 import subprocess, sys
-for _ in range(3):
-    sys.stdin.readline()
+while sys.stdin.readline():
     for _ in range(20):
         subprocess.run(["/bin/true"], check=True)
         open("file").close()
