@@ -215,10 +215,12 @@ class Recorder:
         """Have a record written directly before those of the seal, in the same append; never waits.
 
         For a few counts whose own records the log was too slow for. Call it while the recorder is
-        open; of more than MOST_LEFT records the first are kept.
+        open; of more than MOST_LEFT records the first are kept, the others counted as lost.
         """
         if len(self._left) < MOST_LEFT:
             self._left.append(payload)
+        else:
+            self.lost_to_full_queue += 1
 
     def take_left(self) -> list[Payload]:
         """For the writer, at the end: return the records of `leave_for_end`."""

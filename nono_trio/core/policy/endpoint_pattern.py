@@ -113,17 +113,21 @@ def _search(items: Sequence[Item], segments: Sequence[str]) -> bool:
 
 def fits(item: Item, segment: str) -> bool:
     """Return True if a segment fits an item other than `**`."""
-    if len(item) == 1:
-        return segment == item[0]
-    if item == ("", ""):
-        return segment != ""
-    first, *middle, last = item
-    end = len(segment) - len(last)
-    if end < len(first) or not segment.startswith(first) or not segment.endswith(last):
+    return segment != "" if item == ("", "") else has_in_order(item, segment)
+
+
+def has_in_order(texts: Item, value: str) -> bool:
+    """Return True if `value` is `texts` in this order with anything between them: it begins with
+    the first and ends with the last."""
+    if len(texts) == 1:
+        return value == texts[0]
+    first, *middle, last = texts
+    end = len(value) - len(last)
+    if end < len(first) or not value.startswith(first) or not value.endswith(last):
         return False
     at = len(first)
     for text in middle:
-        found = segment.find(text, at, end)
+        found = value.find(text, at, end)
         if found < 0:
             return False
         at = found + len(text)

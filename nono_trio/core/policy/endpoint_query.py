@@ -16,6 +16,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from nono_trio.core.policy.endpoint_pattern import has_in_order
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,16 +114,4 @@ def _fits(texts: tuple[str, ...], value: str, *, fold: bool = False) -> bool:
     """Return True if a value has the texts in this order, from its beginning to its end."""
     if fold:
         texts, value = tuple(one.casefold() for one in texts), value.casefold()
-    if len(texts) == 1:
-        return value == texts[0]
-    first, *middle, last = texts
-    end = len(value) - len(last)
-    if end < len(first) or not value.startswith(first) or not value.endswith(last):
-        return False
-    at = len(first)
-    for text in middle:
-        found = value.find(text, at, end)
-        if found < 0:
-            return False
-        at = found + len(text)
-    return True
+    return has_in_order(texts, value)

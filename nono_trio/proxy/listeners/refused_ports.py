@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,7 @@ from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.denial_throttle import DenialThrottle
+from nono_trio.proxy.listeners.ending import serve_to_the_end
 
 if TYPE_CHECKING:
     import socket
@@ -43,10 +45,9 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.denial_throttle import IsReason
+    from nono_trio.proxy.listeners.ending import Ending
 
 BATCH: Final = 32  # packets before other tasks get a turn
-LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
-
 MOST_UNREAD: Final = 1 << 16  # more than a socket's buffer has
 
 MOST_BYTES: Final = 128  # as much as the capture's filter passes
@@ -72,8 +73,6 @@ class RefusedPorts:
         # A flood of datagrams must not take the place of connections.
         self._datagrams = DenialThrottle(recorder, unix_ms, is_reason)
         self._listened: list[IPv4Network | IPv6Network] = []
-        self._waiting = trio.CancelScope()
-        self._is_ending = False
         self.lost = 0
         """Packets that the kernel has dropped because they came too fast, and those at the end that
         the log was too slow for; known at the end."""
@@ -88,24 +87,14 @@ class RefusedPorts:
             self._listened = [ip_network(one) for one in self._policy.every_port_networks]
         with sock:
             sock.setblocking(False)
-            async with trio.open_nursery() as nursery:
-                # A cancelled record might be in the log or not: recording only ends by itself, or
-                # by the deadline that it gets at the end.
-                recording = trio.CancelScope(shield=True)
-                nursery.start_soon(self._record_until_asked, sock, recording)
-                try:
-                    await trio.sleep_forever()
-                finally:
-                    recording.deadline = trio.current_time() + LAST_RECORD_SECONDS
-                    self._is_ending = True
-                    self._waiting.cancel()
+            # A cancelled record might be in the log or not, so recording ends by itself.
+            await serve_to_the_end(partial(self._record_until_asked, sock))
 
-    async def _record_until_asked(self, sock: socket.socket, recording: trio.CancelScope) -> None:
+    async def _record_until_asked(self, sock: socket.socket, ending: Ending) -> None:
         try:
-            with recording, suppress(SessionSealed):
-                while not self._is_ending:
-                    with trio.CancelScope() as self._waiting:
-                        await trio.lowlevel.wait_readable(sock)
+            with suppress(SessionSealed):
+                while not ending.is_asked:
+                    await ending.readable(sock)
                     await self._read(sock)
                     await trio.lowlevel.checkpoint()
                 with suppress(AuditLost):

@@ -24,6 +24,7 @@ from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.http.intercepted_tunnels import InterceptingSniTunnel, InterceptingTunnel
 from nono_trio.proxy.listeners.dns_responder import NameService
 from nono_trio.proxy.listeners.dns_server import serve_connections, serve_datagrams
+from nono_trio.proxy.listeners.ending import LAST_SECONDS
 from nono_trio.proxy.listeners.refused_ports import RefusedPorts
 from nono_trio.proxy.raw_tunnel import RawTunnel, SniTunnel
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 REFUSED: Final = "refused"  # the name of the socket that captures what the kernel refuses
 EVERY_PORT: Final = "tcp4:*"  # the name of the listener for each port of some hosts
-LAST_RECORD_SECONDS: Final = 1.0  # the end of the session does not wait longer for a log that hangs
 
 _TCP = re.compile(r"tcp[46]:(?:[0-9]+|\*)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
@@ -110,7 +110,7 @@ class Transparent:
                         has_every_port = EVERY_PORT in sockets
                         nursery.start_soon(self._refused.serve, sock, has_every_port)
         finally:
-            with trio.move_on_after(LAST_RECORD_SECONDS, shield=True):
+            with trio.move_on_after(LAST_SECONDS, shield=True):
                 await self._service.record_suppressed()
 
     def notes(self) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -48,7 +49,7 @@ class _Describing:
         self.lines: list[tuple[int, Found]] = []
 
 
-class Attribution:
+class Attribution(ABC):
     """The base of both ways: descriptions of programs, and the lines that wait for them.
 
     `record_lines` takes lines of processes.ndjson; it neither waits nor raises.
@@ -92,8 +93,9 @@ class Attribution:
             logger.debug("its cause", exc_info=True)
             return [UNKNOWN] * len(origins)
 
+    @abstractmethod
     def _find(self, origins: Sequence[RecordOrigin]) -> Sequence[Found | Sought]:
-        raise NotImplementedError
+        """Return the result for each origin."""
 
     def search(self, sought: Sought, tell: Callable[[Found], None]) -> None:
         """As FindsPrograms."""
