@@ -91,9 +91,6 @@ def _say_cage(enforcement: Sequence[str]) -> None:
 
 def execute(options: RunOptions, given: dict[str, Any]) -> int:
     """Run, say what there is to say, return the exit code; raises the session's own error."""
-    from nono_trio.session.trio_import import import_trio
-
-    import_trio()
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.core_dumps import forbid_core_dumps
     from nono_trio.session.prepare import prepare_run

@@ -19,6 +19,7 @@ from nono_trio.sandbox.spawn import (
     await_ready,
     spawn,
 )
+from nono_trio.session.trio_import import import_trio
 
 if TYPE_CHECKING:
     import socket
@@ -59,8 +60,7 @@ def launched_cage(
     """Launch the cage, a weaker one where the machine refuses and the user leaves it to us."""
     launched = spawn(prepared.plan, cgroup)
     try:
-        import trio  # noqa: F401  (imported here, while the launcher shuts itself in)
-
+        import_trio()  # here, while the launcher shuts itself in
         _preload(prepared)
         while True:
             try:

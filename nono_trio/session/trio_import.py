@@ -6,7 +6,6 @@ trio names its threads, and asks `ctypes.util.find_library` once for the library
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib
 import sys
 
@@ -21,6 +20,8 @@ def import_trio() -> None:
 
 
 def _import_without_process() -> None:
+    import ctypes.util  # late: trio is the first to need it
+
     find_library = ctypes.util.find_library
     ctypes.util.find_library = lambda name: THREAD_LIBRARY if name == "pthread" else None
     try:

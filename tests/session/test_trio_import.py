@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from harness import Sessions
 
 BOUND = 60  # seconds: a start takes a quarter of one
 
@@ -25,9 +26,12 @@ print(started, trio.run(named), ctypes.util.find_library.__module__, sep=";")
 PROCESSES = 'PROCESSES = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec"}\n'
 
 
-def _python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _python(
+    program: str, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
+        env=environment,
         capture_output=True,
         text=True,
         timeout=BOUND,
@@ -41,6 +45,25 @@ def test_trio_is_imported_without_a_process_and_still_names_its_threads() -> Non
     started, thread, owner = ended.stdout.split(";")
     assert (started, owner) == ("[]", "ctypes.util\n"), ended
     assert thread.startswith("name from")  # trio's own name for it
+
+
+SPAWNS = """
+import sys
+from nono_trio.session import cage_launch
+spawn = cage_launch.spawn
+def told(*arguments):
+    print("trio" in sys.modules, flush=True)
+    return spawn(*arguments)
+cage_launch.spawn = told
+sys.argv = ["nono-trio", "run", "-s", "--", "true"]
+from nono_trio.cli.main import main; main()
+"""
+
+
+def test_the_launcher_starts_before_trio_is_imported(sessions: Sessions) -> None:
+    """So the two take no more time than the longer of them."""
+    ended = _python(SPAWNS, environment=sessions.environment)
+    assert (ended.stdout, ended.returncode) == ("False\n", 0), ended.stderr
 
 
 def test_a_command_leaves_with_all_its_output_and_without_the_interpreters_end() -> None:
