@@ -35,7 +35,7 @@ def test_each_file_that_it_names_exists(path: str) -> None:
         ("_serve_request", "proxy/http/connection.py"),
         ("_run_tunnel", "proxy/connection_handler.py"),
         ("CheckedAddress", "proxy/upstream/resolver.py"),
-        ("class TaskPool", "proxy/listeners/proxy.py"),
+        ("class TaskPool", "proxy/listeners/task_pool.py"),
         ("class Transport", "proxy/transport/transport.py"),
         ("def receive_plan", "sandbox/launcher/steps.py"),
         ("def build_view", "sandbox/launcher/linux/mounts.py"),

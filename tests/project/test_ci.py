@@ -50,6 +50,16 @@ def test_ci_smoke(tmp_path: Path) -> None:
 
 
 @needs_curl
+def test_ci_smoke_says_how_it_is_used() -> None:
+    for arguments in (["--help"], ["sh", "-c", "true"]):
+        done = subprocess.run(
+            [str(ROOT / "scripts" / "ci-smoke"), *arguments],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "usage: scripts/ci-smoke [NONO_TRIO]" in done.stderr
+
+
 def test_json_goes_to_a_file_or_to_stderr(sessions: Sessions, tmp_path: Path) -> None:
     file = tmp_path / "summary.json"
     job = ["--", "curl", "-s", "-o", "/dev/null", "http://evil.example.net/"]

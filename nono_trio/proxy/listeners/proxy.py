@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import trio
-from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
@@ -32,6 +31,7 @@ from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, ProxyLimits
 from nono_trio.proxy.listeners.ending import LAST_SECONDS
 from nono_trio.proxy.listeners.origin import between
+from nono_trio.proxy.listeners.task_pool import TaskPool
 from nono_trio.proxy.transport.client import Client, ClientTable
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import RelayBuffer
@@ -42,7 +42,7 @@ from nono_trio.proxy.upstream.resolver import AddressResolver
 from nono_trio.proxy.upstream.system_resolver import SystemResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Callable, Generator
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.processes import RecordOrigin
@@ -56,10 +56,8 @@ if TYPE_CHECKING:
     """Returns True if a connection from a socket address is served. It is called on the loop for
     each accepted connection, so it must neither wait nor raise."""
     Accept: TypeAlias = Callable[[], tuple[socket.socket, Any]]
-    Serve: TypeAlias = Callable[[Client, ConnectionHandler], Awaitable[None]]
 
 MOST_UNSERVED: Final = 1 << 14  # of one listener, whose backlog is shorter; others still connect
-MAX_RESTING: Final = 128  # tasks of about 4 KiB; more than are ever between two clients at once
 
 # accept(2) reports an error that a connection had before it was accepted; the next one is fine.
 _ONE_CLIENT: Final = frozenset(
@@ -376,62 +374,3 @@ def defer_accept(listener: socket.socket) -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
-
-
-class TaskPool:
-    """Tasks that serve one client after another, by `serve(client, handler)`.
-
-    Starting and ending a task costs as much as everything that is done for a denied request, so a
-    task without a client rests and gets the next one. Resting tasks hold no other object, there
-    are at most MAX_RESTING, and `dismiss` ends them, also those that come to rest later.
-    """
-
-    def __init__(self, serve: Serve) -> None:
-        self._serve = serve
-        self._resting: list[_Rest] = []
-        self._dismissed = False
-
-    def give(self, client: Client, handler: ConnectionHandler, nursery: trio.Nursery) -> None:
-        """Have `client` served soon, by a resting task or by a new one in `nursery`."""
-        if self._resting:
-            self._resting.pop().end((client, handler))
-        else:
-            nursery.start_soon(self._work, (client, handler))
-
-    def dismiss(self) -> None:
-        """End the resting tasks; a working task ends after its client."""
-        self._dismissed = True
-        while self._resting:
-            self._resting.pop().end(None)
-
-    async def _work(self, assignment: tuple[Client, ConnectionHandler] | None) -> None:
-        while assignment is not None:
-            await self._serve(*assignment)
-            if self._dismissed or len(self._resting) >= MAX_RESTING:
-                return
-            rest = _Rest(self._resting)
-            self._resting.append(rest)
-            assignment = await rest.wait()
-
-
-class _Rest:
-    """One resting task, and its next client."""
-
-    __slots__ = ("_assignment", "_resting", "_task")
-
-    def __init__(self, resting: list[_Rest]) -> None:
-        self._resting = resting
-        self._assignment: tuple[Client, ConnectionHandler] | None = None
-        self._task: Task = current_task()
-
-    def end(self, assignment: tuple[Client, ConnectionHandler] | None) -> None:
-        self._assignment = assignment
-        reschedule(self._task)
-
-    async def wait(self) -> tuple[Client, ConnectionHandler] | None:
-        await wait_task_rescheduled(self._abort)
-        return self._assignment
-
-    def _abort(self, _: object) -> Abort:
-        self._resting.remove(self)
-        return Abort.SUCCEEDED

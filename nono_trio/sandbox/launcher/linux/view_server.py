@@ -19,7 +19,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -28,6 +27,7 @@ from ..import_freeze import freeze_imports
 from . import fuse_messages as fuse
 from . import syscalls
 from .creating_calls import creates_file, creating_calls
+from .view_nodes import Node, numbered
 from .view_reports import ACKNOWLEDGED, NO_PATH, Reports
 from .view_tree import Place, TreeError, decode_tree, is_below
 
@@ -127,14 +127,6 @@ class Home(NamedTuple):
         return True
 
 
-class _Node(NamedTuple):
-    """A place with its number and what is in it."""
-
-    place: Place
-    attributes: fuse.Attributes
-    children: dict[bytes, int]
-
-
 class ViewServer:
     """The loop; `run` returns when the view is gone or the launcher has ended."""
 
@@ -153,7 +145,7 @@ class ViewServer:
         self._supervisor: socket.socket | None = supervisor
         self._clock = clock
         self._home = home
-        self._nodes = _nodes(places)
+        self._nodes = numbered(places)
         self._creating = creating_calls()
         self._number = NO_PATH
         self.listed: frozenset[str] = frozenset()
@@ -339,7 +331,7 @@ class ViewServer:
             else:
                 self._write(answer)
 
-    def _is_told(self, request: fuse.Request, parent: _Node, answer: bytes) -> bool:
+    def _is_told(self, request: fuse.Request, parent: Node, answer: bytes) -> bool:
         """Report a missing name; as `_must_wait`.
 
         A create in the home is allowed. It is told where it could hide the look-up of a tripwire
@@ -385,21 +377,3 @@ class ViewServer:
 
 def _is_system(path: str) -> bool:
     return any(path == directory or is_below(path, directory) for directory in _SYSTEM)
-
-
-def _nodes(places: Sequence[Place]) -> dict[int, _Node]:
-    """Number the places. A mount point is an empty file or directory: its mount covers it."""
-    nodes: dict[int, _Node] = {}
-    numbers: dict[str, int] = {}
-    for number, place in enumerate(places, start=fuse.ROOT):
-        mode = place.mode
-        if not (stat.S_ISDIR(mode) or (stat.S_ISLNK(mode) and not place.is_mount)):
-            mode = stat.S_IFREG  # what a file is mounted on
-        size = len(os.fsencode(place.target))
-        attributes = fuse.Attributes(number, mode, place.uid, place.gid, size)
-        nodes[number] = _Node(place, attributes, {})
-        numbers[place.path] = number
-        if place.path != "/":
-            directory, _, name = place.path.rpartition("/")
-            nodes[numbers[directory or "/"]].children[os.fsencode(name)] = number
-    return nodes
