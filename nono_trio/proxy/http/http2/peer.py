@@ -85,6 +85,8 @@ class Http2Peer:
         self.has_ended = False
         """The peer has ended its direction."""
         self.has_settings = False
+        self.is_leaving = False
+        """GOAWAY was sent, so no stream is served that is new."""
         self._out = b""
         self._unreturned = 0
         self._is_client = is_client
@@ -223,6 +225,7 @@ class Http2Peer:
 
     def refuse_more(self, code: int = NO_ERROR) -> None:
         """Send GOAWAY: no stream is served that opens after this. Open ones go on."""
+        self.is_leaving = True
         last = self._h2.highest_inbound_stream_id
         self._collect()
         self._out += goaway(last, code)

@@ -1,16 +1,14 @@
-"""The server's half of the streams: responses to the client, bodies both ways, and the flow's line.
+"""The server's half of the streams: its responses, checked on their way to the client.
 
 Rules of this file:
 - A head, a body frame or trailers are checked before they go to the client. A response that could
   be read in two ways, or that does not have the length it says, ends its stream.
-- A stream's window is given back once its bytes were sent on. It grows for a body that has proved
-  to be long, for a few streams at a time.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from h2.events import (
     DataReceived,
@@ -21,46 +19,29 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
-from msgspec import UNSET
 
 from nono_trio.core.http.http2_frames import INTERNAL_ERROR, NO_ERROR
 from nono_trio.core.http.http2_head import FieldFault, check_trailers, response_head
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse
-from nono_trio.proxy.http.http2.peer import GIVE_BACK, GROWN_WINDOW, WINDOW
 from nono_trio.proxy.http.http2.stream import size
-from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from h2.events import Event
 
     from nono_trio.core.http.message import Field
-    from nono_trio.core.log.events import Flow
-    from nono_trio.proxy.access.decision import FlowStart
     from nono_trio.proxy.http.http2.peer import Http2Peer
-    from nono_trio.proxy.http.http2.stream import Body, Http2Stream, UpstreamPeer
-    from nono_trio.proxy.transport.relay import RelayBuffer
-
-MAX_GROWN: Final = 16  # bodies of one connection with a large window: 3 MiB
+    from nono_trio.proxy.http.http2.stream import Http2Stream, UpstreamPeer
+    from nono_trio.proxy.http.http2.stream_lifecycle import StreamLifecycle
 
 
 class Responses:
-    """Passes responses on to one client. `finish` ends a stream; `fail` ends it with a record
-    and an answer of ours, or with a reset if it has an answer."""
+    """Passes responses on to one client."""
 
-    def __init__(
-        self,
-        client: Http2Peer,
-        buffer: RelayBuffer,
-        finish: Callable[[Http2Stream, int | None], None],
-        fail: Callable[[Http2Stream, str], None],
-    ) -> None:
+    __slots__ = ("_client", "_lifecycle")
+
+    def __init__(self, client: Http2Peer, lifecycle: StreamLifecycle) -> None:
         self._client = client
-        self._buffer = buffer
-        self._finish = finish
-        self._fail = fail
-        self._grown = 0
+        self._lifecycle = lifecycle
 
     def take(self, one: UpstreamPeer, event: Event) -> None:
         """Act on an event of a connection to the server."""
@@ -75,34 +56,40 @@ class Responses:
         try:
             self._take(one, stream, event)
         except BadResponse as fault:
-            self._fail(stream, fault.reason)
+            self._lifecycle.fail(stream, fault.reason)
 
     def _take(self, one: UpstreamPeer, stream: Http2Stream, event: Event) -> None:
         if isinstance(event, ResponseReceived | InformationalResponseReceived):
             ended = isinstance(event, ResponseReceived) and event.stream_ended is not None
             self._take_head(stream, event.headers, ended=ended)
         elif isinstance(event, DataReceived):
-            padding = event.flow_controlled_length - len(event.data)
-            if padding:
-                one.peer.return_stream_window(stream.upstream_number, padding)
-            if event.data:
-                stream.down.add(event.data)
-            if stream.down.is_too_long:
-                raise BadResponse("the upstream's body is longer than its content-length")
+            self._take_data(one, stream, event)
         elif isinstance(event, TrailersReceived):
-            fields: list[Field] = [(bytes(name), bytes(value)) for name, value in event.headers]
-            try:
-                check_trailers(fields)
-            except FieldFault as fault:
-                raise BadResponse(f"the upstream's trailers: {fault.reason}") from None
-            stream.received += size(fields)
-            stream.down.trailers = fields
+            self._take_trailers(stream, event.headers)
         elif isinstance(event, StreamEnded):
             stream.down.has_ended = True
             if stream.down.is_too_short:
                 raise BadResponse("the upstream's body ends before its content-length")
         elif isinstance(event, StreamReset):
             self._take_reset(stream, int(event.error_code or 0))
+
+    def _take_data(self, one: UpstreamPeer, stream: Http2Stream, event: DataReceived) -> None:
+        padding = event.flow_controlled_length - len(event.data)
+        if padding:
+            one.peer.return_stream_window(stream.upstream_number, padding)
+        if event.data:
+            stream.down.add(event.data)
+        if stream.down.is_too_long:
+            raise BadResponse("the upstream's body is longer than its content-length")
+
+    def _take_trailers(self, stream: Http2Stream, raw: list[Field]) -> None:
+        fields: list[Field] = [(bytes(name), bytes(value)) for name, value in raw]
+        try:
+            check_trailers(fields)
+        except FieldFault as fault:
+            raise BadResponse(f"the upstream's trailers: {fault.reason}") from None
+        stream.received += size(fields)
+        stream.down.trailers = fields
 
     def _take_head(self, stream: Http2Stream, raw: list[Field], *, ended: bool) -> None:
         status, fields, length = response_head(raw, stream.method)
@@ -131,66 +118,4 @@ class Responses:
             stream.up.is_sent = True
             return
         stream.closed_by = "upstream"
-        self._finish(stream, code or INTERNAL_ERROR)
-
-    def send_down(self, stream: Http2Stream) -> bool:
-        """Move a body frame of a response, or its end; return whether one moved."""
-        one = stream.upstream
-        source = None if one is None else one.peer
-        return self.send_body(
-            stream.down, self._client, stream.number, source, stream.upstream_number
-        )
-
-    def send_body(
-        self, body: Body, sink: Http2Peer, number: int, source: Http2Peer | None, origin: int
-    ) -> bool:
-        """Move a frame of a body to the stream `number` of `sink`; it came from the stream `origin`
-        of `source`. Returns whether one moved."""
-        if body.is_sent or not sink.may_queue:
-            return False
-        if not body.held:
-            if not body.has_ended:
-                return False
-            body.is_sent = True
-            if body.trailers is None:
-                sink.send_body(number, b"", ended=True)
-            else:
-                sink.send_head(number, body.trailers, ended=True)
-            return True
-        room = sink.room(number)
-        if room <= 0:
-            return False
-        data = body.take(room)
-        body.is_sent = body.has_ended and not body.held and body.trailers is None
-        sink.send_body(number, data, ended=body.is_sent)
-        if source is not None and not body.has_ended:
-            self._return_window(body, source, origin, len(data))
-        return True
-
-    def _return_window(self, body: Body, source: Http2Peer, origin: int, count: int) -> None:
-        body.unreturned += count
-        if body.unreturned < GIVE_BACK:
-            return
-        count, body.unreturned = body.unreturned, 0
-        is_bulk = body.moved >= BULK_AFTER and not body.has_grown
-        if is_bulk and self._grown < MAX_GROWN and self._buffer.held < MAX_HELD:
-            body.has_grown = True
-            self._grown += 1
-            count += GROWN_WINDOW - WINDOW
-        source.return_stream_window(origin, count)
-
-    def forget(self, stream: Http2Stream) -> None:
-        """Let other bodies have the stream's large windows."""
-        self._grown -= stream.up.has_grown + stream.down.has_grown
-
-    def flow(self, stream: Http2Stream, start: FlowStart) -> Flow:
-        """The line of flows.ndjson for a stream that went to the server."""
-        if stream.down.is_sent and not stream.is_refused:
-            stream.closed_by = "upstream"
-        return start.end(
-            stream.sent + stream.up.moved,
-            stream.received + (0 if stream.is_refused else stream.down.moved),
-            stream.closed_by,
-            UNSET if stream.status is None else stream.status,
-            stream.first_byte,
-        )
+        self._lifecycle.finish(stream, code or INTERNAL_ERROR)

@@ -5,99 +5,22 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from nono_trio.core.http.hidden_request import body_inspector
+from nono_trio.proxy.http.http2.bodies import Body
 
 if TYPE_CHECKING:
     from nono_trio.core.http.hidden_request import HiddenRequest, HiddenRequestLine
     from nono_trio.core.http.message import Field
-    from nono_trio.core.log.events import ClosedBy
+    from nono_trio.core.log.events import ClosedBy, Flow
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.http2.peer import Http2Peer
     from nono_trio.proxy.transport.relay import RelayBuffer
-
-JOINED: Final = 4096  # bytes; a piece under it is joined with the next, as each costs some 60 more
-
-
-class Body:
-    """The bytes of one direction. `length` is what the head says; None for unknown.
-
-    `has_ended`: the source has ended it. `is_sent`: so has the sink. `moved` counts the bytes that
-    were sent on, `unreturned` those of them whose window was not given back.
-    """
-
-    __slots__ = (
-        "_buffer",
-        "came",
-        "has_ended",
-        "has_grown",
-        "held",
-        "is_sent",
-        "length",
-        "moved",
-        "pieces",
-        "trailers",
-        "unreturned",
-    )
-
-    def __init__(self, buffer: RelayBuffer) -> None:
-        self._buffer = buffer
-        self.pieces: deque[bytes | bytearray] = deque()
-        self.held = 0
-        self.came = 0
-        self.moved = 0
-        self.unreturned = 0
-        self.length: int | None = None
-        self.trailers: list[Field] | None = None
-        self.has_ended = False
-        self.is_sent = False
-        self.has_grown = False
-
-    @property
-    def is_too_long(self) -> bool:
-        """True if more came than the head says."""
-        return self.length is not None and self.came > self.length
-
-    @property
-    def is_too_short(self) -> bool:
-        """True if it has ended before its length."""
-        return self.has_ended and self.length is not None and self.came != self.length
-
-    def add(self, data: bytes) -> None:
-        """Hold bytes that came."""
-        pieces = self.pieces
-        last = pieces[-1] if pieces else b""
-        if isinstance(last, bytearray) and len(last) < JOINED:
-            last += data
-        else:
-            pieces.append(data if len(data) >= JOINED else bytearray(data))
-        self.came += len(data)
-        self.held += len(data)
-        self._buffer.held += len(data)
-
-    def take(self, most: int) -> bytes:
-        """Take up to `most` of the bytes that are held, for sending."""
-        taken, count = list[bytes | bytearray](), 0
-        while self.pieces and count < most:
-            piece = self.pieces.popleft()
-            if count + len(piece) > most:
-                self.pieces.appendleft(piece[most - count :])
-                piece = piece[: most - count]
-            taken.append(piece)
-            count += len(piece)
-        self.held -= count
-        self._buffer.held -= count
-        self.moved += count
-        return b"".join(taken)
-
-    def drop(self) -> None:
-        """Forget the bytes that are held."""
-        self._buffer.held -= self.held
-        self.held = 0
-        self.pieces.clear()
 
 
 class Http2Stream:
@@ -174,6 +97,18 @@ class Http2Stream:
         """Forget all bytes that are held."""
         self.up.drop()
         self.down.drop()
+
+    def flow(self, start: FlowStart) -> Flow:
+        """The line of flows.ndjson for a stream that went to the server."""
+        if self.down.is_sent and not self.is_refused:
+            self.closed_by = "upstream"
+        return start.end(
+            self.sent + self.up.moved,
+            self.received + (0 if self.is_refused else self.down.moved),
+            self.closed_by,
+            UNSET if self.status is None else self.status,
+            self.first_byte,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono_trio.core.http.http2_frames import ENHANCE_YOUR_CALM, Http2Fault
+from nono_trio.proxy.http.http2.bodies import Body
 from nono_trio.proxy.http.http2.peer import MAX_UNSENT, Http2Peer
-from nono_trio.proxy.http.http2.stream import Body
 from nono_trio.proxy.transport.relay import RelayBuffer
 from nono_trio.proxy.transport.transport import Transport
 

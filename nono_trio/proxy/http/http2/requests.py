@@ -1,0 +1,169 @@
+"""The client's half of the streams: its requests, decided about and made to go out.
+
+Rules of this file:
+- A request is written as a head of HTTP/1.1, so the authorizer of those decides about it.
+- What goes out has the path that was judged.
+- A body or trailers that turn out to be bad end their stream, and the server sees no end of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from h2.events import (
+    DataReceived,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+
+from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.http.hidden_request import REASON
+from nono_trio.core.http.http2_head import (
+    FieldFault,
+    check_trailers,
+    outgoing_fields,
+    request_bytes,
+)
+from nono_trio.core.policy.endpoint_policy import is_override_field
+from nono_trio.proxy.access.authorizer import ConnectRequest
+from nono_trio.proxy.access.decision import Refusal
+from nono_trio.proxy.connection_handler import FULL
+from nono_trio.proxy.http.http2.peer import MAX_OPEN
+from nono_trio.proxy.http.http2.stream import Http2Stream
+
+if TYPE_CHECKING:
+    from h2.events import Event
+
+    from nono_trio.core.http.message import Field
+    from nono_trio.proxy.access.authorizer import Authorizer, HttpRequest
+    from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.connection_handler import ProxyContext
+    from nono_trio.proxy.http.http2.peer import Http2Peer
+    from nono_trio.proxy.http.http2.stream_lifecycle import StreamLifecycle
+
+TOO_SHORT: Final = "the body ends before its content-length"
+_ANY_REQUEST: Final = b"GET / HTTP/1.1\r\n"  # stands for one that could not be read
+
+
+class Requests:
+    """Takes the requests of one client, whose connection is to `port` of the server."""
+
+    __slots__ = ("_authorizer", "_client", "_lifecycle", "_port", "_proxy")
+
+    def __init__(
+        self,
+        client: Http2Peer,
+        proxy_context: ProxyContext,
+        authorizer: Authorizer,
+        port: int,
+        lifecycle: StreamLifecycle,
+    ) -> None:
+        self._client = client
+        self._proxy = proxy_context
+        self._authorizer = authorizer
+        self._port = port
+        self._lifecycle = lifecycle
+
+    def malformed(self, fault: BadRequest) -> Decision:
+        """The refusal of a request that could not be read."""
+        return self._authorizer.malformed(_ANY_REQUEST, fault)
+
+    def take(self, event: Event) -> None:
+        """Act on an event of the client's connection. Raises Http2Fault."""
+        if isinstance(event, RequestReceived):
+            self._open(event)
+        elif isinstance(event, DataReceived):
+            self._take_data(event)
+        elif isinstance(event, TrailersReceived):
+            self._take_trailers(event)
+        elif isinstance(event, StreamEnded):
+            self._take_end(event.stream_id)
+        elif isinstance(event, StreamReset):
+            stream = self._lifecycle.streams.get(event.stream_id)
+            if stream is not None:
+                stream.closed_by = "client"
+                self._lifecycle.finish(stream, None)
+
+    def _open(self, event: RequestReceived) -> None:
+        stream = Http2Stream(event.stream_id, self._proxy.buffer)
+        if self._client.is_leaving or len(self._lifecycle.streams) >= MAX_OPEN:
+            self._client.refuse_stream(stream.number)
+            return
+        self._lifecycle.add(stream)
+        stream.up.has_ended = event.stream_ended is not None
+        self._lifecycle.start(stream, self._decide(stream, event.headers))
+
+    def _decide(self, stream: Http2Stream, fields: list[Field]) -> Decision:
+        """Decide about a request as about one of HTTP/1.1, and make what goes out."""
+        has_ended = stream.up.has_ended
+        try:
+            raw = request_bytes(fields, self._port, ended=has_ended)
+            request, decision, _ = self._authorizer.authorize(raw, b"")
+        except BadRequest as fault:
+            return self.malformed(fault)
+        if isinstance(request, ConnectRequest):
+            raise AssertionError("a CONNECT has no path")  # noqa: TRY004
+        stream.take_request(request, is_judged=decision.is_judged)
+        if decision.refusal is not None:  # what policy refuses is never a lack of room
+            return decision
+        if has_ended and request.head.length:
+            return decision.refused(Refusal(400, TOO_SHORT))
+        if self._lifecycle.is_full:
+            return decision.refused(FULL)
+        stream.fields = _outgoing(request, fields)
+        return self._proxy.route(decision)
+
+    def _take_data(self, event: DataReceived) -> None:
+        self._client.return_window(event.flow_controlled_length)
+        stream = self._lifecycle.streams.get(event.stream_id)
+        if stream is None or stream.is_refused:
+            return
+        padding = event.flow_controlled_length - len(event.data)
+        if padding:
+            self._client.return_stream_window(stream.number, padding)
+        if not event.data:
+            return
+        stream.up.add(event.data)
+        if stream.up.is_too_long:
+            self._lifecycle.refuse_late(stream, "the body is longer than its content-length")
+        elif stream.hidden is not None and stream.hidden.is_in(event.data):
+            self._lifecycle.refuse_late(stream, REASON)
+
+    def _take_trailers(self, event: TrailersReceived) -> None:
+        stream = self._lifecycle.streams.get(event.stream_id)
+        if stream is None or stream.is_refused:
+            return
+        fields: list[Field] = [(bytes(name), bytes(value)) for name, value in event.headers]
+        try:
+            check_trailers(fields)
+        except FieldFault as fault:
+            self._lifecycle.refuse_late(stream, fault.reason)
+            return
+        if any(is_override_field(name) for name, _ in fields):
+            self._lifecycle.refuse_late(
+                stream, "a trailer may replace the method or path that rules judge"
+            )
+            return
+        stream.up.trailers = fields
+
+    def _take_end(self, number: int) -> None:
+        stream = self._lifecycle.streams.get(number)
+        if stream is None:
+            return
+        stream.up.has_ended = True
+        if stream.up.is_too_short and not stream.is_refused:
+            self._lifecycle.refuse_late(stream, TOO_SHORT)
+
+
+def _outgoing(request: HttpRequest, fields: list[Field]) -> list[Field]:
+    """The fields that go out for an allowed request, with the path that was judged."""
+    head, target = request.head, request.target
+    return [
+        (b":method", head.method.encode("ascii")),
+        (b":scheme", b"https"),
+        (b":authority", target.authority),
+        (b":path", target.path),
+        *outgoing_fields(fields, expects=head.expects_continue),
+    ]

@@ -1,0 +1,255 @@
+"""The life of each stream of one client: its record, its answer, and its end.
+
+Rules of this file:
+- A request goes out only after its decision is in the log. It is recorded, and a server dialled, in
+  a task beside the one that moves the bytes, so no stream waits for the record of another one.
+- A fault that is found later is a second record, and it follows the first.
+- A server's failure before its answer is a 502, after it a reset.
+- Every stream that went to the server has its flow in the log when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from nono_trio.core.http.http2_frames import (
+    CANCEL,
+    INTERNAL_ERROR,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+)
+from nono_trio.errors import AuditBusy
+from nono_trio.proxy.access.decision import Refusal
+from nono_trio.proxy.connection_handler import BUSY, UpstreamError
+from nono_trio.proxy.http.error_response import refusal_text
+from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
+from nono_trio.proxy.limits import MAX_HELD
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from nono_trio.core.http.message import Field
+    from nono_trio.core.log.events import ClosedBy
+    from nono_trio.proxy.access.decision import Decision, Recorded
+    from nono_trio.proxy.connection_handler import ProxyContext
+    from nono_trio.proxy.http.http2.bodies import BodyMover
+    from nono_trio.proxy.http.http2.peer import Http2Peer
+    from nono_trio.proxy.http.http2.stream import Http2Stream
+    from nono_trio.proxy.http.http2.upstreams import Upstreams
+
+
+class StreamLifecycle:
+    """The open streams of one client. `record` commits a decision to the log; `wake` wakes the task
+    that moves the bytes."""
+
+    __slots__ = (
+        "_bodies",
+        "_client",
+        "_ours",
+        "_proxy",
+        "_record",
+        "_state",
+        "_upstreams",
+        "_wake",
+        "failure",
+        "nursery",
+        "streams",
+        "turns",
+    )
+
+    nursery: trio.Nursery
+    """Has the tasks of the streams; set before the first stream opens."""
+
+    def __init__(
+        self,
+        client: Http2Peer,
+        proxy_context: ProxyContext,
+        upstreams: Upstreams,
+        bodies: BodyMover,
+        record: Callable[[Decision], Awaitable[Recorded]],
+        wake: Callable[[], None],
+    ) -> None:
+        if proxy_context.interception is None:
+            raise AssertionError("nothing is intercepted")
+        self._client = client
+        self._proxy = proxy_context
+        self._state = proxy_context.interception.http2
+        self._upstreams = upstreams
+        self._bodies = bodies
+        self._record = record
+        self._wake = wake
+        self.streams: dict[int, Http2Stream] = {}
+        self.turns: deque[Http2Stream] = deque()
+        """The same streams; the first one moves its bodies first."""
+        self._ours: deque[tuple[float, Http2Stream]] = deque()
+        """Streams that got an answer of ours, and when each is reset; the earliest is first."""
+        self.failure: Exception | None = None
+        """The error that a task of a stream has raised."""
+
+    @property
+    def is_full(self) -> bool:
+        """True if the session has no place for a stream that was added."""
+        return self._state.open_streams > MAX_STREAMS or self._proxy.buffer.held >= MAX_HELD
+
+    @property
+    def next_reset(self) -> float:
+        """When `reset_unread` has something to do, on the clock of trio."""
+        return self._ours[0][0] if self._ours else math.inf
+
+    def add(self, stream: Http2Stream) -> None:
+        """Take a stream that its client has opened."""
+        self.streams[stream.number] = stream
+        self.turns.append(stream)
+        self._state.open_streams += 1
+
+    def start(self, stream: Http2Stream, decision: Decision) -> None:
+        """Record what was decided about a stream, then answer it or send it on."""
+        stream.decision = decision
+        stream.is_refused = decision.refusal is not None
+        self.nursery.start_soon(self._run, stream, decision)
+
+    async def _run(self, stream: Http2Stream, decision: Decision) -> None:
+        try:
+            stream.recorded = await self._record(decision)
+            if stream.is_done:
+                return
+            if decision.refusal is not None:
+                self._answer(stream, decision.refusal)
+            elif stream.late_reason:
+                await self._refuse(stream, Refusal(400, stream.late_reason))
+            elif not stream.is_refused:
+                one = await self._upstreams.find(stream.recorded)
+                if stream.may_go_out:
+                    stream.upstream = one
+                    one.waiting.append(stream)
+        except UpstreamError as found:
+            await self._refuse(stream, found.refusal)
+        except AuditBusy:
+            self._answer(stream, BUSY)
+        except Exception as error:  # the other task raises it
+            self.failure = error
+        finally:
+            self._wake()
+
+    def refuse_late(self, stream: Http2Stream, reason: str) -> None:
+        """Refuse a request whose body or trailers turn out to be bad. The server sees no end."""
+        stream.is_refused = True
+        stream.closed_by = "client"
+        stream.up.drop()
+        self.detach(stream)
+        if stream.recorded is None:  # the first decision comes first in the log
+            stream.late_reason = reason
+        else:
+            self.nursery.start_soon(self._refuse, stream, Refusal(400, reason))
+
+    def fail(self, stream: Http2Stream, reason: str) -> None:
+        """The server gave no answer that can be passed on: record that, then answer with a 502. An
+        answer that has begun is reset, and the flow alone says so."""
+        stream.closed_by = "upstream"
+        if stream.is_answered:
+            self.finish(stream, INTERNAL_ERROR)
+            return
+        stream.is_refused = True
+        stream.drop()
+        self.detach(stream)
+        refusal = Refusal(502, reason, category="upstream_connect_failed")
+        self.nursery.start_soon(self._refuse, stream, refusal)
+
+    async def _refuse(self, stream: Http2Stream, refusal: Refusal) -> None:
+        """Record a second decision, then answer it."""
+        decision = stream.decision
+        try:
+            if decision is not None:
+                await self._record(decision.refused(refusal))
+            if stream.is_done:
+                return
+            if stream.is_answered:
+                self.finish(stream, PROTOCOL_ERROR)
+            else:
+                self._answer(stream, refusal)
+        except AuditBusy:
+            self._answer(stream, BUSY)
+        except Exception as error:  # the other task raises it
+            self.failure = error
+        finally:
+            self._wake()
+
+    def _answer(self, stream: Http2Stream, refusal: Refusal) -> None:
+        """Answer a stream ourselves; what still comes of its request is thrown away."""
+        if stream.is_done:
+            return
+        if stream.is_answered:
+            self.finish(stream, INTERNAL_ERROR)
+            return
+        self.detach(stream)
+        stream.drop()
+        stream.is_answered = stream.is_refused = True
+        text = refusal_text(refusal.reason, refusal.hint).encode("ascii")
+        head: list[Field] = [
+            (b":status", b"%d" % refusal.status),
+            (b"content-type", b"text/plain"),
+            (b"content-length", b"%d" % len(text)),
+        ]
+        down, is_head = stream.down, stream.method == "HEAD"
+        self._client.send_head(stream.number, head, ended=is_head)
+        down.length, down.trailers, down.has_ended, down.is_sent = None, None, True, is_head
+        if is_head:
+            self.finish(stream, NO_ERROR)
+        else:
+            down.add(text)
+            self._ours.append((trio.current_time() + self._proxy.limits.linger, stream))
+
+    def reset_unread(self) -> bool:
+        """Reset streams whose client has not read an answer of ours in time, as HTTP/1.1 ends such
+        a connection; return whether any was. Without it they would hold the session's places."""
+        moved, now = False, trio.current_time()
+        while self._ours and (self._ours[0][1].is_done or self._ours[0][0] <= now):
+            _, stream = self._ours.popleft()
+            moved = moved or not stream.is_done
+            self.finish(stream, CANCEL)
+        return moved
+
+    def turn_back(self, stream: Http2Stream) -> None:
+        """The server has not begun with it, so the client may send it again (RFC 9113 8.7)."""
+        stream.closed_by = "upstream"
+        self.finish(stream, REFUSED_STREAM)
+
+    def detach(self, stream: Http2Stream) -> None:
+        """End the stream at the server, if it has not ended there."""
+        one, number = stream.upstream, stream.upstream_number
+        if one is None:
+            return
+        stream.upstream = None
+        was_open = bool(number) and one.streams.pop(number, None) is not None
+        if was_open and not (stream.up.is_sent and stream.down.has_ended):
+            one.peer.reset_stream(number, CANCEL)
+
+    def finish(self, stream: Http2Stream, code: int | None) -> None:
+        """End a stream. `code` resets it at the client unless it is complete there; None if the
+        client has reset it."""
+        if stream.is_done:
+            return
+        is_complete = stream.down.is_sent and stream.up.has_ended
+        if code is not None and not (code == NO_ERROR and is_complete):
+            self._client.reset_stream(stream.number, code)
+        self.detach(stream)
+        stream.is_done = True
+        stream.drop()
+        self._bodies.forget(stream.up)
+        self._bodies.forget(stream.down)
+        self.streams.pop(stream.number, None)
+        self.turns.remove(stream)
+        self._state.open_streams -= 1
+        if stream.start is not None:
+            self._proxy.recorder.record_flow(stream.flow(stream.start))
+
+    def end_all(self, closed_by: ClosedBy) -> None:
+        """End every stream, since the connection has ended."""
+        for stream in [*self.streams.values()]:
+            stream.closed_by = closed_by
+            self.finish(stream, CANCEL)

@@ -1,0 +1,64 @@
+"""The connections to the server: they are left, lost, and not reached."""
+
+from __future__ import annotations
+
+from http2_peers import Http2Origin, head, multiplexing
+from looked_into import HOST, client_context, looking_into, under_tls
+from running_proxy import connect, until
+from transparent_cage import get
+
+RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
+
+
+async def test_when_the_server_leaves_its_streams_are_answered_and_others_get_a_new_connection():
+    origin = Http2Origin(leaves_after=2)
+    async with multiplexing(origin=origin) as at, at.client() as client:
+        first = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(origin.requests) == 1)
+        assert (await client.ask("/x")).body == b"ok"
+        assert (await client.ask("/y")).body == b"ok"
+        assert origin.connections == 2
+        origin.released.set()
+        assert (await client.answer(first)).body == b"held"
+        assert at.requests() == [("GET", "/hold", "allow"), ("GET", "/x", "allow"),
+                                 ("GET", "/y", "allow")]  # fmt: skip
+
+
+async def test_a_server_that_can_not_be_reached_is_a_502_for_each_stream():
+    async with multiplexing(trusts="nobody") as at, at.client(("h2",)) as client:
+        for _ in range(2):
+            answer = await client.ask("/x")
+            assert answer.status == 502
+            assert b"self-signed certificate" in answer.body
+        assert at.at.proxy.recorder.events[-1].denial_category == "upstream_connect_failed"
+
+
+async def test_an_http1_server_gets_http1_and_a_client_of_both_too():
+    async with looking_into(*RULES) as at:
+        for _ in range(2):
+            async with at.proxy.client() as wire:
+                await wire.exchange(connect(f"{HOST}:443"), "CONNECT")
+                context = client_context(alpn=("h2", "http/1.1"))
+                async with under_tls(wire, context=context) as secure:
+                    assert secure.stream.selected_alpn_protocol() == "http/1.1"
+                    assert (await secure.exchange(get(HOST, "/api/x"))).status == 200
+        assert at.origin.connections == 2, "the first one served to ask, too"
+
+
+async def test_an_answer_to_a_stream_that_was_reset_stops_no_other_one():
+    async with multiplexing() as at, at.client() as client:
+        number = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(at.origin.requests) == 1)
+        client.h2.reset_stream(number, 8)
+        await client.flush()
+        await until(lambda: at.origin.requests[0].reset is not None)
+        at.origin.raw = bytes([0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88]) + bytes(
+            [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]
+        )
+        for _ in range(3):
+            assert (await client.ask("/x")).body == b"ok"
+        assert at.origin.connections == 1
+        [flow, *_] = await at.at.proxy.flows(4)
+        assert (flow.closed_by, flow.bytes_down) == ("client", 0)
