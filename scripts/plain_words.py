@@ -31,7 +31,7 @@ PATTERNS = {
     ),
     "is none": re.compile(r"\b(?:is|are|was|were|has|have|be) none\b(?! of)"),
     "whoever, nobody, somebody": re.compile(r"\b(?:whoever|nobody|somebody)\b"),
-    "stands": re.compile(r"\bstands?\b(?! (?:for|alone))"),
+    "stands": re.compile(r"\bstands?\b(?!-ins?\b| (?:for|alone)\b)"),
     "is told, asked about": re.compile(
         r"\b(?:is|are|be|was|were) (?:told|asked about|looked at|listened at|said)\b"
     ),

@@ -52,6 +52,7 @@ def test_a_turn_is_found_in_each_kind_of_text(tmp_path, sentence):
         "Waits for a client.",
         "None of them is open.",
         "It stands for one socket.",
+        "The command has a stand-in.",
         "What is refused?",
     ],
 )

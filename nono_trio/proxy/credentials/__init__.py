@@ -1,0 +1,1 @@
+"""Credentials at the proxy: stand-ins are swapped on bound hosts and refused elsewhere."""

@@ -1,0 +1,45 @@
+"""The interface of a credential for the proxy, and the one failure of asking for its secret.
+
+Both are apart from the modules that swap and search, which only a session with credentials imports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nono_trio.core.credentials.credential import Credential
+
+
+class SecretUnavailable(Exception):
+    """The secret is not available now. `reason` is one sentence without a full stop; it must not
+    contain the secret."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class HeldCredential(Protocol):
+    """A credential of this session; session/credentials has the implementation.
+
+    No implementation may show the secret or the stand-in in its `repr`.
+    """
+
+    @property
+    def credential(self) -> Credential:
+        """Its settings."""
+        ...
+
+    @property
+    def stand_in(self) -> bytes:
+        """The value that the command has instead of the secret, the same for the whole session."""
+        ...
+
+    async def secret(self) -> bytes:
+        """Return the real value now; it may differ from the one before.
+
+        Raises SecretUnavailable. The time is bounded. If cancelled, nothing has changed for others
+        who wait for the same value.
+        """
+        ...
