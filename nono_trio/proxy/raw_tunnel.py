@@ -27,8 +27,8 @@ from nono_trio.proxy.connection_handler import (
     ConnectionHandler,
     ProxyContext,
     UpstreamError,
-    read_hello,
 )
+from nono_trio.proxy.first_bytes import read_hello
 
 if TYPE_CHECKING:
     from nono_trio.core.net.host import Host

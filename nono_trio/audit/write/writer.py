@@ -3,10 +3,10 @@
 This task alone decides the order of the log: file order is queue order. Rules: it ends only when
 every send handle is closed (closing the receiving end earlier would drop the queue). In strict mode
 the first failure fails all waiting producers and ends the session. In best-effort mode failures are
-counted, and the count is recorded before the next record and before the end. Syncs run in one
-thread, never on the loop. On a full disk nothing more is recorded (strict: nor allowed); the end
-uses the space reserved for it, so that the log says why it ends. Long texts of a child are
-shortened here, because every record passes here.
+counted, and the count is recorded before the next record and before the end. Syncs are in
+checkpointer.py. On a full disk nothing more is recorded (strict: nor allowed); the end uses the
+space reserved for it, so that the log says why it ends. Long texts of a child are shortened here,
+because every record passes here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from nono_trio.audit.write.chained_log import SyncFailed
+from nono_trio.audit.write.checkpointer import Checkpointer
 from nono_trio.audit.write.disk_room import NoRoom
 from nono_trio.audit.write.recorder import NOT_RECORDED, Pending, Recorder
 from nono_trio.audit.write.watchdog import AppendWatchdog
@@ -42,7 +43,6 @@ from nono_trio.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nono_trio.audit.write.chained_log import LogPosition
     from nono_trio.audit.write.recorder import AuditMode, AuditSync, FindsPrograms
     from nono_trio.audit.write.session_files import LogFiles
     from nono_trio.core.log.events import Payload
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 # One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here, and
 # all other tasks wait for that long.
 MAX_BATCH = 512
-SYNC_SECONDS = 1.0
-# A checkpoint even when idle, so that a silent log still shows that time passed.
-IDLE_CHECKPOINT_SECONDS = 60.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -103,13 +100,7 @@ class Writer:
         self._unsealable = False
         send, self._queue = trio.open_memory_channel[Pending | Flow | bytes](queue)
         self.recorder = Recorder(send, mode)
-        self._drained = trio.Event()
-        self._checkpointing = trio.Lock()
-        self._checkpointed = -1
-        self._checkpoint_at = float("-inf")
-        # A limiter of its own, so that name look-ups never delay a sync; one thread, so that syncs
-        # are in order.
-        self._thread = trio.CapacityLimiter(1)
+        self._checkpointer = Checkpointer(files, sync, lambda: self.totals.lost)
 
     async def run(self) -> None:
         """Write until every recorder is closed, then the summary's record and `ended`, the last.
@@ -119,11 +110,11 @@ class Writer:
         """
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._sync_regularly)
+                nursery.start_soon(self._checkpointer.run, self._sync_failed)
                 async for first in self._queue:
                     await self._write([first, *self._queued(MAX_BATCH - 1)])
                 await self._write_searched()
-                self._drained.set()
+                self._checkpointer.stop()
             if self.ended is not None:
                 await self._write_end(self.ended)
         except BaseExceptionGroup as group:
@@ -166,7 +157,9 @@ class Writer:
         try:
             if self.summarise is not None:
                 count = self.files.log.sequence + len(last) + 1
-                summary = await in_thread(self.summarise, self.totals, count, limiter=self._thread)
+                summary = await in_thread(
+                    self.summarise, self.totals, count, limiter=self._checkpointer.thread
+                )
                 last.insert(-1, summary)
             first = self._append_payloads(last, last=True)
         except OSError as error:
@@ -197,7 +190,7 @@ class Writer:
             pending = self._find_programs(pending)
             first = self._append(pending)
             if self._sync == "always" and pending:
-                await self._checkpoint_in_thread()
+                await self._checkpointer.checkpoint()
             self._append_flows(flows)
             flows = []
             self._append_processes(lines, pending, first)
@@ -356,52 +349,12 @@ class Writer:
         if self._failures & (self._failures - 1) == 0:  # 1, 2, 4, 8 ...: no flood of warnings
             self._warn(f"audit: {self.totals.lost} events lost so far: {text}")
 
+    def _sync_failed(self, error: OSError) -> None:
+        self._failed([], error, recorded=True)
+
     def _lost(self, error: OSError) -> AuditLost:
         text = f"{error.strerror or error}"
         return AuditLost(f"the audit log can't be written: {text}", hint=_hint(error))
-
-    async def _sync_regularly(self) -> None:
-        """Write a checkpoint every second; notice if the log was deleted or replaced."""
-        while True:
-            with trio.move_on_after(SYNC_SECONDS):
-                await self._drained.wait()
-            if self._drained.is_set():  # the seal makes the last checkpoint
-                return
-            try:
-                await self._checkpoint_in_thread()
-            except OSError as error:
-                self._failed([], error, recorded=True)
-
-    async def _checkpoint_in_thread(self) -> None:
-        """Sync the log and write a checkpoint, one pass at a time, in order.
-
-        If cancelled, the thread is abandoned (a stuck disk can't be interrupted) and the files must
-        not be used again: only the writer's own deadline and its failure cancel here.
-        """
-        async with self._checkpointing:
-            position = self.files.log.position() if self._due() else None
-            written = False
-            try:
-                await in_thread(self._sync_now, position, limiter=self._thread)
-                written = position is not None
-            finally:
-                self.files.log.checkpointed(written=written)
-            if position is not None:
-                self._checkpointed = position.event_count
-                self._checkpoint_at = trio.current_time()
-
-    def _due(self) -> bool:
-        if self._sync == "never":
-            return False
-        if self.files.log.sequence != self._checkpointed:
-            return True
-        return trio.current_time() - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS
-
-    def _sync_now(self, position: LogPosition | None) -> None:
-        self.files.check_identity()
-        if position is not None:
-            self.files.log.file.sync()
-            self.files.checkpoint(position, self.totals.lost)
 
 
 def _hint(error: OSError) -> str:

@@ -31,8 +31,8 @@ from nono_trio.proxy.connection_handler import (
     ProxyContext,
     Upstream,
     UpstreamError,
-    rest_of_head,
 )
+from nono_trio.proxy.first_bytes import rest_of_head
 from nono_trio.proxy.http import error_response
 from nono_trio.proxy.http.exchange import Exchange, is_repeatable
 from nono_trio.proxy.http.rewrite import rewrite

@@ -35,10 +35,8 @@ from nono_trio.proxy.connection_handler import (
     ProxyContext,
     Upstream,
     UpstreamError,
-    has_spoken,
-    read_hello,
-    wait_for_client,
 )
+from nono_trio.proxy.first_bytes import has_spoken, read_hello, wait_for_client
 from nono_trio.proxy.http import error_response
 from nono_trio.proxy.intercept.interfaces import (
     BOTH,

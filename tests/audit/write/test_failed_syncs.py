@@ -11,7 +11,7 @@ import trio
 from log_events import ENDED, denied
 
 from nono_trio.audit.verify.session import verify
-from nono_trio.audit.write import writer as writer_module
+from nono_trio.audit.write import checkpointer
 from nono_trio.audit.write.chained_log import SyncFailed
 from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.write.writer import Writer
@@ -47,7 +47,7 @@ class Once:
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionRecord:
-    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(checkpointer, "SYNC_SECONDS", 0.01)
     return SessionRecord(tmp_path / "audit", FACTS)
 
 

@@ -13,7 +13,7 @@ import trio.testing
 from log_events import ENDED, denied, flow
 
 from nono_trio.audit.verify.session import verify
-from nono_trio.audit.write import writer as writer_module
+from nono_trio.audit.write import checkpointer
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.recorder import NOT_RECORDED, QUEUE_SECONDS, Recorder
 from nono_trio.audit.write.session_files import LogFiles
@@ -222,7 +222,7 @@ async def test_strict_waits_for_a_full_queue_and_then_refuses(
 async def test_a_log_that_is_taken_away_stops_the_session(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(checkpointer, "SYNC_SECONDS", 0.02)
     writer = make_writer(tmp_path)
     log = tmp_path / "audit-events.ndjson"
     with trio.fail_after(60), pytest.RaisesGroup(AuditLost):
@@ -243,7 +243,7 @@ async def test_a_log_that_is_taken_away_stops_the_session(
 async def test_checkpoints_follow_the_log(
     tmp_path: Path, sync: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(checkpointer, "SYNC_SECONDS", 0.01)
     writer = make_writer(tmp_path, sync=sync)
     checkpoints = tmp_path / "checkpoints.ndjson"
     with trio.fail_after(60):
