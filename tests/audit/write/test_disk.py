@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import resource
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from disk_load import load
 from harness import NONO_TRIO, RUN_SECONDS, Sessions
+from installation import PACKAGE
 
 from nono_trio.core.log.notices import LOST_TARGET
 
@@ -26,6 +28,12 @@ NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # under the limit Python would c
 ROOM = 1024 * 1024
 REQUESTS = 3000
 FULL = 1000  # requests that have filled it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def launcher_is_compiled() -> None:
+    """The launcher ignores PYTHON* variables, and Python would cut its bytecode at the limit."""
+    compileall.compile_dir(PACKAGE / "sandbox" / "launcher", quiet=2)
 
 
 def limit_file_size() -> None:
