@@ -110,6 +110,8 @@ class Http2Origin:
     """It gives windows back."""
     leaves_after: int | None = None
     """It sends GOAWAY once it has had so many requests, and still answers them."""
+    answers: dict[str, bytes] = field(default_factory=dict)
+    """The body of the answer, by the end of the path."""
 
     async def __call__(self, stream: trio.SocketStream) -> None:
         tls = await SessionAuthority(authority("origin")).server_context(HOST, self.protocols)
@@ -197,6 +199,8 @@ class Http2Origin:
             fields.append((b"content-length", b"10"))
         elif "/bad" in path:
             fields.append((b"connection", b"close"))
+        elif found := [text for last, text in self.answers.items() if path.endswith(last)]:
+            body = found[0]
         elif "/unchanged" in path:
             status, body, fields = b"304", b"", [(b"content-length", b"10")]
         elif "/interim" in path:

@@ -40,7 +40,11 @@ REPLACING: Final = (
     "CODEX_CA_CERTIFICATE",
 )
 # Beside mounts over the system's files: for what has roots of its own, or reads a variable only.
-COMPLETING: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+COMPLETING: Final = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",  # the package for Python brings its own
+)
 _NPM: Final = "npm_config_cafile"
 WGET: Final = "WGETRC"
 JAVA: Final = "JAVA_TOOL_OPTIONS"

@@ -15,7 +15,12 @@ from nono_trio.session.trust.trust_variables import (
 )
 
 BUNDLE, EXTRA, RC, STORE = "/t/bundle", "/t/extra", "/t/wgetrc", "/t/cacerts"
-COMPLETE = {"SSL_CERT_FILE": BUNDLE, "REQUESTS_CA_BUNDLE": BUNDLE, "NODE_EXTRA_CA_CERTS": EXTRA}
+COMPLETE = {
+    "SSL_CERT_FILE": BUNDLE,
+    "REQUESTS_CA_BUNDLE": BUNDLE,
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": BUNDLE,
+    "NODE_EXTRA_CA_CERTS": EXTRA,
+}
 
 
 def beside(environment: dict[str, str], *, npm: bool = False) -> dict[str, str]:
@@ -26,7 +31,7 @@ def alone(environment: dict[str, str], store: str | None = STORE) -> dict[str, s
     return variables_alone(environment, BUNDLE, EXTRA, wgetrc=RC, java_store=store)
 
 
-def test_beside_mounts_three_variables_are_enough() -> None:
+def test_beside_mounts_four_variables_are_enough() -> None:
     assert beside({"PATH": "/bin"}) == COMPLETE
 
 
