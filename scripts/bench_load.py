@@ -181,7 +181,7 @@ def measure(
         [tools / "load", "-m", mode, "-a", proxy.authorization, *words, *deny],
         capture_output=True, text=True, timeout=LOAD_SECONDS,
     )  # fmt: skip
-    used = _cpu_at_rest(proxy.pid) - before
+    used = cpu_at_rest(proxy.pid) - before
     result = _parse(finished)
     wanted = count * size if mode in ("bulk", "up") else count
     done = result["bytes"] if mode in ("bulk", "up") else result["ok"]
@@ -202,7 +202,7 @@ def _parse(finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return result
 
 
-def _cpu_at_rest(pid: int) -> float:
+def cpu_at_rest(pid: int) -> float:
     deadline = time.monotonic() + REST_SECONDS
     used = cpu_seconds(pid)
     while time.monotonic() < deadline:

@@ -1,4 +1,5 @@
-"""nono-trio's proxy against upstream's Rust proxy, interleaved; then start-up times.
+"""nono-trio's proxy against upstream's Rust proxy, interleaved; intercepted requests against
+mitmproxy (bench_intercept.py); then start-up times.
 
 Each round runs every row against both proxies, one after the other. The order changes from round to
 round, so that a machine that slows down slows both. docs/benchmarks.md describes each row.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench_intercept import measure_intercepted
 from bench_load import (
     NONO_TRIO,
     BenchmarkFailed,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 MB = 1_000_000
 PER_REQUESTS, PER_BYTES = 1000, 1000 * MB
+PARTS = ("load", "intercepted", "start")
 ROUNDS, QUICK_ROUNDS = 7, 1
 STARTS, QUICK_STARTS = 21, 3
 WARM_UP = 200  # requests before anything counts: imports, caches, the allocator
@@ -48,6 +51,7 @@ REQUESTS = "CPU s per 1,000 requests"
 BYTES = "CPU s per GB"
 MEMORY = "peak memory, MB"
 START = "wall time, ms"
+INTERCEPT = ("--allow-domain", "example.com", "--intercept", "example.com")
 # A hand-made cage. Our start-up may cost as much as this cage and two and a half `import trio`.
 BWRAP = (
     "bwrap",
@@ -181,6 +185,7 @@ def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
     weak = Row("landlock run -- true, the same", START, aim=2.5)
     has_bwrap = shutil.which(BWRAP[0]) is not None
     bwrap = Row("run -- true, by bwrap + 2.5 trio", START, aim=1.0 if has_bwrap else None)
+    looking = Row("with --intercept, by run -- true", START)
     verify = Row(f"audit verify, {SMALL_SESSION} requests", START, aim=150.0, peer=None)
     gone = Row("cage gone after kill -9", START, aim=1000.0, peer=None)
     _make_session(tools, state)
@@ -189,16 +194,18 @@ def measure_start(tools: Path, state: Path, starts: int) -> list[Row]:
         ours = _wall_ms([NONO_TRIO, "run", "--", "true"], state)
         trio = _wall_ms([sys.executable, "-c", "import trio"], state)
         fallback = _wall_ms([NONO_TRIO, "run", "--isolation", "landlock", "--", "true"], state)
+        intercepting = _wall_ms([NONO_TRIO, "run", *INTERCEPT, "--", "true"], state)
         verifying = _wall_ms([NONO_TRIO, "audit", "verify", "small"], state)
         cage = _wall_ms(BWRAP, state) if has_bwrap else None
         if not number:  # the first turn fills the caches
             continue
         run.add(ours, trio)
         weak.add(fallback, trio)
+        looking.add(intercepting, ours)
         bwrap.add(ours, None if cage is None else cage + 2.5 * trio)
         verify.add(verifying, None)
         gone.add(_gone_ms(state), None)
-    return [run, weak, bwrap, verify, gone]
+    return [run, weak, bwrap, looking, verify, gone]
 
 
 def _make_session(tools: Path, state: Path) -> None:
@@ -249,6 +256,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round: does it work?")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
+    parser.add_argument("--only", choices=PARTS, help="one part of the rows")
     return parser.parse_args()
 
 
@@ -261,8 +269,13 @@ def main() -> int:
         state.mkdir()
         try:
             build_tools(tools)
-            rows = measure_load(tools, state, rounds, quick=given.quick)
-            rows += measure_start(tools, state, starts)
+            rows = []
+            if given.only in (None, "load"):
+                rows += measure_load(tools, state, rounds, quick=given.quick)
+            if given.only in (None, "intercepted"):
+                rows += measure_intercepted(tools, state, rounds, tell, quick=given.quick)
+            if given.only in (None, "start"):
+                rows += measure_start(tools, state, starts)
         except (BenchmarkFailed, subprocess.TimeoutExpired) as error:
             tell(f"FAILED: {error}")
             return 1

@@ -34,6 +34,8 @@ class Row:
     ours: list[float] = field(default_factory=list)
     peer: list[float] | None = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
+    note: str | None = None
+    """A figure beside the row, for people."""
 
     def add(self, ours: float, peer: float | None) -> None:
         """Add the figures of one round."""
@@ -99,7 +101,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         f"  {row.name}",
         _figure(median(row.ours)),
-        _figure(median(row.peer)) if row.peer else "n/a",
+        _figure(median(row.peer)) if row.peer else row.note or "n/a",
         f"{median(ratios):.2f}" if ratios else "n/a",
         f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "",
         f"{median(row.speeds):.2f}" if row.speeds else "",

@@ -16,6 +16,7 @@ import base64
 import datetime
 import errno
 import hashlib
+import ipaddress
 import ssl
 import sys
 import threading
@@ -168,7 +169,10 @@ def _digest(size: int) -> str:
 
 
 def issue_certificate(directory: Path, names: list[str]) -> tuple[Path, Path]:
-    """Write a new authority's certificate and a server's chain with key; return both paths."""
+    """Write a new authority's certificate and a server's chain with key; return both paths.
+
+    `names` are names or addresses.
+    """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -225,7 +229,7 @@ def _server_certificate(
         _builder(_name(names[0]), authority.subject)
         .public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
+        .add_extension(x509.SubjectAlternativeName([_name_or_address(n) for n in names]), False)
         .add_extension(issued_by, critical=False)
         .add_extension(identifier, critical=False)
         .sign(authority_key, hashes.SHA256())
@@ -244,6 +248,15 @@ def _builder(subject: x509.Name, issuer: x509.Name) -> x509.CertificateBuilder:
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
     )
+
+
+def _name_or_address(text: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _name(text: str) -> x509.Name:

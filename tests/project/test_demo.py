@@ -13,8 +13,8 @@ import pytest
 from checkout import ROOT
 
 SCRIPTS = ROOT / "scripts"
-# The demo takes two seconds and the quick benchmark six; both stop by themselves long before this.
-SECONDS = 100
+# The demo takes two seconds, the quick benchmark ten; both stop by themselves long before this.
+SECONDS = 200
 
 LOADS = [
     "CONNECT, 1 client",
@@ -26,6 +26,21 @@ LOADS = [
     "bulk, 1 tunnel",
     "bulk, 8 tunnels",
     "upload, 1 tunnel",
+]
+
+
+INTERCEPTED = [
+    "HTTP/1.1, 32 clients",
+    "HTTP/2, 4 clients, 32 streams",
+    "new connections, 8 at a time",
+    "server-sent events, 32 streams",
+    "download",
+    "upload",
+    "HTTP/1.1, 32 clients, p50",
+    "HTTP/1.1, 32 clients, p99",
+    "HTTP/2, 4 clients, 32 streams, p50",
+    "HTTP/2, 4 clients, 32 streams, p99",
+    "10 hosts open",
 ]
 
 
@@ -73,13 +88,14 @@ def test_the_demo_fails_when_an_expectation_is_not_met():
     reason="the benchmark's load generator is C, and there is no C compiler (cc) here",
 )
 def test_the_quick_benchmark_fills_every_row():
-    finished = run_script("bench_peers.py", "--quick", "--json")
+    finished = run_script("bench_peers.py", "--quick", "--json", MITMDUMP="no such program")
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert (report["schema"], report["quick"]) == (1, True)
     rows = {row["name"]: row for row in report["rows"]}
     assert list(rows)[: len(LOADS)] == LOADS
-    assert len(rows) == len(LOADS) + 6  # memory, three kinds of start, verify
+    # memory, four kinds of start, verify, the end of a cage
+    assert len(rows) == len(LOADS) + len(INTERCEPTED) + 7
     for row in rows.values():
         assert row["ours"] > 0
         assert (row["ratio"] is None) == (row["peer"] is None)
@@ -89,6 +105,7 @@ def test_the_quick_benchmark_fills_every_row():
     assert without_peer == [
         "forward, 32 clients, one each",
         "forward, 32 clients, keep-alive",
+        *INTERCEPTED,
         *bubblewrap,
         "audit verify, 100 requests",
         "cage gone after kill -9",
