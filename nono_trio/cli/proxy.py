@@ -50,8 +50,11 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     from nono_trio.session.trio_import import import_trio
 
     import_trio()
+    import ipaddress
+
     from nono_trio.cli.follow import FollowPrinter
     from nono_trio.cli.ready_file import ReadyFile
+    from nono_trio.core.net.address import is_loopback
     from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.environment import proxy_url
     from nono_trio.session.ports import listen as open_listener
@@ -65,7 +68,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     options, notes = settle_proxy(given_options(given))
     for note in notes:
         say(f"warning: {note}")
-    if not _is_loopback(address):
+    if not is_loopback(ipaddress.ip_address(address)):
         say(f"warning: {IN_CLEAR}")
     policy = build_policy(options.network)
     for warning in unused_files(options.network, intercepts=policy.intercepts_any):
@@ -133,12 +136,6 @@ def _reached_at(address: str) -> str:
     if parsed.is_unspecified:
         parsed = ipaddress.ip_address("127.0.0.1" if parsed.version == 4 else "::1")
     return f"[{parsed}]" if parsed.version == 6 else str(parsed)
-
-
-def _is_loopback(address: str) -> bool:
-    import ipaddress
-
-    return ipaddress.ip_address(address).is_loopback
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

@@ -24,7 +24,7 @@ from nono_trio.sandbox.build_plan import cage_files
 from nono_trio.sandbox.filesystem.grant import absolute
 from nono_trio.sandbox.filesystem.plan import PRIVATE, Grant
 from nono_trio.sandbox.filesystem.streams import DEVICES
-from nono_trio.sandbox.network_files import hides, own_files, with_own_files
+from nono_trio.sandbox.network_files import hides, network_texts, with_network_texts
 from nono_trio.session.homes.session_home import resolve_home
 from nono_trio.session.platforms import preferred_isolation
 from nono_trio.session.prepare import resolve_files
@@ -209,8 +209,8 @@ def _own_grant(
     """Return the cage's own grant of a path: private directories, its home, devices, /proc."""
     caged = cage_files(files, isolation, sandbox=True, temporary=None, home=home)
     if isolation == "namespace":
-        texts = own_files("", transparent=True, granted=files.user_paths)
-        caged = with_own_files(caged, texts)
+        texts = network_texts("", transparent=True, granted=files.user_paths)
+        caged = with_network_texts(caged, texts)
     own = caged.grants[len(files.grants) :]
     grants = tuple(Grant(one, access, is_file, "nono-trio") for one, access, is_file in own)
     return replace(files, grants=grants).covers(path, operation)

@@ -8,11 +8,16 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, NoReturn
 
-from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, parse_rule_host
 from nono_trio.core.policy.mistaken_hosts import meant_by
 from nono_trio.core.policy.reasons import format_looked_up
-from nono_trio.core.policy.rule import ALLOW_FLAG, DENY_FLAG, HTTP_PORT, Inspection, is_localhost
+from nono_trio.core.policy.rule import (
+    ALLOW_FLAG,
+    DENY_FLAG,
+    HTTP_PORT,
+    Inspection,
+    leads_to_loopback,
+)
 from nono_trio.errors import UsageError
 from nono_trio.explain.answer import Answer
 from nono_trio.posix.listening import loopback_listeners
@@ -67,7 +72,7 @@ def host_answer(options: RunOptions, policy: Policy, text: str, port: int) -> An
         reason = f"a request for it is refused as malformed: {fault.reason}"
         return Answer(f"{text}:{port}", False, reason, notes=notes)
     subject = f"{host.bracketed()}:{port}"
-    if port in options.open_ports and _is_loopback(host):
+    if port in options.open_ports and leads_to_loopback(host):
         reason = "the cage's own loopback port is relayed to the host's, and recorded"
         return Answer(subject, True, reason, f"--open-port {port}", notes=notes)
     verdict = policy.decide(host, port)
@@ -80,7 +85,7 @@ def host_answer(options: RunOptions, policy: Policy, text: str, port: int) -> An
     if verdict.allowed:
         pinned = policy.addresses(host, port)
         notes = (*notes, *_way(host, verdict, pinned, options.session.network.upstream_proxy))
-    if _is_loopback(host) and _is_transparent(options):
+    if leads_to_loopback(host) and _is_transparent(options):
         if verdict.allowed:
             notes = (*notes, _OWN_LOOPBACK.format(port=port))
         elif not policy.denial_of(host, port):
@@ -140,12 +145,6 @@ def _lets_through(inspection: Inspection, port: int) -> str:
         is_http = port == HTTP_PORT
         passed = "HTTP with this host in its Host field" if is_http else "TLS with this host's name"
     return f"through the proxy a tunnel; from programs that know of none {passed}"
-
-
-def _is_loopback(host: Host) -> bool:
-    if host.address is None:
-        return is_localhost(host.name)
-    return classify(host.address) is AddressClass.LOOPBACK
 
 
 def _from_verdict(

@@ -29,13 +29,13 @@ from nono_trio.core.policy.judging import Judging
 from nono_trio.errors import AuditBusy
 from nono_trio.posix.clock import unix_ns
 from nono_trio.sandbox.attribution.file_system import followed
-from nono_trio.sandbox.launcher.linux.syscalls import known_mode
 from nono_trio.sandbox.launcher.linux.view_reports import (
     ACKNOWLEDGED,
     MOST_TOLD,
     NO_PATH,
     TOLD,
 )
+from nono_trio.sandbox.statx import known_mode
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:

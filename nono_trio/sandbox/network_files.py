@@ -28,7 +28,7 @@ RESOLVER: Final = "/etc/resolv.conf"
 _ASK_US: Final = f"nameserver {GATEWAY_IPV4}\noptions timeout:10 attempts:2\n"
 
 
-def own_files(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[str, str]:
+def network_texts(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[str, str]:
     """Return the texts by path; `hosts` is the text of the hosts file.
 
     If the user granted the hosts file by name (`granted`), the cage shows the host's. Not so
@@ -40,7 +40,7 @@ def own_files(hosts: str, *, transparent: bool, granted: Iterable[str]) -> dict[
     return texts
 
 
-def with_own_files(caged: CageFiles, texts: Mapping[str, str]) -> CageFiles:
+def with_network_texts(caged: CageFiles, texts: Mapping[str, str]) -> CageFiles:
     """Return `caged` with the `texts` that can be shown, in place of the host's files."""
     shown = {path: text for path, text in texts.items() if _can_show(path, caged)}
     own = {path: CageGrant(path, "read", is_file=True) for path in shown}

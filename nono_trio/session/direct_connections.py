@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.notices import DIRECT_TARGET
+from nono_trio.core.net.address import is_loopback
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ALLOW_FLAG
@@ -55,7 +56,7 @@ class DirectConnections:
                 await self._denials.record(UNSEEN, decision, origin)
             else:
                 self.count += 1
-                if address.is_loopback and self._loopback is None:
+                if is_loopback(address) and self._loopback is None:
                     self._loopback = address, port
                 decision = host_denied(str(address), port, REASON)
                 await self._denials.record(f"{address} {port}", decision, origin)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.core.policy.cage_names import no_proxy
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.variables import inherit
 from nono_trio.errors import CageFailed
 from nono_trio.posix.paths import ON_MACOS, home_directory
 from nono_trio.posix.umask import callers_umask
@@ -25,19 +24,18 @@ from nono_trio.sandbox.build_plan import (
 from nono_trio.sandbox.filesystem.plan import FilePlan, plan_files
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, CagePlan, MountOp
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library, why_no_landlock
-from nono_trio.sandbox.network_files import asks_loopback, names_warnings, own_files, with_own_files
-from nono_trio.session.advice import advice
-from nono_trio.session.core_dumps import callers_core_limit
-from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
-from nono_trio.session.descriptors import require_room
-from nono_trio.session.environment import (
-    child_environment,
-    held_back_warnings,
-    socket_variables,
-    terminal_variables,
+from nono_trio.sandbox.network_files import (
+    asks_loopback,
+    names_warnings,
+    network_texts,
+    with_network_texts,
 )
+from nono_trio.session.advice import advice
+from nono_trio.session.command_variables import command_variables
+from nono_trio.session.core_dumps import callers_core_limit
+from nono_trio.session.descriptors import require_room
+from nono_trio.session.environment import held_back_warnings
 from nono_trio.session.executable import find_executable, require_covered
-from nono_trio.session.fixed_places import fixed_place_variables
 from nono_trio.session.homes.session_home import make_homes_inside
 from nono_trio.session.loading import links_to_show
 from nono_trio.session.platforms import preferred_isolation, require_process_control
@@ -62,6 +60,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.variables import Inherited
     from nono_trio.sandbox.build_plan import CageFiles
     from nono_trio.sandbox.launcher.cage_plan import Isolation
+    from nono_trio.session.command_variables import CommandVariables
     from nono_trio.session.resource_limits import PlannedLimits
     from nono_trio.session.run_resources import RunResources
 
@@ -134,11 +133,7 @@ def prepare_run(
     policy = build_policy(network)
     chosen = isolation or preferred_isolation(options)
     require_process_control()
-    check_ports(options, chosen, policy)
-    transparent = ports_of_cage(options, chosen, policy)
-    every_port = policy.every_port_networks if transparent else ()
-    listeners = len(transparent) + bool(every_port)
-    require_room(len(options.open_ports) + len(options.listen_ports), listeners)
+    transparent = _transparent_ports(options, chosen, policy)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
     accept(program.files)
@@ -150,38 +145,20 @@ def prepare_run(
     names = own_names(named_hosts(network), own_hosts_file=chosen == "namespace")
     direct, through_proxy = no_proxy(names, named_hosts(network))
     caged = _cage_files(options, chosen, program, own, names.text, transparent=bool(transparent))
-    variables = _variables(options, program.files, own, caged, direct, dry=dry)
-    unbrokered = _why_unbrokered(options, chosen)
-    plan = CagePlan(
+    variables = command_variables(options, program.files, own, caged, direct, dry=dry)
+    parts = _Parts(
+        options=options,
         isolation=chosen,
-        library=program.library,
-        landlock=options.sandbox,
-        grants=caged.grants,
-        identities=caged.identities,
-        mounts=caged.mounts,
-        answers_denied=chosen == "namespace" and options.sandbox,
-        watched=[*options.judging.directories],
-        closed=caged.closed,
-        directory=caged.directory,
-        executable=program.executable,
-        command=[*options.command],
-        environment=variables.of_command,
-        umask=callers_umask(),
-        foreground=own.terminal.is_ours,
-        port=own.port,
-        open_ports=[*options.open_ports],
-        transparent_ports=transparent,
-        every_port_networks=[*every_port],
-        asks_loopback=asks_loopback(caged, transparent=bool(transparent)),
-        listen_ports=[port for port in options.listen_ports if port not in own.taken_ports],
-        brokered=chosen in ("namespace", "landlock") and unbrokered is None,
-        limits=limits.per_process,
-        temporary=own.temporary,
-        stops_whole=own.terminal.exists,
-        core_limit=callers_core_limit(),
-        deadline_seconds=_deadline(options),
+        policy=policy,
+        transparent=transparent,
+        limits=limits,
+        program=program,
+        own=own,
+        caged=caged,
+        variables=variables,
+        why_unbrokered=_why_unbrokered(options, chosen),
     )
-    sockets = [grant.path for grant in program.files.sockets] if options.sandbox else []
+    plan = _make_plan(parts)
     return PreparedRun(
         plan=plan,
         files=program.files,
@@ -189,30 +166,106 @@ def prepare_run(
         upstream_proxy=network.upstream_proxy,
         resources=own,
         executable=program.executable,
-        enforcement=[
-            *enforcement(plan, program.landlock_abi, sockets),
-            *limits.enforcement,
-            *(own.trust.statements if own.trust is not None else ()),
-        ],
+        enforcement=_enforcement(parts, plan),
         landlock_abi=program.landlock_abi,
-        warnings=[
-            *options.notes,
-            *(program.files.warnings if options.sandbox else ()),  # about grants
-            *held_back_warnings(variables.inherited.held_back),
-            *(advice(variables.before_home, program.files) if options.sandbox else ()),
-            *limits.warnings,
-            *left_open(plan, program.landlock_abi, unbrokered),
-            *direct_warnings(through_proxy),
-            *names_warnings(asks_loopback=plan.asks_loopback),
-            *own.home.warnings(),
-            *own.taken_ports.values(),
-            *(own.trust.notes if own.trust is not None else ()),
-            *unused_files(network, intercepts=policy.intercepts_any),
-        ],
+        warnings=_warnings(parts, plan, through_proxy),
         limits=limits,
         own_names=names,
         inherited=variables.inherited,
     )
+
+
+class _Parts(NamedTuple):
+    """The parts of a run that the plan, its enforcement and the warnings are made of.
+
+    `why_unbrokered` is None if the supervisor can decide system calls of the command.
+    """
+
+    options: RunOptions
+    isolation: Isolation
+    policy: Policy
+    transparent: list[int]
+    limits: PlannedLimits
+    program: _Program
+    own: RunResources
+    caged: CageFiles
+    variables: CommandVariables
+    why_unbrokered: str | None
+
+
+def _transparent_ports(options: RunOptions, isolation: Isolation, policy: Policy) -> list[int]:
+    """Check all ports of a run; return those of the transparent network. Raises UsageError."""
+    check_ports(options, isolation, policy)
+    transparent = ports_of_cage(options, isolation, policy)
+    listeners = len(transparent) + bool(transparent and policy.every_port_networks)
+    require_room(len(options.open_ports) + len(options.listen_ports), listeners)
+    return transparent
+
+
+def _make_plan(parts: _Parts) -> CagePlan:
+    options, own, caged = parts.options, parts.own, parts.caged
+    is_namespace = parts.isolation == "namespace"
+    can_broker = parts.isolation in ("namespace", "landlock")
+    return CagePlan(
+        isolation=parts.isolation,
+        library=parts.program.library,
+        landlock=options.sandbox,
+        grants=caged.grants,
+        identities=caged.identities,
+        mounts=caged.mounts,
+        answers_denied=is_namespace and options.sandbox,
+        watched=[*options.judging.directories],
+        closed=caged.closed,
+        directory=caged.directory,
+        executable=parts.program.executable,
+        command=[*options.command],
+        environment=parts.variables.of_command,
+        umask=callers_umask(),
+        foreground=own.terminal.is_ours,
+        port=own.port,
+        open_ports=[*options.open_ports],
+        transparent_ports=parts.transparent,
+        every_port_networks=[*parts.policy.every_port_networks] if parts.transparent else [],
+        asks_loopback=asks_loopback(caged, transparent=bool(parts.transparent)),
+        listen_ports=[port for port in options.listen_ports if port not in own.taken_ports],
+        brokered=can_broker and parts.why_unbrokered is None,
+        limits=parts.limits.per_process,
+        temporary=own.temporary,
+        stops_whole=own.terminal.exists,
+        core_limit=callers_core_limit(),
+        deadline_seconds=_deadline(options),
+    )
+
+
+def _enforcement(parts: _Parts, plan: CagePlan) -> list[str]:
+    """Sentences on what holds the command."""
+    files, trust, abi = parts.program.files, parts.own.trust, parts.program.landlock_abi
+    sockets = [grant.path for grant in files.sockets] if parts.options.sandbox else []
+    return [
+        *enforcement(plan, abi, sockets),
+        *parts.limits.enforcement,
+        *(trust.statements if trust is not None else ()),
+    ]
+
+
+def _warnings(parts: _Parts, plan: CagePlan, through_proxy: int) -> list[str]:
+    """Sentences for the user; `through_proxy` counts names that programs take to the proxy."""
+    options, program, own, variables = parts.options, parts.program, parts.own, parts.variables
+    network = options.session.network
+    return [
+        *options.notes,
+        *(program.files.warnings if options.sandbox else ()),  # about grants
+        *held_back_warnings(variables.inherited.held_back),
+        *(advice(variables.before_home, program.files) if options.sandbox else ()),
+        *parts.limits.warnings,
+        *left_open(plan, program.landlock_abi, parts.why_unbrokered),
+        *direct_warnings(through_proxy),
+        *names_warnings(asks_loopback=plan.asks_loopback),
+        *own.home.warnings(),
+        *own.taken_ports.values(),
+        *(own.trust.notes if own.trust is not None else ()),
+        *unused_files(network, intercepts=parts.policy.intercepts_any),
+    ]
 
 
 class _Program(NamedTuple):
@@ -267,8 +320,8 @@ def _cage_files(
     )
     caged.identities.update(own.identities)
     if isolation == "namespace":
-        texts = own_files(hosts, transparent=transparent, granted=files.user_paths)
-        caged = with_own_files(caged, texts)
+        texts = network_texts(hosts, transparent=transparent, granted=files.user_paths)
+        caged = with_network_texts(caged, texts)
         caged.mounts.extend(MountOp("bind", path) for path in program.links)
         caged.mounts.extend(own.home.mounts(memory))
         caged.mounts.extend(denials.mounts() if denials is not None else ())
@@ -278,61 +331,6 @@ def _cage_files(
     if own.trust is not None and options.sandbox:
         caged.grants.extend(own.trust.grants())
     return caged
-
-
-class _Variables(NamedTuple):
-    """The command's environment; `before_home` names the user's home where the cage has its own."""
-
-    inherited: Inherited
-    before_home: dict[str, str]
-    of_command: dict[str, str]
-
-
-def _variables(
-    options: RunOptions,
-    files: FilePlan,
-    own: RunResources,
-    caged: CageFiles,
-    direct: str,
-    *,
-    dry: bool,
-) -> _Variables:
-    """Build the environment; `direct` is the value of NO_PROXY."""
-    inherited = inherit(options.environment, options.variables)
-    granted = {}
-    if options.sandbox:
-        granted = socket_variables(options.environment, options.variables, files)
-    inherited.passed.update(granted)
-    variables = child_environment(
-        inherited, given=options.set_variables, token=own.token, port=own.port, direct=direct
-    )
-    streams = [one.path for one in caged.mounts if one.kind == "stream"]
-    of_command = (
-        own.home.variables(variables, files)
-        | _temporary_variables(options, files, own.temporary)
-        | fixed_place_variables(variables, files, own.temporary, own_home=bool(own.home.plan))
-        | terminal_variables(inherited.passed, streams)
-        | granted  # by their own names, wherever the home is
-    )
-    if own.denials is not None:
-        of_command[DENIALS_VARIABLE] = own.denials.path
-    elif dry:  # a run has the file: its name is shown
-        of_command[DENIALS_VARIABLE] = ""
-    if own.trust is not None:
-        of_command = own.trust.variables(of_command)
-    return _Variables(inherited, variables, of_command)
-
-
-def _temporary_variables(
-    options: RunOptions, files: FilePlan, temporary: str | None
-) -> dict[str, str]:
-    """Point programs to a temporary directory that they may use: the caller's, if granted."""
-    inherited = options.set_variables.get("TMPDIR") or options.environment.get("TMPDIR")
-    if inherited and (not options.sandbox or files.covers(inherited, "write")):
-        return {}
-    if temporary is None and inherited is None:
-        return {}
-    return dict.fromkeys(("TMPDIR", "TMP", "TEMP"), temporary or "/tmp")
 
 
 def _deadline(options: RunOptions) -> float | None:

@@ -5,29 +5,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
-from nono_trio.core.policy.judging import PATH_FLAG
 from nono_trio.errors import AuditLost
-from nono_trio.posix.paths import is_below, is_in
 from nono_trio.session.cage_launch import launched_cage, limited
 from nono_trio.session.descriptors import StandardStreams, make_room
 from nono_trio.session.policy_facts import proxy_policy, run_policy
+from nono_trio.session.unseen_attempts import unseen_warnings
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions, SessionOptions
     from nono_trio.core.log.policy_json import SessionPolicy
     from nono_trio.core.policy.attempts import AttemptTally
-    from nono_trio.core.policy.judging import Judging
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.session.cage_launch import Listeners, Started
     from nono_trio.session.prepare import PreparedRun
@@ -76,7 +72,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     listeners.opened(record)
     make_room()
     record.judging = options.judging
-    for warning in _unseen_warnings(options.judging, started):
+    for warning in unseen_warnings(options.judging, started):
         listeners.warn(f"warning: {warning}")
     supervisor = _supervisor(options.session, record, listeners)
     denials = started.run.resources.denials
@@ -107,62 +103,6 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     if service.timed_out:
         listeners.warn(f"the command was ended after {options.timeout_seconds:g} s (--timeout)")
     return Finished(outcome, record, supervisor.writer.totals.attempts, service.notes)
-
-
-def _unseen_warnings(judging: Judging, started: Started) -> Iterator[str]:
-    """Yield what the verdict can't see."""
-    plan = started.run.plan
-    if plan.isolation == "namespace":
-        unseen = "" if plan.transparent_ports else "attempts without the proxy"
-    elif plan.isolation == "landlock" and started.launched.notifications is not None:
-        unseen = "datagrams and look-ups of names"
-    else:  # other programs of the machine can reach the proxy, too
-        unseen = "attempts without the proxy, or without its password,"
-    if judging.fail_on is not None and unseen:
-        yield f"{judging.flag} sees no {unseen} here, so they can't fail the run"
-    if not judging.needs_files:
-        return
-    if started.launched.view is None:
-        yield (
-            f"{judging.flag} sees no look-ups of files here (`nono-trio doctor` says why), so they"
-            " can't fail the run"
-        )
-        return
-    for path in judging.paths:
-        shown = _shown_around(path, started)
-        if shown is not None:
-            yield (
-                f"{PATH_FLAG} {path} can't fail the run: the cage shows {shown}, where no"
-                " look-up is seen"
-            )
-
-
-def _shown_around(path: str, started: Started) -> str | None:
-    """Return what the cage shows at `path`, so that no look-up of it is seen; None if one is."""
-    mounts = [mount for mount in started.run.plan.mounts if mount.kind != "directory"]
-    if started.launched.home_seen:
-        for home in started.run.plan.mounted("empty_home", "kept_home"):
-            if is_below(path, home.path):  # not /tmp around it either
-                mounts = [mount for mount in mounts if is_below(mount.path, home.path)]
-                own = _own_file(home.source, os.path.relpath(path, home.path))
-                if own is not None:
-                    return own
-    return next((mount.path for mount in mounts if is_in(path, mount.path)), None)
-
-
-def _own_file(home: str, path: str) -> str | None:
-    """Return the file of a kept home at or above `path` in it: then the real home is not asked."""
-    here = home
-    names = path.split("/") if home else []
-    for name in names:
-        here = os.path.join(here, name)
-        try:
-            mode = os.lstat(here).st_mode
-        except OSError:
-            return None
-        if not stat.S_ISDIR(mode):
-            return here
-    return here if names else None
 
 
 def run_proxy(

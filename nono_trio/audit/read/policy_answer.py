@@ -19,7 +19,7 @@ from nono_trio.core.policy.reasons import (
     DenialCode,
     format_reason,
 )
-from nono_trio.core.policy.rule import is_localhost
+from nono_trio.core.policy.rule import leads_to_loopback
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.paths import is_in
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         SessionPolicy,
         SourcedEntry,
     )
-    from nono_trio.core.net.host import Host
 
 Operation = Literal["read", "write"]
 
@@ -60,7 +59,7 @@ def host_answer(policy: SessionPolicy, text: str, port: int) -> PolicyAnswer:
     except BadHost as fault:
         raise UsageError(f"--host: {fault.reason}", hint="give a name or an address") from fault
     subject = f"{host.bracketed()}:{port}"
-    if port in network.open_ports and _is_loopback(host):
+    if port in network.open_ports and leads_to_loopback(host):
         return PolicyAnswer(subject, True, "the port was relayed", f"{OPEN_PORT_FLAG} {port}")
     rules = _rules(network)
     verdict = rules.decide(host, port)
@@ -133,10 +132,6 @@ def _note_of_own(policy: SessionPolicy, path: str) -> str | None:
     if policy.isolation != "namespace" or not own:
         return None
     return f"the cage had its own {own[0]}, where no file of the machine was to be seen"
-
-
-def _is_loopback(host: Host) -> bool:
-    return is_localhost(host.name) if host.address is None else host.address.is_loopback
 
 
 def _rules(network: NetworkPolicy) -> Policy:

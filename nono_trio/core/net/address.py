@@ -120,6 +120,16 @@ def classify(address: Address) -> AddressClass:
     return max(_own_class(one) for one in spellings(address))
 
 
+def is_loopback(address: Address) -> bool:
+    """Return True if an address leads to the loopback of whoever dials it.
+
+    So does an IPv4-mapped address. A translator's or a tunnel's (`classify`) leads elsewhere first.
+    """
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    return _own_class(address) is AddressClass.LOOPBACK
+
+
 def spellings(address: Address) -> tuple[Address, ...]:
     """The address itself, then every IPv4 address that a translator or tunnel extracts from it."""
     if isinstance(address, IPv4Address):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.net.address import parse_address
+from nono_trio.core.net.address import is_loopback, parse_address
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.rule import LOCALHOST
 
@@ -121,7 +121,7 @@ def no_proxy(own: OwnNames, elsewhere: Collection[str]) -> tuple[str, int]:
 
 def _in_range(host: str) -> bool:
     address = parse_address(host)
-    return isinstance(address, IPv4Address) and address.is_loopback
+    return isinstance(address, IPv4Address) and is_loopback(address)
 
 
 def _loopback_lines(
@@ -131,7 +131,7 @@ def _loopback_lines(
     lines: list[tuple[Address, tuple[str, ...]]] = []
     room, left_out = MAX_NAMES, 0
     for address, names in _entries(_LOOPBACK_LINE.findall(text)):
-        if not address.is_loopback:
+        if not is_loopback(address):
             continue
         if room <= 0:
             left_out += len(names)

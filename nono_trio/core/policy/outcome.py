@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from nono_trio.core.net.address import parse_address
+from nono_trio.core.net.address import is_loopback, parse_address
 from nono_trio.core.policy.allow_entry import LOOK_UP
 from nono_trio.core.policy.reasons import DenialCode, parse_reason
 
@@ -52,7 +52,7 @@ def outcome_of(event: NetworkEvent) -> Outcome:
     if event.method == LOOK_UP:
         return "denied"
     read = read_reason(event.reason or "")
-    if read.code in _LOOPBACK_CODES and _is_loopback(event.target):
+    if read.code in _LOOPBACK_CODES and _is_at_loopback(event.target):
         return "loopback"
     if event.denial_category in FAILED_CATEGORIES or read.code in _FAILED_CODES:
         return "failed"
@@ -74,6 +74,6 @@ def read_reason(reason: str) -> ReadReason:
 
 
 @lru_cache(maxsize=1024)
-def _is_loopback(target: str) -> bool:
+def _is_at_loopback(target: str) -> bool:
     address = parse_address(target)
-    return address is not None and address.is_loopback
+    return address is not None and is_loopback(address)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
-from nono_trio.core.net.address import classify
+from nono_trio.core.net.address import classify, is_loopback
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
 from nono_trio.core.policy.host_groups import GROUP_NAMES
 from nono_trio.errors import UsageError
@@ -138,6 +138,11 @@ def has_path(text: str) -> bool:
 def is_localhost(name: str) -> bool:
     """True for `localhost` and every name below it."""
     return name == LOCALHOST or name.endswith(".localhost")
+
+
+def leads_to_loopback(host: Host) -> bool:
+    """True for a loopback address, for `localhost` and for every name below it."""
+    return is_localhost(host.name) if host.address is None else is_loopback(host.address)
 
 
 def is_metadata_name(name: str) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.net.address import is_loopback
 from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.core.net.ip_packet import ends, source
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, DenialCode, format_reason
@@ -108,7 +109,7 @@ class HostLoopback:
             except OSError:
                 return False
             refusing = source(packet)
-            if refusing is not None and refusing.port is not None and refusing.address.is_loopback:
+            if refusing is not None and refusing.port is not None and is_loopback(refusing.address):
                 await self._record(str(refusing.address), refusing.port, _reversed(ends(packet)))
         return True
 

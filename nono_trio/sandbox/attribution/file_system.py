@@ -6,19 +6,16 @@ Rule of this file: the file system itself is not asked.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import struct
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.sandbox.launcher.linux.view_tree import unescaped
+from nono_trio.sandbox.statx import known_device
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    Device: TypeAlias = tuple[int, int]
+    from nono_trio.sandbox.statx import Device
 
 # The kinds that wait for no other machine or process. Overlays are mostly a container's root.
 _LOCAL: Final = frozenset(
@@ -28,17 +25,13 @@ _LOCAL: Final = frozenset(
 )  # fmt: skip
 MOST_LINKS: Final = 40  # as the kernel's limit
 MOUNTS: Final = "/proc/self/mountinfo"
-_EMPTY_PATH: Final = 0x1000
-_DONT_SYNC: Final = 0x4000  # AT_STATX_DONT_SYNC: what the kernel knows already
-_SIZE: Final = 256
-_DEVICE: Final = struct.Struct("=136xII")  # of struct statx
 
 
 def may_hang(place: int) -> bool:
     """Return True if the file that is open as `place` is on such a file system, and we are not: if
     ours is dead, nothing is left to save. Blocks for a moment; raises nothing."""
     try:
-        device = _device_of(place)
+        device = known_device(place)
         if device is None or device in _own_devices():
             return False
         return _kind_of(device) not in (None, *_LOCAL)
@@ -53,17 +46,6 @@ def _own_devices() -> frozenset[Device]:
         device = os.stat(path).st_dev
         found.append((os.major(device), os.minor(device)))
     return frozenset(found)
-
-
-def _device_of(place: int) -> Device | None:
-    statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
-    if statx is None:
-        return None
-    result = ctypes.create_string_buffer(_SIZE)
-    if statx(place, b"", _EMPTY_PATH | _DONT_SYNC, 0, result) != 0:
-        raise OSError(ctypes.get_errno(), "statx")
-    major, minor = _DEVICE.unpack_from(result.raw)
-    return major, minor
 
 
 def _kind_of(device: Device) -> str | None:

@@ -31,7 +31,7 @@ from nono_trio.proxy.intercept.root_store import (
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 from nono_trio.sandbox.launcher.symlinks import follow
-from nono_trio.session.own_files import OwnFiles
+from nono_trio.session.command_files import CommandFiles
 from nono_trio.session.trust.session_trust import open_session_trust
 from nono_trio.session.trust.trust_places import java_stores, npm_cafiles, system_files
 from nono_trio.session.trust.trust_variables import (
@@ -74,7 +74,7 @@ class CageTrust:
 
     session: SessionTrust
     notes: list[str]
-    _files: OwnFiles
+    _files: CommandFiles
     has_mounts: bool
     _shown: str | None  # the directory of our files in a view; None: the command sees the files
     _mounted: list[_Mounted] = field(default_factory=list)
@@ -223,7 +223,7 @@ def open_cage_trust(
     has_mounts = isolation == "namespace"
     shown = opened.directory() if has_mounts and options.sandbox else None
     try:
-        own = OwnFiles(options.session.audit.state_root, DIRECTORY)
+        own = CommandFiles(options.session.audit.state_root, DIRECTORY)
         trust = CageTrust(session, [*session.roots.notes], own, has_mounts, shown)
         try:
             _add_bundles(trust, environment, opened, [files.start, home or home_directory()])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import CageFailed
-from nono_trio.session.own_files import OwnFiles
+from nono_trio.session.command_files import CommandFiles
 from nono_trio.session.trust.session_trust import open_session_trust
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ProxyTrust:
 
     session: SessionTrust
     ca_file: str
-    _files: OwnFiles
+    _files: CommandFiles
 
     def close(self) -> None:
         """Remove the file; the session has ended."""
@@ -40,7 +40,7 @@ def open_proxy_trust(options: SessionOptions, environment: Mapping[str, str]) ->
     """Make the authority and its file; raises UsageError, CageFailed."""
     session = open_session_trust(options.network, environment)
     try:
-        files = OwnFiles(options.audit.state_root, DIRECTORY)
+        files = CommandFiles(options.audit.state_root, DIRECTORY)
         try:
             return ProxyTrust(session, files.write(_CA, session.authority.pem()), files)
         except BaseException:

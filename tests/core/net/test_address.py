@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.net.address import AddressClass, classify, parse_address, spellings
+from nono_trio.core.net.address import AddressClass, classify, is_loopback, parse_address, spellings
 
 METADATA = "169.254.169.254"
 THIS_NETWORK = IPv4Network("0.0.0.0/8")
@@ -148,3 +148,21 @@ def test_every_address_has_a_class_and_words(address):
 )
 def test_parse_address(text, expected):
     assert parse_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("128.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("64:ff9b::127.0.0.1", False),
+        ("::", False),
+    ],
+)
+def test_only_what_leads_to_our_own_loopback_is_loopback(text, expected):
+    assert is_loopback(ip_address(text)) is expected

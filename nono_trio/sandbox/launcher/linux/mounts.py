@@ -274,7 +274,7 @@ class _View:
     def replace(self, path: str, text: str) -> None:
         """Show a file with `text` at `path`, in place of the host's.
 
-        In a directory of the host a file must exist to mount it on (see `own_files`).
+        In a directory of the host a file must exist to mount it on (see network_files.py).
         """
         parent = self.follow(os.path.dirname(path))
         directory = parent.real if parent.exists else os.path.dirname(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -262,24 +261,3 @@ def install_notifying_filter(program: bytes) -> int:
     flags = ctypes.c_ulong(_NEW_LISTENER | _WAIT_KILLABLE)
     result = _libc.syscall(number, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(described))
     return _checked(result, "seccomp")
-
-
-_STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291}
-_AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x100, 0x800, 0x4000
-_STATX_TYPE = 0x1
-_STATX_SIZE, _STATX_MODE = 256, 28  # of the structure, and where its mode is
-
-
-def known_mode(path: bytes) -> int:
-    """Return the mode of the file at `path` as the kernel knows it, following no last symlink.
-
-    As os.lstat, but the server of a mount at `path` itself is not asked (a FUSE server that does
-    not respond holds a thread which no signal ends), and nothing is mounted for it.
-    """
-    number = _STATX.get(os.uname().machine)
-    if number is None:
-        return os.lstat(path).st_mode
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
-    _checked(_libc.syscall(number, _AT_FDCWD, path, flags, _STATX_TYPE, buffer), "statx")
-    return int.from_bytes(buffer.raw[_STATX_MODE : _STATX_MODE + 2], sys.byteorder)

@@ -26,7 +26,7 @@ ABANDONED_SECONDS: Final = 60.0
 _MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
 
 
-class OwnFiles:
+class CommandFiles:
     """A directory of one session's files below `state_root`/`name`."""
 
     def __init__(self, state_root: Path, name: str) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nono_trio.session import own_files
-from nono_trio.session.own_files import OwnFiles
+from nono_trio.session import command_files
+from nono_trio.session.command_files import CommandFiles
 
 
 def test_files_can_be_read_by_others_and_their_directory_not(tmp_path) -> None:
     before = os.umask(0o077)
     try:
-        files = OwnFiles(tmp_path, "trust")
+        files = CommandFiles(tmp_path, "trust")
         path = Path(files.write("bundle", b"data"))
     finally:
         os.umask(before)
@@ -28,7 +28,7 @@ def test_files_can_be_read_by_others_and_their_directory_not(tmp_path) -> None:
 
 
 def test_a_file_is_made_once(tmp_path) -> None:
-    files = OwnFiles(tmp_path, "trust")
+    files = CommandFiles(tmp_path, "trust")
     files.write("bundle", b"one")
     with pytest.raises(FileExistsError):
         files.write("bundle", b"two")
@@ -38,15 +38,15 @@ def test_a_file_is_made_once(tmp_path) -> None:
 def test_what_a_killed_session_left_is_removed_and_a_live_ones_is_not(
     tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(own_files, "ABANDONED_SECONDS", -1.0)
-    live = OwnFiles(tmp_path, "trust")
+    monkeypatch.setattr(command_files, "ABANDONED_SECONDS", -1.0)
+    live = CommandFiles(tmp_path, "trust")
     kept = Path(live.write("bundle", b"data"))
     for name in ("dead", "unfinished"):
         (tmp_path / "trust" / name).mkdir()
     for name in ("lock", "bundle"):
         (tmp_path / "trust" / "dead" / name).write_text("")
     (tmp_path / "trust" / "elsewhere").symlink_to(tmp_path)
-    OwnFiles(tmp_path, "trust").close()
+    CommandFiles(tmp_path, "trust").close()
     left = sorted(path.name for path in (tmp_path / "trust").iterdir())
     assert left == sorted([kept.parent.name, "elsewhere"])
     assert kept.exists()
