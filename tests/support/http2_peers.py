@@ -110,6 +110,8 @@ class Http2Origin:
     """It gives windows back."""
     leaves_after: int | None = None
     """It sends GOAWAY once it has had so many requests, and still answers them."""
+    leaves_each_after: int | None = None
+    """It sends GOAWAY once a connection has had so many requests, and still answers them."""
     answers: dict[str, bytes] = field(default_factory=dict)
     """The body of the answer, by the end of the path."""
 
@@ -135,12 +137,13 @@ class Http2Origin:
                         self.requests.append(one)
                         if one[":path"].startswith("/hold"):
                             nursery.start_soon(self.hold, peer, event.stream_id)
-                        self.begin(peer, event.stream_id, one, to_send)
-                        if self.leaves_after == len(self.requests):
+                        is_last = self.leaves_each_after == len(seen)
+                        if is_last or self.leaves_after == len(self.requests):
                             frame = bytes([0, 0, 8, 7, 0, 0, 0, 0, 0])
                             frame += event.stream_id.to_bytes(4, "big") + bytes(4)
                             await peer.flush()
                             await secure.send_all(frame)
+                        self.begin(peer, event.stream_id, one, to_send)
                     elif isinstance(event, DataReceived):
                         seen[event.stream_id].body += event.data
                     elif isinstance(event, TrailersReceived):

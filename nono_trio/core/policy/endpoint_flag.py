@@ -2,7 +2,8 @@
 
 Rules of this file: a flag is quoted for a shell, and is an entry that can be read; what is too long
 for a sentence is cut there, and becomes `**` in a flag. A flag has no wildcard that the request
-chose: no flag is for a path with a `*` of its own.
+chose: no flag is for a path with a `*` of its own, and none is for a whole host where the request
+was for one path.
 """
 
 from __future__ import annotations
@@ -40,22 +41,28 @@ def whole_host_flag(scheme: str, host: Host, port: int) -> str:
 def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str | None:
     """Return the flag that allows a request with a canonical path, quoted for a shell.
 
-    None if no rule is for this path alone: it has a `*`, or something was left out (redact_path).
-    The rest of a path becomes `**` from an empty segment on, or where a line would be too long.
+    None if no rule is for this path alone: it has a `*`, or something was left out (redact_path),
+    or its first segment is too long. The rest of a path becomes `**` from an empty segment
+    on, or where a line would be too long.
     """
+    pattern = _pattern(path)
+    return None if pattern is None else _flag(scheme, host, port, method, pattern)
+
+
+def _pattern(path: str, *, is_cut: bool = False) -> str | None:
+    """The pattern for a canonical path, whose last segment may be cut; None if it would be for the
+    whole host, or would have a part that is not the path's own."""
     if "*" in path or REDACTED in path:
         return None
-    return _flag(scheme, host, port, method, _pattern(path))
-
-
-def _pattern(path: str) -> str:
     kept: list[str] = []
     segments = path[1:].split("/")
     for segment in segments[:-1]:
         if not segment or len("/".join(kept)) + len(segment) > MAX_SHOWN:
             break
         kept.append(segment)
-    is_whole = len(kept) == len(segments) - 1 and len(segments[-1]) <= MAX_SHOWN
+    is_whole = len(kept) == len(segments) - 1 and len(segments[-1]) <= MAX_SHOWN and not is_cut
+    if not is_whole and not kept:
+        return None
     kept.append(segments[-1] if is_whole else "**")
     return "/" + "/".join(kept)
 
@@ -71,12 +78,11 @@ def suggested_flag(scheme: str, target: str, port: int, method: str, path: str) 
 
     `path` is as `shown_url` has it: what was cut off becomes `**`.
     """
-    if "*" in path or REDACTED in path:
+    pattern = _pattern(path, is_cut=len(path) > MAX_SHOWN)
+    if pattern is None:
         return None
-    if len(path) > MAX_SHOWN:
-        path = f"{path.rpartition('/')[0]}/**"
     try:
-        flag = _flag(scheme, parse_host(target), port, method, _pattern(path))
+        flag = _flag(scheme, parse_host(target), port, method, pattern)
         parse_endpoint(ALLOW_ENDPOINT_FLAG, shlex.split(flag)[1], "allow")
     except (BadHost, UsageError, ValueError):
         return None

@@ -20,7 +20,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from nono_trio.core.log.redaction import redact_path
+from nono_trio.core.log.redaction import REDACTED, redact_path
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, whole_host_flag
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 INTERCEPT_FLAG: Final = "--intercept"
 ALL_HOSTS: Final = "all"
 NO_RULE_ALONE: Final = "no endpoint rule is for this path alone: it has a * or a password"
+NO_SHORT_RULE: Final = (
+    "no short endpoint rule is for this path alone: its first segment is too long"
+)
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 
 # Fields by which frameworks take another method or path than those of the request line, and fields
@@ -274,7 +277,7 @@ class EndpointPolicy:
         path = redact_path(canonical.path)
         reason = format_reason(code, method=method, url=shown_url(scheme, host, port, path))
         flag = allow_endpoint_flag(scheme, host, port, method, path)
-        hint = NO_RULE_ALONE if flag is None else f"allow it with {flag}"
+        hint = _why_no_flag(path) if flag is None else f"allow it with {flag}"
         return _refused(canonical, DEFAULT_RULE, reason, hint)
 
     def _drop(self, rule: EndpointRule) -> str:
@@ -296,6 +299,10 @@ def _overriding(fields: Iterable[bytes]) -> str | None:
         if is_override_field(field):
             return field.decode("ascii")
     return None
+
+
+def _why_no_flag(path: str) -> str:
+    return NO_RULE_ALONE if "*" in path or REDACTED in path else NO_SHORT_RULE
 
 
 def _refused(

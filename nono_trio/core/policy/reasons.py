@@ -132,6 +132,7 @@ class DenialCode(Enum):
     RESOLVER_BUSY = "too many earlier look-ups have had no answer yet"
     TLS_FAILED = "the TLS handshake failed: {detail}"
     PROTOCOL_GONE = "the server has spoken HTTP/2 before and does not any more"
+    UPSTREAMS_FULL = "{count} connections to the server are open and take no more requests"
     TLS_TIMEOUT = "the TLS handshake took longer than {seconds} seconds"
     # The upstream proxy.
     UPSTREAM_REFUSED = "the upstream proxy {proxy} refused the connection ({status})"

@@ -8,7 +8,12 @@ import pytest
 
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.allow_entry import allow_flag
-from nono_trio.core.policy.endpoint_policy import DEFAULT_RULE, NO_RULE_ALONE, EndpointVerdict
+from nono_trio.core.policy.endpoint_policy import (
+    DEFAULT_RULE,
+    NO_RULE_ALONE,
+    NO_SHORT_RULE,
+    EndpointVerdict,
+)
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.rule import Inspection
 from nono_trio.errors import UsageError
@@ -49,7 +54,7 @@ def test_the_hint_of_a_denial_allows_the_request():
         ("POST", "http://api.test:80/a//b"),
         ("GET", "https://api.test:443/@a%2fb"),
         ("GET", f"https://api.test:443/{long}"),
-        ("GET", f"https://api.test:443/{long.replace('/', 'y')}"),
+        ("GET", f"https://api.test:443/a/{long.replace('/', 'y')}"),
         ("GET", "https://api.test:443/it's;x/(1)/"),
     ]:
         hint = ask(policy, method, url).hint or ""
@@ -168,6 +173,24 @@ def test_no_hint_has_a_wildcard_that_the_request_chose(path):
     assert not found.allowed
     assert found.hint == NO_RULE_ALONE
     assert allow_flag("api.test", 443, found.reason) is None
+
+
+@pytest.mark.parametrize("path", [f"/{'a' * 257}", f"/{'a' * 300}/b", f"/{'a' * 3000}/"])
+def test_no_hint_for_one_path_allows_the_whole_host(path):
+    policy = Policy.build(["https://api.test/pub"])
+    found = ask(policy, "GET", f"https://api.test:443{path}")
+    assert not found.allowed
+    assert found.hint == NO_SHORT_RULE
+    assert allow_flag("api.test", 443, found.reason) is None
+
+
+@pytest.mark.parametrize("path", [f"/a/{'b' * 300}", f"/a/{'b' * 300}/c", "/a//b"])
+def test_the_hint_of_a_long_path_keeps_its_short_beginning(path):
+    policy = Policy.build(["https://api.test/pub"])
+    found = ask(policy, "GET", f"https://api.test:443{path}")
+    flag = "--allow-endpoint 'GET https://api.test/a/**'"
+    assert found.hint == f"allow it with {flag}"
+    assert allow_flag("api.test", 443, found.reason) == flag
 
 
 def test_a_path_without_a_canonical_spelling_is_refused_where_rules_judge_it():

@@ -172,6 +172,9 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
         "TLS_FAILED", {"detail": "certificate expired"},
     ),
     "the server has spoken HTTP/2 before and does not any more": ("PROTOCOL_GONE", {}),
+    "4 connections to the server are open and take no more requests": (
+        "UPSTREAMS_FULL", {"count": 4},
+    ),
     "the TLS handshake took longer than 10 seconds": ("TLS_TIMEOUT", {"seconds": 10.0}),
     "the upstream proxy http://p.test:3128 refused the connection (403)": (
         "UPSTREAM_REFUSED", {"proxy": "http://p.test:3128", "status": 403},

@@ -36,7 +36,7 @@ MAX_UPSTREAMS: Final = 4  # connections to the server: one, and those that it is
 class _Dial:
     done: trio.Event = field(default_factory=trio.Event)
     found: UpstreamPeer | None = None
-    error: UpstreamError | None = None
+    error: Exception | None = None
 
 
 class Upstreams(ConnectionHandler):
@@ -61,7 +61,10 @@ class Upstreams(ConnectionHandler):
             self.all.append(UpstreamPeer(first, Http2Peer(first.transport, is_client=False)))
 
     async def find(self, recorded: Recorded) -> UpstreamPeer:
-        """Return a connection for another stream. Raises UpstreamError."""
+        """Return a connection for another stream. Raises UpstreamError.
+
+        An error of the one dial is raised for each stream that waits for it.
+        """
         unreached, self._unreached = self._unreached, None
         if unreached is not None:
             raise unreached
@@ -73,7 +76,7 @@ class Upstreams(ConnectionHandler):
             try:
                 dial.found = await self._connect_http2(recorded)
                 self.all.append(dial.found)
-            except UpstreamError as error:
+            except Exception as error:  # raised below, and for all who wait
                 dial.error = error
             finally:
                 self._dial = None
@@ -85,11 +88,12 @@ class Upstreams(ConnectionHandler):
             return dial.found
         if dial.error is not None:
             raise dial.error
-        raise _gone(recorded)
+        raise AssertionError("who waits for a dial that is cancelled is cancelled, too")
 
     async def _connect_http2(self, recorded: Recorded) -> UpstreamPeer:
         if len(self.all) >= MAX_UPSTREAMS:
-            raise _gone(recorded)
+            reason = format_reason(DenialCode.UPSTREAMS_FULL, count=MAX_UPSTREAMS)
+            raise _unreached(recorded, reason)
         self._client = _Waiting(self._real, self._proxy)
         upstream = await self._connect_tls(recorded, (HTTP2,))
         if upstream.protocol != HTTP2:
@@ -97,7 +101,7 @@ class Upstreams(ConnectionHandler):
             host, port = recorded.decision.destination
             if self._proxy.interception is not None:
                 self._proxy.interception.http2.forget(host.name, port)
-            raise _gone(recorded)
+            raise _unreached(recorded, format_reason(DenialCode.PROTOCOL_GONE))
         return UpstreamPeer(upstream, Http2Peer(upstream.transport, is_client=False))
 
     async def _serve(self) -> None:
@@ -106,12 +110,12 @@ class Upstreams(ConnectionHandler):
     _answer_busy = _serve
 
 
-def _gone(recorded: Recorded) -> UpstreamError:
+def _unreached(recorded: Recorded, detail: str) -> UpstreamError:
     host, port = recorded.decision.destination
     reason = format_reason(
         DenialCode.CONNECT_FAILED,
         destination=f"{host.bracketed()}:{port}",
-        detail=format_reason(DenialCode.PROTOCOL_GONE),
+        detail=detail,
     )
     return UpstreamError(Refusal(502, reason, "try again", "upstream_connect_failed"))
 

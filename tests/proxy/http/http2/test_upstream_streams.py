@@ -7,6 +7,8 @@ from looked_into import HOST, client_context, looking_into, under_tls
 from running_proxy import connect, until
 from transparent_cage import get
 
+from nono_trio.proxy.http.http2.upstreams import MAX_UPSTREAMS
+
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
 
 
@@ -23,6 +25,25 @@ async def test_when_the_server_leaves_its_streams_are_answered_and_others_get_a_
         assert (await client.answer(first)).body == b"held"
         assert at.requests() == [("GET", "/hold", "allow"), ("GET", "/x", "allow"),
                                  ("GET", "/y", "allow")]  # fmt: skip
+
+
+async def test_a_server_that_leaves_each_connection_is_a_502_with_the_reason():
+    origin = Http2Origin(leaves_each_after=2)
+    async with multiplexing(origin=origin) as at, at.client() as client:
+        held = []
+        for count in range(MAX_UPSTREAMS):
+            held.append(client.open(head("/hold")))
+            await client.flush()
+            await until(lambda seen=2 * count + 1: len(origin.requests) == seen)
+            assert (await client.ask("/x")).body == b"ok"
+        answer = await client.ask("/x")
+        assert answer.status == 502
+        assert b"4 connections to the server are open and take no more requests" in answer.body
+        origin.released.set()
+        for number in held:
+            assert (await client.answer(number)).body == b"held"
+        assert (await client.ask("/x")).body == b"ok"
+        assert origin.connections == MAX_UPSTREAMS + 1
 
 
 async def test_a_server_that_can_not_be_reached_is_a_502_for_each_stream():
