@@ -36,8 +36,8 @@ VARIABLES = (
 # Our imports and their imports, by the names of import: only their directories stay on the search
 # path. A test compares the list with the metadata of the installed packages.
 DEPENDENCIES = (
-    "click", "h11", "idna", "msgspec", "nono_py", "publicsuffixlist", "rich", "trio", "trio_util",
-    "xxhash",
+    "ahocorasick_rs", "click", "h11", "idna", "msgspec", "nono_py", "publicsuffixlist", "rich",
+    "trio", "trio_util", "xxhash",
     "async_generator", "attr", "attrs", "markdown_it", "mdurl", "outcome", "pygments", "sniffio",
     "sortedcontainers",
     "annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection",
