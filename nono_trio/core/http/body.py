@@ -1,29 +1,32 @@
 """Reads message bodies.
 
 The head of a message says how its body is framed: by a length, in chunks, or by the end of the
-connection. Chunk extensions and trailers are dropped here. Both may be (RFC 9112 7.1), and no head
-that we send announces them.
+connection. Chunk extensions are dropped here, which RFC 9112 7.1.1 allows.
 
 Rules of this file: data is returned piece by piece and never gathered. A body of a known length is
-not copied. Our guard checks chunks and h11 reads them; both must find the same end.
+not copied. Our guard checks chunks and h11 reads them; both must find the same end and trailers.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import h11
 
 from nono_trio.core.http.chunked import BadBody, ChunkGuard
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.message import Field
 
 # h11 has no public chunk reader, so it gets the head of a request with a chunked body first
 _PRIMER: Final = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Body(Protocol):
-    """An incoming body. `done` is True once its end was read."""
+    """An incoming body. `done` is True once its end was read; `trailers` are complete then."""
 
     done: bool
+    trailers: tuple[Field, ...]
 
     def read(self, raw: bytes) -> tuple[bytes, int]:
         """Return the data in `raw`, and how many of its bytes were used. The caller must pass the
@@ -33,6 +36,8 @@ class Body(Protocol):
 
 class LengthBody:
     """A body of a known size in bytes; 0 for none."""
+
+    trailers: tuple[Field, ...] = ()
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -49,6 +54,8 @@ class LengthBody:
 class EndlessBody:
     """A response body that ends with its connection (RFC 9112 6.3, rule 8); never `done`."""
 
+    trailers: tuple[Field, ...] = ()
+
     def __init__(self) -> None:
         self.done = False
 
@@ -58,10 +65,11 @@ class EndlessBody:
 
 
 class ChunkedBody:
-    """A chunked body, its trailers thrown away."""
+    """A chunked body."""
 
     def __init__(self, guard: ChunkGuard | None = None) -> None:
         self.done = False
+        self.trailers: tuple[Field, ...] = ()
         self._guard = guard or ChunkGuard()
         self._h11 = h11.Connection(h11.SERVER)
         self._h11.receive_data(_PRIMER)
@@ -78,7 +86,16 @@ class ChunkedBody:
                 pieces.append(event.data)
         except h11.RemoteProtocolError as error:
             raise BadBody("the chunked body is malformed") from error
-        self.done = isinstance(event, h11.EndOfMessage)
+        if isinstance(event, h11.EndOfMessage):
+            self._take_end(event)
         if self.done != self._guard.done:
             raise BadBody("the chunked body can be read in two ways")
         return b"".join(pieces), taken
+
+    def _take_end(self, event: h11.EndOfMessage) -> None:
+        self.done = True
+        self.trailers = tuple(self._guard.trailers)
+        if self.trailers or event.headers:
+            ours = [(name.lower(), value) for name, value in self.trailers]
+            if ours != [(bytes(name), bytes(value)) for name, value in event.headers]:
+                raise BadBody("the trailers can be read in two ways")

@@ -4,41 +4,34 @@ h11 is lenient where two parsers can disagree: sizes of 20 hex digits, space aft
 CR in a chunk extension, framing fields in trailers. All of these are refused here.
 
 Rules of this file: the guard only counts and checks; it changes nothing. Bytes after the end belong
-to the next message. Only a started line of bounded length is kept between calls.
+to the next message. Only a started line and the trailers, both of bounded length, are kept between
+calls.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.http.trailers import (
+    MAX_TRAILER_FIELDS,
+    MAX_TRAILERS,
+    REASON,
+    is_forbidden,
+)
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.message import Field
 
 MAX_CHUNK_LINE: Final = 1024  # bytes; a size has 16, signatures in extensions about 100
 MAX_EXCESS: Final = 16 * 1024  # bytes of framing beyond what the data justifies (CVE-2023-39326)
 FREE_LINE: Final = 16  # bytes of framing that each chunk may cost; Go's net/http counts the same
 MAX_LINES: Final = 256  # at once; a read full of chunks of one byte would hold the loop for 0.1 s
-MAX_TRAILERS: Final = 8 * 1024  # bytes; they are dropped, so they need no more than a line's room
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _STARTED_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?")
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r\n")
+_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
 _STARTED_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*(?::[\t\x20-\x7e\x80-\xff]*)?\r?")
-_FORBIDDEN_TRAILERS: Final = frozenset(  # RFC 9110 6.5.1: framing, routing, authentication
-    {
-        b"authorization",
-        b"connection",
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-        b"expect",
-        b"host",
-        b"proxy-authorization",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 
 
 class BadBody(Exception):
@@ -50,16 +43,18 @@ class BadBody(Exception):
 
 
 class ChunkGuard:
-    """Finds the end of a chunked body (RFC 9112 7.1), after its trailers. `done` is True then."""
+    """Finds the end of a chunked body (RFC 9112 7.1), after its trailers. `done` is True then, and
+    `trailers` has them in their order and case."""
 
     def __init__(self) -> None:
         self.done = False
+        self.trailers: list[Field] = []
         self._data_left = 0
         self._line = b""
         self._parse = self._size_line
         self._started = _STARTED_SIZE_LINE
         self._excess = 0
-        self._trailers = 0
+        self._trailer_bytes = 0
 
     def take(self, raw: bytes) -> int:
         """Return how many bytes at the front of `raw` are good. The other bytes must be passed
@@ -119,11 +114,14 @@ class ChunkGuard:
         match = _TRAILER.fullmatch(line)
         if match is None:
             raise BadBody("a trailer field is malformed")
-        if match[1].lower() in _FORBIDDEN_TRAILERS:
-            raise BadBody("a trailer field must not change framing, routing or authentication")
-        self._trailers += len(line)
-        if self._trailers > MAX_TRAILERS:
+        if is_forbidden(match[1]):
+            raise BadBody(REASON)
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > MAX_TRAILERS:
             raise BadBody(f"the trailers are longer than {MAX_TRAILERS} bytes")
+        if len(self.trailers) >= MAX_TRAILER_FIELDS:
+            raise BadBody(f"there are more than {MAX_TRAILER_FIELDS} trailers")
+        self.trailers.append((match[1], match[2].strip(b" \t")))
 
 
 _CR_OR_NOTHING = re.compile(rb"\r?")

@@ -73,6 +73,17 @@ def end_to_end_fields(
     return [field for field in fields if field[0].lower() not in named] if named else fields
 
 
+def end_to_end_trailers(
+    head_fields: Iterable[Field], trailers: tuple[Field, ...]
+) -> tuple[Field, ...]:
+    """The trailers that may go to the other side: without those that a Connection field of the head
+    names (RFC 9110 7.6.1)."""
+    if not trailers:
+        return ()
+    options = [field for field in head_fields if field[0].lower() == b"connection"]
+    return tuple(end_to_end_fields([*options, *trailers]))
+
+
 def presented_token(head: RequestHead) -> bytes | None:
     """The token of the Proxy-Authorization field: `Basic user:token` (any user) or `Bearer token`.
 

@@ -86,6 +86,12 @@ class HiddenRequestLine:
         return False
 
 
+def hides_request(value: bytes) -> bool:
+    """Return True if a server that does not know trailers could take one with this value for a
+    request line: the name and its colon for the method."""
+    return _VERSION.search(b" " + value) is not None
+
+
 def body_inspector(
     head: RequestHead, *, is_judged: bool
 ) -> HiddenRequest | HiddenRequestLine | None:

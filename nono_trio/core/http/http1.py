@@ -38,7 +38,7 @@ class MessageWriter:
             data = event.data  # no chunk without data: it would end the body
             return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
         if type(event) is MessageEnded:
-            return _LAST_CHUNK if self._chunked else b""
+            return _end(event.trailers) if self._chunked else b""
         if type(event) is RequestStarted:
             lines = [b"%b %b HTTP/1.1" % (event.method, event.target), b"Host: " + event.authority]
         else:
@@ -49,3 +49,9 @@ class MessageWriter:
         if self._connection:
             lines += [b"%b: %b" % field for field in self._connection]
         return b"\r\n".join([*lines, b"", b""])
+
+
+def _end(trailers: tuple[Field, ...]) -> bytes:
+    if not trailers:
+        return _LAST_CHUNK
+    return b"\r\n".join([b"0", *(b"%b: %b" % field for field in trailers), b"", b""])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.response_head import BadResponse
+from nono_trio.core.http.trailers import MAX_TRAILER_FIELDS, REASON, is_forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,21 +42,6 @@ _CONNECTION: Final = frozenset(
         b"proxy-connection",
         b"transfer-encoding",
         b"upgrade",
-    }
-)
-# A server that adds trailers to the fields would take them for the request's own.
-_NEVER_TRAILERS: Final = frozenset(
-    {
-        b"authorization",
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-        b"cookie",
-        b"expect",
-        b"host",
-        b"te",
-        b"trailer",
     }
 )
 _SWITCHING: Final = 101
@@ -128,9 +114,10 @@ def response_head(fields: Sequence[Field], method: str) -> tuple[int, list[Field
 def check_trailers(fields: Sequence[Field]) -> None:
     """Raise FieldFault for trailers that must not be passed on."""
     _, rest = _split(fields, ())
-    for name, _ in rest:
-        if name in _NEVER_TRAILERS or name.startswith(b"proxy-"):
-            raise FieldFault("a trailer stands for a field of the head")
+    if len(rest) > MAX_TRAILER_FIELDS:
+        raise FieldFault(f"there are more than {MAX_TRAILER_FIELDS} trailers")
+    if any(is_forbidden(name) for name, _ in rest):
+        raise FieldFault(REASON)
 
 
 def _split(

@@ -89,18 +89,22 @@ class BodyData(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class MessageEnded(msgspec.Struct, frozen=True, gc=False):
-    """The end of a message."""
+    """The end of a message, and its trailers, which follow a chunked body only."""
 
     stream_id: int
+    trailers: tuple[Field, ...] = ()
 
 
 MessageEvent: TypeAlias = RequestStarted | ResponseStarted | BodyData | MessageEnded
 
 
-def body_events(stream_id: int, data: bytes, *, ended: bool) -> tuple[BodyData | MessageEnded, ...]:
-    """The events for `data` that was read of a body; `ended` if nothing of it is left."""
+def body_events(
+    stream_id: int, data: bytes, *, ended: bool, trailers: tuple[Field, ...] = ()
+) -> tuple[BodyData | MessageEnded, ...]:
+    """The events for `data` that was read of a body; `ended` if nothing of it is left. `trailers`
+    go with its end."""
     if not data:
-        return (MessageEnded(stream_id),) if ended else ()
+        return (MessageEnded(stream_id, trailers),) if ended else ()
     if ended:
-        return BodyData(stream_id, data), MessageEnded(stream_id)
+        return BodyData(stream_id, data), MessageEnded(stream_id, trailers)
     return (BodyData(stream_id, data),)

@@ -258,7 +258,7 @@ def read_http(head: RequestHead, target: HttpTarget, unread: bytes) -> tuple[Htt
         raise BadRequest(400, fault.reason, target.host.name) from fault
     if has_unusual_body(head) and HiddenRequest().is_in(early):
         raise BadRequest(400, REASON, target.host.name)
-    events = body_events(HTTP1_STREAM, early, ended=body.done)
+    events = body_events(HTTP1_STREAM, early, ended=body.done, trailers=body.trailers)
     request = HttpRequest(head, target.host, target.port, target, path, body, events)
     return request, unread[taken:]
 

@@ -6,12 +6,14 @@ before. A body that may hide a request is inspected before it is sent (rewrite.p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.chunked import BadBody
-from nono_trio.core.http.hidden_request import REASON, body_inspector
+from nono_trio.core.http.header_fields import end_to_end_trailers
+from nono_trio.core.http.hidden_request import REASON, body_inspector, hides_request
 from nono_trio.core.http.http1 import MessageWriter
 from nono_trio.core.http.message import BodyData, MessageEnded, body_events
+from nono_trio.core.policy.endpoint_policy import is_override_field
 from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.transport.client import Client
 
+OVERRIDES: Final = "a trailer may replace the method or path that rules judge"
+HIDES: Final = "a trailer may be read as the next request"
+
 
 class RequestStream:
     """Sends one request to an upstream. `sent` counts bytes on the wire."""
@@ -31,6 +36,7 @@ class RequestStream:
         "_client",
         "_early",
         "_ended",
+        "_fields",
         "_hidden",
         "_pending",
         "_stream_id",
@@ -51,6 +57,7 @@ class RequestStream:
         self._stream_id = request.stream_id
         self._body = request.body
         self._early = request.early
+        self._fields = request.head.fields
         self._ended = False
         self._hidden = body_inspector(request.head, is_judged=outgoing.is_judged)
         chunked = request.head.body == "chunked"
@@ -76,7 +83,8 @@ class RequestStream:
             return False
         data, taken = self._body.read(raw)
         self._client.unread = raw[taken:]
-        self._send(body_events(self._stream_id, data, ended=self._body.done))
+        body = self._body
+        self._send(body_events(self._stream_id, data, ended=body.done, trailers=body.trailers))
         self._flush()
         return True
 
@@ -95,9 +103,21 @@ class RequestStream:
         for event in events:
             if type(event) is MessageEnded:
                 self._ended = True
+                if event.trailers:
+                    event = self._with_checked_trailers(event)
             elif self._hidden is not None and self._hidden.is_in(event.data):
                 raise BadBody(REASON)
             self._pending += self._writer.write(event)
+
+    def _with_checked_trailers(self, event: MessageEnded) -> MessageEnded:
+        """The end with the trailers that may go out. Raises BadBody for trailers by which a server
+        might run another request than the recorded one."""
+        for name, value in event.trailers:
+            if is_override_field(name):
+                raise BadBody(OVERRIDES)
+            if hides_request(value):
+                raise BadBody(HIDES)
+        return MessageEnded(event.stream_id, end_to_end_trailers(self._fields, event.trailers))
 
     def _flush(self) -> bool:
         if not self._pending:

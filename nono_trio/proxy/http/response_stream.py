@@ -11,17 +11,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.http.body import EndlessBody, LengthBody
+from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.header_fields import end_to_end_trailers
 from nono_trio.core.http.http1 import CLOSE, MessageWriter
 from nono_trio.core.http.message import MessageEnded, body_events
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
+from nono_trio.core.http.trailers import announced
 from nono_trio.core.http.websocket import UPGRADE_FIELDS
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import RequestHead
+    from nono_trio.core.http.message import Field, RequestHead
     from nono_trio.core.http.response_head import ResponseHead
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.request_stream import RequestStream
@@ -188,7 +190,9 @@ class ResponseStream:
         chunked = self._head.version == "1.1" and not isinstance(response.body, LengthBody)
         if not self._request_stream.complete:  # the rest of the request may never be read
             self.keeps_client = False
-        connection = () if self.keeps_client else (CLOSE,)
+        connection: tuple[Field, ...] = () if self.keeps_client else (CLOSE,)
+        if chunked and isinstance(response.body, ChunkedBody):
+            connection += announced(response.fields)
         self._writer = MessageWriter(chunked=chunked, connection=connection)
         self._pending += self._writer.write(response.started(self._stream_id))
 
@@ -198,9 +202,11 @@ class ResponseStream:
         except BadBody as fault:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
         self._unread = self._unread[taken:]
-        for event in body_events(self._stream_id, data, ended=response.body.done):
+        body = response.body
+        trailers = end_to_end_trailers(response.fields, body.trailers)
+        for event in body_events(self._stream_id, data, ended=body.done, trailers=trailers):
             self._pending += self._writer.write(event)
-        self.ended = response.body.done
+        self.ended = body.done
 
     def _end(self) -> None:
         self._pending += self._writer.write(MessageEnded(self._stream_id))

@@ -20,6 +20,7 @@ from nono_trio.core.http.header_fields import end_to_end_fields
 from nono_trio.core.http.hidden_request import has_unusual_body
 from nono_trio.core.http.http1 import CLOSE
 from nono_trio.core.http.message import Field, RequestStarted
+from nono_trio.core.http.trailers import TE_FIELD, announced, takes_trailers
 from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class OutgoingRequest(msgspec.Struct, frozen=True, gc=False):
 
     started: RequestStarted
     connection: tuple[Field, ...]
-    """The fields about the upstream's connection."""
+    """The fields about the upstream's connection, and about trailers."""
     is_last: bool
     """True if the head says that no other request follows on the upstream's connection."""
     websocket_key: bytes | None
@@ -68,10 +69,17 @@ def rewrite(
         target.authority,
         fields,
     )
-    connection: tuple[Field, ...] = (CLOSE,) if is_last else ()
-    if websocket_key is not None:
-        connection = UPGRADE_FIELDS
+    connection = UPGRADE_FIELDS if websocket_key is not None else _connection(head, is_last=is_last)
     return OutgoingRequest(started, connection, is_last, websocket_key, is_judged)
+
+
+def _connection(head: RequestHead, *, is_last: bool) -> tuple[Field, ...]:
+    """The fields about the connection and the trailers of a request without an upgrade."""
+    names = announced(head.fields) if head.body == "chunked" else ()
+    if not takes_trailers(head):
+        return ((CLOSE,) if is_last else ()) + names
+    options = b"close, TE" if is_last else b"TE"  # RFC 9110 10.1.4: it is named as an option
+    return ((b"Connection", options), TE_FIELD, *names)
 
 
 def _as_written(head: RequestHead) -> list[Field]:

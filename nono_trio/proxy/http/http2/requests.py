@@ -19,7 +19,7 @@ from h2.events import (
 )
 
 from nono_trio.core.http.bad_request import BadRequest
-from nono_trio.core.http.hidden_request import REASON
+from nono_trio.core.http.hidden_request import REASON, hides_request
 from nono_trio.core.http.http2_head import (
     FieldFault,
     check_trailers,
@@ -32,6 +32,7 @@ from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import FULL
 from nono_trio.proxy.http.http2.peer import MAX_OPEN
 from nono_trio.proxy.http.http2.stream import Http2Stream
+from nono_trio.proxy.http.request_stream import HIDES, OVERRIDES
 
 if TYPE_CHECKING:
     from h2.events import Event
@@ -142,9 +143,10 @@ class Requests:
             self._lifecycle.refuse_late(stream, fault.reason)
             return
         if any(is_override_field(name) for name, _ in fields):
-            self._lifecycle.refuse_late(
-                stream, "a trailer may replace the method or path that rules judge"
-            )
+            self._lifecycle.refuse_late(stream, OVERRIDES)
+            return
+        if any(hides_request(value) for _, value in fields):
+            self._lifecycle.refuse_late(stream, HIDES)
             return
         stream.up.trailers = fields
 

@@ -126,11 +126,12 @@ BODIES = [
     ("the body is longer than its content-length", [(b"content-length", b"2")], b"123", None),
     ("the body begins as a request", [], b"GET /ok/secret/ HTTP/1.1\r\n\r\n", None),
     ("the body begins as a request", [], b"PUT /ok/secret/ HTTP/1.1\r\n\r\n", None),
-    ("a trailer stands for a field of the head", [], b"1", [(b"host", b"other.test")]),
-    ("a trailer stands for a field of the head", [], b"1", [(b"content-length", b"1")]),
+    ("a trailer field must not change framing", [], b"1", [(b"host", b"other.test")]),
+    ("a trailer field must not change framing", [], b"1", [(b"content-length", b"1")]),
     ("a pseudo-header does not belong there", [], b"1", [(b":path", b"/ok/secret/")]),
     ("a trailer may replace", [], b"1", [(b"x-http-method-override", b"DELETE")]),
     ("a trailer may replace", [], b"1", [(b"x.http.method~override", b"DELETE")]),
+    ("a trailer may be read as the next request", [], b"1", [(b"get", b"/no HTTP/1.1")]),
     ("a field has characters that it can't have", [], b"1", [(b"x", b"1\r\ny")]),
 ]  # fmt: skip
 
