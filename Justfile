@@ -23,6 +23,10 @@ fmt:
 demo:
     scripts/demo
 
+# Fuzz what hostile peers can send; see docs/fuzzing.md
+fuzz *options:
+    scripts/fuzz {{options}}
+
 # Measure against upstream's Rust proxy, interleaved
 bench *options:
     scripts/bench {{options}}

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from canary_intercepted import InterceptedOrigin, refusals
 from canary_services import Listeners, Objects
 
 import nono_trio
@@ -113,12 +114,17 @@ class Canaries:
     def __init__(self) -> None:
         self.layout = Layout()
         self.listeners = Listeners(self.layout.base, self.layout.secret)
+        self.intercepted: InterceptedOrigin | None = None
         self.objects = Objects(self.layout.secret)
         self.terminal, self.terminal_path = self._open_terminal()
         self.notes = self.layout.base / "notes"
         self.notes.touch()
         self.victim = self._start_victim()
         self.layout.remember()
+
+    def intercept(self) -> None:
+        """Have requests to one host seen; only attempts about that host need it."""
+        self.intercepted = InterceptedOrigin(self.layout.base, self.listeners.seen)
 
     def _open_terminal(self) -> tuple[int, str]:
         """Open another terminal of the user, with a secret typed at it."""
@@ -154,6 +160,7 @@ class Canaries:
         return {
             "isolation": isolation, "secret": self.layout.secret, "victim": self.described,
             "terminal": self.terminal_path, "code": places_of_code(),
+            "seen": None if self.intercepted is None else self.intercepted.port,
             **{name: str(base / name) for name in directories},
             **self.listeners.described, **self.objects.described,
         }  # fmt: skip
@@ -183,6 +190,8 @@ class Canaries:
         if self.victim.poll() is None:
             self.victim.communicate()
         self.listeners.close()
+        if self.intercepted is not None:
+            self.intercepted.close()
         self.objects.close()
         os.close(self.terminal)
         os.close(self._slave)
@@ -212,6 +221,7 @@ def session_command(canaries: Canaries, isolation: str, probe: list[str]) -> lis
         "--proxy-port", str(canaries.listeners.described["proxy_port"]),
         "--allow-domain", allowed, "--resolve", f"{allowed}:127.0.0.1",
         "--allow-domain", f"tls://{for_tls}", "--resolve", f"{for_tls}:127.0.0.1",
+        *([] if canaries.intercepted is None else canaries.intercepted.rules()),
         "--read", str(Path(probe[-1]).parent), *grants_of_python(), *granted,
         "--", *probe,
     ]  # fmt: skip
@@ -248,6 +258,8 @@ def tell_facts(canaries: Canaries, isolation: str, pid: int) -> None:
 def run(isolation: str, probe: list[str], names: list[str]) -> dict[str, Any]:
     """Make the targets, run the probe, and observe."""
     canaries = Canaries()
+    if any("intercepted host" in name for name in names):
+        canaries.intercept()
     stop = threading.Event()
     helper = threading.Thread(target=canaries.serve_project, args=(stop,))
     helper.start()
@@ -285,6 +297,7 @@ def observe(
         "code": process.returncode,
         "errors": (base / "errors").read_text(errors="replace"),
         "verdict": verdict(base) if caged else None,
+        "refusals": refusals(base / "state"),
     }
 
 

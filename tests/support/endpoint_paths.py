@@ -75,6 +75,15 @@ def fits(item: str, segment: str) -> bool:
     )
 
 
+def covered(pattern: str, resource: Sequence[str]) -> bool:
+    """Return True if a pattern means a resource. A slash at the end makes no other resource, and
+    neither does the case of letters: the servers that ignore it find the same."""
+    items = [one.lower().replace("%2f", "/") for one in pattern[1:].split("/")]
+    segments = [one.lower() for one in resource]
+    without = segments[:-1] if segments[-1:] == [""] and len(segments) > 1 else segments
+    return any(matches(items, one) for one in (segments or [""], without))
+
+
 def _resolved(segments: Sequence[str]) -> list[str]:
     found: list[str] = []
     for one in segments:

@@ -97,6 +97,8 @@ def read_profile(text: str, file: str, *, built_in: bool = False) -> Reading:
         return _refused(file, line, f"not TOML: {_lower(_AT_LINE.sub('', str(error)))}")
     except _BadJson as error:
         return _refused(file, error.line, f"not JSON: {error}")
+    except ValueError:  # by Python's bound on the digits of a number
+        return _refused(file, 1, "a number has too many digits")
     if not isinstance(data, dict):
         return _refused(file, 1, "expected a table of settings")
     return _Reader(file, built_in, lines).read(data)
@@ -122,9 +124,15 @@ def _parse_json(text: str) -> Value:
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        data: Value = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise _BadJson(_lower(error.msg), error.lineno) from None
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        line = 1 + text.count("\n", 0, max(text.lower().find("\\ud"), 0))
+        raise _BadJson("an escape is half of a character", line) from None
+    return data
 
 
 def _last_line(text: str, key: str) -> int:

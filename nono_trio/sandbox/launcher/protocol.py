@@ -67,7 +67,10 @@ class Decoder:
         end = _HEADER.size + length
         if len(self._buffer) < end:
             return None
-        message = json.loads(bytes(self._buffer[_HEADER.size : end]))
+        try:
+            message = json.loads(bytes(self._buffer[_HEADER.size : end]))
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError("expected JSON, got something else") from error
         del self._buffer[:end]
         if not isinstance(message, dict):
             raise ProtocolError(f"expected an object, got {type(message).__name__}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from endpoint_paths import DECODING, SPLITTING, matches, spellings
+from endpoint_paths import DECODING, SPLITTING, covered, spellings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,15 +35,6 @@ DENIED = ["/admin/**", "/admin", "/admin/x", "/*/secret.json", "/org/**/git-rece
 
 def verdict(policy: Policy, path: str, method: str = "GET") -> EndpointVerdict:
     return policy.endpoint_verdict("https", HOST, 443, method, path)
-
-
-def covered(pattern: str, resource: list[str]) -> bool:
-    """Return True if a pattern means a resource. A slash at the end makes no other resource, and
-    neither does the case of letters: the servers that ignore it find the same."""
-    items = [one.lower().replace("%2f", "/") for one in pattern[1:].split("/")]
-    segments = [one.lower() for one in resource]
-    without = segments[:-1] if segments[-1:] == [""] and len(segments) > 1 else segments
-    return any(matches(items, one) for one in (segments or [""], without))
 
 
 def test_there_are_twenty_rules():

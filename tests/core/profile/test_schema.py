@@ -126,6 +126,9 @@ def test_every_fault_has_its_line_key_and_hint(text, line, key, message, hint):
         ("[1]", "p.json", 1, "expected a table of settings"),
         ("[" * 5000, "p.json", 1, "nested too deeply"),
         ("x = " + "[" * 5000, "p.toml", 1, "nested too deeply"),
+        ("x = " + "9" * 5000, "p.toml", 1, "a number has too many digits"),
+        ("[" + "9" * 5000, "p.json", 1, "a number has too many digits"),
+        ('{"meta":\n{"\\uD800": 1}}', "p.json", 2, "an escape is half of a character"),
     ],
 )
 def test_what_is_no_profile_at_all(text, file, line, message):

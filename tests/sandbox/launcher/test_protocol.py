@@ -48,3 +48,11 @@ def test_as_many_descriptors_as_are_sent_arrive_in_order(count: int) -> None:
     assert len(arrived) == count
     for descriptor in (*files, *arrived):
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 5000, b"9" * 5000])
+def test_what_is_no_object_in_json_is_a_protocol_error(body: bytes) -> None:
+    decoder = protocol.Decoder()
+    decoder.feed(len(body).to_bytes(4, "big") + bytes(4) + body, [])
+    with pytest.raises(protocol.ProtocolError):
+        decoder.next()

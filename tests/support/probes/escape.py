@@ -22,6 +22,8 @@ import escape_connect_broker
 import escape_covers
 import escape_files
 import escape_home
+import escape_intercepted
+import escape_intercepted_http2
 import escape_kernel
 import escape_lifetimes
 import escape_log
@@ -40,7 +42,7 @@ from escape_base import ATTEMPTS, Stopped, reason, tag, wait_for
 MODULES = (
     escape_code,
     escape_sockets, escape_services, escape_connect_broker, escape_proxy, escape_proxy_targets,
-    escape_files,
+    escape_intercepted, escape_intercepted_http2, escape_files,
     escape_covers, escape_home, escape_log, escape_metadata, escape_modes, escape_mounts,
     escape_kernel, escape_processes, escape_scheduling, escape_terminals, escape_lifetimes,
 )  # fmt: skip

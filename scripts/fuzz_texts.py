@@ -1,0 +1,249 @@
+"""Fuzz targets: texts that the command, a repository or an old session may have written."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from fuzz_engine import Target, pieces, require
+
+from nono_trio.audit.read.records import flows, lines, lines_backwards, parse_record, records
+from nono_trio.audit.verify.chain import BadRecord, Chain
+from nono_trio.core.log.events import (
+    Network,
+    NetworkEvent,
+    SessionEnded,
+    SessionStarted,
+    encode_payload,
+)
+from nono_trio.core.log.record import chain_hash, encode_line, leaf_hash
+from nono_trio.core.log.redaction import redact_path
+from nono_trio.core.net.host import BadHost, parse_host
+from nono_trio.core.policy.endpoint_path import BadPath, canonical_target
+from nono_trio.core.policy.endpoint_rule import parse_entry
+from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.rule import parse_allow, parse_deny
+from nono_trio.core.profile.parser import read_profile
+from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.sandbox.launcher import protocol
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests" / "support"))  # models of servers, and the table of spellings
+
+from endpoint_paths import DECODING, SPLITTING, covered, spellings  # noqa: E402
+
+SERVERS = (*SPLITTING, *DECODING)
+
+API = parse_host("api.test")
+RULES = (
+    "allow GET https://api.test/public/**", "allow * https://api.test/*/x",
+    "deny * https://api.test/**/admin/**", "audit POST https://api.test/x/**",
+    "allow GET https://api.test/q?state=open",
+)  # fmt: skip
+OPENED = ("/public/**", "/*/x", "/x/**", "/q")
+
+
+@cache
+def _policy() -> Policy:
+    return Policy.build(endpoints=RULES)
+
+
+def endpoint(data: bytes) -> str:
+    """Matched is sent and recorded, and what is sent is covered at each kind of server."""
+    method = ("GET", "POST", "get")[data[0] % 3] if data else "GET"
+    text = data[1:].decode("latin-1")
+    try:
+        canonical = canonical_target(text)
+    except BadPath as fault:
+        _check_verdict(text, method)
+        require(fault.reason.isprintable(), "unprintable", fault.reason)
+        return fault.reason
+    require(canonical_target(canonical.text) == canonical, "not idempotent", canonical)
+    return _check_verdict(text, method)
+
+
+def _check_verdict(text: str, method: str) -> str:
+    policy = _policy().endpoints
+    if policy is None:
+        raise AssertionError("no rules")
+    found = policy.verdict("https", API, 443, method, text)
+    if not found.target:
+        require(not found.allowed, "allowed without a target", found)
+        return f"{found.status}"
+    require(found == policy.verdict("https", API, 443, method, found.target), "not stable", found)
+    sent, recorded = found.target.partition("?"), found.path.partition("?")
+    require(recorded[:2] == (redact_path(sent[0]), sent[1]), "recorded another", found)
+    if found.allowed:
+        for server in SERVERS:
+            resource = server(found.target)
+            where = found.target, server.__name__
+            require(not covered("/admin/**", resource), "a denied path went out", where)
+            require(any(covered(one, resource) for one in OPENED), "not covered", where)
+    return f"{found.allowed} {found.action} {found.rule}"
+
+
+def host(data: bytes) -> str:
+    """A host parses to itself; rules and entries are read or refused."""
+    text = data.decode("utf-8", "surrogateescape")
+    outcome = []
+    try:
+        found = parse_host(text)
+        require(parse_host(found.bracketed()) == found, "not idempotent", found)
+        outcome.append(str(found.address is None))
+    except BadHost as fault:
+        require(fault.reason.isprintable(), "unprintable", fault.reason)
+        outcome.append(fault.reason)
+    for read in (parse_allow, parse_deny, parse_entry):
+        try:
+            read(text)
+            outcome.append("yes")
+        except UsageError as error:
+            require(error.message.isprintable(), "unprintable", error.message)
+            outcome.append("no")
+    return " ".join(outcome)
+
+
+def profile(data: bytes) -> str:
+    """Any text is a profile or has faults with a line."""
+    name = "x.json" if data[:1] == b"{" else "x.toml"
+    reading = read_profile(data.decode("utf-8", "replace"), name)
+    for fault in reading.faults:
+        require(fault.line >= 1, "a fault without a line", fault)
+        require(fault.message.isprintable(), "unprintable", fault.text)
+        fault.text.encode()  # keys are shown by what removes control characters
+    return "; ".join(sorted({fault.message[:24] for fault in reading.faults}))[:80]
+
+
+def _log() -> list[bytes]:
+    event = NetworkEvent(
+        timestamp_unix_ms=1, mode="connect", decision="allow", target="a.test", port=443,
+        method="CONNECT", path=None,
+    )  # fmt: skip
+    payloads = [
+        SessionStarted(started="2026-01-01T00:00:00Z", command=["a", "\u2028é\U0001f600"]),
+        *[Network(event=event)] * 3,
+        SessionEnded(ended="2026-01-01T00:00:01Z", exit_code=0),
+    ]
+    made, head = [], None
+    for sequence, payload in enumerate(payloads):
+        text = encode_payload(payload)
+        leaf = leaf_hash(text)
+        chain = chain_hash(head, leaf)
+        made.append(encode_line(sequence, head, leaf, chain, text))
+        head = chain
+    return made
+
+
+LOG = _log()
+FLOW = (
+    b'{"sequence":2,"target":"a.test","port":443,"address":"192.0.2.1","opened_unix_ms":1,'
+    b'"duration_ms":2,"bytes_up":3,"bytes_down":4,"closed_by":"client"}\n'
+)
+
+
+def audit_log(data: bytes) -> str:
+    """Strictly, no line is accepted that the writer did not write; readers raise what they say."""
+    outcome = []
+    for strict in (True, False):
+        chain = Chain(strict=strict)
+        for line in data.splitlines(keepends=True) if not strict else _lines(data):
+            try:
+                chain.feed(line)
+            except BadRecord as bad:
+                require(bool(bad.failure), "no reason")
+                outcome.append(bad.failure)
+                break
+            if strict:
+                require(line == LOG[chain.count - 1], "a changed line was accepted", line)
+        outcome.append(str(chain.count))
+    for line in _lines(data):
+        parse_record(line)
+    with tempfile.TemporaryDirectory(dir=_shared_memory()) as directory:
+        path = Path(directory, "log")
+        path.write_bytes(data)
+        forwards = [*lines(path, len(data))]
+        backwards = [line for _, line in lines_backwards(path, len(data))]
+        ended = [line for line in forwards if line.endswith(b"\n")]
+        require(backwards == ended[::-1], "other lines backwards", backwards, ended)
+        for read in (records, flows):
+            try:
+                outcome.append(str(min(len([*read(path)]), 3)))
+            except LogUnreadable as error:
+                require(error.message.isprintable(), "unprintable", error.message)
+                outcome.append("unreadable")
+    return " ".join(outcome)
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return [line + b"\n" for line in data.split(b"\n")[:-1]] + [
+        *filter(None, [data.split(b"\n")[-1]])
+    ]
+
+
+def _shared_memory() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def launcher_messages(data: bytes) -> str:
+    """Messages between supervisor and launcher are split the same however the bytes come."""
+    step, wire = (data[0] + 1 if data else 1), data[1:]
+    whole, cut = _messages(wire, len(wire) + 1), _messages(wire, step)
+    require(whole == cut, "the messages depend on the pieces", whole, cut)
+    return f"{whole[-1][:40] if whole else ''} {len(whole)}"
+
+
+def _messages(wire: bytes, step: int) -> list[str]:
+    decoder, found = protocol.Decoder(), list[str]()
+    for piece in pieces(wire, step):
+        decoder.feed(piece, [])
+        try:
+            while (message := decoder.next()) is not None:
+                found.append(repr(message[0]))
+        except protocol.ProtocolError as error:
+            return [*found, str(error)]
+    return found
+
+
+PROFILES = tuple(path.read_bytes() for path in sorted((ROOT / "nono_trio/profiles").glob("*.toml")))
+PROFILE = b"""
+[meta]
+name = "x"
+[network]
+allow_domain = ["a.test", "tls://b.test:8443", "*.c.test"]
+allow_endpoint = ["GET https://a.test/v1/**"]
+[[network.endpoint]]
+host = "a.test"
+methods = ["GET"]
+path = "/x/*"
+query = { a = "b" }
+action = "deny"
+[filesystem]
+read = ["~/x", "$HOME/y"]
+"""
+TARGETS = (
+    Target("endpoint", "paths and endpoint rules, against models of servers", endpoint,
+           [*[b"\0" + one.path.encode("utf-8") for one in spellings()], b"\0/public/a",
+            b"\1/x/y?a=b", b"\0/q?state=open", b"\0/public/../admin/x"],
+           (b"/public/", b"/admin/", b"ADMIN", b"%2e", b"%2E%2e", b"%252e", b"%2f", b"%252F", b";",
+            b"%3b", b"..;", b"//", b"%5c", b"%c3%a9", b"%ef%bc%8e", b"%u002e", b"?", b"#", b"*")),
+    Target("host", "hosts, entries and rules", host,
+           (b"example.com", b"*.example.com:443", b"tls://a.test:8443", b"[::1]:80",
+            b"GET,HEAD https://a.test/v1/**", b"allow read-only https://*.a.test/x?y=z",
+            b"127.0.0.1", b"http://a.test:8080/x", "m\u00fcnchen.test".encode(), b"deny * https://a.test/**"),
+           (b"xn--", b"\xef\xbd\x8e", b"0x7f", b"%", b"[::ffff:", b"allow_encoded_slash", b"*")),
+    Target("profile", "profiles in TOML and JSON", profile,
+           [PROFILE, *PROFILES, b'{"network": {"allow_domain": ["a.test"]}}'],
+           (b"[[", b"]]", b'"""', b"'''", b"\\u0000", b"\\ud800", b"1979-05-27T07:32:00Z",
+            b"9" * 5000, b"[" * 400, b"{a=" * 200, b"inf", b"0x", b'"', b"=", b".", b"[network]",
+            b"allow_domain")),
+    Target("audit-log", "the log and its readers", audit_log,
+           [b"".join(LOG), b"".join(LOG[:2]) + LOG[2][:30], FLOW * 2],
+           (b"\n", b'"sequence":', b'"event":', b'"event_json":', b"null", b"\\u0000", b"\\ud800",
+            b"1e999", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"NaN")),
+    Target("launcher", "messages between supervisor and launcher", launcher_messages,
+           [b"\x07" + protocol.encode({"go": True}) + protocol.encode({"exited": 3}),
+            b"\x01" + protocol.encode({"ready": {"a": [1, "x"]}})],
+           (b"\0\0\0\x02", b"\0\0\0\0", b"[" * 2000, b"9" * 5000, b"\\ud800", b"NaN")),
+)  # fmt: skip
