@@ -25,6 +25,7 @@ def resume(descriptor: int) -> NoReturn:
 
 
 def _run() -> NoReturn:
+    startup.collect_rarely()
     from nono_trio.cli.main import main as command_line
 
     command_line()

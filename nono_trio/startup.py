@@ -52,6 +52,7 @@ _RESUME = (
 )
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PROGRAM = "nono-trio"
+_WHILE_IMPORTING = 100_000  # new containers before a collection: a run imports fewer
 
 
 class Beginning:
@@ -81,6 +82,7 @@ class _State:
 
     beginning: Beginning | None = None
     by_entry = False
+    thresholds: tuple[int, int, int] | None = None
 
 
 def beginning() -> Beginning:
@@ -91,6 +93,25 @@ def beginning() -> Beginning:
 def is_command() -> bool:
     """Return True if this process is the command, started by one of its entry points."""
     return _State.by_entry
+
+
+def collect_rarely() -> None:
+    """Look for garbage rarely: what is imported is none, and to look at it takes a run's start
+    a fifteenth of its time."""
+    import gc  # late: only once the search path is ours
+
+    _State.thresholds = gc.get_threshold()
+    gc.set_threshold(_WHILE_IMPORTING, *_State.thresholds[1:])
+
+
+def collect_as_usual() -> None:
+    """Undo `collect_rarely`: for what stays for long. All that there is now is left out."""
+    if _State.thresholds is not None:
+        import gc
+
+        gc.freeze()
+        gc.set_threshold(*_State.thresholds)
+        _State.thresholds = None
 
 
 def caller_environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from nono_trio.session.cage_launch import launched_cage, limited
 from nono_trio.session.descriptors import StandardStreams, make_room
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 from nono_trio.session.unseen_attempts import unseen_warnings
+from nono_trio.startup import collect_as_usual
 
 if TYPE_CHECKING:
     import socket
@@ -97,6 +98,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
         lambda: listeners.warn("the audit log can't be written: its file system does not answer")
     )
     streams = StandardStreams()
+    collect_as_usual()
     outcome = trio.run(supervisor.run, service)
     started.run.resources.terminal.settle()
     streams.put_back()
@@ -136,6 +138,7 @@ def run_proxy(
             options.network.upstream_proxy,
             trust,
         )
+        collect_as_usual()
         outcome = trio.run(supervisor.run, service)
         return Finished(outcome, record, supervisor.writer.totals.attempts)
 

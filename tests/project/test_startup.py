@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import re
@@ -289,3 +290,39 @@ except ImportError as error:
         timeout=RUN_SECONDS, cwd="/", env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.stdout == "no codec\nTrue wave\n"
+
+
+def test_a_start_looks_for_garbage_rarely_and_a_session_as_usual():
+    usual = gc.get_threshold()
+    startup.collect_rarely()
+    try:
+        assert gc.get_threshold()[0] >= 50_000
+    finally:
+        startup.collect_as_usual()
+    assert gc.get_threshold() == usual
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    startup.collect_as_usual()  # in a program that is not the command: it decides itself
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_session_collects_as_usual(sessions):
+    script = """
+import gc, sys
+import trio
+from nono_trio import entry
+usual = gc.get_threshold()
+run = trio.run
+def looked(*arguments):
+    sys.stderr.write(f"as usual: {gc.get_threshold() == usual}\\n")
+    return run(*arguments)
+trio.run = looked
+sys.argv = ["nono-trio", "run", "-s", "--", "true"]
+entry.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False,
+        timeout=RUN_SECONDS, cwd="/", env=sessions.environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "as usual: True" in done.stderr

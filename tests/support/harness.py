@@ -6,6 +6,7 @@ Every run has a bound: a run that hangs fails its test after RUN_SECONDS.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -205,15 +206,25 @@ def as_user(user: str, needed: Path, *, counted: bool = False) -> tuple[list[str
         SYSTEM_PYTHON,
     ]  # fmt: skip
     variables = {"PYTHONPATH": f"{site_packages}:{ROOT}"}
-    works = subprocess.run(
-        [*prefix, "-B", "-c", f"import trio, nono_trio; open({str(needed)!r})"],
-        env={"PATH": os.environ["PATH"], **variables},
-        capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
-    if works.returncode != 0:
-        said = (works.stderr.strip().splitlines() or ["it did not start"])[-1]
+    said = _fault_of(tuple(prefix), tuple(variables.items()), str(needed))
+    if said is not None:
         pytest.skip(f"an ordinary user can't run {SYSTEM_PYTHON} with these packages: {said}")
     return prefix, variables
+
+
+@functools.cache
+def _fault_of(
+    prefix: tuple[str, ...], variables: tuple[tuple[str, str], ...], needed: str
+) -> str | None:
+    """Why that user can't import the packages or read `needed`; None for one who can."""
+    works = subprocess.run(
+        [*prefix, "-B", "-c", f"import trio, nono_trio; open({needed!r})"],
+        env={"PATH": os.environ["PATH"], **dict(variables)},
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    if works.returncode == 0:
+        return None
+    return (works.stderr.strip().splitlines() or ["it did not start"])[-1]
 
 
 class Origin(ThreadingHTTPServer):
@@ -271,10 +282,12 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
     """Wait until `condition`; return how long it took, fail after `seconds`."""
     began = time.monotonic()
+    pause = 0.005
     while not condition():
         if time.monotonic() - began > seconds:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.1)  # to look through all processes costs milliseconds
     return time.monotonic() - began
 
 

@@ -3,20 +3,22 @@
 A worker asks for the host NAME.example, where NAME is its own argv[0]. What is recorded of its
 request has to name it. A worker that waits for its answer stays until its standard input ends, so
 that there is time to read its arguments.
+
+Tests start hundreds of workers. So a worker starts without site-packages, and what only a few need
+is imported where they need it.
 """
 
 from __future__ import annotations
 
-import array
-import ctypes
 import os
 import re
-import resource
 import socket
-import subprocess
 import sys
-import threading
 from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
 
 SCRIPT = os.path.abspath(__file__)
 CLONE_FILES = 0x400
@@ -47,8 +49,10 @@ def ask(sock: socket.socket, request: bytes) -> None:
 
 def worker(name: str, mode: str = "wait", **settings: object) -> subprocess.Popen[bytes]:
     """Start a process that calls itself `name`."""
+    import subprocess
+
     return subprocess.Popen(
-        [name, SCRIPT, mode, name], executable=PYTHON, stdin=subprocess.PIPE,
+        [name, "-S", SCRIPT, mode, name], executable=PYTHON, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, **settings,
     )  # fmt: skip
 
@@ -94,6 +98,8 @@ def crowded(count: str) -> None:
 
 
 def crowd(name: str) -> None:
+    import resource
+
     wanted = int(os.environ["PROBE_COUNT"]) + 64
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
@@ -138,6 +144,9 @@ def inherited(descriptor: str) -> None:
 
 def hand_over(_: str) -> None:
     """Connect, hand the socket over a unix socket, and close it: who has it then sends."""
+    import array
+    import subprocess
+
     near, far = socket.socketpair()
     far.set_inheritable(True)
     taker = subprocess.Popen(
@@ -190,6 +199,9 @@ def own_table(_: str) -> None:
 
 
 def own_table_here(name: str) -> None:
+    import ctypes
+    import threading
+
     failed = []
 
     def work() -> None:
@@ -208,6 +220,8 @@ def own_table_here(name: str) -> None:
 
 def odd(_: str) -> None:
     """Arguments that are secret, control a terminal, are no text, and are long."""
+    import subprocess
+
     for name in (b"--token", b"odd\x1b[31m\xff", b"x" * 2_000):
         process = subprocess.Popen(
             [name, SCRIPT.encode(), b"wait", b"odd"], executable=PYTHON,

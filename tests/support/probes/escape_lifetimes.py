@@ -8,6 +8,8 @@ from functools import partial
 from escape_base import Stopped, attempt, checked, libc, syscall
 from escape_mounts import NEWPID, NEWUSER, become_root_of_new
 
+FORKING = "outliving the session by forking faster than it is killed"
+
 
 def sleep_on(host):
     """Wait, deaf to requests to end, with the tag as the name by which it can be found."""
@@ -80,7 +82,16 @@ for _name, _way in {
 attempt("outliving the session as a sibling (CLONE_PARENT)")(sibling)
 
 
-@attempt("outliving the session by forking faster than it is killed")
+@attempt("outliving the session as a crowd of 200")
+def crowd(host):
+    for _ in range(200):
+        if os.fork() == 0:
+            os.setsid()
+            sleep_on(host)
+    raise Stopped("started; who is left is seen there")
+
+
+@attempt(FORKING)
 def fork_on(host):
     """A few lines of processes that each fork and end, for as long as anyone lets them."""
     for _ in range(4):
@@ -97,12 +108,3 @@ def hop(host):
         if os.fork():
             os._exit(0)
     os._exit(0)
-
-
-@attempt("outliving the session as a crowd of 200")
-def crowd(host):
-    for _ in range(200):
-        if os.fork() == 0:
-            os.setsid()
-            sleep_on(host)
-    raise Stopped("started; who is left is seen there")
