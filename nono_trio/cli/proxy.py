@@ -16,6 +16,8 @@ from nono_trio.config.settle import settle_proxy
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import SessionOptions
     from nono_trio.session.trust.proxy_trust import ProxyTrust
@@ -50,28 +52,19 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     from nono_trio.session.trio_import import import_trio
 
     import_trio()
-    import ipaddress
-
     from nono_trio.cli.follow import FollowPrinter
     from nono_trio.cli.ready_file import ReadyFile
-    from nono_trio.core.net.address import is_loopback
     from nono_trio.session.cage_launch import Listeners
-    from nono_trio.session.environment import proxy_url
     from nono_trio.session.ports import listen as open_listener
     from nono_trio.session.prepare import build_policy
     from nono_trio.session.run import run_proxy
     from nono_trio.session.run_resources import new_token
-    from nono_trio.session.trust.unused_files import unused_files
 
     address, port = _parse_listen(listen)
     announced = None if ready_file is None else ReadyFile(ready_file)
     options, notes = settle_proxy(given_options(given))
-    for note in notes:
-        say(f"warning: {note}")
-    if not is_loopback(ipaddress.ip_address(address)):
-        say(f"warning: {IN_CLEAR}")
     policy = build_policy(options.network)
-    for warning in unused_files(options.network, intercepts=policy.intercepts_any):
+    for warning in _warnings(options, notes, address, intercepts=policy.intercepts_any):
         say(f"warning: {warning}")
     trust = _open_trust(options) if policy.intercepts_any else None
     listener = open_listener(port, address)
@@ -79,26 +72,10 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
 
     def ready(record: SessionRecord) -> None:
         bound = listener.getsockname()[1]
-        line = {
-            "schema": 1,
-            "port": bound,
-            "token": token,
-            "proxy_url": proxy_url(token, bound, _reached_at(address)),
-            "session_id": record.session_id,
-            "session_dir": str(record.directory),
-        }
-        if trust is not None:
-            line["ca_file"] = trust.ca_file
-        text = json.dumps(line)
+        text = _ready_line(record, token, address, bound, None if trust is None else trust.ca_file)
         if announced is not None:
             announced.write(text)
-        try:
-            click.echo(text)
-        except OSError as error:
-            raise UsageError(
-                f"the ready line can't be written: {error.strerror or error}",
-                hint="stdout has to be open: the line has the port and the token",
-            ) from error
+        _print_ready(text)
 
     begin_session()
     observers = [FollowPrinter().observe] if follow else []
@@ -114,6 +91,48 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
             announced.remove()
     if finished.outcome.error is not None:
         raise finished.outcome.error
+
+
+def _warnings(
+    options: SessionOptions, notes: Iterable[str], address: str, *, intercepts: bool
+) -> Iterator[str]:
+    import ipaddress
+
+    from nono_trio.core.net.address import is_loopback
+    from nono_trio.session.trust.unused_files import unused_files
+
+    yield from notes
+    if not is_loopback(ipaddress.ip_address(address)):
+        yield IN_CLEAR
+    yield from unused_files(options.network, intercepts=intercepts)
+
+
+def _ready_line(
+    record: SessionRecord, token: str, address: str, port: int, ca_file: str | None
+) -> str:
+    from nono_trio.session.environment import proxy_url
+
+    line = {
+        "schema": 1,
+        "port": port,
+        "token": token,
+        "proxy_url": proxy_url(token, port, _reached_at(address)),
+        "session_id": record.session_id,
+        "session_dir": str(record.directory),
+    }
+    if ca_file is not None:
+        line["ca_file"] = ca_file
+    return json.dumps(line)
+
+
+def _print_ready(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError as error:
+        raise UsageError(
+            f"the ready line can't be written: {error.strerror or error}",
+            hint="stdout has to be open: the line has the port and the token",
+        ) from error
 
 
 def _open_trust(options: SessionOptions) -> ProxyTrust:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from nono_trio.cli.follow import FollowPrinter
     from nono_trio.config.options import RunOptions
+    from nono_trio.core.policy.judging import Judging
+    from nono_trio.session.cage_launch import Listeners
+    from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.run import Finished
-
 
 OBSERVING = (
     "OBSERVING: the command may reach every public host, and what no entry allows is only recorded;"
@@ -91,7 +93,6 @@ def _say_cage(enforcement: Sequence[str]) -> None:
 
 def execute(options: RunOptions, given: dict[str, Any]) -> int:
     """Run, say what there is to say, return the exit code; raises the session's own error."""
-    from nono_trio.session.cage_launch import Listeners
     from nono_trio.session.core_dumps import forbid_core_dumps
     from nono_trio.session.prepare import prepare_run
     from nono_trio.session.run import run_command
@@ -106,6 +107,24 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
             files if options.sandbox else None, options.session.audit.state_root
         ),
     )
+    _say_before(options, prepared, silent=silent)
+    begin_session()
+    programs = DeniedPrograms()
+    finished = run_command(options, prepared, _listeners(prepared, programs, given))
+    if finished.outcome.error is not None:
+        _explain_end(finished)
+        raise finished.outcome.error
+    if not silent:
+        for note in finished.notes:  # with paths that the command chose
+            _say_clean(note)
+    run_summary = _summary_of(finished, options.judging, programs)
+    output.tell(run_summary, silent=silent)
+    if run_summary.failure is not None:
+        say(run_summary.failure)
+    return run_summary.exit_code
+
+
+def _say_before(options: RunOptions, prepared: PreparedRun, *, silent: bool) -> None:
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
@@ -113,50 +132,40 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
             _say_clean(note)
     if options.session.network.observe:  # also when silent: the allowlist is not in force
         say(OBSERVING)
-    begin_session()
-    programs = DeniedPrograms()
+
+
+def _listeners(prepared: PreparedRun, programs: DeniedPrograms, given: dict[str, Any]) -> Listeners:
+    """The listeners of the run: `programs`, and the terminal with --follow."""
+    from nono_trio.session.cage_launch import Listeners
+
     watching: list[DeniedPrograms | FollowPrinter] = [programs]
     if given["follow"]:
         from nono_trio.cli.follow import FollowPrinter
 
         path = prepared.plan.environment.get("PATH", "")
         watching.append(FollowPrinter(path.split(os.pathsep)))
-    built = _say_cage if given["verbose"] else _quiet
-    finished = run_command(
-        options,
-        prepared,
-        Listeners(
-            warn=say,
-            observe=[one.observe for one in watching],
-            programs=[one.observe_programs for one in watching],
-            built=built,
-        ),
+    return Listeners(
+        warn=say,
+        observe=[one.observe for one in watching],
+        programs=[one.observe_programs for one in watching],
+        built=_say_cage if given["verbose"] else _quiet,
     )
-    if finished.outcome.error is not None:
-        _explain_end(finished)
-        raise finished.outcome.error
-    attempts = finished.attempts
-    code = options.judging.exit_code(finished.outcome.exit_code, attempts)
-    if not silent:
-        for note in finished.notes:  # with paths that the command chose
-            _say_clean(note)
-    record = finished.record
-    failure = None
-    if code != finished.outcome.exit_code:
-        failure = verdict_line(options.judging, options.judging.strays(attempts))
-    run_summary = RunSummary(
-        record.session_id,
-        str(record.directory),
+
+
+def _summary_of(finished: Finished, judging: Judging, programs: DeniedPrograms) -> RunSummary:
+    """The end of a run, with the exit code that its verdict gives."""
+    attempts, own_code = finished.attempts, finished.outcome.exit_code
+    code = judging.exit_code(own_code, attempts)
+    failure = verdict_line(judging, judging.strays(attempts)) if code != own_code else None
+    return RunSummary(
+        finished.record.session_id,
+        str(finished.record.directory),
         code,
-        finished.outcome.exit_code,
+        own_code,
         attempts,
         programs.named(),
         failure,
     )
-    output.tell(run_summary, silent=silent)
-    if failure is not None:
-        say(failure)
-    return code
 
 
 def _explain_end(finished: Finished) -> None:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nono_trio.cli.asked import check_question
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.option_help import GroupedCommand
-from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
+from nono_trio.cli.question import (
+    DEFAULT_METHOD,
+    DEFAULT_PORT,
+    check_question,
+    question_options,
+)
 from nono_trio.cli.shared_flags import json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 
     from nono_trio.explain.answer import Answer
 
-DEFAULT_PORT = 443
 LABEL_WIDTH = 9
 
 
@@ -32,22 +35,7 @@ LABEL_WIDTH = 9
     cls=GroupedCommand,
     epilog="Example: nono-trio why --host a.example.com --allow-domain '*.example.com'",
 )
-@click.option("--host", metavar="HOST", help="May this host be reached? A name or an address.")
-@click.option(
-    "--port",
-    type=WholeNumber(1, 65_535),
-    metavar="PORT",
-    help=f"At this port  [default: {DEFAULT_PORT}]",
-)
-@click.option("--url", metavar="URL", help="May this be requested? http:// or https://.")
-@click.option("--method", metavar="METHOD", help="With this method  [default: GET]")
-@click.option("--path", type=PATH, metavar="PATH", help="May this file or directory be touched?")
-@click.option(
-    "--op",
-    "operation",
-    type=OneOf(["read", "write"]),
-    help="Read (and execute), or write  [default: read]",
-)
+@question_options("May")
 @json_option
 @run_options
 def why(
@@ -74,7 +62,7 @@ def why(
     elif url is not None:
         from nono_trio.explain.why_url import explain_url
 
-        answer = explain_url(options, url, method or "GET")
+        answer = explain_url(options, url, method or DEFAULT_METHOD)
     else:
         from nono_trio.explain.why import explain_path
 

@@ -30,9 +30,9 @@ from nono_trio.sandbox.cage import Cage
 from nono_trio.session.attribution import attribution_for, running
 from nono_trio.session.child import conduct_child
 from nono_trio.session.homes.session_home import what_it_held
-from nono_trio.session.late_imports import refuse_late_imports
 from nono_trio.session.listener_service import serve_until_asked
 from nono_trio.session.platforms import system_word
+from nono_trio.session.preload import refuse_late_imports
 from nono_trio.session.source_ports import SourcePorts
 from nono_trio.startup import is_command
 from nono_trio.threads import in_thread, keep_spare

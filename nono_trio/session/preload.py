@@ -1,8 +1,8 @@
-"""Import before "go" all that a run would otherwise import while its command runs.
+"""Import before "go" all that a run would otherwise import while its command runs; refuse the rest.
 
-To add a late import to the path of a run, add its module here; else it is refused when it comes
-(late_imports.py). Name service modules of the C library are libraries of the same kind. Nothing
-here looks up a name.
+The supervisor loads no code once the command has started: a late import ends the run. To add one to
+the path of a run, add its module here. Name service modules of the C library are libraries of the
+same kind. Nothing here looks up a name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from nono_trio.errors import NonoTrioError
+from nono_trio.sandbox.launcher.import_freeze import freeze_imports, refusal_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +47,17 @@ _MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
 _BUILT_IN: Final = ("files", "dns")  # of the C library since glibc 2.34
 
 
+class LateImport(NonoTrioError, ImportError):
+    """Code was to be loaded after the command had started."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            refusal_text(name),
+            hint="this is a fault of nono-trio: report it, with the command line",
+        )
+        self.name = name
+
+
 def preload(*, brokered: bool, answers: bool, intercepts: bool = False) -> None:
     """Import what the rest of a run needs; `brokered`: also the broker of its system calls;
     `answers`: also the receiver of look-ups of what is not granted; `intercepts`: also TLS."""
@@ -58,6 +72,11 @@ def preload(*, brokered: bool, answers: bool, intercepts: bool = False) -> None:
         codecs.lookup(name)
     if sys.platform == "linux":
         _load_name_services()
+
+
+def refuse_late_imports() -> None:
+    """Raise LateImport for every further import of this process; irrevocable."""
+    freeze_imports(LateImport)
 
 
 def _load_name_services() -> None:

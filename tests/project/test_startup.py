@@ -271,7 +271,7 @@ def test_what_was_imported_stays_and_a_codec_is_a_module():
     script = """
 import json
 from nono_trio.errors import NonoTrioError
-from nono_trio.session.late_imports import refuse_late_imports
+from nono_trio.session.preload import refuse_late_imports
 refuse_late_imports()
 refuse_late_imports()
 import json

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 from msgspec import UnsetType
@@ -27,6 +27,7 @@ from nono_trio.core.log.summary_json import decode_seal_summary
 from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from nono_trio.audit.verify.log_check import LogCheck
@@ -47,6 +48,24 @@ PROCESSES_MISMATCH = "processes mismatch"
 CHECKPOINTS_MISMATCH = "checkpoints mismatch"
 
 
+_File = TypeVar("_File")
+
+
+@dataclass(frozen=True)
+class _Kind(Generic[_File]):
+    """A file that a record binds by its digest; `missing` and `mismatch` are its failures."""
+
+    target: str
+    missing: str
+    mismatch: str
+    what: str
+    decode: Callable[[bytes], _File]
+
+
+_POLICY = _Kind(POLICY_TARGET, POLICY_RECORD, POLICY_MISMATCH, "a policy", decode_policy)
+_SUMMARY = _Kind(SUMMARY_TARGET, SUMMARY_RECORD, SUMMARY_MISMATCH, "a summary", decode_seal_summary)
+
+
 @dataclass
 class Bound:
     """The files that the log binds; the checks below fill it in, in their order."""
@@ -65,15 +84,11 @@ def differs(failure: str, expected: object, got: object) -> FirstBad | None:
 
 def check_policy(bound: Bound, second: Payload | None) -> FirstBad | None:
     """Check that the second record binds policy.json, and that it is this session's policy."""
-    data = read_bound_file(bound.directory / store.POLICY)
-    fault = _check_digest(second, POLICY_TARGET, data, POLICY_RECORD, POLICY_MISMATCH)
-    if fault is not None or data is None:
-        return fault
-    try:
-        bound.policy = decode_policy(data)
-    except MALFORMED as error:
-        return FirstBad(failure=POLICY_MISMATCH, expected="a policy", got=str(error))
-    return differs(ID_MISMATCH, bound.directory.resolve().name, bound.policy.session_id)
+    policy = _read_bound(bound.directory / store.POLICY, second, _POLICY)
+    if isinstance(policy, FirstBad):
+        return policy
+    bound.policy = policy
+    return differs(ID_MISMATCH, bound.directory.resolve().name, policy.session_id)
 
 
 def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:
@@ -86,14 +101,10 @@ def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:
 
 def check_bound_summary(bound: Bound, before_last: Payload | None) -> FirstBad | None:
     """Check that the last record but one binds summary.json."""
-    data = read_bound_file(bound.directory / store.SUMMARY)
-    fault = _check_digest(before_last, SUMMARY_TARGET, data, SUMMARY_RECORD, SUMMARY_MISMATCH)
-    if fault is not None or data is None:
-        return fault
-    try:
-        bound.summary = decode_seal_summary(data)
-    except MALFORMED as error:
-        return FirstBad(failure=SUMMARY_MISMATCH, expected="a summary", got=str(error))
+    summary = _read_bound(bound.directory / store.SUMMARY, before_last, _SUMMARY)
+    if isinstance(summary, FirstBad):
+        return summary
+    bound.summary = summary
     return None
 
 
@@ -186,15 +197,23 @@ def _check_attempts(facts: NonoTrioFacts, log: LogCheck) -> FirstBad | None:
     return differs(SUMMARY_MISMATCH, f"attempts {counted}", f"attempts {facts.attempts}")
 
 
-def _check_digest(
-    record: Payload | None, target: str, data: bytes | None, missing: str, mismatch: str
-) -> FirstBad | None:
-    bound = bound_digest(record, target)
+def _read_bound(path: Path, record: Payload | None, kind: _Kind[_File]) -> _File | FirstBad:
+    """Read the file that `record` binds, or return why it does not count."""
+    data = read_bound_file(path)
+    bound = bound_digest(record, kind.target)
     if bound is None:
-        return FirstBad(failure=missing, expected=f"a record for {target}", got="another record")
+        expected = f"a record for {kind.target}"
+        return FirstBad(failure=kind.missing, expected=expected, got="another record")
     if data is None:
-        return FirstBad(failure=mismatch, expected=f"sha256:{bound}", got="no file")
-    return differs(mismatch, f"sha256:{bound}", f"sha256:{hashlib.sha256(data).hexdigest()}")
+        return FirstBad(failure=kind.mismatch, expected=f"sha256:{bound}", got="no file")
+    got = hashlib.sha256(data).hexdigest()
+    fault = differs(kind.mismatch, f"sha256:{bound}", f"sha256:{got}")
+    if fault is not None:
+        return fault
+    try:
+        return kind.decode(data)
+    except MALFORMED as error:
+        return FirstBad(failure=kind.mismatch, expected=kind.what, got=str(error))
 
 
 def _check_file(

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from nono_trio.cli.asked import check_question
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
+from nono_trio.cli.question import (
+    DEFAULT_METHOD,
+    DEFAULT_PORT,
+    check_question,
+    question_options,
+)
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
@@ -19,27 +23,13 @@ from nono_trio.errors import JSON_SCHEMA, LogUnreadable
 if TYPE_CHECKING:
     from nono_trio.audit.read.policy_answer import PolicyAnswer
 
-DEFAULT_PORT = 443
-
 
 @click.command(
     short_help="Say what a session's policy said about a host, a URL or a path.",
     epilog="Example: nono-trio audit why latest --host api.example.com",
 )
 @click.argument("session")
-@click.option("--host", metavar="HOST", help="Might this host be reached? A name or an address.")
-@click.option(
-    "--port",
-    type=WholeNumber(1, 65_535),
-    metavar="PORT",
-    help=f"At this port  [default: {DEFAULT_PORT}]",
-)
-@click.option("--url", metavar="URL", help="Might this be requested? http:// or https://.")
-@click.option("--method", metavar="METHOD", help="With this method  [default: GET]")
-@click.option("--path", type=PATH, metavar="PATH", help="Might this file be touched?")
-@click.option(
-    "--op", "operation", type=OneOf(["read", "write"]), help="Read or write  [default: read]"
-)
+@question_options("Might")
 @json_option
 @audit_dir_option
 def why(
@@ -65,7 +55,7 @@ def why(
     if host is not None:
         answer = host_answer(stored.policy, host, port or DEFAULT_PORT)
     elif url is not None:
-        answer = url_answer(stored.policy, url, method or "GET")
+        answer = url_answer(stored.policy, url, method or DEFAULT_METHOD)
     else:
         asked = os.path.realpath(path or "")
         answer = path_answer(stored.policy, asked, operation or "read")

@@ -83,7 +83,24 @@ class NonoTrioFacts(msgspec.Struct, kw_only=True, frozen=True):
 NO_FACTS = NonoTrioFacts()
 
 
-class SessionMetadata(msgspec.Struct, kw_only=True):
+class _HasFacts:
+    """The part of session.json about its writer."""
+
+    __slots__ = ()
+    nono_trio: NonoTrioFacts | UnsetType
+
+    @property
+    def facts(self) -> NonoTrioFacts:
+        """Our own facts; all of them are absent in a session.json of upstream's."""
+        return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
+
+    @property
+    def is_ours(self) -> bool:
+        """True if nono-trio wrote it."""
+        return self.nono_trio is not UNSET
+
+
+class SessionMetadata(_HasFacts, msgspec.Struct, kw_only=True):
     """session.json; times are RFC 3339, `network_events` holds the first 4096 only."""
 
     session_id: str
@@ -102,18 +119,8 @@ class SessionMetadata(msgspec.Struct, kw_only=True):
     command_policy_summary: Any = UNSET
     nono_trio: NonoTrioFacts | UnsetType = UNSET
 
-    @property
-    def facts(self) -> NonoTrioFacts:
-        """Our own facts; all of them are absent in a session.json of upstream's."""
-        return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
 
-    @property
-    def is_ours(self) -> bool:
-        """True if nono-trio wrote it."""
-        return self.nono_trio is not UNSET
-
-
-class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
+class SessionSummary(_HasFacts, msgspec.Struct, kw_only=True, frozen=True):
     """The part of session.json for listing and looking up.
 
     Its decoder skips the network events: a listing of a thousand sessions must not build millions
@@ -129,16 +136,6 @@ class SessionSummary(msgspec.Struct, kw_only=True, frozen=True):
     audit_event_count: int = 0
     audit_integrity: AuditIntegrity | None = None
     nono_trio: NonoTrioFacts | UnsetType = UNSET
-
-    @property
-    def facts(self) -> NonoTrioFacts:
-        """Our own facts; all of them are absent in a session.json of upstream's."""
-        return NO_FACTS if self.nono_trio is UNSET else self.nono_trio
-
-    @property
-    def is_ours(self) -> bool:
-        """True if nono-trio wrote it."""
-        return self.nono_trio is not UNSET
 
 
 class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -31,7 +32,7 @@ from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
 from nono_trio.proxy.limits import MAX_HELD
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from nono_trio.core.http.message import Field
     from nono_trio.core.log.events import ClosedBy
@@ -114,7 +115,7 @@ class StreamLifecycle:
         self.nursery.start_soon(self._run, stream, decision)
 
     async def _run(self, stream: Http2Stream, decision: Decision) -> None:
-        try:
+        with self._contained(stream):
             stream.recorded = await self._record(decision)
             if stream.is_done:
                 return
@@ -123,15 +124,28 @@ class StreamLifecycle:
             elif stream.late_reason:
                 await self._refuse(stream, Refusal(400, stream.late_reason))
             elif not stream.is_refused:
-                one = await self._upstreams.find(stream.recorded)
-                if stream.may_go_out:
-                    stream.upstream = one
-                    one.waiting.append(stream)
+                await self._send_on(stream, stream.recorded)
+
+    async def _send_on(self, stream: Http2Stream, recorded: Recorded) -> None:
+        """Give an allowed stream to a connection to the server, or answer with the reason."""
+        try:
+            one = await self._upstreams.find(recorded)
         except UpstreamError as found:
             await self._refuse(stream, found.refusal)
+            return
+        if stream.may_go_out:
+            stream.upstream = one
+            one.waiting.append(stream)
+
+    @contextmanager
+    def _contained(self, stream: Http2Stream) -> Iterator[None]:
+        """Handle the errors of a stream's task: a log that can't keep up is an answer, and the task
+        that moves the bytes raises any other one. It is woken at the end."""
+        try:
+            yield
         except AuditBusy:
             self._answer(stream, BUSY)
-        except Exception as error:  # the other task raises it
+        except Exception as error:
             self.failure = error
         finally:
             self._wake()
@@ -163,7 +177,7 @@ class StreamLifecycle:
     async def _refuse(self, stream: Http2Stream, refusal: Refusal) -> None:
         """Record a second decision, then answer it."""
         decision = stream.decision
-        try:
+        with self._contained(stream):
             if decision is not None:
                 await self._record(decision.refused(refusal))
             if stream.is_done:
@@ -172,12 +186,6 @@ class StreamLifecycle:
                 self.finish(stream, PROTOCOL_ERROR)
             else:
                 self._answer(stream, refusal)
-        except AuditBusy:
-            self._answer(stream, BUSY)
-        except Exception as error:  # the other task raises it
-            self.failure = error
-        finally:
-            self._wake()
 
     def _answer(self, stream: Http2Stream, refusal: Refusal) -> None:
         """Answer a stream ourselves; what still comes of its request is thrown away."""

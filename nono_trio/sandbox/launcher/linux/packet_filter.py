@@ -37,6 +37,7 @@ _PACKET_TYPE: Final = 0xFFFF_F000 + 4  # not an offset: the kernel answers with 
 _OUTGOING: Final = 4
 _LATER_FRAGMENT: Final = 0x1FFF
 _TCP, _UDP, _DCCP, _SCTP, _UDP_LITE = 6, 17, 33, 132, 136
+_OTHER_DATAGRAMS: Final = (_UDP_LITE, _SCTP, _DCCP)
 _ROUTING, _FRAGMENT, _OPTIONS = 43, 44, 60  # headers between the IPv6 header and the transport's
 _SYN, _SYN_OR_ACK, _RST_AND_ACK = 0x02, 0x12, 0x14
 _IPV6_HEADER: Final = 40
@@ -64,39 +65,11 @@ def refused_attempts(
     ipv4, ipv6 = (
         [one for one in networks[:MOST_NETWORKS] if len(one[0]) == size] for size in (4, 16)
     )
-    other = (_UDP_LITE, _SCTP, _DCCP)
     return _assemble(
         [
             *_by_version(),
-            _Step(_LOAD_BYTE, 9, label="ipv4"),
-            _Step(_EQUAL, _TCP, "tcp4"),
-            _Step(_EQUAL, _UDP, "udp4"),
-            *(_Step(_EQUAL, protocol, "other4") for protocol in other),
-            _Step(_RETURN),
-            *_behind_ipv4("tcp4"),
-            _Step(_LOAD_BYTE_BEHIND, 13),
-            _Step(_AND, _SYN_OR_ACK),
-            _Step(_EQUAL, _SYN, if_false="drop"),
-            _Step(_GO, if_true="every4"),
-            *_behind_ipv4("udp4"),
-            _Step(_LOAD_HALF_BEHIND, 2),
-            _Step(_EQUAL, dns_port, "drop", "incoming"),
-            *_behind_ipv4("other4"),
-            _Step(_GO, if_true="incoming"),
-            _Step(_LOAD_BYTE, 6, label="ipv6"),
-            _Step(_EQUAL, _TCP, "tcp6"),
-            _Step(_EQUAL, _UDP, "udp6"),
-            *(
-                _Step(_EQUAL, header, "incoming")
-                for header in (*other, _ROUTING, _FRAGMENT, _OPTIONS)
-            ),
-            _Step(_RETURN),
-            _Step(_LOAD_HALF, _IPV6_HEADER + 2, label="udp6"),
-            _Step(_EQUAL, dns_port, "drop", "incoming"),
-            _Step(_LOAD_BYTE, _IPV6_HEADER + 13, label="tcp6"),
-            _Step(_AND, _SYN_OR_ACK),
-            _Step(_EQUAL, _SYN, if_false="drop"),
-            _Step(_GO, if_true="every6"),
+            *_attempts_ipv4(dns_port),
+            *_attempts_ipv6(dns_port),
             *_only_incoming(),
             _Step(_RETURN, label="drop"),
             *_drop_networks(ipv4, 16, "every4"),
@@ -104,14 +77,60 @@ def refused_attempts(
             _Step(_GO, if_true="ports"),
             *_drop_networks(ipv6, 24, "every6"),
             _Step(_LOAD_HALF, _IPV6_HEADER + 2),
-            *(
-                _Step(_EQUAL, port, "listened", label="ports" if number == 0 else "")
-                for number, port in enumerate(listened)
-            ),
-            _Step(_RETURN, SNAPSHOT),
-            _Step(_RETURN, label="listened"),
+            *_drop_ports(listened, "ports"),
         ]
     )
+
+
+def _attempts_ipv4(dns_port: int) -> list[_Step]:
+    """From "ipv4": a first packet goes on to "every4", a datagram to "incoming"."""
+    return [
+        _Step(_LOAD_BYTE, 9, label="ipv4"),
+        _Step(_EQUAL, _TCP, "tcp4"),
+        _Step(_EQUAL, _UDP, "udp4"),
+        *(_Step(_EQUAL, protocol, "other4") for protocol in _OTHER_DATAGRAMS),
+        _Step(_RETURN),
+        *_behind_ipv4("tcp4"),
+        _Step(_LOAD_BYTE_BEHIND, 13),
+        _Step(_AND, _SYN_OR_ACK),
+        _Step(_EQUAL, _SYN, if_false="drop"),
+        _Step(_GO, if_true="every4"),
+        *_behind_ipv4("udp4"),
+        _Step(_LOAD_HALF_BEHIND, 2),
+        _Step(_EQUAL, dns_port, "drop", "incoming"),
+        *_behind_ipv4("other4"),
+        _Step(_GO, if_true="incoming"),
+    ]
+
+
+def _attempts_ipv6(dns_port: int) -> list[_Step]:
+    """From "ipv6": a first packet goes on to "every6", a datagram to "incoming"."""
+    headers = (*_OTHER_DATAGRAMS, _ROUTING, _FRAGMENT, _OPTIONS)
+    return [
+        _Step(_LOAD_BYTE, 6, label="ipv6"),
+        _Step(_EQUAL, _TCP, "tcp6"),
+        _Step(_EQUAL, _UDP, "udp6"),
+        *(_Step(_EQUAL, header, "incoming") for header in headers),
+        _Step(_RETURN),
+        _Step(_LOAD_HALF, _IPV6_HEADER + 2, label="udp6"),
+        _Step(_EQUAL, dns_port, "drop", "incoming"),
+        _Step(_LOAD_BYTE, _IPV6_HEADER + 13, label="tcp6"),
+        _Step(_AND, _SYN_OR_ACK),
+        _Step(_EQUAL, _SYN, if_false="drop"),
+        _Step(_GO, if_true="every6"),
+    ]
+
+
+def _drop_ports(listened: Sequence[int], label: str) -> list[_Step]:
+    """Drop the packet if its port, which is loaded, is one of `listened`; pass it otherwise."""
+    return [
+        *(
+            _Step(_EQUAL, port, "listened", label=label if number == 0 else "")
+            for number, port in enumerate(listened)
+        ),
+        _Step(_RETURN, SNAPSHOT),
+        _Step(_RETURN, label="listened"),
+    ]
 
 
 def refusals() -> list[bytes]:
