@@ -20,6 +20,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.core.log.redaction import REDACTED, redact_path
 from nono_trio.core.net.host import Host
 from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, whole_host_flag
@@ -55,19 +56,6 @@ NO_SHORT_RULE: Final = (
     "no short endpoint rule is for this path alone: its first segment is too long"
 )
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
-
-# Fields by which frameworks take another method or path than those of the request line, and fields
-# that name a second path of the server: WebDAV's copies and moves, and those of object stores.
-_OVERRIDE_FIELDS: Final = frozenset({
-    b"x-http-method", b"x-http-method-override", b"x-method-override",
-    b"x-original-url", b"x-rewrite-url", b"x-original-uri", b"x-override-url",
-    b"destination", b"x-copy-from",
-})  # fmt: skip
-_SECOND_PATH_ENDS: Final = (b"-copy-source", b"-rename-source")  # x-amz-, x-goog-, x-ms-, ...
-# CGI and its like make one variable of every name: some take each other character for a hyphen.
-_SPELLING: Final = bytes(
-    one if chr(one).isalnum() and one < 128 else 45 for one in bytes(range(256)).lower()
-)
 
 Value = TypeVar("Value")
 
@@ -285,13 +273,6 @@ class EndpointPolicy:
         if source is None or source.startswith("--"):
             return f"drop {DENY_ENDPOINT_FLAG} {shlex.quote(rule.text)}"
         return f"take it out of {source}"
-
-
-def is_override_field(name: bytes) -> bool:
-    """Return True for a field that may replace method or path, or name a second path, at a server
-    that takes any character that is no letter or digit for a hyphen."""
-    spelled = name.translate(_SPELLING)
-    return spelled in _OVERRIDE_FIELDS or spelled.endswith(_SECOND_PATH_ENDS)
 
 
 def _overriding(fields: Iterable[bytes]) -> str | None:

@@ -13,7 +13,7 @@ from nono_trio.core.http.header_fields import end_to_end_trailers
 from nono_trio.core.http.hidden_request import REASON, body_inspector, hides_request
 from nono_trio.core.http.http1 import MessageWriter
 from nono_trio.core.http.message import BodyData, MessageEnded, body_events
-from nono_trio.core.policy.endpoint_policy import is_override_field
+from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:

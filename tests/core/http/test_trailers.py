@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.http import trailers
 from nono_trio.core.http.body import ChunkedBody
 from nono_trio.core.http.chunked import MAX_CHUNK_LINE, BadBody, ChunkGuard
 from nono_trio.core.http.header_fields import end_to_end_trailers
@@ -34,6 +33,13 @@ GOOD = {
         b"grpc-status: 0\r\nServer-Timing: a;dur=1\r\n",
     ),
 }
+FORBIDDEN = b"""
+    connection content-length http2-settings keep-alive te trailer transfer-encoding upgrade host
+    authorization cookie set-cookie www-authenticate proxy-authorization proxy-x
+    cache-control expect max-forwards pragma range
+    if-match if-modified-since if-none-match if-range if-unmodified-since
+    content-encoding content-range content-type
+"""
 STEPS = [1, 2, 3, 7, 1 << 20]
 
 
@@ -69,9 +75,7 @@ def spellings(name: bytes) -> set[bytes]:
 
 
 @pytest.mark.parametrize("step", [1, 1 << 20])
-@pytest.mark.parametrize(
-    "name", [*sorted(trailers._FORBIDDEN), b"proxy-authorization", b"proxy-x"], ids=bytes.decode
-)
+@pytest.mark.parametrize("name", FORBIDDEN.split(), ids=bytes.decode)
 def test_a_name_that_decides_about_the_message_is_refused(name, step) -> None:
     for spelled in spellings(name):
         assert is_forbidden(spelled)

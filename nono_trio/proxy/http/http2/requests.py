@@ -26,7 +26,7 @@ from nono_trio.core.http.http2_head import (
     outgoing_fields,
     request_bytes,
 )
-from nono_trio.core.policy.endpoint_policy import is_override_field
+from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.proxy.access.authorizer import ConnectRequest
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import FULL
