@@ -4,7 +4,7 @@
 #
 #   cli -> explain -> session -> config -> (proxy | sandbox) -> audit -> posix -> core -> errors
 #
-# core/     pure: HTTP heads, names and addresses, policy, profiles, the bytes of the log
+# core/     pure: HTTP heads, names and addresses, policy, credentials, profiles, the log's bytes
 # posix/    what every layer asks of the system: paths, owners, processes, files opened safely
 # audit/    store and ledger; write (the one writer), read, verify, recovery
 # proxy/    listeners, HTTP, access (who may do what), upstream, transport (sockets),

@@ -1,1 +1,1 @@
-"""Credentials as values: stand-ins, where they may stand, how they are found and swapped."""
+"""Credentials as values: stand-ins, their places, their search and their swap."""

@@ -41,6 +41,7 @@ COMMAND: Final = "cmd"
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,32}")
 _SCHEME: Final = re.compile(r"(https?)://(.*)", re.IGNORECASE | re.DOTALL)
 _SOURCE: Final = re.compile(r"(env|file|keyring|cmd)://(.*)", re.DOTALL)
+_FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FLAG_AND_ENTRY: Final = re.compile(rf"^{ALLOW_FLAG} (?:'[^']*'|\"[^\"]*\"): ")
 _SOURCE_FORMS: Final = (
@@ -54,14 +55,38 @@ _HOST_FORMS: Final = (
 class Place(StrEnum):
     """A part of a request in which the stand-in is swapped."""
 
-    HEADER = "header"  # the value of any field, or a whole token in it
+    HEADER = "header"  # the value of one of the credential's fields, or a whole token in it
     BASIC = "basic"  # user or password in Authorization: Basic
-    QUERY = "query"
+    QUERY = "query"  # the whole value of one of the credential's parameters
     PATH = "path"
     BODY = "body"  # a string of JSON, or a value of a form
 
 
 DEFAULT_PLACES: Final = frozenset({Place.HEADER, Place.BASIC})
+
+# The fields in which servers expect a credential. No others: many servers send a field such as
+# Origin, X-Request-Id, Idempotency-Key or an object's metadata back, and the command would read the
+# secret there.
+DEFAULT_HEADERS: Final = frozenset(
+    """
+    authorization api-key apikey x-api-key x-apikey x-goog-api-key xi-api-key x-rapidapi-key
+    private-token job-token deploy-token circle-token x-auth-token x-auth-key x-access-token
+    x-authorization x-token x-vault-token x-figma-token x-gitlab-token x-shopify-access-token
+    x-subscription-token x-newrelic-api-key x-algolia-api-key dd-api-key dd-application-key
+    ocp-apim-subscription-key x-functions-key x-amz-security-token
+    """.split()  # noqa: SIM905  (names read better as text)
+)
+# Parameters of a query in which servers expect one; others come back in error texts and links.
+DEFAULT_PARAMETERS: Final = frozenset(
+    "key api_key apikey api-key access_token private_token token auth_token".split()  # noqa: SIM905
+)
+# Fields that route or frame a message, or that the proxy writes.
+FRAMING_HEADERS: Final = frozenset(
+    """
+    host content-length content-type content-encoding transfer-encoding connection upgrade te
+    trailer expect keep-alive proxy-authorization
+    """.split()  # noqa: SIM905
+)
 
 Elsewhere: TypeAlias = Literal["deny", "audit"]
 """A request with the stand-in to another host is refused, or is only recorded."""
@@ -118,6 +143,7 @@ class Source:
 class Credential:
     """One credential with all its settings.
 
+    `headers` (lower-case) and `parameters` (in any case) are those that the places mean.
     `variables` get the stand-in in the command's environment, and `files` are shown to it with the
     stand-in in the secret's place. `base_url_variables` are for a reverse route. `endpoints` are
     entries of --allow-endpoint for the bound hosts, unless the user has rules for a host. `ttl` is
@@ -136,6 +162,8 @@ class Credential:
     base_url_variables: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
     ttl: int | None = None
+    headers: frozenset[str] = DEFAULT_HEADERS
+    parameters: frozenset[str] = DEFAULT_PARAMETERS
 
     def is_bound_to(self, scheme: str, host: Host, port: int) -> bool:
         """Return True if a request with this scheme, host and port gets the secret."""
@@ -208,6 +236,17 @@ def parse_places(name: str, texts: Iterable[str]) -> frozenset[Place]:
     return frozenset(places)
 
 
+def parse_headers(name: str, headers: Iterable[str]) -> frozenset[str]:
+    """Return the fields in lower case in which credential `name` is swapped. Raises UsageError."""
+    found = frozenset(one.lower() for one in headers)
+    for one in found:
+        if not _FIELD_NAME.fullmatch(one):
+            _refuse(name, f"expected the name of a header, got {one!a}", "as in X-Api-Key")
+        if one in FRAMING_HEADERS:
+            _refuse(name, f"the header {one} can't carry a secret", "as in X-Api-Key")
+    return found
+
+
 def check_variables(name: str, variables: Iterable[str]) -> None:
     """Raise UsageError for a variable that can't be set in the command's environment."""
     for one in variables:
@@ -269,7 +308,7 @@ def _parse_host(name: str, text: str, entry: str, default_port: int) -> Rule:
     except UsageError as error:
         reason = _FLAG_AND_ENTRY.sub("", error.message)
         hint = (error.hint or _HOST_FORMS).replace(f"{ALLOW_FLAG} ", "")
-        _refuse_host(name, text, reason, hint)
+        _refuse_host(name, text, reason, _HOST_FORMS if "HOST:*" in hint else hint)
 
 
 def _refuse_wildcard(name: str, text: str) -> NoReturn:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.credential import (
     CREDENTIAL_FLAG,
+    DEFAULT_HEADERS,
+    DEFAULT_PARAMETERS,
     DEFAULT_PLACES,
     MAX_HOSTS,
     Credential,
@@ -28,6 +30,7 @@ from nono_trio.core.credentials.credential import (
     check_ttl,
     check_variables,
     parse_bound_host,
+    parse_headers,
     parse_places,
     parse_source,
 )
@@ -62,6 +65,7 @@ class Preset:
     methods: str = ANY_METHOD
     kind: Kind = "token"
     source: str | None = None
+    parameters: frozenset[str] = DEFAULT_PARAMETERS
 
 
 def _by_region(form: str, regions: str) -> tuple[str, ...]:
@@ -99,7 +103,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "gemini": Preset(
         ("generativelanguage.googleapis.com",), ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         "x-goog-api-key or ?key=", _HEADER | {Place.QUERY},
-        base_url_variables=("GOOGLE_GEMINI_BASE_URL",),
+        base_url_variables=("GOOGLE_GEMINI_BASE_URL",), parameters=frozenset({"key"}),
     ),
     "vertex": Preset(
         ("aiplatform.googleapis.com", *_by_region("{}-aiplatform.googleapis.com", _VERTEX_REGIONS)),
@@ -171,6 +175,8 @@ def make_credential(
     kind: Kind | None = None,
     endpoints: Sequence[str] = (),
     ttl: int | None = None,
+    headers: Sequence[str] = (),
+    parameters: Sequence[str] = (),
 ) -> Credential:
     """Return the credential `name` with what its user wrote, and the rest from its preset.
 
@@ -196,6 +202,9 @@ def make_credential(
         kind or "token",
         endpoints=_endpoints(name, endpoints),
         ttl=ttl,
+        headers=parse_headers(name, headers) or DEFAULT_HEADERS,
+        parameters=frozenset(map(str.lower, parameters))
+        or (DEFAULT_PARAMETERS if preset is None else preset.parameters),
     )
     return credential if preset is None else _with_preset(credential, preset, places, kind)
 

@@ -1,4 +1,4 @@
-r"""Find stand-ins in the bytes of a request, as they are and in the usual encodings.
+r"""Find stand-ins in the bytes of a request, unchanged and in the usual encodings.
 
 A stand-in in a request to a host that it is not bound to betrays a thief. What is searched for is
 the end of each stand-in, at most SOUGHT bytes: enough that it does not occur by chance.

@@ -204,7 +204,7 @@ class _Maker:
         return b"".join(pieces)
 
     def _checksummed(self, prefix: bytes, rest: bytes) -> bytes | None:
-        """Return a token with a right checksum; None if the secret has none."""
+        """Return a token with a right checksum; None if the secret has no checksum."""
         body, given = rest[:-_CHECKSUM_LENGTH], rest[-_CHECKSUM_LENGTH:]
         for alphabet in _CHECKSUM_ALPHABETS:
             if _checksum(body, alphabet) == given:

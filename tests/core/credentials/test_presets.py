@@ -90,6 +90,15 @@ def test_a_credential_without_preset_needs_a_source_and_a_host():
     assert credential.endpoints == ()
 
 
+def test_headers_and_parameters_are_the_presets_or_the_users():
+    assert make_credential("gemini", {}).parameters == {"key"}
+    own = make_credential("openai", {}, headers=["X-Mine"], parameters=["sig"])
+    assert (own.headers, own.parameters) == ({"x-mine"}, {"sig"})
+    for wrong in ("a b", "", "Host", "a:"):
+        with pytest.raises(UsageError, match="header"):
+            make_credential("openai", {}, headers=[wrong])
+
+
 def test_bad_settings_name_the_credential():
     with pytest.raises(UsageError, match=r"^credential github: 'FETCH'"):
         make_credential("github", {}, endpoints=["FETCH"])

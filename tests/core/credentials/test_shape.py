@@ -1,4 +1,4 @@
-"""A stand-in has the shape of its secret and nothing else of it."""
+"""A stand-in has the shape of its secret and no other part of it."""
 
 from __future__ import annotations
 
