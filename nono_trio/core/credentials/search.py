@@ -4,12 +4,13 @@ A stand-in in a request to a host that it is not bound to betrays a thief. What 
 the end of each stand-in, at most SOUGHT bytes: enough that it does not occur by chance.
 
 Found are: the bytes themselves; base64 in its three alignments and two alphabets, so also within
-base64 of "user:STAND-IN"; hex in one case. Each of them also with characters as percent escapes
+base64 of "user:STAND-IN"; hex in one case. Base64 and hex may be broken into lines of 60 characters
+or more, because parts of them are enough. Each of these also with characters as percent escapes
 (%67, also as %2567 and %252567), as escapes of JSON (\u0067, also with up to four backslashes), and
 as percent escapes within a JSON text.
 
-Not found: base64 of base64, base64 over several lines, compressed or encrypted data, and a stand-in
-that is cut or changed by a rule of the thief's own.
+Not found: base64 of base64, compressed or encrypted data, and a stand-in that is cut or changed by
+a rule of the thief's own.
 
 Rules of this file:
 - A stream lets a byte go only if it can't begin a stand-in together with what is still to come. So
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 SOUGHT: Final = 32  # bytes of a stand-in that are searched for; of digits only, 106 bits
-MAX_KEPT: Final = 63 * (2 * SOUGHT + 1)  # hex, each character in the longest escape of escapes
+MAX_KEPT: Final = 63 * (2 * SOUGHT + 1)  # each character in the longest escape of escapes
 _ANCHOR: Final = 12  # bytes by which the first pass finds candidates; longer ones are slower
+_SHORTEST_PART: Final = 16  # characters of an encoded form that do not occur by chance
 _GROUP: Final = 48  # anchors that are searched for in one pass at full speed
 _FEWEST_VARIED: Final = 16  # letters and digits in an end that is enough
 
@@ -209,27 +211,38 @@ def _forms(stand_in: bytes) -> Iterator[bytes]:
     """The texts by which a stand-in is found."""
     part = _sought(stand_in)
     yield part
-    for form in (part, *_base64_forms(part)):
-        yield from (form, form.translate(_URL_ALPHABET))
-        yield form.replace(b"/", rb"\/")
-    yield from (part.hex().encode(), part.hex().upper().encode())
+    yield part.replace(b"/", rb"\/")
+    for form in _base64_forms(part):
+        for one in _parts(form, 2):  # a line break is in one of them
+            yield from (one, one.translate(_URL_ALPHABET), one.replace(b"/", rb"\/"))
+    for one in _parts(part.hex().encode(), 3):
+        yield from (one, one.upper())
 
 
 def _name_forms(stand_in: bytes) -> Iterator[bytes]:
     """The texts by which a stand-in is found in a name: lower-case, without dots."""
     part = _sought(stand_in)
     yield part.replace(b".", b"").lower()
-    yield part.hex().encode()
+    yield from _parts(part.hex().encode(), 3)
     for form in _base64_forms(part):
-        yield from (form.lower(), form.translate(_URL_ALPHABET).lower())
+        for one in _parts(form, 2):
+            yield from (one.lower(), one.translate(_URL_ALPHABET).lower())
     for before in range(5):
-        yield _inner(b32encode(bytes(before) + part), 5, before, len(part)).lower()
+        form = _inner(b32encode(bytes(before) + part), 5, before, len(part))
+        yield from _parts(form.lower(), 2)
 
 
 def _base64_forms(part: bytes) -> Iterator[bytes]:
     """The characters of base64 that only the stand-in decides, for each alignment."""
     for before in range(3):
         yield _inner(b64encode(bytes(before) + part), 6, before, len(part))
+
+
+def _parts(form: bytes, most: int) -> list[bytes]:
+    """Cut a form into `most` equal parts, or fewer if they would be too short."""
+    count = max(1, min(most, len(form) // _SHORTEST_PART))
+    size = -(-len(form) // count)
+    return [form[at : at + size] for at in range(0, len(form), size)]
 
 
 def _inner(encoded: bytes, bits: int, before: int, size: int) -> bytes:

@@ -54,7 +54,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _PERCENT: Final = re.compile(rb"(%[0-9A-Fa-f]{2})")
 _JSON_ESCAPE: Final = re.compile(rb"(\\(?:u[0-9A-Fa-f]{4}|.))", re.DOTALL)
 _HAS_ESCAPE: Final = re.compile(rb"\\(?:u00|/)")  # one of which a stand-in may have a character
-_JSON_STRING: Final = re.compile(rb'("(?:[^"\\]|\\.)*")([ \t\r\n]*:)?', re.DOTALL)
+_JSON_STRING: Final = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")([ \t\r\n]*:)?', re.DOTALL)
 _JSON_TYPE: Final = re.compile(rb"application/(?:[\w.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
 _FORM_TYPE: Final = re.compile(rb"application/x-www-form-urlencoded[ \t]*(?:;.*)?", re.IGNORECASE)
 _PATH_SAFE: Final = "!$'()*+,;=:@"  # besides the unreserved ones, RFC 3986 3.3
@@ -124,9 +124,7 @@ def swap_head(target: bytes, fields: Sequence[Field], swaps: Iterable[Swap]) -> 
     notes = _Notes()
     for one in swaps:
         target = _swap_target(target, one, notes)
-        changed = [(name, _swap_value(name, value, one, notes)) for name, value in fields]
-        if any(new[1] is not old[1] for new, old in zip(changed, fields, strict=True)):
-            fields = changed
+        fields = _swap_fields(fields, one, notes)
     return SwappedHead(*notes.seen(), target, fields)
 
 
@@ -182,6 +180,18 @@ class _Notes:
 
 def _without_secret(swap: Swap) -> Swap:
     return replace(swap, secret=swap.stand_in)
+
+
+def _swap_fields(fields: Sequence[Field], swap: Swap, notes: _Notes) -> Sequence[Field]:
+    """Return the fields to send; the same object without a stand-in that is swapped."""
+    changed: list[Field] | None = None
+    for number, (name, value) in enumerate(fields):
+        if swap.stand_in in value or name == b"authorization":
+            new = _swap_value(name, value, swap, notes)
+            if new is not value:
+                changed = changed or [*fields]
+                changed[number] = (name, new)
+    return fields if changed is None else changed
 
 
 def _swap_value(name: bytes, value: bytes, swap: Swap, notes: _Notes) -> bytes:
@@ -271,7 +281,7 @@ def _swap_json(content_type: bytes | None, data: bytes, swap: Swap) -> bytes | N
     """Return JSON after the swap in its strings that are values; None without a stand-in."""
     if content_type is None or not _JSON_TYPE.fullmatch(content_type):
         return None
-    if swap.stand_in not in data and not _HAS_ESCAPE.search(data):
+    if not _may_have(data, swap):
         return None
     try:
         msgspec.json.decode(data)
@@ -282,7 +292,7 @@ def _swap_json(content_type: bytes | None, data: bytes, swap: Swap) -> bytes | N
 
     def swapped(match: re.Match[bytes]) -> bytes:
         nonlocal is_found
-        if match[2] is not None:
+        if match[2] is not None or not _may_have(match[1], swap):
             return match[0]
         changed = _replaced(match[1], swap.stand_in, new, _JSON_ESCAPE, _json_byte)
         is_found |= changed is not None
@@ -290,6 +300,10 @@ def _swap_json(content_type: bytes | None, data: bytes, swap: Swap) -> bytes | N
 
     changed = _JSON_STRING.sub(swapped, data)
     return changed if is_found else None
+
+
+def _may_have(text: bytes, swap: Swap) -> bool:
+    return swap.stand_in in text or _HAS_ESCAPE.search(text) is not None
 
 
 def _json_text(swap: Swap) -> bytes:

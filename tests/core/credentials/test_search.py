@@ -80,6 +80,18 @@ def test_a_stand_in_is_found_in_each_encoding(spelling, number):
         assert SEARCH.find(data) == number
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\\n", b"%0A", b"%0d%0a"])
+def test_lines_of_base64_and_hex_hide_nothing(end):
+    for number in (0, 1, 2):
+        for before in range(60):
+            text = b"e" * before + STAND_INS[number] + b"\nHOME=/root"
+            for encoded, width in (
+                (b64encode(text), 76), (urlsafe_b64encode(text), 64), (text.hex().encode(), 60)
+            ):  # fmt: skip
+                lines = [encoded[at : at + width] for at in range(0, len(encoded), width)]
+                assert SEARCH.find(end.join(lines)) == number
+
+
 def test_characters_before_it_hide_nothing():
     for number, stand_in in enumerate(STAND_INS):
         for before in (b"%", b"%25", b"\\", b"\\u00", b"\\\\\\\\\\", b"%\\u00", b"%%", b"=", b"%6"):
@@ -190,6 +202,9 @@ def test_a_stand_in_is_found_in_a_name_across_labels_and_case(encode):
         labels = [text[at : at + 20].decode() for at in range(0, len(text), 20)]
         for name in (".".join(labels), ".".join(labels).lower(), ".".join(labels).upper()):
             assert SEARCH.find_in_name(f"{name}.example.com") == number
+    text = b32encode(STAND_INS[2]).decode().rstrip("=")
+    numbered = ".".join(f"{at}-{text[at : at + 57]}" for at in range(0, len(text), 57))
+    assert SEARCH.find_in_name(f"{numbered}.example.com") == 2
     assert SEARCH.find_in_name("api.example.com") is None
 
 
