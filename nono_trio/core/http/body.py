@@ -5,6 +5,7 @@ connection. Chunk extensions are dropped here, which RFC 9112 7.1.1 allows.
 
 Rules of this file: data is returned piece by piece and never gathered. A body of a known length is
 not copied. Our guard checks chunks and h11 reads them; both must find the same end and trailers.
+Plain chunks that came whole are read by the guard alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import h11
 
-from nono_trio.core.http.chunked import BadBody, ChunkGuard
+from nono_trio.core.http.chunked import MAX_PLAIN, BadBody, ChunkGuard
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import Field
@@ -71,18 +72,20 @@ class ChunkedBody:
         self.done = False
         self.trailers: tuple[Field, ...] = ()
         self._guard = guard or ChunkGuard()
-        self._h11 = h11.Connection(h11.SERVER)
-        self._h11.receive_data(_PRIMER)
-        self._h11.next_event()
+        self._h11: h11.Connection | None = None
 
     def read(self, raw: bytes) -> tuple[bytes, int]:
         """As `Body.read`."""
-        taken = self._guard.take(raw)
+        pieces, plain = self._guard.take_plain(raw)
+        if plain == len(raw) or len(pieces) >= MAX_PLAIN:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces), plain
+        rest = raw[plain:]
+        taken = self._guard.take(rest)
+        connection = self._reader()
         if taken:  # h11 takes b"" for the end of the connection
-            self._h11.receive_data(raw[:taken])
-        pieces = []
+            connection.receive_data(rest[:taken])
         try:
-            while isinstance(event := self._h11.next_event(), h11.Data):
+            while isinstance(event := connection.next_event(), h11.Data):
                 pieces.append(event.data)
         except h11.RemoteProtocolError as error:
             raise BadBody("the chunked body is malformed") from error
@@ -90,7 +93,7 @@ class ChunkedBody:
             self._take_end(event)
         if self.done != self._guard.done:
             raise BadBody("the chunked body can be read in two ways")
-        return b"".join(pieces), taken
+        return b"".join(pieces), plain + taken
 
     def _take_end(self, event: h11.EndOfMessage) -> None:
         self.done = True
@@ -99,3 +102,12 @@ class ChunkedBody:
             ours = [(name.lower(), value) for name, value in self.trailers]
             if ours != [(bytes(name), bytes(value)) for name, value in event.headers]:
                 raise BadBody("the trailers can be read in two ways")
+
+    def _reader(self) -> h11.Connection:
+        """h11 between two chunks, or where it has come to. Whole plain chunks pass it by, and they
+        begin and end between two chunks."""
+        if self._h11 is None:
+            self._h11 = h11.Connection(h11.SERVER)
+            self._h11.receive_data(_PRIMER)
+            self._h11.next_event()
+        return self._h11

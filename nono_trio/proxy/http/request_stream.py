@@ -14,6 +14,7 @@ from nono_trio.core.http.hidden_request import REASON, body_inspector, hides_req
 from nono_trio.core.http.http1 import MessageWriter
 from nono_trio.core.http.message import BodyData, MessageEnded, body_events
 from nono_trio.core.http.override_fields import is_override_field
+from nono_trio.proxy.limits import READ_BODY
 from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class RequestStream:
             return client.unread
         if not client.transport.readable:
             return None
-        raw = client.transport.try_receive()
+        raw = client.transport.try_receive(READ_BODY)
         if raw == b"":
             raise SideFailed("client")  # it left in the middle of its request
         return raw

@@ -19,6 +19,7 @@ from nono_trio.core.http.message import MessageEnded, body_events
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
 from nono_trio.core.http.trailers import announced
 from nono_trio.core.http.websocket import UPGRADE_FIELDS
+from nono_trio.proxy.limits import READ_BODY
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from nono_trio.proxy.http.request_stream import RequestStream
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.transport.client import Client
-
-READ_BODY: Final = 64 * 1024  # bytes of one read, and so the most that is held for a slow client
-
 
 _INTERIM: Final = MessageWriter()  # an interim response has neither a body nor Connection
 

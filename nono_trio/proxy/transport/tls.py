@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.epoll import Side
     from nono_trio.proxy.transport.transport import Transport
 
-FEED: Final = 64 * 1024  # bytes of ciphertext taken in at once: four full records
+FEED: Final = 128 * 1024  # bytes of ciphertext taken in at once: eight full records
 PIECE: Final = 64 * 1024  # bytes of plaintext encrypted at once; they count when all are sent
 PEEK: Final = 16 * 1024  # bytes that a look at the next ones may have to keep: one record
 # Bytes and records in a row that may bring no plaintext. OpenSSL takes certificates of 100 KiB in a
@@ -251,15 +251,16 @@ class TlsTransport:
         return self._peeked
 
     def _has_more(self) -> bool:
-        return bool(self._tls.pending() or self._incoming.pending)
+        return bool(self._incoming.pending or self._tls.pending())
 
     def _read_on(self, data: bytes, most: int) -> bytes:
         """Add to `data` what has already been received. The end, or a failure, is left to the next
         read, which is then tried without a report of the kernel's."""
         pieces, left = [data], most - len(data)
+        tls, incoming = self._tls, self._incoming
         try:
-            while left and self._has_more() and not self._has_ended:
-                more = self._tls.read(left)
+            while left and (incoming.pending or tls.pending()) and not self._has_ended:
+                more = tls.read(left)
                 pieces.append(more)
                 left -= len(more)
                 self._has_ended = not more
@@ -278,11 +279,14 @@ class TlsTransport:
         come. Raises SideFailed."""
         if self._failure is not None:
             raise self._failure
+        # A read that finds nothing costs more than a look.
+        if not self._has_more() and not self._has_ended and not self._feed_more():
+            return None
         while not self._has_ended:
             try:
                 data = self._tls.read(most)
             except ssl.SSLWantReadError:
-                if self._is_stopped() or not self._feed_or_fail():
+                if not self._feed_more():
                     return None
                 continue
             except ssl.SSLZeroReturnError:
@@ -294,6 +298,10 @@ class TlsTransport:
             self._has_ended = not data
             return data
         return b""
+
+    def _feed_more(self) -> bool:
+        """As `_feed`; False also while our answers wait for the peer."""
+        return not self._is_stopped() and self._feed_or_fail()
 
     def _is_stopped(self) -> bool:
         """Return whether our answers wait for the peer, which then gets no others."""
