@@ -48,6 +48,7 @@ SETTINGS = frame(4, 0, 0)
 RULES = (f"allow * https://{HOST}/ok/**", f"deny * https://{HOST}/ok/secret/**")
 RUN_SECONDS = 5.0  # of trio's own clock; nothing here waits for a clock
 MOST_PAUSES = 20_000
+MOST_PIECES = 12  # of one side's bytes; each piece is a turn of trio's loop
 
 
 class Pipe:
@@ -162,6 +163,7 @@ class MemoryConnection:
     def __init__(self, data: bytes, first: bytes = b"") -> None:
         step, rest = (data[0] * 7 + 1 if data else 1), data[1:]
         client, _, server = rest.partition(MARK)
+        step = max(step, len(rest) // MOST_PIECES + 1)
         self.pipe = Pipe("client", [*filter(None, [first]), *pieces(client, step)])
         self.client = MemoryClient(self.pipe)
         self.says, self.step = server, step

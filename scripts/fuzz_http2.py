@@ -103,7 +103,8 @@ def _take(peer: Http2Peer, event: Any) -> str:
             return f"{kind} {fault.reason}"
     elif isinstance(event, DataReceived):
         peer.return_window(event.flow_controlled_length)
-        peer.return_stream_window(event.stream_id, len(event.data))
+        if event.data:
+            peer.return_stream_window(event.stream_id, len(event.data))
         if peer.room(event.stream_id):
             peer.send_body(event.stream_id, event.data[: peer.room(event.stream_id)], ended=False)
     return kind

@@ -88,7 +88,7 @@ def atheris_loop(
     for number, data in enumerate(target.seeds):
         (corpus / f"seed-{number:03}").write_bytes(data)
     words = corpus.parent / f"{target.name}.dict"
-    words.write_text("".join(f'"{_quoted(one)}"\n' for one in target.tokens if one))
+    words.write_text("".join(f'"{_quoted(one)}"\n' for one in (*target.tokens, b"\0")))
     before = {*crashes.iterdir()}
     done = subprocess.run(
         [sys.executable, __file__, "--worker", target.name, "--", str(corpus),

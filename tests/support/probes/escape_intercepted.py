@@ -5,8 +5,8 @@ below `/no/`: the server takes all that looks like a request for one, so a tag t
 a way around. Before each attempt a name that is not allowed is asked for: in the log its record
 divides the attempts, and each of them must have a refusal of its own.
 
-The program trusts every certificate. It can't make what needs a changed TLS library: a
-renegotiation and early data (tests/proxy/transport/test_tls.py has both).
+The program trusts every certificate. Python's TLS makes no renegotiation and no early data. They
+in tests/proxy/transport/test_tls.py and tests/proxy/intercept/test_early_data.py.
 """
 
 import re
@@ -286,6 +286,36 @@ for _name, _target in {
 @probe("its name in the tunnel of an entry for TLS")
 def elsewhere(host):
     return say(host, tunnel(host, f"allowed.example.com:{host.tls}"), client_hello(NAME), host.tag)
+
+
+# --- without the proxy, by the transparent network ---
+
+
+def direct(host, *pieces):
+    """Connect to the name; return what is said to plain bytes."""
+    return say(host, socket.create_connection((NAME, host.seen), timeout=WAIT_SECONDS), *pieces)
+
+
+@probe("without the proxy, a path of no rule")
+def direct_path(host):
+    sock = socket.create_connection((NAME, host.seen), timeout=WAIT_SECONDS)
+    secure = unchecked().wrap_socket(sock, server_hostname=NAME)
+    return say(host, secure, filled(host, HIDDEN))
+
+
+@probe("without the proxy, plain HTTP")
+def direct_plain(host):
+    return direct(host, filled(host, HIDDEN))
+
+
+@probe("without the proxy, a hello for another host")
+def direct_hello(host):
+    return direct(host, client_hello(f"{host.tag}.example.com"))
+
+
+@probe("without the proxy, other bytes")
+def direct_bytes(host):
+    return direct(host, f"SSH-2.0-{host.tag}\r\n")
 
 
 @attempt("a request behind the last one of an intercepted host")
