@@ -9,8 +9,8 @@ or more, because parts of them are enough. Each of these also with characters as
 (%67, also as %2567 and %252567), as escapes of JSON (\u0067, also with up to four backslashes), and
 as percent escapes within a JSON text.
 
-Not found: base64 of base64, compressed or encrypted data, and a stand-in that is cut or changed by
-a rule of the thief's own.
+Not found: base64 of base64, escapes of JSON within percent escapes, compressed or encrypted data,
+and a stand-in that is cut or changed by a rule of the thief's own.
 
 Rules of this file:
 - A stream lets a byte go only if it can't begin a stand-in together with what is still to come. So

@@ -162,6 +162,38 @@ def test_byte_by_byte_the_end_of_a_stand_in_never_goes(spelling):
         assert len(gone) < len(b"before " + spelled)
 
 
+def found_in_two(search: StandInSearch, first: bytes, second: bytes) -> int | None:
+    stream = search.stream()
+    found = stream.feed(first).found
+    return stream.feed(second).found if found is None else found
+
+
+def test_a_cut_next_to_an_escape_decides_nothing():
+    # Its first two characters are the digits of an escape, after a percent sign.
+    stand_in = b"67hQ8lI2dI3cV5mA3gS1uM1uN2kE0kD5"
+    search = StandInSearch([stand_in])
+    half_escaped = stand_in[:-1] + percent(stand_in[-1])
+    assert search.find(b"%" + half_escaped) is None
+    assert search.find(half_escaped) == 0
+    for cut in range(1, 38):
+        whole = b"%" + half_escaped
+        assert found_in_two(search, whole[:cut], whole[cut:]) is None
+    # It is whole in the text of the JSON, where it is not yet read as percent escapes.
+    whole = b"%" + stand_in[:4] + json_escaped(stand_in[4]) + stand_in[5:]
+    assert search.find(whole) == 0
+    for cut in range(len(whole)):
+        assert found_in_two(search, whole[:cut], whole[cut:]) == 0
+
+
+@pytest.mark.parametrize("escape", [percent, lambda one: percent(one, 3), json_escaped])
+def test_an_escape_far_back_is_read_whole(escape):
+    for stand_in in STAND_INS[:4]:
+        form = stand_in[-32:]
+        for kept in range(1, 32):
+            whole = b"text: " + escape(form[0]) + form[1:]
+            assert found_in_two(SEARCH, whole[:-kept], whole[-kept:]) is not None
+
+
 def test_data_that_begins_no_stand_in_goes_at_once():
     stream = SEARCH.stream()
     for part in (b"event: a\n\n", b'data: {"a": "%20"}\n\n', b"." * 65536, b"50% ", b"a\\n."):

@@ -132,6 +132,7 @@ def test_a_client_that_reads_its_claims_can_keep_them():
 def test_a_secret_with_little_randomness_gets_a_longer_stand_in(secret):
     stand_in = made(secret)
     assert len(stand_in) >= MIN_LENGTH
+    assert secret not in stand_in
     assert len(set(re.findall(rb"[A-Za-z0-9]", stand_in))) > 5
 
 
