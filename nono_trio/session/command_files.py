@@ -8,22 +8,18 @@ user; the directory around it is not. What a killed supervisor left is removed b
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.posix.owner import as_owner_of_path
+from nono_trio.session.abandoned_entries import hold, remove_abandoned
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LOCK: Final = "lock"
-# A new directory is unlocked for microseconds.
-ABANDONED_SECONDS: Final = 60.0
-_MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
 
 
 class CommandFiles:
@@ -35,11 +31,10 @@ class CommandFiles:
         self._directory = above / os.urandom(8).hex()
         with as_owner_of_path(self._directory):
             above.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_abandoned(above)
+            remove_abandoned(above, _LOCK)
             self._directory.mkdir(mode=0o700)
             self._lock = _create(self._directory / _LOCK, 0o600)
-        with suppress(OSError):  # a file system without locks: it is removed by its age alone
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(self._lock)
 
     def write(self, name: str, data: bytes) -> str:
         """Make a file; return its path without symlinks. Raises OSError."""
@@ -67,26 +62,3 @@ class CommandFiles:
 
 def _create(path: Path, mode: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-
-
-def _remove_abandoned(above: Path) -> None:
-    """Remove what sessions left whose supervisor was killed: it is unlocked."""
-    with suppress(OSError), os.scandir(above) as entries:
-        for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False):
-            with suppress(OSError):
-                _remove_if_abandoned(above / entry.name)
-
-
-def _remove_if_abandoned(directory: Path) -> None:
-    if time.time() - directory.stat(follow_symlinks=False).st_ctime <= ABANDONED_SECONDS:
-        return
-    try:
-        lock = os.open(directory / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        shutil.rmtree(directory)
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(directory)
-    finally:
-        os.close(lock)

@@ -11,9 +11,7 @@ can be granted; the cage sees it read-only. It is bounded, and goes with the ses
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +22,7 @@ from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.paths import ON_MACOS, is_in
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import MountOp
+from nono_trio.session.abandoned_entries import hold, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,9 +40,6 @@ FULL: Final = "more was denied than fits here: nono-trio audit show {}\n"
 _ROOM_FOR_END: Final = 256
 # Paths of the view that never show the host's files: the first that no grant covers is taken.
 _SHOWN: Final = ("/run/nono-trio/denials", *(f"{path}/.nono-trio-denials" for path in PRIVATE))
-# A new file is unlocked for microseconds.
-ABANDONED_SECONDS: Final = 60.0
-_MOST_ENTRIES: Final = 1000  # left by supervisors that were killed; the rest goes next time
 
 
 class DenialsFile:
@@ -55,11 +51,10 @@ class DenialsFile:
         self._file = directory / os.urandom(8).hex()
         with as_owner_of_path(self._file):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_abandoned(directory)
+            remove_abandoned(directory)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._file, flags, 0o600)
-        with suppress(OSError):  # a file system without locks: it is removed by its age alone
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(self._descriptor)
         self.source = os.path.realpath(self._file)
         self.path = path or self.source
         self.session_id = "latest"
@@ -123,24 +118,6 @@ def _shown_at(granted: Iterable[str]) -> str | None:
         if not any(is_in(path, one) and is_in(one, private) for one in taken):
             return path
     return None
-
-
-def _remove_abandoned(directory: Path) -> None:
-    """Remove files of sessions whose supervisor was killed: they are unlocked."""
-    with suppress(OSError), os.scandir(directory) as entries:
-        for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False):
-            with suppress(OSError):
-                _remove_if_abandoned(directory / entry.name)
-
-
-def _remove_if_abandoned(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if time.time() - os.fstat(descriptor).st_ctime > ABANDONED_SECONDS:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    finally:
-        os.close(descriptor)
 
 
 def _printable(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nono_trio.session import command_files
+from nono_trio.session import abandoned_entries
 from nono_trio.session.command_files import CommandFiles
 
 
@@ -38,7 +38,7 @@ def test_a_file_is_made_once(tmp_path) -> None:
 def test_what_a_killed_session_left_is_removed_and_a_live_ones_is_not(
     tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(command_files, "ABANDONED_SECONDS", -1.0)
+    monkeypatch.setattr(abandoned_entries, "ABANDONED_SECONDS", -1.0)
     live = CommandFiles(tmp_path, "trust")
     kept = Path(live.write("bundle", b"data"))
     for name in ("dead", "unfinished"):

@@ -15,6 +15,7 @@ from harness import SYSTEM_PYTHON, as_user, landlock_isolation
 from nono_trio.core.log.events import Network, NetworkEvent
 from nono_trio.core.policy.allow_entry import allow_flag, denial_text
 from nono_trio.core.policy.reasons import with_allow_entry
+from nono_trio.session import abandoned_entries
 from nono_trio.session.denials_file import MAX_BYTES, DenialsFile
 
 if TYPE_CHECKING:
@@ -145,21 +146,17 @@ def test_a_hostile_text_is_one_harmless_line(tmp_path: Path) -> None:
     assert len(line) < 1000
 
 
-def test_a_file_whose_supervisor_was_killed_goes_with_the_next(tmp_path: Path) -> None:
+def test_a_file_whose_supervisor_was_killed_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / "denials"
     directory.mkdir()
     living = DenialsFile(tmp_path)
     dead = directory / "0123456789abcdef"
     dead.write_text("old\n")
+    monkeypatch.setattr(abandoned_entries, "ABANDONED_SECONDS", -1.0)
     try:
-        import nono_trio.session.denials_file as module
-
-        before = module.ABANDONED_SECONDS
-        module.ABANDONED_SECONDS = -1.0  # type: ignore[misc]
-        try:
-            DenialsFile(tmp_path).close()
-        finally:
-            module.ABANDONED_SECONDS = before  # type: ignore[misc]
+        DenialsFile(tmp_path).close()
         assert os.listdir(directory) == [os.path.basename(living.source)]
     finally:
         living.close()

@@ -21,7 +21,7 @@ from looked_into import HOST, authority, origin_context
 from origin import serving
 from own_ca import write_authority
 
-from nono_trio.session import command_files
+from nono_trio.session import abandoned_entries
 from nono_trio.session.command_files import CommandFiles
 
 if TYPE_CHECKING:
@@ -114,6 +114,6 @@ async def test_a_killed_run_leaves_every_request_in_the_log_and_no_key(
         "lock", "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts", "java-cacerts-0",
         "java-cacerts-1",
     }  # fmt: skip
-    monkeypatch.setattr(command_files, "ABANDONED_SECONDS", -1.0)
+    monkeypatch.setattr(abandoned_entries, "ABANDONED_SECONDS", -1.0)
     CommandFiles(sessions.state, "trust").close()  # as the next session does
     assert [*(sessions.state / "trust").iterdir()] == []
