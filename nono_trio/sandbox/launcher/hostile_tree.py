@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The suffix of a renamed obstacle; four random bytes follow, so the name is new.
@@ -72,26 +72,20 @@ def make_directories(top: int, names: Sequence[str], *, clear: bool = False) -> 
 
     A file in the way is renamed with `clear`; otherwise it raises NotADirectoryError.
     """
-    current = os.dup(top)
-    try:
-        for name in names:
-            _require_name(name)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=current)
-            try:
-                below = open_directory(name, current)
-            except OSError as error:
-                if not clear or error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                    raise
-                set_aside(name, current)
-                os.mkdir(name, 0o700, dir_fd=current)
-                below = open_directory(name, current)
-            os.close(current)
-            current = below
-    except BaseException:
-        os.close(current)
-        raise
-    return current
+
+    def make(name: str, above: int) -> int:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=above)
+        try:
+            return open_directory(name, above)
+        except OSError as error:
+            if not clear or error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+        set_aside(name, above)
+        os.mkdir(name, 0o700, dir_fd=above)
+        return open_directory(name, above)
+
+    return _walk(top, names, make)
 
 
 def find_directory(top: int, names: Sequence[str], *, heal: bool = True) -> int:
@@ -99,14 +93,21 @@ def find_directory(top: int, names: Sequence[str], *, heal: bool = True) -> int:
 
     `heal`: change modes that lock us out.
     """
+
+    def find(name: str, above: int) -> int:
+        return open_directory(name, above) if heal else os.open(name, READ_DIRECTORY, dir_fd=above)
+
+    return _walk(top, names, find)
+
+
+def _walk(top: int, names: Sequence[str], step: Callable[[str, int], int]) -> int:
+    """Go from `top` down `names`; `step` opens a name in an open directory. Returns the last one's
+    descriptor, and leaves no other one open."""
     current = os.dup(top)
     try:
         for name in names:
             _require_name(name)
-            if heal:
-                below = open_directory(name, current)
-            else:
-                below = os.open(name, READ_DIRECTORY, dir_fd=current)
+            below = step(name, current)
             os.close(current)
             current = below
     except BaseException:
