@@ -326,6 +326,9 @@ class TlsTransport:
         if self._is_below_at_end:
             return True
         batches = self._batches
+        # Those of the last batch count once it was read: they may bring plaintext.
+        if batches.records > (MAX_BARE_RECORDS if self._is_open else MAX_HANDSHAKE_RECORDS):
+            raise SideFailed(self.side)
         if not batches.has_batch:
             data = self._below.try_receive(FEED)
             if data is None:
@@ -337,8 +340,7 @@ class TlsTransport:
                 return True
             batches.add(data)
         self._bare += self._incoming.write(batches.next())
-        most = MAX_BARE_RECORDS if self._is_open else MAX_HANDSHAKE_RECORDS
-        if self._bare > MAX_BARE or batches.records > most:
+        if self._bare > MAX_BARE:
             raise SideFailed(self.side)
         return True
 

@@ -435,6 +435,21 @@ async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, monkeypatch):
             await two.receive()
 
 
+async def test_tickets_and_a_burst_of_short_records_are_all_taken(contexts):
+    async with ends(contexts, client=True) as two:
+        await two.shake_hands()
+        await two.say()  # the server's two tickets
+        assert two.ours.try_receive() is None
+        sent = b"".join(b"%d," % number for number in range(4 * BATCH))
+        for number in range(4 * BATCH):
+            two.peer.write(b"%d," % number)  # a record each, as of a server that flushes its lines
+        await two.say()
+        got = b""
+        while len(got) < len(sent):
+            got += await two.receive()
+        assert got == sent
+
+
 @given(st.lists(st.binary(max_size=40), max_size=200), st.lists(st.integers(1, 900), min_size=1))
 def test_batches_are_all_the_bytes_and_end_with_records(bodies, sizes):
     sent = b"".join(b"\x17\x03\x03" + len(body).to_bytes(2, "big") + body for body in bodies)
