@@ -6,6 +6,8 @@ Rules of this file:
   that the cage sees, and servers are verified against both.
 - Only certificates are taken from a file, never other text of it; duplicates once. What does not
   parse as a certificate is left out, because one bad entry makes some programs refuse a whole file.
+- Variables name the same files and certificates again and again, so each is read and parsed once
+  while a session starts. Whoever opens the session's trust has them forgotten then.
 - A file is read whole and bounded, and may be missing: then the session says so.
 - A file that the command may write is not used: an earlier command could have put a root there.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import os
 import re
 import warnings
@@ -37,6 +40,8 @@ SYSTEM_FILES: Final = (
 FILE_VARIABLES: Final = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
 DIRECTORY_VARIABLE: Final = "SSL_CERT_DIR"
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes; the whole Mozilla list has 220 KiB
+MAX_REMEMBERED_FILES: Final = 16
+MAX_REMEMBERED: Final = 1024  # certificates; Mozilla's list has 140, a company adds some dozens
 MAX_ENTRIES: Final = 4096  # files of one directory; Debian has 450, each twice
 
 # No two parts of it take the same bytes: a hostile file of blanks would take minutes otherwise.
@@ -69,7 +74,7 @@ def read_roots(
     Blocking, for some milliseconds.
     """
     notes = []
-    system: list[bytes] = []
+    system: tuple[bytes, ...] = ()
     path = system_file(system_files)
     if path is None:
         notes.append("this system has no file of root certificates at a known place")
@@ -96,30 +101,40 @@ def system_file(system_files: Iterable[str] = SYSTEM_FILES) -> str | None:
     return next((path for path in system_files if os.path.isfile(path)), None)
 
 
-def certificates_of(path: str, limit: int = MAX_FILE) -> tuple[list[bytes], str | None]:
+@functools.lru_cache(MAX_REMEMBERED_FILES)
+def certificates_of(path: str, limit: int = MAX_FILE) -> tuple[tuple[bytes, ...], str | None]:
     """Return the certificates of a PEM file of at most `limit` bytes, and what is wrong with it."""
     try:
-        found = parse_certificates(read_whole(Path(path), limit))
+        found = tuple(parse_certificates(read_whole(Path(path), limit)))
     except OSError as error:
-        return [], f"it can't be read: {error.strerror or error}"
+        return (), f"it can't be read: {error.strerror or error}"
     return found, None if found else "it has no certificate"
 
 
 def parse_certificates(data: bytes) -> list[bytes]:
     """Return each certificate of a PEM text that parses, in DER."""
+    with warnings.catch_warnings():  # a Debian root has a serial number of zero
+        warnings.simplefilter("ignore")
+        found = [_certificate(match[1]) for match in _BLOCK.finditer(data)]
+    return [der for der in found if der is not None]
+
+
+def forget_files() -> None:
+    """Forget what was read and parsed: some MB, and files may change."""
+    certificates_of.cache_clear()
+    _certificate.cache_clear()
+
+
+@functools.lru_cache(MAX_REMEMBERED)
+def _certificate(text: bytes) -> bytes | None:
     from cryptography import x509
 
-    found = []
-    for match in _BLOCK.finditer(data):
-        try:
-            der = base64.b64decode(b"".join(match[1].split()), validate=True)
-            with warnings.catch_warnings():  # a Debian root has a serial number of zero
-                warnings.simplefilter("ignore")
-                x509.load_der_x509_certificate(der)
-        except (binascii.Error, ValueError):
-            continue
-        found.append(der)
-    return found
+    try:
+        der = base64.b64decode(b"".join(text.split()), validate=True)
+        x509.load_der_x509_certificate(der)
+    except (binascii.Error, ValueError):
+        return None
+    return der
 
 
 def to_pem(certificates: Iterable[bytes]) -> bytes:

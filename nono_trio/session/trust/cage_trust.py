@@ -25,6 +25,7 @@ from nono_trio.proxy.intercept.java_trust import with_authority
 from nono_trio.proxy.intercept.root_store import (
     MAX_FILE,
     certificates_of,
+    forget_files,
     system_file,
     to_pem,
 )
@@ -236,6 +237,7 @@ def open_cage_trust(
             f"the files that make programs trust the session can't be made: {error}",
             hint="choose another place for them with --audit-dir",
         ) from error
+    forget_files()
     return trust
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nono_trio.errors import CageFailed
+from nono_trio.proxy.intercept.root_store import forget_files
 from nono_trio.session.command_files import CommandFiles
 from nono_trio.session.trust.session_trust import open_session_trust
 
@@ -39,6 +40,7 @@ class ProxyTrust:
 def open_proxy_trust(options: SessionOptions, environment: Mapping[str, str]) -> ProxyTrust:
     """Make the authority and its file; raises UsageError, CageFailed."""
     session = open_session_trust(options.network, environment)
+    forget_files()
     try:
         files = CommandFiles(options.audit.state_root, DIRECTORY)
         try:

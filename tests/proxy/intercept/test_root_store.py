@@ -6,10 +6,18 @@ import datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from nono_trio.proxy.intercept.ca import new_authority
-from nono_trio.proxy.intercept.root_store import parse_certificates, read_roots, to_pem
+from nono_trio.proxy.intercept.root_store import (
+    DIRECTORY_VARIABLE,
+    FILE_VARIABLES,
+    forget_files,
+    parse_certificates,
+    read_roots,
+    to_pem,
+)
 
 NOW = datetime.datetime.now(datetime.UTC)
 ONE, TWO, THREE = (new_authority(name, NOW) for name in ("one", "two", "three"))
@@ -58,6 +66,23 @@ def test_a_variable_that_names_nothing_is_told(content, system, tmp_path) -> Non
     [note] = roots.notes
     assert "SSL_CERT_FILE" in note
     assert str(path) in note
+
+
+def test_a_certificate_that_many_files_have_is_parsed_once(system, tmp_path, monkeypatch) -> None:
+    forget_files()
+    parsed = []
+    monkeypatch.setattr(x509, "load_der_x509_certificate", parsed.append)
+    (tmp_path / "certs").mkdir()
+    for copy in (tmp_path / "again.pem", tmp_path / "certs" / "one.pem"):
+        copy.write_bytes(Path(system[-1]).read_bytes())
+    variables = {name: str(tmp_path / "again.pem") for name in FILE_VARIABLES}
+    variables[DIRECTORY_VARIABLE] = str(tmp_path / "certs")
+    roots = read_roots(variables, system_files=system)
+    assert [*roots.system] == parsed
+    assert roots.others == ()
+    Path(system[-1]).write_bytes(b"")
+    forget_files()
+    assert read_roots({}, system_files=system).system == ()
 
 
 def test_a_pipe_is_not_waited_for(system, tmp_path) -> None:
