@@ -208,7 +208,7 @@ def _type(field: Field) -> click.ParamType[Any] | None:
     """Return the converter of a field's values; None for plain text, which the policy reads."""
     if field.kind == "path":
         return PATH
-    if field.kind in ("allowed_endpoint", "denied_endpoint"):
+    if field.kind in ("allowed_endpoint", "denied_endpoint", "allowed_mcp", "denied_mcp"):
         return ENDPOINT
     if field.kind == "choice":
         return OneOf(field.choices)

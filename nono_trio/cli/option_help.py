@@ -24,6 +24,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "files": "Files",
     "network": "Network",
     "requests": "Requests that are seen",
+    "mcp": "Tools of MCP servers",
     "isolation": "Isolation",
     "limits": "Limits",
     "judging": "Judging",

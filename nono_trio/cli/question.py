@@ -15,6 +15,7 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 DEFAULT_PORT: Final = 443
 DEFAULT_METHOD: Final = "GET"
+MCP_METHOD: Final = "POST"  # carries every message of MCP
 
 
 def question_options(may: str) -> Callable[[Command], Command]:
@@ -32,6 +33,12 @@ def question_options(may: str) -> Callable[[Command], Command]:
         click.option("--url", metavar="URL", help=f"{may} this be requested? http:// or https://."),
         click.option(
             "--method", metavar="METHOD", help=f"With this method  [default: {DEFAULT_METHOD}]"
+        ),
+        click.option(
+            "--mcp-tool",
+            "tool",
+            metavar="TOOL",
+            help="With a call of this MCP tool, or method:NAME.",
         ),
         click.option(
             "--path", type=PATH, metavar="PATH", help=f"{may} this file or directory be touched?"
@@ -59,10 +66,18 @@ def check_question(
     method: str | None,
     path: str | None,
     operation: str | None,
+    tool: str | None = None,
 ) -> None:
     """Raise click.UsageError unless there is one question, without options of another one."""
     if [host, url, path].count(None) != 2:
         raise click.UsageError("expected one of --host, --url and --path")
-    belongs = ((port, host), (method, url), (operation, path))
+    belongs = ((port, host), (method, url), (tool, url), (operation, path))
     if any(one is not None and to is None for one, to in belongs):
-        raise click.UsageError("--port belongs to --host, --method to --url, --op to --path")
+        raise click.UsageError(
+            "--port belongs to --host, --method and --mcp-tool to --url, --op to --path"
+        )
+
+
+def asked_method(method: str | None, tool: str | None) -> str:
+    """Return the method of the request that a question is about."""
+    return method or (DEFAULT_METHOD if tool is None else MCP_METHOD)

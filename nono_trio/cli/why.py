@@ -12,8 +12,8 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.question import (
-    DEFAULT_METHOD,
     DEFAULT_PORT,
+    asked_method,
     check_question,
     question_options,
 )
@@ -43,6 +43,7 @@ def why(
     port: int | None,
     url: str | None,
     method: str | None,
+    tool: str | None,
     path: str | None,
     operation: Literal["read", "write"] | None,
     as_json: bool,
@@ -53,7 +54,7 @@ def why(
     Takes every flag of `nono-trio run` and asks what enforces them. Names are not resolved. Exit
     code: 0 for any answer.
     """
-    check_question(host, port, url, method, path, operation)
+    check_question(host, port, url, method, path, operation, tool)
     options = settle_run((), given_options(given))
     if host is not None:
         from nono_trio.explain.why_host import explain_host
@@ -62,7 +63,7 @@ def why(
     elif url is not None:
         from nono_trio.explain.why_url import explain_url
 
-        answer = explain_url(options, url, method or DEFAULT_METHOD)
+        answer = explain_url(options, url, asked_method(method, tool), tool)
     else:
         from nono_trio.explain.why import explain_path
 

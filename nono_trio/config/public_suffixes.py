@@ -23,9 +23,9 @@ def suffix_warnings(entries: Sequence[str], endpoints: Sequence[str] = ()) -> It
     rules = [(f"{ALLOW_FLAG} {one}", parse_allowed(one)) for one in entries if "*." in one]
     opening = [one for one in endpoints if "*." in one and not one.startswith("deny ")]
     if opening:
-        from nono_trio.core.policy.endpoint_rule import parse_entry  # late: few sessions have any
+        from nono_trio.core.policy.rule_entry import parse_rule_entry  # late: few sessions have any
 
-        rules += [(one, parse_entry(one).host_rule) for one in opening]
+        rules += [(one, parse_rule_entry(one)[0].host_rule) for one in opening]
     for shown, rule in rules:
         if rule.wildcard and _is_public(rule.host.name):
             yield (

@@ -217,10 +217,18 @@ def _add_lists(given: dict[str, Any], sourced: SourcedProfile, sources: Sources)
         given[name] = tuple(entries)
 
 
+_ENDPOINT_ACTIONS: Final = {
+    "allow_endpoint": "allow",
+    "deny_endpoint": "deny",
+    "allow_mcp_tool": "allow mcp",
+    "deny_mcp_tool": "deny mcp",
+}
+
+
 def _join_endpoints(given: dict[str, Any], sources: Sources) -> None:
     """Put the rules of the flags beside those of tables, all with their action."""
     entries = dict.fromkeys(map(str, given["endpoint"]))
-    for name, action in (("allow_endpoint", "allow"), ("deny_endpoint", "deny")):
+    for name, action in _ENDPOINT_ACTIONS.items():
         for text in given[name]:
             entry = f"{action} {text}"
             entries[entry] = None

@@ -15,6 +15,7 @@ from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     DENY_FLAG,
     HTTP_PORT,
+    MCP,
     Inspection,
     leads_to_loopback,
 )
@@ -178,4 +179,4 @@ def endpoint_rule_shown(network: NetworkOptions, action: str, text: str) -> str:
     source = network.source(name, entry)
     if not source.startswith("--"):
         return f"{text} ({source})"
-    return f"{flag or source} {shlex.quote(text)}"
+    return f"{flag or source} {shlex.quote(text.removeprefix(MCP))}"

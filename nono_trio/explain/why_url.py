@@ -19,19 +19,23 @@ from nono_trio.session.prepare import build_policy
 
 if TYPE_CHECKING:
     from nono_trio.config.options import NetworkOptions, RunOptions
-    from nono_trio.core.policy.endpoint_policy import EndpointVerdict
+    from nono_trio.core.policy.endpoint_verdict import EndpointVerdict
 
 _UNSEEN: Final = "the host is allowed, and requests to it are not seen"
 _FIELDS: Final = "the answer is for a request without header fields that replace method or path"
 
+_MESSAGES: Final = "MCP rules judge a body too: ask with --mcp-tool TOOL"
 
-def explain_url(options: RunOptions, text: str, method: str) -> Answer:
+
+def explain_url(options: RunOptions, text: str, method: str, tool: str | None = None) -> Answer:
     """Say whether the cage's command may make a request; raises UsageError for bad rules and for a
-    text that is no URL."""
+    text that is no URL. `tool` is that of an MCP call in it, or a method after `method:`."""
     asked = parse_asked_url(text, method)
     policy = build_policy(options.session.network)
     answer = host_answer(options, policy, asked.host, asked.port)
     subject = f"{method} {asked.scheme}://{answer.subject}{asked.target}"
+    if tool is not None:
+        subject += f" ({tool})"
     notes = tuple(note for note in answer.notes if note != SEEN)
     answer = replace(answer, subject=subject, notes=notes)
     if not answer.allowed:
@@ -45,6 +49,10 @@ def explain_url(options: RunOptions, text: str, method: str) -> Answer:
     if not policy.intercepts(host, port):
         return answer if asked.scheme == "http" else replace(answer, reason=_UNSEEN)
     found = policy.endpoint_verdict(asked.scheme, host, port, method, asked.target)
+    if found.messages is not None:
+        from nono_trio.core.policy.mcp_policy import with_message  # imported with the rules
+
+        found = with_message(found, tool)
     return _with_verdict(answer, found, options.session.network)
 
 
@@ -62,4 +70,5 @@ def _with_verdict(answer: Answer, found: EndpointVerdict, network: NetworkOption
         reason = "no endpoint rule allows it, but it is let through and recorded"
     elif rule is None:
         reason, rule = "the host is allowed, and no endpoint rule denies it", answer.rule
-    return replace(answer, reason=reason, rule=rule, notes=(_FIELDS,))
+    notes = (_FIELDS,) if found.messages is None else (_FIELDS, _MESSAGES)
+    return replace(answer, reason=reason, rule=rule, notes=notes)

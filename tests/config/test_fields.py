@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EACH_FIELD = pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.key)
 # Fields that no flag gives: config/resolve.py takes these by their keys.
 PROFILE_ONLY = {
-    "filesystem.home_seed", "network.groups", "network.endpoint", "environment.set",
+    "filesystem.home_seed", "network.groups", "network.endpoint", "network.mcp", "environment.set",
     "network.tls_ca", "network.client_cert", "network.client_key",
 }  # fmt: skip
 # For each kind what a profile says and what a flag or a variable says.
@@ -47,6 +47,8 @@ ENTRIES = {
     "excepted_host": ("a.example.com", "*.b.example.com"),
     "allowed_endpoint": ("GET https://a.example.com/x", "PUT https://b.example.com/**"),
     "denied_endpoint": ("GET https://a.example.com/x", "PUT https://b.example.com/**"),
+    "allowed_mcp": ("get https://a.example.com/x", "a*,method:ping https://b.example.com"),
+    "denied_mcp": ("get https://a.example.com/x", "a*,method:ping https://b.example.com"),
     "pin": ("a.example.com:443:127.0.0.1", "b.example.com:443:127.0.0.1"),
     "bypass": ("a.example.com", "b.example.com"),
     "upstream_proxy": ("http://a.example.com:3128", "http://b.example.com:3128"),

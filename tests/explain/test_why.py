@@ -274,8 +274,14 @@ def test_for_people(home, capsys):
     [
         ((), "expected one of --host, --url and --path"),
         (("--host", "a.test", "--path", "/"), "expected one of --host, --url and --path"),
-        (("--host", "a.test", "--op", "read"), "--port belongs to --host, --method to --url"),
-        (("--path", "/", "--port", "80"), "--port belongs to --host, --method to --url"),
+        (
+            ("--host", "a.test", "--op", "read"),
+            "--port belongs to --host, --method and --mcp-tool to --url",
+        ),
+        (
+            ("--path", "/", "--port", "80"),
+            "--port belongs to --host, --method and --mcp-tool to --url",
+        ),
     ],
 )
 def test_one_question_at_a_time(home, capsys, arguments, message):

@@ -122,6 +122,45 @@ def test_what_is_no_url(ask, words):
     assert "hint: " in ask(*words, code=2)
 
 
+MCP = [
+    *("--allow-mcp-tool", "search_*,method:resources/* https://m.test/mcp"),
+    *("--deny-mcp-tool", "search_all https://m.test/mcp"),
+]
+
+
+@pytest.mark.parametrize(
+    ("tool", "status", "rule", "reason"),
+    [
+        ("search_one", "allowed", "--allow-mcp-tool 'search_*", "rule allows"),
+        ("search_all", "denied", "--deny-mcp-tool 'search_all https://", "denied by the rule"),
+        ("Search_All", "denied", "--deny-mcp-tool", "denied by the rule"),
+        ("drop", "denied", None, "fits no MCP rule"),
+        ("method:resources/read", "allowed", "--allow-mcp-tool", "rule allows"),
+        ("method:prompts/get", "denied", None, "fits no MCP rule"),
+        ("method:initialize", "allowed", "--allow-mcp-tool", "rule allows"),
+    ],
+)
+def test_a_question_about_a_tool(ask, tool, status, rule, reason):
+    answer = ask("--url", "https://m.test/mcp", "--mcp-tool", tool, *MCP)
+    assert answer["status"] == status
+    assert reason in answer["reason"]
+    assert (answer["rule"] is None) if rule is None else answer["rule"].startswith(rule)
+    assert answer["subject"] == f"POST https://m.test:443/mcp ({tool})"
+    if rule is None:
+        words = shlex.split(answer["hint"].removeprefix("allow it with "))
+        again = ask("--url", "https://m.test/mcp", "--mcp-tool", tool, *MCP, *words)
+        assert again["status"] == "allowed"
+
+
+def test_questions_about_no_tool(ask):
+    url = ("--url", "https://m.test/mcp", *MCP)
+    note = "MCP rules judge a body too: ask with --mcp-tool TOOL"
+    assert note in ask(*url, "--method", "POST")["notes"]
+    assert "hint: " in ask("--host", "m.test", "--mcp-tool", "a", code=2)
+    for tool in ("", "a%zz", "method:tools/call", "a\nb"):
+        assert "hint: " in ask(*url, "--mcp-tool", tool, code=2)
+
+
 def test_the_line_of_a_profile_is_named(ask, tmp_path):
     profile = tmp_path / "p.toml"
     profile.write_text('[[network.endpoint]]\nhost = "a.test"\nmethods = ["GET"]\npath = "/x"\n')

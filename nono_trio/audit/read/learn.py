@@ -32,6 +32,8 @@ from nono_trio.core.policy.allow_entry import (
 from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.core.policy.endpoint_flag import MAX_SHOWN, suggested_flag
 from nono_trio.core.policy.endpoint_rule import ALLOW_ENDPOINT_FLAG
+from nono_trio.core.policy.mcp_policy import suggested_mcp_flag
+from nono_trio.core.policy.mcp_rule import ALLOW_MCP_FLAG
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
 from nono_trio.errors import UsageError
@@ -83,6 +85,10 @@ class Learned:
     """Entries for allow_endpoint with the number of requests."""
     denied_endpoints: dict[str, int] = field(default_factory=dict)
     """Entries that would allow what endpoint rules denied."""
+    tools: dict[str, int] = field(default_factory=dict)
+    """Entries for allow_mcp_tool with the number of messages."""
+    denied_tools: dict[str, int] = field(default_factory=dict)
+    """Entries that would allow what MCP rules denied."""
     judged: set[Target] = field(default_factory=set)
     """Targets whose requests endpoint rules judged: they are no entries for allow_domain."""
     files: set[tuple[str, str]] = field(default_factory=set)
@@ -192,7 +198,9 @@ def _take_request(learned: Learned, event: NetworkEvent, target: Target) -> None
     is_denied = event.decision == "deny"
     flag = allow_flag(*target, event.reason) if is_denied else _exact_flag(event, target)
     counted = learned.denied_endpoints if is_denied else learned.endpoints
-    if flag is None or not flag.startswith(ALLOW_ENDPOINT_FLAG):
+    if flag is not None and flag.startswith(ALLOW_MCP_FLAG):
+        counted = learned.denied_tools if is_denied else learned.tools
+    elif flag is None or not flag.startswith(ALLOW_ENDPOINT_FLAG):
         learned.left_out += not is_denied
         return
     rule = shlex.split(flag)[1]
@@ -208,6 +216,9 @@ def _exact_flag(event: NetworkEvent, target: Target) -> str | None:
     if "*" in path or len(path) > MAX_SHOWN or not _can_be_allowed(target[0], entry(*target)):
         return None
     scheme = "https" if event.mode == "connect_intercept" else "http"
+    call = parse_note(event.reason).call
+    if call is not None:
+        return suggested_mcp_flag(scheme, *target, call, path)
     flag = suggested_flag(scheme, *target, event.method or "", path)
     return flag if flag is not None and "*" not in flag else None
 

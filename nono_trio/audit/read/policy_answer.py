@@ -79,11 +79,15 @@ def host_answer(policy: SessionPolicy, text: str, port: int) -> PolicyAnswer:
     return PolicyAnswer(subject, verdict.allowed, reason, _line(network, verdict.rule), note)
 
 
-def url_answer(policy: SessionPolicy, text: str, method: str) -> PolicyAnswer:
-    """Say whether the session might make a request. Raises as `host_answer`."""
+def url_answer(
+    policy: SessionPolicy, text: str, method: str, tool: str | None = None
+) -> PolicyAnswer:
+    """Say whether the session might make a request. Raises as `host_answer`. `tool` is that of an
+    MCP call in it, or a method after `method:`."""
     asked = parse_asked_url(text, method)
     answer = host_answer(policy, asked.host, asked.port)
-    answer = replace(answer, subject=f"{method} {asked.scheme}://{answer.subject}{asked.target}")
+    subject = f"{method} {asked.scheme}://{answer.subject}{asked.target}"
+    answer = replace(answer, subject=subject if tool is None else f"{subject} ({tool})")
     rules, host = _rules(policy.network), parse_rule_host(asked.host)
     if not answer.allowed:
         return answer
@@ -94,6 +98,10 @@ def url_answer(policy: SessionPolicy, text: str, method: str) -> PolicyAnswer:
     if not rules.intercepts(host, asked.port):
         return answer
     found = rules.endpoint_verdict(asked.scheme, host, asked.port, method, asked.target)
+    if found.messages is not None:
+        from nono_trio.core.policy.mcp_policy import with_message  # imported with the rules
+
+        found = with_message(found, tool)
     if found.is_by_rule:
         answer = replace(answer, line=_line(policy.network, found.rule))
     if not found.allowed:

@@ -71,10 +71,11 @@ class Lesson:
             "session_id": self.session_id,
             "verdict": self.verdict,
             "profile": {name: table for name, table in tables.items() if table},
-            "requests": learned.entries | learned.endpoints,
+            "requests": learned.entries | learned.endpoints | learned.tools,
             "unreached": learned.unreached,
             "denied": learned.refused,
             "denied_endpoints": list(learned.denied_endpoints),
+            "denied_tools": list(learned.denied_tools),
             "denied_files": [
                 {"path": path, "access": access} for path, access in sorted(learned.files)
             ],
@@ -110,9 +111,11 @@ class Lesson:
             yield f"  # {quoted(rule)},  # never reached: {shorten(clean(reason), MAX_DETAIL)}"
         yield from _denied_lines(learned.refused)
         yield "]"
-        yield from _endpoint_lines(learned)
+        yield from _rule_lines("allow_endpoint", learned.endpoints, learned.denied_endpoints)
+        yield from _rule_lines("allow_mcp_tool", learned.tools, learned.denied_tools)
         network = self._network()
-        network.pop("allow_endpoint", None)  # with its comments above
+        for key in ("allow_endpoint", "allow_mcp_tool"):  # with their comments above
+            network.pop(key, None)
         yield from _table_lines(network)
         unused = self._unused_ports()
         if unused:
@@ -130,6 +133,7 @@ class Lesson:
         learned, found = self.learned, learned_network(self.policy)
         found["resolve"] = [*dict.fromkeys([*found.get("resolve", []), *learned.resolve])]
         found["allow_endpoint"] = list(learned.endpoints)
+        found["allow_mcp_tool"] = list(learned.tools)
         found["open_port"] = sorted(learned.open_ports)
         found["listen_port"] = sorted({*found.get("listen_port", []), *learned.listen_ports})
         return {key: value for key, value in found.items() if value}
@@ -142,17 +146,13 @@ class Lesson:
         return f"learned-{self.session_id}"
 
 
-def _endpoint_lines(learned: Learned) -> Iterator[str]:
-    """The rules of the requests that were judged one by one."""
-    denied = {
-        rule: count
-        for rule, count in learned.denied_endpoints.items()
-        if rule not in learned.endpoints
-    }
-    if not (learned.endpoints or denied):
+def _rule_lines(key: str, used: dict[str, int], refused: dict[str, int]) -> Iterator[str]:
+    """The rules of the requests, or of the MCP messages, that were judged one by one."""
+    denied = {rule: count for rule, count in refused.items() if rule not in used}
+    if not (used or denied):
         return
-    yield "allow_endpoint = ["
-    for rule, count in learned.endpoints.items():
+    yield f"{key} = ["
+    for rule, count in used.items():
         yield f"  {quoted(rule)},  # {counted(count, 'request')}"
     if denied:
         yield "  # Denied in that session: take the # away from what it may request."

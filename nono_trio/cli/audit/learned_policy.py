@@ -12,6 +12,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from nono_trio.core.policy.judging import EXPECT_FLAG, PATH_FLAG
+from nono_trio.core.policy.rule import MCP
 
 DENY: Final = "deny "  # the action before an endpoint rule
 
@@ -42,13 +43,14 @@ def learned_network(policy: SessionPolicy | None) -> dict[str, Any]:
     if policy is None:
         return {}
     network = policy.network
+    entries = [one.entry for one in network.endpoints]
+    denied = [one.removeprefix(DENY) for one in entries if one.startswith(DENY)]
     found: dict[str, Any] = {
         "deny_domain": [one.entry for one in network.deny],
         "intercept": [one.entry for one in network.intercept],
         "no_intercept": [one.entry for one in network.no_intercept],
-        "deny_endpoint": [
-            one.entry.removeprefix(DENY) for one in network.endpoints if one.entry.startswith(DENY)
-        ],
+        "deny_endpoint": [one for one in denied if not one.startswith(MCP)],
+        "deny_mcp_tool": [one.removeprefix(MCP) for one in denied if one.startswith(MCP)],
         "resolve": [one.entry for one in network.pins],
         "listen_port": network.listen_ports,
     }

@@ -10,8 +10,8 @@ import click
 
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.question import (
-    DEFAULT_METHOD,
     DEFAULT_PORT,
+    asked_method,
     check_question,
     question_options,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @audit_dir_option
 def why(
     session: str, host: str | None, port: int | None, url: str | None, method: str | None,
-    path: str | None,
+    tool: str | None, path: str | None,
     operation: Literal["read", "write"] | None, as_json: bool, audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Say whether a session might reach a host, request a URL or touch a path, and which line of
@@ -42,7 +42,7 @@ def why(
 
     Exit code: 0 for any answer; 2 for a session without a bound policy.
     """
-    check_question(host, port, url, method, path, operation)
+    check_question(host, port, url, method, path, operation, tool)
     from nono_trio.audit.read.policy_answer import host_answer, path_answer, url_answer
     from nono_trio.audit.verify import bound_facts
 
@@ -55,7 +55,7 @@ def why(
     if host is not None:
         answer = host_answer(stored.policy, host, port or DEFAULT_PORT)
     elif url is not None:
-        answer = url_answer(stored.policy, url, method or DEFAULT_METHOD)
+        answer = url_answer(stored.policy, url, asked_method(method, tool), tool)
     else:
         asked = os.path.realpath(path or "")
         answer = path_answer(stored.policy, asked, operation or "read")

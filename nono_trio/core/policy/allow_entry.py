@@ -16,6 +16,7 @@ from nono_trio.core.net.address import AddressClass, parse_address
 from nono_trio.core.policy.reasons import (
     OPEN_PORT_FLAG,
     DenialCode,
+    McpCall,
     Reason,
     parse_reason,
     without_allow_entry,
@@ -30,6 +31,9 @@ _WITHOUT_ENTRY: Final = frozenset({
     DenialCode.NO_QUERY, DenialCode.UNANSWERED,
 })  # fmt: skip
 _ENDPOINT_CODES: Final = frozenset({DenialCode.ENDPOINT_NOT_ALLOWED, DenialCode.ENCODED_SLASH})
+_MCP_CODES: Final = frozenset({
+    DenialCode.MCP_TOOL_NOT_ALLOWED, DenialCode.MCP_METHOD_NOT_ALLOWED,
+})  # fmt: skip
 _SHOWN_URL: Final = re.compile(r"(https?)://[^/]+(/[!-~]*)")
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
@@ -112,6 +116,8 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
         return f"{OPEN_PORT_FLAG} {port}"
     if read.code in _ENDPOINT_CODES:
         return _endpoint_flag(target, port, read)
+    if read.code in _MCP_CODES:
+        return _mcp_flag(target, port, read)
     address = parse_address(str(read.values.get("address", "")))
     if address is None:
         return None
@@ -133,6 +139,18 @@ def _endpoint_flag(target: str, port: int, reason: Reason) -> str | None:
     if shown is None:
         return None
     return suggested_flag(shown[1], target, port, str(reason.values.get("method", "")), shown[2])
+
+
+def _mcp_flag(target: str, port: int, reason: Reason) -> str | None:
+    """The flag that would have allowed an MCP message."""
+    from nono_trio.core.policy.mcp_policy import suggested_mcp_flag  # late: few sessions have any
+
+    shown = _SHOWN_URL.fullmatch(str(reason.values.get("url", "")))
+    if shown is None:
+        return None
+    tool, method = reason.values.get("tool"), reason.values.get("mcp_method")
+    call = McpCall(str(method or ""), str(tool or ""))
+    return suggested_mcp_flag(shown[1], target, port, call, shown[2])
 
 
 def denial_text(event: NetworkEvent) -> str | None:

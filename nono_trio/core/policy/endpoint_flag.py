@@ -30,7 +30,7 @@ MAX_SHOWN: Final = 256  # characters of a path in a sentence; the record has all
 def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
     """Return the URL of a request for a sentence, without its query; a long path is cut."""
     path = path if len(path) <= MAX_SHOWN else f"{path[:MAX_SHOWN]}..."
-    return _origin(scheme, host, port) + path
+    return origin(scheme, host, port) + path
 
 
 def whole_host_flag(scheme: str, host: Host, port: int) -> str:
@@ -45,13 +45,13 @@ def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: s
     or its first segment is too long. The rest of a path becomes `**` from an empty segment
     on, or where a line would be too long.
     """
-    pattern = _pattern(path)
+    pattern = path_pattern(path)
     return None if pattern is None else _flag(scheme, host, port, method, pattern)
 
 
-def _pattern(path: str, *, is_cut: bool = False) -> str | None:
-    """The pattern for a canonical path, whose last segment may be cut; None if it would be for the
-    whole host, or would have a part that is not the path's own."""
+def path_pattern(path: str, *, is_cut: bool = False) -> str | None:
+    """Return the pattern for a canonical path, whose last segment may be cut; None if it would be
+    for the whole host, or would have a part that is not the path's own."""
     if "*" in path or REDACTED in path:
         return None
     kept: list[str] = []
@@ -69,7 +69,7 @@ def _pattern(path: str, *, is_cut: bool = False) -> str | None:
 
 def _flag(scheme: str, host: Host, port: int, method: str, pattern: str) -> str:
     methods = method if method == method.upper() else ANY_METHOD
-    url = _origin(scheme, host, port) + pattern
+    url = origin(scheme, host, port) + pattern
     return f"{ALLOW_ENDPOINT_FLAG} {shlex.quote(f'{methods} {url}')}"
 
 
@@ -78,7 +78,7 @@ def suggested_flag(scheme: str, target: str, port: int, method: str, path: str) 
 
     `path` is as `shown_url` has it: what was cut off becomes `**`.
     """
-    pattern = _pattern(path, is_cut=len(path) > MAX_SHOWN)
+    pattern = path_pattern(path, is_cut=len(path) > MAX_SHOWN)
     if pattern is None:
         return None
     try:
@@ -89,7 +89,8 @@ def suggested_flag(scheme: str, target: str, port: int, method: str, path: str) 
     return flag
 
 
-def _origin(scheme: str, host: Host, port: int) -> str:
+def origin(scheme: str, host: Host, port: int) -> str:
+    """Return scheme, host, and the port unless it is the scheme's own."""
     authority = host.bracketed()
     if port != DEFAULT_PORTS.get(scheme):
         authority += f":{port}"

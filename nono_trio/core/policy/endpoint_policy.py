@@ -10,14 +10,17 @@ Rules of this file:
   more than its rules. A host with deny rules alone is open for the rest.
 - What a verdict allows is one spelling: `target` is what was matched, and what must be sent.
 - A request to a host without endpoint rules is not judged, and its target stays as it came.
+- An MCP rule that opens is also an endpoint rule: it allows the requests that carry messages. A
+  verdict that allows has the MCP rules about the request's path, which judge its body.
 - A header field that lets a server take another method or path than the request's own, or a second
   path, is refused where a rule decides about them.
 """
 
 from __future__ import annotations
 
+import importlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from nono_trio.core.http.override_fields import is_override_field
@@ -27,8 +30,9 @@ from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, 
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
 from nono_trio.core.policy.endpoint_rule import (
     DENY_ENDPOINT_FLAG,
-    parse_entry,
+    EndpointRule,
 )
+from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.host_table import HostTable
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.resolver_files import look_up_names
@@ -41,12 +45,13 @@ from nono_trio.core.policy.rule import (
     parse_deny,
     with_parents,
 )
+from nono_trio.core.policy.rule_entry import parse_rule_entry
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from nono_trio.core.policy.endpoint_rule import Action, EndpointRule
+    from nono_trio.core.policy.mcp_rule import McpRule
     from nono_trio.core.policy.rule import Rule
 
 INTERCEPT_FLAG: Final = "--intercept"
@@ -55,46 +60,8 @@ NO_RULE_ALONE: Final = "no endpoint rule is for this path alone: it has a * or a
 NO_SHORT_RULE: Final = (
     "no short endpoint rule is for this path alone: its first segment is too long"
 )
-DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointVerdict:
-    """The policy's answer about one request.
-
-    `target` is what is sent upstream, in origin-form; "" if the target has no canonical spelling.
-    `path` is what the record has: the same without the values of the query. `action` and `rule` are
-    for the record too (None for a host without rules); `rule` is the entry as written, or
-    DEFAULT_RULE. `reason` and `hint` are as in Verdict. `status` is that of the refusal.
-    """
-
-    allowed: bool
-    target: str
-    path: str
-    action: Action | None = None
-    rule: str | None = None
-    reason: str | None = None
-    hint: str | None = None
-    status: int = 403
-    observed: bool = False
-    """True if no rule allows it: an audit rule, or --observe, lets it through."""
-
-    @property
-    def by_default(self) -> bool:
-        """True if the request fits no rule."""
-        return self.rule == DEFAULT_RULE
-
-    @property
-    def is_by_rule(self) -> bool:
-        """True if an entry decided, and not the default of a host with rules."""
-        return self.rule is not None and self.rule != DEFAULT_RULE
-
-    @property
-    def is_observed(self) -> bool:
-        """True if --observe let it through, and no rule."""
-        return self.observed and not self.is_by_rule
 
 
 class EndpointPolicy:
@@ -119,12 +86,12 @@ class EndpointPolicy:
         self._source = source
         self._search = search
         self._observe = observe
-        rules = [*map(parse_entry, entries)]
-        self.opened: list[Rule] = [one.host_rule for one in rules if one.action != "deny"]
+        self.opened: list[Rule] = []
         """The host entries of the rules that open a host."""
+        self._named: HostTable[EndpointRule] = HostTable()  # every rule, an MCP rule by its URL
         self._rules: HostTable[EndpointRule] = HostTable()
-        for rule in rules:
-            self._rules.add(rule.host, rule.wildcard, rule)
+        self._mcp: HostTable[McpRule] = HostTable()
+        rules = [*self._add_all(entries)]
         self._intercepted: HostTable[bool] = HostTable()
         self._excepted: HostTable[bool] = HostTable()
         self.intercepts_all = False
@@ -140,14 +107,29 @@ class EndpointPolicy:
             _check_contradiction(text, named, rules)
             self._excepted.add(named.host, named.wildcard, True)
 
+    def _add_all(self, entries: Iterable[str]) -> Iterator[EndpointRule]:
+        """Take the rules; yields the endpoint rule of each. Raises UsageError."""
+        for entry in entries:
+            rule, mcp = parse_rule_entry(entry)
+            self._named.add(rule.host, rule.wildcard, rule)
+            if mcp is not None:
+                # All that judges is imported now: a run may import nothing once its command runs.
+                importlib.import_module("nono_trio.core.policy.mcp_policy")
+                self._mcp.add(rule.host, rule.wildcard, mcp)
+            if mcp is None or mcp.opens:
+                self._rules.add(rule.host, rule.wildcard, rule)
+            if rule.action != "deny":
+                self.opened.append(rule.host_rule)
+            yield rule
+
     @property
     def intercepts_any(self) -> bool:
         """True if requests to some host are to be seen."""
-        return self.intercepts_all or bool(self._rules) or bool(self._intercepted)
+        return self.intercepts_all or bool(self._named) or bool(self._intercepted)
 
     def has_rules(self, host: Host) -> bool:
         """Return True if an endpoint rule names the host, whatever its port."""
-        return self._has(self._rules, host)
+        return self._has(self._named, host)
 
     def intercepts(self, host: Host) -> bool:
         """Return True if requests to the host are to be seen, on every port."""
@@ -186,7 +168,7 @@ class EndpointPolicy:
         for one in allowed:
             if one.scheme != TCP_SCHEME or one.wildcard:
                 continue
-            rule = next(self._rules.find(one.host), None)
+            rule = next(self._named.find(one.host), None)
             if rule is not None:
                 raise UsageError(
                     f"{ALLOW_FLAG} {one.text} contradicts the rule {rule.text!a}: a host with"
@@ -209,7 +191,8 @@ class EndpointPolicy:
         case. Raises nothing.
         """
         rules = [*self._find(self._rules, host)]
-        if not rules:
+        mcp = [*self._find(self._mcp, host)] if self._mcp else []
+        if not rules and not mcp:
             return EndpointVerdict(True, target, redact_path(target))
         try:
             canonical = canonical_target(target)
@@ -224,7 +207,16 @@ class EndpointPolicy:
         if name is not None:
             reason = format_reason(DenialCode.OVERRIDE_FIELD, name=name)
             return _refused(canonical, None, reason, f"send the request without {name}")
-        return self._opened(rules, scheme, host, port, method, canonical)
+        opened = self._opened(rules, scheme, host, port, method, canonical)
+        about = [one for one in mcp if one.endpoint.pattern.may_cover(canonical)]
+        if not about or not opened.allowed:
+            return opened
+        from nono_trio.core.policy.mcp_policy import MessageRules  # imported with the rules
+
+        messages = MessageRules(
+            about, opened, scheme, host, port, method, canonical, self._observe, self._source
+        )
+        return replace(opened, messages=messages)
 
     def _denied(
         self, rules: Sequence[EndpointRule], scheme: str, host: Host, port: int, method: str,

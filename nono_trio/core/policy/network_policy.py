@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nono_trio.core.net.address import Address
-    from nono_trio.core.policy.endpoint_policy import EndpointPolicy, EndpointVerdict
+    from nono_trio.core.policy.endpoint_policy import EndpointPolicy
+    from nono_trio.core.policy.endpoint_verdict import EndpointVerdict
     from nono_trio.core.policy.reasons import Value
     from nono_trio.core.policy.resolved_address import ResolvedAddress
     from nono_trio.core.policy.rule import Rule

@@ -32,7 +32,7 @@ _FAILED_CODES: Final = frozenset({
 })  # fmt: skip
 _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
-    DenialCode.ENDPOINT_DENIED,
+    DenialCode.ENDPOINT_DENIED, DenialCode.MCP_TOOL_DENIED, DenialCode.MCP_METHOD_DENIED,
 })  # fmt: skip
 # Not counted if they are about a loopback address.
 _LOOPBACK_CODES: Final = frozenset({DenialCode.DIRECT, DenialCode.HOST_LOOPBACK})

@@ -118,6 +118,17 @@ class DenialCode(Enum):
     OVERRIDE_FIELD = (
         "the field {name} may name another method or path than the one that rules judge"
     )
+    # MCP rules. `tool` and `mcp_method` are as in a rule, `arguments` is sha256:HEX or none.
+    MCP_TOOL_NOT_ALLOWED = (
+        "the MCP tool {tool} of {url} fits no MCP rule of the host (arguments {arguments})"
+    )
+    MCP_TOOL_DENIED = (
+        "the MCP tool {tool} of {url} (arguments {arguments}) is denied by the rule {detail}"
+    )
+    MCP_METHOD_NOT_ALLOWED = "the MCP method {mcp_method} of {url} fits no MCP rule of the host"
+    MCP_METHOD_DENIED = "the MCP method {mcp_method} of {url} is denied by the rule {detail}"
+    MCP_UNREADABLE = "the MCP message {detail}"
+    MCP_UPGRADE = "a WebSocket is refused where MCP rules judge messages"
     # --open-port and --listen-port.
     RELAY_FULL = "{count} connections to port {port} are open"
     RELAY_UNANSWERED = "nothing answers on port {port}: {detail}"
@@ -259,6 +270,17 @@ def _read_value(name: str, text: str) -> Value:
 _NOTE_SEPARATOR: Final = "; "
 _NAME_SEPARATOR: Final = ", "
 _LOOKED_UP_AS: Final = "looked up as "
+_MCP: Final = "MCP "
+
+
+@dataclass(frozen=True)
+class McpCall:
+    """The part of an MCP message that is recorded: the method, the tool of a call, and
+    "sha256:HEX" of the bytes of its arguments; "" for what it lacks. Names are without blanks."""
+
+    method: str
+    tool: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,6 +295,8 @@ class Note:
     """OPEN_PORT_FLAG or LISTEN_PORT_FLAG if the port is relayed without the proxy."""
     observed: bool = False
     """True if no entry allows it and only OBSERVE_FLAG let it through."""
+    call: McpCall | None = None
+    """The MCP message in the request."""
 
     @property
     def scheme(self) -> str:
@@ -294,12 +318,30 @@ def format_note(note: Note) -> str | None:
         parts.append(f"{ALLOW_FLAG} {note.entry}")
     if note.looked_up:
         parts.append(format_looked_up(note.looked_up))
+    if note.call is not None:
+        parts.append(format_call(note.call))
     return _NOTE_SEPARATOR.join(parts) or None
 
 
 def format_looked_up(names: tuple[str, ...]) -> str:
     """Return the text for the full names that a look-up asks for."""
     return f"{_LOOKED_UP_AS}{_NAME_SEPARATOR.join(names)}"
+
+
+def format_call(call: McpCall) -> str:
+    """Return the text for an MCP message."""
+    words = (call.method, call.tool, call.arguments)
+    return _MCP + " ".join(word for word in words if word)
+
+
+def with_call(note: str | None, call: McpCall) -> str:
+    """Return the text of a note with an MCP message."""
+    return format_call(call) if note is None else f"{note}{_NOTE_SEPARATOR}{format_call(call)}"
+
+
+def _parse_call(words: list[str]) -> McpCall:
+    """Read a message: the third word may be missing, and the second one with it."""
+    return McpCall(*[*words, "", ""][:3])
 
 
 def parse_note(text: str | None) -> Note:
@@ -315,4 +357,6 @@ def parse_note(text: str | None) -> Note:
             note = replace(note, port_flag=part)
         elif part == OBSERVE_FLAG:
             note = replace(note, observed=True)
+        elif part.startswith(_MCP):
+            note = replace(note, call=_parse_call(part.removeprefix(_MCP).split(" ")))
     return note

@@ -59,6 +59,7 @@ LOCALHOST: Final = "localhost"
 
 TLS_SCHEME: Final = "tls://"
 TCP_SCHEME: Final = "tcp://"
+MCP: Final = "mcp "  # after the action, in an entry of mcp_rule.py
 
 _DEFAULT_PORTS: Final[dict[str, tuple[int, ...]]] = {
     "": WEB_PORTS,

@@ -1,14 +1,18 @@
-"""An endpoint rule as a table of a profile: `[[network.endpoint]]`.
+"""Rules about requests as tables of a profile: `[[network.endpoint]]`, `[[network.mcp]]`.
 
-Rules of this file: a table says what the text of --allow-endpoint says, and becomes that text with
-its action; the text is what adds up, what the origin of an entry goes by, and what is parsed.
+Rules of this file: a table says what the text of --allow-endpoint or --allow-mcp-tool says, and
+becomes that text with its action; the text is what adds up, what the origin of an entry goes by,
+and what is parsed.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Endpoint(
@@ -41,3 +45,29 @@ class Endpoint(
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+
+class Mcp(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """One MCP rule. `host` is as in Endpoint. `tools` and `methods` have `*` for any text in a
+    name; a rule has one of either at least."""
+
+    host: str
+    path: str = "/**"
+    tools: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    action: Literal["allow", "deny", "audit"] = "allow"
+
+    def __str__(self) -> str:
+        """Return the rule as the entry of an MCP rule has it."""
+        from nono_trio.core.policy.mcp_rule import mcp_text  # late: few profiles
+
+        return f"{self.action} mcp {mcp_text(self.host, self.path, self.tools, self.methods)}"
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+TABLES: Final[Mapping[str, type[Endpoint] | type[Mcp]]] = {"endpoint": Endpoint, "mcp": Mcp}
+"""The kinds of entries that are tables, by Field.kind."""

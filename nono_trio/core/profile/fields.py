@@ -18,6 +18,7 @@ Kind: TypeAlias = Literal[
     "text", "path", "seed", "home", "size",
     "allowed_host", "denied_host", "group", "pin", "upstream_proxy", "bypass",
     "intercepted_host", "excepted_host", "allowed_endpoint", "denied_endpoint", "endpoint",
+    "allowed_mcp", "denied_mcp", "mcp",
     "allowed_variable", "denied_variable", "value", "secret",
     "switch", "choice", "whole_number", "seconds",
 ]  # fmt: skip
@@ -178,7 +179,7 @@ FIELDS: Final = (
         key="network.intercept", merge="adds_up", kind="intercepted_host", group="requests",
         flags=("--intercept",), metavar="HOST|*.SUFFIX|all",
         help="See the requests to a host: its TLS is ended here, each request is recorded. Hosts"
-        " with endpoint rules are always seen.",
+        " with endpoint or MCP rules are always seen.",
         example='["api.example.com"]', note="requests to them are seen and recorded; or all",
     ),
     Field(
@@ -209,6 +210,30 @@ FIELDS: Final = (
         " action (allow, deny, audit), allow_encoded_slash.",
         example='[{ host = "api.example.com", methods = ["GET"], path = "/v1/**" }]',
         note="action: allow, deny or audit; also as [[network.endpoint]]",
+    ),
+    Field(
+        key="network.allow_mcp_tool", merge="adds_up", kind="allowed_mcp", group="mcp",
+        flags=("--allow-mcp-tool",), metavar="'TOOL[,TOOL] URL'",
+        help="Allow calls of tools of an MCP server, as in"
+        " 'search_*,get_issue https://mcp.example.com/mcp', and no other tool there: * is any text"
+        " in a name, method:NAME is a method of MCP as resources/read. Without a path the URL is"
+        " every path of the host.",
+        example='["search_* https://mcp.example.com/mcp"]',
+        note="and no other tools of these servers",
+    ),
+    Field(
+        key="network.deny_mcp_tool", merge="adds_up", kind="denied_mcp", group="mcp",
+        flags=("--deny-mcp-tool",), metavar="'TOOL[,TOOL] URL'",
+        help="Deny calls of tools of an MCP server; wins over every --allow-mcp-tool. A batch with"
+        " such a call is denied as a whole.",
+        example='["delete_* https://mcp.example.com/mcp"]', note="wins over every allow",
+    ),
+    Field(
+        key="network.mcp", merge="adds_up", kind="mcp", joins="endpoint",
+        help="MCP rules as tables: host (HOST, HOST:PORT, http://HOST), path, tools, methods,"
+        " action (allow, deny, audit).",
+        example='[{ host = "mcp.example.com", path = "/mcp", tools = ["search_*"] }]',
+        note="action: allow, deny or audit; also as [[network.mcp]]",
     ),
     Field(
         key="network.resolve", merge="adds_up", kind="pin",

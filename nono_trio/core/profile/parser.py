@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from nono_trio.core.policy.variables import check_set
-from nono_trio.core.profile.endpoint import Endpoint
+from nono_trio.core.profile.endpoint import TABLES as ENTRY_TABLES
+from nono_trio.core.profile.endpoint import Endpoint, Mcp
 from nono_trio.core.profile.fields import BY_KEY
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
 from nono_trio.core.profile.schema import TABLES, EntryOrigin, Extends, Profile, SourcedProfile
@@ -189,8 +190,8 @@ class _Reader:
 
     def _value(self, path: KeyPath, value: Value, kind: Value, default: Value) -> Value:
         field = BY_KEY.get(_dotted(path))
-        if field is not None and field.kind == "endpoint" and isinstance(value, list):
-            value = [*self._whole_tables(path, value)]
+        if field is not None and field.kind in ENTRY_TABLES and isinstance(value, list):
+            value = [*self._whole_tables(path, value, ENTRY_TABLES[field.kind])]
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -200,9 +201,11 @@ class _Reader:
             self._entry(path, entry_path, entry)
         return converted
 
-    def _whole_tables(self, path: KeyPath, values: list[Value]) -> Iterator[Value]:
+    def _whole_tables(
+        self, path: KeyPath, values: list[Value], table: type[Endpoint] | type[Mcp]
+    ) -> Iterator[Value]:
         """Yield the tables of an array that have the keys and types of a rule."""
-        known = Endpoint.__struct_fields__
+        known = table.__struct_fields__
         for index, value in enumerate(values):
             at = (*path, index)
             if not isinstance(value, dict):
@@ -213,7 +216,7 @@ class _Reader:
                 hint = suggestion(str(name), known, "known keys")
                 self._fault((*at, name), "unknown key", hint, key=f"{_dotted(path)}.{name}")
             try:
-                converted = msgspec.convert(value, Endpoint)
+                converted = msgspec.convert(value, table)
             except msgspec.ValidationError as error:
                 if not unknown:
                     text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", str(error))))
@@ -234,7 +237,7 @@ class _Reader:
                 check_set(name)
             elif by_name:
                 check_host(name)
-            if field is not None and isinstance(entry, (str, Endpoint)):
+            if field is not None and isinstance(entry, (str, Endpoint, Mcp)):
                 check_entry(field.kind, str(entry))
         except UsageError as error:
             self._fault(entry_path, error.message, error.hint, key=key)

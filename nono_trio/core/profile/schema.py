@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from nono_trio.core.profile.endpoint import Endpoint
+from nono_trio.core.profile.endpoint import TABLES as ENTRY_TABLES
 from nono_trio.core.profile.fields import BY_KEY, SECTIONS, Field, fields_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _type(declared: Field) -> Any:  # noqa: ANN401  (a type, for msgspec)
         "choice": Literal[declared.choices],
         "whole_number": Annotated[int, within],
         "seconds": Annotated[float, within],
-        "endpoint": Endpoint,
+        **ENTRY_TABLES,
     }.get(declared.kind, str)
     wholes: dict[Merge, Any] = {
         "adds_up": list[entry], "by_name": dict[str, entry], "replaces": entry | None,

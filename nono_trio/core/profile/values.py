@@ -152,9 +152,9 @@ def _check_endpoint(action: str) -> Callable[[str], object]:
     """Return the check of a rule with the action before it, "" if it has its own."""
 
     def check(text: str) -> None:
-        from nono_trio.core.policy.endpoint_rule import parse_entry  # late: few profiles
+        from nono_trio.core.policy.rule_entry import parse_rule_entry  # late: few profiles
 
-        parse_entry(action + text)
+        parse_rule_entry(action + text)
 
     return check
 
@@ -204,6 +204,9 @@ CHECKS: Final[dict[Kind, Callable[[str], object]]] = {
     "allowed_endpoint": _check_endpoint("allow "),
     "denied_endpoint": _check_endpoint("deny "),
     "endpoint": _check_endpoint(""),
+    "allowed_mcp": _check_endpoint("allow mcp "),
+    "denied_mcp": _check_endpoint("deny mcp "),
+    "mcp": _check_endpoint(""),
     "allowed_variable": check_allow,
     "denied_variable": check_pattern,
     "value": _check_value,

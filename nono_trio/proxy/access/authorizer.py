@@ -30,6 +30,7 @@ from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusua
 from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
 from nono_trio.core.http.request_head import parse_head
 from nono_trio.core.http.target import connect_target, http_target
+from nono_trio.core.http.websocket import offered_key
 from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
@@ -39,10 +40,12 @@ from nono_trio.proxy.access.decision import Decision, Refusal, refusal_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono_trio.core.http.mcp_message import BadMessage
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.http.target import HttpTarget
     from nono_trio.core.log.events import AuthOutcome, Mode
     from nono_trio.core.net.host import Host
+    from nono_trio.core.policy.endpoint_verdict import EndpointVerdict, JudgesMessages
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.policy_verdict import Verdict
 
@@ -230,13 +233,53 @@ def judged(policy: Policy, scheme: str, request: HttpRequest, decision: Decision
     request.path = verdict.path
     if verdict.target:
         request.target = replace(request.target, path=verdict.target.encode("ascii"))
+    messages = verdict.messages
+    if messages is not None:
+        if offered_key(head) is not None:
+            verdict = messages.upgrade()
+        elif not messages.are_about(has_body=head.length > 0 or head.body == "chunked"):
+            verdict = dataclasses.replace(verdict, messages=None)
+    return with_endpoint(decision, verdict)
+
+
+def with_endpoint(decision: Decision, verdict: EndpointVerdict) -> Decision:
+    """The decision with the verdict about the request itself, or about one of its messages."""
     refusal = None
     if not verdict.allowed:
-        reason = verdict.reason or "denied"
-        refusal = Refusal(verdict.status, reason, verdict.hint, "endpoint_policy")
+        refusal = Refusal(
+            verdict.status,
+            verdict.reason or "denied",
+            verdict.hint,
+            "endpoint_policy",
+            verdict.message_id,
+        )
     elif verdict.is_observed and decision.verdict is not None:  # its record says so
         decision = replace(decision, verdict=dataclasses.replace(decision.verdict, observed=True))
     return replace(decision, path=verdict.path, endpoint=verdict, refusal=refusal)
+
+
+def judged_messages(request: HttpRequest, decision: Decision, body: bytes) -> tuple[Decision, ...]:
+    """The decisions about the MCP messages in the body of a request; one that refuses is alone.
+
+    The request is changed: it carries these bytes, and waits for no 100 Continue.
+    """
+    messages = _messages(decision)
+    request.early = body_events(request.stream_id, body, ended=True)
+    if request.head.expects_continue:
+        request.head = replace(request.head, expects_continue=False)
+    verdicts = messages.judge(request.head.fields, body)
+    return tuple(with_endpoint(decision, verdict) for verdict in verdicts)
+
+
+def unreadable(decision: Decision, fault: BadMessage) -> Decision:
+    """The refusal of a request whose body can't be read as MCP messages."""
+    return with_endpoint(decision, _messages(decision).unreadable(fault))
+
+
+def _messages(decision: Decision) -> JudgesMessages:
+    if decision.messages is None:
+        raise AssertionError("no MCP rule is about this request")
+    return decision.messages
 
 
 def read_request(raw: bytes, unread: bytes) -> tuple[Request, bytes]:

@@ -21,11 +21,12 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from nono_trio.core.log.events import Flow, NetworkEvent
+from nono_trio.core.policy.reasons import with_call
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import AuthOutcome, ClosedBy, DenialCategory, Mode
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.endpoint_policy import EndpointVerdict
+    from nono_trio.core.policy.endpoint_verdict import EndpointVerdict, JudgesMessages
     from nono_trio.core.policy.policy_verdict import Verdict
     from nono_trio.core.policy.rule import Spoken
 
@@ -37,6 +38,8 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     reason: str
     hint: str | None = None
     category: DenialCategory | UnsetType = UNSET
+    message_id: int | str | None = None
+    """The id of a refused MCP request; None for a refusal that is answered by its status."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -81,9 +84,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             return None
         if endpoint is not None and endpoint.observed and endpoint.by_default:
             verdict = dataclasses.replace(verdict, observed=True)  # an audit rule names itself
-        if not verdict.is_noted:
-            return None
-        return verdict.note if self.upstream is None else verdict.entry_note
+        note = None
+        if verdict.is_noted:
+            note = verdict.note if self.upstream is None else verdict.entry_note
+        if endpoint is None or endpoint.call is None:
+            return note
+        return with_call(note, endpoint.call)
 
     @property
     def destination(self) -> tuple[Host, int]:
@@ -106,6 +112,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         if self.port is None:
             raise AssertionError("a malformed request has no connection")
         return self.allowing_verdict.inspection.spoken(self.port)
+
+    @property
+    def messages(self) -> JudgesMessages | None:
+        """The MCP rules that must judge the body of an allowed request first; None for most."""
+        return None if self.endpoint is None else self.endpoint.messages
 
     def refused(self, refusal: Refusal) -> Decision:
         """The second decision about the same request, which refuses it."""

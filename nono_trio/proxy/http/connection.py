@@ -87,12 +87,17 @@ class HttpConnection(TunnelHandler):
             request, decision = self._authorize(raw)
         except BadRequest as fault:
             return await self._refuse_malformed(raw or self._client.unread, fault)
+        others: list[Decision] = []
+        if decision.messages is not None and type(request) is HttpRequest:
+            decision, *others = await self._judge_messages(request, decision)
         if decision.refusal is not None:
             if self._is_established and decision.endpoint is None:
                 return await self._reset(decision)
             return await self._refuse(request, decision, decision.refusal)
         self._client.deadline = math.inf
         recorded = await self._record(decision)
+        for other in others:  # of a batch: each message is a record before one is sent
+            await self._record(other)
         if type(request) is ConnectRequest:
             spoken = decision.spoken
             if self._proxy.interception is not None and self._may_be_intercepted(request, decision):
@@ -127,6 +132,15 @@ class HttpConnection(TunnelHandler):
         if is_to_proxy and host.address and proxy.resolver.is_own(host.name, request.port):
             return request, decision.refused(OWN)
         return request, decision if refusal is not None else proxy.route(decision)
+
+    async def _judge_messages(
+        self, request: HttpRequest, decision: Decision
+    ) -> tuple[Decision, ...]:
+        """Read the body of a request and decide about each message in it; a decision that refuses
+        is alone. Raises OSError, and Expired for a client whose place was given away."""
+        from nono_trio.proxy.http.message_body import read_messages  # late: few hosts have rules
+
+        return await read_messages(self._client, request, decision, self._proxy.limits.head)
 
     def _unasked(self) -> Decision | None:
         return self._authorizer.unasked()
@@ -212,9 +226,14 @@ class HttpConnection(TunnelHandler):
         """Send a refusal. If it is the last answer and `more` comes in, read that first: closing
         with unread bytes could destroy the answer."""
         client, seconds = self._client, self._proxy.limits.linger
-        text = error_response.refusal(
-            refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
-        )
+        if refusal.message_id is not None:
+            text = error_response.message_refusal(
+                refusal.message_id, refusal.reason, refusal.hint, close=not keep
+            )
+        else:
+            text = error_response.refusal(
+                refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
+            )
         if keep:
             client.expire_in(seconds)
             await client.send(text)

@@ -14,11 +14,14 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
+
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 CHALLENGE: Final = 'Proxy-Authenticate: Basic realm="nono-trio"\r\n'  # RFC 9110 11.7.1: with a 407
 _ALLOW: Final = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT\r\n"  # with a 405
 _CLOSE: Final = "Connection: close\r\n"
+MESSAGE_DENIED: Final = 403  # JSON-RPC keeps -32768 to -32000 for itself
 _FIELDS: Final = {407: CHALLENGE, 405: _ALLOW}
 
 
@@ -36,6 +39,27 @@ def refusal(status: int, reason: str, hint: str | None, *, close: bool, body: bo
         f"\r\n"
         f"{text if body else ''}"
     ).encode("ascii")
+
+
+def message_refusal(identifier: int | str, reason: str, hint: str | None, *, close: bool) -> bytes:
+    """Return the bytes of the refusal of one MCP request: a JSON-RPC error with status 200.
+
+    Clients show its message to the agent. Of a 403 some show the number only, and some wait for an
+    answer for ever.
+    """
+    body = message_error(identifier, reason, hint)
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
+        % (len(body), _CLOSE.encode("ascii") if close else b"", body)
+    )
+
+
+def message_error(identifier: int | str, reason: str, hint: str | None) -> bytes:
+    """Return the JSON-RPC error that refuses one MCP request."""
+    text = refusal_text(reason, hint).rstrip("\n")
+    error = {"code": MESSAGE_DENIED, "message": text}
+    answer = {"jsonrpc": "2.0", "id": identifier, "error": error}
+    return msgspec.json.encode(answer)
 
 
 def refusal_text(reason: str, hint: str | None) -> str:

@@ -313,6 +313,31 @@ def request(method, path, decision="allow", reason=None, *, mode="connect_interc
     )  # fmt: skip
 
 
+def test_mcp_messages_are_learned_as_their_tools_and_methods(tmp_path):
+    refused = (
+        "the MCP tool drop of https://a.test/mcp fits no MCP rule of the host (arguments none)"
+    )
+    listed = "the MCP tool x of https://a.test/mcp (arguments none) is denied by the rule mcp x y"
+    learned = log(
+        tmp_path,
+        request("POST", "/mcp", reason="MCP tools/call search sha256:00"),
+        request("POST", "/mcp", reason="--observe; MCP tools/call search sha256:01"),
+        request("POST", "/mcp", reason="MCP resources/read"),
+        request("POST", "/mcp", reason=f"MCP tools/call {'x' * 300}..."),
+        request("POST", "/mcp", "deny", refused),
+        request("POST", "/mcp", "deny", listed),
+        request("POST", "/mcp", "deny", "the MCP message was cut off"),
+        request("GET", "/mcp"),
+    )
+    assert learned.tools == {
+        "search https://a.test/mcp": 2,
+        "method:resources/read https://a.test/mcp": 1,
+    }
+    assert learned.denied_tools == {"drop https://a.test/mcp": 1}
+    assert learned.endpoints == {"GET https://a.test/mcp": 1}
+    assert learned.left_out == 1
+
+
 def test_a_host_with_judged_requests_is_learned_as_its_requests(tmp_path):
     denied = "PUT https://a.test/x fits no endpoint rule of the host"
     learned = log(

@@ -134,6 +134,7 @@ def test_requests_are_answered_by_the_rules_that_judged_them():
         allow=[sourced("https://a.test/pub/**"), sourced("whole.test"), sourced("tls://t.test")],
         endpoints=[
             sourced("deny DELETE https://whole.test/**", "--deny-endpoint"),
+            sourced("allow mcp search https://m.test", "p.toml:9: network.mcp"),
             sourced("audit GET https://a.test/x", "p.toml:3: network.endpoint"),
         ],
     )
@@ -154,6 +155,10 @@ def test_requests_are_answered_by_the_rules_that_judged_them():
         assert (answer.allowed, answer.line) == (allowed, line), url
         assert words in answer.reason
         assert answer.subject.startswith(f"{method} http")
+    answer = url_answer(policy, "https://m.test/mcp", "POST", "search")
+    assert answer.line == "mcp search https://m.test (p.toml:9: network.mcp)"
+    assert answer.subject == "POST https://m.test:443/mcp (search)"
+    assert not url_answer(policy, "https://m.test/mcp", "POST", "drop").allowed
     unreadable = SessionPolicy(network=NetworkPolicy(endpoints=[sourced("allow https://a.test")]))
     with pytest.raises(LogUnreadable):
         url_answer(unreadable, "https://a.test/", "GET")

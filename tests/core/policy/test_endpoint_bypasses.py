@@ -19,7 +19,7 @@ from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.network_policy import Policy
 
 if TYPE_CHECKING:
-    from nono_trio.core.policy.endpoint_policy import EndpointVerdict
+    from nono_trio.core.policy.endpoint_verdict import EndpointVerdict
 
 HOST = parse_host("api.test")
 PATHS = [one.path for one in spellings()]

@@ -152,6 +152,23 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the field x-original-url may name another method or path than the one that rules judge": (
         "OVERRIDE_FIELD", {"name": "x-original-url"},
     ),
+    "the MCP tool a of https://a.test/mcp fits no MCP rule of the host (arguments none)": (
+        "MCP_TOOL_NOT_ALLOWED",
+        {"tool": "a", "url": "https://a.test/mcp", "arguments": "none"},
+    ),
+    "the MCP tool a of https://a.test/mcp (arguments sha256:00) is denied by the rule mcp a x": (
+        "MCP_TOOL_DENIED",
+        {"tool": "a", "url": "https://a.test/mcp", "arguments": "sha256:00", "detail": "mcp a x"},
+    ),
+    "the MCP method ping of https://a.test/mcp fits no MCP rule of the host": (
+        "MCP_METHOD_NOT_ALLOWED", {"mcp_method": "ping", "url": "https://a.test/mcp"},
+    ),
+    "the MCP method ping of https://a.test/mcp is denied by the rule mcp method:* x": (
+        "MCP_METHOD_DENIED",
+        {"mcp_method": "ping", "url": "https://a.test/mcp", "detail": "mcp method:* x"},
+    ),
+    "the MCP message was cut off": ("MCP_UNREADABLE", {"detail": "was cut off"}),
+    "a WebSocket is refused where MCP rules judge messages": ("MCP_UPGRADE", {}),
     "256 connections to port 5432 are open": ("RELAY_FULL", {"count": 256, "port": 5432}),
     "nothing answers on port 5432: Connection refused": (
         "RELAY_UNANSWERED", {"port": 5432, "detail": "Connection refused"},

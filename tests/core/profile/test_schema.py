@@ -314,6 +314,34 @@ allow_encoded_slash = true
     assert twice.profile.network.endpoint == sourced.profile.network.endpoint
 
 
+def test_tables_of_mcp_rules_are_entries_with_their_lines():
+    text = """\
+[[network.mcp]]
+host = "m.test"
+path = "/mcp"
+tools = ["search_*", "a,b c"]
+methods = ["resources/read"]
+
+[[network.mcp]]
+host = "http://c.test:8080"
+tools = ["*"]
+action = "deny"
+"""
+    sourced = read_profile(text, "a.toml").accepted()
+    assert [*map(str, sourced.profile.network.mcp)] == [
+        "allow mcp search_*,a%2Cb%20c,method:resources/read https://m.test/mcp",
+        "deny mcp * http://c.test:8080/**",
+    ]
+    lines = [str(sourced.origin("network.mcp", one)) for one in sourced.profile.network.mcp]
+    assert lines == ["a.toml:1", "a.toml:7"]
+    first = '[[network.mcp]]\nhost = "m.test"\ntools = [""]\n'
+    bad = f'{first}[[network.mcp]]\nhost = "m.test"\ntool = ["x"]\n'
+    assert [(line, key, message) for line, key, message, _ in faults(bad)] == [
+        (1, "network.mcp", "' https://m.test/**': expected names with commas between them"),
+        (6, "network.mcp.tool", "unknown key"),
+    ]
+
+
 def test_every_fault_of_an_array_of_tables_is_found():
     text = """\
 [[network.endpoint]]

@@ -11,7 +11,7 @@ from tunnels import opened
 
 from nono_trio.core.net.client_hello import ClientHello, read_client_hello
 from nono_trio.core.net.host import Host, parse_host
-from nono_trio.core.policy.endpoint_policy import DEFAULT_RULE, EndpointVerdict
+from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.proxy.access.decision import Decision, Refusal, host_denied

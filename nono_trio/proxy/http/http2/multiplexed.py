@@ -90,6 +90,7 @@ class MultiplexedConnection(ConnectionHandler):
                     await self._serve()
                 except Exception as error:  # raised below: a nursery would wrap it
                     failure = error
+                failure = await self._record_cut_off() or failure
                 self._lifecycle.nursery.cancel_scope.cancel(
                     reason="the client's connection has ended"
                 )
@@ -101,6 +102,16 @@ class MultiplexedConnection(ConnectionHandler):
         if failure is not None:
             raise failure
         return self._closed_by
+
+    async def _record_cut_off(self) -> Exception | None:
+        """Record the requests that ended before they could be judged. Returns the error of a log
+        that takes no record."""
+        try:
+            for decision in self._requests.unjudged.take_cut_off():
+                await self._record(decision)
+        except Exception as error:  # as in `serve_streams`
+            return error
+        return None
 
     async def _serve(self) -> None:
         while self._lifecycle.failure is None:
@@ -137,6 +148,7 @@ class MultiplexedConnection(ConnectionHandler):
         moved = self._peer.flush() or moved
         moved = self._upstream_streams.flush() or moved
         moved = self._lifecycle.reset_unread() or moved
+        moved = self._requests.unjudged.refuse_late(trio.current_time()) or moved
         if self._proxy.closing and not self._peer.is_leaving:
             self._peer.refuse_more()
         return moved
@@ -183,15 +195,15 @@ class MultiplexedConnection(ConnectionHandler):
             self._head_ends = math.inf
         elif self._head_ends == math.inf:
             self._head_ends = trio.current_time() + limits.head
-        client.deadline = min(client.deadline, self._head_ends, self._lifecycle.next_reset)
+        next_reset = min(self._lifecycle.next_reset, self._requests.unjudged.next_deadline)
+        client.deadline = min(client.deadline, self._head_ends, next_reset)
         client.idle = not self._lifecycle.streams
         try:
             await client.pause()
         except Expired:
             if client.dropped:
                 raise
-            now = trio.current_time()
-            if now >= self._lifecycle.next_reset:
+            if trio.current_time() >= next_reset:
                 return True
             if self._peer.splitter.in_head:
                 reason = format_reason(DenialCode.HEAD_TIMEOUT, seconds=limits.head)

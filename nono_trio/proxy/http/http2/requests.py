@@ -3,6 +3,7 @@
 Rules of this file:
 - A request is written as a head of HTTP/1.1, so the authorizer of those decides about it.
 - What goes out has the path that was judged.
+- A request whose body MCP rules judge waits in `unjudged` until its body has come.
 - A body or trailers that turn out to be bad end their stream, and the server sees no end of it.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import trio
 from h2.events import (
     DataReceived,
     RequestReceived,
@@ -26,12 +28,14 @@ from nono_trio.core.http.http2_head import (
     outgoing_fields,
     request_bytes,
 )
+from nono_trio.core.http.mcp_message import BadMessage
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.proxy.access.authorizer import ConnectRequest
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import FULL
 from nono_trio.proxy.http.http2.peer import MAX_OPEN
 from nono_trio.proxy.http.http2.stream import Http2Stream
+from nono_trio.proxy.http.http2.unjudged import UnjudgedStreams
 from nono_trio.proxy.http.request_stream import HIDES, OVERRIDES
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ _ANY_REQUEST: Final = b"GET / HTTP/1.1\r\n"  # stands for one that could not be 
 class Requests:
     """Takes the requests of one client, whose connection is to `port` of the server."""
 
-    __slots__ = ("_authorizer", "_client", "_lifecycle", "_port", "_proxy")
+    __slots__ = ("_authorizer", "_client", "_lifecycle", "_port", "_proxy", "unjudged")
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Requests:
         self._authorizer = authorizer
         self._port = port
         self._lifecycle = lifecycle
+        self.unjudged = UnjudgedStreams(client, lifecycle, proxy_context.limits.head)
 
     def malformed(self, fault: BadRequest) -> Decision:
         """The refusal of a request that could not be read."""
@@ -85,6 +90,8 @@ class Requests:
             stream = self._lifecycle.streams.get(event.stream_id)
             if stream is not None:
                 stream.closed_by = "client"
+                if stream in self.unjudged:
+                    self.unjudged.refuse(stream, BadMessage("was cut off"))
                 self._lifecycle.finish(stream, None)
 
     def _open(self, event: RequestReceived) -> None:
@@ -94,7 +101,11 @@ class Requests:
             return
         self._lifecycle.add(stream)
         stream.up.has_ended = event.stream_ended is not None
-        self._lifecycle.start(stream, self._decide(stream, event.headers))
+        decision = self._decide(stream, event.headers)
+        if decision.messages is None or decision.refusal is not None:
+            self._lifecycle.start(stream, decision)
+        else:
+            self.unjudged.add(stream, decision, trio.current_time())
 
     def _decide(self, stream: Http2Stream, fields: list[Field]) -> Decision:
         """Decide about a request as about one of HTTP/1.1, and make what goes out."""
@@ -113,7 +124,8 @@ class Requests:
             return decision.refused(Refusal(400, TOO_SHORT))
         if self._lifecycle.is_full:
             return decision.refused(FULL)
-        stream.fields = _outgoing(request, fields)
+        expects = request.head.expects_continue and decision.messages is None
+        stream.fields = _outgoing(request, fields, expects=expects)
         return self._proxy.route(decision)
 
     def _take_data(self, event: DataReceived) -> None:
@@ -128,9 +140,17 @@ class Requests:
             return
         stream.up.add(event.data)
         if stream.up.is_too_long:
-            self._lifecycle.refuse_late(stream, "the body is longer than its content-length")
+            self._refuse_late(stream, "the body is longer than its content-length")
         elif stream.hidden is not None and stream.hidden.is_in(event.data):
-            self._lifecycle.refuse_late(stream, REASON)
+            self._refuse_late(stream, REASON)
+        elif stream in self.unjudged:
+            self.unjudged.check(stream)
+
+    def _refuse_late(self, stream: Http2Stream, reason: str) -> None:
+        if stream in self.unjudged:
+            self.unjudged.refuse(stream, BadMessage(f"is malformed: {reason}"))
+        else:
+            self._lifecycle.refuse_late(stream, reason)
 
     def _take_trailers(self, event: TrailersReceived) -> None:
         stream = self._lifecycle.streams.get(event.stream_id)
@@ -140,13 +160,13 @@ class Requests:
         try:
             check_trailers(fields)
         except FieldFault as fault:
-            self._lifecycle.refuse_late(stream, fault.reason)
+            self._refuse_late(stream, fault.reason)
             return
         if any(is_override_field(name) for name, _ in fields):
-            self._lifecycle.refuse_late(stream, OVERRIDES)
+            self._refuse_late(stream, OVERRIDES)
             return
         if any(hides_request(value) for _, value in fields):
-            self._lifecycle.refuse_late(stream, HIDES)
+            self._refuse_late(stream, HIDES)
             return
         stream.up.trailers = fields
 
@@ -156,10 +176,12 @@ class Requests:
             return
         stream.up.has_ended = True
         if stream.up.is_too_short and not stream.is_refused:
-            self._lifecycle.refuse_late(stream, TOO_SHORT)
+            self._refuse_late(stream, TOO_SHORT)
+        elif stream in self.unjudged:
+            self.unjudged.judge(stream)
 
 
-def _outgoing(request: HttpRequest, fields: list[Field]) -> list[Field]:
+def _outgoing(request: HttpRequest, fields: list[Field], *, expects: bool) -> list[Field]:
     """The fields that go out for an allowed request, with the path that was judged."""
     head, target = request.head, request.target
     return [
@@ -167,5 +189,5 @@ def _outgoing(request: HttpRequest, fields: list[Field]) -> list[Field]:
         (b":scheme", b"https"),
         (b":authority", target.authority),
         (b":path", target.path),
-        *outgoing_fields(fields, expects=head.expects_continue),
+        *outgoing_fields(fields, expects=expects),
     ]

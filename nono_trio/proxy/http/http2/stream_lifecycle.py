@@ -27,12 +27,12 @@ from nono_trio.core.http.http2_frames import (
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import BUSY, UpstreamError
-from nono_trio.proxy.http.error_response import refusal_text
+from nono_trio.proxy.http.error_response import message_error, refusal_text
 from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
 from nono_trio.proxy.limits import MAX_HELD
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from nono_trio.core.http.message import Field
     from nono_trio.core.log.events import ClosedBy
@@ -108,15 +108,23 @@ class StreamLifecycle:
         self.turns.append(stream)
         self._state.open_streams += 1
 
-    def start(self, stream: Http2Stream, decision: Decision) -> None:
-        """Record what was decided about a stream, then answer it or send it on."""
+    def start(
+        self, stream: Http2Stream, decision: Decision, others: Sequence[Decision] = ()
+    ) -> None:
+        """Record what was decided about a stream, then answer it or send it on. `others` are about
+        the other messages of its body."""
         stream.decision = decision
         stream.is_refused = decision.refusal is not None
-        self.nursery.start_soon(self._run, stream, decision)
+        self.nursery.start_soon(self._run, stream, decision, others)
 
-    async def _run(self, stream: Http2Stream, decision: Decision) -> None:
+    async def _run(
+        self, stream: Http2Stream, decision: Decision, others: Sequence[Decision]
+    ) -> None:
         with self._contained(stream):
-            stream.recorded = await self._record(decision)
+            recorded = await self._record(decision)
+            for other in others:
+                await self._record(other)
+            stream.recorded = recorded
             if stream.is_done:
                 return
             if decision.refusal is not None:
@@ -197,10 +205,10 @@ class StreamLifecycle:
         self.detach(stream)
         stream.drop()
         stream.is_answered = stream.is_refused = True
-        text = refusal_text(refusal.reason, refusal.hint).encode("ascii")
+        status, kind, text = _answer_parts(refusal)
         head: list[Field] = [
-            (b":status", b"%d" % refusal.status),
-            (b"content-type", b"text/plain"),
+            (b":status", b"%d" % status),
+            (b"content-type", kind),
             (b"content-length", b"%d" % len(text)),
         ]
         down, is_head = stream.down, stream.method == "HEAD"
@@ -261,3 +269,12 @@ class StreamLifecycle:
         for stream in [*self.streams.values()]:
             stream.closed_by = closed_by
             self.finish(stream, CANCEL)
+
+
+def _answer_parts(refusal: Refusal) -> tuple[int, bytes, bytes]:
+    """The status, content type and body of an answer of ours."""
+    if refusal.message_id is None:
+        text = refusal_text(refusal.reason, refusal.hint)
+        return refusal.status, b"text/plain", text.encode("ascii")
+    body = message_error(refusal.message_id, refusal.reason, refusal.hint)
+    return 200, b"application/json", body

@@ -1,0 +1,97 @@
+"""Requests whose bodies MCP rules judge: they wait here, whole, before anything is recorded.
+
+Rules of this file:
+- A body has one deadline, which more bytes do not extend, and room for MAX_BODY bytes, which its
+  window lets in. The server is not asked while it waits.
+- A body that is cut off was an attempt too, so it is recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, too_long
+from nono_trio.proxy.access.authorizer import judged_messages, unreadable
+from nono_trio.proxy.http.http2.peer import WINDOW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.http.http2.peer import Http2Peer
+    from nono_trio.proxy.http.http2.stream import Http2Stream
+    from nono_trio.proxy.http.http2.stream_lifecycle import StreamLifecycle
+
+
+class UnjudgedStreams:
+    """The streams of one client that wait for their bodies; each has `seconds` for it."""
+
+    __slots__ = ("_client", "_deadlines", "_decisions", "_lifecycle", "_seconds")
+
+    def __init__(self, client: Http2Peer, lifecycle: StreamLifecycle, seconds: float) -> None:
+        self._client = client
+        self._lifecycle = lifecycle
+        self._seconds = seconds
+        self._decisions: dict[Http2Stream, Decision] = {}
+        self._deadlines: deque[tuple[float, Http2Stream]] = deque()
+
+    @property
+    def next_deadline(self) -> float:
+        """When `refuse_late` has something to do, on the clock of trio."""
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def add(self, stream: Http2Stream, decision: Decision, now: float) -> None:
+        """Let a stream wait for its body. `decision` is the one about its head, which allows."""
+        self._decisions[stream] = decision
+        if stream.request is not None and stream.request.head.length > MAX_BODY:
+            self.refuse(stream, too_long())
+        elif stream.up.has_ended:
+            self.judge(stream)
+        else:
+            self._deadlines.append((now + self._seconds, stream))
+            self._client.return_stream_window(stream.number, MAX_BODY + 1 - WINDOW)
+            if stream.request is not None and stream.request.head.expects_continue:
+                self._client.send_head(stream.number, [(b":status", b"100")])
+
+    def __contains__(self, stream: Http2Stream) -> bool:
+        return stream in self._decisions
+
+    def check(self, stream: Http2Stream) -> None:
+        """Refuse a body that has become too long."""
+        if stream.up.held > MAX_BODY:
+            self.refuse(stream, too_long())
+
+    def judge(self, stream: Http2Stream) -> None:
+        """Decide about the messages of a body that is whole."""
+        decision, request = self._decisions.pop(stream), stream.request
+        if request is None:
+            raise AssertionError("a stream that waits has a request")
+        first, *others = judged_messages(request, decision, b"".join(stream.up.pieces))
+        self._lifecycle.start(stream, first, others)
+
+    def refuse(self, stream: Http2Stream, fault: BadMessage) -> None:
+        """Refuse a body that can't be read."""
+        stream.up.drop()
+        self._lifecycle.start(stream, unreadable(self._decisions.pop(stream), fault))
+
+    def refuse_late(self, now: float) -> bool:
+        """Refuse the streams whose time is over; return whether any was."""
+        moved = False
+        while self._deadlines and (
+            self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._decisions
+        ):
+            _, stream = self._deadlines.popleft()
+            if stream in self._decisions:
+                moved = True
+                self.refuse(
+                    stream, BadMessage(f"was not complete within {self._seconds:g} seconds", 408)
+                )
+        return moved
+
+    def take_cut_off(self) -> Iterator[Decision]:
+        """Yield the refusals of the streams that still wait, since the connection has ended."""
+        while self._decisions:
+            _, decision = self._decisions.popitem()
+            yield unreadable(decision, BadMessage("was cut off"))

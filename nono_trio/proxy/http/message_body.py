@@ -1,0 +1,81 @@
+"""Reads the whole body of a request that MCP rules judge, before anything of it is sent.
+
+Rules of this file: the body has one deadline, which more bytes do not extend, and room for MAX_BODY
+bytes. A client that waits for 100 Continue gets it from us, because the server is not asked yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, too_long
+from nono_trio.core.http.message import BodyData
+from nono_trio.proxy.access.authorizer import judged_messages, unreadable
+from nono_trio.proxy.transport.client import Expired
+
+if TYPE_CHECKING:
+    from nono_trio.proxy.access.authorizer import HttpRequest
+    from nono_trio.proxy.access.decision import Decision
+    from nono_trio.proxy.transport.client import Client
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def read_messages(
+    client: Client, request: HttpRequest, decision: Decision, seconds: float
+) -> tuple[Decision, ...]:
+    """Return the decisions about the messages of a request; one that refuses is alone. Raises
+    Expired and OSError as `read_body`."""
+    try:
+        body = await read_body(client, request, seconds)
+    except BadMessage as fault:
+        return (unreadable(decision, fault),)
+    return judged_messages(request, decision, body)
+
+
+async def read_body(client: Client, request: HttpRequest, seconds: float) -> bytes:
+    """Return the body of a request; bytes after it stay in `client.unread`.
+
+    Raises BadMessage for a body that is too long, malformed, cut off, or not complete within
+    `seconds`; Expired for a client whose place was given away; OSError. If cancelled, what was read
+    is lost.
+    """
+    if request.head.length > MAX_BODY:
+        raise too_long()
+    data = bytearray()
+    for event in request.early:
+        if type(event) is BodyData:
+            data += event.data
+    client.expire_in(seconds)
+    if request.head.expects_continue and not request.body.done:
+        await client.send(CONTINUE)
+    while not request.body.done:
+        data += await _read_piece(client, request, seconds)
+        if len(data) > MAX_BODY:
+            raise too_long()
+        await trio.lowlevel.checkpoint()  # a body that has come already would need no wait
+    if len(data) > MAX_BODY:
+        raise too_long()
+    return bytes(data)
+
+
+async def _read_piece(client: Client, request: HttpRequest, seconds: float) -> bytes:
+    try:
+        raw = client.unread or await client.receive()
+    except Expired:
+        if client.dropped:
+            raise
+        raise BadMessage(f"was not complete within {seconds:g} seconds", 408) from None
+    except OSError:  # the attempt is recorded all the same
+        raw = b""
+    if not raw:
+        raise BadMessage("was cut off")
+    try:
+        piece, taken = request.body.read(raw)
+    except BadBody as fault:
+        raise BadMessage(f"is malformed: {fault.reason}") from fault
+    client.unread = raw[taken:]
+    return piece
