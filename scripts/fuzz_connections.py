@@ -364,6 +364,7 @@ _SWITCH = (
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
 HTTP1_SEEDS = (
+    b"\xff" + _GET.replace(b"/ok/x", b"/no/../ok/a/%2e%2E/%78;y?z=%7e") + _GET + MARK + _OK,
     b"\xff" + _GET + MARK + _OK,
     b"\x03" + _GET + _POST + b"Content-Length: 3\r\n\r\nabc" + _GET + MARK + _OK * 3,
     b"\xff" + _POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + _GET + MARK

@@ -157,6 +157,7 @@ FRAME_TOKENS = (
     b"\x3f\xe1\xff\x7f", b"\x20", b"\x88", b"\x82", b"\xbe", b"\0\0\5",
 )  # fmt: skip
 CLIENT_SEEDS = (
+    b"\0" + frame(1, 5, 1, head(b"/no/../ok/a/%2e%2E/%78;y?z=%7e")) + frame(1, 5, 3, head(b"/no")),
     b"\0" + frame(1, 5, 1, head(b"/ok/x")) + frame(1, 4, 3, head(b"/ok/y", b"POST"))
     + frame(0, 0, 3, b"body") + frame(1, 5, 3, bytes(Encoder().encode([(b"x-end", b"1")]))),
     b"\3" + frame(1, 1, 1, head(b"/ok/x")[:9]) + frame(9, 4, 1, head(b"/ok/x")[9:])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
+import trio
 from fuzz_engine import Target, pieces, require
 
 from nono_trio.audit.read.records import flows, lines, lines_backwards, parse_record, records
@@ -14,12 +16,14 @@ from nono_trio.audit.verify.chain import BadRecord, Chain
 from nono_trio.core.log.events import (
     Network,
     NetworkEvent,
+    Payload,
     SessionEnded,
     SessionStarted,
     encode_payload,
 )
 from nono_trio.core.log.record import chain_hash, encode_line, leaf_hash
 from nono_trio.core.log.redaction import redact_path
+from nono_trio.core.log.text_limits import bounded_payload
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.endpoint_path import BadPath, canonical_target
 from nono_trio.core.policy.endpoint_rule import parse_entry
@@ -27,7 +31,9 @@ from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.rule import parse_allow, parse_deny
 from nono_trio.core.profile.parser import read_profile
 from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.sandbox.denied_files import DeniedFiles
 from nono_trio.sandbox.launcher import protocol
+from nono_trio.sandbox.launcher.linux.view_reports import TOLD
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests" / "support"))  # models of servers, and the table of spellings
@@ -176,6 +182,36 @@ def audit_log(data: bytes) -> str:
     return " ".join(outcome)
 
 
+class _Log:
+    """A recorder that encodes as the writer does."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    async def record_payload(self, payload: Payload) -> int:
+        """As `Recorder.record_payload`."""
+        self.lines.append(encode_payload(bounded_payload(payload)))
+        return len(self.lines)
+
+
+def denied_file(data: bytes) -> str:
+    """Each path that is looked up has one record, whatever its bytes are."""
+    paths = [b"/" + one[:300] for one in data.replace(b"\0", b"?").split(b"\n")][:8]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    log = _Log()
+    with ours, theirs:
+        for number, path in enumerate(paths, start=1):
+            theirs.send(TOLD.pack(number, 1, True, 0, 0) + path)
+        theirs.shutdown(socket.SHUT_WR)
+        files = DeniedFiles(ours, log, "20260101-000000-aaaaaaaa")
+        trio.run(files.serve)
+        for payload in files.rest():
+            encode_payload(bounded_payload(payload))
+    require(len(log.lines) == len({*paths}), "a path without a record", paths, log.lines)
+    escaped = b"".join(log.lines).count(b"\\x")
+    return f"{len(log.lines)} {min(escaped, 9)}"
+
+
 def _lines(data: bytes) -> list[bytes]:
     return [line + b"\n" for line in data.split(b"\n")[:-1]] + [
         *filter(None, [data.split(b"\n")[-1]])
@@ -242,6 +278,9 @@ TARGETS = (
            [b"".join(LOG), b"".join(LOG[:2]) + LOG[2][:30], FLOW * 2],
            (b"\n", b'"sequence":', b'"event":', b'"event_json":', b"null", b"\\u0000", b"\\ud800",
             b"1e999", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"NaN")),
+    Target("denied-file", "paths that the command looks up", denied_file,
+           [b"etc/x\nhome/\xff\xfe\n\xe2\x80\xae/\x1b[0m", b"a\na\nb"],
+           (b"\n", b"/", b"..", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\\x00", b"~")),
     Target("launcher", "messages between supervisor and launcher", launcher_messages,
            [b"\x07" + protocol.encode({"go": True}) + protocol.encode({"exited": 3}),
             b"\x01" + protocol.encode({"ready": {"a": [1, "x"]}})],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from checkout import ROOT
 sys.path.append(str(ROOT / "scripts"))
 
 from fuzz_engine import Mutator, Target, run_once, shrunk
-from fuzz_run import known_targets, own_loop
+from fuzz_run import known_targets, main, own_loop
 
 TARGETS = known_targets()
 MUTATIONS = 40
@@ -48,12 +47,24 @@ def test_our_own_engine_finds_an_input_and_makes_it_small(tmp_path, monkeypatch)
     assert "KeyError" in said
 
 
-def test_a_saved_input_runs_by_one_command(tmp_path) -> None:
+@pytest.mark.parametrize(("text", "said"), [(b"\0/public/../admin", "False"), (b"\0/../x", "root")])
+def test_a_saved_input_runs_by_one_command(tmp_path, monkeypatch, capsys, text, said) -> None:
     saved = tmp_path / "input"
-    saved.write_bytes(b"\0/public/../admin")
-    command = [sys.executable, str(ROOT / "scripts/fuzz_run.py"), "--target", "endpoint"]
-    done = subprocess.run(
-        [*command, str(saved)], capture_output=True, text=True, check=False, timeout=BOUND
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{saved}: ")
+    saved.write_bytes(text)
+    monkeypatch.setattr("sys.argv", ["fuzz", "--target", "endpoint", str(saved)])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith(f"{saved}: ")
+    assert said in run_once(TARGETS["endpoint"], text)
+
+
+def test_a_violation_is_an_exit_code_and_a_command(tmp_path, monkeypatch, capsys) -> None:
+    target = Target("broken", "", broken, [b"a bug"])
+    monkeypatch.setattr("fuzz_run.known_targets", lambda: {"broken": target})
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)  # this process goes on
+    monkeypatch.setattr("sys.argv", ["fuzz", "--engine", "own", "--corpus", str(tmp_path)])
+    assert main() == 1
+    said = capsys.readouterr().out
+    assert "VIOLATION, 3 bytes: b'bug'" in said
+    command = said.partition("reproduce: scripts/fuzz ")[2].split("\n")[0]
+    monkeypatch.setattr("sys.argv", ["fuzz", *command.split()])
+    assert main() == 1

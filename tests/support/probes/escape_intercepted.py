@@ -6,7 +6,7 @@ a way around. Before each attempt a name that is not allowed is asked for: in th
 divides the attempts, and each of them must have a refusal of its own.
 
 The program trusts every certificate. Python's TLS makes no renegotiation and no early data. They
-in tests/proxy/transport/test_tls.py and tests/proxy/intercept/test_early_data.py.
+are in tests/proxy/transport/test_tls.py and tests/proxy/intercept/test_early_data.py.
 """
 
 import re
