@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import allow, landlock_isolation
+from harness import allow, landlock_isolation, serving
+from own_ca import write_authority
+from tls_origin import signed_origin
 
 import nono_trio
 from nono_trio.core.policy.host_groups import GROUPS
@@ -90,3 +92,29 @@ def test_a_screenshot_at_the_first_try(sessions: Sessions, origin: Origin, tmp_p
     assert "/page" in origin.seen
     denied = {event["target"] for event in sessions.decisions() if event["decision"] == "deny"}
     assert not any("example.com" in target for target in denied)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_page_under_tls_that_the_session_looks_into(sessions: Sessions, tmp_path: Path) -> None:
+    """Before, Chromium refused the session's certificate."""
+    own = write_authority(tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    server = signed_origin(*own, "seen.example")
+    where = f"seen.example:{server.port}"
+    script = (
+        'flags="--headless --no-sandbox --no-proxy-server --dump-dom"; chromium $flags "$1/ok" &&'
+        ' chromium $flags "$1/no" || exit; ls /etc/chromium/policies/managed >&2;'
+        " ! touch /etc/chromium/policies/managed/x && ! rm /etc/chromium/policies/managed/*"
+    )
+    with serving(server):
+        done = sessions.run(
+            "-p", "browser", "--upstream-ca", str(own[0]),
+            "--allow-domain", f"https://{where}/ok", "--resolve", f"{where}:127.0.0.1",
+            "--", "sh", "-c", script, "sh", f"https://{where}", cwd=work,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ">ok\n<" in done.stdout
+    assert f"GET https://{where}/no fits no endpoint rule" in done.stdout
+    assert server.seen == ["/ok"]
+    assert "\nnono-trio.json\n" in done.stderr

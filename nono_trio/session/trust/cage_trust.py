@@ -33,6 +33,7 @@ from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 from nono_trio.sandbox.launcher.symlinks import follow
 from nono_trio.session.command_files import CommandFiles
+from nono_trio.session.trust.browser_trust import FILE, free_directories, policy
 from nono_trio.session.trust.session_trust import open_session_trust
 from nono_trio.session.trust.trust_places import java_stores, npm_cafiles, system_files
 from nono_trio.session.trust.trust_variables import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "trust"
 _BUNDLE, _EXTRA, _WGETRC, _JAVA = "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts"
+_POLICY: Final = "browser-policy.json"
 # Files of npm's settings, which an earlier command may have written, and the bytes of one file.
 # Mozilla's roots have 220 KiB.
 MAX_CAFILES: Final = 4
@@ -83,6 +85,7 @@ class CageTrust:
     _names: list[str] = field(default_factory=list)
     _system: list[str] = field(default_factory=list)
     _java: list[str] = field(default_factory=list)
+    _policies: list[str] = field(default_factory=list)  # directories of browsers' policies
     _npm: bool = False
 
     def close(self) -> None:
@@ -101,7 +104,10 @@ class CageTrust:
     def grants(self) -> list[CageGrant]:
         """Return the grants to read the files."""
         paths = [*self._seen.values(), *(one.path for one in self._mounted)]
-        return [CageGrant(path, "read", is_file=True) for path in dict.fromkeys(paths)]
+        return [
+            *(CageGrant(path, "read", is_file=True) for path in dict.fromkeys(paths)),
+            *(CageGrant(path, "read", is_file=False) for path in self._policies),
+        ]
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the command's `environment` with the variables of trust."""
@@ -130,6 +136,12 @@ class CageTrust:
                 "trust: variables name it to Node, Deno, Bun, uv, cargo, requests, pip, aws",
                 *(f"trust: {path} has it: Java" for path in self._java),
             ]
+        if self._policies:
+            return [
+                *said,
+                f"trust: {', '.join(self._policies)} has it: Chromium",
+                "trust: not in Firefox, whose store is its own",
+            ]
         return [*said, "trust: not in Chromium and Firefox, whose stores are their own"]
 
     def add_file(self, name: str, data: bytes, *, shown: bool = True) -> str:
@@ -153,6 +165,11 @@ class CageTrust:
         """Show a trust store of ours in place of a JDK's `path`."""
         self._mounted.append(_Mounted(path, source))
         self._java.append(path)
+
+    def mount_policy(self, directory: str, source: str) -> None:
+        """Show a policy file of ours in a directory that browsers read."""
+        self._mounted.append(_Mounted(f"{directory}/{FILE}", source))
+        self._policies.append(directory)
 
     def path_of(self, name: str) -> str:
         """Return the command's path of a file."""
@@ -186,6 +203,11 @@ class Opened:
             os.path.dirname(link) for link in follow(os.path.join(os.getcwd(), path)).links
         )  # it could lead elsewhere
         return any(self._files.covers(one, "write") is not None for one in (path, *links))
+
+    def shows(self, path: str) -> bool:
+        """Tell whether a view shows the host's directory at a path, or must not show one."""
+        granted = [grant.real for grant in (*self._files.grants, *self._files.sockets)]
+        return any(is_in(path, one) for one in (*granted, *self._files.denied))
 
     def is_closed(self, path: str) -> bool:
         """Tell whether a path is closed inside a grant."""
@@ -229,6 +251,8 @@ def open_cage_trust(
         try:
             _add_bundles(trust, environment, opened, [files.start, home or home_directory()])
             _add_java(trust, environment, opened)
+            if shown is not None:
+                _add_policies(trust, opened)
         except BaseException:
             trust.close()
             raise
@@ -295,3 +319,12 @@ def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: Opened) 
         else:  # one variable, so one store: the first is that of the `java` on PATH
             trust.add_file(_JAVA, store)
             return
+
+
+def _add_policies(trust: CageTrust, opened: Opened) -> None:
+    """Have browsers that read a policy trust the authority."""
+    free = free_directories(opened.shows)
+    if free:
+        source = trust.add_file(_POLICY, policy(trust.session.authority), shown=False)
+        for directory in free:
+            trust.mount_policy(directory, source)

@@ -37,6 +37,12 @@ JAVA_FILES: Final = (
     "/etc/ssl/certs/java-cacerts",
 )
 JVM_DIRECTORIES: Final = ("/usr/lib/jvm/*", "/usr/java/*", "/opt/java/*", "/opt/jdk*")
+# Chromium, Chrome, and Chrome for Testing, which Puppeteer and Playwright install.
+BROWSER_POLICIES: Final = (
+    "/etc/chromium/policies/managed",
+    "/etc/opt/chrome/policies/managed",
+    "/etc/opt/chrome_for_testing/policies/managed",
+)
 _IN_JDK: Final = ("lib/security/cacerts", "jre/lib/security/cacerts")
 MAX_JAVA_STORES: Final = 16  # each costs some 50 ms and 200 KB; a machine has one to three
 NPM_SETTINGS: Final = ("/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc")

@@ -6,22 +6,26 @@ PATH. Whether a single program was built to trust something else is not known he
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.posix.safe_open import open_regular
-from nono_trio.session.trust.trust_places import java_stores, system_files
+from nono_trio.session.trust.trust_places import BROWSER_POLICIES, java_stores, system_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # By the files of the system in namespace isolation, by variables in both isolations.
 _BY_FILES: Final = ("curl", "wget", "git", "openssl", "python3", "go", "ruby", "php", "perl")
 _BY_VARIABLES: Final = ("node", "npm", "deno", "bun", "uv", "cargo", "pip", "aws")
 _BY_STORE: Final = ("java",)
-# Their stores are their own, and no variable or file leads to another.
-_NEVER: Final = ("chromium", "google-chrome", "firefox")
+_BY_POLICY: Final = (
+    "chromium",
+)  # in namespace isolation, if the machine has no policies of its own
+# Their stores are their own, and no variable or file that was tried leads to another.
+_NEVER: Final = ("google-chrome", "firefox")
 _KINDS: Final = {b"\xfe\xed\xfe\xed": "JKS", b"\x30": "PKCS12"}
 
 
@@ -39,14 +43,21 @@ def trust_report(environment: Mapping[str, str]) -> TrustReport:
     known = [path for path, kind in stores.items() if kind is not None]
     programs = [*_BY_FILES, *_BY_VARIABLES, *(_BY_STORE if known else ())]
     others = [*_NEVER, *(() if known else _BY_STORE)]
+    browsers = _on_path(_BY_POLICY, environment)
+    if os.path.isdir(BROWSER_POLICIES[0]):
+        others = [*_BY_POLICY, *others]
+        browsers = []
     return TrustReport(
-        _on_path(programs, environment),
+        [
+            *_on_path(programs, environment),
+            *(f"{name} (in namespace isolation)" for name in browsers),
+        ],
         _on_path(others, environment),
         [*system_files(), *(f"{path} ({stores[path]})" for path in known)],
     )
 
 
-def _on_path(names: list[str], environment: Mapping[str, str]) -> list[str]:
+def _on_path(names: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     return [name for name in names if shutil.which(name, path=environment.get("PATH"))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nono_trio.session.trust import trust_places
+from nono_trio.session.trust import trust_report as trust_report_module
 from nono_trio.session.trust.trust_report import trust_report
 
 
@@ -22,6 +23,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(trust_places, "MORE_FILES", ())
     monkeypatch.setattr(trust_places, "JAVA_FILES", ())
     monkeypatch.setattr(trust_places, "JVM_DIRECTORIES", ())
+    monkeypatch.setattr(trust_report_module, "BROWSER_POLICIES", (str(tmp_path / "policies"),))
     return {"PATH": str(tmp_path / "bin")}, store
 
 
@@ -30,8 +32,8 @@ def test_programs_on_path_are_named_with_their_places(mark, kind, machine, tmp_p
     environment, store = machine
     store.write_bytes(mark + b"...")
     report = trust_report(environment)
-    assert report.trusting == ["curl", "node", "java"]
-    assert report.not_trusting == ["chromium"]
+    assert report.trusting == ["curl", "node", "java", "chromium (in namespace isolation)"]
+    assert report.not_trusting == []
     assert report.places == [str(tmp_path / "system.crt"), f"{store} ({kind})"]
 
 
@@ -39,5 +41,12 @@ def test_java_with_another_store_does_not_trust(machine) -> None:
     environment, store = machine
     store.write_bytes(b"BKS?")
     report = trust_report(environment)
-    assert report.trusting == ["curl", "node"]
-    assert report.not_trusting == ["chromium", "java"]
+    assert report.trusting == ["curl", "node", "chromium (in namespace isolation)"]
+    assert report.not_trusting == ["java"]
+
+
+def test_policies_of_the_machine_leave_no_place_for_ours(machine, tmp_path) -> None:
+    environment, _ = machine
+    (tmp_path / "policies").mkdir()
+    report = trust_report(environment)
+    assert (report.trusting, report.not_trusting) == (["curl", "node"], ["chromium", "java"])
