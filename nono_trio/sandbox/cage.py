@@ -13,9 +13,9 @@ import errno
 import os
 import signal
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
+import msgspec
 import trio
 
 from nono_trio.errors import CageFailed, CommandNotFound
@@ -37,8 +37,7 @@ REAP_SECONDS = 5.0
 REAP_TREE_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class ChildEnded:
+class ChildEnded(msgspec.Struct, frozen=True):
     """The child's own end: its exit code, or the signal that killed it."""
 
     code: int | None
@@ -52,8 +51,7 @@ class ChildEnded:
         return 128 + (self.signal or 0)
 
 
-@dataclass(frozen=True)
-class ChildStopped:
+class ChildStopped(msgspec.Struct, frozen=True):
     """The child's group was stopped (Ctrl-Z, SIGSTOP)."""
 
     signal: int

@@ -18,9 +18,10 @@ import os
 import re
 import select
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.errors import CageFailed
 
@@ -39,8 +40,7 @@ _EMPTY_SECONDS = 2.0
 PROCESSES_OF_THE_CAGE = 2
 
 
-@dataclass(frozen=True)
-class Delegated:
+class Delegated(msgspec.Struct, frozen=True):
     """A cgroup in which we may make leaves; `enable`: the controllers to enable first."""
 
     path: Path

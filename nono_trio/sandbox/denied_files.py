@@ -15,6 +15,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import msgspec
 import trio
 
 from nono_trio.core.log.file_events import (
@@ -71,8 +72,7 @@ class _LookUp(NamedTuple):
     path: bytes
 
 
-@dataclass(frozen=True)
-class DeniedFile:
+class DeniedFile(msgspec.Struct, frozen=True):
     """A path that was recorded; `real`: without symlinks, None if the host has no file there."""
 
     path: str

@@ -10,8 +10,9 @@ This file only reads the disk: session/homes/kept_homes.py makes and opens homes
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
 
 from nono_trio.core.policy.home_choice import FLAG, HomeChoice
 from nono_trio.errors import UsageError
@@ -43,8 +44,7 @@ _XDG = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 _OF_THE_SHELL = ("PWD", "OLDPWD")  # the current directory, not a place for files
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A path (without symlinks) in the cage's home at which a grant appears.
 
     `kind` is what must be made there; `target` is that of a link.
@@ -60,8 +60,7 @@ class Place:
         return self.path.split("/")
 
 
-@dataclass(frozen=True)
-class HomePlan:
+class HomePlan(msgspec.Struct, frozen=True):
     """The planned home of a cage; `why_closed` says why a wanted home is missing.
 
     `real` is the real home without symlinks; `moved`: HOME names another directory.

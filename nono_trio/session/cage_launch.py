@@ -7,8 +7,10 @@ start-ups overlap; a weaker cage is taken only if the user left the choice to us
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.cgroup import Cgroup
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
     from nono_trio.session.prepare import PreparedRun
 
 
-@dataclass(frozen=True)
-class Listeners:
+class Listeners(msgspec.Struct, frozen=True):
     """Callbacks of a session, called on the loop, so they must not block."""
 
     warn: Callable[[str], None]
@@ -44,8 +45,7 @@ class Listeners:
     built: Callable[[Sequence[str]], None] = lambda _enforcement: None  # after every fallback
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """A cage that is shut in and waits for "go", after every fallback."""
 
     launched: Launched

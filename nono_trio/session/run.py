@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.audit import store
 from nono_trio.errors import AuditLost
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from nono_trio.session.trust.session_trust import SessionTrust
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """A session that has ended, and its log; `attempts` are what it tried, `notes` are sentences
     about it for the user."""
 

@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+import msgspec
 import xxhash
 
 from nono_trio.audit.write.disk_room import Room
@@ -139,8 +140,7 @@ class AppendFile:
         self._torn = False
 
 
-@dataclass(frozen=True)
-class LogPosition:
+class LogPosition(msgspec.Struct, frozen=True):
     """The end of a log, as a checkpoint records it."""
 
     event_count: int

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -60,8 +59,7 @@ if TYPE_CHECKING:
 SEAL_BYTES = 16 * 1024
 
 
-@dataclass(frozen=True)
-class SessionFacts:
+class SessionFacts(msgspec.Struct, frozen=True):
     """The facts of a session before it starts; the policy's id and process are filled in."""
 
     command: Sequence[str]

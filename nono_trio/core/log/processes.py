@@ -107,8 +107,7 @@ class Holder:
         return b'{"sequence":%d,%b' % (sequence, self._rest)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The result for one socket; without holders only its state."""
 
     state: State

@@ -13,9 +13,10 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +45,7 @@ _HIDDEN_NAMES: Final = frozenset({0xFE0D, 0xFFCE, 0xFF02, 0xFF03})
 _HOST_NAME: Final = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(msgspec.Struct, frozen=True):
     """The plaintext of a TLS hello. `server_name` is the ASCII text that was sent, or None.
 
     `hides_name`: the name is encrypted (ECH), or appears to be (GREASE; an observer can't tell them

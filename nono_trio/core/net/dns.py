@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
@@ -63,8 +64,7 @@ _UNUSUAL = re.compile(rb"[^!-\x7e]|[.\\]")
 _NIBBLES = re.compile(r"(?:[0-9a-f]\.){31}[0-9a-f]")
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """One question. `name` is lower-case without the root dot ("" is the root); a
     byte of a label that is not printable ASCII, and a dot or backslash there, is written as \\DDD
     (RFC 1035 5.1).

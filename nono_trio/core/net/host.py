@@ -12,9 +12,10 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+import msgspec
 
 MAX_NAME = 253  # RFC 1035 2.3.4: 255 octets on the wire, less the first length and the root
 HOST_CACHE = 4096  # spellings kept; at most about 300 bytes each, so 1 MiB in the worst case
@@ -37,8 +38,7 @@ class BadHost(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(msgspec.Struct, frozen=True):
     """A canonical host: `name` is its only spelling, `address` is set for IP literals."""
 
     name: str

@@ -7,9 +7,10 @@ parsed address has everything that the connection is made with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
@@ -32,23 +33,20 @@ class BadSocketAddress(Exception):
     """Bytes that are no socket address; the kernel answers them with EINVAL."""
 
 
-@dataclass(frozen=True, slots=True)
-class InternetAddress:
+class InternetAddress(msgspec.Struct, frozen=True):
     """An IP address and port."""
 
     address: Address
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnixPath:
+class UnixPath(msgspec.Struct, frozen=True):
     """A socket in the file system; the path is unchanged, not resolved."""
 
     path: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class OtherAddress:
+class OtherAddress(msgspec.Struct, frozen=True):
     """Any other family, and unix sockets without a path (abstract ones)."""
 
     family: int

@@ -13,9 +13,10 @@ left out.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.net.address import is_loopback, parse_address
 from nono_trio.core.net.host import BadHost, parse_host
@@ -50,8 +51,7 @@ _ADDRESSES: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class OwnNames:
+class OwnNames(msgspec.Struct, frozen=True):
     """The cage's own names, each line as (address, names), in the order of a hosts file.
 
     `left_out` is the number of names of the machine's file beyond the limit.

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 from nono_trio.errors import UsageError
 
@@ -29,8 +30,7 @@ _STORED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.(namespace|landloc
 _OTHER: Final = re.compile(r"[^a-z0-9]+")
 
 
-@dataclass(frozen=True)
-class HomeChoice:
+class HomeChoice(msgspec.Struct, frozen=True):
     """The home that was chosen.
 
     `source` is the flag, the profile's line and key, or "" for the default. `profile` is the name

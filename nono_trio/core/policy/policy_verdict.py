@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from nono_trio.core.policy.reasons import Note, format_note
 from nono_trio.core.policy.rule import Inspection
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """The policy's answer. `rule` is the entry that decided, as written; None for a built-in rule.
 
     `reason` is set for a denial: one short sentence without a full stop. `hint` names the flag that

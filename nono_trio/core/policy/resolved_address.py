@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.core.net.address import (
     ADDRESS_CACHE,
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedAddress:
+class ResolvedAddress(msgspec.Struct, frozen=True):
     """A resolved address as a host, its class, and its other spellings as hosts."""
 
     host: Host

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.errors import UsageError
 
@@ -100,8 +101,7 @@ _URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s@
 _PROXY_PASSWORD: Final = re.compile(r"[^/?#\s:@]*:[^/?#\s@]+@")
 
 
-@dataclass(frozen=True)
-class VariableRules:
+class VariableRules(msgspec.Struct, frozen=True):
     """Patterns as given: exact names, or a beginning followed by one `*`."""
 
     allow: Sequence[str] = ()
@@ -112,8 +112,7 @@ class VariableRules:
         return self if name is None else VariableRules(self.allow, (*self.deny, name))
 
 
-@dataclass(frozen=True)
-class Inherited:
+class Inherited(msgspec.Struct, frozen=True):
     """The variables that are passed on, and the names of the secrets held back (sorted)."""
 
     passed: dict[str, str]

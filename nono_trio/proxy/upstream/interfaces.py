@@ -5,16 +5,16 @@ Both are protocols, so that a test can use a fake of twenty lines (`nono_trio.te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedAddress:
+class CheckedAddress(msgspec.Struct, frozen=True):
     """An IP address and port that may be dialled.
 
     Only the resolver makes one (a test holds it): after policy has allowed the address for a host

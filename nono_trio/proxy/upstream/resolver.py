@@ -11,9 +11,9 @@ Rules of this file:
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from nono_trio.core.policy.reasons import DenialCode, format_reason
@@ -43,8 +43,7 @@ class AddressDenied(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class HostAddresses:
+class HostAddresses(msgspec.Struct, frozen=True):
     """Checked addresses of a host. `name` is the full name that has them, or None if that is the
     host's name."""
 

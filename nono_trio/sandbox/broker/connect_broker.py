@@ -21,11 +21,11 @@ import socket
 import stat
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from nono_trio.core.log.processes import UNKNOWN
@@ -57,8 +57,7 @@ logger = logging.getLogger(__name__)
 _LOOPBACK: Final = frozenset({IPv4Address("127.0.0.1"), IPv6Address("::ffff:127.0.0.1")})
 
 
-@dataclass(frozen=True)
-class Openings:
+class Openings(msgspec.Struct, frozen=True):
     """The addresses that a cage may connect to and listen at.
 
     A path is a directory with sockets, or one socket."""

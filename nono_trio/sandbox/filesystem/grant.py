@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import Identity, home_directory, identity, is_in, relative
@@ -70,8 +72,7 @@ class Grant:
         return self.access in ("write", "readwrite")
 
 
-@dataclass(frozen=True)
-class PathRequest:
+class PathRequest(msgspec.Struct, frozen=True):
     """One requested path; `source` is the flag, or a profile's file, line and key.
 
     `optional`: it comes from one of our own profiles, so a missing path is no mistake.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.posix.paths import ON_MACOS
 from nono_trio.sandbox.filesystem.grant import Grant
@@ -35,8 +36,7 @@ _ACCESS: Final[dict[int, Access]] = {
 }
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True):
     """The file behind one or more streams: its path on the host and its identity."""
 
     path: str
