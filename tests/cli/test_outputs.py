@@ -29,7 +29,8 @@ def shell(sessions, script, **variables):
      "run --dry-run -- true", "ps --all --json"],
 )  # fmt: skip
 def test_an_output_without_room_is_one_sentence(sessions, command):
-    sessions.run("-s", "--", "true")
+    if command.startswith(("audit", "ps")):
+        sessions.run("-s", "--", "true")
     done = shell(sessions, f"nono-trio {command} >/dev/full")
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[-1] == (

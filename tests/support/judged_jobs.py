@@ -22,6 +22,8 @@ import pytest
 from harness import NONO_TRIO, RUN_SECONDS, SYSTEM_PYTHON, Sessions, allow, as_user, free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness import Origin
 
 NAME, EVIL = "mirror.example.com", "evil.example.net"
@@ -37,7 +39,7 @@ NPM = "npm view nothing --registry http://{index}/ --fetch-retries 0"
 GIT = "git ls-remote http://{index}/nothing.git"
 CURL = "curl -fsS -o /dev/null --max-time 20"
 DIRECT = CURL + " --noproxy '*'"
-OWN, OTHER = NAME + ":{port}", EVIL
+OWN, OTHER = "{name}:{port}", EVIL
 # Requests to the proxy itself, by hand; with the password or without.
 PROXY = "p=${HTTP_PROXY##*:}; p=${p%/}; t=${HTTP_PROXY#*//}; t=$(printf %s ${t%@*} | base64 -w0);"
 ASK = 'exec 3<>/dev/tcp/127.0.0.1/$p; printf "CONNECT {target} HTTP/1.1\\r\\nHost: {target}\\r\\n'
@@ -65,6 +67,12 @@ class Job:
     fuse: bool = False
     landlock: bool = True
     serves: bool = field(default=False)
+
+    @property
+    def shares(self) -> bool:
+        """Whether others can be judged with it: its flags excuse nothing of theirs."""
+        options = [word for word in shlex.split(self.flags) if word.startswith("--")]
+        return not self.fuse and set(options) <= {"--read"}
 
 
 def served(script: str, flags: str = "", needs: str = "curl", *, landlock: bool = True) -> Job:
@@ -208,6 +216,11 @@ GUILTY = {
 }
 
 
+def host_of(name: str) -> str:
+    """The host of an innocent job that is judged with others."""
+    return re.sub(r"\W+", "-", name).lower() + ".example.com"
+
+
 USERS = ("root", "nobody")
 _as_user = partial(as_user, needed=Path(__file__))
 # Another device file in the place of one that an ordinary user can't open, in a mount namespace.
@@ -254,18 +267,38 @@ class Judge:
             made = self.sessions.home / name
             made.parent.mkdir(parents=True, exist_ok=True)
             made.symlink_to(target) if target else made.write_text("x\n")
-        known = {"name": NAME, "port": self._origin.port, "dead": free_port()}
-        flags = [
-            re.sub(r"\{(name|port|dead)\}", lambda match: str(known[match[1]]), word)
-            for word in shlex.split(job.flags)
-        ]
-        script = re.sub(r"\{(name|port|dead)\}", lambda match: str(known[match[1]]), job.script)
+        script, flags = self._filled(job, NAME)
         done = self.run(
             "--isolation", isolation, "--fail-on-deny", *allow(self._origin, NAME), *flags,
             "--", "bash", "-c", f"cd; {{ {script}; }} >/dev/null 2>&1; true",
         )  # fmt: skip
         print(done.stderr)
         return done.returncode
+
+    def exit_code_of_all(self, jobs: Mapping[str, Job], isolation: str) -> int:
+        """The exit code of one run of jobs that share it, each with a host of its own, so that
+        nothing that one is allowed excuses another. The printed hosts say which was judged."""
+        words, scripts = [], []
+        for name, job in jobs.items():
+            host = host_of(name)
+            script, flags = self._filled(job, host)
+            words += [*allow(self._origin, host), *flags]
+            scripts.append(f"( cd; {script} ) >/dev/null 2>&1")
+        script = "\n".join((*scripts, "true"))
+        done = self.run(
+            "--isolation", isolation, "--fail-on-deny", *words, "--", "bash", "-c", script
+        )
+        print(script, done.stderr, sep="\n")
+        return done.returncode
+
+    def _filled(self, job: Job, host: str) -> tuple[str, list[str]]:
+        """The job's script and its flags, with a host and ports."""
+        known = {"name": host, "port": self._origin.port, "dead": free_port()}
+
+        def fill(text: str) -> str:
+            return re.sub(r"\{(name|port|dead)\}", lambda match: str(known[match[1]]), text)
+
+        return fill(job.script), [fill(word) for word in shlex.split(job.flags)]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `nono-trio run ARGUMENTS`."""
