@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import tempfile
@@ -13,6 +14,8 @@ from fuzz_engine import Target, pieces, require
 
 from nono_trio.audit.read.records import flows, lines, lines_backwards, parse_record, records
 from nono_trio.audit.verify.chain import BadRecord, Chain
+from nono_trio.core.http.mcp_message import BadMessage
+from nono_trio.core.http.mcp_reader import read_messages
 from nono_trio.core.log.events import (
     Network,
     NetworkEvent,
@@ -182,6 +185,32 @@ def audit_log(data: bytes) -> str:
     return " ".join(outcome)
 
 
+def mcp(data: bytes) -> str:
+    """Servers that take the first or the last of two members, or no case, find the same tool."""
+    try:
+        messages = read_messages(data)
+    except BadMessage as fault:
+        return fault.reason
+    for read in (dict, _first_wins, _without_case):
+        value = json.loads(data, object_pairs_hook=read, parse_int=str)
+        objects = value if isinstance(value, list) else [value]
+        for one, message in zip(objects, messages, strict=True):
+            require(one.get("method") == message.method, "another method", read, one, message)
+            called = one["params"]["name"] if message.tool is not None else None
+            require(called == message.tool, "another tool", read, one, message)
+            if isinstance(message.method, str) and message.method.lower() == "tools/call":
+                require(message.tool is not None, "a call without a tool", message)
+    return f"{len(messages)} {messages[0].method is None} {messages[0].tool is None}"
+
+
+def _first_wins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    return dict(reversed(pairs))
+
+
+def _without_case(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    return {name.casefold(): value for name, value in pairs}
+
+
 class _Log:
     """A recorder that encodes as the writer does."""
 
@@ -278,6 +307,12 @@ TARGETS = (
            [b"".join(LOG), b"".join(LOG[:2]) + LOG[2][:30], FLOW * 2],
            (b"\n", b'"sequence":', b'"event":', b'"event_json":', b"null", b"\\u0000", b"\\ud800",
             b"1e999", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"NaN")),
+    Target("mcp", "messages to MCP servers", mcp,
+           [b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{}}}',
+            b'[{"jsonrpc":"2.0","method":"ping"},{"jsonrpc":"2.0","id":"x","result":{}}]'],
+           (b'"method":"ping",', b'"Method"', b'"name":"b",', b'"\\u004eame":', b'"params":{}',
+            b"NaN", b"\\ud800", b"\\u0000", b"\xef\xbb\xbf", b"9" * 5000, b"[" * 2000,
+            b"\xe2\x84\xaa")),
     Target("denied-file", "paths that the command looks up", denied_file,
            [b"etc/x\nhome/\xff\xfe\n\xe2\x80\xae/\x1b[0m", b"a\na\nb"],
            (b"\n", b"/", b"..", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\\x00", b"~")),
