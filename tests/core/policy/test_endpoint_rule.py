@@ -189,8 +189,9 @@ def test_a_star_in_a_query_is_any_text():
     assert query_covers((), "anything;%zz")
 
 
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="*"))
+# U+FFFD stands for bytes that are no text: no rule that allows covers a query with it.
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), min_size=1)
+values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="*\ufffd"))
 
 
 @given(st.dictionaries(names, values, min_size=1))
