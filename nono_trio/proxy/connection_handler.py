@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.access.token_failures import TokenFailures
+    from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.intercept.interfaces import Intercepts
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.epoll import Readiness
@@ -76,6 +77,8 @@ class ProxyContext:
     """The upstream proxy for connections that do not go out directly."""
     interception: Intercepts | None = None
     """None if the policy has no host looked into."""
+    credentials: Credentials | None = None
+    """None for a session without credentials."""
     closing: bool = False
     """No connection is accepted any more, so none is kept for another request."""
 

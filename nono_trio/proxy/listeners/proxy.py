@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.connection_handler import ConnectionHandler, ConnectionHandlerFactory
+    from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.intercept.interfaces import Intercepts
     from nono_trio.proxy.upstream.interfaces import Dialler, Resolver
 
@@ -79,7 +80,8 @@ class Proxy:
     """A filtering forward proxy that records each decision before it takes effect.
 
     `token` is the session's secret. `resolver` and `dialler` default to the system's.
-    `interception` is needed if the policy has hosts looked into.
+    `interception` is needed if the policy has hosts looked into. `credentials` is None for a
+    session without any.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Proxy:
         limits: ProxyLimits = DEFAULT_LIMITS,
         upstream_proxy: UpstreamProxy | None = None,
         interception: Intercepts | None = None,
+        credentials: Credentials | None = None,
         clock_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self._limits = limits
@@ -115,6 +118,7 @@ class Proxy:
             now=clock_ms,
             chain=self.chain,
             interception=interception,
+            credentials=credentials,
         )
         self._clients = ClientTable()
         self._tasks = TaskPool(self._handle)
