@@ -14,7 +14,7 @@ from fuzz_engine import Target, pieces, require
 
 from nono_trio.audit.read.records import flows, lines, lines_backwards, parse_record, records
 from nono_trio.audit.verify.chain import BadRecord, Chain
-from nono_trio.core.http.mcp_message import BadMessage
+from nono_trio.core.http.mcp_message import TOOLS_CALL, BadMessage
 from nono_trio.core.http.mcp_reader import read_messages
 from nono_trio.core.log.events import (
     Network,
@@ -42,6 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests" / "support"))  # models of servers, and the table of spellings
 
 from endpoint_paths import DECODING, SPLITTING, covered, spellings  # noqa: E402
+from mcp_bodies import plain_form, readings  # noqa: E402
+from mcp_bodies import spellings as mcp_spellings  # noqa: E402
 
 SERVERS = (*SPLITTING, *DECODING)
 
@@ -200,6 +202,9 @@ def mcp(data: bytes) -> str:
             require(called == message.tool, "another tool", read, one, message)
             if isinstance(message.method, str) and message.method.lower() == "tools/call":
                 require(message.tool is not None, "a call without a tool", message)
+    found = {(plain_form(one.method or ""), plain_form(one.tool or "")) for one in messages}
+    run = {(one, tool if one == TOOLS_CALL else "") for one, tool in readings(data)}
+    require(run <= found, "a lenient server runs another call", run, found)
     return f"{len(messages)} {messages[0].method is None} {messages[0].tool is None}"
 
 
@@ -309,7 +314,8 @@ TARGETS = (
             b"1e999", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"NaN")),
     Target("mcp", "messages to MCP servers", mcp,
            [b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{}}}',
-            b'[{"jsonrpc":"2.0","method":"ping"},{"jsonrpc":"2.0","id":"x","result":{}}]'],
+            b'[{"jsonrpc":"2.0","method":"ping"},{"jsonrpc":"2.0","id":"x","result":{}}]',
+            *[body for _, body, _ in mcp_spellings() if len(body) < 4096]],
            (b'"method":"ping",', b'"Method"', b'"name":"b",', b'"\\u004eame":', b'"params":{}',
             b"NaN", b"\\ud800", b"\\u0000", b"\xef\xbb\xbf", b"9" * 5000, b"[" * 2000,
             b"\xe2\x84\xaa")),

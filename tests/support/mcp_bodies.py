@@ -94,7 +94,8 @@ def _texts(plain: str, good: str) -> Iterator[tuple[str, str]]:
             names = [f'"{one}":"{DENIED}"', f'"name":"{ALLOWED}"']
             pair = ",".join(names if before else reversed(names))
             yield f"two names {one} {before}", plain.replace(f'"name":"{DENIED}"', pair)
-    for one in ("Params", "PARAMS", "p\\u0061rams", "param\\u017f", "params\\u0000"):
+    for one in ("Params", "PARAMS", "p\\u0061rams", "param\\u017f", "params\\u0000",
+                "par\\ufeffams", "pa\\u200brams"):  # fmt: skip
         yield f"two params {one}", f'{good[:-1]},"{one}":{{"name":"{DENIED}"}}}}'
         yield f"two params before {one}", f'{{"{one}":{{"name":"{DENIED}"}},{good[1:]}'
     for method in ("Tools/Call", "TOOLS/CALL", "tools/call ", " tools/call", "tool\\u017f/call",
@@ -151,9 +152,13 @@ class _Pairs(list[tuple[str, Any]]):
 def readings(body: bytes) -> set[tuple[str, str]]:
     """The (method, tool) of each message that some server would run, in lower case."""
     found: set[tuple[str, str]] = set()
+    is_utf_8 = False
     for coding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"):
+        if coding == "latin-1" and is_utf_8:  # for servers that fall back to it
+            continue
         try:
             text = body.decode(coding).strip("\0\x1e \ufeff\r\n\t")
+            is_utf_8 = is_utf_8 or coding == "utf-8-sig"
         except UnicodeDecodeError:
             continue
         for piece in {text, *text.split("\n"), text.partition("}{")[0] + "}"}:

@@ -36,6 +36,16 @@ class Message(msgspec.Struct, frozen=True):
     identifier: int | str | None = None
 
 
+def cut_off() -> BadMessage:
+    """The refusal of a body whose rest did not come."""
+    return BadMessage("was cut off")
+
+
+def too_late(seconds: float) -> BadMessage:
+    """The refusal of a body that takes too long."""
+    return BadMessage(f"was not complete within {seconds:g} seconds", 408)
+
+
 def too_long() -> BadMessage:
     """The refusal of a body that can't be read whole."""
     return BadMessage(

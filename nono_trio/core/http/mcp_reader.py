@@ -30,6 +30,7 @@ from nono_trio.core.http.mcp_message import (
     folded,
     too_long,
 )
+from nono_trio.core.http.override_fields import hyphenated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,9 +45,12 @@ _TYPE: Final = re.compile(
 )
 _MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _PARAMETERS: Final = frozenset({"name", "arguments", "_meta"})
+_CONTENT_TYPE: Final = b"content-type"
+_CONTENT_ENCODING: Final = b"content-encoding"
 # SEP-2243: fields that repeat method and name, for programs that read no body.
 _METHOD_FIELD: Final = b"mcp-method"
 _NAME_FIELD: Final = b"mcp-name"
+_FIELDS: Final = frozenset({_CONTENT_TYPE, _CONTENT_ENCODING, _METHOD_FIELD, _NAME_FIELD})
 _BASE64: Final = re.compile(rb"=\?base64\?([A-Za-z0-9+/=]*)\?=")
 
 
@@ -75,11 +79,14 @@ _call_decoder: Final = msgspec.json.Decoder(_Call)
 def check_fields(fields: Iterable[Field]) -> None:
     """Raise BadMessage unless the fields of a request say that its body is JSON in UTF-8, as it
     is."""
-    kinds = [value for name, value in fields if name == b"content-type"]
+    for name, _ in fields:
+        if name not in _FIELDS and hyphenated(name) in _FIELDS:
+            raise BadMessage("has a field whose name differs from a known one in its hyphens only")
+    kinds = [value for name, value in fields if name == _CONTENT_TYPE]
     if len(kinds) != 1 or not _TYPE.fullmatch(kinds[0]):
         raise BadMessage("must have the content type application/json, in UTF-8", 415)
     for name, value in fields:
-        if name == b"content-encoding" and value.lower() != b"identity":
+        if name == _CONTENT_ENCODING and value.lower() != b"identity":
             raise BadMessage("must not be compressed", 415)
 
 
@@ -111,10 +118,12 @@ def read_messages(body: bytes, fields: Sequence[Field] = ()) -> tuple[Message, .
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if not pairs:  # a body may have thousands of them
+        return {}
     members = dict(pairs)
     if len(members) != len(pairs):
         raise BadMessage("has a member twice")
-    if any("\0" in name for name in members):
+    if "\0" in "".join(members):
         raise BadMessage("has a member with a NUL in its name")
     return members
 
@@ -178,8 +187,12 @@ def _identifier(value: Any) -> int | str | None:  # noqa: ANN401  (as JSON has i
 def _check_names(members: Iterable[str], known: frozenset[str]) -> None:
     """Refuse a name that some server takes for a known one."""
     for name in members:
-        if name not in known and folded(name) in known:
+        # The form of an ASCII name is its own, and finding another one takes long.
+        form = name.lower().strip() if name.isascii() else folded(name)
+        if form in known and name not in known:
             raise BadMessage("has a member whose name differs from a known one in case only")
+        if not name.isprintable():  # some drop such characters
+            raise BadMessage("has a member whose name can't be printed")
 
 
 def _check_repeated(messages: Sequence[Message], fields: Sequence[Field]) -> None:

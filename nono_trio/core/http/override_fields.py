@@ -18,8 +18,13 @@ _SPELLING: Final = bytes(
 )
 
 
+def hyphenated(name: bytes) -> bytes:
+    """Return the name of a field in lower case, with hyphens for all but letters and digits."""
+    return name.translate(_SPELLING)
+
+
 def is_override_field(name: bytes) -> bool:
     """Return True for a field that may replace method or path, or name a second path, at a server
     that takes any character that is no letter or digit for a hyphen."""
-    spelled = name.translate(_SPELLING)
+    spelled = hyphenated(name)
     return spelled in _OVERRIDE_FIELDS or spelled.endswith(_SECOND_PATH_ENDS)

@@ -28,7 +28,7 @@ _FAILED_CODES: Final = frozenset({
     DenialCode.HELLO_TIMEOUT, DenialCode.HELLO_CUT, DenialCode.RELAY_FULL,
     DenialCode.RELAY_UNANSWERED, DenialCode.NO_LISTENERS_LEFT, DenialCode.NEEDS_PORT,
     DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.INTERCEPT_FAILED, DenialCode.INTERCEPT_TIMEOUT,
-    DenialCode.NO_HTTP_OFFERED,
+    DenialCode.NO_HTTP_OFFERED, DenialCode.MCP_CUT, DenialCode.MCP_TIMEOUT,
 })  # fmt: skip
 _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,

@@ -128,6 +128,8 @@ class DenialCode(Enum):
     MCP_METHOD_NOT_ALLOWED = "the MCP method {mcp_method} of {url} fits no MCP rule of the host"
     MCP_METHOD_DENIED = "the MCP method {mcp_method} of {url} is denied by the rule {detail}"
     MCP_UNREADABLE = "the MCP message {detail}"
+    MCP_CUT = "the MCP message was cut off"
+    MCP_TIMEOUT = "the MCP message was not complete within {seconds} seconds"
     MCP_UPGRADE = "a WebSocket is refused where MCP rules judge messages"
     # --open-port and --listen-port.
     RELAY_FULL = "{count} connections to port {port} are open"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from nono_trio.core.http.chunked import BadBody
-from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, too_long
+from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
 from nono_trio.core.http.message import BodyData
 from nono_trio.proxy.access.authorizer import judged_messages, unreadable
 from nono_trio.proxy.transport.client import Expired
@@ -68,11 +68,11 @@ async def _read_piece(client: Client, request: HttpRequest, seconds: float) -> b
     except Expired:
         if client.dropped:
             raise
-        raise BadMessage(f"was not complete within {seconds:g} seconds", 408) from None
+        raise too_late(seconds) from None
     except OSError:  # the attempt is recorded all the same
         raw = b""
     if not raw:
-        raise BadMessage("was cut off")
+        raise cut_off()
     try:
         piece, taken = request.body.read(raw)
     except BadBody as fault:

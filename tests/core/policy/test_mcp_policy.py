@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp_bodies import ALLOWED, DENIED, JSON, call, message, readings, spellings
 
-from nono_trio.core.http.mcp_message import Message
+from nono_trio.core.http.mcp_message import Message, cut_off, too_late, too_long
+from nono_trio.core.log.events import NetworkEvent
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.allow_entry import allow_flag
 from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.mcp_rule import mcp_text, parse_mcp_entry, rule_name
 from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.outcome import outcome_of
 from nono_trio.core.policy.reasons import McpCall, parse_note, with_call
 from nono_trio.core.policy.rule_entry import parse_rule_entry
 from nono_trio.errors import UsageError
@@ -224,6 +226,22 @@ def test_a_record_has_no_argument_and_no_control_character():
     assert "hunter2" not in repr(
         (seen, asked(policy(f"allow mcp x {URL}"), call("y", s="hunter2")))
     )
+
+
+def test_a_message_that_did_not_come_whole_has_failed_and_was_not_denied():
+    verdict = policy(f"allow mcp a {URL}").endpoint_verdict(
+        "https", parse_host("a.test"), 443, "POST", "/mcp"
+    )
+    assert verdict.messages is not None
+    for fault, outcome in (
+        (cut_off(), "failed"), (too_late(10.0), "failed"), (too_long(), "denied"),
+    ):  # fmt: skip
+        reason = verdict.messages.unreadable(fault).reason
+        event = NetworkEvent(
+            timestamp_unix_ms=1, mode="connect_intercept", decision="deny", target="a.test",
+            denial_category="endpoint_policy", reason=reason,
+        )  # fmt: skip
+        assert outcome_of(event) == outcome
 
 
 RULES = (

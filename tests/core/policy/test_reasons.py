@@ -167,7 +167,9 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
         "MCP_METHOD_DENIED",
         {"mcp_method": "ping", "url": "https://a.test/mcp", "detail": "mcp method:* x"},
     ),
-    "the MCP message was cut off": ("MCP_UNREADABLE", {"detail": "was cut off"}),
+    "the MCP message has a member twice": ("MCP_UNREADABLE", {"detail": "has a member twice"}),
+    "the MCP message was cut off": ("MCP_CUT", {}),
+    "the MCP message was not complete within 10 seconds": ("MCP_TIMEOUT", {"seconds": 10.0}),
     "a WebSocket is refused where MCP rules judge messages": ("MCP_UPGRADE", {}),
     "256 connections to port 5432 are open": ("RELAY_FULL", {"count": 256, "port": 5432}),
     "nothing answers on port 5432: Connection refused": (

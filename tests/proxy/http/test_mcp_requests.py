@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from looked_into import HOST, LookedInto, looking_into
 from mcp_bodies import ALLOWED, DENIED, JSON, call, message, readings, spellings
-from running_proxy import QUICK, Answer, Wire, until
+from origin import serving
+from running_proxy import QUICK, Answer, Wire, http, running, until
 from websocket_peer import FIELDS
 
 from nono_trio.core.http.mcp_message import MAX_BODY
 from nono_trio.errors import AuditBusy
-from nono_trio.testing import FailingRecorder
+from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -249,6 +250,29 @@ async def test_nothing_is_sent_if_the_log_can_not_be_written():
         assert answer is not None
         assert answer.status == 503
         assert at.origin.requests == []
+
+
+async def test_plain_http_obeys_the_same_rules():
+    url = "http://plain.test/echo"
+    fields = (f"Content-Type: {JSON}", f"Content-Length: {len(call())}")
+    denied = call(DENIED)
+    async with (
+        serving() as origin,
+        running(
+            resolver=FakeResolver({"plain.test": [["192.0.2.1"]]}),
+            dialler=LoopbackDialler(origin.port),
+            endpoints=[f"allow mcp {ALLOWED} {url}"],
+        ) as proxy,
+    ):
+        answer = await proxy.ask(http("POST", url, *fields, body=call()), "POST")
+        assert answer is not None
+        assert answer.body == call()
+        length = f"Content-Length: {len(denied)}"
+        request = http("POST", url, fields[0], length, "Connection: close", body=denied)
+        answer = await proxy.ask(request, "POST")
+        assert answer is not None
+        assert b"--allow-mcp-tool 'delete_repo http://plain.test/echo'" in answer.body
+        assert origin.bodies == [len(call())]
 
 
 async def test_a_host_without_mcp_rules_is_not_looked_into_further():

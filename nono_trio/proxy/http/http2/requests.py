@@ -28,7 +28,7 @@ from nono_trio.core.http.http2_head import (
     outgoing_fields,
     request_bytes,
 )
-from nono_trio.core.http.mcp_message import BadMessage
+from nono_trio.core.http.mcp_message import BadMessage, cut_off
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.proxy.access.authorizer import ConnectRequest
 from nono_trio.proxy.access.decision import Refusal
@@ -91,7 +91,7 @@ class Requests:
             if stream is not None:
                 stream.closed_by = "client"
                 if stream in self.unjudged:
-                    self.unjudged.refuse(stream, BadMessage("was cut off"))
+                    self.unjudged.refuse(stream, cut_off())
                 self._lifecycle.finish(stream, None)
 
     def _open(self, event: RequestReceived) -> None:

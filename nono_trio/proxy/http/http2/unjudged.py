@@ -12,7 +12,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, too_long
+from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
 from nono_trio.proxy.access.authorizer import judged_messages, unreadable
 from nono_trio.proxy.http.http2.peer import WINDOW
 
@@ -85,13 +85,11 @@ class UnjudgedStreams:
             _, stream = self._deadlines.popleft()
             if stream in self._decisions:
                 moved = True
-                self.refuse(
-                    stream, BadMessage(f"was not complete within {self._seconds:g} seconds", 408)
-                )
+                self.refuse(stream, too_late(self._seconds))
         return moved
 
     def take_cut_off(self) -> Iterator[Decision]:
         """Yield the refusals of the streams that still wait, since the connection has ended."""
         while self._decisions:
             _, decision = self._decisions.popitem()
-            yield unreadable(decision, BadMessage("was cut off"))
+            yield unreadable(decision, cut_off())
