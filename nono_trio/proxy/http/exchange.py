@@ -104,9 +104,12 @@ class Exchange:
     async def _stream(self, limits: ProxyLimits) -> None:
         pieces = 0
         head_ends = math.inf
-        while not self.response_stream.done:
-            moved = self.request_stream.pump()
-            moved = self.response_stream.pump() or moved
+        request, response = self.request_stream, self.response_stream
+        is_sent = False
+        while not response.done:
+            moved = not is_sent and request.pump()
+            is_sent = is_sent or request.complete
+            moved = response.pump() or moved
             if moved:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
@@ -115,9 +118,11 @@ class Exchange:
             if self._client.transport.broken:
                 raise SideFailed("client")
             # Bytes do not extend the time for a head: one byte a minute would hold it open.
-            if not self.response_stream.has_open_head:
+            if not response.has_open_head:
                 head_ends = math.inf
-            elif head_ends == math.inf:
+                await self._client.pause(limits.idle)
+                continue
+            if head_ends == math.inf:
                 head_ends = trio.current_time() + limits.head
             self._client.expire_in(limits.idle)
             self._client.deadline = min(self._client.deadline, head_ends)

@@ -201,7 +201,7 @@ class ResponseStream:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
         self._unread = self._unread[taken:]
         body = response.body
-        trailers = end_to_end_trailers(response.fields, body.trailers)
+        trailers = end_to_end_trailers(response.fields, body.trailers) if body.done else ()
         for event in body_events(self._stream_id, data, ended=body.done, trailers=trailers):
             self._pending += self._writer.write(event)
         self.ended = body.done
