@@ -33,9 +33,21 @@ from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 from nono_trio.sandbox.launcher.symlinks import follow
 from nono_trio.session.command_files import CommandFiles
-from nono_trio.session.trust.browser_trust import FILE, free_directories, policy
+from nono_trio.session.trust.browser_trust import (
+    FILE,
+    FIREFOX_FILE,
+    firefox_policy,
+    free_directories,
+    policy,
+)
 from nono_trio.session.trust.session_trust import open_session_trust
-from nono_trio.session.trust.trust_places import java_stores, npm_cafiles, system_files
+from nono_trio.session.trust.trust_places import (
+    BROWSER_POLICIES,
+    FIREFOX_POLICIES,
+    java_stores,
+    npm_cafiles,
+    system_files,
+)
 from nono_trio.session.trust.trust_variables import (
     ADDING,
     JAVA,
@@ -55,7 +67,7 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "trust"
 _BUNDLE, _EXTRA, _WGETRC, _JAVA = "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts"
-_POLICY: Final = "browser-policy.json"
+_POLICY, _FIREFOX, _ROOT = "chromium-policy.json", "firefox-policy.json", "session-ca.pem"
 # Files of npm's settings, which an earlier command may have written, and the bytes of one file.
 # Mozilla's roots have 220 KiB.
 MAX_CAFILES: Final = 4
@@ -137,11 +149,7 @@ class CageTrust:
                 *(f"trust: {path} has it: Java" for path in self._java),
             ]
         if self._policies:
-            return [
-                *said,
-                f"trust: {', '.join(self._policies)} has it: Chromium",
-                "trust: not in Firefox, whose store is its own",
-            ]
+            return [*said, f"trust: browsers read it in {', '.join(self._policies)}"]
         return [*said, "trust: not in Chromium and Firefox, whose stores are their own"]
 
     def add_file(self, name: str, data: bytes, *, shown: bool = True) -> str:
@@ -166,10 +174,11 @@ class CageTrust:
         self._mounted.append(_Mounted(path, source))
         self._java.append(path)
 
-    def mount_policy(self, directory: str, source: str) -> None:
-        """Show a policy file of ours in a directory that browsers read."""
-        self._mounted.append(_Mounted(f"{directory}/{FILE}", source))
-        self._policies.append(directory)
+    def mount_policies(self, directories: Iterable[str], name: str, source: str) -> None:
+        """Show a policy file of ours by `name` in each directory."""
+        for directory in directories:
+            self._mounted.append(_Mounted(f"{directory}/{name}", source))
+            self._policies.append(directory)
 
     def path_of(self, name: str) -> str:
         """Return the command's path of a file."""
@@ -323,8 +332,11 @@ def _add_java(trust: CageTrust, environment: Mapping[str, str], opened: Opened) 
 
 def _add_policies(trust: CageTrust, opened: Opened) -> None:
     """Have browsers that read a policy trust the authority."""
-    free = free_directories(opened.shows)
-    if free:
-        source = trust.add_file(_POLICY, policy(trust.session.authority), shown=False)
-        for directory in free:
-            trust.mount_policy(directory, source)
+    authority = trust.session.authority
+    if free := free_directories(BROWSER_POLICIES, opened.shows):
+        source = trust.add_file(_POLICY, policy(authority), shown=False)
+        trust.mount_policies(free, FILE, source)
+    if free := free_directories(FIREFOX_POLICIES, opened.shows):
+        trust.add_file(_ROOT, authority.certificate.public_bytes(Encoding.PEM))
+        source = trust.add_file(_FIREFOX, firefox_policy(trust.path_of(_ROOT)), shown=False)
+        trust.mount_policies(free, FIREFOX_FILE, source)

@@ -43,6 +43,7 @@ BROWSER_POLICIES: Final = (
     "/etc/opt/chrome/policies/managed",
     "/etc/opt/chrome_for_testing/policies/managed",
 )
+FIREFOX_POLICIES: Final = ("/etc/firefox/policies",)
 _IN_JDK: Final = ("lib/security/cacerts", "jre/lib/security/cacerts")
 MAX_JAVA_STORES: Final = 16  # each costs some 50 ms and 200 KB; a machine has one to three
 NPM_SETTINGS: Final = ("/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc")

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.posix.safe_open import open_regular
-from nono_trio.session.trust.trust_places import BROWSER_POLICIES, java_stores, system_files
+from nono_trio.session.trust.trust_places import (
+    BROWSER_POLICIES,
+    FIREFOX_POLICIES,
+    java_stores,
+    system_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,11 +26,14 @@ if TYPE_CHECKING:
 _BY_FILES: Final = ("curl", "wget", "git", "openssl", "python3", "go", "ruby", "php", "perl")
 _BY_VARIABLES: Final = ("node", "npm", "deno", "bun", "uv", "cargo", "pip", "aws")
 _BY_STORE: Final = ("java",)
-_BY_POLICY: Final = (
-    "chromium",
-)  # in namespace isolation, if the machine has no policies of its own
-# Their stores are their own, and no variable or file that was tried leads to another.
-_NEVER: Final = ("google-chrome", "firefox")
+# In namespace isolation, if the machine has no policies of its own there.
+BY_POLICY: Final = {
+    "chromium": BROWSER_POLICIES[0],
+    "firefox": FIREFOX_POLICIES[0],
+    "firefox-esr": FIREFOX_POLICIES[0],
+}
+# Its store is its own, and it was not tried with a policy.
+_NEVER: Final = ("google-chrome",)
 _KINDS: Final = {b"\xfe\xed\xfe\xed": "JKS", b"\x30": "PKCS12"}
 
 
@@ -43,10 +51,9 @@ def trust_report(environment: Mapping[str, str]) -> TrustReport:
     known = [path for path, kind in stores.items() if kind is not None]
     programs = [*_BY_FILES, *_BY_VARIABLES, *(_BY_STORE if known else ())]
     others = [*_NEVER, *(() if known else _BY_STORE)]
-    browsers = _on_path(_BY_POLICY, environment)
-    if os.path.isdir(BROWSER_POLICIES[0]):
-        others = [*_BY_POLICY, *others]
-        browsers = []
+    taken = [name for name, path in BY_POLICY.items() if os.path.isdir(path)]
+    browsers = _on_path([name for name in BY_POLICY if name not in taken], environment)
+    others = [*taken, *others]
     return TrustReport(
         [
             *_on_path(programs, environment),

@@ -110,9 +110,10 @@ async def test_a_killed_run_leaves_every_request_in_the_log_and_no_key(
     found = [*files_below(sessions.state, sessions.home, tmp_path / "temporary")]
     assert [path for path in found if has_key(path, secret)] == []
     [left] = (sessions.state / "trust").iterdir()
-    assert {path.name for path in left.iterdir()} <= {
-        "lock", "ca-bundle.pem", "extra-ca.pem", "wgetrc", "java-cacerts", "java-cacerts-0",
-        "java-cacerts-1",
+    # Certificates that programs trust, and settings that name them.
+    assert {re.sub(r"-\d+$", "", path.name) for path in left.iterdir()} <= {
+        "lock", "ca-bundle.pem", "extra-ca.pem", "session-ca.pem", "wgetrc", "java-cacerts",
+        "chromium-policy.json", "firefox-policy.json",
     }  # fmt: skip
     monkeypatch.setattr(abandoned_entries, "ABANDONED_SECONDS", -1.0)
     CommandFiles(sessions.state, "trust").close()  # as the next session does

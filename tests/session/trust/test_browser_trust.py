@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from nono_trio.proxy.intercept.ca import new_authority
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
-from nono_trio.session.trust import browser_trust
-from nono_trio.session.trust.browser_trust import free_directories, policy
+from nono_trio.session.trust.browser_trust import firefox_policy, free_directories, policy
 from nono_trio.session.trust.cage_trust import Opened
 
 
@@ -20,6 +19,9 @@ def test_the_policy_has_the_authority_and_nothing_else() -> None:
     authority = new_authority("session", datetime.datetime.now(datetime.UTC))
     root = base64.b64encode(authority.certificate.public_bytes(Encoding.DER)).decode()
     assert json.loads(policy(authority)) == {"CACertificates": [root]}
+    assert json.loads(firefox_policy("/run/ca.pem")) == {
+        "policies": {"Certificates": {"Install": ["/run/ca.pem"]}}
+    }
 
 
 @pytest.mark.parametrize(
@@ -32,15 +34,12 @@ def test_the_policy_has_the_authority_and_nothing_else() -> None:
         ("other", "etc/chromium", False),
     ],
 )
-def test_a_directory_that_shows_the_hosts_files_is_left(
-    granted, closed, is_free, tmp_path, monkeypatch
-) -> None:
+def test_a_directory_that_shows_the_hosts_files_is_left(granted, closed, is_free, tmp_path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "etc")
     by_link = str(tmp_path / "link/chromium/policies/managed")
-    monkeypatch.setattr(browser_trust, "BROWSER_POLICIES", (by_link, by_link))
     grant = Grant(str(tmp_path / granted), "read", is_file=False, source="--read")
     denied = (str(tmp_path / closed),)
     plan = FilePlan((grant,), denied, covered=(), kept=(), start="/", directory="/")
     expected = [str(tmp_path / "etc/chromium/policies/managed")] if is_free else []
-    assert free_directories(Opened(plan, sandbox=True).shows) == expected
+    assert free_directories([by_link, by_link], Opened(plan, sandbox=True).shows) == expected

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import tempfile
 from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 HOST = "seen.example"
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
 SYSTEM = next((path for path in SYSTEM_FILES if os.path.isfile(path)), None)
+POLICIES = ["/etc/chromium/policies/managed/nono-trio.json", "/etc/firefox/policies/policies.json"]
 JAVA = Path("/etc/ssl/certs/java/cacerts")
 needs_system = pytest.mark.skipif(SYSTEM is None, reason="this system has no file of roots")
 
@@ -73,12 +76,14 @@ def intercepting(own: tuple[Path, Path]) -> list[str]:
 def test_programs_trust_the_authority_and_cannot_change_it(isolation, sessions, own) -> None:
     origin = signed_origin(*own, HOST)
     where = f"{HOST}:{origin.port}"
+    policies = POLICIES if isolation == "namespace" else []
     with serving(origin):
         done = run(
             sessions, "-v", *intercepting(own), "--upstream-ca", str(own[0]),
             "--isolation", isolation,
             "--read", str(PROBES), "--allow-domain", where, "--resolve", f"{where}:127.0.0.1",
             "--", SYSTEM_PYTHON, str(PROBES / "trust.py"), f"https://{where}/", str(SYSTEM),
+            *policies,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -90,6 +95,10 @@ def test_programs_trust_the_authority_and_cannot_change_it(isolation, sessions, 
     if isolation == "namespace":
         assert told["sizes"][str(SYSTEM)] == told["sizes"][told["variables"]["SSL_CERT_FILE"]]
     assert told["sizes"][told["variables"]["NODE_EXTRA_CA_CERTS"]] == 1
+    root = base64.b64encode(ssl.PEM_cert_to_DER_cert(own[0].read_text())).decode()
+    installed = {"Certificates": {"Install": ["/run/nono-trio/trust/session-ca.pem"]}}
+    expected = [{"CACertificates": [root]}, {"policies": installed}]
+    assert told["policies"] == expected[: len(policies)]
     if JAVA.exists():
         assert bytes.fromhex(told["java"]).count(b"test authority own") == 2  # subject, issuer
     assert "nono-trio: cage: trust: variables name" in done.stderr

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nono_trio.session.trust import trust_places
-from nono_trio.session.trust import trust_report as trust_report_module
-from nono_trio.session.trust.trust_report import trust_report
+from nono_trio.session.trust.trust_report import BY_POLICY, trust_report
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(trust_places, "MORE_FILES", ())
     monkeypatch.setattr(trust_places, "JAVA_FILES", ())
     monkeypatch.setattr(trust_places, "JVM_DIRECTORIES", ())
-    monkeypatch.setattr(trust_report_module, "BROWSER_POLICIES", (str(tmp_path / "policies"),))
+    monkeypatch.setitem(BY_POLICY, "chromium", str(tmp_path / "policies"))
     return {"PATH": str(tmp_path / "bin")}, store
 
 

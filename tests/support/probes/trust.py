@@ -69,6 +69,7 @@ for path in sorted(filter(None, files)):
         told["changed"][path] = change(path)
 told["variables"] = dict(os.environ)
 told["sizes"] = {path: open(path, "rb").read().count(b"BEGIN CERT") for path in filter(None, files)}
+told["policies"] = [json.load(open(path)) for path in sys.argv[2:] if path.endswith(".json")]
 java = "/etc/ssl/certs/java/cacerts"
 if "trustStore=" in os.environ.get("JAVA_TOOL_OPTIONS", ""):
     java = os.environ["JAVA_TOOL_OPTIONS"].rpartition("trustStore=")[2].strip('"')
