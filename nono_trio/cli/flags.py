@@ -106,11 +106,11 @@ _JUDGING = (
     option("--fail-on-deny", is_flag=True, group="judging",
            help="Exit 3 when the command succeeded but something was denied: a network attempt, or"
            " (where denied files are seen) a file created outside the grants. A dead host, a"
-           " request that comes again with the proxy's password, and hits of --deny-domain and"
-           " --deny-endpoint don't count."),
+           " request that comes again with the proxy's password, and hits of --deny-domain,"
+           " --deny-endpoint and --deny-mcp-tool don't count."),
     option("--fail-on", type=OneOf(["policy", "all"]), default=None, group="judging",
-           help="policy: as --fail-on-deny. all: also for hits of --deny-domain and --deny-endpoint"
-           " and for look-ups of files that are not granted."),
+           help="policy: as --fail-on-deny. all: also for hits of --deny-domain, --deny-endpoint"
+           " and --deny-mcp-tool, and for look-ups of files that are not granted."),
     option("--fail-on-path", type=PATH, multiple=True, metavar="PATH", group="judging",
            help="A tripwire: exit 3 when the command succeeded but looked up PATH, which is not"
            " granted (the last part may have *)."),

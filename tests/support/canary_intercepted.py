@@ -58,7 +58,11 @@ class InterceptedOrigin:
         host = f"{HOST}:{self.port}"
         rule = f"GET,POST https://{host}/ok/**"
         pinned = f"{host}:127.0.0.1"
-        return ["--allow-endpoint", rule, "--resolve", pinned, "--upstream-ca", str(self.ca)]
+        tool = f"search https://{host}/mcp"
+        return [
+            "--allow-endpoint", rule, "--allow-mcp-tool", tool, "--resolve", pinned,
+            "--upstream-ca", str(self.ca),
+        ]  # fmt: skip
 
     def close(self) -> None:
         """Accept no more."""

@@ -106,6 +106,17 @@ UPGRADE = (
 )
 
 
+TOOL = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"delete"}}'
+
+
+def mcp(body, kind="application/json"):
+    """A POST of a body to the path of an MCP rule, which allows the tool `search` alone."""
+    body = body.replace("{", "{{").replace("}", "}}")
+    length = len(body.replace("{{", "{").replace("}}", "}"))
+    head = "POST /mcp?{tag} HTTP/1.1\r\nHost: {name}\r\n" + f"Content-Type: {kind}\r\n"
+    return [head + f"Content-Length: {length}\r\n\r\n{body}"]
+
+
 def request(host, *templates):
     return say(host, secured(host), *[filled(host, one) for one in templates])
 
@@ -177,6 +188,11 @@ for _name, _templates in {
     ],
     "HTTP/0.9 under TLS": ["GET /no/{tag}\r\n\r\n"],
     "HTTP/2 that TLS has not agreed to": ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{tag}"],
+    "an MCP tool of no rule": mcp(TOOL),
+    "an MCP tool in a batch": mcp(f"[{TOOL.replace('delete', 'search')},{TOOL}]"),
+    "an MCP tool in a member that is there twice": mcp(TOOL.replace("{\"n", '{"name":"search","n')),
+    "an MCP tool in a member in capitals": mcp(TOOL.replace("{\"n", '{"name":"search","N')),
+    "an MCP tool in a text form": mcp(TOOL, "text/plain"),
     "WebDAV's second path": [OK.replace("GET", "POST") + "Destination: /no/{tag}\r\n\r\n"],
 }.items():  # fmt: skip
     probe(_name)(partial(lambda host, said: request(host, *said), said=_templates))
@@ -329,3 +345,8 @@ def behind_the_last(host):
 @attempt("what the rules of an intercepted host open, by HTTP/1.1")
 def opened(host):
     return request(host, "GET /ok/{tag} HTTP/1.1\r\nHost: {name}\r\n\r\n")
+
+
+@attempt("what the rules of an intercepted host open, by an MCP tool")
+def opened_tool(host):
+    return request(host, *mcp(TOOL.replace("delete", "search")))
