@@ -46,10 +46,10 @@ def built(*words: str | Path, place: Path, **variables: str) -> None:
 class Programs:
     """The clients of this machine: the words that run each of them, and the grants they need."""
 
-    def __init__(self, place: Path, where: str) -> None:
-        self.place, self.base = place, f"https://{where}/"
+    def __init__(self, place: Path, builds: Path, where: str) -> None:
+        self.place, self.builds, self.base = place, builds, f"https://{where}/"
         self.words: dict[str, list[str]] = {}
-        self.grants = ["--read", str(CLIENTS), "--allow", str(place)]
+        self.grants = ["--read", str(CLIENTS), "--read", str(builds), "--allow", str(place)]
         self.missing: list[str] = []
         for name, find in FINDERS.items():
             found = find(self, name)
@@ -83,19 +83,21 @@ class Programs:
         if shutil.which("go") is None:
             return None
         source = CLIENTS / "fetch.go"
-        built("go", "build", "-o", self.place / "go", source, place=self.place, CGO_ENABLED="0")
-        return [str(self.place / "go"), *self.urls(name)]
+        binary = self.builds / "go"
+        if not binary.exists():
+            built("go", "build", "-o", binary, source, place=self.builds, CGO_ENABLED="0")
+        return [str(binary), *self.urls(name)]
 
     def java(self, name: str) -> list[str] | None:
         home = next(JVMS.glob(f"*{name.partition('-')[2]}-*"), None)
         if home is None or not (home / "bin/javac").exists():
             return None
-        if not (self.place / "Fetch.class").exists():
+        if not (self.builds / "Fetch.class").exists():
             built(
-                home / "bin/javac", "--release", "17", "-d", self.place, CLIENTS / "Fetch.java",
-                place=self.place,
+                home / "bin/javac", "--release", "17", "-d", self.builds, CLIENTS / "Fetch.java",
+                place=self.builds,
             )  # fmt: skip
-        program = [str(home / "bin/java"), "-XX:TieredStopAtLevel=1", "-cp", str(self.place)]
+        program = [str(home / "bin/java"), "-XX:TieredStopAtLevel=1", "-cp", str(self.builds)]
         return [*program, "Fetch", *self.urls(name)]
 
     def cargo(self, name: str) -> list[str] | None:
@@ -137,9 +139,14 @@ FINDERS: dict[str, Callable[[Programs, str], list[str] | None]] = {
 KNOW_NO_PROXY = ["node", "go", "java-25"]  # in namespace isolation
 
 
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("builds")
+
+
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 async def test_programs_that_speak_http2_are_seen_and_held_to_the_rules(
-    isolation, sessions: Sessions, tmp_path
+    isolation, sessions: Sessions, tmp_path, builds
 ) -> None:
     origin = Http2Origin(answers={"/config.json": INDEX, "/cr/at/crate": CRATE})
     roots = tmp_path / "roots.pem"
@@ -148,7 +155,7 @@ async def test_programs_that_speak_http2_are_seen_and_held_to_the_rules(
     place.mkdir()
     async with serving(guarded(origin)) as at:
         where = f"{HOST}:{at.port}"
-        programs = await trio.to_thread.run_sync(Programs, place, where)
+        programs = await trio.to_thread.run_sync(Programs, place, builds, where)
         direct = KNOW_NO_PROXY if isolation == "namespace" else []
         done = await trio.to_thread.run_sync(
             partial(

@@ -53,11 +53,8 @@ def files_below(*places: Path) -> Iterable[Path]:
 
 @pytest.mark.parametrize(
     ("isolation", "protocol"),
-    [
-        ("namespace", "h2"), ("namespace", "h1"),
-        pytest.param("landlock", "h2", marks=landlock_isolation),
-    ],
-)  # fmt: skip
+    [("namespace", "h2"), pytest.param("landlock", "h1", marks=landlock_isolation)],
+)
 async def test_a_killed_run_leaves_every_request_in_the_log_and_no_key(
     isolation, protocol, sessions: Sessions, tmp_path, monkeypatch
 ) -> None:
