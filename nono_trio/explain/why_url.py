@@ -38,10 +38,13 @@ def explain_url(options: RunOptions, text: str, method: str, tool: str | None = 
         subject += f" ({tool})"
     notes = tuple(note for note in answer.notes if note != SEEN)
     answer = replace(answer, subject=subject, notes=notes)
-    if not answer.allowed:
-        return answer
     host, port = parse_rule_host(asked.host), asked.port
     verdict = policy.decide(host, port)
+    if not answer.allowed:
+        if verdict.allowed or not verdict.intercepted:
+            return answer
+        found = policy.endpoint_verdict(asked.scheme, host, port, method, asked.target)
+        return answer if found.allowed else _with_verdict(answer, found, options.session.network)
     if verdict.tls_only and asked.scheme == "http":
         plain = f"{host.bracketed()}:{port}"
         reason = format_reason(DenialCode.TLS_ONLY, destination=plain)

@@ -20,6 +20,7 @@ FLAGS = [
     *("--allow-domain", "tls://tls.test:8443", "--deny-domain", "bad.test"),
     *("--allow-endpoint", "read-only https://git.test/**"),
     *("--deny-endpoint", "DELETE https://whole.test/**"),
+    *("--deny-endpoint", "DELETE https://deny.test/**"),
     *("--allow-domain", "seen.test", "--intercept", "seen.test", "--allow-domain", "un.test"),
 ]
 
@@ -59,8 +60,9 @@ def ask(tmp_path, monkeypatch, capsys):
         ("https://p.test/pub/%252e%252e/", None, "denied", None, "ambiguous dot segment"),
         ("https://p.test/pub/é ü", None, "allowed", "--allow-domain 'https://p.test", "rule"),
         ("https://P.TEST.:443/pub/x#y", None, "allowed", "--allow-domain 'https://p.test", "rule"),
-        ("https://p.test:8443/pub/x", None, "denied", None, "not on the allowlist"),
-        ("http://p.test/pub/x", None, "denied", None, "not on the allowlist"),
+        ("https://p.test:8443/pub/x", None, "denied", None, "fits no endpoint rule"),
+        ("http://p.test/pub/x", None, "denied", None, "fits no endpoint rule"),
+        ("https://deny.test/x", None, "denied", None, "not on the allowlist"),
         ("https://git.test/a/git-upload-pack", "POST", "allowed", "--allow-endpoint", "rule"),
         ("https://git.test/a/git-receive-pack", "POST", "denied", None, "fits no endpoint rule"),
         ("https://seen.test/..;/", None, "allowed", "--allow-domain seen.test", "no endpoint rule"),
@@ -94,12 +96,15 @@ def test_answers(ask, url, method, status, rule, reason):
         "https://p.test:8443/x",
         "http://p.test/x",
         "https://other.test/",
+        "https://deny.test/",
     ],
 )
 def test_the_flag_that_is_suggested_is_right(ask, url):
     hint = ask("--url", url, *FLAGS)["hint"]
     words = shlex.split(hint.removeprefix("allow it with "))
     assert ask("--url", url, *FLAGS, *words)["status"] == "allowed"
+    another = ask("--url", f"{url}y", *FLAGS, *words)["status"]
+    assert another == ("denied" if "p.test" in url else "allowed")
 
 
 @pytest.mark.parametrize(

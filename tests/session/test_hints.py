@@ -79,6 +79,24 @@ def test_a_client_of_the_web(
     assert origin.seen
 
 
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_request_to_another_port_than_the_rules_of_its_host(
+    sessions: Sessions, origin: Origin, isolation: str
+) -> None:
+    """The flag is for this request: what it adds to the rules is no more than that."""
+    needs("curl")
+    url = f"http://{NAME}:{origin.port}"
+    options = ["--isolation", isolation, *pinned(origin.port)]
+    options += ["--allow-endpoint", f"GET https://{NAME}/public/**"]
+    denied = sessions.run(*options, "--", "curl", "-sS", f"{url}/private")
+    flags = proposed(denied.stderr)
+    assert flags == ["--allow-endpoint", f"GET {url}/private"]
+    assert shlex.join(flags) in denied.stdout
+    words = ["--", "curl", "-sS", f"{url}/private", f"{url}/other"]
+    sessions.run(*options, *flags, *words)
+    assert origin.seen == ["/private"]
+
+
 class _Greeting(socketserver.ThreadingTCPServer):
     """Says one line to each client, as ssh, a mail or a database server does."""
 

@@ -118,6 +118,8 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
         return _endpoint_flag(target, port, read)
     if read.code in _MCP_CODES:
         return _mcp_flag(target, port, read)
+    if read.code is DenialCode.PORT_WITHOUT_RULE:
+        return _whole_port_flag(target, port)
     address = parse_address(str(read.values.get("address", "")))
     if address is None:
         return None
@@ -151,6 +153,12 @@ def _mcp_flag(target: str, port: int, reason: Reason) -> str | None:
     tool, method = reason.values.get("tool"), reason.values.get("mcp_method")
     call = McpCall(str(method or ""), str(tool or ""))
     return suggested_mcp_flag(shown[1], target, port, call, shown[2])
+
+
+def _whole_port_flag(target: str, port: int) -> str | None:
+    from nono_trio.core.policy.endpoint_flag import whole_port_flag  # late: few sessions have any
+
+    return whole_port_flag(target, port)
 
 
 def denial_text(event: NetworkEvent) -> str | None:

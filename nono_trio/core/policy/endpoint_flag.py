@@ -33,9 +33,14 @@ def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
     return origin(scheme, host, port) + path
 
 
-def whole_host_flag(scheme: str, host: Host, port: int) -> str:
-    """Return the flag that allows every request to a host, quoted for a shell."""
-    return _flag(scheme, host, port, ANY_METHOD, "/**")
+def whole_port_flag(target: str, port: int) -> str | None:
+    """Return the flag that allows every request to a port of a host, quoted for a shell; None if
+    `target` is no host."""
+    scheme = "http" if port == DEFAULT_PORTS["http"] else "https"
+    try:
+        return _flag(scheme, parse_host(target), port, ANY_METHOD, "/**")
+    except BadHost:
+        return None
 
 
 def allow_endpoint_flag(scheme: str, host: Host, port: int, method: str, path: str) -> str | None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.core.log.redaction import REDACTED, redact_path
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, whole_host_flag
+from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, whole_port_flag
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
 from nono_trio.core.policy.endpoint_rule import (
     DENY_ENDPOINT_FLAG,
@@ -39,7 +39,6 @@ from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
-    HTTP_PORT,
     NO_INTERCEPT_FLAG,
     TCP_SCHEME,
     parse_deny,
@@ -156,11 +155,11 @@ class EndpointPolicy:
                 yield from table.find(Host(name))
 
     def allow_flag(self, host: Host, port: int) -> str | None:
-        """Return the flag that opens another port of a host with rules; None without rules."""
-        if not self.has_rules(host):
+        """Return the flag that opens another port of a host that rules open; else None. An entry of
+        --allow-domain would leave every request of it to rules that are for other ports."""
+        if all(rule.action == "deny" for rule in self._find(self._rules, host)):
             return None
-        scheme = "http" if port == HTTP_PORT else "https"
-        return whole_host_flag(scheme, host, port)
+        return whole_port_flag(host.name, port)
 
     def check_uninspected(self, allowed: Iterable[Rule]) -> None:
         """Raise UsageError for a tcp:// entry of a host that has endpoint rules: its bytes would

@@ -274,13 +274,19 @@ class Policy:
         if not rules and self._observe and may_be_public(host):
             return self._searched_denial(host, port) or self._observed(host, port)
         if not rules:
-            shown = _shown(host, port)
-            reason = format_reason(DenialCode.NOT_ALLOWED, destination=shown)
-            flag = f"{ALLOW_FLAG} {shown}"
-            if self.endpoints is not None:
-                flag = self.endpoints.allow_flag(host, port) or flag
-            return Verdict(False, None, reason, f"allow it with {flag}")
+            return self._not_opened(host, port)
         return self._searched_denial(host, port) or self._allowed(host, port, rules)
+
+    def _not_opened(self, host: Host, port: int) -> Verdict:
+        """The denial of a host or a port that no entry opens."""
+        endpoints, code, shown = self.endpoints, DenialCode.NOT_ALLOWED, _shown(host, port)
+        flag = None if endpoints is None else endpoints.allow_flag(host, port)
+        if flag is not None:
+            code = DenialCode.PORT_WITHOUT_RULE
+        hint = f"allow it with {flag or f'{ALLOW_FLAG} {shown}'}"
+        has_rules = endpoints is not None and endpoints.has_rules(host)
+        reason = format_reason(code, destination=shown)
+        return Verdict(False, None, reason, hint, intercepted=has_rules)
 
     def _allowed(self, host: Host, port: int, rules: Sequence[Rule]) -> Verdict:
         rule = max(rules, key=lambda rule: rule.inspection(port))  # of equal ones the nearest

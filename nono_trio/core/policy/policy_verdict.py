@@ -29,7 +29,8 @@ class Verdict(msgspec.Struct, frozen=True):
     observed: bool = False
     """True if no entry allows it: the session observes, so it is let through and recorded."""
     intercepted: bool = False
-    """True if the requests of an allowed connection must be seen; it is never a tunnel then."""
+    """True if the requests of an allowed connection must be seen; it is never a tunnel then. Of a
+    denied one: endpoint rules name the host, so a request has a verdict of its own."""
 
     @property
     def is_noted(self) -> bool:

@@ -111,6 +111,7 @@ class DenialCode(Enum):
     DIRECT_SUPPRESSED = "{count} more refused connections"
     UNRECORDED = "{count} more denied attempts without a record of their own"
     # Endpoint rules. `url` has no query.
+    PORT_WITHOUT_RULE = "no endpoint rule of the host opens {destination}"
     ENDPOINT_NOT_ALLOWED = "{method} {url} fits no endpoint rule of the host"
     ENDPOINT_DENIED = "{method} {url} is denied by the endpoint rule {detail}"
     ENCODED_SLASH = "{method} {url} has an encoded slash, which no endpoint rule of the host allows"

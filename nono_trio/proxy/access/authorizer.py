@@ -179,11 +179,12 @@ class RequestAuthorizer:
             return decided(request, presented, refusal=refusal)
         verdict = self._policy.decide(request.host, request.port)
         refusal = refusal_of(verdict)
-        if refusal is None and isinstance(request, HttpRequest):
-            if verdict.tls_only:
+        if isinstance(request, HttpRequest):
+            if verdict.allowed and verdict.tls_only:
                 refusal = _not_tls(entry(request.host.name, request.port))
             elif verdict.intercepted:
-                return judged(self._policy, "http", request, decided(request, presented, verdict))
+                decision = decided(request, presented, verdict, refusal)
+                return judged(self._policy, "http", request, decision)
         return decided(request, presented, verdict, refusal)
 
     def _authenticate(self, head: RequestHead) -> tuple[AuthOutcome | None, Refusal | None]:
@@ -217,9 +218,11 @@ def decided(
 
 
 def judged(policy: Policy, scheme: str, request: HttpRequest, decision: Decision) -> Decision:
-    """The decision about an allowed host's request by method and path.
+    """The decision by method and path about a request whose host's verdict says `intercepted`.
 
-    The request is changed to the spelling that was judged: that one is sent and recorded.
+    The request is changed to the spelling that was judged: that one is sent and recorded. A host
+    that no entry opens stays refused, also where its rules (which then only deny) have nothing
+    against the request.
     """
     head = request.head
     verdict = policy.endpoint_verdict(
@@ -233,6 +236,8 @@ def judged(policy: Policy, scheme: str, request: HttpRequest, decision: Decision
     request.path = verdict.path
     if verdict.target:
         request.target = replace(request.target, path=verdict.target.encode("ascii"))
+    if verdict.allowed and decision.refusal is not None:
+        return decision
     messages = verdict.messages
     if messages is not None:
         if offered_key(head) is not None:

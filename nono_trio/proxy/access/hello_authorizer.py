@@ -167,7 +167,7 @@ class HelloAuthorizer:
             flag = self._policy.no_intercept_flag(self._host)
             entry_text = entry(self._host.name, self._port, TCP_SCHEME)
             hint = None if flag is None else f"allow it with {flag} {ALLOW_FLAG} {entry_text}"
-            return Refusal(400, reason, hint, "host_denied")
+            return refusal_of(self._verdict) or Refusal(400, reason, hint, "host_denied")
         return _bad(with_allow_entry(reason, entry(self._host.name, self._port, TCP_SCHEME)))
 
 

@@ -79,7 +79,7 @@ class TransparentAuthorizer:
         else:
             verdict = self._policy.decide(host, self._port)
         decision = self._decided(request, verdict, refusal_of(verdict))
-        if verdict.intercepted and decision.refusal is None:
+        if verdict.intercepted:
             return judged(self._policy, self._scheme, request, decision)
         return decision
 
@@ -112,9 +112,8 @@ class TransparentAuthorizer:
 
     def _no_http(self, code: DenialCode, status: int = 400) -> Decision:
         if self._verdict.intercepted:
-            return self._about_connection(
-                not_seen(self._policy, DenialCode.INTERCEPTED_NO_TLS, self._host, status)
-            )
+            seen = not_seen(self._policy, DenialCode.INTERCEPTED_NO_TLS, self._host, status)
+            return self._about_connection(refusal_of(self._verdict) or seen)
         allow_entry = entry(self._host.name, self._port, TCP_SCHEME)
         hint = f"allow it with {ALLOW_FLAG} {allow_entry}"
         reason = with_allow_entry(format_reason(code), allow_entry)

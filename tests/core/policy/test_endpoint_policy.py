@@ -69,6 +69,26 @@ def test_the_hint_of_a_denial_allows_the_request():
         assert ask(better, method, url).allowed, of_log
 
 
+@pytest.mark.parametrize(("port", "scheme"), [(80, "http"), (8443, "https")])
+def test_the_hint_for_another_port_opens_it_and_is_the_same_in_the_log(port, scheme):
+    rules = ["allow GET https://api.test/pub/**"]
+    denied = Policy.build(endpoints=rules).decide(parse_host("api.test"), port)
+    flag = allow_flag("api.test", port, denied.reason)
+    assert denied.hint == f"allow it with {flag}"
+    _, entry = shlex.split(flag or "")
+    better = Policy.build(endpoints=[*rules, f"allow {entry}"])
+    assert better.decide(parse_host("api.test"), port).allowed
+    assert ask(better, "PUT", f"{scheme}://api.test:{port}/x").allowed
+    assert not ask(better, "PUT", "https://api.test:443/x").allowed
+
+
+def test_the_hint_for_a_host_that_rules_only_deny_is_an_entry_for_it():
+    rules = ["deny DELETE https://api.test/**"]
+    denied = Policy.build(endpoints=rules).decide(parse_host("api.test"), 443)
+    assert denied.hint == "allow it with --allow-domain api.test:443"
+    assert allow_flag("api.test", 443, denied.reason) == "--allow-domain api.test:443"
+
+
 def test_a_reason_of_another_program_makes_no_flag():
     for url in (
         "https://a.test",
@@ -86,6 +106,7 @@ def test_a_reason_of_another_program_makes_no_flag():
         allow_flag("not a host", 443, "GET https://a.test/x fits no endpoint rule of the host")
         is None
     )
+    assert allow_flag("not a host", 443, "no endpoint rule of the host opens a:443") is None
 
 
 def test_endpoint_rules_close_the_rest_of_a_host_that_is_allowed_as_a_whole():

@@ -136,6 +136,9 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "a connection of a program that can't be looked into": ("DIRECT_UNKNOWN", {}),
     "3 more refused connections": ("DIRECT_SUPPRESSED", {"count": 3}),
     "3 more denied attempts without a record of their own": ("UNRECORDED", {"count": 3}),
+    "no endpoint rule of the host opens a.test:8443": (
+        "PORT_WITHOUT_RULE", {"destination": "a.test:8443"},
+    ),
     "GET https://a.test/x fits no endpoint rule of the host": (
         "ENDPOINT_NOT_ALLOWED", {"method": "GET", "url": "https://a.test/x"},
     ),

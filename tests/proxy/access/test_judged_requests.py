@@ -7,9 +7,15 @@ import base64
 import pytest
 from msgspec import UNSET
 
+from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.net.client_hello import BadHello
+from nono_trio.core.net.host import parse_host
+from nono_trio.core.policy.allow_entry import allow_flag
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.access.authorizer import HttpRequest, RequestAuthorizer, Token
 from nono_trio.proxy.access.decision import Decision
+from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
+from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
 
 RULES = ["allow GET http://a.test/pub/**", "audit PUT http://a.test/**"]
 CREDENTIAL = base64.b64encode(b"any:secret").decode()
@@ -43,6 +49,7 @@ def test_the_spelling_that_was_judged_is_sent_and_recorded():
         ("GET http://a.test/pub/", "X_Original-Url: /x\r\n", 403, "x_original-url may name"),
         ("MOVE http://a.test/pub/", "Destination: /x\r\n", 403, "field destination may name"),
         ("GET http://A.TEST.:80/x", "", 403, "GET http://a.test/x fits no endpoint rule"),
+        ("GET http://a.test:81/x", "", 403, "GET http://a.test:81/x fits no endpoint rule"),
     ],
 )
 def test_a_refused_request(request_line, fields, status, words):
@@ -52,6 +59,34 @@ def test_a_refused_request(request_line, fields, status, words):
     assert (refusal.status, refusal.category) == (status, "endpoint_policy")
     assert words in refusal.reason
     assert decision.event(1).endpoint_policy_action == "deny"
+
+
+def test_rules_that_only_deny_open_nothing():
+    policy = Policy.build(endpoints=["deny PUT http://b.test/**"])
+    authorizer = RequestAuthorizer(policy, Token("secret"))
+    for method, reason in [("GET", "b.test:80 is not on the allowlist"), ("PUT", "is denied by")]:
+        head = f"{method} http://b.test/ HTTP/1.1\r\nHost: b.test\r\n"
+        head += f"Proxy-Authorization: Basic {CREDENTIAL}\r\n\r\n"
+        _, decision, _ = authorizer.authorize(head.encode(), b"")
+        assert decision.refusal is not None
+        assert reason in decision.refusal.reason
+        assert decision.event(1).decision == "deny"
+
+
+@pytest.mark.parametrize("rule", ["allow GET https://b.test/**", "deny PUT https://b.test/**"])
+def test_what_is_no_http_gets_no_hint_that_contradicts_a_rule(rule):
+    policy, host = Policy.build(endpoints=[rule]), parse_host("b.test")
+    requests = TransparentAuthorizer(policy, host, 80, policy.decide(host, 80))
+    hellos = HelloAuthorizer(policy, host, 8443, policy.decide(host, 8443))
+    for decision in (
+        requests.malformed(b"\x16\x03\x01", BadRequest(400, "no request")),
+        hellos.malformed(BadHello("expected a TLS client hello", is_tls=False)),
+    ):
+        assert decision.refusal is not None
+        flag = allow_flag("b.test", decision.port, decision.refusal.reason)
+        assert flag is not None
+        assert decision.refusal.hint == f"allow it with {flag}"
+        assert "tcp://" not in flag
 
 
 def test_what_observe_lets_through_is_noted_and_what_an_audit_rule_does_is_not():
