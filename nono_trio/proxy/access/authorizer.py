@@ -259,7 +259,7 @@ def with_endpoint(decision: Decision, verdict: EndpointVerdict) -> Decision:
             verdict.message_id,
         )
     elif verdict.is_observed and decision.verdict is not None:  # its record says so
-        decision = replace(decision, verdict=dataclasses.replace(decision.verdict, observed=True))
+        decision = replace(decision, verdict=replace(decision.verdict, observed=True))
     return replace(decision, path=verdict.path, endpoint=verdict, refusal=refusal)
 
 

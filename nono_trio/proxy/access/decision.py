@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -83,7 +82,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         if verdict is None:
             return None
         if endpoint is not None and endpoint.observed and endpoint.by_default:
-            verdict = dataclasses.replace(verdict, observed=True)  # an audit rule names itself
+            verdict = replace(verdict, observed=True)  # an audit rule names itself
         note = None
         if verdict.is_noted:
             note = verdict.note if self.upstream is None else verdict.entry_note
