@@ -54,13 +54,12 @@ def has_spoken(upstream: Upstream) -> bool:
 
 async def rest_of_head(client: Client, data: bytes, limits: ProxyLimits) -> tuple[bytes, int]:
     """Read on after `data`, the beginning of an HTTP head, until the head is complete. Returns what
-    was read and the head's length. Raises BadRequest, OSError, and Expired for a client whose place
-    was given away."""
+    was read and the head's length. Raises BadRequest (`client.unread` has what was read then),
+    OSError, and Expired for a client whose place was given away."""
     client.expire_in(limits.head)
-    seen = 0
+    seen, client.unread = 0, data
     while (end := head_end(data, seen)) < 0:
         seen = len(data)
-        client.unread = data
         try:
             more = await client.receive()
         except Expired:
@@ -70,7 +69,7 @@ async def rest_of_head(client: Client, data: bytes, limits: ProxyLimits) -> tupl
             raise BadRequest(408, reason) from None
         if not more:
             raise BadRequest(400, format_reason(DenialCode.HEAD_CUT))
-        data += more
+        client.unread = data = data + more
     return data, end
 
 

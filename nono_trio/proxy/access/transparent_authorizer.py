@@ -176,7 +176,7 @@ def not_seen(policy: Policy, code: DenialCode, host: Host, status: int = 400) ->
 
 def _is_http(raw: bytes) -> bool:
     """True if the client means to send HTTP/1, also if it does so badly."""
-    line, ended, _ = raw.partition(b"\r\n")
+    line, ended, _ = raw.partition(b"\n")
     if ended:
-        return _REQUEST_LINE.fullmatch(line) is not None
+        return _REQUEST_LINE.fullmatch(line.removesuffix(b"\r")) is not None
     return _BEGINS_ONE.match(line) is not None

@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,7 +212,21 @@ class Opened:
         links = (
             os.path.dirname(link) for link in follow(os.path.join(os.getcwd(), path)).links
         )  # it could lead elsewhere
-        return any(self._files.covers(one, "write") is not None for one in (path, *links))
+        if any(self._files.covers(one, "write") is not None for one in (path, *links)):
+            return True
+        return self._may_have_other_name(path)
+
+    def _may_have_other_name(self, path: str) -> bool:
+        """Tell whether a file that this user can write has another name, on a file system of which
+        a part is granted for writing: that name may be there."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink == 1 or not os.access(path, os.W_OK):
+            return False
+        places = (one.identity for one in self._files.grants if one.may_write)
+        return any(one is not None and one[0] == found.st_dev for one in places)
 
     def shows(self, path: str) -> bool:
         """Tell whether a view shows the host's directory at a path, or must not show one."""

@@ -141,6 +141,8 @@ def _read(flag: str, path: str) -> bytes:
 
 
 def _require_hidden(flag: str, named: str, can_read: Callable[[str], str | None]) -> None:
+    if not os.path.isfile(expand_home(named)):
+        return  # nothing to hide: it is refused when it is read, without a hint to move a device
     grant = can_read(expand_home(named))
     if grant is not None:
         quoted = shlex.quote(expand_home(named))

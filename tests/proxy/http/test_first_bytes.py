@@ -311,6 +311,12 @@ async def test_the_first_request_need_not_be_repeatable():
         (get("allowed.test:8080"), "allowed.test", "the host field names another port"),
         (get("allowed.test", "http://evil.test/"), "allowed.test", "expected a path"),
         (connect("evil.test:443"), "allowed.test", "expected a path"),
+        (b"GET / HTTP/1.1\nHost: a\n\n", "allowed.test", "the head has a line feed without"),
+        (
+            get("allowed.test", "/", f"A: {'a' * 40_000}"),
+            "allowed.test",
+            "the request head is long",
+        ),
         (
             get("allowed.test", "/", "Host: evil.test"),
             "allowed.test",
@@ -329,7 +335,7 @@ async def test_another_request_is_recorded_and_reset(first, raw, target, reason)
         assert len(origin.requests) == bool(first)
 
 
-@pytest.mark.parametrize("raw", [SSH, H2C, hello("allowed.test"), b"EHLO a\r\n"])
+@pytest.mark.parametrize("raw", [SSH, H2C, hello("allowed.test"), b"EHLO a\r\n", b"EHLO a\n"])
 async def test_the_record_of_bytes_that_are_no_http_names_the_entry(raw):
     async with (
         serving() as origin,

@@ -37,6 +37,13 @@ def test_an_authority_of_ones_own_is_read(network) -> None:
         assert authority.pem() == file.read()
 
 
+def test_no_hint_moves_a_device_out_of_the_grants(network) -> None:
+    network = network._replace(tls_ca_key="/dev/null")
+    with pytest.raises(UsageError, match="can't be read: expected a file") as error:
+        read_own_authority(network, NOW, lambda _path: "group:devices /dev/null")
+    assert error.value.hint == "look at it: ls -l /dev/null"
+
+
 def test_a_chain_that_no_handshake_could_load_ends_the_start(network) -> None:
     with open(network.tls_ca_cert, "rb+") as file:
         file.write(file.read() * 100)
@@ -159,6 +166,16 @@ def test_a_link_in_a_directory_that_the_command_may_write_is_as_the_file(tmp_pat
     assert may_write(f"{opened}/new.pem")
     assert not may_write(str(tmp_path / "ca.pem"))
     assert not Opened(plan, sandbox=False).may_write(f"{opened}/link.pem")
+
+
+@pytest.mark.parametrize(("access", "expected"), [("readwrite", True), ("read", False)])
+def test_a_second_name_may_be_in_what_is_granted_for_writing(access, expected, tmp_path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "ca.pem").write_text("")
+    os.link(tmp_path / "ca.pem", tmp_path / "open" / "other.pem")
+    grant = Grant(str(tmp_path / "open"), access, is_file=False, source="--allow")
+    plan = FilePlan((grant,), (), (), (), "/", "/")
+    assert Opened(plan, sandbox=True).may_write(str(tmp_path / "ca.pem")) is expected
 
 
 # -- files of single hosts ------------------------------------------------------------------------
