@@ -152,8 +152,13 @@ def resume(descriptor: int) -> None:
 
 
 def dependency_directories(search_path: Sequence[str]) -> list[str]:
-    """Return the entries of `search_path` that our dependencies are found in; imports nothing."""
-    return list(dict.fromkeys(map(os.path.dirname, dependency_paths(search_path))))
+    """Return the entries of `search_path` that our dependencies are found in; imports nothing.
+
+    Their order is that of `search_path`. A place that only one of them is found in does not come
+    before the place of the others, where it could offer another module of their names.
+    """
+    found = {os.path.dirname(path) for path in dependency_paths(search_path)}
+    return [entry for entry in dict.fromkeys(map(os.path.abspath, search_path)) if entry in found]
 
 
 def dependency_paths(search_path: Sequence[str]) -> list[str]:

@@ -159,6 +159,17 @@ def test_it_is_one_process_with_its_arguments(sessions, project):
         assert proxy.wait(RUN_SECONDS) == 0
 
 
+def test_a_place_that_has_one_dependency_comes_last_if_it_is_named_last(tmp_path):
+    """It may have more: modules of the others' names, which somebody planted there."""
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for directory, names in ((ours, startup.DEPENDENCIES[1:]), (other, startup.DEPENDENCIES)):
+        directory.mkdir()
+        for name in names:
+            (directory / f"{name}.py").touch()
+    path = [str(ours), str(other)]
+    assert startup.dependency_directories(path) == path
+
+
 def test_packages_that_only_a_variable_leads_to_are_carried_along(sessions, project, tmp_path):
     """`pip install --target`, and modules of a cluster."""
     (site_packages,) = startup.dependency_directories(sys.path)
