@@ -12,7 +12,7 @@ from checkout import ROOT
 from nono_trio.cli.flags import given_options
 from nono_trio.cli.run import run
 from nono_trio.config.settle import settle_run
-from nono_trio.core.profile.endpoint import Endpoint
+from nono_trio.core.profile.endpoint import Endpoint, Mcp
 from nono_trio.core.profile.parser import read_profile
 from nono_trio.errors import UsageError
 from nono_trio.session.policy_facts import proxy_policy
@@ -120,17 +120,20 @@ def test_an_exception_alone_looks_into_nothing() -> None:
 
 def test_the_examples_of_the_docs_are_rules() -> None:
     page = (ROOT / "docs" / "intercept.md").read_text("utf-8").partition("\n## Which")[0]
-    (table,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    reading = read_profile(table, "a.toml")
+    tables = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    reading = read_profile("\n".join(tables), "a.toml")
     assert reading.faults == ()
     (endpoint,) = reading.sourced.profile.network.endpoint
-    assert {*Endpoint.__struct_fields__} == {*re.findall(r"^(\w+) = ", table, re.MULTILINE)}
+    (mcp,) = reading.sourced.profile.network.mcp
+    for table, kind in zip(tables, (Endpoint, Mcp), strict=True):
+        assert {*kind.__struct_fields__} == {*re.findall(r"^(\w+) = ", table, re.MULTILINE)}
+    assert str(mcp).startswith("allow mcp search_*,get_issue,method:resources/read https://mcp.")
     assert str(endpoint).startswith(
         "allow GET,HEAD https://api.example.com/repos/*/issues/**?state="
     )
     commands = re.findall(r"^nono-trio run (.*) -- agent-cmd$", page, re.MULTILINE)
     flags = re.findall(r"`(--allow-endpoint '[^'`]*')`", page)
     examples = [one for one in flags if "METHODS" not in one]
-    assert (len(commands), len(examples)) == (4, 2)
+    assert (len(commands), len(examples)) == (6, 2)
     for words in (*commands, *examples):
         assert build_policy(network(*shlex.split(words))).intercepts_any
