@@ -4,10 +4,12 @@ Rules of this file:
 - An allow rule's parameters must all be there, and each occurrence must have a value that fits:
   some servers take the first, some the last. Parameters that the rule does not name are free.
 - A deny rule fits if one occurrence of each of its parameters fits.
-- Names are compared as the most lenient server reads them: without case, up to a bracket, with
-  dots and spaces as underscores (PHP).
-- A query that servers split in different ways (";"), or with a broken escape, fits no allow rule
-  with parameters. For a deny rule both ways of splitting count.
+- Names are compared as the most lenient server reads them: without case, up to a bracket or a
+  zero byte, with dots and spaces as underscores (PHP). Values are so for a deny rule: without
+  case, up to a zero byte, without blanks around them.
+- A query that servers split in different ways (";", or another question mark at its beginning,
+  which URLSearchParams drops), or with a broken escape, fits no allow rule with parameters. For a
+  deny rule all ways of splitting count.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def query_covers(parameters: Sequence[Parameter], query: str | None) -> bool:
     """Return True if an allow rule with these parameters covers a query."""
     if not parameters:
         return True
-    if query is None or ";" in query or _BROKEN.search(query):
+    if query is None or ";" in query or query.startswith("?") or _BROKEN.search(query):
         return False
     given = [*_pairs(query.split("&"))]
     if any("\ufffd" in name or "\ufffd" in value for name, value in given):
@@ -67,7 +69,7 @@ def query_may_cover(parameters: Sequence[Parameter], query: str | None) -> bool:
     """Return True if a server may read a query as one that these parameters cover."""
     if not parameters:
         return True
-    query = query or ""
+    query = (query or "").lstrip("?")
     splits = (query.split("&"), _SEPARATORS.split(query))
     given = [pair for pieces in splits for pair in _pairs(pieces)]
     return all(
@@ -90,7 +92,7 @@ def _pairs(pieces: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _compared(name: str) -> str:
-    return name.strip().partition("[")[0].translate(_LENIENT).casefold()
+    return name.partition("\0")[0].strip().partition("[")[0].translate(_LENIENT).casefold()
 
 
 def _decoded(text: str) -> str:
@@ -111,7 +113,10 @@ def _all_fit(values: Sequence[str], texts: tuple[str, ...]) -> bool:
 
 
 def _fits(texts: tuple[str, ...], value: str, *, fold: bool = False) -> bool:
-    """Return True if a value has the texts in this order, from its beginning to its end."""
-    if fold:
-        texts, value = tuple(one.casefold() for one in texts), value.casefold()
-    return has_in_order(texts, value)
+    """Return True if a value has the texts in this order, from its beginning to its end; `fold`: or
+    one of the readings that a deny rule is for."""
+    if not fold:
+        return has_in_order(texts, value)
+    texts, value = tuple(one.casefold() for one in texts), value.casefold()
+    readings = {value, value.strip(), value.partition("\0")[0].strip()}
+    return any(has_in_order(texts, one) for one in readings)
