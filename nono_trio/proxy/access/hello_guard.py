@@ -9,8 +9,9 @@ Rules of this file:
   back.
 - Bytes that are no TLS are not looked at further. A TLS hello that can't be read is refused, since
   a server may read in it what is not seen here.
-- Some servers (Go's) skip warnings before the hello and take any small version number in its
-  record. Both are read here as they read them.
+- Some servers skip records before the hello: Go's warnings, and those that keep no state between
+  two hellos a change_cipher_spec (RFC 8446 5). Some take any small version number in the hello's
+  record. All are read here as they read them.
 - The second hello that a server may request is followed as on a connection that must be TLS.
 """
 
@@ -33,8 +34,8 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
 
-_ALERT: Final = 21
-_ALERT_SIZE: Final = RECORD_HEADER + 2  # RFC 8446 6
+# What is in a record that may be skipped, by the record's type: RFC 8446 5 and 6.
+_SKIPPED_SIZES: Final = {20: 1, 21: 2}  # change_cipher_spec, alert
 _TLS: Final = b"\3"  # the first octet of a record's version
 _LESS_THAN: Final = 0x10  # of that octet, where a server is lenient
 
@@ -65,7 +66,7 @@ class HelloGuard:
         if self._retry.first is not None:
             return self._follow(data)
         self._says += data
-        self._skip_alerts()
+        self._skip_records()
         while len(self._says) >= self._needed:
             try:
                 read = read_client_hello(self._usual())
@@ -86,14 +87,15 @@ class HelloGuard:
         """Take in the server's next bytes. Returns True if no more are needed."""
         return self._is_over or self._retry.server_says(data)
 
-    def _skip_alerts(self) -> None:
-        while (says := self._says)[:1] == bytes([_ALERT]):
-            if len(says) < _ALERT_SIZE:
-                self._needed = _ALERT_SIZE
+    def _skip_records(self) -> None:
+        while (says := self._says) and (inside := _SKIPPED_SIZES.get(says[0])) is not None:
+            whole = RECORD_HEADER + inside
+            if len(says) < whole:
+                self._needed = whole
                 return
-            if says[1] >= _LESS_THAN or int.from_bytes(says[3:RECORD_HEADER], "big") != 2:
+            if says[1] >= _LESS_THAN or int.from_bytes(says[3:RECORD_HEADER], "big") != inside:
                 return
-            self._says = says[_ALERT_SIZE:]
+            self._says = says[whole:]
             self._needed = 1
 
     def _usual(self) -> bytes:

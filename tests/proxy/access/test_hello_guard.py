@@ -75,6 +75,7 @@ def test_the_name_outside_is_free_where_the_hello_ends_here():
         (hello(SEEN, ECH), UnseenHello),
         (hello(f"{SEEN}."), UnseenHello),
         (WARNING * 2 + hello(SEEN), UnseenHello),
+        (record(b"\1", kind=20) + WARNING + hello(SEEN), UnseenHello),
         (hello(SEEN).replace(b"\x16\3", b"\x16\2", 1), UnseenHello),
         (long_hello(SEEN), UnreadHello),
         (long_hello(SEEN).replace(b"\x16\3", b"\x16\2", 1), UnreadHello),
@@ -83,8 +84,8 @@ def test_the_name_outside_is_free_where_the_hello_ends_here():
         (record(b"") + hello(SEEN), UnreadHello),
     ],
     ids=[
-        "plain", "ech", "dot", "warnings", "version", "long", "version and long", "unreadable name",
-        "two names", "empty record",
+        "plain", "ech", "dot", "warnings", "change of ciphers", "version", "long",
+        "version and long", "unreadable name", "two names", "empty record",
     ],
 )  # fmt: skip
 def test_no_spelling_of_the_hello_passes(says, fault, size):
