@@ -242,7 +242,7 @@ def _look_around() -> Beginning:
 
 
 def _re_execute(found: Beginning) -> NoReturn:
-    carried = dependency_directories(_without_working_directory(found))
+    carried = dependency_directories(_without_working_directories(found))
     left = {
         "variables": found.variables,
         "search_path": found.search_path,
@@ -299,9 +299,18 @@ else:
         return reading
 
 
-def _without_working_directory(found: Beginning) -> list[str]:
-    path = list(found.search_path)
-    return path[1:] if found.uses_working_directory else path
+def _without_working_directories(found: Beginning) -> list[str]:
+    """Return the search path without what depends on where the command is started.
+
+    There a package that is missing in the installation could be planted.
+    """
+    named = found.variables.get("PYTHONPATH", "").split(os.pathsep)
+    path = found.search_path[1:] if found.uses_working_directory else found.search_path
+    try:
+        relative = {os.path.abspath(entry) for entry in named if not os.path.isabs(entry)}
+    except OSError:  # the working directory is gone, and nothing is found there
+        return list(path)
+    return [entry for entry in path if entry not in relative]
 
 
 def _set_up(found: Beginning, carried: Sequence[str]) -> None:

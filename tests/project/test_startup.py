@@ -192,6 +192,29 @@ def test_packages_that_only_a_variable_leads_to_are_carried_along(sessions, proj
     assert (refused.returncode, "PYTHONPATH" in refused.stderr) == (2, True)
 
 
+def test_the_working_directory_offers_no_package_that_is_missing(sessions, project, tmp_path):
+    """An installation may lack a new dependency, and PYTHONPATH=. is common in checkouts."""
+    (site_packages,) = map(Path, startup.dependency_directories(sys.path))
+    missing = "ahocorasick_rs"
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    for entry in site_packages.iterdir():
+        if not entry.name.startswith(missing):
+            (partial / entry.name).symlink_to(entry)
+    (partial / "nono_trio").symlink_to(Path(startup.__file__).parent)
+    loaded = plant(project, *startup.DEPENDENCIES, "msvcrt")
+    sessions.variables["PYTHONPATH"] = f"{partial}:."
+    # The venv's interpreter would find the missing one in the venv.
+    begin = "from nono_trio.entry import main; main()"
+    done = subprocess.run(
+        [sys._base_executable, "-c", begin, "run", "--", "true"],
+        cwd=project, env=sessions.environment, capture_output=True, text=True,
+        timeout=RUN_SECONDS, check=False,
+    )  # fmt: skip
+    assert "outside the cage, the command starts in /" in done.stderr  # it has begun
+    assert not loaded.exists(), loaded.read_text()
+
+
 # -- what the variables name ----------------------------------------------------------------------
 
 
