@@ -43,6 +43,8 @@ DEPENDENCIES = (
     "annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection",
     "cryptography", "cffi", "_cffi_backend", "pycparser",
     "h2", "hpack", "hyperframe",
+    "keyring", "jeepney", "secretstorage", "jaraco", "more_itertools",  # where it is installed
+    "importlib_metadata", "zipp", "backports",
 )  # fmt: skip
 
 # Only the package: its neighbours are not on the search path when the rest is imported.

@@ -11,7 +11,6 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +31,8 @@ from nono_trio.proxy.intercept.root_store import (
 )
 from nono_trio.sandbox.filesystem.plan import PRIVATE
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
-from nono_trio.sandbox.launcher.symlinks import follow
 from nono_trio.session.command_files import CommandFiles
+from nono_trio.session.opened_files import OpenedFiles
 from nono_trio.session.trust.browser_trust import (
     FILE,
     FIREFOX_FILE,
@@ -190,56 +189,12 @@ class CageTrust:
         self._npm = True
 
 
-class Opened:
-    """Tells which files of the host are open to the command."""
-
-    def __init__(self, files: FilePlan, *, sandbox: bool) -> None:
-        self._files = files
-        self._sandbox = sandbox
-
-    def reader(self, path: str) -> str | None:
-        """Name the grant by which the command may read a path."""
-        if not self._sandbox:
-            return "--no-sandbox"
-        grant = self._files.covers(path, "read")
-        return None if grant is None else f"{grant.source} {grant.path}"
-
-    def may_write(self, path: str) -> bool:
-        """Tell whether the command may write a path; what it could write without a sandbox is
-        the user's choice."""
-        if not self._sandbox:
-            return False
-        links = (
-            os.path.dirname(link) for link in follow(os.path.join(os.getcwd(), path)).links
-        )  # it could lead elsewhere
-        if any(self._files.covers(one, "write") is not None for one in (path, *links)):
-            return True
-        return self._may_have_other_name(path)
-
-    def _may_have_other_name(self, path: str) -> bool:
-        """Tell whether a file that this user can write has another name, on a file system of which
-        a part is granted for writing: that name may be there."""
-        try:
-            found = os.stat(path)
-        except OSError:
-            return False
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink == 1 or not os.access(path, os.W_OK):
-            return False
-        places = (one.identity for one in self._files.grants if one.may_write)
-        return any(one is not None and one[0] == found.st_dev for one in places)
-
-    def shows(self, path: str) -> bool:
-        """Tell whether a view shows the host's directory at a path, or must not show one."""
-        granted = [grant.real for grant in (*self._files.grants, *self._files.sockets)]
-        return any(is_in(path, one) for one in (*granted, *self._files.denied))
-
-    def is_closed(self, path: str) -> bool:
-        """Tell whether a path is closed inside a grant."""
-        return any(is_in(path, one) for one in self._files.covered)
+class Opened(OpenedFiles):
+    """Which files of the host are open to the command, and a place for ours in a view."""
 
     def directory(self) -> str:
         """The first place of the view that never shows the host's files."""
-        taken = [grant.real for grant in (*self._files.grants, *self._files.sockets)]
+        taken = self.granted
         for path in _SHOWN:
             private = next((one for one in PRIVATE if is_in(path, one)), "/")
             # A private directory is over what surrounds it, but not over a grant of it or in it.

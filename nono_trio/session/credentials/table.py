@@ -1,0 +1,146 @@
+"""The credentials of one session: their sources, and the stand-ins that were made for them.
+
+Rules of this file:
+- All sources are read before the cage is made, at the same time. A secret that is missing refuses
+  the run, unless its credential is optional.
+- A stand-in is made once, in the shape of the secret at the start, and stays while secrets rotate.
+- No `repr` shows a stand-in or a secret.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, Place, parse_source
+from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
+from nono_trio.errors import UsageError
+from nono_trio.session.credentials.access import check_source, outside_path
+from nono_trio.session.credentials.readers import SourceFailed, make_reader
+from nono_trio.session.credentials.sources import SecretSource, read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nono_trio.core.credentials.credential import Credential, Source
+    from nono_trio.session.opened_files import OpenedFiles
+
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_ONE_LINE: Final = frozenset({Place.HEADER, Place.BASIC})  # places that take no line break
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldSecret:
+    """A credential with its stand-in; proxy/credentials/interfaces.py has the protocol.
+
+    `at_start` is the secret as it was when the session began.
+    """
+
+    credential: Credential
+    stand_in: bytes = field(repr=False)
+    at_start: bytes = field(repr=False)
+    source: SecretSource
+
+    async def secret(self) -> bytes:
+        """Return the real value now. Raises SecretUnavailable."""
+        return (await self.source.current()).reveal()
+
+
+@dataclass
+class SessionCredentials:
+    """The credentials that have a stand-in; `warnings` are sentences for the user."""
+
+    held: tuple[HeldSecret, ...]
+    warnings: list[str]
+
+    def close(self) -> None:
+        """End what still asks for a secret."""
+        for one in self.held:
+            one.source.close()
+
+
+def open_credentials(
+    credentials: Sequence[Credential],
+    environment: Mapping[str, str],
+    opened: OpenedFiles | None = None,
+) -> SessionCredentials:
+    """Read all secrets and make the stand-ins. Blocks, bounded; main thread, before the loop.
+
+    `environment` is the caller's, `opened` what the command may reach (None: no command). Raises
+    UsageError. If interrupted, nothing is left running.
+    """
+    parsed = [parse_source(one.name, one.source) for one in credentials]
+    warnings: list[str] = []
+    if opened is not None:
+        for one, source in zip(credentials, parsed, strict=True):
+            warning = check_source(one.name, source, opened, environment)
+            warnings += [] if warning is None else [warning]
+    asked: list[tuple[Credential, SecretSource]] = []
+    for one, source in zip(credentials, parsed, strict=True):
+        own = _environment_for(one, source, credentials, environment, opened)
+        try:
+            asked.append((one, SecretSource(source.kind, make_reader(source, own), one.ttl)))
+        except SourceFailed as failed:
+            warnings.append(_missing(one, failed))
+    failures = read_all([reading for _, reading in asked])
+    held: list[HeldSecret] = []
+    try:
+        for (one, reading), failure in zip(asked, failures, strict=True):
+            if failure is not None:
+                warnings.append(_missing(one, failure))
+            else:
+                held.append(_hold(one, reading, [other.stand_in for other in held]))
+    except BaseException:
+        for _, reading in asked:
+            reading.close()
+        raise
+    return SessionCredentials(tuple(held), warnings)
+
+
+def _environment_for(
+    credential: Credential,
+    source: Source,
+    credentials: Sequence[Credential],
+    environment: Mapping[str, str],
+    opened: OpenedFiles | None,
+) -> Mapping[str, str]:
+    """Return the environment of a credential's command line: without variables of the others."""
+    if source.kind != COMMAND:
+        return environment
+    foreign: set[str] = set()
+    for one in credentials:
+        if one is not credential:
+            other = parse_source(one.name, one.source)
+            foreign |= {*one.variables, *(other.words if other.kind == ENVIRONMENT else ())}
+    foreign -= {*credential.variables}
+    kept = {name: value for name, value in environment.items() if name not in foreign}
+    return kept | {"PATH": outside_path(environment, opened)}
+
+
+def _missing(credential: Credential, failure: SourceFailed) -> str:
+    """Return the warning about an optional credential; raises UsageError for another."""
+    if not credential.optional:
+        raise UsageError(f"credential {credential.name}: {failure.reason}", hint=failure.hint)
+    return f"credential {credential.name} has no secret, and no stand-in: {failure.reason}"
+
+
+def _hold(credential: Credential, source: SecretSource, taken: Sequence[bytes]) -> HeldSecret:
+    name, value = credential.name, source.at_start.reveal()
+    if credential.places <= _ONE_LINE and _CONTROL.search(value):
+        raise UsageError(
+            f"credential {name}: the secret has a line break or a control character, which no"
+            " header can carry",
+            hint="its source must give the secret alone, in one line",
+        )
+    try:
+        stand_in = stand_in_like(value, secrets.randbelow)
+        while stand_in in taken:  # they differ in 64 bits
+            stand_in = stand_in_like(value, secrets.randbelow)
+    except UnfitSecret as unfit:
+        raise UsageError(
+            f"credential {name}: the secret {unfit.reason}",
+            hint="it could not be told from other text; see what its source gives",
+        ) from None
+    return HeldSecret(credential, stand_in, value, source)
