@@ -67,19 +67,28 @@ class TokenAnswer:
     _is_form: bool = False
 
     def with_stand_ins(self, stand_ins: Mapping[bytes, bytes]) -> bytes:
-        """Return the answer with the value of `stand_ins` for each token.
+        """Return the answer with the value of `stand_ins` for each token that it has one for.
 
-        Raises BadAnswer if a token is still in it, within another text.
+        Raises BadAnswer if such a token is still in it, within another text.
         """
         pieces = [*self._pieces]
         for number in range(1, len(pieces), 2):
-            new = stand_ins[pieces[number]]
-            pieces[number] = quote_from_bytes(new, safe="").encode() if self._is_form else new
+            new = stand_ins.get(pieces[number], pieces[number])
+            pieces[number] = _form_value(new) if self._is_form else _json_value(new)
         made = b"".join(pieces)
         texts = (made, unquote_to_bytes(made)) if self._is_form else (made, *_texts(made))
-        if any(token in text for _, token in self.values for text in texts):
+        replaced = [one for _, one in self.values if one in stand_ins]
+        if any(token in text for token in replaced for text in texts):
             raise BadAnswer("has a token within another text")
         return made
+
+
+def _form_value(value: bytes) -> bytes:
+    return quote_from_bytes(value, safe="").encode()
+
+
+def _json_value(value: bytes) -> bytes:
+    return msgspec.json.encode(value.decode())[1:-1]
 
 
 def field_key(name: str) -> str:
