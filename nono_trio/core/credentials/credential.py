@@ -27,6 +27,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from nono_trio.core.credentials.oauth2 import OAuth2Settings
     from nono_trio.core.net.host import Host
 
 CREDENTIAL_FLAG: Final = "--credential"
@@ -147,7 +148,8 @@ class Credential:
     `variables` get the stand-in in the command's environment, and `files` are shown to it with the
     stand-in in the secret's place. `base_url_variables` are for a reverse route. `endpoints` are
     entries of --allow-endpoint for the bound hosts, unless the user has rules for a host. `ttl` is
-    how many seconds the answer of a command is used; None is the default.
+    how many seconds the answer of a command is used; None is the default. With `oauth2`,
+    `source` has the client's secret, and the secret of the credential is a token.
     """
 
     name: str
@@ -164,6 +166,7 @@ class Credential:
     ttl: int | None = None
     headers: frozenset[str] = DEFAULT_HEADERS
     parameters: frozenset[str] = DEFAULT_PARAMETERS
+    oauth2: OAuth2Settings | None = None
 
     def is_bound_to(self, scheme: str, host: Host, port: int) -> bool:
         """Return True if a request with this scheme, host and port gets the secret."""

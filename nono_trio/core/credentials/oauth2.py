@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
-from nono_trio.core.credentials.credential import parse_source
 from nono_trio.core.credentials.token_url import TokenUrl, parse_token_url
 from nono_trio.errors import UsageError
 
@@ -63,9 +62,9 @@ def parse_oauth2(
     audience: str | None = None,
     auth: str = "basic",
 ) -> OAuth2Settings:
-    """Check the settings of credential `name`. Raises UsageError."""
+    """Check the settings of credential `name`, but for the reference `client_secret`, which is
+    checked as any source. Raises UsageError."""
     url = parse_token_url(name, token_url)
-    parse_source(name, client_secret)
     where = f"credential {name}"
     if auth not in AUTHS:
         hint = "basic sends id and secret in the field Authorization, post in the form"

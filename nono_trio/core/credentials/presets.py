@@ -45,6 +45,8 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from nono_trio.core.credentials.oauth2 import OAuth2Settings
+
 _HEADER: Final = frozenset({Place.HEADER})
 
 
@@ -177,10 +179,12 @@ def make_credential(
     ttl: int | None = None,
     headers: Sequence[str] = (),
     parameters: Sequence[str] = (),
+    oauth2: OAuth2Settings | None = None,
 ) -> Credential:
     """Return the credential `name` with what its user wrote, and the rest from its preset.
 
-    Without a source it is read from the first of its variables that `environment` has. Raises
+    Without a source it is read from the first of its variables that `environment` has; with
+    `oauth2`, what has a source is the client's secret. Raises
     UsageError for an invalid setting, and for one that neither the user nor the preset has.
     """
     check_name(name)
@@ -188,6 +192,14 @@ def make_credential(
     names = tuple(variables) or (preset.variables if preset else ())
     check_variables(name, names)
     check_ttl(name, ttl)
+    if oauth2 is not None:
+        source = _of_client(name, source, oauth2)
+        kind = "oauth2"
+    elif kind == "oauth2":
+        raise UsageError(
+            f'credential {name}: expected [credentials.{name}.oauth2] beside kind = "oauth2"',
+            hint="it has token_url, client_id and client_secret",
+        )
     source = source or (preset and preset.source) or _from_variables(name, names, environment)
     parse_source(name, source)
     credential = Credential(
@@ -205,6 +217,7 @@ def make_credential(
         headers=parse_headers(name, headers) or DEFAULT_HEADERS,
         parameters=frozenset(map(str.lower, parameters))
         or (DEFAULT_PARAMETERS if preset is None else preset.parameters),
+        oauth2=oauth2,
     )
     return credential if preset is None else _with_preset(credential, preset, places, kind)
 
@@ -243,6 +256,15 @@ def _hosts(name: str, preset: Preset | None, hosts: Sequence[str]) -> Collection
             hint="bind it to a suffix of your own, as in *.internal.example.com",
         )
     return found
+
+
+def _of_client(name: str, source: str | None, oauth2: OAuth2Settings) -> str:
+    if source is not None:
+        raise UsageError(
+            f"credential {name}: expected no source beside its token URL",
+            hint=f"client_secret in [credentials.{name}.oauth2] has the source",
+        )
+    return oauth2.client_secret
 
 
 def _from_variables(name: str, variables: Sequence[str], environment: Mapping[str, str]) -> str:

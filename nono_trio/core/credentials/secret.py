@@ -11,13 +11,15 @@ from typing import ClassVar, NoReturn
 
 
 class Secret:
-    """The real value of a credential. `reveal` is the only way to it."""
+    """The real value of a credential. `reveal` is the only way to it. `lifetime`: for how many
+    seconds it may be used, if its source says so."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value", "lifetime")
     __hash__: ClassVar[None]  # type: ignore[assignment]  # a hash would tell of it
 
-    def __init__(self, value: bytes) -> None:
+    def __init__(self, value: bytes, lifetime: int | None = None) -> None:
         self._value = value
+        self.lifetime = lifetime
 
     def reveal(self) -> bytes:
         """Return the value."""

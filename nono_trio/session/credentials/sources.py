@@ -5,12 +5,14 @@ Rules of this file:
   cancelled, and all others who wait get its result.
 - Each wait is bounded, whatever the source does.
 - A variable never changes. A file is looked at for each request. What a command or the keyring gave
-  is used for its time to live, and asked for again in the background before that ends.
+  is used for its time to live, and asked for again in the background before that ends. A token that
+  a server gave has a time of its own.
 - A secret whose time has ended is not used. After a failure the source rests for a moment.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -94,6 +96,12 @@ class SecretSource:
             raise _again(self._failure)
         return await self._wait()
 
+    def refused(self) -> None:
+        """A server has refused the secret: it is asked for again at its next use, unless that has
+        just been done."""
+        if not self.is_fixed and self._clock() - self._read_at >= _REST_SECONDS:
+            self._read_at = -math.inf
+
     def close(self) -> None:
         """End what still reads."""
         self.reader.stop()
@@ -102,12 +110,16 @@ class SecretSource:
         """Return the secret if it may be used without a read."""
         if self._kind == FILE:
             return None
-        is_new = self.is_fixed or self._clock() - self._read_at < self._ttl
+        is_new = self.is_fixed or self._clock() - self._read_at < self._seconds()
         return self._secret if is_new else None
 
     def _is_due(self) -> bool:
         age = self._clock() - self._read_at
-        return not self.is_fixed and age >= self._ttl * _REFRESH and not self._rests()
+        return not self.is_fixed and age >= self._seconds() * _REFRESH and not self._rests()
+
+    def _seconds(self) -> float:
+        lifetime = None if self._secret is None else self._secret.lifetime
+        return lifetime or self._ttl
 
     def _rests(self) -> bool:
         return self._failed_at is not None and self._clock() - self._failed_at < _REST_SECONDS

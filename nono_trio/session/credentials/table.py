@@ -22,13 +22,20 @@ from nono_trio.session.credentials.readers import SourceFailed, make_reader
 from nono_trio.session.credentials.sources import SecretSource, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nono_trio.core.credentials.credential import Credential, Source
+    from nono_trio.session.credentials.readers import Reader
     from nono_trio.session.opened_files import OpenedFiles
+    from nono_trio.session.tokens.token_endpoint import Route
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _ONE_LINE: Final = frozenset({Place.HEADER, Place.BASIC})  # places that take no line break
+
+
+def no_route() -> Route:
+    """Raise for a session that reaches no token endpoint."""
+    raise AssertionError("this session has no route to a token endpoint")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +53,11 @@ class HeldSecret:
     async def secret(self) -> bytes:
         """Return the real value now. Raises SecretUnavailable."""
         return (await self.source.current()).reveal()
+
+    def refused(self) -> None:
+        """A bound host answered that the secret is not valid."""
+        if self.credential.oauth2 is not None:
+            self.source.refused()
 
 
 @dataclass
@@ -65,11 +77,13 @@ def open_credentials(
     credentials: Sequence[Credential],
     environment: Mapping[str, str],
     opened: OpenedFiles | None = None,
+    route: Callable[[], Route] = no_route,
 ) -> SessionCredentials:
     """Read all secrets and make the stand-ins. Blocks, bounded; main thread, before the loop.
 
-    `environment` is the caller's, `opened` what the command may reach (None: no command). Raises
-    UsageError. If interrupted, nothing is left running.
+    `environment` is the caller's, `opened` what the command may reach (None: no command). `route`
+    returns how token endpoints are reached; it is called if there is one. Raises UsageError. If
+    interrupted, nothing is left running.
     """
     parsed = [parse_source(one.name, one.source) for one in credentials]
     warnings: list[str] = []
@@ -81,7 +95,7 @@ def open_credentials(
     for one, source in zip(credentials, parsed, strict=True):
         own = _environment_for(one, source, credentials, environment, opened)
         try:
-            asked.append((one, SecretSource(source.kind, make_reader(source, own), one.ttl)))
+            asked.append((one, _source_of(one, source, make_reader(source, own), route)))
         except SourceFailed as failed:
             warnings.append(_missing(one, failed))
     failures = read_all([reading for _, reading in asked])
@@ -97,6 +111,20 @@ def open_credentials(
             reading.close()
         raise
     return SessionCredentials(tuple(held), warnings)
+
+
+def _source_of(
+    credential: Credential, source: Source, reader: Reader, route: Callable[[], Route]
+) -> SecretSource:
+    """Return what reads the secret; `reader` is of the source that the credential names."""
+    if credential.oauth2 is None:
+        return SecretSource(source.kind, reader, credential.ttl)
+    from nono_trio.session.credentials.client_credentials import (  # late: few sessions have one
+        client_credentials_reader,
+    )
+
+    fetched = client_credentials_reader(credential.oauth2, reader, route())
+    return SecretSource(credential.kind, fetched, credential.ttl)
 
 
 def _environment_for(
