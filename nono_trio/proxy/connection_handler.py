@@ -114,6 +114,7 @@ class Upstream:
     chain: ProxyChain | None = None
     used: bool = False
     protocol: str | None = None
+    over_tls: bool = False
 
 
 class UpstreamError(Exception):
@@ -282,7 +283,7 @@ class ConnectionHandler(ABC):
                 self._proxy.limits,
                 protocols,
             )
-            upstream.transport, upstream.protocol = tls, tls.protocol
+            upstream.transport, upstream.protocol, upstream.over_tls = tls, tls.protocol, True
             is_done = True
         except HandshakeFailed as failure:
             destination = f"{host.bracketed()}:{port}"

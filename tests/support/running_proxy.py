@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import Flow
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.access.route_authorizer import HeldRoute
     from nono_trio.proxy.intercept.interfaces import Intercepts
 
 TOKEN = "7d1f00c0ffee"
@@ -201,6 +202,7 @@ async def running(
     intercept: Iterable[str] = (),
     no_intercept: Sequence[str] = (),
     interception: Intercepts | None = None,
+    routes: Sequence[HeldRoute] = (),
 ) -> AsyncIterator[Running]:
     """Yield a proxy that serves until the block ends; then every connection is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
@@ -213,6 +215,7 @@ async def running(
         policy, recorder, TOKEN,
         resolver=resolver, dialler=dialler, limits=limits, upstream_proxy=upstream_proxy,
         interception=interception,
+        routes=routes,
     )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     port = listener.getsockname()[1]

@@ -146,10 +146,11 @@ class Credential:
 
     `headers` (lower-case) and `parameters` (in any case) are those that the places mean.
     `variables` get the stand-in in the command's environment, and `files` are shown to it with the
-    stand-in in the secret's place. `base_url_variables` are for a reverse route. `endpoints` are
-    entries of --allow-endpoint for the bound hosts, unless the user has rules for a host. `ttl` is
-    how many seconds the answer of a command is used; None is the default. With `oauth2`,
-    `source` has the client's secret, and the secret of the credential is a token.
+    stand-in in the secret's place. `base_url_variables` are for a reverse route, and have
+    `base_url_path` after its name. `endpoints` are entries of --allow-endpoint for the bound hosts,
+    unless the user has rules for a host. `ttl` is how many seconds the answer of a command is used;
+    None is the default. With `oauth2`, `source` has the client's secret, and the secret of the
+    credential is a token.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Credential:
     elsewhere: Elsewhere = "deny"
     kind: Kind = "token"
     base_url_variables: tuple[str, ...] = ()
+    base_url_path: str = ""
     endpoints: tuple[str, ...] = ()
     ttl: int | None = None
     headers: frozenset[str] = DEFAULT_HEADERS

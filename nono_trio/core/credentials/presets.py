@@ -231,6 +231,7 @@ def _with_preset(
         places=credential.places if places else preset.places,
         kind=kind or preset.kind,
         base_url_variables=preset.base_url_variables,
+        base_url_path=preset.base_url_path,
         endpoints=credential.endpoints or _preset_endpoints(credential, preset),
     )
 

@@ -68,6 +68,7 @@ class ConnectRequest(msgspec.Struct, frozen=True, gc=False):
     mode: ClassVar[Mode] = "connect"
     path: ClassVar[str | None] = None
     has_open_body: ClassVar[bool] = False
+    over_tls: ClassVar[bool] = False
 
     head: RequestHead
     host: Host
@@ -89,6 +90,8 @@ class HttpRequest(msgspec.Struct, gc=False):
     body: Body
     early: tuple[BodyData | MessageEnded, ...]
     stream_id: int = HTTP1_STREAM
+    over_tls: bool = False
+    """True if it goes out over TLS although it came without: to a reverse route."""
 
     @property
     def has_open_body(self) -> bool:

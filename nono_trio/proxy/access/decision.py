@@ -23,7 +23,13 @@ from nono_trio.core.log.events import Flow, NetworkEvent
 from nono_trio.core.policy.reasons import with_call
 
 if TYPE_CHECKING:
-    from nono_trio.core.log.events import AuthOutcome, ClosedBy, DenialCategory, Mode
+    from nono_trio.core.log.events import (
+        AuthMechanism,
+        AuthOutcome,
+        ClosedBy,
+        DenialCategory,
+        Mode,
+    )
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.endpoint_verdict import EndpointVerdict, JudgesMessages
     from nono_trio.core.policy.policy_verdict import Verdict
@@ -61,6 +67,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The upstream proxy that the connection goes through; None if the host is dialled."""
     endpoint: EndpointVerdict | None = None
     """The verdict about the request itself; None if only the host was decided."""
+    route: str | None = None
+    """The reverse route that the request came by."""
+    mechanism: AuthMechanism | None = None
+    """The way in which the client has presented the stand-in of a route; None for the token."""
 
     @property
     def rule(self) -> str | None:
@@ -136,7 +146,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             timestamp_unix_ms=now,
             mode=self.mode,
             decision="allow" if refusal is None else "deny",
-            auth_mechanism=UNSET if presented is None else "proxy_authorization",
+            route_id=self.route or UNSET,
+            auth_mechanism=UNSET if presented is None else self.mechanism or "proxy_authorization",
             auth_outcome=UNSET if presented is None else presented,
             denial_category=UNSET if refusal is None else refusal.category,
             endpoint_policy_action=UNSET if endpoint is None else endpoint.action or UNSET,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.http.rewrite import OutgoingRequest
 
+UNPROVEN: Final = (407, 401)  # statuses for a client that has shown no token, or no stand-in
 OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_denied")
 
 
@@ -106,7 +107,8 @@ class HttpConnection(TunnelHandler):
             return upstream is not None and await self._relay_tunnel(
                 request, recorded, upstream, spoken
             )
-        chain = None if self._is_under_tls else self._proxy.chain_of(decision)
+        is_direct = self._is_under_tls or request.over_tls  # an upstream proxy sees a tunnel
+        chain = None if is_direct else self._proxy.chain_of(decision)
         outgoing = rewrite(request, chain, is_judged=decision.is_judged)
         spare = self._take_spare(request)
         upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
@@ -119,7 +121,7 @@ class HttpConnection(TunnelHandler):
         client, proxy = self._client, self._proxy
         request, decision, client.unread = self._authorizer.authorize(raw, client.unread)
         refusal = decision.refusal
-        if refusal is not None and refusal.status == 407:
+        if refusal is not None and refusal.status in UNPROVEN:
             return request, decision
         if not client.proven:
             client.prove()
@@ -186,7 +188,7 @@ class HttpConnection(TunnelHandler):
     async def _refuse(self, request: Request, decision: Decision, refusal: Refusal) -> bool:
         """Record a refusal, then answer it; returns True if another request may follow."""
         keep = self._may_follow(request, refusal.status)
-        if refusal.status == 407:
+        if refusal.status in UNPROVEN:
             if not self._shared:
                 self._proxy.token_failures.challenge(decision)
             await self._proxy.token_failures.record(decision, self._client.origin)
@@ -198,7 +200,7 @@ class HttpConnection(TunnelHandler):
 
     def _may_follow(self, request: Request, status: int) -> bool:
         is_connect = isinstance(request, ConnectRequest)
-        if status == 407:
+        if status in UNPROVEN:
             self._challenges += 1
             self._tunnel_refused = is_connect
             if self._challenges >= MAX_CHALLENGES:
@@ -250,7 +252,7 @@ class HttpConnection(TunnelHandler):
             if self._unreached is not None:
                 unreached, self._unreached = self._unreached, None
                 raise unreached
-            if self._is_under_tls:
+            if self._is_under_tls or request.over_tls:
                 return await self._connect_tls(recorded)
             return await self._connect(recorded, for_tunnel=for_tunnel)
         except UpstreamError as found:
@@ -287,6 +289,8 @@ class HttpConnection(TunnelHandler):
         if spare is None:
             return None
         same = spare.key == (request.host.name, request.port)
+        # A request for a route must not go out in clear on the connection of another one.
+        same = same and spare.over_tls == (self._is_under_tls or request.over_tls)
         if same and (is_repeatable(request.head) or not spare.used) and spare.transport.is_silent():
             return spare
         spare.transport.close()

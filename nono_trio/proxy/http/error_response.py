@@ -22,7 +22,8 @@ CHALLENGE: Final = 'Proxy-Authenticate: Basic realm="nono-trio"\r\n'  # RFC 9110
 _ALLOW: Final = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT\r\n"  # with a 405
 _CLOSE: Final = "Connection: close\r\n"
 MESSAGE_DENIED: Final = 403  # JSON-RPC keeps -32768 to -32000 for itself
-_FIELDS: Final = {407: CHALLENGE, 405: _ALLOW}
+_CHALLENGE_OF_ROUTE: Final = 'WWW-Authenticate: Bearer realm="nono-trio"\r\n'  # RFC 9110 11.6.1
+_FIELDS: Final = {401: _CHALLENGE_OF_ROUTE, 407: CHALLENGE, 405: _ALLOW}
 
 
 @lru_cache(maxsize=256)  # most clients that are refused are refused again with the same text

@@ -42,12 +42,13 @@ from nono_trio.proxy.upstream.resolver import AddressResolver
 from nono_trio.proxy.upstream.system_resolver import SystemResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.access.route_authorizer import HeldRoute
     from nono_trio.proxy.connection_handler import ConnectionHandler, ConnectionHandlerFactory
     from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.intercept.interfaces import Intercepts
@@ -81,7 +82,7 @@ class Proxy:
 
     `token` is the session's secret. `resolver` and `dialler` default to the system's.
     `interception` is needed if the policy has hosts looked into. `credentials` is None for a
-    session without any.
+    session without any. `routes` are the reverse routes, for whose hosts it is needed too.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Proxy:
         upstream_proxy: UpstreamProxy | None = None,
         interception: Intercepts | None = None,
         credentials: Credentials | None = None,
+        routes: Sequence[HeldRoute] = (),
         clock_ms: Callable[[], int] = unix_ms,
     ) -> None:
         self._limits = limits
@@ -107,7 +109,7 @@ class Proxy:
             self.chain = ProxyChain(upstream_proxy, self._resolver, dialler, limits)
         self._context = ProxyContext(
             policy=policy,
-            authorizer=RequestAuthorizer(policy, Token(token)),
+            authorizer=_authorizer(policy, Token(token), routes),
             recorder=recorder,
             resolver=self._resolver,
             dialler=dialler,
@@ -335,6 +337,14 @@ class Proxy:
             self._attending.cancel(reason="the proxy has no client left")
         else:
             self._readiness.close()
+
+
+def _authorizer(policy: Policy, token: Token, routes: Sequence[HeldRoute]) -> RequestAuthorizer:
+    if not routes:
+        return RequestAuthorizer(policy, token)
+    from nono_trio.proxy.access.route_authorizer import RouteAuthorizer  # late: few sessions
+
+    return RouteAuthorizer(policy, token, routes)
 
 
 class _Accepting(NamedTuple):
