@@ -27,6 +27,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from nono_trio.core.credentials.login import LoginSettings
     from nono_trio.core.credentials.oauth2 import OAuth2Settings
     from nono_trio.core.net.host import Host
 
@@ -92,8 +93,9 @@ FRAMING_HEADERS: Final = frozenset(
 Elsewhere: TypeAlias = Literal["deny", "audit"]
 """A request with the stand-in to another host is refused, or is only recorded."""
 
-Kind: TypeAlias = Literal["token", "sigv4", "oauth2"]
-"""A value that is swapped, a key that signs, or one that is exchanged for tokens first."""
+Kind: TypeAlias = Literal["token", "sigv4", "oauth2", "login"]
+"""A value that is swapped, a key that signs, one that is exchanged for tokens first, or tokens that
+the command gets by signing in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Credential:
     `base_url_path` after its name. `endpoints` are entries of --allow-endpoint for the bound hosts,
     unless the user has rules for a host. `ttl` is how many seconds the answer of a command is used;
     None is the default. With `oauth2`, `source` has the client's secret, and the secret of the
-    credential is a token.
+    credential is a token. With `login` the source is "", and each token that comes has a stand-in.
     """
 
     name: str
@@ -169,6 +171,7 @@ class Credential:
     headers: frozenset[str] = DEFAULT_HEADERS
     parameters: frozenset[str] = DEFAULT_PARAMETERS
     oauth2: OAuth2Settings | None = None
+    login: LoginSettings | None = None
 
     def is_bound_to(self, scheme: str, host: Host, port: int) -> bool:
         """Return True if a request with this scheme, host and port gets the secret."""

@@ -45,6 +45,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from nono_trio.core.credentials.login import LoginSettings
     from nono_trio.core.credentials.oauth2 import OAuth2Settings
 
 _HEADER: Final = frozenset({Place.HEADER})
@@ -180,11 +181,12 @@ def make_credential(
     headers: Sequence[str] = (),
     parameters: Sequence[str] = (),
     oauth2: OAuth2Settings | None = None,
+    login: LoginSettings | None = None,
 ) -> Credential:
     """Return the credential `name` with what its user wrote, and the rest from its preset.
 
     Without a source it is read from the first of its variables that `environment` has; with
-    `oauth2`, what has a source is the client's secret. Raises
+    `oauth2`, what has a source is the client's secret, and a `login` has none. Raises
     UsageError for an invalid setting, and for one that neither the user nor the preset has.
     """
     check_name(name)
@@ -200,8 +202,12 @@ def make_credential(
             f'credential {name}: expected [credentials.{name}.oauth2] beside kind = "oauth2"',
             hint="it has token_url, client_id and client_secret",
         )
-    source = source or (preset and preset.source) or _from_variables(name, names, environment)
-    parse_source(name, source)
+    if login is not None:
+        source = _of_login(name, source, oauth2)
+        kind = "login"
+    else:
+        source = source or (preset and preset.source) or _from_variables(name, names, environment)
+        parse_source(name, source)
     credential = Credential(
         name,
         source,
@@ -218,6 +224,7 @@ def make_credential(
         parameters=frozenset(map(str.lower, parameters))
         or (DEFAULT_PARAMETERS if preset is None else preset.parameters),
         oauth2=oauth2,
+        login=login,
     )
     return credential if preset is None else _with_preset(credential, preset, places, kind)
 
@@ -266,6 +273,16 @@ def _of_client(name: str, source: str | None, oauth2: OAuth2Settings) -> str:
             hint=f"client_secret in [credentials.{name}.oauth2] has the source",
         )
     return oauth2.client_secret
+
+
+def _of_login(name: str, source: str | None, oauth2: OAuth2Settings | None) -> str:
+    if source is not None or oauth2 is not None:
+        raise UsageError(
+            f"credential {name}: expected no source beside a login, whose tokens come when the"
+            " command signs in",
+            hint="make two credentials of it, one of them with the source",
+        )
+    return ""
 
 
 def _from_variables(name: str, variables: Sequence[str], environment: Mapping[str, str]) -> str:

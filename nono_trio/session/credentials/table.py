@@ -85,6 +85,7 @@ def open_credentials(
     returns how token endpoints are reached; it is called if there is one. Raises UsageError. If
     interrupted, nothing is left running.
     """
+    credentials = [one for one in credentials if one.login is None]
     parsed = [parse_source(one.name, one.source) for one in credentials]
     warnings: list[str] = []
     if opened is not None:

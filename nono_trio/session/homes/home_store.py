@@ -4,6 +4,7 @@
       home/       the only part that a cage sees, and may fill with anything
       lock        flock: held by the session that has the home
       home.json   what it is for, and what of ours is in it
+      tokens.json the tokens of captured logins, for which the command has stand-ins
       work-...    while a session has it: the kernel's, for the overlay that the cage sees
 
 Rules of this file: everything in `home/` is hostile, and in landlock isolation so are the modes
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 HOME: Final = "home"
 _LOCK: Final = "lock"
 _FACTS: Final = "home.json"
+TOKENS: Final = "tokens.json"
 _NEW: Final = ".new-"
 _GONE: Final = ".gone-"
 _WORK: Final = "work-"
@@ -231,6 +233,14 @@ class HomeEntry:
         """Remove what was begun."""
         remove_temporary(self.name, _REMOVE_SECONDS, parent=self._root.descriptor)
         self.close()
+
+    def copy_tokens(self, source: int) -> None:
+        """Take the tokens of captured logins from the open directory of another entry."""
+        if mode_of(TOKENS, source) is None:
+            return
+        from nono_trio.session.tokens.token_store import copy_tokens  # late: few homes have one
+
+        copy_tokens(source, self._directory)
 
     def read_facts(self) -> HomeFacts | None:
         """As the function of that name."""

@@ -249,6 +249,7 @@ def _copy(root: HomeRoot, source: str, entry: HomeEntry, facts: HomeFacts, name:
     """Fill a new home from the one that is in use."""
     with entered(source, root.descriptor) as directory, entered(HOME, directory) as home:
         copied = copy_tree(home, entry.home)
+        entry.copy_tokens(directory)
         original = read_facts(directory)
     facts.copied_from = source
     if original is not None:

@@ -1,0 +1,145 @@
+"""The tokens of captured logins, kept beside a kept home.
+
+    .../homes/NAME.ISOLATION/tokens.json   0600, beside home/, which is all that a cage sees
+
+Rules of this file:
+- The session that holds the home's lock is the only one that reads and writes it. A copy of a home
+  has a copy of its tokens. Who removes the home removes them.
+- It is replaced as a whole, and durable before a new token is used.
+- It is opened below the open directory of the home, never through a symlink. Its mode is set each
+  time, because in landlock isolation a command may change modes.
+- No `repr` or error has a token.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from nono_trio.core.credentials.login_tokens import LoginToken
+from nono_trio.sandbox.launcher.hostile_tree import names_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TOKENS: Final = "tokens.json"
+MAX_FILE: Final = 8 << 20  # bytes; a login has 48 tokens at most, of some kilobytes each
+_NEW: Final = "tokens.json."  # what follows is random
+_MOST_NAMES: Final = 10_000
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """One token as it is written; both values in base64."""
+
+    name: str
+    token: str
+    stand_in: str
+
+    def __repr__(self) -> str:
+        return "_Kept(...)"
+
+
+class _File(msgspec.Struct, frozen=True):
+    """tokens.json: the tokens of each login."""
+
+    logins: dict[str, list[_Kept]]
+    schema: int = 1
+
+    def __repr__(self) -> str:
+        return "_File(...)"
+
+
+class TokensUnreadable(Exception):
+    """The file is there and can't be used; `reason` is a sentence about it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_tokens(directory: int) -> dict[str, tuple[LoginToken, ...]]:
+    """Return the tokens of each login, from the open directory of a home; none without a file.
+
+    What a killed session left half written is removed. Blocks. Raises TokensUnreadable.
+    """
+    for name in names_in(directory, _MOST_NAMES):
+        if name.startswith(_NEW):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=directory)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = _opened(directory, flags)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise TokensUnreadable((error.strerror or "it can't be opened").lower()) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise TokensUnreadable("it is no file of its own")
+        if found.st_uid != os.geteuid():
+            raise TokensUnreadable("it belongs to another user")
+        os.fchmod(descriptor, 0o600)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > MAX_FILE:
+        raise TokensUnreadable(f"it is longer than {MAX_FILE} bytes")
+    try:
+        kept = msgspec.json.decode(data, type=_File)
+        return {name: tuple(map(_read, some)) for name, some in kept.logins.items()}
+    except (msgspec.DecodeError, ValueError):
+        raise TokensUnreadable("it is not valid") from None
+
+
+def write_tokens(directory: int, logins: Mapping[str, Sequence[LoginToken]]) -> None:
+    """Replace the file. Blocks until it is on disk; raises OSError, and the old one is there."""
+    kept = {name: [*map(_written, some)] for name, some in logins.items()}
+    new = f"{_NEW}{os.urandom(8).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(new, flags, 0o600, dir_fd=directory), "wb") as file:
+            file.write(msgspec.json.encode(_File(kept)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, TOKENS, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
+def copy_tokens(source: int, target: int) -> None:
+    """Give the copy of a home the tokens of the first; none if they can't be read. Blocks."""
+    with contextlib.suppress(TokensUnreadable, OSError):
+        found = read_tokens(source)
+        if found:
+            write_tokens(target, found)
+
+
+def _opened(directory: int, flags: int) -> int:
+    try:
+        return os.open(TOKENS, flags, dir_fd=directory)
+    except PermissionError:
+        os.chmod(TOKENS, 0o600, dir_fd=directory)
+        return os.open(TOKENS, flags, dir_fd=directory)
+
+
+def _read(kept: _Kept) -> LoginToken:
+    token = base64.b64decode(kept.token, validate=True)
+    stand_in = base64.b64decode(kept.stand_in, validate=True)
+    if not (token and stand_in) or token == stand_in:
+        raise ValueError
+    return LoginToken(kept.name, token, stand_in)
+
+
+def _written(one: LoginToken) -> _Kept:
+    token, stand_in = (base64.b64encode(value).decode() for value in (one.token, one.stand_in))
+    return _Kept(one.name, token, stand_in)
