@@ -59,12 +59,15 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Sample:
-    """One load against one proxy; `amount` in requests, or in bytes for bulk and upload."""
+    """One load against one proxy; `amount` in requests, or in bytes for bulk and upload; `p50` and
+    `p99` of a request in microseconds."""
 
     cpu_seconds: float
     seconds: float
     amount: int
     peak_megabytes: float
+    p50: float
+    p99: float
 
 
 def find_compiler() -> str | None:
@@ -173,12 +176,13 @@ def measure(
 ) -> Sample:
     """Run one load to its end: `count` requests (or transfers of `size` bytes) by `clients`."""
     deny = ["-T", DENIED_TARGET, "-x", "403"] if mode == "deny" else []
+    auth = ["-a", proxy.authorization] if proxy.user else []
     numbers = {"-p": proxy.port, "-o": origin_port, "-c": clients, "-n": count, "-b": size}
     words = [word for flag, number in numbers.items() for word in (flag, str(number))]
     reset_peak_memory(proxy.pid)
     before = cpu_seconds(proxy.pid)
     finished = subprocess.run(
-        [tools / "load", "-m", mode, "-a", proxy.authorization, *words, *deny],
+        [tools / "load", "-m", mode, *auth, *words, *deny],
         capture_output=True, text=True, timeout=LOAD_SECONDS,
     )  # fmt: skip
     used = cpu_at_rest(proxy.pid) - before
@@ -191,7 +195,8 @@ def measure(
             f"{mode} by {proxy.name}: {done:,} of {wanted:,} done, {result['err']:,} errors,"
             f" by kind {result['errs']}; {said or 'nothing on stderr'}"
         )
-    return Sample(used, result["secs"], done, peak_megabytes(proxy.pid))
+    peak = peak_megabytes(proxy.pid)
+    return Sample(used, result["secs"], done, peak, result["p50_us"], result["p99_us"])
 
 
 def _parse(finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from bench_intercept import measure_intercepted
 from bench_load import (
     NONO_TRIO,
+    SCRIPTS,
     BenchmarkFailed,
     Proxy,
     Sample,
@@ -32,6 +33,8 @@ from bench_load import (
     rust_proxy,
     separate_cpus,
 )
+from bench_others import measure_others
+from bench_page import write_page
 from bench_report import Row, as_json, as_table
 from processes import all_end_within, handles_of, tree
 
@@ -40,7 +43,8 @@ if TYPE_CHECKING:
 
 MB = 1_000_000
 PER_REQUESTS, PER_BYTES = 1000, 1000 * MB
-PARTS = ("load", "intercepted", "start")
+PARTS = ("load", "others", "intercepted", "start")
+PAGE = SCRIPTS.parent / "docs" / "benchmarks.md"
 ROUNDS, QUICK_ROUNDS = 7, 1
 STARTS, QUICK_STARTS = 21, 3
 WARM_UP = 200  # requests before anything counts: imports, caches, the allocator
@@ -247,6 +251,18 @@ def _gone_ms(state: Path) -> float:
             supervisor.kill()
 
 
+def _measure(
+    part: str, tools: Path, state: Path, rounds: int, starts: int, *, quick: bool
+) -> list[Row]:
+    if part == "load":
+        return measure_load(tools, state, rounds, quick=quick)
+    if part == "others":
+        return measure_others(tools, state, rounds, tell, quick=quick)
+    if part == "intercepted":
+        return measure_intercepted(tools, state, rounds, tell, quick=quick)
+    return measure_start(tools, state, starts)
+
+
 def tell(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
@@ -257,6 +273,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--only", choices=PARTS, help="one part of the rows")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write table and plot into docs/benchmarks.md"
+    )
     return parser.parse_args()
 
 
@@ -270,12 +289,11 @@ def main() -> int:
         try:
             build_tools(tools)
             rows = []
-            if given.only in (None, "load"):
-                rows += measure_load(tools, state, rounds, quick=given.quick)
-            if given.only in (None, "intercepted"):
-                rows += measure_intercepted(tools, state, rounds, tell, quick=given.quick)
-            if given.only in (None, "start"):
-                rows += measure_start(tools, state, starts)
+            for part in PARTS if given.only is None else (given.only,):
+                measured = _measure(part, tools, state, rounds, starts, quick=given.quick)
+                rows += measured
+                if given.write_docs and part in ("others", "intercepted"):
+                    write_page(PAGE, part, measured)
         except (BenchmarkFailed, subprocess.TimeoutExpired) as error:
             tell(f"FAILED: {error}")
             return 1

@@ -111,7 +111,7 @@ def our_interception(
 def mitmproxy(program: str, directory: Path, origin: TlsOrigin) -> Iterator[TlsProxy]:
     """mitmdump that prints nothing and streams bodies: without that it holds each whole."""
     directory.mkdir()
-    port = _free_port()
+    port = free_port()
     command = [
         program, "-q", "--listen-host", ADDRESS, "--listen-port", str(port),
         "--set", f"confdir={directory}", "--set", "stream_large_bodies=1",
@@ -119,7 +119,7 @@ def mitmproxy(program: str, directory: Path, origin: TlsOrigin) -> Iterator[TlsP
     ]  # fmt: skip
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        _wait_for_port(port, process)
+        wait_for_port(port, process, "mitmdump")
         ca_file = directory / "mitmproxy-ca-cert.pem"
         yield TlsProxy(Proxy("mitmproxy", port, "", process.pid), ca_file)
     finally:
@@ -127,19 +127,21 @@ def mitmproxy(program: str, directory: Path, origin: TlsOrigin) -> Iterator[TlsP
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that no program listens on at this moment."""
     with socket.create_server((ADDRESS, 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    """Wait until a program listens; raises BenchmarkFailed."""
     deadline = time.monotonic() + OPENS_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError), socket.create_connection((ADDRESS, port)):
             return
         time.sleep(LOOK_PAUSE)
-    raise BenchmarkFailed("mitmdump does not listen")
+    raise BenchmarkFailed(f"{name} does not listen")
 
 
 def measure_tls(
