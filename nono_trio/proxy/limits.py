@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 READ_HEAD: Final = 64 * 1024  # bytes of one read for heads; holds any head that is not refused
-# Bytes of one read for bodies, and so the most of one that is held as plaintext for a slow peer.
-READ_BODY: Final = 128 * 1024
+# Bytes of one read for bodies, and so the most that is held as plaintext for a slow peer. With what
+# TLS holds beside it (transport/tls.py) a direction has less than 256 KiB.
+READ_BODY: Final = 96 * 1024
 
 # Bytes, one for the whole proxy. Copying costs 0.25 CPU s/GB with it, twice that with 64 KiB; 1 MiB
 # or splice(2) through a pipe gain less than the noise of the measurement.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.client import Client
     from nono_trio.proxy.transport.relay import RelayBuffer
 
-TURN_PIECES: Final = 4  # pieces of at most 128 KiB or 256 chunks before others get their turn
+TURN_PIECES: Final = 4  # pieces of at most 96 KiB or 256 chunks before others get their turn
 FAILED: Final[DenialCategory] = "upstream_connect_failed"  # there is no other category for it
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.epoll import Side
     from nono_trio.proxy.transport.transport import Transport
 
-FEED: Final = 128 * 1024  # bytes of ciphertext taken in at once: eight full records
+FEED: Final = 96 * 1024  # bytes of ciphertext taken in at once: six full records
 PIECE: Final = 64 * 1024  # bytes of plaintext encrypted at once; they count when all are sent
 PEEK: Final = 16 * 1024  # bytes that a look at the next ones may have to keep: one record
 # Bytes and records in a row that may bring no plaintext. OpenSSL takes certificates of 100 KiB in a
