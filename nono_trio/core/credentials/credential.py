@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
+from nono_trio.core.credentials.aws_scope import is_service_suffix
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.policy.rule import ALLOW_FLAG, ANY_PORT, HTTP_PORT, TLS_PORT, Rule, parse_allow
 from nono_trio.core.policy.variables import check_set
@@ -27,6 +28,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from nono_trio.core.credentials.aws_sources import AwsSources
     from nono_trio.core.credentials.login import LoginSettings
     from nono_trio.core.credentials.oauth2 import OAuth2Settings
     from nono_trio.core.net.host import Host
@@ -153,6 +155,7 @@ class Credential:
     unless the user has rules for a host. `ttl` is how many seconds the answer of a command is used;
     None is the default. With `oauth2`, `source` has the client's secret, and the secret of the
     credential is a token. With `login` the source is "", and each token that comes has a stand-in.
+    With `aws`, `source` has the id of a key that signs.
     """
 
     name: str
@@ -172,6 +175,13 @@ class Credential:
     parameters: frozenset[str] = DEFAULT_PARAMETERS
     oauth2: OAuth2Settings | None = None
     login: LoginSettings | None = None
+    aws: AwsSources | None = None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The references to all of its sources; none for a login."""
+        own = (self.source,) if self.source else ()
+        return own if self.aws is None else (*own, *self.aws.all)
 
     def is_bound_to(self, scheme: str, host: Host, port: int) -> bool:
         """Return True if a request with this scheme, host and port gets the secret."""
@@ -277,6 +287,8 @@ def check_wildcards(credential: Credential, is_public: Callable[[str], bool]) ->
     Whoever registers a name below such a suffix would be sent the secret.
     """
     for one in credential.hosts:
+        if credential.kind == "sigv4" and is_service_suffix(one.host.name):
+            continue  # AWS runs all hosts there, and they get a signature only
         if one.wildcard and is_public(one.host.name):
             _refuse_wildcard(credential.name, one.text)
 

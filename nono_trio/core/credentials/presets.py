@@ -16,6 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.credentials.aws_sources import (
+    AWS_VARIABLES,
+    check_aws_variables,
+    find_sources,
+)
 from nono_trio.core.credentials.credential import (
     CREDENTIAL_FLAG,
     DEFAULT_HEADERS,
@@ -121,6 +126,10 @@ PRESETS: Final[Mapping[str, Preset]] = {
         ("AWS_BEARER_TOKEN_BEDROCK",),
         base_url_variables=("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "ANTHROPIC_BEDROCK_BASE_URL"),
     ),
+    "aws": Preset(
+        (), AWS_VARIABLES, "AWS Signature Version 4", kind="sigv4",
+        base_url_variables=("AWS_ENDPOINT_URL",),
+    ),
     "mistral": Preset(("api.mistral.ai",), ("MISTRAL_API_KEY",)),
     "openrouter": Preset(("openrouter.ai",), ("OPENROUTER_API_KEY",), base_url_path="/api/v1"),
     "huggingface": Preset(  # its CDN gets signed URLs and no token
@@ -182,12 +191,15 @@ def make_credential(
     parameters: Sequence[str] = (),
     oauth2: OAuth2Settings | None = None,
     login: LoginSettings | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
 ) -> Credential:
     """Return the credential `name` with what its user wrote, and the rest from its preset.
 
-    Without a source it is read from the first of its variables that `environment` has; with
-    `oauth2`, what has a source is the client's secret, and a `login` has none. Raises
-    UsageError for an invalid setting, and for one that neither the user nor the preset has.
+    Without a source it is read from the first of its variables that `environment` has. With
+    `oauth2`, what has a source is the client's secret, and a `login` has none. AWS keys have one
+    source for all, or one for each part. Raises UsageError for an invalid setting, and for one that
+    neither the user nor the preset has.
     """
     check_name(name)
     preset = PRESETS.get(name)
@@ -202,9 +214,17 @@ def make_credential(
             f'credential {name}: expected [credentials.{name}.oauth2] beside kind = "oauth2"',
             hint="it has token_url, client_id and client_secret",
         )
+    kind = kind or ("token" if preset is None else preset.kind)
+    aws = None
+    if secret_access_key is not None or session_token is not None:
+        _check_signs(name, kind)
     if login is not None:
         source = _of_login(name, source, oauth2)
         kind = "login"
+    elif kind == "sigv4":
+        names = names or AWS_VARIABLES
+        check_aws_variables(name, names)
+        source, aws = find_sources(name, source, secret_access_key, session_token, environment)
     else:
         source = source or (preset and preset.source) or _from_variables(name, names, environment)
         parse_source(name, source)
@@ -217,7 +237,7 @@ def make_credential(
         tuple(files),
         optional,
         elsewhere,
-        kind or "token",
+        kind,
         endpoints=_endpoints(name, endpoints),
         ttl=ttl,
         headers=parse_headers(name, headers) or DEFAULT_HEADERS,
@@ -225,18 +245,16 @@ def make_credential(
         or (DEFAULT_PARAMETERS if preset is None else preset.parameters),
         oauth2=oauth2,
         login=login,
+        aws=aws,
     )
-    return credential if preset is None else _with_preset(credential, preset, places, kind)
+    return credential if preset is None else _with_preset(credential, preset, places)
 
 
-def _with_preset(
-    credential: Credential, preset: Preset, places: Sequence[str], kind: Kind | None
-) -> Credential:
+def _with_preset(credential: Credential, preset: Preset, places: Sequence[str]) -> Credential:
     """Return a credential with the settings of its preset where its user wrote none."""
     return replace(
         credential,
         places=credential.places if places else preset.places,
-        kind=kind or preset.kind,
         base_url_variables=preset.base_url_variables,
         base_url_path=preset.base_url_path,
         endpoints=credential.endpoints or _preset_endpoints(credential, preset),
@@ -273,6 +291,14 @@ def _of_client(name: str, source: str | None, oauth2: OAuth2Settings) -> str:
             hint=f"client_secret in [credentials.{name}.oauth2] has the source",
         )
     return oauth2.client_secret
+
+
+def _check_signs(name: str, kind: Kind) -> None:
+    if kind != "sigv4":
+        raise UsageError(
+            f"credential {name}: secret_access_key and session_token are of AWS keys",
+            hint=f'write kind = "sigv4" in [credentials.{name}]',
+        )
 
 
 def _of_login(name: str, source: str | None, oauth2: OAuth2Settings | None) -> str:

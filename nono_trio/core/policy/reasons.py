@@ -53,6 +53,7 @@ class DenialCode(Enum):
     # A request to the proxy.
     TOKEN_MISSING = "proxy authentication is required"
     TOKEN_WRONG = "the proxy token is wrong"
+    SIGNATURE_REFUSED = "the AWS signature of the request {detail}"
     STAND_IN_MISSING = "the request to the route has not the stand-in of its credential"
     TOKENS_SUPPRESSED = "{count} more requests without the right token since the last record"
     UNANSWERED = "the proxy asked for its password and never got it"

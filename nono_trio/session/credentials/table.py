@@ -54,6 +54,14 @@ class HeldSecret:
         """Return the real value now. Raises SecretUnavailable."""
         return (await self.source.current()).reveal()
 
+    def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return what is secret of it, as it was at the start, and what is shown instead."""
+        return ((self.at_start, self.stand_in),)
+
+    def values(self) -> dict[str, bytes]:
+        """Return the values of the credential's variables for the command."""
+        return dict.fromkeys(self.credential.variables, self.stand_in)
+
     def refused(self) -> None:
         """A bound host answered that the secret is not valid."""
         if self.credential.oauth2 is not None:
@@ -86,17 +94,20 @@ def open_credentials(
     interrupted, nothing is left running.
     """
     credentials = [one for one in credentials if one.login is None]
-    parsed = [parse_source(one.name, one.source) for one in credentials]
+    parsed = [_sources(one) for one in credentials]
     warnings: list[str] = []
     if opened is not None:
-        for one, source in zip(credentials, parsed, strict=True):
-            warning = check_source(one.name, source, opened, environment)
-            warnings += [] if warning is None else [warning]
+        for one, sources in zip(credentials, parsed, strict=True):
+            found = (check_source(one.name, source, opened, environment) for source in sources)
+            warnings += [warning for warning in found if warning is not None]
     asked: list[tuple[Credential, SecretSource]] = []
-    for one, source in zip(credentials, parsed, strict=True):
-        own = _environment_for(one, source, credentials, environment, opened)
+    for one, sources in zip(credentials, parsed, strict=True):
+        own = [
+            _environment_for(one, source, credentials, environment, opened) for source in sources
+        ]
         try:
-            asked.append((one, _source_of(one, source, make_reader(source, own), route)))
+            readers = [*map(make_reader, sources, own)]
+            asked.append((one, _source_of(one, sources, readers, route)))
         except SourceFailed as failed:
             warnings.append(_missing(one, failed))
     failures = read_all([reading for _, reading in asked])
@@ -114,10 +125,22 @@ def open_credentials(
     return SessionCredentials(tuple(held), warnings)
 
 
+def _sources(credential: Credential) -> list[Source]:
+    return [parse_source(credential.name, one) for one in credential.references]
+
+
 def _source_of(
-    credential: Credential, source: Source, reader: Reader, route: Callable[[], Route]
+    credential: Credential,
+    sources: Sequence[Source],
+    readers: Sequence[Reader],
+    route: Callable[[], Route],
 ) -> SecretSource:
-    """Return what reads the secret; `reader` is of the source that the credential names."""
+    """Return what reads the secret; `readers` are of the sources that the credential names."""
+    if credential.kind == "sigv4":
+        from nono_trio.session.credentials.aws import keys_source  # late: few sessions have them
+
+        return keys_source(sources, readers, credential.ttl)
+    source, reader = sources[0], readers[0]
     if credential.oauth2 is None:
         return SecretSource(source.kind, reader, credential.ttl)
     from nono_trio.session.credentials.client_credentials import (  # late: few sessions have one
@@ -141,8 +164,9 @@ def _environment_for(
     foreign: set[str] = set()
     for one in credentials:
         if one is not credential:
-            other = parse_source(one.name, one.source)
-            foreign |= {*one.variables, *(other.words if other.kind == ENVIRONMENT else ())}
+            foreign.update(one.variables)
+            for other in _sources(one):
+                foreign.update(other.words if other.kind == ENVIRONMENT else ())
     foreign -= {*credential.variables}
     kept = {name: value for name, value in environment.items() if name not in foreign}
     return kept | {"PATH": outside_path(environment, opened)}
@@ -156,6 +180,10 @@ def _missing(credential: Credential, failure: SourceFailed) -> str:
 
 
 def _hold(credential: Credential, source: SecretSource, taken: Sequence[bytes]) -> HeldSecret:
+    if credential.kind == "sigv4":
+        from nono_trio.session.credentials.aws import hold_keys  # late, as above
+
+        return hold_keys(credential, source)
     name, value = credential.name, source.at_start.reveal()
     if credential.places <= _ONE_LINE and _CONTROL.search(value):
         raise UsageError(
