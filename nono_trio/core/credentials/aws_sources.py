@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from nono_trio.core.credentials.credential import parse_source
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +45,9 @@ def find_sources(
     session_token: str | None,
     environment: Mapping[str, str],
 ) -> FoundSources:
-    """Return the sources of credential `name` from what its user wrote. Raises UsageError."""
+    """Return the sources of credential `name` from what its user wrote, unparsed. Raises
+    UsageError."""
     if source is not None and secret_access_key is None and session_token is None:
-        parse_source(name, source)
         return FoundSources(source, None)
     if source is None and secret_access_key is None and session_token is None:
         key_id, secret, token = (f"env://{one}" for one in AWS_VARIABLES)
@@ -61,8 +60,6 @@ def find_sources(
             hint=f"set both source and secret_access_key in [credentials.{name}], or leave all out"
             " for AWS's variables",
         )
-    for one in (source, secret_access_key, *(() if session_token is None else (session_token,))):
-        parse_source(name, one)
     return FoundSources(source, AwsSources(secret_access_key, session_token))
 
 

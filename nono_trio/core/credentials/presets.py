@@ -225,6 +225,8 @@ def make_credential(
         names = names or AWS_VARIABLES
         check_aws_variables(name, names)
         source, aws = find_sources(name, source, secret_access_key, session_token, environment)
+        for one in (source, *(() if aws is None else aws.all)):
+            parse_source(name, one)
     else:
         source = source or (preset and preset.source) or _from_variables(name, names, environment)
         parse_source(name, source)

@@ -29,9 +29,9 @@ from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, FILE
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.shape import UnfitSecret
 from nono_trio.errors import UsageError
+from nono_trio.session.credentials.held_secret import HeldSecret
 from nono_trio.session.credentials.readers import SourceFailed
 from nono_trio.session.credentials.sources import SecretSource
-from nono_trio.session.credentials.table import HeldSecret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

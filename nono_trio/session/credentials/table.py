@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, Place, parse_source
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
 from nono_trio.errors import UsageError
 from nono_trio.session.credentials.access import check_source, outside_path
+from nono_trio.session.credentials.held_secret import HeldSecret as HeldSecret
 from nono_trio.session.credentials.readers import SourceFailed, make_reader
 from nono_trio.session.credentials.sources import SecretSource, read_all
 
@@ -36,36 +37,6 @@ _ONE_LINE: Final = frozenset({Place.HEADER, Place.BASIC})  # places that take no
 def no_route() -> Route:
     """Raise for a session that reaches no token endpoint."""
     raise AssertionError("this session has no route to a token endpoint")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldSecret:
-    """A credential with its stand-in; proxy/credentials/interfaces.py has the protocol.
-
-    `at_start` is the secret as it was when the session began.
-    """
-
-    credential: Credential
-    stand_in: bytes = field(repr=False)
-    at_start: bytes = field(repr=False)
-    source: SecretSource
-
-    async def secret(self) -> bytes:
-        """Return the real value now. Raises SecretUnavailable."""
-        return (await self.source.current()).reveal()
-
-    def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return what is secret of it, as it was at the start, and what is shown instead."""
-        return ((self.at_start, self.stand_in),)
-
-    def values(self) -> dict[str, bytes]:
-        """Return the values of the credential's variables for the command."""
-        return dict.fromkeys(self.credential.variables, self.stand_in)
-
-    def refused(self) -> None:
-        """A bound host answered that the secret is not valid."""
-        if self.credential.oauth2 is not None:
-            self.source.refused()
 
 
 @dataclass

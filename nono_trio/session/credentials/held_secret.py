@@ -1,0 +1,43 @@
+"""A credential with its stand-in, as the session holds it.
+
+Rules of this file: no `repr` shows a stand-in or a secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nono_trio.core.credentials.credential import Credential
+    from nono_trio.session.credentials.sources import SecretSource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldSecret:
+    """A credential with its stand-in; proxy/credentials/interfaces.py has the protocol.
+
+    `at_start` is the secret as it was when the session began.
+    """
+
+    credential: Credential
+    stand_in: bytes = field(repr=False)
+    at_start: bytes = field(repr=False)
+    source: SecretSource
+
+    async def secret(self) -> bytes:
+        """Return the real value now. Raises SecretUnavailable."""
+        return (await self.source.current()).reveal()
+
+    def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return what is secret of it, as it was at the start, and what is shown instead."""
+        return ((self.at_start, self.stand_in),)
+
+    def values(self) -> dict[str, bytes]:
+        """Return the values of the credential's variables for the command."""
+        return dict.fromkeys(self.credential.variables, self.stand_in)
+
+    def refused(self) -> None:
+        """A bound host answered that the secret is not valid."""
+        if self.credential.oauth2 is not None:
+            self.source.refused()
