@@ -73,7 +73,11 @@ def test_grpc_calls_of_each_kind_are_seen_and_held_to_the_rules(
         "unary": ["eno1", {"x-left": "2"}],
         "chat": [["A", "B", "C"], ["END"], {"x-end": "bye"}],
         "fails": ["FAILED_PRECONDITION", "not today: \u00e4"],
-        "denied": ["PERMISSION_DENIED", "Received http2 header with status: 403"],
+        "denied": [
+            "PERMISSION_DENIED",
+            f"nono-trio: POST https://{where}/no.Echo/Unary fits no endpoint rule of the host\n"
+            f"hint: allow it with --allow-endpoint 'POST https://{where}/no.Echo/Unary'",
+        ],
     }
     assert calls == ["/ok.Echo/Unary", "/ok.Echo/Chat", "/ok.Echo/Fails"]
     seen = [one for one in sessions.decisions() if one.get("path")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from h2.exceptions import ProtocolError
 from looked_into import HOST, LookedInto, authority, client_context, looking_into, under_tls
 from running_proxy import BOUND, connect
 
+from nono_trio.proxy.http.http2.stream import Http2Stream
 from nono_trio.proxy.intercept.session_authority import SessionAuthority
 
 if TYPE_CHECKING:
@@ -310,6 +312,13 @@ class Http2Client(Peer):
     async def answer(self, number: int) -> Answer:
         await self.until(lambda: self.answers[number].is_over)
         return self.answers[number]
+
+
+def streams_held(path: str) -> int:
+    """The streams for a path that anything of ours still holds; no other test may ask for it."""
+    gc.collect()
+    streams = [one for one in gc.get_objects() if type(one) is Http2Stream]
+    return sum((b":path", path.encode()) in one.fields for one in streams)
 
 
 def head(path: str, method: str = "GET", authority_field: str = HOST) -> Fields:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.core.http.message import Field
 
 MAX_BATCH: Final = 32  # messages, a record each; MCP has no batches any more since 2025-06-18
-MAX_NAME: Final = 256  # characters of a tool, a method or an id; MCP asks for 128 at most
+MAX_NAME: Final = 256  # characters of a tool, method, id or member; MCP has tools of 128 at most
 
 _TYPE: Final = re.compile(
     rb'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE
@@ -187,6 +187,8 @@ def _identifier(value: Any) -> int | str | None:  # noqa: ANN401  (as JSON has i
 def _check_names(members: Iterable[str], known: frozenset[str]) -> None:
     """Refuse a name that some server takes for a known one."""
     for name in members:
+        if len(name) > MAX_NAME:  # the form of 64 KiB of accents takes seconds
+            raise BadMessage(f"has a member whose name is longer than {MAX_NAME} characters")
         # The form of an ASCII name is its own, and finding another one takes long.
         form = name.lower().strip() if name.isascii() else folded(name)
         if form in known and name not in known:

@@ -25,6 +25,7 @@ from nono_trio.core.policy.mcp_rule import (
     ALLOW_MCP_FLAG,
     DENY_MCP_FLAG,
     METHOD,
+    folded_form,
     message_of,
     parse_mcp,
     rule_name,
@@ -78,7 +79,8 @@ class MessageRules:
             messages = read_messages(body, fields)
         except BadMessage as fault:
             return (self.unreadable(fault),)
-        verdicts = tuple(map(self.message_verdict, messages))
+        denying, opening = self._rules_about()
+        verdicts = tuple(self._verdict(one, denying, opening) for one in messages)
         denied = next((one for one in verdicts if not one.allowed), None)
         if denied is None:
             return verdicts
@@ -96,15 +98,33 @@ class MessageRules:
 
     def message_verdict(self, message: Message) -> EndpointVerdict:
         """As JudgesMessages."""
-        call = _call(message)
+        return self._verdict(message, *self._rules_about())
+
+    def _rules_about(self) -> tuple[list[McpRule], list[McpRule]]:
+        """The rules that deny and those that open, whose endpoint covers the request: all messages
+        of a batch have the same ones."""
+        denying: list[McpRule] = []
+        opening: list[McpRule] = []
         for rule in self.rules:
-            if not rule.opens and self._is_denied(rule, message):
+            endpoint = rule.endpoint
+            if not rule.opens:
+                if endpoint.may_cover(self.port, self.method, self.target):
+                    denying.append(rule)
+            elif endpoint.covers(self.scheme, self.port, self.method, self.target):
+                opening.append(rule)
+        return denying, opening
+
+    def _verdict(
+        self, message: Message, denying: Sequence[McpRule], opening: Sequence[McpRule]
+    ) -> EndpointVerdict:
+        call, folded_message = _call(message), folded_form(message)
+        for rule in denying:
+            if rule.may_cover(folded_message):
                 reason = self._reason(call, rule.endpoint.text)
                 return self._denied(message, rule.endpoint.text, reason, self._drop(rule))
-        opening = [rule for rule in self.rules if rule.opens]
-        if not opening:
+        if not any(rule.opens for rule in self.rules):
             return replace(self.verdict, messages=None, call=call)
-        covering = [one.endpoint for one in opening if self._is_covered(one, message)]
+        covering = [one.endpoint for one in opening if one.covers(message)]
         for action in ("allow", "audit"):
             for endpoint in covering:
                 if endpoint.action == action:
@@ -118,15 +138,6 @@ class MessageRules:
                 call=call,
             )  # fmt: skip
         return self._denied(message, DEFAULT_RULE, self._reason(call, None), self._hint(message))
-
-    def _is_denied(self, rule: McpRule, message: Message) -> bool:
-        is_about = rule.endpoint.may_cover(self.port, self.method, self.target)
-        return is_about and rule.may_cover(message)
-
-    def _is_covered(self, rule: McpRule, message: Message) -> bool:
-        endpoint = rule.endpoint
-        is_about = endpoint.covers(self.scheme, self.port, self.method, self.target)
-        return is_about and rule.covers(message)
 
     def _reason(self, call: McpCall, rule: str | None) -> str:
         path = redact_path(self.target.path)

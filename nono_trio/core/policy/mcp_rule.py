@@ -9,7 +9,8 @@ Rules of this file:
 - Names are compared exactly by a rule that allows. A rule that denies disregards case and form.
 - Percent escapes stand for characters of a name that can't be written in a rule: comma, blank, `*`.
 - A rule that opens covers the methods of a session too (SESSION_METHODS), and responses. A call
-  is covered by the names of tools, and by those of methods in a rule without tools.
+  is covered by the names of tools, and by those of methods in a rule without tools. A rule that
+  denies is about each name in it, so `method:*` denies calls too, whatever tools stand beside it.
 - `parse_mcp_entry` reads what `EndpointRule.entry` of its endpoint writes.
 """
 
@@ -69,21 +70,21 @@ class McpRule:
         if method is None:
             return True
         if message.tool is not None:
-            return method == TOOLS_CALL and self._has_call(method, message.tool)
+            if method != TOOLS_CALL:
+                return False
+            if self.tools:
+                return _fits(self.tools, message.tool)
+            return _fits(self.methods, method)
         is_of_session = method in SESSION_METHODS or method.startswith(NOTIFICATIONS)
         return is_of_session or _fits(self.methods, method)
 
     def may_cover(self, message: Message) -> bool:
-        """Return True if a rule that denies covers a message, as any server may read it."""
+        """Return True if a rule that denies covers a message, which is `folded_form` of one."""
         if message.method is None:
             return False
-        method = folded(message.method)
-        if message.tool is not None:
-            return self._has_call(method, folded(message.tool))
-        return _fits(self.methods, method)
-
-    def _has_call(self, method: str, tool: str) -> bool:
-        return _fits(self.tools, tool) if self.tools else _fits(self.methods, method)
+        if _fits(self.methods, message.method):
+            return True
+        return message.tool is not None and _fits(self.tools, message.tool)
 
 
 def parse_mcp(flag: str, text: str, action: Action) -> McpRule:
@@ -125,7 +126,7 @@ def parse_mcp_entry(text: str) -> McpRule:
 def mcp_text(host: str, path: str, tools: Sequence[str], methods: Sequence[str]) -> str:
     """Return NAMES URL of the parts that a profile gives; without names it is no rule."""
     url = (host if "://" in host else f"https://{host}") + path.replace(" ", "%20")
-    names = [*map(_writable, tools), *(METHOD + _writable(one) for one in methods)]
+    names = [*map(_writable_tool, tools), *(METHOD + _writable(one) for one in methods)]
     return f"{','.join(names)} {url}"
 
 
@@ -137,8 +138,7 @@ def shown_name(name: str) -> str:
 def rule_name(message: Message) -> str:
     """Return the name in a rule that is for this message and no other."""
     if message.tool is not None:
-        shown = shown_name(message.tool)
-        return shown.replace(":", "%3A", 1) if shown.startswith(METHOD) else shown
+        return _writable_tool(shown_name(message.tool))
     return METHOD + shown_name(message.method or "")
 
 
@@ -152,6 +152,12 @@ def message_of(name: str) -> Message:
     if is_method and folded(text) == TOOLS_CALL:
         raise UsageError(f"expected the tool that {text} calls", hint=_QUESTION)
     return Message(text) if is_method else Message(TOOLS_CALL, text)
+
+
+def folded_form(message: Message) -> Message:
+    """Return a message with its names as a server may compare them, for `McpRule.may_cover`."""
+    method = None if message.method is None else folded(message.method)
+    return Message(method, None if message.tool is None else folded(message.tool))
 
 
 def _parse_name(flag: str, text: str, name: str) -> tuple[bool, Glob]:
@@ -170,6 +176,12 @@ def _parse_name(flag: str, text: str, name: str) -> tuple[bool, Glob]:
 
 def _fits(globs: Sequence[Glob], name: str) -> bool:
     return any(has_in_order(one, name) for one in globs)
+
+
+def _writable_tool(name: str) -> str:
+    """A tool's name that is not taken for a method's."""
+    name = _writable(name)
+    return name.replace(":", "%3A", 1) if name.startswith(METHOD) else name
 
 
 def _writable(name: str) -> str:

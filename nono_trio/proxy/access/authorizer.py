@@ -269,10 +269,11 @@ def with_endpoint(decision: Decision, verdict: EndpointVerdict) -> Decision:
 def judged_messages(request: HttpRequest, decision: Decision, body: bytes) -> tuple[Decision, ...]:
     """The decisions about the MCP messages in the body of a request; one that refuses is alone.
 
-    The request is changed: it carries these bytes, and waits for no 100 Continue.
+    The request is changed: it carries these bytes and its trailers, and waits for no 100 Continue.
     """
     messages = _messages(decision)
-    request.early = body_events(request.stream_id, body, ended=True)
+    trailers = request.body.trailers
+    request.early = body_events(request.stream_id, body, ended=True, trailers=trailers)
     if request.head.expects_continue:
         request.head = replace(request.head, expects_continue=False)
     verdicts = messages.judge(request.head.fields, body)

@@ -228,7 +228,7 @@ class HttpConnection(TunnelHandler):
         """Send a refusal. If it is the last answer and `more` comes in, read that first: closing
         with unread bytes could destroy the answer."""
         client, seconds = self._client, self._proxy.limits.linger
-        if refusal.message_id is not None:
+        if refusal.message_id is not None and body:
             text = error_response.message_refusal(
                 refusal.message_id, refusal.reason, refusal.hint, close=not keep
             )

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from nono_trio.core.http.message import Field
 
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -24,6 +27,9 @@ _CLOSE: Final = "Connection: close\r\n"
 MESSAGE_DENIED: Final = 403  # JSON-RPC keeps -32768 to -32000 for itself
 _CHALLENGE_OF_ROUTE: Final = 'WWW-Authenticate: Bearer realm="nono-trio"\r\n'  # RFC 9110 11.6.1
 _FIELDS: Final = {401: _CHALLENGE_OF_ROUTE, 407: CHALLENGE, 405: _ALLOW}
+# INTERNAL, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE; as in http-grpc-status-mapping.md
+_GRPC_CODES: Final = {400: 13, 401: 16, 403: 7, 502: 14, 503: 14, 504: 14}
+GRPC_UNKNOWN: Final = 2
 
 
 @lru_cache(maxsize=256)  # most clients that are refused are refused again with the same text
@@ -61,6 +67,21 @@ def message_error(identifier: int | str, reason: str, hint: str | None) -> bytes
     error = {"code": MESSAGE_DENIED, "message": text}
     answer = {"jsonrpc": "2.0", "id": identifier, "error": error}
     return msgspec.json.encode(answer)
+
+
+def grpc_refusal(status: int, reason: str, hint: str | None) -> list[Field]:
+    """Return the fields of an answer without a body that refuses a call of gRPC: its clients show
+    `grpc-message`, and of any other answer the number only.
+
+    The code is the one that they make of the HTTP status themselves.
+    """
+    text = refusal_text(reason, hint).rstrip("\n").replace("%", "%25").replace("\n", "%0A")
+    return [
+        (b":status", b"200"),
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", b"%d" % _GRPC_CODES.get(status, GRPC_UNKNOWN)),
+        (b"grpc-message", text.encode("ascii")),
+    ]
 
 
 def refusal_text(reason: str, hint: str | None) -> str:

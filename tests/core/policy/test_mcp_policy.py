@@ -13,6 +13,7 @@ from nono_trio.core.http.mcp_message import Message, cut_off, too_late, too_long
 from nono_trio.core.log.events import NetworkEvent
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.allow_entry import allow_flag
+from nono_trio.core.policy.endpoint_pattern import PathPattern
 from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.mcp_rule import mcp_text, parse_mcp_entry, rule_name
 from nono_trio.core.policy.network_policy import Policy
@@ -79,6 +80,8 @@ def test_a_rule_is_written_as_it_is_read():
         with pytest.raises(UsageError, match="expected names"):
             parse_mcp_entry(f"allow mcp {mcp_text('a.test', '/**', names, [])}")
     assert mcp_text("a.test", "/m", ["a,b c"], ["ping"]) == "a%2Cb%20c,method:ping https://a.test/m"
+    tool = mcp_text("a.test", "/m", ["method:ping"], [])  # a tool of that name, and no method
+    assert parse_mcp_entry(f"allow mcp {tool}").tools == (("method:ping",),)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,29 @@ def test_a_deny_rule_alone_leaves_the_rest_open_and_disregards_case():
         assert not asked(rules, call(tool), "/any/path").allowed
     assert not asked(rules, call(), kind="text/plain").allowed
     assert asked(rules, b"", method="GET").allowed
+
+
+@pytest.mark.parametrize("names", ["delete_a,method:*", "delete_a,method:tools/call"])
+def test_a_deny_rule_is_about_each_of_its_names(names):
+    rules = policy(f"deny mcp {names} {URL}", allow=("a.test",))
+    for tool in ("delete_a", "search"):
+        assert not asked(rules, call(tool)).allowed
+    rules = policy(f"deny mcp delete_a,method:prompts/* {URL}", allow=("a.test",))
+    assert asked(rules, call("search")).allowed
+    assert not asked(rules, message("Prompts/Get")).allowed
+
+
+def test_the_path_is_compared_with_each_rule_once_for_a_whole_batch(monkeypatch):
+    asked_for: list[object] = []
+
+    def may_cover(self: PathPattern, target: object) -> bool:
+        asked_for.append(self.text)
+        return True
+
+    monkeypatch.setattr(PathPattern, "may_cover", may_cover)
+    rules = policy(f"deny mcp x {URL}", f"deny mcp y {URL}", f"allow mcp {ALLOWED} {URL}")
+    assert asked(rules, b"[%b]" % b",".join([call()] * 32)).allowed
+    assert len(asked_for) == 5  # each rule to find those about the path, then those that deny
 
 
 def test_a_batch_is_denied_if_one_of_its_calls_is():

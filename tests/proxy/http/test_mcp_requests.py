@@ -275,6 +275,31 @@ async def test_plain_http_obeys_the_same_rules():
         assert origin.bodies == [len(call())]
 
 
+async def test_the_answer_to_a_head_has_no_body():
+    async with looking_into(*RULES, f"allow HEAD {URL}") as at, at.tunnel() as wire:
+        await wire.send(post(call(DENIED)).replace(b"POST", b"HEAD", 1))
+        answer = await wire.answer("HEAD")
+        assert answer is not None
+        assert answer.status == 403
+        assert wire.unread == b""
+        assert (await wire.exchange(post(call()), "POST")).body == call()
+
+
+TRAILERS = ["x-sum: 1", "x-http-method-override: DELETE"]
+
+
+@pytest.mark.parametrize("trailer", TRAILERS)
+async def test_trailers_of_a_call_pass_or_are_refused_as_those_of_any_request(trailer):
+    async with looking_into(*RULES) as at, at.tunnel() as wire:
+        request = chunked(call(), [7, 9])[:-2] + trailer.encode() + b"\r\n\r\n"
+        answer = await wire.exchange(request, "POST")
+        assert answer is not None
+        is_good = trailer.startswith("x-sum")
+        assert answer.status == (200 if is_good else 400)
+        assert (trailer.encode() in at.origin.seen) == is_good
+        assert (at.proxy.recorder.events[-1].decision == "allow") == is_good
+
+
 async def test_a_host_without_mcp_rules_is_not_looked_into_further():
     async with looking_into(f"allow POST https://{HOST}/**") as at, at.tunnel() as wire:
         answer = await wire.exchange(post(b"\xff no json", "text/plain"), "POST")

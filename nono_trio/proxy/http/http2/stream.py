@@ -3,9 +3,10 @@ connection to the server that carries it."""
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.http2.peer import Http2Peer
     from nono_trio.proxy.transport.relay import RelayBuffer
+
+
+# Not application/grpc-web, whose trailers are in the body.
+_GRPC: Final = re.compile(rb"application/grpc(?![^+; ])", re.IGNORECASE)
 
 
 class Http2Stream:
@@ -84,6 +89,12 @@ class Http2Stream:
     def may_go_out(self) -> bool:
         """True if its request may still be sent to the server."""
         return not self.is_done and not self.is_refused
+
+    @property
+    def is_grpc(self) -> bool:
+        """True if its client reads a status of gRPC in the trailers, and no other."""
+        kind = b"" if self.request is None else self.request.head.first(b"content-type") or b""
+        return _GRPC.match(kind) is not None
 
     def take_request(self, request: HttpRequest, *, is_judged: bool) -> None:
         """Note the request that was parsed, and whether rules have decided about it."""

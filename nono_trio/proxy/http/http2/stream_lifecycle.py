@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,7 +28,7 @@ from nono_trio.core.http.http2_frames import (
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import BUSY, UpstreamError
-from nono_trio.proxy.http.error_response import message_error, refusal_text
+from nono_trio.proxy.http.error_response import grpc_refusal, message_error, refusal_text
 from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
 from nono_trio.proxy.limits import MAX_HELD
 
@@ -87,8 +88,8 @@ class StreamLifecycle:
         self.streams: dict[int, Http2Stream] = {}
         self.turns: deque[Http2Stream] = deque()
         """The same streams; the first one moves its bodies first."""
-        self._ours: deque[tuple[float, Http2Stream]] = deque()
-        """Streams that got an answer of ours, and when each is reset; the earliest is first."""
+        self._ours: dict[Http2Stream, float] = {}
+        """Open streams with an answer of ours, and when each is reset; the earliest is first."""
         self.failure: Exception | None = None
         """The error that a task of a stream has raised."""
 
@@ -100,7 +101,7 @@ class StreamLifecycle:
     @property
     def next_reset(self) -> float:
         """When `reset_unread` has something to do, on the clock of trio."""
-        return self._ours[0][0] if self._ours else math.inf
+        return next(iter(self._ours.values()), math.inf)
 
     def add(self, stream: Http2Stream) -> None:
         """Take a stream that its client has opened."""
@@ -205,30 +206,24 @@ class StreamLifecycle:
         self.detach(stream)
         stream.drop()
         stream.is_answered = stream.is_refused = True
-        status, kind, text = _answer_parts(refusal)
-        head: list[Field] = [
-            (b":status", b"%d" % status),
-            (b"content-type", kind),
-            (b"content-length", b"%d" % len(text)),
-        ]
-        down, is_head = stream.down, stream.method == "HEAD"
-        self._client.send_head(stream.number, head, ended=is_head)
-        down.length, down.trailers, down.has_ended, down.is_sent = None, None, True, is_head
-        if is_head:
+        head, text = _answer_parts(stream, refusal)
+        down, is_whole = stream.down, not text
+        self._client.send_head(stream.number, head, ended=is_whole)
+        down.length, down.trailers, down.has_ended, down.is_sent = None, None, True, is_whole
+        if is_whole:
             self.finish(stream, NO_ERROR)
         else:
             down.add(text)
-            self._ours.append((trio.current_time() + self._proxy.limits.linger, stream))
+            self._ours[stream] = trio.current_time() + self._proxy.limits.linger
 
     def reset_unread(self) -> bool:
         """Reset streams whose client has not read an answer of ours in time, as HTTP/1.1 ends such
         a connection; return whether any was. Without it they would hold the session's places."""
-        moved, now = False, trio.current_time()
-        while self._ours and (self._ours[0][1].is_done or self._ours[0][0] <= now):
-            _, stream = self._ours.popleft()
-            moved = moved or not stream.is_done
+        now = trio.current_time()
+        late = [*takewhile(lambda stream: self._ours[stream] <= now, self._ours)]
+        for stream in late:
             self.finish(stream, CANCEL)
-        return moved
+        return bool(late)
 
     def turn_back(self, stream: Http2Stream) -> None:
         """The server has not begun with it, so the client may send it again (RFC 9113 8.7)."""
@@ -241,6 +236,8 @@ class StreamLifecycle:
         if one is None:
             return
         stream.upstream = None
+        if not number and stream in one.waiting:  # else a busy server has us hold it for hours
+            one.waiting.remove(stream)
         was_open = bool(number) and one.streams.pop(number, None) is not None
         if was_open and not (stream.up.is_sent and stream.down.has_ended):
             one.peer.reset_stream(number, CANCEL)
@@ -255,6 +252,7 @@ class StreamLifecycle:
             self._client.reset_stream(stream.number, code)
         self.detach(stream)
         stream.is_done = True
+        self._ours.pop(stream, None)
         stream.drop()
         self._bodies.forget(stream.up)
         self._bodies.forget(stream.down)
@@ -271,10 +269,20 @@ class StreamLifecycle:
             self.finish(stream, CANCEL)
 
 
-def _answer_parts(refusal: Refusal) -> tuple[int, bytes, bytes]:
-    """The status, content type and body of an answer of ours."""
-    if refusal.message_id is None:
-        text = refusal_text(refusal.reason, refusal.hint)
-        return refusal.status, b"text/plain", text.encode("ascii")
-    body = message_error(refusal.message_id, refusal.reason, refusal.hint)
-    return 200, b"application/json", body
+def _answer_parts(stream: Http2Stream, refusal: Refusal) -> tuple[list[Field], bytes]:
+    """The head and the body of an answer of ours."""
+    if stream.is_grpc:
+        return grpc_refusal(refusal.status, refusal.reason, refusal.hint), b""
+    is_head = stream.method == "HEAD"
+    status, kind = refusal.status, b"text/plain"
+    if refusal.message_id is None or is_head:
+        body = refusal_text(refusal.reason, refusal.hint).encode("ascii")
+    else:
+        status, kind = 200, b"application/json"
+        body = message_error(refusal.message_id, refusal.reason, refusal.hint)
+    head = [
+        (b":status", b"%d" % status),
+        (b"content-type", kind),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return head, b"" if is_head else body

@@ -9,7 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
@@ -28,35 +28,34 @@ if TYPE_CHECKING:
 class UnjudgedStreams:
     """The streams of one client that wait for their bodies; each has `seconds` for it."""
 
-    __slots__ = ("_client", "_deadlines", "_decisions", "_lifecycle", "_seconds")
+    __slots__ = ("_client", "_lifecycle", "_seconds", "_waiting")
 
     def __init__(self, client: Http2Peer, lifecycle: StreamLifecycle, seconds: float) -> None:
         self._client = client
         self._lifecycle = lifecycle
         self._seconds = seconds
-        self._decisions: dict[Http2Stream, Decision] = {}
-        self._deadlines: deque[tuple[float, Http2Stream]] = deque()
+        self._waiting: dict[Http2Stream, tuple[float, Decision]] = {}
+        """Until when each may wait, and the decision about its head; the earliest is first."""
 
     @property
     def next_deadline(self) -> float:
         """When `refuse_late` has something to do, on the clock of trio."""
-        return self._deadlines[0][0] if self._deadlines else math.inf
+        return next((ends for ends, _ in self._waiting.values()), math.inf)
 
     def add(self, stream: Http2Stream, decision: Decision, now: float) -> None:
         """Let a stream wait for its body. `decision` is the one about its head, which allows."""
-        self._decisions[stream] = decision
+        self._waiting[stream] = (now + self._seconds, decision)
         if stream.request is not None and stream.request.head.length > MAX_BODY:
             self.refuse(stream, too_long())
         elif stream.up.has_ended:
             self.judge(stream)
         else:
-            self._deadlines.append((now + self._seconds, stream))
             self._client.return_stream_window(stream.number, MAX_BODY + 1 - WINDOW)
             if stream.request is not None and stream.request.head.expects_continue:
                 self._client.send_head(stream.number, [(b":status", b"100")])
 
     def __contains__(self, stream: Http2Stream) -> bool:
-        return stream in self._decisions
+        return stream in self._waiting
 
     def check(self, stream: Http2Stream) -> None:
         """Refuse a body that has become too long."""
@@ -65,7 +64,7 @@ class UnjudgedStreams:
 
     def judge(self, stream: Http2Stream) -> None:
         """Decide about the messages of a body that is whole."""
-        decision, request = self._decisions.pop(stream), stream.request
+        (_, decision), request = self._waiting.pop(stream), stream.request
         if request is None:
             raise AssertionError("a stream that waits has a request")
         first, *others = judged_messages(request, decision, b"".join(stream.up.pieces))
@@ -74,22 +73,18 @@ class UnjudgedStreams:
     def refuse(self, stream: Http2Stream, fault: BadMessage) -> None:
         """Refuse a body that can't be read."""
         stream.up.drop()
-        self._lifecycle.start(stream, unreadable(self._decisions.pop(stream), fault))
+        _, decision = self._waiting.pop(stream)
+        self._lifecycle.start(stream, unreadable(decision, fault))
 
     def refuse_late(self, now: float) -> bool:
         """Refuse the streams whose time is over; return whether any was."""
-        moved = False
-        while self._deadlines and (
-            self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._decisions
-        ):
-            _, stream = self._deadlines.popleft()
-            if stream in self._decisions:
-                moved = True
-                self.refuse(stream, too_late(self._seconds))
-        return moved
+        late = [*takewhile(lambda stream: self._waiting[stream][0] <= now, self._waiting)]
+        for stream in late:
+            self.refuse(stream, too_late(self._seconds))
+        return bool(late)
 
     def take_cut_off(self) -> Iterator[Decision]:
         """Yield the refusals of the streams that still wait, since the connection has ended."""
-        while self._decisions:
-            _, decision = self._decisions.popitem()
+        while self._waiting:
+            _, (_, decision) = self._waiting.popitem()
             yield unreadable(decision, cut_off())

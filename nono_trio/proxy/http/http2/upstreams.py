@@ -35,7 +35,6 @@ MAX_UPSTREAMS: Final = 4  # connections to the server: one, and those that it is
 @dataclass(slots=True, eq=False)
 class _Dial:
     done: trio.Event = field(default_factory=trio.Event)
-    found: UpstreamPeer | None = None
     error: Exception | None = None
 
 
@@ -68,27 +67,30 @@ class Upstreams(ConnectionHandler):
         unreached, self._unreached = self._unreached, None
         if unreached is not None:
             raise unreached
-        for one in self.all:
-            if not one.is_left and not one.peer.is_going:
-                return one
-        if self._dial is None:
-            self._dial = dial = _Dial()
-            try:
-                dial.found = await self._connect_http2(recorded)
-                self.all.append(dial.found)
-            except Exception as error:  # raised below, and for all who wait
-                dial.error = error
-            finally:
-                self._dial = None
-                dial.done.set()
-        else:
+        while True:
+            for one in self.all:
+                if not one.is_left and not one.peer.is_going:
+                    return one
+            if self._dial is None:
+                return await self._dial_for_all(recorded)
             dial = self._dial
             await dial.done.wait()
-        if dial.found is not None:
-            return dial.found
-        if dial.error is not None:
-            raise dial.error
-        raise AssertionError("who waits for a dial that is cancelled is cancelled, too")
+            if dial.error is not None:
+                raise dial.error
+            # The server may have left already what was dialled, so it is looked for again.
+
+    async def _dial_for_all(self, recorded: Recorded) -> UpstreamPeer:
+        self._dial = dial = _Dial()
+        try:
+            found = await self._connect_http2(recorded)
+            self.all.append(found)
+        except Exception as error:  # for all who wait, too
+            dial.error = error
+            raise
+        finally:
+            self._dial = None
+            dial.done.set()
+        return found
 
     async def _connect_http2(self, recorded: Recorded) -> UpstreamPeer:
         if len(self.all) >= MAX_UPSTREAMS:

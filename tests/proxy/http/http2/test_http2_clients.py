@@ -136,7 +136,12 @@ async def test_grpc_unary_and_streaming():
             doubled, failed, denied, echoed = await trio.to_thread.run_sync(ask, proxy.port)
             assert doubled == b"x" * 200_000
             assert failed == (grpc.StatusCode.NOT_FOUND, "nothing there")
-            assert denied[0] == grpc.StatusCode.PERMISSION_DENIED
+            url = f"https://{HOST}/t.T/Other"
+            assert denied == (
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"nono-trio: POST {url} fits no endpoint rule of the host\n"
+                f"hint: allow it with --allow-endpoint 'POST {url}'",
+            )
             assert echoed == [b"a!", b"b!"]
             paths = [(e.path, e.decision) for e in proxy.recorder.events if e.path]
             assert paths == [

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 
-from http2_peers import Http2Client, Multiplexing, head, multiplexing
+from http2_peers import Http2Client, Multiplexing, head, multiplexing, streams_held
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from looked_into import HOST
 from mcp_bodies import ALLOWED, DENIED, JSON, call, message, readings, spellings
-from running_proxy import QUICK, until
+from running_proxy import BOUND, QUICK, until
 
 from nono_trio.core.http.mcp_message import MAX_BODY
+from nono_trio.proxy.limits import ProxyLimits
 
 URL = f"https://{HOST}/echo"
 RULES = (f"allow mcp {ALLOWED} {URL}",)
@@ -115,6 +116,15 @@ async def test_a_client_that_waits_for_a_continue_gets_it_from_the_proxy():
         await client.send_body(number, call())
         assert (await client.answer(number)).body == call()
         assert b"expect" not in dict(at.origin.requests[0].fields)
+
+
+async def test_a_request_that_was_judged_is_not_held_because_an_earlier_one_waits():
+    limits = ProxyLimits(head=10 * BOUND)
+    async with multiplexing(*RULES, limits=limits) as at, at.client() as client:
+        opened(client)
+        for _ in range(5):
+            assert (await client.ask("/echo?held", b"x", "POST", fields=[TYPE])).status == 400
+        await until(lambda: streams_held("/echo?held") == 0)
 
 
 async def test_a_body_that_is_cut_off_or_late_or_of_another_length_is_recorded_and_refused():

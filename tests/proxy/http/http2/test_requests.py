@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
+import pytest
 from http2_peers import Http2Client, Http2Origin, guarded, head, multiplexing
 from looked_into import HOST, client_context, looking_into_cage, under_tls
 from origin import serving
@@ -53,6 +56,29 @@ async def test_what_policy_refuses_is_never_a_lack_of_room_or_a_short_body():
         short = [(b"content-length", b"3")]
         assert (await client.ask("/other", method="POST", fields=short)).status == 403
         assert (await client.ask("/api/x", method="POST", fields=short)).status == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (b"application/grpc", b"7"), (b"Application/gRPC+proto", b"7"),
+        (b"application/grpc;x=y", b"7"), (b"application/grpc-web", None),
+        (b"application/grpcx", None), (b"x/application/grpc", None),
+    ],
+)  # fmt: skip
+async def test_a_call_of_grpc_is_refused_by_its_own_status(kind, code):
+    async with multiplexing(*RULES) as at, at.client() as client:
+        answer = await client.ask("/100%25", b"x", "POST", fields=[(b"content-type", kind)])
+        fields = dict(answer.fields)
+        assert at.requests()[-1][2] == "deny"
+        if code is None:
+            assert (answer.status, fields.get(b"grpc-status")) == (403, None)
+            return
+        assert (answer.status, answer.body, answer.ended) == (200, b"", True)
+        assert fields[b"grpc-status"] == code
+        text = unquote(fields[b"grpc-message"].decode())
+        assert text.startswith(f"nono-trio: POST https://{HOST}/100%25")
+        assert "\nhint: allow it with --allow-endpoint" in text
 
 
 async def test_streams_beyond_the_announced_ones_are_handed_back_and_the_others_served():

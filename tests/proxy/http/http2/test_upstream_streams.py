@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from http2_peers import Http2Origin, head, multiplexing
+from typing import TYPE_CHECKING, cast
+
+import trio
+import trio.testing
+from h2.settings import SettingCodes
+from http2_peers import Http2Origin, head, multiplexing, streams_held
 from looked_into import HOST, client_context, looking_into, under_tls
 from running_proxy import connect, until
 from transparent_cage import get
 
-from nono_trio.proxy.http.http2.upstreams import MAX_UPSTREAMS
+from nono_trio.proxy.http.http2.stream import UpstreamPeer
+from nono_trio.proxy.http.http2.upstreams import MAX_UPSTREAMS, Upstreams
+
+if TYPE_CHECKING:
+    from nono_trio.proxy.access.decision import Recorded
+    from nono_trio.proxy.connection_handler import Upstream
+    from nono_trio.proxy.http.http2.peer import Http2Peer
 
 RULES = (f"allow GET,POST https://{HOST}/api/**", f"deny GET https://{HOST}/api/secret")
 
@@ -65,6 +76,57 @@ async def test_an_http1_server_gets_http1_and_a_client_of_both_too():
                     assert secure.stream.selected_alpn_protocol() == "http/1.1"
                     assert (await secure.exchange(get(HOST, "/api/x"))).status == 200
         assert at.origin.connections == 2, "the first one served to ask, too"
+
+
+async def test_a_stream_that_was_reset_does_not_wait_on_for_a_busy_server():
+    origin = Http2Origin(settings={SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+    async with multiplexing(origin=origin) as at, at.client() as client:
+        held = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(origin.requests) == 1)
+        for count in range(5):
+            number = client.open(head("/reset"))
+            await client.flush()
+            await until(lambda seen=count + 2: len(at.requests()) == seen)
+            client.h2.reset_stream(number, 8)
+            await client.flush()
+        await until(lambda: streams_held("/reset") == 0)
+        last = client.open(head("/y"))
+        await client.flush()
+        origin.released.set()
+        assert (await client.answer(held)).body == b"held"
+        assert (await client.answer(last)).body == b"ok"
+
+
+async def test_who_waited_for_a_connection_that_was_lost_at_once_gets_another_one():
+    class Open:
+        is_going = False
+
+    class Dialling(Upstreams):
+        def __init__(self) -> None:
+            self.all, self._dial, self._unreached = [], None, None
+            self.may_connect, self.dialled = trio.Event(), 0
+
+        async def _connect_http2(self, recorded: Recorded) -> UpstreamPeer:
+            await self.may_connect.wait()
+            self.dialled += 1
+            return UpstreamPeer(cast("Upstream", None), cast("Http2Peer", Open()))
+
+    upstreams, found, recorded = Dialling(), list[UpstreamPeer](), cast("Recorded", None)
+
+    async def lose_it() -> None:
+        upstreams.all.remove(await upstreams.find(recorded))
+
+    async def find_one() -> None:
+        found.append(await upstreams.find(recorded))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lose_it)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(find_one)
+        await trio.testing.wait_all_tasks_blocked()
+        upstreams.may_connect.set()
+    assert (upstreams.dialled, found) == (2, upstreams.all)
 
 
 async def test_an_answer_to_a_stream_that_was_reset_stops_no_other_one():
