@@ -7,6 +7,7 @@
 from nono_trio.cli.option_help import GROUPS, GroupedOption
 from nono_trio.cli.run import run
 from nono_trio.cli.shared_flags import environment_twin
+from nono_trio.core.profile.credential_table import KEYS
 from nono_trio.core.profile.fields import FIELDS, SECTIONS, fields_of
 
 HEAD = """\
@@ -22,6 +23,11 @@ this page from `nono_trio/core/profile/fields.py` and `nono_trio/cli/flags.py`, 
   write your profiles.
 - Lists of flags, variable, profiles and defaults add up. A deny from any of them wins.
 - `nono-trio profile init NAME` writes a file with every field.
+"""
+CREDENTIALS = """\
+A table for each credential, whose secret the command never has (`docs/credentials.md`). If NAME is
+a known service, what is left out is the service's. `--credential NAME=SOURCE@HOST` goes over a
+table.
 """
 MERGE = {"adds_up": "a list, adds up", "replaces": "one value", "by_name": "a table, by name"}
 
@@ -65,6 +71,17 @@ def page():
             *map(row, fields_of(section)),
             "",
         ]
+    lines += [
+        "## [credentials.NAME]\n",
+        CREDENTIALS,
+        "| field | kind | example | meaning |",
+        "|---|---|---|---|",
+        *(
+            table_row((f"`{one.name}`", MERGE[one.merge], f"`{one.example}`", one.help))
+            for one in KEYS
+        ),
+        "",
+    ]
     lines += [
         "## Flags without a profile field\n",
         "| group | flag | variable | meaning |",

@@ -98,6 +98,7 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
             "listen_ports": list(plan.listen_ports),
             "sources": dict(network.sources),
         },
+        "credentials": [*_credentials(network)],
         "environment": _environment(options, prepared),
         "limits": plan.limits,
         "state_directory": str(options.session.audit.state_root),
@@ -147,6 +148,31 @@ def _environment(options: RunOptions, prepared: PreparedRun) -> dict[str, list[s
     }
 
 
+def _credentials(network: NetworkOptions) -> Iterator[dict[str, Any]]:
+    """The credentials with the kinds of their sources: a source may have a password in it."""
+    for one in network.credentials:
+        yield {
+            "name": one.name,
+            "source": network.source("credential", one.name),
+            "secret_from": one.source_shown,
+            "hosts": [host.origin for host in one.hosts],
+            "places": sorted(one.places),
+            "variables": [*one.variables],
+            "files": [*one.files],
+            "optional": one.optional,
+            "elsewhere": one.elsewhere,
+        }
+
+
+def _credential_texts(credentials: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for one in credentials:
+        hosts = " ".join(host.removeprefix("https://") for host in one["hosts"])
+        yield f"{one['name']} from {one['secret_from']}, for {hosts}  ({one['source']})"
+        shown = [*one["variables"], *one["files"]]
+        if shown:
+            yield f"{one['name']}: a stand-in in {' '.join(shown)}"
+
+
 def _facts(options: RunOptions, prepared: PreparedRun) -> Iterator[tuple[str, str]]:
     cage = cage_fields(options, prepared)
     yield from _rows("command", [command_text(cage["command"])])
@@ -156,6 +182,7 @@ def _facts(options: RunOptions, prepared: PreparedRun) -> Iterator[tuple[str, st
     yield from _rows("cage", cage["enforcement"])
     yield from _file_facts(prepared, cage)
     yield from _rows("network", _network_texts(options.session.network, cage["network"]))
+    yield from _rows("credentials", _credential_texts(cage["credentials"]))
     for label, key in (("passed", "passed"), ("set", "set"), ("held back", "held_back")):
         names = cage["environment"][key]
         yield from _rows(f"env {label}", [" ".join(names) or "nothing"])

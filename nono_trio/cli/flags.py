@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from nono_trio.cli.parameters import ENDPOINT, PATH, PROFILE, OneOf, Seconds, WholeNumber
+from nono_trio.cli.parameters import (
+    CREDENTIAL,
+    ENDPOINT,
+    PATH,
+    PROFILE,
+    OneOf,
+    Seconds,
+    WholeNumber,
+)
 from nono_trio.cli.shared_flags import Command, audit_dir_option, option
 from nono_trio.config.options import Given
 from nono_trio.core.profile.fields import fields_of
@@ -48,6 +56,16 @@ _AUTHORITIES = (
            help="Its key: PEM, unencrypted, readable by you alone (0600), outside the grants."),
     option("--upstream-ca", type=PATH, metavar="FILE", group="requests",
            help="Trust the roots in FILE too when intercepted hosts are connected to."),
+)  # fmt: skip
+
+_CREDENTIALS = (
+    # Hidden until the proxy swaps stand-ins.
+    option("--credential", type=CREDENTIAL, multiple=True, hidden=True,
+           metavar="NAME[=SOURCE][@HOST,...]", group="requests",
+           help="Keep a secret outside of the cage: the command gets a stand-in. It is swapped in"
+           " requests to the hosts of the credential, and refused in others. NAME is a service"
+           " (anthropic, openai, github, ...) or one of your own with SOURCE and HOST. SOURCE is"
+           " env://VAR, file://PATH, keyring://SERVICE/USER or cmd://COMMAND LINE."),
 )  # fmt: skip
 
 _FILES = (
@@ -129,6 +147,7 @@ def session_options(command: Command) -> Command:
         command,
         *_PROFILE,
         *_declared("network"),
+        *_CREDENTIALS,
         *_AUTHORITIES,
         audit_dir_option,
         *_declared("audit"),

@@ -141,6 +141,16 @@ class GivenEndpoint(GivenText):
         return [*map(" ".join, rules)]
 
 
+class GivenCredentials(GivenText):
+    """NAME[=SOURCE][@HOST,...]; several in a variable are on lines of their own, because a command
+    line has spaces."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The credentials in a variable."""
+        return [line for line in map(str.strip, rv.splitlines()) if line]
+
+
 PATH = GivenText("a path")
+CREDENTIAL = GivenCredentials("a credential")
 ENDPOINT = GivenEndpoint("methods and a URL")
 PROFILE = GivenProfile("a profile")

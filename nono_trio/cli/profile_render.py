@@ -44,12 +44,18 @@ _ABOUT: Final = {
 """,
 }
 
+_ABOUT_CREDENTIALS: Final = """\
+# A secret that the command never holds: it gets a stand-in, which is swapped for these hosts. For a
+# known service (docs/credentials.md) an empty table is enough: [credentials.github]
+# [credentials.my-api]"""
+
 
 def template(name: str, extends: Sequence[str]) -> str:
     """The text of a new profile: every field there is, most of them as comments."""
     bases = quoted(extends[0]) if len(extends) == 1 else _list(extends)
     about = f'[meta]\nname = {quoted(name)}\ndescription = "What it is for"\n'
-    return "\n".join((f"extends = {bases}\n", about, *map(_section_text, SECTIONS)))
+    sections = map(_section_text, SECTIONS)
+    return "\n".join((f"extends = {bases}\n", about, *sections, _credentials_text()))
 
 
 def _section_text(section: str) -> str:
@@ -57,6 +63,14 @@ def _section_text(section: str) -> str:
     fields = fields_of(section)
     header = f"[{section}]" if any(field.begins for field in fields) else f"# [{section}]"
     return "\n".join((_ABOUT.get(section, "") + header, *map(_template_line, fields), ""))
+
+
+def _credentials_text() -> str:
+    """A table of `[credentials.NAME]`, as comments."""
+    from nono_trio.core.profile.credential_table import KEYS  # late: other commands don't need it
+
+    lines = (f"# {one.name} = {one.example}" for one in KEYS)
+    return "\n".join((_ABOUT_CREDENTIALS, *lines, ""))
 
 
 def _template_line(field: Field) -> str:
@@ -100,6 +114,9 @@ def profile_lines(loaded: Loaded) -> Iterator[str]:
         fields = msgspec.to_builtins(getattr(profile, table.name))
         if table.name == "extends" or not fields:
             continue
+        if table.name == "credentials":
+            yield from _credential_lines(loaded.sourced)
+            continue
         yield ""
         yield f"[{table.name}]"
         for name in fields:
@@ -111,6 +128,16 @@ def profile_lines(loaded: Loaded) -> Iterator[str]:
         hosts = " ".join(registries.entries) or "nothing"
         yield f"# {PACKAGE_REGISTRIES} on this machine: {clean(hosts)}"
         yield from (f"# {clean(warning)}" for warning in registries.warnings)
+
+
+def _credential_lines(sourced: SourcedProfile) -> Iterator[str]:
+    """Each table of `[credentials.NAME]`."""
+    for name, table in sourced.profile.credentials.items():
+        yield ""
+        yield f"[credentials.{_key(name)}]{_comment(sourced, f'credentials.{name}', '')}"
+        for key in msgspec.to_builtins(table):
+            value = getattr(table, key)
+            yield from _field_lines(sourced, f"credentials.{name}.{key}", key, value)
 
 
 def _flattened(sourced: SourcedProfile) -> Profile:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import SessionOptions
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.trust.proxy_trust import ProxyTrust
 
 _DEFAULT_LISTEN = "127.0.0.1:0"
@@ -46,8 +47,9 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     """Run the filtering, auditing proxy alone: a sidecar, a container's entry, a benchmark.
 
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
-    session_dir, and ca_file if hosts are intercepted (clients must trust it). SIGTERM or SIGINT:
-    stop accepting, grace, drain, seal, exit 0.
+    session_dir, ca_file if hosts are intercepted (clients must trust it), and credentials with the
+    stand-in of each --credential by its name. SIGTERM or SIGINT: stop accepting, grace, drain,
+    seal, exit 0.
     """
     from nono_trio.session.trio_import import import_trio
 
@@ -66,13 +68,19 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     policy = build_policy(options.network)
     for warning in _warnings(options, notes, address, intercepts=policy.intercepts_any):
         say(f"warning: {warning}")
+    credentials = _open_credentials(options)
     trust = _open_trust(options) if policy.intercepts_any else None
     listener = open_listener(port, address)
     token = new_token()
 
     def ready(record: SessionRecord) -> None:
         bound = listener.getsockname()[1]
-        text = _ready_line(record, token, address, bound, None if trust is None else trust.ca_file)
+        line = _ready_line(record, token, address, bound)
+        if trust is not None:
+            line["ca_file"] = trust.ca_file
+        if credentials is not None:
+            line["credentials"] = _stand_ins(credentials)
+        text = json.dumps(line)
         if announced is not None:
             announced.write(text)
         _print_ready(text)
@@ -82,11 +90,13 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     try:
         finished = run_proxy(
             options, policy, token, listener, ready, Listeners(warn=say, observe=observers),
-            None if trust is None else trust.session,
+            None if trust is None else trust.session, credentials,
         )  # fmt: skip
     finally:
         if trust is not None:
             trust.close()
+        if credentials is not None:
+            credentials.close()
         if announced is not None:
             announced.remove()
     if finished.outcome.error is not None:
@@ -107,12 +117,10 @@ def _warnings(
     yield from unused_files(options.network, intercepts=intercepts)
 
 
-def _ready_line(
-    record: SessionRecord, token: str, address: str, port: int, ca_file: str | None
-) -> str:
+def _ready_line(record: SessionRecord, token: str, address: str, port: int) -> dict[str, object]:
     from nono_trio.session.environment import proxy_url
 
-    line = {
+    return {
         "schema": 1,
         "port": port,
         "token": token,
@@ -120,9 +128,6 @@ def _ready_line(
         "session_id": record.session_id,
         "session_dir": str(record.directory),
     }
-    if ca_file is not None:
-        line["ca_file"] = ca_file
-    return json.dumps(line)
 
 
 def _print_ready(text: str) -> None:
@@ -145,6 +150,28 @@ def _open_trust(options: SessionOptions) -> ProxyTrust:
     for note in trust.session.roots.notes:
         say(f"warning: {note}")
     return trust
+
+
+def _open_credentials(options: SessionOptions) -> SessionCredentials | None:
+    if not options.network.credentials:
+        return None
+    from nono_trio.session.core_dumps import forbid_core_dumps
+    from nono_trio.session.credentials.table import open_credentials
+    from nono_trio.startup import caller_environment
+
+    forbid_core_dumps()  # before there is a secret
+    credentials = open_credentials(options.network.credentials, caller_environment())
+    for warning in credentials.warnings:
+        say(f"warning: {warning}")
+    for one in options.network.credentials:
+        if one.files:
+            say(f"warning: credential {one.name}: a proxy alone shows no files to its clients")
+    return credentials
+
+
+def _stand_ins(credentials: SessionCredentials) -> dict[str, str]:
+    """Return the stand-ins for clients, by the names of their credentials."""
+    return {one.credential.name: one.stand_in.decode() for one in credentials.held}
 
 
 def _reached_at(address: str) -> str:

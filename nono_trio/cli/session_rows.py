@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nono_trio.audit.stored_session import StoredSession
-    from nono_trio.core.log.policy_json import NetworkPolicy, SessionPolicy, SourcedEntry
+    from nono_trio.core.log.policy_json import (
+        CredentialPolicy,
+        NetworkPolicy,
+        SessionPolicy,
+        SourcedEntry,
+    )
 
 NOT_BOUND: Final = " (not bound yet)"
 TAMPERED: Final = "tampered: its files contradict its log or the ledger (`audit verify` says where)"
 SHOWN: Final = 12  # entries of one list; a profile with groups has hundreds
 SHOWN_DENIED: Final = 3  # mostly the same fifty in every session
+SHOWN_HOSTS: Final = 4  # of one credential; a cloud's preset has 34
 LONGEST: Final = 200  # characters of one entry
 
 
@@ -86,6 +92,9 @@ def _network_rows(network: NetworkPolicy) -> Iterator[tuple[str, str]]:
         ("resolve", network.pins),
     ):
         yield from _sourced_rows(label, entries)
+    for one in network.credentials[:SHOWN]:
+        yield "credential", _credential(one)
+    yield from _left_out("credential", len(network.credentials))
     for label, ports in (("open ports", network.open_ports), ("listen", network.listen_ports)):
         if ports:
             yield label, bounded_list([str(port) for port in ports])
@@ -119,6 +128,13 @@ def _sourced_rows(label: str, entries: Sequence[SourcedEntry]) -> Iterator[tuple
 def _left_out(label: str, count: int) -> Iterator[tuple[str, str]]:
     if count > SHOWN:
         yield label, f"... and {count - SHOWN} more (all with --json)"
+
+
+def _credential(one: CredentialPolicy) -> str:
+    """Name a credential, where its secret came from, and its hosts."""
+    state = "" if one.is_held else ", which had no secret"
+    hosts = bounded_list([host.removeprefix("https://") for host in one.hosts], SHOWN_HOSTS)
+    return f"{one.name}{state} from {one.secret_from} for {hosts}  ({_short(one.source)})"
 
 
 def _sourced(entry: SourcedEntry) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.write.recorder import AuditMode, AuditSync
+    from nono_trio.core.credentials.credential import Credential
     from nono_trio.core.log.policy_json import UsedProfile
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.sandbox.filesystem.plan import FileOptions
@@ -74,6 +75,8 @@ class NetworkOptions(NamedTuple):
     upstream_ca: str | None = None
     host_files: Mapping[str, HostFiles] = MappingProxyType({})
     """Endpoint rules with their action, as in `deny POST https://a.example.com/**`."""
+    credentials: Sequence[Credential] = ()
+    """What they open is among the other entries."""
 
     def source(self, name: str, entry: object = "") -> str:
         """Return the source of an entry: its flag, unless a profile or a group gave it."""

@@ -27,14 +27,15 @@ def suffix_warnings(entries: Sequence[str], endpoints: Sequence[str] = ()) -> It
 
         rules += [(one, parse_rule_entry(one)[0].host_rule) for one in opening]
     for shown, rule in rules:
-        if rule.wildcard and _is_public(rule.host.name):
+        if rule.wildcard and is_public(rule.host.name):
             yield (
                 f"{shown} covers names that anybody can register:"
                 f" {rule.host.name} is a public suffix (name the hosts that are meant)"
             )
 
 
-def _is_public(suffix: str) -> bool:
+def is_public(suffix: str) -> bool:
+    """Return True if anybody may register a name below `suffix`."""
     import publicsuffixlist  # late, with its table of 10,000 suffixes: few entries are wildcards
 
     if not _may_be_listed(suffix, Path(publicsuffixlist.PSLFILE).read_bytes()):

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.config.options import Given, HostFiles, Sources
+    from nono_trio.core.credentials.credential import Credential
     from nono_trio.core.log.policy_json import UsedProfile
+    from nono_trio.core.profile.credential_table import CredentialTable
     from nono_trio.core.profile.schema import SourcedProfile
 
 # Fields whose entries are not added to a parameter: each path keeps its source.
@@ -61,6 +63,8 @@ class Chosen:
     profile: str = "default"
     seeds: tuple[tuple[str, str], ...] = ()
     profiles: Sequence[UsedProfile] = ()
+    credentials: Sequence[Credential] = ()
+    tables: dict[str, CredentialTable] = field(default_factory=dict)
 
     @property
     def variables(self) -> VariableRules:
@@ -98,7 +102,11 @@ def choose(given: Given) -> Chosen:
         profile=name,
         seeds=tuple(_seeds(sourced, variables)),
         profiles=used,
+        tables=sourced.profile.credentials,
     )
+    for table in whole.tables:
+        key = f"credentials.{table}"
+        _note_source(sources, "credential", table, f"{sourced.origin(key)}: {key}")
     return _settled(whole, directory, variables, files)
 
 
@@ -108,6 +116,7 @@ def _settled(
     """Put hosts for groups, close the profiles to the command, note what a person should know."""
     given = chosen.given
     _join_endpoints(given, chosen.sources)
+    credentials = _credentials(chosen, variables)
     writable = [*_writable(chosen, directory)]
     notes = _changeable(files, writable)
     notes += _changeable_registries(variables["HOME"], writable, directory)
@@ -125,7 +134,26 @@ def _settled(
             notes += environment_warnings(os.environ)
     # A command that can write a profile decides over the next cage.
     own = str(configuration_directory(os.environ))
-    return replace(chosen, notes=notes, configuration=own)
+    return replace(chosen, notes=notes, configuration=own, credentials=credentials)
+
+
+def _credentials(chosen: Chosen, variables: Mapping[str, str]) -> Sequence[Credential]:
+    """Put flags and tables together, and add what they open to the other entries."""
+    given, sources = chosen.given, chosen.sources
+    flags = given.get("credential", ())
+    if not (flags or chosen.tables):
+        return ()
+    from nono_trio.config.credentials import add_entries, settle_credentials  # late: few sessions
+    from nono_trio.startup import caller_environment
+
+    def place(name: str) -> str:
+        return sources.get("credential", {}).get(name, flag_of("credential"))
+
+    def note(name: str, entry: str, source: str) -> None:
+        _note_source(sources, name, entry, source)
+
+    found = settle_credentials(flags, chosen.tables, caller_environment(), variables, place)
+    return add_entries(found, given, note)
 
 
 def _check_patterns(values: Mapping[str, Any]) -> None:

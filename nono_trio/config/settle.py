@@ -120,6 +120,7 @@ def _session(chosen: Chosen, values: Mapping[str, Any]) -> SessionOptions:
             endpoints=values["endpoint"],
             sources=chosen.sources,
             host_files=chosen.host_files,
+            credentials=chosen.credentials,
         ),
         audit=AuditOptions(
             state_root=state_root(values["audit_dir"], os.environ),
@@ -154,7 +155,8 @@ def _variables(chosen: Chosen, values: Mapping[str, Any]) -> VariableRules:
     """The rules for what is passed on: no variable that has a secret of ours."""
     rules = chosen.variables
     keys = (files.key for files in chosen.host_files.values())
-    for reference in (values["upstream_proxy_password"], *keys):
+    credentials = (text for one in chosen.credentials for text in one.references)
+    for reference in (values["upstream_proxy_password"], *keys, *credentials):
         rules = rules.without(secret_variable(reference))
     return rules
 

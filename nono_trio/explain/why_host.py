@@ -96,6 +96,7 @@ def host_answer(options: RunOptions, policy: Policy, text: str, port: int) -> An
             return Answer(subject, False, reason, None, f"--open-port {port}", notes)
     elif verdict.allowed and verdict.intercepted:
         notes = (*notes, SEEN)
+        notes = (*notes, *_secrets(options.session.network, host, port))
     elif verdict.allowed and _is_transparent(options):
         listened = port in transparent_ports(policy.named_ports)
         is_open = listened or policy.decides_every_port(host)
@@ -103,6 +104,13 @@ def host_answer(options: RunOptions, policy: Policy, text: str, port: int) -> An
         if is_open and not listened:
             notes = (*notes, _BY_TPROXY)
     return _from_verdict(subject, verdict, notes, options.session.network)
+
+
+def _secrets(network: NetworkOptions, host: Host, port: int) -> Iterator[str]:
+    """Say which secrets are sent there."""
+    for one in network.credentials:
+        if one.is_bound_to("https", host, port):
+            yield f"in its requests the stand-in of the credential {one.name} is swapped"
 
 
 def _require_host(text: str) -> None:

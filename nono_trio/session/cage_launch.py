@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
     from nono_trio.core.log.processes import Found
     from nono_trio.sandbox.spawn import Launched, LaunchFailed
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.prepare import PreparedRun
 
 
@@ -71,7 +72,9 @@ def launched_cage(
                 launched.abandon()
                 prepared.resources.home.take_back()
                 prepared.resources.close()
-                prepared = prepare_again(options, refused, listeners, said=prepared.warnings)
+                prepared = prepare_again(
+                    options, refused, listeners, prepared.warnings, prepared.credentials
+                )
                 launched = spawn(prepared.plan, cgroup)
                 _preload(prepared)
         if prepared.resources.listener is not None:
@@ -82,6 +85,8 @@ def launched_cage(
     finally:
         launched.abandon()
         prepared.resources.close()
+        if prepared.credentials is not None:
+            prepared.credentials.close()
 
 
 def _preload(prepared: PreparedRun) -> None:
@@ -91,6 +96,7 @@ def _preload(prepared: PreparedRun) -> None:
         brokered=prepared.plan.brokered,
         answers=prepared.plan.answers_denied,
         intercepts=prepared.resources.trust is not None,
+        credentials=prepared.credentials is not None,
     )
 
 
@@ -134,7 +140,11 @@ def _weaker(options: RunOptions, refused: LaunchFailed) -> RunOptions:
 
 
 def prepare_again(
-    options: RunOptions, refused: LaunchFailed, listeners: Listeners, said: Sequence[str]
+    options: RunOptions,
+    refused: LaunchFailed,
+    listeners: Listeners,
+    said: Sequence[str],
+    credentials: SessionCredentials | None = None,
 ) -> PreparedRun:
     """Prepare the run anew with weaker options, and say what that leaves open."""
     from nono_trio.session.prepare import prepare_run
@@ -146,7 +156,7 @@ def prepare_again(
     }[type(refused)]
     listeners.warn(f"warning: {refused.message}: falling back {instead}")
     try:
-        prepared = prepare_run(options, tell=listeners.warn)
+        prepared = prepare_run(options, tell=listeners.warn, credentials=credentials)
     except CageFailed as failed:
         if isinstance(refused, NamespacesRefused):
             failed.hint = f"`nono-trio doctor` says what would allow namespaces; {failed.hint}"

@@ -30,7 +30,7 @@ from nono_trio.sandbox.cage import Cage
 from nono_trio.session.attribution import attribution_for, running
 from nono_trio.session.child import conduct_child
 from nono_trio.session.homes.session_home import what_it_held
-from nono_trio.session.listener_service import serve_until_asked
+from nono_trio.session.listener_service import proxy_credentials, serve_until_asked
 from nono_trio.session.platforms import system_word
 from nono_trio.session.preload import refuse_late_imports
 from nono_trio.session.source_ports import SourcePorts
@@ -115,6 +115,7 @@ class ChildService:
                 self._run.resources.token,
                 upstream_proxy=self._run.upstream_proxy,
                 interception=None if trust is None else trust.session.interception(),
+                credentials=proxy_credentials(self._run.credentials),
             )
             self._attribution = recorder.programs = attribution_for(
                 self._launched,
@@ -179,7 +180,7 @@ class ChildService:
         if descriptor is None:
             return
         with trio.move_on_after(HOME_SECONDS), suppress(OSError):
-            self.notes += await in_thread(what_it_held, descriptor, home.plan)
+            self.notes += await in_thread(what_it_held, descriptor, home)
 
     async def _run_child(
         self, cage: Cage, proxy: Proxy, handlers: trio.Nursery, recorder: Recorder

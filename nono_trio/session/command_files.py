@@ -36,13 +36,13 @@ class CommandFiles:
             self._lock = _create(self._directory / _LOCK, 0o600)
         hold(self._lock)
 
-    def write(self, name: str, data: bytes) -> str:
+    def write(self, name: str, data: bytes, mode: int = 0o644) -> str:
         """Make a file; return its path without symlinks. Raises OSError."""
         path = self._directory / name
         with as_owner_of_path(path):
-            descriptor = _create(path, 0o644)
+            descriptor = _create(path, mode)
         try:
-            os.fchmod(descriptor, 0o644)  # whatever the umask
+            os.fchmod(descriptor, mode)  # whatever the umask
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]

@@ -49,6 +49,9 @@ def command_variables(
     if options.sandbox:
         granted = socket_variables(options.environment, options.variables, files)
     inherited.passed.update(granted)
+    credentials = own.credentials
+    if credentials is not None:
+        inherited = credentials.inherited(inherited, options.environment, options.variables)
     variables = child_environment(
         inherited, given=options.set_variables, token=own.token, port=own.port, direct=direct
     )
@@ -66,6 +69,13 @@ def command_variables(
         of_command[DENIALS_VARIABLE] = ""
     if own.trust is not None:
         of_command = own.trust.variables(of_command)
+    if credentials is not None:
+        of_command = credentials.variables(of_command)
+    if dry and options.session.network.credentials:  # a run has all of them: names are shown
+        from nono_trio.session.credentials.delivery import variable_names
+
+        for one in options.session.network.credentials:
+            of_command = dict.fromkeys(variable_names(one), "") | of_command
     return CommandVariables(inherited, variables, of_command)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.listeners.proxy import Admits
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.shutdown import Shutdown
     from nono_trio.session.trust.session_trust import SessionTrust
 
@@ -31,9 +33,10 @@ class ListenerService:
     def __init__(
         self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
         ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
-        trust: SessionTrust | None = None,
+        trust: SessionTrust | None = None, credentials: SessionCredentials | None = None,
     ) -> None:  # fmt: skip
         """`trust` is needed if the policy has intercepted hosts."""
+        self._credentials = credentials
         self._listener = listener
         self._policy = policy
         self._upstream_proxy = upstream_proxy
@@ -50,10 +53,20 @@ class ListenerService:
             self._token,
             upstream_proxy=self._upstream_proxy,
             interception=None if self._trust is None else self._trust.interception(),
+            credentials=proxy_credentials(self._credentials),
         )
         self._ready()
         await serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
         return 0
+
+
+def proxy_credentials(session: SessionCredentials | None) -> Credentials | None:
+    """Return the credentials as the proxy takes them; None without any."""
+    if session is None or not session.held:
+        return None
+    from nono_trio.proxy.credentials.credentials import Credentials  # late: few sessions have any
+
+    return Credentials(session.held)
 
 
 async def serve_until_asked(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio import __version__
 from nono_trio.core.log.policy_json import (
+    CredentialPolicy,
     FilePolicy,
     GrantedPath,
     JudgingPolicy,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from nono_trio.config.options import NetworkOptions, RunOptions, SessionOptions
     from nono_trio.core.policy.judging import Judging
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.prepare import PreparedRun
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -40,7 +42,9 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
     """Return what a command may do in its cage."""
-    network = _network(options.session.network, options.open_ports, options.listen_ports)
+    network = _network(
+        options.session.network, options.open_ports, options.listen_ports, run.credentials
+    )
     names = {*run.inherited.passed, *options.set_variables}
     limits = options.limits
     return SessionPolicy(
@@ -70,11 +74,13 @@ def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
     )
 
 
-def proxy_policy(options: SessionOptions) -> SessionPolicy:
+def proxy_policy(
+    options: SessionOptions, credentials: SessionCredentials | None = None
+) -> SessionPolicy:
     """Return the policy of a proxy without a command: it has no cage and no files."""
     return SessionPolicy(
         name=options.name,
-        network=_network(options.network),
+        network=_network(options.network, credentials=credentials),
         audit_mode=options.audit.mode,
         audit_sync=options.audit.sync,
         origin=_origin(options),
@@ -82,7 +88,10 @@ def proxy_policy(options: SessionOptions) -> SessionPolicy:
 
 
 def _network(
-    network: NetworkOptions, open_ports: Sequence[int] = (), listen_ports: Sequence[int] = ()
+    network: NetworkOptions,
+    open_ports: Sequence[int] = (),
+    listen_ports: Sequence[int] = (),
+    credentials: SessionCredentials | None = None,
 ) -> NetworkPolicy:
     def sourced(name: str, entries: Iterable[str]) -> list[SourcedEntry]:
         return [
@@ -99,12 +108,32 @@ def _network(
         intercept=sourced("intercept", network.intercept),
         no_intercept=sourced("no_intercept", network.no_intercept),
         endpoints=sourced("endpoint", network.endpoints),
+        credentials=[*_credentials(network, credentials)],
         open_ports=[*open_ports],
         listen_ports=[*listen_ports],
         upstream_proxy=None
         if proxy is None
         else SourcedEntry(entry=f"{proxy.scheme}://{proxy.shown}", source=proxy.source),
     )
+
+
+def _credentials(
+    network: NetworkOptions, session: SessionCredentials | None
+) -> Iterator[CredentialPolicy]:
+    held = {one.credential.name for one in session.held} if session is not None else set()
+    for one in network.credentials:
+        yield CredentialPolicy(
+            name=one.name,
+            source=_text(network.source("credential", one.name)),
+            secret_from=one.source_shown,
+            hosts=[host.origin for host in one.hosts],
+            places=sorted(one.places),
+            variables=[*one.variables],
+            files=[*map(_text, one.files)],
+            optional=one.optional,
+            elsewhere=one.elsewhere,
+            is_held=one.name in held,
+        )
 
 
 def _judging(judging: Judging) -> JudgingPolicy | None:

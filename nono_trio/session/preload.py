@@ -43,6 +43,12 @@ _TLS_MODULES: Final = (
     "cryptography.hazmat.backends.openssl.backend",
 )
 
+# For credentials: what swaps and searches is imported with the first of these.
+_CREDENTIAL_MODULES: Final = (
+    "nono_trio.proxy.credentials.credentials",
+    "nono_trio.session.credentials.sources",
+)
+
 _NAME_SERVICES: Final = "/etc/nsswitch.conf"
 _MOST_BYTES: Final = 1 << 16  # the file has a line for each of twenty databases
 _BUILT_IN: Final = ("files", "dns")  # of the C library since glibc 2.34
@@ -59,13 +65,17 @@ class LateImport(NonoTrioError, ImportError):
         self.name = name
 
 
-def preload(*, brokered: bool, answers: bool, intercepts: bool = False) -> None:
+def preload(
+    *, brokered: bool, answers: bool, intercepts: bool = False, credentials: bool = False
+) -> None:
     """Import what the rest of a run needs; `brokered`: also the broker of its system calls;
-    `answers`: also the receiver of look-ups of what is not granted; `intercepts`: also TLS."""
+    `answers`: also the receiver of look-ups of what is not granted; `intercepts`: also TLS;
+    `credentials`: also what swaps and searches stand-ins."""
     more = (
         *(_GUARD_MODULES if brokered else ()),
         *(_VIEW_MODULES if answers else ()),
         *(_TLS_MODULES if intercepts else ()),
+        *(_CREDENTIAL_MODULES if credentials else ()),
     )
     for name in (*_MODULES, *more):
         importlib.import_module(name)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.build_plan import CageFiles
     from nono_trio.sandbox.launcher.cage_plan import Isolation
     from nono_trio.session.command_variables import CommandVariables
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.resource_limits import PlannedLimits
     from nono_trio.session.run_resources import RunResources
 
@@ -83,6 +84,7 @@ class PreparedRun(NamedTuple):
     limits: PlannedLimits
     own_names: OwnNames
     inherited: Inherited
+    credentials: SessionCredentials | None = None
 
 
 def build_policy(network: NetworkOptions) -> Policy:
@@ -120,6 +122,7 @@ def prepare_run(
     dry: bool = False,
     tell: Callable[[str], None] = lambda _text: None,
     accept: Callable[[FilePlan], None] = lambda _files: None,
+    credentials: SessionCredentials | None = None,
 ) -> PreparedRun:
     """Resolve everything; raises UsageError, CommandNotFound or CageFailed.
 
@@ -127,6 +130,7 @@ def prepare_run(
     is made that outlives this run, so a kept home is neither made nor taken. `tell` gets a sentence
     for each file that is copied into a new one. `accept` gets the grants before anything is made,
     and may refuse them with a UsageError.
+    `credentials` are those of an earlier try: their secrets are not asked for again.
     """
     # Refused here, before anything is made.
     network = options.session.network
@@ -138,8 +142,16 @@ def prepare_run(
     program = _resolve_program(options, chosen, dry=dry)
     accept(program.files)
     # Made for this run, given back by RunResources.close.
+    if credentials is None:
+        credentials = _open_credentials(options, program.files, dry=dry)
     own = make_resources(
-        options, chosen, program.files, dry=dry, tell=tell, intercepts=policy.intercepts_any
+        options,
+        chosen,
+        program.files,
+        dry=dry,
+        tell=tell,
+        intercepts=policy.intercepts_any,
+        credentials=credentials,
     )
     # The cage from both.
     names = own_names(named_hosts(network), own_hosts_file=chosen == "namespace")
@@ -172,7 +184,27 @@ def prepare_run(
         limits=limits,
         own_names=names,
         inherited=variables.inherited,
+        credentials=credentials,
     )
+
+
+def _open_credentials(
+    options: RunOptions, files: FilePlan, *, dry: bool
+) -> SessionCredentials | None:
+    """Read the secrets of a run; None without credentials. Raises UsageError.
+
+    `dry`: those alone that are read without running or asking anything.
+    """
+    credentials = options.session.network.credentials
+    if not credentials:
+        return None
+    if dry:
+        credentials = [one for one in credentials if one.is_at_hand]
+    from nono_trio.session.credentials.table import open_credentials  # late: few runs have any
+    from nono_trio.session.opened_files import OpenedFiles
+
+    opened = OpenedFiles(files, sandbox=options.sandbox)
+    return open_credentials(credentials, options.environment, opened)
 
 
 class _Parts(NamedTuple):
@@ -240,11 +272,13 @@ def _make_plan(parts: _Parts) -> CagePlan:
 def _enforcement(parts: _Parts, plan: CagePlan) -> list[str]:
     """Sentences on what holds the command."""
     files, trust, abi = parts.program.files, parts.own.trust, parts.program.landlock_abi
+    credentials = parts.own.credentials
     sockets = [grant.path for grant in files.sockets] if parts.options.sandbox else []
     return [
         *enforcement(plan, abi, sockets),
         *parts.limits.enforcement,
         *(trust.statements if trust is not None else ()),
+        *(credentials.statements if credentials is not None else ()),
     ]
 
 
@@ -264,6 +298,7 @@ def _warnings(parts: _Parts, plan: CagePlan, through_proxy: int) -> list[str]:
         *own.home.warnings(),
         *own.taken_ports.values(),
         *(own.trust.notes if own.trust is not None else ()),
+        *(own.credentials.session.warnings if own.credentials is not None else ()),
         *unused_files(network, intercepts=parts.policy.intercepts_any),
     ]
 
@@ -326,10 +361,13 @@ def _cage_files(
         caged.mounts.extend(own.home.mounts(memory))
         caged.mounts.extend(denials.mounts() if denials is not None else ())
         caged.mounts.extend(own.trust.mounts() if own.trust is not None else ())
+        caged.mounts.extend(own.credentials.mounts() if own.credentials is not None else ())
     if denials is not None and options.sandbox:
         caged.grants.append(CageGrant(denials.path, "read", is_file=True))
     if own.trust is not None and options.sandbox:
         caged.grants.extend(own.trust.grants())
+    if own.credentials is not None and options.sandbox:
+        caged.grants.extend(own.credentials.grants())
     return caged
 
 

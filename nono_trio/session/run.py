@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.attempts import AttemptTally
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.session.cage_launch import Listeners, Started
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
     from nono_trio.session.trust.session_trust import SessionTrust
@@ -115,6 +116,7 @@ def run_proxy(
     ready: Callable[[SessionRecord], None],
     listeners: Listeners,
     trust: SessionTrust | None = None,
+    credentials: SessionCredentials | None = None,
 ) -> Finished:
     """Serve `listener` until the first signal and seal the log. Blocking; main thread only.
 
@@ -126,7 +128,7 @@ def run_proxy(
     from nono_trio.session.shutdown import outliving_signals
 
     with outliving_signals():
-        record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options))
+        record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options, credentials))
         make_room()
         supervisor = _supervisor(options, record, listeners)
         service = ListenerService(
@@ -137,6 +139,7 @@ def run_proxy(
             lambda: ready(record),
             options.network.upstream_proxy,
             trust,
+            credentials,
         )
         collect_as_usual()
         outcome = trio.run(supervisor.run, service)

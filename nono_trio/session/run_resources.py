@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nono_trio.config.options import RunOptions
     from nono_trio.sandbox.filesystem.plan import FilePlan
     from nono_trio.sandbox.launcher.cage_plan import Identity, Isolation
+    from nono_trio.session.credentials.delivery import CageCredentials
+    from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.denials_file import DenialsFile
     from nono_trio.session.homes.session_home import RunHome
     from nono_trio.session.trust.cage_trust import CageTrust
@@ -38,6 +40,7 @@ class RunResources:
     `listen_ports` the host's side of each --listen-port; `taken_ports` has a warning for each one
     that another process has. `identities` are device and inode of the directories, which must be
     there when the command starts. `trust` is there if hosts are intercepted.
+    `credentials` has the stand-ins of a run with credentials.
     """
 
     listener: socket.socket | None
@@ -51,9 +54,12 @@ class RunResources:
     home: RunHome
     denials: DenialsFile | None
     trust: CageTrust | None = None
+    credentials: CageCredentials | None = None
 
     def close(self) -> None:
         """Give everything back."""
+        if self.credentials is not None:  # while the home is ours
+            self.credentials.close()
         self.home.close()
         self.terminal.close()
         if self.denials is not None:
@@ -75,6 +81,7 @@ def make_resources(
     dry: bool,
     tell: Callable[[str], None],
     intercepts: bool = False,
+    credentials: SessionCredentials | None = None,
 ) -> RunResources:
     """Make what a run has to itself; raises UsageError or CageFailed.
 
@@ -111,6 +118,8 @@ def make_resources(
     )
     if intercepts:
         own.trust = _open_trust(options, files, isolation, own)
+    if credentials is not None:
+        own.credentials = _deliver(options, files, isolation, own, credentials, dry=dry)
     return own
 
 
@@ -125,6 +134,35 @@ def _open_trust(
     held = own.home.held
     try:
         return open_cage_trust(options, files, isolation, held.path if held else None)
+    except NonoTrioError:
+        own.home.take_back()
+        own.close()
+        raise
+
+
+def _deliver(
+    options: RunOptions,
+    files: FilePlan,
+    isolation: Isolation,
+    own: RunResources,
+    credentials: SessionCredentials,
+    *,
+    dry: bool,
+) -> CageCredentials:
+    """Make what the command has of credentials; if that fails, `own` is given back."""
+    from nono_trio.session.credentials.delivery import deliver  # late: few runs have any
+    from nono_trio.session.opened_files import OpenedFiles
+
+    try:
+        return deliver(
+            credentials,
+            OpenedFiles(files, sandbox=options.sandbox),
+            own.home,
+            options.session.audit.state_root,
+            has_view=isolation == "namespace",
+            sandbox=options.sandbox,
+            dry=dry,
+        )
     except NonoTrioError:
         own.home.take_back()
         own.close()

@@ -82,7 +82,11 @@ def test_no_key_and_no_flag_is_declared_twice() -> None:
     assert len(BY_KEY) == len(FIELDS)
     flags = [flag for field in FIELDS for flag in field.flags]
     assert len(flags) == len({*flags})
-    assert {*TABLES} == {"meta", *SECTIONS} == {*Profile.__struct_fields__} - {"extends"}
+    assert (
+        {*TABLES}
+        == {"meta", *SECTIONS}
+        == {*Profile.__struct_fields__} - {"extends", "credentials"}
+    )
 
 
 @EACH_FIELD

@@ -143,6 +143,11 @@ class Source:
     kind: str
     words: tuple[str, ...]
 
+    @property
+    def shown(self) -> str:
+        """The source as it is shown and recorded: a command line may have a password in it."""
+        return f"{ENVIRONMENT}://{self.words[0]}" if self.kind == ENVIRONMENT else self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -182,6 +187,20 @@ class Credential:
         """The references to all of its sources; none for a login."""
         own = (self.source,) if self.source else ()
         return own if self.aws is None else (*own, *self.aws.all)
+
+    @property
+    def source_shown(self) -> str:
+        """The kind of its source, and the name of a variable."""
+        shown = ", ".join(parse_source(self.name, one).shown for one in self.references)
+        if self.login is not None:
+            return "login"
+        return shown if self.oauth2 is None else f"oauth2 with {shown}"
+
+    @property
+    def is_at_hand(self) -> bool:
+        """True if its secret is read without running a program or asking the keyring."""
+        kinds = {parse_source(self.name, one).kind for one in self.references}
+        return self.login is None and self.oauth2 is None and kinds <= {ENVIRONMENT, FILE}
 
     def is_bound_to(self, scheme: str, host: Host, port: int) -> bool:
         """Return True if a request with this scheme, host and port gets the secret."""

@@ -20,6 +20,25 @@ class SourcedEntry(msgspec.Struct, kw_only=True, frozen=True):
     source: str
 
 
+class CredentialPolicy(msgspec.Struct, kw_only=True, frozen=True):
+    """One credential: no secret, and no stand-in.
+
+    `secret_from` is env://VARIABLE, file, keyring or cmd; `source` is the flag or a profile's line.
+    `is_held` is false if there was no secret at the start.
+    """
+
+    name: str
+    source: str
+    secret_from: str
+    hosts: list[str]
+    places: list[str]
+    variables: list[str] = []
+    files: list[str] = []
+    optional: bool = False
+    elsewhere: str = "deny"
+    is_held: bool = True
+
+
 class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
     """Host rules, pins and ports; `block`: nothing may be reached; `observe`: also what no entry
     names.
@@ -38,6 +57,7 @@ class NetworkPolicy(msgspec.Struct, kw_only=True, frozen=True):
     intercept: list[SourcedEntry] = []
     no_intercept: list[SourcedEntry] = []
     endpoints: list[SourcedEntry] = []
+    credentials: list[CredentialPolicy] = []
 
     def is_pinned(self, host: str, port: int) -> bool:
         """Return whether an entry pins the address of a host, in lower case, at a port."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import importlib
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.core.log.redaction import REDACTED, redact_path
@@ -315,7 +315,7 @@ def _parse_host(flag: str, text: str) -> Rule:
 def _check_contradiction(text: str, named: Rule, rules: Iterable[EndpointRule]) -> None:
     """Refuse an entry that excepts a host of an endpoint rule from interception."""
     for rule in rules:
-        if _overlap(named, rule):
+        if overlap(named, rule):
             raise UsageError(
                 f"{NO_INTERCEPT_FLAG} {text} contradicts the rule {rule.text!a}, which needs the"
                 " requests to be seen",
@@ -323,7 +323,21 @@ def _check_contradiction(text: str, named: Rule, rules: Iterable[EndpointRule]) 
             )
 
 
-def _overlap(named: Rule, rule: EndpointRule) -> bool:
+class Named(Protocol):
+    """What names a host, or every name below it."""
+
+    @property
+    def host(self) -> Host:
+        """The host, or the suffix."""
+        ...
+
+    @property
+    def wildcard(self) -> bool:
+        """True for a suffix."""
+        ...
+
+
+def overlap(named: Named, rule: Named) -> bool:
     """Return True if one host may be meant by both."""
     table: HostTable[bool] = HostTable()
     table.add(named.host, named.wildcard, True)

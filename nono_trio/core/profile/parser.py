@@ -43,10 +43,7 @@ _WORDS: Final = {
     "float": "a number",
     "bool": "true or false",
 }
-_NO_CREDENTIALS: Final = (
-    "this version has no credential injection",
-    "pass a variable on by its name with environment.allow",
-)
+_CREDENTIALS: Final = "credentials"
 
 
 @dataclass(frozen=True)
@@ -162,8 +159,8 @@ class _Reader:
         """Read every table and key; a field with a fault keeps its default."""
         given: dict[str, Value] = {}
         for name, value in data.items():
-            if name == "credentials":
-                self._fault((name,), *_NO_CREDENTIALS)
+            if name == _CREDENTIALS:
+                given[name] = dict(self._credentials(value))
             elif name == "extends":
                 given[name] = self._value((name,), value, Extends, [])
             elif name in TABLES:
@@ -176,7 +173,8 @@ class _Reader:
     def _table(self, path: KeyPath, data: Value, table: Value) -> Value:
         """One table; `table` is its class in the schema."""
         if not isinstance(data, dict):
-            self._fault(path, f"expected a table, got {_kind(data)}", f"write [{path[0]}] above")
+            hint = f"write [{_dotted(path)}] above"
+            self._fault(path, f"expected a table, got {_kind(data)}", hint)
             return table()
         known = {field.name: field for field in msgspec.structs.fields(table)}
         given: dict[str, Value] = {}
@@ -187,6 +185,27 @@ class _Reader:
             default = getattr(table(), name)
             given[name] = self._value((*path, name), value, known[name].type, default)
         return table(**given)
+
+    def _credentials(self, data: Value) -> Iterator[tuple[str, Value]]:
+        """Yield the tables of `[credentials.NAME]` by name."""
+        from nono_trio.core.credentials.credential import check_name  # late: few profiles
+        from nono_trio.core.profile.credential_table import CredentialTable
+
+        at: KeyPath = (_CREDENTIALS,)
+        if not isinstance(data, dict):
+            self._fault(at, f"expected tables, got {_kind(data)}", "write [credentials.NAME] above")
+            return
+        for name, value in data.items():
+            try:
+                check_name(name)
+            except UsageError as error:
+                message = error.message.partition(": ")[2]
+                self._fault((*at, name), message, error.hint, key=_CREDENTIALS)
+                continue
+            origin = EntryOrigin(self._file, line_of(self._lines, (*at, name)), self._built_in)
+            self._origins[f"{_CREDENTIALS}.{name}", ""] = origin
+            table = self._table((*at, name), value, CredentialTable)
+            yield name, table
 
     def _value(self, path: KeyPath, value: Value, kind: Value, default: Value) -> Value:
         field = BY_KEY.get(_dotted(path))
@@ -239,6 +258,10 @@ class _Reader:
                 check_host(name)
             if field is not None and isinstance(entry, (str, Endpoint, Mcp)):
                 check_entry(field.kind, str(entry))
+            if len(path) == 3 and path[0] == _CREDENTIALS:
+                from nono_trio.core.profile.credential_table import check_key  # late: few profiles
+
+                check_key(str(path[1]), str(path[2]), entry)
         except UsageError as error:
             self._fault(entry_path, error.message, error.hint, key=key)
 

@@ -86,6 +86,7 @@ class Profile(Table, frozen=True):
     environment: Any = TABLES["environment"]()
     audit: Any = TABLES["audit"]()
     limits: Any = TABLES["limits"]()
+    credentials: dict[str, Any] = {}  # CredentialTable by name; few profiles have one
 
     @property
     def bases(self) -> list[str]:
@@ -125,6 +126,12 @@ def merge(base: SourcedProfile, over: SourcedProfile) -> SourcedProfile:
         )
         for section in SECTIONS
     }
+    if over.profile.credentials:
+        from nono_trio.core.profile.credential_table import merge_tables  # late: few profiles
+
+        merged["credentials"] = merge_tables(base.profile.credentials, over.profile.credentials)
+    else:
+        merged["credentials"] = base.profile.credentials
     about = over.profile.meta
     notes = list(dict.fromkeys([*base.profile.meta.notes, *about.notes]))
     about = About(name=about.name, description=about.description, notes=notes)

@@ -26,7 +26,7 @@ from nono_trio.proxy.credentials.interfaces import SecretUnavailable
 from nono_trio.session.credentials.command_line import CommandFailed, CommandLine, find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nono_trio.core.credentials.credential import Source
 
@@ -123,21 +123,16 @@ class FileReader:
             ) from None
 
     def _read(self) -> Secret:
-        for _ in range(_TRIES):
-            with open_regular(Path(self.path)) as file:
-                before = stamp_of(file.fileno())
-                if self._last is not None and self._last[0] == before:
-                    return self._last[1]
-                data = file.read(MAX_SECRET + _LINE_END + 1)
-                is_whole = stamp_of(file.fileno()) == before
-            if is_whole:
-                break
-        else:
-            raise SourceFailed(f"the file {self.path!a} changed while it was read")
-        secret = checked(data, f"the file {self.path!a}")
-        is_old = time.time_ns() - max(before.modified, before.changed) > RACY_NANOSECONDS
-        self._last = (before, secret) if is_old else None
+        stamp, data = read_unchanged(self.path, MAX_SECRET + _LINE_END, self._is_known)
+        if data is None and self._last is not None:
+            return self._last[1]
+        secret = checked(data or b"", f"the file {self.path!a}")
+        is_old = time.time_ns() - max(stamp.modified, stamp.changed) > RACY_NANOSECONDS
+        self._last = (stamp, secret) if is_old else None
         return secret
+
+    def _is_known(self, stamp: Stamp) -> bool:
+        return self._last is not None and self._last[0] == stamp
 
     def stop(self) -> None:
         """A read can't be ended: nobody waits for it."""
@@ -220,6 +215,24 @@ def checked(data: bytes, what: str) -> Secret:
 def _try(reader: KeyringReader) -> str:
     service, user = map(shlex.quote, reader.words)
     return f"keyring set {service} {user}"
+
+
+def read_unchanged(
+    path: str, limit: int, is_known: Callable[[Stamp], bool] = lambda _stamp: False
+) -> tuple[Stamp, bytes | None]:
+    """Read at most one byte more than `limit` of a regular file that nobody changes meanwhile.
+
+    None if it is known. Raises OSError, and SourceFailed for a file that changes all the time.
+    """
+    for _ in range(_TRIES):
+        with open_regular(Path(path)) as file:
+            before = stamp_of(file.fileno())
+            if is_known(before):
+                return before, None
+            data = file.read(limit + 1)
+            if stamp_of(file.fileno()) == before:
+                return before, data
+    raise SourceFailed(f"the file {path!a} changed while it was read")
 
 
 def stamp_of(descriptor: int) -> Stamp:

@@ -36,7 +36,7 @@ _DIRECTORY = ".home"  # of the session's temporary directory: not met by `ls` or
 class RunHome:
     """One run's home; `path` is where the command sees it (None: no home), `name` a kept one's.
 
-    `notes` are sentences for the user.
+    `notes` are sentences for the user. `copied` are files of ours in it, by their paths below it.
     """
 
     plan: HomePlan
@@ -47,6 +47,7 @@ class RunHome:
     descriptor: int | None = None
     held: HeldHome | None = None
     seeds: Sequence[tuple[str, str]] = ()
+    copied: list[str] = field(default_factory=list)
 
     def close(self) -> None:
         """Give it back: the next session may have a kept home."""
@@ -210,14 +211,14 @@ def _private_path(temporary: str) -> str:
     return os.path.join(temporary, _DIRECTORY)  # which has no symlinks
 
 
-def what_it_held(descriptor: int, plan: HomePlan) -> list[str]:
+def what_it_held(descriptor: int, home: RunHome) -> list[str]:
     """Say what a private home holds that ends with the session; nothing for an empty one. Blocks
     for SURVEY_SECONDS at most, as far as the system answers."""
     from nono_trio.sandbox.launcher.hostile_tree import survey
 
     with contextlib.suppress(OSError):  # the command may have shut it, and it ends here
         os.fchmod(descriptor, 0o700)
-    ours = frozenset(place.path for place in plan.places)
+    ours = frozenset([*(place.path for place in home.plan.places), *home.copied])
     found = survey(
         descriptor,
         without=ours,

@@ -99,7 +99,7 @@ def test_an_empty_text_is_an_empty_profile():
         ("environment.set = { PATH = 'x' }", 1, "environment.set", "PATH can't be set", "PATH"),
         ("[environment.set]\nA = '1'\nNONO_X = '1'", 3, "environment.set", "NONO_X", "ours"),
         ("environment.set = { A = 1 }", 1, "environment.set", "expected text", None),
-        ("[credentials.x]\ny = 1", 1, "credentials", "no credential injection", "allow"),
+        ("[credentials.x]\ny = 1", 2, "credentials.x.y", "unknown key", "known keys: source"),
     ],
 )  # fmt: skip
 def test_every_fault_has_its_line_key_and_hint(text, line, key, message, hint):

@@ -23,7 +23,7 @@ import stat
 from typing import TYPE_CHECKING, get_args
 
 from ..cage_plan import MountKind
-from ..hostile_tree import entered, make_directories
+from ..hostile_tree import entered, make_directories, mode_of, set_aside
 from ..steps import StageError
 from ..symlinks import follow
 
@@ -331,9 +331,29 @@ class _View:
             os.close(make_directories(home, os.path.relpath(path, self._home).split("/")))
 
     def _make_file(self, path: str) -> None:
+        if self._home is not None and path.startswith(self._home + "/"):
+            self._make_home_file(*os.path.relpath(path, self._home).split("/"))
+            return
         self.make_directory(os.path.dirname(path))
         if not os.path.lexists(_NEW + path):
             os.close(os.open(_NEW + path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
+    def _make_home_file(self, *names: str) -> None:
+        """Make an empty file in the cage's home. What an earlier command left in its place, as a
+        link that leads elsewhere, is renamed."""
+        *directories, name = names
+        with entered(f"{_NEW}{self._home}") as home:
+            parent = make_directories(home, directories, clear=True)
+            try:
+                mode = mode_of(name, parent)
+                if mode is not None and not stat.S_ISREG(mode):
+                    set_aside(name, parent)
+                    mode = None
+                if mode is None:
+                    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    os.close(os.open(name, flags, 0o644, dir_fd=parent))
+            finally:
+                os.close(parent)
 
     def _mount_above(self, path: str) -> str:
         """Return the kind of mount that shows `path`; "private" if it has no files of the host."""
