@@ -150,10 +150,14 @@ def _deliver(
     dry: bool,
 ) -> CageCredentials:
     """Make what the command has of credentials; if that fails, `own` is given back."""
-    from nono_trio.session.credentials.delivery import deliver  # late: few runs have any
+    from nono_trio.session.credentials.delivery import (  # late: few runs have any
+        check_command,
+        deliver,
+    )
     from nono_trio.session.opened_files import OpenedFiles
 
     try:
+        check_command(credentials, options.command)
         return deliver(
             credentials,
             OpenedFiles(files, sandbox=options.sandbox),

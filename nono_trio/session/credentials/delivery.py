@@ -175,6 +175,21 @@ def _values(held: HeldSecret) -> dict[str, str]:
     return {name: value.decode() for name, value in held.values().items()}
 
 
+def check_command(session: SessionCredentials, command: Sequence[str]) -> None:
+    """Raise UsageError for a command line with a secret: the command would have it, and so would
+    the log."""
+    for one in session.held:
+        for word in command:
+            given = os.fsencode(word)
+            if with_stand_ins(given, one.pairs()) != given:
+                names = variable_names(one.credential)
+                raise UsageError(
+                    f"the command line has the secret of the credential {one.credential.name}",
+                    hint="leave it to the command to read its variable, which has a stand-in"
+                    + (f": sh -c '... ${names[0]} ...'" if names else ""),
+                )
+
+
 def deliver(
     session: SessionCredentials,
     opened: OpenedFiles,

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import queue
+import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.credential import ENVIRONMENT, FILE
@@ -24,7 +25,7 @@ from nono_trio.session.credentials.command_line import SECONDS
 from nono_trio.session.credentials.readers import SourceFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import outcome
     import trio
@@ -192,8 +193,14 @@ def read(reader: Reader) -> Secret:
 def read_all(sources: Sequence[SecretSource]) -> list[SourceFailed | None]:
     """Read each source once, at the same time; return the failures, in order.
 
-    Blocks for MOST_SECONDS at most, before the loop is there. If interrupted, all reads are ended.
+    Blocks for MOST_SECONDS at most, before the loop is there. If interrupted, or asked to end by a
+    signal, all reads are ended first.
     """
+    with _ending_by_signals(sources):
+        return _read_all(sources)
+
+
+def _read_all(sources: Sequence[SecretSource]) -> list[SourceFailed | None]:
     failures: list[SourceFailed | None] = [None] * len(sources)
     results: queue.SimpleQueue[tuple[int, Secret | SourceFailed]] = queue.SimpleQueue()
     waiting: set[int] = set()
@@ -221,6 +228,35 @@ def read_all(sources: Sequence[SecretSource]) -> list[SourceFailed | None]:
             source.close()
         raise
     return failures
+
+
+@contextmanager
+def _ending_by_signals(sources: Sequence[SecretSource]) -> Iterator[None]:
+    """Have a signal that ends this process end what runs for the sources before.
+
+    A command line is a session of its own, which the terminal's hangup does not reach.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or all(source.is_fixed for source in sources):
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        for source in sources:
+            source.close()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    asked = (signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.getsignal(one) for one in asked}
+    ours = [one for one in asked if before[one] is signal.SIG_DFL]
+    for one in ours:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in ours:
+            signal.signal(one, before[one])
 
 
 def _start(

@@ -351,7 +351,25 @@ def test_copies_are_for_their_user_alone(sessions) -> None:
     assert not copy.exists()
 
 
-def test_an_interrupt_while_a_secret_is_asked_for_starts_nothing(sessions, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "word", [SECRET, f"x={SECRET}", base64.b64encode(SECRET.encode()).decode()]
+)
+def test_a_command_line_with_a_secret_is_refused(word, sessions) -> None:
+    sessions.variables = {"GH_TOKEN": SECRET}
+    done = sessions.run("--credential", "github", "--", "echo", word)
+    assert done.returncode == 2
+    assert "the command line has the secret of the credential github" in done.stderr
+    assert "sh -c '... $GH_TOKEN ...'" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert not sessions.directories
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
+)
+def test_a_signal_while_a_secret_is_asked_for_starts_nothing(
+    number, code, sessions, tmp_path
+) -> None:
     note = tmp_path / "pid"
     slow = tmp_path / "slow"
     slow.write_text(f"#!/bin/sh\necho $$ > {note}\nexec sleep 600\n")
@@ -360,8 +378,8 @@ def test_an_interrupt_while_a_secret_is_asked_for_starts_nothing(sessions, tmp_p
         "run", "--credential", f"x=cmd://{slow}@a.example.com", "--", "true"
     ) as process:
         wait_until(lambda: note.exists() and bool(note.read_text()), "the command is asked")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        process.send_signal(number)
+        assert process.wait(60) == code
     pid = int(note.read_text())
     wait_until(lambda: not Path(f"/proc/{pid}/cwd").exists(), "the command is killed")
     assert not sessions.directories
