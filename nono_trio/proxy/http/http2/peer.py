@@ -19,6 +19,7 @@ from h2.connection import H2Connection
 from h2.events import StreamReset
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
+from h2.stream import H2Stream
 
 from nono_trio.core.http.http2_frames import (
     BATCH,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from h2.events import Event
-    from h2.stream import H2Stream
 
     from nono_trio.core.http.message import Field
     from nono_trio.proxy.transport.transport import Transport
@@ -67,12 +67,18 @@ class _Connection(H2Connection):  # type: ignore[misc, unused-ignore]
 
     def _begin_new_stream(self, *arguments: Any, **named: Any) -> H2Stream:  # noqa: ANN401
         stream = super()._begin_new_stream(*arguments, **named)
-        stream._initialize_content_length = _check_nothing  # type: ignore[assignment, method-assign]
+        stream.__class__ = _Stream
         return stream
 
 
-def _check_nothing(_: Iterable[object]) -> None:
-    """Leave lengths of bodies to us: h2 refuses those of 304, and forgets them at trailers."""
+class _Stream(H2Stream):  # type: ignore[misc, unused-ignore]
+    def _initialize_content_length(self, headers: Iterable[object]) -> None:
+        """Leave lengths of bodies to us: h2 refuses those of 304, and forgets them at trailers."""
+
+    def receive_headers(self, headers: Any, *others: Any) -> Any:  # noqa: ANN401
+        """For a stream that was reset, h2 drops a head that was on its way; but for an interim one
+        it ends the whole connection. So it gets the head of a closed stream without its status."""
+        return super().receive_headers(() if self.closed else headers, *others)
 
 
 class Http2Peer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import pytest
 import trio
 import trio.testing
 from h2.settings import SettingCodes
@@ -127,6 +128,23 @@ async def test_who_waited_for_a_connection_that_was_lost_at_once_gets_another_on
         await trio.testing.wait_all_tasks_blocked()
         upstreams.may_connect.set()
     assert (upstreams.dialled, found) == (2, upstreams.all)
+
+
+@pytest.mark.parametrize("block", [b"\x88", b"\x08\x03103"], ids=["200", "103"])
+async def test_a_head_that_was_on_its_way_to_a_stream_that_was_reset_stops_no_other_one(block):
+    async with multiplexing() as at, at.client() as client:
+        held = client.open(head("/hold"))
+        await client.flush()
+        await until(lambda: len(at.origin.requests) == 1)
+        number = client.open(head("/sink", "POST"), ended=False)
+        await client.flush()
+        await until(lambda: len(at.origin.requests) == 2)
+        at.origin.raw = bytes([0, 0, len(block), 1, 4, 0, 0, 0, 3]) + block
+        client.h2.reset_stream(number, 8)
+        await client.flush()
+        await until(lambda: not at.origin.raw)
+        at.origin.released.set()
+        assert (await client.answer(held)).body == b"held"
 
 
 async def test_an_answer_to_a_stream_that_was_reset_stops_no_other_one():
