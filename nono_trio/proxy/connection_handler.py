@@ -91,6 +91,10 @@ class ProxyContext:
             return decision  # dialled directly: bypassed, or pinned to addresses
         return decision.through(proxy.shown)
 
+    def judge_name(self, decision: Decision) -> Decision:
+        """The decision about a host, now that its name was searched for stand-ins."""
+        return decision if self.credentials is None else self.credentials.judge_name(decision)
+
     def chain_of(self, decision: Decision) -> ProxyChain | None:
         """The upstream proxy that a routed decision goes through; None if the host is dialled."""
         return None if decision.upstream is None else self.chain

@@ -76,6 +76,7 @@ class RawTunnel(ConnectionHandler):
             decision = await self._authorize()
         if decision is None:
             return
+        decision = self._proxy.judge_name(decision)
         self._client.prove()
         if decision.refusal is None:
             decision = await self._pass(self._proxy.route(decision))

@@ -35,6 +35,7 @@ _GUARD_MODULES: Final = (
 
 # For hosts that are intercepted; cryptography imports its backend with the first key.
 _TLS_MODULES: Final = (
+    "nono_trio.proxy.http.guarded_request",
     "nono_trio.proxy.http.http2.multiplexed",
     "nono_trio.proxy.http.message_body",
     "nono_trio.proxy.intercept.interception",

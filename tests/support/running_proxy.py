@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import Flow
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.access.route_authorizer import HeldRoute
+    from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.intercept.interfaces import Intercepts
 
 TOKEN = "7d1f00c0ffee"
@@ -203,18 +204,20 @@ async def running(
     no_intercept: Sequence[str] = (),
     interception: Intercepts | None = None,
     routes: Sequence[HeldRoute] = (),
+    credentials: Credentials | None = None,
+    observe: bool = False,
 ) -> AsyncIterator[Running]:
     """Yield a proxy that serves until the block ends; then every connection is cut."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver()
     policy = Policy.build(
         allow=list(allow), resolve=list(resolve), search=search, endpoints=list(endpoints),
         intercept=list(intercept),
-        no_intercept=no_intercept,
+        no_intercept=no_intercept, observe=observe,
     )  # fmt: skip
     proxy = Proxy(
         policy, recorder, TOKEN,
         resolver=resolver, dialler=dialler, limits=limits, upstream_proxy=upstream_proxy,
-        interception=interception,
+        interception=interception, credentials=credentials,
         routes=routes,
     )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)

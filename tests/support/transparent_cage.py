@@ -17,6 +17,7 @@ from origin import Origin
 from running_proxy import PATIENT, TOKEN, Wire, until
 
 from nono_trio.core.policy.network_policy import Policy
+from nono_trio.proxy.credentials.credentials import Credentials
 from nono_trio.proxy.intercept.interfaces import Intercepts
 from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.listeners.proxy import Proxy
@@ -106,6 +107,7 @@ async def cage(
     endpoints: Sequence[str] = (),
     intercept: Sequence[str] = (),
     interception: Intercepts | None = None,
+    credentials: Credentials | None = None,
 ):
     """Yield a transparent network that serves until the block ends."""
     recorder, resolver = recorder or MemoryRecorder(), resolver or FakeResolver(RESOLVER)
@@ -117,7 +119,7 @@ async def cage(
     )
     proxy = Proxy(
         policy, recorder, TOKEN, resolver=resolver, dialler=dialler, limits=limits,
-        interception=interception,
+        interception=interception, credentials=credentials,
     )  # fmt: skip
     transparent = Transparent(
         proxy,

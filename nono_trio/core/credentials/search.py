@@ -13,8 +13,9 @@ Not found: base64 of base64, escapes of JSON within percent escapes, compressed 
 and a stand-in that is cut or changed by a rule of the thief's own.
 
 Rules of this file:
-- A stream lets a byte go only if it can't begin a stand-in together with what is still to come. So
-  the result does not depend on how the data is cut, and the last byte of a stand-in never goes.
+- A stream keeps what may begin a stand-in together with what is still to come, but for its first
+  FREE bytes. So what is found does not depend on how the data is cut, and the end of a stand-in
+  never goes.
 - Escapes are read from left to right. What a stream keeps begins where an escape begins.
 - The memory is bounded: a stream keeps less than MAX_KEPT bytes for a stand-in of usual length.
 """
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 SOUGHT: Final = 32  # bytes of a stand-in that are searched for; of digits only, 106 bits
 MAX_KEPT: Final = 63 * (2 * SOUGHT + 1)  # each character in the longest escape of escapes
+# Bytes of a beginning that a stream lets go all the same. Almost every text ends with a byte that
+# begins some form, and a peer that waits for the last byte of a message would wait for ever.
+FREE: Final = 7
 _ANCHOR: Final = 12  # bytes by which the first pass finds candidates; longer ones are slower
 _SHORTEST_PART: Final = 16  # characters of an encoded form that do not occur by chance
 _GROUP: Final = 48  # anchors that are searched for in one pass at full speed
@@ -154,12 +158,14 @@ class StreamSearch:
     def __init__(self, search: StandInSearch) -> None:
         self._search = search
         self._kept = b""
+        self._gone = 0  # bytes of `_kept` that were let go
         self._found: int | None = None
 
     def feed(self, data: bytes) -> Fed:
         """Take the next part. After a find nothing is let go any more."""
         if self._found is not None:
             return Fed(b"", self._found)
+        gone = self._gone
         data = self._kept + data if self._kept else data
         self._found = self._search.find(data)
         if self._found is not None:
@@ -167,11 +173,15 @@ class StreamSearch:
             return Fed(b"", self._found)
         end = self._search.undecided(data)
         self._kept = data[end:]
-        return Fed(data[:end] if self._kept else data)
+        self._gone = min(FREE, len(self._kept))
+        free = end + self._gone
+        return Fed(data if not gone and free == len(data) else data[gone:free])
 
     def end(self) -> bytes:
-        """Return what was kept back, at the end of the data; nothing after a find."""
-        kept, self._kept = self._kept, b""
+        """Return what was kept back, at the end of the data; nothing after a find. Other data may
+        follow, of which this is not the beginning."""
+        kept, self._kept = self._kept[self._gone :], b""
+        self._gone = 0
         return kept
 
 

@@ -144,6 +144,14 @@ def swap_body(content_type: bytes | None, data: bytes, swaps: Iterable[Swap]) ->
     return SwappedBody(*notes.seen(), data)
 
 
+def is_swappable(content_type: bytes | None) -> bool:
+    """Return True for a type of body in which `swap_body` swaps."""
+    return content_type is not None and (
+        _JSON_TYPE.fullmatch(content_type) is not None
+        or _FORM_TYPE.fullmatch(content_type) is not None
+    )
+
+
 def stand_ins_in_head(target: bytes, fields: Sequence[Field], swaps: Iterable[Swap]) -> Swapped:
     """As `swap_head`, but only say what would be swapped; the secrets are not looked at."""
     found = swap_head(target, fields, map(_without_secret, swaps))

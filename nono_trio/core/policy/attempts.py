@@ -61,7 +61,8 @@ MAX_FILES: Final = 2000  # more than the view records (sandbox/denied_files.py)
 _SECOND_CODES: Final = frozenset({
     DenialCode.RESOLVED_CLOSED, DenialCode.RESOLVED_ON_DENY_LIST, DenialCode.RESOLVED_LOCAL,
     DenialCode.RESOLVED_NO_ADDRESS, DenialCode.ADDRESS_IS_PROXY, DenialCode.INTERCEPT_FAILED,
-    DenialCode.INTERCEPT_TIMEOUT,
+    DenialCode.INTERCEPT_TIMEOUT, DenialCode.SECRET_UNUSABLE,
+    DenialCode.EXFILTRATION_LATE,
 })  # fmt: skip
 # Made after the record of a CONNECT; on a connection without the proxy there is no such record.
 _TUNNEL_CODES: Final = frozenset({

@@ -29,6 +29,7 @@ _FAILED_CODES: Final = frozenset({
     DenialCode.RELAY_UNANSWERED, DenialCode.NO_LISTENERS_LEFT, DenialCode.NEEDS_PORT,
     DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.INTERCEPT_FAILED, DenialCode.INTERCEPT_TIMEOUT,
     DenialCode.NO_HTTP_OFFERED, DenialCode.MCP_CUT, DenialCode.MCP_TIMEOUT,
+    DenialCode.SECRET_UNUSABLE,
 })  # fmt: skip
 _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,

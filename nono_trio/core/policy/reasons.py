@@ -134,6 +134,12 @@ class DenialCode(Enum):
     MCP_CUT = "the MCP message was cut off"
     MCP_TIMEOUT = "the MCP message was not complete within {seconds} seconds"
     MCP_UPGRADE = "a WebSocket is refused where MCP rules judge messages"
+    # Credentials. `credential` is a name.
+    EXFILTRATION = "exfiltration detected: {detail} has the stand-in of credential {credential}"
+    EXFILTRATION_LATE = (
+        "exfiltration detected on the way: {detail} has the stand-in of credential {credential}"
+    )
+    SECRET_UNUSABLE = "the secret of credential {credential} can't be used: {detail}"
     # --open-port and --listen-port.
     RELAY_FULL = "{count} connections to port {port} are open"
     RELAY_UNANSWERED = "nothing answers on port {port}: {detail}"
@@ -276,6 +282,8 @@ _NOTE_SEPARATOR: Final = "; "
 _NAME_SEPARATOR: Final = ", "
 _LOOKED_UP_AS: Final = "looked up as "
 _MCP: Final = "MCP "
+_IN_BODY: Final = "swapped in the body: "
+_PASSED_ON: Final = "stand-in passed on: "
 
 
 @dataclass(frozen=True)
@@ -302,6 +310,10 @@ class Note:
     """True if no entry allows it and only OBSERVE_FLAG let it through."""
     call: McpCall | None = None
     """The MCP message in the request."""
+    in_body: tuple[str, ...] = ()
+    """The credentials whose stand-ins were swapped in the body."""
+    passed_on: tuple[str, ...] = ()
+    """The credentials whose stand-ins went to a host that they are not bound to."""
 
     @property
     def scheme(self) -> str:
@@ -325,6 +337,10 @@ def format_note(note: Note) -> str | None:
         parts.append(format_looked_up(note.looked_up))
     if note.call is not None:
         parts.append(format_call(note.call))
+    if note.in_body:
+        parts.append(_IN_BODY + _NAME_SEPARATOR.join(note.in_body))
+    if note.passed_on:
+        parts.append(_PASSED_ON + _NAME_SEPARATOR.join(note.passed_on))
     return _NOTE_SEPARATOR.join(parts) or None
 
 
@@ -342,6 +358,14 @@ def format_call(call: McpCall) -> str:
 def with_call(note: str | None, call: McpCall) -> str:
     """Return the text of a note with an MCP message."""
     return format_call(call) if note is None else f"{note}{_NOTE_SEPARATOR}{format_call(call)}"
+
+
+def with_credentials(
+    note: str | None, in_body: tuple[str, ...], passed_on: tuple[str, ...]
+) -> str | None:
+    """Return the text of a note with the credentials in the request."""
+    added = format_note(Note(in_body=in_body, passed_on=passed_on))
+    return _NOTE_SEPARATOR.join(part for part in (note, added) if part) or None
 
 
 def _parse_call(words: list[str]) -> McpCall:
@@ -364,4 +388,10 @@ def parse_note(text: str | None) -> Note:
             note = replace(note, observed=True)
         elif part.startswith(_MCP):
             note = replace(note, call=_parse_call(part.removeprefix(_MCP).split(" ")))
+        elif part.startswith(_IN_BODY):
+            names = part.removeprefix(_IN_BODY).split(_NAME_SEPARATOR)
+            note = replace(note, in_body=tuple(names))
+        elif part.startswith(_PASSED_ON):
+            names = part.removeprefix(_PASSED_ON).split(_NAME_SEPARATOR)
+            note = replace(note, passed_on=tuple(names))
     return note

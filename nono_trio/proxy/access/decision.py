@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from nono_trio.core.log.events import Flow, NetworkEvent
-from nono_trio.core.policy.reasons import with_call
+from nono_trio.core.policy.reasons import with_call, with_credentials
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         AuthOutcome,
         ClosedBy,
         DenialCategory,
+        InjectionMode,
         Mode,
     )
     from nono_trio.core.net.host import Host
@@ -45,6 +46,19 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     category: DenialCategory | UnsetType = UNSET
     message_id: int | str | None = None
     """The id of a refused MCP request; None for a refusal that is answered by its status."""
+
+
+class CredentialUse(msgspec.Struct, frozen=True, gc=False):
+    """The credentials in a request, by their names.
+
+    `swapped` get their secret there, first in the place `mode`. Those of them that get it in the
+    body are `in_body`. The stand-ins of `passed_on` are not swapped and go on.
+    """
+
+    swapped: tuple[str, ...] = ()
+    mode: InjectionMode | UnsetType = UNSET
+    in_body: tuple[str, ...] = ()
+    passed_on: tuple[str, ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -71,6 +85,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The reverse route that the request came by."""
     mechanism: AuthMechanism | None = None
     """The way in which the client has presented the stand-in of a route; None for the token."""
+    credentials: CredentialUse | None = None
+    """The credentials in the request; None for most."""
 
     @property
     def rule(self) -> str | None:
@@ -84,10 +100,17 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def note(self) -> str | None:
-        """The text about the entry in the record of an allowed request; None for a plain entry.
+        """The text about the entry, and about what is in the request, in the record of an allowed
+        request; None for a plain entry."""
+        use = self.credentials
+        if use is None:
+            return self._note
+        return with_credentials(self._note, use.in_body, use.passed_on)
 
-        It leaves out the full names of a short host if an upstream proxy looks the host up.
-        """
+    @property
+    def _note(self) -> str | None:
+        """The note without credentials. It leaves out the full names of a short host if an upstream
+        proxy looks the host up."""
         verdict, endpoint = self.verdict, self.endpoint
         if verdict is None:
             return None
@@ -131,6 +154,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         """The second decision about the same request, which refuses it."""
         return replace(self, refusal=refusal)
 
+    def with_passed_on(self, credential: str) -> Decision:
+        """The same decision with the name of a credential whose stand-in goes on unswapped."""
+        use = self.credentials or CredentialUse()
+        if credential in use.passed_on:
+            return self
+        use = replace(use, passed_on=(*use.passed_on, credential))
+        return replace(self, credentials=use)
+
     def through(self, upstream: str) -> Decision:
         """The same decision for a host that is reached through an upstream proxy."""
         mode = self.mode if self.mode == "connect_intercept" else "external"
@@ -142,11 +173,15 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         `more` is appended to the reason of a refusal.
         """
         presented, refusal, endpoint = self.presented, self.refusal, self.endpoint
+        use = self.credentials
+        swapped = () if use is None else use.swapped
         return NetworkEvent(
             timestamp_unix_ms=now,
             mode=self.mode,
             decision="allow" if refusal is None else "deny",
-            route_id=self.route or UNSET,
+            route_id=",".join(swapped) or self.route or UNSET,
+            managed_credential_active=True if swapped and refusal is None else UNSET,
+            injection_mode=UNSET if use is None or refusal is not None else use.mode,
             auth_mechanism=UNSET if presented is None else self.mechanism or "proxy_authorization",
             auth_outcome=UNSET if presented is None else presented,
             denial_category=UNSET if refusal is None else refusal.category,

@@ -9,46 +9,26 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.credentials.search import StandInSearch
-from nono_trio.core.credentials.swap import Swap
+from msgspec.structs import replace
+
+from nono_trio.core.credentials.swap import Spot, Swap
+from nono_trio.core.log.redaction import REDACTED
+from nono_trio.proxy.credentials.origin import OriginCredentials, search_for
+from nono_trio.proxy.credentials.refusals import HOST_NAME, exfiltration
+from nono_trio.proxy.credentials.request_guard import RequestGuard
+from nono_trio.proxy.credentials.shown import ShownTexts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nono_trio.core.net.host import Host
+    from nono_trio.proxy.access.decision import Decision, Refusal
     from nono_trio.proxy.credentials.interfaces import HeldCredential
 
 MAX_ORIGINS: Final = 1024  # remembered; all are dropped when full. Each is 200 bytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OriginCredentials:
-    """What holds for the requests to one origin. The searches are None if they search for nothing.
-
-    `bound` are swapped there, `swaps` say how, without a secret. `refused` finds the stand-ins that
-    must not go there, `passed` those that may and are noted.
-    """
-
-    bound: tuple[HeldCredential, ...] = ()
-    swaps: tuple[Swap, ...] = field(default=(), repr=False)
-    refused: NamedSearch | None = None
-    passed: NamedSearch | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NamedSearch:
-    """A search, and the names of the credentials whose stand-ins it finds."""
-
-    search: StandInSearch
-    names: tuple[str, ...]
-
-    def find(self, data: bytes) -> str | None:
-        """Return the name of a credential whose stand-in occurs in `data`."""
-        found = self.search.find(data)
-        return None if found is None else self.names[found]
+MAX_LEFT: Final = 32  # stand-ins in other places that are noted; the command names the places
 
 
 class Credentials:
@@ -61,6 +41,12 @@ class Credentials:
         self._held = tuple(held)
         self._origins: dict[tuple[str, str, int], OriginCredentials] = {}
         self._by_bound: dict[tuple[int, ...], OriginCredentials] = {}
+        self._shown = ShownTexts(search_for(self._held))
+        self._refused = search_for([one for one in self._held if not _passes(one)])
+        self._passed = search_for([one for one in self._held if _passes(one)])
+        self.left: dict[Spot, None] = {}
+        """Stand-ins that came to their own host in a place where they are not swapped. `part` is
+        text of the command."""
 
     def __repr__(self) -> str:
         return f"Credentials({len(self._held)})"
@@ -83,22 +69,79 @@ class Credentials:
             self._origins[key] = found
         return found
 
+    def guard(self, scheme: str, host: Host, port: int) -> RequestGuard:
+        """Return the guard of one request to an origin."""
+        return RequestGuard(self.at(scheme, host, port), scheme, self._shown, self._note_left)
+
+    def judge_name(self, decision: Decision) -> Decision:
+        """Return the decision about a host, now that its name was searched: no host is bound to a
+        stand-in in its own name."""
+        name = self.find_in_name(decision.target)
+        if name is None:
+            return decision
+        refusal = self.refused_name(decision.target)
+        shown = self.shown_name(decision.target)
+        if refusal is not None:
+            return replace(decision.refused(refusal), target=shown)
+        if decision.refusal is not None:
+            reason = decision.refusal.reason.replace(decision.target, shown)
+            decision = decision.refused(replace(decision.refusal, reason=reason))
+        return replace(decision.with_passed_on(name), target=shown)
+
+    def refused_name(self, name: str) -> Refusal | None:
+        """Return the refusal of a host name that has a stand-in; None for any other one."""
+        found = self._refused
+        number = None if found is None else found.search.find_in_name(name)
+        if found is None or number is None:
+            return None
+        return exfiltration(found.names[number], HOST_NAME)
+
+    def find_in_name(self, name: str) -> str | None:
+        """Return the name of a credential whose stand-in occurs in a host name. One that is refused
+        comes before one that passes."""
+        for found in (self._refused, self._passed):
+            number = None if found is None else found.search.find_in_name(name)
+            if found is not None and number is not None:
+                return found.names[number]
+        return None
+
+    def shown_name(self, name: str) -> str:
+        """Return a host name as the record shows it: one that has a stand-in by its last labels."""
+        if self.find_in_name(name) is None:
+            return name
+        labels = name.split(".")
+        for count in (2, 1):
+            end = ".".join(labels[-count:])
+            if len(labels) > count and self.find_in_name(end) is None:
+                return f"{REDACTED}.{end}"
+        return REDACTED
+
+    def without_stand_ins(self, decision: Decision) -> Decision:
+        """Return the decision with texts that show no stand-in."""
+        return self._shown.without_stand_ins(decision)
+
+    def _note_left(self, spots: Iterable[Spot]) -> None:
+        """Note stand-ins that stayed where they are, on their own host."""
+        for spot in spots:
+            if len(self.left) < MAX_LEFT:
+                self.left[spot] = None
+
     def _made(self, bound: tuple[int, ...]) -> OriginCredentials:
         others = [one for number, one in enumerate(self._held) if number not in bound]
         here = tuple(self._held[number] for number in bound)
+        # A key that signs is never sent itself.
+        swapped = tuple(one for one in here if one.credential.kind != "sigv4")
         return OriginCredentials(
-            here,
-            tuple(map(_swap, here)),
-            _search([one for one in others if one.credential.elsewhere == "deny"]),
-            _search([one for one in others if one.credential.elsewhere == "audit"]),
+            swapped,
+            tuple(map(_swap, swapped)),
+            search_for([one for one in others if not _passes(one)]),
+            search_for([one for one in others if _passes(one)]),
         )
 
 
-def _search(held: Sequence[HeldCredential]) -> NamedSearch | None:
-    if not held:
-        return None
-    search = StandInSearch([one.stand_in for one in held])
-    return NamedSearch(search, tuple(one.credential.name for one in held))
+def _passes(held: HeldCredential) -> bool:
+    """Return True if the stand-in may go to hosts that it is not bound to, and is noted."""
+    return held.credential.elsewhere == "audit"
 
 
 def _swap(held: HeldCredential) -> Swap:

@@ -1,6 +1,7 @@
-"""The interface of a credential for the proxy, and the one failure of asking for its secret.
+"""The interface of a credential for the proxy, the failure of asking for its secret, and the one of
+a request that must not go on.
 
-Both are apart from the modules that swap and search, which only a session with credentials imports.
+They are apart from the modules that swap and search, which only a session with credentials imports.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from nono_trio.core.credentials.credential import Credential
+    from nono_trio.proxy.access.decision import Refusal
 
 
 class SecretUnavailable(Exception):
@@ -18,6 +20,15 @@ class SecretUnavailable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class MustNotGoOn(Exception):
+    """A request that was allowed must not go on. `refusal` is for its second record, and for its
+    answer. The text has neither a secret nor a stand-in."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
 
 
 class HeldCredential(Protocol):

@@ -1,9 +1,10 @@
 """One client connection, from its first byte to its last: the life of each request, step by step.
 
 1. authorize: parse the request (400), compare its token (407), ask policy by name (403). Path rules
-   and approvals belong here.
+   and approvals belong here, and the search for stand-ins (`_guard`).
 2. record: commit the decision to the log. Everything below happens after it.
-3. rewrite: make the request that the upstream gets, except for a CONNECT. Credentials belong here.
+3. rewrite: make the request that the upstream gets, except for a CONNECT. Stand-ins of credentials
+   are swapped here, and the secrets asked for.
 4. connect: look the name up, check every address of it, dial one of them.
 5. relay: answer, and move bytes both ways.
 6. log: note what moved (flows.ndjson).
@@ -32,6 +33,7 @@ from nono_trio.proxy.connection_handler import (
     Upstream,
     UpstreamError,
 )
+from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.first_bytes import rest_of_head
 from nono_trio.proxy.http import error_response
 from nono_trio.proxy.http.exchange import Exchange, is_repeatable
@@ -43,6 +45,8 @@ from nono_trio.proxy.transport.client import Client, Expired
 if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import Authorizer, Request
     from nono_trio.proxy.access.decision import Decision, Recorded
+    from nono_trio.proxy.credentials.credentials import Credentials
+    from nono_trio.proxy.credentials.request_guard import RequestGuard
     from nono_trio.proxy.http.rewrite import OutgoingRequest
 
 UNPROVEN: Final = (407, 401)  # statuses for a client that has shown no token, or no stand-in
@@ -91,6 +95,9 @@ class HttpConnection(TunnelHandler):
         others: list[Decision] = []
         if decision.messages is not None and type(request) is HttpRequest:
             decision, *others = await self._judge_messages(request, decision)
+        guard = None
+        if self._proxy.credentials is not None:
+            guard, decision = await self._guard(request, decision, self._proxy.credentials)
         if decision.refusal is not None:
             if self._is_established and decision.endpoint is None:
                 return await self._reset(decision)
@@ -107,14 +114,71 @@ class HttpConnection(TunnelHandler):
             return upstream is not None and await self._relay_tunnel(
                 request, recorded, upstream, spoken
             )
-        is_direct = self._is_under_tls or request.over_tls  # an upstream proxy sees a tunnel
-        chain = None if is_direct else self._proxy.chain_of(decision)
-        outgoing = rewrite(request, chain, is_judged=decision.is_judged)
+        try:
+            return await self._forward(request, recorded, guard)
+        except MustNotGoOn as stop:
+            await self._refuse(request, decision.refused(stop.refusal), stop.refusal)
+            return False
+
+    async def _guard(
+        self, request: Request, decision: Decision, credentials: Credentials
+    ) -> tuple[RequestGuard | None, Decision]:
+        """Search for stand-ins, as `judge_request`."""
+        from nono_trio.proxy.http.guarded_request import judge_request  # late, as few have any
+
+        is_http = type(request) is HttpRequest
+        is_secure = self._is_under_tls or (is_http and request.over_tls)
+        scheme = "https" if is_secure else "http"
+        seconds = self._proxy.limits.head
+        return await judge_request(
+            self._client, request, decision, credentials, scheme=scheme, seconds=seconds
+        )
+
+    async def _forward(
+        self, request: HttpRequest, recorded: Recorded, guard: RequestGuard | None
+    ) -> bool:
+        """Send an allowed request on; returns True if another may follow. Raises MustNotGoOn before
+        a byte of it is sent."""
+        outgoing = await self._outgoing(request, recorded, guard)
         spare = self._take_spare(request)
         upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
-        return upstream is not None and await self._relay_http(
-            request, recorded, upstream, outgoing, is_spare=spare is not None
-        )
+        if upstream is None:
+            return False
+        if guard is not None and guard.swaps:
+            self._check_address(guard, upstream)
+        exchange = await self._exchange(request, recorded, upstream, outgoing, guard)
+        # A spare upstream may have closed between two requests: then the request goes out once
+        # more, on a new connection.
+        if spare is not None and exchange.was_stale and is_repeatable(request.head):
+            outgoing = await self._outgoing(request, recorded, guard)
+            again = await self._connect_or_refuse(request, recorded, for_tunnel=False)
+            if again is None:
+                return False
+            if guard is not None and guard.swaps:
+                self._check_address(guard, again)
+            exchange = await self._exchange(request, recorded, again, outgoing, guard)
+        return await self._conclude(request, recorded.decision, exchange)
+
+    async def _outgoing(
+        self, request: HttpRequest, recorded: Recorded, guard: RequestGuard | None
+    ) -> OutgoingRequest:
+        """The request as the upstream gets it, with secrets as they are now. Raises MustNotGoOn."""
+        decision = recorded.decision
+        is_direct = self._is_under_tls or request.over_tls  # an upstream proxy sees a tunnel
+        chain = None if is_direct else self._proxy.chain_of(decision)
+        if guard is None:
+            return rewrite(request, chain, is_judged=decision.is_judged)
+        from nono_trio.proxy.http.guarded_request import rewrite_guarded  # late, as above
+
+        return await rewrite_guarded(request, decision, chain, guard)
+
+    def _check_address(self, guard: RequestGuard, upstream: Upstream) -> None:
+        """Raise MustNotGoOn, and close the upstream, if a secret must not go there."""
+        try:
+            guard.check_address(upstream.address)
+        except MustNotGoOn:
+            upstream.transport.close()
+            raise
 
     def _authorize(self, raw: bytes) -> tuple[Request, Decision]:
         """Decide about the request whose head is `raw`. Raises BadRequest."""
@@ -211,6 +275,8 @@ class HttpConnection(TunnelHandler):
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
         decision = self._authorizer.malformed(raw, fault)
+        if self._proxy.credentials is not None:
+            decision = self._proxy.credentials.without_stand_ins(decision)
         refusal = decision.refusal
         if refusal is None:
             raise AssertionError("a malformed request is refused")
@@ -260,25 +326,6 @@ class HttpConnection(TunnelHandler):
             await self._refuse(request, refused, found.refusal)
             return None
 
-    async def _relay_http(
-        self,
-        request: HttpRequest,
-        recorded: Recorded,
-        upstream: Upstream,
-        outgoing: OutgoingRequest,
-        *,
-        is_spare: bool,
-    ) -> bool:
-        """Forward one plain request; returns True if another may follow. A spare upstream may have
-        closed between two requests: then the request goes out once more, on a new connection."""
-        exchange = await self._exchange(request, recorded, upstream, outgoing)
-        if is_spare and exchange.was_stale and is_repeatable(request.head):
-            again = await self._connect_or_refuse(request, recorded, for_tunnel=False)
-            if again is None:
-                return False
-            exchange = await self._exchange(request, recorded, again, outgoing)
-        return await self._conclude(request, recorded.decision, exchange)
-
     def _take_spare(self, request: HttpRequest) -> Upstream | None:
         """The upstream of the last request, or of the CONNECT, if it can serve this one.
 
@@ -302,11 +349,20 @@ class HttpConnection(TunnelHandler):
         recorded: Recorded,
         upstream: Upstream,
         outgoing: OutgoingRequest,
+        guard: RequestGuard | None,
     ) -> Exchange:
         """Relay one request and its response, then log the flow."""
         upstream.used = True
         start = self._start_flow(upstream, recorded)
-        exchange = Exchange(self._client, upstream, request, outgoing)
+        searches = None
+        if guard is not None and guard.searches:
+            from nono_trio.proxy.http.guarded_request import searches_of  # late, as above
+
+            is_websocket = outgoing.websocket_key is not None
+            searches = searches_of(
+                guard, request, recorded, self._record, is_websocket=is_websocket
+            )
+        exchange = Exchange(self._client, upstream, request, outgoing, searches)
         try:
             await exchange.run(self._proxy.limits, self._proxy.buffer)
         finally:
@@ -320,7 +376,13 @@ class HttpConnection(TunnelHandler):
     async def _conclude(self, request: HttpRequest, decision: Decision, exchange: Exchange) -> bool:
         """Answer if the upstream did not; returns True if another request may follow."""
         failure = exchange.failure
-        if failure is not None:
+        if exchange.found is not None:
+            await self._record(decision.refused(exchange.found))
+            if exchange.response_stream.answered:
+                self._client.transport.reset()
+            else:
+                await self._answer(exchange.found, keep=False, body=request.head.method != "HEAD")
+        elif failure is not None:
             # After the allowing record its framing went bad, or the upstream did not answer it.
             await self._record(decision.refused(failure))
             await self._answer(failure, keep=False, body=request.head.method != "HEAD")

@@ -5,12 +5,17 @@ Rules of this file:
 - A failure before the first byte of a response is answered with a status. After it the connection
   is cut, because the client would read a second status line as content.
 - A client that leaves is not an error.
+- A body or a WebSocket message with a stand-in that must not be sent cuts the request: the upstream
+  sees no end of it. `found` is then the refusal, also if an answer has begun.
 """
 
 from __future__ import annotations
 
 import math
 import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,6 +25,7 @@ from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.response_head import BadResponse
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.decision import Refusal
+from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.http.request_stream import RequestStream
 from nono_trio.proxy.http.response_stream import ResponseStream
 from nono_trio.proxy.transport.client import Expired
@@ -28,11 +34,14 @@ from nono_trio.proxy.transport.tunnel import Tunnel
 from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from nono_trio.core.http.message import RequestHead
     from nono_trio.core.log.events import ClosedBy, DenialCategory, Flow
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import FlowStart
     from nono_trio.proxy.connection_handler import Upstream
+    from nono_trio.proxy.credentials.body_search import BodySearch, WebSocketSearch
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.client import Client
@@ -41,6 +50,16 @@ if TYPE_CHECKING:
 TURN_PIECES: Final = 4  # pieces of at most 96 KiB or 256 chunks before others get their turn
 FAILED: Final[DenialCategory] = "upstream_connect_failed"  # there is no other category for it
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
+
+
+@dataclass(slots=True)
+class Searches:
+    """What looks for stand-ins in a request that is on its way. `note` records that those of some
+    credentials pass; nothing of the request is sent before."""
+
+    body: BodySearch | None
+    websocket: WebSocketSearch | None
+    note: Callable[[tuple[str, ...]], Awaitable[None]]
 
 
 class Exchange:
@@ -52,23 +71,28 @@ class Exchange:
         upstream: Upstream,
         request: HttpRequest,
         outgoing: OutgoingRequest,
+        searches: Searches | None = None,
     ) -> None:
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
         """The answer to send, if the upstream's answer has not begun. Its record comes first."""
+        self.found: Refusal | None = None
+        """Why the request was cut: it has what must not be sent. Its record is still to be made."""
+        self._searches = searches
         self._tunnel: Tunnel | None = None
         self._client = client
         self._upstream = upstream
         self._is_last = outgoing.is_last
-        self.request_stream = RequestStream(client, upstream, request, outgoing)
+        body = None if searches is None else searches.body
+        self.request_stream = RequestStream(client, upstream, request, outgoing, body)
         self.response_stream = ResponseStream(
             client, upstream, request.head, self.request_stream, outgoing
         )
 
     async def run(self, limits: ProxyLimits, buffer: RelayBuffer) -> None:
         """Stream until the response has ended or something failed; then, if it has begun a
-        WebSocket, relay that. Never raises for what a peer does. If cancelled, both transports are
-        left to the caller."""
+        WebSocket, relay that. Never raises for what a peer does; raises what recording a stand-in
+        that may pass raises. If cancelled, both transports are left to the caller."""
         try:
             await self._stream(limits)
             self.closed_by = "upstream"  # its response has ended
@@ -84,17 +108,46 @@ class Exchange:
             self._fail(failure.side, 502, unanswered(failure))
         except Expired:
             self._fail("idle", 504, self._lateness(limits))
-        if self.response_stream.switched:
+        except MustNotGoOn as stop:
+            self._cut(stop)
+        if self.response_stream.switched and self.found is None:
             await self._relay_websocket(limits, buffer)
+
+    def _cut(self, stop: MustNotGoOn) -> None:
+        self.closed_by = "error"
+        self.found = stop.refusal
+        with suppress(OSError):
+            self._upstream.transport.reset()
 
     async def _relay_websocket(self, limits: ProxyLimits, buffer: RelayBuffer) -> None:
         left_over = self.response_stream.left_over
         tunnel = Tunnel(self._client, self._upstream.transport, buffer, left_over)
         self._tunnel = tunnel
+        pause = None
+        if self._searches is not None and (sieve := self._searches.websocket) is not None:
+            tunnel.up.sieve = sieve
+            pause = partial(self._pause_websocket, sieve, limits.idle)
         try:
-            await tunnel.carry(limits, b"")
-        finally:
+            await tunnel.carry(limits, b"", pause=pause)
             self.closed_by = tunnel.closed_by
+        except MustNotGoOn as stop:
+            self._cut(stop)
+        finally:
+            if self.found is None:
+                self.closed_by = tunnel.closed_by
+
+    async def _pause_websocket(self, sieve: WebSocketSearch, seconds: float) -> None:
+        """Wait for a side; if a stand-in is to be noted first, note it."""
+        if sieve.unrecorded:
+            await self._note(sieve.unrecorded)
+        else:
+            await self._client.pause(seconds)
+
+    async def _note(self, names: list[str]) -> None:
+        """Have stand-ins recorded that may pass."""
+        if self._searches is not None:
+            await self._searches.note(tuple(names))
+        names.clear()
 
     def _lateness(self, limits: ProxyLimits) -> str:
         if self.response_stream.has_open_head:
@@ -117,6 +170,9 @@ class Exchange:
                 continue
             if self._client.transport.broken:
                 raise SideFailed("client")
+            if self._searches is not None and (body := self._searches.body) and body.unrecorded:
+                await self._note(body.unrecorded)
+                continue
             # Bytes do not extend the time for a head: one byte a minute would hold it open.
             if not response.has_open_head:
                 head_ends = math.inf

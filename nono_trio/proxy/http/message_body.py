@@ -1,7 +1,8 @@
-"""Reads the whole body of a request that MCP rules judge, before anything of it is sent.
+"""Reads a body before anything of it is sent: one that MCP rules judge, or in which a credential's
+stand-in may have to be swapped.
 
-Rules of this file: the body has one deadline, which more bytes do not extend, and room for MAX_BODY
-bytes. A client that waits for 100 Continue gets it from us, because the server is not asked yet.
+Rules of this file: the body has one deadline, which more bytes do not extend, and room for a number
+of bytes. A client that waits for 100 Continue gets it from us, because the server is not asked yet.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import replace
 
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
-from nono_trio.core.http.message import BodyData
+from nono_trio.core.http.message import BodyData, body_events
 from nono_trio.proxy.access.authorizer import judged_messages, unreadable
 from nono_trio.proxy.transport.client import Expired
 
@@ -39,12 +41,35 @@ async def read_messages(
 async def read_body(client: Client, request: HttpRequest, seconds: float) -> bytes:
     """Return the body of a request; bytes after it stay in `client.unread`.
 
-    Raises BadMessage for a body that is too long, malformed, cut off, or not complete within
-    `seconds`; Expired for a client whose place was given away; OSError. If cancelled, what was read
-    is lost.
+    Raises BadMessage for a body that is too long, and as `read_beginning`.
     """
     if request.head.length > MAX_BODY:
         raise too_long()
+    data = await read_beginning(client, request, seconds, MAX_BODY)
+    if len(data) > MAX_BODY:
+        raise too_long()
+    return data
+
+
+async def hold_body(client: Client, request: HttpRequest, seconds: float, most: int) -> None:
+    """Read a body that is not longer than `most` bytes; of a longer one, some more. The request is
+    changed: it carries what was read, and waits for no 100 Continue. Raises as `read_beginning`."""
+    data = await read_beginning(client, request, seconds, most)
+    body = request.body
+    request.early = body_events(
+        request.stream_id, data, ended=body.done, trailers=body.trailers if body.done else ()
+    )
+    if request.head.expects_continue:
+        request.head = replace(request.head, expects_continue=False)
+
+
+async def read_beginning(client: Client, request: HttpRequest, seconds: float, most: int) -> bytes:
+    """Return the body of a request, or the first `most` bytes of it and some more. The rest is
+    still to be read.
+
+    Raises BadMessage for a body that is malformed, cut off, or not complete within `seconds`;
+    Expired for a client whose place was given away; OSError. If cancelled, what was read is lost.
+    """
     data = bytearray()
     for event in request.early:
         if type(event) is BodyData:
@@ -52,13 +77,9 @@ async def read_body(client: Client, request: HttpRequest, seconds: float) -> byt
     client.expire_in(seconds)
     if request.head.expects_continue and not request.body.done:
         await client.send(CONTINUE)
-    while not request.body.done:
+    while not request.body.done and len(data) <= most:
         data += await _read_piece(client, request, seconds)
-        if len(data) > MAX_BODY:
-            raise too_long()
         await trio.lowlevel.checkpoint()  # a body that has come already would need no wait
-    if len(data) > MAX_BODY:
-        raise too_long()
     return bytes(data)
 
 

@@ -24,11 +24,12 @@ from nono_trio.core.http.trailers import TE_FIELD, announced, takes_trailers
 from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import RequestHead
+    from nono_trio.core.http.message import BodyData, MessageEnded, RequestHead
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.upstream.proxy_chain import ProxyChain
 
 _HOST: Final = frozenset({b"host"})
+_EXTENSIONS: Final = frozenset({b"sec-websocket-extensions"})
 _HOST_AND_EXPECT: Final = frozenset({b"host", b"expect"})
 
 
@@ -44,13 +45,20 @@ class OutgoingRequest(msgspec.Struct, frozen=True, gc=False):
     """The key of the WebSocket handshake that the request begins; None if it begins none."""
     is_judged: bool = False
     """True if endpoint rules have decided about the request."""
+    early: tuple[BodyData | MessageEnded, ...] | None = None
+    """What goes out of the body first; None for what came of it with the head."""
 
 
 def rewrite(
-    request: HttpRequest, chain: ProxyChain | None, *, is_judged: bool = False
+    request: HttpRequest,
+    chain: ProxyChain | None,
+    *,
+    is_judged: bool = False,
+    drops_extensions: bool = False,
 ) -> OutgoingRequest:
     """The request that goes out. An upstream proxy gets it in absolute form, with its credentials
-    (RFC 9112 3.2.2). Fields keep the case in which the client wrote them.
+    (RFC 9112 3.2.2). Fields keep the case in which the client wrote them. `drops_extensions`: a
+    WebSocket is offered without them, since its messages must be read.
 
     No Via is added (RFC 9110 7.6.3 asks for it): some servers stop compressing when they see one,
     and a loop through this proxy is denied by address.
@@ -58,6 +66,8 @@ def rewrite(
     head, target = request.head, request.target
     is_last, websocket_key = has_unusual_body(head), offered_key(head)
     dropped = _HOST if head.expects_continue else _HOST_AND_EXPECT
+    if drops_extensions:
+        dropped |= _EXTENSIONS
     fields = []
     if chain is not None and chain.proxy.authorization is not None:
         fields.append((b"Proxy-Authorization", chain.proxy.authorization))

@@ -164,7 +164,7 @@ class TunnelHandler(ConnectionHandler):
         if hello is None:
             return "client"
         retry.first = hello
-        return authorizer.authorize(hello)
+        return self._proxy.judge_name(authorizer.authorize(hello))
 
     async def _open_http(self, authorizer: TransparentAuthorizer, upstream: Upstream) -> bool:
         """Have the tunnel's requests authorized one by one, as on a connection to the server
@@ -212,7 +212,7 @@ class TunnelHandler(ConnectionHandler):
             return await self._reset(authorizer.malformed(fault))
         if hello is None:
             return False
-        found = authorizer.authorize(hello)
+        found = self._proxy.judge_name(authorizer.authorize(hello))
         if found.refusal is not None:
             return await self._reset(found)
         if found.allowing_verdict.intercepted or self._is_named(request.host):

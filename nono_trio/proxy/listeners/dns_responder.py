@@ -6,7 +6,8 @@ and the supervisor looks a name up later, after a connection to it was allowed.
 A denied name gets an address like any other. Programs would report "no such name" as a typing error
 or a broken network, and the attempt would end there. With an address the program connects, the
 decision is recorded with its port, and the program can show the refusal (403, a TLS alert). The
-query itself is recorded, too, because a program may send queries only, as a DNS tunnel does. A
+query itself is recorded, too, because a program may send queries only, as a DNS tunnel does. A name
+with a credential's stand-in does not exist, and its record shows the last labels only. A
 query about a service of an allowed host (`_8443._https.web.example.com`, which browsers send beside
 the query for the host) counts as one for that host.
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.fake_ip import FakeAddresses
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.denial_throttle import IsReason
+    from nono_trio.proxy.credentials.credentials import Credentials
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +76,10 @@ class NameService:
         own_names: Mapping[str, Sequence[Address]] | None = None,
         clock_ms: Callable[[], int] = unix_ms,
         is_reason: IsReason | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._names = names
+        self._credentials = credentials
         self._policy = policy
         self._ports = (*sorted(policy.named_ports), ANY_PORT)
         self._own_names = own_names or {}
@@ -134,6 +138,8 @@ class NameService:
         self, query: dns.Query, origin: RecordOrigin | None, will_wait: Callable[[], None] | None
     ) -> bytes:
         name = query.name
+        if await self._is_exfiltration(name, origin, will_wait):
+            return dns.empty_answer(query, dns.NO_SUCH_NAME)
         if query.kind == dns.PTR and (address := dns.reversed_address(name)) is not None:
             return self._pointer(query, address)
         if not name:  # the root: asked for its servers, never for an address
@@ -151,6 +157,16 @@ class NameService:
                 host.name, format_reason(DenialCode.NAME_NOT_ALLOWED), origin, will_wait
             )
         return self._fake_answer(query, host)
+
+    async def _is_exfiltration(
+        self, name: str, origin: RecordOrigin | None, will_wait: Callable[[], None] | None
+    ) -> bool:
+        """Deny a name that has a stand-in; return False for any other one."""
+        refusal = None if self._credentials is None else self._credentials.refused_name(name)
+        if refusal is None:
+            return False
+        await self._deny(name, refusal.reason, origin, will_wait)
+        return True
 
     def _pointer(self, query: dns.Query, address: IPv4Address | IPv6Address) -> bytes:
         name = self._names.name_of(address)
@@ -190,6 +206,8 @@ class NameService:
     ) -> None:
         reason = format_reason(DenialCode.NO_QUERY, detail=fault.reason)
         if fault.name is not None:
+            if await self._is_exfiltration(fault.name, origin, will_wait):
+                return
             await self._deny(fault.name, reason, origin, will_wait)
             return
         server, protocol = "", "UDP"
@@ -215,6 +233,8 @@ class NameService:
         origin: RecordOrigin | None,
         will_wait: Callable[[], None] | None,
     ) -> None:
+        if self._credentials is not None:
+            name = self._credentials.shown_name(name)
         await self._denials.record(name, _denied(name, reason), origin, will_wait)
 
 

@@ -134,6 +134,11 @@ class Proxy:
         self._attending: trio.CancelScope | None = None
 
     @property
+    def credentials(self) -> Credentials | None:
+        """The credentials of the session."""
+        return self._context.credentials
+
+    @property
     def open_connections(self) -> int:
         """Number of clients that are being served."""
         return len(self._clients.members)

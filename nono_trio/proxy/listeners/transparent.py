@@ -82,7 +82,12 @@ class Transparent:
         self._destination = destination
         self._refused = RefusedPorts(self.names, policy, recorder, is_reason)
         self._service = NameService(
-            self.names, policy, recorder, own_names=own_names, is_reason=is_reason
+            self.names,
+            policy,
+            recorder,
+            own_names=own_names,
+            is_reason=is_reason,
+            credentials=proxy.credentials,
         )
 
     async def serve(self, sockets: Mapping[str, socket.socket], handlers: trio.Nursery) -> None:

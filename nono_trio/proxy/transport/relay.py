@@ -11,7 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -29,6 +29,21 @@ if TYPE_CHECKING:
     """Gets bytes before they are sent, and returns True if it needs no more of them. An exception
     ends the relay, and these bytes are not sent."""
 
+
+class Sieve(Protocol):
+    """Gets all bytes before they are sent, and says which of them may go, in their order. An
+    exception ends the relay; what was not returned is not sent."""
+
+    def take(self, data: bytes) -> bytes:
+        """Take bytes; return those that may go now."""
+        ...
+
+    def ready(self) -> bytes:
+        """Return bytes that may go now."""
+        ...
+
+
+SIEVED: Final = 64 * 1024  # bytes of one read that a sieve gets, for other tasks to get a turn
 PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
 
@@ -44,9 +59,9 @@ class RelayBuffer:
 class Direction:
     """Bytes from one end to the other. `moved` counts the bytes that were sent. `done`: the source
     has ended and no byte is left to send. `look` gets all bytes before they are sent, until it
-    returns True."""
+    returns True. `sieve` gets them for as long as the relay lasts."""
 
-    __slots__ = ("_buffer", "done", "held", "look", "moved", "sink", "source")
+    __slots__ = ("_buffer", "done", "held", "look", "moved", "sieve", "sink", "source")
 
     def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
         self.source = source
@@ -54,6 +69,7 @@ class Direction:
         self.moved = 0
         self.done = False
         self.look: LookAtBytes | None = None
+        self.sieve: Sieve | None = None
         self._buffer = buffer
         self.held = b""
 
@@ -62,12 +78,16 @@ class Direction:
         raises."""
         if self.look is not None and self.look(early):
             self.look = None
-        self.held = early
+        if self.sieve is not None:
+            early = self.sieve.take(early)
+        self.held += early
         self._buffer.held += len(early)
 
     def pump(self) -> bool:
         """Move bytes without waiting. Returns True if TURN_BYTES were moved and there may be more.
-        Raises SideFailed, and what `look` raises."""
+        Raises SideFailed, and what `look` and `sieve` raise."""
+        if self.sieve is not None:
+            return self._pump_through(self.sieve)
         if self.held and not self._send_held():
             return False
         source, sink, buffer = self.source, self.sink, self._buffer
@@ -91,6 +111,28 @@ class Direction:
                 buffer.held += len(self.held)
                 break
         return False
+
+    def _pump_through(self, sieve: Sieve) -> bool:
+        """As `pump`."""
+        self._hold(sieve.ready())
+        if self.held and not self._send_held():
+            return False
+        stop = self.moved + TURN_BYTES
+        while self.source.readable and not self.done:
+            if self.moved >= stop:
+                return True
+            data = self.source.try_receive(SIEVED)
+            if not data:
+                self.done = data is not None
+                break
+            self._hold(sieve.take(data))
+            if self.held and not self._send_held():
+                break
+        return False
+
+    def _hold(self, data: bytes) -> None:
+        self.held += data
+        self._buffer.held += len(data)
 
     def _send_held(self) -> bool:
         sent = self.sink.try_send(self.held)
@@ -116,7 +158,7 @@ class Relay:
 
     async def run(self, pause: Callable[[], Awaitable[None]]) -> None:
         """Move bytes until both directions have ended or a side broke; `pause` waits until either
-        transport is ready. Raises what `pause` and the directions' `look` raise. Both transports
+        transport is ready. Raises what `pause`, `look` and `sieve` raise. Both transports
         are left to the caller, also if cancelled.
         """
         up, down, near = self.up, self.down, self._near

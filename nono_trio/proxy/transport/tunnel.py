@@ -54,13 +54,15 @@ class Tunnel(Relay):
         greeting: bytes,
         look: Look | None = None,
         retry: FollowsHello | None = None,
+        pause: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
         the tunnel was idle too long. `look` runs before the relay and may end the tunnel. If
         cancelled, both transports are left to the caller.
 
         `retry` follows the TLS handshake: raises OtherHello and BadHello for a hello that must not
-        be there.
+        be there. `pause` waits until a side is ready; the client's own unless given. Raises what it
+        and a sieve raise.
         """
         try:
             if greeting:
@@ -71,7 +73,7 @@ class Tunnel(Relay):
             if retry is not None:
                 self.up.look, self.down.look = retry.client_says, retry.server_says
             self._hold_early()
-            await self.run(partial(self._client.pause, limits.idle))
+            await self.run(pause or partial(self._client.pause, limits.idle))
         except (OtherHello, BadHello):
             self.closed_by = "error"
             raise

@@ -60,6 +60,10 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "a.test resolved to something that is no address": ("RESOLVED_NO_ADDRESS", {"host": "a.test"}),
     "proxy authentication is required": ("TOKEN_MISSING", {}),
     "the proxy token is wrong": ("TOKEN_WRONG", {}),
+    "the AWS signature of the request is not the one of the stand-in": (
+        "SIGNATURE_REFUSED", {"detail": "is not the one of the stand-in"},
+    ),
+    "the request to the route has not the stand-in of its credential": ("STAND_IN_MISSING", {}),
     "7 more requests without the right token since the last record": (
         "TOKENS_SUPPRESSED", {"count": 7},
     ),
@@ -174,6 +178,15 @@ SENTENCES: dict[str, tuple[str, dict[str, Value]]] = {
     "the MCP message was cut off": ("MCP_CUT", {}),
     "the MCP message was not complete within 10 seconds": ("MCP_TIMEOUT", {"seconds": 10.0}),
     "a WebSocket is refused where MCP rules judge messages": ("MCP_UPGRADE", {}),
+    "exfiltration detected: the head of the request has the stand-in of credential github": (
+        "EXFILTRATION", {"detail": "the head of the request", "credential": "github"},
+    ),
+    "exfiltration detected on the way: a WebSocket message has the stand-in of credential a-b": (
+        "EXFILTRATION_LATE", {"detail": "a WebSocket message", "credential": "a-b"},
+    ),
+    "the secret of credential github can't be used: it has a line break": (
+        "SECRET_UNUSABLE", {"credential": "github", "detail": "it has a line break"},
+    ),
     "256 connections to port 5432 are open": ("RELAY_FULL", {"count": 256, "port": 5432}),
     "nothing answers on port 5432: Connection refused": (
         "RELAY_UNANSWERED", {"port": 5432, "detail": "Connection refused"},

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 import trio
 from dns_messages import code, header, query, wire
+from held_credentials import OTHER_STAND_IN, credentials, foreign
 from running_proxy import BOUND
 
 from nono_trio.core.log.events import Network
@@ -18,6 +19,7 @@ from nono_trio.core.net import dns
 from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.policy.network_policy import Policy
+from nono_trio.core.policy.outcome import is_counted
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.denial_throttle import (
     MAX_NAMES,
@@ -35,7 +37,9 @@ TXT, HTTPS = 16, 65
 class Service:
     """A name service and what is behind it."""
 
-    def __init__(self, *allow: str, deny: tuple[str, ...] = (), limit: int = 100, recorder=None):
+    def __init__(
+        self, *allow: str, deny: tuple[str, ...] = (), limit: int = 100, recorder=None, held=None
+    ):
         self.names = FakeAddresses(limit)
         self.recorder = recorder or MemoryRecorder()
         policy = Policy.build(allow=list(allow), deny=list(deny))
@@ -45,6 +49,7 @@ class Service:
             self.recorder,
             own_names={"devbox": [IPv4Address("127.0.0.1")]},
             clock_ms=lambda: 1,
+            credentials=held,
         )
 
     async def ask(self, name: str, kind: int = dns.A) -> bytes:
@@ -563,3 +568,19 @@ async def test_a_lost_log_ends_the_sockets():
         async with connections(at) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(framed(query()))
             await trio.sleep(BOUND)
+
+
+@pytest.mark.parametrize("allow", [(), ("*.evil.test",)])
+async def test_a_name_with_a_stand_in_does_not_exist_and_its_record_does_not_show_it(allow):
+    at = Service(*allow, held=credentials(foreign()))
+    text = OTHER_STAND_IN.hex()
+    for name in (f"{OTHER_STAND_IN.decode()}.evil.test", f"a.{text[:50]}.{text[50:]}.x.evil.test"):
+        assert code(await at.ask(name)) == dns.NO_SUCH_NAME
+        assert code(await at.ask(name)) == dns.NO_SUCH_NAME
+    reason = "exfiltration detected: the host name has the stand-in of credential git"
+    assert at.events == [("[REDACTED].evil.test", reason)]
+    assert is_counted(at.recorder.events[0])
+    assert code(await at.ask("plain.evil.test")) == dns.NO_ERROR
+    passing = Service(held=credentials(foreign(elsewhere="audit")))
+    await passing.ask(f"{OTHER_STAND_IN.decode()}.evil.test")
+    assert passing.events == [("[REDACTED].evil.test", "the name is not allowed on any port")]

@@ -94,6 +94,14 @@ class Body:
         self.moved += count
         return b"".join(taken)
 
+    def replace(self, data: bytes) -> None:
+        """Hold other bytes instead of a whole body of which none was sent on."""
+        self.drop()
+        self.came = 0
+        self.add(data)
+        if self.length is not None:
+            self.length = len(data)
+
     def drop(self) -> None:
         """Forget the bytes that are held."""
         self._buffer.held -= self.held

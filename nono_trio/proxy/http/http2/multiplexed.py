@@ -176,7 +176,7 @@ class MultiplexedConnection(ConnectionHandler):
 
     def _move_up(self, stream: Http2Stream) -> bool:
         one, number = stream.upstream, stream.upstream_number
-        if one is None or not number or stream.is_refused:
+        if one is None or not stream.may_move_up:
             return False
         return self._bodies.move(stream.up, one.peer, number, self._peer, stream.number)
 

@@ -3,7 +3,8 @@
 Rules of this file:
 - A request is written as a head of HTTP/1.1, so the authorizer of those decides about it.
 - What goes out has the path that was judged.
-- A request whose body MCP rules judge waits in `unjudged` until its body has come.
+- A request whose body is needed whole waits in `unjudged` until it has come. A body that goes on
+  as it comes is searched for stand-ins first.
 - A body or trailers that turn out to be bad end their stream, and the server sees no end of it.
 """
 
@@ -33,6 +34,7 @@ from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.proxy.access.authorizer import ConnectRequest
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import FULL
+from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.http.http2.peer import MAX_OPEN
 from nono_trio.proxy.http.http2.stream import Http2Stream
 from nono_trio.proxy.http.http2.unjudged import UnjudgedStreams
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import Authorizer, HttpRequest
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.connection_handler import ProxyContext
+    from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.http.http2.peer import Http2Peer
     from nono_trio.proxy.http.http2.stream_lifecycle import StreamLifecycle
 
+TOO_LONG: Final = "the body is longer than its content-length"
 TOO_SHORT: Final = "the body ends before its content-length"
 _ANY_REQUEST: Final = b"GET / HTTP/1.1\r\n"  # stands for one that could not be read
 
@@ -102,10 +106,10 @@ class Requests:
         self._lifecycle.add(stream)
         stream.up.has_ended = event.stream_ended is not None
         decision = self._decide(stream, event.headers)
-        if decision.messages is None or decision.refusal is not None:
-            self._lifecycle.start(stream, decision)
-        else:
+        if decision.refusal is None and _waits(stream, decision):
             self.unjudged.add(stream, decision, trio.current_time())
+        else:
+            self._lifecycle.start(stream, decision)
 
     def _decide(self, stream: Http2Stream, fields: list[Field]) -> Decision:
         """Decide about a request as about one of HTTP/1.1, and make what goes out."""
@@ -118,13 +122,15 @@ class Requests:
         if isinstance(request, ConnectRequest):
             raise AssertionError("a CONNECT has no path")  # noqa: TRY004
         stream.take_request(request, is_judged=decision.is_judged)
+        if self._proxy.credentials is not None:
+            decision = _guarded(stream, request, decision, self._proxy.credentials)
         if decision.refusal is not None:  # what policy refuses is never a lack of room
             return decision
         if has_ended and request.head.length:
             return decision.refused(Refusal(400, TOO_SHORT))
         if self._lifecycle.is_full:
             return decision.refused(FULL)
-        expects = request.head.expects_continue and decision.messages is None
+        expects = request.head.expects_continue and not _waits(stream, decision)
         stream.fields = _outgoing(request, fields, expects=expects)
         return self._proxy.route(decision)
 
@@ -138,19 +144,40 @@ class Requests:
             self._client.return_stream_window(stream.number, padding)
         if not event.data:
             return
-        stream.up.add(event.data)
+        try:
+            data = event.data if stream.search is None else stream.search.feed(event.data)
+        except MustNotGoOn as stop:
+            self._stop(stream, stop)
+            return
+        if data:
+            stream.up.add(data)
         if stream.up.is_too_long:
-            self._refuse_late(stream, "the body is longer than its content-length")
+            self._refuse_late(stream, TOO_LONG)
         elif stream.hidden is not None and stream.hidden.is_in(event.data):
             self._refuse_late(stream, REASON)
         elif stream in self.unjudged:
             self.unjudged.check(stream)
+        elif stream.search is not None and stream.search.unrecorded:
+            self._lifecycle.note_found(stream)
+
+    def _end_search(self, stream: Http2Stream) -> None:
+        """Let go what the search has kept, since the body has ended."""
+        kept = b"" if stream.search is None else stream.search.end()
+        if kept:
+            stream.up.add(kept)
+
+    def _stop(self, stream: Http2Stream, stop: MustNotGoOn) -> None:
+        """Refuse a request whose body has a stand-in."""
+        if stream in self.unjudged:
+            self.unjudged.refuse_with(stream, stop.refusal)
+        else:
+            self._lifecycle.refuse_late(stream, stop.refusal)
 
     def _refuse_late(self, stream: Http2Stream, reason: str) -> None:
         if stream in self.unjudged:
             self.unjudged.refuse(stream, BadMessage(f"is malformed: {reason}"))
         else:
-            self._lifecycle.refuse_late(stream, reason)
+            self._lifecycle.refuse_late(stream, Refusal(400, reason))
 
     def _take_trailers(self, event: TrailersReceived) -> None:
         stream = self._lifecycle.streams.get(event.stream_id)
@@ -168,17 +195,48 @@ class Requests:
         if any(hides_request(value) for _, value in fields):
             self._refuse_late(stream, HIDES)
             return
+        if stream.search is not None:
+            try:
+                stream.search.check_trailers(fields)
+            except MustNotGoOn as stop:
+                self._stop(stream, stop)
+                return
+            if stream.search.unrecorded and stream not in self.unjudged:
+                self._lifecycle.note_found(stream)
+        self._end_search(stream)
         stream.up.trailers = fields
 
     def _take_end(self, number: int) -> None:
         stream = self._lifecycle.streams.get(number)
         if stream is None:
             return
+        if not stream.is_refused:
+            self._end_search(stream)
         stream.up.has_ended = True
-        if stream.up.is_too_short and not stream.is_refused:
+        if stream.up.is_too_long and not stream.is_refused:
+            self._refuse_late(stream, TOO_LONG)
+        elif stream.up.is_too_short and not stream.is_refused:
             self._refuse_late(stream, TOO_SHORT)
         elif stream in self.unjudged:
             self.unjudged.judge(stream)
+
+
+def _guarded(
+    stream: Http2Stream, request: HttpRequest, decision: Decision, credentials: Credentials
+) -> Decision:
+    """The decision about a request, now that its head was searched for stand-ins."""
+    guard = stream.guard = credentials.guard("https", request.host, request.port)
+    decision = guard.judge_head(request, decision)
+    stream.search = guard.body_search(request, decision)
+    return decision
+
+
+def _waits(stream: Http2Stream, decision: Decision) -> bool:
+    """Return whether the body of an allowed request is needed whole."""
+    if decision.messages is not None:
+        return True
+    guard, request = stream.guard, stream.request
+    return guard is not None and request is not None and guard.wants_body(request)
 
 
 def _outgoing(request: HttpRequest, fields: list[Field], *, expects: bool) -> list[Field]:

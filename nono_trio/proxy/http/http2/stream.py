@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from nono_trio.core.http.message import Field
     from nono_trio.core.log.events import ClosedBy, Flow
     from nono_trio.proxy.access.authorizer import HttpRequest
-    from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded
+    from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded, Refusal
     from nono_trio.proxy.connection_handler import Upstream
+    from nono_trio.proxy.credentials.body_search import BodySearch
+    from nono_trio.proxy.credentials.request_guard import RequestGuard
     from nono_trio.proxy.http.http2.peer import Http2Peer
     from nono_trio.proxy.transport.relay import RelayBuffer
+
+PSEUDO: Final = 4  # pseudo-headers before the fields that go out; :path is the last
 
 
 # Not application/grpc-web, whose trailers are in the body.
@@ -38,17 +42,20 @@ class Http2Stream:
         "down",
         "fields",
         "first_byte",
+        "guard",
         "hidden",
         "interim",
         "is_answered",
         "is_done",
+        "is_noting",
         "is_refused",
-        "late_reason",
+        "late_refusal",
         "method",
         "number",
         "received",
         "recorded",
         "request",
+        "search",
         "sent",
         "start",
         "status",
@@ -78,8 +85,14 @@ class Http2Stream:
         self.sent = 0
         """Bytes of the fields that went out; those of the body are in `up`."""
         self.received = 0
-        self.late_reason = ""
+        self.late_refusal: Refusal | None = None
         """Why it is refused after all; found before its first decision was recorded."""
+        self.guard: RequestGuard | None = None
+        """None in a session without credentials."""
+        self.search: BodySearch | None = None
+        """What searches the body that still comes."""
+        self.is_noting = False
+        """What it has found is being recorded."""
         self.is_answered = False
         self.is_refused = False
         """The answer is ours, so what still comes of the request is thrown away."""
@@ -96,6 +109,13 @@ class Http2Stream:
         kind = b"" if self.request is None else self.request.head.first(b"content-type") or b""
         return _GRPC.match(kind) is not None
 
+    @property
+    def may_move_up(self) -> bool:
+        """True if bytes of its body may go to the server now."""
+        if not self.upstream_number or self.is_refused:
+            return False
+        return self.search is None or not self.search.unrecorded
+
     def take_request(self, request: HttpRequest, *, is_judged: bool) -> None:
         """Note the request that was parsed, and whether rules have decided about it."""
         self.request = request
@@ -103,6 +123,23 @@ class Http2Stream:
         self.method = head.method
         self.up.length = head.length if head.body == "length" else None
         self.hidden = body_inspector(head, is_judged=is_judged)
+
+    async def put_secrets(self) -> None:
+        """Swap the stand-ins in what goes out, if there are any. Raises MustNotGoOn."""
+        guard, request = self.guard, self.request
+        if guard is None or request is None or not guard.swaps:
+            return
+        pseudo, fields = self.fields[:PSEUDO], self.fields[PSEUDO:]
+        swapped = await guard.swap(request.target.path, fields, request)
+        fields = [*swapped.fields]
+        if swapped.body is not None:
+            self.up.replace(swapped.body)
+            length = b"%d" % len(swapped.body)
+            fields = [
+                (name, length if name == b"content-length" else value) for name, value in fields
+            ]
+        pseudo[-1] = (b":path", swapped.target)
+        self.fields = pseudo + fields
 
     def drop(self) -> None:
         """Forget all bytes that are held."""

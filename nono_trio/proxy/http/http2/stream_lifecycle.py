@@ -28,6 +28,7 @@ from nono_trio.core.http.http2_frames import (
 from nono_trio.errors import AuditBusy
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.connection_handler import BUSY, UpstreamError
+from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.http.error_response import grpc_refusal, message_error, refusal_text
 from nono_trio.proxy.intercept.http2_state import MAX_STREAMS
 from nono_trio.proxy.limits import MAX_HELD
@@ -130,16 +131,18 @@ class StreamLifecycle:
                 return
             if decision.refusal is not None:
                 self._answer(stream, decision.refusal)
-            elif stream.late_reason:
-                await self._refuse(stream, Refusal(400, stream.late_reason))
+            elif stream.late_refusal is not None:
+                await self._refuse(stream, stream.late_refusal)
             elif not stream.is_refused:
-                await self._send_on(stream, stream.recorded)
+                await self._note_found(stream, recorded)
+                await self._send_on(stream, recorded)
 
     async def _send_on(self, stream: Http2Stream, recorded: Recorded) -> None:
         """Give an allowed stream to a connection to the server, or answer with the reason."""
         try:
+            await stream.put_secrets()
             one = await self._upstreams.find(recorded)
-        except UpstreamError as found:
+        except (UpstreamError, MustNotGoOn) as found:
             await self._refuse(stream, found.refusal)
             return
         if stream.may_go_out:
@@ -159,16 +162,36 @@ class StreamLifecycle:
         finally:
             self._wake()
 
-    def refuse_late(self, stream: Http2Stream, reason: str) -> None:
+    def note_found(self, stream: Http2Stream) -> None:
+        """Have stand-ins recorded that may pass, before the body that has them goes on."""
+        if stream.recorded is not None and not stream.is_noting:
+            self.nursery.start_soon(self._note, stream, stream.recorded)
+
+    async def _note(self, stream: Http2Stream, recorded: Recorded) -> None:
+        with self._contained(stream):
+            await self._note_found(stream, recorded)
+
+    async def _note_found(self, stream: Http2Stream, recorded: Recorded) -> None:
+        search = stream.search
+        stream.is_noting = True
+        while search is not None and (names := (*search.unrecorded,)):
+            decision = recorded.decision
+            for name in names:
+                decision = decision.with_passed_on(name)
+            await self._record(decision)
+            del search.unrecorded[: len(names)]
+        stream.is_noting = False
+
+    def refuse_late(self, stream: Http2Stream, refusal: Refusal) -> None:
         """Refuse a request whose body or trailers turn out to be bad. The server sees no end."""
         stream.is_refused = True
         stream.closed_by = "client"
         stream.up.drop()
         self.detach(stream)
         if stream.recorded is None:  # the first decision comes first in the log
-            stream.late_reason = reason
+            stream.late_refusal = refusal
         else:
-            self.nursery.start_soon(self._refuse, stream, Refusal(400, reason))
+            self.nursery.start_soon(self._refuse, stream, refusal)
 
     def fail(self, stream: Http2Stream, reason: str) -> None:
         """The server gave no answer that can be passed on: record that, then answer with a 502. An

@@ -1,8 +1,10 @@
-"""Requests whose bodies MCP rules judge: they wait here, whole, before anything is recorded.
+"""Requests whose bodies are needed whole before anything is recorded: MCP rules judge them, or a
+credential's stand-in may have to be swapped in them.
 
 Rules of this file:
-- A body has one deadline, which more bytes do not extend, and room for MAX_BODY bytes, which its
-  window lets in. The server is not asked while it waits.
+- A body has one deadline, which more bytes do not extend, and room for a number of bytes, which its
+  window lets in. The server is not asked while it waits. One that is too long for MCP rules is
+  refused, one in which nothing can be swapped for its length goes on as it comes.
 - A body that is cut off was an attempt too, so it is recorded.
 """
 
@@ -12,8 +14,11 @@ import math
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from nono_trio.core.http.body import LengthBody
 from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
+from nono_trio.core.http.message import body_events
 from nono_trio.proxy.access.authorizer import judged_messages, unreadable
+from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.http.http2.peer import WINDOW
 
 if TYPE_CHECKING:
@@ -45,12 +50,15 @@ class UnjudgedStreams:
     def add(self, stream: Http2Stream, decision: Decision, now: float) -> None:
         """Let a stream wait for its body. `decision` is the one about its head, which allows."""
         self._waiting[stream] = (now + self._seconds, decision)
-        if stream.request is not None and stream.request.head.length > MAX_BODY:
+        if stream.search is not None:
+            stream.search.is_late = False
+        most = _most(stream, decision)
+        if stream.request is not None and stream.request.head.length > most:
             self.refuse(stream, too_long())
         elif stream.up.has_ended:
             self.judge(stream)
         else:
-            self._client.return_stream_window(stream.number, MAX_BODY + 1 - WINDOW)
+            self._client.return_stream_window(stream.number, most + 1 - WINDOW)
             if stream.request is not None and stream.request.head.expects_continue:
                 self._client.send_head(stream.number, [(b":status", b"100")])
 
@@ -58,23 +66,49 @@ class UnjudgedStreams:
         return stream in self._waiting
 
     def check(self, stream: Http2Stream) -> None:
-        """Refuse a body that has become too long."""
-        if stream.up.held > MAX_BODY:
+        """Refuse a body that has become too long, or let it go on."""
+        _, decision = self._waiting[stream]
+        if stream.up.held <= _most(stream, decision):
+            return
+        if decision.messages is not None:
             self.refuse(stream, too_long())
+            return
+        del self._waiting[stream]
+        if stream.search is not None:
+            stream.search.is_late = True
+        self._lifecycle.start(stream, decision)
 
     def judge(self, stream: Http2Stream) -> None:
-        """Decide about the messages of a body that is whole."""
+        """Decide about a body that is whole."""
         (_, decision), request = self._waiting.pop(stream), stream.request
         if request is None:
             raise AssertionError("a stream that waits has a request")
-        first, *others = judged_messages(request, decision, b"".join(stream.up.pieces))
-        self._lifecycle.start(stream, first, others)
+        body = b"".join(stream.up.pieces)
+        others: list[Decision] = []
+        if decision.messages is not None:
+            decision, *others = judged_messages(request, decision, body)
+        else:
+            request.early = body_events(request.stream_id, body, ended=True)
+        if stream.guard is not None:
+            request.body = LengthBody(0)
+            decision = stream.guard.judge_body(request, decision)
+            if stream.search is not None:
+                for name in stream.search.unrecorded:
+                    decision = decision.with_passed_on(name)
+                stream.search = None  # all of it was searched
+        self._lifecycle.start(stream, decision, () if decision.refusal is not None else others)
 
     def refuse(self, stream: Http2Stream, fault: BadMessage) -> None:
         """Refuse a body that can't be read."""
         stream.up.drop()
         _, decision = self._waiting.pop(stream)
-        self._lifecycle.start(stream, unreadable(decision, fault))
+        self._lifecycle.start(stream, _unread(decision, fault))
+
+    def refuse_with(self, stream: Http2Stream, refusal: Refusal) -> None:
+        """Refuse a stream that waits, for what its body has."""
+        stream.up.drop()
+        _, decision = self._waiting.pop(stream)
+        self._lifecycle.start(stream, decision.refused(refusal))
 
     def refuse_late(self, now: float) -> bool:
         """Refuse the streams whose time is over; return whether any was."""
@@ -87,4 +121,17 @@ class UnjudgedStreams:
         """Yield the refusals of the streams that still wait, since the connection has ended."""
         while self._waiting:
             _, (_, decision) = self._waiting.popitem()
-            yield unreadable(decision, cut_off())
+            yield _unread(decision, cut_off())
+
+
+def _most(stream: Http2Stream, decision: Decision) -> int:
+    """The bytes of a body that there is room for."""
+    if decision.messages is None and stream.guard is not None:
+        return stream.guard.max_body
+    return MAX_BODY
+
+
+def _unread(decision: Decision, fault: BadMessage) -> Decision:
+    if decision.messages is not None:
+        return unreadable(decision, fault)
+    return decision.refused(Refusal(fault.status, f"the body {fault.reason}"))

@@ -1,0 +1,50 @@
+"""What credentials mean for the requests to one origin: which stand-ins are swapped in them, and
+which are searched for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nono_trio.core.credentials.search import StandInSearch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.core.credentials.swap import Swap
+    from nono_trio.proxy.credentials.interfaces import HeldCredential
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OriginCredentials:
+    """What holds for the requests to one origin. The searches are None if they search for nothing.
+
+    `bound` are swapped there, `swaps` say how, without a secret. `refused` finds the stand-ins that
+    must not go there, `passed` those that may and are noted.
+    """
+
+    bound: tuple[HeldCredential, ...] = ()
+    swaps: tuple[Swap, ...] = field(default=(), repr=False)
+    refused: NamedSearch | None = None
+    passed: NamedSearch | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedSearch:
+    """A search, and the names of the credentials whose stand-ins it finds."""
+
+    search: StandInSearch
+    names: tuple[str, ...]
+
+    def find(self, data: bytes) -> str | None:
+        """Return the name of a credential whose stand-in occurs in `data`."""
+        found = self.search.find(data)
+        return None if found is None else self.names[found]
+
+
+def search_for(held: Sequence[HeldCredential]) -> NamedSearch | None:
+    """Return the search for the stand-ins of some credentials; None for no credentials."""
+    if not held:
+        return None
+    search = StandInSearch([one.stand_in for one in held])
+    return NamedSearch(search, tuple(one.credential.name for one in held))
