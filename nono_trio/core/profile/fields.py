@@ -216,8 +216,8 @@ FIELDS: Final = (
         flags=("--allow-mcp-tool",), metavar="'TOOL[,TOOL] URL'",
         help="Allow calls of tools of an MCP server, as in"
         " 'search_*,get_issue https://mcp.example.com/mcp', and no other tool there: * is any text"
-        " in a name, method:NAME is a method of MCP as resources/read. Without a path the URL is"
-        " every path of the host.",
+        " in a name, method:NAME is a method of MCP as resources/read. GET and DELETE of the URL"
+        " are allowed too, so name the server's path: without one it is every path of the host.",
         example='["search_* https://mcp.example.com/mcp"]',
         note="and no other tools of these servers",
     ),
