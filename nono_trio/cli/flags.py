@@ -59,9 +59,8 @@ _AUTHORITIES = (
 )  # fmt: skip
 
 _CREDENTIALS = (
-    # Hidden until the proxy swaps stand-ins.
-    option("--credential", type=CREDENTIAL, multiple=True, hidden=True,
-           metavar="NAME[=SOURCE][@HOST,...]", group="requests",
+    option("--credential", type=CREDENTIAL, multiple=True,
+           metavar="NAME[=SOURCE][@HOST,...]", group="credentials",
            help="Keep a secret outside of the cage: the command gets a stand-in. It is swapped in"
            " requests to the hosts of the credential, and refused in others. NAME is a service"
            " (anthropic, openai, github, ...) or one of your own with SOURCE and HOST. SOURCE is"

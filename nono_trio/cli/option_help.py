@@ -25,6 +25,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "network": "Network",
     "requests": "Requests that are seen",
     "mcp": "Tools of MCP servers",
+    "credentials": "Credentials",
     "isolation": "Isolation",
     "limits": "Limits",
     "judging": "Judging",

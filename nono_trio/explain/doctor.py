@@ -14,6 +14,7 @@ from nono_trio.sandbox import probe
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
 from nono_trio.sandbox.probe import Check
 from nono_trio.sandbox.spawn import ConnectBrokerRefused, NamespacesRefused, TransparentRefused
+from nono_trio.session.credentials.readers import KEYRING_EXTRA
 from nono_trio.session.platforms import preferred_isolation
 from nono_trio.session.prepare import prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE
@@ -68,6 +69,7 @@ def examine(options: RunOptions) -> list[Check]:
         *checks,
         probe.check_attribution(),
         _check_trust(options.environment),
+        check_keyring(),
         probe.check_pidfd(),
         probe.check_cgroup(),
         probe.check_limits(),
@@ -99,6 +101,17 @@ def _check_trust(environment: Mapping[str, str]) -> Check:
         return Check(TRUST, "missing", found, required=False, fix="install ca-certificates")
     found = f"where hosts are intercepted, {trusting} trust it, by variables and {places}{others}"
     return Check(TRUST, "ok", found, required=False)
+
+
+def check_keyring() -> Check:
+    """Say whether secrets can come from keyring://; the keyring itself is not asked."""
+    from importlib.util import find_spec
+
+    if find_spec("keyring") is None:
+        fix = f"pip install '{KEYRING_EXTRA}'"
+        found = "the library keyring is missing, so no credential can have keyring://"
+        return Check("keyring", "missing", found, required=False, fix=fix)
+    return Check("keyring", "ok", "a credential can have keyring://", required=False)
 
 
 def best_isolation(checks: Sequence[Check]) -> Isolation | None:

@@ -36,8 +36,6 @@ def test_each_group_fits_a_screen(groups):
 
 def test_each_option_is_in_the_group_of_its_declaration(groups):
     for option in run_command.params:
-        if getattr(option, "hidden", False):
-            continue
         if flags := [flag for flag in option.opts if flag.startswith("--")]:
             title = GROUPS[option.group if hasattr(option, "group") else "output"]
             assert re.search(rf"^  (-\w, )?{flags[0]}\b", "\n".join(groups[title]), re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from harness import NONO_TRIO
 
 from nono_trio.errors import CageFailed
-from nono_trio.explain.doctor import best_isolation
+from nono_trio.explain.doctor import best_isolation, check_keyring
 from nono_trio.sandbox import probe
 from nono_trio.sandbox.attribution import self_check
 from nono_trio.sandbox.probe import Check
@@ -208,3 +209,11 @@ BAD = Check("z", "missing", "")
 )
 def test_what_it_comes_to(checks, isolation):
     assert best_isolation(checks) == isolation
+
+
+@pytest.mark.parametrize("found", [None, object()])
+def test_the_keyring_is_optional(found, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: found)
+    check = check_keyring()
+    assert (check.state, check.degrades) == ("ok" if found else "missing", False)
+    assert found or check.fix == "pip install 'nono-trio[keyring]'"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+import runpy
 
+import pytest
+from checkout import ROOT
+
+from nono_trio.config.credentials import parse_given
 from nono_trio.core.credentials.credential import DEFAULT_PLACES, Place, parse_bound_host
 from nono_trio.core.credentials.presets import PRESETS, make_credential
 from nono_trio.core.policy.endpoint_path import canonical_target
 from nono_trio.core.policy.endpoint_rule import parse_endpoint
+from nono_trio.core.profile.parser import read_profile
 from nono_trio.errors import UsageError
 
 
@@ -104,3 +110,17 @@ def test_bad_settings_name_the_credential():
         make_credential("github", {}, endpoints=["FETCH"])
     with pytest.raises(UsageError, match=r"^credential github: expected at most"):
         make_credential("github", {}, hosts=[f"a{n}.example.com" for n in range(65)])
+
+
+def test_the_docs_have_every_service_and_their_examples_are_valid() -> None:
+    text = (ROOT / "docs" / "credentials.md").read_text()
+    table = runpy.run_path(str(ROOT / "scripts" / "services_table.py"))["table"]
+    assert table() in text, "paste what scripts/services_table.py prints"
+    for example in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        assert read_profile(example, "docs.toml").faults == ()
+    flags = re.findall(r"--credential (?:'([^'\n]*)'|(\S+)='([^'\n]*)'|([^\s`'|]+))", text)
+    given = [whole or (f"{name}={source}" if name else bare) for whole, name, source, bare in flags]
+    made = [parse_given(one) for one in given if one[0].islower()]
+    assert {one.name for one in made} >= {"anthropic", "github", "my-api", "npm"}
+    for one in made:
+        make_credential(one.name, {}, source=one.source, hosts=one.hosts)
