@@ -47,15 +47,19 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def lines(path: Path, size: int) -> Iterator[bytes]:
+def lines(path: Path, size: int, start: int = 0) -> Iterator[bytes]:
     """Yield the lines of the first `size` bytes with their newlines; the last may have no newline.
+
+    `start` is the offset of the first line to read.
 
     A line over MAX_LINE is not ours: its beginning is yielded without a newline, and nothing after
     it, so that a sparse file does not keep a reader busy. Raises OSError.
     """
-    if size == 0:
+    size -= start
+    if size <= 0:
         return
     with open_regular(path) as file:
+        file.seek(start)
         while size > 0 and (line := file.readline(min(size, MAX_LINE))):
             size -= len(line)
             yield line

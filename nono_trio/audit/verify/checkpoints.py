@@ -120,7 +120,7 @@ class CheckpointCursor:
         read, before = 0, None
         for line in lines(path, size):
             read += len(line)
-            checkpoint = _parse(line)
+            checkpoint = parse_checkpoint(line)
             if checkpoint is None:
                 # Half a line is the last one. It may be shorter than when it was first read,
                 # because a live writer cuts back a failed write.
@@ -145,7 +145,7 @@ class CheckpointCursor:
             )
 
 
-def _parse(line: bytes) -> Checkpoint | None:
+def parse_checkpoint(line: bytes) -> Checkpoint | None:
     """Return the checkpoint in a line with exactly our bytes, else None."""
     try:
         checkpoint = decode_checkpoint(line)

@@ -2,25 +2,30 @@
 
 Rules of this file: the pass stops at the first bad record, because a record after it proves
 nothing. Only this file distinguishes the traces of a crash from tampering. Memory does not grow
-with the log.
+with the log. Parts of the log may be checked by themselves (`parts`, joiner.py) and are then joined
+here, where every fact of theirs is compared with what came before.
 """
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.read.records import MAX_LINE, lines
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.chain import BadRecord, Chain
 from nono_trio.audit.verify.checkpoints import TRUNCATED, CheckpointCursor
-from nono_trio.core.log.events import Network, SessionEnded, SessionStarted
+from nono_trio.core.log.events import Network, SessionEnded, SessionStarted, decode_payload
 from nono_trio.core.log.notices import POLICY_SEQUENCE, Tally, says_policy_was_taken
+from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
 from nono_trio.core.policy.attempts import AttemptTally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from nono_trio.audit.verify.parts import GoodPart
     from nono_trio.core.log.events import NetworkEvent, Payload
 
 FIRST_RECORD = "first record mismatch"
@@ -76,19 +81,80 @@ class LogCheck:
         # The end of the good lines and records so far.
         self._number = 0
         self._good = 0
+        self._line = b""
 
-    def run(self, checkpoints: Path, checkpoints_size: int) -> None:
-        """Read the log and its checkpoints; raises OSError, all other faults are kept."""
-        line = b""
+    def run(
+        self,
+        checkpoints: Path,
+        checkpoints_size: int,
+        parts: Callable[[LogCheck], None] | None = None,
+    ) -> None:
+        """Read the log and its checkpoints; raises OSError, all other faults are kept.
+
+        `parts` reads what it can with `read_to` and `join`; its errors are raised.
+        """
         try:
             self.cursor = CheckpointCursor(checkpoints, checkpoints_size)
             self.cursor.passed(b"", 0, self.chain)
-            for line in lines(self._log, self._size):
-                self._take(line, self.cursor)
-            line = b""
+            if parts is not None:
+                parts(self)
+            self.read_to(self._size)
+            self._line = b""
             self._check_end(self.cursor)
         except BadRecord as bad:
-            self._stop(bad, line)
+            self._stop(bad, self._line)
+
+    def read_to(self, end: int, enough: Callable[[], bool] = lambda: False) -> None:
+        """Read on, line by line, up to the offset `end` or until there is enough."""
+        if self.cursor is None:
+            raise AssertionError("read_to is for run")
+        for line in lines(self._log, self._size, self.good_bytes):
+            self._line = line
+            self._take(line, self.cursor)
+            if self.good_bytes >= end or enough():
+                return
+
+    @property
+    def may_join(self) -> bool:
+        """True if a part may follow: its network events need not be looked at one by one."""
+        seen = self.network_count >= max(MAX_NETWORK_EVENTS, len(self._network_events))
+        return seen and self.ended is None and self.chain.count > POLICY_SEQUENCE
+
+    def join(self, part: GoodPart, data: bytes) -> bool:
+        """Go on after a part that is good by itself, with the bytes `data`.
+
+        Returns False, with nothing changed, if it does not go on where the log is good up to.
+        Raises BadRecord where checkpoints disagree; this check can't be used after that.
+        """
+        chain, cursor = self.chain, self.cursor
+        if cursor is None or (part.first, part.prev) != (chain.count, chain.head):
+            return False
+        begin, start = self.good_bytes, 0
+        for mark in part.marks:
+            for level, root in mark.subtrees:
+                chain.tree.append_subtree(level, root)
+            chain.count, chain.head = mark.count, mark.head
+            cursor.passed(data[start : mark.offset - begin], mark.offset, chain)
+            start = mark.offset - begin
+        self._number += chain.count - part.first
+        self._good = chain.count
+        self.network_count += part.network_count
+        self.good_bytes = begin + start
+        self._join_payloads(part)
+        return True
+
+    def _join_payloads(self, part: GoodPart) -> None:
+        payloads = [decode_payload(kind) for kind in part.kinds]
+        order = array("H", part.order)
+        for place, times in Counter(order).items():
+            self.tally.add(payloads[place], times)
+        for place in order:
+            self.attempts.add(payloads[place])
+        self.policy_was_taken |= any(map(says_policy_was_taken, payloads))
+        for last in map(decode_payload, part.last):
+            self.before_last, self.last = self.last, last
+            if isinstance(last, SessionEnded):
+                self.ended = last
 
     def share(self) -> float:
         """Return the share of the log that is read, from 0 to 1."""

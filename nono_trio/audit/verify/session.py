@@ -14,6 +14,7 @@ the ledger's line). A session whose supervisor runs is `open`, even if half of i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from nono_trio.audit import ledger as ledgers
@@ -31,6 +32,7 @@ from nono_trio.audit.verify.evidence import (
     is_ledger,
     session_directory,
 )
+from nono_trio.audit.verify.joiner import LEAST_BYTES, PartsDisagree, PartsJoiner
 from nono_trio.audit.verify.log_check import LogCheck
 from nono_trio.audit.verify.quick import QuickCheck
 from nono_trio.audit.verify.verdict import (
@@ -69,8 +71,12 @@ def verify(
     upstream: bool = False,
     ledger: LedgerReport | None = None,
     watch: Watch | None = None,
+    jobs: int | None = 1,
 ) -> Verification:
     """Judge one session directory or log file.
+
+    `jobs` is the number of processes that check parts of a long log, None to choose it. Not for a
+    process that runs a loop: it blocks, and ends its own processes only. Raises WorkerLost.
 
     `ledger` is the report on the ledger beside it, if there is one already (it is made again for a
     session that is missing in it, which may have been sealed since). `watch` gets a function that
@@ -81,7 +87,7 @@ def verify(
         if is_ledger(target):
             return verify_ledger(target)
         evidence = gather(target, upstream=upstream)
-        answer = _answer_for(evidence, ledger, quick, watch)
+        answer = _answer_for(evidence, ledger, quick, watch, jobs)
         for _ in range(MAX_LOOKS - 1):
             before = evidence
             if answer.first_bad is None or evidence.sealed:
@@ -89,7 +95,7 @@ def verify(
             evidence = gather(target, upstream=upstream)
             if not evidence.moved_on_from(before):
                 break
-            answer = _answer_for(evidence, ledger, quick, watch)
+            answer = _answer_for(evidence, ledger, quick, watch, jobs)
     except LogUnreadable as error:
         return _without_a_session(target, error)
     except OSError as error:
@@ -101,11 +107,15 @@ def verify(
 
 
 def _answer_for(
-    evidence: Evidence, ledger: LedgerReport | None, quick: bool, watch: Watch | None
+    evidence: Evidence,
+    ledger: LedgerReport | None,
+    quick: bool,
+    watch: Watch | None,
+    jobs: int | None,
 ) -> Verification:
     if quick and evidence.checkpoints_size:
         return _judge_quickly(evidence, ledger)
-    return _judge(evidence, ledger, watch)
+    return _judge(evidence, ledger, watch, jobs)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
@@ -193,7 +203,22 @@ def _nothing(_payload: Payload) -> None:
     """Keep nothing of a sealed log: session.json has these events already."""
 
 
-def _judge(evidence: Evidence, ledger: LedgerReport | None, watch: Watch | None) -> Verification:
+def _check_log(
+    evidence: Evidence, watch: Watch | None, jobs: int | None
+) -> tuple[LogCheck, FirstNetworkEvents]:
+    """Read the whole log; in parts if it is long, and again in one if they do not fit together."""
+    checkpoints, size = evidence.beside(CHECKPOINTS), evidence.checkpoints_size
+    if evidence.ours and evidence.log_size >= LEAST_BYTES:
+        check, events = _log_check(evidence, watch)
+        with suppress(PartsDisagree):
+            check.run(checkpoints, size, PartsJoiner(evidence, jobs).run)
+            return check, events
+    check, events = _log_check(evidence, watch)
+    check.run(checkpoints, size)
+    return check, events
+
+
+def _log_check(evidence: Evidence, watch: Watch | None) -> tuple[LogCheck, FirstNetworkEvents]:
     metadata = evidence.metadata
     events = FirstNetworkEvents()
     check = LogCheck(
@@ -206,7 +231,14 @@ def _judge(evidence: Evidence, ledger: LedgerReport | None, watch: Watch | None)
     )
     if watch is not None:
         watch(check.share)
-    check.run(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
+    return check, events
+
+
+def _judge(
+    evidence: Evidence, ledger: LedgerReport | None, watch: Watch | None, jobs: int | None
+) -> Verification:
+    metadata = evidence.metadata
+    check, events = _check_log(evidence, watch, jobs)
     head = check.chain.head
     answer = _answer(
         evidence, check.chain.count, head.hex() if head else None, check.chain.tree.root().hex()

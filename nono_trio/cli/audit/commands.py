@@ -77,10 +77,9 @@ audit.add_command(why)
 @click.option(
     "--jobs",
     type=WholeNumber(1, MAX_JOBS),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="Verify in that many processes.",
+    help="Verify in that many processes (default: one; for a long log as many as there are CPUs, up"
+    " to 4).",
 )
 @click.option(
     "--upstream",
@@ -90,8 +89,8 @@ audit.add_command(why)
 @json_option
 @audit_dir_option
 def verify(
-    targets: tuple[str, ...], every: bool, quick: bool, jobs: int, upstream: bool, as_json: bool,
-    audit_dir: str | None,
+    targets: tuple[str, ...], every: bool, quick: bool, jobs: int | None, upstream: bool,
+    as_json: bool, audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Prove that a session's log is whole: hashes, chain, checkpoints, seal and ledger.
 

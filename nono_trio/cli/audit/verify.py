@@ -31,7 +31,7 @@ def verify_targets(
     targets: Sequence[str],
     *,
     quick: bool,
-    jobs: int,
+    jobs: int | None,
     upstream: bool = False,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
@@ -49,7 +49,7 @@ def verify_all(
     audit_root: Path,
     *,
     quick: bool,
-    jobs: int,
+    jobs: int | None,
     upstream: bool = False,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
@@ -106,7 +106,7 @@ def verify_paths(
     paths: Sequence[Path],
     *,
     quick: bool,
-    jobs: int,
+    jobs: int | None,
     upstream: bool = False,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
@@ -118,13 +118,13 @@ def verify_paths(
     report = _ledger_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, ledger=report)
     elsewhere = partial(verify, quick=quick, upstream=upstream)
-    if jobs > 1 and len(paths) > 1 and _workers_find_this_package():
-        yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs)
+    if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
+        yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs or 1)
         return
     watch = None if wait is None else wait.watch
     for path in paths:
         judge = in_root if path.parent == audit_root else elsewhere
-        yield judge(path, watch=watch)
+        yield judge(path, watch=watch, jobs=jobs)
 
 
 def _verify_in_processes(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -57,6 +57,18 @@ class MerkleAccumulator:
         for leaf in leaves:
             self.append(leaf)
 
+    def append_subtree(self, level: int, node: bytes) -> None:
+        """Add the 2**level leaves of a perfect subtree, by its root; their number so far must be
+        a multiple of 2**level (raises ValueError)."""
+        if self._count & ((1 << level) - 1):
+            raise ValueError(f"expected a subtree of level {level} at a multiple of its size")
+        closed = self._count >> level
+        while closed & 1:
+            node = node_hash(self._peaks.pop(), node)
+            closed >>= 1
+        self._peaks.append(node)
+        self._count += 1 << level
+
     def root(self) -> bytes:
         """Return the root over all leaves so far; more may follow."""
         if not self._peaks:
@@ -65,6 +77,38 @@ class MerkleAccumulator:
         for peak in reversed(self._peaks[:-1]):
             node = node_hash(peak, node)
         return node
+
+
+class MerkleRange:
+    """The perfect subtrees of some leaves in the middle of a list, in O(log n) memory.
+
+    `start` is the place of the first leaf in the whole list. Whoever has the leaves before it can
+    go on with `MerkleAccumulator.append_subtree`: the roots are then those of one list. `node_hash`
+    is the tree's own (upstream's; another tree has the same shape).
+    """
+
+    __slots__ = ("_node_hash", "_place", "_subtrees")
+
+    def __init__(self, start: int, parent: Callable[[bytes, bytes], bytes] = node_hash) -> None:
+        self._place = start
+        self._subtrees: list[tuple[int, bytes]] = []
+        self._node_hash = parent
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf (32 bytes)."""
+        node, level, place, subtrees = leaf, 0, self._place, self._subtrees
+        # The last subtree is the left neighbour if it has the same size and ours is a right one.
+        while place & 1 and subtrees and subtrees[-1][0] == level:
+            node = self._node_hash(subtrees.pop()[1], node)
+            place >>= 1
+            level += 1
+        subtrees.append((level, node))
+        self._place += 1
+
+    def take(self) -> list[tuple[int, bytes]]:
+        """Return the subtrees since the last call, in order, each as (level, root)."""
+        taken, self._subtrees = self._subtrees, []
+        return taken
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:

@@ -140,16 +140,18 @@ class Tally:
         self.denied = 0
         self.lost = 0
 
-    def add(self, payload: Payload) -> None:
-        """Count one record."""
+    def add(self, payload: Payload, times: int = 1) -> None:
+        """Count one record, or as many that say the same."""
         if not isinstance(payload, Network):
             return
         event = payload.event
         if is_about_log(event):
-            self.lost += lost_events(event)
+            self.lost += lost_events(event) * times
             return
-        self.allowed += event.decision == "allow"
-        self.denied += is_denial(event)
+        if event.decision == "allow":
+            self.allowed += times
+        if is_denial(event):
+            self.denied += times
 
     def add_all(self, payloads: Sequence[Payload]) -> None:
         """Count records."""
