@@ -163,6 +163,9 @@ class Exchange:
             moved = not is_sent and request.pump()
             is_sent = is_sent or request.complete
             moved = response.pump() or moved
+            if is_sent and response.status is not None and not response.ended:
+                await self._stream_body(limits)
+                return
             if moved:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
@@ -183,6 +186,22 @@ class Exchange:
             self._client.expire_in(limits.idle)
             self._client.deadline = min(self._client.deadline, head_ends)
             await self._client.pause()
+
+    async def _stream_body(self, limits: ProxyLimits) -> None:
+        """Stream what is left of a response whose head has come, once its request was sent. Each
+        event of a language model is one turn of this loop."""
+        response, client = self.response_stream, self._client
+        pieces = 0
+        while not (response.ended and response.done):
+            if response.pump():
+                pieces += 1
+                if pieces % TURN_PIECES == 0:
+                    await trio.lowlevel.checkpoint()
+            elif client.tcp.broken:
+                raise SideFailed("client")
+            else:
+                await client.pause(limits.idle)
+                pieces = 0  # nothing more could be read, and others had their turn before more came
 
     def _fail(self, closed_by: ClosedBy, status: int, reason: str) -> None:
         self.closed_by = closed_by

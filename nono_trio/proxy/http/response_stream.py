@@ -201,10 +201,14 @@ class ResponseStream:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
         self._unread = self._unread[taken:]
         body = response.body
-        trailers = end_to_end_trailers(response.fields, body.trailers) if body.done else ()
-        for event in body_events(self._stream_id, data, ended=body.done, trailers=trailers):
+        if not body.done:
+            if data:
+                self._pending += self._writer.write_data(data)
+            return
+        trailers = end_to_end_trailers(response.fields, body.trailers)
+        for event in body_events(self._stream_id, data, ended=True, trailers=trailers):
             self._pending += self._writer.write(event)
-        self.ended = body.done
+        self.ended = True
 
     def _end(self) -> None:
         self._pending += self._writer.write(MessageEnded(self._stream_id))

@@ -58,6 +58,7 @@ class TlsTransport:
         "_incoming",
         "_is_below_at_end",
         "_is_cut",
+        "_is_drained",
         "_is_open",
         "_offered",
         "_outgoing",
@@ -82,6 +83,8 @@ class TlsTransport:
         )
         self._is_open = False
         """The handshake is complete."""
+        self._is_drained = True
+        """OpenSSL has nothing left to read: `_has_more` found that after the last bytes came."""
         self._bare = 0
         self._batches = RecordBatches(early)
         self._is_below_at_end = False
@@ -106,8 +109,9 @@ class TlsTransport:
         """As `Transport.readable`."""
         if self._peeked or self._has_ended or self._failure is not None:
             return True
-        waits = self._batches.has_batch or self._incoming.pending or self._tls.pending()
-        return bool(waits) or self._below.readable
+        if self._batches.has_batch or (not self._is_drained and self._has_more()):
+            return True
+        return self._below.readable
 
     @property
     def ending(self) -> bool:
@@ -168,7 +172,7 @@ class TlsTransport:
             return peeked
         try:
             data = self._read(most)
-            if data and len(data) < most and self._has_more():
+            if data and len(data) < most and self._has_more():  # marks what is drained, too
                 data = self._read_on(data, most)
             return data
         finally:
@@ -186,21 +190,15 @@ class TlsTransport:
 
     def try_send(self, data: bytes | memoryview) -> int:
         """As `Transport.try_send`."""
-        view = memoryview(data)
-        if self._encrypted and bytes(view[: self._encrypted]) != self._offered:
-            raise AssertionError("other bytes were offered before the rest was sent")
-        sent = 0
-        while sent < len(view):
-            if not self._encrypted:
-                self._encrypted = self._encrypt(view[sent : sent + PIECE])
-                self._offered = b""
-            if not self._encrypted or not self._flush():
-                break
-            sent += self._encrypted
-            self._encrypted = 0
-        if self._encrypted and not self._offered:
-            self._offered = bytes(view[sent : sent + self._encrypted])
-        return sent
+        if not self._encrypted and 0 < len(data) <= PIECE:  # one turn of the loop below
+            self._offered = b""
+            self._encrypted = self._encrypt(data)
+            if self._encrypted and self._flush():
+                self._encrypted = 0
+                return len(data)
+            self._offered = bytes(data[: self._encrypted])
+            return 0
+        return self._send_pieces(memoryview(data))
 
     def send_last(self, data: bytes) -> None:
         """As `Transport.send_last`; close_notify goes with it."""
@@ -251,7 +249,10 @@ class TlsTransport:
         return self._peeked
 
     def _has_more(self) -> bool:
-        return bool(self._incoming.pending or self._tls.pending())
+        """Return whether OpenSSL has something left to read; asks it once for all that came."""
+        if not self._is_drained:
+            self._is_drained = not (self._incoming.pending or self._tls.pending())
+        return not self._is_drained
 
     def _read_on(self, data: bytes, most: int) -> bytes:
         """Add to `data` what has already been received. The end, or a failure, is left to the next
@@ -301,7 +302,9 @@ class TlsTransport:
 
     def _feed_more(self) -> bool:
         """As `_feed`; False also while our answers wait for the peer."""
-        return not self._is_stopped() and self._feed_or_fail()
+        if (self._ciphertext or self._outgoing.pending) and self._is_stopped():
+            return False
+        return self._feed()
 
     def _is_stopped(self) -> bool:
         """Return whether our answers wait for the peer, which then gets no others."""
@@ -313,52 +316,78 @@ class TlsTransport:
             self._failure = failure
             raise
 
-    def _feed_or_fail(self) -> bool:
+    def _feed(self) -> bool:
+        """Take in ciphertext; returns False if none has come. Raises SideFailed, and further reads
+        raise it too."""
+        if self._is_below_at_end:
+            return True
         try:
-            return self._feed()
+            ciphertext = self._next_batch()
         except SideFailed as failure:
             self._failure = failure
             self._is_cut = True
             raise
+        if ciphertext is None:
+            return False
+        self._is_drained = False
+        if ciphertext:
+            self._bare += self._incoming.write(ciphertext)
+            if self._bare > MAX_BARE:
+                self._is_cut = True
+                self._failure = SideFailed(self.side)
+                raise self._failure
+        return True
 
-    def _feed(self) -> bool:
-        """Take in ciphertext; returns False if none has come. Raises SideFailed."""
-        if self._is_below_at_end:
-            return True
+    def _next_batch(self) -> bytes | None:
+        """Return the ciphertext that OpenSSL gets next, None if none has come. The end, and what
+        is left before it, OpenSSL gets here."""
         batches = self._batches
         # Those of the last batch count once it was read: they may bring plaintext.
         if batches.records > (MAX_BARE_RECORDS if self._is_open else MAX_HANDSHAKE_RECORDS):
             raise SideFailed(self.side)
-        if not batches.has_batch:
-            data = self._below.try_receive(FEED)
-            if data is None:
-                return False
-            if not data:
-                self._is_below_at_end = True
-                self._incoming.write(batches.rest())
-                self._incoming.write_eof()
-                return True
-            batches.add(data)
-        self._bare += self._incoming.write(batches.next())
-        if self._bare > MAX_BARE:
-            raise SideFailed(self.side)
-        return True
+        if batches.has_batch:
+            return batches.next()
+        data = self._below.try_receive(FEED)
+        if data:
+            return batches.take(data)
+        if data is None:
+            return None
+        self._is_below_at_end = True
+        self._incoming.write(batches.rest())
+        self._incoming.write_eof()
+        return b""
 
     def _fail(self, error: ssl.SSLError) -> NoReturn:
         self._is_cut = True
         self._failure = SideFailed(self.side)
         raise self._failure from error
 
-    def _encrypt(self, piece: memoryview) -> int:
+    def _send_pieces(self, view: memoryview) -> int:
+        if self._encrypted and bytes(view[: self._encrypted]) != self._offered:
+            raise AssertionError("other bytes were offered before the rest was sent")
+        sent = 0
+        while sent < len(view):
+            if not self._encrypted:
+                self._encrypted = self._encrypt(view[sent : sent + PIECE])
+                self._offered = b""
+            if not self._encrypted or not self._flush():
+                break
+            sent += self._encrypted
+            self._encrypted = 0
+        if self._encrypted and not self._offered:
+            self._offered = bytes(view[sent : sent + self._encrypted])
+        return sent
+
+    def _encrypt(self, piece: bytes | memoryview) -> int:
         """Encrypt a piece; returns its length, or 0 during the handshake. Raises SideFailed."""
         done = 0
         while done < len(piece):
             try:
-                done += self._tls.write(piece[done:])
+                done += self._tls.write(piece[done:] if done else piece)
                 self._is_open = True
             except ssl.SSLWantReadError:  # the handshake is not complete
                 self._flush()
-                if not self._feed_or_fail():
+                if not self._feed():
                     return 0
             except ssl.SSLError as error:
                 self._is_cut = True
@@ -392,3 +421,4 @@ class TlsTransport:
             self._tls.unwrap()
         if held:
             self._incoming.write(held)
+            self._is_drained = False

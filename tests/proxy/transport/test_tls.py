@@ -450,13 +450,24 @@ async def test_tickets_and_a_burst_of_short_records_are_all_taken(contexts):
         assert got == sent
 
 
+def test_one_whole_record_is_a_batch_and_the_next_may_come_in_parts():
+    batches, record = RecordBatches(), b"\x17\x03\x03\x00\x02ab"
+    assert batches.take(record) == record
+    assert (batches.has_batch, batches.records) == (False, 1)
+    assert batches.take(record[:6]) == record[:6]
+    assert batches.take(record[6:] + record) == record[6:] + record  # its length is in no header
+    assert batches.records == 3
+
+
 @given(st.lists(st.binary(max_size=40), max_size=200), st.lists(st.integers(1, 900), min_size=1))
 def test_batches_are_all_the_bytes_and_end_with_records(bodies, sizes):
     sent = b"".join(b"\x17\x03\x03" + len(body).to_bytes(2, "big") + body for body in bodies)
     batches, got, at = RecordBatches(), [], 0
     for size in [*sizes, len(sent) + 1]:
         if at < len(sent):
-            batches.add(sent[at : at + size])
+            before = batches.records
+            got.append(batches.take(sent[at : at + size]))
+            assert batches.records - before <= BATCH
             at += size
         while batches.has_batch:
             before = batches.records
