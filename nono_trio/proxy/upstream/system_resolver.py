@@ -14,35 +14,34 @@ Rules of this file:
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from nono_trio.core.policy.reasons import DenialCode, format_reason
-from nono_trio.core.policy.resolver_files import MAX_HOSTS_FILE, hosts_addresses
-from nono_trio.core.policy.rule import is_localhost
-from nono_trio.posix.safe_open import open_regular
+from nono_trio.proxy.upstream.blocking_look_up import (
+    HOSTS_FILE,
+    addresses_in,
+    addresses_of,
+    look_up,
+)
 from nono_trio.proxy.upstream.interfaces import ResolveFailed
 from nono_trio.threads import in_thread, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+    from pathlib import Path
 
     from outcome import Outcome
-
-HOSTS_FILE: Final = Path("/etc/hosts")
 
 PLACES: Final = 16  # look-ups at once; more names wait
 PLACES_OF_A_ZONE: Final = 4  # so that three zones that hang leave room for a fourth
 THREADS: Final = 64  # with those that are over time; 8 MiB of address space each, little of it used
 THREADS_OF_A_ZONE: Final = 16
-LOCAL: Final = ("127.0.0.1", "::1")  # localhost names that no hosts file has: RFC 6761 6.3
 
 
 class SystemResolver:
@@ -55,7 +54,7 @@ class SystemResolver:
         get_addresses: Callable[[str], tuple[str, ...]] | None = None,
     ) -> None:
         self._hosts_file = hosts_file
-        self._get_addresses = get_addresses or _get_addresses
+        self._get_addresses = get_addresses or addresses_of
         self._places = trio.CapacityLimiter(PLACES)
         self._zones: dict[str, trio.CapacityLimiter] = {}
         self._threads: Counter[str] = Counter()
@@ -73,7 +72,7 @@ class SystemResolver:
 
     async def in_hosts_file(self, name: str) -> Sequence[str]:
         """As `Resolver`."""
-        return await in_thread(_read_hosts, self._hosts_file, name)
+        return await in_thread(addresses_in, self._hosts_file, name)
 
     @asynccontextmanager
     async def _place(self, zone: str) -> AsyncGenerator[None]:
@@ -117,10 +116,7 @@ class SystemResolver:
 
     def _look_up(self, name: str) -> tuple[str, ...]:
         """In a thread: look in the hosts file, then ask the system's name services."""
-        found = _read_hosts(self._hosts_file, name)
-        if found or is_localhost(name):
-            return found or LOCAL
-        return self._get_addresses(name)
+        return look_up(name, self._hosts_file, self._get_addresses)
 
 
 class _LookUp:
@@ -166,21 +162,3 @@ _UNKNOWN: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", so
 def _zone(name: str) -> str:
     """The zone of `name`, by its last two labels."""
     return ".".join(name.split(".")[-2:])
-
-
-def _get_addresses(name: str) -> tuple[str, ...]:
-    # Bytes: for text, Python applies its own IDNA codec, which has a module of its own to import.
-    found = socket.getaddrinfo(f"{name}.".encode("ascii"), None, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def _read_hosts(path: Path, name: str) -> tuple[str, ...]:
-    """The addresses of `name` in a hosts file; none if it can't be read or is too long."""
-    try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_HOSTS_FILE:
-                return ()
-            text = file.read(MAX_HOSTS_FILE).decode("utf-8", "replace")
-    except OSError:
-        return ()
-    return hosts_addresses(text, name)

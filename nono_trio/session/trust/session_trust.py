@@ -63,7 +63,22 @@ def open_session_trust(
     authority = read_own_authority(network, now, can_read)
     if authority is None:
         authority = new_authority(secrets.token_hex(4), now)
+    roots, upstream, hosts = read_upstream_trust(
+        network, environment, can_read=can_read, may_write=may_write
+    )
+    return SessionTrust(authority, roots, upstream, hosts)
+
+
+def read_upstream_trust(
+    network: NetworkOptions,
+    environment: Mapping[str, str],
+    *,
+    can_read: Callable[[str], str | None],
+    may_write: Callable[[str], bool],
+) -> tuple[Roots, tuple[bytes, ...], Mapping[str, HostTls]]:
+    """Return the roots of machine and user, all that servers are verified against (DER), and the
+    files of single hosts. Otherwise as `open_session_trust`."""
     upstream = read_upstream_ca(network.upstream_ca, may_write)
     hosts = read_host_files(network.host_files, environment, can_read, may_write)
     roots = read_roots(environment, may_write=may_write)
-    return SessionTrust(authority, roots, (*roots.system, *roots.others, *upstream), hosts)
+    return roots, (*roots.system, *roots.others, *upstream), hosts

@@ -1,6 +1,6 @@
 """An agent's command line that signs in and keeps its tokens in a file of its home.
 
-    login_agent.py BASE STEP...
+    login_agent.py AUTH_URL API_URL STEP...
 
     device     the device flow
     code:PORT  the authorization code flow: the browser's answer comes to a port of this machine
@@ -20,13 +20,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-BASE = sys.argv[1]
+AUTH, API = sys.argv[1:3]
 FILE = os.path.join(os.environ["HOME"], ".agent", "tokens.json")
 FORM = "application/x-www-form-urlencoded"
 
 
 def ask(path, data=None, kind=FORM, **fields):
-    url = path if "://" in path else BASE + path
+    url = path if "://" in path else AUTH + path
     fields["Accept-Encoding"] = "gzip"
     if data is not None:
         fields["Content-Type"] = kind
@@ -96,14 +96,16 @@ def code(port):
 def refresh(as_json=False):
     values = {"grant_type": "refresh_token", "refresh_token": tokens()["refresh_token"]}
     if as_json:
-        return signed_in(*read(*ask("/oauth/token", json.dumps(values).encode(), "application/json")))
+        return signed_in(
+            *read(*ask("/oauth/token", json.dumps(values).encode(), "application/json"))
+        )
     return signed_in(*form("/oauth/token", **values))
 
 
 def api():
     statuses = []
     for _ in range(2):
-        status, _, body = ask("/api/me", Authorization="Bearer " + tokens()["access_token"])
+        status, _, body = ask(API + "/api/me", Authorization="Bearer " + tokens()["access_token"])
         statuses.append(status)
         if status != 401:
             return [*statuses, body.decode("utf-8", "replace")]
@@ -127,7 +129,7 @@ def steal(url):
 
 STEPS = {"device": device, "code": code, "api": api, "json": as_json, "steal": steal}
 said = {}
-for step in sys.argv[2:]:
+for step in sys.argv[3:]:
     name, _, argument = step.partition(":")
     said[step] = STEPS[name](*([argument] if argument else []))
 said["tokens"] = tokens() if os.path.exists(FILE) else {}
