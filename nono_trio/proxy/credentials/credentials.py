@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.access.decision import Decision, Refusal
     from nono_trio.proxy.credentials.interfaces import HeldCredential
+    from nono_trio.proxy.credentials.token_requests import Login
 
 MAX_ORIGINS: Final = 1024  # remembered; all are dropped when full. Each is 200 bytes
 MAX_LEFT: Final = 32  # stand-ins in other places that are noted; the command names the places
@@ -37,10 +38,20 @@ class Credentials:
     It is made once, before the proxy serves, and given to `Proxy`.
     """
 
-    def __init__(self, held: Sequence[HeldCredential]) -> None:
-        self._held = tuple(held)
+    def __init__(self, held: Sequence[HeldCredential], logins: Sequence[Login] = ()) -> None:
+        """`logins` have more of them, and others after each sign-in."""
+        self._fixed = tuple(held)
+        self.logins = tuple(logins)
+        for one in self.logins:
+            one.changed = self._renew
+        self._renew()
+
+    def _renew(self) -> None:
+        """Take the credentials as they are now; requests on their way have those of before."""
+        of_logins = (held for one in self.logins for held in one.held)
+        self._held: tuple[HeldCredential, ...] = (*self._fixed, *of_logins)
         self._origins: dict[tuple[str, str, int], OriginCredentials] = {}
-        self._by_bound: dict[tuple[int, ...], OriginCredentials] = {}
+        self._by_bound: dict[tuple[tuple[int, ...], ...], OriginCredentials] = {}
         self._shown = ShownTexts(search_for(self._held))
         self._refused = search_for([one for one in self._held if not _passes(one)])
         self._passed = search_for([one for one in self._held if _passes(one)])
@@ -50,6 +61,10 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({len(self._held)})"
+
+    def has_token_url(self, host: Host) -> bool:
+        """Return True if answers of a host may have tokens of a login."""
+        return any(one.settings.is_at_host(host) for one in self.logins)
 
     def at(self, scheme: str, host: Host, port: int) -> OriginCredentials:
         """Return what holds for requests to an origin; `scheme` is http or https."""
@@ -61,9 +76,14 @@ class Credentials:
                 for number, one in enumerate(self._held)
                 if one.credential.is_bound_to(scheme, host, port)
             )
-            found = self._by_bound.get(bound)
+            known = tuple(
+                number
+                for number, one in enumerate(self._held)
+                if number in bound or _is_known(one, host)
+            )
+            found = self._by_bound.get((bound, known))
             if found is None:
-                found = self._by_bound[bound] = self._made(bound)
+                found = self._by_bound[bound, known] = self._made(bound, known)
             if len(self._origins) >= MAX_ORIGINS:
                 self._origins.clear()
             self._origins[key] = found
@@ -126,8 +146,8 @@ class Credentials:
             if len(self.left) < MAX_LEFT:
                 self.left[spot] = None
 
-    def _made(self, bound: tuple[int, ...]) -> OriginCredentials:
-        others = [one for number, one in enumerate(self._held) if number not in bound]
+    def _made(self, bound: tuple[int, ...], known: tuple[int, ...]) -> OriginCredentials:
+        others = [one for number, one in enumerate(self._held) if number not in known]
         here = tuple(self._held[number] for number in bound)
         # A key that signs is never sent itself.
         swapped = tuple(one for one in here if one.credential.kind != "sigv4")
@@ -142,6 +162,12 @@ class Credentials:
 def _passes(held: HeldCredential) -> bool:
     """Return True if the stand-in may go to hosts that it is not bound to, and is noted."""
     return held.credential.elsewhere == "audit"
+
+
+def _is_known(held: HeldCredential, host: Host) -> bool:
+    """Return True for a token at the host that has given it: its stand-in betrays nobody there."""
+    login = held.credential.login
+    return login is not None and login.is_at_host(host)
 
 
 def _swap(held: HeldCredential) -> Swap:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.credentials.interfaces import HeldCredential
     from nono_trio.proxy.credentials.origin import OriginCredentials
     from nono_trio.proxy.credentials.shown import ShownTexts
+    from nono_trio.proxy.credentials.token_requests import TokenRequest
 
 SECRET_SECONDS: Final = 15.0  # for all secrets of a request; a source has 10 for its command
 # A refusal of these is about where the request goes. Others are about its form, or the token.
@@ -72,7 +73,7 @@ class RequestGuard:
 
     max_body: ClassVar[int] = MAX_BODY
     """Bytes of a body that is read whole."""
-    __slots__ = ("_note_left", "_origin", "_scheme", "_shown", "_used")
+    __slots__ = ("_note_left", "_origin", "_scheme", "_shown", "_used", "tokens")
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ class RequestGuard:
         self._shown = shown
         self._note_left = note_left
         self._used: dict[str, Spot] = {}
+        self.tokens: TokenRequest | None = None
+        """Set for a request to the token URL of a captured login."""
 
     @property
     def searches(self) -> bool:
@@ -97,6 +100,11 @@ class RequestGuard:
     def swaps(self) -> bool:
         """True if a stand-in of the request is to be swapped."""
         return bool(self._used)
+
+    @property
+    def sends_secrets(self) -> bool:
+        """True if a secret goes out with the request."""
+        return self.swaps or (self.tokens is not None and self.tokens.has_tokens)
 
     def judge_head(self, request: HttpRequest, decision: Decision) -> Decision:
         """Return the decision about the request, now that its head was searched."""
@@ -178,11 +186,11 @@ class RequestGuard:
 
     def check_address(self, address: str) -> None:
         """Raise MustNotGoOn if a secret would go to a public address in clear."""
-        if self._scheme != "http" or not self._used:
+        if self._scheme != "http" or not self.sends_secrets:
             return
         parsed = parse_address(address)
         if parsed is None or classify(parsed) is AddressClass.PUBLIC:
-            name = next(iter(self._used))
+            name = next(iter(self._used), "" if self.tokens is None else self.tokens.name)
             raise MustNotGoOn(unusable(name, "it would cross the network in clear"))
 
     def _searched(self, decision: Decision, data: bytes, part: str) -> Decision:

@@ -144,7 +144,7 @@ class HttpConnection(TunnelHandler):
         upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
         if upstream is None:
             return False
-        if guard is not None and guard.swaps:
+        if guard is not None and guard.sends_secrets:
             self._check_address(guard, upstream)
         exchange = await self._exchange(request, recorded, upstream, outgoing, guard)
         # A spare upstream may have closed between two requests: then the request goes out once
@@ -154,7 +154,7 @@ class HttpConnection(TunnelHandler):
             again = await self._connect_or_refuse(request, recorded, for_tunnel=False)
             if again is None:
                 return False
-            if guard is not None and guard.swaps:
+            if guard is not None and guard.sends_secrets:
                 self._check_address(guard, again)
             exchange = await self._exchange(request, recorded, again, outgoing, guard)
         return await self._conclude(request, recorded.decision, exchange)
@@ -362,7 +362,8 @@ class HttpConnection(TunnelHandler):
             searches = searches_of(
                 guard, request, recorded, self._record, is_websocket=is_websocket
             )
-        exchange = Exchange(self._client, upstream, request, outgoing, searches)
+        takes = None if guard is None else guard.tokens
+        exchange = Exchange(self._client, upstream, request, outgoing, searches, takes=takes)
         try:
             await exchange.run(self._proxy.limits, self._proxy.buffer)
         finally:

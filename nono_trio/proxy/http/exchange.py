@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.decision import FlowStart
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.credentials.body_search import BodySearch, WebSocketSearch
+    from nono_trio.proxy.http.gathered_response import GatheredResponse, TakesAnswer
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.transport.client import Client
@@ -72,7 +73,10 @@ class Exchange:
         request: HttpRequest,
         outgoing: OutgoingRequest,
         searches: Searches | None = None,
+        *,
+        takes: TakesAnswer | None = None,
     ) -> None:
+        """`takes`: the answer is held back until that has changed it."""
         self.closed_by: ClosedBy = "shutdown"
         self.failure: Refusal | None = None
         """The answer to send, if the upstream's answer has not begun. Its record comes first."""
@@ -85,9 +89,13 @@ class Exchange:
         self._is_last = outgoing.is_last
         body = None if searches is None else searches.body
         self.request_stream = RequestStream(client, upstream, request, outgoing, body)
-        self.response_stream = ResponseStream(
-            client, upstream, request.head, self.request_stream, outgoing
-        )
+        about = client, upstream, request.head, self.request_stream, outgoing
+        self._gathered: GatheredResponse | None = None
+        if takes is not None:
+            from nono_trio.proxy.http.gathered_response import GatheredResponse  # late: few have it
+
+            self._gathered = GatheredResponse(*about, takes)
+        self.response_stream = self._gathered or ResponseStream(*about)
 
     async def run(self, limits: ProxyLimits, buffer: RelayBuffer) -> None:
         """Stream until the response has ended or something failed; then, if it has begun a
@@ -170,6 +178,9 @@ class Exchange:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
                     await trio.lowlevel.checkpoint()
+                continue
+            if self._gathered is not None and self._gathered.is_held:
+                await self._gathered.release()
                 continue
             if self._client.transport.broken:
                 raise SideFailed("client")

@@ -19,6 +19,7 @@ from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.http.exchange import Searches
 from nono_trio.proxy.http.message_body import hold_body
 from nono_trio.proxy.http.rewrite import rewrite
+from nono_trio.proxy.http.token_exchange import judge_token_request, with_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,6 +54,10 @@ async def judge_request(
     if type(request) is not HttpRequest:
         return None, decision
     guard = credentials.guard(scheme, request.host, request.port)
+    if credentials.logins:
+        guard.tokens, decision = await judge_token_request(
+            client, request, decision, credentials.logins, scheme=scheme, seconds=seconds
+        )
     decision = guard.judge_head(request, decision)
     if decision.refusal is None and guard.wants_body(request):
         try:
@@ -72,8 +77,15 @@ async def rewrite_guarded(
     outgoing = rewrite(
         request, chain, is_judged=decision.is_judged, drops_extensions=guard.searches
     )
-    if not guard.swaps:
-        return outgoing
+    if guard.swaps:
+        outgoing = await _swapped(request, outgoing, chain, guard)
+    return outgoing if guard.tokens is None else with_tokens(request, outgoing, guard.tokens)
+
+
+async def _swapped(
+    request: HttpRequest, outgoing: OutgoingRequest, chain: ProxyChain | None, guard: RequestGuard
+) -> OutgoingRequest:
+    """The request with secrets in its head, and in its body. Raises MustNotGoOn."""
     fields = outgoing.started.fields
     lowered = [(name.lower(), value) for name, value in fields]
     swapped = await guard.swap(request.target.path, lowered, request)

@@ -318,6 +318,9 @@ class TunnelHandler(ConnectionHandler):
         if HTTP2 not in offers:
             return HTTP1_ONLY
         host, port = recorded.decision.destination
+        credentials = self._proxy.credentials
+        if credentials is not None and credentials.has_token_url(host):
+            return tuple(one for one in offers if one != HTTP2)  # answers are held back there
         speaks = interception.http2.speaks(host.name, port)
         if speaks is None:
             self._forget_spare()
