@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import SessionOptions
+    from nono_trio.core.policy.network_policy import Policy
     from nono_trio.session.credentials.table import SessionCredentials
+    from nono_trio.session.tokens.token_endpoint import Route
     from nono_trio.session.trust.proxy_trust import ProxyTrust
 
 _DEFAULT_LISTEN = "127.0.0.1:0"
@@ -68,7 +70,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
     policy = build_policy(options.network)
     for warning in _warnings(options, notes, address, intercepts=policy.intercepts_any):
         say(f"warning: {warning}")
-    credentials = _open_credentials(options)
+    credentials = _open_credentials(options, policy)
     trust = _open_trust(options) if policy.intercepts_any else None
     listener = open_listener(port, address)
     token = new_token()
@@ -152,7 +154,7 @@ def _open_trust(options: SessionOptions) -> ProxyTrust:
     return trust
 
 
-def _open_credentials(options: SessionOptions) -> SessionCredentials | None:
+def _open_credentials(options: SessionOptions, policy: Policy) -> SessionCredentials | None:
     if not options.network.credentials:
         return None
     from nono_trio.session.core_dumps import forbid_core_dumps
@@ -160,7 +162,14 @@ def _open_credentials(options: SessionOptions) -> SessionCredentials | None:
     from nono_trio.startup import caller_environment
 
     forbid_core_dumps()  # before there is a secret
-    credentials = open_credentials(options.network.credentials, caller_environment())
+    environment = caller_environment()
+
+    def route() -> Route:
+        from nono_trio.session.trust.token_route import token_route
+
+        return token_route(options.network, policy, environment)
+
+    credentials = open_credentials(options.network.credentials, environment, route=route)
     for warning in credentials.warnings:
         say(f"warning: {warning}")
     for one in options.network.credentials:

@@ -8,7 +8,8 @@ Rules of this file:
   shows or judges those entries has it.
 - The endpoint rules of a preset hold for a host unless the user has a rule that opens it. A deny
   rule of the user's does not count: it must not open the rest.
-- --no-intercept for a bound host is a contradiction.
+- --no-intercept for a bound host, or for that of a token URL, is a contradiction.
+- A token URL of a login is opened for POST.
 - No error has the text of a source: it may be a secret that was written in its place.
 """
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from nono_trio.core.credentials.credential import BoundHost, Credential
+    from nono_trio.core.credentials.login import LoginSettings
+    from nono_trio.core.net.host import Host
     from nono_trio.core.policy.endpoint_rule import EndpointRule
 
 
@@ -126,8 +129,40 @@ def add_entries(
                 _add(given, "intercept", _entry_without_port(host), named.place, note_source)
         for rule_text in rules:
             _add(given, "endpoint", rule_text, named.place, note_source)
+        if credential.login is not None:
+            _open_token_urls(credential, credential.login, given, named.place, note_source)
         settled.append(credential)
     return settled
+
+
+def _open_token_urls(
+    credential: Credential,
+    login: LoginSettings,
+    given: dict[str, Any],
+    place: str,
+    note_source: Callable[[str, str, str], None],
+) -> None:
+    """Open the token URLs of a login for POST, and nothing else of their hosts: another URL there
+    may give tokens that are not captured. A bound host is open already."""
+    for url in login.token_urls:
+        for text in given["no_intercept"]:
+            if url.scheme == "https" and overlap(check_no_intercept(text), _HostOf(url.host)):
+                raise UsageError(
+                    f"{NO_INTERCEPT_FLAG} {text} contradicts the login {credential.name}, which"
+                    f" needs the answers of {url.text} to be seen",
+                    hint=f"drop {NO_INTERCEPT_FLAG} {text}, or the login",
+                )
+        if not credential.is_bound_to(url.scheme, url.host, url.port):
+            _add(given, "endpoint", f"allow POST {url.text}", place, note_source)
+        if url.scheme == "https":
+            _add(given, "intercept", url.host.bracketed(), place, note_source)
+
+
+class _HostOf(NamedTuple):
+    """One host, as rules name it."""
+
+    host: Host
+    wildcard: bool = False
 
 
 def _made(
@@ -154,6 +189,8 @@ def _made(
         ttl=table.ttl,
         headers=table.headers,
         parameters=table.parameters,
+        oauth2=None if table.oauth2 is None else table.oauth2.settings(name),
+        login=None if table.login is None else table.login.settings(name),
     )
 
 

@@ -115,7 +115,7 @@ class ChildService:
                 self._run.resources.token,
                 upstream_proxy=self._run.upstream_proxy,
                 interception=None if trust is None else trust.session.interception(),
-                credentials=proxy_credentials(self._run.credentials),
+                credentials=proxy_credentials(self._run.credentials, self._run.resources.logins),
             )
             self._attribution = recorder.programs = attribution_for(
                 self._launched,

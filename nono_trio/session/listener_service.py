@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.listeners.proxy import Admits
     from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.shutdown import Shutdown
+    from nono_trio.session.tokens.captured_logins import SessionLogins
     from nono_trio.session.trust.session_trust import SessionTrust
 
 
@@ -34,9 +35,11 @@ class ListenerService:
         self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
         ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
         trust: SessionTrust | None = None, credentials: SessionCredentials | None = None,
+        logins: SessionLogins | None = None,
     ) -> None:  # fmt: skip
         """`trust` is needed if the policy has intercepted hosts."""
         self._credentials = credentials
+        self._logins = logins
         self._listener = listener
         self._policy = policy
         self._upstream_proxy = upstream_proxy
@@ -53,20 +56,24 @@ class ListenerService:
             self._token,
             upstream_proxy=self._upstream_proxy,
             interception=None if self._trust is None else self._trust.interception(),
-            credentials=proxy_credentials(self._credentials),
+            credentials=proxy_credentials(self._credentials, self._logins),
         )
         self._ready()
         await serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
         return 0
 
 
-def proxy_credentials(session: SessionCredentials | None) -> Credentials | None:
+def proxy_credentials(
+    session: SessionCredentials | None, logins: SessionLogins | None
+) -> Credentials | None:
     """Return the credentials as the proxy takes them; None without any."""
-    if session is None or not session.held:
+    if logins is None and (session is None or not session.held):
         return None
     from nono_trio.proxy.credentials.credentials import Credentials  # late: few sessions have any
 
-    return Credentials(session.held)
+    return Credentials(
+        () if session is None else session.held, () if logins is None else logins.logins
+    )
 
 
 async def serve_until_asked(

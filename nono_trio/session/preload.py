@@ -48,6 +48,8 @@ _TLS_MODULES: Final = (
 _CREDENTIAL_MODULES: Final = (
     "nono_trio.proxy.credentials.credentials",
     "nono_trio.session.credentials.sources",
+    "nono_trio.proxy.http.token_exchange",  # for the answers of token URLs
+    "nono_trio.proxy.http.gathered_response",
 )
 
 _NAME_SERVICES: Final = "/etc/nsswitch.conf"

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.resource_limits import PlannedLimits
     from nono_trio.session.run_resources import RunResources
+    from nono_trio.session.tokens.token_endpoint import Route
 
 # A supervisor that lives has killed the tree by then; one that hangs never will.
 LAUNCHERS_MARGIN = 1.0
@@ -143,7 +144,7 @@ def prepare_run(
     accept(program.files)
     # Made for this run, given back by RunResources.close.
     if credentials is None:
-        credentials = _open_credentials(options, program.files, dry=dry)
+        credentials = _open_credentials(options, policy, program.files, dry=dry)
     own = make_resources(
         options,
         chosen,
@@ -189,7 +190,7 @@ def prepare_run(
 
 
 def _open_credentials(
-    options: RunOptions, files: FilePlan, *, dry: bool
+    options: RunOptions, policy: Policy, files: FilePlan, *, dry: bool
 ) -> SessionCredentials | None:
     """Read the secrets of a run; None without credentials. Raises UsageError.
 
@@ -204,7 +205,19 @@ def _open_credentials(
     from nono_trio.session.opened_files import OpenedFiles
 
     opened = OpenedFiles(files, sandbox=options.sandbox)
-    return open_credentials(credentials, options.environment, opened)
+
+    def route() -> Route:
+        from nono_trio.session.trust.token_route import token_route  # late: few runs fetch tokens
+
+        return token_route(
+            options.session.network,
+            policy,
+            options.environment,
+            can_read=opened.reader,
+            may_write=opened.may_write,
+        )
+
+    return open_credentials(credentials, options.environment, opened, route)
 
 
 class _Parts(NamedTuple):
@@ -299,6 +312,7 @@ def _warnings(parts: _Parts, plan: CagePlan, through_proxy: int) -> list[str]:
         *own.taken_ports.values(),
         *(own.trust.notes if own.trust is not None else ()),
         *(own.credentials.session.warnings if own.credentials is not None else ()),
+        *(own.logins.warnings if own.logins is not None else ()),
         *unused_files(network, intercepts=parts.policy.intercepts_any),
     ]
 

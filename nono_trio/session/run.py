@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.prepare import PreparedRun
     from nono_trio.session.supervisor import Outcome, Supervisor
+    from nono_trio.session.tokens.captured_logins import SessionLogins
     from nono_trio.session.trust.session_trust import SessionTrust
 
 
@@ -140,10 +141,20 @@ def run_proxy(
             options.network.upstream_proxy,
             trust,
             credentials,
+            _logins_of(options),
         )
         collect_as_usual()
         outcome = trio.run(supervisor.run, service)
         return Finished(outcome, record, supervisor.writer.totals.attempts)
+
+
+def _logins_of(options: SessionOptions) -> SessionLogins | None:
+    """The captured logins of a proxy alone, which end with it."""
+    if all(one.login is None for one in options.network.credentials):
+        return None
+    from nono_trio.session.tokens.captured_logins import SessionLogins  # late: few have any
+
+    return SessionLogins(options.network.credentials, None)
 
 
 def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Listeners) -> Supervisor:

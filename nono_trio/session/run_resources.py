@@ -6,6 +6,7 @@ everything, and a home that can't be made takes the temporary directory with it.
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.denials_file import DenialsFile
     from nono_trio.session.homes.session_home import RunHome
+    from nono_trio.session.tokens.captured_logins import SessionLogins
     from nono_trio.session.trust.cage_trust import CageTrust
 
 
@@ -40,7 +42,7 @@ class RunResources:
     `listen_ports` the host's side of each --listen-port; `taken_ports` has a warning for each one
     that another process has. `identities` are device and inode of the directories, which must be
     there when the command starts. `trust` is there if hosts are intercepted.
-    `credentials` has the stand-ins of a run with credentials.
+    `credentials` has the stand-ins of a run with credentials, `logins` those of captured tokens.
     """
 
     listener: socket.socket | None
@@ -55,11 +57,14 @@ class RunResources:
     denials: DenialsFile | None
     trust: CageTrust | None = None
     credentials: CageCredentials | None = None
+    logins: SessionLogins | None = None
 
     def close(self) -> None:
         """Give everything back."""
         if self.credentials is not None:  # while the home is ours
             self.credentials.close()
+        if self.logins is not None:
+            self.logins.close()
         self.home.close()
         self.terminal.close()
         if self.denials is not None:
@@ -120,7 +125,28 @@ def make_resources(
         own.trust = _open_trust(options, files, isolation, own)
     if credentials is not None:
         own.credentials = _deliver(options, files, isolation, own, credentials, dry=dry)
+    if not dry and any(one.login is not None for one in options.session.network.credentials):
+        own.logins = _open_logins(options, own)
     return own
+
+
+def _open_logins(options: RunOptions, own: RunResources) -> SessionLogins:
+    """Read the tokens that are kept with the home; if that fails, `own` is given back."""
+    from nono_trio.session.tokens.captured_logins import SessionLogins  # late: few runs have any
+
+    held = own.home.held
+    try:
+        return SessionLogins(
+            options.session.network.credentials,
+            None if held is None else os.path.dirname(held.path),
+        )
+    except OSError as error:
+        own.home.take_back()
+        own.close()
+        raise CageFailed(
+            f"the tokens of the home can't be read: {error.strerror or error}",
+            hint="--home private keeps none",
+        ) from error
 
 
 def _open_trust(

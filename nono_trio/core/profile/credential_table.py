@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from nono_trio.core.credentials import credential as checks
+from nono_trio.core.credentials.login import parse_login
+from nono_trio.core.credentials.oauth2 import parse_oauth2
 from nono_trio.core.policy.endpoint_rule import parse_endpoint
 from nono_trio.core.profile.values import check_entry
 from nono_trio.errors import UsageError
@@ -21,7 +23,37 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nono_trio.core.credentials.login import LoginSettings
+    from nono_trio.core.credentials.oauth2 import OAuth2Settings
+
 KeyMerge: TypeAlias = Literal["adds_up", "replaces"]
+
+
+class OAuth2Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[credentials.NAME.oauth2]`: a client whose id and secret are exchanged for a token."""
+
+    token_url: str
+    client_id: str
+    client_secret: str
+    scopes: list[str] = []
+    audience: str | None = None
+    auth: Literal["basic", "post"] = "basic"
+
+    def settings(self, name: str) -> OAuth2Settings:
+        """Check the table. Raises UsageError."""
+        checks.parse_source(name, self.client_secret)
+        return parse_oauth2(name, **msgspec.structs.asdict(self))
+
+
+class LoginTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[credentials.NAME.login]`: the command signs in itself, and its tokens are captured."""
+
+    token_urls: list[str]
+    fields: list[str] = []
+
+    def settings(self, name: str) -> LoginSettings:
+        """Check the table. Raises UsageError."""
+        return parse_login(name, **msgspec.structs.asdict(self))
 
 
 class CredentialTable(
@@ -40,6 +72,8 @@ class CredentialTable(
     optional: bool | None = None
     elsewhere: Literal["deny", "audit"] | None = None
     ttl: int | None = None
+    oauth2: OAuth2Table | None = None
+    login: LoginTable | None = None
 
 
 class CredentialKey(NamedTuple):
@@ -97,6 +131,18 @@ KEYS: Final = (
     CredentialKey(
         "ttl", "replaces", "900", "Seconds for which what a command or the keyring gave is used.",
     ),
+    CredentialKey(
+        "oauth2", "replaces",
+        '{ token_url = "https://auth.example.com/token", client_id = "me",'
+        ' client_secret = "env://CLIENT_SECRET" }',
+        "Fetch a token for a client's id and secret (OAuth 2.0 client credentials); also scopes,"
+        ' audience, auth = "basic" or "post".',
+    ),
+    CredentialKey(
+        "login", "replaces", '{ token_urls = ["https://auth.example.com/token"] }',
+        "Capture the tokens when the command signs in itself: it gets stand-ins. Also `fields`,"
+        " more names of fields that hold tokens.",
+    ),
 )  # fmt: skip
 
 
@@ -143,4 +189,6 @@ _CHECKS: Final[dict[str, Callable[[str, Any], object]]] = {
     "files": lambda _name, text: check_entry("path", text),
     "endpoints": lambda _name, text: parse_endpoint("endpoints", text, "allow"),
     "ttl": checks.check_ttl,
+    "oauth2": lambda name, table: table.settings(name),
+    "login": lambda name, table: table.settings(name),
 }

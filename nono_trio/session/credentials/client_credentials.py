@@ -34,12 +34,14 @@ class ClientCredentialsReader:
         self, settings: OAuth2Settings, client_secret: Reader, endpoint: TokenEndpoint
     ) -> None:
         self._settings = settings
-        self._client_secret = client_secret
+        self._reader = client_secret
         self._endpoint = endpoint
+        self.client_secret: Secret | None = None
+        """The one that was sent last."""
 
     def read(self) -> Secret:
         """Return a new token; blocks. Raises SourceFailed."""
-        secret = self._client_secret.read()
+        secret = self.client_secret = self._reader.read()
         try:
             answer = self._endpoint.post(token_request(self._settings, secret.reveal()))
         except EndpointFailed as failed:
@@ -48,7 +50,7 @@ class ClientCredentialsReader:
 
     def stop(self) -> None:
         """End a read that runs in another thread, and let none begin."""
-        self._client_secret.stop()
+        self._reader.stop()
         self._endpoint.stop()
 
     def _token(self, answer: Answer) -> Secret:

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class HeldSecret:
     """A credential with its stand-in; proxy/credentials/interfaces.py has the protocol.
 
-    `at_start` is the secret as it was when the session began.
+    `at_start` is the secret as it was when the session began; `hidden` is another one by which the
+    source gets it, for which the command gets the same stand-in.
     """
 
     credential: Credential
     stand_in: bytes = field(repr=False)
     at_start: bytes = field(repr=False)
     source: SecretSource
+    hidden: bytes | None = field(default=None, repr=False)
 
     async def secret(self) -> bytes:
         """Return the real value now. Raises SecretUnavailable."""
@@ -31,7 +33,8 @@ class HeldSecret:
 
     def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return what is secret of it, as it was at the start, and what is shown instead."""
-        return ((self.at_start, self.stand_in),)
+        shown = ((self.at_start, self.stand_in),)
+        return shown if self.hidden is None else (*shown, (self.hidden, self.stand_in))
 
     def values(self) -> dict[str, bytes]:
         """Return the values of the credential's variables for the command."""

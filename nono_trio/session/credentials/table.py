@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, Place, parse_source
+from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
 from nono_trio.errors import UsageError
 from nono_trio.session.credentials.access import check_source, outside_path
@@ -171,4 +172,10 @@ def _hold(credential: Credential, source: SecretSource, taken: Sequence[bytes]) 
             f"credential {name}: the secret {unfit.reason}",
             hint="it could not be told from other text; see what its source gives",
         ) from None
-    return HeldSecret(credential, stand_in, value, source)
+    return HeldSecret(credential, stand_in, value, source, _client_secret(source))
+
+
+def _client_secret(source: SecretSource) -> bytes | None:
+    """Return what was exchanged for the secret, if it was."""
+    client = getattr(source.reader, "client_secret", None)
+    return client.reveal() if isinstance(client, Secret) else None
