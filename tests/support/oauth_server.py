@@ -61,6 +61,7 @@ class OAuthServer(ThreadingHTTPServer):
         self.devices: dict[str, int] = {}
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.api: list[tuple[str, str, int]] = []
+        self.bodies: list[bytes] = []
         self.lock = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -104,6 +105,7 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.server.bodies.append(body)
         path = urlsplit(self.path).path
         if path == "/oauth/device":
             device = secrets.token_hex(8)

@@ -21,7 +21,7 @@ import urllib.parse
 import urllib.request
 
 AUTH, API = sys.argv[1:3]
-FILE = os.path.join(os.environ["HOME"], ".agent", "tokens.json")
+FILE = os.path.join(os.environ["HOME"], ".agent", "login.json")
 FORM = "application/x-www-form-urlencoded"
 
 
