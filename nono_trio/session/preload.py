@@ -35,7 +35,6 @@ _GUARD_MODULES: Final = (
 
 # For hosts that are intercepted; cryptography imports its backend with the first key.
 _TLS_MODULES: Final = (
-    "nono_trio.proxy.http.guarded_request",
     "nono_trio.proxy.http.http2.multiplexed",
     "nono_trio.proxy.http.message_body",
     "nono_trio.proxy.intercept.interception",
@@ -44,9 +43,11 @@ _TLS_MODULES: Final = (
     "cryptography.hazmat.backends.openssl.backend",
 )
 
-# For credentials: what swaps and searches is imported with the first of these.
+# For credentials, also of a session that intercepts nothing: one may be for http:// alone.
 _CREDENTIAL_MODULES: Final = (
     "nono_trio.proxy.credentials.credentials",
+    "nono_trio.proxy.http.guarded_request",
+    "nono_trio.proxy.http.message_body",
     "nono_trio.session.credentials.sources",
     "nono_trio.proxy.http.token_exchange",  # for the answers of token URLs
     "nono_trio.proxy.http.gathered_response",

@@ -4,9 +4,9 @@ Rules of this file:
 - One read of a source at a time, in a thread of its own. It goes on if the one who waits is
   cancelled, and all others who wait get its result.
 - Each wait is bounded, whatever the source does.
-- A variable never changes. A file is looked at for each request. What a command or the keyring gave
-  is used for its time to live, and asked for again in the background before that ends. A token that
-  a server gave has a time of its own.
+- A variable never changes, and the keyring is asked once unless the user gives a time to live. A
+  file is looked at for each request. What a command gave is used for its time to live, and asked
+  for again in the background before that ends. A token that a server gave has a time of its own.
 - A secret whose time has ended is not used. After a failure the source rests for a moment.
 """
 
@@ -20,7 +20,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.credentials.credential import ENVIRONMENT, FILE
+from nono_trio.core.credentials.credential import ENVIRONMENT, FILE, KEYRING
 from nono_trio.session.credentials.command_line import SECONDS
 from nono_trio.session.credentials.readers import SourceFailed
 
@@ -52,6 +52,7 @@ class SecretSource:
     ) -> None:
         self.reader = reader
         self._kind = kind
+        self._has_ttl = ttl is not None
         self._ttl = float(ttl or DEFAULT_TTL)
         self._clock = clock
         self._secret: Secret | None = None
@@ -65,7 +66,13 @@ class SecretSource:
 
     @property
     def is_fixed(self) -> bool:
-        """True if it is read once, at the start."""
+        """True if it is read once, at the start. A keyring may be locked when the screen is, so it
+        is asked again only if its user says so."""
+        return self.is_quick or (self._kind == KEYRING and not self._has_ttl)
+
+    @property
+    def is_quick(self) -> bool:
+        """True if to read it is no wait."""
         return self._kind == ENVIRONMENT
 
     @property
@@ -206,7 +213,7 @@ def _read_all(sources: Sequence[SecretSource]) -> list[SourceFailed | None]:
     waiting: set[int] = set()
     try:
         for number, source in enumerate(sources):
-            if source.is_fixed:
+            if source.is_quick:
                 results.put((number, _result(source.reader)))
             else:
                 _start(number, source.reader, results)
@@ -237,7 +244,7 @@ def _ending_by_signals(sources: Sequence[SecretSource]) -> Iterator[None]:
     A command line is a session of its own, which the terminal's hangup does not reach.
     """
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or all(source.is_fixed for source in sources):
+    if not in_main or all(source.is_quick for source in sources):
         yield
         return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -112,4 +113,69 @@ def test_an_origin_gets_the_secret_and_others_get_nothing(isolation, sessions, t
     assert {"service", "plain"} == {
         name for one in denied for name in ("service", "plain") if name in one["reason"]
     }
+    assert sessions.verdict()[0] == 0
+
+
+BACKEND = """
+import keyring.backend
+
+class Of(keyring.backend.KeyringBackend):
+    priority = 1
+    reads = 0
+
+    def get_password(self, service, user):
+        Of.reads += 1
+        if Of.reads > 2:  # as a backend may, which is too late for us
+            import wsgiref.simple_server
+        return f"{service}-{user}-password-1"
+
+    def set_password(self, service, user, password): ...
+    def delete_password(self, service, user): ...
+"""
+
+
+def test_a_private_service_alone_with_the_keyring_and_a_command(sessions, tmp_path) -> None:
+    """Nothing is intercepted, and sources are asked again while the command runs."""
+    pytest.importorskip("keyring")
+    settings = tmp_path / "settings" / "python_keyring"
+    settings.mkdir(parents=True)
+    (tmp_path / "own_backend.py").write_text(BACKEND)
+    (settings / "keyringrc.cfg").write_text(
+        f"[backend]\ndefault-keyring=own_backend.Of\nkeyring-path={tmp_path}\n"
+    )
+    sessions.variables = {"XDG_CONFIG_HOME": str(tmp_path / "settings")}
+    count = tmp_path / "count"
+    count.write_text("0")
+    script = tmp_path / "next-secret"
+    script.write_text(
+        f"#!/bin/sh\nn=$(($(cat {count}) + 1))\necho $n >{count}\necho secret-of-the-command-$n\n"
+    )
+    script.chmod(0o755)
+    origin = Origin()
+    # The time to live of a second is over before the second answer of each path.
+    seen = Recording(origin, {"/wait": lambda: time.sleep(1.5)}).seen
+    host = f"http://127.0.0.1:{origin.port}"
+    (sessions.home / "own.toml").write_text(
+        f'[credentials.k]\nsource = "keyring://service/me"\nhosts = ["{host}"]\n'
+        f'variables = ["K"]\n[credentials.late]\nsource = "keyring://late/me"\nttl = 1\n'
+        f'hosts = ["{host}"]\nvariables = ["LATE"]\n[credentials.c]\nsource = "cmd://{script}"\n'
+        f'hosts = ["{host}"]\nvariables = ["C"]\nttl = 1\n'
+    )
+    order = [
+        ("/k", "K"), ("/c", "C"), ("/wait", "C"), ("/c", "C"), ("/k", "K"), ("/late", "LATE"),
+    ]  # fmt: skip
+    requests = [(host + path, "bearer", name) for path, name in order]
+    with serving(origin):
+        done = sessions.run(
+            "-p", "./own.toml", "--", SYSTEM_PYTHON, "-c", ASK, json.dumps(requests)
+        )
+    assert done.returncode == 0, done.stderr
+    status = [one for one, _ in json.loads(done.stdout)]
+    assert status == [200, 200, 200, 200, 200, 503], done.stdout
+    assert seen[0] == seen[-1] == ("/k", "Bearer service-me-password-1")
+    commands = [int((field or "").rpartition("-")[2]) for path, field in seen if path != "/k"]
+    assert commands == sorted(commands)
+    assert commands[-1] > commands[0]
+    failed = [one for one in sessions.decisions() if one.get("denial_category")]
+    assert {one["denial_category"] for one in failed} == {"managed_credential_unavailable"}
     assert sessions.verdict()[0] == 0
