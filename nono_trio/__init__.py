@@ -4,9 +4,10 @@
 #
 #   cli -> explain -> session -> config -> (proxy | sandbox) -> audit -> posix -> core -> errors
 #
-# core/     pure: HTTP heads, names and addresses, policy, credentials, profiles, the log's bytes
+# core/     pure: HTTP heads, names and addresses, policy, credentials, profiles, the log's bytes,
+#           and proofs of it
 # posix/    what every layer asks of the system: paths, owners, processes, files opened safely
-# audit/    store and ledger; write (the one writer), read, verify, recovery
+# audit/    store and ledger; keys, write (the one writer), read, verify, recovery
 # proxy/    listeners, HTTP, access (who may do what), upstream, transport (sockets),
 #           intercept (the session's certificate authority)
 # sandbox/  the file plan, the broker of system calls, and launcher/, the child's own process

@@ -44,6 +44,7 @@ PROCESSES = "processes.ndjson"
 SESSION = "session.json"
 POLICY = "policy.json"
 SUMMARY = "summary.json"
+BUNDLE = "audit-attestation.bundle"
 LATEST = "latest"
 # The prefix of a directory whose session has not started yet.
 STARTING = ".starting-"

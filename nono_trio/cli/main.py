@@ -70,6 +70,10 @@ COMMANDS = {
         "nono_trio.cli.home:home",
         "List and remove the homes that cages keep: logins, caches and settings of commands.",
     ),
+    "keys": (
+        "nono_trio.cli.keys:keys",
+        "Make, list and export the keys that logs are signed with.",
+    ),
     "doctor": (
         "nono_trio.cli.doctor:doctor",
         "Say what this machine can enforce, what is missing and how to get it.",

@@ -84,12 +84,13 @@ class NetworkOptions(NamedTuple):
 
 
 class AuditOptions(NamedTuple):
-    """The directory of the log and how it is written."""
+    """The directory of the log, how it is written, and the reference of the key that signs it."""
 
     state_root: Path
     mode: AuditMode = "strict"
     sync: AuditSync = "interval"
     queue: int = QUEUE_RECORDS
+    sign_key: str | None = None
 
 
 class SessionOptions(NamedTuple):

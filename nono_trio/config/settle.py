@@ -127,6 +127,7 @@ def _session(chosen: Chosen, values: Mapping[str, Any]) -> SessionOptions:
             mode=values["audit_mode"],
             sync=values["audit_sync"],
             queue=values["audit_queue"],
+            sign_key=values["audit_sign_key"],
         ),
         grace_seconds=values["grace"],
         profiles=chosen.profiles,

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from nono_trio.audit.keys.signer import Signer
     from nono_trio.config.options import NetworkOptions, RunOptions
     from nono_trio.core.policy.cage_names import OwnNames
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
@@ -86,6 +87,7 @@ class PreparedRun(NamedTuple):
     own_names: OwnNames
     inherited: Inherited
     credentials: SessionCredentials | None = None
+    signer: Signer | None = None
 
 
 def build_policy(network: NetworkOptions) -> Policy:
@@ -142,6 +144,11 @@ def prepare_run(
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
     accept(program.files)
+    signer = None
+    if options.session.audit.sign_key is not None:
+        from nono_trio.session.signing import run_signer  # late: cryptography takes 40 ms
+
+        signer = run_signer(options, program.files, dry=dry)
     # Made for this run, given back by RunResources.close.
     if credentials is None:
         credentials = _open_credentials(options, policy, program.files, dry=dry)
@@ -186,6 +193,7 @@ def prepare_run(
         own_names=names,
         inherited=variables.inherited,
         credentials=credentials,
+        signer=signer,
     )
 
 

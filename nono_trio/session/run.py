@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions, SessionOptions
     from nono_trio.core.log.policy_json import SessionPolicy
@@ -70,7 +71,8 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
 
     from nono_trio.session.child_service import ChildService
 
-    record = _open_record(options.session, options.command, run_policy(options, started.run))
+    policy = run_policy(options, started.run)
+    record = _open_record(options.session, options.command, policy, started.run.signer)
     listeners.built(started.run.enforcement)
     listeners.opened(record)
     make_room()
@@ -128,8 +130,14 @@ def run_proxy(
     from nono_trio.session.listener_service import ListenerService
     from nono_trio.session.shutdown import outliving_signals
 
+    signer = None
+    if options.audit.sign_key is not None:
+        from nono_trio.session.signing import proxy_signer  # late: cryptography takes 40 ms
+
+        signer = proxy_signer(options.audit)
     with outliving_signals():
-        record = _open_record(options, ["nono-trio", "proxy"], proxy_policy(options, credentials))
+        policy_record = proxy_policy(options, credentials)
+        record = _open_record(options, ["nono-trio", "proxy"], policy_record, signer)
         make_room()
         supervisor = _supervisor(options, record, listeners)
         service = ListenerService(
@@ -163,19 +171,24 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
     supervisor = Supervisor(
         record, options.audit, grace_seconds=options.grace_seconds, warn=listeners.warn
     )
+    if record.files.signer is not None:
+        record.files.signer.warn = listeners.warn
     supervisor.writer.observers += listeners.observe
     supervisor.writer.program_observers += listeners.programs
     return supervisor
 
 
 def _open_record(
-    options: SessionOptions, command: Sequence[str], policy: SessionPolicy
+    options: SessionOptions,
+    command: Sequence[str],
+    policy: SessionPolicy,
+    signer: Signer | None,
 ) -> SessionRecord:
     from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 
     root = options.audit.state_root
     try:
-        return SessionRecord(store.audit_root(root), SessionFacts(command, policy))
+        return SessionRecord(store.audit_root(root), SessionFacts(command, policy), signer)
     except OSError as error:
         raise AuditLost(
             f"the audit log can't be created in {root}: {error.strerror or error}",

@@ -91,6 +91,9 @@ class Supervisor:
         self._modes = record.files.modes = StateModes.of(record.directory, [LEDGER, LOCK])
         self._warn = warn
         self._grace_seconds = grace_seconds
+        # A signer may take its whole time for each of the three signatures of a seal.
+        signing = 0.0 if record.files.signer is None else 3 * record.files.signer.seconds
+        self._drain_seconds = DRAIN_SECONDS + signing
 
     async def run(self, service: Service) -> Outcome:
         """Run one session from `session_started` to the seal; main thread only (signals).
@@ -126,7 +129,7 @@ class Supervisor:
         writing = trio.CancelScope(shield=True)
         async with trio.open_nursery() as writers:
             writers.start_soon(self._write, writing)
-            with _deadline_after(writing, DRAIN_SECONDS), self.writer.recorder as recorder:
+            with _deadline_after(writing, self._drain_seconds), self.writer.recorder as recorder:
                 try:
                     await self._serve(service, recorder, outcome)
                 except* NonoTrioError as group:
@@ -137,7 +140,7 @@ class Supervisor:
                 finally:
                     self.writer.ended = SessionEnded(ended=rfc3339(), exit_code=outcome.exit_code)
         if writing.cancelled_caught:
-            raise AuditLost(f"the audit log was not drained within {DRAIN_SECONDS:.0f} s")
+            raise AuditLost(f"the audit log was not drained within {self._drain_seconds:.0f} s")
 
     async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -149,6 +152,7 @@ class Supervisor:
         for first in (started, self._record.policy_record):
             if await recorder.record_payload(first) == NOT_RECORDED:
                 raise AuditLost("the audit log could not be begun: a first record was not written")
+        await self.writer.sign_beginning()
         connections = trio.CancelScope()
         service_ended = trio.Event()
         async with (
@@ -192,7 +196,7 @@ class Supervisor:
         ended = self.writer.ended
         if ended is None:
             raise AssertionError("the writer ended without a last record")
-        with trio.move_on_after(DRAIN_SECONDS, shield=True) as sealing:
+        with trio.move_on_after(self._drain_seconds, shield=True) as sealing:
             try:
                 # A limiter of its own: nothing that hangs elsewhere takes the seal's thread.
                 one = trio.CapacityLimiter(1)
@@ -200,10 +204,11 @@ class Supervisor:
             except OSError as error:
                 raise AuditLost(
                     f"the audit log could not be sealed: {error.strerror or error}",
-                    hint=f"what was recorded is in {self._record.directory}",
+                    hint=getattr(error, "hint", None)  # of a signer that failed
+                    or f"what was recorded is in {self._record.directory}",
                 ) from error
         if sealing.cancelled_caught:
-            raise AuditLost(f"the audit log was not sealed within {DRAIN_SECONDS:.0f} s")
+            raise AuditLost(f"the audit log was not sealed within {self._drain_seconds:.0f} s")
 
 
 def cause(group: BaseExceptionGroup[NonoTrioError]) -> NonoTrioError:

@@ -21,8 +21,9 @@ from nono_trio.audit.verify.evidence import gather, read_bound_file
 from nono_trio.audit.verify.log_check import LogCheck
 from nono_trio.audit.verify.seal_check import LAST_RECORD
 from nono_trio.audit.verify.session import FirstNetworkEvents
+from nono_trio.audit.verify.signatures import SignatureCheck
 from nono_trio.audit.write.chained_log import ChainedLog
-from nono_trio.audit.write.seal import opened_metadata
+from nono_trio.audit.write.seal import opened_metadata, signed_attestation
 from nono_trio.core.log.events import MALFORMED, Network
 from nono_trio.core.log.notices import POLICY_SEQUENCE, is_about_log
 from nono_trio.core.log.policy_json import decode_policy
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.chained_log import AppendFile
     from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
     from nono_trio.core.log.notices import Tally
-    from nono_trio.core.log.session_json import AttemptTotals, Checkpoint, SessionMetadata
+    from nono_trio.core.log.session_json import (
+        AttemptTotals,
+        AuditAttestation,
+        Checkpoint,
+        SessionMetadata,
+    )
     from nono_trio.core.log.summary_json import SealSummary
 
 
@@ -58,6 +64,7 @@ class CrashScan:
             strict=True,
             sealed=False,
             observe=self._observe,
+            signatures=SignatureCheck.of(directory),
         )
         self._check.run(directory / store.CHECKPOINTS, self._evidence.checkpoints_size)
         self.whole = {
@@ -115,6 +122,12 @@ class CrashScan:
         return self._cursor.last
 
     @property
+    def attestation(self) -> AuditAttestation | None:
+        """The attestation of a seal that was signed before the supervisor was lost."""
+        policy, last = self._bound.policy, self.last_checkpoint
+        return None if policy is None else signed_attestation(policy, last)
+
+    @property
     def unrecorded_losses(self) -> int:
         """The number of lost events in the last checkpoint that no record of the log counts."""
         last = self.last_checkpoint
@@ -148,6 +161,9 @@ class CrashScan:
         """The fault that a crash can't explain; None if the session may be sealed."""
         if self._check.first_bad is not None:
             return self._check.first_bad
+        missing = self._check.signatures.end_fault(self.count, None)
+        if missing is not None:
+            return missing
         last = self.last_checkpoint
         if last is not None and last.final and self.ended is None:
             expected = "session_ended before the final checkpoint"

@@ -196,7 +196,10 @@ class _Sealing:
             summary, ended = self._end(log)
             self._checkpoint(log, files[store.CHECKPOINTS])
             events = self._found.network_events
-            self._publish(sealed_metadata(self._metadata, ended, log.position(), events, summary))
+            sealed = sealed_metadata(
+                self._metadata, ended, log.position(), events, summary, self._found.attestation
+            )
+            self._publish(sealed)
         answer.outcome, answer.event_count = "recovered", log.sequence
         answer.exit_code_known = ended.exit_code != LOST_EXIT_CODE
 

@@ -33,7 +33,7 @@ from nono_trio.audit.verify.chain import BadRecord, Chain
 from nono_trio.audit.verify.log_check import AFTER_END, FIRST_RECORD
 from nono_trio.audit.verify.seal_check import LAST_RECORD, SEALED_IN_LEDGER, check_ledger
 from nono_trio.audit.write.chained_log import LogPosition
-from nono_trio.audit.write.seal import opened_metadata, sealed_metadata
+from nono_trio.audit.write.seal import claimed_attestation, opened_metadata, sealed_metadata
 from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionStarted
 from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.log.policy_json import SupervisorProcess
@@ -231,7 +231,10 @@ class _Look:
             merkle_root=integrity.merkle_root if integrity else "",
             segment_xxh3="",
         )
-        expected = sealed_metadata(opened, ended, position, metadata.network_events, summary)
+        signed = claimed_attestation(self.bound.policy, metadata)
+        expected = sealed_metadata(
+            opened, ended, position, metadata.network_events, summary, signed
+        )
         repeated = [second.event] if isinstance(second, Network) else []
         self.fault = (
             check_session(expected, metadata)

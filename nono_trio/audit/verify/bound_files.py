@@ -18,7 +18,12 @@ from nono_trio.audit import store
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.evidence import read_bound_file
-from nono_trio.audit.write.seal import file_digest, opened_metadata, sealed_metadata
+from nono_trio.audit.write.seal import (
+    file_digest,
+    opened_metadata,
+    sealed_metadata,
+    signed_attestation,
+)
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.notices import POLICY_TARGET, SUMMARY_TARGET, bound_digest
 from nono_trio.core.log.policy_json import decode_policy
@@ -136,7 +141,12 @@ def expected_session(
         return opened
     if bound.summary is None or log.ended is None:
         return None
-    return sealed_metadata(opened, log.ended, position, network_events, bound.summary)
+    last = log.cursor.last if log.cursor is not None else None
+    try:
+        attestation = signed_attestation(bound.policy, last)
+    except ValueError:  # the policy names no keys: then nothing is signed
+        attestation = None
+    return sealed_metadata(opened, log.ended, position, network_events, bound.summary, attestation)
 
 
 def check_session(

@@ -20,6 +20,7 @@ from nono_trio.core.log.record import chain_hash, encode_line, leaf_hash
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
+    from nono_trio.core.proof.tree import Frontier
 
 MAX_U64 = 2**64 - 1
 SHOWN_BYTES = 80  # of a bad line in a message: enough to recognise it
@@ -81,6 +82,8 @@ class Chain:
         self.count = 0
         self.head: bytes | None = None
         self.tree = MerkleAccumulator()
+        self.proof_tree: Frontier | None = None
+        """The RFC 6962 tree, for a signed log."""
 
     def feed(self, line: bytes) -> Payload | None:
         """Check the next line; returns its payload, None for a blank line (not strict).
@@ -98,11 +101,13 @@ class Chain:
         leaf = leaf_hash(event_json)
         chain = chain_hash(self.head, leaf)
         if canonical and line == encode_line(self.count, self.head, leaf, chain, event_json):
-            return self._accept(leaf, chain, payload)
+            return self._accept(leaf, chain, payload, event_json)
         return self._feed_slowly(line)
 
-    def _accept(self, leaf: bytes, chain: bytes, payload: Payload) -> Payload:
+    def _accept(self, leaf: bytes, chain: bytes, payload: Payload, event_json: bytes) -> Payload:
         self.tree.append(leaf)
+        if self.proof_tree is not None:
+            self.proof_tree.add_data((event_json,))
         self.head = chain
         self.count += 1
         return payload
@@ -127,7 +132,7 @@ class Chain:
             _refuse_other_spelling(
                 encode_line(self.count, self.head, leaf, chain, event_json), line
             )
-        return self._accept(leaf, chain, payload)
+        return self._accept(leaf, chain, payload, event_json)
 
 
 def _parse(line: bytes) -> _Record:

@@ -18,7 +18,7 @@ from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import Checkpoint, decode_checkpoint, encode_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from nono_trio.audit.verify.chain import Chain
@@ -36,16 +36,20 @@ AFTER_SEAL = "bytes after the seal"
 class CheckpointCursor:
     """Walks the checkpoints while the log is read; `pending` is the next one.
 
-    Raises BadRecord wherever log and checkpoints disagree.
+    Raises BadRecord wherever log and checkpoints disagree. `passed` is called with each checkpoint
+    that the log agrees with, at its place, and may raise BadRecord too.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(
+        self, path: Path, size: int, passed: Callable[[Checkpoint], None] = lambda _one: None
+    ) -> None:
         self.count = 0
         self.last: Checkpoint | None = None
         self.pending: Checkpoint | None = None
         self.torn = False
         self.whole_bytes = 0  # bytes of the checkpoints file in lines that are checkpoints
         self.segment = xxhash.xxh3_64()
+        self._signed = passed
         self._checkpoints = self._read(path, size)
         self._advance()
 
@@ -97,6 +101,7 @@ class CheckpointCursor:
         ):
             if stored != computed:
                 raise self._mismatch(failure, stored, computed)
+        self._signed(checkpoint)
 
     def _compare_segment(self) -> None:
         checkpoint = self.pending

@@ -16,6 +16,7 @@ from nono_trio.audit.read.records import MAX_LINE, lines
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.chain import BadRecord, Chain
 from nono_trio.audit.verify.checkpoints import TRUNCATED, CheckpointCursor
+from nono_trio.audit.verify.signatures import renamed
 from nono_trio.core.log.events import Network, SessionEnded, SessionStarted, decode_payload
 from nono_trio.core.log.notices import POLICY_SEQUENCE, Tally, says_policy_was_taken
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.verify.parts import GoodPart
+    from nono_trio.audit.verify.signatures import SignatureCheck
     from nono_trio.core.log.events import NetworkEvent, Payload
 
 FIRST_RECORD = "first record mismatch"
@@ -43,7 +45,7 @@ class LogCheck:
 
     `strict` is for our own logs; `sealed` excludes a crash as an explanation. The sizes are those
     of the files when the verifier started; `network_events` are those that session.json repeats
-    from the log; `observe` is called with each good payload.
+    from the log; `observe` is called with each good payload; `signatures` checks what is signed.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class LogCheck:
         sealed: bool,
         network_events: Sequence[NetworkEvent] = (),
         observe: Callable[[Payload], None] = lambda _payload: None,
+        signatures: SignatureCheck,
     ) -> None:
         self.chain = Chain(strict=strict)
+        self.chain.proof_tree = signatures.tree
+        self.signatures = signatures
         self.cursor: CheckpointCursor | None = None
         self.first_bad: FirstBad | None = None
         self.good_bytes = 0
@@ -94,7 +99,9 @@ class LogCheck:
         `parts` reads what it can with `read_to` and `join`; its errors are raised.
         """
         try:
-            self.cursor = CheckpointCursor(checkpoints, checkpoints_size)
+            self.cursor = CheckpointCursor(
+                checkpoints, checkpoints_size, self.signatures.pass_checkpoint
+            )
             self.cursor.passed(b"", 0, self.chain)
             if parts is not None:
                 parts(self)
@@ -234,6 +241,8 @@ class LogCheck:
             expected=bad.expected,
             got=bad.got,
         )
+        if bad.failure == TRUNCATED:
+            self.first_bad = renamed(self.first_bad, self.signatures, due)
 
 
 def _kind(payload: Payload) -> str:

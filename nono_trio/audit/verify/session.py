@@ -17,6 +17,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.store import CHECKPOINTS, FLOWS
 from nono_trio.audit.stored_session import FirstBad
@@ -35,6 +37,11 @@ from nono_trio.audit.verify.evidence import (
 from nono_trio.audit.verify.joiner import LEAST_BYTES, PartsDisagree, PartsJoiner
 from nono_trio.audit.verify.log_check import LogCheck
 from nono_trio.audit.verify.quick import QuickCheck
+from nono_trio.audit.verify.signatures import (
+    SignatureCheck,
+    bundle_fault,
+    pin_fault,
+)
 from nono_trio.audit.verify.verdict import (
     AttestationSeen,
     CheckpointsSeen,
@@ -43,7 +50,12 @@ from nono_trio.audit.verify.verdict import (
     Verdict,
     Verification,
 )
-from nono_trio.audit.verify.verdict_notes import evidence_notes, ledger_notes, nameless_notes
+from nono_trio.audit.verify.verdict_notes import (
+    evidence_notes,
+    ledger_notes,
+    nameless_notes,
+    unsigned_end,
+)
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
 from nono_trio.errors import LogUnreadable
@@ -55,6 +67,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.core.log.events import NetworkEvent, Payload
     from nono_trio.core.log.session_json import Checkpoint
+    from nono_trio.core.proof.public_keys import PublicKeys
 
 Watch: TypeAlias = "Callable[[Callable[[], float]], None]"
 
@@ -69,6 +82,7 @@ def verify(
     *,
     quick: bool = False,
     upstream: bool = False,
+    pinned: PublicKeys | None = None,
     ledger: LedgerReport | None = None,
     watch: Watch | None = None,
     jobs: int | None = 1,
@@ -80,14 +94,18 @@ def verify(
 
     `ledger` is the report on the ledger beside it, if there is one already (it is made again for a
     session that is missing in it, which may have been sealed since). `watch` gets a function that
-    returns the share of the log that is read; another thread may call it. Raises nothing for its
+    returns the share of the log that is read; another thread may call it. With `pinned`, only a
+    session that is signed with that key is verified. Raises nothing for its
     faults: an unreadable session has the verdict `unreadable` and a note.
     """
     try:
         if is_ledger(target):
-            return verify_ledger(target)
+            answer = verify_ledger(target)
+            if pinned is not None:
+                answer.notes.append("its lines are not signed: the key was not used")
+            return answer
         evidence = gather(target, upstream=upstream)
-        answer = _answer_for(evidence, ledger, quick, watch, jobs)
+        answer = _answer_for(evidence, ledger, quick, pinned, watch, jobs)
         for _ in range(MAX_LOOKS - 1):
             before = evidence
             if answer.first_bad is None or evidence.sealed:
@@ -95,7 +113,7 @@ def verify(
             evidence = gather(target, upstream=upstream)
             if not evidence.moved_on_from(before):
                 break
-            answer = _answer_for(evidence, ledger, quick, watch, jobs)
+            answer = _answer_for(evidence, ledger, quick, pinned, watch, jobs)
     except LogUnreadable as error:
         return _without_a_session(target, error)
     except OSError as error:
@@ -110,12 +128,13 @@ def _answer_for(
     evidence: Evidence,
     ledger: LedgerReport | None,
     quick: bool,
+    pinned: PublicKeys | None,
     watch: Watch | None,
     jobs: int | None,
 ) -> Verification:
     if quick and evidence.checkpoints_size:
         return _judge_quickly(evidence, ledger)
-    return _judge(evidence, ledger, watch, jobs)
+    return _judge(evidence, ledger, pinned, watch, jobs)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
@@ -208,7 +227,9 @@ def _check_log(
 ) -> tuple[LogCheck, FirstNetworkEvents]:
     """Read the whole log; in parts if it is long, and again in one if they do not fit together."""
     checkpoints, size = evidence.beside(CHECKPOINTS), evidence.checkpoints_size
-    if evidence.ours and evidence.log_size >= LEAST_BYTES:
+    signed = SignatureCheck.of(evidence.directory).tree is not None
+    # The second tree of a signed log is not joined from parts.
+    if evidence.ours and evidence.log_size >= LEAST_BYTES and not signed:
         check, events = _log_check(evidence, watch)
         with suppress(PartsDisagree):
             check.run(checkpoints, size, PartsJoiner(evidence, jobs).run)
@@ -221,6 +242,7 @@ def _check_log(
 def _log_check(evidence: Evidence, watch: Watch | None) -> tuple[LogCheck, FirstNetworkEvents]:
     metadata = evidence.metadata
     events = FirstNetworkEvents()
+    signatures = SignatureCheck.of(evidence.directory if evidence.ours else None)
     check = LogCheck(
         evidence.log,
         evidence.log_size,
@@ -228,6 +250,7 @@ def _log_check(evidence: Evidence, watch: Watch | None) -> tuple[LogCheck, First
         sealed=evidence.sealed,
         network_events=metadata.network_events if metadata and evidence.sealed else (),
         observe=_nothing if evidence.sealed else events.observe,
+        signatures=signatures,
     )
     if watch is not None:
         watch(check.share)
@@ -235,7 +258,11 @@ def _log_check(evidence: Evidence, watch: Watch | None) -> tuple[LogCheck, First
 
 
 def _judge(
-    evidence: Evidence, ledger: LedgerReport | None, watch: Watch | None, jobs: int | None
+    evidence: Evidence,
+    ledger: LedgerReport | None,
+    pinned: PublicKeys | None,
+    watch: Watch | None,
+    jobs: int | None,
 ) -> Verification:
     metadata = evidence.metadata
     check, events = _check_log(evidence, watch, jobs)
@@ -249,9 +276,17 @@ def _judge(
     bound = Bound(evidence.directory or evidence.log.parent)
     answer.first_bad = (
         check.first_bad
+        or _signature_fault(evidence, check, pinned)
         or (_seal_fault(evidence, answer, check) if evidence.sealed else None)
         or binding_fault(evidence, check, bound, events.first, ledger)
     )
+    signatures = check.signatures
+    if evidence.ours:
+        answer.attestation = _signatures_seen(signatures, answer, pinned)
+    elif answer.attestation.present and answer.first_bad is None:
+        answer.attestation = msgspec.structs.replace(
+            answer.attestation, signature_verified=True, pinned=pinned is not None
+        )
     if check.policy_was_taken:
         answer.notes.append(
             "its policy was bound by the recovery, from a policy.json that no record had bound: no"
@@ -259,7 +294,47 @@ def _judge(
         )
     if check.torn_bytes and not evidence.alive:
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
-    return _conclude(evidence, answer, ledger, sound="verified")
+    answer = _conclude(evidence, answer, ledger, sound="verified")
+    if pinned is not None and answer.verdict == "verified" and evidence.ours:
+        _require_signed_end(answer, signatures)
+    return answer
+
+
+def _signature_fault(
+    evidence: Evidence, check: LogCheck, pinned: PublicKeys | None
+) -> FirstBad | None:
+    """Return the first fault of the signatures beside those of the checkpoints."""
+    directory, metadata, signatures = evidence.directory, evidence.metadata, check.signatures
+    if directory is None:  # a single log: it is never `verified`
+        return None
+    fault = None
+    if evidence.ours:
+        fault = signatures.end_fault(check.chain.count, pinned)
+    elif metadata is None or metadata.audit_attestation is None:
+        fault = pin_fault(None, pinned)
+    if fault is not None or metadata is None or not evidence.sealed:
+        return fault
+    return signatures.seal_fault(metadata) or bundle_fault(directory, metadata, pinned)
+
+
+def _signatures_seen(
+    signatures: SignatureCheck, answer: Verification, pinned: PublicKeys | None
+) -> AttestationSeen:
+    keys = signatures.keys
+    return AttestationSeen(
+        present=keys is not None,
+        signature_verified=signatures.signed > 0 and answer.first_bad is None,
+        key_id=keys.key_id if keys is not None else None,
+        pinned=pinned is not None and keys == pinned,
+        signed_through=signatures.last_signed - 1 if signatures.last_signed else None,
+    )
+
+
+def _require_signed_end(answer: Verification, signatures: SignatureCheck) -> None:
+    """Take `verified` back if the end is not signed: without the key, anybody could write that."""
+    if not signatures.final_is_signed:
+        answer.verdict = "crashed"
+        answer.notes.append(unsigned_end(signatures.last_signed))
 
 
 def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verification:

@@ -73,12 +73,17 @@ class LedgerSeen(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AttestationSeen(msgspec.Struct, kw_only=True, frozen=True):
-    """The presence of a signature; this version does not check signatures."""
+    """The signatures of a session.
+
+    `signature_verified`: there are some, and all of them are good. `signed_through` is the last
+    sequence that they cover. `pinned`: they are of the key that the verifier was given.
+    """
 
     present: bool = False
     signature_verified: bool = False
     key_id: str | None = None
     pinned: bool = False
+    signed_through: int | None = None
 
 
 class Verification(msgspec.Struct, kw_only=True):

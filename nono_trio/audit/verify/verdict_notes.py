@@ -69,9 +69,34 @@ def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
     if evidence.facts.lost_flows:
         lost = evidence.facts.lost_flows
         notes.append(f"{lost} flow lines were lost: what those connections moved is not known")
-    if answer.attestation.present:
-        notes.append("it is signed; this version does not check signatures")
+    return notes + _signature_notes(evidence, answer)
+
+
+def _signature_notes(evidence: Evidence, answer: Verification) -> list[str]:
+    seen, notes = answer.attestation, list[str]()
+    if not seen.present or answer.first_bad is not None:
+        return notes
+    if not seen.signature_verified:
+        notes.append(f"its policy names key {seen.key_id}; no signature was checked")
+    elif not seen.pinned:
+        notes.append(
+            f"self-attested: signed with key {seen.key_id}, which was not compared with one that"
+            " you know (--public-key-file)"
+        )
+    unsigned = answer.event_count - 1 - (seen.signed_through or 0)
+    if evidence.ours and seen.signed_through is not None and unsigned > 0:
+        notes.append(f"signed through sequence {seen.signed_through}: the last {unsigned} are not")
     return notes
+
+
+def unsigned_end(signed: int) -> str:
+    """Return the note about a sealed session whose end is not signed with the pinned key."""
+    if not signed:
+        return "nothing of it is signed with that key, so nothing is proved by it"
+    return (
+        f"under that key only the records through sequence {signed - 1} are proved: what follows"
+        " was written without it (by a recovery, or while the signer failed)"
+    )
 
 
 def _recovery_notes(evidence: Evidence) -> Sequence[str]:

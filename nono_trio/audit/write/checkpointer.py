@@ -40,6 +40,7 @@ class Checkpointer:
         # A limiter of its own, so that name look-ups never delay a sync; one thread, so that syncs
         # are in order.
         self.thread = trio.CapacityLimiter(1)
+        self._batches = trio.CapacityLimiter(1)
 
     async def run(self, failed: Callable[[OSError], None]) -> None:
         """Write a checkpoint every second until `stop`. Each error is handed to `failed`, and what
@@ -58,14 +59,26 @@ class Checkpointer:
         """End `run`: the queue is drained."""
         self._is_stopped.set()
 
-    async def checkpoint(self) -> None:
+    async def sync_batch(self) -> None:
+        """Make a batch durable before its producers are released. Raises OSError.
+
+        A signed checkpoint follows with the next pass of `run`: no producer waits for a signer.
+        """
+        if self._files.signer is None:
+            await self.checkpoint()
+        else:
+            await in_thread(self._files.log.file.sync, limiter=self._batches)
+
+    async def checkpoint(self, *, forced: bool = False) -> None:
         """Sync the log and write a checkpoint, one pass at a time, in order. Raises OSError.
+
+        `forced`: also where syncs are left to the system.
 
         If cancelled, the thread is abandoned (a stuck disk can't be interrupted) and the files must
         not be used again: only the writer's own deadline and its failure cancel here.
         """
         async with self._checkpointing:
-            position = self._files.log.position() if self._due() else None
+            position = self._files.log.position() if forced or self._due() else None
             written = False
             try:
                 await in_thread(self._sync_now, position, limiter=self.thread)

@@ -10,6 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from nono_trio.audit import store
 from nono_trio.audit.read.records import lines, size_of
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.chained_log import LogPosition
     from nono_trio.core.log.events import Network, NetworkEvent, SessionEnded
-    from nono_trio.core.log.policy_json import SessionPolicy
+    from nono_trio.core.log.policy_json import SessionPolicy, SigningKeys
+    from nono_trio.core.log.session_json import AuditAttestation, Checkpoint
+    from nono_trio.core.proof.public_keys import PublicKeys
 
 
 def opened_metadata(policy: SessionPolicy, started: str, command: list[str]) -> SessionMetadata:
@@ -64,8 +67,12 @@ def sealed_metadata(
     position: LogPosition,
     network_events: list[NetworkEvent],
     summary: SealSummary,
+    attestation: AuditAttestation | None = None,
 ) -> SessionMetadata:
-    """Return the session.json of a sealed log: `opened`, with the facts that the summary binds."""
+    """Return the session.json of a sealed log: `opened`, with the facts that the summary binds.
+
+    `attestation` is that of a signed seal; `signed_attestation` knows it.
+    """
     status = "recovered" if summary.recovered else "sealed"
     return msgspec.structs.replace(
         opened,
@@ -79,8 +86,40 @@ def sealed_metadata(
             chain_head=position.chain_head or "",
             merkle_root=position.merkle_root,
         ),
+        audit_attestation=attestation,
         nono_trio=msgspec.structs.replace(summary.facts, status=status),
     )
+
+
+def signed_attestation(policy: SessionPolicy, final: Checkpoint | None) -> AuditAttestation | None:
+    """Return the attestation of a seal: it has one if the policy names keys and its final
+    checkpoint is signed, because the bundle is written before that. Raises ValueError for no keys.
+    """
+    if policy.signing_keys is None or final is None or not final.final or final.note is UNSET:
+        return None
+    from nono_trio.core.log.attestation import attestation_of  # late: few sessions are signed
+
+    return attestation_of(public_keys_of(policy.signing_keys))
+
+
+def claimed_attestation(
+    policy: SessionPolicy, metadata: SessionMetadata
+) -> AuditAttestation | None:
+    """Return the attestation in session.json if it names the policy's key; signatures are not
+    checked."""
+    said, keys = metadata.audit_attestation, policy.signing_keys
+    if said is None or keys is None or said.public_key != keys.bundle:
+        return None
+    return said
+
+
+def public_keys_of(keys: SigningKeys) -> PublicKeys:
+    """Return the keys in a policy; raises ValueError."""
+    from nono_trio.core.proof import base64_text
+    from nono_trio.core.proof.public_keys import PublicKeys, parse_public_keys
+
+    found = PublicKeys(base64_text.decode_hash(keys.note), base64_text.decode(keys.bundle))
+    return parse_public_keys(found.pem().encode())
 
 
 def summary_of(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.write.chained_log import LogPosition
+    from nono_trio.audit.write.checkpoint_signer import CheckpointSigner
     from nono_trio.audit.write.state_modes import StateModes
 
 # Reserved at the end of a log: gap records (one for each kind of error), a summary, the end.
@@ -47,6 +48,7 @@ class LogFiles:
         self.flows_sha256 = hashlib.sha256()
         self._seal_events = self._seal_bytes = self._seal_held = 0
         self.modes: StateModes | None = None
+        self.signer: CheckpointSigner | None = None
         with contextlib.ExitStack() as opened, as_owner_of_path(directory):
             self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
             lock(self.log.file.descriptor)
@@ -54,6 +56,13 @@ class LogFiles:
             self.flows = _created(directory / FLOWS, 0, opened)
             self.processes = _created(directory / PROCESSES, 0, opened)
             opened.pop_all()
+
+    def sign_with(self, signer: CheckpointSigner) -> None:
+        """Have each checkpoint signed; call it before the first record."""
+        from nono_trio.core.proof.tree import Frontier  # late: few sessions are signed
+
+        self.signer = signer
+        self.log.proof_tree = Frontier()
 
     def moved_to(self, directory: Path) -> None:
         """Use the new name of the directory, and of the files in it."""
@@ -100,14 +109,15 @@ class LogFiles:
         self._seal_bytes = needed
         self._seal_events += events
 
-    def checkpoint(self, position: LogPosition, lost: int, *, final: bool = False) -> None:
+    def checkpoint(self, position: LogPosition, lost: int, *, final: bool = False) -> Checkpoint:
         """Append a checkpoint for a log that is already synced, and sync it. Blocking.
 
-        Raises SyncFailed, with nothing appended, if a sync of any of the files has failed before.
+        Raises SyncFailed, with nothing appended, if a sync of any of the files has failed before,
+        and SignerFailed if the checkpoint can't be signed.
         """
         self.require_durable()
         flows_sha256 = self.flows_sha256.hexdigest() if final else None
-        append_checkpoint(self.checkpoints, position, lost, flows_sha256)
+        return append_checkpoint(self.checkpoints, position, lost, flows_sha256, self.signer)
 
     def release_room(self) -> None:
         """Release the space reserved for their ends, after the last byte is written. Raises
@@ -129,8 +139,12 @@ def _created(path: Path, kept: int, opened: contextlib.ExitStack) -> AppendFile:
 
 
 def append_checkpoint(
-    file: AppendFile, position: LogPosition, lost: int, flows_sha256: str | None
-) -> None:
+    file: AppendFile,
+    position: LogPosition,
+    lost: int,
+    flows_sha256: str | None,
+    signer: CheckpointSigner | None = None,
+) -> Checkpoint:
     """Append a checkpoint to `file` and sync it; it is the final one if it has the flows' hash."""
     checkpoint = Checkpoint(
         time=rfc3339(),
@@ -143,8 +157,11 @@ def append_checkpoint(
         final=flows_sha256 is not None,
         flows_sha256=UNSET if flows_sha256 is None else flows_sha256,
     )
+    if signer is not None and position.proof_root is not None:
+        checkpoint = signer.sign(checkpoint, position.proof_root)
     file.append(encode_checkpoint(checkpoint), last=checkpoint.final)
     file.sync()
+    return checkpoint
 
 
 def lock(descriptor: int) -> None:

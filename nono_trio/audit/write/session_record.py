@@ -3,10 +3,10 @@
 Rules: policy.json and an open session.json exist before the directory has the session's name, so a
 crash leaves either no session or one that can be listed and verified. The end has this order, each
 step durable before the next: flows, summary.json, ONE append with the summary's record and
-`session_ended`, final checkpoint, ledger line, session.json. The ledger comes before session.json
-says "sealed": a crash between the two leaves an open session that can be recovered, never a sealed
-one that its ledger does not know. The space for the seal is reserved from the start. A session that
-can't start leaves nothing.
+`session_ended`, the bundle of a signed session, final checkpoint, ledger line, session.json. The
+ledger comes before session.json says "sealed": a crash between the two leaves an open session that
+can be recovered, never a sealed one that its ledger does not know. The space for the seal is
+reserved from the start. A session that can't start leaves nothing.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from nono_trio.audit.keys.signer import Signer
+    from nono_trio.audit.write.checkpoint_signer import CheckpointSigner
     from nono_trio.audit.write.writer import Totals
     from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
+    from nono_trio.core.log.session_json import AuditAttestation, SessionMetadata
     from nono_trio.core.log.summary_json import SealSummary
     from nono_trio.core.policy.judging import Judging
 
@@ -69,7 +72,7 @@ class SessionFacts(msgspec.Struct, frozen=True):
 class SessionRecord:
     """One session's directory, its policy.json, summary.json and session.json."""
 
-    def __init__(self, audit_root: Path, facts: SessionFacts) -> None:
+    def __init__(self, audit_root: Path, facts: SessionFacts, signer: Signer | None = None) -> None:
         """Create the directory and its files, its name last; raises OSError."""
         self.session_id = store.new_session_id()
         self.started = rfc3339()
@@ -83,6 +86,9 @@ class SessionRecord:
         policy = msgspec.structs.replace(
             facts.policy, session_id=self.session_id, supervisor=_this_process()
         )
+        signing = None if signer is None else _signing(signer, policy)
+        if signing is not None:
+            policy = msgspec.structs.replace(policy, signing_keys=signing.keys)
         encoded = encode_policy(policy)
         self.policy_record = binding_record(POLICY_TARGET, encoded, unix_ms())
         """The record that binds policy.json; it must be the second record, before the command
@@ -92,12 +98,16 @@ class SessionRecord:
         self.directory = store.create_session_directory(audit_root, self.session_id, hidden=True)
         try:
             self.files = LogFiles(self.directory)
+            if signing is not None:
+                self.files.sign_with(signing)
             store.replace_file(self.directory, store.POLICY, encoded)
             store.write_session_json(self.directory, self._metadata)
             size = len(encode_metadata(self._metadata)) + SEAL_BYTES
             self.files.hold_for_seal(size)
             with as_owner_of_path(self.directory):
                 hold_file(self.directory / store.new_name(store.SUMMARY), size)
+                if signing is not None:
+                    hold_file(self.directory / store.new_name(store.BUNDLE), 2 * size)
             self.directory = store.publish_session_directory(self.directory)
             self.files.moved_to(self.directory)
         except BaseException:
@@ -155,17 +165,38 @@ class SessionRecord:
         self.files.check_identity()
         log.file.sync()
         position = log.position()
-        self.files.checkpoint(position, totals.lost, final=True)
-        with suppress(OSError):  # the remaining reserved space is released with the directory
-            self.files.release_room()
         metadata = sealed_metadata(
             self._metadata, ended, position, self._network_events, self._summary
         )
+        metadata.audit_attestation = self._attest(metadata)
+        final = self.files.checkpoint(position, totals.lost, final=True)
+        if final.note is UNSET:  # best-effort: a seal is signed as a whole or not at all
+            metadata.audit_attestation = None
+        with suppress(OSError):  # the remaining reserved space is released with the directory
+            self.files.release_room()
         ledger_append.append(
             self._audit_root, self.session_id, session_digest(metadata), completed_at(metadata)
         )
         store.write_session_json(self.directory, metadata)
         self.files.close()
+
+    def _attest(self, metadata: SessionMetadata) -> AuditAttestation | None:
+        """Write the bundle of a signed session, before the final checkpoint says that it is
+        there."""
+        signing = self.files.signer
+        signed = None if signing is None else signing.attest(metadata)
+        if signed is None:  # in best-effort mode: then the final checkpoint is not signed either
+            self.files.signer = None
+            return None
+        attestation, bundle = signed
+        store.replace_file(self.directory, store.BUNDLE, bundle)
+        return attestation
+
+
+def _signing(signer: Signer, policy: SessionPolicy) -> CheckpointSigner:
+    from nono_trio.audit.write.checkpoint_signer import CheckpointSigner  # late: few are signed
+
+    return CheckpointSigner(signer, policy.session_id, strict=policy.audit_mode == "strict")
 
 
 def _this_process() -> SupervisorProcess:

@@ -102,6 +102,19 @@ class Writer:
         self.recorder = Recorder(send, mode)
         self._checkpointer = Checkpointer(files, sync, lambda: self.totals.lost)
 
+    async def sign_beginning(self) -> None:
+        """Sign the first records of a signed session; raises AuditLost.
+
+        It comes before the command, so a signer that does not work ends the session before anything
+        happened, and what the session is allowed is signed in every log.
+        """
+        if self.files.signer is None:
+            return
+        try:
+            await self._checkpointer.checkpoint(forced=True)
+        except OSError as error:
+            raise self._lost(error) from error
+
     async def run(self) -> None:
         """Write until every recorder is closed, then the summary's record and `ended`, the last.
 
@@ -190,7 +203,7 @@ class Writer:
             pending = self._find_programs(pending)
             first = self._append(pending)
             if self._sync == "always" and pending:
-                await self._checkpointer.checkpoint()
+                await self._checkpointer.sync_batch()
             self._append_flows(flows)
             flows = []
             self._append_processes(lines, pending, first)
@@ -358,6 +371,9 @@ class Writer:
 
 
 def _hint(error: OSError) -> str:
+    hint: str | None = getattr(error, "hint", None)  # of a signer that failed
+    if hint is not None:
+        return hint
     if error.errno == errno.EFBIG:
         return "the largest size of a file is reached (`ulimit -f`): raise it for nono-trio"
     if error.errno in _NO_ROOM:

@@ -16,6 +16,8 @@ import click
 from nono_trio.audit import store
 from nono_trio.audit.verify.verdict import Verification, worst
 from nono_trio.cli.audit.ledger import ledger
+from nono_trio.cli.audit.proofs import check_proof, consistency, prove
+from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.audit.why import why
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
@@ -60,6 +62,9 @@ def audit() -> None:
 
 
 audit.add_command(ledger)
+audit.add_command(prove)
+audit.add_command(check_proof)
+audit.add_command(consistency)
 audit.add_command(why)
 
 
@@ -86,11 +91,12 @@ audit.add_command(why)
     is_flag=True,
     help="Judge logs that bind no policy too, by upstream nono's weaker rules.",
 )
+@public_key_option
 @json_option
 @audit_dir_option
 def verify(
     targets: tuple[str, ...], every: bool, quick: bool, jobs: int | None, upstream: bool,
-    as_json: bool, audit_dir: str | None,
+    public_key_file: str | None, as_json: bool, audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Prove that a session's log is whole: hashes, chain, checkpoints, seal and ledger.
 
@@ -98,18 +104,32 @@ def verify(
     open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0. Of several sessions the
     worst decides. A session of upstream nono needs --upstream; a log file without its session is
     never `verified`. --json prints one object a line, also for errors.
+
+    Signatures are always checked. With --public-key-file a session that is not signed with that
+    key is tampered, and one whose end is not signed (recovered, or the signer failed) is crashed.
     """
     from nono_trio.cli.audit.verify import removed_sessions, verify_all, verify_targets
 
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
+    if quick and public_key_file is not None:
+        raise click.UsageError("--quick checks no signature: leave out --public-key-file")
+    pinned = None if public_key_file is None else read_public_keys(public_key_file)
     root = audit_root(audit_dir)
     several = every or len(targets) > 1
     with Waiting("verifying") as wait:
         answers = (
-            verify_all(root, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+            verify_all(root, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait)
             if every
-            else verify_targets(root, targets, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+            else verify_targets(
+                root,
+                targets,
+                quick=quick,
+                jobs=jobs,
+                upstream=upstream,
+                pinned=pinned,
+                wait=wait,
+            )
         )
         told = [_tell(answer, as_json=as_json, several=several) for answer in wait.over(answers)]
     if several and not as_json:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.read.records import LogRecord
     from nono_trio.audit.read.summary import HostCount, Status, Story
     from nono_trio.audit.stored_session import StoredSession
-    from nono_trio.audit.verify.verdict import Verification
+    from nono_trio.audit.verify.verdict import AttestationSeen, Verification
     from nono_trio.core.log.session_json import NonoTrioFacts, SessionSummary
 
 LABEL_WIDTH = 13
@@ -51,6 +51,15 @@ SHOWN_DIGITS = 12
 NO_BYTES = ("-", "-")
 
 # -- verify ---------------------------------------------------------------------------------------
+
+
+def _signature_text(seen: AttestationSeen) -> str:
+    if not seen.present:
+        return "none"
+    if not seen.signature_verified:
+        return "present, not good" if seen.signed_through is not None else "present, not checked"
+    whose = "the pinned key" if seen.pinned else "a key that nothing was compared with"
+    return f"good, by {whose}"
 
 
 def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:
@@ -122,7 +131,7 @@ def _proof_lines(answer: Verification) -> Iterator[str]:
     if answer.ledger.found:
         chain = "the chain holds" if answer.ledger.chain_verified else "other lines are damaged"
         yield _row("ledger", f"its line matches, {chain}")
-    yield _row("signature", "present, not checked" if answer.attestation.present else "none")
+    yield _row("signature", _signature_text(answer.attestation))
 
 
 # -- show -----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.cli.waiting import Waiting
+    from nono_trio.core.proof.public_keys import PublicKeys
 
 
 def verify_targets(
@@ -33,12 +34,15 @@ def verify_targets(
     quick: bool,
     jobs: int | None,
     upstream: bool = False,
+    pinned: PublicKeys | None = None,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for sessions as people name them, in that order; `wait` is told how far it is."""
     found = [_find(audit_root, target) for target in targets]
     paths = [path for path in found if not isinstance(path, Verification)]
-    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+    answers = verify_paths(
+        audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait
+    )
     if wait is not None:
         wait.expect(len(found))
     for path in found:
@@ -51,6 +55,7 @@ def verify_all(
     quick: bool,
     jobs: int | None,
     upstream: bool = False,
+    pinned: PublicKeys | None = None,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for every session under the root, newest first, and for every one that the
@@ -60,7 +65,9 @@ def verify_all(
         paths += _replaced(audit_root, paths)
     except NonoTrioError as error:
         return iter([_unreadable(str(audit_root), error)])
-    answers = verify_paths(audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, wait=wait)
+    answers = verify_paths(
+        audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait
+    )
     if wait is not None:
         wait.expect(len(paths))
     return chain(answers, _missing(audit_root, paths))
@@ -108,6 +115,7 @@ def verify_paths(
     quick: bool,
     jobs: int | None,
     upstream: bool = False,
+    pinned: PublicKeys | None = None,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for session directories and log files, in order.
@@ -116,8 +124,8 @@ def verify_paths(
     """
     several = sum(path.parent == audit_root for path in paths) > 1
     report = _ledger_report(audit_root) if several else None
-    in_root = partial(verify, quick=quick, upstream=upstream, ledger=report)
-    elsewhere = partial(verify, quick=quick, upstream=upstream)
+    in_root = partial(verify, quick=quick, upstream=upstream, pinned=pinned, ledger=report)
+    elsewhere = partial(verify, quick=quick, upstream=upstream, pinned=pinned)
     if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
         yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs or 1)
         return

@@ -135,6 +135,14 @@ class SupervisorProcess(msgspec.Struct, kw_only=True, frozen=True):
     boot_id: str = ""
 
 
+class SigningKeys(msgspec.Struct, kw_only=True, frozen=True):
+    """The public keys of a signed session, in base64: `note` an Ed25519 key (32 bytes), `bundle`
+    the DER SubjectPublicKeyInfo of a P-256 key."""
+
+    note: str
+    bundle: str
+
+
 class SessionPolicy(msgspec.Struct, kw_only=True, frozen=True):
     """The whole of policy.json. `files` and `variables` are null where there is no cage (`proxy`).
 
@@ -153,6 +161,7 @@ class SessionPolicy(msgspec.Struct, kw_only=True, frozen=True):
     variables: PassedVariables | None = None
     audit_mode: str = "strict"
     audit_sync: str = "interval"
+    signing_keys: SigningKeys | None = None
     limits: dict[str, int | float | None] = {}
     judging: JudgingPolicy | None = None
     origin: SessionOrigin = SessionOrigin()

@@ -143,6 +143,8 @@ class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
 
     `offset` is the number of log bytes covered. `segment_xxh3` is the XXH3-64 (16 hex digits) of
     those since the previous checkpoint: it detects bit rot and torn writes, it proves nothing.
+    In a signed session, `note` is a C2SP signed note about the log's RFC 6962 tree, and
+    `line_signature` (base64) an Ed25519 signature over `signed_bytes`.
     """
 
     v: Literal[1] = 1
@@ -156,6 +158,7 @@ class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
     final: bool = False
     flows_sha256: str | UnsetType = UNSET
     note: str | UnsetType = UNSET
+    line_signature: str | UnsetType = UNSET
 
 
 class _DigestIdentity(msgspec.Struct, kw_only=True):
@@ -209,6 +212,11 @@ def decode_summary(data: bytes) -> SessionSummary:
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """Return one line of checkpoints.ndjson, with its newline."""
     return _encoder.encode(checkpoint) + b"\n"
+
+
+def signed_bytes(checkpoint: Checkpoint) -> bytes:
+    """Return what `line_signature` covers: the line without that field and without its newline."""
+    return _encoder.encode(msgspec.structs.replace(checkpoint, line_signature=UNSET))
 
 
 def decode_checkpoint(line: bytes) -> Checkpoint:

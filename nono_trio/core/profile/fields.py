@@ -332,6 +332,14 @@ FIELDS: Final = (
         example=str(QUEUE_RECORDS),
     ),
     Field(
+        key="audit.sign_key", merge="replaces",
+        flags=("--audit-sign-key",), metavar="NAME|FILE|cmd://...",
+        help="Sign the log while it is written, with a key of `nono-trio keys generate`: its name,"
+        " its file, keyring://SERVICE/USER, or cmd://COMMAND LINE for a signer that has it. The"
+        " command must not be able to read it.",
+        example='"default"', note="or file://PATH, keyring://SERVICE/USER, cmd://COMMAND LINE",
+    ),
+    Field(
         key="limits.timeout", merge="replaces", kind="seconds", least=0, above=True,
         flags=("--timeout",), metavar="SECONDS",
         help="End the whole run after that long (exit code 124).",

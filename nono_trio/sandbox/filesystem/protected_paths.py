@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.filesystem.grant import Grant
     from nono_trio.sandbox.launcher.symlinks import Followed
 
+KEYS = "keys"  # in a state directory: what logs are signed with (audit/keys/key_store.py)
 _LIFT = "--bypass-protection"
 _HOMES = "--home kept=NAME gives the command the home of that name"
 
@@ -145,6 +146,13 @@ class Protection:
         places = {path: follow(path, seen) for path in dict.fromkeys([*denied, *obeyed])}
         known = {home, *(place.real for place in places.values())}
         lifted = _lifted(bypass, directory, known)
+        for path in usual:
+            real = os.path.realpath(path)
+            if real in lifted and os.path.isdir(os.path.join(real, KEYS)):
+                raise UsageError(
+                    f"{_LIFT} {path}: the keys in it stay closed",
+                    hint="grant what the command needs from another directory",
+                )
         for path in homes:
             if places[path].real in lifted:
                 raise UsageError(

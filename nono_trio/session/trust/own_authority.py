@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.config.secret import FILE, read_secret, secret_variable
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
-from nono_trio.posix.safe_open import open_regular, read_whole
+from nono_trio.posix.private_file import read_private, unreadable
+from nono_trio.posix.safe_open import read_whole
 from nono_trio.proxy.intercept.ca import own_authority
 from nono_trio.proxy.intercept.host_tls import HostTls
 from nono_trio.proxy.intercept.memory_chain import PIPE_BYTES
@@ -40,7 +40,6 @@ CERTIFICATE_KEY: Final = "network.client_cert"
 PRIVATE_KEY: Final = "network.client_key"
 # Bytes of PEM: they go through a pipe with a leaf, which has 3 KiB under an RSA key of 16,384 bits.
 MAX_CHAIN: Final = PIPE_BYTES - 8 * 1024
-MAX_KEY: Final = 64 * 1024  # bytes; an RSA key of 16,384 bits has 13 KiB
 
 
 def read_host_files(
@@ -74,7 +73,7 @@ def _read_source(
         return read_secret(PRIVATE_KEY, source, environment)
     named = source.removeprefix(FILE)
     _require_hidden(PRIVATE_KEY, named, can_read)
-    return _read_key(PRIVATE_KEY, named)
+    return read_private(PRIVATE_KEY, named)
 
 
 def read_own_authority(
@@ -95,7 +94,7 @@ def read_own_authority(
         )
         raise UsageError(f"{given} needs {missing}", hint="give both, or none of them")
     _require_hidden(KEY_FLAG, key, can_read)
-    found = own_authority(_read(CERTIFICATE_FLAG, certificate), _read_key(KEY_FLAG, key), now)
+    found = own_authority(_read(CERTIFICATE_FLAG, certificate), read_private(KEY_FLAG, key), now)
     size = len(found.pem())
     if size > MAX_CHAIN:
         raise UsageError(
@@ -137,7 +136,7 @@ def _read(flag: str, path: str) -> bytes:
     try:
         return read_whole(Path(expand_home(path)), MAX_FILE)
     except OSError as error:
-        raise _unreadable(flag, path, error) from None
+        raise unreadable(flag, path, error) from None
 
 
 def _require_hidden(flag: str, named: str, can_read: Callable[[str], str | None]) -> None:
@@ -151,40 +150,3 @@ def _require_hidden(flag: str, named: str, can_read: Callable[[str], str | None]
             " opens to it",
             hint=f"move it: mkdir -m 700 ~/.nono-trio-keys && mv {quoted} ~/.nono-trio-keys/",
         )
-
-
-def _read_key(flag: str, named: str) -> bytes:
-    """Read a file that is its owner's alone."""
-    try:
-        with open_regular(Path(expand_home(named))) as file:
-            status = os.fstat(file.fileno())
-            data = file.read(MAX_KEY + 1)
-    except OSError as error:
-        raise _unreadable(flag, named, error) from None
-    quoted = shlex.quote(expand_home(named))
-    if status.st_uid not in (os.geteuid(), 0):
-        raise UsageError(
-            f"{flag}: expected a file of yours, got {named} of another user",
-            hint=f"copy it: install -m 600 {quoted} MY-KEY",
-        )
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise UsageError(
-            f"{flag}: expected a file that its owner alone can read (0600), got {named} with"
-            f" {mode:04o}",
-            hint=f"chmod 600 {quoted}",
-        )
-    if status.st_nlink != 1:
-        raise UsageError(
-            f"{flag}: expected a file with one name, got {named} with {status.st_nlink}: the"
-            " command may know another",
-            hint=f"copy it: install -m 600 {quoted} MY-KEY",
-        )
-    return data[:MAX_KEY]
-
-
-def _unreadable(flag: str, path: str, error: OSError) -> UsageError:
-    return UsageError(
-        f"{flag}: {path} can't be read: {error.strerror or error}",
-        hint=f"look at it: ls -l {shlex.quote(path)}",
-    )

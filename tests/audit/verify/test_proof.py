@@ -248,7 +248,8 @@ def test_no_line_dropped_doubled_or_swapped_is_verified(root, session, name):
 
 
 def check(tmp_path, directory):
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    programs = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (code,) = [one for one in programs if "openssl" not in one]
     assert len(code.splitlines()) <= 50
     program = tmp_path / "check.py"
     program.write_text(code)

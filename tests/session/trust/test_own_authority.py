@@ -13,7 +13,7 @@ from nono_trio.config.options import HostFiles, NetworkOptions
 from nono_trio.errors import UsageError
 from nono_trio.proxy.intercept.root_store import system_file
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
-from nono_trio.session.trust.cage_trust import Opened
+from nono_trio.session.opened_files import OpenedFiles
 from nono_trio.session.trust.own_authority import (
     read_host_files,
     read_own_authority,
@@ -160,12 +160,12 @@ def test_a_link_in_a_directory_that_the_command_may_write_is_as_the_file(tmp_pat
     opened = str(tmp_path / "open")
     grant = Grant(opened, "readwrite", is_file=False, source="--allow")
     plan = FilePlan((grant,), (), (), (), "/", "/")
-    may_write = Opened(plan, sandbox=True).may_write
+    may_write = OpenedFiles(plan, sandbox=True).may_write
     assert may_write(f"{opened}/link.pem")
     assert may_write(str(tmp_path / "there"))
     assert may_write(f"{opened}/new.pem")
     assert not may_write(str(tmp_path / "ca.pem"))
-    assert not Opened(plan, sandbox=False).may_write(f"{opened}/link.pem")
+    assert not OpenedFiles(plan, sandbox=False).may_write(f"{opened}/link.pem")
 
 
 @pytest.mark.parametrize(("access", "expected"), [("readwrite", True), ("read", False)])
@@ -175,7 +175,7 @@ def test_a_second_name_may_be_in_what_is_granted_for_writing(access, expected, t
     os.link(tmp_path / "ca.pem", tmp_path / "open" / "other.pem")
     grant = Grant(str(tmp_path / "open"), access, is_file=False, source="--allow")
     plan = FilePlan((grant,), (), (), (), "/", "/")
-    assert Opened(plan, sandbox=True).may_write(str(tmp_path / "ca.pem")) is expected
+    assert OpenedFiles(plan, sandbox=True).may_write(str(tmp_path / "ca.pem")) is expected
 
 
 # -- files of single hosts ------------------------------------------------------------------------

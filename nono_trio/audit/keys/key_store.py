@@ -1,0 +1,267 @@
+"""Signing keys by reference: a name in the state directory, a file, the keyring, a command.
+
+A key file has two private keys in PEM (PKCS#8, unencrypted): Ed25519, then ECDSA P-256. Rules of
+this file: a key file is created exclusively, 0600, in a directory 0700; no error has a byte of a
+key. Key files with a name lie in the state directory, which no grant opens to a command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from nono_trio.audit.keys.signer import CommandSigner, KeySigner, SignerFailed
+from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.posix.account import expand_home
+from nono_trio.posix.owner import as_owner_of_path
+from nono_trio.posix.private_file import read_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from nono_trio.audit.keys.signer import Signer
+
+SIGN_FLAG: Final = "--audit-sign-key"
+DEFAULT_NAME: Final = "default"
+DIRECTORY: Final = "keys"
+SUFFIX: Final = ".key"
+FILE: Final = "file://"
+KEYRING: Final = "keyring://"
+COMMAND: Final = "cmd://"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END PRIVATE KEY-----\n?"
+)
+_FORMS: Final = "a reference is NAME, file://PATH, keyring://SERVICE/USER or cmd://COMMAND LINE"
+
+
+class StoredKey(NamedTuple):
+    """A key file with a name; `signer` is None if the file is no key, and `reason` says why."""
+
+    name: str
+    path: Path
+    signer: Signer | None
+    reason: str = ""
+
+
+def keys_directory(state_root: Path) -> Path:
+    """Return the directory of the keys that have names."""
+    return state_root / DIRECTORY
+
+
+def key_path(state_root: Path, name: str) -> Path:
+    """Return the file of the key with this name; raises UsageError for no name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"expected a key's name of letters, digits, dots, hyphens, underscores, got {name!a}",
+            hint=_FORMS,
+        )
+    return keys_directory(state_root) / f"{name}{SUFFIX}"
+
+
+def generate(path: Path) -> Signer:
+    """Make a new pair of keys in a new file, durably; raises UsageError if it exists, OSError."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    note, bundle = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
+    data = b"".join(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        for key in (note, bundle)
+    )
+    with as_owner_of_path(path):
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir(mode=0o700, exist_ok=True)
+        _create(path, data)
+    return KeySigner(note, bundle)
+
+
+def _create(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} exists: a key is never replaced",
+            hint="give the new key another name with --id NAME",
+        ) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def load_key(flag: str, path: str) -> Signer:
+    """Return the signer of a key file; raises UsageError."""
+    return _signer_of(flag, path, read_private(flag, path))
+
+
+def stored_keys(state_root: Path) -> list[StoredKey]:
+    """Return the keys that have names, by name; raises LogUnreadable."""
+    directory = keys_directory(state_root)
+    try:
+        names = sorted(entry for entry in os.listdir(directory) if entry.endswith(SUFFIX))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise LogUnreadable(f"{directory} can't be read: {error.strerror or error}") from error
+    return [_stored(directory / name) for name in names]
+
+
+def _stored(path: Path) -> StoredKey:
+    name = path.name.removesuffix(SUFFIX)
+    try:
+        return StoredKey(name, path, load_key(name, str(path)))
+    except UsageError as error:
+        return StoredKey(name, path, None, error.message)
+
+
+def open_signer(
+    reference: str,
+    state_root: Path,
+    environment: Mapping[str, str],
+    can_read: Callable[[str], str | None] = lambda _path: None,
+    may_write: Callable[[str], bool] = lambda _path: False,
+) -> Signer:
+    """Return the signer that a reference names; raises UsageError.
+
+    `can_read` names the grant by which the command may read a path, `may_write` says whether it may
+    write one: a key that it can read, and a signer that it can change, are refused.
+    """
+    if reference.startswith(COMMAND):
+        words = signing_command(reference, environment, may_write)
+        try:
+            return CommandSigner(words, environment)
+        except SignerFailed as error:
+            raise UsageError(f"{SIGN_FLAG}: {error.strerror}", hint=_PROTOCOL) from None
+    if reference.startswith(KEYRING):
+        return _signer_of(SIGN_FLAG, reference, _from_keyring(reference.removeprefix(KEYRING)))
+    path = key_file(reference, state_root)
+    grant = can_read(path)
+    if grant is not None and os.path.isfile(path):
+        raise UsageError(
+            f"{SIGN_FLAG}: expected a key that the command can't read, got {path}, which {grant}"
+            " opens to it",
+            hint="`nono-trio keys generate --id NAME` makes one in the state directory, which no"
+            " grant opens",
+        )
+    return load_key(SIGN_FLAG, path)
+
+
+_PROTOCOL: Final = (
+    "the command is called with `public` (prints both public keys), `ed25519` or `ecdsa-p256`"
+    " (signs stdin); see docs/proof.md"
+)
+
+
+def key_file(reference: str, state_root: Path) -> str:
+    """Return the path of the key file that a name or a path means; raises UsageError."""
+    if reference.startswith(FILE):
+        return os.path.abspath(expand_home(reference.removeprefix(FILE)))
+    if "/" in reference:
+        return os.path.abspath(expand_home(reference))
+    path = key_path(state_root, reference)
+    if not path.exists():
+        raise UsageError(
+            f"{SIGN_FLAG}: there is no key {reference} in {path.parent}",
+            hint=f"nono-trio keys generate --id {shlex.quote(reference)}",
+        )
+    return str(path)
+
+
+def _signer_of(flag: str, named: str, data: bytes) -> Signer:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        keys = [
+            serialization.load_pem_private_key(block, password=None)
+            for block in _BLOCK.findall(data)
+        ]
+    except (ValueError, TypeError):
+        keys = []
+    if len(keys) == 2 and not _BLOCK.sub(b"", data).strip():
+        note, bundle = keys
+        if (
+            isinstance(note, Ed25519PrivateKey)
+            and isinstance(bundle, ec.EllipticCurvePrivateKey)
+            and isinstance(bundle.curve, ec.SECP256R1)
+        ):
+            return KeySigner(note, bundle)
+    raise UsageError(
+        f"{flag}: expected two private keys, Ed25519 and then ECDSA P-256, in {named}",
+        hint="`nono-trio keys generate` makes such a file",
+    )
+
+
+def _from_keyring(words: str) -> bytes:
+    service, _, user = words.partition("/")
+    if not service or not user:
+        raise UsageError(f"{SIGN_FLAG}: expected {KEYRING}SERVICE/USER", hint=_FORMS)
+    try:
+        import keyring
+    except ImportError:
+        raise UsageError(
+            f"{SIGN_FLAG}: {KEYRING} needs the package keyring", hint="pip install keyring"
+        ) from None
+    try:
+        found = keyring.get_password(service, user)
+    except Exception as error:  # each backend has errors of its own
+        raise UsageError(f"{SIGN_FLAG}: the keyring failed: {type(error).__name__}") from None
+    if found is None:
+        raise UsageError(
+            f"{SIGN_FLAG}: the keyring has nothing for {words!a}",
+            hint="store the text of a key file: python3 -c 'import keyring, sys;"
+            " keyring.set_password(*sys.argv[1:], sys.stdin.read())'"
+            f" {shlex.quote(service)} {shlex.quote(user)} < KEY-FILE",
+        )
+    return f"{str(found).strip()}\n".encode()
+
+
+def signing_command(
+    reference: str, environment: Mapping[str, str], may_write: Callable[[str], bool]
+) -> list[str]:
+    """Return the words of a signer's command line, the program by its path; raises UsageError."""
+    try:
+        words = shlex.split(reference.removeprefix(COMMAND))
+    except ValueError:
+        words = []
+    if not words:
+        raise UsageError(f"{SIGN_FLAG}: expected a command line after {COMMAND}", hint=_FORMS)
+    program = shutil.which(expand_home(words[0]), path=environment.get("PATH"))
+    if program is None:
+        raise UsageError(
+            f"{SIGN_FLAG}: there is no program {words[0]!a}",
+            hint=f"give its path: {COMMAND}/PATH/TO/SIGNER",
+        )
+    words = [os.path.abspath(program), *words[1:]]
+    for word in words:
+        if word.startswith("/") and os.path.exists(word) and may_write(word):
+            raise UsageError(
+                f"{SIGN_FLAG}: expected a signer that the command can't write, got {word}",
+                hint="move it out of the grants",
+            )
+    return words

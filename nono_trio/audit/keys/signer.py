@@ -1,0 +1,208 @@
+"""Signers: a key in memory, or a command that has its key elsewhere (HSM, KMS, agent).
+
+Rules of this file: a signer blocks, so it is called in a thread; it answers within SIGN_SECONDS or
+raises SignerFailed. Each signature is checked with the public key before it is used: a signer that
+answers with anything else has failed. A command gets the bytes on stdin and one more argument that
+says what is asked of it: `public` (print both public keys in PEM), `ed25519` (64 raw bytes) or
+`ecdsa-p256` (DER, over SHA-256 of the bytes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from nono_trio.audit.keys.signature import is_ed25519, is_p256
+from nono_trio.core.proof.public_keys import PublicKeys, parse_public_keys, public_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+# A key service answers in a second; a person who has to touch a token needs some more.
+SIGN_SECONDS: Final = 10.0
+MAX_ANSWER: Final = 64 * 1024  # two public keys have 400 bytes
+PUBLIC: Final = "public"
+ED25519: Final = "ed25519"
+P256: Final = "ecdsa-p256"
+
+
+class SignerFailed(OSError):
+    """There is no signature: the signer failed, took too long, or signed with another key."""
+
+    hint: Final = (
+        "see what became of the signer; `--audit-mode best-effort` goes on without signatures"
+    )
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EIO, text)
+
+
+class Signer(Protocol):
+    """Signs with both keys of a pair; blocks for at most SIGN_SECONDS a call."""
+
+    @property
+    def public(self) -> PublicKeys:
+        """The public keys."""
+        ...
+
+    def sign_note(self, data: bytes) -> bytes:
+        """Return the Ed25519 signature over `data`; raises SignerFailed."""
+        ...
+
+    def sign_bundle(self, data: bytes) -> bytes:
+        """Return the ECDSA P-256 signature (DER) over `data`; raises SignerFailed."""
+        ...
+
+
+class KeySigner:
+    """Signs with keys in memory: 50 microseconds each."""
+
+    def __init__(self, note: Ed25519PrivateKey, bundle: EllipticCurvePrivateKey) -> None:
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        der, info = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        self._note, self._bundle = note, bundle
+        self._algorithm = ec.ECDSA(hashes.SHA256())
+        self._public = public_keys(
+            [note.public_key().public_bytes(der, info), bundle.public_key().public_bytes(der, info)]
+        )
+
+    @property
+    def public(self) -> PublicKeys:
+        """The public keys."""
+        return self._public
+
+    def sign_note(self, data: bytes) -> bytes:
+        """Return the Ed25519 signature over `data`."""
+        return self._note.sign(data)
+
+    def sign_bundle(self, data: bytes) -> bytes:
+        """Return the ECDSA P-256 signature (DER) over `data`."""
+        return self._bundle.sign(data, self._algorithm)
+
+
+class CommandSigner:
+    """Lets a command sign; raises SignerFailed if it can't tell its public keys."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._command = [*command]
+        self._environment = {**environment}
+        answer = self._ask(PUBLIC, b"")
+        try:
+            self._public = parse_public_keys(answer)
+        except ValueError as error:
+            raise SignerFailed(f"the signer {self.name} `{PUBLIC}`: {error}") from error
+
+    @property
+    def name(self) -> str:
+        """The name of the program; its arguments may have a secret."""
+        return os.path.basename(self._command[0])
+
+    @property
+    def public(self) -> PublicKeys:
+        """The public keys."""
+        return self._public
+
+    def sign_note(self, data: bytes) -> bytes:
+        """Return the Ed25519 signature over `data`; raises SignerFailed."""
+        signature = self._ask(ED25519, data)
+        if not is_ed25519(self._public.note, signature, data):
+            raise SignerFailed(f"the signer {self.name} gave no signature of its Ed25519 key")
+        return signature
+
+    def sign_bundle(self, data: bytes) -> bytes:
+        """Return the ECDSA P-256 signature (DER) over `data`; raises SignerFailed."""
+        signature = self._ask(P256, data)
+        if not is_p256(self._public.bundle, signature, data):
+            raise SignerFailed(f"the signer {self.name} gave no signature of its P-256 key")
+        return signature
+
+    def _ask(self, what: str, data: bytes) -> bytes:
+        try:
+            process = subprocess.Popen(
+                [*self._command, what],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the session, which still has to be signed
+            )
+        except OSError as error:
+            raise SignerFailed(
+                f"the signer {self.name} can't be started: {error.strerror}"
+            ) from error
+        try:
+            answer = _exchange(process, data)
+            code = None if answer is None else _ended(process)
+        finally:
+            _end(process)
+        if answer is None or code is None:
+            raise SignerFailed(f"the signer {self.name} did not answer within {SIGN_SECONDS:.0f} s")
+        if code != 0:
+            raise SignerFailed(f"the signer {self.name} `{what}` ended with exit code {code}")
+        return answer
+
+
+def _exchange(process: subprocess.Popen[bytes], data: bytes) -> bytes | None:
+    """Write `data`, return what the process prints until it closes stdout; None if late.
+
+    Raises SignerFailed if it prints far too much.
+    """
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("pipes were asked for")
+    until, answer, rest = time.monotonic() + SIGN_SECONDS, b"", memoryview(data)
+    sending, receiving = process.stdin.fileno(), process.stdout.fileno()
+    os.set_blocking(sending, False)
+    with selectors.DefaultSelector() as ready:
+        ready.register(receiving, selectors.EVENT_READ)
+        ready.register(sending, selectors.EVENT_WRITE)
+        while len(answer) <= MAX_ANSWER:
+            left = until - time.monotonic()
+            events = ready.select(left) if left > 0 else []
+            if not events:
+                return None
+            for key, _ in events:
+                if key.fd == receiving:
+                    chunk = os.read(receiving, MAX_ANSWER + 1)
+                    if not chunk:
+                        return answer
+                    answer += chunk
+                    continue
+                try:
+                    rest = rest[os.write(sending, rest) :]
+                except OSError:  # it does not read: its answer and exit code decide
+                    rest = rest[:0]
+                if not rest:
+                    ready.unregister(sending)
+                    process.stdin.close()
+    raise SignerFailed(f"the signer printed more than {MAX_ANSWER} bytes")
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(1.0)  # it has closed its stdout
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the process and its group, and close its pipes."""
+    if process.returncode is None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

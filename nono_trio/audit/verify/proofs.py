@@ -1,0 +1,273 @@
+"""Proofs about signed logs, made and checked: one record, and one checkpoint after another.
+
+Rules of this file: a proof is made of the log's own bytes and of a note, and checked before it is
+given out. What is checked is what the note's signature covers. Leaves take 32 bytes of memory for
+each record of a log.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from nono_trio.audit import ledger as ledgers
+from nono_trio.audit import store
+from nono_trio.audit.keys.signature import is_ed25519
+from nono_trio.audit.read.records import lines, size_of
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.session_json import decode_checkpoint
+from nono_trio.core.proof import tree
+from nono_trio.core.proof.note import Note, parse_note
+from nono_trio.core.proof.proof_file import FIRST_LINE, ProofFile, parse_proof
+from nono_trio.core.proof.tree_head import TreeHead, parse_tree_head, session_of
+from nono_trio.errors import LogUnreadable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class ProofFailed(Exception):
+    """A proof does not hold; `failure` is its class."""
+
+    def __init__(self, failure: str, expected: str, got: str) -> None:
+        super().__init__(failure)
+        self.failure = failure
+        self.expected = expected
+        self.got = got
+
+
+class SignedHead(NamedTuple):
+    """A tree head and the note that signs it, as bytes and parsed."""
+
+    head: TreeHead
+    note: Note
+    data: bytes
+
+    def require_signature(self, key: bytes) -> None:
+        """Raise ProofFailed unless an Ed25519 key (32 bytes) has signed it under its origin."""
+        signature = self.note.signature_of(self.head.origin, key)
+        if signature is None:
+            names = ", ".join(f"{s.name}+{s.key_id.hex()}" for s in self.note.signatures)
+            raise ProofFailed("key mismatch", f"a signature of {self.head.origin}", names)
+        if not is_ed25519(key, signature, self.note.text.encode()):
+            raise ProofFailed("signature mismatch", "a signature of the note", "another")
+
+
+class CheckedRecord(NamedTuple):
+    """A record that a proof shows: its place, the size of the signed tree, and its bytes."""
+
+    session_id: str
+    sequence: int
+    size: int
+    event_json: bytes
+
+
+class Leaves:
+    """The leaf hashes of a log, 32 bytes each; `data` keeps the bytes of one record."""
+
+    def __init__(self) -> None:
+        self._hashes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._hashes) // 32
+
+    def __getitem__(self, place: int) -> bytes:
+        return bytes(self._hashes[32 * place : 32 * place + 32])
+
+    def append(self, data: bytes) -> None:
+        """Add the leaf of a record's bytes."""
+        self._hashes += tree.leaf_hash(data)
+
+
+class _Payload(msgspec.Struct):
+    event_json: str
+
+
+_payload_decoder = msgspec.json.Decoder(_Payload)
+
+
+def signed_heads(directory: Path) -> list[SignedHead]:
+    """Return the signed checkpoints of a session, in order; raises LogUnreadable, OSError."""
+    return _heads_of(directory / store.CHECKPOINTS)
+
+
+def prove_record(directory: Path, sequence: int) -> ProofFile:
+    """Return the proof of one record under the session's last signed checkpoint.
+
+    Raises UsageError if no signed checkpoint covers it, ProofFailed if the log is not the one that
+    was signed, LogUnreadable and OSError.
+    """
+    heads = signed_heads(directory)
+    if not heads:
+        raise UsageError(
+            f"session {directory.name} has no signed checkpoint",
+            hint="`run --audit-sign-key NAME` signs a session while it runs",
+        )
+    last = heads[-1]
+    if not 0 <= sequence < last.head.size:
+        raise UsageError(
+            f"expected a sequence from 0 to {last.head.size - 1}, got {sequence}: the signed"
+            " checkpoints cover no more",
+        )
+    leaves, data = Leaves(), b""
+    for place, record in enumerate(_records(directory, last.head.size)):
+        leaves.append(record)
+        if place == sequence:
+            data = record
+    _require_root(leaves, last)
+    return ProofFile(
+        sequence, tuple(tree.prove_inclusion(leaves, sequence, len(leaves))), last.data, data
+    )
+
+
+def check_record(data: bytes, key: bytes) -> CheckedRecord:
+    """Check a proof file with nothing but an Ed25519 key (32 bytes).
+
+    Raises ProofFailed if it does not hold, LogUnreadable if it is no proof of a record.
+    """
+    try:
+        proof = parse_proof(data)
+        signed = parse_head(proof.checkpoint)
+    except ValueError as error:
+        raise LogUnreadable(f"expected a tlog-proof file: {error}") from error
+    session_id = session_of(signed.head.origin)
+    if proof.extra is None or session_id is None:
+        raise LogUnreadable("expected a proof by `nono-trio audit prove`, which has the record")
+    signed.require_signature(key)
+    leaf, head = tree.leaf_hash(proof.extra), signed.head
+    if not tree.includes(leaf, proof.leaf_index, head.size, proof.hashes, head.root):
+        raise ProofFailed(
+            "inclusion mismatch", f"a record of the signed tree of {head.size}", "another record"
+        )
+    return CheckedRecord(session_id, proof.leaf_index, head.size, proof.extra)
+
+
+def parse_head(data: bytes) -> SignedHead:
+    """Return the signed checkpoint in `data`, all of which must be the note; raises ValueError."""
+    note = parse_note(data)
+    return SignedHead(parse_tree_head(note.text), note, data)
+
+
+def read_head(path: Path) -> SignedHead:
+    """Return the (last) signed checkpoint in a file: a note, a proof, or checkpoints.ndjson.
+
+    Raises LogUnreadable, OSError.
+    """
+    first = next(lines(path, size_of(path)), b"")
+    try:
+        if first.startswith(b"{"):
+            return _heads_of(path)[-1]
+        data = path.read_bytes()
+        if first.strip() == FIRST_LINE.encode():
+            data = parse_proof(data).checkpoint
+        return parse_head(data)
+    except (ValueError, IndexError) as error:
+        raise LogUnreadable(
+            f"expected a signed checkpoint in {path}: a note, a tlog-proof, or a checkpoints.ndjson"
+        ) from error
+
+
+def prove_extension(old: SignedHead, new: SignedHead, directory: Path) -> list[bytes]:
+    """Return the proof that `new` continues `old`, from the log of the session in `directory`.
+
+    Raises ProofFailed: rollback (the new one has fewer records), fork (another history), or trees
+    that the log does not have; LogUnreadable and OSError.
+    """
+    before, after = old.head, new.head
+    if before.origin != after.origin:
+        raise ProofFailed("another log", before.origin, after.origin)
+    _require_no_rollback(before.size, after.size)
+    leaves = Leaves()
+    for record in _records(directory, after.size):
+        leaves.append(record)
+    _require_root(leaves, new)
+    return _extension(leaves, before, after)
+
+
+def extends(old: SignedHead, new: SignedHead, proof: list[bytes]) -> bool:
+    """Return whether a consistency proof holds between two checkpoints of one log."""
+    before, after = old.head, new.head
+    return before.origin == after.origin and tree.is_consistent(
+        before.size, after.size, proof, before.root, after.root
+    )
+
+
+def prove_ledger_extension(old: Path, new: Path) -> tuple[int, int]:
+    """Check that one ledger continues another, line for line; return their numbers of lines.
+
+    Raises ProofFailed and OSError.
+    """
+    count = 0
+    later = lines(new, size_of(new))
+    for line in lines(old, size_of(old)):
+        other = next(later, None)
+        if other is None:
+            raise ProofFailed("rollback", f"at least {count + 1} lines", f"{count} lines")
+        if other != line:
+            raise ProofFailed("fork", f"the same line {count + 1}", "another line")
+        count += 1
+    return count, count + sum(1 for _ in later)
+
+
+def is_ledger_file(path: Path) -> bool:
+    """Return whether a file is a copy of a ledger, by its first line."""
+    first = next(lines(path, size_of(path)), b"")
+    return path.name == ledgers.LEDGER or b'"session_digest"' in first
+
+
+def _extension(leaves: Leaves, before: TreeHead, after: TreeHead) -> list[bytes]:
+    proof = tree.prove_consistency(leaves, before.size, after.size) if before.size else []
+    holds = tree.is_consistent(before.size, after.size, proof, before.root, after.root)
+    if before.size and not holds:
+        raise ProofFailed(
+            "fork", f"the root {before.root.hex()} at {before.size} records", "another history"
+        )
+    return proof
+
+
+def _require_no_rollback(before: int, after: int) -> None:
+    if after < before:
+        raise ProofFailed("rollback", f"at least {before} records", f"{after} records")
+
+
+def _require_root(leaves: Leaves, signed: SignedHead) -> None:
+    if len(leaves) < signed.head.size:
+        raise ProofFailed(
+            "truncated behind a signed checkpoint",
+            f"{signed.head.size} records",
+            f"{len(leaves)} records",
+        )
+    root = tree.tree_root(leaves, 0, signed.head.size)
+    if root != signed.head.root:
+        raise ProofFailed("trees disagree", signed.head.root.hex(), root.hex())
+
+
+def _records(directory: Path, count: int) -> Iterator[bytes]:
+    """Yield the bytes of the first `count` records, which are the data of the tree's leaves."""
+    log = directory / store.LOG
+    for number, line in enumerate(islice(lines(log, size_of(log)), count), 1):
+        try:
+            data = _payload_decoder.decode(line).event_json.encode()
+        except MALFORMED as error:
+            raise LogUnreadable(
+                f"line {number} of {log} is no record",
+                hint=f"nono-trio audit verify {directory.name}",
+            ) from error
+        yield data
+
+
+def _heads_of(path: Path) -> list[SignedHead]:
+    heads = []
+    for line in lines(path, size_of(path)):
+        if not line.endswith(b"\n"):
+            break  # torn, or being written
+        try:
+            note = decode_checkpoint(line).note
+            if isinstance(note, str):
+                heads.append(parse_head(note.encode()))
+        except (*MALFORMED, ValueError) as error:
+            raise LogUnreadable(f"{path} is damaged: {error}") from error
+    return heads
