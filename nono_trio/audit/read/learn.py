@@ -32,7 +32,7 @@ from nono_trio.core.policy.allow_entry import (
 from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.core.policy.endpoint_flag import MAX_SHOWN, suggested_flag
 from nono_trio.core.policy.endpoint_rule import ALLOW_ENDPOINT_FLAG
-from nono_trio.core.policy.mcp_policy import suggested_mcp_flag
+from nono_trio.core.policy.mcp_policy import RESPONSE, suggested_mcp_flag
 from nono_trio.core.policy.mcp_rule import ALLOW_MCP_FLAG
 from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
@@ -195,6 +195,9 @@ def _take_request(learned: Learned, event: NetworkEvent, target: Target) -> None
     """Count a request that endpoint rules judged, by the rule that allows it and nothing else."""
     if len(learned.judged) < MAX_TARGETS:
         learned.judged.add(target)
+    call = parse_note(event.reason).call
+    if call is not None and call.method == RESPONSE:  # every rule that opens covers it
+        return
     is_denied = event.decision == "deny"
     flag = allow_flag(*target, event.reason) if is_denied else _exact_flag(event, target)
     counted = learned.denied_endpoints if is_denied else learned.endpoints

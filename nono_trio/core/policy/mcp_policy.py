@@ -30,6 +30,7 @@ from nono_trio.core.policy.mcp_rule import (
     parse_mcp,
     rule_name,
     shown_name,
+    writable_tool,
 )
 from nono_trio.core.policy.reasons import DenialCode, McpCall, format_reason
 from nono_trio.core.policy.rule import MCP
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.mcp_rule import McpRule
 
 CUT: Final = "..."
+RESPONSE: Final = "(response)"  # in a record, the method of a response
 MAX_SHOWN: Final = 256  # characters of a name in a record
 NO_RULE_ALONE: Final = (
     "no MCP rule is for this path alone: it has a * or a password, or its first segment is too long"
 )
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-_RESPONSE: Final = "(response)"
 _RULE_FORM: Final = "name the server's path in the MCP rule: other paths are not judged then"
 
 
@@ -205,10 +206,7 @@ def mcp_flag(scheme: str, host: Host, port: int, name: str, path: str) -> str | 
 def suggested_mcp_flag(scheme: str, target: str, port: int, call: McpCall, path: str) -> str | None:
     """Return the flag of a message in a log; None if the log's text makes no rule. `path` is as
     `shown_url` has it."""
-    name = METHOD + call.method
-    if call.tool:
-        is_like_method = call.tool.startswith(METHOD)
-        name = call.tool.replace(":", "%3A", 1) if is_like_method else call.tool
+    name = writable_tool(call.tool) if call.tool else METHOD + call.method
     if CUT in (name[-len(CUT) :], path[-len(CUT) :]):
         return None
     try:
@@ -220,7 +218,7 @@ def suggested_mcp_flag(scheme: str, target: str, port: int, call: McpCall, path:
 def _call(message: Message) -> McpCall:
     """The part of a message that is recorded."""
     if message.method is None:
-        return McpCall(_RESPONSE)
+        return McpCall(RESPONSE)
     tool = "" if message.tool is None else _short(shown_name(message.tool))
     return McpCall(_short(shown_name(message.method)), tool, message.arguments)
 

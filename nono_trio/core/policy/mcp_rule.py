@@ -126,8 +126,14 @@ def parse_mcp_entry(text: str) -> McpRule:
 def mcp_text(host: str, path: str, tools: Sequence[str], methods: Sequence[str]) -> str:
     """Return NAMES URL of the parts that a profile gives; without names it is no rule."""
     url = (host if "://" in host else f"https://{host}") + path.replace(" ", "%20")
-    names = [*map(_writable_tool, tools), *(METHOD + _writable(one) for one in methods)]
+    names = [*map(writable_tool, tools), *(METHOD + _writable(one) for one in methods)]
     return f"{','.join(names)} {url}"
+
+
+def writable_tool(name: str) -> str:
+    """Return a tool's name as a rule may have it, where it is not taken for a method's."""
+    name = _writable(name)
+    return name.replace(":", "%3A", 1) if name.startswith(METHOD) else name
 
 
 def shown_name(name: str) -> str:
@@ -138,7 +144,7 @@ def shown_name(name: str) -> str:
 def rule_name(message: Message) -> str:
     """Return the name in a rule that is for this message and no other."""
     if message.tool is not None:
-        return _writable_tool(shown_name(message.tool))
+        return writable_tool(shown_name(message.tool))
     return METHOD + shown_name(message.method or "")
 
 
@@ -176,12 +182,6 @@ def _parse_name(flag: str, text: str, name: str) -> tuple[bool, Glob]:
 
 def _fits(globs: Sequence[Glob], name: str) -> bool:
     return any(has_in_order(one, name) for one in globs)
-
-
-def _writable_tool(name: str) -> str:
-    """A tool's name that is not taken for a method's."""
-    name = _writable(name)
-    return name.replace(":", "%3A", 1) if name.startswith(METHOD) else name
 
 
 def _writable(name: str) -> str:

@@ -323,6 +323,7 @@ def test_mcp_messages_are_learned_as_their_tools_and_methods(tmp_path):
         request("POST", "/mcp", reason="MCP tools/call search sha256:00"),
         request("POST", "/mcp", reason="--observe; MCP tools/call search sha256:01"),
         request("POST", "/mcp", reason="MCP resources/read"),
+        request("POST", "/mcp", reason="MCP (response)"),
         request("POST", "/mcp", reason=f"MCP tools/call {'x' * 300}..."),
         request("POST", "/mcp", "deny", refused),
         request("POST", "/mcp", "deny", listed),
