@@ -135,6 +135,8 @@ class ChildService:
                     f"{relay.unserved} connections to {LISTEN_PORT_FLAG} {port} were not served:"
                     " the command did not listen there, or too many were open"
                 )
+        if proxy.credentials is not None:
+            self.notes += proxy.credentials.notes()
         if proxy.turned_away:
             self.notes.append(
                 f"{proxy.turned_away} connections of other programs to the proxy's port were"

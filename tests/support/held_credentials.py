@@ -37,11 +37,18 @@ class Held:
     stand_in: bytes = field(default=STAND_IN, repr=False)
     value: bytes | SecretUnavailable = field(default=SECRET, repr=False)
     asked: int = 0
+    refusals: int = 0
     opened: trio.Event = field(default_factory=trio.Event)
     """The secret comes only after it is set."""
 
     def __post_init__(self) -> None:
         self.opened.set()
+
+    def refused(self) -> None:
+        self.refusals += 1
+
+    def shown(self) -> tuple[bytes, ...]:
+        return (self.stand_in,)
 
     async def secret(self) -> bytes:
         self.asked += 1

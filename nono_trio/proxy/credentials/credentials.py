@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from nono_trio.core.credentials.credential import Place
 from nono_trio.core.credentials.swap import Spot, Swap
 from nono_trio.core.log.redaction import REDACTED
 from nono_trio.proxy.credentials.origin import OriginCredentials, search_for
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
 MAX_ORIGINS: Final = 1024  # remembered; all are dropped when full. Each is 200 bytes
 MAX_LEFT: Final = 32  # stand-ins in other places that are noted; the command names the places
 
+_PLACES: Final = {
+    Place.HEADER: "the header",
+    Place.BASIC: "a part of its Basic authorization",
+    Place.QUERY: "the query parameter",
+    Place.PATH: "the path",
+    Place.BODY: "the body",
+}
+# The keys of a profile that say where a stand-in is swapped.
+_KEYS: Final = {
+    Place.HEADER: "headers",
+    Place.BASIC: "places",
+    Place.QUERY: "places and parameters",
+    Place.PATH: "places",
+    Place.BODY: "places",
+}
+
 
 class Credentials:
     """All credentials of a session. `held` are those that have a stand-in.
@@ -44,6 +61,9 @@ class Credentials:
         self.logins = tuple(logins)
         for one in self.logins:
             one.changed = self._renew
+        self.left: dict[Spot, None] = {}
+        """Stand-ins that came to their own host in a place where they are not swapped. `part` is
+        text of the command."""
         self._renew()
 
     def _renew(self) -> None:
@@ -55,9 +75,6 @@ class Credentials:
         self._shown = ShownTexts(search_for(self._held))
         self._refused = search_for([one for one in self._held if not _passes(one)])
         self._passed = search_for([one for one in self._held if _passes(one)])
-        self.left: dict[Spot, None] = {}
-        """Stand-ins that came to their own host in a place where they are not swapped. `part` is
-        text of the command."""
 
     def __repr__(self) -> str:
         return f"Credentials({len(self._held)})"
@@ -139,6 +156,15 @@ class Credentials:
     def without_stand_ins(self, decision: Decision) -> Decision:
         """Return the decision with texts that show no stand-in."""
         return self._shown.without_stand_ins(decision)
+
+    def notes(self) -> list[str]:
+        """Return a sentence for the user about each place of a stand-in that stayed."""
+        return [
+            f"the stand-in of credential {one.name} came to its own host in {_PLACES[one.place]}"
+            f"{' ' + ascii(one.part) if one.part else ''}, where it is not swapped (to swap it:"
+            f" {_KEYS[one.place]} of credentials.{one.name})"
+            for one in self.left
+        ]
 
     def _note_left(self, spots: Iterable[Spot]) -> None:
         """Note stand-ins that stayed where they are, on their own host."""

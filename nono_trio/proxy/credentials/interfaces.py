@@ -47,10 +47,19 @@ class HeldCredential(Protocol):
         """The value that the command has instead of the secret, the same for the whole session."""
         ...
 
+    def shown(self) -> tuple[bytes, ...]:
+        """Return all values that the command has instead of secrets: the stand-in, or one for each
+        part of a key."""
+        ...
+
     async def secret(self) -> bytes:
         """Return the real value now; it may differ from the one before.
 
         Raises SecretUnavailable. The time is bounded. If cancelled, nothing has changed for others
         who wait for the same value.
         """
+        ...
+
+    def refused(self) -> None:
+        """A bound host has answered that the secret is not valid. Neither waits nor raises."""
         ...

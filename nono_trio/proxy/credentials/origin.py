@@ -46,5 +46,6 @@ def search_for(held: Sequence[HeldCredential]) -> NamedSearch | None:
     """Return the search for the stand-ins of some credentials; None for no credentials."""
     if not held:
         return None
-    search = StandInSearch([one.stand_in for one in held])
-    return NamedSearch(search, tuple(one.credential.name for one in held))
+    shown = [(one.credential.name, text) for one in held for text in one.shown()]
+    search = StandInSearch([text for _, text in shown])
+    return NamedSearch(search, tuple(name for name, _ in shown))

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.credentials.token_requests import TokenRequest
 
 SECRET_SECONDS: Final = 15.0  # for all secrets of a request; a source has 10 for its command
+UNAUTHORIZED: Final = 401  # RFC 9110 15.5.2
 # A refusal of these is about where the request goes. Others are about its form, or the token.
 _JUDGED: Final = frozenset({"host_denied", "endpoint_policy"})
 _IDENTITY: Final = b"identity"
@@ -183,6 +184,14 @@ class RequestGuard:
         return SwappedRequest(
             head.target, head.fields, body.data if body.data is not data else None
         )
+
+    def note_status(self, status: int | None) -> None:
+        """Take the status of the host's answer: 401 says that a secret is not valid."""
+        if status != UNAUTHORIZED:
+            return
+        for held in self._origin.bound:
+            if held.credential.name in self._used:
+                held.refused()
 
     def check_address(self, address: str) -> None:
         """Raise MustNotGoOn if a secret would go to a public address in clear."""

@@ -367,6 +367,8 @@ class HttpConnection(TunnelHandler):
         try:
             await exchange.run(self._proxy.limits, self._proxy.buffer)
         finally:
+            if guard is not None:
+                guard.note_status(exchange.response_stream.status)
             if exchange.keeps_upstream:
                 self._spare = upstream
             else:

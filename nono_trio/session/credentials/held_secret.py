@@ -36,6 +36,10 @@ class HeldSecret:
         shown = ((self.at_start, self.stand_in),)
         return shown if self.hidden is None else (*shown, (self.hidden, self.stand_in))
 
+    def shown(self) -> tuple[bytes, ...]:
+        """Return what the command has instead of secrets."""
+        return tuple(stand_in for _, stand_in in self.pairs())
+
     def values(self) -> dict[str, bytes]:
         """Return the values of the credential's variables for the command."""
         return dict.fromkeys(self.credential.variables, self.stand_in)

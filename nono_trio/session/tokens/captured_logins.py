@@ -54,6 +54,13 @@ class HeldToken:
         """Return the token; it never waits."""
         return self.token.token
 
+    def shown(self) -> tuple[bytes, ...]:
+        """Return what the command has instead of the token."""
+        return (self.stand_in,)
+
+    def refused(self) -> None:
+        """Nothing is done: the command refreshes its own login."""
+
 
 class CapturedLogin:
     """One login. `changed` is called when its tokens are others."""

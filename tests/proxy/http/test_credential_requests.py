@@ -17,11 +17,21 @@ from held_credentials import (
     foreign,
     held,
 )
+from hellos import hello
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from looked_into import HOST, LookedInto, looking_into, origin_context
+from looked_into import (
+    HOST,
+    LookedInto,
+    looking_into,
+    looking_into_cage,
+    origin_context,
+    under_tls,
+)
 from origin import serving
+from proxy_server import Upstream, upstream_proxy
 from running_proxy import QUICK, TOKEN, Wire, connect, running, until
+from transparent_cage import ACCESS_DENIED, LITERAL, alert
 from websocket_peer import FIELDS, agreeing, head_of
 
 from nono_trio.core.credentials.credential import Place
@@ -380,6 +390,19 @@ class _Once:
         await self._stream.send_all(data)
 
 
+async def test_an_answer_that_refuses_the_secret_is_told_to_its_source():
+    one, other = held(), foreign()
+    async with (
+        looking_into(credentials=credentials(one, other)) as at,
+        at.tunnel() as wire,
+    ):
+        await wire.exchange(request(target="/status/401"))
+        await wire.exchange(request(bearer(), target="/status/403"))
+        assert one.refusals == 0
+        await wire.exchange(request(bearer(), target="/status/401"))
+        assert (one.refusals, other.refusals) == (1, 0)
+
+
 async def test_a_request_that_rules_refuse_gets_no_secret():
     one = held()
     async with (
@@ -570,3 +593,47 @@ async def test_a_late_body_is_refused_in_time():
 async def test_a_held_credential_shows_nothing():
     one: Held = held()
     assert STAND_IN.decode() not in repr(one) + repr(credentials(one))
+
+
+async def test_programs_without_the_proxy_are_searched_and_swapped_too():
+    found = credentials(held(), foreign())
+    async with looking_into_cage(credentials=found) as (cage, origin):
+        async with cage.connection(HOST, 443) as raw, under_tls(raw) as wire:
+            answer = await wire.exchange(request(bearer()))
+            assert answer is not None
+            assert answer.status == 200
+            assert b"Bearer " + SECRET in origin.seen
+            answer = await wire.exchange(request(bearer(OTHER_STAND_IN)))
+            assert answer is not None
+            assert answer.status == 403
+        async with cage.connection(HOST, 80) as wire:
+            seen = len(origin.seen)
+            answer = await wire.exchange(request(bearer()))
+            assert answer is not None
+            assert (answer.status, len(origin.seen)) == (403, seen)
+        assert [one.decision for one in cage.recorder.events].count("deny") == 2
+    name = f"{OTHER_STAND_IN.decode().lower().replace('_', '-')}.allowed.test"
+    one = foreign()
+    one.stand_in = OTHER_STAND_IN.replace(b"_", b"-")
+    async with looking_into_cage(allow=("*.allowed.test",), credentials=credentials(one)) as (
+        cage,
+        origin,
+    ):
+        reply = await cage.answer(LITERAL, hello(name))
+        assert reply == alert(ACCESS_DENIED)
+        assert cage.recorder.events[-1].target == "[REDACTED].allowed.test"
+        assert "the host name" in (cage.recorder.events[-1].reason or "")
+        assert origin.connections == 0
+
+
+async def test_through_an_upstream_proxy_the_secret_goes_end_to_end():
+    tls = await origin_context()
+    async with serving(tls=tls) as origin, serving(behaviour := Upstream(origin.port)) as upstream:
+        settings_of = upstream_proxy(upstream.port)
+        async with looking_into(credentials=credentials(held()), upstream_proxy=settings_of) as at:
+            assert at.proxy.dialler is not None
+            at.proxy.dialler.port = upstream.port
+            async with at.tunnel() as wire:
+                assert await wire.exchange(request(bearer())) is not None
+        assert b"Bearer " + SECRET in origin.seen
+        assert len(behaviour.asked) == 1

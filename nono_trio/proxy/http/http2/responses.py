@@ -108,6 +108,8 @@ class Responses:
         if ended and length:
             raise BadResponse("the upstream's body ends before its content-length")
         stream.status = status
+        if stream.guard is not None:
+            stream.guard.note_status(status)
         stream.is_answered = True
         self._client.send_head(stream.number, head, ended=ended)
         down.has_ended = down.is_sent = ended
