@@ -18,10 +18,10 @@ from nono_trio.core.credentials.credential import ENVIRONMENT, parse_source
 from nono_trio.core.credentials.replace import with_stand_ins
 from nono_trio.core.policy.variables import Inherited, check_set, is_dangerous, is_secret
 from nono_trio.errors import CageFailed, UsageError
-from nono_trio.posix.paths import is_below
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 from nono_trio.session.command_files import CommandFiles
-from nono_trio.session.credentials.user_files import copies, remove_from_home, write_into_home
+from nono_trio.session.credentials.home_copies import HomeCopies
+from nono_trio.session.credentials.user_files import below, copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ class CageCredentials:
     _mounts: list[MountOp] = field(default_factory=list)
     _grants: list[CageGrant] = field(default_factory=list)
     _files: CommandFiles | None = None
-    _in_home: tuple[str, list[str]] = ("", [])
+    _in_home: HomeCopies | None = None
     _shown: list[str] = field(default_factory=list)
     _changed: dict[str, None] = field(default_factory=dict)
 
@@ -55,10 +55,8 @@ class CageCredentials:
         """Remove the copies; the command has ended."""
         if self._files is not None:
             self._files.close()
-        home, paths = self._in_home
-        for path in paths:
-            remove_from_home(home, path)
-        self._in_home = ("", [])
+        if self._in_home is not None:
+            self._in_home.close()
 
     def mounts(self) -> list[MountOp]:
         """Return the mounts of a view."""
@@ -128,12 +126,15 @@ class CageCredentials:
             self._grants.append(CageGrant(file.path, "read", is_file=True))
             self._shown.append(file.given)
 
+    def leaves(self, kept_home: str, mount_points: Sequence[str]) -> None:
+        """Say which mount points a view will leave below a kept home."""
+        self._in_home = HomeCopies(kept_home, mount_points)
+
     def write(self, files: Sequence[CopiedFile], home: str) -> None:
         """Write copies into the cage's home. Raises OSError."""
-        self._in_home = (home, [])
+        self._in_home = HomeCopies(home)
         for file in files:
-            write_into_home(home, file.path, file.data)
-            self._in_home[1].append(file.path)
+            self._in_home.write(os.path.relpath(file.path, home), file.data)
             self._shown.append(file.given)
 
     def say(self, files: Sequence[CopiedFile]) -> None:
@@ -217,12 +218,13 @@ def deliver(
     if dry:
         cage.say(files)
         return cage
-    if home.path is not None:
-        inside = (file.path for file in files if is_below(file.path, home.path))
-        home.copied += [os.path.relpath(path, home.path) for path in inside]
+    inside = [path for file in files if (path := below(file.path, home.path)) is not None]
+    home.copied += inside
     try:
         if has_view:
             cage.show(files, state_root)
+            if home.held is not None:
+                cage.leaves(home.held.path, inside)
         else:
             assert home.path is not None
             cage.write(files, home.path)

@@ -12,22 +12,11 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import stat
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.core.credentials.replace import with_stand_ins
 from nono_trio.errors import UsageError
-from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.paths import home_directory, is_below
-from nono_trio.sandbox.launcher.hostile_tree import (
-    entered,
-    find_directory,
-    make_directories,
-    mode_of,
-    set_aside,
-)
 from nono_trio.session.credentials.readers import SourceFailed, read_unchanged
 
 if TYPE_CHECKING:
@@ -53,6 +42,11 @@ class CopiedFile(NamedTuple):
     is_granted: bool
 
 
+def below(path: str, home: str | None) -> str | None:
+    """Return a path relative to the home that it is in."""
+    return os.path.relpath(path, home) if home is not None and is_below(path, home) else None
+
+
 def copies(
     held: Sequence[HeldSecret], opened: OpenedFiles, home: RunHome, *, has_view: bool
 ) -> list[CopiedFile]:
@@ -70,38 +64,6 @@ def copies(
             hint="name the files alone that hold a secret",
         )
     return list(found.values())
-
-
-def write_into_home(home: str, path: str, data: bytes) -> None:
-    """Write a copy below the open home of a cage, in the place of what is there. Raises OSError.
-
-    An earlier command filled the home: no link in it is followed.
-    """
-    *directories, name = os.path.relpath(path, home).split("/")
-    with as_owner_of_path(Path(home)), entered(home) as top:
-        parent = make_directories(top, directories, clear=True)
-        try:
-            mode = mode_of(name, parent)
-            if mode is not None and stat.S_ISDIR(mode):
-                set_aside(name, parent)
-            elif mode is not None:
-                os.unlink(name, dir_fd=parent)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(name, flags, 0o600, dir_fd=parent), "wb") as file:
-                file.write(data)
-        finally:
-            os.close(parent)
-
-
-def remove_from_home(home: str, path: str) -> None:
-    """Remove a copy from the home; what the command put in its place goes with it."""
-    *directories, name = os.path.relpath(path, home).split("/")
-    with suppress(OSError), as_owner_of_path(Path(home)), entered(home) as top:
-        parent = find_directory(top, directories)
-        try:
-            os.unlink(name, dir_fd=parent)
-        finally:
-            os.close(parent)
 
 
 def _copy(
