@@ -34,7 +34,7 @@ _METHOD = re.compile(rb"[A-Z][A-Z-]{0,31}")
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _PORT = re.compile(rb":([0-9]+)\Z")
-_CONNECTION: Final = frozenset(
+CONNECTION_FIELDS: Final = frozenset(
     {
         b"connection",
         b"http2-settings",
@@ -137,7 +137,7 @@ def _split(
             continue
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise FieldFault("a field has characters that it can't have")
-        if name in _CONNECTION:
+        if name in CONNECTION_FIELDS:
             raise FieldFault(f"the field {name.decode()} is about the connection")
         if name == b"te" and value != b"trailers":
             raise FieldFault("the field te says more than trailers")

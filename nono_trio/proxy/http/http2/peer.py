@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from h2.config import H2Configuration
@@ -20,6 +21,7 @@ from h2.events import StreamReset
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream
+from hpack import NeverIndexedHeaderTuple
 
 from nono_trio.core.http.http2_frames import (
     BATCH,
@@ -31,6 +33,7 @@ from nono_trio.core.http.http2_frames import (
     Http2Fault,
     goaway,
 )
+from nono_trio.core.http.http2_head import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,7 +54,15 @@ CONNECTION_WINDOW: Final = 1024 * 1024
 GIVE_BACK: Final = 16 * 1024  # bytes of a window before it is given back
 MAX_REQUEST: Final = 32 * 1024  # bytes of a head; as for HTTP/1.1
 MAX_RESPONSE: Final = 64 * 1024
+SHORT_COOKIE: Final = 20  # bytes; a shorter one can be guessed by trying (RFC 7541 7.1.3)
 TABLE: Final = 4096  # bytes of names and values that our encoder remembers
+_SECRET: Final = frozenset({b"authorization", b"proxy-authorization"})
+_COOKIE: Final = b"cookie"
+_UNUSUAL: Final = CONNECTION_FIELDS | _SECRET | {_COOKIE}
+
+# hpack tells its log of each field, secrets too: nobody may switch that on, and each call costs.
+for _name in ("hpack.hpack", "hpack.table"):
+    logging.getLogger(_name).disabled = True
 
 
 class _Connection(H2Connection):  # type: ignore[misc, unused-ignore]
@@ -81,6 +92,21 @@ class _Stream(H2Stream):  # type: ignore[misc, unused-ignore]
         return super().receive_headers(() if self.closed else headers, *others)
 
 
+def _normalized(fields: list[Field]) -> list[Field]:
+    """As h2 would send the fields (RFC 9113 8.2), in one pass instead of four: names in lower case,
+    none about the connection, and secrets in no table, where they could be guessed."""
+    normalized: list[Field] = []
+    for name, value in fields:
+        field = name, value = name.lower(), value.strip()
+        if name not in _UNUSUAL:
+            normalized.append(field)
+        elif name in _SECRET or (name == _COOKIE and len(value) < SHORT_COOKIE):
+            normalized.append(NeverIndexedHeaderTuple(name, value))
+        elif name == _COOKIE:
+            normalized.append(field)
+    return normalized
+
+
 class Http2Peer:
     """The other end of one connection. `is_client`: it is a client, and we are its server."""
 
@@ -101,6 +127,7 @@ class Http2Peer:
             header_encoding=False,
             validate_inbound_headers=False,
             normalize_inbound_headers=False,
+            normalize_outbound_headers=False,
             validate_outbound_headers=False,
         )
         self._h2 = _Connection(config)
@@ -190,14 +217,14 @@ class Http2Peer:
             stream = self._h2.get_next_available_stream_id()
         except NoAvailableStreamIDError:
             return None
-        self._h2.send_headers(stream, fields, end_stream=ended)
+        self._h2.send_headers(stream, _normalized(fields), end_stream=ended)
         self.splitter.may_be_reset()
         return stream
 
     def send_head(self, stream: int, fields: list[Field], *, ended: bool = False) -> None:
         """Send a response's head, or trailers. A closed stream gets nothing."""
         try:
-            self._h2.send_headers(stream, fields, end_stream=ended)
+            self._h2.send_headers(stream, _normalized(fields), end_stream=ended)
         except (StreamClosedError, ProtocolError):
             return
 
