@@ -161,6 +161,8 @@ def _credentials(network: NetworkOptions) -> Iterator[dict[str, Any]]:
             "files": [*one.files],
             "optional": one.optional,
             "elsewhere": one.elsewhere,
+            "kind": one.kind,
+            "route": one.route,
         }
 
 
@@ -171,6 +173,8 @@ def _credential_texts(credentials: Iterable[dict[str, Any]]) -> Iterator[str]:
         shown = [*one["variables"], *one["files"]]
         if shown:
             yield f"{one['name']}: a stand-in in {' '.join(shown)}"
+        if one["route"]:
+            yield f"{one['name']}: a reverse route, http://127.0.0.1:PORT/{one['name']}"
 
 
 def _facts(options: RunOptions, prepared: PreparedRun) -> Iterator[tuple[str, str]]:

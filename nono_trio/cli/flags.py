@@ -65,6 +65,9 @@ _CREDENTIALS = (
            " requests to the hosts of the credential, and refused in others. NAME is a service"
            " (anthropic, openai, github, ...) or one of your own with SOURCE and HOST. SOURCE is"
            " env://VAR, file://PATH, keyring://SERVICE/USER or cmd://COMMAND LINE."),
+    option("--credential-route", multiple=True, metavar="NAME", group="credentials",
+           help="Give a credential a base URL on the proxy, for clients that can't be intercepted,"
+           " and set the base URL variables of its service."),
 )  # fmt: skip
 
 _FILES = (

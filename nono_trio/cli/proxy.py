@@ -50,8 +50,8 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
 
     Prints one JSON line on stdout when it is ready: port, token, proxy_url, session_id,
     session_dir, ca_file if hosts are intercepted (clients must trust it), and credentials with the
-    stand-in of each --credential by its name. SIGTERM or SIGINT: stop accepting, grace, drain,
-    seal, exit 0.
+    stand-in of each --credential by its name, and routes with the URL of each --credential-route.
+    SIGTERM or SIGINT: stop accepting, grace, drain, seal, exit 0.
     """
     from nono_trio.session.trio_import import import_trio
 
@@ -82,6 +82,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
             line["ca_file"] = trust.ca_file
         if credentials is not None:
             line["credentials"] = _stand_ins(credentials)
+            line |= _routes(credentials, f"{_reached_at(address)}:{bound}")
         text = json.dumps(line)
         if announced is not None:
             announced.write(text)
@@ -178,9 +179,23 @@ def _open_credentials(options: SessionOptions, policy: Policy) -> SessionCredent
     return credentials
 
 
-def _stand_ins(credentials: SessionCredentials) -> dict[str, str]:
-    """Return the stand-ins for clients, by the names of their credentials."""
-    return {one.credential.name: one.stand_in.decode() for one in credentials.held}
+def _stand_ins(credentials: SessionCredentials) -> dict[str, str | dict[str, str]]:
+    """Return the stand-ins for clients, by the names of their credentials; those of AWS keys by
+    their variables."""
+    return {
+        one.credential.name: {name: value.decode() for name, value in one.values().items()}
+        if one.credential.kind == "sigv4"
+        else one.stand_in.decode()
+        for one in credentials.held
+    }
+
+
+def _routes(credentials: SessionCredentials, listener: str) -> dict[str, Any]:
+    """Return the base URLs of the routes under a key of their own; nothing without any."""
+    from nono_trio.session.credentials.routes import route_urls
+
+    urls = route_urls([one.credential for one in credentials.held], listener)
+    return {"routes": urls} if urls else {}
 
 
 def _reached_at(address: str) -> str:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nono_trio.config.public_suffixes import is_public
 from nono_trio.core.credentials.credential import CREDENTIAL_FLAG, check_wildcards
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.presets import PRESETS, make_credential
+from nono_trio.core.credentials.route import ROUTE_FLAG, make_route
 from nono_trio.core.policy.endpoint_policy import check_no_intercept, overlap
 from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG, has_path
 from nono_trio.core.policy.rule_entry import parse_rule_entry
@@ -74,11 +75,12 @@ def settle_credentials(
     environment: Mapping[str, str],
     variables: Mapping[str, str],
     place: Callable[[str], str],
+    routes: Sequence[str] = (),
 ) -> list[NamedCredential]:
     """Put flags and tables together. Raises UsageError for what can't be meant.
 
     `environment` is the caller's, `variables` are those of paths. `place` names the line of a
-    table.
+    table. `routes` are names of credentials that get a reverse route.
     """
     flags: dict[str, GivenCredential] = {}
     for text in given:
@@ -88,11 +90,20 @@ def settle_credentials(
                 f"{CREDENTIAL_FLAG}: {one.name!a} is given twice, with other settings",
                 hint="give it once, with all hosts: NAME@HOST,HOST",
             )
+    for name in routes:
+        if name not in tables and name not in flags:
+            raise UsageError(
+                f"{ROUTE_FLAG} {name!a}: there is no such credential",
+                hint=f"add {CREDENTIAL_FLAG} {name}" if name in PRESETS else "see --credential",
+            )
     found = []
     for name in dict.fromkeys([*tables, *flags]):
         table, flag = tables.get(name, CredentialTable()), flags.get(name)
-        credential = _made(name, table, flag, environment, variables)
+        routed = name in routes or bool(table.route)
+        credential = _made(name, table, flag, environment, variables, routed=routed)
         check_wildcards(credential, is_public)
+        if routed:
+            make_route(credential)
         where = place(name) if flag is None else CREDENTIAL_FLAG
         found.append(NamedCredential(credential, where, bool(table.endpoints)))
     return found
@@ -171,6 +182,8 @@ def _made(
     flag: GivenCredential | None,
     environment: Mapping[str, str],
     variables: Mapping[str, str],
+    *,
+    routed: bool,
 ) -> Credential:
     source, hosts = table.source, [*table.hosts]
     if flag is not None:
@@ -191,6 +204,10 @@ def _made(
         parameters=table.parameters,
         oauth2=None if table.oauth2 is None else table.oauth2.settings(name),
         login=None if table.login is None else table.login.settings(name),
+        kind=table.kind,
+        secret_access_key=table.secret_access_key,
+        session_token=table.session_token,
+        route=routed,
     )
 
 

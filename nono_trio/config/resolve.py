@@ -140,8 +140,8 @@ def _settled(
 def _credentials(chosen: Chosen, variables: Mapping[str, str]) -> Sequence[Credential]:
     """Put flags and tables together, and add what they open to the other entries."""
     given, sources = chosen.given, chosen.sources
-    flags = given.get("credential", ())
-    if not (flags or chosen.tables):
+    flags, routes = given.get("credential", ()), given.get("credential_route", ())
+    if not (flags or routes or chosen.tables):
         return ()
     from nono_trio.config.credentials import add_entries, settle_credentials  # late: few sessions
     from nono_trio.startup import caller_environment
@@ -152,7 +152,8 @@ def _credentials(chosen: Chosen, variables: Mapping[str, str]) -> Sequence[Crede
     def note(name: str, entry: str, source: str) -> None:
         _note_source(sources, name, entry, source)
 
-    found = settle_credentials(flags, chosen.tables, caller_environment(), variables, place)
+    environment = caller_environment()
+    found = settle_credentials(flags, chosen.tables, environment, variables, place, routes)
     return add_entries(found, given, note)
 
 

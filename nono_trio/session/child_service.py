@@ -30,7 +30,11 @@ from nono_trio.sandbox.cage import Cage
 from nono_trio.session.attribution import attribution_for, running
 from nono_trio.session.child import conduct_child
 from nono_trio.session.homes.session_home import what_it_held
-from nono_trio.session.listener_service import proxy_credentials, serve_until_asked
+from nono_trio.session.listener_service import (
+    proxy_credentials,
+    proxy_routes,
+    serve_until_asked,
+)
 from nono_trio.session.platforms import system_word
 from nono_trio.session.preload import refuse_late_imports
 from nono_trio.session.source_ports import SourcePorts
@@ -116,6 +120,7 @@ class ChildService:
                 upstream_proxy=self._run.upstream_proxy,
                 interception=None if trust is None else trust.session.interception(),
                 credentials=proxy_credentials(self._run.credentials, self._run.resources.logins),
+                routes=proxy_routes(self._run.credentials),
             )
             self._attribution = recorder.programs = attribution_for(
                 self._launched,

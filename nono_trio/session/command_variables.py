@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nono_trio.core.policy.variables import inherit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
 from nono_trio.session.environment import (
+    LOOPBACK,
     child_environment,
     socket_variables,
     terminal_variables,
@@ -76,6 +77,11 @@ def command_variables(
 
         for one in options.session.network.credentials:
             of_command = dict.fromkeys(variable_names(one), "") | of_command
+    routed = [one for one in options.session.network.credentials if one.route]
+    if routed:
+        from nono_trio.session.credentials.routes import route_variables
+
+        of_command |= route_variables(routed, f"{LOOPBACK}:{own.port}")
     return CommandVariables(inherited, variables, of_command)
 
 

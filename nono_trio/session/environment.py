@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.variables import Inherited, VariableRules
     from nono_trio.sandbox.filesystem.plan import FilePlan
 
+LOOPBACK = "127.0.0.1"  # where the command reaches the proxy
 # Names of held-back variables in one warning; a CI job may have fifty, and the first ones do.
 _MAX_NAMED = 8
 
@@ -73,6 +74,6 @@ def terminal_variables(passed: Mapping[str, str], streams: Collection[str]) -> d
     return {"GPG_TTY": CONSOLE} if "GPG_TTY" in passed and CONSOLE in streams else {}
 
 
-def proxy_url(token: str, port: int, host: str = "127.0.0.1") -> str:
+def proxy_url(token: str, port: int, host: str = LOOPBACK) -> str:
     """Return the URL that clients take from HTTP_PROXY."""
     return f"http://nono:{token}@{host}:{port}"

@@ -15,11 +15,12 @@ from nono_trio.session.shutdown import Phase
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
+    from nono_trio.proxy.access.route_authorizer import HeldRoute
     from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.listeners.proxy import Admits
     from nono_trio.session.credentials.table import SessionCredentials
@@ -57,6 +58,7 @@ class ListenerService:
             upstream_proxy=self._upstream_proxy,
             interception=None if self._trust is None else self._trust.interception(),
             credentials=proxy_credentials(self._credentials, self._logins),
+            routes=proxy_routes(self._credentials),
         )
         self._ready()
         await serve_until_asked(proxy, self._listener, handlers, self._shutdown, shared=True)
@@ -74,6 +76,15 @@ def proxy_credentials(
     return Credentials(
         () if session is None else session.held, () if logins is None else logins.logins
     )
+
+
+def proxy_routes(session: SessionCredentials | None) -> Sequence[HeldRoute]:
+    """Return the reverse routes of the session's credentials."""
+    if session is None or not any(one.credential.route for one in session.held):
+        return ()
+    from nono_trio.session.credentials.routes import session_routes  # late, as above
+
+    return session_routes(session.held)
 
 
 async def serve_until_asked(

@@ -132,6 +132,7 @@ def _credentials(
             files=[*map(_text, one.files)],
             optional=one.optional,
             elsewhere=one.elsewhere,
+            route=one.route,
             is_held=one.name in held,
         )
 

@@ -48,6 +48,7 @@ _CREDENTIAL_MODULES: Final = (
     "nono_trio.proxy.credentials.credentials",
     "nono_trio.proxy.http.guarded_request",
     "nono_trio.proxy.http.message_body",
+    "nono_trio.proxy.credentials.signing_guard",
     "nono_trio.session.credentials.sources",
     "nono_trio.proxy.http.token_exchange",  # for the answers of token URLs
     "nono_trio.proxy.http.gathered_response",

@@ -136,6 +136,8 @@ def test_tables_add_up_and_a_flag_goes_over_them(held) -> None:
         "files": [],
         "optional": True,
         "elsewhere": "audit",
+        "kind": "token",
+        "route": False,
     }
     (found,) = cage(
         held, "--credential", "mine=env://GH_TOKEN@c.example.com", profile=profile

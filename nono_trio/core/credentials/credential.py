@@ -160,7 +160,7 @@ class Credential:
     unless the user has rules for a host. `ttl` is how many seconds the answer of a command is used;
     None is the default. With `oauth2`, `source` has the client's secret, and the secret of the
     credential is a token. With `login` the source is "", and each token that comes has a stand-in.
-    With `aws`, `source` has the id of a key that signs.
+    With `aws`, `source` has the id of a key that signs. `route` says that there is a reverse route.
     """
 
     name: str
@@ -181,6 +181,7 @@ class Credential:
     oauth2: OAuth2Settings | None = None
     login: LoginSettings | None = None
     aws: AwsSources | None = None
+    route: bool = False
 
     @property
     def references(self) -> tuple[str, ...]:

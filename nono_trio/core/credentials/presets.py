@@ -193,6 +193,7 @@ def make_credential(
     login: LoginSettings | None = None,
     secret_access_key: str | None = None,
     session_token: str | None = None,
+    route: bool = False,
 ) -> Credential:
     """Return the credential `name` with what its user wrote, and the rest from its preset.
 
@@ -248,6 +249,7 @@ def make_credential(
         oauth2=oauth2,
         login=login,
         aws=aws,
+        route=route,
     )
     return credential if preset is None else _with_preset(credential, preset, places)
 

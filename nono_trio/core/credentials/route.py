@@ -67,7 +67,7 @@ class Route:
 
     @property
     def authority(self) -> bytes:
-        """What the host gets as Host."""
+        """The value of Host for the host."""
         default = HTTPS_PORT if self.scheme == "https" else HTTP_PORT
         shown = self.host.bracketed()
         return (shown if self.port == default else f"{shown}:{self.port}").encode("ascii")
@@ -87,7 +87,14 @@ class Route:
 
 
 def make_route(credential: Credential) -> Route:
-    """Return the route of a credential. Raises UsageError for one that is bound to many hosts."""
+    """Return the route of a credential. Raises UsageError for one that is bound to many hosts,
+    and for a login."""
+    if credential.login is not None:
+        raise UsageError(
+            f"credential {credential.name}: a login can't have a route, as its tokens have a"
+            " stand-in each",
+            hint="have its requests seen instead, without a route",
+        )
     hosts = credential.hosts
     if len(hosts) != 1 or hosts[0].wildcard:
         raise UsageError(

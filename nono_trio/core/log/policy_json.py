@@ -35,6 +35,7 @@ class CredentialPolicy(msgspec.Struct, kw_only=True, frozen=True):
     variables: list[str] = []
     files: list[str] = []
     optional: bool = False
+    route: bool = False
     elsewhere: str = "deny"
     is_held: bool = True
 

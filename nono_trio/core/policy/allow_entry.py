@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _WITHOUT_ENTRY: Final = frozenset({
     DenialCode.DATAGRAM, DenialCode.DATAGRAM_TO_ALLOWED, DenialCode.HOST_LOOPBACK,
     DenialCode.NO_QUERY, DenialCode.UNANSWERED, DenialCode.EXFILTRATION,
-    DenialCode.EXFILTRATION_LATE,
+    DenialCode.EXFILTRATION_LATE, DenialCode.SIGNATURE_REFUSED,
 })  # fmt: skip
 _ENDPOINT_CODES: Final = frozenset({DenialCode.ENDPOINT_NOT_ALLOWED, DenialCode.ENCODED_SLASH})
 _MCP_CODES: Final = frozenset({

@@ -74,6 +74,10 @@ class CredentialTable(
     ttl: int | None = None
     oauth2: OAuth2Table | None = None
     login: LoginTable | None = None
+    route: bool | None = None
+    kind: Literal["token", "sigv4"] | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
 
 
 class CredentialKey(NamedTuple):
@@ -143,6 +147,24 @@ KEYS: Final = (
         "Capture the tokens when the command signs in itself: it gets stand-ins. Also `fields`,"
         " more names of fields that hold tokens.",
     ),
+    CredentialKey(
+        "route", "replaces", "true",
+        "Give it a reverse route for clients that can't be intercepted: a base URL on the proxy.",
+    ),
+    CredentialKey(
+        "kind", "replaces", '"sigv4"',
+        "token: a value that is swapped. sigv4: AWS keys, by which the proxy signs requests anew;"
+        " without sources they are read from AWS's variables. One `source` alone gives all of the"
+        " keys, as a credential_process prints them.",
+    ),
+    CredentialKey(
+        "secret_access_key", "replaces", '"env://AWS_SECRET_ACCESS_KEY"',
+        "For sigv4: the source of the secret access key, where `source` gives the access key id.",
+    ),
+    CredentialKey(
+        "session_token", "replaces", '"env://AWS_SESSION_TOKEN"',
+        "For sigv4: the source of the session token.",
+    ),
 )  # fmt: skip
 
 
@@ -191,4 +213,6 @@ _CHECKS: Final[dict[str, Callable[[str, Any], object]]] = {
     "ttl": checks.check_ttl,
     "oauth2": lambda name, table: table.settings(name),
     "login": lambda name, table: table.settings(name),
+    "secret_access_key": checks.parse_source,
+    "session_token": checks.parse_source,
 }

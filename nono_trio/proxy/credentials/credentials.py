@@ -20,6 +20,7 @@ from nono_trio.proxy.credentials.origin import OriginCredentials, search_for
 from nono_trio.proxy.credentials.refusals import HOST_NAME, exfiltration
 from nono_trio.proxy.credentials.request_guard import RequestGuard
 from nono_trio.proxy.credentials.shown import ShownTexts
+from nono_trio.proxy.credentials.signing import HeldBodies, is_signing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,6 +59,7 @@ class Credentials:
     def __init__(self, held: Sequence[HeldCredential], logins: Sequence[Login] = ()) -> None:
         """`logins` have more of them, and others after each sign-in."""
         self._fixed = tuple(held)
+        self.bodies = HeldBodies()  # that wait to be hashed
         self.logins = tuple(logins)
         for one in self.logins:
             one.changed = self._renew
@@ -108,7 +110,12 @@ class Credentials:
 
     def guard(self, scheme: str, host: Host, port: int) -> RequestGuard:
         """Return the guard of one request to an origin."""
-        return RequestGuard(self.at(scheme, host, port), scheme, self._shown, self._note_left)
+        origin = self.at(scheme, host, port)
+        if not origin.signing:
+            return RequestGuard(origin, scheme, self._shown, self._note_left)
+        from nono_trio.proxy.credentials.signing_guard import SigningGuard  # late: few have any
+
+        return SigningGuard(origin, scheme, self._shown, self._note_left, self.bodies)
 
     def judge_name(self, decision: Decision) -> Decision:
         """Return the decision about a host, now that its name was searched: no host is bound to a
@@ -176,12 +183,13 @@ class Credentials:
         others = [one for number, one in enumerate(self._held) if number not in known]
         here = tuple(self._held[number] for number in bound)
         # A key that signs is never sent itself.
-        swapped = tuple(one for one in here if one.credential.kind != "sigv4")
+        swapped = tuple(one for one in here if not is_signing(one))
         return OriginCredentials(
             swapped,
             tuple(map(_swap, swapped)),
             search_for([one for one in others if not _passes(one)]),
             search_for([one for one in others if _passes(one)]),
+            tuple(one for one in here if is_signing(one)),
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.credentials.swap import Swap
     from nono_trio.proxy.credentials.interfaces import HeldCredential
+    from nono_trio.proxy.credentials.signing import SigningCredential
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,13 +21,14 @@ class OriginCredentials:
     """What holds for the requests to one origin. The searches are None if they search for nothing.
 
     `bound` are swapped there, `swaps` say how, without a secret. `refused` finds the stand-ins that
-    must not go there, `passed` those that may and are noted.
+    must not go there, `passed` those that may and are noted. `signing` sign there.
     """
 
     bound: tuple[HeldCredential, ...] = ()
     swaps: tuple[Swap, ...] = field(default=(), repr=False)
     refused: NamedSearch | None = None
     passed: NamedSearch | None = None
+    signing: tuple[SigningCredential, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

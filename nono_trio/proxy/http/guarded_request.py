@@ -89,8 +89,8 @@ async def _swapped(
     fields = outgoing.started.fields
     lowered = [(name.lower(), value) for name, value in fields]
     swapped = await guard.swap(request.target.path, lowered, request)
-    names = [name for name, _ in fields]
-    fields = [(name, value) for name, (_, value) in zip(names, swapped.fields, strict=True)]
+    written = {name.lower(): name for name, _ in fields}  # a signature may add fields
+    fields = [(written.get(name, name), value) for name, value in swapped.fields]
     early = None
     if swapped.body is not None:
         trailers = request.body.trailers

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nono_trio.core.credentials.aws_scope import is_for_host, is_service_suffix
+from nono_trio.core.credentials.credential import check_wildcards
+from nono_trio.core.credentials.presets import make_credential
+from nono_trio.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,20 @@ def test_a_signature_for_another_service_or_region(region, service, host):
 )
 def test_a_suffix_below_which_every_name_is_of_one_service(suffix, expected):
     assert is_service_suffix(suffix) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "allowed"),
+    [
+        ("aws", "*.s3.eu-west-1.amazonaws.com", True),
+        ("aws", "*.eu-west-1.elb.amazonaws.com", False),
+        ("bedrock", "*.s3.eu-west-1.amazonaws.com", False),
+    ],
+)
+def test_only_a_key_that_signs_may_have_a_wildcard_over_buckets(name, host, allowed):
+    credential = make_credential(name, {}, hosts=[host])
+    if allowed:
+        check_wildcards(credential, lambda _: True)
+    else:
+        with pytest.raises(UsageError, match="anybody may register"):
+            check_wildcards(credential, lambda _: True)

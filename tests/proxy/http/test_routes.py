@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from aws_requests import check, held_keys, signed
+from held_credentials import SECRET, credentials, foreign, held
 from looked_into import HOST, LookedInto, looking_into, origin_context
 from origin import says, serving
 from running_proxy import AUTH, running
@@ -300,3 +302,41 @@ def test_a_base_url_has_the_path_that_the_service_has_in_its_own():
         "openai", "env://X", (parse_bound_host("openai", "api.openai.com"),), base_url_path="/v1"
     )
     assert make_route(one).base_url("127.0.0.1:8080") == "http://127.0.0.1:8080/openai/v1"
+
+
+async def test_the_stand_in_is_swapped_for_the_host_of_the_route():
+    one = held()
+    route = Held(make_route(one.credential), one.stand_in)
+    async with looking_into(routes=[route], credentials=credentials(one)) as at:
+        found = await at.proxy.ask(request("/model/small", bearer(one.stand_in)))
+        assert found is not None
+        assert found.status == 200
+        assert dict(at.origin.requests[0].headers)[b"authorization"] == b"Bearer " + SECRET
+        event = last(at)
+        assert shown(event) == ("reverse", "allow", "model", "phantom_header", "succeeded")
+        assert (event.managed_credential_active, event.injection_mode) == (True, "header")
+
+
+async def test_a_route_signs_for_its_host_what_was_signed_for_the_route():
+    one = held_keys()
+    route = Held(make_route(one.credential), one.stand_in)
+    signature = signed("PUT", "/aws/b%20c?x=1", body=b"abc", service="s3", host="127.0.0.1:8080")
+    async with looking_into(routes=[route], credentials=credentials(one)) as at:
+        found = await at.proxy.ask(signature, "PUT")
+        assert found is not None
+        assert found.status == 200, found.body
+        check(at.origin.requests[0], b"abc")
+        assert at.origin.requests[0].target == b"/b%20c?x=1"
+        assert shown(last(at)) == ("reverse", "allow", "aws", "phantom_header", "succeeded")
+
+
+async def test_the_stand_in_of_another_credential_in_a_route_is_refused():
+    one, other = held(), foreign()
+    route = Held(make_route(one.credential), one.stand_in)
+    async with looking_into(routes=[route], credentials=credentials(one, other)) as at:
+        leaked = f"X-Any: {other.stand_in.decode()}"
+        found = await at.proxy.ask(request("/model/small", bearer(one.stand_in), leaked))
+        assert found is not None
+        assert found.status == 403
+        assert at.origin.requests == []
+        assert "exfiltration" in (last(at).reason or "")
