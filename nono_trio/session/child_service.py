@@ -181,7 +181,9 @@ class ChildService:
         return is_over and ended.signal == SIGKILL
 
     async def _tell_what_ends(self) -> None:
-        """Name what a private home holds, while it is there."""
+        """Name what a private home holds, while it is there, and logins that were not kept."""
+        logins = self._run.resources.logins
+        self.notes += logins.notes if logins is not None else ()
         home = self._run.resources.home
         descriptor = self._launched.home if home.descriptor is None else home.descriptor
         if descriptor is None:

@@ -103,13 +103,14 @@ class CapturedLogin:
 
 class SessionLogins:
     """All captured logins of a session. `directory` is that of a kept home's entry, None for a home
-    that ends with the session. `warnings` are sentences for the user.
+    that ends with the session. `warnings` are sentences for the user, `notes` those of later.
 
     Opening it blocks. Close it before the home's lock is given back.
     """
 
     def __init__(self, credentials: Sequence[Credential], directory: str | None) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._directory = -1 if directory is None else open_directory(directory)
         self._kept: dict[str, Sequence[LoginToken]] = {}
         self._lock: trio.Lock | None = None
@@ -153,7 +154,7 @@ class SessionLogins:
     def _lose(self, reason: str) -> None:
         if not self._is_lost:
             self._is_lost = True
-            self.warnings.append(f"a login is not kept for the next session: {reason}")
+            self.notes.append(f"a login is not kept for the next session: {reason}")
 
 
 def _key(name: str, settings: LoginSettings) -> str:

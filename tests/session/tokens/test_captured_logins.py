@@ -144,7 +144,7 @@ def test_a_login_that_can_not_be_kept_lasts_for_the_session(tmp_path, monkeypatc
     session = SessionLogins([credential()], str(tmp_path))
     given = sign_in(session)
     assert session.logins[0].held[0].stand_in.decode() == given
-    assert session.warnings == ["a login is not kept for the next session: no space left on device"]
+    assert session.notes == ["a login is not kept for the next session: no space left on device"]
     session.close()
 
 
