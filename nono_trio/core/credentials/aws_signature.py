@@ -105,8 +105,12 @@ def is_over(signature: Signature, now: float) -> bool:
     """Return True for a presigned URL whose time has ended at `now`."""
     if signature.expires is None:
         return False
-    moment = datetime.strptime(signature.time.decode(), TIME_FORMAT).replace(tzinfo=UTC)
-    return moment.timestamp() + signature.expires < now
+    return seconds_of(signature.time) + signature.expires < now
+
+
+def seconds_of(time: bytes) -> float:
+    """Return a time of a signature in seconds since 1970. Raises ValueError."""
+    return datetime.strptime(time.decode("ascii"), TIME_FORMAT).replace(tzinfo=UTC).timestamp()
 
 
 def _from_field(value: bytes, fields: Sequence[Field]) -> Signature:
@@ -168,6 +172,10 @@ def _made(
         raise BadSignature("has a Credential that is not KEY/DATE/REGION/SERVICE/aws4_request")
     if not _TIME.fullmatch(time) or not time.startswith(scope[2]):
         raise BadSignature("has another date than its scope")
+    try:
+        seconds_of(time)
+    except ValueError:
+        raise BadSignature("has a date that is none") from None
     names = tuple(signed.split(b";"))
     if not _NAMES.fullmatch(signed) or b"host" not in names or len(set(names)) != len(names):
         raise BadSignature("is not over the host, or names a header twice")

@@ -7,11 +7,14 @@ documentation.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nono_trio.core.credentials.aws_keys import AwsKeys
 from nono_trio.core.credentials.aws_signature import (
@@ -224,6 +227,13 @@ WITH_DATE = [(b"host", b"h"), (b"x-amz-date", b"20150830T123600Z")]
         ([*WITH_DATE, (b"authorization", GOOD.replace(b"host;", b"host;host;"))], "twice"),
         ([*WITH_DATE, (b"authorization", GOOD.replace(b"20150830", b"20150831"))], "another date"),
         ([*WITH_DATE, (b"authorization", GOOD.replace(b"aws4_request", b"x"))], "Credential"),
+        (
+            [
+                (b"x-amz-date", b"20159930T993699Z"),
+                (b"authorization", GOOD.replace(b"20150830", b"20159930")),
+            ],
+            "a date that is none",
+        ),
         ([*WITH_DATE, (b"authorization", GOOD[:-1])], "64 hex digits"),
         ([*WITH_DATE, (b"authorization", GOOD[:-1] + b"G")], "64 hex digits"),
         ([*WITH_DATE, (b"authorization", b"AWS AKIA:c2lnbmF0dXJl")], "version 2"),
@@ -263,6 +273,30 @@ def test_a_signature_that_can_be_read_in_two_ways_or_not_made_anew_is_refused(fi
 def test_a_presigned_query_is_read_strictly(target, reason):
     with pytest.raises(BadSignature, match=reason):
         read_signature(target.encode(), [(b"host", b"h")])
+
+
+@given(
+    st.binary(max_size=40),
+    st.sampled_from([b"Credential=", b"20150830", b"SignedHeaders=host", b"=" + b"0" * 64, b","]),
+    st.binary(max_size=40),
+    st.binary(max_size=20),
+)
+def test_no_bytes_lead_to_another_error(text, part, query, time):
+    fields = [
+        (b"host", b"h"),
+        (b"x-amz-date", time or b"20150830T123600Z"),
+        (b"authorization", GOOD.replace(part, text)),
+    ]
+    presigned = PRESIGNED.encode().replace(b"20130524T000000Z", query)
+    for target, given_fields in ((b"/?" + query, fields), (presigned, fields[:1])):
+        try:
+            found = read_signature(target, given_fields)
+        except BadSignature:
+            continue
+        if found is not None:
+            is_over(found, 0)
+            with suppress(BadSignature):
+                find_spelling(found, b"GET", target, given_fields, REAL, b"x")
 
 
 def test_two_signatures_are_refused():
