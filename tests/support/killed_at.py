@@ -14,6 +14,7 @@ from pathlib import Path
 
 import crashed_session
 import sealed_session as made
+import signed_session
 import trio
 
 from nono_trio.audit import ledger
@@ -55,9 +56,14 @@ def start(root, number):
     SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
 
 
-def seal(root, number):
+def signed(root, number):
+    """As `seal`, with a key."""
+    seal(root, number, signed_session.signer())
+
+
+def seal(root, number, signer=None):
     """Make a session with two decisions and a flow like the writer; killed while it seals."""
-    record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
+    record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()), signer)
     record.executable = None
     files, log = record.files, record.files.log
     begun = [
@@ -156,6 +162,7 @@ def repair(root, number):
 WORK = {
     "programs": programs,
     "seal": seal,
+    "signed": signed,
     "start": start,
     "repair": repair,
     "forget": forget_killed,

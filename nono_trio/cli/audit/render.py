@@ -58,8 +58,7 @@ def _signature_text(seen: AttestationSeen) -> str:
         return "none"
     if not seen.signature_verified:
         return "present, not good" if seen.signed_through is not None else "present, not checked"
-    whose = "the pinned key" if seen.pinned else "a key that nothing was compared with"
-    return f"good, by {whose}"
+    return "good, by the pinned key" if seen.pinned else "good, self-attested"
 
 
 def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:

@@ -264,6 +264,17 @@ def test_a_log_cut_behind_a_signed_checkpoint(root):
     assert verdict(directory) == ("tampered", "truncated behind a signed checkpoint")
 
 
+@pytest.mark.parametrize("data", [None, b"", b'{"v":1'])
+def test_a_crashed_session_without_its_checkpoints(root, data):
+    """The first one was there before the command was."""
+    directory = signed.crashed(root, KEY)
+    (directory / store.CHECKPOINTS).unlink()
+    if data is not None:
+        (directory / store.CHECKPOINTS).write_bytes(data)
+    assert verdict(directory) == ("tampered", "signature missing")
+    assert recover(directory).outcome == "tampered"
+
+
 def test_a_rollback_to_an_older_copy(root, tmp_path):
     record = signed.begin(root, KEY)
     older = shutil.copytree(record.directory, tmp_path / "older")

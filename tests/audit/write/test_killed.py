@@ -81,7 +81,7 @@ def test_a_removal_killed_before_every_call_is_no_tampering(memory_path, monkeyp
 @pytest.mark.parametrize(
     ("work", "least"),
     [
-        ("programs", 30), ("seal", 30), ("torn_everywhere", 45), ("empty", 30),
+        ("programs", 30), ("seal", 30), ("signed", 35), ("torn_everywhere", 45), ("empty", 30),
         ("without_files", 30),
         ("ended_only", 20), ("final_checkpoint", 10), ("in_the_ledger", 5),
     ],
@@ -94,6 +94,9 @@ def test_killed_before_every_call(memory_path, work, least):
         answer = verify(directory)
         assert answer.verdict in ("crashed", "verified"), (number, answer.first_bad)
         verdicts.append(answer.verdict)
+        if work == "signed":
+            assert answer.attestation.signature_verified, number
+            assert answer.attestation.signed_through >= 2, number
         sealed = answer.verdict == "verified"
         assert recover(directory).outcome == ("sealed" if sealed else "recovered"), number
         answer = verify(directory)
