@@ -283,10 +283,8 @@ def _judge(
     signatures = check.signatures
     if evidence.ours:
         answer.attestation = _signatures_seen(signatures, answer, pinned)
-    elif answer.attestation.present and answer.first_bad is None:
-        answer.attestation = msgspec.structs.replace(
-            answer.attestation, signature_verified=True, pinned=pinned is not None
-        )
+    elif evidence.sealed and answer.attestation.present and answer.first_bad is None:
+        _look_at_upstreams_bundle(evidence, answer, pinned)
     if check.policy_was_taken:
         answer.notes.append(
             "its policy was bound by the recovery, from a policy.json that no record had bound: no"
@@ -314,7 +312,28 @@ def _signature_fault(
         fault = pin_fault(None, pinned)
     if fault is not None or metadata is None or not evidence.sealed:
         return fault
+    if not evidence.ours and pinned is None:  # upstream's verdict does not depend on it
+        return None
     return signatures.seal_fault(metadata) or bundle_fault(directory, metadata, pinned)
+
+
+def _look_at_upstreams_bundle(
+    evidence: Evidence, answer: Verification, pinned: PublicKeys | None
+) -> None:
+    """Say whether the bundle of an upstream session is good; without a pinned key a bad one is only
+    noted, as upstream does."""
+    directory, metadata = evidence.directory, evidence.metadata
+    if directory is None or metadata is None:
+        return
+    fault = bundle_fault(directory, metadata, pinned)
+    if fault is not None:
+        answer.notes.append(
+            f"its attestation is not good: {fault.failure}: expected {fault.expected}, got"
+            f" {fault.got}"
+        )
+    answer.attestation = msgspec.structs.replace(
+        answer.attestation, signature_verified=fault is None, pinned=pinned is not None
+    )
 
 
 def _signatures_seen(

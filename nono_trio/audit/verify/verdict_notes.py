@@ -76,9 +76,9 @@ def _signature_notes(evidence: Evidence, answer: Verification) -> list[str]:
     seen, notes = answer.attestation, list[str]()
     if not seen.present or answer.first_bad is not None:
         return notes
-    if not seen.signature_verified:
+    if not seen.signature_verified and evidence.ours:
         notes.append(f"its policy names key {seen.key_id}; no signature was checked")
-    elif not seen.pinned:
+    elif seen.signature_verified and not seen.pinned:
         notes.append(
             f"self-attested: signed with key {seen.key_id}, which was not compared with one that"
             " you know (--public-key-file)"

@@ -10,12 +10,19 @@ import msgspec
 import pytest
 import sealed_session as made
 import signed_session as signed
+from vectors import VECTORS
 
 from nono_trio.audit import store
 from nono_trio.audit.keys.signer import SignerFailed
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.write import checkpoint_signer
+from nono_trio.core.log.attestation import (
+    attestation_of,
+    encode_bundle,
+    encode_statement,
+    signed_message,
+)
 from nono_trio.core.log.session_json import decode_checkpoint, encode_checkpoint
 from nono_trio.core.proof.tree_head import TreeHead
 
@@ -357,3 +364,22 @@ def test_upstream_verifies_the_bundle(session):
 
 def test_the_files_of_a_signed_session_are_private(session):
     assert {os.stat(path).st_mode & 0o777 for path in session.iterdir()} == {0o600}
+
+
+def test_the_bundle_of_an_upstream_session(tmp_path):
+    """Upstream's rules: a bad bundle is noted, and tampered where a key is pinned."""
+    pinned = KEY.public
+    session = shutil.copytree(VECTORS / "n5", tmp_path / "n5")  # with a key that is none
+    answer = verify(session, upstream=True)
+    assert (answer.verdict, answer.attestation.signature_verified) == ("verified", False)
+    assert any("its attestation is not good" in note for note in answer.notes)
+    assert verify(session, upstream=True, pinned=pinned).verdict == "tampered"
+    metadata = store.read_metadata(session)
+    payload = encode_statement(metadata, pinned.key_id)
+    bundle = encode_bundle(payload, KEY.sign_bundle(signed_message(payload)), pinned.key_id)
+    (session / store.BUNDLE).write_bytes(bundle)
+    metadata.audit_attestation = attestation_of(pinned)
+    store.write_session_json(session, metadata)
+    assert verify(session, upstream=True).attestation.signature_verified
+    assert verify(session, upstream=True, pinned=pinned).verdict == "verified"
+    assert verify(session, upstream=True, pinned=OTHER.public).first_bad.failure == "key mismatch"
