@@ -11,6 +11,7 @@ from aws_requests import check, held_keys, signed
 from held_credentials import SECRET, credentials, foreign, held
 from looked_into import HOST, LookedInto, looking_into, origin_context
 from origin import says, serving
+from proxy_server import Upstream, upstream_proxy
 from running_proxy import AUTH, running
 from websocket_peer import FIELDS, agreeing, head_of
 
@@ -340,3 +341,24 @@ async def test_the_stand_in_of_another_credential_in_a_route_is_refused():
         assert found.status == 403
         assert at.origin.requests == []
         assert "exfiltration" in (last(at).reason or "")
+
+
+async def test_through_an_upstream_proxy_a_route_goes_by_connect_and_the_proxy_sees_no_secret():
+    one = held()
+    route = Held(make_route(one.credential), one.stand_in)
+    tls = await origin_context()
+    async with serving(tls=tls) as origin, serving(behaviour := Upstream(origin.port)) as upstream:
+        async with looking_into(
+            routes=[route],
+            credentials=credentials(one),
+            upstream_proxy=upstream_proxy(upstream.port),
+        ) as at:
+            assert at.proxy.dialler is not None
+            at.proxy.dialler.port = upstream.port
+            found = await at.proxy.ask(request("/model/small", bearer(one.stand_in)))
+            assert found is not None
+            assert found.status == 200
+            assert last(at).route_id == "model"
+        assert [one.target for one in behaviour.asked] == [f"{HOST}:443".encode()]
+        assert dict(origin.requests[0].headers)[b"authorization"] == b"Bearer " + SECRET
+        assert SECRET not in behaviour.seen

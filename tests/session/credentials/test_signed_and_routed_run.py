@@ -168,3 +168,15 @@ def test_a_route_that_can_not_be_made_ends_the_run(sessions, flags, reason) -> N
     assert done.returncode == 2
     assert reason in done.stderr
     assert "hint: " in done.stderr
+
+
+def test_a_proxy_alone_has_the_routes_and_the_keys_in_its_ready_line(sessions) -> None:
+    real = dict(zip(VARIABLES, map(bytes.decode, KEYS.texts()), strict=True))
+    sessions.variables = {"OPENAI_API_KEY": SECRET, **real}
+    flags = ("--credential", "openai", "--credential-route", "openai", "--credential", "aws@a.test")
+    with sessions.proxy(*flags) as (process, line):
+        assert line["routes"] == {"openai": f"http://127.0.0.1:{line['port']}/openai/v1"}
+        assert line["credentials"]["aws"].keys() == set(VARIABLES)
+        assert not set(real.values()) & set(line["credentials"]["aws"].values())
+        process.terminate()
+        assert process.wait(60) == 0
