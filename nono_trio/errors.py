@@ -36,6 +36,12 @@ class LogUnreadable(NonoTrioError):
     exit_code = 2
 
 
+class LogRewritten(LogUnreadable):
+    """A log that was changed where it may only grow; the exit code is that of `tampered`."""
+
+    exit_code = 1
+
+
 class AuditLost(NonoTrioError):
     """The log can't be written or sealed, so nothing more may be allowed."""
 

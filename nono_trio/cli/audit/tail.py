@@ -83,14 +83,21 @@ class Tail:
     def follow(self, show: Callable[[LogRecord], None]) -> End:
         """Hand each new decision that is wanted to `show` until the session has ended.
 
-        Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut.
+        Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut,
+        and LogRewritten when it does not go on from what was read.
         """
+        from nono_trio.audit.verify.followed_chain import FollowedChain
+
         follower = Follower(self._log, self._offset)
+        chain = None if self.ended else FollowedChain(self._log, self._offset)
         polls = 0
-        while not self.ended:
+        while chain is not None and not self.ended:
             gone = polls % ALIVE_POLLS == 0 and self._is_gone()
+            chain.check_past()
             new = follower.poll()
-            self._show(new, show)
+            for line in new:
+                chain.feed(line)
+                self._show(line, show)
             if gone and not new and not self.ended:
                 return "ended" if self._status() == "sealed" else "crashed"
             polls += 1
@@ -98,12 +105,11 @@ class Tail:
                 time.sleep(POLL_SECONDS)
         return "ended"
 
-    def _show(self, new: list[bytes], show: Callable[[LogRecord], None]) -> None:
-        for line in new:
-            found: list[LogRecord] = []
-            self._take(line, found)
-            for record in found:
-                show(record)
+    def _show(self, line: bytes, show: Callable[[LogRecord], None]) -> None:
+        found: list[LogRecord] = []
+        self._take(line, found)
+        for record in found:
+            show(record)
 
     def _take(self, line: bytes, found: list[LogRecord]) -> None:
         record = parse_record(line)

@@ -272,9 +272,9 @@ class AttemptTally:
 
     def _replace(self, key: tuple[str, int | None], event: NetworkEvent, read: ReadReason) -> None:
         """Take the allowing decision back, if this is a second one about the same request."""
-        is_second = read.code in _SECOND_CODES or event.denial_category in FAILED_CATEGORIES
-        in_tunnel = event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
-        in_tunnel |= event.mode == "connect_intercept" and not is_second
+        is_second = event.denial_category in FAILED_CATEGORIES or read.code in _SECOND_CODES
+        in_tunnel = event.mode == "connect_intercept" and not is_second
+        in_tunnel |= event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
         if not (in_tunnel or is_second):
             return
         if read.code is DenialCode.OTHER_SERVER_NAME:

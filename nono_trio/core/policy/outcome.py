@@ -46,6 +46,10 @@ class ReadReason(msgspec.Struct, frozen=True):
     count: int
     suppressed: int
     other_host: str
+    outcome: Literal["denied", "listed", "failed"]
+    """What the code alone makes of it."""
+    about_loopback: bool
+    """It does not count if its target is a loopback address."""
 
 
 def outcome_of(event: NetworkEvent) -> Outcome:
@@ -53,11 +57,9 @@ def outcome_of(event: NetworkEvent) -> Outcome:
     if event.method == LOOK_UP:
         return "denied"
     read = read_reason(event.reason or "")
-    if read.code in _LOOPBACK_CODES and _is_at_loopback(event.target):
+    if read.about_loopback and _is_at_loopback(event.target):
         return "loopback"
-    if event.denial_category in FAILED_CATEGORIES or read.code in _FAILED_CODES:
-        return "failed"
-    return "listed" if read.code in _LISTED_CODES else "denied"
+    return "failed" if event.denial_category in FAILED_CATEGORIES else read.outcome
 
 
 def is_counted(event: NetworkEvent) -> bool:
@@ -71,7 +73,20 @@ def read_reason(reason: str) -> ReadReason:
     read = parse_reason(reason)
     count = read.values.get("count", 0)
     host = str(read.values.get("host", "")).removeprefix("[").removesuffix("]")
-    return ReadReason(read.code, count if isinstance(count, int) else 0, read.suppressed, host)
+    return ReadReason(
+        read.code,
+        count if isinstance(count, int) else 0,
+        read.suppressed,
+        host,
+        outcome=_outcome(read.code),
+        about_loopback=read.code in _LOOPBACK_CODES,
+    )
+
+
+def _outcome(code: DenialCode) -> Literal["denied", "listed", "failed"]:
+    if code in _FAILED_CODES:
+        return "failed"
+    return "listed" if code in _LISTED_CODES else "denied"
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import sealed_session as made
 from nono_trio.audit import store
 from nono_trio.cli.audit import tail
 from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
-from nono_trio.errors import LogUnreadable
+from nono_trio.errors import LogRewritten, LogUnreadable
 
 BOUND_SECONDS = 60.0  # of every wait here: far over what a loaded machine needs
 NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
@@ -152,6 +153,72 @@ def test_a_log_that_is_cut_while_followed_is_an_error(root):
     wait_until(lambda: following.shown)
     os.truncate(session.log, 100)
     assert isinstance(following.join(), LogUnreadable)
+
+
+def forged(session):
+    """The lines of the same session with another decision in the past, hashed again."""
+    payloads = made.payloads_of(session.directory)
+    payloads[-1] = made.network(2, "allow", "evil.test")
+    return made.encode_log(payloads)[0]
+
+
+def put_in_place(log, data):
+    beside = log.with_name("other")
+    beside.write_bytes(data)
+    os.replace(beside, log)
+
+
+REWRITES = {
+    "cut": (lambda session: os.truncate(session.log, 100), "it was cut from"),
+    "gone": (lambda session: session.log.unlink(), "it is gone"),
+    "a copy in its place": (
+        lambda session: put_in_place(session.log, session.log.read_bytes()),
+        "another file has its place",
+    ),
+    "hashed again": (
+        lambda session: session.log.write_bytes(b"".join(forged(session))),
+        "is not the one that was read|it was cut",
+    ),
+    "a fork goes on": (
+        lambda session: session.append(session.lines[2]),
+        "line after record 4: sequence mismatch",
+    ),
+    "a record of another chain": (
+        lambda session: session.append(
+            made.encode_record(5, b"\1" * 32, made.events.encode_payload(made.ended()))[0]
+        ),
+        "line after record 4: prev_chain mismatch",
+    ),
+    "no record": (lambda session: session.append(b"[]\n"), "line after record 4: parse error"),
+}
+
+
+@pytest.mark.parametrize("from_the_end", [True, False])
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_a_log_that_is_rewritten_while_followed_is_told(root, rewrite, from_the_end):
+    change, expected = REWRITES[rewrite]
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]))
+    tail = Tail(session.directory, Filter())
+    if from_the_end:
+        tail.last(1)
+    following = Following(tail)
+    session.append(session.lines[3])
+    wait_until(lambda: 4 in sequences(following.shown))
+    change(session)
+    end = following.join()
+    assert isinstance(end, LogRewritten)
+    assert end.message.startswith("TAMPERED: ")
+    assert re.search(expected, end.message)
+    assert end.exit_code == 1
+
+
+def test_following_begins_at_a_record_only(root):
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]) + b"[]\n")
+    tail = Tail(session.directory, Filter())
+    tail.last(1)
+    assert "its last line is no record" in Following(tail).join().message
 
 
 def test_a_session_that_is_just_starting_is_not_gone(root, monkeypatch):

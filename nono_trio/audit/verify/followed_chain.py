@@ -1,0 +1,95 @@
+"""Watches a log that is followed: it may only grow, and each new record must go on from the last.
+
+Rules of this file: it keeps the count, the chain hash and the place of the last record that was
+read, and reads that record again before it goes on. So a log that shrinks, that another file
+replaces, or whose past is hashed again, is found. A record in the past that was changed without new
+hashes is found by `audit verify` only.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit.read.records import lines_backwards
+from nono_trio.audit.verify.chain import BadRecord, Chain, hash_bytes
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.errors import LogRewritten
+from nono_trio.posix.safe_open import open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class _Link(msgspec.Struct):
+    """The place of a record, by its own fields."""
+
+    sequence: int
+    chain_hash: str
+
+
+class FollowedChain:
+    """The state of one followed log; `offset` is the end of a whole line, where following begins.
+
+    Raises LogRewritten where the log contradicts what was read before, and OSError.
+    """
+
+    def __init__(self, log: Path, offset: int) -> None:
+        self._log = log
+        self._chain = Chain(strict=False)
+        self._end = offset
+        self._last = b""
+        self._file: tuple[int, int] | None = None
+        if offset:
+            self._begin_at(offset)
+
+    def feed(self, line: bytes) -> None:
+        """Take the next line, whole."""
+        try:
+            self._chain.feed(line)
+        except BadRecord as bad:
+            raise self._rewritten(
+                f"line after record {self._chain.count - 1}: {bad.failure}"
+            ) from bad
+        self._last = line
+        self._end += len(line)
+
+    def check_past(self) -> None:
+        """Check that the last line that was read is still where it was."""
+        try:
+            with open_regular(self._log) as file:
+                found = os.fstat(file.fileno())
+                file.seek(self._end - len(self._last))
+                same = file.read(len(self._last)) == self._last
+        except FileNotFoundError:
+            if self._file is None:  # it is not written yet
+                return
+            raise self._rewritten("it is gone") from None
+        if self._file is None:
+            self._file = (found.st_dev, found.st_ino)
+        if found.st_size < self._end:
+            raise self._rewritten(f"it was cut from {self._end} to {found.st_size} bytes")
+        if (found.st_dev, found.st_ino) != self._file:
+            raise self._rewritten("another file has its place")
+        if not same:
+            raise self._rewritten(f"record {self._chain.count - 1} is not the one that was read")
+
+    def _begin_at(self, offset: int) -> None:
+        end, line = next(lines_backwards(self._log, offset), (0, b""))
+        try:
+            link = msgspec.json.decode(line, type=_Link)
+        except MALFORMED:
+            link = None
+        head = hash_bytes(link.chain_hash) if link is not None else None
+        if link is None or not head or end != offset:
+            raise self._rewritten("its last line is no record")
+        self._chain.count, self._chain.head = link.sequence + 1, head
+        self._last = line
+
+    def _rewritten(self, what: str) -> LogRewritten:
+        return LogRewritten(
+            f"TAMPERED: {self._log} was changed while it was followed: {what}",
+            hint=f"keep its files as evidence; `nono-trio audit verify {self._log.parent}`",
+        )
