@@ -42,7 +42,7 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
     From `sessions`, the summary is session.json, unverified: good for finding a session. From
     `bound_facts.look`, it has what the log binds, and the other fields are set: `fault` is the
     first contradiction, `alive` is true if its supervisor runs, `policy` and `totals` are
-    policy.json and summary.json.
+    policy.json and summary.json. `proved`: its whole log was verified (`on_the_way.py`).
     """
 
     directory: Path
@@ -53,6 +53,7 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
     policy: SessionPolicy | None = None
     totals: SealSummary | None = None
     supervisor: SupervisorProcess | None = None
+    proved: bool = False
 
     @property
     def session_id(self) -> str:

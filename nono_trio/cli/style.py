@@ -29,7 +29,7 @@ CODES: Final[Mapping[str, str]] = {
 # Decisions, outcomes, verdicts and states.
 STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("deny", "denied", "tampered", "missing", "failed"), "bold red"),
-    **dict.fromkeys(("fail", "crashed", "unreadable", "unknown"), "yellow"),
+    **dict.fromkeys(("fail", "crashed", "unreadable", "unknown", "not verified"), "yellow"),
     **dict.fromkeys(("allow", "allowed", "sealed", "verified", "ok", "recovered"), "green"),
     **dict.fromkeys(("running", "open"), "cyan"),
 }

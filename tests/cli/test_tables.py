@@ -93,10 +93,9 @@ def test_columns_that_do_not_fit_are_left_out_and_named(monkeypatch, hostile):
 
 
 def test_a_command_to_paste_is_one_line(monkeypatch, hostile):
+    monkeypatch.setattr("nono_trio.audit.verify.on_the_way.PROVED_BYTES", 0)
     shown = Screen(monkeypatch, 40).run("audit", "show", "0")
-    assert shown.lines[-1] == (
-        "proof not looked for here: `nono-trio audit verify 0123456789abcdef`"
-    )
+    assert shown.lines[-1] == ("proof not verified: `nono-trio audit verify 0123456789abcdef`")
 
 
 @pytest.mark.parametrize("command", [*DRAWN, "profile list"])

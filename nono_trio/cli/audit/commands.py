@@ -258,8 +258,9 @@ def list_sessions(
     """List sessions, newest first: id, name, start, status, attempts, command.
 
     Each row follows from the log's first and last records, its policy, its summary and the
-    ledger; a session whose files say otherwise is `tampered`. Counts of one that is not sealed are
-    not bound yet. It is no proof: `nono-trio audit verify --all` is.
+    ledger; a session whose files say otherwise is `tampered`. Sealed logs below some 100,000
+    records are verified on the way, for two seconds; the others are `not verified`. Counts of a
+    session that is not sealed are not bound yet.
     """
     from nono_trio.cli.audit import listing
 
@@ -298,19 +299,21 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     """Show what a session ran, how it was caged, where it went, and when (default: the newest).
 
     Command, cage, policy and totals are those that the log binds, or the session is shown as
-    tampered; what nothing binds yet says so. The records between first and last are taken at their
-    word; `nono-trio audit verify` does not. --json has the whole policy.
+    tampered; what nothing binds yet says so. A sealed log below some 100,000 records is verified;
+    of another one, the records between first and last are taken at their word, and it is shown as
+    not verified. --json has the whole policy.
     """
     from nono_trio.audit.read.summary import read_story
     from nono_trio.audit.read.summary import status as status_of
     from nono_trio.audit.verify import bound_facts
-    from nono_trio.cli.audit.render import show_lines, story_fields
+    from nono_trio.audit.verify.on_the_way import ProofOnTheWay
+    from nono_trio.cli.audit.render import proof_text, show_lines, story_fields
 
     directory = session_directory(audit_root(audit_dir), session)
     with Waiting("reading the log"):
         stored = bound_facts.look(directory, files=True)
         story = read_story(directory, TIMELINE_ENDS)
-        stored = bound_facts.compared(stored, story)
+        stored = ProofOnTheWay(directory.parent).prove(bound_facts.compared(stored, story))
     status = status_of(stored)
     if as_json:
         print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
@@ -319,7 +322,7 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
         from nono_trio.cli.audit.show_panels import show_parts
 
         drawing().print_panels([*show_parts(stored, status, story)])
-        print(f"proof not looked for here: `nono-trio audit verify {stored.session_id}`")
+        print(f"proof {proof_text(stored)}")
         return
     for line in show_lines(stored, status, story):
         print(line)

@@ -39,6 +39,10 @@ LIST_COLUMNS = (
     Column("COMMAND", flexible="cut", least=MIN_LAST),
 )
 
+NOT_VERIFIED = (
+    "not verified"  # a sealed session whose log is too long, or for which no time was left
+)
+
 Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't be read
 
 
@@ -64,7 +68,9 @@ class Listed:
 
 def listed(audit_root: Path, wanted: ListFilter) -> Listed:
     """Read the sessions that are asked for, with their status and counts."""
-    found = Listed()
+    from nono_trio.audit.verify.on_the_way import ProofOnTheWay
+
+    found, proof = Listed(), ProofOnTheWay(audit_root)
     for session in bound_facts.sessions(audit_root):
         status = status_of(session)
         if not _wants(wanted, session, status):
@@ -72,7 +78,8 @@ def listed(audit_root: Path, wanted: ListFilter) -> Listed:
         if wanted.recent is not None and len(found.rows) >= wanted.recent:
             found.more = True
             break
-        found.rows.append((session, status, _counts(session)))
+        session = proof.prove(session)
+        found.rows.append((session, status_of(session), _counts(session)))
     return found
 
 
@@ -119,6 +126,7 @@ def row_fields(row: Row) -> dict[str, Any]:
         "denied": counts.denied if counts else None,
         "failed": counts.failed if counts else None,
         "counts_bound": status == "sealed",
+        "proved": session.proved,
         "fault": session.fault,
         "directory": str(session.directory),
     }
@@ -133,7 +141,7 @@ def list_row(
         session.session_id,
         clean(session.name or "-"),
         ago(session.started, now),
-        status,
+        NOT_VERIFIED if status == "sealed" and not session.proved else status,
         *(_count_cells(counts) if counts else "????"),
         command_text(command) or no_command_text(session),
     )

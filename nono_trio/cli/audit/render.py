@@ -136,6 +136,14 @@ def _proof_lines(answer: Verification) -> Iterator[str]:
 # -- show -----------------------------------------------------------------------------------------
 
 
+def proof_text(session: StoredSession) -> str:
+    """Return the text about the proof of a session that is shown."""
+    if session.proved:
+        return "verified: its log, its files and its line in the ledger"
+    word = "tampered" if session.fault is not None else "not verified"
+    return f"{word}: `nono-trio audit verify {session.session_id}`"
+
+
 def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator[str]:
     """The lines of `audit show`: command, cage, hosts, and the ends of the timeline."""
     for label, text in (
@@ -143,7 +151,7 @@ def show_lines(session: StoredSession, status: Status, story: Story) -> Iterator
         *cage_rows(session, story),
         *policy_rows(session),
         *result_rows(session, status, story),
-        ("proof", f"not looked for here: `nono-trio audit verify {session.session_id}`"),
+        ("proof", proof_text(session)),
     ):
         yield _row(label, text)
     if story.files:
@@ -184,6 +192,7 @@ def story_fields(session: StoredSession, status: Status, story: Story) -> dict[s
         "status": status,
         "directory": str(session.directory),
         "session": session.summary,
+        "proved": session.proved,
         "fault": session.fault,
         "policy": session.policy,
         "totals": session.totals,
