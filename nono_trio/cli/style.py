@@ -30,7 +30,9 @@ CODES: Final[Mapping[str, str]] = {
 STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("deny", "denied", "tampered", "missing", "failed"), "bold red"),
     **dict.fromkeys(("fail", "crashed", "unreadable", "unknown", "not verified"), "yellow"),
-    **dict.fromkeys(("allow", "allowed", "sealed", "verified", "ok", "recovered"), "green"),
+    **dict.fromkeys(
+        ("allow", "allowed", "sealed", "verified", "consistent", "ok", "recovered"), "green"
+    ),
     **dict.fromkeys(("running", "open"), "cyan"),
 }
 DEFAULT_WIDTH: Final = 80  # of a terminal that does not know its own

@@ -57,17 +57,18 @@ class PartsJoiner:
         ):
             # Their start takes as long as this: the first events are compared one by one.
             check.read_to(size, lambda: check.may_join)
-            plan = _Plan(self._evidence, file.fileno(), check.good_bytes)
+            plan = _Plan(self._evidence, file.fileno(), check)
             _Reading(check, plan, workers, file.fileno()).run()
 
 
 class _Plan:
     """The parts of a log, in order; `next` is None at the end, and where no part can be made."""
 
-    def __init__(self, evidence: Evidence, log: int, begin: int) -> None:
+    def __init__(self, evidence: Evidence, log: int, check: LogCheck) -> None:
         self._log = log
         self._size = evidence.log_size
-        self._begin = begin
+        self._begin = check.good_bytes
+        self._signed = check.chain.proof_tree is not None
         self._offsets = _offsets(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
         self._next_mark: int | None = next(self._offsets, None)
 
@@ -84,7 +85,7 @@ class _Plan:
             if len(marks) == MAX_MARKS:
                 end = marks[-1]
                 break
-        part = Part(self._begin, end, marks)
+        part = Part(self._begin, end, marks, self._signed)
         self._begin = end
         return part
 

@@ -140,6 +140,9 @@ class LogCheck:
         for mark in part.marks:
             for level, root in mark.subtrees:
                 chain.tree.append_subtree(level, root)
+            if chain.proof_tree is not None:
+                for level, root in mark.proof_subtrees:
+                    chain.proof_tree.append_subtree(level, root)
             chain.count, chain.head = mark.count, mark.head
             cursor.passed(data[start : mark.offset - begin], mark.offset, chain)
             start = mark.offset - begin

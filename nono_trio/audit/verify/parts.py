@@ -19,6 +19,7 @@ from nono_trio.audit.verify.chain import MAX_U64, BadRecord, Chain, hash_bytes
 from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, encode_payload
 from nono_trio.core.log.merkle import MerkleAccumulator, MerkleRange
 from nono_trio.core.log.nono_events import CapabilityDecision
+from nono_trio.core.proof import tree
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
@@ -35,21 +36,24 @@ _NETWORK_MARK: Final = b'"event":{"timestamp_unix_ms":'
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
     """The bytes from `begin` to `end`, whole lines; `marks` are the offsets of the checkpoints in
-    it, ascending."""
+    it, ascending; `signed`: the log has an RFC 6962 tree as well."""
 
     begin: int
     end: int
     marks: list[int]
+    signed: bool = False
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
     """The state of the log at `offset`, the end of a record: its number of records and chain hash,
-    and the subtrees (level, root) of the records since the previous mark."""
+    and the subtrees (level, root) of the records since the previous mark, in upstream's tree and in
+    that of RFC 6962 (of a signed log)."""
 
     offset: int
     count: int
     head: bytes
     subtrees: list[tuple[int, bytes]]
+    proof_subtrees: list[tuple[int, bytes]]
 
 
 class GoodPart(msgspec.Struct, array_like=True, frozen=True):
@@ -84,15 +88,33 @@ _place_decoder = msgspec.json.Decoder(_Place)
 class _PartChain(Chain):
     """The chain from the middle of a log on: the subtrees are kept, the root is not known."""
 
-    def __init__(self, first: int, prev: bytes) -> None:
+    def __init__(self, first: int, prev: bytes, *, signed: bool) -> None:
         super().__init__(strict=True)
         self.count = first
         self.head = prev
-        self.range = MerkleRange(first)
-        self.tree = _Forwarded(self.range)
+        self._range = MerkleRange(first)
+        self._proof_range = MerkleRange(first, tree.node_hash)
+        self.tree = _Forwarded(self._range)
+        if signed:
+            self.proof_tree = _ForwardedProof(self._proof_range)
+
+    def mark(self, offset: int) -> Mark:
+        """Return the state here, with the subtrees since the last call."""
+        taken = self._range.take(), self._proof_range.take()
+        return Mark(offset, self.count, self.head or b"", *taken)
 
 
 class _Forwarded(MerkleAccumulator):
+    """Gives the leaves on to a range."""
+
+    __slots__ = ("append",)
+
+    def __init__(self, to: MerkleRange) -> None:
+        super().__init__()
+        self.append = to.append  # type: ignore[method-assign]
+
+
+class _ForwardedProof(tree.Frontier):
     """Gives the leaves on to a range."""
 
     __slots__ = ("append",)
@@ -138,7 +160,7 @@ def check_part(data: bytes, part: Part) -> GoodPart | None:
 
 def _check(data: bytes, part: Part) -> GoodPart | None:
     first, prev = _claimed_place(data)
-    chain, counted, marks = _PartChain(first, prev), _Counted(), []
+    chain, counted, marks = _PartChain(first, prev, signed=part.signed), _Counted(), []
     due = iter(part.marks)
     next_mark = next(due, part.end)
     offset, before, last = part.begin, None, None
@@ -151,10 +173,10 @@ def _check(data: bytes, part: Part) -> GoodPart | None:
         before, last = last, payload
         offset += len(line)
         if offset >= next_mark:
-            marks.append(Mark(offset, chain.count, chain.head or b"", chain.range.take()))
+            marks.append(chain.mark(offset))
             next_mark = next(due, part.end)
     if marks[-1].offset != part.end:
-        marks.append(Mark(offset, chain.count, chain.head or b"", chain.range.take()))
+        marks.append(chain.mark(offset))
     return GoodPart(
         first=first,
         prev=prev,

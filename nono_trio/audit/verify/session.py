@@ -227,9 +227,7 @@ def _check_log(
 ) -> tuple[LogCheck, FirstNetworkEvents]:
     """Read the whole log; in parts if it is long, and again in one if they do not fit together."""
     checkpoints, size = evidence.beside(CHECKPOINTS), evidence.checkpoints_size
-    signed = SignatureCheck.of(evidence.directory).tree is not None
-    # The second tree of a signed log is not joined from parts.
-    if evidence.ours and evidence.log_size >= LEAST_BYTES and not signed:
+    if evidence.ours and evidence.log_size >= LEAST_BYTES:
         check, events = _log_check(evidence, watch)
         with suppress(PartsDisagree):
             check.run(checkpoints, size, PartsJoiner(evidence, jobs).run)

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from nono_trio.audit.stored_session import FirstBad
 
 
+# `consistent` is --since's: the log goes on from the checkpoint, what is before it was not hashed.
 # `undamaged` is --quick's: the checksums fit, so no accident happened, but nothing was proved.
 Verdict: TypeAlias = Literal[
-    "verified", "undamaged", "missing", "tampered", "open", "crashed", "unreadable"
+    "verified", "consistent", "undamaged", "missing", "tampered", "open", "crashed", "unreadable"
 ]
 # The rules that a session was judged by: upstream's are weaker, and only apply on request.
 Rules: TypeAlias = Literal["nono-trio", "nono"]
 
 EXIT_CODES: dict[Verdict, int] = {
     "verified": 0,
+    "consistent": 0,
     "undamaged": 0,
     "missing": 1,
     "tampered": 1,
@@ -44,6 +46,7 @@ _WORST_FIRST: tuple[Verdict, ...] = (
     "crashed",
     "open",
     "undamaged",
+    "consistent",
     "verified",
 )
 

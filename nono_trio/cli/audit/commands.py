@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -37,8 +38,6 @@ from nono_trio.core.log.events import Decision, Network
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from nono_trio.audit.read.records import LogRecord
 
 # `audit tail` of a session that crashed while it was followed: the code `audit verify` would give.
@@ -91,25 +90,43 @@ audit.add_command(why)
     is_flag=True,
     help="Judge logs that bind no policy too, by upstream nono's weaker rules.",
 )
+@click.option(
+    "--since",
+    metavar="FILE",
+    help="Hash only what came after the last checkpoint in FILE, an earlier copy of the session's"
+    " checkpoints.ndjson; says `consistent`.",
+)
 @public_key_option
 @json_option
 @audit_dir_option
 def verify(
     targets: tuple[str, ...], every: bool, quick: bool, jobs: int | None, upstream: bool,
-    public_key_file: str | None, as_json: bool, audit_dir: str | None,
+    since: str | None, public_key_file: str | None, as_json: bool, audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Prove that a session's log is whole: hashes, chain, checkpoints, seal and ledger.
 
     Verdict and exit code: verified 0; tampered 1; missing (the ledger knows it) 1; unreadable 2;
-    open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0. Of several sessions the
-    worst decides. A session of upstream nono needs --upstream; a log file without its session is
-    never `verified`. --json prints one object a line, also for errors.
+    open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0;
+    consistent (--since) 0. Of several sessions the worst decides. A session of upstream nono needs
+    --upstream; a log file without its session is never `verified`. --json prints one object a
+    line, also for errors.
 
     Signatures are always checked. With --public-key-file a session that is not signed with that
     key is tampered, and one whose end is not signed (recovered, or the signer failed) is crashed.
     """
-    from nono_trio.cli.audit.verify import removed_sessions, verify_all, verify_targets
+    from nono_trio.cli.audit.verify import (
+        removed_sessions,
+        verify_all,
+        verify_from_checkpoint,
+        verify_targets,
+    )
 
+    if since is not None:
+        if len(targets) != 1 or every or quick or upstream or jobs or public_key_file is not None:
+            raise click.UsageError("--since takes one session, and only --json beside it")
+        with Waiting("verifying"):
+            answer = verify_from_checkpoint(audit_root(audit_dir), targets[0], Path(since))
+        raise SystemExit(_tell(answer, as_json=as_json, several=False).exit_code)
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
     if quick and public_key_file is not None:

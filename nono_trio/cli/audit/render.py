@@ -96,7 +96,7 @@ def _verdict_text(answer: Verification) -> str:
         return "sealed once, and gone"
     if answer.verdict == "verified" and not answer.sealed:
         return f"{counted(answer.event_count, 'line')} of a ledger"
-    if answer.verdict in ("verified", "undamaged"):
+    if answer.verdict in ("verified", "consistent", "undamaged"):
         return f"{records}, sealed"
     if answer.verdict == "open":
         return f"{records} so far, running"
@@ -122,6 +122,8 @@ def _first_bad_lines(answer: Verification) -> Iterator[str]:
 
 def _proof_lines(answer: Verification) -> Iterator[str]:
     yield _row("chain head", answer.chain_head or "none")
+    if answer.verdict == "consistent":
+        return
     yield _row("Merkle root", answer.merkle_root or "none")
     seen = answer.checkpoints
     if seen.matches is not None:

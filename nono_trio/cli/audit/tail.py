@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.audit import store
 from nono_trio.audit.read.records import Follower, lines_backwards, parse_record, size_of
 from nono_trio.audit.read.summary import current_status
+from nono_trio.audit.verify.followed_chain import FollowedChain
 from nono_trio.core.log.events import Network, SessionEnded
 from nono_trio.core.log.notices import is_about_log, is_binding
 from nono_trio.errors import LogUnreadable
@@ -86,8 +87,6 @@ class Tail:
         Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut,
         and LogRewritten when it does not go on from what was read.
         """
-        from nono_trio.audit.verify.followed_chain import FollowedChain
-
         follower = Follower(self._log, self._offset)
         chain = None if self.ended else FollowedChain(self._log, self._offset)
         polls = 0

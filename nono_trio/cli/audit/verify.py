@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.read.records import size_of
 from nono_trio.audit.verify.session import verify, verify_ledger, verify_missing
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.errors import LogUnreadable, NonoTrioError
@@ -47,6 +48,21 @@ def verify_targets(
         wait.expect(len(found))
     for path in found:
         yield path if isinstance(path, Verification) else next(answers)
+
+
+def verify_from_checkpoint(audit_root: Path, target: str, kept: Path) -> Verification:
+    """The answer for one session, by a checkpoint of an earlier time; raises UsageError,
+    LogUnreadable."""
+    from nono_trio.audit.verify.since import read_since, verify_since
+
+    try:
+        since = read_since(kept, size_of(kept))
+        found = _find(audit_root, target)
+        return found if isinstance(found, Verification) else verify_since(found, since)
+    except OSError as error:
+        raise LogUnreadable(
+            f"{error.filename or target} can't be read: {error.strerror or error}"
+        ) from error
 
 
 def verify_all(

@@ -73,6 +73,18 @@ class Frontier:
         self._peaks.append(leaf)
         self._count += 1
 
+    def append_subtree(self, level: int, node: bytes) -> None:
+        """Add the 2**level leaves of a perfect subtree, by its root; their number so far must be
+        a multiple of 2**level (raises ValueError)."""
+        if self._count & ((1 << level) - 1):
+            raise ValueError(f"expected a subtree of level {level} at a multiple of its size")
+        closed = self._count >> level
+        while closed & 1:
+            node = node_hash(self._peaks.pop(), node)
+            closed >>= 1
+        self._peaks.append(node)
+        self._count += 1 << level
+
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Add leaves in order."""
         for leaf in leaves:

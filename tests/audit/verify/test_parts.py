@@ -20,6 +20,7 @@ from nono_trio.audit.verify.session import verify
 from nono_trio.core.log import events
 from nono_trio.core.log.merkle import MerkleAccumulator, MerkleRange, merkle_root
 from nono_trio.core.log.record import encode_record
+from nono_trio.core.proof import tree
 
 RECORDS = 4700  # the first 4,096 events are compared one by one
 SMALL_PART = 64 * 1024
@@ -219,22 +220,41 @@ def test_any_cut_gives_the_answer_of_one_pass(built, tmp_path_factory, data, par
     cuts=st.lists(st.integers(0, 70), max_size=6),
 )
 def test_ranges_of_leaves_join_at_any_cut(leaves, cuts):
-    tree, ends = MerkleAccumulator(), sorted({min(cut, len(leaves)) for cut in cuts})
+    joined, ends = MerkleAccumulator(), sorted({min(cut, len(leaves)) for cut in cuts})
     for begin, end in zip([0, *ends], [*ends, len(leaves)], strict=True):
         part = MerkleRange(begin)
         for leaf in leaves[begin:end]:
             part.append(leaf)
         for level, root in part.take():
-            tree.append_subtree(level, root)
-        assert tree.root() == merkle_root(leaves[:end])
-    assert len(tree) == len(leaves)
+            joined.append_subtree(level, root)
+        assert joined.root() == merkle_root(leaves[:end])
+    assert len(joined) == len(leaves)
 
 
-def test_a_subtree_at_another_place_is_refused():
-    tree = MerkleAccumulator()
-    tree.append(b"\0" * 32)
+def test_the_tree_of_a_signed_log_is_joined_too(built):
+    data = (built / "sealed" / "0123456789abcdef" / store.LOG).read_bytes()
+    ends = [place + 1 for place in range(len(data)) if data[place : place + 1] == b"\n"]
+    begin, middle, end = ends[99], ends[230], ends[399]
+    good = check_part(data[begin:end], Part(begin, end, [middle], signed=True))
+    texts = [
+        msgspec.json.decode(line)["event_json"].encode()
+        for line in data[:end].splitlines(keepends=True)
+    ]
+    joined, whole = tree.Frontier(), tree.Frontier()
+    joined.add_data(texts[:100])
+    for mark in good.marks:
+        for level, root in mark.proof_subtrees:
+            joined.append_subtree(level, root)
+    whole.add_data(texts)
+    assert (joined.root(), len(joined)) == (whole.root(), 400)
+
+
+@pytest.mark.parametrize("kind", [MerkleAccumulator, tree.Frontier])
+def test_a_subtree_at_another_place_is_refused(kind):
+    accumulated = kind()
+    accumulated.append(b"\0" * 32)
     with pytest.raises(ValueError, match="multiple"):
-        tree.append_subtree(1, b"\1" * 32)
+        accumulated.append_subtree(1, b"\1" * 32)
 
 
 def test_a_part_that_begins_at_the_first_record_is_not_good(built):

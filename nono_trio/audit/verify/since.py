@@ -1,0 +1,211 @@
+"""`audit verify --since`: proves that a log goes on from a checkpoint that the reader kept.
+
+Rules of this file: the checkpoint is trusted, whatever its source. Every record after it is hashed
+and must lead from its chain hash to the end of the log. The records before it are not hashed again:
+the chain hash binds them, and their bytes on the disk are compared by checksums only. So the
+verdict is `consistent`, never `verified`. The Merkle root is not computed, because a checkpoint has
+no subtrees; session.json and the ledger are compared as they are for `list`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nono_trio.audit.read.records import lines, lines_backwards
+from nono_trio.audit.store import CHECKPOINTS
+from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify.chain import BadRecord, Chain, hash_bytes
+from nono_trio.audit.verify.checkpoints import (
+    COUNT_MISMATCH,
+    HEAD_MISMATCH,
+    TRUNCATED,
+    CheckpointCursor,
+    parse_checkpoint,
+)
+from nono_trio.audit.verify.evidence import gather
+from nono_trio.audit.verify.log_check import AFTER_END
+from nono_trio.audit.verify.verdict import CheckpointsSeen, Verification
+from nono_trio.core.log.events import MALFORMED, SessionEnded
+from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.posix.safe_open import open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.verify.evidence import Evidence
+    from nono_trio.core.log.session_json import Checkpoint
+
+BLOCK = 1024 * 1024  # read at once
+HISTORY_REPLACED = "another history"
+
+
+class _Link(msgspec.Struct):
+    """The facts in the record before the checkpoint."""
+
+    sequence: int
+    chain_hash: str
+
+
+def read_since(path: Path, size: int) -> Checkpoint:
+    """Return the last checkpoint in a file; raises UsageError, OSError."""
+    found = None
+    for line in lines(path, size):
+        found = parse_checkpoint(line if line.endswith(b"\n") else line + b"\n")
+        if found is None:
+            break
+    if found is None or found.chain_head is None:
+        raise UsageError(
+            f"--since: expected a file of checkpoints, got {path}",
+            hint="keep a copy of a session's checkpoints.ndjson, or its last line",
+        )
+    return found
+
+
+def verify_since(target: Path, since: Checkpoint) -> Verification:
+    """Judge a session of ours by a checkpoint of an earlier time. Raises LogUnreadable, OSError."""
+    evidence = gather(target, upstream=False)
+    if not evidence.ours or evidence.directory is None:
+        raise LogUnreadable(
+            f"expected a session, got {target}", hint="give the session's directory"
+        )
+    check = _Check(evidence, since)
+    check.run()
+    return _answer(evidence, since, check)
+
+
+class _Check:
+    """One reading of a log from a checkpoint on."""
+
+    def __init__(self, evidence: Evidence, since: Checkpoint) -> None:
+        self.chain = Chain(strict=True)
+        self.first_bad: FirstBad | None = None
+        self.torn_bytes = 0
+        self.cursor: CheckpointCursor | None = None
+        self._evidence = evidence
+        self._since = since
+        self._offset = 0
+        self._last = b""
+
+    def run(self) -> None:
+        evidence = self._evidence
+        try:
+            self.cursor = CheckpointCursor(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
+            self._read_prefix(self.cursor)
+            self._begin()
+            self._read_on(self.cursor)
+        except BadRecord as bad:
+            self.first_bad = FirstBad(
+                offset=self._offset,
+                sequence=self.chain.count or None,
+                failure=bad.failure,
+                expected=bad.expected,
+                got=bad.got,
+            )
+
+    def _read_prefix(self, cursor: CheckpointCursor) -> None:
+        """Compare checksums up to the kept checkpoint, which must be among those of the session."""
+        since, size = self._since, self._evidence.log_size
+        if since.offset > size:
+            raise BadRecord(TRUNCATED, f"{since.offset} bytes", f"{size} bytes")
+        cursor.passed_unhashed(b"", 0)
+        with open_regular(self._evidence.log) as file:
+            while cursor.last is None or cursor.last.offset < since.offset:
+                due = cursor.pending
+                if due is None or due.offset > since.offset or due.offset < self._offset:
+                    raise _replaced(since, "a session without it")
+                block = file.read(min(BLOCK, due.offset - self._offset))
+                if not block:
+                    raise BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._offset} bytes")
+                self._offset += len(block)
+                cursor.passed_unhashed(block, self._offset)
+        if cursor.last != since:
+            raise _replaced(since, "another checkpoint at its place")
+
+    def _begin(self) -> None:
+        """Take the state of the chain from the checkpoint, and from the last record before it."""
+        since = self._since
+        end, line = next(lines_backwards(self._evidence.log, since.offset), (0, b""))
+        try:
+            link = msgspec.json.decode(line, type=_Link)
+        except MALFORMED:
+            link = None
+        if link is None or end != since.offset:
+            raise _replaced(since, "no record before it")
+        if (link.sequence, link.chain_hash) != (since.event_count - 1, since.chain_head):
+            raise _replaced(since, f"record {link.sequence} with chain hash {link.chain_hash}")
+        self.chain.count, self.chain.head = since.event_count, hash_bytes(since.chain_head)
+
+    def _read_on(self, cursor: CheckpointCursor) -> None:
+        evidence, ended = self._evidence, False
+        for line in lines(evidence.log, evidence.log_size, self._offset):
+            at_end = self._offset + len(line) >= evidence.log_size
+            half = at_end and not line.endswith(b"\n")
+            if half and not evidence.sealed and cursor.pending is None:
+                self.torn_bytes = len(line)
+                return
+            payload = self.chain.feed(line)
+            if ended:
+                raise BadRecord(AFTER_END, "nothing after session_ended", "a record")
+            ended = isinstance(payload, SessionEnded)
+            self._compare(cursor, self._offset + len(line))
+            cursor.passed_unhashed(line, self._offset + len(line))
+            self._offset += len(line)
+        if cursor.pending is not None:
+            raise BadRecord(TRUNCATED, f"{cursor.pending.offset} bytes", f"{self._offset} bytes")
+
+    def _compare(self, cursor: CheckpointCursor, offset: int) -> None:
+        """Compare the chain with a checkpoint that ends here; the cursor checks its place."""
+        due = cursor.pending
+        if due is None or due.offset != offset:
+            return
+        if due.event_count != self.chain.count:
+            raise BadRecord(COUNT_MISMATCH, due.event_count, self.chain.count)
+        if hash_bytes(due.chain_head) != self.chain.head:
+            raise BadRecord(HEAD_MISMATCH, due.chain_head, _hex(self.chain.head))
+
+
+def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verification:
+    metadata, directory = evidence.metadata, evidence.directory
+    answer = Verification(
+        verdict="consistent",
+        path=str(directory),
+        session_id=directory.resolve().name if directory is not None else None,
+        event_count=check.chain.count,
+        chain_head=_hex(check.chain.head),
+        sealed=evidence.sealed,
+        checkpoints=check.cursor.seen() if check.cursor else CheckpointsSeen(matches=False),
+        first_bad=check.first_bad,
+    )
+    integrity = metadata.audit_integrity if metadata is not None else None
+    if answer.first_bad is None and evidence.sealed and integrity is not None:
+        said = (integrity.event_count, integrity.chain_head)
+        if said != (check.chain.count, answer.chain_head):
+            answer.first_bad = FirstBad(
+                failure=HEAD_MISMATCH, expected=f"{said}", got=f"{answer.chain_head}"
+            )
+    if answer.first_bad is None and directory is not None:
+        answer.first_bad = bound_facts.look(directory, files=True).fault
+    if answer.first_bad is not None:
+        answer.verdict = "tampered"
+    elif not evidence.sealed:
+        answer.verdict = "open" if evidence.alive else "crashed"
+    answer.notes.append(
+        f"since: records {since.event_count} to {check.chain.count - 1} were hashed, and go on from"
+        f" the checkpoint; the {since.event_count} before it were compared by checksums only, and"
+        " no signature was checked"
+    )
+    if check.torn_bytes:
+        answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
+    return answer
+
+
+def _replaced(since: Checkpoint, got: str) -> BadRecord:
+    expected = f"the checkpoint of {since.event_count} records, chain hash {since.chain_head}"
+    return BadRecord(HISTORY_REPLACED, expected, got)
+
+
+def _hex(digest: bytes | None) -> str | None:
+    return digest.hex() if digest is not None else None

@@ -1,0 +1,119 @@
+"""`verify --since`: what came after a kept checkpoint is proved, and goes on from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sealed_session as made
+
+from nono_trio.audit import store
+from nono_trio.audit.verify.since import read_since, verify_since
+from nono_trio.errors import UsageError
+
+MIDDLE = [made.network(number, "deny", "evil.test") for number in range(20)]
+PAYLOADS = [made.started(), *MIDDLE, made.ended()]
+COUNTS = (4, 10, 15)
+
+
+@pytest.fixture
+def session(tmp_path):
+    return made.build(tmp_path / "audit", payloads=PAYLOADS, counts=COUNTS)
+
+
+@pytest.fixture
+def kept(session, tmp_path):
+    """The checkpoints as they were when the log had ten records."""
+    marks = (session / store.CHECKPOINTS).read_bytes().splitlines(keepends=True)
+    path = tmp_path / "kept.ndjson"
+    path.write_bytes(b"".join(marks[:2]))
+    return path
+
+
+def judged(session, kept):
+    return verify_since(session, read_since(kept, kept.stat().st_size))
+
+
+def edit_log(session, place, old, new):
+    log = session / store.LOG
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[place] = lines[place].replace(old, new)
+    log.write_bytes(b"".join(lines))
+
+
+def test_a_log_that_goes_on_is_consistent(session, kept):
+    answer = judged(session, kept)
+    assert (answer.verdict, answer.exit_code, answer.first_bad) == ("consistent", 0, None)
+    assert answer.event_count == len(PAYLOADS) + 2
+    assert answer.notes == [
+        "since: records 10 to 23 were hashed, and go on from the checkpoint; the 10 before it were"
+        " compared by checksums only, and no signature was checked"
+    ]
+
+
+def test_the_last_line_alone_is_enough(session, kept):
+    kept.write_bytes(kept.read_bytes().splitlines()[-1])
+    assert judged(session, kept).verdict == "consistent"
+
+
+@pytest.mark.parametrize(
+    ("place", "failure"), [(3, "segment checksum mismatch"), (12, "leaf hash mismatch")]
+)
+def test_a_changed_record_is_found_before_and_after(session, kept, place, failure):
+    edit_log(session, place, b"evil.test", b"good.test")
+    answer = judged(session, kept)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", failure)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, (4, 15)])
+def test_another_history_is_named(tmp_path, kept, counts):
+    forged = [made.started(), made.network(0, "allow", "good.test"), *MIDDLE[1:], made.ended()]
+    other = made.build(tmp_path / "other", payloads=forged, counts=counts)
+    answer = judged(other, kept)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", "another history")
+
+
+def test_a_kept_line_put_into_another_history_is_found(tmp_path, session, kept):
+    """The forger hashes all again, and keeps the line of the checkpoint as it was."""
+    forged = [made.started(), made.network(0, "deny", "good.test"), *MIDDLE[1:], made.ended()]
+    other = made.build(tmp_path / "other", payloads=forged, counts=COUNTS)
+    marks = (other / store.CHECKPOINTS).read_bytes().splitlines(keepends=True)
+    marks[:2] = kept.read_bytes().splitlines(keepends=True)
+    (other / store.CHECKPOINTS).write_bytes(b"".join(marks))
+    assert judged(other, kept).verdict == "tampered"
+
+
+def test_a_rollback_is_found(tmp_path, kept):
+    older = made.unsealed(tmp_path / "older", payloads=PAYLOADS[:6], counts=(4,))
+    answer = judged(older, kept)
+    assert (answer.verdict, answer.first_bad.failure) == (
+        "tampered",
+        "truncated below a checkpoint",
+    )
+
+
+def test_a_crashed_session_and_its_torn_tail(tmp_path):
+    crashed = made.unsealed(tmp_path / "audit", payloads=PAYLOADS[:-1], counts=COUNTS)
+    with (crashed / store.LOG).open("ab") as file:
+        file.write(b'{"sequence":')
+    answer = judged(crashed, crashed / store.CHECKPOINTS)
+    assert (answer.verdict, answer.first_bad) == ("crashed", None)
+    assert answer.notes[-1] == "the last 12 bytes are no whole record: a torn tail"
+
+
+@pytest.mark.parametrize("text", [b"", b"no checkpoint\n", b"{}\n"])
+def test_a_file_without_checkpoints_is_refused(tmp_path, text):
+    path = tmp_path / "kept"
+    path.write_bytes(text)
+    with pytest.raises(UsageError, match="expected a file of checkpoints"):
+        read_since(path, len(text))
+
+
+def test_the_command(run, session, kept):
+    code, out, _ = run("audit", "verify", session.name, "--since", kept)
+    assert (code, out.split()[0]) == (0, "consistent")
+    edit_log(session, 12, b"evil.test", b"good.test")
+    code, out, _ = run("audit", "verify", session.name, "--since", kept, "--json")
+    assert (code, json.loads(out)["first_bad"]["class"]) == (1, "leaf hash mismatch")
+    assert run("audit", "verify", "--all", "--since", kept)[0] == 2
+    assert run("audit", "verify", session.name, "--since", kept.parent / "none")[0] == 2
