@@ -24,7 +24,7 @@ import msgspec
 import nono_trio
 from nono_trio.audit.verify.parts import GoodPart, Part, check_part
 from nono_trio.errors import NonoTrioError
-from nono_trio.startup import library_environment
+from nono_trio.startup import collect_rarely, library_environment
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -160,6 +160,7 @@ def _lost() -> WorkerLost:
 def work(descriptor: int, log: int) -> NoReturn:
     """Be a worker: answer each part until the joiner has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the joiner, which ends us
+    collect_rarely()  # records make no circles
     with socket.socket(fileno=descriptor) as joiner, suppress(OSError):
         while (head := _exactly(joiner, _LENGTH.size)) is not None:
             message = _exactly(joiner, _LENGTH.unpack(head)[0])
