@@ -191,6 +191,24 @@ def test_checkpoints_are_compared_with_joined_parts(built, tmp_path, monkeypatch
     assert judged(directory, 1) == expected
 
 
+@pytest.mark.parametrize("cut", ["another log", "a line removed", "a line twice"])
+def test_parts_that_do_not_meet_are_found_without_checkpoints(tmp_path, monkeypatch, cut):
+    """The cut is between two parts, each good by itself, and nothing else would show it."""
+    monkeypatch.setattr(joiner, "PART_BYTES", 1)  # each line is a part
+    directory = made.unsealed(tmp_path / "audit", payloads=payloads()[:-1], counts=())
+    lines = lines_of(directory)
+    lines = {
+        "another log": lambda: rechained(lines, PLACE, head=b"\1" * 32),
+        "a line removed": lambda: lines[:PLACE] + lines[PLACE + 1 :],
+        "a line twice": lambda: lines[:PLACE] + lines[PLACE - 1 :],
+    }[cut]()
+    (directory / store.LOG).write_bytes(b"".join(lines))
+    answer = verify(directory, jobs=1)
+    assert answer.verdict == "tampered"
+    assert (answer.first_bad.line, answer.first_bad.sequence) == (PLACE + 1, PLACE)
+    assert judged(directory, 1) == in_one_pass(directory, monkeypatch)
+
+
 def test_the_parts_are_joined_and_not_read_again(built, monkeypatch):
     joined = []
     join = LogCheck.join
