@@ -171,7 +171,8 @@ class Exchange:
             moved = not is_sent and request.pump()
             is_sent = is_sent or request.complete
             moved = response.pump() or moved
-            if is_sent and response.status is not None and not response.ended:
+            is_held = self._gathered is not None
+            if is_sent and not is_held and response.status is not None and not response.ended:
                 await self._stream_body(limits)
                 return
             if moved:
