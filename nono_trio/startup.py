@@ -301,6 +301,21 @@ else:
         return reading
 
 
+def _ordered(others: list[str], carried: Sequence[str]) -> list[str]:
+    """Return the places of the dependencies, the whole installation first.
+
+    It may be in `carried` (`pip install --target`), where an older package of the system must not
+    hide one of its own. If it is in `others`, what a variable names can't add a module to it.
+    """
+    both = [*others, *carried]
+    if not carried:
+        return both
+    every = len(dependency_paths(both))
+    if len(dependency_paths(others)) < every == len(dependency_paths(carried)):
+        return [*carried, *others]
+    return both
+
+
 def _without_working_directories(found: Beginning) -> list[str]:
     """Return the search path without what depends on where the command is started.
 
@@ -327,7 +342,7 @@ def _set_up(found: Beginning, carried: Sequence[str]) -> None:
         path = [*path[1:], path[0]]
     standard = standard_directories(path)
     others = [entry for entry in path if entry not in standard]
-    sys.path[:] = [*standard, *dependency_directories([*others, *carried])]
+    sys.path[:] = [*standard, *dependency_directories(_ordered(others, carried))]
     known = (*sys.builtin_module_names, "_frozen_importlib", "_frozen_importlib_external")
     sys.meta_path[:] = [
         finder for finder in sys.meta_path if getattr(finder, "__module__", "") in known

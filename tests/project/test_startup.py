@@ -170,6 +170,19 @@ def test_a_place_that_has_one_dependency_comes_last_if_it_is_named_last(tmp_path
     assert startup.dependency_directories(path) == path
 
 
+def test_the_place_of_the_whole_installation_comes_first(tmp_path):
+    """An older package of the system hides none of those that a variable leads to."""
+    system, target = tmp_path / "system", tmp_path / "target"
+    for directory, names in ((system, ["cryptography"]), (target, startup.DEPENDENCIES)):
+        directory.mkdir()
+        for name in names:
+            (directory / f"{name}.py").touch()
+    system, target = str(system), str(target)
+    assert startup._ordered([system], [target]) == [target, system]
+    assert startup._ordered([target], [system]) == [target, system]
+    assert startup._ordered([target], []) == [target]
+
+
 def test_packages_that_only_a_variable_leads_to_are_carried_along(sessions, project, tmp_path):
     """`pip install --target`, and modules of a cluster."""
     (site_packages,) = startup.dependency_directories(sys.path)
