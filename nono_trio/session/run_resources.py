@@ -178,11 +178,13 @@ def _deliver(
     """Make what the command has of credentials; if that fails, `own` is given back."""
     from nono_trio.session.credentials.delivery import (  # late: few runs have any
         check_command,
+        check_variables,
         deliver,
     )
     from nono_trio.session.opened_files import OpenedFiles
 
     try:
+        check_variables(credentials)
         check_command(credentials, options.command)
         return deliver(
             credentials,

@@ -4,15 +4,18 @@ Rules of this file:
 - A file that the command can read is a secret that it has already. One that it can write, or whose
   directory, is a choice of what the supervisor reads next and sends to a bound host.
 - A program that the command can write would run outside of the cage. So would one that is found in
-  a directory of PATH which it can write: such directories are left out.
+  a directory of PATH which it can write: such directories are left out. The same holds for a file
+  or directory that a command line names (`sh ./get-key`), and for the interpreter of a script.
 - Without a file sandbox all of this is the user's choice, and is said.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.credential import COMMAND, FILE, KEYRING
 from nono_trio.errors import UsageError
@@ -20,12 +23,17 @@ from nono_trio.posix.account import expand_home, home_of
 from nono_trio.session.credentials.command_line import find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from nono_trio.core.credentials.credential import Source
     from nono_trio.session.opened_files import OpenedFiles
 
-_KEYRING_SETTINGS = "python_keyring/keyringrc.cfg"
+_KEYRING_SETTINGS: Final = "python_keyring/keyringrc.cfg"
+# A path within a word, as in --file=/path or sh -c '. /path'. One after "://" is part of a URL.
+_PATH: Final = re.compile(r"(?<![^\s'\"`=:;,|&<>()@])(?<!:/)/[^\s'\"`=:;,|&<>()@]+")
+_HOME: Final = re.compile(r"(?<![^\s'\"`=:;,|&<>()@])(?:~|\$HOME|\$\{HOME\})(?=/)")
+_MAX_INTERPRETERS: Final = 4  # as the kernel follows from one script to the next
+_FIRST_LINE: Final = 256  # bytes of it that the kernel reads
 
 
 def check_source(
@@ -38,7 +46,7 @@ def check_source(
     if source.kind == FILE:
         return _check_file(name, expand_home(source.words[0]), opened)
     if source.kind == COMMAND:
-        _check_program(name, source.words[0], opened, environment)
+        _check_program(name, source, opened, environment)
     if source.kind == KEYRING:
         _check_keyring(name, opened, environment)
     return None
@@ -72,15 +80,67 @@ def _check_file(name: str, path: str, opened: OpenedFiles) -> str | None:
 
 
 def _check_program(
-    name: str, word: str, opened: OpenedFiles, environment: Mapping[str, str]
+    name: str, source: Source, opened: OpenedFiles, environment: Mapping[str, str]
 ) -> None:
-    found = find_program(word, environment)
-    if found is not None and opened.may_write(found):
-        raise _refused(
-            name,
-            f"the command may change the program {found}, which would run outside of the cage",
-            "name a program with its whole path, in a directory that is not granted for writing",
-        )
+    found = find_program(source.words[0], environment)
+    cleaned = {**environment, "PATH": outside_path(environment, opened)}
+    programs = [] if found is None else [found, *_interpreters(found, cleaned)]
+    for program in programs:
+        if opened.may_write(program):
+            raise _refused(
+                name,
+                f"the command may change the program {program}, which would run outside of the"
+                " cage",
+                "name a program with its whole path, in a directory that is not granted for"
+                " writing",
+            )
+    for word in source.words[1:]:
+        for path in _paths(word, home_of(environment)):
+            if _is_content(path) and opened.may_write(path):
+                raise _refused(
+                    name,
+                    f"the command may change {path!a}, which a command line outside of the cage"
+                    " names",
+                    "move it to a directory that is not granted for writing",
+                )
+
+
+def _interpreters(program: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield the programs that run a script: those of its first line, and of theirs."""
+    for _ in range(_MAX_INTERPRETERS):
+        first = b""
+        with suppress(OSError), open(program, "rb") as file:
+            first = file.read(_FIRST_LINE)
+        if not first.startswith(b"#!"):
+            return
+        words = os.fsdecode(first[2:].partition(b"\n")[0]).split()
+        if not words:
+            return
+        yield words[0]
+        program = words[0]
+        if os.path.basename(program) == "env":
+            asked = (one for one in words[1:] if not one.startswith("-") and "=" not in one)
+            found = find_program(next(asked, ""), environment)
+            if found is None:
+                return
+            yield found
+            program = found
+
+
+def _paths(word: str, home: str) -> Iterator[str]:
+    """Yield the paths that a word may name; a command line starts in /."""
+    yield os.path.join("/", word)
+    yield os.path.join("/", word.partition("=")[2])
+    for match in _PATH.finditer(_HOME.sub(lambda _: home, word)):
+        yield match[0]
+
+
+def _is_content(path: str) -> bool:
+    """Tell whether a path names a file or directory, or nothing yet; not a device. What is open
+    has a name in /dev too."""
+    if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
+        return False
+    return os.path.isfile(path) or os.path.isdir(path) or not os.path.lexists(path)
 
 
 def _check_keyring(name: str, opened: OpenedFiles, environment: Mapping[str, str]) -> None:

@@ -6,8 +6,9 @@ Rules of this file:
   caged command may write. It gets no terminal and no input.
 - It is a session of processes of its own. At the deadline, or when too much was printed, all of
   them are killed.
-- What it prints on stderr is for errors only. It is cut, loses its control characters, and is left
-  out if it has what was printed on stdout.
+- What it prints on stderr is for its user, at the start of a session: it may have a secret, as a
+  shell's trace has, so it is apart from the reason of an error. It is cut, loses its control
+  characters, and is left out if it has what was printed on stdout.
 - No error has the command line, which may have a password in it.
 """
 
@@ -38,11 +39,13 @@ _POLL_SECONDS: Final = 0.1  # where the system can't tell that a process has end
 
 
 class CommandFailed(Exception):
-    """The command line gave no secret. `reason` is a sentence without the secret."""
+    """The command line gave no secret. `reason` is a sentence without the secret; `said` is what
+    the command printed on stderr."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, said: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.said = said
 
 
 def find_program(word: str, environment: Mapping[str, str]) -> str | None:
@@ -84,7 +87,7 @@ class CommandLine:
         if self._is_stopped:
             raise CommandFailed("the session has ended")
         if code != 0:
-            raise CommandFailed(_ended(code) + _shown(errors, output))
+            raise CommandFailed(_ended(code), _shown(errors, output))
         return output
 
     def stop(self) -> None:
@@ -200,4 +203,4 @@ def _shown(errors: bytes, output: bytes) -> str:
     words = [word for word in output.split() if len(word) >= MIN_SECRET]
     if not text or any(word in errors for word in words):
         return ""
-    return f": {text[:MAX_SHOWN]}" + ("..." if len(text) > MAX_SHOWN else "")
+    return text[:MAX_SHOWN] + ("..." if len(text) > MAX_SHOWN else "")

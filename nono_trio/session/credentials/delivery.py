@@ -82,8 +82,9 @@ class CageCredentials:
             held_back.discard(name)
             self._changed[name] = None
         for one in self.session.held:
-            for name in _source_variables(one.credential):
-                passed[name] = self._replaced(environment[name])
+            for name in _source_variables(one.credential):  # its own first: secrets may be equal
+                pairs = (*one.pairs(), *self._pairs)
+                passed[name] = os.fsdecode(with_stand_ins(os.fsencode(environment[name]), pairs))
             passed.update(_values(one))
             held_back.difference_update(variable_names(one.credential))
         return Inherited(passed, tuple(sorted(held_back)))
@@ -162,6 +163,10 @@ def variable_names(credential: Credential) -> list[str]:
     return [*dict.fromkeys([*credential.variables, *_source_variables(credential)])]
 
 
+def _own_variables(credential: Credential) -> tuple[str, ...]:
+    return credential.variables
+
+
 def _source_variables(credential: Credential) -> list[str]:
     """Return the variables that its secret was read from. The secret of a client, which is
     exchanged for a token, is not passed on in any form."""
@@ -174,6 +179,24 @@ def _source_variables(credential: Credential) -> list[str]:
 
 def _values(held: HeldSecret) -> dict[str, str]:
     return {name: value.decode() for name, value in held.values().items()}
+
+
+def check_variables(session: SessionCredentials) -> None:
+    """Raise UsageError if each variable of a credential has the stand-in of another one."""
+    owners: dict[str, Credential] = {}
+    for names in (_source_variables, _own_variables):  # as they are written: later ones win
+        for one in session.held:
+            owners |= dict.fromkeys(names(one.credential), one.credential)
+    for one in session.held:
+        names_of_it = variable_names(one.credential)
+        if names_of_it and all(owners[name] is not one.credential for name in names_of_it):
+            name = names_of_it[0]
+            raise UsageError(
+                f"the credentials {one.credential.name} and {owners[name].name} both have the"
+                f" variable {name}, which can have one stand-in",
+                hint=f"write one credential with the hosts of both, or name another variable:"
+                f' variables = ["{name}_2"] of credentials.{one.credential.name} in a profile',
+            )
 
 
 def check_command(session: SessionCredentials, command: Sequence[str]) -> None:

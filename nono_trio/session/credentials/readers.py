@@ -6,7 +6,8 @@ Rules of this file:
   them; that the command can't change them is checked before (access.py). It is read again when it
   has changed, or when it changed so lately that the clock can't tell.
 - A secret has 1 byte to MAX_SECRET, and no NUL. One line break at its end is removed.
-- The reasons of errors have no part of a secret, nor of a command line.
+- The reasons of errors have no part of a secret, nor of a command line, nor what it printed: they
+  are in the log, and the caged command gets them.
 """
 
 from __future__ import annotations
@@ -38,11 +39,16 @@ _TRIES: Final = 3  # of reading a file that changes meanwhile
 
 
 class SourceFailed(SecretUnavailable):
-    """A source gives no secret; `hint` says what helps."""
+    """A source gives no secret; `hint` says what helps.
 
-    def __init__(self, reason: str, hint: str | None = None) -> None:
+    `said` is what its command printed on stderr: for the user's terminal alone, before the cage is
+    there.
+    """
+
+    def __init__(self, reason: str, hint: str | None = None, said: str = "") -> None:
         super().__init__(reason)
         self.hint = hint
+        self.said = said
 
 
 class Reader(Protocol):
@@ -153,7 +159,7 @@ class CommandReader:
             return checked(self._command.output(), what)
         except CommandFailed as failed:
             hint = "it runs without a terminal, in /, and must print the secret alone"
-            raise SourceFailed(f"{what}: {failed.reason}", hint) from None
+            raise SourceFailed(f"{what}: {failed.reason}", hint, failed.said) from None
 
     def stop(self) -> None:
         """Kill it."""

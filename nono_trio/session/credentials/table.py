@@ -147,7 +147,8 @@ def _environment_for(
 def _missing(credential: Credential, failure: SourceFailed) -> str:
     """Return the warning about an optional credential; raises UsageError for another."""
     if not credential.optional:
-        raise UsageError(f"credential {credential.name}: {failure.reason}", hint=failure.hint)
+        said = f": {failure.said}" if failure.said else ""
+        raise UsageError(f"credential {credential.name}: {failure.reason}{said}", hint=failure.hint)
     return f"credential {credential.name} has no secret, and no stand-in: {failure.reason}"
 
 

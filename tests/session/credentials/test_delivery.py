@@ -415,3 +415,30 @@ def test_a_proxy_alone_tells_the_stand_ins_in_its_ready_line(sessions, tmp_path)
         assert process.wait(60) == 0
     policy = json.loads((sessions.only / "policy.json").read_text())
     assert policy["network"]["credentials"][0]["name"] == "openai"
+
+
+def test_credentials_with_equal_secrets_have_each_its_own_stand_in(sessions) -> None:
+    sessions.variables = {"GH_TOKEN": SECRET, "ONE": SECRET, "TWO": SECRET}
+    found, _ = told(
+        sessions, "namespace",
+        ["--credential", "github", "--credential", "a=env://ONE@a.example.com",
+         "--credential", "b=env://TWO@b.example.com"],
+    )  # fmt: skip
+    names = ("GH_TOKEN", "ONE", "TWO")
+    assert len({found["variables"][name] for name in names}) == 3
+
+
+def test_a_credential_whose_variable_is_another_ones_refuses_the_run(sessions) -> None:
+    sessions.variables = {"ONE": SECRET}
+    both = [
+        "--credential",
+        "a=env://ONE@a.example.com",
+        "--credential",
+        "b=env://ONE@b.example.com",
+    ]
+    done = sessions.run(*both, "--", "true")
+    assert done.returncode == 2
+    assert "the credentials a and b both have the variable ONE" in done.stderr
+    options = profile(sessions, '[credentials.a]\nvariables = ["ONE_2"]\n')
+    found, _ = told(sessions, "namespace", [*options, *both])
+    assert found["variables"]["ONE"] != found["variables"]["ONE_2"]

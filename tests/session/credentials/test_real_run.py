@@ -16,6 +16,7 @@ HOST = "api.service.example"
 FIRST = "sk-first-0123456789abcdefghijklmnop"
 SECOND = "sk-second-abcdefghijklmnop0123456789"
 PLAIN = "plain-service-key-0123456789"
+SAID = "trace-with-another-secret-0123"
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
 
 # Asks each URL with a variable's value in a header, and tells status and body.
@@ -148,12 +149,19 @@ def test_a_private_service_alone_with_the_keyring_and_a_command(sessions, tmp_pa
     count.write_text("0")
     script = tmp_path / "next-secret"
     script.write_text(
-        f"#!/bin/sh\nn=$(($(cat {count}) + 1))\necho $n >{count}\necho secret-of-the-command-$n\n"
+        f"#!/bin/sh\nn=$(($(cat {count}) + 1))\necho $n >{count}\n"
+        f"if [ -e {tmp_path}/fails ]; then echo {SAID} >&2; exit 3; fi\n"
+        "echo secret-of-the-command-$n\n"
     )
     script.chmod(0o755)
     origin = Origin()
+
     # The time to live of a second is over before the second answer of each path.
-    seen = Recording(origin, {"/wait": lambda: time.sleep(1.5)}).seen
+    def fail() -> None:
+        (tmp_path / "fails").touch()
+        time.sleep(1.5)
+
+    seen = Recording(origin, {"/wait": lambda: time.sleep(1.5), "/fail": fail}).seen
     host = f"http://127.0.0.1:{origin.port}"
     (sessions.home / "own.toml").write_text(
         f'[credentials.k]\nsource = "keyring://service/me"\nhosts = ["{host}"]\n'
@@ -163,6 +171,7 @@ def test_a_private_service_alone_with_the_keyring_and_a_command(sessions, tmp_pa
     )
     order = [
         ("/k", "K"), ("/c", "C"), ("/wait", "C"), ("/c", "C"), ("/k", "K"), ("/late", "LATE"),
+        ("/fail", "K"), ("/c", "C"),
     ]  # fmt: skip
     requests = [(host + path, "bearer", name) for path, name in order]
     with serving(origin):
@@ -171,9 +180,15 @@ def test_a_private_service_alone_with_the_keyring_and_a_command(sessions, tmp_pa
         )
     assert done.returncode == 0, done.stderr
     status = [one for one, _ in json.loads(done.stdout)]
-    assert status == [200, 200, 200, 200, 200, 503], done.stdout
-    assert seen[0] == seen[-1] == ("/k", "Bearer service-me-password-1")
-    commands = [int((field or "").rpartition("-")[2]) for path, field in seen if path != "/k"]
+    assert status == [200, 200, 200, 200, 200, 503, 200, 503], done.stdout
+    assert seen[0] == seen[-2] == ("/k", "Bearer service-me-password-1")
+    # A shell's trace may have a secret: it goes neither to the command nor into a file.
+    assert "exit code 3" in done.stdout
+    files = [path.read_text("latin-1") for path in sessions.state.rglob("*") if path.is_file()]
+    assert not [text for text in (done.stdout, done.stderr, *files) if SAID in text]
+    commands = [
+        int((field or "").rpartition("-")[2]) for path, field in seen if path in ("/c", "/wait")
+    ]
     assert commands == sorted(commands)
     assert commands[-1] > commands[0]
     failed = [one for one in sessions.decisions() if one.get("denial_category")]

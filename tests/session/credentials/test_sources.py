@@ -166,15 +166,17 @@ def test_a_command_that_is_not_there() -> None:
 def test_a_failing_command_shows_what_it_said_without_control_characters() -> None:
     script = r"import sys; sys.stderr.write('\x1b[31mlocked\x07\n' * 200); sys.exit(3)"
     failed = failure(command(script))
-    assert "ended with exit code 3: " in failed.reason
-    assert "locked" in failed.reason
-    assert failed.reason.isprintable()
-    assert len(failed.reason) < 400
+    assert failed.reason.endswith("ended with exit code 3")
+    assert failed.said.startswith("[31mlocked [31mlocked")
+    assert failed.said.isprintable()
+    assert len(failed.said) < 400
 
 
 def test_a_failing_command_that_said_the_secret_is_not_quoted() -> None:
     script = f"import sys; print({SECRET!r}); sys.stderr.write('bad: {SECRET}'); sys.exit(1)"
-    assert failure(command(script)).reason.endswith("ended with exit code 1")
+    failed = failure(command(script))
+    assert failed.reason.endswith("ended with exit code 1")
+    assert not failed.said
 
 
 def test_a_command_killed_by_a_signal() -> None:

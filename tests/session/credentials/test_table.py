@@ -144,6 +144,41 @@ def test_a_program_that_the_command_may_change_is_not_run(tmp_path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sh {0}/get-key", "sh -c '. {0}/get-key'", "sh -c '\"{0}/get-key\"'",
+        "sh -c '$HOME/get-key'",
+        "env -C {0} sh get-key", "python3 --file={0}/none-yet", "{1}/script", "{1}/by-env",
+    ],
+)  # fmt: skip
+def test_what_a_command_line_runs_or_names_is_not_the_commands_to_change(line, tmp_path) -> None:
+    open_, closed = tmp_path / "open", tmp_path / "closed"
+    for one in (open_, closed):
+        one.mkdir()
+    (open_ / "get-key").write_text(f"touch {tmp_path}/ran\necho {SECRET}\n")
+    (open_ / "own-sh").symlink_to("/bin/sh")
+    for name, first in (
+        ("script", f"#!{open_}/own-sh"),
+        ("by-env", f"#!/usr/bin/env {open_}/own-sh"),
+    ):
+        (closed / name).write_text(f"{first}\ntouch {tmp_path}/ran\necho {SECRET}\n")
+        (closed / name).chmod(stat.S_IRWXU)
+    one = make_credential(
+        "one", {}, source="cmd://" + line.format(open_, closed), hosts=["a.example"]
+    )
+    with pytest.raises(UsageError, match=r"may change .* outside of the cage"):
+        opened([one], {"HOME": str(open_)}, plan(open_, "readwrite"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_line_may_name_other_files_and_devices(tmp_path) -> None:
+    line = f"cmd://sh -c 'echo {SECRET} >/dev/stdout; : https://a.example{tmp_path}/x 2>/dev/null'"
+    one = make_credential("one", {}, source=line, hosts=["a.example"])
+    assert opened([one], files=plan("/dev", "readwrite")).held
+    assert opened([one], files=plan(tmp_path, "readwrite")).held
+
+
 def test_settings_of_the_keyring_that_the_command_may_change_are_refused(tmp_path) -> None:
     one = make_credential("one", {}, source="keyring://a/b", hosts=["a.example"])
     with pytest.raises(UsageError, match="code that the keyring loads"):
