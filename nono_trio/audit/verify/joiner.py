@@ -10,6 +10,7 @@ memory does not grow with the log.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -182,4 +183,5 @@ def _offsets(checkpoints: Path, size: int) -> Iterator[int]:
 def _automatic_jobs(size: int) -> int:
     if size < LEAST_FOR_JOBS:
         return 1
-    return min(len(os.sched_getaffinity(0)), MOST_AUTOMATIC_JOBS)
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(usable, MOST_AUTOMATIC_JOBS)
