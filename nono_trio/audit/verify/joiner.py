@@ -181,7 +181,15 @@ def _offsets(checkpoints: Path, size: int) -> Iterator[int]:
 
 
 def _automatic_jobs(size: int) -> int:
-    if size < LEAST_FOR_JOBS:
-        return 1
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(usable, MOST_AUTOMATIC_JOBS)
+    return 1 if size < LEAST_FOR_JOBS else min(_usable_cpus(), MOST_AUTOMATIC_JOBS)
+
+
+if sys.platform == "linux":
+
+    def _usable_cpus() -> int:
+        return len(os.sched_getaffinity(0))
+
+else:
+
+    def _usable_cpus() -> int:
+        return os.cpu_count() or 1
