@@ -1,11 +1,12 @@
 """The answer of a token URL: held back whole, and sent on with stand-ins for its tokens.
 
 Rules of this file:
-- Not a byte of its final head and body goes on before all of it has been read and its tokens are
+- Not a byte of its head and body goes on before all of it has been read and its tokens are
   kept. It has room for MAX_ANSWER bytes.
 - An encoded body can't be read (the request asked for none), and a redirect leads to where nothing
   is captured: both are refused, and so is an answer that has a token in its head.
-- What goes on has one framing of our own, and no trailers.
+- What goes on has one framing of our own, no reason phrase and no trailers, and no interim response
+  (1xx) goes before it: a token could be in each of them, before it is known as one.
 """
 
 from __future__ import annotations
@@ -99,11 +100,14 @@ class GatheredResponse(ResponseStream):
         connection: tuple[Field, ...] = () if self.keeps_client else (CLOSE,)
         writer = MessageWriter(connection=connection)
         self._pending += writer.write(
-            ResponseStarted(self._stream_id, response.status, started.reason, fields)
+            ResponseStarted(self._stream_id, response.status, b" ", fields)
         )
         for event in body_events(self._stream_id, body, ended=True):
             self._pending += writer.write(event)
         self.ended = True
+
+    def _pass_interim(self, response: ResponseHead) -> None:
+        pass
 
     def _pass_head(self, response: ResponseHead) -> None:
         if 300 <= response.status < 400 and response.status != 304:

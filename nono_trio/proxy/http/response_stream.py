@@ -181,8 +181,11 @@ class ResponseStream:
         if self._interim > MAX_INTERIM:
             raise BadResponse(f"the upstream sent more than {MAX_INTERIM} interim responses")
         if self._head.version == "1.1":  # HTTP/1.0 does not know them (RFC 9110 15.2)
-            self._pending += self._writer.write(response.started(self._stream_id))
+            self._pass_interim(response)
         return None
+
+    def _pass_interim(self, response: ResponseHead) -> None:
+        self._pending += self._writer.write(response.started(self._stream_id))
 
     def _pass_head(self, response: ResponseHead) -> None:
         chunked = self._head.version == "1.1" and not isinstance(response.body, LengthBody)

@@ -105,6 +105,17 @@ async def test_an_answer_has_stand_ins_and_a_length_of_its_own(said):
         assert b"\r\nAccept-Encoding: identity\r\n" in seen[0]
 
 
+async def test_no_head_before_the_answer_and_no_reason_phrase_goes_on():
+    early = b"HTTP/1.1 103 Early Hints\r\nX-Token: %s\r\n\r\n" % ACCESS
+    async with proxied(early + answer(status=b"200 " + ACCESS)) as (wire, _, _, _):
+        await wire.send(raw("POST", "/oauth/token", FORM, body=b"a=b"))
+        data = b""
+        while not data.endswith(b'"expires_in":60}'):
+            data += await wire.receive()
+        assert data.startswith(b"HTTP/1.1 200 \r\n")
+        assert ACCESS not in data
+
+
 async def test_a_refresh_goes_out_with_the_token_and_its_answer_is_captured_again():
     second = BODY.replace(b"abcd", b"wxyz").replace(b"6789-", b"6780-")
     async with proxied(answer(), answer(second)) as (wire, seen, login, both):
