@@ -8,6 +8,7 @@ write/ledger_append.py appends.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEDGER = "ledger.ndjson"
+# Signed checkpoints of the ledger, beside it (ledger_heads.py).
+LEDGER_CHECKPOINTS = "ledger-checkpoints.ndjson"
 LONGEST_READ = 1024 * 1024  # for one line; ours have some 350 bytes
 
 
@@ -213,6 +216,11 @@ class _Walk:
         self.nameless = self.nameless or condemned is None
         if condemned is not None and self._only in (None, condemned):
             self.condemned.setdefault(condemned, bad)
+
+
+def is_signed(ledger: Path) -> bool:
+    """Return whether a ledger has signed checkpoints beside it."""
+    return os.path.lexists(ledger.with_name(LEDGER_CHECKPOINTS))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.audit.ledger import LEDGER
+from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
 from nono_trio.audit.write.ledger_append import LOCK
 from nono_trio.audit.write.recorder import NOT_RECORDED
 from nono_trio.audit.write.state_modes import StateModes
@@ -88,7 +88,8 @@ class Supervisor:
         self.writer.observers.append(record.observe)
         self.writer.summarise = record.summarise
         self._record = record
-        self._modes = record.files.modes = StateModes.of(record.directory, [LEDGER, LOCK])
+        shared = [LEDGER, LEDGER_CHECKPOINTS, LOCK]
+        self._modes = record.files.modes = StateModes.of(record.directory, shared)
         self._warn = warn
         self._grace_seconds = grace_seconds
         # A signer may take its whole time for each of the three signatures of a seal.
@@ -109,6 +110,7 @@ class Supervisor:
                 try:
                     await self._live(service, outcome)
                     await self._seal()
+                    await self._sign_ledger()
                     self._require_answering()
                 except* NonoTrioError as group:
                     outcome.error = cause(group)
@@ -209,6 +211,24 @@ class Supervisor:
                 ) from error
         if sealing.cancelled_caught:
             raise AuditLost(f"the audit log was not sealed within {self._drain_seconds:.0f} s")
+
+    async def _sign_ledger(self) -> None:
+        """Sign the ledger of a keyed session, which is sealed already: a failure is only warned."""
+        signer = self._record.ledger_signer
+        if signer is None:
+            return
+        seconds = DRAIN_SECONDS + signer.seconds
+        with trio.move_on_after(seconds, shield=True) as signing:
+            try:
+                await in_thread(signer.sign, limiter=trio.CapacityLimiter(1))
+            except NonoTrioError as error:
+                hint = "" if error.hint is None else f" ({error.hint})"
+                self._warn(f"warning: {error.message}{hint}")
+            except OSError as error:
+                reason = error.strerror or error
+                self._warn(f"warning: the ledger is not signed, the next session does it: {reason}")
+        if signing.cancelled_caught:
+            self._warn(f"warning: the ledger was not signed within {seconds:.0f} s")
 
 
 def cause(group: BaseExceptionGroup[NonoTrioError]) -> NonoTrioError:

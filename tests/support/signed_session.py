@@ -87,6 +87,8 @@ def sealed(root, signer=None, **settings):
         checkpoint(record)
     end(record)
     record.seal(ENDED, record.totals)
+    if record.ledger_signer is not None:
+        record.ledger_signer.sign()
     return record.directory
 
 

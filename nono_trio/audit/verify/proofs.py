@@ -25,7 +25,7 @@ from nono_trio.core.proof.tree_head import TreeHead, parse_tree_head, session_of
 from nono_trio.errors import LogUnreadable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -117,7 +117,7 @@ def prove_record(directory: Path, sequence: int) -> ProofFile:
         leaves.append(record)
         if place == sequence:
             data = record
-    _require_root(leaves, last)
+    _require_root(leaves, last.head)
     return ProofFile(
         sequence, tuple(tree.prove_inclusion(leaves, sequence, len(leaves))), last.data, data
     )
@@ -176,14 +176,21 @@ def prove_extension(old: SignedHead, new: SignedHead, directory: Path) -> list[b
     Raises ProofFailed: rollback (the new one has fewer records), fork (another history), or trees
     that the log does not have; LogUnreadable and OSError.
     """
-    before, after = old.head, new.head
+    return prove_growth(old.head, new.head, _records(directory, new.head.size))
+
+
+def prove_growth(before: TreeHead, after: TreeHead, records: Iterable[bytes]) -> list[bytes]:
+    """Return the proof that one tree continues another, from the data of the later one's leaves.
+
+    Raises ProofFailed as `prove_extension` does.
+    """
     if before.origin != after.origin:
         raise ProofFailed("another log", before.origin, after.origin)
     _require_no_rollback(before.size, after.size)
     leaves = Leaves()
-    for record in _records(directory, after.size):
+    for record in records:
         leaves.append(record)
-    _require_root(leaves, new)
+    _require_root(leaves, after)
     return _extension(leaves, before, after)
 
 
@@ -214,8 +221,12 @@ def prove_ledger_extension(old: Path, new: Path) -> tuple[int, int]:
 
 def is_ledger_file(path: Path) -> bool:
     """Return whether a file is a copy of a ledger, by its first line."""
-    first = next(lines(path, size_of(path)), b"")
-    return path.name == ledgers.LEDGER or b'"session_digest"' in first
+    return path.name == ledgers.LEDGER or b'"session_digest"' in first_line(path)
+
+
+def first_line(path: Path) -> bytes:
+    """Return the first line of a file; b"" without one. Raises OSError."""
+    return next(lines(path, size_of(path)), b"")
 
 
 def _extension(leaves: Leaves, before: TreeHead, after: TreeHead) -> list[bytes]:
@@ -233,16 +244,16 @@ def _require_no_rollback(before: int, after: int) -> None:
         raise ProofFailed("rollback", f"at least {before} records", f"{after} records")
 
 
-def _require_root(leaves: Leaves, signed: SignedHead) -> None:
-    if len(leaves) < signed.head.size:
+def _require_root(leaves: Leaves, signed: TreeHead) -> None:
+    if len(leaves) < signed.size:
         raise ProofFailed(
             "truncated behind a signed checkpoint",
-            f"{signed.head.size} records",
+            f"{signed.size} records",
             f"{len(leaves)} records",
         )
-    root = tree.tree_root(leaves, 0, signed.head.size)
-    if root != signed.head.root:
-        raise ProofFailed("trees disagree", signed.head.root.hex(), root.hex())
+    root = tree.tree_root(leaves, 0, signed.size)
+    if root != signed.root:
+        raise ProofFailed("trees disagree", signed.root.hex(), root.hex())
 
 
 def _records(directory: Path, count: int) -> Iterator[bytes]:

@@ -56,6 +56,7 @@ from nono_trio.audit.verify.verdict_notes import (
     nameless_notes,
     unsigned_end,
 )
+from nono_trio.audit.verify.whole_ledger import verify_ledger
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
 from nono_trio.errors import LogUnreadable
@@ -100,10 +101,7 @@ def verify(
     """
     try:
         if is_ledger(target):
-            answer = verify_ledger(target)
-            if pinned is not None:
-                answer.notes.append("its lines are not signed: the key was not used")
-            return answer
+            return verify_ledger(target, pinned)
         evidence = gather(target, upstream=upstream)
         answer = _answer_for(evidence, ledger, quick, pinned, watch, jobs)
         for _ in range(MAX_LOOKS - 1):
@@ -153,32 +151,6 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
         ledger=seen,
         notes=["the ledger says that it was sealed, and its directory is gone"],
     )
-
-
-def verify_ledger(path: Path) -> Verification:
-    """Judge a ledger by its own lines and links, without sessions."""
-    report = ledgers.verify_file(path)
-    answer = Verification(
-        verdict="verified",
-        path=str(path),
-        event_count=report.count,
-        chain_head=report.chain_head,
-        ledger=LedgerSeen(chain_verified=report.first_bad is None),
-        notes=[f"a ledger of {report.count} good lines, {len(report.removed)} sessions removed"],
-    )
-    if report.torn_tail:
-        answer.notes.append("its last line is torn: what a crash leaves")
-    if report.first_bad is not None:
-        bad = report.first_bad
-        answer.verdict = "tampered"
-        answer.first_bad = FirstBad(
-            line=bad.line,
-            offset=bad.offset,
-            failure=f"ledger {bad.failure}",
-            expected=bad.expected,
-            got=bad.got,
-        )
-    return answer
 
 
 def _without_a_session(target: Path, error: LogUnreadable) -> Verification:

@@ -119,7 +119,7 @@ def _next_record(
     )
 
 
-def _tail(ledger: BinaryIO) -> tuple[int, bytes]:
+def tail_of(ledger: BinaryIO) -> tuple[int, bytes]:
     """The last MAX_LINE bytes and the offset where they begin."""
     start = max(0, ledger.seek(0, os.SEEK_END) - MAX_LINE)
     ledger.seek(start)
@@ -127,7 +127,7 @@ def _tail(ledger: BinaryIO) -> tuple[int, bytes]:
 
 
 def _mend_torn_tail(ledger: BinaryIO, audit_root: Path) -> None:
-    start, tail = _tail(ledger)
+    start, tail = tail_of(ledger)
     whole = tail.rfind(b"\n") + 1
     torn = tail[whole:]
     if not torn:
@@ -154,7 +154,7 @@ def set_aside(audit_root: Path, cut: bytes) -> None:
 
 def _last_record(ledger: BinaryIO, path: Path) -> LedgerRecord | None:
     """Return the record to chain to; its own hash must be right, or we would break the chain."""
-    _, tail = _tail(ledger)
+    _, tail = tail_of(ledger)
     if not tail:
         return None
     line = tail[:-1].rpartition(b"\n")[2]

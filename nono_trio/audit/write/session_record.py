@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.checkpoint_signer import CheckpointSigner
+    from nono_trio.audit.write.ledger_signer import LedgerSigner
     from nono_trio.audit.write.writer import Totals
     from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
     from nono_trio.core.log.session_json import AuditAttestation, SessionMetadata
@@ -87,6 +88,8 @@ class SessionRecord:
             facts.policy, session_id=self.session_id, supervisor=_this_process()
         )
         signing = None if signer is None else _signing(signer, policy)
+        self.ledger_signer = None if signer is None else _ledger_signer(signer, audit_root)
+        """Signs the ledger once the session is sealed; None without a key."""
         if signing is not None:
             policy = msgspec.structs.replace(policy, signing_keys=signing.keys)
         encoded = encode_policy(policy)
@@ -197,6 +200,12 @@ def _signing(signer: Signer, policy: SessionPolicy) -> CheckpointSigner:
     from nono_trio.audit.write.checkpoint_signer import CheckpointSigner  # late: few are signed
 
     return CheckpointSigner(signer, policy.session_id, strict=policy.audit_mode == "strict")
+
+
+def _ledger_signer(signer: Signer, audit_root: Path) -> LedgerSigner:
+    from nono_trio.audit.write.ledger_signer import LedgerSigner  # late: few are signed
+
+    return LedgerSigner(audit_root, signer)
 
 
 def _this_process() -> SupervisorProcess:

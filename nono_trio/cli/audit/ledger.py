@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -28,25 +29,29 @@ def ledger() -> None:
 
 
 @ledger.command(
-    short_help="Check every line and every link.", epilog="Example: nono-trio audit ledger verify"
+    short_help="Check every line, link and signature.",
+    epilog="Example: nono-trio audit ledger verify",
 )
+@public_key_option
 @json_option
 @audit_dir_option
-def verify(as_json: bool, audit_dir: str | None) -> None:
-    """Check every line of the ledger and every link between them.
+def verify(public_key_file: str | None, as_json: bool, audit_dir: str | None) -> None:
+    """Check every line of the ledger, every link between them, and its signed checkpoints.
 
-    `audit verify --all` checks that the sessions are there and match. Exit code:
-    verified 0; tampered 1; no ledger, or one that can't be read, 2.
+    With --public-key-file there must be a checkpoint by that key. `audit verify --all` checks that
+    the sessions are there and match. Exit code: verified 0; tampered 1; no ledger, or one that
+    can't be read, 2.
     """
-    from nono_trio.audit.ledger import LEDGER
-    from nono_trio.audit.verify.session import verify_ledger
+    from nono_trio.audit.ledger import LEDGER, is_signed
+    from nono_trio.audit.verify.whole_ledger import verify_ledger
     from nono_trio.cli.audit.render import verification_lines
 
     root = audit_root(audit_dir)
     path = root / LEDGER
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) and not is_signed(path):
         raise LogUnreadable(f"there is no ledger in {root}: no session was sealed there")
-    answer = verify_ledger(path)
+    pinned = None if public_key_file is None else read_public_keys(public_key_file)
+    answer = verify_ledger(path, pinned)
     if as_json:
         print_json(answer)
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from nono_trio.audit.ledger import LEDGER as LEDGER_FILE
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -21,7 +22,9 @@ from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
     from nono_trio.audit.verify.proofs import ProofFailed, SignedHead
+    from nono_trio.core.proof.tree_head import TreeHead
 
+LEDGER = "ledger"  # in place of a session
 REFUTED = 1  # as `audit verify` answers for a tampered session
 
 
@@ -126,19 +129,23 @@ def check_proof(proof: str, public_key_file: str | None, as_json: bool) -> None:
 def consistency(
     old: str, new: str, public_key_file: str | None, as_json: bool, audit_dir: str | None
 ) -> None:
-    """Prove that a log only grew: that NEW, a session (or a file with a signed checkpoint of one
-    that is here), begins with what OLD, a signed checkpoint that you kept, is about.
+    """Prove that a log only grew: that NEW, a session or `ledger` (or a file with a signed
+    checkpoint of one that is here), begins with what OLD, a signed checkpoint that you kept, is
+    about.
 
-    A signed checkpoint is a note, a tlog-proof, or a copy of a checkpoints.ndjson. Two copies of a
-    ledger are compared line for line. Without --public-key-file the key is the one that the session
-    names. Exit code: consistent 0; rollback, fork or a bad signature 1; unreadable 2.
+    A signed checkpoint is a note, a tlog-proof, or a copy of a checkpoints.ndjson or of a
+    ledger-checkpoints.ndjson. Two copies of a ledger are compared line for line. Without
+    --public-key-file the key is the one that the session or the ledger's checkpoints name. Exit
+    code: consistent 0; rollback, fork or a bad signature 1; unreadable 2.
     """
     from nono_trio.audit.verify import proofs
+    from nono_trio.core.proof.tree_head import session_of
 
     root = audit_root(audit_dir)
     try:
         if Path(old).is_file() and proofs.is_ledger_file(Path(old)):
-            before, after = proofs.prove_ledger_extension(Path(old), Path(new))
+            later = root / LEDGER_FILE if new == LEDGER else Path(new)
+            before, after = proofs.prove_ledger_extension(Path(old), later)
             answer: dict[str, Any] = {"origin": "ledger", "old_size": before, "new_size": after}
         else:
             answer = _compare(root, old, new, public_key_file)
@@ -151,7 +158,8 @@ def consistency(
     if as_json:
         print_json({"schema": JSON_SCHEMA, "verdict": "consistent", **answer})
         return
-    lines = "lines" if answer["origin"] == "ledger" else "records"
+    is_session = session_of(answer["origin"]) is not None
+    lines = "records" if is_session and answer["origin"] != LEDGER else "lines"
     print_verdict(
         [
             f"consistent: {clean(answer['origin'])} grew from {answer['old_size']} to"
@@ -162,10 +170,11 @@ def consistency(
 
 def _compare(root: Path, old: str, new: str, public_key_file: str | None) -> dict[str, Any]:
     from nono_trio.audit.verify import proofs
-    from nono_trio.core.proof import base64_text
-    from nono_trio.core.proof.tree_head import session_of
+    from nono_trio.core.proof.tree_head import LEDGER_ORIGIN, session_of
 
     earlier = _head(root, old)
+    if earlier.head.origin.startswith(LEDGER_ORIGIN):
+        return _compare_ledger(root, earlier, old, new, public_key_file)
     later = _head(root, new)
     session_id = session_of(later.head.origin)
     if session_id is None:
@@ -177,22 +186,63 @@ def _compare(root: Path, old: str, new: str, public_key_file: str | None) -> dic
     for head in (earlier, later):
         head.require_signature(key)
     hashes = proofs.prove_extension(earlier, later, directory)
+    return _growth(earlier.head, later.head, hashes, pinned=public_key_file is not None)
+
+
+def _compare_ledger(
+    root: Path, earlier: SignedHead, old: str, new: str, public_key_file: str | None
+) -> dict[str, Any]:
+    from nono_trio.audit.verify import ledger_proofs, proofs
+
+    if public_key_file is not None:
+        key = read_public_keys(public_key_file).note
+        if ledger_proofs.is_checkpoints_file(Path(old)):  # perhaps with lines of other keys
+            earlier = ledger_proofs.last_head(Path(old), key)
+    else:
+        named = ledger_proofs.key_of(root, earlier.head.origin, Path(old))
+        if named is None:
+            raise LogUnreadable(
+                f"nothing here names the key of {clean(earlier.head.origin)}",
+                hint="give the key that you know: --public-key-file FILE",
+            )
+        say("warning: the key is the one that the ledger names (--public-key-file pins another)")
+        key = named
+    earlier.require_signature(key)
+    path, later = Path(new), None
+    if new == LEDGER:
+        path = root / LEDGER_FILE
+    elif not proofs.is_ledger_file(path):
+        is_row = ledger_proofs.is_checkpoints_file(path)
+        later = ledger_proofs.last_head(path, key) if is_row else proofs.read_head(path)
+        later.require_signature(key)
+        path = ledger_proofs.ledger_of(root, path)
+    grew = ledger_proofs.prove_ledger_growth(earlier, path, later)
+    return _growth(grew.before, grew.after, grew.proof, pinned=public_key_file is not None)
+
+
+def _growth(
+    before: TreeHead, after: TreeHead, hashes: list[bytes], *, pinned: bool
+) -> dict[str, Any]:
+    from nono_trio.core.proof import base64_text
+
     return {
-        "origin": later.head.origin,
-        "old_size": earlier.head.size,
-        "new_size": later.head.size,
-        "old_root": base64_text.encode(earlier.head.root),
-        "new_root": base64_text.encode(later.head.root),
+        "origin": after.origin,
+        "old_size": before.size,
+        "new_size": after.size,
+        "old_root": base64_text.encode(before.root),
+        "new_root": base64_text.encode(after.root),
         "proof": [base64_text.encode(one) for one in hashes],
-        "pinned": public_key_file is not None,
+        "pinned": pinned,
     }
 
 
 def _head(root: Path, named: str) -> SignedHead:
     """Return the last signed checkpoint of a session, or the one in a file."""
-    from nono_trio.audit.verify import proofs
+    from nono_trio.audit.verify import ledger_proofs, proofs
 
     if Path(named).is_file():
+        if ledger_proofs.is_checkpoints_file(Path(named)):
+            return ledger_proofs.last_head(Path(named))
         return proofs.read_head(Path(named))
     directory = session_directory(root, named)
     heads = proofs.signed_heads(directory)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
-from nono_trio.audit.verify.session import verify, verify_ledger, verify_missing
+from nono_trio.audit.verify.session import verify, verify_missing
 from nono_trio.audit.verify.verdict import Verification
+from nono_trio.audit.verify.whole_ledger import verify_ledger
 from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def verify_all(
     )
     if wait is not None:
         wait.expect(len(paths))
-    return chain(answers, _missing(audit_root, paths))
+    return chain(answers, _missing(audit_root, paths, None if upstream else pinned))
 
 
 def removed_sessions(audit_root: Path) -> int:
@@ -100,9 +101,11 @@ def _replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
     return [path for path in _absent(audit_root, present) if os.path.lexists(path)]
 
 
-def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification]:
-    """Sessions of the ledger that are gone, and the ledger itself where it is damaged or can't be
-    read: the sessions that are gone are not known then."""
+def _missing(
+    audit_root: Path, present: Sequence[Path], pinned: PublicKeys | None
+) -> Iterator[Verification]:
+    """Sessions of the ledger that are gone, and the ledger itself where it is damaged, contradicts
+    its signed checkpoints or can't be read: the sessions that are gone are not known then."""
     try:
         report = ledger.verify(audit_root)
     except NonoTrioError as error:
@@ -110,8 +113,12 @@ def _missing(audit_root: Path, present: Sequence[Path]) -> Iterator[Verification
         return
     for path in _absent(audit_root, present):
         yield verify_missing(audit_root, path.name, report)
-    if report.first_bad is not None:
-        yield verify_ledger(audit_root / ledger.LEDGER)
+    path = audit_root / ledger.LEDGER
+    pinned = pinned if report.present else None
+    if report.first_bad is not None or pinned is not None or ledger.is_signed(path):
+        answer = verify_ledger(path, pinned)
+        if answer.verdict != "verified":
+            yield answer
 
 
 def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:

@@ -13,6 +13,7 @@ from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.note import is_name
 
 ORIGIN: Final = "nono-trio/"
+LEDGER_ORIGIN: Final = f"{ORIGIN}ledger/"
 MAX_SIZE: Final = 2**63 - 1
 
 
@@ -35,7 +36,7 @@ def session_origin(session_id: str) -> str:
 
 def ledger_origin(key: bytes) -> str:
     """Return the origin of the ledger's checkpoints under an Ed25519 key (32 bytes)."""
-    return f"{ORIGIN}ledger/{hashlib.sha256(key).hexdigest()[:16]}"
+    return f"{LEDGER_ORIGIN}{hashlib.sha256(key).hexdigest()[:16]}"
 
 
 def session_of(origin: str) -> str | None:

@@ -17,8 +17,13 @@ import signed_session as signed
 from checkout import ROOT, TESTS
 
 from nono_trio.audit import store
+from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
+from nono_trio.audit.ledger_heads import read_heads
 from nono_trio.audit.verify import proofs
+from nono_trio.audit.verify.ledger_proofs import prove_ledger_growth
 from nono_trio.core.proof.note import verifier_key
+from nono_trio.core.proof.tree import prove_inclusion
+from nono_trio.core.proof.tree_head import ledger_origin
 
 KEY = signed.signer()
 DOCUMENT = ROOT / "docs" / "proof.md"
@@ -107,3 +112,29 @@ def test_go_verifies_notes_inclusion_and_consistency(session):
     assert run_go(given) == "verified"
     given["inclusion"][3]["index"] = 4
     assert run_go(given).startswith("refused:")
+
+
+def test_go_verifies_the_ledgers_checkpoints(session):
+    for number in range(2):
+        signed.sealed(session.parent, KEY, session_id=f"{number:016x}")
+    ledger, row = session.parent / LEDGER, session.parent / LEDGER_CHECKPOINTS
+    heads = [proofs.parse_head(one.note) for one in read_heads(row)]
+    given = {
+        "vkey": verifier_key(ledger_origin(KEY.public.note), KEY.public.note),
+        "notes": [head.data.decode() for head in heads],
+        "inclusion": [],
+        "consistency": [],
+    }
+    leaves = proofs.Leaves()
+    for line in ledger.read_bytes().splitlines():
+        leaves.append(line)
+    for index, line in enumerate(ledger.read_bytes().splitlines()):
+        hashes = [base64.b64encode(one).decode() for one in prove_inclusion(leaves, index, 3)]
+        record = base64.b64encode(line).decode()
+        given["inclusion"].append({"record": record, "index": index, "hashes": hashes})
+    for old, new in itertools.combinations_with_replacement(range(len(heads)), 2):
+        found = prove_ledger_growth(heads[old], ledger, heads[new]).proof
+        hashes = [base64.b64encode(one).decode() for one in found]
+        given["consistency"].append({"old": old, "new": new, "hashes": hashes})
+    assert len(given["notes"]) == 3
+    assert run_go(given) == "verified"

@@ -14,6 +14,7 @@ from harness import NONO_TRIO, PYTHON_GRANTS, RUN_SECONDS, guarded, wait_until
 
 from nono_trio.audit import store
 from nono_trio.audit.keys import key_store
+from nono_trio.audit.ledger import LEDGER_CHECKPOINTS
 
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=guarded)]
 
@@ -49,6 +50,11 @@ def test_a_signed_run_is_proved_to_a_stranger(sessions, key, isolation, tmp_path
     assert json.loads((tmp_path / "summary").read_text())["exit_code"] == 0
     code, answer = verify(sessions, key)
     assert (code, answer["verdict"], answer["attestation"]["pinned"]) == (0, "verified", True)
+    ledger = ["audit", "ledger", "verify", "--json", "--public-key-file", str(key)]
+    done = sessions.call(*ledger)
+    assert json.loads(done.stdout)["attestation"]["signed_through"] == 0, done.stderr
+    done = sessions.call("audit", "verify", "--all", "--json", "--public-key-file", str(key))
+    assert done.returncode == 0, done.stdout
     session = sessions.only
     kept = shutil.copy(session / store.CHECKPOINTS, tmp_path / "kept.ndjson")
     proof = tmp_path / "record.tlog-proof"
@@ -152,6 +158,22 @@ def test_a_session_that_is_killed_is_proved_up_to_its_last_signed_checkpoint(ses
     assert sessions.verdict()[0] == 0
     assert verify(sessions, key)[0] == 6
     assert sessions.call("audit", "prove", directory.name, "1").returncode == 0
+
+
+def test_a_ledger_that_was_taken_back_is_not_signed_and_the_run_says_it(sessions, key):
+    for _ in range(2):
+        assert sessions.run("--audit-sign-key", "default", "--", "true").returncode == 0
+    ledger = sessions.state / "audit/ledger.ndjson"
+    ledger.write_bytes(ledger.read_bytes().splitlines(keepends=True)[0])
+    checkpoints_before = (ledger.parent / LEDGER_CHECKPOINTS).read_bytes()
+    done = sessions.run("--audit-sign-key", "default", "--", "false")
+    assert done.returncode == 1  # the command's own
+    assert "warning: the ledger is tampered, and is not signed" in done.stderr
+    assert (ledger.parent / LEDGER_CHECKPOINTS).read_bytes() == checkpoints_before
+    done = sessions.call("audit", "verify", "--all", "--json", "--public-key-file", str(key))
+    faults = [json.loads(line)["first_bad"] for line in done.stdout.splitlines()]
+    classes = [one["class"] for one in faults if one is not None]
+    assert "ledger rewritten behind a signed checkpoint" in classes
 
 
 @pytest.mark.parametrize("good", [1, 3])

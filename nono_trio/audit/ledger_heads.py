@@ -1,0 +1,118 @@
+"""Reading the ledger's signed checkpoints, and the tree that they are about.
+
+Rules of this file: reading takes no lock. Each checkpoint is checked by the key that it names;
+whether that is the right key is for the caller. A torn last line is what a crash leaves, and is
+left out. Every whole line of the ledger is a leaf, a damaged one too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from nono_trio.audit import ledger as ledgers
+from nono_trio.audit.keys.signature import is_ed25519
+from nono_trio.core.log.events import MALFORMED
+from nono_trio.core.log.ledger_checkpoint import (
+    decode_ledger_checkpoint,
+    encode_ledger_checkpoint,
+    signed_line,
+)
+from nono_trio.core.proof import base64_text
+from nono_trio.core.proof.note import parse_note
+from nono_trio.core.proof.tree import Frontier, leaf_hash
+from nono_trio.core.proof.tree_head import TreeHead, ledger_origin, parse_tree_head
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+
+class LedgerHead(NamedTuple):
+    """A checkpoint whose signatures are good for `key` (Ed25519, 32 bytes); `line` is its place in
+    the file, from 1, `note` the signed note."""
+
+    line: int
+    head: TreeHead
+    key: bytes
+    note: bytes
+
+
+class BadLedgerHead(Exception):
+    """A line of the file is no checkpoint that its own key has signed; `line` counts from 1."""
+
+    def __init__(self, line: int, failure: str, expected: str, got: str) -> None:
+        super().__init__(failure)
+        self.line = line
+        self.failure = failure
+        self.expected = expected
+        self.got = got
+
+
+class Tree(NamedTuple):
+    """A ledger's tree: the number of its whole lines, the root, and the roots at earlier sizes."""
+
+    size: int
+    root: bytes
+    roots: dict[int, bytes]
+
+
+def read_heads(path: Path, key: bytes | None = None) -> Iterator[LedgerHead]:
+    """Yield the checkpoints in a file, in order; only those of `key` if it is given.
+
+    Yields nothing without a file. Raises BadLedgerHead, and LogUnreadable.
+    """
+    for number, _, line in ledgers.numbered_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        head = _checked(line, number, key)
+        if head is not None:
+            yield head
+
+
+def read_tree(ledger: Path, sizes: Collection[int] = ()) -> Tree:
+    """Return the tree of a ledger, with its roots at the sizes that it reaches; raises
+    LogUnreadable."""
+    frontier, roots = Frontier(), dict[int, bytes]()
+    wanted = frozenset(sizes)
+    if 0 in wanted:
+        roots[0] = frontier.root()
+    for leaf in ledger_leaves(ledger):
+        frontier.append(leaf_hash(leaf))
+        if len(frontier) in wanted:
+            roots[len(frontier)] = frontier.root()
+    return Tree(len(frontier), frontier.root(), roots)
+
+
+def ledger_leaves(ledger: Path) -> Iterator[bytes]:
+    """Yield the data of the leaves: whole lines without their newlines; raises LogUnreadable."""
+    for _, _, line in ledgers.numbered_lines(ledger):
+        if not line.endswith(b"\n"):
+            return
+        yield line[:-1]
+
+
+def _checked(line: bytes, number: int, only: bytes | None) -> LedgerHead | None:
+    try:
+        checkpoint = decode_ledger_checkpoint(line)
+        key = base64_text.decode_hash(checkpoint.key)
+        if only not in (None, key):
+            return None
+        note = parse_note(checkpoint.note.encode())
+        head = parse_tree_head(note.text)
+        over_line = base64_text.decode(checkpoint.line_signature or "")
+    except (*MALFORMED, ValueError, UnicodeError, TypeError) as error:
+        raise BadLedgerHead(number, "parse error", "a signed checkpoint", str(error)) from error
+    if encode_ledger_checkpoint(checkpoint) != line:
+        raise BadLedgerHead(number, "line not canonical", "our spelling", "another")
+    origin = ledger_origin(key)
+    signature = note.signature_of(origin, key)
+    if head.origin != origin or signature is None:
+        raise BadLedgerHead(number, "key mismatch", f"a note of {origin}", head.origin)
+    if not is_ed25519(key, signature, note.text.encode()):
+        raise BadLedgerHead(number, "signature mismatch", "a signature of the note", "another")
+    if not is_ed25519(key, over_line, signed_line(checkpoint)):
+        raise BadLedgerHead(number, "signature mismatch", "a signature of the line", "another")
+    if head.size != checkpoint.event_count:
+        got = f"{head.size} in the note"
+        raise BadLedgerHead(number, "trees disagree", f"{checkpoint.event_count} lines", got)
+    return LedgerHead(number, head, key, checkpoint.note.encode())

@@ -1,0 +1,48 @@
+"""The verdict on a ledger without its sessions: its lines, its links and its signed checkpoints.
+
+`audit verify --all` compares the sessions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import ledger as ledgers
+from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify.verdict import LedgerSeen, Verification
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.core.proof.public_keys import PublicKeys
+
+
+def verify_ledger(path: Path, pinned: PublicKeys | None = None) -> Verification:
+    """Judge a ledger by its own lines, links and signed checkpoints, without sessions."""
+    report = ledgers.verify_file(path)
+    answer = Verification(
+        verdict="verified",
+        path=str(path),
+        event_count=report.count,
+        chain_head=report.chain_head,
+        ledger=LedgerSeen(chain_verified=report.first_bad is None),
+        notes=[f"a ledger of {report.count} good lines, {len(report.removed)} sessions removed"],
+    )
+    if report.torn_tail:
+        answer.notes.append("its last line is torn: what a crash leaves")
+    if report.first_bad is not None:
+        bad = report.first_bad
+        answer.verdict = "tampered"
+        answer.first_bad = FirstBad(
+            line=bad.line,
+            offset=bad.offset,
+            failure=f"ledger {bad.failure}",
+            expected=bad.expected,
+            got=bad.got,
+        )
+    if pinned is not None or ledgers.is_signed(path):
+        # Late: few ledgers are signed.
+        from nono_trio.audit.verify.ledger_signatures import judge_ledger_signatures
+
+        judge_ledger_signatures(answer, path, pinned)
+    return answer
