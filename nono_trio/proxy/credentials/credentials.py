@@ -48,6 +48,14 @@ _KEYS: Final = {
     Place.PATH: "places",
     Place.BODY: "places",
 }
+# What is swapped in a place of a credential.
+_ONLY: Final = {
+    Place.HEADER: "only a whole token is",
+    Place.BASIC: "only a whole user or password is",
+    Place.QUERY: "only a whole value is",
+    Place.PATH: "only a path from the root is",
+    Place.BODY: "only strings of JSON and values of forms are, without an encoding",
+}
 
 
 class Credentials:
@@ -168,10 +176,20 @@ class Credentials:
         """Return a sentence for the user about each place of a stand-in that stayed."""
         return [
             f"the stand-in of credential {one.name} came to its own host in {_PLACES[one.place]}"
-            f"{' ' + ascii(one.part) if one.part else ''}, where it is not swapped (to swap it:"
-            f" {_KEYS[one.place]} of credentials.{one.name})"
+            f"{' ' + ascii(one.part) if one.part else ''}, where it is not swapped"
+            f" ({self._what_helps(one)})"
             for one in self.left
         ]
+
+    def _what_helps(self, spot: Spot) -> str:
+        one = next((one.credential for one in self._held if one.credential.name == spot.name), None)
+        part = spot.part.lower()
+        if one is not None and spot.place in one.places:
+            # It stayed for another reason if its field or parameter is not one of the credential's.
+            named = {Place.HEADER: one.headers, Place.QUERY: one.parameters}.get(spot.place)
+            if named is None or part in named:
+                return _ONLY[spot.place]
+        return f"to swap it: {_KEYS[spot.place]} of credentials.{spot.name} in a profile"
 
     def _note_left(self, spots: Iterable[Spot]) -> None:
         """Note stand-ins that stayed where they are, on their own host."""

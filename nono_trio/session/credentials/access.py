@@ -75,7 +75,8 @@ def _check_file(name: str, path: str, opened: OpenedFiles) -> str | None:
     raise _refused(
         name,
         f"the command may read {path} itself, by {reader}",
-        f"close it with --deny {shlex.quote(path)}",
+        f"in namespace isolation --deny {shlex.quote(path)} closes it; else grant directories"
+        " beside it",
     )
 
 

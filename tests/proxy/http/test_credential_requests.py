@@ -187,6 +187,23 @@ async def test_a_stand_in_in_another_place_of_its_host_stays_and_is_noted():
         }  # fmt: skip
 
 
+async def test_a_note_names_a_key_of_the_profile_only_if_that_helps():
+    found = credentials(held(places=[Place.HEADER, Place.BODY]))
+    async with looking_into(credentials=found) as at, at.tunnel() as wire:
+        for asks in (
+            request("X-Odd: " + STAND_IN.decode()),
+            request("Authorization: part-of" + STAND_IN.decode()),
+            post(b"--x\r\n\r\n" + STAND_IN, "Content-Type: multipart/form-data; boundary=x"),
+        ):
+            assert (await wire.exchange(asks)).status == 200
+    helps = [note.partition(" (")[2] for note in found.notes()]
+    assert helps == [
+        "to swap it: headers of credentials.model in a profile)",
+        "only a whole token is)",
+        "only strings of JSON and values of forms are, without an encoding)",
+    ]
+
+
 @pytest.mark.parametrize("observe", [False, True])
 @pytest.mark.parametrize(
     "asks",

@@ -112,7 +112,9 @@ def test_a_file_that_the_command_may_read_or_choose_is_refused(tmp_path) -> None
     linked = make_credential("one", {}, source=f"file://{tmp_path}/links/key", hosts=["a.example"])
     with pytest.raises(UsageError, match=r"may read .* itself, by --grant") as raised:
         opened([one], files=plan(tmp_path))
-    assert raised.value.hint == f"close it with --deny {path}"
+    assert raised.value.hint == (
+        f"in namespace isolation --deny {path} closes it; else grant directories beside it"
+    )
     assert opened([one], files=plan(tmp_path, covered=(str(path),))).held
     for files in (plan(tmp_path, "readwrite"), plan(tmp_path, "write", (str(path),))):
         with pytest.raises(UsageError, match="may change"):
