@@ -35,6 +35,7 @@ KEYRING_EXTRA: Final = "nono-trio[keyring]"
 _LINE_END: Final = 2  # bytes after the secret
 # Two writes within a tick of the file system's clock have the same time; the coarsest has 2 s.
 RACY_NANOSECONDS: Final = 2_000_000_000
+_ALONE: Final = "a source gives the secret alone; see what this one has"
 _TRIES: Final = 3  # of reading a file that changes meanwhile
 
 
@@ -210,11 +211,11 @@ def checked(data: bytes, what: str) -> Secret:
     """Return the secret in what a source gave. Raises SourceFailed."""
     data = without_line_end(data)
     if not data.strip():
-        raise SourceFailed(f"{what} is empty")
+        raise SourceFailed(f"{what} is empty", _ALONE)
     if len(data) > MAX_SECRET:
-        raise SourceFailed(f"{what} has more than {MAX_SECRET} bytes")
+        raise SourceFailed(f"{what} has more than {MAX_SECRET} bytes", _ALONE)
     if b"\0" in data:
-        raise SourceFailed(f"{what} has a NUL byte")
+        raise SourceFailed(f"{what} has a NUL byte", _ALONE)
     return Secret(data)
 
 

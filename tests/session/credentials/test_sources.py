@@ -77,6 +77,7 @@ def test_what_is_no_secret_is_refused(data, reason, tmp_path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(data)
     assert reason in failure(f"file://{path}").reason
+    assert failure(f"file://{path}").hint
     assert reason in failure(f"cmd://cat {path}").reason
     if b"\0" not in data:
         assert reason in failure("env://ONE", {"ONE": data.decode()}).reason
