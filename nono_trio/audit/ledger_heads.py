@@ -69,6 +69,22 @@ def read_heads(path: Path, key: bytes | None = None) -> Iterator[LedgerHead]:
             yield head
 
 
+def largest_head(path: Path, key: bytes) -> LedgerHead | None:
+    """Return the checkpoint of a key with the most lines; the signatures of others are not
+    checked. Raises BadLedgerHead if that one is not good, LogUnreadable."""
+    named, most, found = base64_text.encode(key), -1, None
+    for number, _, line in ledgers.numbered_lines(path):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            checkpoint = decode_ledger_checkpoint(line)
+        except MALFORMED as error:
+            raise BadLedgerHead(number, "parse error", "a checkpoint", str(error)) from error
+        if checkpoint.key == named and checkpoint.event_count >= most:
+            most, found = checkpoint.event_count, (line, number)
+    return None if found is None else _checked(*found, key)
+
+
 def read_tree(ledger: Path, sizes: Collection[int] = ()) -> Tree:
     """Return the tree of a ledger, with its roots at the sizes that it reaches; raises
     LogUnreadable."""

@@ -84,13 +84,15 @@ class NetworkOptions(NamedTuple):
 
 
 class AuditOptions(NamedTuple):
-    """The directory of the log, how it is written, and the reference of the key that signs it."""
+    """The directory of the log, how it is written, the reference of the key that signs it, and the
+    command that gets the signed checkpoints of the ledger."""
 
     state_root: Path
     mode: AuditMode = "strict"
     sync: AuditSync = "interval"
     queue: int = QUEUE_RECORDS
     sign_key: str | None = None
+    anchor_command: str | None = None
 
 
 class SessionOptions(NamedTuple):

@@ -51,7 +51,7 @@ from nono_trio.session.run_resources import make_resources
 from nono_trio.session.trust.unused_files import unused_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from nono_trio.audit.keys.signer import Signer
@@ -88,6 +88,7 @@ class PreparedRun(NamedTuple):
     inherited: Inherited
     credentials: SessionCredentials | None = None
     signer: Signer | None = None
+    anchor: Sequence[str] = ()
 
 
 def build_policy(network: NetworkOptions) -> Policy:
@@ -144,10 +145,14 @@ def prepare_run(
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
     accept(program.files)
-    signer = None
+    signer, anchor = None, list[str]()
     if options.session.audit.sign_key is not None:
-        from nono_trio.session.signing import run_signer  # late: cryptography takes 40 ms
+        from nono_trio.session.signing import (
+            run_anchor,
+            run_signer,
+        )  # late: cryptography takes 40 ms
 
+        anchor = run_anchor(options, program.files)
         signer = run_signer(options, program.files, dry=dry)
     # Made for this run, given back by RunResources.close.
     if credentials is None:
@@ -194,6 +199,7 @@ def prepare_run(
         inherited=variables.inherited,
         credentials=credentials,
         signer=signer,
+        anchor=anchor,
     )
 
 

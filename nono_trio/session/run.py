@@ -16,11 +16,11 @@ from nono_trio.session.cage_launch import launched_cage, limited
 from nono_trio.session.descriptors import StandardStreams, make_room
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 from nono_trio.session.unseen_attempts import unseen_warnings
-from nono_trio.startup import collect_as_usual
+from nono_trio.startup import caller_environment, collect_as_usual
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.session_record import SessionRecord
@@ -73,6 +73,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
 
     policy = run_policy(options, started.run)
     record = _open_record(options.session, options.command, policy, started.run.signer)
+    _follow(record, options.session, started.run.anchor, options.environment)
     listeners.built(started.run.enforcement)
     listeners.opened(record)
     make_room()
@@ -130,14 +131,19 @@ def run_proxy(
     from nono_trio.session.listener_service import ListenerService
     from nono_trio.session.shutdown import outliving_signals
 
-    signer = None
+    signer, anchor = None, list[str]()
     if options.audit.sign_key is not None:
-        from nono_trio.session.signing import proxy_signer  # late: cryptography takes 40 ms
+        from nono_trio.session.signing import (  # late: cryptography takes 40 ms
+            proxy_anchor,
+            proxy_signer,
+        )
 
+        anchor = proxy_anchor(options.audit)
         signer = proxy_signer(options.audit)
     with outliving_signals():
         policy_record = proxy_policy(options, credentials)
         record = _open_record(options, ["nono-trio", "proxy"], policy_record, signer)
+        _follow(record, options, anchor, caller_environment())
         make_room()
         supervisor = _supervisor(options, record, listeners)
         service = ListenerService(
@@ -176,6 +182,18 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
     supervisor.writer.observers += listeners.observe
     supervisor.writer.program_observers += listeners.programs
     return supervisor
+
+
+def _follow(
+    record: SessionRecord,
+    options: SessionOptions,
+    anchor: Sequence[str],
+    environment: Mapping[str, str],
+) -> None:
+    if record.ledger_signer is not None:
+        from nono_trio.session.signing import follow_ledger  # late: few are signed
+
+        follow_ledger(record, options.audit, anchor, environment)
 
 
 def _open_record(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
+from nono_trio.audit.ledger import LEDGER, LEDGER_ANCHORS, LEDGER_CHECKPOINTS
 from nono_trio.audit.write.ledger_append import LOCK
 from nono_trio.audit.write.recorder import NOT_RECORDED
 from nono_trio.audit.write.state_modes import StateModes
@@ -29,6 +29,7 @@ from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.posix.clock import rfc3339
+from nono_trio.session.ledger_signing import sign_ledger
 from nono_trio.session.shutdown import (
     Phase,
     Shutdown,
@@ -88,7 +89,7 @@ class Supervisor:
         self.writer.observers.append(record.observe)
         self.writer.summarise = record.summarise
         self._record = record
-        shared = [LEDGER, LEDGER_CHECKPOINTS, LOCK]
+        shared = [LEDGER, LEDGER_CHECKPOINTS, LEDGER_ANCHORS, LOCK]
         self._modes = record.files.modes = StateModes.of(record.directory, shared)
         self._warn = warn
         self._grace_seconds = grace_seconds
@@ -110,7 +111,8 @@ class Supervisor:
                 try:
                     await self._live(service, outcome)
                     await self._seal()
-                    await self._sign_ledger()
+                    if self._record.ledger_signer is not None:
+                        await sign_ledger(self._record.ledger_signer, self._warn, DRAIN_SECONDS)
                     self._require_answering()
                 except* NonoTrioError as group:
                     outcome.error = cause(group)
@@ -211,24 +213,6 @@ class Supervisor:
                 ) from error
         if sealing.cancelled_caught:
             raise AuditLost(f"the audit log was not sealed within {self._drain_seconds:.0f} s")
-
-    async def _sign_ledger(self) -> None:
-        """Sign the ledger of a keyed session, which is sealed already: a failure is only warned."""
-        signer = self._record.ledger_signer
-        if signer is None:
-            return
-        seconds = DRAIN_SECONDS + signer.seconds
-        with trio.move_on_after(seconds, shield=True) as signing:
-            try:
-                await in_thread(signer.sign, limiter=trio.CapacityLimiter(1))
-            except NonoTrioError as error:
-                hint = "" if error.hint is None else f" ({error.hint})"
-                self._warn(f"warning: {error.message}{hint}")
-            except OSError as error:
-                reason = error.strerror or error
-                self._warn(f"warning: the ledger is not signed, the next session does it: {reason}")
-        if signing.cancelled_caught:
-            self._warn(f"warning: the ledger was not signed within {seconds:.0f} s")
 
 
 def cause(group: BaseExceptionGroup[NonoTrioError]) -> NonoTrioError:

@@ -245,23 +245,30 @@ def signing_command(
     reference: str, environment: Mapping[str, str], may_write: Callable[[str], bool]
 ) -> list[str]:
     """Return the words of a signer's command line, the program by its path; raises UsageError."""
+    return command_words(SIGN_FLAG, reference.removeprefix(COMMAND), environment, may_write)
+
+
+def command_words(
+    flag: str, line: str, environment: Mapping[str, str], may_write: Callable[[str], bool]
+) -> list[str]:
+    """Return the words of a command line of ours, the program by its path; raises UsageError, also
+    for a file in it that the command in the cage may write."""
     try:
-        words = shlex.split(reference.removeprefix(COMMAND))
+        words = shlex.split(line)
     except ValueError:
         words = []
     if not words:
-        raise UsageError(f"{SIGN_FLAG}: expected a command line after {COMMAND}", hint=_FORMS)
+        raise UsageError(f"{flag}: expected a command line, got {line!a}")
     program = shutil.which(expand_home(words[0]), path=environment.get("PATH"))
     if program is None:
         raise UsageError(
-            f"{SIGN_FLAG}: there is no program {words[0]!a}",
-            hint=f"give its path: {COMMAND}/PATH/TO/SIGNER",
+            f"{flag}: there is no program {words[0]!a}", hint="give its path: /PATH/TO/PROGRAM"
         )
     words = [os.path.abspath(program), *words[1:]]
     for word in words:
         if word.startswith("/") and os.path.exists(word) and may_write(word):
             raise UsageError(
-                f"{SIGN_FLAG}: expected a signer that the command can't write, got {word}",
+                f"{flag}: expected a program that the command can't write, got {word}",
                 hint="move it out of the grants",
             )
     return words

@@ -9,17 +9,13 @@ says what is asked of it: `public` (print both public keys in PEM), `ed25519` (6
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import selectors
-import signal
-import subprocess
-import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from nono_trio.audit.keys.signature import is_ed25519, is_p256
 from nono_trio.core.proof.public_keys import PublicKeys, parse_public_keys, public_keys
+from nono_trio.posix.bounded_command import CommandFailed, ask_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,80 +125,15 @@ class CommandSigner:
 
     def _ask(self, what: str, data: bytes) -> bytes:
         try:
-            process = subprocess.Popen(
+            code, answer = ask_command(
                 [*self._command, what],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=self._environment,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the session, which still has to be signed
+                data,
+                self._environment,
+                seconds=SIGN_SECONDS,
+                most=MAX_ANSWER,
             )
-        except OSError as error:
-            raise SignerFailed(
-                f"the signer {self.name} can't be started: {error.strerror}"
-            ) from error
-        try:
-            answer = _exchange(process, data)
-            code = None if answer is None else _ended(process)
-        finally:
-            _end(process)
-        if answer is None or code is None:
-            raise SignerFailed(f"the signer {self.name} did not answer within {SIGN_SECONDS:.0f} s")
+        except CommandFailed as failed:
+            raise SignerFailed(f"the signer {self.name} {failed}") from failed
         if code != 0:
             raise SignerFailed(f"the signer {self.name} `{what}` ended with exit code {code}")
         return answer
-
-
-def _exchange(process: subprocess.Popen[bytes], data: bytes) -> bytes | None:
-    """Write `data`, return what the process prints until it closes stdout; None if late.
-
-    Raises SignerFailed if it prints far too much.
-    """
-    if process.stdin is None or process.stdout is None:
-        raise AssertionError("pipes were asked for")
-    until, answer, rest = time.monotonic() + SIGN_SECONDS, b"", memoryview(data)
-    sending, receiving = process.stdin.fileno(), process.stdout.fileno()
-    os.set_blocking(sending, False)
-    with selectors.DefaultSelector() as ready:
-        ready.register(receiving, selectors.EVENT_READ)
-        ready.register(sending, selectors.EVENT_WRITE)
-        while len(answer) <= MAX_ANSWER:
-            left = until - time.monotonic()
-            events = ready.select(left) if left > 0 else []
-            if not events:
-                return None
-            for key, _ in events:
-                if key.fd == receiving:
-                    chunk = os.read(receiving, MAX_ANSWER + 1)
-                    if not chunk:
-                        return answer
-                    answer += chunk
-                    continue
-                try:
-                    rest = rest[os.write(sending, rest) :]
-                except OSError:  # it does not read: its answer and exit code decide
-                    rest = rest[:0]
-                if not rest:
-                    ready.unregister(sending)
-                    process.stdin.close()
-    raise SignerFailed(f"the signer printed more than {MAX_ANSWER} bytes")
-
-
-def _ended(process: subprocess.Popen[bytes]) -> int | None:
-    try:
-        return process.wait(1.0)  # it has closed its stdout
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process and its group, and close its pipes."""
-    if process.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()

@@ -144,6 +144,27 @@ def _mend_torn_tail(ledger: BinaryIO, audit_root: Path) -> None:
     ledger.truncate(start + whole)
 
 
+def append_line_locked(audit_root: Path, name: str, line: bytes) -> None:
+    """Append a line to a file beside the ledger, durably, for a caller that holds the lock.
+
+    A torn last line is set aside. Raises OSError, and AuditLost for a file without lines.
+    """
+    path = audit_root / name
+    created = not path.exists()
+    with os.fdopen(open_shared(path, os.O_RDWR), "r+b", buffering=0) as file:
+        start, tail = tail_of(file)
+        whole = tail.rfind(b"\n") + 1
+        if start and not whole:
+            raise AuditLost(f"the end of {path} is no line of it", hint="move it away")
+        if tail[whole:]:  # a crash tore it
+            set_aside(audit_root, tail[whole:])
+            file.truncate(start + whole)
+        write_whole(file, line)
+        sync_data(file.fileno())
+    if created:
+        sync_directory(audit_root)
+
+
 def set_aside(audit_root: Path, cut: bytes) -> None:
     """Keep the bytes that will be cut from the ledger beside it, durably; raises OSError."""
     kept = open_shared(audit_root / TORN, os.O_WRONLY | os.O_APPEND)

@@ -9,9 +9,8 @@ lines too. Each call reads the whole ledger. It blocks.
 
 from __future__ import annotations
 
-import os
 import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -20,7 +19,7 @@ from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
 from nono_trio.audit.ledger_heads import (
     BadLedgerHead,
     LedgerHead,
-    read_heads,
+    largest_head,
     read_tree,
 )
 from nono_trio.audit.write import ledger_append
@@ -34,10 +33,10 @@ from nono_trio.core.proof.note import Signature, encode_note, key_id
 from nono_trio.core.proof.tree_head import TreeHead, ledger_origin
 from nono_trio.errors import AuditLost
 from nono_trio.posix.clock import rfc3339
-from nono_trio.posix.disk_sync import sync_data, sync_directory
-from nono_trio.posix.owner import as_owner_of_path, open_shared
+from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from nono_trio.audit.keys.signer import Signer
@@ -46,17 +45,52 @@ if TYPE_CHECKING:
 SECONDS: Final = 2 * (SIGN_SECONDS + ledger_append.LOCK_SECONDS)
 
 
+class NotPublished(Exception):
+    """A follower did not take a checkpoint; the text is a sentence for the user."""
+
+
+class Follower(Protocol):
+    """Whoever is told of a checkpoint after it is on the disk."""
+
+    @property
+    def seconds(self) -> float:
+        """The longest time of `publish`."""
+        ...
+
+    def publish(self, head: LedgerHead) -> None:
+        """Hand on a checkpoint; blocks. Raises NotPublished, AuditLost and OSError."""
+        ...
+
+
 class LedgerSigner:
     """Signs the ledger in one directory with one key."""
 
-    seconds: Final = SECONDS
-    """The longest time of `sign`, without the reading."""
-
     def __init__(self, audit_root: Path, signer: Signer) -> None:
+        self.followers: list[Follower] = []
+        """Told of the last checkpoint, in this order."""
         self._root = audit_root
         self._path = audit_root / LEDGER_CHECKPOINTS
         self._signer = signer
         self._key = signer.public.note
+
+    @property
+    def seconds(self) -> float:
+        """The longest time of `sign` and `publish`, without the reading."""
+        return SECONDS + sum(one.seconds for one in self.followers)
+
+    def publish(self, warn: Callable[[str], None]) -> None:
+        """Hand the last checkpoint to the followers; `warn` gets the failure of each.
+
+        Raises AuditLost and LogUnreadable if there is no good checkpoint.
+        """
+        last = self._last_head() if self.followers else None
+        if last is None:
+            return
+        for follower in self.followers:
+            try:
+                follower.publish(last)
+            except (NotPublished, AuditLost, OSError) as error:
+                warn(f"warning: {error}")
 
     def sign(self) -> LedgerCheckpoint | None:
         """Append a signed checkpoint of the whole ledger, durably; None if there is one already.
@@ -73,7 +107,9 @@ class LedgerSigner:
             last = self._last_head()
             if last is not None and last.head.size >= head.size:  # another session was faster
                 return None
-            self._append(encode_ledger_checkpoint(checkpoint))
+            ledger_append.append_line_locked(
+                self._root, LEDGER_CHECKPOINTS, encode_ledger_checkpoint(checkpoint)
+            )
         return checkpoint
 
     def _next_head(self) -> TreeHead | None:
@@ -90,7 +126,7 @@ class LedgerSigner:
 
     def _last_head(self) -> LedgerHead | None:
         try:
-            return max(read_heads(self._path, self._key), key=_size_of, default=None)
+            return largest_head(self._path, self._key)
         except BadLedgerHead as bad:
             raise self._refused(
                 f"line {bad.line} of {LEDGER_CHECKPOINTS} is no checkpoint: {bad.failure}"
@@ -116,22 +152,3 @@ class LedgerSigner:
         )
         over_line = self._signer.sign_note(signed_line(checkpoint))
         return msgspec.structs.replace(checkpoint, line_signature=base64_text.encode(over_line))
-
-    def _append(self, line: bytes) -> None:
-        created = not self._path.exists()
-        with os.fdopen(open_shared(self._path, os.O_RDWR), "r+b", buffering=0) as file:
-            start, tail = ledger_append.tail_of(file)
-            whole = tail.rfind(b"\n") + 1
-            if start and not whole:
-                raise self._refused(f"the end of {LEDGER_CHECKPOINTS} is no line of it")
-            if tail[whole:]:  # a crash tore it
-                ledger_append.set_aside(self._root, tail[whole:])
-                file.truncate(start + whole)
-            ledger_append.write_whole(file, line)
-            sync_data(file.fileno())
-        if created:
-            sync_directory(self._root)
-
-
-def _size_of(one: LedgerHead) -> int:
-    return one.head.size

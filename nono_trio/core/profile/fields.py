@@ -334,10 +334,16 @@ FIELDS: Final = (
     Field(
         key="audit.sign_key", merge="replaces",
         flags=("--audit-sign-key",), metavar="NAME|FILE|cmd://...",
-        help="Sign the log while it is written, with a key of `nono-trio keys generate`: its name,"
-        " its file, keyring://SERVICE/USER, or cmd://COMMAND LINE for a signer that has it. The"
-        " command must not be able to read it.",
+        help="Sign the log with a key of `nono-trio keys generate` (its name or file),"
+        " keyring://SERVICE/USER, or a signer, cmd://COMMAND LINE. The command must not be able to"
+        " read the key.",
         example='"default"', note="or file://PATH, keyring://SERVICE/USER, cmd://COMMAND LINE",
+    ),
+    Field(
+        key="audit.anchor_command", merge="replaces",
+        flags=("--anchor-command",), metavar="CMD",
+        help="Give the ledger's signed checkpoint to CMD on stdin after the seal (10 s).",
+        example='"/usr/local/bin/keep-checkpoint"',
     ),
     Field(
         key="limits.timeout", merge="replaces", kind="seconds", least=0, above=True,
