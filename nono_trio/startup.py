@@ -301,7 +301,7 @@ else:
         return reading
 
 
-def _ordered(others: list[str], carried: Sequence[str]) -> list[str]:
+def ordered(others: list[str], carried: Sequence[str]) -> list[str]:
     """Return the places of the dependencies, the whole installation first.
 
     It may be in `carried` (`pip install --target`), where an older package of the system must not
@@ -342,7 +342,7 @@ def _set_up(found: Beginning, carried: Sequence[str]) -> None:
         path = [*path[1:], path[0]]
     standard = standard_directories(path)
     others = [entry for entry in path if entry not in standard]
-    sys.path[:] = [*standard, *dependency_directories(_ordered(others, carried))]
+    sys.path[:] = [*standard, *dependency_directories(ordered(others, carried))]
     known = (*sys.builtin_module_names, "_frozen_importlib", "_frozen_importlib_external")
     sys.meta_path[:] = [
         finder for finder in sys.meta_path if getattr(finder, "__module__", "") in known

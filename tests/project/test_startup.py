@@ -178,9 +178,9 @@ def test_the_place_of_the_whole_installation_comes_first(tmp_path):
         for name in names:
             (directory / f"{name}.py").touch()
     system, target = str(system), str(target)
-    assert startup._ordered([system], [target]) == [target, system]
-    assert startup._ordered([target], [system]) == [target, system]
-    assert startup._ordered([target], []) == [target]
+    assert startup.ordered([system], [target]) == [target, system]
+    assert startup.ordered([target], [system]) == [target, system]
+    assert startup.ordered([target], []) == [target]
 
 
 def test_packages_that_only_a_variable_leads_to_are_carried_along(sessions, project, tmp_path):
