@@ -6,6 +6,8 @@ Rules of this file:
 - A program that the command can write would run outside of the cage. So would one that is found in
   a directory of PATH which it can write: such directories are left out. The same holds for a file
   or directory that a command line names (`sh ./get-key`), and for the interpreter of a script.
+- A variable that leads to what the command can write is left out for command lines: many name code
+  or settings (BASH_ENV, NODE_OPTIONS, AWS_CONFIG_FILE). HOME stays.
 - Without a file sandbox all of this is the user's choice, and is said.
 """
 
@@ -57,6 +59,21 @@ def outside_path(environment: Mapping[str, str], opened: OpenedFiles | None) -> 
     given = environment.get("PATH", os.defpath).split(os.pathsep)
     absolute = (one for one in given if os.path.isabs(one))
     return os.pathsep.join(one for one in absolute if opened is None or not opened.may_write(one))
+
+
+def misleading_variables(
+    environment: Mapping[str, str], opened: OpenedFiles | None
+) -> frozenset[str]:
+    """Return the variables that lead to what the command may write, but for PATH and HOME."""
+    if opened is None:
+        return frozenset()
+    home = home_of(environment)
+    return frozenset(
+        name
+        for name, value in environment.items()
+        if name not in ("PATH", "HOME")
+        and any(_is_content(path) and opened.may_write(path) for path in _paths(value, home))
+    )
 
 
 def _check_file(name: str, path: str, opened: OpenedFiles) -> str | None:

@@ -18,7 +18,11 @@ from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, Place, p
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
 from nono_trio.errors import UsageError
-from nono_trio.session.credentials.access import check_source, outside_path
+from nono_trio.session.credentials.access import (
+    check_source,
+    misleading_variables,
+    outside_path,
+)
 from nono_trio.session.credentials.held_secret import HeldSecret as HeldSecret
 from nono_trio.session.credentials.readers import SourceFailed, make_reader
 from nono_trio.session.credentials.sources import SecretSource, read_all
@@ -130,7 +134,8 @@ def _environment_for(
     environment: Mapping[str, str],
     opened: OpenedFiles | None,
 ) -> Mapping[str, str]:
-    """Return the environment of a credential's command line: without variables of the others."""
+    """Return the environment of a credential's command line: without variables of the others, and
+    without those that lead to what the command may write."""
     if source.kind != COMMAND:
         return environment
     foreign: set[str] = set()
@@ -140,6 +145,7 @@ def _environment_for(
             for other in _sources(one):
                 foreign.update(other.words if other.kind == ENVIRONMENT else ())
     foreign -= {*credential.variables}
+    foreign |= misleading_variables(environment, opened)
     kept = {name: value for name, value in environment.items() if name not in foreign}
     return kept | {"PATH": outside_path(environment, opened)}
 

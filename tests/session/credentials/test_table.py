@@ -174,6 +174,22 @@ def test_what_a_command_line_runs_or_names_is_not_the_commands_to_change(line, t
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_command_line_has_no_variable_that_leads_to_what_the_command_may_write(tmp_path) -> None:
+    script = (
+        "import os; print(sorted(n for n in os.environ if n.startswith('X_')), os.environ['HOME'])"
+    )
+    open_, closed = tmp_path / "open", tmp_path / "closed"
+    open_.mkdir()
+    environment = {
+        "X_FILE": f"{open_}/settings", "X_OPTION": f"--require={open_}/code.js", "X_HOME": "~/x",
+        "X_LIST": f"{closed}:{open_}", "X_DIRECTORY": str(open_), "HOME": str(open_),
+        "X_OTHER": f"{closed}/x", "X_URL": f"https://a.example{open_}", "X_DEVICE": "/dev/null",
+    }  # fmt: skip
+    one = make_credential("one", {}, source=f'cmd://python3 -c "{script}"', hosts=["a.example"])
+    (held,) = opened([one], environment, plan(open_, "readwrite")).held
+    assert held.at_start.decode() == f"['X_DEVICE', 'X_OTHER', 'X_URL'] {open_}"
+
+
 def test_a_command_line_may_name_other_files_and_devices(tmp_path) -> None:
     line = f"cmd://sh -c 'echo {SECRET} >/dev/stdout; : https://a.example{tmp_path}/x 2>/dev/null'"
     one = make_credential("one", {}, source=line, hosts=["a.example"])
