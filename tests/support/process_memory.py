@@ -1,0 +1,46 @@
+"""The descendants of a process, and a search in the memory of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def descendants(pid: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, new = {pid}, [pid]
+    while new:
+        new = [child for one in new for child in children.get(one, ())]
+        found.update(new)
+    return found
+
+
+def memory_has(pid: int, text: bytes) -> bool:
+    """Search the writable memory of a process."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for line in maps:
+                places, mode = line.split()[:2]
+                if not mode.startswith("rw"):
+                    continue
+                start, end = (int(one, 16) for one in places.split("-"))
+                memory.seek(start)
+                try:
+                    if text in memory.read(min(end - start, 64 << 20)):
+                        return True
+                except OSError:
+                    continue
+    except PermissionError:
+        pytest.skip("this user can't read the memory of other processes")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return False
