@@ -69,6 +69,10 @@ class BodySearch:
 
     def check_trailers(self, fields: Iterable[Field]) -> None:
         """Search in trailers. Raises MustNotGoOn."""
+        fields = [*fields]
+        names = [name for name, _ in fields]
+        if self._refused is not None and (found := self._refused.find_in_fields(names)):
+            raise MustNotGoOn(exfiltration(found, TRAILERS, is_late=self.is_late))
         self.check(b"\n".join(part for field in fields for part in field), TRAILERS)
 
     def check(self, data: bytes, part: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nono_trio.core.credentials.search import StandInSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nono_trio.core.credentials.swap import Swap
     from nono_trio.proxy.credentials.interfaces import HeldCredential
@@ -41,6 +41,11 @@ class NamedSearch:
     def find(self, data: bytes) -> str | None:
         """Return the name of a credential whose stand-in occurs in `data`."""
         found = self.search.find(data)
+        return None if found is None else self.names[found]
+
+    def find_in_fields(self, names: Iterable[bytes]) -> str | None:
+        """As `find`, in names of fields: HTTP/2 has them in lower case."""
+        found = self.search.find_in_name(b"\n".join(names))
         return None if found is None else self.names[found]
 
 

@@ -41,7 +41,7 @@ from nono_trio.proxy.credentials.interfaces import MustNotGoOn, SecretUnavailabl
 from nono_trio.proxy.credentials.refusals import BODY, HEAD, TRAILERS, exfiltration, unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from nono_trio.core.credentials.swap import Spot, Swap, Swapped
     from nono_trio.core.http.message import Field
@@ -115,6 +115,7 @@ class RequestGuard:
         head, path = request.head, request.target.path
         # The path that goes out may differ from the one that came.
         decision = self._searched(decision, head.raw + b"\n" + path, HEAD)
+        decision = self._searched_names(decision, head.fields, HEAD)
         if self._origin.swaps and decision.refusal is None:
             found = stand_ins_in_head(path, head.fields, self._origin.swaps)
             decision = self._with_swaps(decision, found)
@@ -143,6 +144,7 @@ class RequestGuard:
         if trailers:
             text = b"\n".join(part for one in trailers for part in one)
             decision = self._searched(decision, text, TRAILERS)
+            decision = self._searched_names(decision, trailers, TRAILERS)
         if decision.refusal is None and self._origin.swaps and is_whole and len(data) <= MAX_BODY:
             kind = request.head.first(b"content-type")
             found = stand_ins_in_body(kind, data, self._body_swaps(request))
@@ -208,6 +210,15 @@ class RequestGuard:
         if refused is not None and (name := refused.find(data)) is not None:
             return decision.refused(exfiltration(name, part))
         if passed is not None and (name := passed.find(data)) is not None:
+            return decision.with_passed_on(name)
+        return decision
+
+    def _searched_names(self, decision: Decision, fields: Iterable[Field], part: str) -> Decision:
+        """The decision after a search in the names of fields."""
+        refused, passed = self._origin.refused, self._origin.passed
+        if refused is not None and (name := refused.find_in_fields(one for one, _ in fields)):
+            return decision.refused(exfiltration(name, part))
+        if passed is not None and (name := passed.find_in_fields(one for one, _ in fields)):
             return decision.with_passed_on(name)
         return decision
 

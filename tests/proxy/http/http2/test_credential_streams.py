@@ -234,3 +234,15 @@ async def test_a_hundred_streams_each_get_their_secret():
         assert {seen["authorization"] for seen in at.origin.requests} == {
             f"Bearer {SECRET.decode()}"
         }
+
+
+@pytest.mark.parametrize("in_trailers", [False, True])
+async def test_a_stand_in_as_the_name_of_a_field_is_found_in_lower_case(in_trailers):
+    field = (b"x-" + OTHER_STAND_IN.lower(), b"1")
+    async with multiplexing(credentials=credentials(foreign())) as at, at.client() as client:
+        if in_trailers:
+            answer = await client.ask("/echo", b"a", "POST", [field])
+        else:
+            answer = await client.ask("/echo", fields=[field])
+        assert answer.status == 403
+        assert [decision for decision, _ in decided(at)][-1] == "deny"
