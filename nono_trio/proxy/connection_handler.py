@@ -193,7 +193,8 @@ class ConnectionHandler(ABC):
         SessionSealed."""
         proxy = self._proxy
         self._has_recorded = True
-        event = decision.event(proxy.now())
+        shown = decision if proxy.credentials is None else proxy.credentials.shown_fault(decision)
+        event = shown.event(proxy.now())
         return Recorded(decision, await proxy.recorder.record(event, self._client.origin))
 
     async def _connect(self, recorded: Recorded, *, for_tunnel: bool = True) -> Upstream:
@@ -303,7 +304,10 @@ class ConnectionHandler(ABC):
         return upstream
 
     def _start_flow(self, upstream: Upstream, recorded: Recorded) -> FlowStart:
-        return FlowStart(recorded, upstream.address, self._proxy.now(), upstream.name)
+        name, credentials = upstream.name, self._proxy.credentials
+        if name is not None and credentials is not None:
+            name = credentials.shown_name(name)
+        return FlowStart(recorded, upstream.address, self._proxy.now(), name)
 
     def _log(self, start: FlowStart, sent: int, received: int, closed_by: ClosedBy) -> None:
         """Log what moved; neither waits nor raises, so that it may be called while cancelled."""

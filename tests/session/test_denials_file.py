@@ -179,4 +179,5 @@ def test_a_file_whose_supervisor_was_killed_goes_with_the_next(
 )
 def test_the_flag_follows_from_the_reason(reason: str, flag: str | None) -> None:
     assert allow_flag("a.test", 443, reason) == flag
+    assert allow_flag("[REDACTED].test", 443, reason) is None
     assert (denial_text(event("a.test", reason)) or "").count("(to allow: ") == (flag is not None)

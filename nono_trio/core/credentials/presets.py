@@ -101,7 +101,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         base_url_variables=("OPENAI_BASE_URL",), base_url_path="/v1",
     ),
     "anthropic": Preset(
-        ("api.anthropic.com",), ("ANTHROPIC_API_KEY",), "x-api-key",
+        ("api.anthropic.com",), ("ANTHROPIC_API_KEY",), "x-api-key or Authorization: Bearer",
         base_url_variables=("ANTHROPIC_BASE_URL",),
     ),
     "anthropic-token": Preset(  # another value than the key, and a client that finds both is lost

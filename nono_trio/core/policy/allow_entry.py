@@ -1,6 +1,7 @@
 """The entry that would have allowed a denied request, and a denial as a sentence that names it.
 
-Rules of this file: host and port of an entry come from the record, never from its reason.
+Rules of this file: host and port of an entry come from the record, never from its reason. A host
+of which the record shows only a part has no entry.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.log.notices import is_about_log
+from nono_trio.core.log.redaction import REDACTED
 from nono_trio.core.net.address import AddressClass, parse_address
 from nono_trio.core.policy.reasons import (
     OPEN_PORT_FLAG,
@@ -85,7 +87,7 @@ def allow_entry(target: str, port: int | None, reason: str | None) -> str | None
 
     Returns None if no entry would, or if it takes more than one.
     """
-    if reason is None or port is None:
+    if reason is None or port is None or REDACTED in target:
         return None
     return _allow_entry(target, port, parse_reason(reason))
 
@@ -107,7 +109,7 @@ def allow_flag(target: str, port: int | None, reason: str | None) -> str | None:
 
     Returns None if no single flag would.
     """
-    if reason is None or port is None:
+    if reason is None or port is None or REDACTED in target:
         return None
     read = parse_reason(reason)
     named = _allow_entry(target, port, read)

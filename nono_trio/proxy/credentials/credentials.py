@@ -168,6 +168,14 @@ class Credentials:
                 return f"{REDACTED}.{end}"
         return REDACTED
 
+    def shown_fault(self, decision: Decision) -> Decision:
+        """Return a refusal as the record shows it: why a host was not reached may name the host."""
+        refusal, host = decision.refusal, decision.host
+        if refusal is None or host is None or self.find_in_name(host.name) is None:
+            return decision
+        reason = refusal.reason.replace(host.name, self.shown_name(host.name))
+        return decision.refused(replace(refusal, reason=reason))
+
     def without_stand_ins(self, decision: Decision) -> Decision:
         """Return the decision with texts that show no stand-in."""
         return self._shown.without_stand_ins(decision)

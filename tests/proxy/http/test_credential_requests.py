@@ -36,6 +36,7 @@ from websocket_peer import FIELDS, agreeing, head_of
 
 from nono_trio.core.credentials.credential import Place
 from nono_trio.core.http.websocket_frames import unmasked
+from nono_trio.core.policy.allow_entry import denial_text
 from nono_trio.proxy.credentials.interfaces import SecretUnavailable
 from nono_trio.testing import FakeResolver, LoopbackDialler
 
@@ -594,6 +595,24 @@ async def test_the_name_in_a_connect_is_searched_also_for_a_host_that_is_denied(
             assert text not in repr(event)
 
 
+@pytest.mark.parametrize("addresses", [[], ["10.0.0.1"]])
+async def test_why_a_host_with_a_stand_in_in_its_name_is_not_reached_does_not_show_it(addresses):
+    name = f"{OTHER_STAND_IN.decode().lower()}.allowed.test"
+    async with running(
+        ["*.allowed.test"],
+        credentials=credentials(foreign(elsewhere="audit")),
+        resolver=FakeResolver({name: [addresses]}),
+    ) as proxy:
+        for where in (name, f"a.{name}"):
+            assert await proxy.ask(connect(f"{where}:443"), "CONNECT") is not None
+        events = proxy.recorder.events
+    assert [one.decision for one in events] == ["allow", "deny"] * 2
+    assert [one.target for one in events] == ["[REDACTED].allowed.test"] * 4
+    assert name.partition(".")[0] not in repr(events)
+    assert "[REDACTED].allowed.test" in (events[1].reason or "")
+    assert [denial_text(one) for one in events if "to allow" in (denial_text(one) or "")] == []
+
+
 async def test_a_late_body_is_refused_in_time():
     one = held(places=[Place.BODY])
     async with (
@@ -643,10 +662,14 @@ async def test_programs_without_the_proxy_are_searched_and_swapped_too():
         assert origin.connections == 0
 
 
-async def test_through_an_upstream_proxy_the_secret_goes_end_to_end():
+async def test_through_an_upstream_proxy_with_a_password_the_secret_goes_end_to_end():
     tls = await origin_context()
-    async with serving(tls=tls) as origin, serving(behaviour := Upstream(origin.port)) as upstream:
-        settings_of = upstream_proxy(upstream.port)
+    user = b"Basic " + b64encode(b"jo:p w")
+    async with (
+        serving(tls=tls) as origin,
+        serving(behaviour := Upstream(origin.port, credentials=user)) as upstream,
+    ):
+        settings_of = upstream_proxy(upstream.port, user=user)
         async with looking_into(credentials=credentials(held()), upstream_proxy=settings_of) as at:
             assert at.proxy.dialler is not None
             at.proxy.dialler.port = upstream.port
@@ -654,3 +677,5 @@ async def test_through_an_upstream_proxy_the_secret_goes_end_to_end():
                 assert await wire.exchange(request(bearer())) is not None
         assert b"Bearer " + SECRET in origin.seen
         assert len(behaviour.asked) == 1
+        assert SECRET not in behaviour.seen
+        assert user not in origin.seen
