@@ -34,6 +34,8 @@ LEDGER = "ledger.ndjson"
 LEDGER_CHECKPOINTS = "ledger-checkpoints.ndjson"
 # What --anchor-command answered (write/ledger_anchor.py).
 LEDGER_ANCHORS = "ledger-anchors.ndjson"
+# What witnesses answered (session/witness.py).
+LEDGER_COSIGNATURES = "ledger-cosignatures.ndjson"
 LONGEST_READ = 1024 * 1024  # for one line; ours have some 350 bytes
 
 

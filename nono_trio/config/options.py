@@ -85,7 +85,7 @@ class NetworkOptions(NamedTuple):
 
 class AuditOptions(NamedTuple):
     """The directory of the log, how it is written, the reference of the key that signs it, and the
-    command that gets the signed checkpoints of the ledger."""
+    command and the witnesses that get the signed checkpoints of the ledger."""
 
     state_root: Path
     mode: AuditMode = "strict"
@@ -93,6 +93,7 @@ class AuditOptions(NamedTuple):
     queue: int = QUEUE_RECORDS
     sign_key: str | None = None
     anchor_command: str | None = None
+    witnesses: Sequence[str] = ()
 
 
 class SessionOptions(NamedTuple):

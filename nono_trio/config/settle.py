@@ -128,21 +128,24 @@ def _session(chosen: Chosen, values: Mapping[str, Any]) -> SessionOptions:
             sync=values["audit_sync"],
             queue=values["audit_queue"],
             sign_key=values["audit_sign_key"],
-            anchor_command=_anchor_command(values),
+            anchor_command=values["anchor_command"],
+            witnesses=_witnesses(values),
         ),
         grace_seconds=values["grace"],
         profiles=chosen.profiles,
     )
 
 
-def _anchor_command(values: Mapping[str, Any]) -> str | None:
-    line: str | None = values["anchor_command"]
-    if line is not None and values["audit_sign_key"] is None:
-        raise UsageError(
-            f"{flag_of('anchor_command')} needs --audit-sign-key: it gets signed checkpoints",
-            hint="nono-trio keys generate, and --audit-sign-key default",
-        )
-    return line
+def _witnesses(values: Mapping[str, Any]) -> Sequence[str]:
+    """Return the witnesses, once it is sure that there is something for them to sign."""
+    for name in ("anchor_command", "witness"):
+        if values[name] and values["audit_sign_key"] is None:
+            raise UsageError(
+                f"{flag_of(name)} needs --audit-sign-key: it gets signed checkpoints",
+                hint="nono-trio keys generate, and --audit-sign-key default",
+            )
+    found: Sequence[str] = values["witness"]
+    return found
 
 
 def _upstream_proxy(values: Mapping[str, Any]) -> UpstreamProxy | None:

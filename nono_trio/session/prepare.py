@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from nono_trio.audit.keys.signer import Signer
+    from nono_trio.audit.write.ledger_signer import Follower
     from nono_trio.config.options import NetworkOptions, RunOptions
     from nono_trio.core.policy.cage_names import OwnNames
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
@@ -88,7 +89,7 @@ class PreparedRun(NamedTuple):
     inherited: Inherited
     credentials: SessionCredentials | None = None
     signer: Signer | None = None
-    anchor: Sequence[str] = ()
+    followers: Sequence[Follower] = ()
 
 
 def build_policy(network: NetworkOptions) -> Policy:
@@ -145,14 +146,14 @@ def prepare_run(
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = _resolve_program(options, chosen, dry=dry)
     accept(program.files)
-    signer, anchor = None, list[str]()
+    signer, followers = None, list["Follower"]()
     if options.session.audit.sign_key is not None:
         from nono_trio.session.signing import (
-            run_anchor,
+            run_followers,
             run_signer,
         )  # late: cryptography takes 40 ms
 
-        anchor = run_anchor(options, program.files)
+        followers = run_followers(options, policy, program.files)
         signer = run_signer(options, program.files, dry=dry)
     # Made for this run, given back by RunResources.close.
     if credentials is None:
@@ -199,7 +200,7 @@ def prepare_run(
         inherited=variables.inherited,
         credentials=credentials,
         signer=signer,
-        anchor=anchor,
+        followers=followers,
     )
 
 

@@ -16,13 +16,14 @@ from nono_trio.session.cage_launch import launched_cage, limited
 from nono_trio.session.descriptors import StandardStreams, make_room
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 from nono_trio.session.unseen_attempts import unseen_warnings
-from nono_trio.startup import caller_environment, collect_as_usual
+from nono_trio.startup import collect_as_usual
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from nono_trio.audit.keys.signer import Signer
+    from nono_trio.audit.write.ledger_signer import Follower
     from nono_trio.audit.write.session_record import SessionRecord
     from nono_trio.config.options import RunOptions, SessionOptions
     from nono_trio.core.log.policy_json import SessionPolicy
@@ -73,7 +74,8 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
 
     policy = run_policy(options, started.run)
     record = _open_record(options.session, options.command, policy, started.run.signer)
-    _follow(record, options.session, started.run.anchor, options.environment)
+    if record.ledger_signer is not None:
+        record.ledger_signer.followers += started.run.followers
     listeners.built(started.run.enforcement)
     listeners.opened(record)
     make_room()
@@ -131,19 +133,20 @@ def run_proxy(
     from nono_trio.session.listener_service import ListenerService
     from nono_trio.session.shutdown import outliving_signals
 
-    signer, anchor = None, list[str]()
+    signer, followers = None, list["Follower"]()
     if options.audit.sign_key is not None:
         from nono_trio.session.signing import (  # late: cryptography takes 40 ms
-            proxy_anchor,
+            proxy_followers,
             proxy_signer,
         )
 
-        anchor = proxy_anchor(options.audit)
+        followers = proxy_followers(options, policy)
         signer = proxy_signer(options.audit)
     with outliving_signals():
         policy_record = proxy_policy(options, credentials)
         record = _open_record(options, ["nono-trio", "proxy"], policy_record, signer)
-        _follow(record, options, anchor, caller_environment())
+        if record.ledger_signer is not None:
+            record.ledger_signer.followers += followers
         make_room()
         supervisor = _supervisor(options, record, listeners)
         service = ListenerService(
@@ -182,18 +185,6 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
     supervisor.writer.observers += listeners.observe
     supervisor.writer.program_observers += listeners.programs
     return supervisor
-
-
-def _follow(
-    record: SessionRecord,
-    options: SessionOptions,
-    anchor: Sequence[str],
-    environment: Mapping[str, str],
-) -> None:
-    if record.ledger_signer is not None:
-        from nono_trio.session.signing import follow_ledger  # late: few are signed
-
-        follow_ledger(record, options.audit, anchor, environment)
 
 
 def _open_record(

@@ -22,12 +22,14 @@ from nono_trio.session.opened_files import OpenedFiles
 from nono_trio.startup import caller_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from nono_trio.audit.keys.signer import Signer
-    from nono_trio.audit.write.session_record import SessionRecord
-    from nono_trio.config.options import AuditOptions, RunOptions
+    from nono_trio.audit.write.ledger_signer import Follower
+    from nono_trio.config.options import AuditOptions, RunOptions, SessionOptions
+    from nono_trio.core.policy.network_policy import Policy
     from nono_trio.sandbox.filesystem.plan import FilePlan
+    from nono_trio.session.tokens.token_endpoint import Route
 
 
 def run_signer(options: RunOptions, files: FilePlan, *, dry: bool = False) -> Signer | None:
@@ -47,30 +49,54 @@ def run_signer(options: RunOptions, files: FilePlan, *, dry: bool = False) -> Si
     )
 
 
-def run_anchor(options: RunOptions, files: FilePlan) -> list[str]:
-    """Return the words of a run's --anchor-command, none without it; raises UsageError."""
-    line = options.session.audit.anchor_command
-    if line is None:
-        return []
+def run_followers(options: RunOptions, policy: Policy, files: FilePlan) -> list[Follower]:
+    """Return who is told of the ledger's checkpoints after a run; raises UsageError."""
+    audit = options.session.audit
     opened = OpenedFiles(files, sandbox=options.sandbox)
-    return command_words(ANCHOR_FLAG, line, options.environment, opened.may_write)
+    anchors = _anchors(audit, options.environment, opened.may_write)
+    if not audit.witnesses:
+        return anchors
+    from nono_trio.session.trust.token_route import token_route  # late: few runs have a witness
+
+    route = token_route(
+        options.session.network,
+        policy,
+        options.environment,
+        can_read=opened.reader,
+        may_write=opened.may_write,
+    )
+    return [*anchors, *_witnesses(audit, route)]
 
 
-def proxy_anchor(audit: AuditOptions) -> list[str]:
-    """Return the words of a proxy's --anchor-command, none without it; raises UsageError."""
+def proxy_followers(options: SessionOptions, policy: Policy) -> list[Follower]:
+    """As `run_followers`, for a proxy without a command."""
+    environment = caller_environment()
+    anchors = _anchors(options.audit, environment, lambda _path: False)
+    if not options.audit.witnesses:
+        return anchors
+    from nono_trio.session.trust.token_route import token_route  # late: few have a witness
+
+    return [
+        *anchors,
+        *_witnesses(options.audit, token_route(options.network, policy, environment)),
+    ]
+
+
+def _anchors(
+    audit: AuditOptions, environment: Mapping[str, str], may_write: Callable[[str], bool]
+) -> list[Follower]:
     if audit.anchor_command is None:
         return []
-    return command_words(ANCHOR_FLAG, audit.anchor_command, caller_environment(), lambda _: False)
+    words = command_words(ANCHOR_FLAG, audit.anchor_command, environment, may_write)
+    return [AnchorCommand(audit_root(audit.state_root), words, environment)]
 
 
-def follow_ledger(
-    record: SessionRecord, audit: AuditOptions, words: Sequence[str], environment: Mapping[str, str]
-) -> None:
-    """Have whoever the options name told of the ledger's checkpoints; all is imported now."""
-    signer = record.ledger_signer
-    if signer is not None and words:
-        root = audit_root(audit.state_root)
-        signer.followers.append(AnchorCommand(root, words, environment))
+def _witnesses(audit: AuditOptions, route: Route) -> list[Follower]:
+    from nono_trio.config.witness_options import parse_witnesses
+    from nono_trio.session.witness import Witness  # late: it brings TLS
+
+    root = audit_root(audit.state_root)
+    return [Witness(root, one, route) for one in parse_witnesses(audit.witnesses)]
 
 
 def proxy_signer(audit: AuditOptions) -> Signer | None:

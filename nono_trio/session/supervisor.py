@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio_util import run_and_cancelling
 
-from nono_trio.audit.ledger import LEDGER, LEDGER_ANCHORS, LEDGER_CHECKPOINTS
+from nono_trio.audit.ledger import LEDGER, LEDGER_ANCHORS, LEDGER_CHECKPOINTS, LEDGER_COSIGNATURES
 from nono_trio.audit.write.ledger_append import LOCK
 from nono_trio.audit.write.recorder import NOT_RECORDED
 from nono_trio.audit.write.state_modes import StateModes
@@ -89,7 +89,7 @@ class Supervisor:
         self.writer.observers.append(record.observe)
         self.writer.summarise = record.summarise
         self._record = record
-        shared = [LEDGER, LEDGER_CHECKPOINTS, LEDGER_ANCHORS, LOCK]
+        shared = [LEDGER, LEDGER_CHECKPOINTS, LEDGER_ANCHORS, LEDGER_COSIGNATURES, LOCK]
         self._modes = record.files.modes = StateModes.of(record.directory, shared)
         self._warn = warn
         self._grace_seconds = grace_seconds

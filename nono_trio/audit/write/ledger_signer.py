@@ -31,7 +31,7 @@ from nono_trio.core.log.ledger_checkpoint import (
 from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.note import Signature, encode_note, key_id
 from nono_trio.core.proof.tree_head import TreeHead, ledger_origin
-from nono_trio.errors import AuditLost
+from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
 
@@ -89,7 +89,7 @@ class LedgerSigner:
         for follower in self.followers:
             try:
                 follower.publish(last)
-            except (NotPublished, AuditLost, OSError) as error:
+            except (NotPublished, NonoTrioError, OSError) as error:
                 warn(f"warning: {error}")
 
     def sign(self) -> LedgerCheckpoint | None:

@@ -74,6 +74,11 @@ class TokenUrl:
 
 def parse_token_url(name: str, text: str) -> TokenUrl:
     """Parse a token URL of credential `name`. Raises UsageError."""
+    return parse_service_url(f"credential {name}: token URL", text)
+
+
+def parse_service_url(name: str, text: str) -> TokenUrl:
+    """Parse a URL that the supervisor itself asks; errors begin with `name`. Raises UsageError."""
     match = _URL.fullmatch(text) if text.isprintable() else None
     if match is None:
         _refuse(name, text, "expected a URL with a path and without a query", _FORM)
@@ -101,4 +106,4 @@ def _readable(path: str) -> list[str]:
 
 
 def _refuse(name: str, text: str, reason: str, hint: str) -> NoReturn:
-    raise UsageError(f"credential {name}: token URL {text!a}: {reason}", hint=hint)
+    raise UsageError(f"{name} {text!a}: {reason}", hint=hint)

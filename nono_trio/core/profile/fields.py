@@ -346,6 +346,12 @@ FIELDS: Final = (
         example='"/usr/local/bin/keep-checkpoint"',
     ),
     Field(
+        key="audit.witness", merge="adds_up",
+        flags=("--witness",), metavar="URL",
+        help="Have a C2SP witness cosign the ledger.",
+        example='["https://witness.example.com"]', note="or URL#NAME+ID+KEY",
+    ),
+    Field(
         key="limits.timeout", merge="replaces", kind="seconds", least=0, above=True,
         flags=("--timeout",), metavar="SECONDS",
         help="End the whole run after that long (exit code 124).",
