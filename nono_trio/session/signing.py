@@ -1,8 +1,9 @@
 """The signer of a run or a proxy, found and tried before anything is made, and the command that
 gets the signed checkpoints of the ledger.
 
-Rules of this file: the command must not be able to read the key, nor to write the program that
-signs. A process with a key in its memory dumps no core.
+Rules of this file: the command must not be able to read the key, nor to choose what runs outside of
+the cage: the program, its interpreter, a file that its command line names, a directory of its PATH,
+the keyring's settings. A process with a key in its memory dumps no core.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit.keys.key_store import (
     COMMAND,
+    KEYRING,
+    SIGN_FLAG,
     command_words,
     open_signer,
     signing_command,
 )
 from nono_trio.audit.store import audit_root
 from nono_trio.audit.write.ledger_anchor import ANCHOR_FLAG, AnchorCommand
+from nono_trio.core.credentials import credential
 from nono_trio.session.core_dumps import forbid_core_dumps
+from nono_trio.session.credentials.access import check_source, outside_environment
 from nono_trio.session.opened_files import OpenedFiles
 from nono_trio.startup import caller_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.ledger_signer import Follower
@@ -41,19 +46,22 @@ def run_signer(options: RunOptions, files: FilePlan, *, dry: bool = False) -> Si
     if audit.sign_key is None:
         return None
     opened = OpenedFiles(files, sandbox=options.sandbox)
-    if dry and audit.sign_key.startswith(COMMAND):
-        signing_command(audit.sign_key, options.environment, opened.may_write)
-        return None
-    return open_signer(
-        audit.sign_key, audit.state_root, options.environment, opened.reader, opened.may_write
-    )
+    environment: Mapping[str, str] = options.environment
+    if audit.sign_key.startswith(COMMAND):
+        words = signing_command(audit.sign_key, environment)
+        environment = _outside(SIGN_FLAG, words, opened, environment)
+        if dry:
+            return None
+    elif audit.sign_key.startswith(KEYRING):
+        check_source(SIGN_FLAG, credential.Source(credential.KEYRING, ()), opened, environment)
+    return open_signer(audit.sign_key, audit.state_root, environment, opened.reader)
 
 
 def run_followers(options: RunOptions, policy: Policy, files: FilePlan) -> list[Follower]:
     """Return who is told of the ledger's checkpoints after a run; raises UsageError."""
     audit = options.session.audit
     opened = OpenedFiles(files, sandbox=options.sandbox)
-    anchors = _anchors(audit, options.environment, opened.may_write)
+    anchors = _anchors(audit, options.environment, opened)
     if not audit.witnesses:
         return anchors
     from nono_trio.session.trust.token_route import token_route  # late: few runs have a witness
@@ -71,7 +79,7 @@ def run_followers(options: RunOptions, policy: Policy, files: FilePlan) -> list[
 def proxy_followers(options: SessionOptions, policy: Policy) -> list[Follower]:
     """As `run_followers`, for a proxy without a command."""
     environment = caller_environment()
-    anchors = _anchors(options.audit, environment, lambda _path: False)
+    anchors = _anchors(options.audit, environment, None)
     if not options.audit.witnesses:
         return anchors
     from nono_trio.session.trust.token_route import token_route  # late: few have a witness
@@ -83,12 +91,27 @@ def proxy_followers(options: SessionOptions, policy: Policy) -> list[Follower]:
 
 
 def _anchors(
-    audit: AuditOptions, environment: Mapping[str, str], may_write: Callable[[str], bool]
+    audit: AuditOptions, environment: Mapping[str, str], opened: OpenedFiles | None
 ) -> list[Follower]:
     if audit.anchor_command is None:
         return []
-    words = command_words(ANCHOR_FLAG, audit.anchor_command, environment, may_write)
+    words = command_words(ANCHOR_FLAG, audit.anchor_command, environment)
+    if opened is not None:
+        environment = _outside(ANCHOR_FLAG, words, opened, environment)
     return [AnchorCommand(audit_root(audit.state_root), words, environment)]
+
+
+def _outside(
+    flag: str, words: Sequence[str], opened: OpenedFiles, environment: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return the environment of a command outside of the cage: it leads to nothing that the caged
+    command may write.
+
+    Raises UsageError for a command that the caged one could change.
+    """
+    source = credential.Source(credential.COMMAND, tuple(words))
+    check_source(flag, source, opened, environment)
+    return outside_environment(environment, opened)
 
 
 def _witnesses(audit: AuditOptions, route: Route) -> list[Follower]:

@@ -143,15 +143,14 @@ def open_signer(
     state_root: Path,
     environment: Mapping[str, str],
     can_read: Callable[[str], str | None] = lambda _path: None,
-    may_write: Callable[[str], bool] = lambda _path: False,
 ) -> Signer:
     """Return the signer that a reference names; raises UsageError.
 
-    `can_read` names the grant by which the command may read a path, `may_write` says whether it may
-    write one: a key that it can read, and a signer that it can change, are refused.
+    `can_read` names the grant by which the command may read a path: a key that it can read is
+    refused. That it can't change what a command line runs is for the caller to check before.
     """
     if reference.startswith(COMMAND):
-        words = signing_command(reference, environment, may_write)
+        words = signing_command(reference, environment)
         try:
             return CommandSigner(words, environment)
         except SignerFailed as error:
@@ -241,34 +240,22 @@ def _from_keyring(words: str) -> bytes:
     return f"{str(found).strip()}\n".encode()
 
 
-def signing_command(
-    reference: str, environment: Mapping[str, str], may_write: Callable[[str], bool]
-) -> list[str]:
+def signing_command(reference: str, environment: Mapping[str, str]) -> list[str]:
     """Return the words of a signer's command line, the program by its path; raises UsageError."""
-    return command_words(SIGN_FLAG, reference.removeprefix(COMMAND), environment, may_write)
+    return command_words(SIGN_FLAG, reference.removeprefix(COMMAND), environment)
 
 
-def command_words(
-    flag: str, line: str, environment: Mapping[str, str], may_write: Callable[[str], bool]
-) -> list[str]:
-    """Return the words of a command line of ours, the program by its path; raises UsageError, also
-    for a file in it that the command in the cage may write."""
+def command_words(flag: str, line: str, environment: Mapping[str, str]) -> list[str]:
+    """Return the words of a command line of ours, the program by its path; raises UsageError."""
     try:
         words = shlex.split(line)
     except ValueError:
         words = []
     if not words:
-        raise UsageError(f"{flag}: expected a command line, got {line!a}")
+        raise UsageError(f"{flag}: expected a command line", hint="see its quotes")
     program = shutil.which(expand_home(words[0]), path=environment.get("PATH"))
     if program is None:
         raise UsageError(
             f"{flag}: there is no program {words[0]!a}", hint="give its path: /PATH/TO/PROGRAM"
         )
-    words = [os.path.abspath(program), *words[1:]]
-    for word in words:
-        if word.startswith("/") and os.path.exists(word) and may_write(word):
-            raise UsageError(
-                f"{flag}: expected a program that the command can't write, got {word}",
-                hint="move it out of the grants",
-            )
-    return words
+    return [os.path.abspath(program), *words[1:]]

@@ -1,4 +1,4 @@
-"""Refuses sources of secrets that the caged command could read, or could choose.
+"""Refuses sources of secrets, and signers, that the caged command could read, or could choose.
 
 Rules of this file:
 - A file that the command can read is a secret that it has already. One that it can write, or whose
@@ -39,29 +39,39 @@ _FIRST_LINE: Final = 256  # bytes of it that the kernel reads
 
 
 def check_source(
-    name: str, source: Source, opened: OpenedFiles, environment: Mapping[str, str]
+    owner: str, source: Source, opened: OpenedFiles, environment: Mapping[str, str]
 ) -> str | None:
-    """Return a warning about the source of credential `name`, if there is one.
+    """Return a warning about the source of `owner` ("credential NAME", or a flag), if there is one.
 
     Raises UsageError for a source that the command must not reach.
     """
     if source.kind == FILE:
-        return _check_file(name, expand_home(source.words[0]), opened)
+        return _check_file(owner, expand_home(source.words[0]), opened)
     if source.kind == COMMAND:
-        _check_program(name, source, opened, environment)
+        _check_program(owner, source, opened, environment)
     if source.kind == KEYRING:
-        _check_keyring(name, opened, environment)
+        _check_keyring(owner, opened, environment)
     return None
 
 
-def outside_path(environment: Mapping[str, str], opened: OpenedFiles | None) -> str:
+def outside_environment(
+    environment: Mapping[str, str], opened: OpenedFiles | None
+) -> dict[str, str]:
+    """Return the environment of a command line: without variables that lead to what the command may
+    write, and with a PATH of which it may write nothing."""
+    misleading = _misleading_variables(environment, opened)
+    kept = {name: value for name, value in environment.items() if name not in misleading}
+    return kept | {"PATH": _outside_path(environment, opened)}
+
+
+def _outside_path(environment: Mapping[str, str], opened: OpenedFiles | None) -> str:
     """Return PATH without relative directories, and without those that the command may write."""
     given = environment.get("PATH", os.defpath).split(os.pathsep)
     absolute = (one for one in given if os.path.isabs(one))
     return os.pathsep.join(one for one in absolute if opened is None or not opened.may_write(one))
 
 
-def misleading_variables(
+def _misleading_variables(
     environment: Mapping[str, str], opened: OpenedFiles | None
 ) -> frozenset[str]:
     """Return the variables that lead to what the command may write, but for PATH and HOME."""
@@ -76,11 +86,11 @@ def misleading_variables(
     )
 
 
-def _check_file(name: str, path: str, opened: OpenedFiles) -> str | None:
+def _check_file(owner: str, path: str, opened: OpenedFiles) -> str | None:
     path = os.path.abspath(path)
     if opened.may_write(path) or opened.may_write(os.path.dirname(path)):
         raise _refused(
-            name,
+            owner,
             f"the command may change {path}, from which its secret is read",
             "move the file to a directory that is not granted for writing",
         )
@@ -88,9 +98,9 @@ def _check_file(name: str, path: str, opened: OpenedFiles) -> str | None:
     if reader is None:
         return None
     if reader.startswith("--no-sandbox"):
-        return f"credential {name}: the command can read {path} itself ({reader})"
+        return f"{owner}: the command can read {path} itself ({reader})"
     raise _refused(
-        name,
+        owner,
         f"the command may read {path} itself, by {reader}",
         f"in namespace isolation --deny {shlex.quote(path)} closes it; else grant directories"
         " beside it",
@@ -98,15 +108,15 @@ def _check_file(name: str, path: str, opened: OpenedFiles) -> str | None:
 
 
 def _check_program(
-    name: str, source: Source, opened: OpenedFiles, environment: Mapping[str, str]
+    owner: str, source: Source, opened: OpenedFiles, environment: Mapping[str, str]
 ) -> None:
     found = find_program(source.words[0], environment)
-    cleaned = {**environment, "PATH": outside_path(environment, opened)}
+    cleaned = {**environment, "PATH": _outside_path(environment, opened)}
     programs = [] if found is None else [found, *_interpreters(found, cleaned)]
     for program in programs:
         if opened.may_write(program):
             raise _refused(
-                name,
+                owner,
                 f"the command may change the program {program}, which would run outside of the"
                 " cage",
                 "name a program with its whole path, in a directory that is not granted for"
@@ -116,7 +126,7 @@ def _check_program(
         for path in _paths(word, home_of(environment)):
             if _is_content(path) and opened.may_write(path):
                 raise _refused(
-                    name,
+                    owner,
                     f"the command may change {path!a}, which a command line outside of the cage"
                     " names",
                     "move it to a directory that is not granted for writing",
@@ -161,18 +171,18 @@ def _is_content(path: str) -> bool:
     return os.path.isfile(path) or os.path.isdir(path) or not os.path.lexists(path)
 
 
-def _check_keyring(name: str, opened: OpenedFiles, environment: Mapping[str, str]) -> None:
+def _check_keyring(owner: str, opened: OpenedFiles, environment: Mapping[str, str]) -> None:
     """The settings of the library name code that it loads."""
     directories = [environment.get("XDG_CONFIG_HOME"), f"{home_of(environment)}/.config"]
     for directory in filter(None, directories):
         path = os.path.join(directory, _KEYRING_SETTINGS)
         if opened.may_write(path) or opened.may_write(os.path.dirname(path)):
             raise _refused(
-                name,
+                owner,
                 f"the command may change {path}, which names code that the keyring loads",
                 "grant directories beside it",
             )
 
 
-def _refused(name: str, reason: str, hint: str) -> UsageError:
-    return UsageError(f"credential {name}: {reason}", hint=hint)
+def _refused(owner: str, reason: str, hint: str) -> UsageError:
+    return UsageError(f"{owner}: {reason}", hint=hint)

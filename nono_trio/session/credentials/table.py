@@ -18,11 +18,7 @@ from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, Place, p
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
 from nono_trio.errors import UsageError
-from nono_trio.session.credentials.access import (
-    check_source,
-    misleading_variables,
-    outside_path,
-)
+from nono_trio.session.credentials.access import check_source, outside_environment
 from nono_trio.session.credentials.held_secret import HeldSecret as HeldSecret
 from nono_trio.session.credentials.readers import SourceFailed, make_reader
 from nono_trio.session.credentials.sources import SecretSource, read_all
@@ -74,7 +70,8 @@ def open_credentials(
     warnings: list[str] = []
     if opened is not None:
         for one, sources in zip(credentials, parsed, strict=True):
-            found = (check_source(one.name, source, opened, environment) for source in sources)
+            owner = f"credential {one.name}"
+            found = (check_source(owner, source, opened, environment) for source in sources)
             warnings += [warning for warning in found if warning is not None]
     asked: list[tuple[Credential, SecretSource]] = []
     for one, sources in zip(credentials, parsed, strict=True):
@@ -145,9 +142,8 @@ def _environment_for(
             for other in _sources(one):
                 foreign.update(other.words if other.kind == ENVIRONMENT else ())
     foreign -= {*credential.variables}
-    foreign |= misleading_variables(environment, opened)
     kept = {name: value for name, value in environment.items() if name not in foreign}
-    return kept | {"PATH": outside_path(environment, opened)}
+    return outside_environment(kept, opened)
 
 
 def _missing(credential: Credential, failure: SourceFailed) -> str:

@@ -193,12 +193,6 @@ def test_commands_that_can_not_be_used(tmp_path, state):
             key_store.open_signer(reference, state, ENVIRONMENT)
 
 
-def test_what_the_command_can_read_or_write_is_refused(tmp_path, state, key):
+def test_a_key_that_the_command_can_read_is_refused(state, key):
     with pytest.raises(UsageError, match="can't read"):
         key_store.open_signer("default", state, ENVIRONMENT, lambda _path: "--read /")
-    script = signed.signing_command(tmp_path, key)
-    for line in (f"cmd://{script}", f"cmd://{sys.executable} {script}"):
-        with pytest.raises(UsageError, match="can't write"):
-            key_store.open_signer(
-                line, state, ENVIRONMENT, may_write=lambda path: path == str(script)
-            )

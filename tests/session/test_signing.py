@@ -1,0 +1,78 @@
+"""The signer of a run: what the command could change does not sign, because it runs outside."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from types import SimpleNamespace
+
+import pytest
+import signed_session as signed
+
+from nono_trio.audit.keys import key_store
+from nono_trio.errors import UsageError
+from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
+from nono_trio.session.signing import run_signer
+
+
+def signer_of(reference, granted, environment, *, dry=False):
+    grant = Grant(str(granted), "readwrite", is_file=False, source="--allow")
+    files = FilePlan((grant,), (), (), kept=(), start="/", directory="/")
+    audit = SimpleNamespace(sign_key=reference, state_root=granted.parent / "state")
+    options = SimpleNamespace(
+        session=SimpleNamespace(audit=audit), sandbox=True, environment=environment
+    )
+    return run_signer(options, files, dry=dry)
+
+
+@pytest.fixture
+def granted(tmp_path):
+    (tmp_path / "granted").mkdir()
+    return tmp_path / "granted"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{0}/planted", "sh {0}/planted", "sh -c '. {0}/planted'", "sh --file={0}/none-yet",
+        "{1}/by-path", "planted",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_signs_is_not_the_commands_to_change(granted, tmp_path, line, dry):
+    scripts = {
+        granted / "planted": "#!/bin/sh",
+        tmp_path / "by-path": f"#!{granted}/planted",
+    }
+    for path, first in scripts.items():
+        path.write_text(f"{first}\ntouch {tmp_path}/ran\n")
+        path.chmod(stat.S_IRWXU)
+    environment = {"PATH": f"{granted}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    line = line.format(granted, tmp_path)
+    with pytest.raises(UsageError, match=r"--audit-sign-key: the command may change"):
+        signer_of(f"cmd://{line}", granted, environment, dry=dry)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_signer_gets_no_variable_that_leads_to_what_the_command_may_write(granted, tmp_path):
+    key = key_store.key_path(tmp_path / "keys", "default")
+    key_store.generate(key)
+    seen = tmp_path / "seen"
+    before = f"import os; open({str(seen)!r}, 'w').write(repr(os.environ))"
+    script = signed.signing_command(tmp_path, key, before)
+    planted = granted / "python3"
+    planted.write_text("#!/bin/sh\nexit 1\n")
+    planted.chmod(stat.S_IRWXU)
+    body = script.read_text().partition("\n")[2]
+    script.write_text(f"#!/usr/bin/env python3\n{body}")
+    path = os.pathsep.join([str(granted), os.path.dirname(sys.executable), os.environ["PATH"]])
+    environment = {"PATH": path, "BASH_ENV": f"{granted}/startup"}
+    found = signer_of(f"cmd://{script}", granted, environment)
+    assert found.public == key_store.load_key("--file", str(key)).public
+    assert str(granted) not in seen.read_text()
+
+
+def test_settings_of_the_keyring_that_the_command_may_change_are_refused(granted):
+    with pytest.raises(UsageError, match="code that the keyring loads"):
+        signer_of("keyring://a/b", granted, {"XDG_CONFIG_HOME": str(granted)})
