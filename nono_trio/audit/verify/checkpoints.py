@@ -49,7 +49,7 @@ class CheckpointCursor:
         self.torn = False
         self.whole_bytes = 0  # bytes of the checkpoints file in lines that are checkpoints
         self.segment = xxhash.xxh3_64()
-        self._signed = passed
+        self._passed = passed
         self._checkpoints = self._read(path, size)
         self._advance()
 
@@ -70,7 +70,7 @@ class CheckpointCursor:
         """As `passed`, for a reader that only checks checksums and ends blocks at each offset."""
         self.segment.update(data)
         while offset >= self.next_offset:
-            self._due(offset)
+            self._passed(self._due(offset))
             self._compare_segment()
 
     def seen(self) -> CheckpointsSeen:
@@ -101,7 +101,7 @@ class CheckpointCursor:
         ):
             if stored != computed:
                 raise self._mismatch(failure, stored, computed)
-        self._signed(checkpoint)
+        self._passed(checkpoint)
 
     def _compare_segment(self) -> None:
         checkpoint = self.pending

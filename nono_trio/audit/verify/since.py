@@ -87,12 +87,14 @@ class _Check:
         self._evidence = evidence
         self._since = since
         self._offset = 0
-        self._last = b""
+        self._is_met = False
 
     def run(self) -> None:
         evidence = self._evidence
         try:
-            self.cursor = CheckpointCursor(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
+            self.cursor = CheckpointCursor(
+                evidence.beside(CHECKPOINTS), evidence.checkpoints_size, self._pass
+            )
             self._read_prefix(self.cursor)
             self._begin()
             self._read_on(self.cursor)
@@ -121,8 +123,15 @@ class _Check:
                     raise BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._offset} bytes")
                 self._offset += len(block)
                 cursor.passed_unhashed(block, self._offset)
-        if cursor.last != since:
+        if not self._is_met:
             raise _replaced(since, "another checkpoint at its place")
+
+    def _pass(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint of the session. An idle log has several at one offset."""
+        since = self._since
+        if checkpoint.offset == since.offset and _state(checkpoint) != _state(since):
+            raise _replaced(since, "another checkpoint at its place")
+        self._is_met |= checkpoint == since
 
     def _begin(self) -> None:
         """Take the state of the chain from the checkpoint, and from the last record before it."""
@@ -200,6 +209,10 @@ def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verificatio
     if check.torn_bytes:
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
     return answer
+
+
+def _state(checkpoint: Checkpoint) -> tuple[int, str | None, str]:
+    return checkpoint.event_count, checkpoint.chain_head, checkpoint.merkle_root
 
 
 def _replaced(since: Checkpoint, got: str) -> BadRecord:

@@ -51,6 +51,20 @@ def test_a_log_that_goes_on_is_consistent(session, kept):
     ]
 
 
+def test_a_checkpoint_of_a_log_that_was_idle_is_one_of_several_at_its_place(tmp_path, kept):
+    """An idle log gets a checkpoint a minute; a copy made meanwhile ends with any of them."""
+    idle = made.build(tmp_path / "idle", payloads=PAYLOADS, counts=(4, 10, 10, 10, 15))
+    marks = (idle / store.CHECKPOINTS).read_bytes().splitlines(keepends=True)
+    for last in (1, 2, 3):
+        kept.write_bytes(marks[last])
+        assert judged(idle, kept).verdict == "consistent"
+    kept.write_bytes(marks[1])
+    marks[3] = marks[3].replace(b'"event_count":10', b'"event_count":11')
+    (idle / store.CHECKPOINTS).write_bytes(b"".join(marks))
+    answer = judged(idle, kept)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", "another history")
+
+
 def test_the_last_line_alone_is_enough(session, kept):
     kept.write_bytes(kept.read_bytes().splitlines()[-1])
     assert judged(session, kept).verdict == "consistent"
