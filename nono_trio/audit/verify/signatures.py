@@ -80,10 +80,13 @@ class SignatureCheck:
         return cls(name, keys, best_effort=policy.audit_mode != "strict")
 
     def seal_fault(self, metadata: SessionMetadata) -> FirstBad | None:
-        """Return the fault of a session.json that says the seal is signed, where it is not."""
-        if metadata.audit_attestation is None or self.keys is None or self.final_is_signed:
+        """Return the fault of a seal of which one part is signed: it is all of it, or nothing."""
+        has_bundle = metadata.audit_attestation is not None
+        if self.keys is None or has_bundle == self.final_is_signed:
             return None
-        return _missing(self._count)
+        if has_bundle:
+            return _missing(self._count)
+        return FirstBad(failure=SIGNATURE_MISSING, expected=store.BUNDLE, got="no attestation")
 
     @classmethod
     def _unknown(cls, name: str) -> SignatureCheck:

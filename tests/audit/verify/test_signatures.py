@@ -14,16 +14,23 @@ from vectors import VECTORS
 
 from nono_trio.audit import store
 from nono_trio.audit.keys.signer import SignerFailed
+from nono_trio.audit.ledger import LEDGER
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
-from nono_trio.audit.write import checkpoint_signer
+from nono_trio.audit.write import checkpoint_signer, ledger_append
 from nono_trio.core.log.attestation import (
     attestation_of,
     encode_bundle,
     encode_statement,
     signed_message,
 )
-from nono_trio.core.log.session_json import decode_checkpoint, encode_checkpoint
+from nono_trio.core.log.session_json import (
+    completed_at,
+    decode_checkpoint,
+    decode_metadata,
+    encode_checkpoint,
+    session_digest,
+)
 from nono_trio.core.proof.tree_head import TreeHead
 
 KEY = signed.signer()
@@ -135,6 +142,18 @@ def test_a_bundle_of_another_session_is_caught(session, tmp_path):
 def test_stripped_signatures(session, place, fields):
     change_checkpoint(session, place, **dict.fromkeys(fields, msgspec.UNSET))
     assert verdict(session) == ("tampered", "signature missing")
+
+
+@pytest.mark.parametrize("pinned", [None, KEY.public])
+def test_a_stripped_bundle_is_missed_though_the_ledger_was_written_anew(root, session, pinned):
+    """The ledger's digest covers it, but a forger needs no key to write the ledger."""
+    sealed = decode_metadata((session / store.SESSION).read_bytes())
+    sealed.audit_attestation = None
+    (session / store.BUNDLE).unlink()
+    (root / LEDGER).unlink()
+    ledger_append.append(root, sealed.session_id, session_digest(sealed), completed_at(sealed))
+    store.write_session_json(session, sealed)
+    assert verdict(session, pinned) == ("tampered", "signature missing")
 
 
 def test_everything_stripped_and_all_hashes_made_anew_is_caught_by_the_pin(root, session):
