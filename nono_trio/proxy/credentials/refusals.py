@@ -29,7 +29,7 @@ def exfiltration(name: str, part: str, *, is_late: bool = False) -> Refusal:
     return Refusal(403, format_reason(code, detail=part, credential=name), _HINT, "host_denied")
 
 
-def unusable(name: str, detail: str) -> Refusal:
+def unusable(name: str, detail: str, hint: str | None = None) -> Refusal:
     """Refuse a request because the secret of credential `name` can't be sent with it."""
     reason = format_reason(DenialCode.SECRET_UNUSABLE, credential=name, detail=detail)
-    return Refusal(503, reason, None, "managed_credential_unavailable")
+    return Refusal(503, reason, hint, "managed_credential_unavailable")

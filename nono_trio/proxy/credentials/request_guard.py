@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.credentials.swap import Spot, Swap, Swapped
     from nono_trio.core.http.message import Field
+    from nono_trio.core.net.host import Host
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.credentials.interfaces import HeldCredential
@@ -195,13 +196,18 @@ class RequestGuard:
             if held.credential.name in self._used:
                 held.refused()
 
-    def check_address(self, address: str) -> None:
-        """Raise MustNotGoOn if a secret would go to a public address in clear."""
+    def check_address(self, address: str, host: Host, *, is_proxied: bool) -> None:
+        """Raise MustNotGoOn if a secret would go to a public address in clear, or to an upstream
+        proxy, which chooses the address. `address` is what was reached for `host`."""
         if self._scheme != "http" or not self.sends_secrets:
             return
+        name = next(iter(self._used), "" if self.tokens is None else self.tokens.name)
+        if is_proxied:
+            detail = "it would go to the upstream proxy in clear"
+            hint = f"have the host reached directly: --upstream-bypass {host.bracketed()}"
+            raise MustNotGoOn(unusable(name, detail, hint))
         parsed = parse_address(address)
         if parsed is None or classify(parsed) is AddressClass.PUBLIC:
-            name = next(iter(self._used), "" if self.tokens is None else self.tokens.name)
             raise MustNotGoOn(unusable(name, "it would cross the network in clear"))
 
     def _searched(self, decision: Decision, data: bytes, part: str) -> Decision:

@@ -1,8 +1,8 @@
 """Requests to the token URL of a captured login: their bodies get tokens, their answers lose them.
 
 Rules of this file:
-- The body is read whole first, up to MAX_REQUEST bytes; a longer one is refused, because a stand-in
-  in it could not be swapped.
+- The body is read whole first, up to 64 KiB (proxy/http/message_body.py); a longer one is refused,
+  because a stand-in in it could not be swapped.
 - Tokens go into fields of the body (core/credentials/login_tokens.py), and only at the URL's own
   origin. Answers are captured at every port and scheme of its host.
 - The server is asked for an answer without an encoding.
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.credentials.interfaces import HeldCredential
 
-MAX_REQUEST: Final = 256 * 1024  # bytes; real ones have some hundred
 ENCODING_FIELD: Final = b"accept-encoding"
 
 

@@ -145,7 +145,7 @@ class HttpConnection(TunnelHandler):
         if upstream is None:
             return False
         if guard is not None and guard.sends_secrets:
-            self._check_address(guard, upstream)
+            self._check_address(guard, request, upstream)
         exchange = await self._exchange(request, recorded, upstream, outgoing, guard)
         # A spare upstream may have closed between two requests: then the request goes out once
         # more, on a new connection.
@@ -155,7 +155,7 @@ class HttpConnection(TunnelHandler):
             if again is None:
                 return False
             if guard is not None and guard.sends_secrets:
-                self._check_address(guard, again)
+                self._check_address(guard, request, again)
             exchange = await self._exchange(request, recorded, again, outgoing, guard)
         return await self._conclude(request, recorded.decision, exchange)
 
@@ -172,10 +172,11 @@ class HttpConnection(TunnelHandler):
 
         return await rewrite_guarded(request, decision, chain, guard)
 
-    def _check_address(self, guard: RequestGuard, upstream: Upstream) -> None:
+    def _check_address(self, guard: RequestGuard, request: HttpRequest, upstream: Upstream) -> None:
         """Raise MustNotGoOn, and close the upstream, if a secret must not go there."""
         try:
-            guard.check_address(upstream.address)
+            is_proxied = upstream.chain is not None
+            guard.check_address(upstream.address, request.host, is_proxied=is_proxied)
         except MustNotGoOn:
             upstream.transport.close()
             raise

@@ -578,6 +578,29 @@ async def test_plain_http_is_swapped_for_a_private_service_only():
         assert "in clear" in (proxy.recorder.events[-1].reason or "")
 
 
+async def test_plain_http_carries_no_secret_to_an_upstream_proxy():
+    """The proxy would read it, and choose where it goes."""
+    async with serving() as origin, serving(behaviour := Upstream(origin.port)) as upstream:
+        async with (
+            running(
+                [HOST],
+                dialler=LoopbackDialler(upstream.port),
+                upstream_proxy=upstream_proxy(upstream.port),
+                credentials=credentials(held(f"http://{HOST}")),
+            ) as proxy,
+            proxy.client() as wire,
+        ):
+            auth = "Proxy-Authorization: Basic " + b64encode(f"nono:{TOKEN}".encode()).decode()
+            head = f"GET http://{HOST}/small HTTP/1.1\r\nHost: {HOST}\r\n{auth}\r\n".encode()
+            answer = await wire.exchange(head + bearer(STAND_IN) + b"\r\n\r\n")
+            assert answer is not None
+            assert answer.status == 503
+            assert f"--upstream-bypass {HOST}".encode() in answer.body
+            assert "in clear" in (proxy.recorder.events[-1].reason or "")
+        assert SECRET not in behaviour.seen
+        assert SECRET not in origin.seen
+
+
 async def test_the_name_in_a_connect_is_searched_also_for_a_host_that_is_denied():
     async with running(["*.allowed.test"], credentials=credentials(foreign())) as proxy:
         text = OTHER_STAND_IN.decode().lower().replace("_", "-")
