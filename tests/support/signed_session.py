@@ -6,12 +6,14 @@ import functools
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import sealed_session as made
 
 from nono_trio.audit import store
 from nono_trio.audit.keys.key_store import generate, key_path
+from nono_trio.audit.keys.signer import SignerFailed
 from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.write.writer import Totals
 from nono_trio.core.log.events import SessionStarted, encode_payload
@@ -88,7 +90,8 @@ def sealed(root, signer=None, **settings):
     end(record)
     record.seal(ENDED, record.totals)
     if record.ledger_signer is not None:
-        record.ledger_signer.sign()
+        with suppress(SignerFailed):  # the session is sealed; the next one signs its line
+            record.ledger_signer.sign()
     return record.directory
 
 
