@@ -149,6 +149,9 @@ def says(payload: bytes, metadata: SessionMetadata, key_id: str) -> bool:
 def _decode(text: str) -> bytes:
     standard = text.replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+        data = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except binascii.Error as error:
         raise ValueError("expected base64") from error
+    if base64.b64encode(data).decode("ascii").rstrip("=") != standard:  # unused bits are set
+        raise ValueError("expected base64 in its shortest spelling")
+    return data

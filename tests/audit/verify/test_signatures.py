@@ -20,6 +20,7 @@ from nono_trio.audit.verify.session import verify
 from nono_trio.audit.write import checkpoint_signer, ledger_append
 from nono_trio.core.log.attestation import (
     attestation_of,
+    decode_bundle,
     encode_bundle,
     encode_statement,
     signed_message,
@@ -121,6 +122,18 @@ def test_every_changed_byte_of_the_bundle_is_caught_or_means_the_same(session):
         ), place  # fmt: skip
     path.write_bytes(data)
     assert verdict(session) == ("verified", None)
+
+
+@pytest.mark.parametrize("sig", ["QR==", "QUJ="])
+def test_a_signature_in_a_bundle_has_one_spelling(sig):
+    """Whose last unused bits are set, so that a byte of it could be changed."""
+    bundle = json.loads(encode_bundle(b"payload", b"AB", "key"))
+    for good in ("QQ==", "QUI", "QUI="):
+        bundle["dsseEnvelope"]["signatures"][0]["sig"] = good
+        assert decode_bundle(json.dumps(bundle).encode())[1] in (b"A", b"AB")
+    bundle["dsseEnvelope"]["signatures"][0]["sig"] = sig
+    with pytest.raises(ValueError, match="shortest spelling"):
+        decode_bundle(json.dumps(bundle).encode())
 
 
 @pytest.mark.parametrize("cut", [b"", b"{}", b"[]", b"\xff", b'{"dsseEnvelope":{}}'])
