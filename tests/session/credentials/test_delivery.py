@@ -5,23 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 from harness import (
-    PYTHON_GRANTS,
     SYSTEM_PYTHON,
-    Sessions,
-    as_user,
     landlock_isolation,
     wait_until,
 )
-from process_memory import descendants, memory_has
 
 SECRET = "ghp_0123456789abcdefghijABCDEFGHIJ456789"
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
@@ -248,59 +242,6 @@ def test_landlock_isolation_shows_files_of_the_home_only(
         options += ["--bypass-protection", str(path)]
     done = sessions.run(*given, *options, "--isolation", "landlock", "--", "true")
     assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
-
-
-@pytest.mark.parametrize("isolation", ISOLATIONS)
-@pytest.mark.parametrize("user", ["root", "nobody"])
-def test_no_process_and_no_file_of_a_run_has_the_secret(isolation, user) -> None:
-    """While it runs: arguments and environments of all its processes, files of the session, the
-    memory of the command."""
-    with tempfile.TemporaryDirectory() as name:  # where another user can be
-        _search_run(isolation, user, Path(name))
-
-
-def _search_run(isolation: str, user: str, place: Path) -> None:
-    sessions = Sessions(place / "state", place / "home")
-    sessions.home.mkdir()
-    key = place / "key"
-    key.write_text(SECRET)
-    script = (
-        "import os, sys, time\nprint(os.getpid(), flush=True)\n"
-        "held = os.environ['MINE']\ntime.sleep(600)"
-    )
-    prefix, variables = as_user(user, Path(__file__))
-    sessions.variables = variables
-    if prefix[1:]:
-        for path in (place, key, sessions.home):
-            shutil.chown(path, "nobody")
-    given = profile(
-        sessions,
-        f'[credentials.mine]\nsource = "cmd://cat {key}"\nhosts = ["a.example.com"]\n'
-        'variables = ["MINE"]\n',
-    )
-    process = subprocess.Popen(
-        [*prefix, "-B", "-m", "nono_trio", "run", *given, "--isolation", isolation, *PYTHON_GRANTS,
-         "--", SYSTEM_PYTHON, "-c", script],
-        env=sessions.environment, cwd=sessions.home, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.stderr and process.stderr.read()
-        tree = descendants(process.pid)
-        assert len(tree) >= 3
-        for pid in tree:
-            for name in ("environ", "cmdline"):
-                assert SECRET.encode() not in Path(f"/proc/{pid}/{name}").read_bytes(), (pid, name)
-        for pid in tree - {process.pid}:
-            assert not memory_has(pid, SECRET.encode())
-        assert not holds_secret(sessions.state)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert SECRET.encode() not in out + err
-    assert not holds_secret(sessions.state)
 
 
 def test_copies_are_for_their_user_alone(sessions) -> None:

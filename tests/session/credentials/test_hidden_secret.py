@@ -1,5 +1,6 @@
-"""A whole run by root and by an ordinary user, whose secret comes from a variable: it reaches its
-own host, and is found nowhere else, not in /proc, memory, files, answers or a core dump."""
+"""A whole run by root and by an ordinary user, with secrets from a variable and from a command:
+they reach their own host, and are found nowhere else, not in /proc, memory, files, answers or a
+core dump."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 from harness import PYTHON_GRANTS, SYSTEM_PYTHON, Sessions, as_user, landlock_isolation, serving
 from own_ca import write_authority
-from process_memory import descendants, memory_has
+from process_memory import descendants, found_in_memory
 from tls_origin import TlsOrigin, signed_origin
 
 SECRET = "ghp_0123456789abcdefghijABCDEFGHIJ456789"
+PRINTED = "printed-key-0123456789abcdefghij"  # by a command
 OWN, OTHER = "own.example", "other.example"
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
 
@@ -101,8 +103,10 @@ def _search_run(isolation: str, user: str, place: Path) -> None:
     (sessions.home / ".netrc").write_text(f"machine {OWN}\nlogin me\npassword {SECRET}\n")
     (sessions.home / "own.toml").write_text(
         f'[credentials.mine]\nsource = "env://MY_KEY"\nhosts = ["{where[0]}"]\n'
-        'files = ["~/.netrc"]\n'
+        'files = ["~/.netrc"]\n[credentials.printed]\n'
+        f'source = "cmd://cat {place / "key"}"\nhosts = ["{where[0]}"]\nvariables = ["PRINTED"]\n'
     )
+    (place / "key").write_text(PRINTED)
     sessions.variables = {**variables, "MY_KEY": SECRET, "OF_MINE": f"key={SECRET};"}
     if prefix[1:]:
         for path in (place, *place.rglob("*")):
@@ -122,15 +126,17 @@ def _search_run(isolation: str, user: str, place: Path) -> None:
             assert process.stdout is not None
             first = process.stdout.readline()
             assert first, process.stderr and process.stderr.read()
-            tree = descendants(process.pid) - {process.pid}
-            assert len(tree) >= 2
+            secrets = (SECRET.encode(), PRINTED.encode())
+            tree = descendants(process.pid)
+            assert len(tree) >= 3
             for pid in tree:
                 for name in ("environ", "cmdline", "maps"):
                     data = Path(f"/proc/{pid}/{name}").read_bytes()
-                    assert SECRET.encode() not in data, (pid, name)
-                assert not memory_has(pid, SECRET.encode()), pid
-            # The search finds it where it is.
-            assert memory_has(process.pid, SECRET.encode())
+                    # The supervisor's environment is the caller's, which no cage can read.
+                    expected = [secrets[0]] if (pid, name) == (process.pid, "environ") else []
+                    assert [one for one in secrets if one in data] == expected, (pid, name)
+                expected_here = {*secrets} if pid == process.pid else set()
+                assert found_in_memory(pid, *secrets) == expected_here, pid
             running = _files_with_secret(place)
         finally:
             out, err = process.communicate(b"\n", timeout=60)
@@ -148,11 +154,13 @@ def _search_run(isolation: str, user: str, place: Path) -> None:
     assert process.returncode == 134, err
     if Path("/proc/sys/kernel/core_pattern").read_text().strip() == "core":
         assert list((place / "work").iterdir())  # the dump, which is searched too
-    assert SECRET.encode() not in first + out + err
-    assert running == _files_with_secret(place) == [sessions.home / ".netrc"]
+    assert not [one for one in secrets if one in first + out + err]
+    own_files = {sessions.home / ".netrc", place / "key"}
+    assert running == _files_with_secret(place) == own_files
 
 
-def _files_with_secret(place: Path) -> list[Path]:
+def _files_with_secret(place: Path) -> set[Path]:
     """Files of the user, of the session and of the working directory, with a core dump."""
     files = [path for path in place.rglob("*") if path.is_file()]
-    return [path for path in files if SECRET.encode() in path.read_bytes()]
+    secrets = (SECRET.encode(), PRINTED.encode())
+    return {path for path in files if any(one in path.read_bytes() for one in secrets)}
