@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def generate(name: str | None, file: str | None, as_json: bool, audit_dir: str |
         print_json({"schema": JSON_SCHEMA, **made})
         return
     say(f"key {public.key_id} is in {path}")
-    say("`nono-trio keys export` prints the public keys that check its logs")
+    named = f" --id {name}" if name else f" --file {shlex.quote(str(path))}" if file else ""
+    say(f"`nono-trio keys export{clean(named)}` prints the public keys that check its logs")
 
 
 @keys.command("list", short_help="List the keys.", epilog="Example: nono-trio keys list --json")
@@ -124,11 +126,7 @@ def export(
     name: str | None, file: str | None, vkey: str | None, as_json: bool, audit_dir: str | None
 ) -> None:
     """Print the two public keys in PEM, the notes' first: what --public-key-file takes."""
-    path = _path(name, file, audit_dir)
-    if not path.exists():
-        raise UsageError(
-            f"there is no key {path}", hint="nono-trio keys generate makes one, keys list shows all"
-        )
+    path = _existing_path(name, file, audit_dir)
     public = key_store.load_key("--file" if file is not None else "--id", str(path)).public
     text = public.pem()
     if vkey is not None:
@@ -159,6 +157,21 @@ def _session_id(session: str, audit_dir: str | None) -> str:
         if store.is_session_id(session):  # of a session on another machine
             return session
         raise
+
+
+def _existing_path(name: str | None, file: str | None, audit_dir: str | None) -> Path:
+    """Return the file of the key that is meant: without a name also the only one that there is."""
+    path = _path(name, file, audit_dir)
+    if path.exists():
+        return path
+    root = store.state_root(audit_dir, os.environ)
+    names = [one.name for one in key_store.stored_keys(root)] if file is None else []
+    if name is None and len(names) == 1:
+        return key_store.key_path(root, names[0])
+    hint = f"nono-trio keys export --id {clean(names[0])}" if names else "nono-trio keys generate"
+    shown = ", ".join(map(clean, names))
+    reason = f", there are {shown}" if names else ""
+    raise UsageError(f"there is no key {clean(str(path))}{reason}", hint=hint)
 
 
 def _path(name: str | None, file: str | None, audit_dir: str | None) -> Path:

@@ -90,7 +90,7 @@ def test_keys_are_listed_and_exported(sessions, key):
     assert (again.returncode, "never replaced" in again.stderr) == (2, True)
     unknown = sessions.call("keys", "export", "--id", "other")
     assert unknown.returncode == 2
-    assert "hint: nono-trio keys generate" in unknown.stderr
+    assert "hint: nono-trio keys export --id default" in unknown.stderr
     other = sessions.call("keys", "generate", "--file", str(sessions.home / "mine.key"))
     assert other.returncode == 0, other.stderr
 
