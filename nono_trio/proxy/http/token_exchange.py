@@ -2,7 +2,8 @@
 
 Rules of this file:
 - Whether a request is one is judged by its canonical path, which is then the one that goes out. At
-  a host with a token URL a path that servers read in different ways is refused.
+  a host with a token URL a path that servers read in different ways is refused, and so is a field
+  by which some take another path.
 - Its body is read whole before it is recorded.
 """
 
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from nono_trio.core.http.mcp_message import BadMessage
 from nono_trio.core.http.message import BodyData, body_events
+from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.core.http.websocket import offered_key
 from nono_trio.core.policy.endpoint_path import BadPath, canonical_target
 from nono_trio.proxy.access.decision import CredentialUse, Refusal
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.transport.client import Client
 
+_OVERRIDES: Final = "a field of the request may name the path of a token URL"
 _WEBSOCKET: Final = "a token URL opens no WebSocket"
 
 
@@ -55,6 +58,8 @@ async def judge_token_request(
         target = canonical_target(request.target.path.decode("ascii")).text
     except BadPath as bad:
         return None, decision.refused(_malformed(f"the path {bad.reason}"))
+    if any(is_override_field(name) for name, _ in request.head.fields):
+        return None, decision.refused(_malformed(_OVERRIDES))
     request.target = replace(request.target, path=target.encode("ascii"))
     login = next((one for one in logins if one.settings.captures(host, target)), None)
     if login is None:

@@ -193,6 +193,15 @@ async def test_no_spelling_of_the_path_gets_a_real_token(path, status):
         assert bool(seen) is (status == 200)
 
 
+@pytest.mark.parametrize("name", ["X-Original-URL", "x_rewrite_url"])
+async def test_no_field_that_names_the_path_gets_a_real_token(name):
+    async with proxied(answer()) as (wire, seen, _, both):
+        found = await ask(wire, "/api", b"a=b", f"{name}: /oauth/token")
+        assert (found.status, seen) == (400, [])
+        assert ACCESS not in found.body
+        assert "may name the path" in both.proxy.recorder.events[-1].reason
+
+
 async def test_other_paths_of_the_host_stream_as_ever():
     async with proxied(answer(b"not json", kind=b"text/plain")) as (wire, _, _, _):
         assert (await ask(wire, "/api")).body == b"not json"
