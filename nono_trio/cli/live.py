@@ -67,7 +67,7 @@ def end_lines(
     lines += _host_lines("failed", failed)
     if attempts.observed:
         lines += _observed_lines(attempts, session_id)
-    if attempts.unanswered:
+    if attempts.without_token:
         lines.append(_without_token(attempts))
     common = [*denied[:MAX_TARGETS], *failed[:MAX_TARGETS]]
     flags = [clean(flag) for host in common for flag in host.allow_flags]
@@ -131,7 +131,7 @@ def _without_token(attempts: AttemptTally) -> str:
     """The note that names the hosts; one record may stand for more requests than its own."""
     named = [
         target
-        for target in attempts.unanswered
+        for target in attempts.without_token
         if target[0] and not target[0].startswith(OWN_TARGETS)
     ]
     shown = [target_text(*target) for target in named[:MAX_TARGETS]]

@@ -128,7 +128,7 @@ def all_numbers_text(attempts: AttemptTally) -> str:
         f"{count:,} {what}"
         for count, what in (
             (attempts.repeats, "repeats of denials"),
-            (len(attempts.unanswered), "without the proxy's password"),
+            (len(attempts.without_token), "without the proxy's password"),
             (attempts.loopback, "refused at loopback"),
         )
         if count

@@ -108,6 +108,20 @@ def test_a_request_without_a_host_is_not_named_among_them():
     assert WITHOUT_TOKEN.format("some hosts") in summary(refused[1])
 
 
+def test_a_client_that_sends_the_password_when_asked_gets_no_note():
+    """git asks without it first, for each connection; all but one a second are only counted."""
+    asked, counted, answered = (
+        msgspec.structs.replace(event(target, port), **changed)
+        for target, port, changed in (
+            ("a.test", 443, {"denial_category": "authentication_failed"}),
+            ("", None, {"denial_category": "authentication_failed"}),
+            ("a.test", 443, {"decision": "allow", "auth_outcome": "succeeded"}),
+        )
+    )
+    assert summary(asked, answered, asked, answered, counted) == []
+    assert WITHOUT_TOKEN.format("a.test:443 and maybe others") in summary(answered, counted, asked)
+
+
 def test_what_failed_is_no_denial_and_is_told_with_its_reason():
     reasons = ["the upstream proxy p.test:3128 asks for a user and password (407)"] * 2
     reasons += [f"can't connect to a.test:{port}: refused" for port in range(5)]

@@ -110,7 +110,10 @@ class AttemptTally:
     denied_hosts: dict[str, DeniedHost] = field(default_factory=dict)
     failed_hosts: dict[str, DeniedHost] = field(default_factory=dict)
     unanswered: dict[tuple[str, int | None], None] = field(default_factory=dict)
-    """Requests without the token that no later one with it has followed."""
+    """Requests without the token that no later one with it has followed; ("", None) for those that
+    were only counted."""
+    has_token: bool = False
+    """True if a request came with the token."""
     created: dict[str, None] = field(default_factory=dict)
     """Paths outside the grants that were to be created; the first MAX_FILES."""
     looked_up_files: dict[str, None] = field(default_factory=dict)
@@ -145,6 +148,13 @@ class AttemptTally:
                 yield host.target
 
     @property
+    def without_token(self) -> list[tuple[str, int | None]]:
+        """The targets of `unanswered`. Those that were only counted are among them if no request
+        came with the token: many clients send it only when asked, and their first requests count.
+        """
+        return [one for one in self.unanswered if one[0] or not self.has_token]
+
+    @property
     def totals(self) -> AttemptTotals:
         """The three numbers, for the summary of a session."""
         return AttemptTotals(allowed=self.allowed, denied=self.denied, failed=self.failed)
@@ -171,8 +181,10 @@ class AttemptTally:
             self._add_about_many(event)
             return
         key = (event.target, event.port)
-        if event.auth_outcome == "succeeded" and self.unanswered:
-            self.unanswered.pop(key, None)
+        if event.auth_outcome == "succeeded":
+            self.has_token = True
+            if self.unanswered:
+                self.unanswered.pop(key, None)
         if event.decision in ("allow", "approve_granted"):
             self._add_allowed(key, event)
         elif event.denial_category == NO_TOKEN:
