@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 LEDGER = "ledger.ndjson"
 # Signed checkpoints of the ledger, beside it (ledger_heads.py).
 LEDGER_CHECKPOINTS = "ledger-checkpoints.ndjson"
-# What --anchor-command answered (write/ledger_anchor.py).
+# The answers of --anchor-command (write/ledger_anchor.py).
 LEDGER_ANCHORS = "ledger-anchors.ndjson"
-# What witnesses answered (session/witness.py).
+# The answers of witnesses (session/witness.py).
 LEDGER_COSIGNATURES = "ledger-cosignatures.ndjson"
 LONGEST_READ = 1024 * 1024  # for one line; ours have some 350 bytes
 

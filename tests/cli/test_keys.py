@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def test_the_only_key_is_meant_where_none_is_named(sessions: Sessions) -> None:
-    """What `generate` says to type, and what a signed session's vkey needs, work as they stand."""
+    """The line that `generate` prints works when it is pasted."""
     made = sessions.call("keys", "generate", "--id", "build")
     said = re.search(r"`nono-trio (keys export [^`]*)`", made.stderr)
     assert said is not None

@@ -109,7 +109,7 @@ def test_a_request_without_a_host_is_not_named_among_them():
 
 
 def test_a_client_that_sends_the_password_when_asked_gets_no_note():
-    """git asks without it first, for each connection; all but one a second are only counted."""
+    """The first request of each connection of git is without it; one a second has a record."""
     asked, counted, answered = (
         msgspec.structs.replace(event(target, port), **changed)
         for target, port, changed in (

@@ -1,4 +1,4 @@
-"""The benchmark writes its tables and plots into its page, and nothing else of the page changes."""
+"""The benchmark writes its tables and plots into its page. The rest of the page stays."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ class Http2Origin:
 
 @dataclass
 class Answer:
-    """What came on one stream."""
+    """The bytes and heads that came on one stream."""
 
     status: int = 0
     fields: Fields = field(default_factory=list)

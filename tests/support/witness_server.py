@@ -35,7 +35,7 @@ HOST = "witness.example"
 
 
 class Witness:
-    """What one witness remembers, and what it says."""
+    """The memory of one witness, and its answers."""
 
     def __init__(self, state, vkey, seed):
         self.state = Path(state)

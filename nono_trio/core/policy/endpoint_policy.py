@@ -324,7 +324,7 @@ def _check_contradiction(text: str, named: Rule, rules: Iterable[EndpointRule]) 
 
 
 class Named(Protocol):
-    """What names a host, or every name below it."""
+    """An entry for a host, or for every name below it."""
 
     @property
     def host(self) -> Host:

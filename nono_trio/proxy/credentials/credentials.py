@@ -48,7 +48,7 @@ _KEYS: Final = {
     Place.PATH: "places",
     Place.BODY: "places",
 }
-# What is swapped in a place of a credential.
+# The values that are swapped in a place of a credential.
 _ONLY: Final = {
     Place.HEADER: "only a whole token is",
     Place.BASIC: "only a whole user or password is",

@@ -146,7 +146,7 @@ class FileReader:
 
 
 class CommandReader:
-    """What a command line prints."""
+    """The output of a command line."""
 
     def __init__(self, program: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self.program = program

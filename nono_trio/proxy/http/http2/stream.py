@@ -90,7 +90,7 @@ class Http2Stream:
         self.guard: RequestGuard | None = None
         """None in a session without credentials."""
         self.search: BodySearch | None = None
-        """What searches the body that still comes."""
+        """The search of the body that still comes."""
         self.is_noting = False
         """What it has found is being recorded."""
         self.is_answered = False
