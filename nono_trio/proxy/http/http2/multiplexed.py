@@ -91,11 +91,10 @@ class MultiplexedConnection(ConnectionHandler):
                 except Exception as error:  # raised below: a nursery would wrap it
                     failure = error
                 failure = await self._record_cut_off() or failure
-                self._lifecycle.nursery.cancel_scope.cancel(
-                    reason="the client's connection has ended"
-                )
+                self._end_all()  # the nursery waits for records, each bounded by the recorder
         finally:
             self._end_all()
+        failure = failure or self._lifecycle.failure
         if isinstance(failure, AuditBusy):
             self._client.transport.reset()
             return "error"

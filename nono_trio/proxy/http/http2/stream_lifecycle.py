@@ -4,6 +4,7 @@ Rules of this file:
 - A request goes out only after its decision is in the log. It is recorded, and a server dialled, in
   a task beside the one that moves the bytes, so no stream waits for the record of another one.
 - A fault that is found later is a second record, and it follows the first.
+- A client that leaves takes back no record: what it asked for is recorded, and no more is done.
 - A server's failure before its answer is a 502, after it a reset.
 - Every stream that went to the server has its flow in the log when it ends, however it ends.
 """
@@ -51,6 +52,7 @@ class StreamLifecycle:
     that moves the bytes."""
 
     __slots__ = (
+        "_asking",
         "_bodies",
         "_client",
         "_ours",
@@ -91,6 +93,9 @@ class StreamLifecycle:
         """The same streams; the first one moves its bodies first."""
         self._ours: dict[Http2Stream, float] = {}
         """Open streams with an answer of ours, and when each is reset; the earliest is first."""
+        self._asking: set[trio.CancelScope] = set()
+        """Of the tasks that wait for a secret or a connection. The end of all streams cancels them,
+        and no task that records."""
         self.failure: Exception | None = None
         """The error that a task of a stream has raised."""
 
@@ -139,13 +144,18 @@ class StreamLifecycle:
 
     async def _send_on(self, stream: Http2Stream, recorded: Recorded) -> None:
         """Give an allowed stream to a connection to the server, or answer with the reason."""
+        one = None
         try:
-            await stream.put_secrets()
-            one = await self._upstreams.find(recorded)
+            with trio.CancelScope() as asking:
+                self._asking.add(asking)
+                await stream.put_secrets()
+                one = await self._upstreams.find(recorded)
         except (UpstreamError, MustNotGoOn) as found:
             await self._refuse(stream, found.refusal)
             return
-        if stream.may_go_out:
+        finally:
+            self._asking.discard(asking)
+        if one is not None and stream.may_go_out:
             stream.upstream = one
             one.waiting.append(stream)
 
@@ -286,10 +296,12 @@ class StreamLifecycle:
             self._proxy.recorder.record_flow(stream.flow(stream.start))
 
     def end_all(self, closed_by: ClosedBy) -> None:
-        """End every stream, since the connection has ended."""
+        """End every stream, since the connection has ended. Tasks that still record go on."""
         for stream in [*self.streams.values()]:
             stream.closed_by = closed_by
             self.finish(stream, CANCEL)
+        for asking in self._asking:
+            asking.cancel(reason="the client's connection has ended")
 
 
 def _answer_parts(stream: Http2Stream, refusal: Refusal) -> tuple[list[Field], bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import trio
 from http2_peers import Http2Client, Multiplexing, head, multiplexing, streams_held
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from mcp_bodies import ALLOWED, DENIED, JSON, call, message, readings, spellings
 from running_proxy import BOUND, QUICK, until
 
 from nono_trio.core.http.mcp_message import MAX_BODY
+from nono_trio.core.log.events import NetworkEvent
 from nono_trio.proxy.limits import ProxyLimits
+from nono_trio.testing import MemoryRecorder
 
 URL = f"https://{HOST}/echo"
 RULES = (f"allow mcp {ALLOWED} {URL}",)
@@ -148,3 +151,27 @@ async def test_a_body_that_is_cut_off_or_late_or_of_another_length_is_recorded_a
         assert records(at)[-1][1] == "the MCP message was cut off"
         assert at.origin.requests == []
         await until(lambda: at.at.interception.http2.open_streams == 0)
+
+
+async def test_a_batch_is_recorded_whole_though_its_client_leaves_and_none_of_it_goes_out():
+    held, released = trio.Event(), trio.Event()
+
+    async def before_commit(event: NetworkEvent) -> None:
+        if event.path:
+            held.set()
+            await released.wait()
+
+    recorder = MemoryRecorder()
+    recorder.before_commit = before_commit
+    async with multiplexing(*RULES, recorder=recorder) as at:
+        async with at.client() as client:
+            batch = b"[%b,%b,%b]" % (call(), message("tools/list"), call())
+            await client.send_body(opened(client), batch)
+            with trio.fail_after(BOUND):
+                await held.wait()
+        await until(lambda: at.at.interception.http2.open_streams == 0)
+        released.set()
+        await until(lambda: len(records(at)) == 3)
+        assert {one for one, _ in records(at)} == {"allow"}
+        await until(lambda: at.at.proxy.proxy.open_connections == 0)
+        assert at.origin.requests == []
