@@ -20,7 +20,8 @@ RELAY_BUFFER: Final = 256 * 1024
 SMALL_READ: Final = 16 * 1024  # bytes a direction may read until it has proved to be bulk
 BULK_AFTER: Final = 128 * 1024  # bytes a direction must have moved before it reads in big pieces
 # Bytes that all peers together may leave with us by reading slower than we receive. Beyond it every
-# direction reads SMALL_READ at a time, so 1024 connections hold 64 MiB at the very worst.
+# direction reads SMALL_READ at a time, so 1024 connections hold 64 MiB at the very worst. Then a
+# new stream of HTTP/2 gets a 503.
 MAX_HELD: Final = 32 * 1024 * 1024
 TURN_BYTES: Final = 1024 * 1024  # bytes a direction moves before other tasks get a turn (~0.3 ms)
 

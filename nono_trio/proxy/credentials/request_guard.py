@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from dataclasses import replace as with_secret
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from msgspec import UNSET
@@ -73,8 +73,6 @@ class SwappedRequest:
 class RequestGuard:
     """Guards one request to one origin."""
 
-    max_body: ClassVar[int] = MAX_BODY
-    """Bytes of a body that is read whole."""
     __slots__ = ("_note_left", "_origin", "_scheme", "_shown", "_used", "tokens")
 
     def __init__(
@@ -102,6 +100,11 @@ class RequestGuard:
     def swaps(self) -> bool:
         """True if a stand-in of the request is to be swapped."""
         return bool(self._used)
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body that is read whole, if `wants_body`."""
+        return MAX_BODY
 
     @property
     def sends_secrets(self) -> bool:

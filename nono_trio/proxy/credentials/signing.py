@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.credentials.aws_keys import AwsKeys
 
-MAX_HELD: Final = 128 * 1024 * 1024  # bytes of bodies that wait for their hash: 8 of the longest
+MAX_BODIES: Final = 128 * 1024 * 1024  # bytes that wait for their hash: 8 of the longest bodies
 
 
 class SigningCredential(HeldCredential, Protocol):
@@ -39,7 +39,7 @@ class HeldBodies:
 
     def take(self, owner: object, size: int) -> bool:
         """Take room for as long as `owner` lives; return False without room."""
-        if self.held + size > MAX_HELD:
+        if self.held + size > MAX_BODIES:
             return False
         self.held += size
         weakref.finalize(owner, self._give_back, size).atexit = False

@@ -59,7 +59,6 @@ class SigningGuard(RequestGuard):
     """Guards one request to an origin with credentials that sign."""
 
     __slots__ = ("__weakref__", "_bodies", "_payload", "_signature", "_signer", "_spelling")
-    max_body = MAX_BODY
 
     def __init__(
         self,
@@ -75,6 +74,11 @@ class SigningGuard(RequestGuard):
         self._signer: SigningCredential | None = None
         self._payload: bytes | None = None
         self._spelling: Spelling | None = None
+
+    @property
+    def max_body(self) -> int:
+        """As `RequestGuard.max_body`; more for a body that is hashed, which has room of its own."""
+        return MAX_BODY if self._waits else super().max_body
 
     def judge_head(self, request: HttpRequest, decision: Decision) -> Decision:
         """As `RequestGuard.judge_head`; also with a signature that can be checked by now."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 from aws_requests import REAL, STAND_INS, HeldKeys, check, held_keys, signed
-from held_credentials import credentials, held
+from held_credentials import OTHER_STAND_IN, credentials, held
 from looked_into import HOST, LookedInto, looking_into
 from running_proxy import until
 
 from nono_trio.core.credentials.aws_keys import AwsKeys
 from nono_trio.core.credentials.aws_signature import UNSIGNED
+from nono_trio.core.credentials.credential import Place
 from nono_trio.core.credentials.sigv4 import payload_hash
+from nono_trio.core.credentials.swap import MAX_BODY
 from nono_trio.proxy.credentials import signing_guard
 from nono_trio.proxy.credentials.interfaces import SecretUnavailable
 
@@ -198,7 +200,6 @@ async def test_keys_without_a_token_take_the_token_away():
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_a_body_that_is_too_long_to_hash_is_refused(monkeypatch, chunked):
     monkeypatch.setattr(signing_guard, "MAX_BODY", 1000)
-    monkeypatch.setattr(signing_guard.SigningGuard, "max_body", 1000)
     async with signing() as at, at.tunnel() as wire:
         answer = await wire.exchange(signed(body=b"x" * 1001, chunked=chunked), "POST")
         assert answer is not None
@@ -223,3 +224,14 @@ async def test_bodies_have_room_in_the_whole_session_and_give_it_back():
         answer = await wire.exchange(request, "POST")
         assert answer is not None
         assert answer.status == 503
+
+
+async def test_a_body_that_is_not_hashed_takes_no_room_for_one():
+    body_places = held(name="form", places={Place.BODY}, stand_in=OTHER_STAND_IN)
+    async with signing(body_places) as at, at.tunnel() as wire:
+        head = f"POST /sink HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+        piece = b"x" * (MAX_BODY + 1)
+        await wire.send(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(piece):x}\r\n".encode())
+        await wire.send(piece)  # its end never comes
+        await until(lambda: last(at).method == "POST")
+        assert last(at).decision == "allow"

@@ -56,7 +56,6 @@ async def test_a_stream_is_signed_anew(request_):
 )
 async def test_a_stream_that_can_not_be_signed_is_refused(monkeypatch, request_, status):
     monkeypatch.setattr(signing_guard, "MAX_BODY", 70_000)
-    monkeypatch.setattr(signing_guard.SigningGuard, "max_body", 70_000)
     async with multiplexing(credentials=credentials(held_keys())) as at, at.client() as client:
         target, fields, body = signed_fields(request_)
         for declared in (True, False):
