@@ -20,6 +20,7 @@ from nono_trio.core.log.record import chain_hash, encode_line, leaf_hash
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
+    from nono_trio.core.proof.accumulator import TreeAccumulator
     from nono_trio.core.proof.tree import Frontier
 
 MAX_U64 = 2**64 - 1
@@ -81,7 +82,7 @@ class Chain:
         self.strict = strict
         self.count = 0
         self.head: bytes | None = None
-        self.tree = MerkleAccumulator()
+        self.tree: TreeAccumulator = MerkleAccumulator()
         self.proof_tree: Frontier | None = None
         """The RFC 6962 tree, for a signed log."""
 

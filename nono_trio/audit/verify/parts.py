@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nono_trio.audit.verify.chain import MAX_U64, BadRecord, Chain, hash_bytes
+from nono_trio.core.log import merkle
 from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, encode_payload
-from nono_trio.core.log.merkle import MerkleAccumulator, MerkleRange
 from nono_trio.core.log.nono_events import CapabilityDecision
 from nono_trio.core.proof import tree
+from nono_trio.core.proof.accumulator import MerkleRange
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
@@ -92,11 +93,11 @@ class _PartChain(Chain):
         super().__init__(strict=True)
         self.count = first
         self.head = prev
-        self._range = MerkleRange(first)
+        self._range = MerkleRange(first, merkle.node_hash)
         self._proof_range = MerkleRange(first, tree.node_hash)
         self.tree = _Forwarded(self._range)
         if signed:
-            self.proof_tree = _ForwardedProof(self._proof_range)
+            self.proof_tree = _Forwarded(self._proof_range)
 
     def mark(self, offset: int) -> Mark:
         """Return the state here, with the subtrees since the last call."""
@@ -104,18 +105,8 @@ class _PartChain(Chain):
         return Mark(offset, self.count, self.head or b"", *taken)
 
 
-class _Forwarded(MerkleAccumulator):
-    """Gives the leaves on to a range."""
-
-    __slots__ = ("append",)
-
-    def __init__(self, to: MerkleRange) -> None:
-        super().__init__()
-        self.append = to.append  # type: ignore[method-assign]
-
-
-class _ForwardedProof(tree.Frontier):
-    """Gives the leaves on to a range."""
+class _Forwarded(tree.Frontier):
+    """Gives the leaves of either tree on to a range."""
 
     __slots__ = ("append",)
 

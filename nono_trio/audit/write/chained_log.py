@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from nono_trio.core.proof.accumulator import TreeAccumulator
     from nono_trio.core.proof.tree import Frontier
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -165,7 +166,7 @@ class ChainedLog:
     file: AppendFile
     sequence: int = 0
     head: bytes | None = None
-    tree: MerkleAccumulator = field(default_factory=MerkleAccumulator)
+    tree: TreeAccumulator = field(default_factory=MerkleAccumulator)
     segment: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
     proof_tree: Frontier | None = None
     _next_segment: xxhash.xxh3_64 | None = None

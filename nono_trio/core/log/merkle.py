@@ -4,8 +4,7 @@
 
 Leaves are used as they are; an odd last node is carried up unchanged (never doubled: two logs
 must not share a root, CVE-2012-2459); the empty tree is SHA-256 of nothing. The shape is that of
-RFC 6962, only the node hash differs, so a tree of n leaves is a row of perfect subtrees, one for
-each 1 bit of n. The accumulator keeps just their roots.
+RFC 6962, only the node hash differs.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+from nono_trio.core.proof.accumulator import EMPTY_ROOT, TreeAccumulator
 
-EMPTY_ROOT = hashlib.sha256(b"").digest()
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _node_prefix = hashlib.sha256(b"nono.audit.merkle.alpha\n")
 
@@ -30,85 +29,13 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hasher.digest()
 
 
-class MerkleAccumulator:
-    """The root of a growing list of leaves, in O(log n) memory and amortised O(1) time a leaf."""
+class MerkleAccumulator(TreeAccumulator):
+    """The root of a growing list of leaves."""
 
-    __slots__ = ("_count", "_peaks")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._count = 0
-        self._peaks: list[bytes] = []  # roots of the perfect subtrees, largest first
-
-    def __len__(self) -> int:
-        return self._count
-
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf (32 bytes)."""
-        node = leaf
-        closed = self._count
-        while closed & 1:  # each trailing 1 bit is a subtree that this leaf completes
-            node = node_hash(self._peaks.pop(), node)
-            closed >>= 1
-        self._peaks.append(node)
-        self._count += 1
-
-    def extend(self, leaves: Iterable[bytes]) -> None:
-        """Add leaves in order."""
-        for leaf in leaves:
-            self.append(leaf)
-
-    def append_subtree(self, level: int, node: bytes) -> None:
-        """Add the 2**level leaves of a perfect subtree, by its root; their number so far must be
-        a multiple of 2**level (raises ValueError)."""
-        if self._count & ((1 << level) - 1):
-            raise ValueError(f"expected a subtree of level {level} at a multiple of its size")
-        closed = self._count >> level
-        while closed & 1:
-            node = node_hash(self._peaks.pop(), node)
-            closed >>= 1
-        self._peaks.append(node)
-        self._count += 1 << level
-
-    def root(self) -> bytes:
-        """Return the root over all leaves so far; more may follow."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        node = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            node = node_hash(peak, node)
-        return node
-
-
-class MerkleRange:
-    """The perfect subtrees of some leaves in the middle of a list, in O(log n) memory.
-
-    `start` is the place of the first leaf in the whole list. Whoever has the leaves before it can
-    go on with `MerkleAccumulator.append_subtree`: the roots are then those of one list. `node_hash`
-    is the tree's own (upstream's; another tree has the same shape).
-    """
-
-    __slots__ = ("_node_hash", "_place", "_subtrees")
-
-    def __init__(self, start: int, parent: Callable[[bytes, bytes], bytes] = node_hash) -> None:
-        self._place = start
-        self._subtrees: list[tuple[int, bytes]] = []
-        self._node_hash = parent
-
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf (32 bytes)."""
-        node, level, place, subtrees = leaf, 0, self._place, self._subtrees
-        # The last subtree is the left neighbour if it has the same size and ours is a right one.
-        while place & 1 and subtrees and subtrees[-1][0] == level:
-            node = self._node_hash(subtrees.pop()[1], node)
-            place >>= 1
-            level += 1
-        subtrees.append((level, node))
-        self._place += 1
-
-    def take(self) -> list[tuple[int, bytes]]:
-        """Return the subtrees since the last call, in order, each as (level, root)."""
-        taken, self._subtrees = self._subtrees, []
-        return taken
+        super().__init__(node_hash)
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:

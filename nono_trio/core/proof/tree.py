@@ -14,10 +14,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, Protocol
 
+from nono_trio.core.proof.accumulator import TreeAccumulator
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 # A proof of a tree of 2**63 leaves has no more hashes.
 MAX_HASHES: Final = 63
 
@@ -52,56 +53,17 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hasher.digest()
 
 
-class Frontier:
-    """The root of a growing list of leaves, in O(log n) memory."""
+class Frontier(TreeAccumulator):
+    """The root of a growing list of leaves."""
 
-    __slots__ = ("_count", "_peaks")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._count = 0
-        self._peaks: list[bytes] = []  # roots of the perfect subtrees, largest first
-
-    def __len__(self) -> int:
-        return self._count
-
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf (32 bytes)."""
-        closed = self._count
-        while closed & 1:  # each trailing 1 bit is a subtree that this leaf completes
-            leaf = node_hash(self._peaks.pop(), leaf)
-            closed >>= 1
-        self._peaks.append(leaf)
-        self._count += 1
-
-    def append_subtree(self, level: int, node: bytes) -> None:
-        """Add the 2**level leaves of a perfect subtree, by its root; their number so far must be
-        a multiple of 2**level (raises ValueError)."""
-        if self._count & ((1 << level) - 1):
-            raise ValueError(f"expected a subtree of level {level} at a multiple of its size")
-        closed = self._count >> level
-        while closed & 1:
-            node = node_hash(self._peaks.pop(), node)
-            closed >>= 1
-        self._peaks.append(node)
-        self._count += 1 << level
-
-    def extend(self, leaves: Iterable[bytes]) -> None:
-        """Add leaves in order."""
-        for leaf in leaves:
-            self.append(leaf)
+        super().__init__(node_hash)
 
     def add_data(self, records: Iterable[bytes]) -> None:
         """Add the leaves of records, given by their data, in order."""
         self.extend(map(leaf_hash, records))
-
-    def root(self) -> bytes:
-        """Return the root over all leaves so far; more may follow."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        node = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            node = node_hash(peak, node)
-        return node
 
 
 def tree_root(leaves: Leaves, start: int = 0, end: int | None = None) -> bytes:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono_trio.core.proof import tree
+from nono_trio.core.proof.accumulator import EMPTY_ROOT
 
 # Leaves and roots that Certificate Transparency's own tests use.
 LEAVES = [bytes.fromhex(text) for text in (
@@ -111,6 +112,6 @@ def test_sizes_without_a_proof_are_refused():
     for old, new in ((0, 3), (4, 3), (1, 131)):
         with pytest.raises(IndexError):
             tree.prove_consistency(HASHED, old, new)
-    assert not tree.is_consistent(0, 3, [], tree.EMPTY_ROOT, root_of(HASHED[:3]))
+    assert not tree.is_consistent(0, 3, [], EMPTY_ROOT, root_of(HASHED[:3]))
     assert not tree.is_consistent(4, 3, [], HASHED[0], HASHED[0])
     assert not tree.includes(HASHED[0], 0, 1, [HASHED[0]] * 5000, HASHED[0])

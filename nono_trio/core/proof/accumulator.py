@@ -1,0 +1,100 @@
+"""The root of a Merkle tree whose leaves come one after another, whatever its node hash is.
+
+An odd last node is carried up unchanged; the empty tree is SHA-256 of nothing (RFC 6962). A tree of
+n leaves is therefore a row of perfect subtrees, one for each 1 bit of n, and only their roots are
+kept. core/log/merkle.py and core/proof/tree.py have the node hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
+
+
+class TreeAccumulator:
+    """The root of a growing list of leaves, in O(log n) memory and amortised O(1) time a leaf.
+
+    `parent` is the node hash of the tree.
+    """
+
+    __slots__ = ("_count", "_node_hash", "_peaks")
+
+    def __init__(self, parent: Callable[[bytes, bytes], bytes]) -> None:
+        self._count = 0
+        self._peaks: list[bytes] = []  # roots of the perfect subtrees, largest first
+        self._node_hash = parent
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf (32 bytes)."""
+        parent, peaks, closed = self._node_hash, self._peaks, self._count
+        self._count = closed + 1
+        while closed & 1:  # each trailing 1 bit is a subtree that this leaf completes
+            leaf = parent(peaks.pop(), leaf)
+            closed >>= 1
+        peaks.append(leaf)
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add leaves in order."""
+        for leaf in leaves:
+            self.append(leaf)
+
+    def append_subtree(self, level: int, node: bytes) -> None:
+        """Add the 2**level leaves of a perfect subtree, by its root; their number so far must be
+        a multiple of 2**level (raises ValueError)."""
+        if self._count & ((1 << level) - 1):
+            raise ValueError(f"expected a subtree of level {level} at a multiple of its size")
+        closed = self._count >> level
+        while closed & 1:
+            node = self._node_hash(self._peaks.pop(), node)
+            closed >>= 1
+        self._peaks.append(node)
+        self._count += 1 << level
+
+    def root(self) -> bytes:
+        """Return the root over all leaves so far; more may follow."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        node = self._peaks[-1]
+        for peak in reversed(self._peaks[:-1]):
+            node = self._node_hash(peak, node)
+        return node
+
+
+class MerkleRange:
+    """The perfect subtrees of some leaves in the middle of a list, in O(log n) memory.
+
+    `start` is the place of the first leaf in the whole list. Whoever has the leaves before it can
+    go on with `TreeAccumulator.append_subtree`: the roots are then those of one list. `parent` is
+    the node hash of the tree.
+    """
+
+    __slots__ = ("_node_hash", "_place", "_subtrees")
+
+    def __init__(self, start: int, parent: Callable[[bytes, bytes], bytes]) -> None:
+        self._place = start
+        self._subtrees: list[tuple[int, bytes]] = []
+        self._node_hash = parent
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf (32 bytes)."""
+        node, level, place, subtrees = leaf, 0, self._place, self._subtrees
+        # The last subtree is the left neighbour if it has the same size and ours is a right one.
+        while place & 1 and subtrees and subtrees[-1][0] == level:
+            node = self._node_hash(subtrees.pop()[1], node)
+            place >>= 1
+            level += 1
+        subtrees.append((level, node))
+        self._place += 1
+
+    def take(self) -> list[tuple[int, bytes]]:
+        """Return the subtrees since the last call, in order, each as (level, root)."""
+        taken, self._subtrees = self._subtrees, []
+        return taken
