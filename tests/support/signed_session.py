@@ -18,6 +18,7 @@ from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.write.writer import Totals
 from nono_trio.core.log.events import SessionStarted, encode_payload
 from nono_trio.core.log.policy_json import SessionPolicy
+from nono_trio.core.proof.tree import is_consistent
 
 ID = "0123456789abcdef"
 ENDED = made.SMALL[-1]
@@ -125,3 +126,11 @@ def signing_command(directory, key_file, before=""):
 def key_store_generate(state):
     """Make the default key of a state directory."""
     return generate(key_path(state, "default"))
+
+
+def extends(old, new, proof):
+    """Whether a consistency proof holds between two signed checkpoints of one log."""
+    before, after = old.head, new.head
+    return before.origin == after.origin and is_consistent(
+        before.size, after.size, proof, before.root, after.root
+    )

@@ -7,6 +7,7 @@ each record of a log.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,10 +20,12 @@ from nono_trio.audit.read.records import lines, size_of
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import decode_checkpoint
 from nono_trio.core.proof import tree
+from nono_trio.core.proof.accumulator import EMPTY_ROOT
 from nono_trio.core.proof.note import Note, parse_note
-from nono_trio.core.proof.proof_file import FIRST_LINE, ProofFile, parse_proof
+from nono_trio.core.proof.proof_file import FIRST_LINE, MAX_PROOF, ProofFile, parse_proof
 from nono_trio.core.proof.tree_head import TreeHead, parse_tree_head, session_of
 from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,9 +92,23 @@ class _Payload(msgspec.Struct):
 _payload_decoder = msgspec.json.Decoder(_Payload)
 
 
-def signed_heads(directory: Path) -> list[SignedHead]:
-    """Return the signed checkpoints of a session, in order; raises LogUnreadable, OSError."""
-    return _heads_of(directory / store.CHECKPOINTS)
+def signed_heads(directory: Path) -> Iterator[SignedHead]:
+    """Yield the signed checkpoints of a session, in order; raises LogUnreadable, OSError."""
+    return _heads_in(directory / store.CHECKPOINTS)
+
+
+def last_signed_head(directory: Path) -> SignedHead:
+    """Return the last signed checkpoint of a session.
+
+    Raises UsageError without one, LogUnreadable and OSError.
+    """
+    last = _last(signed_heads(directory))
+    if last is None:
+        raise UsageError(
+            f"session {directory.name} has no signed checkpoint",
+            hint="`run --audit-sign-key NAME` signs a session while it runs",
+        )
+    return last
 
 
 def prove_record(directory: Path, sequence: int) -> ProofFile:
@@ -100,13 +117,7 @@ def prove_record(directory: Path, sequence: int) -> ProofFile:
     Raises UsageError if no signed checkpoint covers it, ProofFailed if the log is not the one that
     was signed, LogUnreadable and OSError.
     """
-    heads = signed_heads(directory)
-    if not heads:
-        raise UsageError(
-            f"session {directory.name} has no signed checkpoint",
-            hint="`run --audit-sign-key NAME` signs a session while it runs",
-        )
-    last = heads[-1]
+    last = last_signed_head(directory)
     if not 0 <= sequence < last.head.size:
         raise UsageError(
             f"expected a sequence from 0 to {last.head.size - 1}, got {sequence}: the signed"
@@ -156,18 +167,25 @@ def read_head(path: Path) -> SignedHead:
 
     Raises LogUnreadable, OSError.
     """
-    first = next(lines(path, size_of(path)), b"")
+    found = None
     try:
-        if first.startswith(b"{"):
-            return _heads_of(path)[-1]
-        data = path.read_bytes()
-        if first.strip() == FIRST_LINE.encode():
-            data = parse_proof(data).checkpoint
-        return parse_head(data)
-    except (ValueError, IndexError) as error:
-        raise LogUnreadable(
-            f"expected a signed checkpoint in {path}: a note, a tlog-proof, or a checkpoints.ndjson"
-        ) from error
+        if first_line(path).startswith(b"{"):
+            found = _last(_heads_in(path))
+        else:
+            data = read_whole(path, MAX_PROOF)
+            is_proof = data.partition(b"\n")[0].strip() == FIRST_LINE.encode()
+            found = parse_head(parse_proof(data).checkpoint if is_proof else data)
+    except ValueError as error:
+        raise _no_head(path) from error
+    if found is None:
+        raise _no_head(path)
+    return found
+
+
+def _no_head(path: Path) -> LogUnreadable:
+    return LogUnreadable(
+        f"expected a signed checkpoint in {path}: a note, a tlog-proof, or a checkpoints.ndjson"
+    )
 
 
 def prove_extension(old: SignedHead, new: SignedHead, directory: Path) -> list[bytes]:
@@ -192,14 +210,6 @@ def prove_growth(before: TreeHead, after: TreeHead, records: Iterable[bytes]) ->
         leaves.append(record)
     _require_root(leaves, after)
     return _extension(leaves, before, after)
-
-
-def extends(old: SignedHead, new: SignedHead, proof: list[bytes]) -> bool:
-    """Return whether a consistency proof holds between two checkpoints of one log."""
-    before, after = old.head, new.head
-    return before.origin == after.origin and tree.is_consistent(
-        before.size, after.size, proof, before.root, after.root
-    )
 
 
 def prove_ledger_extension(old: Path, new: Path) -> tuple[int, int]:
@@ -230,9 +240,12 @@ def first_line(path: Path) -> bytes:
 
 
 def _extension(leaves: Leaves, before: TreeHead, after: TreeHead) -> list[bytes]:
-    proof = tree.prove_consistency(leaves, before.size, after.size) if before.size else []
-    holds = tree.is_consistent(before.size, after.size, proof, before.root, after.root)
-    if before.size and not holds:
+    if before.size == 0:  # every log continues the empty one, which has one root
+        proof, holds = [], before.root == EMPTY_ROOT
+    else:
+        proof = tree.prove_consistency(leaves, before.size, after.size)
+        holds = tree.is_consistent(before.size, after.size, proof, before.root, after.root)
+    if not holds:
         raise ProofFailed(
             "fork", f"the root {before.root.hex()} at {before.size} records", "another history"
         )
@@ -270,15 +283,19 @@ def _records(directory: Path, count: int) -> Iterator[bytes]:
         yield data
 
 
-def _heads_of(path: Path) -> list[SignedHead]:
-    heads = []
+def _heads_in(path: Path) -> Iterator[SignedHead]:
     for line in lines(path, size_of(path)):
         if not line.endswith(b"\n"):
             break  # torn, or being written
         try:
             note = decode_checkpoint(line).note
-            if isinstance(note, str):
-                heads.append(parse_head(note.encode()))
+            head = parse_head(note.encode()) if isinstance(note, str) else None
         except (*MALFORMED, ValueError) as error:
             raise LogUnreadable(f"{path} is damaged: {error}") from error
-    return heads
+        if head is not None:
+            yield head
+
+
+def _last(heads: Iterator[SignedHead]) -> SignedHead | None:
+    """Return the last one; a long session has hundreds of thousands, and only one is held."""
+    return next(iter(deque(heads, maxlen=1)), None)

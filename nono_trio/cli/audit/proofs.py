@@ -244,11 +244,7 @@ def _head(root: Path, named: str) -> SignedHead:
         if ledger_proofs.is_checkpoints_file(Path(named)):
             return ledger_proofs.last_head(Path(named))
         return proofs.read_head(Path(named))
-    directory = session_directory(root, named)
-    heads = proofs.signed_heads(directory)
-    if not heads:
-        raise UsageError(f"session {directory.name} has no signed checkpoint")
-    return heads[-1]
+    return proofs.last_signed_head(session_directory(root, named))
 
 
 def _named_key(directory: Path) -> bytes:

@@ -286,4 +286,4 @@ def test_leaves_prove_consistency_to_any_reader(root):
     heads = [proofs.parse_head(one.note) for one in ledger_heads.read_heads(checkpoints_of(root))]
     for old, new in itertools.pairwise(heads):
         growth = ledger_proofs.prove_ledger_growth(old, ledger_of(root), new)
-        assert proofs.extends(old, new, growth.proof)
+        assert signed.extends(old, new, growth.proof)

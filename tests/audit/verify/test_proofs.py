@@ -10,6 +10,8 @@ import signed_session as signed
 
 from nono_trio.audit import store
 from nono_trio.audit.verify import proofs
+from nono_trio.core.proof.accumulator import EMPTY_ROOT
+from nono_trio.core.proof.proof_file import MAX_PROOF
 from nono_trio.errors import LogUnreadable, UsageError
 
 KEY = signed.signer()
@@ -80,21 +82,29 @@ def test_what_can_not_be_proved(root, session, tmp_path):
 
 
 def test_a_log_that_grew_and_one_that_did_not(root, session, tmp_path):
-    heads = proofs.signed_heads(session)
+    heads = [*proofs.signed_heads(session)]
     for old, new in itertools.pairwise(heads):
-        assert proofs.extends(old, new, proofs.prove_extension(old, new, session))
+        assert signed.extends(old, new, proofs.prove_extension(old, new, session))
     assert failure(proofs.prove_extension, heads[-1], heads[0], session) == "rollback"
     other = signed.sealed(tmp_path / "fork", KEY)  # two histories of one origin under one key
-    forked = proofs.signed_heads(other)
+    forked = [*proofs.signed_heads(other)]
     assert failure(proofs.prove_extension, heads[1], forked[-1], other) == "fork"
     assert failure(proofs.prove_extension, heads[-1], forked[-1], other) == "fork"
     elsewhere = signed.sealed(tmp_path / "other", KEY, session_id="fedcba9876543210")
-    head = proofs.signed_heads(elsewhere)[-1]
+    head = proofs.last_signed_head(elsewhere)
     assert failure(proofs.prove_extension, heads[0], head, elsewhere) == "another log"
 
 
+def test_every_log_continues_the_empty_one_and_no_other_root_of_no_records(session):
+    last = proofs.last_signed_head(session)
+    empty = last._replace(head=last.head._replace(size=0, root=EMPTY_ROOT))
+    assert proofs.prove_extension(empty, last, session) == []
+    other = empty._replace(head=empty.head._replace(root=b"\1" * 32))
+    assert failure(proofs.prove_extension, other, last, session) == "fork"
+
+
 def test_a_kept_checkpoint_is_read_in_each_form(session, tmp_path):
-    last = proofs.signed_heads(session)[-1]
+    last = proofs.last_signed_head(session)
     proof, note = tmp_path / "proof", tmp_path / "note"
     proof.write_bytes(proofs.prove_record(session, 1).encode())
     note.write_bytes(last.data)
@@ -103,6 +113,10 @@ def test_a_kept_checkpoint_is_read_in_each_form(session, tmp_path):
     for path in (session / store.LOG, session / store.POLICY):
         with pytest.raises(LogUnreadable):
             proofs.read_head(path)
+    with note.open("r+b") as file:
+        file.truncate(MAX_PROOF + 1)  # a sparse file: no disk space, but as much memory
+    with pytest.raises(OSError, match="expected at most"):
+        proofs.read_head(note)
 
 
 def test_two_copies_of_a_ledger(root, session, tmp_path):

@@ -92,7 +92,7 @@ def run_go(given):
 
 
 def test_go_verifies_notes_inclusion_and_consistency(session):
-    heads = proofs.signed_heads(session)
+    heads = [*proofs.signed_heads(session)]
     encode = lambda hashes: [base64.b64encode(one).decode() for one in hashes]  # noqa: E731
     given = {
         "vkey": verifier_key(f"nono-trio/{session.name}", KEY.public.note),
