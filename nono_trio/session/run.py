@@ -141,7 +141,7 @@ def run_proxy(
         )
 
         followers = proxy_followers(options, policy)
-        signer = proxy_signer(options.audit)
+        signer = proxy_signer(options)
     with outliving_signals():
         policy_record = proxy_policy(options, credentials)
         record = _open_record(options, ["nono-trio", "proxy"], policy_record, signer)

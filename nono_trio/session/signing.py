@@ -3,7 +3,8 @@ gets the signed checkpoints of the ledger.
 
 Rules of this file: the command must not be able to read the key, nor to choose what runs outside of
 the cage: the program, its interpreter, a file that its command line names, a directory of its PATH,
-the keyring's settings. A process with a key in its memory dumps no core.
+the keyring's settings. What runs there gets no variable of this session's credentials. A process
+with a key in its memory dumps no core.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from nono_trio.audit.store import audit_root
 from nono_trio.audit.write.ledger_anchor import ANCHOR_FLAG, AnchorCommand
 from nono_trio.core.credentials import credential
 from nono_trio.session.core_dumps import forbid_core_dumps
-from nono_trio.session.credentials.access import check_source, outside_environment
+from nono_trio.session.credentials.access import (
+    check_source,
+    outside_environment,
+    without_credentials,
+)
 from nono_trio.session.opened_files import OpenedFiles
 from nono_trio.startup import caller_environment
 
@@ -48,6 +53,7 @@ def run_signer(options: RunOptions, files: FilePlan, *, dry: bool = False) -> Si
     opened = OpenedFiles(files, sandbox=options.sandbox)
     environment: Mapping[str, str] = options.environment
     if audit.sign_key.startswith(COMMAND):
+        environment = without_credentials(environment, options.session.network.credentials)
         words = signing_command(audit.sign_key, environment)
         environment = _outside(SIGN_FLAG, words, opened, environment)
         if dry:
@@ -61,7 +67,7 @@ def run_followers(options: RunOptions, policy: Policy, files: FilePlan) -> list[
     """Return who is told of the ledger's checkpoints after a run; raises UsageError."""
     audit = options.session.audit
     opened = OpenedFiles(files, sandbox=options.sandbox)
-    anchors = _anchors(audit, options.environment, opened)
+    anchors = _anchors(options.session, options.environment, opened)
     if not audit.witnesses:
         return anchors
     from nono_trio.session.trust.token_route import token_route  # late: few runs have a witness
@@ -79,7 +85,7 @@ def run_followers(options: RunOptions, policy: Policy, files: FilePlan) -> list[
 def proxy_followers(options: SessionOptions, policy: Policy) -> list[Follower]:
     """As `run_followers`, for a proxy without a command."""
     environment = caller_environment()
-    anchors = _anchors(options.audit, environment, None)
+    anchors = _anchors(options, environment, None)
     if not options.audit.witnesses:
         return anchors
     from nono_trio.session.trust.token_route import token_route  # late: few have a witness
@@ -91,10 +97,12 @@ def proxy_followers(options: SessionOptions, policy: Policy) -> list[Follower]:
 
 
 def _anchors(
-    audit: AuditOptions, environment: Mapping[str, str], opened: OpenedFiles | None
+    options: SessionOptions, environment: Mapping[str, str], opened: OpenedFiles | None
 ) -> list[Follower]:
+    audit = options.audit
     if audit.anchor_command is None:
         return []
+    environment = without_credentials(environment, options.network.credentials)
     words = command_words(ANCHOR_FLAG, audit.anchor_command, environment)
     if opened is not None:
         environment = _outside(ANCHOR_FLAG, words, opened, environment)
@@ -122,9 +130,11 @@ def _witnesses(audit: AuditOptions, route: Route) -> list[Follower]:
     return [Witness(root, one, route) for one in parse_witnesses(audit.witnesses)]
 
 
-def proxy_signer(audit: AuditOptions) -> Signer | None:
+def proxy_signer(options: SessionOptions) -> Signer | None:
     """Return the signer of a proxy without a command; raises UsageError."""
+    audit = options.audit
     if audit.sign_key is None:
         return None
     forbid_core_dumps()
-    return open_signer(audit.sign_key, audit.state_root, caller_environment())
+    environment = without_credentials(caller_environment(), options.network.credentials)
+    return open_signer(audit.sign_key, audit.state_root, environment)

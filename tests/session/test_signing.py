@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import sys
@@ -10,20 +11,33 @@ from types import SimpleNamespace
 import pytest
 import signed_session as signed
 
+from nono_trio.audit import store
 from nono_trio.audit.keys import key_store
+from nono_trio.core.credentials.presets import make_credential
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
-from nono_trio.session.signing import run_signer
+from nono_trio.session import signing
+from nono_trio.session.signing import run_followers, run_signer
+
+
+def options_of(reference, granted, environment, credentials=()):
+    audit = SimpleNamespace(
+        sign_key=reference,
+        state_root=granted.parent / "state",
+        anchor_command=reference.removeprefix("cmd://"),
+        witnesses=[],
+    )
+    session = SimpleNamespace(audit=audit, network=SimpleNamespace(credentials=credentials))
+    return SimpleNamespace(session=session, sandbox=True, environment=environment)
+
+
+def files_of(granted):
+    grant = Grant(str(granted), "readwrite", is_file=False, source="--allow")
+    return FilePlan((grant,), (), (), kept=(), start="/", directory="/")
 
 
 def signer_of(reference, granted, environment, *, dry=False):
-    grant = Grant(str(granted), "readwrite", is_file=False, source="--allow")
-    files = FilePlan((grant,), (), (), kept=(), start="/", directory="/")
-    audit = SimpleNamespace(sign_key=reference, state_root=granted.parent / "state")
-    options = SimpleNamespace(
-        session=SimpleNamespace(audit=audit), sandbox=True, environment=environment
-    )
-    return run_signer(options, files, dry=dry)
+    return run_signer(options_of(reference, granted, environment), files_of(granted), dry=dry)
 
 
 @pytest.fixture
@@ -71,6 +85,39 @@ def test_a_signer_gets_no_variable_that_leads_to_what_the_command_may_write(gran
     found = signer_of(f"cmd://{script}", granted, environment)
     assert found.public == key_store.load_key("--file", str(key)).public
     assert str(granted) not in seen.read_text()
+
+
+def test_what_runs_outside_gets_no_variable_of_a_credential(granted, tmp_path, monkeypatch):
+    """A signer of a key service keeps its own variables, of AWS for example."""
+    key = key_store.key_path(tmp_path / "keys", "default")
+    key_store.generate(key)
+    seen = tmp_path / "seen"
+    before = f"import os; open({str(seen)!r}, 'w').write(repr(dict(os.environ)))"
+    script = signed.signing_command(tmp_path, key, before)
+    environment = {"MY_API_KEY": "a", "OTHER_TOKEN": "b", "AWS_PROFILE": "signer"}
+    used = [
+        make_credential("api", {}, source="env://MY_API_KEY", hosts=["api.example.com"]),
+        make_credential(
+            "other", {}, source="file:///f", hosts=["other.example.com"], variables=["OTHER_TOKEN"]
+        ),
+    ]
+    options = options_of(f"cmd://{script}", granted, environment, used)
+
+    def passed():
+        return environment.keys() & ast.literal_eval(seen.read_text()).keys()
+
+    run_signer(options, files_of(granted))
+    assert passed() == {"AWS_PROFILE"}
+    [anchor] = run_followers(options, None, files_of(granted))
+    seen.unlink()
+    store.audit_root(options.session.audit.state_root).mkdir(parents=True)
+    anchor.publish(SimpleNamespace(note=b"", head=SimpleNamespace(origin="", size=0)))
+    assert passed() == {"AWS_PROFILE"}
+    seen.unlink()
+    monkeypatch.setattr(signing, "caller_environment", lambda: environment)
+    monkeypatch.setattr(signing, "forbid_core_dumps", lambda: None)
+    signing.proxy_signer(options.session)
+    assert passed() == {"AWS_PROFILE"}
 
 
 def test_settings_of_the_keyring_that_the_command_may_change_are_refused(granted):

@@ -190,6 +190,13 @@ class Credential:
         return own if self.aws is None else (*own, *self.aws.all)
 
     @property
+    def all_variables(self) -> frozenset[str]:
+        """Its variables, and those that its sources name."""
+        sources = [parse_source(self.name, one) for one in self.references]
+        named = (one.words[0] for one in sources if one.kind == ENVIRONMENT)
+        return frozenset((*self.variables, *named))
+
+    @property
     def source_shown(self) -> str:
         """The kind of its source, and the name of a variable."""
         shown = ", ".join(parse_source(self.name, one).shown for one in self.references)

@@ -25,9 +25,9 @@ from nono_trio.posix.account import expand_home, home_of
 from nono_trio.session.credentials.command_line import find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from nono_trio.core.credentials.credential import Source
+    from nono_trio.core.credentials.credential import Credential, Source
     from nono_trio.session.opened_files import OpenedFiles
 
 _KEYRING_SETTINGS: Final = "python_keyring/keyringrc.cfg"
@@ -62,6 +62,15 @@ def outside_environment(
     misleading = _misleading_variables(environment, opened)
     kept = {name: value for name, value in environment.items() if name not in misleading}
     return kept | {"PATH": _outside_path(environment, opened)}
+
+
+def without_credentials(
+    environment: Mapping[str, str], credentials: Iterable[Credential]
+) -> dict[str, str]:
+    """Return an environment without the variables of these credentials: their
+    secrets are not for a program that has another task."""
+    theirs = {name for one in credentials for name in one.all_variables}
+    return {name: value for name, value in environment.items() if name not in theirs}
 
 
 def _outside_path(environment: Mapping[str, str], opened: OpenedFiles | None) -> str:

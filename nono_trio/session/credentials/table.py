@@ -14,11 +14,15 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, Place, parse_source
+from nono_trio.core.credentials.credential import COMMAND, Place, parse_source
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
 from nono_trio.errors import UsageError
-from nono_trio.session.credentials.access import check_source, outside_environment
+from nono_trio.session.credentials.access import (
+    check_source,
+    outside_environment,
+    without_credentials,
+)
 from nono_trio.session.credentials.held_secret import HeldSecret as HeldSecret
 from nono_trio.session.credentials.readers import SourceFailed, make_reader
 from nono_trio.session.credentials.sources import SecretSource, read_all
@@ -135,15 +139,9 @@ def _environment_for(
     without those that lead to what the command may write."""
     if source.kind != COMMAND:
         return environment
-    foreign: set[str] = set()
-    for one in credentials:
-        if one is not credential:
-            foreign.update(one.variables)
-            for other in _sources(one):
-                foreign.update(other.words if other.kind == ENVIRONMENT else ())
-    foreign -= {*credential.variables}
-    kept = {name: value for name, value in environment.items() if name not in foreign}
-    return outside_environment(kept, opened)
+    others = [one for one in credentials if one is not credential]
+    own = {name: environment[name] for name in credential.variables if name in environment}
+    return outside_environment({**without_credentials(environment, others), **own}, opened)
 
 
 def _missing(credential: Credential, failure: SourceFailed) -> str:
