@@ -5,7 +5,8 @@ Rules of this file:
   result says so.
 - Everything but the stand-in stays byte for byte: the result is `given` itself without one.
 - A secret is written as its place needs it: as it is in a header, in base64 for Basic, in percent
-  escapes in a target or form, in escapes of JSON in a JSON string. A name in JSON is never changed.
+  escapes in a target or form, in escapes of JSON in a JSON string. A name in JSON or in a form is
+  never changed.
 - A secret that its place can't have raises SecretUnfit, and nothing is swapped: a line break in a
   header would be a field or a request of the secret's author.
 - Only the fields and parameters of a credential are changed, because servers send others back. The
@@ -274,9 +275,19 @@ def _swap_query(query: bytes, swap: Swap, notes: _Notes) -> bytes:
 
 
 def _swap_form(content_type: bytes | None, data: bytes, swap: Swap) -> bytes | None:
+    """Return a form after the swap in its values; None without a stand-in in one."""
     if content_type is None or not _FORM_TYPE.fullmatch(content_type):
         return None
-    return _in_percent(data, swap, "")
+    if swap.stand_in not in data and b"%" not in data:
+        return None
+    pairs = data.split(b"&")
+    is_found = False
+    for number, pair in enumerate(pairs):
+        name, equals, value = pair.partition(b"=")
+        if (changed := _in_percent(value, swap, "")) is not None:
+            pairs[number] = name + equals + changed
+            is_found = True
+    return b"&".join(pairs) if is_found else None
 
 
 def _in_percent(text: bytes, swap: Swap, safe: str) -> bytes | None:

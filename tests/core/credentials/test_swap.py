@@ -177,6 +177,12 @@ def test_a_form_is_swapped_by_value():
     assert result.data.startswith(b"a=%20+x&token=")
 
 
+def test_a_name_of_a_form_stays_beside_a_value_that_is_swapped():
+    spelled = quote(STAND_IN, safe="").encode()
+    result = swap_body(FORM, b"%s=1&b=%s" % (spelled, spelled), swap())
+    assert result.data == b"%s=1&b=%s" % (spelled, quote(SECRET, safe="").encode())
+
+
 @pytest.mark.parametrize(
     ("content_type", "data"),
     [
@@ -187,6 +193,8 @@ def test_a_form_is_swapped_by_value():
         (JSON, b'{"a": "%s"' % STAND_IN),
         (JSON, b'{"%s": 1}' % STAND_IN),
         (JSON, b'"\xff%s"' % STAND_IN),
+        (FORM, b"a=1&%s=2" % STAND_IN),
+        (FORM, STAND_IN),
     ],
 )
 def test_another_body_keeps_the_stand_in_and_says_so(content_type, data):
