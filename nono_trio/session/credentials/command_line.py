@@ -35,6 +35,8 @@ MAX_STDERR: Final = 2048  # bytes that are kept of it
 MAX_SHOWN: Final = 200  # characters of it in an error
 _PIECE: Final = 16 * 1024
 _LINE_END: Final = 2  # bytes after the secret
+_REAP_SECONDS: Final = 1.0  # a process that waits for a dead file system can't be killed
+_START_SECONDS: Final = 1.0  # a program on a dead file system never starts
 _POLL_SECONDS: Final = 0.1  # where the system can't tell that a process has ended
 
 
@@ -69,13 +71,16 @@ class CommandLine:
         return "CommandLine(...)"
 
     def output(self) -> bytes:
-        """Run it; return what it printed. Blocks for SECONDS at most. Raises CommandFailed."""
+        """Run it; return what it printed. Blocks for SECONDS and a moment at most. Raises
+        CommandFailed."""
         deadline = time.monotonic() + SECONDS
         with self._lock:
             if self._is_stopped:
                 raise CommandFailed("the session has ended")
             process = self._running = self._start()
         try:
+            if self._is_stopped:  # while it was started
+                raise CommandFailed("the session has ended")
             output, errors = _read(process, deadline)
             code = process.wait(max(deadline - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
@@ -83,7 +88,9 @@ class CommandLine:
         finally:
             with self._lock:
                 self._running = None
-                _end(process)
+                if process.returncode is None:
+                    _kill(process)
+            _reap(process)  # without the lock: `stop` waits for nothing
         if self._is_stopped:
             raise CommandFailed("the session has ended")
         if code != 0:
@@ -91,11 +98,15 @@ class CommandLine:
         return output
 
     def stop(self) -> None:
-        """End it, and run it never again; from any thread."""
-        with self._lock:
-            self._is_stopped = True
+        """End it, and run it never again; from any thread. Blocks for _START_SECONDS at most."""
+        self._is_stopped = True
+        if not self._lock.acquire(timeout=_START_SECONDS):
+            return  # it is being started, and killed then
+        try:
             if self._running is not None:
                 _kill(self._running)
+        finally:
+            self._lock.release()
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
@@ -175,11 +186,11 @@ def _take(pipe: int, data: bytearray) -> bool:
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what still runs, and reap it. What a successful command left behind stays: an agent."""
-    if process.returncode is None:
-        _kill(process)
-        process.wait()
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Reap what was killed, and close its pipes. What a successful command left behind stays: an
+    agent."""
+    with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel; Popen reaps it later
+        process.wait(_REAP_SECONDS)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

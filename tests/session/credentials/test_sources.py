@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -219,6 +220,74 @@ def test_a_slow_or_endless_command_is_killed_with_its_children(what, tmp_path, m
     assert ("did not end within" if what == "slow" else "more than 65536 bytes") in reason
     for pid in map(int, note.read_text().split()):
         ends(pid)
+
+
+def test_a_command_that_can_not_be_killed_holds_no_end_up(monkeypatch) -> None:
+    reaping, ends = threading.Event(), threading.Event()
+    wait = subprocess.Popen.wait
+
+    def hang(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        reaping.set()
+        ends.wait(BOUND)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(command_line, "SECONDS", 0.5)
+    monkeypatch.setattr(subprocess.Popen, "wait", hang)
+    reader = make_reader(parse_source("one", command("import time; time.sleep(600)")), os.environ)
+    failures: list[SourceFailed] = []
+
+    def fail() -> None:
+        with pytest.raises(SourceFailed) as raised:
+            reader.read()
+        failures.append(raised.value)
+
+    reading = threading.Thread(target=fail)
+    stopping = threading.Thread(target=reader.stop)
+    reading.start()
+    try:
+        assert reaping.wait(BOUND)
+        stopping.start()
+        stopping.join(BOUND / 4)
+        assert not stopping.is_alive()
+    finally:
+        ends.set()
+    reading.join(BOUND)
+    assert "did not end within" in failures[0].reason
+
+
+def test_a_command_that_does_not_start_holds_no_end_up(monkeypatch) -> None:
+    starting, goes_on, made = threading.Event(), threading.Event(), []
+    start = subprocess.Popen
+
+    def hang(*words: object, **settings: object) -> subprocess.Popen[bytes]:
+        starting.set()
+        goes_on.wait(BOUND)
+        made.append(start(*words, **settings))  # type: ignore[call-overload]
+        return made[0]
+
+    monkeypatch.setattr(subprocess, "Popen", hang)
+    monkeypatch.setattr(command_line, "_START_SECONDS", 0.1)
+    reader = make_reader(parse_source("one", command("import time; time.sleep(600)")), os.environ)
+    failures: list[SourceFailed] = []
+
+    def fail() -> None:
+        with pytest.raises(SourceFailed) as raised:
+            reader.read()
+        failures.append(raised.value)
+
+    reading = threading.Thread(target=fail)
+    stopping = threading.Thread(target=reader.stop)
+    reading.start()
+    try:
+        assert starting.wait(BOUND)
+        stopping.start()
+        stopping.join(BOUND / 4)
+        assert not stopping.is_alive()
+    finally:
+        goes_on.set()
+    reading.join(BOUND)
+    assert "the session has ended" in failures[0].reason
+    assert made[0].returncode == -signal.SIGKILL
 
 
 def test_what_a_command_leaves_behind_is_not_waited_for() -> None:
