@@ -138,12 +138,14 @@ class SessionLogins:
     async def _save(self) -> None:
         for one in self.logins:
             self._kept[_key(one.credential.name, one.settings)] = one.tokens.tokens
-        if self._directory < 0 or self._is_lost:
+        if self._directory < 0:
             return
         self._lock = self._lock or trio.Lock()
         # Shielded: a write that nobody waits for could end after the next one.
         with trio.move_on_after(WRITE_SECONDS, shield=True) as scope:
             async with self._lock:
+                if self._is_lost:  # a write that was given up may still go on
+                    return
                 try:
                     await in_thread(write_tokens, self._directory, dict(self._kept))
                 except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -146,6 +147,37 @@ def test_a_login_that_can_not_be_kept_lasts_for_the_session(tmp_path, monkeypatc
     assert session.logins[0].held[0].stand_in.decode() == given
     assert session.notes == ["a login is not kept for the next session: no space left on device"]
     session.close()
+
+
+async def test_nothing_is_written_after_a_write_that_was_given_up(tmp_path, monkeypatch):
+    began, ends, written = threading.Event(), threading.Event(), []
+
+    def hang(directory: int, logins: object) -> None:
+        written.append(logins)
+        began.set()
+        ends.wait(60)
+
+    async def sign_in(number: int) -> None:
+        body = json.dumps({"access_token": TOKEN + str(number)}).encode()
+        await session.logins[0].answered(TokenQuestion(b""), JSON, body, is_success=True)
+
+    monkeypatch.setattr(captured_logins, "write_tokens", hang)
+    monkeypatch.setattr(captured_logins, "WRITE_SECONDS", 0.5)
+    session = SessionLogins([credential()], str(tmp_path))
+    try:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sign_in, 1)
+                await trio.to_thread.run_sync(began.wait, 60)
+                monkeypatch.setattr(captured_logins, "WRITE_SECONDS", 30.0)
+                nursery.start_soon(sign_in, 2)
+    finally:
+        ends.set()
+        session.close()
+    assert len(written) == 1
+    assert session.notes == [
+        "a login is not kept for the next session: its file system does not answer"
+    ]
 
 
 def test_two_sessions_have_their_own_copies_and_removal_forgets_them(tmp_path):
