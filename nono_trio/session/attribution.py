@@ -16,7 +16,7 @@ from nono_trio.sandbox.attribution.in_namespace import InNamespace
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.sandbox.attribution.attribution import Attribution
@@ -34,18 +34,20 @@ def attribution_for(
     *,
     brokered: bool,
     wanted: bool,
+    shown: Callable[[str], str] = str,
 ) -> Attribution | None:
     """Return the finder of a cage's programs; None if it is not wanted or not possible.
 
     The netlink socket is taken out of `sockets`. `brokered`: the supervisor makes the connections.
+    `shown` is as Attribution has it.
     """
     diag = sockets.pop(SOCKET_DIAG, None)
     if wanted and diag is not None:
-        return InNamespace(diag, launched.pid, recorder.record_lines)
+        return InNamespace(diag, launched.pid, recorder.record_lines, shown)
     if diag is not None:
         diag.close()
     if wanted and brokered and not launched.isolated:
-        return ByThread(recorder.record_lines)
+        return ByThread(recorder.record_lines, shown)
     return None
 
 

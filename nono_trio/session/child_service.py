@@ -128,6 +128,7 @@ class ChildService:
                 recorder,
                 brokered=self._launched.notifications is not None,
                 wanted=self._wants_attribution,
+                shown=str if proxy.credentials is None else proxy.credentials.shown_text,
             )
             async with running(self._attribution), trio.open_nursery() as hashing:
                 hashing.start_soon(self._identify)

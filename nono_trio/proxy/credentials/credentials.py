@@ -176,6 +176,10 @@ class Credentials:
         reason = refusal.reason.replace(host.name, self.shown_name(host.name))
         return decision.refused(replace(refusal, reason=reason))
 
+    def shown_text(self, text: str) -> str:
+        """Return a text of the command's without the parts that have a stand-in; in any thread."""
+        return self._shown.text(text)
+
     def without_stand_ins(self, decision: Decision) -> Decision:
         """Return the decision with texts that show no stand-in."""
         return self._shown.without_stand_ins(decision)

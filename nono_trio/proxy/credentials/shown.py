@@ -1,4 +1,4 @@
-"""The texts of a record without stand-ins: a path, a reason or a target may have one."""
+"""The texts of records without stand-ins: a path, a reason or an argument may have one."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ShownTexts:
             return decision
         refusal = decision.refusal
         if refusal is not None:
-            decision = decision.refused(replace(refusal, reason=self._shown(refusal.reason)))
-        path = None if decision.path is None else self._shown(decision.path)
-        return replace(decision, target=self._shown(decision.target), path=path)
+            decision = decision.refused(replace(refusal, reason=self.text(refusal.reason)))
+        path = None if decision.path is None else self.text(decision.path)
+        return replace(decision, target=self.text(decision.target), path=path)
 
-    def _shown(self, text: str) -> str:
+    def text(self, text: str) -> str:
         """Return a text without the parts that have a stand-in."""
         search = self._search
-        if search is None:
+        if search is None or search.find(text.encode("utf-8", "replace")) is None:
             return text
         parts = [
             REDACTED if search.find(part.encode("utf-8", "replace")) is not None else part

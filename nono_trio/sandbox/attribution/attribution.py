@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nono_trio.core.log.processes import Holder, Program, RecordOrigin, Sought
+    from nono_trio.sandbox.attribution.image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,15 @@ class _Describing:
 class Attribution(ABC):
     """The base of both ways: descriptions of programs, and the lines that wait for them.
 
-    `record_lines` takes lines of processes.ndjson; it neither waits nor raises.
+    `record_lines` takes lines of processes.ndjson; it neither waits nor raises. `shown` returns a
+    path or an argument as a line may have it; it is called in threads too.
     """
 
-    def __init__(self, record_lines: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, record_lines: Callable[[bytes], None], shown: Callable[[str], str] = str
+    ) -> None:
         self._record_lines = record_lines
+        self._shown = shown
         self._describing: dict[Program, _Describing] = {}
         self._hashes = FileHashes()
         self._nursery: trio.Nursery | None = None
@@ -122,6 +127,17 @@ class Attribution(ABC):
                 return b""
         return found.lines(sequence)
 
+    def _name(self, program: Program) -> None:
+        """Give a new program the path that its lines have."""
+        if program.exe is not None:
+            program.exe = self._shown(program.exe)
+
+    def _look_at(self, directory: int, image: Image) -> Looked:
+        """As `look_at`, with the arguments that lines have."""
+        looked = look_at(directory, image, self._hashes)
+        argv = None if looked.argv is None else [*map(self._shown, looked.argv)]
+        return looked._replace(argv=argv)
+
     def _describe(self, program: Program, look: Callable[[], Looked]) -> bool:
         """Have a program described by `look`, in a thread; False if there is no room for it."""
         if self._nursery is None or len(self._describing) >= MAX_DESCRIBED:
@@ -168,8 +184,10 @@ class ByThread(Attribution):
     `look_at_thread` and `connected` are for the helper threads that answer the calls.
     """
 
-    def __init__(self, record_lines: Callable[[bytes], None]) -> None:
-        super().__init__(record_lines)
+    def __init__(
+        self, record_lines: Callable[[bytes], None], shown: Callable[[str], str] = str
+    ) -> None:
+        super().__init__(record_lines, shown)
         self._ports: dict[int, Found] = {}
         self._known: OrderedDict[int, Process] = OrderedDict()
         self._looked: dict[Program, Looked] = {}
@@ -193,7 +211,7 @@ class ByThread(Attribution):
         except (OSError, ValueError):
             return UNKNOWN
         if copied is not None:
-            looked = look_at(*copied, self._hashes)
+            looked = self._look_at(*copied)
             holder.program.argv = looked.argv
             with self._changing:
                 self._looked[holder.program] = looked
@@ -212,7 +230,10 @@ class ByThread(Attribution):
         self._known[pid] = process
         if len(self._known) > MAX_PROCESSES:
             self._known.popitem(last=False)[1].close()
-        return process.holder(self._turn)
+        holder, is_new = process.holder(self._turn)
+        if is_new:
+            self._name(holder.program)
+        return holder, is_new
 
     def connected(self, port: int, found: Found) -> None:
         """A connection to the proxy has been made from `port` of loopback."""

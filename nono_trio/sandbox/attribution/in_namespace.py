@@ -24,7 +24,6 @@ from nono_trio.core.net.endpoints import Endpoints
 from nono_trio.sandbox.attribution import socket_diag
 from nono_trio.sandbox.attribution.attribution import Attribution
 from nono_trio.sandbox.attribution.cage_processes import CageProcesses
-from nono_trio.sandbox.attribution.description import look_at
 from nono_trio.sandbox.attribution.search import Search
 from nono_trio.sandbox.attribution.socket_diag import SocketDiag
 from nono_trio.sandbox.attribution.sweep import Sweep, link_of
@@ -51,9 +50,13 @@ class InNamespace(Attribution):
     """Asks `diag`, a netlink socket of the cage's own network, and looks below `launcher`."""
 
     def __init__(
-        self, diag: socket.socket, launcher: int, record_lines: Callable[[bytes], None]
+        self,
+        diag: socket.socket,
+        launcher: int,
+        record_lines: Callable[[bytes], None],
+        shown: Callable[[str], str] = str,
     ) -> None:
-        super().__init__(record_lines)
+        super().__init__(record_lines, shown)
         self._diag = SocketDiag(diag)
         self._processes = CageProcesses(launcher)
         self._search = Search(self._processes, self._changed)
@@ -123,12 +126,13 @@ class InNamespace(Attribution):
         return looking.seconds
 
     def _changed(self, process: Process, holder: Holder) -> None:
+        self._name(holder.program)
         try:
             directory, image = process.copy()
         except OSError:
             holder.program.is_settled = True
             return
-        if not self._describe(holder.program, partial(look_at, directory, image, self._hashes)):
+        if not self._describe(holder.program, partial(self._look_at, directory, image)):
             os.close(directory)
             image.close()
 

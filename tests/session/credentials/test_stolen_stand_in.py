@@ -97,3 +97,38 @@ def test_every_place_is_refused_and_recorded(isolation: str, sessions, tmp_path:
         for hidden in (stand_in, SECRET, SECRET[::-1]):
             assert hidden not in text
     assert sessions.verdict()[0] == 0
+
+
+# Asks the proxy as a program that is named after a stand-in, and as a script of that name.
+NAMED = r"""
+import base64, os, shutil, subprocess, tempfile
+from urllib.parse import urlsplit
+value, proxy = os.environ["MY_KEY"], urlsplit(os.environ["http_proxy"])
+token = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
+ask = rf"exec 3<>/dev/tcp/127.0.0.1/{proxy.port}; printf 'CONNECT no.example:443 HTTP/1.1\r\n"
+ask += rf"Host: no.example:443\r\nProxy-Authorization: Basic {token}\r\n\r\n' >&3; read line <&3"
+os.chdir(tempfile.mkdtemp())
+shutil.copy("/bin/bash", value)
+subprocess.run(["./" + value, "-c", ask], stderr=subprocess.DEVNULL)
+os.remove(value)
+open(value, "w").write(ask)
+subprocess.run(["/bin/bash", value], stderr=subprocess.DEVNULL)
+print(value)
+"""
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_no_program_shows_a_stand_in(isolation: str, sessions) -> None:
+    sessions.variables = {"MY_KEY": SECRET}
+    done = sessions.run(
+        "--isolation", isolation, "--credential", f"mine=env://MY_KEY@{SEEN}",
+        "--", SYSTEM_PYTHON, "-c", NAMED,
+    )  # fmt: skip
+    value = done.stdout.strip()
+    assert value.startswith("sk-"), done.stderr
+    lines = (sessions.only / "processes.ndjson").read_text()
+    assert "[REDACTED]" in lines
+    shown = sessions.call("audit", "show", sessions.only.name)
+    for text in (lines, done.stderr, shown.stdout):
+        assert value not in text
+    assert "[REDACTED]" in shown.stdout
