@@ -84,6 +84,14 @@ def end_to_end_trailers(
     return tuple(end_to_end_fields([*options, *trailers]))
 
 
+def with_length(fields: Iterable[Field], length: int) -> list[Field]:
+    """The fields with another length of the body, if they have one. Names may be in any case."""
+    return [
+        (name, b"%d" % length if name.lower() == b"content-length" else value)
+        for name, value in fields
+    ]
+
+
 def presented_token(head: RequestHead) -> bytes | None:
     """The token of the Proxy-Authorization field: `Basic user:token` (any user) or `Bearer token`.
 

@@ -98,6 +98,15 @@ class HttpRequest(msgspec.Struct, gc=False):
         """True if the client has not sent all of the body yet."""
         return not self.body.done
 
+    def carry(self, data: bytes) -> None:
+        """Take along what was read of the body, all of it or its beginning. The client has sent it,
+        so it waits for no 100 Continue."""
+        ended = self.body.done
+        trailers = self.body.trailers if ended else ()
+        self.early = body_events(self.stream_id, data, ended=ended, trailers=trailers)
+        if self.head.expects_continue:
+            self.head = replace(self.head, expects_continue=False)
+
 
 Request: TypeAlias = ConnectRequest | HttpRequest
 
@@ -267,15 +276,10 @@ def with_endpoint(decision: Decision, verdict: EndpointVerdict) -> Decision:
 
 
 def judged_messages(request: HttpRequest, decision: Decision, body: bytes) -> tuple[Decision, ...]:
-    """The decisions about the MCP messages in the body of a request; one that refuses is alone.
-
-    The request is changed: it carries these bytes and its trailers, and waits for no 100 Continue.
-    """
+    """The decisions about the MCP messages in the body of a request, which carries it then; one
+    that refuses is alone."""
     messages = _messages(decision)
-    trailers = request.body.trailers
-    request.early = body_events(request.stream_id, body, ended=True, trailers=trailers)
-    if request.head.expects_continue:
-        request.head = replace(request.head, expects_continue=False)
+    request.carry(body)
     verdicts = messages.judge(request.head.fields, body)
     return tuple(with_endpoint(decision, verdict) for verdict in verdicts)
 

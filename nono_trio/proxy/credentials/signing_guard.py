@@ -28,6 +28,7 @@ from nono_trio.core.credentials.aws_signature import BadSignature, is_over, read
 from nono_trio.core.credentials.credential import Place
 from nono_trio.core.credentials.sigv4 import MAX_BODY, find_spelling, payload_hash, sign
 from nono_trio.core.credentials.swap import Spot
+from nono_trio.core.http.header_fields import with_length
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.decision import CredentialUse, Refusal
 from nono_trio.proxy.credentials.interfaces import MustNotGoOn, SecretUnavailable
@@ -123,8 +124,7 @@ class SigningGuard(RequestGuard):
         fields, payload = swapped.fields, self._payload
         if swapped.body is not None:
             payload = payload_hash(swapped.body)
-            length = b"%d" % len(swapped.body)
-            fields = [(name, length if name == b"content-length" else v) for name, v in fields]
+            fields = with_length(fields, len(swapped.body))
         method, host = request.head.method.encode("ascii"), (b"host", request.target.authority)
         signed = sign(
             signature, self._spelling, method, swapped.target, [host, *fields], keys, payload,

@@ -137,7 +137,6 @@ class Exchange:
             pause = partial(self._pause_websocket, sieve, limits.idle)
         try:
             await tunnel.carry(limits, b"", pause=pause)
-            self.closed_by = tunnel.closed_by
         except MustNotGoOn as stop:
             self._cut(stop)
         finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from nono_trio.core.http.header_fields import with_length
 from nono_trio.core.http.mcp_message import BadMessage
 from nono_trio.core.http.message import body_events
 from nono_trio.proxy.access.authorizer import HttpRequest
@@ -24,7 +25,6 @@ from nono_trio.proxy.http.token_exchange import judge_token_request, with_tokens
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from nono_trio.core.http.message import Field
     from nono_trio.proxy.access.authorizer import Request
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.credentials.credentials import Credentials
@@ -100,14 +100,6 @@ async def _swapped(
     shown = target.path if chain is None else target.absolute
     started = replace(outgoing.started, target=shown, fields=fields)
     return replace(outgoing, started=started, early=early)
-
-
-def with_length(fields: list[Field], length: int) -> list[Field]:
-    """The fields with another length of the body, if they have one."""
-    return [
-        (name, b"%d" % length if name.lower() == b"content-length" else value)
-        for name, value in fields
-    ]
 
 
 def searches_of(

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import trio
-from msgspec.structs import replace
 
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
-from nono_trio.core.http.message import BodyData, body_events
+from nono_trio.core.http.message import BodyData
 from nono_trio.proxy.access.authorizer import judged_messages, unreadable
 from nono_trio.proxy.transport.client import Expired
 
@@ -52,15 +51,9 @@ async def read_body(client: Client, request: HttpRequest, seconds: float) -> byt
 
 
 async def hold_body(client: Client, request: HttpRequest, seconds: float, most: int) -> None:
-    """Read a body that is not longer than `most` bytes; of a longer one, some more. The request is
-    changed: it carries what was read, and waits for no 100 Continue. Raises as `read_beginning`."""
-    data = await read_beginning(client, request, seconds, most)
-    body = request.body
-    request.early = body_events(
-        request.stream_id, data, ended=body.done, trailers=body.trailers if body.done else ()
-    )
-    if request.head.expects_continue:
-        request.head = replace(request.head, expects_continue=False)
+    """Read a body that is not longer than `most` bytes; of a longer one, some more. The request
+    carries what was read then. Raises as `read_beginning`."""
+    request.carry(await read_beginning(client, request, seconds, most))
 
 
 async def read_beginning(client: Client, request: HttpRequest, seconds: float, most: int) -> bytes:

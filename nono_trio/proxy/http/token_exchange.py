@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from nono_trio.core.http.header_fields import with_length
 from nono_trio.core.http.mcp_message import BadMessage
 from nono_trio.core.http.message import BodyData, body_events
 from nono_trio.core.http.override_fields import is_override_field
@@ -26,7 +27,6 @@ from nono_trio.proxy.http.message_body import read_body
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.core.http.message import Field
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.credentials.token_requests import Login
@@ -74,11 +74,7 @@ async def judge_token_request(
         except BadMessage as fault:
             reason = f"the request to a token URL {fault.reason}"
             return None, decision.refused(_malformed(reason, fault.status))
-        request.early = body_events(
-            request.stream_id, body, ended=True, trailers=request.body.trailers
-        )
-        if request.head.expects_continue:
-            request.head = replace(request.head, expects_continue=False)
+        request.carry(body)
     tokens.take_body(request.head.first(b"content-type"), body)
     if tokens.has_tokens:
         names = (tokens.name,)
@@ -96,15 +92,11 @@ def with_tokens(
     if request.head.body != "none":
         events = body_events(request.stream_id, body, ended=True, trailers=request.body.trailers)
     started = outgoing.started
-    fields = [_field(one, len(body)) for one in started.fields]
+    fields = [
+        (name, b"identity" if name.lower() == ENCODING_FIELD else value)
+        for name, value in with_length(started.fields, len(body))
+    ]
     return replace(outgoing, started=replace(started, fields=fields), early=events)
-
-
-def _field(field: Field, length: int) -> Field:
-    name = field[0].lower()
-    if name == ENCODING_FIELD:
-        return field[0], b"identity"
-    return (field[0], b"%d" % length) if name == b"content-length" else field
 
 
 def _malformed(reason: str, status: int = 400) -> Refusal:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
+from nono_trio.core.http.header_fields import with_length
 from nono_trio.core.http.hidden_request import body_inspector
 from nono_trio.proxy.http.http2.bodies import Body
 
@@ -134,10 +135,7 @@ class Http2Stream:
         fields = [*swapped.fields]
         if swapped.body is not None:
             self.up.replace(swapped.body)
-            length = b"%d" % len(swapped.body)
-            fields = [
-                (name, length if name == b"content-length" else value) for name, value in fields
-            ]
+            fields = with_length(fields, len(swapped.body))
         pseudo[-1] = (b":path", swapped.target)
         self.fields = pseudo + fields
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from nono_trio.core.http.body import LengthBody
 from nono_trio.core.http.mcp_message import MAX_BODY, BadMessage, cut_off, too_late, too_long
-from nono_trio.core.http.message import body_events
 from nono_trio.proxy.access.authorizer import judged_messages, unreadable
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.http.http2.peer import WINDOW
@@ -84,13 +83,13 @@ class UnjudgedStreams:
         if request is None:
             raise AssertionError("a stream that waits has a request")
         body = b"".join(stream.up.pieces)
+        request.body = LengthBody(0)  # nothing of it is left
         others: list[Decision] = []
         if decision.messages is not None:
             decision, *others = judged_messages(request, decision, body)
         else:
-            request.early = body_events(request.stream_id, body, ended=True)
+            request.carry(body)
         if stream.guard is not None:
-            request.body = LengthBody(0)
             decision = stream.guard.judge_body(request, decision)
             if stream.search is not None:
                 for name in stream.search.unrecorded:
