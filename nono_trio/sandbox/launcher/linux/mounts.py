@@ -23,7 +23,6 @@ import stat
 from typing import TYPE_CHECKING, get_args
 
 from ..cage_plan import MountKind
-from ..hostile_tree import entered, make_directories, mode_of, set_aside
 from ..steps import StageError
 from ..symlinks import follow
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from ..symlinks import Followed
     from .view_mount import AnsweringView
 from . import syscalls
+from .mount_points import MountPoints
 from .view_mount import HomeLayers
 
 # The new root is mounted here for a moment. Any directory of the host will do, because the mount
@@ -78,7 +78,7 @@ def build_view(mounts: Sequence[MountOp], answering: AnsweringView | None = None
         view.follow(path)
     view.make_links()
     for op in of_kind["directory"]:
-        view.make_directory(op.path)
+        view.points.make_directory(op.path)
     view.pin([op.path for op in (*of_kind["read_only"], *of_kind["cover"])])
     for op in of_kind["read_only"]:  # before the covers, which its mounts would hide
         view.keep(op.path)
@@ -160,7 +160,7 @@ class _View:
         # path -> "private", "home", "read-only" or "writable"
         self._mounts: dict[str, str] = {}
         self._links: dict[str, str] = {}
-        self._home: str | None = None
+        self.points = MountPoints(_NEW)
 
     def bind(self, real: str, *, writable: bool) -> None:
         """Show the host's `real`, an existing path without symlinks.
@@ -173,9 +173,9 @@ class _View:
             return
         source = _OLD + real
         if stat.S_ISDIR(os.stat(source).st_mode):
-            self.make_directory(real)
+            self.points.make_directory(real)
         else:
-            self._make_file(real)
+            self.points.make_file(real)
         syscalls.mount(source, _NEW + real, "", syscalls.MS_BIND | syscalls.MS_REC)
         if not writable:
             syscalls.make_read_only(_NEW + real)
@@ -183,7 +183,7 @@ class _View:
 
     def add_own(self, op: MountOp) -> None:
         """Put a directory of the cage's own at `op.path`: private to the session, or its home."""
-        self.make_directory(op.path)
+        self.points.make_directory(op.path)
         if op.kind == "kept_home":
             syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
             if op.work and self._answers and not self._is_covered(op.path):
@@ -200,7 +200,7 @@ class _View:
             self._mounts[op.path] = "private"
         else:
             self._mounts[op.path] = "home"
-            self._home = op.path
+            self.points.home = op.path
 
     def _is_covered(self, path: str) -> bool:
         """Tell whether `path` lies in a directory of the host that the view shows."""
@@ -284,7 +284,7 @@ class _View:
         if not os.path.lexists(_NEW + real):
             if self._mount_above(real) != "private":
                 return
-            self._make_file(real)
+            self.points.make_file(real)
         if not stat.S_ISREG(os.lstat(_NEW + real).st_mode):
             return
         ours = _REPLACED + os.path.basename(path)
@@ -294,7 +294,7 @@ class _View:
 
     def show_file(self, op: MountOp) -> None:
         """Show a file of ours read-only at `op.path`, outside of the host's mounts."""
-        self._make_file(op.path)
+        self.points.make_file(op.path)
         syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
         require_same(_NEW + op.path, op.path, op.identity)
         syscalls.make_read_only(_NEW + op.path)
@@ -313,47 +313,11 @@ class _View:
         if not os.path.lexists(_NEW + op.path):
             if self._mount_above(op.path) != "private":
                 return
-            self._make_file(op.path)
+            self.points.make_file(op.path)
         syscalls.mount(_OLD + op.source, _NEW + op.path, "", syscalls.MS_BIND)
         if not op.writable or stat.S_ISCHR(found.st_mode):  # as in `bind`
             syscalls.make_read_only(_NEW + op.path)
         require_same(_NEW + op.path, op.path, op.identity)
-
-    def make_directory(self, path: str) -> None:
-        """Make `path` and its parents as empty directories, where they are missing.
-
-        In the cage's home, which an earlier command filled, symlinks are not followed.
-        """
-        if self._home is None or not path.startswith(self._home + "/"):
-            os.makedirs(_NEW + path, mode=0o755, exist_ok=True)
-            return
-        with entered(_NEW + self._home) as home:
-            os.close(make_directories(home, os.path.relpath(path, self._home).split("/")))
-
-    def _make_file(self, path: str) -> None:
-        if self._home is not None and path.startswith(self._home + "/"):
-            self._make_home_file(*os.path.relpath(path, self._home).split("/"))
-            return
-        self.make_directory(os.path.dirname(path))
-        if not os.path.lexists(_NEW + path):
-            os.close(os.open(_NEW + path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-
-    def _make_home_file(self, *names: str) -> None:
-        """Make an empty file in the cage's home. What an earlier command left in its place, as a
-        link that leads elsewhere, is renamed."""
-        *directories, name = names
-        with entered(f"{_NEW}{self._home}") as home:
-            parent = make_directories(home, directories, clear=True)
-            try:
-                mode = mode_of(name, parent)
-                if mode is not None and not stat.S_ISREG(mode):
-                    set_aside(name, parent)
-                    mode = None
-                if mode is None:
-                    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                    os.close(os.open(name, flags, 0o644, dir_fd=parent))
-            finally:
-                os.close(parent)
 
     def _mount_above(self, path: str) -> str:
         """Return the kind of mount that shows `path`; "private" if it has no files of the host."""
@@ -381,18 +345,18 @@ class _View:
         """Make a symlink, unless the path exists or its directory is the host's."""
         if self._mount_above(path) not in ("private", "home") or os.path.lexists(_NEW + path):
             return
-        self.make_directory(os.path.dirname(path))
+        self.points.make_directory(os.path.dirname(path))
         os.symlink(target, _NEW + path)
 
 
 def _mount_system(view: _View) -> None:
-    view.make_directory("/proc")
+    view.points.make_directory("/proc")
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("proc", _NEW + "/proc", "proc", flags)
     for name in _DEVICES:
         if os.path.exists(f"{_OLD}/dev/{name}"):
             view.bind(f"/dev/{name}", writable=True)
-    view.make_directory("/dev/pts")
+    view.points.make_directory("/dev/pts")
     syscalls.mount(
         "devpts", _NEW + "/dev/pts", "devpts", syscalls.MS_NOSUID | syscalls.MS_NOEXEC,
         "newinstance,ptmxmode=0666,mode=0620",
