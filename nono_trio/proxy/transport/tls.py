@@ -8,10 +8,9 @@ Rules of this file:
   falls back to plaintext.
 - Only close_notify ends a direction. A connection that ends without it was cut off (RFC 8446 6.1),
   so it is a failure of its side.
-- At most FEED bytes of ciphertext, one read of plaintext, and one piece of ciphertext that does not
-  fit into the socket are held.
-- OpenSSL gets a few records at once (tls_records.py). Records in a row that bring no plaintext are
-  bounded, and no record is taken in while our own answers to earlier ones can't be sent.
+- At most FEED bytes of ciphertext (tls_feed.py), one read of plaintext, and one piece of ciphertext
+  that does not fit into the socket are held.
+- No record is taken in while our own answers to earlier ones can't be sent.
 """
 
 from __future__ import annotations
@@ -21,22 +20,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nono_trio.proxy.limits import READ_HEAD
-from nono_trio.proxy.transport.tls_records import RecordBatches
+from nono_trio.proxy.transport.tls_feed import CiphertextFeed
 from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
     from nono_trio.proxy.transport.epoll import Side
     from nono_trio.proxy.transport.transport import Transport
 
-FEED: Final = 96 * 1024  # bytes of ciphertext taken in at once: six full records
 PIECE: Final = 64 * 1024  # bytes of plaintext encrypted at once; they count when all are sent
 PEEK: Final = 16 * 1024  # bytes that a look at the next ones may have to keep: one record
-# Bytes and records in a row that may bring no plaintext. OpenSSL takes certificates of 100 KiB in a
-# handshake, in records of 512 bytes or more. After it a server sends some tickets, and either side
-# may ask for new keys.
-MAX_BARE: Final = 192 * 1024
-MAX_HANDSHAKE_RECORDS: Final = 512
-MAX_BARE_RECORDS: Final = 64
 MAX_ANSWERS: Final = 64 * 1024  # bytes of ours that the peer has not taken while it sends more
 
 
@@ -47,16 +39,14 @@ class TlsTransport:
     """
 
     __slots__ = (
-        "_bare",
-        "_batches",
         "_below",
         "_ciphertext",
         "_closes_below",
         "_encrypted",
         "_failure",
+        "_feed",
         "_has_ended",
         "_incoming",
-        "_is_below_at_end",
         "_is_cut",
         "_is_drained",
         "_is_open",
@@ -85,9 +75,7 @@ class TlsTransport:
         """The handshake is complete."""
         self._is_drained = True
         """OpenSSL has nothing left to read: `_has_more` found that after the last bytes came."""
-        self._bare = 0
-        self._batches = RecordBatches(early)
-        self._is_below_at_end = False
+        self._feed = CiphertextFeed(below, self._incoming, early)
         self._has_ended = False
         """The peer has sent close_notify."""
         self._failure: SideFailed | None = None
@@ -109,7 +97,7 @@ class TlsTransport:
         """As `Transport.readable`."""
         if self._peeked or self._has_ended or self._failure is not None:
             return True
-        if self._batches.has_batch or (not self._is_drained and self._has_more()):
+        if self._feed.batches.has_batch or (not self._is_drained and self._has_more()):
             return True
         return self._below.readable
 
@@ -149,10 +137,10 @@ class TlsTransport:
                 try:
                     self._tls.do_handshake()
                     self._is_open = True
-                    self._bare = self._batches.records = 0
+                    self._feed.brought_plaintext()
                 except ssl.SSLWantReadError:
                     self._flush()
-                    if not self._feed():
+                    if not self._take_in():
                         return False
             self._flush()
         except ssl.SSLError:
@@ -281,13 +269,13 @@ class TlsTransport:
         if self._failure is not None:
             raise self._failure
         # A read that finds nothing costs more than a look.
-        if not self._has_more() and not self._has_ended and not self._feed_more():
+        if not self._has_more() and not self._has_ended and not self._take_more():
             return None
         while not self._has_ended:
             try:
                 data = self._tls.read(most)
             except ssl.SSLWantReadError:
-                if not self._feed_more():
+                if not self._take_more():
                     return None
                 continue
             except ssl.SSLZeroReturnError:
@@ -295,16 +283,16 @@ class TlsTransport:
             except ssl.SSLError as error:
                 self._fail(error)
             self._is_open = True
-            self._bare = self._batches.records = 0
+            self._feed.brought_plaintext()
             self._has_ended = not data
             return data
         return b""
 
-    def _feed_more(self) -> bool:
-        """As `_feed`; False also while our answers wait for the peer."""
+    def _take_more(self) -> bool:
+        """As `_take_in`; False also while our answers wait for the peer."""
         if (self._ciphertext or self._outgoing.pending) and self._is_stopped():
             return False
-        return self._feed()
+        return self._take_in()
 
     def _is_stopped(self) -> bool:
         """Return whether our answers wait for the peer, which then gets no others."""
@@ -316,46 +304,18 @@ class TlsTransport:
             self._failure = failure
             raise
 
-    def _feed(self) -> bool:
+    def _take_in(self) -> bool:
         """Take in ciphertext; returns False if none has come. Raises SideFailed, and further reads
         raise it too."""
-        if self._is_below_at_end:
-            return True
         try:
-            ciphertext = self._next_batch()
+            has_come = self._feed.feed(is_open=self._is_open)
         except SideFailed as failure:
             self._failure = failure
             self._is_cut = True
             raise
-        if ciphertext is None:
-            return False
-        self._is_drained = False
-        if ciphertext:
-            self._bare += self._incoming.write(ciphertext)
-            if self._bare > MAX_BARE:
-                self._is_cut = True
-                self._failure = SideFailed(self.side)
-                raise self._failure
-        return True
-
-    def _next_batch(self) -> bytes | None:
-        """Return the ciphertext that OpenSSL gets next, None if none has come. The end, and what
-        is left before it, OpenSSL gets here."""
-        batches = self._batches
-        # Those of the last batch count once it was read: they may bring plaintext.
-        if batches.records > (MAX_BARE_RECORDS if self._is_open else MAX_HANDSHAKE_RECORDS):
-            raise SideFailed(self.side)
-        if batches.has_batch:
-            return batches.next()
-        data = self._below.try_receive(FEED)
-        if data:
-            return batches.take(data)
-        if data is None:
-            return None
-        self._is_below_at_end = True
-        self._incoming.write(batches.rest())
-        self._incoming.write_eof()
-        return b""
+        if has_come:
+            self._is_drained = False
+        return has_come
 
     def _fail(self, error: ssl.SSLError) -> NoReturn:
         self._is_cut = True
@@ -387,7 +347,7 @@ class TlsTransport:
                 self._is_open = True
             except ssl.SSLWantReadError:  # the handshake is not complete
                 self._flush()
-                if not self._feed():
+                if not self._take_in():
                     return 0
             except ssl.SSLError as error:
                 self._is_cut = True
@@ -416,7 +376,7 @@ class TlsTransport:
         with suppress(ssl.SSLError):
             while pending := self._tls.pending():  # else OpenSSL takes them for a fault
                 self._peeked += self._tls.read(pending)
-        held = b"" if self._is_below_at_end else self._incoming.read()
+        held = b"" if self._feed.is_at_end else self._incoming.read()
         with suppress(ssl.SSLError):  # the peer's close_notify has not come yet
             self._tls.unwrap()
         if held:

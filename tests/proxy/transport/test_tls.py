@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from origin import tls_context
 from running_proxy import BOUND, until
 
-from nono_trio.proxy.transport import tls
+from nono_trio.proxy.transport import tls, tls_feed
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.tls_records import BATCH, RecordBatches
@@ -419,7 +419,7 @@ async def test_what_is_no_handshake_fails(contexts, raw):
 
 
 async def test_a_handshake_of_too_many_bytes_fails(contexts, monkeypatch):
-    monkeypatch.setattr(tls, "MAX_BARE", 100)
+    monkeypatch.setattr(tls_feed, "MAX_BARE", 100)
     async with ends(contexts, client=True) as two:
         assert isinstance(await failure(two), SideFailed)  # the certificate alone has more
 
@@ -427,7 +427,7 @@ async def test_a_handshake_of_too_many_bytes_fails(contexts, monkeypatch):
 async def test_bytes_that_bring_no_plaintext_are_bounded(contexts, monkeypatch):
     async with ends(contexts, client=True) as two:
         await two.shake_hands()
-        monkeypatch.setattr(tls, "MAX_BARE", 100)  # two tickets have 500
+        monkeypatch.setattr(tls_feed, "MAX_BARE", 100)  # two tickets have 500
         await two.say()
         two.peer.write(b"late")
         await two.say()
@@ -527,7 +527,7 @@ async def test_new_keys_without_end_neither_hold_the_loop_nor_fill_memory(contex
         assert two.ours.unsent <= tls.MAX_ANSWERS
         while len(b"".join(got)) < 500:
             got.append(await two.receive())
-        two.wire.sendall(b"".join(forger.new_keys() for _ in range(tls.MAX_BARE_RECORDS + 1)))
+        two.wire.sendall(b"".join(forger.new_keys() for _ in range(tls_feed.MAX_BARE_RECORDS + 1)))
         with pytest.raises(SideFailed):
             await two.receive()
 
