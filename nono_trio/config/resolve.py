@@ -13,6 +13,11 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from nono_trio.config.changeable import (
+    changeable_profiles,
+    changeable_registries,
+    writable_paths,
+)
 from nono_trio.config.public_suffixes import suffix_warnings
 from nono_trio.config.user_paths import (
     configuration_directory,
@@ -26,7 +31,6 @@ from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import is_in
 from nono_trio.sandbox.filesystem.plan import FileOptions, PathRequest, working_directory
-from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -117,9 +121,9 @@ def _settled(
     given = chosen.given
     _join_endpoints(given, chosen.sources)
     credentials = _credentials(chosen, variables)
-    writable = [*_writable(chosen, directory)]
-    notes = _changeable(files, writable)
-    notes += _changeable_registries(variables["HOME"], writable, directory)
+    writable = [*writable_paths(given, chosen.requests, directory)]
+    notes = changeable_profiles(files, writable)
+    notes += changeable_registries(variables["HOME"], writable, directory)
     if given["block_net"] and given["allow_domain"]:
         notes.append("the network is blocked, the hosts that are allowed beside it are not reached")
     notes += _expand_groups(given, variables["HOME"], [*writable, directory], chosen.sources)
@@ -340,59 +344,6 @@ def _host_files(sourced: SourcedProfile, variables: Mapping[str, str]) -> dict[s
         name = parse_rule_host(host).name
         found[name] = found.get(name, HostFiles())._replace(key=source)
     return found
-
-
-def _writable(chosen: Chosen, directory: str) -> Iterator[str]:
-    """The directories and files that the command may write, without symlinks."""
-    given, requests = chosen.given, chosen.requests
-    asked = [
-        path
-        for declared in FIELDS
-        if declared.grant in ("write", "readwrite") and declared.parameter is not None
-        for path in given.get(declared.parameter, ())
-    ]
-    asked += [one.given for one in requests if one.access in ("write", "readwrite")]
-    asked += [directory] if given.get("allow_cwd") else []
-    for path in asked:
-        yield os.path.realpath(os.path.join(directory, expand_home(path)))
-
-
-def _changeable(files: Sequence[Path], writable: Sequence[str]) -> list[str]:
-    """Warn of a profile that the command can rewrite for the next run, or put another in place of:
-    a symlink on the way to it that the command can replace decides what is found there."""
-    warnings = []
-    for path in files:
-        real, links, _ = follow(os.path.abspath(path))
-        if any(_covers(one, place) for one in writable for place in (real, *links)):
-            warnings.append(
-                f"the command may write the profile {path}, and so the cage of the next run"
-            )
-    return warnings
-
-
-def _changeable_registries(home: str, writable: Sequence[str], directory: str) -> list[str]:
-    """Warn of files from which a later run would take the hosts of package_registries.
-
-    Those of the working directory are never believed.
-    """
-    real = os.path.realpath(directory)
-    outside = [path for path in writable if not _covers(real, path)]
-    if not outside:
-        return []
-    from nono_trio.config.registries import writable_files
-
-    files = writable_files(os.environ, home, outside)
-    files = [path for path in files if not _covers(real, os.path.realpath(path))]
-    if not files:
-        return []
-    return [
-        f"the command may write {', '.join(files)}: a later run with {PACKAGE_REGISTRIES} allows"
-        " the hosts that it finds there"
-    ]
-
-
-def _covers(granted: str, path: str) -> bool:
-    return is_in(path, granted)
 
 
 def _expand_groups(
