@@ -26,8 +26,8 @@ from nono_trio.sandbox.filesystem.plan import PRIVATE, Grant
 from nono_trio.sandbox.filesystem.streams import DEVICES
 from nono_trio.sandbox.network_files import hides, network_texts, with_network_texts
 from nono_trio.session.homes.session_home import resolve_home
+from nono_trio.session.planned_program import resolve_files
 from nono_trio.session.platforms import preferred_isolation
-from nono_trio.session.prepare import resolve_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

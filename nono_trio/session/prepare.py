@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.core.policy.cage_names import no_proxy
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.errors import CageFailed
-from nono_trio.posix.paths import ON_MACOS, home_directory
 from nono_trio.posix.umask import callers_umask
 from nono_trio.sandbox.build_plan import (
-    FIRST_NETWORK_ABI,
-    abi_number,
     cage_files,
     enforcement,
     left_open,
 )
-from nono_trio.sandbox.filesystem.plan import FilePlan, plan_files
 from nono_trio.sandbox.launcher.cage_plan import CageGrant, CagePlan, MountOp
-from nono_trio.sandbox.launcher.nono_py import library_path, load_library, why_no_landlock
 from nono_trio.sandbox.network_files import (
     asks_loopback,
     names_warnings,
@@ -35,9 +29,7 @@ from nono_trio.session.command_variables import command_variables
 from nono_trio.session.core_dumps import callers_core_limit
 from nono_trio.session.descriptors import require_room
 from nono_trio.session.environment import held_back_warnings
-from nono_trio.session.executable import find_executable, require_covered
-from nono_trio.session.homes.session_home import make_homes_inside
-from nono_trio.session.loading import links_to_show
+from nono_trio.session.planned_program import PlannedProgram, plan_program
 from nono_trio.session.platforms import preferred_isolation, require_process_control
 from nono_trio.session.ports import check_ports, ports_of_cage
 from nono_trio.session.resolver_settings import (
@@ -52,7 +44,6 @@ from nono_trio.session.trust.unused_files import unused_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.ledger_signer import Follower
@@ -61,6 +52,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.core.policy.variables import Inherited
     from nono_trio.sandbox.build_plan import CageFiles
+    from nono_trio.sandbox.filesystem.plan import FilePlan
     from nono_trio.sandbox.launcher.cage_plan import Isolation
     from nono_trio.session.command_variables import CommandVariables
     from nono_trio.session.credentials.table import SessionCredentials
@@ -108,18 +100,6 @@ def build_policy(network: NetworkOptions) -> Policy:
     )
 
 
-def resolve_files(
-    options: RunOptions, isolation: Isolation, library: ModuleType | None = None
-) -> FilePlan:
-    """Turn file flags and policy groups into grants; raises UsageError as `plan_files`."""
-    return plan_files(
-        options.files,
-        options.session.audit.state_root,
-        library or load_library(_library_path()),
-        can_cover=isolation == "namespace",
-    )
-
-
 def prepare_run(
     options: RunOptions,
     isolation: Isolation | None = None,
@@ -144,7 +124,7 @@ def prepare_run(
     require_process_control()
     transparent = _transparent_ports(options, chosen, policy)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
-    program = _resolve_program(options, chosen, dry=dry)
+    program = plan_program(options, chosen, dry=dry)
     accept(program.files)
     signer, followers = None, list["Follower"]()
     if options.session.audit.sign_key is not None:
@@ -246,7 +226,7 @@ class _Parts(NamedTuple):
     policy: Policy
     transparent: list[int]
     limits: PlannedLimits
-    program: _Program
+    program: PlannedProgram
     own: RunResources
     caged: CageFiles
     variables: CommandVariables
@@ -332,41 +312,10 @@ def _warnings(parts: _Parts, plan: CagePlan, through_proxy: int) -> list[str]:
     ]
 
 
-class _Program(NamedTuple):
-    """The program to run and the files of its cage.
-
-    `links` are symlinks on the way to it, which a mount view must have; `library` is nono-py's
-    extension module.
-    """
-
-    files: FilePlan
-    executable: str
-    links: list[str]
-    library: str
-    landlock_abi: str | None
-
-
-def _resolve_program(options: RunOptions, isolation: Isolation, *, dry: bool) -> _Program:
-    """Find the program and plan its files; refuses one that the cage could not read."""
-    library_file = _library_path()
-    library = load_library(library_file)
-    files = resolve_files(options, isolation, library)
-    if not dry and options.sandbox and make_homes_inside(files):
-        files = resolve_files(options, isolation, library)  # what is there now can be covered
-    executable = find_executable(options.command[0], files.start)
-    links: list[str] = []
-    if options.sandbox:
-        require_covered(options.command[0], executable, files)
-        kept_home = home_directory() if options.home.kind == "kept" else None
-        links = links_to_show(executable, files, kept_home)
-    abi = _landlock_abi(library, options, isolation)
-    return _Program(files, executable, links, library_file, abi)
-
-
 def _cage_files(
     options: RunOptions,
     isolation: Isolation,
-    program: _Program,
+    program: PlannedProgram,
     own: RunResources,
     hosts: str,
     *,
@@ -416,32 +365,3 @@ def _why_unbrokered(options: RunOptions, isolation: Isolation) -> str | None:
     from nono_trio.sandbox.broker.seccomp_notify import refused_by
 
     return refused_by(Path("/proc"))
-
-
-def _library_path() -> str:
-    try:
-        return library_path()
-    except ImportError as error:
-        raise CageFailed(str(error), hint="pip install nono-py") from error
-
-
-def _landlock_abi(library: ModuleType, options: RunOptions, isolation: Isolation) -> str | None:
-    """Return the kernel's Landlock ABI where the cage rests on it.
-
-    Raises CageFailed when it can't do what is asked of it.
-    """
-    if ON_MACOS or not (options.sandbox or isolation == "landlock"):
-        return None
-    try:
-        version: str = library.detect_abi().version
-    except RuntimeError as error:
-        raise CageFailed(
-            f"this kernel has no Landlock: {why_no_landlock(error)}",
-            hint="`--isolation namespace --no-sandbox` runs without it, every file open (recorded)",
-        ) from error
-    if isolation == "landlock" and abi_number(version) < FIRST_NETWORK_ABI:
-        raise CageFailed(
-            f"landlock isolation needs Landlock ABI {FIRST_NETWORK_ABI} (Linux 6.7), got {version}",
-            hint="`--isolation none` runs without an isolated network (recorded in the log)",
-        )
-    return version
