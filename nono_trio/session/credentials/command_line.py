@@ -36,7 +36,7 @@ MAX_SHOWN: Final = 200  # characters of it in an error
 _PIECE: Final = 16 * 1024
 _LINE_END: Final = 2  # bytes after the secret
 _REAP_SECONDS: Final = 1.0  # a process that waits for a dead file system can't be killed
-_START_SECONDS: Final = 1.0  # a program on a dead file system never starts
+START_SECONDS: Final = 1.0  # a program on a dead file system never starts
 _POLL_SECONDS: Final = 0.1  # where the system can't tell that a process has ended
 
 
@@ -98,9 +98,9 @@ class CommandLine:
         return output
 
     def stop(self) -> None:
-        """End it, and run it never again; from any thread. Blocks for _START_SECONDS at most."""
+        """End it, and run it never again; from any thread. Blocks for START_SECONDS at most."""
         self._is_stopped = True
-        if not self._lock.acquire(timeout=_START_SECONDS):
+        if not self._lock.acquire(timeout=START_SECONDS):
             return  # it is being started, and killed then
         try:
             if self._running is not None:

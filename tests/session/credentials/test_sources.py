@@ -266,7 +266,7 @@ def test_a_command_that_does_not_start_holds_no_end_up(monkeypatch) -> None:
         return made[0]
 
     monkeypatch.setattr(subprocess, "Popen", hang)
-    monkeypatch.setattr(command_line, "_START_SECONDS", 0.1)
+    monkeypatch.setattr(command_line, "START_SECONDS", 0.1)
     reader = make_reader(parse_source("one", command("import time; time.sleep(600)")), os.environ)
     failures: list[SourceFailed] = []
 
