@@ -36,6 +36,16 @@ class LogUnreadable(NonoTrioError):
     exit_code = 2
 
 
+def unreadable(path: object, error: OSError) -> LogUnreadable:
+    """Return the error about a path (str or Path) that the system does not let us read."""
+    import shlex  # late: for errors only
+
+    return LogUnreadable(
+        f"{path} can't be read: {error.strerror or error}",
+        hint=f"look at it: ls -ld {shlex.quote(str(path))}",
+    )
+
+
 class LogRewritten(LogUnreadable):
     """A log that was changed where it may only grow; the exit code is that of `tampered`."""
 

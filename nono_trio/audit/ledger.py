@@ -22,7 +22,7 @@ from nono_trio.core.log.ledger_record import (
     encode_ledger_record,
     own_chain_hash,
 )
-from nono_trio.errors import LogUnreadable
+from nono_trio.errors import LogUnreadable, unreadable
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -222,6 +222,14 @@ class _Walk:
             self.condemned.setdefault(condemned, bad)
 
 
+def no_ledger(audit_root: Path) -> LogUnreadable:
+    """Return the error where no session was sealed."""
+    return LogUnreadable(
+        f"there is no ledger in {audit_root}: no session was sealed there",
+        hint="`nono-trio audit list` shows the sessions; --audit-dir DIR names another place",
+    )
+
+
 def is_signed(ledger: Path) -> bool:
     """Return whether a ledger has signed checkpoints beside it."""
     return os.path.lexists(ledger.with_name(LEDGER_CHECKPOINTS))
@@ -234,7 +242,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     offset = 0
     with ledger:
         # A sparse ledger must not be read into memory as one line.

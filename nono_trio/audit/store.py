@@ -25,7 +25,7 @@ from nono_trio.core.log.session_json import (
     decode_summary,
     encode_metadata,
 )
-from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.errors import LogUnreadable, UsageError, unreadable
 from nono_trio.posix.account import home_of
 from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner_of_path
@@ -279,7 +279,7 @@ def _directories(audit_root: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise LogUnreadable(f"{audit_root} can't be read: {error.strerror or error}") from error
+        raise unreadable(audit_root, error) from error
 
 
 def _is_session_directory(entry: Path) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.audit.keys.signer import CommandSigner, KeySigner, SignerFailed
-from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.errors import UsageError, unreadable
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.private_file import read_private
@@ -126,7 +126,7 @@ def stored_keys(state_root: Path) -> list[StoredKey]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise LogUnreadable(f"{directory} can't be read: {error.strerror or error}") from error
+        raise unreadable(directory, error) from error
     return [_stored(directory / name) for name in names]
 
 

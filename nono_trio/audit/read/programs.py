@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit.read.records import lines, size_of
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.processes import ProcessLine, decode_process, program_text
-from nono_trio.errors import LogUnreadable
+from nono_trio.errors import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,4 +110,4 @@ def process_lines(path: Path) -> Iterator[ProcessLine]:
             except MALFORMED:
                 continue
     except OSError as error:
-        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nono_trio.core.log.events import MALFORMED, Flow, Payload, decode_flow
-from nono_trio.errors import LogUnreadable
+from nono_trio.errors import LogUnreadable, unreadable
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def records(path: Path) -> Iterator[LogRecord]:
             if record is not None:
                 yield record
     except OSError as error:
-        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def parse_record(line: bytes) -> LogRecord | None:
@@ -140,7 +140,7 @@ def flows(path: Path) -> Iterator[Flow]:
             except MALFORMED:
                 continue
     except OSError as error:
-        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:

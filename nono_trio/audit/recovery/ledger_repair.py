@@ -19,7 +19,7 @@ from nono_trio.audit import ledger
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.write import ledger_append
 from nono_trio.core.log.ledger_record import REPAIRED_PREFIX, sound_record
-from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable
+from nono_trio.errors import JSON_SCHEMA, AuditLost
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_data
 from nono_trio.posix.owner import as_owner_of_path, open_shared
@@ -65,7 +65,7 @@ def repair(audit_root: Path) -> Repair:
     """
     path = audit_root / ledger.LEDGER
     if not os.path.lexists(path):
-        raise LogUnreadable(f"there is no ledger in {audit_root}: no session was sealed there")
+        raise ledger.no_ledger(audit_root)
     answer = Repair(path=str(path))
     try:
         with as_owner_of_path(audit_root), ledger_append.locked(audit_root):

@@ -45,7 +45,10 @@ def last_head(path: Path, key: bytes | None = None) -> SignedHead:
     except BadLedgerHead as bad:
         raise proofs.ProofFailed(bad.failure, bad.expected, bad.got) from bad
     if not heads:
-        raise LogUnreadable(f"{path} has no checkpoint of that key")
+        raise LogUnreadable(
+            f"{path} has no checkpoint of that key",
+            hint="`nono-trio keys list` shows the keys that are here",
+        )
     return proofs.parse_head(heads[-1].note)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,9 @@ from nono_trio.posix.safe_open import read_whole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+SIGN_HINT: Final = "`run --audit-sign-key NAME` signs a session while it runs"
+PROOF_HINT: Final = "`nono-trio audit prove SESSION SEQUENCE -o FILE` makes one"
 
 
 class ProofFailed(Exception):
@@ -106,7 +109,7 @@ def last_signed_head(directory: Path) -> SignedHead:
     if last is None:
         raise UsageError(
             f"session {directory.name} has no signed checkpoint",
-            hint="`run --audit-sign-key NAME` signs a session while it runs",
+            hint=SIGN_HINT,
         )
     return last
 
@@ -122,6 +125,7 @@ def prove_record(directory: Path, sequence: int) -> ProofFile:
         raise UsageError(
             f"expected a sequence from 0 to {last.head.size - 1}, got {sequence}: the signed"
             " checkpoints cover no more",
+            hint=f"nono-trio audit prove {directory.name} {last.head.size - 1}",
         )
     leaves, data = Leaves(), b""
     for place, record in enumerate(_records(directory, last.head.size)):
@@ -143,10 +147,12 @@ def check_record(data: bytes, key: bytes) -> CheckedRecord:
         proof = parse_proof(data)
         signed = parse_head(proof.checkpoint)
     except ValueError as error:
-        raise LogUnreadable(f"expected a tlog-proof file: {error}") from error
+        raise LogUnreadable(f"expected a tlog-proof file: {error}", hint=PROOF_HINT) from error
     session_id = session_of(signed.head.origin)
     if proof.extra is None or session_id is None:
-        raise LogUnreadable("expected a proof by `nono-trio audit prove`, which has the record")
+        raise LogUnreadable(
+            "expected a proof by `nono-trio audit prove`, which has the record", hint=PROOF_HINT
+        )
     signed.require_signature(key)
     leaf, head = tree.leaf_hash(proof.extra), signed.head
     if not tree.includes(leaf, proof.leaf_index, head.size, proof.hashes, head.root):
@@ -184,7 +190,8 @@ def read_head(path: Path) -> SignedHead:
 
 def _no_head(path: Path) -> LogUnreadable:
     return LogUnreadable(
-        f"expected a signed checkpoint in {path}: a note, a tlog-proof, or a checkpoints.ndjson"
+        f"expected a signed checkpoint in {path}: a note, a tlog-proof, or a checkpoints.ndjson",
+        hint="keep a copy of a session's checkpoints.ndjson, or of ledger-checkpoints.ndjson",
     )
 
 

@@ -51,6 +51,11 @@ class _Link(msgspec.Struct):
 
 def read_since(path: Path, size: int) -> Checkpoint:
     """Return the last checkpoint in a file; raises UsageError, OSError."""
+    if not path.exists():
+        raise UsageError(
+            f"--since: there is no file {path}",
+            hint="keep a copy of a session's checkpoints.ndjson, or its last line",
+        )
     found = None
     for line in lines(path, size):
         found = parse_checkpoint(line if line.endswith(b"\n") else line + b"\n")
@@ -201,14 +206,23 @@ def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verificatio
         answer.verdict = "tampered"
     elif not evidence.sealed:
         answer.verdict = "open" if evidence.alive else "crashed"
-    answer.notes.append(
-        f"since: records {since.event_count} to {check.chain.count - 1} were hashed, and go on from"
-        f" the checkpoint; the {since.event_count} before it were compared by checksums only, and"
-        " no signature was checked"
-    )
+    if answer.first_bad is None:
+        answer.notes.append(
+            f"since: {_hashed(since.event_count, check.chain.count)}; the {since.event_count}"
+            " before it were compared by checksums only, and no signature was checked"
+        )
     if check.torn_bytes:
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
     return answer
+
+
+def _hashed(first: int, count: int) -> str:
+    """Say which records lead from the checkpoint to the end of the log."""
+    if count == first:
+        return "no record came after the checkpoint"
+    if count == first + 1:
+        return f"record {first} was hashed, and goes on from the checkpoint"
+    return f"records {first} to {count - 1} were hashed, and go on from the checkpoint"
 
 
 def _state(checkpoint: Checkpoint) -> tuple[int, str | None, str]:

@@ -23,7 +23,7 @@ from nono_trio.cli.audit.why import why
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import OneOf, WholeNumber
+from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
     audit_root,
@@ -92,6 +92,7 @@ audit.add_command(why)
 )
 @click.option(
     "--since",
+    type=PATH,
     metavar="FILE",
     help="Hash only what came after the last checkpoint in FILE, an earlier copy of the session's"
     " checkpoints.ndjson; says `consistent`.",
@@ -109,7 +110,7 @@ def verify(
     open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0;
     consistent (--since) 0. Of several sessions the worst decides. A session of upstream nono needs
     --upstream; a log file without its session is never `verified`. --json prints one object a
-    line, also for errors.
+    line, also for errors, and one without a verdict where there is no session.
 
     Signatures are always checked. With --public-key-file a session that is not signed with that
     key is tampered, and one whose end is not signed (recovered, or the signer failed) is crashed.
@@ -151,6 +152,8 @@ def verify(
         told = [_tell(answer, as_json=as_json, several=several) for answer in wait.over(answers)]
     if several and not as_json:
         _sum_up(told, root, removed_sessions(root) if every else 0)
+    elif not told:
+        print_json({"schema": JSON_SCHEMA, "verdict": None, "session_id": None})
     raise SystemExit(worst(answer.verdict for answer in told))
 
 

@@ -15,7 +15,6 @@ from nono_trio.cli.live import say
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
-from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
     from nono_trio.audit.recovery.ledger_repair import Repair
@@ -42,21 +41,21 @@ def verify(public_key_file: str | None, as_json: bool, audit_dir: str | None) ->
     the sessions are there and match. Exit code: verified 0; tampered 1; no ledger, or one that
     can't be read, 2.
     """
-    from nono_trio.audit.ledger import LEDGER, is_signed
+    from nono_trio.audit.ledger import LEDGER, is_signed, no_ledger
     from nono_trio.audit.verify.whole_ledger import verify_ledger
     from nono_trio.cli.audit.render import verification_lines
 
     root = audit_root(audit_dir)
     path = root / LEDGER
     if not os.path.lexists(path) and not is_signed(path):
-        raise LogUnreadable(f"there is no ledger in {root}: no session was sealed there")
+        raise no_ledger(root)
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
     answer = verify_ledger(path, pinned)
     if as_json:
         print_json(answer)
     else:
         print_verdict(verification_lines(answer, brief=True))
-        if answer.first_bad is not None:
+        if not answer.ledger.chain_verified:  # a signature is nothing that could be mended
             sys.stdout.flush()
             print(
                 "hint: `nono-trio audit ledger repair` mends its end, if that stops a seal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +18,7 @@ from nono_trio.cli.parameters import PATH, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
-from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
+from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError, unreadable
 from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def prove(
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    _write(output, data)
     if as_json:
         print_json({"schema": JSON_SCHEMA, "file": output})
 
@@ -152,9 +151,7 @@ def consistency(
     except proofs.ProofFailed as failed:
         _refute(failed, as_json=as_json)
     except OSError as error:
-        raise LogUnreadable(
-            f"{error.filename or old} can't be read: {error.strerror or error}"
-        ) from error
+        raise unreadable(str(error.filename or old), error) from error
     if as_json:
         print_json({"schema": JSON_SCHEMA, "verdict": "consistent", **answer})
         return
@@ -175,6 +172,12 @@ def _compare(root: Path, old: str, new: str, public_key_file: str | None) -> dic
     earlier = _head(root, old)
     if earlier.head.origin.startswith(LEDGER_ORIGIN):
         return _compare_ledger(root, earlier, old, new, public_key_file)
+    if new == LEDGER:
+        kept = session_of(earlier.head.origin) or "SESSION"
+        raise UsageError(
+            f"expected a session beside a checkpoint of session {kept}, got the ledger",
+            hint=f"nono-trio audit consistency {shlex.quote(old)} {shlex.quote(kept)}",
+        )
     later = _head(root, new)
     session_id = session_of(later.head.origin)
     if session_id is None:
@@ -211,6 +214,11 @@ def _compare_ledger(
     path, later = Path(new), None
     if new == LEDGER:
         path = root / LEDGER_FILE
+    elif not path.is_file():
+        raise UsageError(
+            f"expected `ledger` or a file beside a checkpoint of the ledger, got {new!a}",
+            hint=f"nono-trio audit consistency {shlex.quote(old)} {LEDGER}",
+        )
     elif not proofs.is_ledger_file(path):
         is_row = ledger_proofs.is_checkpoints_file(path)
         later = ledger_proofs.last_head(path, key) if is_row else proofs.read_head(path)
@@ -260,11 +268,25 @@ def _named_key(directory: Path) -> bytes:
     return keys.note
 
 
+def _write(output: str, data: bytes) -> None:
+    """Write a proof. A failure is no statement about the log, so its exit code is not that of
+    `refuted`."""
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise UsageError(
+            f"--output: {output} can't be written: {error.strerror or error}",
+            hint=f"look at its directory: ls -ld {shlex.quote(os.path.dirname(output) or '.')}",
+        ) from error
+
+
 def _read(path: str, limit: int) -> bytes:
     try:
         return read_whole(Path(path), limit)
     except OSError as error:
-        raise LogUnreadable(f"{path} can't be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
 def _refute(failed: ProofFailed, *, as_json: bool) -> NoReturn:

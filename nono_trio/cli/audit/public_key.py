@@ -9,6 +9,7 @@ from nono_trio.cli.parameters import PATH
 from nono_trio.cli.shared_flags import option
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home
+from nono_trio.posix.private_file import unreadable
 from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def read_public_keys(path: str) -> PublicKeys:
     try:
         return parse_public_keys(read_whole(Path(expand_home(path)), MAX_PEM))
     except OSError as error:
-        raise UsageError(f"{FLAG}: {path} can't be read: {error.strerror or error}") from error
+        raise unreadable(FLAG, path, error) from error
     except ValueError as error:
         raise UsageError(
             f"{FLAG}: {path}: {error}", hint="nono-trio keys export > audit-key.pem makes it"

@@ -18,7 +18,7 @@ from nono_trio.audit.read.records import size_of
 from nono_trio.audit.verify.session import verify, verify_missing
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.audit.verify.whole_ledger import verify_ledger
-from nono_trio.errors import LogUnreadable, NonoTrioError
+from nono_trio.errors import LogUnreadable, NonoTrioError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,9 +61,7 @@ def verify_from_checkpoint(audit_root: Path, target: str, kept: Path) -> Verific
         found = _find(audit_root, target)
         return found if isinstance(found, Verification) else verify_since(found, since)
     except OSError as error:
-        raise LogUnreadable(
-            f"{error.filename or target} can't be read: {error.strerror or error}"
-        ) from error
+        raise unreadable(str(error.filename or target), error) from error
 
 
 def verify_all(
