@@ -204,7 +204,7 @@ class HttpConnection(TunnelHandler):
         self, request: HttpRequest, decision: Decision
     ) -> tuple[Decision, ...]:
         """Read the body of a request and decide about each message in it; a decision that refuses
-        is alone. Raises OSError, and Expired for a client whose place was given away."""
+        is alone. Raises Expired for a client whose place was given away."""
         from nono_trio.proxy.http.message_body import read_messages  # late: few hosts have rules
 
         return await read_messages(self._client, request, decision, self._proxy.limits.head)

@@ -46,8 +46,8 @@ async def judge_request(
     """Search for stand-ins, and see which of them are to be swapped: return the request's guard
     (None for a CONNECT) and the decision.
 
-    A body in which one may have to be swapped is read first; it has `seconds`. Raises OSError, and
-    Expired for a client whose place was given away.
+    A body in which one may have to be swapped is read first; it has `seconds`. Raises Expired
+    for a client whose place was given away.
     """
     if decision.refusal is None or decision.refusal.status == 403:
         decision = credentials.judge_name(decision)

@@ -29,7 +29,7 @@ async def read_messages(
     client: Client, request: HttpRequest, decision: Decision, seconds: float
 ) -> tuple[Decision, ...]:
     """Return the decisions about the messages of a request; one that refuses is alone. Raises
-    Expired and OSError as `read_body`."""
+    Expired as `read_body`."""
     try:
         body = await read_body(client, request, seconds)
     except BadMessage as fault:
@@ -61,23 +61,26 @@ async def read_beginning(client: Client, request: HttpRequest, seconds: float, m
     still to be read.
 
     Raises BadMessage for a body that is malformed, cut off, or not complete within `seconds`;
-    Expired for a client whose place was given away; OSError. If cancelled, what was read is lost.
+    Expired for a client whose place was given away. If cancelled, what was read is lost.
     """
     data = bytearray()
     for event in request.early:
         if type(event) is BodyData:
             data += event.data
     client.expire_in(seconds)
-    if request.head.expects_continue and not request.body.done:
-        await client.send(CONTINUE)
+    answer = CONTINUE if request.head.expects_continue else b""
     while not request.body.done and len(data) <= most:
-        data += await _read_piece(client, request, seconds)
+        data += await _read_piece(client, request, seconds, answer)
+        answer = b""
         await trio.lowlevel.checkpoint()  # a body that has come already would need no wait
     return bytes(data)
 
 
-async def _read_piece(client: Client, request: HttpRequest, seconds: float) -> bytes:
+async def _read_piece(client: Client, request: HttpRequest, seconds: float, answer: bytes) -> bytes:
+    """Send `answer`, and return the next piece of the body."""
     try:
+        if answer:
+            await client.send(answer)
         raw = client.unread or await client.receive()
     except Expired:
         if client.dropped:

@@ -48,8 +48,8 @@ async def judge_token_request(
 ) -> tuple[TokenRequest | None, Decision]:
     """Return the request to a token URL (None for another request), and the decision.
 
-    Its body is read first; it has `seconds`. Raises OSError, and Expired for a client whose place
-    was given away.
+    Its body is read first; it has `seconds`. Raises Expired for a client whose place was given
+    away.
     """
     host = request.host
     if decision.refusal is not None or not any(one.settings.is_at_host(host) for one in logins):

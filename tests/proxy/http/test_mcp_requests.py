@@ -18,6 +18,9 @@ from websocket_peer import FIELDS
 
 from nono_trio.core.http.mcp_message import MAX_BODY
 from nono_trio.errors import AuditBusy
+from nono_trio.proxy.http.message_body import CONTINUE
+from nono_trio.proxy.transport.client import Client
+from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler
 
 if TYPE_CHECKING:
@@ -186,6 +189,20 @@ async def test_a_client_that_waits_gets_the_continue_from_the_proxy_and_the_serv
         assert answer is not None
         assert answer.body == call()
         assert b"expect" not in dict(at.origin.requests[0].headers)
+
+
+async def test_a_client_that_leaves_before_the_continue_is_recorded(monkeypatch):
+    send = Client.send
+
+    async def broken(client: Client, data: bytes) -> None:
+        if data == CONTINUE:
+            raise SideFailed("client")
+        await send(client, data)
+
+    monkeypatch.setattr(Client, "send", broken)
+    async with looking_into(*RULES) as at, at.tunnel() as wire:
+        await wire.send(post(call(), JSON, "Expect: 100-continue").partition(call())[0])
+        await until(lambda: records(at) == [("deny", "the MCP message was cut off")])
 
 
 @pytest.mark.parametrize(
