@@ -1,4 +1,4 @@
-"""The URL of a request in a sentence, and the flag that would allow the request.
+"""The URL of a request in a sentence, and the flag that would allow the request, or be dropped.
 
 Rules of this file: a flag is quoted for a shell, and is an entry that can be read; what is too long
 for a sentence is cut there, and becomes `**` in a flag. A flag has no wildcard that the request
@@ -22,6 +22,8 @@ from nono_trio.core.policy.endpoint_rule import (
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nono_trio.core.net.host import Host
 
 MAX_SHOWN: Final = 256  # characters of a path in a sentence; the record has all of it
@@ -31,6 +33,15 @@ def shown_url(scheme: str, host: Host, port: int, path: str) -> str:
     """Return the URL of a request for a sentence, without its query; a long path is cut."""
     path = path if len(path) <= MAX_SHOWN else f"{path[:MAX_SHOWN]}..."
     return origin(scheme, host, port) + path
+
+
+def drop_hint(flag: str, text: str, entry: str, source: Callable[[str, str], str] | None) -> str:
+    """Return the hint for a request that a deny rule refuses. `source` returns the place of an
+    entry, as for EndpointPolicy."""
+    place = None if source is None else source("endpoint", entry)
+    if place is None or place.startswith("--"):
+        return f"drop {flag} {shlex.quote(text)}"
+    return f"take it out of {place}"
 
 
 def whole_port_flag(target: str, port: int) -> str | None:

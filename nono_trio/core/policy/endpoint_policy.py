@@ -26,7 +26,12 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.core.log.redaction import REDACTED, redact_path
 from nono_trio.core.net.host import Host
-from nono_trio.core.policy.endpoint_flag import allow_endpoint_flag, shown_url, whole_port_flag
+from nono_trio.core.policy.endpoint_flag import (
+    allow_endpoint_flag,
+    drop_hint,
+    shown_url,
+    whole_port_flag,
+)
 from nono_trio.core.policy.endpoint_path import BadPath, CanonicalTarget, canonical_target
 from nono_trio.core.policy.endpoint_rule import (
     DENY_ENDPOINT_FLAG,
@@ -226,7 +231,8 @@ class EndpointPolicy:
                 shown = shown_url(scheme, host, port, redact_path(canonical.path))
                 code = DenialCode.ENDPOINT_DENIED
                 reason = format_reason(code, method=method, url=shown, detail=rule.text)
-                return _refused(canonical, rule.text, reason, self._drop(rule))
+                hint = drop_hint(DENY_ENDPOINT_FLAG, rule.text, rule.entry, self._source)
+                return _refused(canonical, rule.text, reason, hint)
         return None
 
     def _opened(
@@ -258,12 +264,6 @@ class EndpointPolicy:
         flag = allow_endpoint_flag(scheme, host, port, method, path)
         hint = _why_no_flag(path) if flag is None else f"allow it with {flag}"
         return _refused(canonical, DEFAULT_RULE, reason, hint)
-
-    def _drop(self, rule: EndpointRule) -> str:
-        source = None if self._source is None else self._source("endpoint", rule.entry)
-        if source is None or source.startswith("--"):
-            return f"drop {DENY_ENDPOINT_FLAG} {shlex.quote(rule.text)}"
-        return f"take it out of {source}"
 
 
 def _overriding(fields: Iterable[bytes]) -> str | None:

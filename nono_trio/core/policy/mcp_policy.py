@@ -19,7 +19,7 @@ from nono_trio.core.http.mcp_message import BadMessage
 from nono_trio.core.http.mcp_reader import check_fields, read_messages
 from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.net.host import BadHost, Host, parse_host
-from nono_trio.core.policy.endpoint_flag import origin, path_pattern, shown_url
+from nono_trio.core.policy.endpoint_flag import drop_hint, origin, path_pattern, shown_url
 from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.mcp_rule import (
     ALLOW_MCP_FLAG,
@@ -122,7 +122,9 @@ class MessageRules:
         for rule in denying:
             if rule.may_cover(folded_message):
                 reason = self._reason(call, rule.endpoint.text)
-                return self._denied(message, rule.endpoint.text, reason, self._drop(rule))
+                text, entry = rule.endpoint.text, rule.endpoint.entry
+                hint = drop_hint(DENY_MCP_FLAG, text.removeprefix(MCP), entry, self.source)
+                return self._denied(message, text, reason, hint)
         if not any(rule.opens for rule in self.rules):
             return replace(self.verdict, messages=None, call=call)
         covering = [one.endpoint for one in opening if one.covers(message)]
@@ -159,12 +161,6 @@ class MessageRules:
         path = redact_path(self.target.path)
         flag = mcp_flag(self.scheme, self.host, self.port, rule_name(message), path)
         return NO_RULE_ALONE if flag is None else f"allow it with {flag}"
-
-    def _drop(self, rule: McpRule) -> str:
-        source = None if self.source is None else self.source("endpoint", rule.endpoint.entry)
-        if source is None or source.startswith("--"):
-            return f"drop {DENY_MCP_FLAG} {shlex.quote(rule.endpoint.text.removeprefix(MCP))}"
-        return f"take it out of {source}"
 
     def _denied(
         self, message: Message, rule: str, reason: str, hint: str | None
