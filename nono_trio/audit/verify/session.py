@@ -17,45 +17,32 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.store import CHECKPOINTS, FLOWS
-from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify import bound_files as bounds
 from nono_trio.audit.verify import seal_check as seal
 from nono_trio.audit.verify.binding import binding_fault, current_report
 from nono_trio.audit.verify.bound_files import Bound
-from nono_trio.audit.verify.evidence import (
-    Evidence,
-    NoSession,
-    gather,
-    is_ledger,
-    session_directory,
-)
+from nono_trio.audit.verify.evidence import Evidence, gather, is_ledger
 from nono_trio.audit.verify.joiner import LEAST_BYTES, PartsDisagree, PartsJoiner
 from nono_trio.audit.verify.log_check import LogCheck
+from nono_trio.audit.verify.no_session import verify_without_session
 from nono_trio.audit.verify.quick import QuickCheck
-from nono_trio.audit.verify.signatures import (
-    SignatureCheck,
-    bundle_fault,
-    pin_fault,
+from nono_trio.audit.verify.session_signatures import (
+    require_signed_end,
+    signature_fault,
+    tell_signatures,
 )
+from nono_trio.audit.verify.signatures import SignatureCheck
 from nono_trio.audit.verify.verdict import (
     AttestationSeen,
     CheckpointsSeen,
-    LedgerSeen,
     Stored,
     Verdict,
     Verification,
 )
-from nono_trio.audit.verify.verdict_notes import (
-    evidence_notes,
-    ledger_notes,
-    nameless_notes,
-    unsigned_end,
-)
+from nono_trio.audit.verify.verdict_notes import evidence_notes, ledger_notes, nameless_notes
 from nono_trio.audit.verify.whole_ledger import verify_ledger
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
@@ -66,13 +53,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.audit.stored_session import FirstBad
     from nono_trio.core.log.events import NetworkEvent, Payload
     from nono_trio.core.log.session_json import Checkpoint
     from nono_trio.core.proof.public_keys import PublicKeys
 
 Watch: TypeAlias = "Callable[[Callable[[], float]], None]"
 
-SESSION_GONE = "session gone or replaced"
 # A supervisor or a recovery may seal a session while it is judged. The first reading then does not
 # fit the last one, so it is judged again. A session ends only once.
 MAX_LOOKS = 3
@@ -113,7 +100,7 @@ def verify(
                 break
             answer = _answer_for(evidence, ledger, quick, pinned, watch, jobs)
     except LogUnreadable as error:
-        return _without_a_session(target, error)
+        return verify_without_session(target, error)
     except OSError as error:
         note = f"{error.filename or target} can't be read: {error.strerror or error}"
         return Verification(verdict="unreadable", path=str(target), notes=[note])
@@ -133,49 +120,6 @@ def _answer_for(
     if quick and evidence.checkpoints_size:
         return _judge_quickly(evidence, ledger)
     return _judge(evidence, ledger, pinned, watch, jobs)
-
-
-def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
-    """Return the answer for a session that only the ledger knows."""
-    path = audit_root / session_id
-    seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
-    if session_id in ledger.removed:
-        note = "it was removed on purpose (`audit forget`); the ledger keeps its digest"
-        return Verification(
-            verdict="unreadable", path=str(path), session_id=session_id, ledger=seen, notes=[note]
-        )
-    return Verification(
-        verdict="missing",
-        path=str(path),
-        session_id=session_id,
-        ledger=seen,
-        notes=["the ledger says that it was sealed, and its directory is gone"],
-    )
-
-
-def _without_a_session(target: Path, error: LogUnreadable) -> Verification:
-    """Return the answer for a missing or unreadable session: worse, if the ledger knows the
-    session."""
-    notes = [error.message]
-    if error.hint is not None:
-        notes.append(error.hint)
-    answer = Verification(verdict="unreadable", path=str(target), notes=notes)
-    directory = session_directory(target) or target
-    try:
-        report = ledgers.verify(directory.parent, directory.name)
-    except LogUnreadable:
-        return answer
-    if not report.knows(directory.name):
-        return answer
-    answer.session_id = directory.name
-    answer.ledger = LedgerSeen(found=True, chain_verified=report.first_bad is None)
-    if not directory.exists() and not directory.is_symlink():
-        return verify_missing(directory.parent, directory.name, report)
-    if isinstance(error, NoSession):
-        answer.verdict = "tampered"
-        expected = f"the session that the ledger knows as {directory.name}"
-        answer.first_bad = FirstBad(failure=SESSION_GONE, expected=expected, got=error.message)
-    return answer
 
 
 class FirstNetworkEvents:
@@ -246,15 +190,11 @@ def _judge(
     bound = Bound(evidence.directory or evidence.log.parent)
     answer.first_bad = (
         check.first_bad
-        or _signature_fault(evidence, check, pinned)
+        or signature_fault(evidence, check, pinned)
         or (_seal_fault(evidence, answer, check) if evidence.sealed else None)
         or binding_fault(evidence, check, bound, events.first, ledger)
     )
-    signatures = check.signatures
-    if evidence.ours:
-        answer.attestation = _signatures_seen(signatures, answer, pinned)
-    elif evidence.sealed and answer.attestation.present and answer.first_bad is None:
-        _look_at_upstreams_bundle(evidence, answer, pinned)
+    tell_signatures(evidence, answer, check.signatures, pinned)
     if check.policy_was_taken:
         answer.notes.append(
             "its policy was bound by the recovery, from a policy.json that no record had bound: no"
@@ -264,66 +204,8 @@ def _judge(
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
     answer = _conclude(evidence, answer, ledger, sound="verified")
     if pinned is not None and answer.verdict == "verified" and evidence.ours:
-        _require_signed_end(answer, signatures)
+        require_signed_end(answer, check.signatures)
     return answer
-
-
-def _signature_fault(
-    evidence: Evidence, check: LogCheck, pinned: PublicKeys | None
-) -> FirstBad | None:
-    """Return the first fault of the signatures beside those of the checkpoints."""
-    directory, metadata, signatures = evidence.directory, evidence.metadata, check.signatures
-    if directory is None:  # a single log: it is never `verified`
-        return None
-    fault = None
-    if evidence.ours:
-        fault = signatures.end_fault(check.chain.count, pinned)
-    elif metadata is None or metadata.audit_attestation is None:
-        fault = pin_fault(None, pinned)
-    if fault is not None or metadata is None or not evidence.sealed:
-        return fault
-    if not evidence.ours and pinned is None:  # upstream's verdict does not depend on it
-        return None
-    return signatures.seal_fault(metadata) or bundle_fault(directory, metadata, pinned)
-
-
-def _look_at_upstreams_bundle(
-    evidence: Evidence, answer: Verification, pinned: PublicKeys | None
-) -> None:
-    """Say whether the bundle of an upstream session is good; without a pinned key a bad one is only
-    noted, as upstream does."""
-    directory, metadata = evidence.directory, evidence.metadata
-    if directory is None or metadata is None:
-        return
-    fault = bundle_fault(directory, metadata, pinned)
-    if fault is not None:
-        answer.notes.append(
-            f"its attestation is not good: {fault.failure}: expected {fault.expected}, got"
-            f" {fault.got}"
-        )
-    answer.attestation = msgspec.structs.replace(
-        answer.attestation, signature_verified=fault is None, pinned=pinned is not None
-    )
-
-
-def _signatures_seen(
-    signatures: SignatureCheck, answer: Verification, pinned: PublicKeys | None
-) -> AttestationSeen:
-    keys = signatures.keys
-    return AttestationSeen(
-        present=keys is not None,
-        signature_verified=signatures.signed > 0 and answer.first_bad is None,
-        key_id=keys.key_id if keys is not None else None,
-        pinned=pinned is not None and keys == pinned,
-        signed_through=signatures.last_signed - 1 if signatures.last_signed else None,
-    )
-
-
-def _require_signed_end(answer: Verification, signatures: SignatureCheck) -> None:
-    """Take `verified` back if the end is not signed: without the key, anybody could write that."""
-    if not signatures.final_is_signed:
-        answer.verdict = "crashed"
-        answer.notes.append(unsigned_end(signatures.last_signed))
 
 
 def _judge_quickly(evidence: Evidence, ledger: LedgerReport | None) -> Verification:

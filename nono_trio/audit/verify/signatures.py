@@ -3,8 +3,8 @@
 Rules of this file: the keys are those that policy.json names, which the second record binds; a
 pinned key must be the same. A signed session's checkpoints are all signed, but those that a
 best-effort session wrote while its signer failed, and a final one, which a recovery may have
-written. The note of a
-checkpoint is about the RFC 6962 tree, its `merkle_root` about upstream's: both are computed.
+written. The note of a checkpoint is about the RFC 6962 tree, its `merkle_root` about upstream's:
+both are computed.
 """
 
 from __future__ import annotations

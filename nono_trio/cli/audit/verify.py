@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
-from nono_trio.audit.verify.session import verify, verify_missing
+from nono_trio.audit.verify.no_session import verify_missing
+from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.audit.verify.whole_ledger import verify_ledger
 from nono_trio.errors import LogUnreadable, NonoTrioError, unreadable

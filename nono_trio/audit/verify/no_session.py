@@ -1,0 +1,61 @@
+"""The verdict on a target that is no readable session: the ledger may know that one was there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nono_trio.audit import ledger as ledgers
+from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify.evidence import NoSession, session_directory
+from nono_trio.audit.verify.verdict import LedgerSeen, Verification
+from nono_trio.errors import LogUnreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nono_trio.audit.ledger import LedgerReport
+
+SESSION_GONE: Final = "session gone or replaced"
+
+
+def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
+    """Return the answer for a session that only the ledger knows."""
+    path = audit_root / session_id
+    seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
+    if session_id in ledger.removed:
+        note = "it was removed on purpose (`audit forget`); the ledger keeps its digest"
+        return Verification(
+            verdict="unreadable", path=str(path), session_id=session_id, ledger=seen, notes=[note]
+        )
+    return Verification(
+        verdict="missing",
+        path=str(path),
+        session_id=session_id,
+        ledger=seen,
+        notes=["the ledger says that it was sealed, and its directory is gone"],
+    )
+
+
+def verify_without_session(target: Path, error: LogUnreadable) -> Verification:
+    """Return the answer for a missing or unreadable session: worse, if the ledger knows the
+    session."""
+    notes = [error.message]
+    if error.hint is not None:
+        notes.append(error.hint)
+    answer = Verification(verdict="unreadable", path=str(target), notes=notes)
+    directory = session_directory(target) or target
+    try:
+        report = ledgers.verify(directory.parent, directory.name)
+    except LogUnreadable:
+        return answer
+    if not report.knows(directory.name):
+        return answer
+    answer.session_id = directory.name
+    answer.ledger = LedgerSeen(found=True, chain_verified=report.first_bad is None)
+    if not directory.exists() and not directory.is_symlink():
+        return verify_missing(directory.parent, directory.name, report)
+    if isinstance(error, NoSession):
+        answer.verdict = "tampered"
+        expected = f"the session that the ledger knows as {directory.name}"
+        answer.first_bad = FirstBad(failure=SESSION_GONE, expected=expected, got=error.message)
+    return answer
