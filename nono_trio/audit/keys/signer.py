@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from nono_trio.audit.keys.signature import is_ed25519, is_p256
+from nono_trio.core.proof.note import Signature, encode_note, key_id
 from nono_trio.core.proof.public_keys import PublicKeys, parse_public_keys, public_keys
 from nono_trio.posix.bounded_command import CommandFailed, ask_command
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from nono_trio.core.proof.tree_head import TreeHead
 
 # A key service answers in a second; a person who has to touch a token needs some more.
 SIGN_SECONDS: Final = 10.0
@@ -57,6 +60,14 @@ class Signer(Protocol):
     def sign_bundle(self, data: bytes) -> bytes:
         """Return the ECDSA P-256 signature (DER) over `data`; raises SignerFailed."""
         ...
+
+
+def signed_note(signer: Signer, head: TreeHead) -> str:
+    """Return the note of a tree head, signed under its origin; raises SignerFailed."""
+    text = head.encode()
+    signature = signer.sign_note(text.encode())
+    line = Signature(head.origin, key_id(head.origin, signer.public.note), signature)
+    return encode_note(text, [line])
 
 
 class KeySigner:

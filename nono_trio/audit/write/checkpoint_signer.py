@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from nono_trio.audit.keys.signer import SIGN_SECONDS, SignerFailed
+from nono_trio.audit.keys.signer import SIGN_SECONDS, SignerFailed, signed_note
 from nono_trio.core.log.attestation import (
     attestation_of,
     encode_bundle,
@@ -22,7 +22,6 @@ from nono_trio.core.log.attestation import (
 from nono_trio.core.log.policy_json import SigningKeys
 from nono_trio.core.log.session_json import signed_bytes
 from nono_trio.core.proof import base64_text
-from nono_trio.core.proof.note import Signature, encode_note, key_id
 from nono_trio.core.proof.tree_head import TreeHead, session_origin
 
 if TYPE_CHECKING:
@@ -84,10 +83,7 @@ class CheckpointSigner:
         return attestation, encode_bundle(payload, signature, attestation.key_id)
 
     def _signed(self, checkpoint: Checkpoint, head: TreeHead) -> Checkpoint:
-        text = head.encode()
-        signature = self._signer.sign_note(text.encode())
-        line = Signature(head.origin, key_id(head.origin, self._signer.public.note), signature)
-        with_note = msgspec.structs.replace(checkpoint, note=encode_note(text, [line]))
+        with_note = msgspec.structs.replace(checkpoint, note=signed_note(self._signer, head))
         over_line = self._signer.sign_note(signed_bytes(with_note))
         return msgspec.structs.replace(with_note, line_signature=base64_text.encode(over_line))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from nono_trio.audit.keys.signer import SIGN_SECONDS
+from nono_trio.audit.keys.signer import SIGN_SECONDS, signed_note
 from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
 from nono_trio.audit.ledger_heads import (
     BadLedgerHead,
@@ -29,7 +29,6 @@ from nono_trio.core.log.ledger_checkpoint import (
     signed_line,
 )
 from nono_trio.core.proof import base64_text
-from nono_trio.core.proof.note import Signature, encode_note, key_id
 from nono_trio.core.proof.tree_head import TreeHead, ledger_origin
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.posix.clock import rfc3339
@@ -141,14 +140,11 @@ class LedgerSigner:
         )
 
     def _signed(self, head: TreeHead) -> LedgerCheckpoint:
-        text = head.encode()
-        signature = self._signer.sign_note(text.encode())
-        line = Signature(head.origin, key_id(head.origin, self._key), signature)
         checkpoint = LedgerCheckpoint(
             time=rfc3339(),
             event_count=head.size,
             key=base64_text.encode(self._key),
-            note=encode_note(text, [line]),
+            note=signed_note(self._signer, head),
         )
         over_line = self._signer.sign_note(signed_line(checkpoint))
         return msgspec.structs.replace(checkpoint, line_signature=base64_text.encode(over_line))
