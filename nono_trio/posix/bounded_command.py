@@ -1,7 +1,8 @@
 """Asks a command: bytes on its stdin, its answer on stdout, both bounded, within a deadline.
 
 Rules of this file: it blocks, so it is called in a thread. The command is a group of its own, so
-Ctrl-C does not end it, and what is left of the group at the end is killed. Its stderr is dropped.
+Ctrl-C does not end it; if it is late or prints too much, all of the group is killed. Its stderr is
+dropped.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _ended(process: subprocess.Popen[bytes], until: float) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process and its group, and close its pipes."""
+    """Kill a process that has not ended, with its group, and close its pipes."""
     if process.returncode is None:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -167,6 +167,26 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
             held = held[:unread]
 
 
+class Link(msgspec.Struct):
+    """What the next record goes on from, by a record's own fields."""
+
+    sequence: int
+    chain_hash: str
+
+
+_link_decoder = msgspec.json.Decoder(Link)
+
+
+def link_at(log: Path, offset: int) -> tuple[bytes, Link] | None:
+    """Return the line that ends at an offset, and its link; None if no record ends there. Raises
+    OSError."""
+    end, line = next(lines_backwards(log, offset), (0, b""))
+    try:
+        return (line, _link_decoder.decode(line)) if end == offset else None
+    except MALFORMED:
+        return None
+
+
 def _whole_lines_backwards(held: bytes, *, known_beginning: bool) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that begin in `held`, last first, each with the index of its end."""
     end = len(held)

@@ -11,23 +11,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from nono_trio.audit.read.records import lines_backwards
+from nono_trio.audit.read.records import link_at
 from nono_trio.audit.verify.chain import BadRecord, Chain, hash_bytes
-from nono_trio.core.log.events import MALFORMED
 from nono_trio.errors import LogRewritten
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class _Link(msgspec.Struct):
-    """The place of a record, by its own fields."""
-
-    sequence: int
-    chain_hash: str
 
 
 class FollowedChain:
@@ -77,16 +67,12 @@ class FollowedChain:
             raise self._rewritten(f"record {self._chain.count - 1} is not the one that was read")
 
     def _begin_at(self, offset: int) -> None:
-        end, line = next(lines_backwards(self._log, offset), (0, b""))
-        try:
-            link = msgspec.json.decode(line, type=_Link)
-        except MALFORMED:
-            link = None
-        head = hash_bytes(link.chain_hash) if link is not None else None
-        if link is None or not head or end != offset:
+        found = link_at(self._log, offset)
+        head = hash_bytes(found[1].chain_hash) if found is not None else None
+        if found is None or not head:
             raise self._rewritten("its last line is no record")
+        self._last, link = found
         self._chain.count, self._chain.head = link.sequence + 1, head
-        self._last = line
 
     def _rewritten(self, what: str) -> LogRewritten:
         return LogRewritten(

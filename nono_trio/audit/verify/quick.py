@@ -9,26 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from nono_trio.audit.read.records import lines_backwards
+from nono_trio.audit.read.records import link_at
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.chain import BadRecord
 from nono_trio.audit.verify.checkpoints import HEAD_MISMATCH, TRUNCATED, CheckpointCursor
-from nono_trio.core.log.events import MALFORMED
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCK = 1024 * 1024  # read at once; larger is not faster
-
-
-class _Link(msgspec.Struct):
-    """The facts in the last record."""
-
-    sequence: int
-    chain_hash: str
 
 
 class QuickCheck:
@@ -73,12 +63,11 @@ class QuickCheck:
         last = cursor.last
         if last is None or last.event_count == 0:
             return
-        _, line = next(lines_backwards(self._log, last.offset), (0, b""))
         expected = f"record {last.event_count - 1} with chain {last.chain_head}"
-        try:
-            link = msgspec.json.decode(line, type=_Link)
-        except MALFORMED as error:
-            raise BadRecord(HEAD_MISMATCH, expected, "no record") from error
+        found = link_at(self._log, last.offset)
+        if found is None:
+            raise BadRecord(HEAD_MISMATCH, expected, "no record")
+        _, link = found
         if (link.sequence, link.chain_hash) != (last.event_count - 1, last.chain_head):
             raise BadRecord(
                 HEAD_MISMATCH, expected, f"record {link.sequence} with chain {link.chain_hash}"

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from nono_trio.audit.read.records import lines, lines_backwards
+from nono_trio.audit.read.records import lines, link_at
 from nono_trio.audit.store import CHECKPOINTS
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify import bound_facts
@@ -28,7 +26,7 @@ from nono_trio.audit.verify.checkpoints import (
 from nono_trio.audit.verify.evidence import gather
 from nono_trio.audit.verify.log_check import AFTER_END
 from nono_trio.audit.verify.verdict import CheckpointsSeen, Verification
-from nono_trio.core.log.events import MALFORMED, SessionEnded
+from nono_trio.core.log.events import SessionEnded
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.safe_open import open_regular
 
@@ -40,13 +38,6 @@ if TYPE_CHECKING:
 
 BLOCK = 1024 * 1024  # read at once
 HISTORY_REPLACED = "another history"
-
-
-class _Link(msgspec.Struct):
-    """The facts in the record before the checkpoint."""
-
-    sequence: int
-    chain_hash: str
 
 
 def read_since(path: Path, size: int) -> Checkpoint:
@@ -141,13 +132,10 @@ class _Check:
     def _begin(self) -> None:
         """Take the state of the chain from the checkpoint, and from the last record before it."""
         since = self._since
-        end, line = next(lines_backwards(self._evidence.log, since.offset), (0, b""))
-        try:
-            link = msgspec.json.decode(line, type=_Link)
-        except MALFORMED:
-            link = None
-        if link is None or end != since.offset:
+        found = link_at(self._evidence.log, since.offset)
+        if found is None:
             raise _replaced(since, "no record before it")
+        _, link = found
         if (link.sequence, link.chain_hash) != (since.event_count - 1, since.chain_head):
             raise _replaced(since, f"record {link.sequence} with chain hash {link.chain_hash}")
         self.chain.count, self.chain.head = since.event_count, hash_bytes(since.chain_head)
