@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 class LedgerCheckpoint(msgspec.Struct, kw_only=True, frozen=True):
     """The first `event_count` lines of the ledger, signed.
 
-    `key` is the Ed25519 public key (base64), `line_signature` its signature over `signed_bytes`.
+    `key` is the Ed25519 public key (base64), `line_signature` its signature over `signed_line`.
     """
 
     v: Literal[1] = 1
