@@ -193,8 +193,8 @@ class ConnectionHandler(ABC):
         SessionSealed."""
         proxy = self._proxy
         self._has_recorded = True
-        shown = decision if proxy.credentials is None else proxy.credentials.shown_fault(decision)
-        event = shown.event(proxy.now())
+        now, credentials = proxy.now(), proxy.credentials
+        event = decision.event(now) if credentials is None else credentials.event(decision, now)
         return Recorded(decision, await proxy.recorder.record(event, self._client.origin))
 
     async def _connect(self, recorded: Recorded, *, for_tunnel: bool = True) -> Upstream:

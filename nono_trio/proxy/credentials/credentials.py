@@ -25,6 +25,7 @@ from nono_trio.proxy.credentials.signing import HeldBodies, is_signing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.access.decision import Decision, Refusal
     from nono_trio.proxy.credentials.interfaces import HeldCredential
@@ -168,7 +169,11 @@ class Credentials:
                 return f"{REDACTED}.{end}"
         return REDACTED
 
-    def shown_fault(self, decision: Decision) -> Decision:
+    def event(self, decision: Decision, now: int) -> NetworkEvent:
+        """As `Decision.event`, with texts that show no stand-in; a tool may be named after one."""
+        return self._shown.event(self._shown_fault(decision).event(now))
+
+    def _shown_fault(self, decision: Decision) -> Decision:
         """Return a refusal as the record shows it: why a host was not reached may name the host."""
         refusal, host = decision.refusal, decision.host
         if refusal is None or host is None or self.find_in_name(host.name) is None:

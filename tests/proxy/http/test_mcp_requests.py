@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from held_credentials import STAND_IN, credentials, held
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from looked_into import HOST, LookedInto, looking_into
@@ -75,6 +76,18 @@ async def asking(at: LookedInto) -> AsyncIterator[object]:
 
 def records(at: LookedInto) -> list[tuple[str, str | None]]:
     return [(one.decision, one.reason) for one in at.proxy.recorder.events if one.path is not None]
+
+
+@pytest.mark.parametrize("rule", [RULES[0], f"allow mcp sk-* {URL}"])
+async def test_a_tool_that_is_named_after_a_stand_in_is_recorded_without_it(rule):
+    tool = STAND_IN.decode()
+    bodies = call(tool), b"[%b,%b]" % (call(tool, 1), call(tool, 2))
+    async with looking_into(rule, credentials=credentials(held())) as at, asking(at) as ask:
+        for body in bodies:
+            await ask(post(body))
+        found = [reason or "" for _, reason in records(at)]
+        assert tool not in repr(at.proxy.recorder.events)
+        assert [one for one in found if "[REDACTED]" in one], found
 
 
 async def test_an_allowed_call_is_recorded_before_it_is_sent_byte_for_byte():
