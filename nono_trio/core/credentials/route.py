@@ -13,7 +13,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import binascii
 import hmac
 import re
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from nono_trio.core.credentials.credential import Place
 from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.http.header_fields import basic_parts
 from nono_trio.core.http.target import HTTP_PORT, HTTPS_PORT, HttpTarget
 from nono_trio.core.policy.endpoint_path import BadPath, canonical_target
 from nono_trio.errors import UsageError
@@ -133,7 +133,7 @@ def _candidates(
                 yield Place.HEADER, token
         if name == b"authorization":
             if basic := _BASIC.fullmatch(value):
-                yield from ((Place.BASIC, side) for side in _sides(basic[1]))
+                yield from ((Place.BASIC, side) for side in basic_parts(basic[1]))
             yield from ((Place.HEADER, key) for key in _AWS_KEY.findall(value))
     path, _, query = target.partition(b"?")
     for pair in query.split(b"&"):
@@ -147,11 +147,3 @@ def _candidates(
     if Place.PATH in credential.places:
         for segment in path.split(b"/"):
             yield Place.PATH, unquote_to_bytes(segment)
-
-
-def _sides(encoded: bytes) -> tuple[bytes, ...]:
-    try:
-        user, _, password = binascii.a2b_base64(encoded, strict_mode=True).partition(b":")
-    except binascii.Error:
-        return ()
-    return user, password

@@ -18,7 +18,6 @@ The secrets may not be there yet. `stand_ins_in_head` and `stand_ins_in_body` sa
 
 from __future__ import annotations
 
-import binascii
 import re
 from base64 import b64encode
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from nono_trio.core.credentials.credential import DEFAULT_HEADERS, DEFAULT_PARAMETERS, Place
+from nono_trio.core.http.header_fields import basic_parts
+from nono_trio.core.http.media_types import is_form, is_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,8 +57,6 @@ _PERCENT: Final = re.compile(rb"(%[0-9A-Fa-f]{2})")
 _JSON_ESCAPE: Final = re.compile(rb"(\\(?:u[0-9A-Fa-f]{4}|.))", re.DOTALL)
 _HAS_ESCAPE: Final = re.compile(rb"\\(?:u00|/)")  # one of which a stand-in may have a character
 _JSON_STRING: Final = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")([ \t\r\n]*:)?', re.DOTALL)
-_JSON_TYPE: Final = re.compile(rb"application/(?:[\w.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
-_FORM_TYPE: Final = re.compile(rb"application/x-www-form-urlencoded[ \t]*(?:;.*)?", re.IGNORECASE)
 _PATH_SAFE: Final = "!$'()*+,;=:@"  # besides the unreserved ones, RFC 3986 3.3
 
 
@@ -147,10 +146,7 @@ def swap_body(content_type: bytes | None, data: bytes, swaps: Iterable[Swap]) ->
 
 def is_swappable(content_type: bytes | None) -> bool:
     """Return True for a type of body in which `swap_body` swaps."""
-    return content_type is not None and (
-        _JSON_TYPE.fullmatch(content_type) is not None
-        or _FORM_TYPE.fullmatch(content_type) is not None
-    )
+    return is_json(content_type) or is_form(content_type)
 
 
 def stand_ins_in_head(target: bytes, fields: Sequence[Field], swaps: Iterable[Swap]) -> Swapped:
@@ -208,7 +204,7 @@ def _swap_value(name: bytes, value: bytes, swap: Swap, notes: _Notes) -> bytes:
     if swap.stand_in in value:
         return _swap_plain(name.decode("latin-1"), value, swap, notes)
     if name == b"authorization" and (basic := _BASIC.fullmatch(value)) is not None:
-        sides = _sides(basic[2])
+        sides = basic_parts(basic[2])
         if swap.stand_in in sides and notes.add(swap, Place.BASIC):
             return basic[1] + b64encode(_swap_sides(sides, swap)) + basic[3]
         if swap.stand_in not in sides and any(swap.stand_in in one for one in sides):
@@ -229,17 +225,7 @@ def _swap_plain(name: str, value: bytes, swap: Swap, notes: _Notes) -> bytes:
 _NO_HEADER: Final = "has a line break, a control character or a space at its end"
 
 
-def _sides(encoded: bytes) -> list[bytes]:
-    """Return user and password of Basic; nothing if it can't be decoded. RFC 7617."""
-    try:
-        decoded = binascii.a2b_base64(encoded, strict_mode=True)
-    except binascii.Error:
-        return []
-    user, colon, password = decoded.partition(b":")
-    return [user, password] if colon else []
-
-
-def _swap_sides(sides: list[bytes], swap: Swap) -> bytes:
+def _swap_sides(sides: Sequence[bytes], swap: Swap) -> bytes:
     _check(swap, Place.BASIC, not _CONTROL.search(swap.secret), "has a control character")
     if sides[0] == swap.stand_in:
         _check(swap, Place.BASIC, b":" not in swap.secret, "has a colon, which ends a user name")
@@ -276,7 +262,7 @@ def _swap_query(query: bytes, swap: Swap, notes: _Notes) -> bytes:
 
 def _swap_form(content_type: bytes | None, data: bytes, swap: Swap) -> bytes | None:
     """Return a form after the swap in its values; None without a stand-in in one."""
-    if content_type is None or not _FORM_TYPE.fullmatch(content_type):
+    if not is_form(content_type):
         return None
     if swap.stand_in not in data and b"%" not in data:
         return None
@@ -298,7 +284,7 @@ def _in_percent(text: bytes, swap: Swap, safe: str) -> bytes | None:
 
 def _swap_json(content_type: bytes | None, data: bytes, swap: Swap) -> bytes | None:
     """Return JSON after the swap in its strings that are values; None without a stand-in."""
-    if content_type is None or not _JSON_TYPE.fullmatch(content_type):
+    if not is_json(content_type):
         return None
     if not _may_have(data, swap):
         return None

@@ -21,6 +21,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
+from nono_trio.core.http.media_types import is_form, is_json
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -30,8 +32,6 @@ MAX_TOKENS: Final = 16  # of one answer; known ones have four
 TOKEN_FIELDS: Final = ("access_token", "refresh_token", "id_token")
 MAX_LIFETIME: Final = 10 * 366 * 24 * 3600  # seconds; a longer time is no use to anybody
 
-_JSON_TYPE: Final = re.compile(rb"application/(?:[\w.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
-_FORM_TYPE: Final = re.compile(rb"application/x-www-form-urlencoded[ \t]*(?:;.*)?", re.IGNORECASE)
 # Of a valid JSON text: strings (a name if a colon follows), brackets, and all other values.
 _JSON_TOKEN: Final = re.compile(
     rb'(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")(?P<colon>[ \t\r\n]*:)?'
@@ -106,9 +106,9 @@ def read_token_answer(
     if len(data) > MAX_ANSWER:
         raise BadAnswer(f"is longer than {MAX_ANSWER} bytes")
     names = {field_key(one): one for one in fields}
-    if content_type is not None and _FORM_TYPE.fullmatch(content_type):
+    if is_form(content_type):
         return _read_form(data, names)
-    if content_type is None or _JSON_TYPE.fullmatch(content_type):
+    if content_type is None or is_json(content_type):
         return _read_json(data, names)
     raise BadAnswer("is neither JSON nor a form")
 

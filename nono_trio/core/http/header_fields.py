@@ -103,14 +103,16 @@ def presented_token(head: RequestHead) -> bytes | None:
         case b"bearer":
             return credential or None
         case b"basic":
-            return _password(credential)
+            parts = basic_parts(credential)
+            return parts[1] if parts else None
         case _:
             return None
 
 
-def _password(credential: bytes) -> bytes | None:
+def basic_parts(encoded: bytes) -> tuple[bytes, bytes] | tuple[()]:
+    """Return user and password of `Basic`; () if they can't be decoded. RFC 7617."""
     try:
-        _, colon, password = binascii.a2b_base64(credential, strict_mode=True).partition(b":")
+        user, colon, password = binascii.a2b_base64(encoded, strict_mode=True).partition(b":")
     except binascii.Error:
-        return None
-    return password if colon else None
+        return ()
+    return (user, password) if colon else ()
