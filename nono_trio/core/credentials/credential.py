@@ -157,10 +157,11 @@ class Credential:
     `variables` get the stand-in in the command's environment, and `files` are shown to it with the
     stand-in in the secret's place. `base_url_variables` are for a reverse route, and have
     `base_url_path` after its name. `endpoints` are entries of --allow-endpoint for the bound hosts,
-    unless the user has rules for a host. `ttl` is how many seconds the answer of a command is used;
-    None is the default. With `oauth2`, `source` has the client's secret, and the secret of the
-    credential is a token. With `login` the source is "", and each token that comes has a stand-in.
-    With `aws`, `source` has the id of a key that signs. `route` says that there is a reverse route.
+    unless the user has rules for a host. `ttl` is for how many seconds the answer of a command or
+    the keyring is used; None is the default. With `oauth2`, `source` has the client's secret, and
+    the secret of the credential is a token. With `login` the source is "", and each token that
+    comes has a stand-in. With `aws`, `source` has the id of a key that signs. `route` says that
+    there is a reverse route.
     """
 
     name: str

@@ -137,7 +137,5 @@ def _place(name: str, path: str, home: RunHome, *, is_granted: bool, has_view: b
 
 
 def _below_home(path: str) -> str | None:
-    for home in (os.path.normpath(home_directory()), os.path.realpath(home_directory())):
-        if is_below(path, home):
-            return os.path.relpath(path, home)
-    return None
+    homes = (os.path.normpath(home_directory()), os.path.realpath(home_directory()))
+    return next((inside for home in homes if (inside := below(path, home)) is not None), None)

@@ -1,7 +1,8 @@
 """Asks a token endpoint: one connection of the supervisor's own, one POST, one answer.
 
 Rules of this file:
-- It blocks, and is called in a thread. Nothing here knows the loop. Each step ends at one deadline.
+- It blocks, and is called in a thread. Nothing here knows the loop. Each step ends at one deadline,
+  but for a look-up, which the system ends: who waits for the answer has a deadline of its own.
 - TLS is verified as that of any server (proxy/intercept/host_tls.py); http:// goes to loopback and
   private addresses only. Names are looked up here, outside of the cage, and every address is
   checked before it is dialled. The user has named the host, so host rules are not asked.
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.core.net.host import Host
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
 
-SECONDS: Final = 10.0  # for look-up, connection, request and answer
+SECONDS: Final = 10.0  # for connection, request and answer
 MAX_ADDRESSES: Final = 8  # of one name that are tried
 _READ: Final = 16 * 1024
 
