@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from nono_trio.cli.parameters import (
     CREDENTIAL,
     ENDPOINT,
+    MCP_TOOL,
     PATH,
     PROFILE,
     OneOf,
@@ -229,8 +230,10 @@ def _type(field: Field) -> click.ParamType[Any] | None:
     """Return the converter of a field's values; None for plain text, which the policy reads."""
     if field.kind == "path":
         return PATH
-    if field.kind in ("allowed_endpoint", "denied_endpoint", "allowed_mcp", "denied_mcp"):
+    if field.kind in ("allowed_endpoint", "denied_endpoint"):
         return ENDPOINT
+    if field.kind in ("allowed_mcp", "denied_mcp"):
+        return MCP_TOOL
     if field.kind == "choice":
         return OneOf(field.choices)
     if field.kind == "whole_number":

@@ -14,7 +14,7 @@ from nono_trio.audit.keys import key_store
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import PATH
+from nono_trio.cli.parameters import PATH, GivenText
 from nono_trio.cli.parts import Column
 from nono_trio.cli.shared_flags import audit_dir_option, json_option
 from nono_trio.cli.tables import print_table
@@ -34,7 +34,11 @@ _COLUMNS = (
 )
 
 _id_option = click.option(
-    "--id", "name", metavar="NAME", help="The key of that name  [default: default]"
+    "--id",
+    "name",
+    type=GivenText("a name"),
+    metavar="NAME",
+    help="The key of that name  [default: default]",
 )
 _file_option = click.option("--file", "file", type=PATH, metavar="FILE", help="A key file.")
 
@@ -64,7 +68,10 @@ def generate(name: str | None, file: str | None, as_json: bool, audit_dir: str |
     try:
         public = key_store.generate(path).public
     except OSError as error:
-        raise UsageError(f"{path} can't be made: {error.strerror or error}") from error
+        raise UsageError(
+            f"{path} can't be made: {error.strerror or error}",
+            hint="name a file in a directory of yours: --file FILE",
+        ) from error
     if as_json:
         made = {"file": str(path), "key_id": public.key_id, "public_keys": public.pem()}
         print_json({"schema": JSON_SCHEMA, **made})
@@ -168,7 +175,11 @@ def _existing_path(name: str | None, file: str | None, audit_dir: str | None) ->
     names = [one.name for one in key_store.stored_keys(root)] if file is None else []
     if name is None and len(names) == 1:
         return key_store.key_path(root, names[0])
-    hint = f"nono-trio keys export --id {clean(names[0])}" if names else "nono-trio keys generate"
+    made = f" --id {shlex.quote(name)}" if name is not None else ""
+    made = f" --file {shlex.quote(file)}" if file is not None else made
+    hint = f"nono-trio keys generate{made}"
+    if names:
+        hint = f"nono-trio keys export --id {clean(names[0])}"
     shown = ", ".join(map(clean, names))
     reason = f", there are {shown}" if names else ""
     raise UsageError(f"there is no key {clean(str(path))}{reason}", hint=hint)

@@ -50,6 +50,14 @@ class GroupedOption(click.Option):
         super().__init__(*names, **settings)
         self.group = group
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401  (as click has it)
+        """As click has it, but -- is no value: what should follow the flag was left out."""
+        if value == "--" or (isinstance(value, (list, tuple)) and "--" in value):
+            raise click.BadOptionUsage(
+                self.opts[0], f"option {self.opts[0]!r} requires an argument"
+            )
+        return super().type_cast_value(ctx, value)
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Its flags with what they take, and its text; the bounds of a number are in its error."""
         if self.hidden:

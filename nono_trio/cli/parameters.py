@@ -153,4 +153,5 @@ class GivenCredentials(GivenText):
 PATH = GivenText("a path")
 CREDENTIAL = GivenCredentials("a credential")
 ENDPOINT = GivenEndpoint("methods and a URL")
+MCP_TOOL = GivenEndpoint("names and a URL")
 PROFILE = GivenProfile("a profile")

@@ -94,7 +94,7 @@ def settle_credentials(
         if name not in tables and name not in flags:
             raise UsageError(
                 f"{ROUTE_FLAG} {name!a}: there is no such credential",
-                hint=f"add {CREDENTIAL_FLAG} {name}" if name in PRESETS else "see --credential",
+                hint=f"add {CREDENTIAL_FLAG} {name}{'' if name in PRESETS else '=SOURCE@HOST'}",
             )
     found = []
     for name in dict.fromkeys([*tables, *flags]):

@@ -263,6 +263,10 @@ def _join_endpoints(given: dict[str, Any], sources: Sources) -> None:
     entries = dict.fromkeys(map(str, given["endpoint"]))
     for name, action in _ENDPOINT_ACTIONS.items():
         for text in given[name]:
+            if name == "allow_endpoint":
+                from nono_trio.core.policy.endpoint_rule import require_methods  # late: few have it
+
+                require_methods(text)
             entry = f"{action} {text}"
             entries[entry] = None
             _note_source(sources, "endpoint", entry, sources.get(name, {}).get(text, flag_of(name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.core.credentials.token_url import TokenUrl, parse_service_url
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 WITNESS_FLAG: Final = "--witness"
 # They are asked one after the other at the end of a run.
 MAX_WITNESSES: Final = 4
+_FORM: Final = f"as in {WITNESS_FLAG} https://witness.example.com"
+_URL: Final = re.compile(r"https?://[^/?@\s]+(/[^?@\s]*)?", re.IGNORECASE)
 
 
 class WitnessOption(NamedTuple):
@@ -29,13 +32,24 @@ class WitnessOption(NamedTuple):
 def parse_witnesses(texts: Sequence[str]) -> list[WitnessOption]:
     """Parse the values of the flag. Raises UsageError."""
     if len(texts) > MAX_WITNESSES:
-        raise UsageError(f"expected at most {MAX_WITNESSES} witnesses, got {len(texts)}")
+        raise UsageError(
+            f"{WITNESS_FLAG}: expected at most {MAX_WITNESSES} witnesses, got {len(texts)}",
+            hint=f"leave out {len(texts) - MAX_WITNESSES} of them",
+        )
     return [_parse(text) for text in texts]
 
 
 def _parse(text: str) -> WitnessOption:
     prefix, separator, vkey = text.partition("#")
-    url = parse_service_url(WITNESS_FLAG, prefix.rstrip("/") + CALL)
+    if not _URL.fullmatch(prefix):  # not shown where it may have a password
+        shown = "a URL with a user" if "@" in prefix else f"{prefix!a}"
+        expected = "expected https://HOST[:PORT][/PATH] without a query"
+        raise UsageError(f"{WITNESS_FLAG}: {expected}, got {shown}", hint=_FORM)
+    try:
+        url = parse_service_url(WITNESS_FLAG, prefix.rstrip("/") + CALL)
+    except UsageError as error:
+        reason = error.message.rpartition("': ")[2]
+        raise UsageError(f"{WITNESS_FLAG} {prefix!a}: {reason}", hint=_FORM) from None
     address = url.host.address
     is_local = address.is_loopback if address is not None else is_localhost(url.host.name)
     if url.scheme == "http" and not is_local:

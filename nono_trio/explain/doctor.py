@@ -111,7 +111,8 @@ def check_keyring() -> Check:
         fix = f"pip install '{KEYRING_EXTRA}'"
         found = "the library keyring is missing, so no credential can have keyring://"
         return Check("keyring", "missing", found, required=False, fix=fix)
-    return Check("keyring", "ok", "a credential can have keyring://", required=False)
+    found = "a credential can have keyring:// (`keyring --list-backends` shows what answers it)"
+    return Check("keyring", "ok", found, required=False)
 
 
 def best_isolation(checks: Sequence[Check]) -> Isolation | None:

@@ -48,6 +48,15 @@ def read_private(flag: str, named: str) -> bytes:
     return data[:MAX_KEY]
 
 
+def program_hint(word: str) -> str:
+    """Return what helps where a command line names no program that can be run."""
+    path = expand_home(word)
+    if "/" not in path:
+        return "give its path: /PATH/TO/PROGRAM"
+    quoted = shlex.quote(os.path.abspath(path))
+    return f"chmod +x {quoted}" if os.path.isfile(path) else f"look for it: ls -ld {quoted}"
+
+
 def unreadable(flag: str, path: str, error: OSError) -> UsageError:
     """Return the error about a file that a flag named."""
     return UsageError(

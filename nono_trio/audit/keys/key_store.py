@@ -18,7 +18,7 @@ from nono_trio.audit.keys.signer import CommandSigner, KeySigner, SignerFailed
 from nono_trio.errors import UsageError, unreadable
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.owner import as_owner_of_path
-from nono_trio.posix.private_file import read_private
+from nono_trio.posix.private_file import program_hint, read_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +34,8 @@ FILE: Final = "file://"
 KEYRING: Final = "keyring://"
 COMMAND: Final = "cmd://"
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BLOCK: Final = re.compile(
     rb"-----BEGIN PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END PRIVATE KEY-----\n?"
 )
@@ -55,12 +56,14 @@ def keys_directory(state_root: Path) -> Path:
     return state_root / DIRECTORY
 
 
-def key_path(state_root: Path, name: str) -> Path:
-    """Return the file of the key with this name; raises UsageError for no name."""
+def key_path(state_root: Path, name: str, flag: str = "--id") -> Path:
+    """Return the file of the key with this name, which `flag` gave; raises UsageError for no
+    name."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"expected a key's name of letters, digits, dots, hyphens, underscores, got {name!a}",
-            hint=_FORMS,
+            f"{flag}: expected a key's name of letters, digits, dots, hyphens, underscores, got"
+            f" {name!a}",
+            hint=_FORMS if flag == SIGN_FLAG else f"as in {flag} build-machine",
         )
     return keys_directory(state_root) / f"{name}{SUFFIX}"
 
@@ -95,7 +98,7 @@ def _create(path: Path, data: bytes) -> None:
     except FileExistsError:
         raise UsageError(
             f"{path} exists: a key is never replaced",
-            hint="give the new key another name with --id NAME",
+            hint="give the new key another place: --id NAME or --file FILE",
         ) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -179,9 +182,16 @@ def key_file(reference: str, state_root: Path) -> str:
     """Return the path of the key file that a name or a path means; raises UsageError."""
     if reference.startswith(FILE):
         return os.path.abspath(expand_home(reference.removeprefix(FILE)))
+    if not reference:
+        raise UsageError(
+            f"{SIGN_FLAG}: expected a key, got an empty text",
+            hint="a variable that was meant to give it may not be set",
+        )
+    if _SCHEME.match(reference):
+        raise UsageError(f"{SIGN_FLAG}: expected a key, got {reference!a}", hint=_FORMS)
     if "/" in reference:
         return os.path.abspath(expand_home(reference))
-    path = key_path(state_root, reference)
+    path = key_path(state_root, reference, SIGN_FLAG)
     if not path.exists():
         raise UsageError(
             f"{SIGN_FLAG}: there is no key {reference} in {path.parent}",
@@ -229,7 +239,10 @@ def _from_keyring(words: str) -> bytes:
     try:
         found = keyring.get_password(service, user)
     except Exception as error:  # each backend has errors of its own
-        raise UsageError(f"{SIGN_FLAG}: the keyring failed: {type(error).__name__}") from None
+        raise UsageError(
+            f"{SIGN_FLAG}: the keyring failed: {type(error).__name__}",
+            hint="`keyring --list-backends` shows what this machine has",
+        ) from None
     if found is None:
         raise UsageError(
             f"{SIGN_FLAG}: the keyring has nothing for {words!a}",
@@ -255,7 +268,5 @@ def command_words(flag: str, line: str, environment: Mapping[str, str]) -> list[
         raise UsageError(f"{flag}: expected a command line", hint="see its quotes")
     program = shutil.which(expand_home(words[0]), path=environment.get("PATH"))
     if program is None:
-        raise UsageError(
-            f"{flag}: there is no program {words[0]!a}", hint="give its path: /PATH/TO/PROGRAM"
-        )
+        raise UsageError(f"{flag}: there is no program {words[0]!a}", hint=program_hint(words[0]))
     return [os.path.abspath(program), *words[1:]]

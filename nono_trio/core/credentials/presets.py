@@ -13,6 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -203,7 +204,7 @@ def make_credential(
     neither the user nor the preset has.
     """
     check_name(name)
-    preset = PRESETS.get(name)
+    preset, written = PRESETS.get(name), source
     names = tuple(variables) or (preset.variables if preset else ())
     check_variables(name, names)
     check_ttl(name, ttl)
@@ -234,7 +235,7 @@ def make_credential(
     credential = Credential(
         name,
         source,
-        tuple(parse_bound_host(name, one) for one in _hosts(name, preset, hosts)),
+        tuple(parse_bound_host(name, one) for one in _hosts(name, written, preset, hosts)),
         parse_places(name, places) if places else DEFAULT_PLACES,
         names,
         tuple(files),
@@ -272,13 +273,19 @@ def _preset_endpoints(credential: Credential, preset: Preset) -> tuple[str, ...]
     return tuple(f"{preset.methods} {one.origin}/**" for one in credential.hosts)
 
 
-def _hosts(name: str, preset: Preset | None, hosts: Sequence[str]) -> Collection[str]:
+def _hosts(
+    name: str, source: str | None, preset: Preset | None, hosts: Sequence[str]
+) -> Collection[str]:
     """Return the hosts without repetition; what the user wrote takes the place of the preset's."""
     found = dict.fromkeys(hosts or (preset.hosts if preset else ()))
     if not found:
+        entry = f"{name}@HOST"
+        if source is not None:  # a command line may have anything in it
+            entry = f"{name}={'SOURCE' if source.startswith('cmd:') else source}@HOST"
         raise UsageError(
             f"credential {name}: expected a host to which its secret may go",
-            hint=f"write {CREDENTIAL_FLAG} {name}@HOST, or hosts = [...] in [credentials.{name}]",
+            hint=f"write {CREDENTIAL_FLAG} {shlex.quote(entry)}, or hosts = [...] in"
+            f" [credentials.{name}]",
         )
     if len(found) > MAX_HOSTS:
         raise UsageError(

@@ -66,7 +66,7 @@ _ANY_SERVICE: Final[tuple[Parameter, ...]] = (("service", ("", "")),)
 
 _URL: Final = re.compile(r"(https?)://([^/?#@\\\s]*)(/[^?#]*)?(?:\?(.*))?", re.IGNORECASE)
 _METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
-_FORM: Final = "an entry is like 'GET,HEAD https://api.example.com/repos/**'"
+FORM: Final = "an entry is like 'GET,HEAD https://api.example.com/repos/**'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,15 @@ def parse_endpoint(flag: str, text: str, action: Action) -> EndpointRule:
     if len(words) == 1 and has_path(text):
         _refuse(flag, text, "expected methods before the URL", f"{flag} '{ANY_METHOD} {text}'")
     if len(words) != 2 and not encoded_slash:
-        _refuse(flag, text, "expected METHODS URL", _FORM)
+        _refuse(flag, text, "expected METHODS URL", FORM)
     return _parse(flag, text, action, words[0], words[1], encoded_slash=encoded_slash)
+
+
+def require_methods(text: str) -> None:
+    """Raise UsageError for a URL alone where --allow-endpoint takes METHODS URL: as an entry of
+    --allow-domain it would allow every method."""
+    if has_path(text):
+        parse_endpoint(ALLOW_ENDPOINT_FLAG, text, "allow")
 
 
 def parse_entry(text: str) -> EndpointRule:
@@ -157,7 +164,7 @@ def parse_entry(text: str) -> EndpointRule:
         return parse_endpoint(ALLOW_ENDPOINT_FLAG, rest, "audit")
     if action == "deny":
         return parse_endpoint(DENY_ENDPOINT_FLAG, rest, "deny")
-    raise UsageError(f"expected allow, deny or audit before a rule, got {action!a}", hint=_FORM)
+    raise UsageError(f"expected allow, deny or audit before a rule, got {action!a}", hint=FORM)
 
 
 def endpoint_text(
@@ -181,15 +188,20 @@ def _parse(
 ) -> EndpointRule:
     match = _URL.fullmatch(url) if url.isprintable() else None
     if match is None or match[3] is None:
-        _refuse(flag, text, "expected http:// or https:// with a host and a path", _FORM)
+        _refuse(flag, text, "expected http:// or https:// with a host and a path", FORM)
     scheme: Scheme = "http" if match[1].lower() == "http" else "https"
     try:
         pattern = parse_pattern(match[3])
         query = () if match[4] is None else parse_query(match[4])
+    except UsageError as error:
+        raise UsageError(f"{flag} {text!a}: {error.message}", hint=error.hint) from None
+    try:
         host_rule = _host_rule(action, match[2])
     except UsageError as error:
-        reason = re.sub(r"^--[a-z-]+ '[^']*': ", "", error.message)
-        raise UsageError(f"{flag} {text!a}: {reason}", hint=error.hint) from None
+        hint = error.hint
+        if hint is None or hint.startswith("an entry is "):  # one of --allow-domain
+            hint = FORM
+        _refuse(flag, text, re.sub(r"^--[a-z-]+ '[^']*': ", "", error.message), hint)
     ports = host_rule.ports
     if action != "deny" and not _names_port(match[2]):
         ports = (DEFAULT_PORTS[scheme],)
@@ -225,9 +237,9 @@ def _methods(flag: str, text: str, action: Action, methods: str) -> tuple[frozen
     named = methods.split(",")
     for one in named:
         if one == ANY_METHOD or one.lower() == READ_ONLY:
-            _refuse(flag, text, f"expected {one} alone, got more methods beside it", _FORM)
+            _refuse(flag, text, f"expected {one} alone, got more methods beside it", FORM)
         if not _METHOD.fullmatch(one):
-            _refuse(flag, text, f"expected a method, got {one!a}", _FORM)
+            _refuse(flag, text, f"expected a method, got {one!a}", FORM)
     return frozenset(map(str.upper, named)), False
 
 

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from nono_trio.core.http.mcp_message import TOOLS_CALL, Message, folded
 from nono_trio.core.policy.endpoint_pattern import has_in_order
+from nono_trio.core.policy.endpoint_rule import FORM as ENDPOINT_FORM
 from nono_trio.core.policy.endpoint_rule import EndpointRule, parse_endpoint
 from nono_trio.core.policy.rule import MCP
 from nono_trio.errors import UsageError
@@ -99,7 +100,7 @@ def parse_mcp(flag: str, text: str, action: Action) -> McpRule:
         endpoint = parse_endpoint(flag, f"{methods} {url}", action)
     except UsageError as error:
         reason = re.sub(r"^--[a-z-]+ '[^']*': ", "", error.message)
-        _refuse(flag, text, reason, error.hint or _FORM)
+        _refuse(flag, text, reason, _FORM if error.hint in (None, ENDPOINT_FORM) else error.hint)
     words = [_parse_name(flag, text, one) for one in names.split(",")]
     if action == "deny":
         words = [(is_method, tuple(map(folded, one))) for is_method, one in words]

@@ -152,8 +152,11 @@ def _check_endpoint(action: str) -> Callable[[str], object]:
     """Return the check of a rule with the action before it, "" if it has its own."""
 
     def check(text: str) -> None:
-        from nono_trio.core.policy.rule_entry import parse_rule_entry  # late: few profiles
+        from nono_trio.core.policy.endpoint_rule import require_methods  # late: few profiles
+        from nono_trio.core.policy.rule_entry import parse_rule_entry
 
+        if action == "allow ":
+            require_methods(text)
         parse_rule_entry(action + text)
 
     return check

@@ -22,6 +22,7 @@ from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, FILE
 from nono_trio.core.credentials.secret import Secret, without_line_end
 from nono_trio.core.credentials.shape import MAX_SECRET
 from nono_trio.posix.account import expand_home
+from nono_trio.posix.private_file import program_hint
 from nono_trio.posix.safe_open import open_regular
 from nono_trio.proxy.credentials.interfaces import SecretUnavailable
 from nono_trio.session.credentials.command_line import CommandFailed, CommandLine, find_program
@@ -74,8 +75,8 @@ def make_reader(source: Source, environment: Mapping[str, str]) -> Reader:
     if source.kind == COMMAND:
         program = find_program(source.words[0], environment)
         if program is None:
-            hint = "install it, or name it with its whole path"
-            raise SourceFailed(f"there is no command {source.words[0]!a}", hint)
+            word = source.words[0]
+            raise SourceFailed(f"there is no command {word!a}", program_hint(word))
         return CommandReader(program, source.words, environment)
     return KeyringReader(*source.words)
 
@@ -126,7 +127,7 @@ class FileReader:
             reason = (error.strerror or "it can't be read").lower()
             raise SourceFailed(
                 f"the file {self.path!a} can't be read: {reason}",
-                "see its path and its mode in the source file://PATH",
+                f"look at it: ls -ld {shlex.quote(self.path)}",
             ) from None
 
     def _read(self) -> Secret:
