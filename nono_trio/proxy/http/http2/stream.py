@@ -125,6 +125,11 @@ class Http2Stream:
         self.up.length = head.length if head.body == "length" else None
         self.hidden = body_inspector(head, is_judged=is_judged)
 
+    @property
+    def needs_secrets(self) -> bool:
+        """True if stand-ins are to be swapped in what goes out."""
+        return self.guard is not None and self.guard.swaps
+
     async def put_secrets(self) -> None:
         """Swap the stand-ins in what goes out, if there are any. Raises MustNotGoOn."""
         guard, request = self.guard, self.request

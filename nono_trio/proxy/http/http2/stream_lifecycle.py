@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.connection_handler import ProxyContext
     from nono_trio.proxy.http.http2.bodies import BodyMover
     from nono_trio.proxy.http.http2.peer import Http2Peer
-    from nono_trio.proxy.http.http2.stream import Http2Stream
+    from nono_trio.proxy.http.http2.stream import Http2Stream, UpstreamPeer
     from nono_trio.proxy.http.http2.upstreams import Upstreams
 
 
@@ -144,20 +144,28 @@ class StreamLifecycle:
 
     async def _send_on(self, stream: Http2Stream, recorded: Recorded) -> None:
         """Give an allowed stream to a connection to the server, or answer with the reason."""
-        one = None
-        try:
-            with trio.CancelScope() as asking:
-                self._asking.add(asking)
-                await stream.put_secrets()
-                one = await self._upstreams.find(recorded)
-        except (UpstreamError, MustNotGoOn) as found:
-            await self._refuse(stream, found.refusal)
-            return
-        finally:
-            self._asking.discard(asking)
+        one = None if stream.needs_secrets else self._upstreams.ready()
+        if one is None:
+            try:
+                one = await self._ask(stream, recorded)
+            except (UpstreamError, MustNotGoOn) as found:
+                await self._refuse(stream, found.refusal)
+                return
         if one is not None and stream.may_go_out:
             stream.upstream = one
             one.waiting.append(stream)
+
+    async def _ask(self, stream: Http2Stream, recorded: Recorded) -> UpstreamPeer | None:
+        """Ask for what a stream needs, and return its connection; None at the end of all streams.
+        Raises UpstreamError and MustNotGoOn."""
+        with trio.CancelScope() as asking:
+            self._asking.add(asking)
+            try:
+                await stream.put_secrets()
+                return await self._upstreams.find(recorded)
+            finally:
+                self._asking.discard(asking)
+        return None
 
     @contextmanager
     def _contained(self, stream: Http2Stream) -> Iterator[None]:

@@ -59,6 +59,13 @@ class Upstreams(ConnectionHandler):
         if first is not None:
             self.all.append(UpstreamPeer(first, Http2Peer(first.transport, is_client=False)))
 
+    def ready(self) -> UpstreamPeer | None:
+        """Return an open connection for another stream, if there is one."""
+        for one in self.all:
+            if not one.is_left and not one.peer.is_going:
+                return one
+        return None
+
     async def find(self, recorded: Recorded) -> UpstreamPeer:
         """Return a connection for another stream. Raises UpstreamError.
 
@@ -68,9 +75,8 @@ class Upstreams(ConnectionHandler):
         if unreached is not None:
             raise unreached
         while True:
-            for one in self.all:
-                if not one.is_left and not one.peer.is_going:
-                    return one
+            if (one := self.ready()) is not None:
+                return one
             if self._dial is None:
                 return await self._dial_for_all(recorded)
             dial = self._dial
