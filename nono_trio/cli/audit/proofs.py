@@ -128,12 +128,11 @@ def check_proof(proof: str, public_key_file: str | None, as_json: bool) -> None:
 def consistency(
     old: str, new: str, public_key_file: str | None, as_json: bool, audit_dir: str | None
 ) -> None:
-    """Prove that a log only grew: that NEW, a session or `ledger` (or a file with a signed
-    checkpoint of one that is here), begins with what OLD, a signed checkpoint that you kept, is
-    about.
+    """Prove that a log only grew since a signed checkpoint that you kept.
 
-    A signed checkpoint is a note, a tlog-proof, or a copy of a checkpoints.ndjson or of a
-    ledger-checkpoints.ndjson. Two copies of a ledger are compared line for line. Without
+    OLD is that checkpoint: a note, a tlog-proof, or a copy of a checkpoints.ndjson or of a
+    ledger-checkpoints.ndjson. NEW is a session, `ledger`, or a file with a later checkpoint; the
+    log itself must be here. Two copies of a ledger are compared line for line. Without
     --public-key-file the key is the one that the session or the ledger's checkpoints name. Exit
     code: consistent 0; rollback, fork or a bad signature 1; unreadable 2.
     """
@@ -155,8 +154,7 @@ def consistency(
     if as_json:
         print_json({"schema": JSON_SCHEMA, "verdict": "consistent", **answer})
         return
-    is_session = session_of(answer["origin"]) is not None
-    lines = "records" if is_session and answer["origin"] != LEDGER else "lines"
+    lines = "lines" if session_of(answer["origin"]) is None else "records"
     print_verdict(
         [
             f"consistent: {clean(answer['origin'])} grew from {answer['old_size']} to"

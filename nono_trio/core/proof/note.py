@@ -4,9 +4,9 @@
     (an empty line)
     — NAME base64(key id, 4 bytes || signature)
 
-Rules of this file: it does no cryptography, and knows Ed25519 keys only (type 0x01). A note is
-parsed strictly: one spelling, UTF-8, no control character but the newline. Lines of unknown signers
-are kept, as the format asks.
+Rules of this file: it does no cryptography, and knows two types of keys, both Ed25519: those that
+sign a note, and those of witnesses. A note is parsed strictly: one spelling, UTF-8, no control
+character but the newline. Lines of unknown signers are kept, as the format asks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ MAX_NOTE: Final = 64 * 1024
 MAX_SIGNATURES: Final = 100
 
 _MARK: Final = "— "
-_ED25519: Final = b"\x01"
+# The type of a key, which its id covers.
+ED25519: Final = b"\x01"
+COSIGNATURE: Final = b"\x04"  # cosignature/v1: over a note and a time
+_TYPES: Final = {
+    ED25519: "an Ed25519 key",
+    COSIGNATURE: "an Ed25519 key for cosignature/v1",
+}
 _KEY_ID_BYTES: Final = 4
 
 
@@ -51,24 +57,24 @@ def is_name(name: str) -> bool:
     return bool(name) and not any(c.isspace() or c == "+" or ord(c) < 0x20 for c in name)
 
 
-def key_id(name: str, key: bytes) -> bytes:
+def key_id(name: str, key: bytes, kind: bytes = ED25519) -> bytes:
     """Return the id of an Ed25519 key (32 bytes) under its name: 4 bytes."""
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key).digest()[:_KEY_ID_BYTES]
+    return hashlib.sha256(name.encode() + b"\n" + kind + key).digest()[:_KEY_ID_BYTES]
 
 
-def verifier_key(name: str, key: bytes) -> str:
+def verifier_key(name: str, key: bytes, kind: bytes = ED25519) -> str:
     """Return the text from which standard tools make a verifier: NAME+HEXID+BASE64."""
-    return f"{name}+{key_id(name, key).hex()}+{base64_text.encode(_ED25519 + key)}"
+    return f"{name}+{key_id(name, key, kind).hex()}+{base64_text.encode(kind + key)}"
 
 
-def parse_verifier_key(text: str) -> tuple[str, bytes]:
+def parse_verifier_key(text: str, kind: bytes = ED25519) -> tuple[str, bytes]:
     """Return name and Ed25519 key of a verifier key; raises ValueError."""
     name, _, rest = text.partition("+")
     hex_id, _, encoded = rest.partition("+")
     key = base64_text.decode(encoded)
-    if not is_name(name) or key[:1] != _ED25519 or len(key) != 33:
-        raise ValueError("expected NAME+ID+KEY of an Ed25519 key")
-    if key_id(name, key[1:]).hex() != hex_id:
+    if not is_name(name) or key[:1] != kind or len(key) != 33:
+        raise ValueError(f"expected NAME+ID+KEY of {_TYPES[kind]}")
+    if key_id(name, key[1:], kind).hex() != hex_id:
         raise ValueError("the id of the key is that of another key or name")
     return name, key[1:]
 

@@ -11,18 +11,23 @@ note, and says something about the checkpoint that was asked about only.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.core.proof import base64_text
-from nono_trio.core.proof.note import Signature, is_name, parse_note
+from nono_trio.core.proof.note import (
+    COSIGNATURE,
+    Signature,
+    key_id,
+    parse_note,
+    parse_verifier_key,
+    verifier_key,
+)
 from nono_trio.core.proof.tree_head import MAX_SIZE, parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CALL: Final = "/add-checkpoint"
-_COSIGNATURE: Final = b"\x04"  # the type of a key for cosignature/v1
 _TIME_BYTES: Final = 8
 _BYTES: Final = _TIME_BYTES + 64
 
@@ -36,12 +41,11 @@ class WitnessKey(NamedTuple):
     @property
     def key_id(self) -> bytes:
         """The four bytes that its signatures begin with."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _COSIGNATURE + self.key).digest()[:4]
+        return key_id(self.name, self.key, COSIGNATURE)
 
     def text(self) -> str:
         """Return the verifier key, as `parse_witness_key` reads it."""
-        encoded = base64_text.encode(_COSIGNATURE + self.key)
-        return f"{self.name}+{self.key_id.hex()}+{encoded}"
+        return verifier_key(self.name, self.key, COSIGNATURE)
 
 
 class Cosignature(NamedTuple):
@@ -53,15 +57,7 @@ class Cosignature(NamedTuple):
 
 def parse_witness_key(text: str) -> WitnessKey:
     """Return the key in NAME+ID+KEY; raises ValueError."""
-    name, _, rest = text.partition("+")
-    hex_id, _, encoded = rest.partition("+")
-    key = base64_text.decode(encoded)
-    if not is_name(name) or key[:1] != _COSIGNATURE or len(key) != 33:
-        raise ValueError("expected NAME+ID+KEY of an Ed25519 key for cosignature/v1")
-    found = WitnessKey(name, key[1:])
-    if found.key_id.hex() != hex_id:
-        raise ValueError("the id of the key is that of another key or name")
-    return found
+    return WitnessKey(*parse_verifier_key(text, COSIGNATURE))
 
 
 def encode_request(old: int, proof: Sequence[bytes], checkpoint: bytes) -> bytes:
