@@ -15,6 +15,7 @@ from nono_trio.audit.keys.key_store import (
     COMMAND,
     KEYRING,
     SIGN_FLAG,
+    command_signer,
     command_words,
     open_signer,
     signing_command,
@@ -56,9 +57,8 @@ def run_signer(options: RunOptions, files: FilePlan, *, dry: bool = False) -> Si
         environment = without_credentials(environment, options.session.network.credentials)
         words = signing_command(audit.sign_key, environment)
         environment = _outside(SIGN_FLAG, words, opened, environment)
-        if dry:
-            return None
-    elif audit.sign_key.startswith(KEYRING):
+        return None if dry else command_signer(words, environment)
+    if audit.sign_key.startswith(KEYRING):
         check_source(SIGN_FLAG, credential.Source(credential.KEYRING, ()), opened, environment)
     return open_signer(audit.sign_key, audit.state_root, environment, opened.reader)
 

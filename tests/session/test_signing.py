@@ -69,6 +69,25 @@ def test_what_signs_is_not_the_commands_to_change(granted, tmp_path, line, dry):
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_program_that_was_checked_signs(granted, tmp_path, monkeypatch):
+    """The PATH of a signer lacks relative directories, so another program would be found in it."""
+    key = key_store.key_path(tmp_path / "keys", "default")
+    key_store.generate(key)
+    (tmp_path / "bin").mkdir()
+    checked = signed.signing_command(tmp_path / "bin", key)
+    (granted / "planted").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (granted / "planted").chmod(stat.S_IRWXU)
+    other = tmp_path / "system" / checked.name
+    other.parent.mkdir()
+    other.write_text(f"#!{granted}/planted\n")
+    other.chmod(stat.S_IRWXU)
+    monkeypatch.chdir(tmp_path)
+    path = os.pathsep.join(["bin", str(other.parent), os.environ["PATH"]])
+    found = signer_of(f"cmd://{checked.name}", granted, {"PATH": path})
+    assert not (tmp_path / "ran").exists()
+    assert found.public == key_store.load_key("--file", str(key)).public
+
+
 def test_a_signer_gets_no_variable_that_leads_to_what_the_command_may_write(granted, tmp_path):
     key = key_store.key_path(tmp_path / "keys", "default")
     key_store.generate(key)

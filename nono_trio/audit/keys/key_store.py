@@ -21,7 +21,7 @@ from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.private_file import program_hint, read_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from nono_trio.audit.keys.signer import Signer
@@ -150,14 +150,11 @@ def open_signer(
     """Return the signer that a reference names; raises UsageError.
 
     `can_read` names the grant by which the command may read a path: a key that it can read is
-    refused. That it can't change what a command line runs is for the caller to check before.
+    refused. A caller with a command checks a command line first (`signing_command`) and then uses
+    `command_signer`.
     """
     if reference.startswith(COMMAND):
-        words = signing_command(reference, environment)
-        try:
-            return CommandSigner(words, environment)
-        except SignerFailed as error:
-            raise UsageError(f"{SIGN_FLAG}: {error.strerror}", hint=_PROTOCOL) from None
+        return command_signer(signing_command(reference, environment), environment)
     if reference.startswith(KEYRING):
         return _signer_of(SIGN_FLAG, reference, _from_keyring(reference.removeprefix(KEYRING)))
     path = key_file(reference, state_root)
@@ -170,6 +167,14 @@ def open_signer(
             " grant opens",
         )
     return load_key(SIGN_FLAG, path)
+
+
+def command_signer(words: Sequence[str], environment: Mapping[str, str]) -> Signer:
+    """Return the signer that `signing_command` gave the words of; raises UsageError."""
+    try:
+        return CommandSigner(words, environment)
+    except SignerFailed as error:
+        raise UsageError(f"{SIGN_FLAG}: {error.strerror}", hint=_PROTOCOL) from None
 
 
 _PROTOCOL: Final = (
