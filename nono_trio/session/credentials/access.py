@@ -119,9 +119,11 @@ def _check_file(owner: str, path: str, opened: OpenedFiles) -> str | None:
 def _check_program(
     owner: str, source: Source, opened: OpenedFiles, environment: Mapping[str, str]
 ) -> None:
-    found = find_program(source.words[0], environment)
     cleaned = {**environment, "PATH": _outside_path(environment, opened)}
-    programs = [] if found is None else [found, *_interpreters(found, cleaned)]
+    # In the cleaned PATH, which the program gets, there may be another one of that name.
+    named = [find_program(source.words[0], one) for one in (environment, cleaned)]
+    found = [one for one in named if one is not None]
+    programs = [each for one in found for each in (one, *_interpreters(one, cleaned))]
     for program in programs:
         if opened.may_write(program):
             raise _refused(

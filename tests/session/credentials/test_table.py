@@ -146,6 +146,24 @@ def test_a_program_that_the_command_may_change_is_not_run(tmp_path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_program_that_only_a_cleaned_path_gives_is_checked_too(tmp_path, monkeypatch) -> None:
+    """The user's PATH begins with a relative directory, which a command line does not get."""
+    first, second, open_ = (tmp_path / one for one in ("first", "second", "open"))
+    for one in (first, second, open_):
+        one.mkdir()
+    script = f"\ntouch {tmp_path}/ran\necho {SECRET}\n"
+    (open_ / "own-sh").symlink_to("/bin/sh")
+    for one, interpreter in ((first, "/bin/sh"), (second, open_ / "own-sh")):
+        (one / "get-key").write_text(f"#!{interpreter}{script}")
+        (one / "get-key").chmod(stat.S_IRWXU)
+    monkeypatch.chdir(tmp_path)
+    environment = {"PATH": f"first:{second}:{os.environ['PATH']}"}
+    one = make_credential("one", {}, source="cmd://get-key", hosts=["a.example"])
+    with pytest.raises(UsageError, match="would run outside of the cage"):
+        opened([one], environment, plan(open_, "readwrite"))
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     "line",
     [
