@@ -49,7 +49,6 @@ def test_ci_smoke(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("tmp.*"))
 
 
-@needs_curl
 def test_ci_smoke_says_how_it_is_used() -> None:
     for arguments in (["--help"], ["sh", "-c", "true"]):
         done = subprocess.run(
@@ -60,6 +59,7 @@ def test_ci_smoke_says_how_it_is_used() -> None:
         assert "usage: scripts/ci-smoke [NONO_TRIO]" in done.stderr
 
 
+@needs_curl
 def test_json_goes_to_a_file_or_to_stderr(sessions: Sessions, tmp_path: Path) -> None:
     file = tmp_path / "summary.json"
     job = ["--", "curl", "-s", "-o", "/dev/null", "http://evil.example.net/"]

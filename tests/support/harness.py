@@ -303,6 +303,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) 
     return time.monotonic() - began
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone or a zombie: who reaps it may be another program of the machine."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 # Below 32768, because the kernel gives other programs ports from there upwards. The ports are taken
 # in turn from a start that depends on the pid, because tests run in parallel.
 _ports = itertools.cycle(range(11_000, 31_000))

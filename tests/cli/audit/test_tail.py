@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import msgspec
 import pytest
 import sealed_session as made
+from harness import wait_until
 
 from nono_trio.audit import store
 from nono_trio.cli.audit import tail
@@ -29,13 +29,6 @@ def root(tmp_path):
 
 def sequences(records):
     return [record.sequence for record in records]
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + BOUND_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class LiveSession:
@@ -117,7 +110,7 @@ def test_following_from_the_last_lines_shows_each_decision_once(root):
     assert sequences(tail.last(1)) == [3]
     following = Following(tail)
     session.append(session.lines[3][50:])
-    wait_until(lambda: sequences(following.shown) == [4])
+    wait_until(lambda: sequences(following.shown) == [4], "record 4 is shown")
     session.append(session.lines[4])
     assert following.join() == "ended"
     assert sequences(following.shown) == [4]
@@ -150,7 +143,7 @@ def test_a_log_that_is_cut_while_followed_is_an_error(root):
     session = LiveSession(root)
     session.append(b"".join(session.lines[1:3]))
     following = Following(Tail(session.directory, Filter()))
-    wait_until(lambda: following.shown)
+    wait_until(lambda: bool(following.shown), "a record is shown")
     os.truncate(session.log, 100)
     assert isinstance(following.join(), LogUnreadable)
 
@@ -204,7 +197,7 @@ def test_a_log_that_is_rewritten_while_followed_is_told(root, rewrite, from_the_
         tail.last(1)
     following = Following(tail)
     session.append(session.lines[3])
-    wait_until(lambda: 4 in sequences(following.shown))
+    wait_until(lambda: 4 in sequences(following.shown), "record 4 is shown")
     change(session)
     end = following.join()
     assert isinstance(end, LogRewritten)

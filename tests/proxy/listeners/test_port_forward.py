@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -240,18 +240,13 @@ def test_a_taken_listen_port_is_refused_before_anything_starts(sessions: Session
     assert not sessions.directories
 
 
-def take_port(server: socket.socket, port: int) -> None:
-    """Listen at a port that the machine's users may need too: wait until another test lets it go.
-    A service that keeps it does as well."""
-    end = time.monotonic() + RUN_SECONDS
-    while time.monotonic() < end:
-        try:
-            server.bind(("127.0.0.1", port))
-        except OSError:
-            time.sleep(0.1)
-            continue
+def takes_port(server: socket.socket, port: int) -> bool:
+    try:
+        server.bind(("127.0.0.1", port))
         server.listen()
-        return
+    except OSError:
+        return False
+    return True
 
 
 def test_a_taken_port_of_a_profile_of_ours_is_left_out_with_a_warning(sessions: Sessions) -> None:
@@ -260,7 +255,9 @@ def test_a_taken_port_of_a_profile_of_ours_is_left_out_with_a_warning(sessions: 
     work.mkdir()
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        take_port(server, 1455)
+        # Another test may have it for a while. A service that keeps it does as well.
+        with suppress(AssertionError):
+            wait_until(lambda: takes_port(server, 1455), "port 1455")
         words = ("-p", "codex", "--home", "private", "--isolation", "namespace")
         done = sessions.run(*words, "--", "true", cwd=work)
     assert done.returncode == 0, done.stderr

@@ -11,11 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import (
-    SYSTEM_PYTHON,
-    landlock_isolation,
-    wait_until,
-)
+from harness import SYSTEM_PYTHON, has_ended, landlock_isolation, wait_until
 
 SECRET = "ghp_0123456789abcdefghijABCDEFGHIJ456789"
 ISOLATIONS = ["namespace", pytest.param("landlock", marks=landlock_isolation)]
@@ -249,17 +245,8 @@ def test_copies_are_for_their_user_alone(sessions) -> None:
     sessions.variables = {"GH_TOKEN": SECRET}
     (sessions.home / ".netrc").write_text(SECRET)
     given = profile(sessions, '[credentials.github]\nfiles = ["~/.netrc"]\n')
-    with sessions.started(
-        "run",
-        "--isolation",
-        "namespace",
-        *given,
-        "--",
-        "sh",
-        "-c",
-        "echo; read x",
-        stdin=subprocess.PIPE,
-    ) as process:
+    words = ("run", "--isolation", "namespace", *given, "--", "sh", "-c", "echo; read x")
+    with sessions.started(*words, stdin=subprocess.PIPE) as process:
         assert process.stdout.readline()
         (copy,) = (sessions.state / "credentials").rglob("0")
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -300,7 +287,7 @@ def test_a_signal_while_a_secret_is_asked_for_starts_nothing(
         process.send_signal(number)
         assert process.wait(60) == code
     pid = int(note.read_text())
-    wait_until(lambda: not Path(f"/proc/{pid}/cwd").exists(), "the command is killed")
+    wait_until(lambda: has_ended(pid), "the command is killed")
     assert not sessions.directories
 
 
@@ -333,12 +320,8 @@ def test_credentials_with_equal_secrets_have_each_its_own_stand_in(sessions) -> 
 
 def test_a_credential_whose_variable_is_another_ones_refuses_the_run(sessions) -> None:
     sessions.variables = {"ONE": SECRET}
-    both = [
-        "--credential",
-        "a=env://ONE@a.example.com",
-        "--credential",
-        "b=env://ONE@b.example.com",
-    ]
+    names = ("a=env://ONE@a.example.com", "b=env://ONE@b.example.com")
+    both = [word for name in names for word in ("--credential", name)]
     done = sessions.run(*both, "--", "true")
     assert done.returncode == 2
     assert "the credentials a and b both have the variable ONE" in done.stderr

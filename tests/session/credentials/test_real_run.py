@@ -159,9 +159,9 @@ def test_a_private_service_alone_with_the_keyring_and_a_command(sessions, tmp_pa
     # The time to live of a second is over before the second answer of each path.
     def fail() -> None:
         (tmp_path / "fails").touch()
-        time.sleep(1.5)
+        time.sleep(1.1)
 
-    seen = Recording(origin, {"/wait": lambda: time.sleep(1.5), "/fail": fail}).seen
+    seen = Recording(origin, {"/wait": lambda: time.sleep(1.1), "/fail": fail}).seen
     host = f"http://127.0.0.1:{origin.port}"
     (sessions.home / "own.toml").write_text(
         f'[credentials.k]\nsource = "keyring://service/me"\nhosts = ["{host}"]\n'

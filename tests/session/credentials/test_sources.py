@@ -9,11 +9,11 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import trio
 import trio.testing
+from harness import has_ended, wait_until
 
 from nono_trio.core.credentials.credential import parse_source
 from nono_trio.core.credentials.secret import Secret
@@ -190,33 +190,19 @@ def test_the_command_line_is_in_no_error() -> None:
     assert "--password" not in failed.reason
 
 
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
-
-
 def ends(pid: int) -> None:
     """Wait until a process has ended."""
-    deadline = time.monotonic() + BOUND
-    while alive(pid):
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    wait_until(lambda: has_ended(pid), f"the end of process {pid}")
 
 
 @pytest.mark.parametrize("what", ["slow", "endless"])
 def test_a_slow_or_endless_command_is_killed_with_its_children(what, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(command_line, "SECONDS", 3.0)
+    if what == "slow":
+        monkeypatch.setattr(command_line, "SECONDS", 2.0)  # a shell needs milliseconds
     note = tmp_path / "pids"
-    rest = "time.sleep(600)" if what == "slow" else "\nwhile True: print('x' * 9999)"
-    script = (
-        "import os, subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '600'])\n"
-        f"open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n{rest}"
-    )
-    reason = failure(command(script)).reason
+    rest = "wait" if what == "slow" else "exec yes"
+    words = ["sh", "-c", f"sleep 600 & echo $$ $! >{note}; {rest}"]
+    reason = failure(f"cmd://{shlex.join(words)}").reason
     assert ("did not end within" if what == "slow" else "more than 65536 bytes") in reason
     for pid in map(int, note.read_text().split()):
         ends(pid)
@@ -295,7 +281,7 @@ def test_what_a_command_leaves_behind_is_not_waited_for() -> None:
         "import os, subprocess, sys; child = subprocess.Popen(['sleep', '600']); print(child.pid)"
     )
     pid = int(read(command(script)))
-    assert alive(pid)
+    assert not has_ended(pid)
     os.kill(pid, signal.SIGKILL)
 
 
@@ -344,10 +330,7 @@ def test_a_program_that_is_interrupted_leaves_no_command_behind(tmp_path) -> Non
     made = SecretSource("cmd", make_reader(parse_source("one", command(script)), dict(os.environ)))
 
     def interrupt() -> None:
-        deadline = time.monotonic() + BOUND
-        while not (note.exists() and note.read_text()):
-            assert time.monotonic() < deadline
-            os.sched_yield()
+        wait_until(lambda: note.exists() and bool(note.read_text()), "the command runs")
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
