@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import venv
@@ -14,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from checkout import ROOT
-from harness import RUN_SECONDS
+from harness import RUN_SECONDS, needs_curl
 
 if TYPE_CHECKING:
     from harness import Sessions
-
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
 @needs_curl

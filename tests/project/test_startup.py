@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import NONO_TRIO, RUN_SECONDS, guarded
+from harness import NONO_TRIO, RUN_SECONDS, guarded, needs_curl
 from packaging.requirements import Requirement
 
 from nono_trio import startup
@@ -69,6 +69,7 @@ def test_every_dependency_is_listed():
 # -- re-execution ---------------------------------------------------------------------------------
 
 
+@needs_curl
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_module_planted_where_a_variable_points_is_never_loaded(sessions, project, isolation):
     """Planted from a clean shell; the next command has the variable set."""

@@ -11,7 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import allow, free_port, landlock_isolation
+from harness import allow, free_port, landlock_isolation, needs_curl
 from judged_jobs import CURL, GUILTY, INNOCENT, USERS, Job, Judge, host_of, needs_view
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def test_a_network_seen_in_part_is_warned_of(sessions: Sessions, options: list[s
     assert "warning: --fail-on-deny" not in sessions.run("--fail-on-deny", "--", "true").stderr
 
 
+@needs_curl
 def test_run_list_and_show_have_the_same_numbers_and_both_exit_codes(
     sessions: Sessions, origin: Origin
 ) -> None:

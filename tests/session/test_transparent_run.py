@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import PYTHON_GRANTS, Sessions, allow, landlock_isolation
+from harness import PYTHON_GRANTS, Sessions, allow, landlock_isolation, needs_curl
 from rates import most_records
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def decided(sessions: Sessions) -> list[tuple[str, str, int]]:
     return [(event["decision"], event["target"], event["port"]) for event in sessions.decisions()]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_curl
 def test_curl_without_a_proxy(sessions: Sessions, origin: Origin) -> None:
     url = f"http://api.example.com:{origin.port}"
     done = run(
@@ -172,6 +172,7 @@ def test_many_connections_to_one_host_do_not_run_out_of_ports(sessions: Sessions
     assert done.stdout == "1\n"
 
 
+@needs_curl
 def test_ports_live_beside_it(sessions: Sessions, origin: Origin) -> None:
     done = run(
         sessions, "--open-port", str(origin.port), *allow(origin),

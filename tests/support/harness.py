@@ -48,6 +48,9 @@ PYTHON_GRANTS = [
 ]
 PROBES = Path(__file__).parent / "probes"
 SYSTEM_PYTHON = "/usr/bin/python3"
+# Commands that only read, write and print. Hundreds of tests ask them; to start a process for each
+# took longer than the rest of some tests. How a command is started has tests of its own.
+IN_PROCESS = {"audit", "keys"}
 
 
 def _landlock_abi() -> int:
@@ -67,6 +70,8 @@ _UNGUARDED = _NO_TCP_RULES or refused_by(Path("/proc"))
 guarded = pytest.mark.skipif(
     _UNGUARDED is not None, reason=f"connections can't be guarded here: {_UNGUARDED}"
 )
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 # A process that already handles seccomp notifications, like the manager of a container.
 LISTENED = """
@@ -98,7 +103,9 @@ class Sessions:
         }
 
     def call(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-        """Run `nono-trio ARGUMENTS` to its end."""
+        """Run `nono-trio ARGUMENTS` to its end, as a process or (IN_PROCESS) in this one."""
+        if arguments[0] in IN_PROCESS and not settings:
+            return self._called_here(arguments)
         settings.setdefault("cwd", self.home)
         settings.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
@@ -110,6 +117,26 @@ class Sessions:
             check=False,
             **settings,
         )
+
+    def _called_here(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        from nono_trio.cli import main
+
+        written = io.BytesIO()
+        said, told = io.TextIOWrapper(written, "utf-8", write_through=True), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.chdir(self.home),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(told),
+        ):
+            for name in os.environ.keys() - self.environment.keys():
+                patch.delenv(name)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            code = main.exit_code([*arguments])
+        said.flush()
+        shown = written.getvalue().decode()
+        return subprocess.CompletedProcess(arguments, code, shown, told.getvalue())
 
     def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Run `nono-trio run ARGUMENTS`."""
@@ -171,18 +198,9 @@ class Sessions:
         return [event for event in network if event["target"] not in BINDING_TARGETS]
 
     def verdict(self, directory: Path | None = None) -> tuple[int, dict[str, Any]]:
-        """The exit code and the answer of `audit verify --json`, in this process: a hundred tests
-        ask, and what the command is when it is started has tests of its own."""
-        from nono_trio.cli import main
-
-        said = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-            for name in os.environ.keys() - self.environment.keys():
-                patch.delenv(name)
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            code = main.exit_code(["audit", "verify", "--json", str(directory or self.only)])
-        return code, json.loads(said.getvalue())
+        """The exit code and the answer of `audit verify --json`."""
+        done = self.call("audit", "verify", "--json", str(directory or self.only))
+        return done.returncode, json.loads(done.stdout)
 
 
 def allow(origin: Origin, name: str = "api.example.com") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tomllib
 
 import msgspec
@@ -174,6 +175,8 @@ def test_a_log_with_anything_for_a_host_teaches_nothing_of_it(tmp_path, target):
 @pytest.fixture
 def session(sessions, origin):
     """A session with allowed, denied, pinned and relayed connections."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
     name = f"api.example.com:{origin.port}"
     script = f"""
     curl -s -o /dev/null http://{name}/ http://127.0.0.1:{origin.port}/

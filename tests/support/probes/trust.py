@@ -60,7 +60,7 @@ def change(path):
 
 told = {"clients": {}, "changed": {}}
 for name, words in CLIENTS.items():
-    if shutil.which(words[0]) is not None:
+    if None not in (shutil.which(words[0]), shutil.which(name.replace("python", "python3"))):
         done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
         told["clients"][name] = [done.returncode, done.stderr[-300:]]
 files = {os.environ.get("SSL_CERT_FILE"), os.environ.get("NODE_EXTRA_CA_CERTS"), *sys.argv[2:]}
