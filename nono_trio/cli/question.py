@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from nono_trio.cli.parameters import PATH, OneOf, WholeNumber
+from nono_trio.cli.parameters import PATH, GivenText, OneOf, WholeNumber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,10 @@ def question_options(may: str) -> Callable[[Command], Command]:
     """Add the options of a question; `may` is the verb of its help, May or Might."""
     options = (
         click.option(
-            "--host", metavar="HOST", help=f"{may} this host be reached? A name or an address."
+            "--host",
+            type=GivenText("a host"),
+            metavar="HOST",
+            help=f"{may} this host be reached? A name or an address.",
         ),
         click.option(
             "--port",
@@ -30,13 +33,22 @@ def question_options(may: str) -> Callable[[Command], Command]:
             metavar="PORT",
             help=f"At this port  [default: {DEFAULT_PORT}]",
         ),
-        click.option("--url", metavar="URL", help=f"{may} this be requested? http:// or https://."),
         click.option(
-            "--method", metavar="METHOD", help=f"With this method  [default: {DEFAULT_METHOD}]"
+            "--url",
+            type=GivenText("a URL"),
+            metavar="URL",
+            help=f"{may} this be requested? http:// or https://.",
+        ),
+        click.option(
+            "--method",
+            type=GivenText("a method"),
+            metavar="METHOD",
+            help=f"With this method  [default: {DEFAULT_METHOD}]",
         ),
         click.option(
             "--mcp-tool",
             "tool",
+            type=GivenText("a tool"),
             metavar="TOOL",
             help="With a call of this MCP tool, or method:NAME.",
         ),

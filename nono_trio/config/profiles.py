@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,15 +183,21 @@ def _bytes(found: Found) -> bytes:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"profile {path}: expected a file")
+                raise UsageError(f"profile {path}: expected a file", hint=_look_at(path))
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise _no_file(path) from None
     except OSError as error:
-        raise UsageError(f"profile {path} can't be read: {error.strerror or error}") from error
+        raise UsageError(
+            f"profile {path} can't be read: {error.strerror or error}", hint=_look_at(path)
+        ) from error
     if len(data) > MAX_BYTES:
         raise UsageError(f"profile {path}: expected at most {MAX_BYTES} bytes")
     return data
+
+
+def _look_at(path: Path) -> str:
+    return f"look at it: ls -ld {shlex.quote(str(path))}"
 
 
 def _text(found: Found, data: bytes) -> str:

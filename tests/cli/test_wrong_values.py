@@ -93,3 +93,17 @@ def test_the_errors_of_keys_name_a_way_that_works(run, tmp_path):
     for name in ("", "a/b", "-x"):
         code, _, err = run("keys", "generate", "--id", name)
         assert (code, "--id: expected " in err, "hint: " in err) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "why --host ''",
+        "why --url ''",
+        "why --url https://a.test/ --method ''",
+        "audit tail --host ''",
+    ],
+)
+def test_an_empty_text_is_no_question(run, question):
+    code, _, err = run(*shlex.split(question))
+    assert (code, "got an empty text" in err, f"hint: {EMPTY}" in err) == (2, True, True), err

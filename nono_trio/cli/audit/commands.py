@@ -21,7 +21,7 @@ from nono_trio.cli.audit.why import why
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.parameters import OneOf, WholeNumber
+from nono_trio.cli.parameters import GivenText, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import is_styled, painted_line
 from nono_trio.cli.tables import drawing, is_drawn, print_table
@@ -245,7 +245,12 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     help="Begin with the last N decisions.",
 )
 @click.option("--decision", type=OneOf(DECISIONS), help="Only these decisions.")
-@click.option("--host", metavar="GLOB", help="Only hosts that fit, for example '*.example.com'.")
+@click.option(
+    "--host",
+    type=GivenText("a pattern"),
+    metavar="GLOB",
+    help="Only hosts that fit, for example '*.example.com'.",
+)
 @json_option
 @audit_dir_option
 def tail(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from nono_trio.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -43,6 +45,10 @@ class Endpoint(
         )
         return f"{self.action} {text}"
 
+    def check(self) -> None:
+        """Raise UsageError for parts that would make another rule of the text."""
+        _check_path(self.path)
+
     def __hash__(self) -> int:
         return hash(str(self))
 
@@ -65,8 +71,23 @@ class Mcp(
 
         return f"{self.action} mcp {mcp_text(self.host, self.path, self.tools, self.methods)}"
 
+    def check(self) -> None:
+        """Raise UsageError for parts that would make another rule of the text, or none."""
+        _check_path(self.path)
+        if not self.tools and not self.methods:
+            raise UsageError("expected tools or methods", hint='write tools = ["search_*"]')
+
     def __hash__(self) -> int:
         return hash(str(self))
+
+
+def _check_path(path: str) -> None:
+    """Without its slash a path would go on with the name of the host."""
+    if not path.startswith("/"):
+        raise UsageError(
+            f"expected a path that begins with a slash, got {path!a}",
+            hint=f'write path = "/{path}"' if path.isprintable() else None,
+        )
 
 
 TABLES: Final[Mapping[str, type[Endpoint] | type[Mcp]]] = {"endpoint": Endpoint, "mcp": Mcp}

@@ -20,6 +20,7 @@ from nono_trio.core.profile.endpoint import Endpoint, Mcp
 from nono_trio.core.profile.fields import BY_KEY
 from nono_trio.core.profile.line_numbers import json_lines, line_of, toml_lines
 from nono_trio.core.profile.schema import TABLES, EntryOrigin, Extends, Profile, SourcedProfile
+from nono_trio.core.profile.type_faults import ANY_KEY, TypeFault, explain
 from nono_trio.core.profile.values import check_entry, check_host, suggestion
 from nono_trio.errors import UsageError
 
@@ -32,17 +33,6 @@ if TYPE_CHECKING:
 Value: TypeAlias = Any
 
 _AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
-_PLACE: Final = re.compile(r" - at `\$(?:\[(\d+)\])?[^`]*`")
-_TYPES: Final = re.compile(r"`([a-z |]+)`")
-# Plain words for msgspec's names of types.
-_WORDS: Final = {
-    "array": "a list",
-    "object": "a table",
-    "str": "text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-}
 _CREDENTIALS: Final = "credentials"
 
 
@@ -214,7 +204,7 @@ class _Reader:
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            self._wrong_type(path, value, str(error))
+            self._wrong_type(path, value, explain(str(error), kind), key=path)
             return default
         for entry_path, entry in _entries(path, converted):
             self._entry(path, entry_path, entry)
@@ -238,8 +228,7 @@ class _Reader:
                 converted = msgspec.convert(value, table)
             except msgspec.ValidationError as error:
                 if not unknown:
-                    text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", str(error))))
-                    self._fault(at, text, key=_dotted(path))
+                    self._wrong_type(at, value, explain(str(error), table), key=path)
                 continue
             yield converted
 
@@ -256,6 +245,8 @@ class _Reader:
                 check_set(name)
             elif by_name:
                 check_host(name)
+            if isinstance(entry, (Endpoint, Mcp)):
+                entry.check()
             if field is not None and isinstance(entry, (str, Endpoint, Mcp)):
                 check_entry(field.kind, str(entry))
             if len(path) == 3 and path[0] == _CREDENTIALS:
@@ -265,21 +256,18 @@ class _Reader:
         except UsageError as error:
             self._fault(entry_path, error.message, error.hint, key=key)
 
-    def _wrong_type(self, path: KeyPath, value: Value, message: str) -> None:
-        place = _PLACE.search(message)
-        at = (*path, int(place[1])) if place and place[1] else path
-        if isinstance(value, dict) and place:  # msgspec does not name the key of a table's entry
-            at = next(((*path, name) for name in value if not isinstance(value[name], str)), path)
-        text = _lower(_TYPES.sub(_plain_types, _PLACE.sub("", message)))
-        field = BY_KEY.get(_dotted(path))
-        choices = field.choices if field is not None else ()
-        hint = None
-        if choices and isinstance(value, str):
-            text = f"expected {' or '.join(choices)}, got {value!a}"
-        elif isinstance(value, str) and "a list" in text:
-            name = f'"{path[-1]}": ' if self._file.endswith(".json") else f"{path[-1]} = "
-            hint = f'write {name}["{value}"]'
-        self._fault(at, text, hint, key=_dotted(path))
+    def _wrong_type(self, path: KeyPath, value: Value, fault: TypeFault, *, key: KeyPath) -> None:
+        at, part = path, value
+        for member in fault.members:
+            if member == ANY_KEY:
+                member = next((one for one in part if not isinstance(part[one], str)), ANY_KEY)
+            at = (*at, member)
+            part = _part(part, member)
+        hint = fault.hint
+        if isinstance(part, str) and "a list" in fault.message:
+            name = f'"{at[-1]}": ' if self._file.endswith(".json") else f"{at[-1]} = "
+            hint = f'write {name}["{part}"]'
+        self._fault(at, fault.message, hint, key=_dotted((*key, *fault.names)))
 
     def _unknown(self, path: KeyPath, known: Value) -> None:
         self._fault(path, "unknown key", suggestion(str(path[-1]), known, "known keys"))
@@ -291,9 +279,12 @@ class _Reader:
         self._faults.append(Fault(self._file, line, key or _dotted(path), message, hint))
 
 
-def _plain_types(match: re.Match[str]) -> str:
-    names = [name for name in match[1].split(" | ") if name != "null"]
-    return " or ".join(_WORDS.get(name, name) for name in names)
+def _part(value: Value, member: str | int) -> Value:
+    """A part of a value; None where it has no such part."""
+    try:
+        return value[member]
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def _entries(path: KeyPath, value: Value) -> Iterator[tuple[KeyPath, Value]]:

@@ -361,9 +361,55 @@ action = "refuse"
     assert [(line, key, message) for line, key, message, _ in faults(text)] == [
         (1, "network.endpoint", "'* https://c.test/../x': the path climbs above the root"),
         (6, "network.endpoint.pth", "unknown key"),
-        (7, "network.endpoint", "object missing required field host"),
-        (9, "network.endpoint", "expected text, got a whole number"),
-        (11, "network.endpoint", "invalid enum value 'refuse'"),
+        (7, "network.endpoint", "expected the key host"),
+        (10, "network.endpoint.host", "expected text, got a whole number"),
+        (13, "network.endpoint.action", "expected allow, deny or audit, got 'refuse'"),
     ]
     for other in ("endpoint = 3", "endpoint = ['GET https://a.test/']"):
         assert faults(f"[network]\n{other}\n")
+
+
+# A table and its fault: key, message, and a part of the hint.
+NAMED = {
+    "[[network.endpoint]]\nhost = 'a.test'\nmethods = 'GET'": (
+        "network.endpoint.methods", "expected a list, got text", 'write methods = ["GET"]',
+    ),
+    "[[network.endpoint]]\nhost = 'a.test'\nquery = { a = 3 }": (
+        "network.endpoint.query", "expected text, got a whole number", None,
+    ),
+    "[[network.endpoint]]\nhost = 'a.test'\nallow_encoded_slash = 'x'": (
+        "network.endpoint.allow_encoded_slash", "expected true or false, got text", None,
+    ),
+    "[[network.endpoint]]\nmethods = ['GET']": (
+        "network.endpoint", "expected the key host", "write host = ...",
+    ),
+    "[[network.endpoint]]\nhost = 'a.test'\npath = '.evil.test/x'": (
+        "network.endpoint", "expected a path that begins with a slash, got '.evil.test/x'",
+        'write path = "/.evil.test/x"',
+    ),
+    "[[network.mcp]]\nhost = 'a.test'": (
+        "network.mcp", "expected tools or methods", 'write tools = ["search_*"]',
+    ),
+    "[credentials.a]\nelsewhere = 'x'": (
+        "credentials.a.elsewhere", "expected deny or audit, got 'x'", None,
+    ),
+    "[credentials.a]\nkind = 'x'": (
+        "credentials.a.kind", "expected token or sigv4, got 'x'", None,
+    ),
+    "[credentials.a.login]\ntoken_url = 'https://a.test/t'": (
+        "credentials.a.login.token_url", "unknown key", "did you mean token_urls?",
+    ),
+    "[credentials.a.login]\ntoken_urls = 'https://a.test/t'": (
+        "credentials.a.login.token_urls", "expected a list, got text",
+        'write token_urls = ["https://a.test/t"]',
+    ),
+    "[credentials.a.oauth2]\ntoken_url = 'https://a.test/t'\nclient_id = 'a'": (
+        "credentials.a.oauth2", "expected the key client_secret", "write client_secret = ...",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_a_fault_inside_a_table_names_its_key(text):
+    ((_, *fault),) = faults(text)
+    assert tuple(fault) == NAMED[text]
