@@ -19,6 +19,7 @@ from nono_trio.audit.newest import newest_first
 from nono_trio.audit.stored_session import StoredSession
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import (
+    BUNDLE_FILENAME,
     SessionMetadata,
     SessionSummary,
     decode_metadata,
@@ -44,7 +45,7 @@ PROCESSES = "processes.ndjson"
 SESSION = "session.json"
 POLICY = "policy.json"
 SUMMARY = "summary.json"
-BUNDLE = "audit-attestation.bundle"
+BUNDLE = BUNDLE_FILENAME
 LATEST = "latest"
 # The prefix of a directory whose session has not started yet.
 STARTING = ".starting-"

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from nono_trio.core.log.session_json import AuditAttestation, SessionMetadata
+from nono_trio.core.log.session_json import BUNDLE_FILENAME, AuditAttestation, SessionMetadata
 from nono_trio.core.proof import base64_text
 
 if TYPE_CHECKING:
     from nono_trio.core.proof.public_keys import PublicKeys
 
-BUNDLE_FILENAME: Final = "audit-attestation.bundle"
 PREDICATE_TYPE: Final = "https://nono.sh/attestation/audit-session/alpha"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"

@@ -37,6 +37,9 @@ class AuditIntegrity(msgspec.Struct, kw_only=True, frozen=True):
     merkle_root: str
 
 
+BUNDLE_FILENAME = "audit-attestation.bundle"
+
+
 class AuditAttestation(msgspec.Struct, kw_only=True, frozen=True):
     """The place of the signature and its key (`public_key`: base64 of the DER SPKI)."""
 
