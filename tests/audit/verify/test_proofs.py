@@ -19,11 +19,6 @@ NOTE_KEY = KEY.public.note
 
 
 @pytest.fixture
-def root(tmp_path):
-    return tmp_path / "audit"
-
-
-@pytest.fixture
 def session(root):
     return signed.sealed(root, KEY)
 

@@ -39,11 +39,6 @@ OTHER = signed.signer("other")
 
 
 @pytest.fixture
-def root(tmp_path):
-    return tmp_path / "audit"
-
-
-@pytest.fixture
 def session(root):
     return signed.sealed(root, KEY)
 

@@ -22,11 +22,6 @@ BOUND_SECONDS = 60.0  # of every wait here: far over what a loaded machine needs
 NONO_TRIO = [sys.executable, "-c", "from nono_trio.cli.main import main; main()"]
 
 
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "audit"
-
-
 def sequences(records):
     return [record.sequence for record in records]
 
