@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 from nono_trio.posix.account import expand_home
 
 LEDGER = "ledger"
+_OWN_ID = re.compile(r"[0-9a-f]{16}")  # of a session that could be signed
 
 _COLUMNS = (
     Column("NAME", flexible="fold"),
@@ -161,7 +163,7 @@ def _session_id(session: str, audit_dir: str | None) -> str:
     try:
         return store.find_session(root, session).name
     except NonoTrioError:
-        if store.is_session_id(session):  # of a session on another machine
+        if _OWN_ID.fullmatch(session):  # of a session on another machine
             return session
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import (
@@ -46,7 +47,7 @@ WITHOUT_TOKEN = (
 
 def say(text: str) -> None:
     """Print one line of our own on stderr."""
-    print_line(f"nono-trio: {text}")
+    print_line(f"nono-trio: {pasteable(text)}")
 
 
 def end_lines(

@@ -22,6 +22,7 @@ import click
 from nono_trio import __version__
 from nono_trio.cli import stderr
 from nono_trio.cli.group import CommandGroup
+from nono_trio.cli.pasted import pasteable, remember_state
 from nono_trio.cli.text import clean
 from nono_trio.errors import JSON_SCHEMA, NonoTrioError
 from nono_trio.posix.umask import keep_owners_bits
@@ -149,6 +150,7 @@ def _leave(code: int) -> NoReturn:
 
 def exit_code(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code of the process; prints its errors."""
+    remember_state(arguments)
     try:
         code = _invoke(arguments)
         if sys.stdout is not None:  # the caller closed it
@@ -172,6 +174,8 @@ def exit_code(arguments: Sequence[str]) -> int:
         failed = _Failed(error.message, error.hint, error.exit_code)
     else:
         return code
+    if failed.hint is not None:
+        failed = failed._replace(hint=pasteable(failed.hint))
     tell_error(failed.message, failed.hint)
     if arguments and _wants_json(arguments):
         _print_error(failed)

@@ -35,3 +35,12 @@ def test_a_key_that_is_missing_gets_a_hint_that_works(
     hint = re.search(r"^hint: nono-trio (.*)$", refused.stderr, re.MULTILINE)
     assert hint is not None
     assert sessions.call(*shlex.split(hint[1])).returncode == 0
+
+
+def test_a_verifier_key_is_for_a_session_that_can_be(sessions: Sessions) -> None:
+    """An id may be of another machine; a name that is mistyped is not an id."""
+    sessions.call("keys", "generate")
+    assert sessions.call("keys", "export", "--vkey", "0123456789abcdef").returncode == 0
+    refused = sessions.call("keys", "export", "--vkey", "lates")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "expected a session, got 'lates'" in refused.stderr

@@ -52,7 +52,8 @@ def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str
             return append_locked(audit_root, session_id, digest_hex, completed_at)
     except OSError as error:
         raise AuditLost(
-            f"the ledger in {audit_root} can't be written: {error.strerror or error}"
+            f"the ledger in {audit_root} can't be written: {error.strerror or error}",
+            hint=f"look at it: ls -l {shlex.quote(str(audit_root))}",
         ) from error
 
 

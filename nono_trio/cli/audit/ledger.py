@@ -12,6 +12,7 @@ from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
@@ -57,10 +58,8 @@ def verify(public_key_file: str | None, as_json: bool, audit_dir: str | None) ->
         print_verdict(verification_lines(answer, brief=True))
         if not answer.ledger.chain_verified:  # a signature is nothing that could be mended
             sys.stdout.flush()
-            print(
-                "hint: `nono-trio audit ledger repair` mends its end, if that stops a seal",
-                file=sys.stderr,
-            )
+            hint = "`nono-trio audit ledger repair` mends its end, if that stops a seal"
+            print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)
     raise SystemExit(answer.exit_code)
 
 

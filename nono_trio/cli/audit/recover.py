@@ -11,6 +11,7 @@ from nono_trio.audit.recovery.abandoned import remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
@@ -58,7 +59,7 @@ def _tell(answer: Recovery, *, as_json: bool) -> None:
     sys.stdout.flush()
     hint = _hint(answer)
     if hint is not None:
-        print(f"hint: {clean(hint)}", file=sys.stderr)
+        print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)
 
 
 def _text(answer: Recovery) -> str:

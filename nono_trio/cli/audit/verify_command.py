@@ -13,6 +13,7 @@ from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH, WholeNumber
+from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
@@ -122,7 +123,7 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     hint = verification_hint(answer)
     if hint is not None and not several:
         sys.stdout.flush()
-        print(f"hint: {clean(hint)}", file=sys.stderr)
+        print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)
     return answer
 
 
