@@ -168,10 +168,11 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 class Link(msgspec.Struct):
-    """What the next record goes on from, by a record's own fields."""
+    """What the next record goes on from, by a record's own fields, and what it went on from."""
 
     sequence: int
     chain_hash: str
+    prev_chain: str | None = None
 
 
 _link_decoder = msgspec.json.Decoder(Link)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.verify.bound_files import Bound
+    from nono_trio.audit.verify.checkpoints import CheckpointCursor
     from nono_trio.audit.verify.evidence import Evidence
     from nono_trio.audit.verify.log_check import LogCheck
     from nono_trio.core.log.events import NetworkEvent
@@ -90,8 +91,13 @@ def _tail_fault(evidence: Evidence, check: LogCheck) -> FirstBad | None:
             expected=f"{end} bytes",
             got=f"{end + check.torn_bytes} bytes",
         )
-    covered = check.cursor.whole_bytes if check.cursor is not None else 0
-    if not evidence.sealed or covered == evidence.checkpoints_size:
+    return checkpoints_end_fault(evidence, check.cursor) if evidence.sealed else None
+
+
+def checkpoints_end_fault(evidence: Evidence, cursor: CheckpointCursor | None) -> FirstBad | None:
+    """Return the fault of bytes after the final checkpoint of a seal."""
+    covered = cursor.whole_bytes if cursor is not None else 0
+    if covered == evidence.checkpoints_size:
         return None
     return FirstBad(
         failure=bounds.CHECKPOINTS_MISMATCH,

@@ -1,9 +1,9 @@
 """Watches a log that is followed: it may only grow, and each new record must go on from the last.
 
-Rules of this file: it keeps the count, the chain hash and the place of the last record that was
-read, and reads that record again before it goes on. So a log that shrinks, that another file
-replaces, or whose past is hashed again, is found. A record in the past that was changed without new
-hashes is found by `audit verify` only.
+Rules of this file: it begins with a last record that goes on from the one before it. It keeps the
+count, the chain hash and the place of the last record that was read, and reads that record again
+before it goes on. So a log that shrinks, that another file replaces, or whose past is hashed again,
+is found. A record in the past that was changed without new hashes is found by `audit verify` only.
 """
 
 from __future__ import annotations
@@ -67,12 +67,20 @@ class FollowedChain:
             raise self._rewritten(f"record {self._chain.count - 1} is not the one that was read")
 
     def _begin_at(self, offset: int) -> None:
-        found = link_at(self._log, offset)
-        head = hash_bytes(found[1].chain_hash) if found is not None else None
-        if found is None or not head:
+        """Take the last two lines: the last one must be a record that goes on from the other."""
+        last = link_at(self._log, offset)
+        if last is None:
             raise self._rewritten("its last line is no record")
-        self._last, link = found
-        self._chain.count, self._chain.head = link.sequence + 1, head
+        self._last, link = last
+        # None: it is the first line, or a loss of power left no record before it.
+        before = link_at(self._log, offset - len(self._last))
+        head = before[1].chain_hash if before is not None else link.prev_chain
+        self._chain.count = before[1].sequence + 1 if before is not None else link.sequence
+        self._chain.head = hash_bytes(head)
+        try:
+            self._chain.feed(self._last)
+        except BadRecord as bad:
+            raise self._rewritten(f"its last record: {bad.failure}") from bad
 
     def _rewritten(self, what: str) -> LogRewritten:
         return LogRewritten(

@@ -230,8 +230,8 @@ class LogCheck:
         half = not line.endswith(b"\n") and len(line) < MAX_LINE
         last = half or self.good_bytes + len(line) >= self._size
         due = self.cursor.pending if self.cursor is not None else None
-        crash = last or _HOLE in line
-        if crash and not bad.parsed and due is None and not self._sealed:
+        crash = is_crash(bad, line, at_end=last)
+        if crash and due is None and not self._sealed:
             self.torn_bytes = len(line) if last else self._size - self.good_bytes
             return
         if last and not bad.parsed and due is not None and self._size < due.offset:
@@ -246,6 +246,11 @@ class LogCheck:
         )
         if bad.failure == TRUNCATED:
             self.first_bad = renamed(self.first_bad, self.signatures, due)
+
+
+def is_crash(bad: BadRecord, line: bytes, *, at_end: bool) -> bool:
+    """Return whether a crash can have left a line: the last one, or one with a hole of zeros."""
+    return not bad.parsed and (at_end or _HOLE in line)
 
 
 def _kind(payload: Payload) -> str:

@@ -1,8 +1,9 @@
 """The proof of short logs while they are listed or shown.
 
-Rules of this file: only a sealed session without a fault is verified, only a log below PROVED_BYTES
-(some 100,000 records), and only while there is time left. What was not verified stays that way and
-is shown so.
+Rules of this file: only a session without a fault is verified that is sealed, or that the ledger
+has although it says it is not (its log must lead to the ledger's digest); only a log below
+PROVED_BYTES (some 100,000 records), and only while there is time left. What was not verified stays
+that way and is shown so.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class ProofOnTheWay:
 
     def prove(self, session: StoredSession) -> StoredSession:
         """Return `session` with `proved` set, or with the fault that was found."""
-        if session.fault is not None or not session.sealed or time.monotonic() >= self._deadline:
+        if session.fault is not None or session.alive or time.monotonic() >= self._deadline:
+            return session
+        if not session.sealed and not self._was_sealed(session):
             return session
         if size_of(session.directory / store.LOG) >= PROVED_BYTES:
             return session
@@ -53,6 +56,14 @@ class ProofOnTheWay:
             return session
         unknown = FirstBad(failure="tampered", expected="a whole session", got="another")
         return msgspec.structs.replace(session, fault=answer.first_bad or unknown)
+
+    def _was_sealed(self, session: StoredSession) -> bool:
+        directory = session.directory
+        try:
+            report = self._ledger(directory) or ledger.verify(directory.parent, directory.name)
+        except LogUnreadable:
+            return False
+        return report.has_line_for(directory.name)
 
     def _ledger(self, directory: Path) -> LedgerReport | None:
         """Return the report on the ledger, made once; None for a session elsewhere."""

@@ -255,7 +255,9 @@ def _answer(evidence: Evidence, count: int, head: str | None, root: str | None) 
 
 
 def _session_id(evidence: Evidence) -> str | None:
-    if evidence.metadata is not None:
+    """Return the id that a session has by its place: a copy of another one must not be told under
+    the other's id. Upstream's sessions may lie under any name."""
+    if evidence.metadata is not None and not evidence.ours:
         return evidence.metadata.session_id
     return evidence.directory.resolve().name if evidence.directory is not None else None
 

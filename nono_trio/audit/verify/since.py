@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.read.records import lines, link_at
+from nono_trio.audit.read.records import is_zeros, lines, link_at
 from nono_trio.audit.store import CHECKPOINTS
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify import seal_check as seal
+from nono_trio.audit.verify.binding import checkpoints_end_fault
 from nono_trio.audit.verify.chain import BadRecord, Chain, hash_bytes
 from nono_trio.audit.verify.checkpoints import (
     COUNT_MISMATCH,
@@ -24,7 +26,7 @@ from nono_trio.audit.verify.checkpoints import (
     parse_checkpoint,
 )
 from nono_trio.audit.verify.evidence import gather
-from nono_trio.audit.verify.log_check import AFTER_END
+from nono_trio.audit.verify.log_check import AFTER_END, is_crash
 from nono_trio.audit.verify.verdict import CheckpointsSeen, Verification
 from nono_trio.core.log.events import SessionEnded
 from nono_trio.errors import LogUnreadable, UsageError
@@ -144,11 +146,13 @@ class _Check:
         evidence, ended = self._evidence, False
         for line in lines(evidence.log, evidence.log_size, self._offset):
             at_end = self._offset + len(line) >= evidence.log_size
-            half = at_end and not line.endswith(b"\n")
-            if half and not evidence.sealed and cursor.pending is None:
-                self.torn_bytes = len(line)
-                return
-            payload = self.chain.feed(line)
+            try:
+                payload = self.chain.feed(line)
+            except BadRecord as bad:
+                if is_crash(bad, line, at_end=at_end) and self._may_be_torn(cursor, ended=ended):
+                    self.torn_bytes = evidence.log_size - self._offset
+                    return
+                raise
             if ended:
                 raise BadRecord(AFTER_END, "nothing after session_ended", "a record")
             ended = isinstance(payload, SessionEnded)
@@ -157,6 +161,13 @@ class _Check:
             self._offset += len(line)
         if cursor.pending is not None:
             raise BadRecord(TRUNCATED, f"{cursor.pending.offset} bytes", f"{self._offset} bytes")
+
+    def _may_be_torn(self, cursor: CheckpointCursor, *, ended: bool) -> bool:
+        """Return whether a crash may have damaged what follows: nothing was durable there. After
+        the end it leaves zeros only."""
+        if self._evidence.sealed or cursor.pending is not None:
+            return False
+        return not ended or self._evidence.alive or is_zeros(self._evidence.log, self._offset)
 
     def _compare(self, cursor: CheckpointCursor, offset: int) -> None:
         """Compare the chain with a checkpoint that ends here; the cursor checks its place."""
@@ -188,6 +199,8 @@ def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verificatio
             answer.first_bad = FirstBad(
                 failure=HEAD_MISMATCH, expected=f"{said}", got=f"{answer.chain_head}"
             )
+    if answer.first_bad is None and evidence.sealed:
+        answer.first_bad = _end_fault(evidence, check)
     if answer.first_bad is None and directory is not None:
         answer.first_bad = bound_facts.look(directory, files=True).fault
     if answer.first_bad is not None:
@@ -211,6 +224,15 @@ def _hashed(first: int, count: int) -> str:
     if count == first + 1:
         return f"record {first} was hashed, and goes on from the checkpoint"
     return f"records {first} to {count - 1} were hashed, and go on from the checkpoint"
+
+
+def _end_fault(evidence: Evidence, check: _Check) -> FirstBad | None:
+    """Return the first fault of a seal's checkpoints: the last is final, and nothing follows it."""
+    last = check.cursor.last if check.cursor is not None else None
+    fault = seal.check_final_checkpoint(last, evidence.log_size)
+    if fault is not None or last is None or evidence.metadata is None:
+        return fault
+    return seal.check_lost(evidence.metadata, last) or checkpoints_end_fault(evidence, check.cursor)
 
 
 def _state(checkpoint: Checkpoint) -> tuple[int, str | None, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from nono_trio.audit import store
 from nono_trio.audit.ledger import LEDGER as LEDGER_FILE
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
@@ -176,11 +177,11 @@ def _compare(root: Path, old: str, new: str, public_key_file: str | None) -> dic
             f"expected a session beside a checkpoint of session {kept}, got the ledger",
             hint=f"nono-trio audit consistency {shlex.quote(old)} {shlex.quote(kept)}",
         )
-    later = _head(root, new)
+    later, named = _later(root, new)
     session_id = session_of(later.head.origin)
     if session_id is None:
         raise LogUnreadable(f"expected a checkpoint of a session, got one of {later.head.origin}")
-    directory = Path(new) if Path(new).is_dir() else root / session_id
+    directory = named or root / session_id
     key = (
         _named_key(directory) if public_key_file is None else read_public_keys(public_key_file).note
     )
@@ -251,6 +252,20 @@ def _head(root: Path, named: str) -> SignedHead:
             return ledger_proofs.last_head(Path(named))
         return proofs.read_head(Path(named))
     return proofs.last_signed_head(session_directory(root, named))
+
+
+def _later(root: Path, named: str) -> tuple[SignedHead, Path | None]:
+    """Return the last signed checkpoint of NEW, and its directory if it is a session.
+
+    A name of a session means that session: never a file or a directory that lies under the same
+    name where the command is called.
+    """
+    from nono_trio.audit.verify import proofs
+
+    found = store.find_session(root, named)
+    if found.is_dir():
+        return proofs.last_signed_head(found), found
+    return _head(root, str(found)), None
 
 
 def _named_key(directory: Path) -> bytes:

@@ -66,19 +66,24 @@ class Tail:
         self._log = directory_or_log / store.LOG if is_directory else directory_or_log
         self._wanted = wanted
         self._offset = 0
+        self._has_hole = False  # of zeros in the last line: a loss of power leaves it
         self.ended = False
 
     def last(self, count: int) -> list[LogRecord]:
         """The last `count` decisions that are wanted, oldest first; raises LogUnreadable."""
         found: list[LogRecord] = []
+        ended = False
         try:
             for end, line in lines_backwards(self._log, size_of(self._log)):
-                self._offset = self._offset or end
                 self._take(line, found)
+                if not self._offset:
+                    self._offset, self._has_hole = end, b"\0" in line
+                    ended = self.ended
                 if len(found) >= count:
                     break
         except OSError as error:
             raise LogUnreadable(f"{self._log} can't be read: {error.strerror or error}") from error
+        self.ended = ended  # only the last record ends a log
         return found[count - 1 :: -1] if count else []
 
     def follow(self, show: Callable[[LogRecord], None]) -> End:
@@ -88,13 +93,17 @@ class Tail:
         and LogRewritten when it does not go on from what was read.
         """
         follower = Follower(self._log, self._offset)
-        chain = None if self.ended else FollowedChain(self._log, self._offset)
+        if self._has_hole and self._is_gone() and self._status() == "crashed":
+            return "crashed"
+        chain = FollowedChain(self._log, self._offset)
         polls = 0
-        while chain is not None and not self.ended:
+        while not self.ended:
             gone = polls % ALIVE_POLLS == 0 and self._is_gone()
             chain.check_past()
             new = follower.poll()
             for line in new:
+                if gone and b"\0" in line and self._status() == "crashed":
+                    return "crashed"
                 chain.feed(line)
                 self._show(line, show)
             if gone and not new and not self.ended:

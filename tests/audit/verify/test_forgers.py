@@ -230,3 +230,17 @@ def test_every_file_that_a_recovery_judges_is_read_from_the_disk(root, monkeypat
     files = {path.name for path in directory.iterdir()}
     assert recover(directory).outcome == "recovered"
     assert set(forgotten) == files
+
+
+def test_a_copy_under_another_id_says_nothing_about_the_session(root, run):
+    """A verdict has the id of the place: the session that was copied is whole."""
+    session = made.build(root)
+    copy = root / "aaaaaaaaaaaaaaaa"
+    shutil.copytree(session, copy)
+    code, out, _ = run("audit", "verify", copy.name)
+    assert (code, out.split()[:2]) == (1, ["tampered", copy.name])
+    found = {}
+    for line in run("audit", "verify", "--all", "--json")[1].splitlines():
+        answer = json.loads(line)
+        found[answer["session_id"]] = answer["verdict"]
+    assert found == {session.name: "verified", copy.name: "tampered"}

@@ -70,3 +70,18 @@ def test_list_and_show_say_what_they_did_not_verify(run, session, monkeypatch):
     monkeypatch.setattr(on_the_way, "PROVED_BYTES", 100)
     assert "not verified" in run("audit", "list")[1]
     assert "not verified: `nono-trio" in run("audit", "show", session.name)[1]
+
+
+def test_a_sealed_session_that_was_opened_with_another_end_is_not_called_crashed(tmp_path, run):
+    """Every hash fits but the digest in the ledger, which only the whole log leads to."""
+    payloads = [made.started(), *MIDDLE, made.ended()]
+    sealed = made.build(tmp_path / "audit", payloads=payloads, counts=())
+    forged = made.build(tmp_path / "forged", payloads=[*payloads[:3], made.ended()], counts=())
+    opened = made.unsealed(tmp_path / "opened", payloads=payloads[:3], counts=())
+    for name in (store.LOG, store.CHECKPOINTS, store.SUMMARY):
+        (sealed / name).write_bytes((forged / name).read_bytes())
+    (sealed / store.SESSION).write_bytes((opened / store.SESSION).read_bytes())
+    assert bound_facts.look(sealed).fault is None
+    assert proved(sealed).fault.failure == "sealed session opened again"
+    assert "tampered" in run("audit", "list")[1]
+    assert "status       tampered" in run("audit", "show", sealed.name)[1]

@@ -124,3 +124,22 @@ def test_two_copies_of_a_ledger(root, session, tmp_path):
     assert failure(proofs.prove_ledger_extension, ledger, old) == "rollback"
     old.write_bytes(ledger.read_bytes().replace(b"sequence", b"Sequence", 1))
     assert failure(proofs.prove_ledger_extension, old, ledger) == "fork"
+
+
+@pytest.mark.parametrize("planted", ["directory", "file"])
+def test_what_lies_under_the_sessions_name_where_the_command_is_called_is_not_it(
+    session, run, tmp_path, monkeypatch, planted
+):
+    """The caged command may write there, and knows the session's id."""
+    kept = tmp_path / "kept.note"
+    kept.write_bytes(next(proofs.signed_heads(session)).data)
+    workplace = tmp_path / "work"
+    workplace.mkdir()
+    if planted == "directory":
+        shutil.copytree(session, workplace / session.name)
+        (workplace / session.name / store.LOG).write_bytes(b"")
+    else:
+        (workplace / session.name).write_bytes(b"no checkpoint")
+    monkeypatch.chdir(workplace)
+    code, out, _ = run("audit", "consistency", kept, session.name)
+    assert (code, out.split()[0]) == (0, "consistent:")

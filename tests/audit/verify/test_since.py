@@ -131,3 +131,46 @@ def test_the_command(run, session, kept):
     assert (code, json.loads(out)["first_bad"]["class"]) == (1, "leaf hash mismatch")
     assert run("audit", "verify", "--all", "--since", kept)[0] == 2
     assert run("audit", "verify", session.name, "--since", kept.parent / "none")[0] == 2
+
+
+def crashed_with(tmp_path, data):
+    crashed = made.unsealed(tmp_path / "audit", payloads=PAYLOADS[:-1], counts=COUNTS)
+    with (crashed / store.LOG).open("ab") as file:
+        file.write(data)
+    return crashed
+
+
+@pytest.mark.parametrize("data", [bytes(500) + b'":1}\n', bytes(500) + b'":1}\nxx\n', bytes(500)])
+def test_a_hole_of_zeros_after_the_last_checkpoint_is_a_crash(tmp_path, data):
+    """A loss of power leaves it: as `audit verify` says, it is no tampering."""
+    crashed = crashed_with(tmp_path, data)
+    answer = judged(crashed, crashed / store.CHECKPOINTS)
+    assert (answer.verdict, answer.first_bad) == ("crashed", None)
+    assert answer.notes[-1] == f"the last {len(data)} bytes are no whole record: a torn tail"
+
+
+def test_a_hole_before_a_checkpoint_or_in_a_seal_is_none(tmp_path, session, kept):
+    edit_log(session, 12, b"evil.test", bytes(9))
+    assert judged(session, kept).verdict == "tampered"
+    crashed = made.unsealed(tmp_path / "other", payloads=PAYLOADS[:-1], counts=COUNTS)
+    edit_log(crashed, 12, b"evil.test", bytes(9))
+    assert judged(crashed, kept).verdict == "tampered"
+
+
+@pytest.mark.parametrize(
+    ("change", "failure"),
+    [
+        (lambda marks: b"".join(marks[:-1]), "final checkpoint missing"),
+        (lambda marks: b"".join(marks) + b"xx", "checkpoints mismatch"),
+        (lambda marks: b"".join(marks) + b"xx\n", "checkpoints mismatch"),
+        (
+            lambda marks: b"".join(marks).replace(b'"final":true', b'"final":false'),
+            "final checkpoint missing",
+        ),
+    ],
+)
+def test_a_seal_without_its_end_is_not_consistent(session, kept, change, failure):
+    marks = (session / store.CHECKPOINTS).read_bytes().splitlines(keepends=True)
+    (session / store.CHECKPOINTS).write_bytes(change(marks))
+    answer = judged(session, kept)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", failure)

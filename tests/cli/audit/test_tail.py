@@ -316,3 +316,33 @@ def test_a_crashed_session_is_said_to_be_one(root, start):
     assert process.returncode == 6
     assert out.count("\n") == 1
     assert "never sealed" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"sequence":99,"event":{"type":"session_ended","ended":"2026-07-02T12:03:09Z",'
+        b'"exit_code":0}}\n',
+        made.encode_log(made.SMALL)[0][-1],
+        b"no record\n",
+    ],
+)
+def test_a_last_line_that_is_no_record_of_the_chain_ends_nothing(root, line):
+    directory = made.unsealed(root)
+    with (directory / store.LOG).open("ab") as file:
+        file.write(line)
+    tail = Tail(directory, Filter())
+    tail.last(10)
+    with pytest.raises(LogRewritten, match="TAMPERED"):
+        tail.follow(pytest.fail)
+
+
+@pytest.mark.parametrize("data", [bytes(400) + b"}\n", bytes(400) + b"}\nxx", bytes(400)])
+def test_a_hole_of_zeros_at_the_end_is_a_crash(root, data):
+    """A loss of power leaves it."""
+    directory = made.unsealed(root)
+    with (directory / store.LOG).open("ab") as file:
+        file.write(data)
+    tail = Tail(directory, Filter())
+    tail.last(10)
+    assert tail.follow(pytest.fail) == "crashed"
