@@ -50,7 +50,7 @@ PROBES = Path(__file__).parent / "probes"
 SYSTEM_PYTHON = "/usr/bin/python3"
 # Commands that only read, write and print. Hundreds of tests ask them; to start a process for each
 # took longer than the rest of some tests. How a command is started has tests of its own.
-IN_PROCESS = {"audit", "keys"}
+IN_PROCESS = {"audit", "keys", "profile", "why"}
 
 
 def _landlock_abi() -> int:
