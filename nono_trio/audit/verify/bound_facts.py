@@ -10,7 +10,7 @@ without its record) are left out.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UnsetType
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.read.summary import Story
     from nono_trio.core.log.events import Payload
+
+# The class of a fault of reading, which contradicts nothing.
+UNREADABLE: Final = "unreadable"
 
 
 class _Link(msgspec.Struct):
@@ -117,9 +120,9 @@ class _Look:
         try:
             self._look()
         except LogUnreadable as error:
-            self._say("unreadable", "a readable file", error.message)
+            self._say(UNREADABLE, "a readable file", error.message)
         except OSError as error:
-            self._say("unreadable", "a readable file", f"{error.filename}: {error.strerror}")
+            self._say(UNREADABLE, "a readable file", f"{error.filename}: {error.strerror}")
         except BadRecord as bad:
             self._say(bad.failure, bad.expected, bad.got)
         sealed = self.metadata is not None and store.is_sealed(self.metadata)

@@ -122,7 +122,7 @@ def _first_bad_lines(answer: Verification) -> Iterator[str]:
 
 def _proof_lines(answer: Verification) -> Iterator[str]:
     yield _row("chain head", answer.chain_head or "none")
-    if answer.verdict == "consistent":
+    if answer.merkle_root is None:  # of --since, which computes no root and checks no signature
         return
     yield _row("Merkle root", answer.merkle_root or "none")
     seen = answer.checkpoints

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from nono_trio.audit import store
 from nono_trio.audit.read.records import Follower, lines_backwards, parse_record, size_of
 from nono_trio.audit.read.summary import current_status
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.audit.verify.followed_chain import FollowedChain
 from nono_trio.core.log.events import Network, SessionEnded
 from nono_trio.core.log.notices import is_about_log, is_binding
-from nono_trio.errors import LogUnreadable
+from nono_trio.errors import LogRewritten, LogUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +109,7 @@ class Tail:
                 chain.feed(line)
                 self._show(line, show)
             if gone and not new and not self.ended:
-                return "ended" if self._status() == "sealed" else "crashed"
+                return self._end()
             polls += 1
             if not new and not self.ended:
                 time.sleep(POLL_SECONDS)
@@ -135,6 +137,22 @@ class Tail:
             return True
         age = time.time() - (_changed_at(self._directory) or 0) / 1e9
         return age > STARTING_SECONDS
+
+    def _end(self) -> End:
+        """Return how a session has ended whose log has no end. Raises LogRewritten if its files
+        contradict the log: they may only say that it has ended, or that its writer is gone."""
+        found = None if self._directory is None else bound_facts.look(self._directory)
+        if found is None or (found.fault is None and not found.sealed):
+            return "crashed"
+        if found.fault is None:
+            return "ended"
+        if found.fault.failure == UNREADABLE and not found.sealed:
+            return "crashed"
+        raise LogRewritten(
+            f"TAMPERED: {found.directory}: {found.fault.failure}: expected {found.fault.expected},"
+            f" got {found.fault.got}",
+            hint=f"keep its files as evidence; `nono-trio audit verify {found.directory}`",
+        )
 
     def _status(self) -> Status:
         return current_status(self._directory) if self._directory is not None else "crashed"

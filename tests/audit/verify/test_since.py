@@ -174,3 +174,12 @@ def test_a_seal_without_its_end_is_not_consistent(session, kept, change, failure
     (session / store.CHECKPOINTS).write_bytes(change(marks))
     answer = judged(session, kept)
     assert (answer.verdict, answer.first_bad.failure) == ("tampered", failure)
+
+
+def test_a_session_that_is_not_sealed_is_not_said_to_have_no_signature(run, tmp_path):
+    """No signature is checked: the note says that, and nothing says that there is none."""
+    crashed = crashed_with(tmp_path, b"")
+    code, out, _ = run("audit", "verify", crashed.name, "--since", crashed / store.CHECKPOINTS)
+    assert (code, out.split()[0]) == (6, "crashed")
+    assert "signature    none" not in out
+    assert "no signature was checked" in out

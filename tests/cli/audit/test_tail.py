@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 
-import msgspec
 import pytest
 import sealed_session as made
 from harness import wait_until
@@ -41,9 +40,7 @@ class LiveSession:
             file.write(data)
 
     def die(self):
-        metadata = store.read_metadata(self.directory)
-        metadata.nono_trio = msgspec.structs.replace(metadata.nono_trio, supervisor_pid=2**22 + 1)
-        store.write_session_json(self.directory, metadata)
+        made.let_go()
 
 
 class Following:
@@ -346,3 +343,17 @@ def test_a_hole_of_zeros_at_the_end_is_a_crash(root, data):
     tail = Tail(directory, Filter())
     tail.last(10)
     assert tail.follow(pytest.fail) == "crashed"
+
+
+@pytest.mark.parametrize("forged", [{"status": "sealed"}, {"supervisor_pid": 1}])
+def test_a_session_file_that_says_an_end_ends_nothing(root, monkeypatch, forged):
+    """The session still runs: whoever may write its files must not make its follower go quietly."""
+    monkeypatch.setattr(tail, "ALIVE_POLLS", 2)
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]))
+    following = Following(Tail(session.directory, Filter()))
+    facts = json.loads((session.directory / store.SESSION).read_bytes())["nono_trio"]
+    made.change_session(session.directory, nono_trio=facts | forged)
+    found = following.join()
+    assert isinstance(found, LogRewritten)
+    assert "TAMPERED" in found.message
