@@ -181,9 +181,7 @@ def read_metadata(directory: Path) -> SessionMetadata:
     try:
         return decode_metadata(_session_text(directory))
     except OSError as error:
-        raise LogUnreadable(
-            f"{directory / SESSION} can't be read: {error.strerror or error}"
-        ) from error
+        raise unreadable(directory / SESSION, error) from error
     except MALFORMED as error:
         raise LogUnreadable(f"{directory / SESSION} is no session file: {error}") from error
 

@@ -6,6 +6,7 @@ regular one of bounded size.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -39,18 +40,27 @@ def read_secret(flag: str, reference: str, environ: Mapping[str, str]) -> bytes:
             )
         return _bounded(flag, environ[variable].encode("utf-8", "surrogateescape"))
     if not reference.startswith(FILE):
-        raise UsageError(f"{flag}: expected env://VARIABLE or file://PATH")
+        raise UsageError(
+            f"{flag}: expected env://VARIABLE or file://PATH",  # it may be the secret itself
+            hint=f"as in {FILE}~/secret, in a file of mode 0600",
+        )
     path = Path(expand_home(reference.removeprefix(FILE)))
     try:
         with open_regular(path) as file:
             return _bounded(flag, file.read(MAX_SECRET + 2))
     except OSError as error:
         reason = error.strerror or "it can't be read"
-        raise UsageError(f"{flag}: {path}: {reason.lower()}") from error
+        raise UsageError(
+            f"{flag}: {path}: {reason.lower()}",
+            hint=f"look at it: ls -ld {shlex.quote(str(path))}",
+        ) from error
 
 
 def _bounded(flag: str, secret: bytes) -> bytes:
     secret = secret.removesuffix(b"\n").removesuffix(b"\r")
     if not 0 < len(secret) <= MAX_SECRET:
-        raise UsageError(f"{flag}: expected 1 to {MAX_SECRET} bytes, got {len(secret)}")
+        raise UsageError(
+            f"{flag}: expected 1 to {MAX_SECRET} bytes, got {len(secret)}",
+            hint="a source gives the secret alone; see what this one has",
+        )
     return secret

@@ -36,6 +36,28 @@ WRONG = {
 }
 
 
+# The source of a password -> a part of the error, and the hint.
+SOURCES = {
+    "hunter2": ("expected env://VARIABLE or file://PATH", "as in file://~/secret"),
+    "file:///none/key": ("/none/key: no such file", "look at it: ls -ld /none/key"),
+    "file:///dev/null": ("/dev/null: ", "look at it: ls -ld /dev/null"),
+    "env://NO_SUCH_KEY": ("the variable 'NO_SUCH_KEY' is not set", "export it"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_wrong_source_of_a_secret_has_a_hint(run, tmp_path, source):
+    message, hint = SOURCES[source]
+    flags = ["--upstream-proxy", "http://me@127.0.0.1:9", "--upstream-proxy-password", source]
+    code, _, err = run("run", "--dry-run", *flags, "--", "true")
+    assert (code, message in err, f"hint: {hint}" in err) == (2, True, True), err
+    profile = tmp_path / "a.toml"
+    profile.write_text('[network]\nclient_key = { "a.test" = "hunter2" }\n')
+    code, _, err = run("run", "--dry-run", "-p", profile, "--", "true")
+    assert (code, "hint: as in file://" in err) == (2, True), err
+    assert "hunter2" not in err
+
+
 @pytest.mark.parametrize("given", WRONG)
 def test_a_wrong_value_has_a_hint_about_its_own_flag(run, given):
     message, hint = WRONG[given]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,10 @@ def repair(audit_root: Path) -> Repair:
         with as_owner_of_path(audit_root), ledger_append.locked(audit_root):
             _repair_locked(audit_root, path, answer)
     except OSError as error:
-        raise AuditLost(f"{path} can't be written: {error.strerror or error}") from error
+        raise AuditLost(
+            f"{path} can't be written: {error.strerror or error}",
+            hint=f"look at it: ls -l {shlex.quote(str(audit_root))}",
+        ) from error
     report = ledger.verify(audit_root)
     answer.event_count, answer.first_bad = report.count, report.first_bad
     return answer

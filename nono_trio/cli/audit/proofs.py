@@ -180,7 +180,10 @@ def _compare(root: Path, old: str, new: str, public_key_file: str | None) -> dic
     later, named = _later(root, new)
     session_id = session_of(later.head.origin)
     if session_id is None:
-        raise LogUnreadable(f"expected a checkpoint of a session, got one of {later.head.origin}")
+        raise LogUnreadable(
+            f"expected a checkpoint of a session, got one of {later.head.origin}",
+            hint="two checkpoints are compared if they are of one session, or of the ledger",
+        )
     directory = named or root / session_id
     key = (
         _named_key(directory) if public_key_file is None else read_public_keys(public_key_file).note

@@ -20,7 +20,7 @@ from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.audit.verify.followed_chain import FollowedChain
 from nono_trio.core.log.events import Network, SessionEnded
 from nono_trio.core.log.notices import is_about_log, is_binding
-from nono_trio.errors import LogRewritten, LogUnreadable
+from nono_trio.errors import LogRewritten, LogUnreadable, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ class Tail:
                 if len(found) >= count:
                     break
         except OSError as error:
-            raise LogUnreadable(f"{self._log} can't be read: {error.strerror or error}") from error
+            raise unreadable(self._log, error) from error
         self.ended = ended  # only the last record ends a log
         return found[count - 1 :: -1] if count else []
 

@@ -178,7 +178,10 @@ def _check_seed(text: str) -> None:
 
 def _check_secret(text: str) -> None:
     if not re.fullmatch(r"(env|file)://[^\0]+", text):
-        raise UsageError("expected env://VARIABLE or file://PATH")  # it may be the secret itself
+        raise UsageError(
+            "expected env://VARIABLE or file://PATH",  # it may be the secret itself
+            hint="as in file://~/secret, in a file of mode 0600",
+        )
 
 
 def check_host(text: str) -> None:
@@ -188,7 +191,9 @@ def check_host(text: str) -> None:
     try:
         parse_rule_host(text)
     except BadHost as error:
-        raise UsageError(f"expected a host, got {text!a}: {error.reason}") from None
+        raise UsageError(
+            f"expected a host, got {text!a}: {error.reason}", hint="as in api.example.com"
+        ) from None
 
 
 CHECKS: Final[dict[Kind, Callable[[str], object]]] = {
