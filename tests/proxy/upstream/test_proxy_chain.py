@@ -347,9 +347,9 @@ def test_a_bypass_that_is_no_host_is_told_with_the_host_in_it(entry, written):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--upstream-proxy", "http://jo:secret@a.test:1"], "everybody can read a command line"),
+        (["--upstream-proxy", "http://jo:swordfish@a.test:1"], "everybody can read a command line"),
         (["--upstream-bypass", "a.test"], "--upstream-bypass needs --upstream-proxy"),
-        (["--upstream-proxy", "http://jo@a.test:1", "--upstream-proxy-password", "secret"],
+        (["--upstream-proxy", "http://jo@a.test:1", "--upstream-proxy-password", "swordfish"],
          "expected env://VARIABLE or file://PATH"),
         (["--upstream-proxy", "http://jo@a.test:1", "--upstream-proxy-password", "env://NOPE"],
          "the variable 'NOPE' is not set"),
@@ -360,11 +360,11 @@ def test_a_bypass_that_is_no_host_is_told_with_the_host_in_it(entry, written):
     ],
 )  # fmt: skip
 def test_what_can_not_be_meant_is_one_sentence(sessions, arguments, told):
-    sessions.variables["CORP"] = "secret"
+    sessions.variables["CORP"] = "swordfish"
     done = sessions.run(*arguments, "--", "true")
     assert done.returncode == 2
     assert told in done.stderr
-    assert "secret" not in done.stderr
+    assert "swordfish" not in done.stderr
 
 
 def test_an_environment_that_names_no_proxy_is_told(sessions):
