@@ -126,8 +126,8 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     epilog="Example: nono-trio audit list --today --status crashed",
 )
 @click.option("--today", is_flag=True, help="Only sessions that started today.")
-@click.option("--since", metavar="D", help="Started on or after D: a day, or a time with offset.")
-@click.option("--until", metavar="D", help="Started on or before D.")
+@click.option("--since", metavar="T", help="Started at T or later: a day, a time, or an age (7d).")
+@click.option("--until", metavar="T", help="Started at T or earlier.")
 @click.option("--command", metavar="S", help="The command line has S in it, in either case.")
 @click.option("--path", metavar="P", help="A granted path lies below P, or P below it.")
 @click.option(
@@ -158,12 +158,13 @@ def list_sessions(
     records are verified on the way, for two seconds; the others are `not verified`. Counts of a
     session that is not sealed are not bound yet.
     """
+    from nono_trio.cli import times
     from nono_trio.cli.audit import listing
 
     if today and since is not None:
         raise click.UsageError("--today and --since exclude each other")
-    begin = listing.today() if today else since and listing.parse_since(since)
-    end = until and listing.parse_until(until)
+    begin = times.today() if today else since and times.parse_since(since)
+    end = until and times.parse_until(until)
     root = audit_root(audit_dir)
     wanted = listing.ListFilter(
         since=begin or None, until=end or None, recent=None if every else recent, **filters

@@ -1,13 +1,9 @@
-"""The work of `audit list`: select sessions, gather the facts that cost little to read, as a row.
-
-Days are local days, as the times on the screen are local; a time may be given with its offset.
-"""
+"""The work of `audit list`: select sessions, read the facts that cost little, make rows."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,11 +14,12 @@ from nono_trio.audit.verify import bound_facts
 from nono_trio.cli.parts import Column
 from nono_trio.cli.session_rows import no_command_text, run_exit_code
 from nono_trio.cli.text import MIN_LAST, ago, clean, command_text
-from nono_trio.errors import LogUnreadable, UsageError
+from nono_trio.errors import LogUnreadable
 from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from nono_trio.audit.stored_session import StoredSession
@@ -91,22 +88,6 @@ def _counts(session: StoredSession) -> Counts | None:
         return None
 
 
-def parse_since(text: str) -> datetime:
-    """The beginning of a day, or a time; raises UsageError."""
-    return _parse_day(text, "--since")[0]
-
-
-def parse_until(text: str) -> datetime:
-    """The end of a day, or a time; raises UsageError."""
-    moment, is_day = _parse_day(text, "--until")
-    return moment + timedelta(days=1) - timedelta(microseconds=1) if is_day else moment
-
-
-def today() -> datetime:
-    """Local midnight."""
-    return datetime.combine(datetime.now().astimezone().date(), time()).astimezone()
-
-
 def row_fields(row: Row) -> dict[str, Any]:
     """One session for --json."""
     session, status, counts = row
@@ -149,18 +130,6 @@ def list_row(
 
 def _count_cells(counts: Counts) -> Iterator[str]:
     return map(str, (counts.events, counts.denied, counts.failed, counts.allowed))
-
-
-def _parse_day(text: str, flag: str) -> tuple[datetime, bool]:
-    try:
-        moment = datetime.fromisoformat(text).astimezone()
-        moment + timedelta(days=1)  # the end of that day is a time as well
-    except (ValueError, OverflowError):
-        raise UsageError(
-            f"{flag}: expected a day or a time, got {text!r}",
-            hint="for example 2026-07-02 or 2026-07-02T12:00:00+02:00",
-        ) from None
-    return moment, len(text) <= len("2026-07-02")
 
 
 def _wants(wanted: ListFilter, session: StoredSession, status: Status) -> bool:
