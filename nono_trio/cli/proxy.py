@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,18 +91,17 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
 
     begin_session()
     observers = [FollowPrinter().observe] if follow else []
-    try:
+    with ExitStack() as last:  # in the other order, also after one that fails
+        if announced is not None:
+            last.callback(announced.remove)
+        if credentials is not None:
+            last.callback(credentials.close)
+        if trust is not None:
+            last.callback(trust.close)
         finished = run_proxy(
             options, policy, token, listener, ready, Listeners(warn=say, observe=observers),
             None if trust is None else trust.session, credentials,
         )  # fmt: skip
-    finally:
-        if trust is not None:
-            trust.close()
-        if credentials is not None:
-            credentials.close()
-        if announced is not None:
-            announced.remove()
     if finished.outcome.error is not None:
         raise finished.outcome.error
 

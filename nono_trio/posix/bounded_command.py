@@ -1,8 +1,8 @@
 """Asks a command: bytes on its stdin, its answer on stdout, both bounded, within a deadline.
 
 Rules of this file: it blocks, so it is called in a thread. The command is a group of its own, so
-Ctrl-C does not end it; if it is late or prints too much, all of the group is killed. Its stderr is
-dropped.
+Ctrl-C does not end it; if it is late or prints too much, it is killed with all that it has started
+(command_family.py). Its stderr is dropped.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Final
+
+from nono_trio.posix.command_family import kill_family, with_mark
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,13 +34,14 @@ def ask_command(
     Raises CommandFailed if it can't be started, prints more, or does not end within `seconds`.
     """
     until = time.monotonic() + seconds
+    marked, mark = with_mark(environment)
     try:
         process = subprocess.Popen(
             [*words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**environment},
+            env=marked,
             cwd="/",
             start_new_session=True,
         )
@@ -49,7 +51,7 @@ def ask_command(
         answer = _exchange(process, data, until, most)
         code = None if answer is None else _ended(process, until)
     finally:
-        _end(process)
+        _end(process, mark)
     if answer is None or code is None:
         raise CommandFailed(f"did not answer within {seconds:.0f} s")
     return code, answer
@@ -96,11 +98,10 @@ def _ended(process: subprocess.Popen[bytes], until: float) -> int | None:
         return None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that has not ended, with its group, and close its pipes."""
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
+    """Kill a process that has not ended, with what it has started, and close its pipes."""
     if process.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_family(process.pid, mark)
         with contextlib.suppress(subprocess.TimeoutExpired):  # Popen reaps it later
             process.wait(_REAP_SECONDS)
     for pipe in (process.stdin, process.stdout):

@@ -83,10 +83,11 @@ def launched_cage(
             prepared.enforcement.append(launched.seen_files)
         yield Started(launched, sockets, prepared)
     finally:
-        launched.abandon()
-        prepared.resources.close()
-        if prepared.credentials is not None:
-            prepared.credentials.close()
+        with contextlib.ExitStack() as last:  # in the other order, also after one that fails
+            if prepared.credentials is not None:
+                last.callback(prepared.credentials.close)
+            last.callback(prepared.resources.close)
+            last.callback(launched.abandon)
 
 
 def _preload(prepared: PreparedRun) -> None:

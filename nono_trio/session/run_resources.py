@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,22 +61,23 @@ class RunResources:
     logins: SessionLogins | None = None
 
     def close(self) -> None:
-        """Give everything back."""
-        if self.credentials is not None:  # while the home is ours
-            self.credentials.close()
-        if self.logins is not None:
-            self.logins.close()
-        self.home.close()
-        self.terminal.close()
-        if self.denials is not None:
-            self.denials.close()
-        if self.trust is not None:
-            self.trust.close()
-        for listener in (self.listener, *self.listen_ports.values()):
-            if listener is not None:
-                listener.close()
-        if self.temporary is not None:
-            remove_temporary(self.temporary)
+        """Give everything back, also after one that fails."""
+        with ExitStack() as last:  # in the other order
+            if self.temporary is not None:
+                last.callback(remove_temporary, self.temporary)
+            for listener in (self.listener, *self.listen_ports.values()):
+                if listener is not None:
+                    last.callback(listener.close)
+            if self.trust is not None:
+                last.callback(self.trust.close)
+            if self.denials is not None:
+                last.callback(self.denials.close)
+            last.callback(self.terminal.close)
+            last.callback(self.home.close)
+            if self.logins is not None:
+                last.callback(self.logins.close)
+            if self.credentials is not None:  # while the home is ours
+                last.callback(self.credentials.close)
 
 
 def make_resources(

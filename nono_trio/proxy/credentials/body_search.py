@@ -5,6 +5,7 @@ Rules of this file:
   the host never has a whole one.
 - A stand-in that may pass is noted before it goes: the caller sends nothing while `unrecorded` has
   names.
+- One that would be swapped in a body that is read whole stays in this one. The first is noted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.credentials.refusals import BODY, MESSAGE, TRAILERS, exfiltration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from nono_trio.core.credentials.search import StreamSearch
     from nono_trio.core.http.message import Field
@@ -30,10 +31,15 @@ MAX_QUEUED: Final = 64 * 1024  # bytes of frames that wait: a message's kept byt
 
 
 class BodySearch:
-    """Searches one body. `noted` are the credentials whose stand-ins the record names already."""
+    """Searches one body. `noted` are the credentials whose stand-ins the record names already.
+    `note_left` gets the name of one whose stand-in stays, on its own host."""
 
     def __init__(
-        self, origin: OriginCredentials, part: str = BODY, noted: Iterable[str] = ()
+        self,
+        origin: OriginCredentials,
+        part: str = BODY,
+        noted: Iterable[str] = (),
+        note_left: Callable[[str], None] | None = None,
     ) -> None:
         self._refused = origin.refused
         self._passed = origin.passed
@@ -41,6 +47,9 @@ class BodySearch:
         self._noted = {*noted}
         self._stream = _stream(origin.refused)
         self._passing = _stream(origin.passed)
+        self._own = None if note_left is None else origin.in_bodies
+        self._staying = _stream(self._own)
+        self._note_left = note_left
         self.unrecorded: list[str] = []
         """Credentials whose stand-ins may pass, once that is recorded."""
         self.is_late = True
@@ -53,6 +62,8 @@ class BodySearch:
             if found is not None:
                 self._note(self._passed.names[found])
                 self._passing = self._passed.search.stream()
+        if self._staying is not None:
+            self._search_own(self._staying.feed(data).found)
         if self._stream is None or self._refused is None:
             return data
         fed = self._stream.feed(data)
@@ -81,6 +92,11 @@ class BodySearch:
             raise MustNotGoOn(exfiltration(name, part, is_late=self.is_late))
         if self._passed is not None and (name := self._passed.find(data)) is not None:
             self._note(name)
+
+    def _search_own(self, found: int | None) -> None:
+        if found is not None and self._own is not None and self._note_left is not None:
+            self._note_left(self._own.names[found])
+            self._staying = None  # one note is enough
 
     def _note(self, name: str) -> None:
         if name not in self._noted:

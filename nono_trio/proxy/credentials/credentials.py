@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from nono_trio.core.credentials.credential import Place
-from nono_trio.core.credentials.swap import Spot, Swap
+from nono_trio.core.credentials.swap import MAX_BODY, Spot, Swap
 from nono_trio.core.log.redaction import REDACTED
 from nono_trio.proxy.credentials.origin import OriginCredentials, search_for
 from nono_trio.proxy.credentials.refusals import HOST_NAME, exfiltration
@@ -55,7 +55,8 @@ _ONLY: Final = {
     Place.BASIC: "only a whole user or password is",
     Place.QUERY: "only a whole value is",
     Place.PATH: "only a path from the root is",
-    Place.BODY: "only strings of JSON and values of forms are, without an encoding",
+    Place.BODY: "only strings of JSON and values of forms are, without an encoding, in a body of at"
+    f" most {MAX_BODY // 1024} KiB",
 }
 
 
@@ -224,6 +225,7 @@ class Credentials:
             tuple(map(_swap, swapped)),
             search_for([one for one in others if not _passes(one)]),
             search_for([one for one in others if _passes(one)]),
+            search_for([one for one in swapped if Place.BODY in one.credential.places]),
             tuple(one for one in here if is_signing(one)),
         )
 

@@ -21,13 +21,15 @@ class OriginCredentials:
     """What holds for the requests to one origin. The searches are None if they search for nothing.
 
     `bound` are swapped there, `swaps` say how, without a secret. `refused` finds the stand-ins that
-    must not go there, `passed` those that may and are noted. `signing` sign there.
+    must not go there, `passed` those that may and are noted. `in_bodies` finds those that are
+    swapped in bodies. `signing` sign there.
     """
 
     bound: tuple[HeldCredential, ...] = ()
     swaps: tuple[Swap, ...] = field(default=(), repr=False)
     refused: NamedSearch | None = None
     passed: NamedSearch | None = None
+    in_bodies: NamedSearch | None = None
     signing: tuple[SigningCredential, ...] = ()
 
 

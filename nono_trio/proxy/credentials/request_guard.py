@@ -27,6 +27,7 @@ from nono_trio.core.credentials.swap import (
     INJECTION_MODES,
     MAX_BODY,
     SecretUnfit,
+    Spot,
     is_swappable,
     stand_ins_in_body,
     stand_ins_in_head,
@@ -43,7 +44,7 @@ from nono_trio.proxy.credentials.refusals import BODY, HEAD, TRAILERS, exfiltrat
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from nono_trio.core.credentials.swap import Spot, Swap, Swapped
+    from nono_trio.core.credentials.swap import Swap, Swapped
     from nono_trio.core.http.message import Field
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.access.authorizer import HttpRequest
@@ -95,6 +96,11 @@ class RequestGuard:
     def searches(self) -> bool:
         """True if there are stand-ins that the request must not carry, or that are noted."""
         return self._origin.refused is not None or self._origin.passed is not None
+
+    @property
+    def looks_on(self) -> bool:
+        """True if what still comes of the request is searched, whatever for."""
+        return self.searches or self._origin.in_bodies is not None
 
     @property
     def swaps(self) -> bool:
@@ -153,15 +159,21 @@ class RequestGuard:
             kind = request.head.first(b"content-type")
             found = stand_ins_in_body(kind, data, self._body_swaps(request))
             decision = self._with_swaps(decision, found)
+        elif is_whole and (own := self._origin.in_bodies) is not None and (name := own.find(data)):
+            self._note_in_body(name)  # it is too long
         return decision
 
     def body_search(self, request: HttpRequest, decision: Decision) -> BodySearch | None:
         """Return what searches the body that still comes; None if there is nothing to search, or
         `judge_body` has searched all of it."""
-        if not self.searches or request.body.done:
+        if request.body.done or not self.looks_on:
             return None
         use = decision.credentials
-        return BodySearch(self._origin, noted=() if use is None else use.passed_on)
+        return BodySearch(
+            self._origin,
+            noted=() if use is None else use.passed_on,
+            note_left=self._note_in_body,
+        )
 
     def websocket_search(self) -> WebSocketSearch | None:
         """Return what searches the messages of a WebSocket; None if there is nothing to search."""
@@ -248,6 +260,10 @@ class RequestGuard:
             in_body=(*dict.fromkeys((*use.in_body, *in_body)),),
         )
         return replace(decision, credentials=use)
+
+    def _note_in_body(self, name: str) -> None:
+        """Note a stand-in that stays in a body."""
+        self._note_left([Spot(name, Place.BODY)])
 
     def _body_swaps(self, request: HttpRequest) -> list[Swap]:
         """How stand-ins are swapped in the body of a request; without a place in one that is not

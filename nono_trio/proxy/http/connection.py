@@ -356,7 +356,7 @@ class HttpConnection(TunnelHandler):
         upstream.used = True
         start = self._start_flow(upstream, recorded)
         searches = None
-        if guard is not None and guard.searches:
+        if guard is not None and guard.looks_on:
             from nono_trio.proxy.http.guarded_request import searches_of  # late, as above
 
             is_websocket = outgoing.websocket_key is not None

@@ -4,8 +4,8 @@ Rules of this file:
 - There is no shell. The words are those of the user. The program is found once, at the start.
 - It starts in /, because programs take settings, and code, from the working directory, which the
   caged command may write. It gets no terminal and no input.
-- It is a session of processes of its own. At the deadline, or when too much was printed, all of
-  them are killed.
+- It is a session of processes of its own. At the deadline, or when too much was printed, it is
+  killed with all that it has started, also in other sessions (posix/command_family.py).
 - What it prints on stderr is for its user, at the start of a session: it may have a secret, as a
   shell's trace has, so it is apart from the reason of an error. It is cut, loses its control
   characters, and is left out if it has what was printed on stdout.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.shape import MAX_SECRET, MIN_SECRET
+from nono_trio.posix.command_family import kill_family, with_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +63,7 @@ class CommandLine:
         self._program = program
         self._words = list(words)
         self._environment = dict(environment)
+        self._mark = ""  # of the run that goes on
         self._lock = threading.Lock()
         self._running: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
@@ -89,7 +90,7 @@ class CommandLine:
             with self._lock:
                 self._running = None
                 if process.returncode is None:
-                    _kill(process)
+                    kill_family(process.pid, self._mark)
             _reap(process)  # without the lock: `stop` waits for nothing
         if self._is_stopped:
             raise CommandFailed("the session has ended")
@@ -104,16 +105,17 @@ class CommandLine:
             return  # it is being started, and killed then
         try:
             if self._running is not None:
-                _kill(self._running)
+                kill_family(self._running.pid, self._mark)
         finally:
             self._lock.release()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        environment, self._mark = with_mark(self._environment)
         try:
             return subprocess.Popen(  # vfork and exec: nothing of ours runs in the child
                 self._words,
                 executable=self._program,
-                env=self._environment,
+                env=environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -194,11 +196,6 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ended(code: int) -> str:

@@ -158,7 +158,8 @@ async def test_a_body_is_swapped_whole_and_its_length_mended():
 
 async def test_a_body_that_can_not_be_swapped_goes_on_with_the_stand_in():
     one = held(places=[Place.BODY])
-    async with looking_into(credentials=credentials(one)) as at, at.tunnel() as wire:
+    found = credentials(one)
+    async with looking_into(credentials=found) as at, at.tunnel() as wire:
         body = b'{"key": "%b"}' % STAND_IN
         long = b'{"key": "%b", "x": "%b"}' % (STAND_IN, b"x" * 300_000)
         for asks in (
@@ -167,9 +168,11 @@ async def test_a_body_that_can_not_be_swapped_goes_on_with_the_stand_in():
             post(long, JSON, target="/echo"),
             chunked([long[:100_000], long[100_000:]], JSON).replace(b"/sink", b"/echo"),
         ):
+            found.left.clear()
             answer = await wire.exchange(asks, "POST")
             assert answer is not None
             assert answer.body in (body, long)
+            assert [(spot.name, spot.place) for spot in found.left] == [("model", Place.BODY)]
         assert one.asked == 0
 
 
@@ -201,7 +204,8 @@ async def test_a_note_names_a_key_of_the_profile_only_if_that_helps():
     assert helps == [
         "to swap it: headers of credentials.model in a profile)",
         "only a whole token is)",
-        "only strings of JSON and values of forms are, without an encoding)",
+        "only strings of JSON and values of forms are, without an encoding, in a body of at most"
+        " 256 KiB)",
     ]
 
 

@@ -201,10 +201,16 @@ def test_a_slow_or_endless_command_is_killed_with_its_children(what, tmp_path, m
         monkeypatch.setattr(command_line, "SECONDS", 2.0)  # a shell needs milliseconds
     note = tmp_path / "pids"
     rest = "wait" if what == "slow" else "exec yes"
-    words = ["sh", "-c", f"sleep 600 & echo $$ $! >{note}; {rest}"]
+    noted = f"setsid --fork sh -c 'echo $$ >>{note}; exec sleep 600'"  # it has lost its parent
+    apart = f"env -i {noted.replace(' --fork', '')} &"  # it has another environment
+    script = f"sleep 600 & echo $! >{note}; {apart} {noted};"
+    script += f" until [ $(wc -l <{note}) = 3 ]; do sleep 0.01; done; {rest}"
+    words = ["sh", "-c", script]
     reason = failure(f"cmd://{shlex.join(words)}").reason
     assert ("did not end within" if what == "slow" else "more than 65536 bytes") in reason
-    for pid in map(int, note.read_text().split()):
+    pids = note.read_text().split()
+    assert len(pids) == 3
+    for pid in map(int, pids):
         ends(pid)
 
 
