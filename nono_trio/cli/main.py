@@ -24,7 +24,7 @@ from nono_trio.cli import stderr
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.pasted import pasteable, remember_state
 from nono_trio.cli.text import clean
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError
+from nono_trio.errors import NonoTrioError
 from nono_trio.posix.umask import keep_owners_bits
 
 if TYPE_CHECKING:
@@ -201,11 +201,12 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _print_error(failed: _Failed) -> None:
     """Print the error as an object on stdout, where a reader of JSON expects one."""
-    from nono_trio.cli.json_output import print_json  # late: for errors only
+    from nono_trio.cli.answers import ErrorAnswer, Failure  # late: for errors only
+    from nono_trio.cli.json_output import print_json
 
     with suppress(OSError, ValueError):
         if sys.stdout is not None:
-            print_json({"schema": JSON_SCHEMA, "error": failed._asdict()})
+            print_json(ErrorAnswer(error=Failure(**failed._asdict())))
 
 
 def tell_error(message: str, hint: str | None) -> None:

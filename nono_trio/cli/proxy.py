@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from nono_trio.cli.flags import given_options, session_options
 from nono_trio.cli.live import say
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nono_trio.audit.write.session_record import SessionRecord
+    from nono_trio.cli.answers import ReadyLine
     from nono_trio.config.options import SessionOptions
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.session.credentials.table import SessionCredentials
@@ -80,11 +82,11 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
         bound = listener.getsockname()[1]
         line = _ready_line(record, token, address, bound)
         if trust is not None:
-            line["ca_file"] = trust.ca_file
+            line.ca_file = trust.ca_file
         if credentials is not None:
-            line["credentials"] = _stand_ins(credentials)
-            line |= _routes(credentials, f"{_reached_at(address)}:{bound}")
-        text = json.dumps(line)
+            line.credentials = _stand_ins(credentials)
+            line.routes = _routes(credentials, f"{_reached_at(address)}:{bound}")
+        text = json.dumps(msgspec.to_builtins(line))
         if announced is not None:
             announced.write(text)
         _print_ready(text)
@@ -120,17 +122,17 @@ def _warnings(
     yield from unused_files(options.network, intercepts=intercepts)
 
 
-def _ready_line(record: SessionRecord, token: str, address: str, port: int) -> dict[str, object]:
+def _ready_line(record: SessionRecord, token: str, address: str, port: int) -> ReadyLine:
+    from nono_trio.cli.answers import ReadyLine
     from nono_trio.session.environment import proxy_url
 
-    return {
-        "schema": 1,
-        "port": port,
-        "token": token,
-        "proxy_url": proxy_url(token, port, _reached_at(address)),
-        "session_id": record.session_id,
-        "session_dir": str(record.directory),
-    }
+    return ReadyLine(
+        port=port,
+        token=token,
+        proxy_url=proxy_url(token, port, _reached_at(address)),
+        session_id=record.session_id,
+        session_dir=str(record.directory),
+    )
 
 
 def _print_ready(text: str) -> None:
@@ -190,12 +192,11 @@ def _stand_ins(credentials: SessionCredentials) -> dict[str, str | dict[str, str
     }
 
 
-def _routes(credentials: SessionCredentials, listener: str) -> dict[str, Any]:
-    """Return the base URLs of the routes under a key of their own; nothing without any."""
+def _routes(credentials: SessionCredentials, listener: str) -> dict[str, str] | msgspec.UnsetType:
+    """Return the base URLs of the routes; the line has none without any."""
     from nono_trio.session.credentials.routes import route_urls
 
-    urls = route_urls([one.credential for one in credentials.held], listener)
-    return {"routes": urls} if urls else {}
+    return route_urls([one.credential for one in credentials.held], listener) or msgspec.UNSET
 
 
 def _reached_at(address: str) -> str:

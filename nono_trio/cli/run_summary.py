@@ -13,7 +13,7 @@ import shlex
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.cli.json_output import json_text
 from nono_trio.cli.live import end_lines, say
@@ -29,13 +29,14 @@ from nono_trio.cli.text import (
     shorten,
     target_text,
 )
-from nono_trio.errors import JSON_SCHEMA, UsageError
+from nono_trio.errors import UsageError
 from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from nono_trio.audit.verify.verdict import Verification
+    from nono_trio.audit.verify.verdict import Verdict, Verification
+    from nono_trio.cli.answers import HostOutcome, SummaryAnswer, SummaryHost
     from nono_trio.core.policy.allow_entry import DeniedHost
     from nono_trio.core.policy.attempts import AttemptTally
     from nono_trio.sandbox.filesystem.plan import FilePlan
@@ -61,43 +62,30 @@ class RunSummary:
     failure: str | None = None
     """The line about exit code 3 (`live.verdict_line`); None for a run that the policy passed."""
 
-    def fields(self, verdict: str) -> dict[str, Any]:
+    def answer(self, verdict: Verdict) -> SummaryAnswer:
         """The summary as JSON; `verdict` is that of `audit verify`."""
-        attempts = self.attempts
-        return {
-            "schema": JSON_SCHEMA,
-            "session_id": self.session_id,
-            "directory": self.directory,
-            "verdict": verdict,
-            "exit_code": self.exit_code,
-            "command_exit_code": self.command_exit_code,
-            "failure": self.failure,
-            "denied": attempts.denied,
-            "failed": attempts.failed,
-            "allowed": attempts.allowed,
-            "hosts": [
-                {
-                    "outcome": outcome,
-                    "target": host.target,
-                    "ports": sorted(port for port in host.ports if port is not None),
-                    "count": host.requests,
-                    "reason": host.reason,
-                    "flags": list(host.allow_flags),
-                }
-                for outcome, host in _refused(attempts)
-            ]
-            + [
-                {"outcome": "allowed", "target": target, "ports": [port], "count": count}
-                for (target, port), count in attempts.allowed_targets()
-            ],
-            "denied_programs": dict(self.programs),
-            "observed": list(attempts.observed),
-            "created_files": list(attempts.created),
-            "looked_up_files": list(attempts.looked_up_files),
-            "lost": dict(attempts.unseen),
-        }
+        from nono_trio.cli.answers import SummaryAnswer
 
-    def markdown(self, verdict: str) -> Iterator[str]:
+        attempts = self.attempts
+        return SummaryAnswer(
+            session_id=self.session_id,
+            directory=self.directory,
+            verdict=verdict,
+            exit_code=self.exit_code,
+            command_exit_code=self.command_exit_code,
+            failure=self.failure,
+            denied=attempts.denied,
+            failed=attempts.failed,
+            allowed=attempts.allowed,
+            hosts=[*_hosts(attempts)],
+            denied_programs={name: [*hosts] for name, hosts in self.programs.items()},
+            observed=[*attempts.observed],
+            created_files=[*attempts.created],
+            looked_up_files=[*attempts.looked_up_files],
+            lost={str(kind): count for kind, count in attempts.unseen.items()},
+        )
+
+    def markdown(self, verdict: Verdict) -> Iterator[str]:
         """The lines of the page; `verdict` as in `fields`."""
         mark = "passed" if self.exit_code == 0 else f"failed, exit code {self.exit_code}"
         yield f"### nono-trio: {mark}"
@@ -148,10 +136,29 @@ class RunSummary:
             yield "allowed", _cell(target_text(target, port)), f"{times:,}", "", ""
 
 
-def _refused(attempts: AttemptTally) -> Iterator[tuple[str, DeniedHost]]:
-    for outcome, hosts in (("denied", attempts.denied_hosts), ("failed", attempts.failed_hosts)):
+def _refused(attempts: AttemptTally) -> Iterator[tuple[HostOutcome, DeniedHost]]:
+    places: tuple[tuple[HostOutcome, dict[str, DeniedHost]], ...] = (
+        ("denied", attempts.denied_hosts), ("failed", attempts.failed_hosts),
+    )  # fmt: skip
+    for outcome, hosts in places:
         for host in sorted(hosts.values(), key=lambda host: (-host.requests, host.target)):
             yield outcome, host
+
+
+def _hosts(attempts: AttemptTally) -> Iterator[SummaryHost]:
+    from nono_trio.cli.answers import SummaryHost
+
+    for outcome, host in _refused(attempts):
+        yield SummaryHost(
+            outcome=outcome,
+            target=host.target,
+            ports=[*sorted(port for port in host.ports if port is not None)],
+            count=host.requests,
+            reason=host.reason,
+            flags=[*host.allow_flags],
+        )
+    for (target, port), count in attempts.allowed_targets():
+        yield SummaryHost(outcome="allowed", target=target, ports=[port], count=count)
 
 
 def _cell(text: str) -> str:
@@ -174,6 +181,7 @@ class SummaryOutput:
         self._descriptor: int | None = None
         self._verify: Callable[[Path], Verification] | None = None
         if form in ("json", "github"):
+            import nono_trio.cli.answers  # noqa: F401  (a run imports nothing at its end)
             from nono_trio.audit.verify.session import verify
 
             self._verify = verify
@@ -212,7 +220,7 @@ class SummaryOutput:
         else:
             verdict = self._verify(Path(summary.directory)).verdict
             if self._form == "json":
-                text = f"{json_text(summary.fields(verdict))}\n"
+                text = f"{json_text(summary.answer(verdict))}\n"
             else:
                 text = "".join(f"{line}\n" for line in summary.markdown(verdict))
         self._write(text)

@@ -12,6 +12,7 @@ import signed_session as signed
 import witness_server
 from harness import guarded
 from own_ca import write_authority
+from schemas import validate_directory
 
 from nono_trio.audit.keys.signature import is_ed25519
 from nono_trio.audit.ledger import LEDGER_CHECKPOINTS, LEDGER_COSIGNATURES
@@ -60,6 +61,7 @@ def test_each_checkpoint_is_cosigned_and_kept(keyed, vkey, isolation, tmp_path):
     assert [(row["event_count"], row["outcome"], row["verified"]) for row in found] == [
         (size, "cosigned", True) for size in (1, 2, 3)
     ]
+    assert LEDGER_COSIGNATURES in validate_directory(keyed.state / "audit")
     key = witness.parse_witness_key(url.partition("#")[2])
     for row in found:
         note = parse_note(row["note"].encode())

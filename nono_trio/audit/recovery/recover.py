@@ -26,6 +26,7 @@ import msgspec
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.recovery.crash_scan import CrashScan
+from nono_trio.audit.stored_session import FirstBad  # noqa: TC001  (for msgspec)
 from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.seal import (
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nono_trio.audit.stored_session import FirstBad
     from nono_trio.core.log.events import Payload
     from nono_trio.core.log.summary_json import SealSummary
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from nono_trio.audit.stored_session import FirstBad  # noqa: TC001  (for msgspec)
 from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from nono_trio.audit.stored_session import FirstBad
 
 
 # `consistent` is --since's: the log goes on from the checkpoint, what is before it was not hashed.

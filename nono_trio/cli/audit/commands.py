@@ -173,8 +173,7 @@ def list_sessions(
         listed = listing.listed(root, wanted)
     rows = listed.rows
     if as_json:
-        fields = [listing.row_fields(row) for row in rows]
-        print_json({"schema": JSON_SCHEMA, "sessions": fields, "more": listed.more})
+        print_json(listing.answer(listed))
         return
     if not rows:
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
@@ -310,7 +309,7 @@ def _print_record(record: LogRecord) -> None:
 
 
 def _print_record_json(record: LogRecord) -> None:
+    from nono_trio.cli.answers import TailAnswer
+
     if isinstance(record.event, Network):
-        print_json(
-            {"schema": JSON_SCHEMA, "sequence": record.sequence, "event": record.event.event}
-        )
+        print_json(TailAnswer(sequence=record.sequence, event=record.event.event))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.stored_session import StoredSession
+    from nono_trio.cli.answers import ListAnswer, ListRow
 
 LIST_COLUMNS = (
     Column("ID"),
@@ -88,29 +89,36 @@ def _counts(session: StoredSession) -> Counts | None:
         return None
 
 
-def row_fields(row: Row) -> dict[str, Any]:
-    """One session for --json."""
-    session, status, counts = row
+def answer(found: Listed) -> ListAnswer:
+    """The sessions for --json."""
+    from nono_trio.cli.answers import ListAnswer
+
+    return ListAnswer(sessions=[_row_answer(*row) for row in found.rows], more=found.more)
+
+
+def _row_answer(session: StoredSession, status: Status, counts: Counts | None) -> ListRow:
+    from nono_trio.cli.answers import ListRow
+
     summary = session.summary
-    return {
-        "session_id": session.session_id,
-        "name": session.name,
-        "status": status,
-        "started": summary.started if summary else None,
-        "ended": summary.ended if summary else None,
-        "command": summary.command if summary else None,
-        "tracked_paths": summary.tracked_paths if summary else None,
-        "exit_code": summary.exit_code if summary else None,
-        "run_exit_code": run_exit_code(session),
-        "event_count": counts.events if counts else None,
-        "allowed": counts.allowed if counts else None,
-        "denied": counts.denied if counts else None,
-        "failed": counts.failed if counts else None,
-        "counts_bound": status == "sealed",
-        "proved": session.proved,
-        "fault": session.fault,
-        "directory": str(session.directory),
-    }
+    return ListRow(
+        session_id=session.session_id,
+        name=session.name,
+        status=status,
+        started=summary.started if summary else None,
+        ended=summary.ended if summary else None,
+        command=summary.command if summary else None,
+        tracked_paths=summary.tracked_paths if summary else None,
+        exit_code=summary.exit_code if summary else None,
+        run_exit_code=run_exit_code(session),
+        event_count=counts.events if counts else None,
+        allowed=counts.allowed if counts else None,
+        denied=counts.denied if counts else None,
+        failed=counts.failed if counts else None,
+        counts_bound=status == "sealed",
+        proved=session.proved,
+        fault=session.fault,
+        directory=str(session.directory),
+    )
 
 
 def list_row(

@@ -10,11 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from nono_trio.core.log.session_json import BUNDLE_FILENAME, AuditAttestation, SessionMetadata
+from nono_trio.core.log.session_json import (
+    BUNDLE_FILENAME,
+    AuditAttestation,
+    AuditIntegrity,
+    SessionMetadata,
+)
 from nono_trio.core.proof import base64_text
 
 if TYPE_CHECKING:
@@ -24,6 +29,80 @@ PREDICATE_TYPE: Final = "https://nono.sh/attestation/audit-session/alpha"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+class Subject(msgspec.Struct, kw_only=True, frozen=True):
+    """The session whose log is attested: its name, and the Merkle root as `sha256`."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Signer(msgspec.Struct, kw_only=True, frozen=True):
+    """The signer: SHA-256 (hex) of the DER SubjectPublicKeyInfo of its key."""
+
+    kind: Literal["keyed"] = "keyed"
+    key_id: str
+
+
+class Predicate(msgspec.Struct, kw_only=True, frozen=True):
+    """What is said of the session, all of it from session.json."""
+
+    version: Literal[1] = 1
+    session_id: str
+    started: str
+    ended: str | None
+    command: list[str]
+    audit_log: AuditIntegrity
+    signer: Signer
+
+
+class Statement(msgspec.Struct, kw_only=True, frozen=True):
+    """The in-toto statement v1, which is the payload of the envelope."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(
+        default=STATEMENT_TYPE, name="_type"
+    )
+    subject: list[Subject]
+    predicate_type: str = msgspec.field(default=PREDICATE_TYPE, name="predicateType")
+    predicate: Predicate
+
+
+class KeyHint(msgspec.Struct, kw_only=True, frozen=True):
+    """The key_id of the signer's key."""
+
+    hint: str
+
+
+class VerificationMaterial(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The key's name; there is no certificate and no entry of a transparency log."""
+
+    public_key: KeyHint
+    tlog_entries: list[dict[str, Any]]
+    timestamp_verification_data: dict[str, Any]
+
+
+class DsseSignature(msgspec.Struct, kw_only=True, frozen=True):
+    """An ECDSA signature (base64) over the payload's pre-authentication encoding."""
+
+    sig: str
+    keyid: str = ""
+
+
+class DsseEnvelope(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The statement (base64) and its signature."""
+
+    payload_type: str = PAYLOAD_TYPE
+    payload: str
+    signatures: list[DsseSignature]
+
+
+class AttestationBundle(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """The whole of audit-attestation.bundle."""
+
+    media_type: str = MEDIA_TYPE
+    verification_material: VerificationMaterial
+    dsse_envelope: DsseEnvelope
 
 
 class _Signature(msgspec.Struct):
@@ -69,25 +148,20 @@ def statement(metadata: SessionMetadata, key_id: str) -> dict[str, Any]:
     integrity = metadata.audit_integrity
     if integrity is None:
         raise ValueError("the session has no audit_integrity")
-    return {
-        "_type": STATEMENT_TYPE,
-        "subject": [
-            {
-                "name": f"audit-session:{metadata.session_id}",
-                "digest": {"sha256": integrity.merkle_root},
-            }
-        ],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "version": 1,
-            "session_id": metadata.session_id,
-            "started": metadata.started,
-            "ended": metadata.ended,
-            "command": metadata.command,
-            "audit_log": msgspec.to_builtins(integrity),
-            "signer": {"kind": "keyed", "key_id": key_id},
-        },
-    }
+    digest = {"sha256": integrity.merkle_root}
+    said = Statement(
+        subject=[Subject(name=f"audit-session:{metadata.session_id}", digest=digest)],
+        predicate=Predicate(
+            session_id=metadata.session_id,
+            started=metadata.started,
+            ended=metadata.ended,
+            command=metadata.command,
+            audit_log=integrity,
+            signer=Signer(key_id=key_id),
+        ),
+    )
+    plain: dict[str, Any] = msgspec.to_builtins(said)
+    return plain
 
 
 def encode_statement(metadata: SessionMetadata, key_id: str) -> bytes:
@@ -103,19 +177,15 @@ def signed_message(payload: bytes) -> bytes:
 
 def encode_bundle(payload: bytes, signature: bytes, key_id: str) -> bytes:
     """Return the file audit-attestation.bundle."""
-    bundle = {
-        "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {
-            "publicKey": {"hint": key_id},
-            "tlogEntries": [],
-            "timestampVerificationData": {},
-        },
-        "dsseEnvelope": {
-            "payloadType": PAYLOAD_TYPE,
-            "payload": base64_text.encode(payload),
-            "signatures": [{"sig": base64_text.encode(signature), "keyid": ""}],
-        },
-    }
+    bundle = AttestationBundle(
+        verification_material=VerificationMaterial(
+            public_key=KeyHint(hint=key_id), tlog_entries=[], timestamp_verification_data={}
+        ),
+        dsse_envelope=DsseEnvelope(
+            payload=base64_text.encode(payload),
+            signatures=[DsseSignature(sig=base64_text.encode(signature))],
+        ),
+    )
     return msgspec.json.format(_encoder.encode(bundle), indent=2) + b"\n"
 
 

@@ -14,12 +14,29 @@ import hashlib
 
 import msgspec
 
+from nono_trio.core.log.events import Payload  # noqa: TC001  (for msgspec)
+
 NO_CHAIN = bytes(32)  # the chain before the first record
 
 # A hash object that has read the prefix already; a copy is faster than hashing the prefix again.
 _leaf_prefix = hashlib.sha256(b"nono.audit.event.alpha\n")
 _chain_prefix = hashlib.sha256(b"nono.audit.chain.alpha\n")
 _encode_string = msgspec.json.Encoder().encode
+
+
+class Record(msgspec.Struct, kw_only=True, frozen=True):
+    """One line of the log; `event` is the object whose canonical JSON is `event_json`.
+
+    This is the published form. The writer joins a line from bytes (`encode_line`), and a verifier
+    compares bytes.
+    """
+
+    sequence: int
+    prev_chain: str | None
+    leaf_hash: str
+    chain_hash: str
+    event_json: str
+    event: Payload
 
 
 def leaf_hash(event_json: bytes) -> bytes:

@@ -11,6 +11,7 @@ import sys
 import pytest
 import signed_session as signed
 from harness import NONO_TRIO, PYTHON_GRANTS, RUN_SECONDS, guarded, wait_until
+from schemas import validate
 
 from nono_trio.audit import store
 from nono_trio.audit.keys import key_store
@@ -50,6 +51,7 @@ def test_a_signed_run_is_proved_to_a_stranger(sessions, key, isolation, tmp_path
     assert json.loads((tmp_path / "summary").read_text())["exit_code"] == 0
     code, answer = verify(sessions, key)
     assert (code, answer["verdict"], answer["attestation"]["pinned"]) == (0, "verified", True)
+    validate("verify", answer)
     ledger = ["audit", "ledger", "verify", "--json", "--public-key-file", str(key)]
     done = sessions.call(*ledger)
     assert json.loads(done.stdout)["attestation"]["signed_through"] == 0, done.stderr

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import SYSTEM_PYTHON, Origin, landlock_isolation, serving
 from own_ca import write_authority
+from schemas import validate, validate_directory
 from tls_origin import signed_origin
 
 from nono_trio.core.credentials.aws_keys import AwsKeys
@@ -125,9 +126,12 @@ def test_requests_are_signed_and_routes_lead_to_their_hosts(isolation, sessions,
         (f"https://{where}/v1/direct", "bearer"),
         (f"https://{where}/v1/stolen", "signed"),
     ]
+    assert sessions.call("keys", "generate").returncode == 0
+    summary = tmp_path / "summary"
     with serving(service), serving(store):
         done = sessions.run(
             "-p", "./own.toml", "--upstream-ca", str(own[0]), "--isolation", isolation,
+            "--audit-sign-key", "default", "--summary", "json", "--summary-file", str(summary),
             "--credential", f"aws@{where_store}", "--credential-route", "aws",
             "--resolve", f"{where}:127.0.0.1", "--resolve", f"{where_store}:127.0.0.1",
             "--", SYSTEM_PYTHON, "-c", ASK, json.dumps(requests),
@@ -153,6 +157,9 @@ def test_requests_are_signed_and_routes_lead_to_their_hosts(isolation, sessions,
         ("reverse", "service", "phantom_header"),
     ]
     assert sessions.verdict()[0] == 0
+    assert validate_directory(sessions.only) >= {"processes.ndjson", "audit-attestation.bundle"}
+    validate_directory(sessions.state / "audit")
+    validate("run-summary", json.loads(summary.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +182,7 @@ def test_a_proxy_alone_has_the_routes_and_the_keys_in_its_ready_line(sessions) -
     sessions.variables = {"OPENAI_API_KEY": SECRET, **real}
     flags = ("--credential", "openai", "--credential-route", "openai", "--credential", "aws@a.test")
     with sessions.proxy(*flags) as (process, line):
+        validate("proxy-ready", line)
         assert line["routes"] == {"openai": f"http://127.0.0.1:{line['port']}/openai/v1"}
         assert line["credentials"]["aws"].keys() == set(VARIABLES)
         assert not set(real.values()) & set(line["credentials"]["aws"].values())

@@ -1,0 +1,132 @@
+"""The types of the answers of `--json` whose shape is published (docs/schemas).
+
+Rules of this file: a field never changes its meaning and never goes while JSON_SCHEMA stays the
+same. A new field that older answers lack is UNSET by default. Answers that come whole from another
+folder (`Verification`, `Recovery`, `Repair`) have their types there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from nono_trio.audit.read.summary import Status  # noqa: TC001  (these four are for msgspec)
+from nono_trio.audit.stored_session import FirstBad  # noqa: TC001
+from nono_trio.audit.verify.verdict import Verdict  # noqa: TC001
+from nono_trio.core.log.events import NetworkEvent  # noqa: TC001
+from nono_trio.errors import JSON_SCHEMA
+
+
+class Failure(msgspec.Struct, kw_only=True, frozen=True):
+    """An error: one sentence, a hint, and the exit code of the command."""
+
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class ErrorAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of every command that fails."""
+
+    schema: int = JSON_SCHEMA
+    error: Failure
+
+
+class TailAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """One line of `audit tail --json`: a decision and its place in the log."""
+
+    schema: int = JSON_SCHEMA
+    sequence: int
+    event: NetworkEvent
+
+
+class ListRow(msgspec.Struct, kw_only=True, frozen=True):
+    """One session of `audit list`.
+
+    Null: no record tells it. `counts_bound`: the log binds the counts. `proved`: its whole log
+    was verified on the way. `fault` is the first contradiction in its files.
+    """
+
+    session_id: str
+    name: str | None
+    status: Status
+    started: str | None
+    ended: str | None
+    command: list[str] | None
+    tracked_paths: list[str] | None
+    exit_code: int | None
+    run_exit_code: int | None
+    event_count: int | None
+    allowed: int | None
+    denied: int | None
+    failed: int | None
+    counts_bound: bool
+    proved: bool
+    fault: FirstBad | None
+    directory: str
+
+
+class ListAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `audit list`, newest first; `more`: there are others that fit."""
+
+    schema: int = JSON_SCHEMA
+    sessions: list[ListRow]
+    more: bool
+
+
+class ReadyLine(msgspec.Struct, kw_only=True):
+    """The line that `proxy` prints once it listens, with the token for its clients.
+
+    `credentials` has the stand-ins by the names of their credentials; those of AWS keys by their
+    variables. `routes` has base URLs by the names of their credentials.
+    """
+
+    schema: int = JSON_SCHEMA
+    port: int
+    token: str
+    proxy_url: str
+    session_id: str
+    session_dir: str
+    ca_file: str | UnsetType = UNSET
+    credentials: dict[str, str | dict[str, str]] | UnsetType = UNSET
+    routes: dict[str, str] | UnsetType = UNSET
+
+
+HostOutcome: TypeAlias = Literal["denied", "failed", "allowed"]
+
+
+class SummaryHost(msgspec.Struct, kw_only=True, frozen=True):
+    """A host of a run; a refused one has the reason, and the flags that would have allowed it."""
+
+    outcome: HostOutcome
+    target: str
+    ports: list[int | None]
+    count: int
+    reason: str | UnsetType = UNSET
+    flags: list[str] | UnsetType = UNSET
+
+
+class SummaryAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `run --summary json`; `verdict` is that of `audit verify` about its log.
+
+    `exit_code` is the run's, `command_exit_code` the command's own; `failure` says why they differ.
+    """
+
+    schema: int = JSON_SCHEMA
+    session_id: str
+    directory: str
+    verdict: Verdict
+    exit_code: int
+    command_exit_code: int
+    failure: str | None
+    denied: int
+    failed: int
+    allowed: int
+    hosts: list[SummaryHost]
+    denied_programs: dict[str, list[str]]
+    observed: list[str]
+    created_files: list[str]
+    looked_up_files: list[str]
+    lost: dict[str, int]
