@@ -1,12 +1,15 @@
-"""`audit forget`: remove a session on purpose, so that its absence raises no alarm.
+"""`audit forget` and `audit cleanup`: remove a session on purpose, so that its absence raises no
+alarm.
 
 Rules of this file: the ledger's line comes first. A crash after it leaves a session that exists and
-can be forgotten again. Then the directory is renamed, and then removed. A session that runs or is
-being recovered is refused.
+can be forgotten again. Then the directory is renamed, and then removed. Line and rename happen under
+the ledger's lock, so that of two removals at once the second finds nothing to do. A session that
+runs or is being recovered is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -21,52 +24,85 @@ from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 UNKNOWN_DIGEST = "0" * 64  # of a session that was never sealed and has no session.json
 
 
-def forget(audit_root: Path, session_id: str) -> None:
+class SessionInUse(NonoTrioError):
+    """A supervisor, a recovery or another removal holds the session's log."""
+
+
+def forget(audit_root: Path, session_id: str) -> bool:
     """Record in the ledger that a session is removed, then remove its directory. Blocking.
 
-    For a missing directory only the ledger's line is added. Raises LogUnreadable for a session that
-    neither directory nor ledger knows, NonoTrioError for a running one, AuditLost, OSError.
+    Returns False if there was no directory, or another removal was faster; then only a missing line
+    of the ledger is added. Raises LogUnreadable for a session that neither directory nor ledger
+    knows, SessionInUse for a running one, AuditLost, and NonoTrioError for a directory that can't
+    be removed.
     """
     directory = audit_root / session_id
-    report = ledger.verify(audit_root, session_id)
+    hidden = directory.with_name(store.REMOVING + session_id)
     if not os.path.lexists(directory):
-        if not report.has_line_for(session_id):
-            raise LogUnreadable(f"expected a session, got {session_id!r}, which is none")
-        _say_removed(audit_root, session_id, report)
-        return
-    if directory.is_symlink() or not directory.is_dir():
-        raise LogUnreadable(f"{directory} is no directory, so no session is removed")
-    with as_owner(directory):
-        held = _hold(directory)
-        try:
-            _say_removed(audit_root, session_id, report)
-            _remove(directory)
-        finally:
-            if held is not None:
-                os.close(held)
-    sync_directory(audit_root)
+        _require_known(ledger.verify(audit_root, session_id), session_id)
+    with _held(directory):
+        if os.path.lexists(hidden):  # left by an earlier removal
+            _remove(hidden)
+        with ledger_append.to_append(audit_root):
+            is_there = os.path.lexists(directory)
+            _say_removed(audit_root, session_id, is_there=is_there)
+            if is_there:
+                _rename(directory, hidden)
+        if is_there:
+            _remove(hidden)
+            sync_directory(audit_root)
+    return is_there
 
 
-def _remove(directory: Path) -> None:
-    """Rename the directory, then remove it: half of a session would look like a tampered one."""
-    hidden = directory.with_name(store.REMOVING + directory.name)
-    if hidden.exists():  # left by an earlier removal
+def _rename(directory: Path, hidden: Path) -> None:
+    """Hide the directory before it is removed: half of a session would look like a tampered one."""
+    try:
+        directory.rename(hidden)
+        sync_directory(directory.parent)
+    except OSError as error:
+        raise _not_removed(directory, error) from error
+
+
+def _remove(hidden: Path) -> None:
+    """Remove a directory; links in it are removed, and never followed."""
+    try:
         shutil.rmtree(hidden)
-    directory.rename(hidden)
-    sync_directory(directory.parent)
-    shutil.rmtree(hidden)
+    except FileNotFoundError:  # a `recover --all` removed the rest
+        return
+    except OSError as error:
+        raise _not_removed(hidden, error) from error
 
 
-def _say_removed(audit_root: Path, session_id: str, report: ledger.LedgerReport) -> None:
+def _not_removed(directory: Path, error: OSError) -> NonoTrioError:
+    import shlex  # late: for errors only
+
+    where = error.filename if isinstance(error.filename, str) else str(directory)
+    return NonoTrioError(
+        f"{where} can't be removed: {error.strerror or error}",
+        hint=f"look at it: ls -la {shlex.quote(str(directory))}",
+    )
+
+
+def _say_removed(audit_root: Path, session_id: str, *, is_there: bool) -> None:
+    """Add the ledger's line if it is missing, for a caller that holds the ledger's lock."""
+    report = ledger.verify(audit_root, session_id)
     if session_id in report.removed:
         return
+    if not is_there:
+        _require_known(report, session_id)
     digest = report.digests.get(session_id) or _digest(audit_root / session_id)
-    ledger_append.append_removed(audit_root, session_id, digest, rfc3339())
+    ledger_append.append_removed_locked(audit_root, session_id, digest, rfc3339())
+
+
+def _require_known(report: ledger.LedgerReport, session_id: str) -> None:
+    if not report.has_line_for(session_id) and session_id not in report.removed:
+        raise LogUnreadable(f"expected a session, got {session_id!r}, which is none")
 
 
 def _digest(directory: Path) -> str:
@@ -76,17 +112,45 @@ def _digest(directory: Path) -> str:
         return UNKNOWN_DIGEST
 
 
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Act as the session's owner and hold its lock; nothing is held of a missing session.
+
+    Raises SessionInUse, and LogUnreadable for something that is no directory.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):
+            stack.enter_context(as_owner(directory))
+            if directory.is_symlink() or not directory.is_dir():
+                raise LogUnreadable(f"{directory} is no directory, so no session is removed")
+            held = _hold(directory)
+            if held is not None:
+                stack.callback(os.close, held)
+        yield
+
+
 def _hold(directory: Path) -> int | None:
-    """Hold the session's lock, or raise NonoTrioError; None if there is no log to lock."""
+    """Return the descriptor that holds the session's lock; None if there is no log to lock."""
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(directory / store.LOG, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(directory / store.LOG, flags)
     except OSError:
         return None
     try:
         lock(descriptor)
     except BlockingIOError:
         os.close(descriptor)
-        raise NonoTrioError(
-            f"session {directory.name} is running", hint=f"nono-trio stop {directory.name}"
-        ) from None
+        raise _in_use(directory) from None
     return descriptor
+
+
+def _in_use(directory: Path) -> SessionInUse:
+    summary = store.read_summary(directory)
+    if summary is not None and not store.is_sealed(summary):
+        return SessionInUse(
+            f"session {directory.name} is running", hint=f"nono-trio stop {directory.name}"
+        )
+    return SessionInUse(
+        f"another command works on session {directory.name}",
+        hint=f"when it has ended: nono-trio audit forget {directory.name}",
+    )

@@ -47,19 +47,28 @@ def append(audit_root: Path, session_id: str, digest_hex: str, completed_at: str
     Waits for the lock up to LOCK_SECONDS: call it in a thread. Raises AuditLost if the lock stays
     taken, the last whole line is unreadable, or the line can't be written.
     """
+    with to_append(audit_root):
+        return append_locked(audit_root, session_id, digest_hex, completed_at)
+
+
+def append_removed_locked(
+    audit_root: Path, session_id: str, digest_hex: str, time: str
+) -> LedgerRecord:
+    """Record durably that a session is removed on purpose; as `append_locked`."""
+    return append_locked(audit_root, REMOVED_PREFIX + session_id, digest_hex, time)
+
+
+@contextlib.contextmanager
+def to_append(audit_root: Path) -> Iterator[None]:
+    """Hold the ledger's lock as its owner; an OSError in the block becomes AuditLost."""
     try:
         with as_owner_of_path(audit_root), locked(audit_root):
-            return append_locked(audit_root, session_id, digest_hex, completed_at)
+            yield
     except OSError as error:
         raise AuditLost(
             f"the ledger in {audit_root} can't be written: {error.strerror or error}",
             hint=f"look at it: ls -l {shlex.quote(str(audit_root))}",
         ) from error
-
-
-def append_removed(audit_root: Path, session_id: str, digest_hex: str, time: str) -> LedgerRecord:
-    """Record durably that a session is removed on purpose; as `append`."""
-    return append(audit_root, REMOVED_PREFIX + session_id, digest_hex, time)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nono_trio.audit import store
+from nono_trio.cli.audit.cleanup import cleanup
 from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.audit.proofs import check_proof, consistency, prove
 from nono_trio.cli.audit.verify_command import verify
@@ -58,6 +59,7 @@ audit.add_command(prove)
 audit.add_command(check_proof)
 audit.add_command(consistency)
 audit.add_command(why)
+audit.add_command(cleanup)
 
 
 @audit.command(
