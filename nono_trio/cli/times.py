@@ -19,9 +19,9 @@ FORMS_OF_TIME: Final = "for example 2026-07-02, 2026-07-02T12:00:00+02:00, 30m, 
 _AGE: Final = re.compile(r"([0-9]{1,9})([mhd])")
 
 
-def parse_since(text: str) -> datetime:
-    """The beginning of a day, or a time; raises UsageError."""
-    return _parse_day(text, "--since")[0]
+def parse_since(text: str, flag: str = "--since") -> datetime:
+    """The beginning of a day, or a time; raises UsageError that names the flag."""
+    return _parse_day(text, flag)[0]
 
 
 def parse_until(text: str) -> datetime:

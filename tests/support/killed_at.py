@@ -19,7 +19,7 @@ import trio
 
 from nono_trio.audit import ledger
 from nono_trio.audit.recovery import ledger_repair
-from nono_trio.audit.recovery.forget import forget
+from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 from nono_trio.audit.write.writer import Totals, Writer
@@ -138,10 +138,14 @@ def programs(root, number):
     record.seal(writer.ended, writer.totals)
 
 
-def forget_killed(root, number):
-    directory = made.build(root)
+def cleanup_killed(root, number):
+    """Remove a sealed session and a crashed one; killed on the way."""
+    made.build(root)
+    made.unsealed(root, "fedcba9876543210")
+    choice = choose(root, Limits(keep=0))
     killed_before(number)
-    forget(root, directory.name)
+    for _ in clean_up(root, choice, dry_run=False):
+        pass
 
 
 def recover_killed(state, root, number):
@@ -165,7 +169,7 @@ WORK = {
     "signed": signed,
     "start": start,
     "repair": repair,
-    "forget": forget_killed,
+    "cleanup": cleanup_killed,
 }
 
 

@@ -1,7 +1,7 @@
 """`audit cleanup`: which sessions go, by number, age and size; forget.py removes each.
 
 Rules of this file: a session goes if one of the limits names it. A session that runs, and one whose
-files contradict each other or the ledger (evidence of tampering), stays and is told of. A directory
+files contradict each other or the ledger (evidence of tampering), stays and is listed. A directory
 without a log and a session.json is no session and is left alone. Ages follow from what the log
 binds; a time in the future makes a session new. Sizes are those that the disk gives back: allocated
 blocks, as `du` counts them. No link is followed. Blocking.
@@ -41,7 +41,7 @@ _FINDINGS: Final = ("tampered", "failed")
 
 @dataclass(frozen=True)
 class Limits:
-    """What may stay: the newest `keep`, what ended after `since`, the newest `total_bytes`.
+    """The newest `keep` stay, those that ended after `since`, and the newest `total_bytes`.
 
     None is no limit.
     """

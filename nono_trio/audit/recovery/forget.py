@@ -2,9 +2,9 @@
 alarm.
 
 Rules of this file: the ledger's line comes first. A crash after it leaves a session that exists and
-can be forgotten again. Then the directory is renamed, and then removed. Line and rename happen under
-the ledger's lock, so that of two removals at once the second finds nothing to do. A session that
-runs or is being recovered is refused.
+can be forgotten again. Then the directory is renamed, and then removed. Line and rename happen
+under the ledger's lock, so that of two removals at once the second finds nothing to do. A session
+that runs or is being recovered is refused.
 """
 
 from __future__ import annotations

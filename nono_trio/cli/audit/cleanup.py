@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from nono_trio.audit.recovery.cleanup import Choice, Cleaned, Limits
 
 MAX_SIZE_FLAG = "--max-total-size"
-_LIMITS = {"keep": "not among the newest", "older-than": "older", MAX_SIZE_FLAG[2:]: "beyond the size"}
+_LIMITS = {
+    "keep": "not among the newest",
+    "older-than": "older",
+    MAX_SIZE_FLAG[2:]: "beyond the size",
+}
 _STAY = {"running": "stays: it runs", "tampered": "stays, as evidence", "failed": "not removed"}
 
 

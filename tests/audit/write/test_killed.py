@@ -15,7 +15,7 @@ from killed_at import DAMAGED
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery import abandoned
-from nono_trio.audit.recovery.forget import forget
+from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up
 from nono_trio.audit.recovery.ledger_repair import repair
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
@@ -63,19 +63,21 @@ def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, 
         assert list(root.iterdir()) == []
 
 
-def test_a_removal_killed_before_every_call_is_no_tampering(memory_path, monkeypatch):
+def test_a_clean_up_killed_before_every_call_is_no_tampering(memory_path, monkeypatch):
     """Before, the rest of the session's files was called tampered."""
     monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
-    found = killed("forget", memory_path)
-    assert len(found) > 8  # the calls were seen
-    for directory in found:
-        root = directory.parent
-        told = [answer.verdict for answer in verify_all(root, quick=False, jobs=1)]
-        assert told in (["verified"], [])
-        assert abandoned.remove_abandoned(root) == (not told)
-        forget(root, directory.name.removeprefix(store.REMOVING))
+    roots = {directory.parent for directory in killed("cleanup", memory_path)}
+    assert len(roots) > 16  # the calls were seen
+    for root in roots:
+        told = sorted(answer.verdict for answer in verify_all(root, quick=False, jobs=1))
+        assert told in (["crashed", "verified"], ["crashed"], ["verified"], [])
+        abandoned.remove_abandoned(root)
+        left = [*clean_up(root, choose(root, Limits(keep=0)), dry_run=False)]
+        assert [one.outcome for one in left] == ["removed"] * len(told)
         assert [path.name for path in root.iterdir() if path.is_dir()] == []
         assert [*verify_all(root, quick=False, jobs=1)] == []
+        lines = [one.session_id for one in ledger.read(root)]
+        assert len(lines) == len(set(lines)) == 3
 
 
 @pytest.mark.parametrize(
