@@ -47,6 +47,10 @@ _SESSION = (
     option("--grace", type=Seconds(0, 86_400), default=5.0, show_default=True, metavar="SECONDS",
            group="limits",
            help="Time for the command and for open connections to end by themselves."),
+    option("--max-connections", type=WholeNumber(1, 1_000_000), default=None, metavar="N",
+           group="limits",
+           help="Connections that the proxy serves at a time; one more gets a 503"
+           "  [default: 4096, or what the limit of open files has room for]"),
 )  # fmt: skip
 
 _AUTHORITIES = (

@@ -98,6 +98,7 @@ class AuditOptions(NamedTuple):
 
 class SessionOptions(NamedTuple):
     """The options of `run` and `proxy`; `grace_seconds` is for open connections and for the child.
+    `max_connections` is None for as many as usual.
 
     `profiles` are the files that the options come from.
     """
@@ -106,6 +107,7 @@ class SessionOptions(NamedTuple):
     audit: AuditOptions
     name: str | None = None
     grace_seconds: float = 5.0
+    max_connections: int | None = None
     profiles: Sequence[UsedProfile] = ()
 
 

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 FULL: Final = Refusal(
     503,
     format_reason(DenialCode.PROXY_FULL),
-    "close connections that are not in use, or try again",
+    "close connections that are not in use; --max-connections lets the proxy serve more",
 )
 BUSY: Final = Refusal(503, format_reason(DenialCode.AUDIT_BUSY), "try again")
 

@@ -20,7 +20,7 @@ RELAY_BUFFER: Final = 256 * 1024
 SMALL_READ: Final = 16 * 1024  # bytes a direction may read until it has proved to be bulk
 BULK_AFTER: Final = 128 * 1024  # bytes a direction must have moved before it reads in big pieces
 # Bytes that all peers together may leave with us by reading slower than we receive. Beyond it every
-# direction reads SMALL_READ at a time, so 1024 connections hold 64 MiB at the very worst. Then a
+# direction reads SMALL_READ at a time, so 4096 connections hold 160 MiB at the very worst. Then a
 # new stream of HTTP/2 gets a 503.
 MAX_HELD: Final = 32 * 1024 * 1024
 TURN_BYTES: Final = 1024 * 1024  # bytes a direction moves before other tasks get a turn (~0.3 ms)
@@ -38,7 +38,7 @@ class ProxyLimits:
     """
 
     connections: int = 1024
-    """Open client connections. A browser opens six a host, a build tool some dozens."""
+    """Open client connections; a session has as many as it has descriptors for."""
 
     refusals: int = 64
     """Connections over the limit that are being told so; beyond them nothing is accepted."""

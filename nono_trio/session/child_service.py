@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from nono_trio.core.log.session_json import ExecutableIdentity
 from nono_trio.core.policy.reasons import LISTEN_PORT_FLAG, OPEN_PORT_FLAG
 from nono_trio.errors import CageFailed
 from nono_trio.posix.clock import rfc3339
+from nono_trio.proxy.limits import DEFAULT_LIMITS
 from nono_trio.proxy.listeners.host_loopback import REFUSED_LOOPBACK, HostLoopback
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
@@ -117,6 +119,7 @@ class ChildService:
                 self._run.policy,
                 recorder,
                 self._run.resources.token,
+                limits=replace(DEFAULT_LIMITS, connections=self._run.max_connections),
                 upstream_proxy=self._run.upstream_proxy,
                 interception=None if trust is None else trust.session.interception(),
                 credentials=proxy_credentials(self._run.credentials, self._run.resources.logins),

@@ -2,7 +2,8 @@
 
 A tunnel needs two sockets, and the usual soft limit is 1024. The supervisor raises its own soft
 limit, after the launcher was started: the child keeps the caller's, as programs that still use
-select() break beyond 1024.
+select() break beyond 1024. The proxy serves as many connections as there is room for, so that one
+too many gets an answer that says so, and nothing else lacks a descriptor.
 
 Flags like O_NONBLOCK belong to what is open, not to a descriptor: those that the child sets on its
 standard streams are set for the caller's shell as well, and outlive the run.
@@ -18,14 +19,40 @@ from nono_trio.errors import UsageError
 
 # Descriptors that launcher and supervisor have open at the start beside sockets of ports.
 _AT_THE_START = 64
-# Twice the proxy's connections, and again as much for relays, files and the loop itself.
-WANTED = 8192
+_A_CONNECTION = 2  # descriptors: the client's and the upstream's
+_BESIDE = 2048  # descriptors for relays of ports, look-ups, files and the loop itself
+# Without --max-connections. A browser opens six a host, a build tool some dozens; each may leave 32
+# KiB with us that its peer does not read (proxy/limits.py).
+USUAL_CONNECTIONS = 4096
 
 
-def make_room() -> None:
-    """Raise the soft limit to WANTED, or as far as the hard limit lets us."""
+def max_connections(wanted: int | None) -> int:
+    """Return how many connections the proxy may serve: `wanted`, or USUAL_CONNECTIONS at most.
+
+    Raises UsageError if the hard limit has no room for `wanted`.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        return wanted or USUAL_CONNECTIONS
+    # A low limit keeps a quarter for all else.
+    most = max((hard - min(_BESIDE, hard // 4)) // _A_CONNECTION, 1)
+    if wanted is None:
+        return min(most, USUAL_CONNECTIONS)
+    if wanted > most:
+        raise UsageError(
+            f"--max-connections {wanted} needs {wanted * _A_CONNECTION + _BESIDE} open files,"
+            f" the hard limit is {hard}",
+            hint=f"--max-connections {most}",
+        )
+    return wanted
+
+
+def make_room(connections: int) -> None:
+    """Raise the soft limit to what `connections` need, or as far as the hard limit lets us."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    wanted = connections * _A_CONNECTION + _BESIDE
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # then the proxy backs off at the old one
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -5,11 +5,13 @@ The connections that are open at the end belong to the supervisor.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from nono_trio.proxy.limits import DEFAULT_LIMITS
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.session.shutdown import Phase
 
@@ -36,9 +38,10 @@ class ListenerService:
         self, listener: socket.socket, policy: Policy, token: str, shutdown: Shutdown,
         ready: Callable[[], None], upstream_proxy: UpstreamProxy | None = None,
         trust: SessionTrust | None = None, credentials: SessionCredentials | None = None,
-        logins: SessionLogins | None = None,
+        logins: SessionLogins | None = None, max_connections: int = DEFAULT_LIMITS.connections,
     ) -> None:  # fmt: skip
         """`trust` is needed if the policy has intercepted hosts."""
+        self._max_connections = max_connections
         self._credentials = credentials
         self._logins = logins
         self._listener = listener
@@ -55,6 +58,7 @@ class ListenerService:
             self._policy,
             recorder,
             self._token,
+            limits=replace(DEFAULT_LIMITS, connections=self._max_connections),
             upstream_proxy=self._upstream_proxy,
             interception=None if self._trust is None else self._trust.interception(),
             credentials=proxy_credentials(self._credentials, self._logins),

@@ -27,7 +27,7 @@ from nono_trio.sandbox.network_files import (
 from nono_trio.session.advice import advice
 from nono_trio.session.command_variables import command_variables
 from nono_trio.session.core_dumps import callers_core_limit
-from nono_trio.session.descriptors import require_room
+from nono_trio.session.descriptors import USUAL_CONNECTIONS, max_connections, require_room
 from nono_trio.session.environment import held_back_warnings
 from nono_trio.session.planned_program import PlannedProgram, plan_program
 from nono_trio.session.platforms import preferred_isolation, require_process_control
@@ -82,6 +82,7 @@ class PreparedRun(NamedTuple):
     credentials: SessionCredentials | None = None
     signer: Signer | None = None
     followers: Sequence[Follower] = ()
+    max_connections: int = USUAL_CONNECTIONS
 
 
 def build_policy(network: NetworkOptions) -> Policy:
@@ -123,6 +124,7 @@ def prepare_run(
     chosen = isolation or preferred_isolation(options)
     require_process_control()
     transparent = _transparent_ports(options, chosen, policy)
+    connections = max_connections(options.session.max_connections)
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = plan_program(options, chosen, dry=dry)
     accept(program.files)
@@ -181,6 +183,7 @@ def prepare_run(
         credentials=credentials,
         signer=signer,
         followers=followers,
+        max_connections=connections,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 from nono_trio.audit import store
 from nono_trio.errors import AuditLost
 from nono_trio.session.cage_launch import launched_cage, limited
-from nono_trio.session.descriptors import StandardStreams, make_room
+from nono_trio.session.descriptors import StandardStreams, make_room, max_connections
 from nono_trio.session.policy_facts import proxy_policy, run_policy
 from nono_trio.session.unseen_attempts import unseen_warnings
 from nono_trio.startup import collect_as_usual
@@ -78,7 +78,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
         record.ledger_signer.followers += started.run.followers
     listeners.built(started.run.enforcement)
     listeners.opened(record)
-    make_room()
+    make_room(started.run.max_connections)
     record.judging = options.judging
     for warning in unseen_warnings(options.judging, started):
         listeners.warn(f"warning: {warning}")
@@ -133,6 +133,7 @@ def run_proxy(
     from nono_trio.session.listener_service import ListenerService
     from nono_trio.session.shutdown import outliving_signals
 
+    connections = max_connections(options.max_connections)
     signer, followers = None, list["Follower"]()
     if options.audit.sign_key is not None:
         from nono_trio.session.signing import (  # late: cryptography takes 40 ms
@@ -147,7 +148,7 @@ def run_proxy(
         record = _open_record(options, ["nono-trio", "proxy"], policy_record, signer)
         if record.ledger_signer is not None:
             record.ledger_signer.followers += followers
-        make_room()
+        make_room(connections)
         supervisor = _supervisor(options, record, listeners)
         service = ListenerService(
             listener,
@@ -159,6 +160,7 @@ def run_proxy(
             trust,
             credentials,
             _logins_of(options),
+            connections,
         )
         collect_as_usual()
         outcome = trio.run(supervisor.run, service)

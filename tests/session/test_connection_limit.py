@@ -1,0 +1,131 @@
+"""`--max-connections`: as many as were asked for, as many as there are descriptors for, no more."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import shlex
+import socket
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import NONO_TRIO, RUN_SECONDS, Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD = (
+    "CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    "Proxy-Authorization: Basic {token}\r\n\r\n"
+)
+
+
+@contextlib.contextmanager
+def accepting() -> Iterator[int]:
+    """A server on loopback that accepts, and says nothing; its port."""
+    held = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for sock in held:
+            sock.close()
+
+
+def tunnel(ready: dict[str, Any], port: int) -> tuple[socket.socket, bytes]:
+    """Ask for a tunnel; the connection, and the answer's head and body."""
+    sock = socket.create_connection(("127.0.0.1", ready["port"]), timeout=RUN_SECONDS)
+    token = base64.b64encode(f"nono:{ready['token']}".encode()).decode()
+    sock.sendall(HEAD.format(port=port, token=token).encode())
+    answer = sock.recv(65536)
+    while b" 503 " in answer and (more := sock.recv(65536)):
+        answer += more
+    return sock, answer
+
+
+def test_one_more_connection_than_the_limit_gets_a_503_that_names_the_flag(
+    sessions: Sessions,
+) -> None:
+    with (
+        accepting() as port,
+        sessions.proxy("--max-connections", "2", "--allow-domain", f"127.0.0.1:{port}") as (
+            _,
+            ready,
+        ),
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(2):
+            sock, answer = tunnel(ready, port)
+            stack.enter_context(sock)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+        sock, answer = tunnel(ready, port)
+        with sock:
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"--max-connections" in answer
+        event = sessions.decisions()[-1]
+        assert event["decision"] == "deny"
+
+
+def limited(files: int, *arguments: str) -> list[str]:
+    """Return the command line of `nono-trio` where no more files than that can be open."""
+    return ["sh", "-c", f"ulimit -n {files}; exec {shlex.join([NONO_TRIO, *arguments])}"]
+
+
+def ended(sessions: Sessions, files: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `nono-trio` there to its end."""
+    return subprocess.run(
+        limited(files, *arguments),
+        env=sessions.environment, cwd=sessions.home, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [["run", "--dry-run", "--", "true"], ["proxy"]])
+def test_more_than_there_are_descriptors_for_is_refused_with_what_fits(
+    sessions: Sessions, command: list[str]
+) -> None:
+    name, *rest = command
+    done = ended(sessions, 4096, name, "--max-connections", "1537", *rest)
+    assert done.returncode == 2
+    assert "--max-connections 1537 needs 5122 open files, the hard limit is 4096" in done.stderr
+    assert "hint: --max-connections 1536" in done.stderr
+    assert not sessions.directories
+
+
+def test_what_the_hint_says_is_accepted(sessions: Sessions) -> None:
+    done = ended(sessions, 4096, "run", "--dry-run", "--max-connections", "1536", "--", "true")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_low_limit_of_open_files_leaves_room_for_the_answer_of_a_full_proxy(
+    sessions: Sessions,
+) -> None:
+    with accepting() as port, contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                limited(128, "proxy", "--allow-domain", f"127.0.0.1:{port}"),
+                env=sessions.environment, cwd=sessions.home,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            )
+        )  # fmt: skip
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        for _ in range(48):  # (128 - 128 / 4) / 2
+            sock, answer = tunnel(ready, port)
+            stack.enter_context(sock)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+        sock, answer = tunnel(ready, port)
+        with sock:
+            assert answer.startswith(b"HTTP/1.1 503 ")
