@@ -207,6 +207,11 @@ def sessions(audit_root: Path) -> list[StoredSession]:
     return sorted(found, key=lambda session: session.started, reverse=True)
 
 
+def session_names(audit_root: Path) -> list[str]:
+    """Return the ids of every session under `audit_root`, by name; none of them is opened."""
+    return sorted(directory.name for directory in _directories(audit_root))
+
+
 def find_session(audit_root: Path, text: str) -> Path:
     """Return the session directory (or log file) that `text` names.
 

@@ -45,8 +45,24 @@ audit_dir_option = option(
 )
 
 
+def audit_location(audit_dir: str | None) -> Path | str:
+    """As `audit_root`, for a command that reads a URL too; returns that as it is."""
+    if audit_dir is not None and "://" in audit_dir:
+        from nono_trio.audit.remote import as_path, is_url
+
+        if is_url(audit_dir):
+            path = as_path(audit_dir)
+            return store.audit_root(path) if path else f"{audit_dir.rstrip('/')}/audit"
+    return audit_root(audit_dir)
+
+
 def audit_root(audit_dir: str | None) -> Path:
     """Return the directory of the sessions below the state directory that was given, or ours."""
+    if audit_dir is not None and "://" in audit_dir and not os.path.exists(audit_dir):
+        raise UsageError(
+            f"--audit-dir: expected a directory, got the URL {audit_dir}",
+            hint="`nono-trio audit verify --help` says which commands read URLs",
+        )
     return store.audit_root(store.state_root(audit_dir, os.environ))
 
 

@@ -75,6 +75,8 @@ def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:
 def verification_hint(answer: Verification) -> str | None:
     """Return the next step for a verdict."""
     name = answer.session_id or answer.path
+    if "://" in answer.path:  # on another machine; its notes say more
+        return None
     if answer.verdict == "crashed" and answer.session_id is not None:
         return f"`nono-trio audit recover {name}` seals it"
     if answer.verdict == "open":

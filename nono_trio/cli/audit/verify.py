@@ -9,29 +9,37 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
+from nono_trio.audit.remote import RemoteRoot, as_path, is_url
+from nono_trio.audit.verify.many import (
+    ledger_report,
+    missing,
+    replaced,
+    verify_one,
+    verify_root,
+)
 from nono_trio.audit.verify.no_session import verify_missing
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
-from nono_trio.audit.verify.whole_ledger import verify_ledger
-from nono_trio.errors import LogUnreadable, NonoTrioError, unreadable
+from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from concurrent.futures import ProcessPoolExecutor
 
-    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.cli.waiting import Waiting
     from nono_trio.core.proof.public_keys import PublicKeys
 
 
 def verify_targets(
-    audit_root: Path,
+    audit_root: Path | str,
     targets: Sequence[str],
     *,
     quick: bool,
@@ -40,19 +48,28 @@ def verify_targets(
     pinned: PublicKeys | None = None,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
-    """The answers for sessions as people name them, in that order; `wait` is told how far it is."""
+    """The answers for sessions as people name them, in that order; `wait` is told how far it is.
+
+    Those of a URL are fetched one after another, each when it is verified.
+    """
     found = [_find(audit_root, target) for target in targets]
-    paths = [path for path in found if not isinstance(path, Verification)]
+    paths = [path for path in found if isinstance(path, Path)]
+    root = audit_root if isinstance(audit_root, Path) else Path()
     answers = verify_paths(
-        audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait
+        root, paths, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait
     )
     if wait is not None:
         wait.expect(len(found))
-    for path in found:
-        yield path if isinstance(path, Verification) else next(answers)
+    for one in found:
+        if isinstance(one, Verification):
+            yield one
+        elif isinstance(one, Path):
+            yield next(answers)
+        else:
+            yield verify_one(one, quick=quick, upstream=upstream, pinned=pinned)
 
 
-def verify_from_checkpoint(audit_root: Path, target: str, kept: Path) -> Verification:
+def verify_from_checkpoint(audit_root: Path | str, target: str, kept: Path) -> Verification:
     """The answer for one session, by a checkpoint of an earlier time; raises UsageError,
     LogUnreadable."""
     from nono_trio.audit.verify.since import read_since, verify_since
@@ -60,13 +77,18 @@ def verify_from_checkpoint(audit_root: Path, target: str, kept: Path) -> Verific
     try:
         since = read_since(kept, size_of(kept))
         found = _find(audit_root, target)
+        if isinstance(found, str):
+            raise UsageError(
+                f"--since: expected a session of this machine, got {found}",
+                hint="without --since a whole session at a URL is verified",
+            )
         return found if isinstance(found, Verification) else verify_since(found, since)
     except OSError as error:
         raise unreadable(str(error.filename or target), error) from error
 
 
 def verify_all(
-    audit_root: Path,
+    audit_root: Path | str,
     *,
     quick: bool,
     jobs: int | None,
@@ -75,10 +97,12 @@ def verify_all(
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for every session under the root, newest first, and for every one that the
-    ledger knows and the root does not have."""
+    ledger knows and the root does not have. Those at a URL come in no order."""
+    if isinstance(audit_root, str):
+        return _verify_url(audit_root, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned)
     try:
         paths = [session.directory for session in store.sessions(audit_root)]
-        paths += _replaced(audit_root, paths)
+        paths += replaced(audit_root, paths)
     except NonoTrioError as error:
         return iter([_unreadable(str(audit_root), error)])
     answers = verify_paths(
@@ -86,48 +110,33 @@ def verify_all(
     )
     if wait is not None:
         wait.expect(len(paths))
-    return chain(answers, _missing(audit_root, paths, None if upstream else pinned))
+    return chain(answers, missing(audit_root, paths, None if upstream else pinned))
 
 
-def removed_sessions(audit_root: Path) -> int:
-    """How many sessions the ledger says were removed on purpose."""
-    report = _ledger_report(audit_root)
-    return len(report.removed) if report is not None else 0
-
-
-def _replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
-    """Sessions of the ledger whose place a file or a symlink has taken."""
-    return [path for path in _absent(audit_root, present) if os.path.lexists(path)]
-
-
-def _missing(
-    audit_root: Path, present: Sequence[Path], pinned: PublicKeys | None
+def _verify_url(
+    url: str, *, quick: bool, jobs: int | None, upstream: bool, pinned: PublicKeys | None
 ) -> Iterator[Verification]:
-    """Sessions of the ledger that are gone, and the ledger itself where it is damaged, contradicts
-    its signed checkpoints or can't be read: the sessions that are gone are not known then."""
-    try:
-        report = ledger.verify(audit_root)
-    except NonoTrioError as error:
-        yield _unreadable(str(audit_root / ledger.LEDGER), error)
-        return
-    for path in _absent(audit_root, present):
-        yield verify_missing(audit_root, path.name, report)
-    path = audit_root / ledger.LEDGER
-    pinned = pinned if report.present else None
-    if report.first_bad is not None or pinned is not None or ledger.is_signed(path):
-        answer = verify_ledger(path, pinned)
-        if answer.verdict != "verified":
-            yield answer
+    """The answers for every session at a URL, in several processes if asked."""
+    with ExitStack() as stack:
+        pool = None
+        if (jobs or 1) > 1 and _workers_find_this_package():
+            pool = stack.enter_context(_process_pool(jobs or 1))
+        try:
+            yield from verify_root(url, pool, quick=quick, upstream=upstream, pinned=pinned)
+        except NonoTrioError as error:
+            yield _unreadable(url, error)
 
 
-def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
-    """Directories of sessions that the good lines of the ledger know, and that are missing."""
-    report = _ledger_report(audit_root)
-    if report is None:
-        return []
-    names = {path.name for path in present}
-    known = (one for one in report.digests if report.knows(one) and store.is_session_id(one))
-    return [audit_root / one for one in known if one not in names]
+def removed_sessions(audit_root: Path | str) -> int:
+    """How many sessions the ledger says were removed on purpose."""
+    if isinstance(audit_root, str):
+        try:
+            with RemoteRoot(audit_root) as root:
+                return removed_sessions(root.directory)
+        except NonoTrioError:
+            return 0
+    report = ledger_report(audit_root)
+    return len(report.removed) if report is not None else 0
 
 
 def verify_paths(
@@ -145,7 +154,7 @@ def verify_paths(
     The ledger is read once for all of them; its report serves only those that lie beside it.
     """
     several = sum(path.parent == audit_root for path in paths) > 1
-    report = _ledger_report(audit_root) if several else None
+    report = ledger_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, pinned=pinned, ledger=report)
     elsewhere = partial(verify, quick=quick, upstream=upstream, pinned=pinned)
     if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
@@ -164,15 +173,9 @@ def _verify_in_processes(
     elsewhere: partial[Verification],
     jobs: int,
 ) -> Iterator[Verification]:
-    # Late: one session is verified without it, and it costs as much as the rest of the command.
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    # Not fork: the child would inherit whatever threads and locks an embedding program has.
-    with ProcessPoolExecutor(
-        min(jobs, len(paths)), multiprocessing.get_context("spawn"), _leave_ctrl_c_to_the_parent
-    ) as pool:
+    with _process_pool(min(jobs, len(paths))) as pool:
         pending = [
             pool.submit(in_root if path.parent == audit_root else elsewhere, path) for path in paths
         ]
@@ -183,6 +186,16 @@ def _verify_in_processes(
             raise LogUnreadable(
                 "a process that verified sessions was killed", hint="verify with --jobs 1"
             ) from None
+
+
+def _process_pool(jobs: int) -> ProcessPoolExecutor:
+    # Late: one session is verified without it, and it costs as much as the rest of the command.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # Not fork: the child would inherit whatever threads and locks an embedding program has.
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, spawn, _leave_ctrl_c_to_the_parent)
 
 
 def _workers_find_this_package() -> bool:
@@ -201,30 +214,27 @@ def _leave_ctrl_c_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _ledger_report(audit_root: Path) -> LedgerReport | None:
-    """The report for all; None if the ledger can't be read: then each session says so itself."""
+def _find(audit_root: Path | str, target: str) -> Path | str | Verification:
+    """Resolve a target; a str is a URL. An id of the ledger means that session, whether it is there
+    or not: it never becomes the name, or the prefix, of another one."""
     try:
-        return ledger.verify(audit_root)
-    except NonoTrioError:
-        return None
-
-
-def _find(audit_root: Path, target: str) -> Path | Verification:
-    """Resolve a target. An id of the ledger means that session, whether it is there or not: it
-    never becomes the name, or the prefix, of another one."""
-    try:
+        if is_url(target):
+            return as_path(target) or target
+        if isinstance(audit_root, str):
+            return f"{audit_root}/{target}"
         if store.is_session_id(target) and not os.path.lexists(audit_root / target):
             report = ledger.verify(audit_root, target)
             if report.has_line_for(target):
                 return verify_missing(audit_root, target, report)
         return store.find_session(audit_root, target)
     except NonoTrioError as error:
-        return _by_prefix(audit_root, target) or _unreadable(target, error)
+        known = _by_prefix(audit_root, target) if isinstance(audit_root, Path) else None
+        return known or _unreadable(target, error)
 
 
 def _by_prefix(audit_root: Path, target: str) -> Verification | None:
     """The session of the ledger whose id begins so, where nothing that is there does."""
-    report = _ledger_report(audit_root)
+    report = ledger_report(audit_root)
     if report is None or not target:
         return None
     fitting = [one for one in (*report.digests, *report.removed) if one.startswith(target)]

@@ -14,7 +14,7 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH, WholeNumber
 from nono_trio.cli.pasted import pasteable
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
+from nono_trio.cli.shared_flags import audit_dir_option, audit_location, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
@@ -27,7 +27,7 @@ MAX_JOBS = 256
     short_help="Prove that a session's log is whole.",
     epilog="Example: nono-trio audit verify latest",
 )
-@click.argument("targets", nargs=-1, metavar="[SESSION|DIR|FILE]...")
+@click.argument("targets", nargs=-1, metavar="[SESSION|DIR|FILE|URL]...")
 @click.option("--all", "every", is_flag=True, help="Verify every session there is.")
 @click.option(
     "--quick",
@@ -68,6 +68,9 @@ def verify(
     --upstream; a log file without its session is never `verified`. --json prints one object a
     line, also for errors, and one without a verdict where there is no session.
 
+    A session, a log or a state directory (--audit-dir) may be at s3://, gs:// or az:// (with the
+    extra nono-trio[remote]): each session is fetched into a private directory, and judged there.
+
     Signatures are always checked. With --public-key-file a session that is not signed with that
     key is tampered, and one whose end is not signed (recovered, or the signer failed) is crashed.
     """
@@ -82,14 +85,14 @@ def verify(
         if len(targets) != 1 or every or quick or upstream or jobs or public_key_file is not None:
             raise click.UsageError("--since takes one session, and only --json beside it")
         with Waiting("verifying"):
-            answer = verify_from_checkpoint(audit_root(audit_dir), targets[0], Path(since))
+            answer = verify_from_checkpoint(audit_location(audit_dir), targets[0], Path(since))
         raise SystemExit(_tell(answer, as_json=as_json, several=False).exit_code)
     if every == bool(targets):
         raise click.UsageError("expected sessions, or --all, and not both")
     if quick and public_key_file is not None:
         raise click.UsageError("--quick checks no signature: leave out --public-key-file")
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
-    root = audit_root(audit_dir)
+    root = audit_location(audit_dir)
     several = every or len(targets) > 1
     with Waiting("verifying") as wait:
         answers = (
@@ -127,7 +130,7 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     return answer
 
 
-def _sum_up(told: list[Verification], root: Path, removed: int) -> None:
+def _sum_up(told: list[Verification], root: Path | str, removed: int) -> None:
     from collections import Counter
 
     if not told and not removed:

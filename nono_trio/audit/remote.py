@@ -1,0 +1,307 @@
+"""Sessions on object stores: one at a time is fetched into a private directory and read there.
+
+Why not streamed: a verifier looks at a session's files many times and in an order of its own, so
+streaming would need a second way to verify, and the same bytes would be paid for twice. Fetched,
+the one way to verify is used, in constant memory: a file passes through in pieces, and the disk
+holds one session and its ledger. What does not fit into the disk is refused before it is fetched.
+
+Rules of this file: it only reads. Only files with the names of a session are fetched. What is
+listed, how long it is and what the store says of its version must be the same before and after.
+Credentials are the store's library's own business; a URL with a password is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from nono_trio.audit import ledger, store
+from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+SCHEMES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file", "memory")
+_PACKAGES: Final = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+
+# A live session is read in this order too: what is checked against the log is older than the log.
+SESSION_FILES: Final = (
+    store.SESSION, store.CHECKPOINTS, store.LOG, store.FLOWS, store.PROCESSES, store.POLICY,
+    store.SUMMARY, store.BUNDLE,
+)  # fmt: skip
+_LEDGER_FILES: Final = (
+    ledger.LEDGER_CHECKPOINTS, ledger.LEDGER_COSIGNATURES, ledger.LEDGER_ANCHORS, ledger.LEDGER,
+)  # fmt: skip
+
+PIECE: Final = 1024 * 1024  # of a file in memory
+READ_AHEAD: Final = 8 * 1024 * 1024  # of one request: each costs a round trip, so not smaller
+KEPT_FREE: Final = 64 * 1024 * 1024  # of the temporary directory's disk, for everybody else
+
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+# By which a store tells one version of an object from another.
+_VERSION_KEYS: Final = (
+    "type", "size", "ETag", "etag", "generation", "md5Hash", "content_md5", "VersionId",
+    "version_id", "LastModified", "last_modified", "updated", "mtime", "created",
+)  # fmt: skip
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, and not a path."""
+    return _URL.match(text) is not None
+
+
+def as_path(url: str) -> Path | None:
+    """Return the path of a file:// URL, None of any other. Raises UsageError."""
+    if not url.startswith("file://"):
+        return None
+    path = url.removeprefix("file://")
+    if not path.startswith("/"):
+        raise UsageError(
+            f"expected file:///DIRECTORY, got {url!r}", hint="a path without file:// works too"
+        )
+    return Path(path)
+
+
+class RemoteRoot:
+    """An audit directory at a URL, as a local one: a ledger, and the sessions that are fetched.
+
+    The ledger is fetched at once. The local directory is private, and goes with `close`, with the
+    object, or with the process. Each method raises LogUnreadable and UsageError, and blocks without
+    a bound of its own (the library retries).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._files, self._path = _open(self.url)
+        self.directory = _private_directory()
+        """The local audit directory."""
+        self._remove = weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
+        try:
+            self._fetch(self.url, self._path, _LEDGER_FILES, self.directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the local directory."""
+        self._remove()
+
+    def names(self) -> list[str]:
+        """Return the ids of all sessions there, in order of their names."""
+        entries = self._list(self.url, self._path)
+        return sorted(
+            name
+            for name, entry in entries.items()
+            if entry.get("type") == "directory" and store.is_session_id(name)
+        )
+
+    @contextlib.contextmanager
+    def session(self, name: str) -> Iterator[Path]:
+        """The local directory of one session, for as long as the block runs.
+
+        It does not exist if the store has nothing there: the ledger may still know the session.
+        """
+        if not store.is_session_id(name):
+            raise UsageError(
+                f"expected a URL that ends in a session's id, got {self.url}/{name}",
+                hint="for example s3://BUCKET/audit/0123456789abcdef",
+            )
+        directory = self.directory / name
+        try:
+            self._fetch(f"{self.url}/{name}", f"{self._path}/{name}", SESSION_FILES, directory)
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A local copy of one file that is no part of a session."""
+        if _FILE_NAME.fullmatch(name) is None or name in _LEDGER_FILES:
+            raise UsageError(
+                f"expected the URL of a session or of a file, got {self.url}/{name}",
+                hint="for example s3://BUCKET/audit/0123456789abcdef",
+            )
+        copy = self.directory / name
+        try:
+            self._fetch(self.url, self._path, (name,), self.directory)
+            if not copy.exists():
+                raise LogUnreadable(f"{self.url}/{name} does not exist", hint=_LIST_HINT)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def told(self, text: str) -> str:
+        """Return a text that names the URL where it named the local directory."""
+        return text.replace(str(self.directory), self.url)
+
+    def _fetch(self, url: str, path: str, wanted: tuple[str, ...], directory: Path) -> None:
+        """Copy the files of these names; raises LogUnreadable if anything changed meanwhile."""
+        before = _versions(self._list(url, path), wanted)
+        if not before:
+            return
+        needed = sum(int(dict(version)["size"] or 0) for version in before.values())
+        _require_room(url, needed, directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        for name in wanted:
+            if name in before:
+                size = int(dict(before[name])["size"] or 0)
+                self._copy(f"{url}/{name}", f"{path}/{name}", size, directory / name)
+        if _versions(self._list(url, path), wanted) != before:
+            raise _changed(url)
+
+    def _copy(self, url: str, path: str, size: int, copy: Path) -> None:
+        with _told(url), copy.open("xb") as into:
+            left = size
+            if size:  # no library opens an empty object alike
+                with self._files.open(
+                    path, "rb", block_size=READ_AHEAD, cache_type="readahead"
+                ) as source:
+                    while left >= 0 and (piece := source.read(PIECE)):
+                        left -= len(piece)
+                        into.write(piece)
+            if left:
+                raise _changed(url)
+
+    def _list(self, url: str, path: str) -> dict[str, dict[str, Any]]:
+        """Return what is directly below a path, by name; {} if there is nothing."""
+        with _told(url):
+            self._files.invalidate_cache()
+            try:
+                found = self._files.ls(path, detail=True)
+            except FileNotFoundError:
+                self._require_bucket(url)
+                return {}
+        beginning = path.strip("/") + "/"
+        named = ((str(entry["name"]).strip("/"), entry) for entry in found)
+        return {
+            name.removeprefix(beginning): entry
+            for name, entry in named
+            if name.startswith(beginning) and "/" not in name.removeprefix(beginning)
+        }
+
+    def _require_bucket(self, url: str) -> None:
+        """Tell a bucket that is not there, or not at this endpoint, from one without the path."""
+        bucket = self._path.strip("/").partition("/")[0]
+        if not self._files.exists(bucket):
+            raise LogUnreadable(
+                f"{url} can't be read: there is no bucket {bucket!r}",
+                hint="check its name, and AWS_ENDPOINT_URL if it is not Amazon's S3",
+            )
+
+
+def each_root(url: str) -> Iterator[Path]:
+    """Yield a local audit directory for each session of the one at a URL: that session alone, and
+    the ledger. It is gone when the next is asked for. Raises LogUnreadable and UsageError."""
+    with RemoteRoot(url) as root:
+        for name in root.names():
+            with root.session(name):
+                yield root.directory
+
+
+_LIST_HINT: Final = "look at what is there: the URL names a directory with sessions, or one session"
+
+
+def _private_directory() -> Path:
+    import tempfile  # late: it takes 10 ms
+
+    # Resolved: what a verifier prints of it is replaced by the URL.
+    return Path(tempfile.mkdtemp(prefix="nono-trio-")).resolve()
+
+
+def _versions(
+    entries: dict[str, dict[str, Any]], wanted: tuple[str, ...]
+) -> dict[str, tuple[tuple[str, Any], ...]]:
+    return {
+        name: tuple((key, entries[name].get(key)) for key in _VERSION_KEYS)
+        for name in wanted
+        if name in entries and entries[name].get("type") != "directory"
+    }
+
+
+def _require_room(url: str, needed: int, directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free - KEPT_FREE:
+        raise LogUnreadable(
+            f"{url} has {needed} bytes, which do not fit into {directory} ({free} bytes are free)",
+            hint="set TMPDIR to a directory with more room",
+        )
+
+
+def _changed(url: str) -> LogUnreadable:
+    return LogUnreadable(
+        f"{url} changed while it was read", hint="try again when nothing writes to it any more"
+    )
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and the path in it."""
+    match = _URL.fullmatch(url)
+    scheme, rest = (match[1], match[2]) if match is not None else ("", "")
+    account, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in account:
+        raise UsageError(
+            "a URL must not have a password in it",
+            hint="the store's library takes credentials from its variables and files",
+        )
+    if scheme not in SCHEMES or "::" in url or not rest.strip("/"):
+        raise UsageError(
+            f"expected a URL with one of {', '.join(SCHEMES[:-1])}, got {url!r}",
+            hint="for example s3://BUCKET/audit/0123456789abcdef",
+        )
+    with _told(url):
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(url)
+        return files, str(path)
+
+
+@contextlib.contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Turn what a store's library raises into an error for a person."""
+    try:
+        yield
+    except (NonoTrioError, MemoryError):
+        raise
+    except ImportError as error:
+        package = _PACKAGES.get(url.partition(":")[0])
+        more = f" {package}" if package else ""
+        raise UsageError(
+            f"{url}: a package that it needs is missing: {error}",
+            hint=f"pip install 'nono-trio[remote]'{more}",
+        ) from error
+    except Exception as error:  # each library has its own kinds
+        raise LogUnreadable(f"{url} can't be read: {_reason(error)}", hint=_hint(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:300].rstrip(".")
+
+
+def _hint(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, PermissionError) or "credential" in text or "forbidden" in text:
+        return (
+            "the store refuses these credentials: check them with its own tool; its library takes"
+            " them from its usual variables and files, for S3 AWS_PROFILE or AWS_ACCESS_KEY_ID"
+        )
+    if "changed" in text or "expired" in text or "precondition" in text:
+        return "try again when nothing writes to it any more"
+    return "check the network, and AWS_ENDPOINT_URL if it is not Amazon's S3"

@@ -1,0 +1,299 @@
+"""Verifying many sessions: one after another, or over any executor of `concurrent.futures`.
+
+    with ProcessPoolExecutor() as pool:
+        for answer in verify_root("s3://archive/audit", pool):
+            ...
+
+Rules of this file: tasks and answers are plain values that can be pickled, and the function that a
+worker runs is at the module's top, so that workers on other machines find it. A session is read by
+the worker, where the data is; only its name and its answer travel. The number of tasks that wait
+is bounded. An executor's own failures (a worker was killed) are raised as it raises them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from concurrent.futures import FIRST_COMPLETED, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from nono_trio.audit import ledger, store
+from nono_trio.audit.remote import SESSION_FILES, RemoteRoot, as_path, is_url
+from nono_trio.audit.verify.no_session import verify_missing
+from nono_trio.audit.verify.session import verify
+from nono_trio.audit.verify.verdict import Verification
+from nono_trio.audit.verify.whole_ledger import verify_ledger
+from nono_trio.errors import NonoTrioError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Executor, Future
+
+    from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.core.proof.public_keys import PublicKeys
+
+# Sessions of one task: a small one takes a millisecond, and so does sending a task.
+SESSIONS_A_TASK: Final = 16
+# Tasks that wait or run: enough for some hundred workers, and little memory for a million sessions.
+IN_FLIGHT: Final = 256
+
+
+class Batch(msgspec.Struct, kw_only=True, frozen=True):
+    """One task: sessions of one audit directory, which is a path or a URL, by their ids.
+
+    `call` is the same for all tasks of one call: a worker reads the ledger once for them.
+    """
+
+    root: str
+    sessions: tuple[str, ...]
+    call: str
+    quick: bool = False
+    upstream: bool = False
+    pinned: PublicKeys | None = None
+
+
+def verify_batch(batch: Batch) -> list[Verification]:
+    """Return the answers for the sessions of a batch, in its order; runs where the data is.
+
+    Raises nothing for their faults, as `verify`.
+    """
+    try:
+        root = _opened(batch.root, batch.call)
+    except NonoTrioError as error:
+        return [unreadable(_beside(batch.root, name), error) for name in batch.sessions]
+    return [_verify_one(root, name, batch) for name in batch.sessions]
+
+
+def verify_one(
+    session: str | Path,
+    *,
+    quick: bool = False,
+    upstream: bool = False,
+    pinned: PublicKeys | None = None,
+) -> Verification:
+    """Return the answer for one session, or a file of one, by its path or URL.
+
+    Raises nothing for its faults: what can't be read has the verdict `unreadable`.
+    """
+    text = str(session)
+    try:
+        path = as_path(text) if is_url(text) else Path(session)
+        if path is not None:
+            return verify(path, quick=quick, upstream=upstream, pinned=pinned)
+        above, _, name = text.rstrip("/").rpartition("/")
+        further, _, session_id = above.rpartition("/")
+        if name in SESSION_FILES and store.is_session_id(session_id):
+            above, name = further, session_id  # as a path: a file of a session means the session
+        with RemoteRoot(above) as root:
+            return _verify_remote(root, name, quick, upstream, pinned)
+    except NonoTrioError as error:
+        return unreadable(text, error)
+
+
+def verify_many(
+    batches: Iterable[Batch], executor: Executor, *, in_flight: int = IN_FLIGHT
+) -> Iterator[Verification]:
+    """Yield the answers for all batches, as their tasks end; at most `in_flight` tasks wait.
+
+    Closing the iterator cancels the tasks that have not begun.
+    """
+    waiting: set[Future[list[Verification]]] = set()
+    try:
+        for batch in batches:
+            if len(waiting) >= in_flight:
+                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for task in ended:
+                    yield from task.result()
+            waiting.add(executor.submit(verify_batch, batch))
+        while waiting:
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for task in ended:
+                yield from task.result()
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+def verify_root(
+    root: str | Path,
+    executor: Executor | None = None,
+    *,
+    quick: bool = False,
+    upstream: bool = False,
+    pinned: PublicKeys | None = None,
+    sessions_a_task: int = SESSIONS_A_TASK,
+    in_flight: int = IN_FLIGHT,
+) -> Iterator[Verification]:
+    """Yield the answers for every session of an audit directory (a path or a URL), as they come,
+    and then for every session that its ledger knows and the directory does not have.
+
+    Without an executor they are verified here. Raises LogUnreadable and UsageError if the directory
+    can't be listed.
+    """
+    call = os.urandom(8).hex()
+    opened = _opened(_text_of(root), call)
+    names = opened.names()
+    batches = (
+        Batch(
+            root=_text_of(root),
+            sessions=tuple(names[begin : begin + sessions_a_task]),
+            call=call,
+            quick=quick,
+            upstream=upstream,
+            pinned=pinned,
+        )
+        for begin in range(0, len(names), sessions_a_task)
+    )
+    if executor is None:
+        for batch in batches:
+            yield from verify_batch(batch)
+    else:
+        yield from verify_many(batches, executor, in_flight=in_flight)
+    _opened.cache_clear()
+    present = [opened.directory / name for name in names]
+    for answer in missing(opened.directory, present, None if upstream else pinned):
+        yield opened.retold(answer)
+
+
+class _LocalRoot:
+    """An audit directory of this machine, with the interface of RemoteRoot that is used here."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def names(self) -> list[str]:
+        found = store.session_names(self.directory)
+        present = [self.directory / name for name in found]
+        return found + [path.name for path in replaced(self.directory, present)]
+
+    @contextlib.contextmanager
+    def session(self, name: str) -> Iterator[Path]:
+        yield self.directory / name
+
+    def told(self, text: str) -> str:
+        return text
+
+
+_Place: TypeAlias = "_LocalRoot | RemoteRoot"
+
+
+class _OpenRoot:
+    """A root, and the report on its ledger (None: it can't be read, and each session says so)."""
+
+    def __init__(self, place: _Place) -> None:
+        self.place = place
+        self.directory = place.directory
+        self.names = place.names
+        self.ledger = ledger_report(place.directory)
+
+    def retold(self, answer: Verification) -> Verification:
+        """Return an answer that names what was asked for, not a copy of it."""
+        return retold(self.place, answer)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(root: str, call: str) -> _OpenRoot:
+    """Open a root once for all batches of a call; `call` keeps the calls apart."""
+    path = as_path(root) if is_url(root) else Path(root)
+    return _OpenRoot(RemoteRoot(root) if path is None else _LocalRoot(path))
+
+
+def _text_of(root: str | Path) -> str:
+    """Return a root as tasks name it: absolute, as a worker may have another directory."""
+    return str(root) if is_url(str(root)) else str(Path(root).absolute())
+
+
+def _verify_one(root: _OpenRoot, name: str, batch: Batch) -> Verification:
+    try:
+        with root.place.session(name) as directory:
+            answer = verify(
+                directory,
+                quick=batch.quick,
+                upstream=batch.upstream,
+                pinned=batch.pinned,
+                ledger=root.ledger,
+            )
+    except NonoTrioError as error:
+        return unreadable(_beside(batch.root, name), error)
+    return root.retold(answer)
+
+
+def _verify_remote(
+    root: RemoteRoot, name: str, quick: bool, upstream: bool, pinned: PublicKeys | None
+) -> Verification:
+    if name == ledger.LEDGER:
+        if not (root.directory / name).exists():
+            raise ledger.no_ledger(Path(root.url))
+        return retold(root, verify_ledger(root.directory / name, pinned))
+    with root.session(name) if store.is_session_id(name) else root.file(name) as path:
+        answer = verify(path, quick=quick, upstream=upstream, pinned=pinned)
+    return retold(root, answer)
+
+
+def retold(root: _Place, answer: Verification) -> Verification:
+    """Return an answer that names the URL, and not the copy that was read."""
+    bad = answer.first_bad
+    return msgspec.structs.replace(
+        answer,
+        path=root.told(answer.path),
+        notes=[root.told(note) for note in answer.notes],
+        first_bad=bad
+        and msgspec.structs.replace(bad, expected=root.told(bad.expected), got=root.told(bad.got)),
+    )
+
+
+def missing(
+    audit_root: Path, present: Sequence[Path], pinned: PublicKeys | None
+) -> Iterator[Verification]:
+    """Sessions of the ledger that are gone, and the ledger itself where it is damaged, contradicts
+    its signed checkpoints or can't be read: the sessions that are gone are not known then."""
+    try:
+        report = ledger.verify(audit_root)
+    except NonoTrioError as error:
+        yield unreadable(str(audit_root / ledger.LEDGER), error)
+        return
+    for path in _absent(audit_root, present):
+        yield verify_missing(audit_root, path.name, report)
+    path = audit_root / ledger.LEDGER
+    pinned = pinned if report.present else None
+    if report.first_bad is not None or pinned is not None or ledger.is_signed(path):
+        answer = verify_ledger(path, pinned)
+        if answer.verdict != "verified":
+            yield answer
+
+
+def replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
+    """Sessions of the ledger whose place a file or a symlink has taken."""
+    return [path for path in _absent(audit_root, present) if os.path.lexists(path)]
+
+
+def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
+    """Directories of sessions that the good lines of the ledger know, and that are missing."""
+    report = ledger_report(audit_root)
+    if report is None:
+        return []
+    names = {path.name for path in present}
+    known = (one for one in report.digests if report.knows(one) and store.is_session_id(one))
+    return [audit_root / one for one in known if one not in names]
+
+
+def ledger_report(audit_root: Path) -> LedgerReport | None:
+    """The report for all; None if the ledger can't be read: then each session says so itself."""
+    try:
+        return ledger.verify(audit_root)
+    except NonoTrioError:
+        return None
+
+
+def unreadable(target: str, error: NonoTrioError) -> Verification:
+    """Return the answer for what can't be read or found."""
+    notes = [error.message] if error.hint is None else [error.message, error.hint]
+    return Verification(verdict="unreadable", path=target, notes=notes)
+
+
+def _beside(root: str, name: str) -> str:
+    return f"{root.rstrip('/')}/{name}"
