@@ -5,7 +5,7 @@
 #   cli -> explain -> session -> config -> (proxy | sandbox) -> audit -> posix -> core -> errors
 #
 # core/     pure: HTTP heads, names and addresses, policy, credentials, profiles, the log's bytes,
-#           and proofs of it
+#           proofs of it, and its records in the formats of others
 # posix/    what every layer asks of the system: paths, owners, processes, files opened safely
 # audit/    store and ledger; keys, write (the one writer), read, verify, recovery
 # proxy/    listeners, HTTP, access (who may do what), upstream, transport (sockets),

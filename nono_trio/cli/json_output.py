@@ -21,7 +21,11 @@ def json_text(value: object) -> str:
     import json  # late: most commands print none, and it takes 3 ms
 
     plain = msgspec.to_builtins(value)
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    return escape_unprintable(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
+
+
+def escape_unprintable(text: str) -> str:
+    """JSON with what is not printable as escapes, so that a terminal shows it and does nothing."""
     return re.sub(_PERHAPS_UNPRINTABLE, _escaped, text)  # compiled here: it takes 4 ms
 
 

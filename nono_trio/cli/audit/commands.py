@@ -15,6 +15,7 @@ import click
 
 from nono_trio.audit import store
 from nono_trio.cli.audit.cleanup import cleanup
+from nono_trio.cli.audit.export import export
 from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.audit.proofs import check_proof, consistency, prove
 from nono_trio.cli.audit.verify_command import verify
@@ -60,6 +61,7 @@ audit.add_command(check_proof)
 audit.add_command(consistency)
 audit.add_command(why)
 audit.add_command(cleanup)
+audit.add_command(export)
 
 
 @audit.command(

@@ -234,6 +234,11 @@ def completed_at(metadata: SessionMetadata) -> str:
 
 def session_digest(metadata: SessionMetadata) -> str:
     """Return the digest in a session's ledger line (64 hex digits); `nono_trio` is not covered."""
+    return hashlib.sha256(_DIGEST_DOMAIN + digest_payload(metadata)).hexdigest()
+
+
+def digest_payload(metadata: SessionMetadata) -> bytes:
+    """Return the JSON that the session digest covers, behind its domain."""
     covered = _SessionDigest(
         session_id=metadata.session_id,
         started=metadata.started,
@@ -250,7 +255,7 @@ def session_digest(metadata: SessionMetadata) -> str:
         audit_attestation=metadata.audit_attestation,
         command_policy_summary=metadata.command_policy_summary,
     )
-    return hashlib.sha256(_DIGEST_DOMAIN + _encoder.encode(covered)).hexdigest()
+    return _encoder.encode(covered)
 
 
 def _digest_identity(identity: ExecutableIdentity | None) -> _DigestIdentity | None:

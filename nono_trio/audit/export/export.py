@@ -1,0 +1,108 @@
+"""Exports sessions as they are now, in constant memory: what can be proved, up to the first fault.
+
+Rules of this file: a session whose files contradict its log is exported up to there and told; the
+others are exported all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nono_trio.audit import store
+from nono_trio.audit.export import formats
+from nono_trio.audit.export.facts import facts_of
+from nono_trio.audit.export.formats import INGEST
+from nono_trio.audit.export.session_reader import BATCH_BYTES, SessionReader
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify.bound_facts import UNREADABLE
+from nono_trio.core.export import nono_ingest
+from nono_trio.errors import LogRewritten, LogUnreadable, UsageError, unreadable
+from nono_trio.posix.safe_open import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from nono_trio.audit.export.formats import LineFormat
+    from nono_trio.core.export.exported import SessionFacts
+
+    Write = Callable[[bytes], object]
+
+
+class Exporter:
+    """Writes sessions in one format; `write` takes bytes.
+
+    `tenant` and `shipper` are for `nono-ingest`, `integrity` is for `ocsf`.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        write: Write,
+        *,
+        integrity: bool = False,
+        tenant: str = "",
+        shipper: str = "",
+    ) -> None:
+        self._form = form
+        self._write = write
+        self._integrity = integrity
+        self._enrolment = (tenant, shipper)
+
+    def export(self, directory: Path) -> int:
+        """Write one session and return the number of its lines (of records and flows).
+
+        Raises LogRewritten after what could be exported of a tampered session, and LogUnreadable.
+        """
+        found = bound_facts.look(directory)
+        fault = found.fault
+        if fault is not None and fault.failure == UNREADABLE:
+            raise LogUnreadable(
+                f"session {directory.name} can't be read: {fault.got}",
+                hint=f"look at it: ls -l {directory}",
+            )
+        if self._form == INGEST:
+            if fault is None:
+                self._write_envelope(directory)
+            count = 0 if fault is not None else 1
+        else:
+            count = self._write_lines(SessionReader(directory), facts_of(found))
+        if fault is not None:
+            raise LogRewritten(
+                f"TAMPERED: session {directory.name}: {fault.failure}: expected {fault.expected},"
+                f" got {fault.got}",
+                hint=f"keep its files as evidence; `nono-trio audit verify {directory.name}`",
+            )
+        return count
+
+    def _write_lines(self, reader: SessionReader, facts: SessionFacts) -> int:
+        form: LineFormat = self._form  # type: ignore[assignment]  # not INGEST
+        count = 0
+        for batch in reader.batches():
+            self._write(formats.encode(batch.lines, facts, form, integrity=self._integrity))
+            count += len(batch.lines)
+        return count
+
+    def _write_envelope(self, directory: Path) -> None:
+        metadata = store.read_metadata(directory)
+        try:
+            head = nono_ingest.envelope(metadata, *self._enrolment)
+        except ValueError as error:
+            raise UsageError(
+                f"session {directory.name} can't be delivered: {error}",
+                hint=f"seal it first: nono-trio audit recover {directory.name}",
+            ) from error
+        path = directory / store.LOG
+        try:
+            for piece in nono_ingest.encode(head, _pieces(path)):
+                self._write(piece)
+        except UnicodeDecodeError as error:
+            raise LogRewritten(f"TAMPERED: {path} is not UTF-8") from error
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open_regular(path) as file:
+        while piece := file.read(BATCH_BYTES):
+            yield piece

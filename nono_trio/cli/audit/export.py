@@ -1,0 +1,133 @@
+"""`nono-trio audit export`: sessions as NDJSON, OCSF, OpenTelemetry, or upstream's envelope."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from nono_trio.cli.json_output import escape_unprintable
+from nono_trio.cli.live import say
+from nono_trio.cli.parameters import PATH, GivenText, OneOf
+from nono_trio.cli.shared_flags import audit_dir_option, audit_root, session_directory
+from nono_trio.cli.text import clean
+from nono_trio.cli.waiting import Waiting
+from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# As in audit/export/formats.py, which is imported when it is used (a test holds them together).
+FORMATS = ("ndjson", "ocsf", "otlp", "nono-ingest")
+
+
+@click.command(
+    short_help="Write sessions as NDJSON, OCSF, OpenTelemetry or upstream's envelope.",
+    epilog="Example: nono-trio audit export --all --format ocsf -o events.ndjson",
+)
+@click.argument("session", required=False)
+@click.option("--all", "every", is_flag=True, help="Every session, oldest first.")
+@click.option(
+    "--format", "form", type=OneOf(FORMATS), default="ndjson", show_default=True,
+    help="ocsf is 1.8; otlp is what an OpenTelemetry Collector's file exporter writes.",
+)  # fmt: skip
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write FILE instead of stdout.")
+@click.option(
+    "--ocsf-integrity", "integrity", is_flag=True,
+    help="Add each record's place in the hash chain (the profile record_integrity of OCSF 1.9).",
+)  # fmt: skip
+@click.option("--tenant", type=GivenText("an id"), metavar="ID", help="For nono-ingest.")
+@click.option("--shipper", type=GivenText("an id"), metavar="ID", help="For nono-ingest.")
+@audit_dir_option
+def export(
+    session: str | None, every: bool, form: str, output: str | None, integrity: bool,
+    tenant: str | None, shipper: str | None, audit_dir: str | None,
+) -> None:  # fmt: skip
+    """Write sessions in a format of others, one object a line, in constant memory.
+
+    Each object has the id SESSION/SEQUENCE, so that a receiver can drop a second copy. A tampered
+    session is written up to the fault. docs/audit.md has the formats.
+
+    Exit code: all written 0; a session is tampered 1; can't be read 2.
+    """
+    if every == bool(session):
+        raise click.UsageError("expected one session, or --all, and not both")
+    if (tenant is None or shipper is None) and form == "nono-ingest":
+        raise UsageError(
+            "--format nono-ingest: expected --tenant and --shipper, as the enrolment gave them",
+            hint="for a file without an enrolment: --format ndjson",
+        )
+    if integrity and form != "ocsf":
+        raise click.UsageError("--ocsf-integrity is for --format ocsf")
+    root = audit_root(audit_dir)
+    directories = _every_session(root) if every else [session_directory(root, session or "")]
+    from nono_trio.audit.export.export import Exporter
+
+    with _opened(output) as write, Waiting("exporting") as waiting:
+        exporter = Exporter(
+            form, write, integrity=integrity, tenant=tenant or "", shipper=shipper or ""
+        )
+        waiting.expect(len(directories))
+        errors = _export_all(exporter.export, directories, waiting)
+    if len(directories) == 1 and errors:
+        raise errors[0]
+    for error in errors:
+        say(f"error: {clean(error.message)}")
+    if errors:
+        raise SystemExit(min(error.exit_code for error in errors))  # 1 is the worst
+
+
+def _every_session(root: Path) -> list[Path]:
+    from nono_trio.audit import store
+
+    return [session.directory for session in reversed(store.sessions(root))]
+
+
+def _export_all(
+    export_one: Callable[[Path], int], directories: list[Path], waiting: Waiting
+) -> list[NonoTrioError]:
+    """Export each session and return what was wrong with some; the others are written."""
+    errors: list[NonoTrioError] = []
+    for directory in waiting.over(directories):
+        try:
+            export_one(directory)
+        except (LogUnreadable, UsageError) as error:
+            errors.append(error)
+    return errors
+
+
+@contextmanager
+def _opened(output: str | None) -> Iterator[Callable[[bytes], object]]:
+    """Return what writes to a file, which appears when it is whole, or to stdout."""
+    if output is None:
+        yield _write_for_screen if sys.stdout.isatty() else sys.stdout.buffer.write
+        sys.stdout.flush()
+        return
+    part = f"{output}.part"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
+            try:
+                yield file.write
+                file.flush()
+                os.replace(part, output)
+            except BaseException:
+                os.unlink(part)
+                raise
+    except NonoTrioError:
+        raise
+    except OSError as error:
+        name = part if isinstance(error, FileExistsError) else output
+        raise UsageError(
+            f"--output: {name} can't be written: {error.strerror or error}",
+            hint=f"look at its directory: ls -la {shlex.quote(os.path.dirname(output) or '.')}",
+        ) from error
+
+
+def _write_for_screen(data: bytes) -> None:
+    sys.stdout.write(escape_unprintable(data.decode()))

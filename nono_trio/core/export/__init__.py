@@ -1,0 +1,1 @@
+"""Records of a session in the formats of others: one mapping a format, without I/O."""

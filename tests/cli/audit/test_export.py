@@ -1,0 +1,70 @@
+import json
+
+import pytest
+from sealed_session import build, flow, log_of, running
+
+from nono_trio.audit.export import formats
+from nono_trio.cli.audit import export
+from nono_trio.cli.main import exit_code
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("NONO_TRIO_STATE_DIR", str(tmp_path))
+    (tmp_path / "audit").mkdir(mode=0o700)
+    return tmp_path / "audit"
+
+
+def test_the_formats_of_the_help_are_those_there_are():
+    assert export.FORMATS == formats.FORMATS
+
+
+@pytest.mark.parametrize("form", formats.LINE_FORMATS)
+def test_all_sessions_go_to_a_file_of_the_owner(state, tmp_path, form):
+    build(state, "first", flows=[flow(3)])
+    running(state, "second")
+    output = tmp_path / "out.ndjson"
+    assert exit_code(["audit", "export", "--all", "--format", form, "-o", str(output)]) == 0
+    text = output.read_text()
+    assert all(json.loads(line) for line in text.splitlines())
+    for uid in ("first/0", "first/3/flow", "first/6", "second/4"):
+        assert json.dumps(uid) in text
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert not [*tmp_path.glob("*.part")]
+
+
+def test_a_tampered_session_is_written_up_to_the_fault_and_told(state, tmp_path, capsys):
+    build(state, "good")
+    log = log_of(build(state, "bad"))
+    log.write_bytes(log.read_bytes().replace(b"evil.test", b"ev1l.test"))
+    output = tmp_path / "out.ndjson"
+    assert exit_code(["audit", "export", "--all", "-o", str(output)]) == 1
+    found = [json.loads(line)["id"] for line in output.read_text().splitlines()]
+    assert {"good/6", "bad/3"} <= {*found}
+    assert "bad/4" not in found
+    assert "TAMPERED" in capsys.readouterr().err
+    assert exit_code(["audit", "export", "bad", "-o", str(output)]) == 1
+    assert "hint: " in capsys.readouterr().err
+
+
+def test_an_envelope_needs_its_enrolment_and_a_sealed_session(state, tmp_path, capsys):
+    build(state, "first")
+    running(state, "second")
+    command = ["audit", "export", "--format", "nono-ingest"]
+    assert exit_code([*command, "first"]) == 2
+    assert "--tenant" in capsys.readouterr().err
+    enrolled = [*command, "--tenant", "t", "--shipper", "s"]
+    assert exit_code([*enrolled, "second"]) == 2
+    assert "not sealed" in capsys.readouterr().err
+    output = tmp_path / "out"
+    assert exit_code([*enrolled, "--all", "-o", str(output)]) == 2
+    assert json.loads(output.read_text())["session_id"] == "first"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["first", "--all"], ["first", "--ocsf-integrity"], ["first", "--format", "x"]]
+)
+def test_wrong_flags_are_refused(state, arguments, capsys):
+    build(state, "first")
+    assert exit_code(["audit", "export", *arguments]) == 2
+    assert "nono-trio: error: " in capsys.readouterr().err
