@@ -109,7 +109,10 @@ def check_keyring() -> Check:
 
     if find_spec("keyring") is None:
         fix = f"pip install '{KEYRING_EXTRA}'"
-        found = "the library keyring is missing, so no credential can have keyring://"
+        found = (
+            "the library keyring is missing, so no credential can have keyring://, and the"
+            " tokens of logins are not sealed"
+        )
         return Check("keyring", "missing", found, required=False, fix=fix)
     found = "a credential can have keyring:// (`keyring --list-backends` shows what answers it)"
     return Check("keyring", "ok", found, required=False)

@@ -290,6 +290,7 @@ def _enforcement(parts: _Parts, plan: CagePlan) -> list[str]:
         *parts.limits.enforcement,
         *(trust.statements if trust is not None else ()),
         *(credentials.statements if credentials is not None else ()),
+        *(parts.own.logins.statements if parts.own.logins is not None else ()),
     ]
 
 

@@ -128,19 +128,25 @@ def make_resources(
     if credentials is not None:
         own.credentials = _deliver(options, files, isolation, own, credentials, dry=dry)
     if not dry and any(one.login is not None for one in options.session.network.credentials):
-        own.logins = _open_logins(options, own)
+        own.logins = _open_logins(options, files, own)
     return own
 
 
-def _open_logins(options: RunOptions, own: RunResources) -> SessionLogins:
+def _open_logins(options: RunOptions, files: FilePlan, own: RunResources) -> SessionLogins:
     """Read the tokens that are kept with the home; if that fails, `own` is given back."""
-    from nono_trio.session.tokens.captured_logins import SessionLogins  # late: few runs have any
+    from nono_trio.session.credentials.access import changeable_keyring  # late: few runs have any
+    from nono_trio.session.opened_files import OpenedFiles
+    from nono_trio.session.tokens.captured_logins import SessionLogins
+    from nono_trio.session.tokens.token_keyring import LoginKeyring
 
     held = own.home.held
+    path = changeable_keyring(OpenedFiles(files, sandbox=options.sandbox), options.environment)
+    refusal = path and f"the command may change {path}, which names code that the keyring loads"
     try:
         return SessionLogins(
             options.session.network.credentials,
             None if held is None else os.path.dirname(held.path),
+            LoginKeyring(refusal),
         )
     except OSError as error:
         own.home.take_back()

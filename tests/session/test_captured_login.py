@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import stat
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import file_keyring
 import pytest
 from harness import PROBES, SYSTEM_PYTHON, free_port, landlock_isolation, serving
 from oauth_server import OAuthServer
@@ -14,7 +16,6 @@ from own_ca import write_authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from harness import Sessions
 
@@ -42,6 +43,7 @@ class World:
 
     def __init__(self, sessions: Sessions, directory: Path) -> None:
         self.sessions = sessions
+        self.keyring: Path | None = None
         certificate, key = write_authority(directory)
         self.auth, self.api, self.other = (
             OAuthServer(host, certificate, key) for host in (AUTH, API, OTHER)
@@ -59,15 +61,32 @@ class World:
             *(word for pin in pins for word in pin), "--read", str(PROBES), "--home", "kept=agent",
         ]  # fmt: skip
 
+    def use_keyring(self) -> None:
+        """Have runs find a keyring."""
+        self.keyring = self.profile.with_name("keyring.json")
+        settings = self.profile.with_name("settings") / "python_keyring" / "keyringrc.cfg"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(
+            "[backend]\ndefault-keyring=file_keyring.Keyring\n"
+            f"keyring-path={Path(file_keyring.__file__).parent}\n"
+        )
+        self.sessions.variables = {
+            "XDG_CONFIG_HOME": str(settings.parents[1]),
+            file_keyring.FILE: str(self.keyring),
+        }
+
     def command(self, *steps: str) -> list[str]:
         return ["--", SYSTEM_PYTHON, AGENT, f"https://{self.where['auth']}",
                 f"https://{self.where['api']}", *steps]  # fmt: skip
 
-    def run(self, isolation: str, *steps: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
+    def run(
+        self, isolation: str, *steps: str, options: tuple[str, ...] = (), shows: str = ""
+    ) -> dict[str, Any]:
         done = self.sessions.run(
             "--isolation", isolation, *self.options, *options, *self.command(*steps)
         )
         assert done.returncode == 0, done.stderr
+        assert shows in done.stderr
         said: dict[str, Any] = json.loads(done.stdout.rpartition("ready\n")[2])
         self.assert_hidden(done.stdout, done.stderr)
         return said
@@ -80,7 +99,9 @@ class World:
         """No real token is in a text, or in a file but those of ours that keep them."""
         issued = [one.encode() for one in self.auth.issued]
         assert issued
-        ours = {path for path in self.kept if path.parent.parent.name == "homes"}
+        ours = (
+            set() if self.keyring else {one for one in self.kept if one.parents[1].name == "homes"}
+        )
         for root in (self.sessions.home, self.sessions.state):
             for path in root.rglob("*"):
                 if path.is_file() and path not in ours:
@@ -99,8 +120,12 @@ def world(sessions: Sessions, tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_device_login_lasts_over_sessions_and_is_refreshed(isolation, world) -> None:
+    where = "in a file (0600): there is no keyring on this machine"
+    if isolation == "landlock":
+        world.use_keyring()
+        where = "sealed by a key of the keyring (file_keyring)"
     thief = f"steal:https://{world.where['other']}/x"
-    first = world.run(isolation, "device", "api", thief)
+    first = world.run(isolation, "device", "api", thief, options=("-v",), shows=where)
     assert first["device"] == [200, "alice"]  # it read the claims of its id_token
     assert first["api"] == [200, "hello alice"]
     assert first[thief] == [403, 403]
@@ -125,6 +150,7 @@ def test_a_device_login_lasts_over_sessions_and_is_refreshed(isolation, world) -
     [home] = json.loads(world.sessions.call("home", "list", "--json").stdout)["homes"]
     assert world.sessions.call("home", "remove", home["name"]).returncode == 0
     assert world.kept == []
+    assert world.keyring is None or json.loads(world.keyring.read_text()) == {}
 
 
 def test_a_private_home_forgets_its_login(world) -> None:

@@ -182,17 +182,27 @@ def _is_content(path: str) -> bool:
     return os.path.isfile(path) or os.path.isdir(path) or not os.path.lexists(path)
 
 
-def _check_keyring(owner: str, opened: OpenedFiles, environment: Mapping[str, str]) -> None:
-    """The settings of the library name code that it loads."""
+def changeable_keyring(opened: OpenedFiles, environment: Mapping[str, str]) -> str | None:
+    """Return the settings of the keyring that the command may change; None without any.
+
+    They name code that the library loads.
+    """
     directories = [environment.get("XDG_CONFIG_HOME"), f"{home_of(environment)}/.config"]
     for directory in filter(None, directories):
         path = os.path.join(directory, _KEYRING_SETTINGS)
         if opened.may_write(path) or opened.may_write(os.path.dirname(path)):
-            raise _refused(
-                owner,
-                f"the command may change {path}, which names code that the keyring loads",
-                "grant directories beside it",
-            )
+            return path
+    return None
+
+
+def _check_keyring(owner: str, opened: OpenedFiles, environment: Mapping[str, str]) -> None:
+    path = changeable_keyring(opened, environment)
+    if path is not None:
+        raise _refused(
+            owner,
+            f"the command may change {path}, which names code that the keyring loads",
+            "grant directories beside it",
+        )
 
 
 def _refused(owner: str, reason: str, hint: str) -> UsageError:

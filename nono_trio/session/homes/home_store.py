@@ -242,6 +242,14 @@ class HomeEntry:
 
         copy_tokens(source, self._directory)
 
+    def key_of_tokens(self) -> str | None:
+        """Return the name of the keyring's key that its tokens alone are sealed with, if any."""
+        if mode_of(TOKENS, self._directory) is None:
+            return None
+        from nono_trio.session.tokens.token_store import key_of_home  # late: few homes have one
+
+        return key_of_home(self._directory, self.name)
+
     def read_facts(self) -> HomeFacts | None:
         """As the function of that name."""
         return read_facts(self._directory)
@@ -253,6 +261,13 @@ class HomeEntry:
         with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=self._directory), "wb") as file:
             file.write(msgspec.json.encode(facts))
         os.rename(temporary, _FACTS, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+
+def forget_key(key: str) -> None:
+    """Have the keyring forget a key of tokens that are gone. Blocks, bounded."""
+    from nono_trio.session.tokens.token_keyring import LoginKeyring  # late: few homes have one
+
+    LoginKeyring().forget_key(key)
 
 
 def read_facts(directory: int) -> HomeFacts | None:

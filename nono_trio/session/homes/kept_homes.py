@@ -19,7 +19,7 @@ from nono_trio.sandbox.home_places import make_places, unmake_places
 from nono_trio.sandbox.hostile_copy import copy_tree
 from nono_trio.sandbox.launcher.hostile_tree import entered
 from nono_trio.sandbox.launcher.tempdir import remove_temporary
-from nono_trio.session.homes.home_store import HOME, HomeFacts, HomeRoot, read_facts
+from nono_trio.session.homes.home_store import HOME, HomeFacts, HomeRoot, forget_key, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -211,7 +211,11 @@ class Homes:
                         f"home {whole} is in use by a session", hint="nono-trio ps shows which"
                     )
                 with contextlib.closing(entry):
-                    if not root.remove(entry):
+                    key = entry.key_of_tokens()
+                    is_whole = root.remove(entry)
+                    if key is not None:
+                        forget_key(key)
+                    if not is_whole:
                         raise CageFailed(
                             f"home {whole} could not be removed whole",
                             hint=f"what is left is in {self.root}",

@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -19,13 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from nono_trio.core.credentials.login_tokens import LoginTokens
-from nono_trio.sandbox.launcher.hostile_tree import open_directory
-from nono_trio.session.tokens.token_store import (
-    TOKENS,
-    TokensUnreadable,
-    read_tokens,
-    write_tokens,
-)
+from nono_trio.session.tokens.kept_tokens import KeptTokens
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
@@ -34,6 +27,7 @@ if TYPE_CHECKING:
     from nono_trio.core.credentials.credential import Credential
     from nono_trio.core.credentials.login import LoginSettings
     from nono_trio.core.credentials.login_tokens import LoginToken, TokenQuestion
+    from nono_trio.session.tokens.token_keyring import LoginKeyring
 
 WRITE_SECONDS: Final = 10.0  # a file system that hangs must not hold a login up for ever
 
@@ -105,40 +99,46 @@ class SessionLogins:
     """All captured logins of a session. `directory` is that of a kept home's entry, None for a home
     that ends with the session. `warnings` are sentences for the user, `notes` those of later.
 
-    Opening it blocks. Close it before the home's lock is given back.
+    Opening it blocks; raises OSError. Close it before the home's lock is given back.
     """
 
-    def __init__(self, credentials: Sequence[Credential], directory: str | None) -> None:
-        self.warnings: list[str] = []
+    def __init__(
+        self,
+        credentials: Sequence[Credential],
+        directory: str | None,
+        keyring: LoginKeyring | None = None,
+    ) -> None:
         self.notes: list[str] = []
-        self._directory = -1 if directory is None else open_directory(directory)
+        self._tokens = None if directory is None else KeptTokens(directory, keyring)
+        self.warnings = [] if self._tokens is None else self._tokens.warnings
         self._kept: dict[str, Sequence[LoginToken]] = {}
+        if self._tokens is not None:
+            self._kept.update(self._tokens.logins)
         self._lock: trio.Lock | None = None
         self._is_lost = False
-        if self._directory >= 0:
-            try:
-                self._kept.update(read_tokens(self._directory))
-            except TokensUnreadable as fault:
-                path = os.path.join(directory or "", TOKENS)
-                self.warnings.append(
-                    f"the kept logins in {path} can't be used: {fault.reason}; sign in again"
-                )
         self.logins = tuple(
             CapturedLogin(one, one.login, self._kept.get(_key(one.name, one.login), ()), self._save)
             for one in credentials
             if one.login is not None
         )
 
+    @property
+    def statements(self) -> list[str]:
+        """Say for each login how long its tokens last, and where they are kept."""
+        kept = self._tokens
+        place = "its tokens end with the session" if kept is None else kept.place
+        return [f"login {one.credential.name}: {place}" for one in self.logins]
+
     def close(self) -> None:
         """Close what is open."""
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
+        if self._tokens is not None:
+            self._tokens.close()
 
     async def _save(self) -> None:
         for one in self.logins:
             self._kept[_key(one.credential.name, one.settings)] = one.tokens.tokens
-        if self._directory < 0:
+        kept = self._tokens
+        if kept is None or not kept.may_write:
             return
         self._lock = self._lock or trio.Lock()
         # Shielded: a write that nobody waits for could end after the next one.
@@ -147,7 +147,7 @@ class SessionLogins:
                 if self._is_lost:  # a write that was given up may still go on
                     return
                 try:
-                    await in_thread(write_tokens, self._directory, dict(self._kept))
+                    await in_thread(kept.write, dict(self._kept))
                 except OSError as error:
                     self._lose((error.strerror or "its file can't be written").lower())
         if scope.cancelled_caught:

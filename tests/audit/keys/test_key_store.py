@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 
+import file_keyring
+import keyring
+import keyring.core
 import pytest
 import signed_session as signed
 from harness import RUN_SECONDS, has_ended, wait_until
@@ -117,10 +119,9 @@ def test_public_keys_in_other_forms_are_refused(key):
 
 
 def test_a_key_of_the_keyring(state, key, monkeypatch):
-    stored = {("nono-trio", "alice"): key.read_text()}
-    fake = types.ModuleType("keyring")
-    fake.get_password = lambda service, user: stored.get((service, user))
-    monkeypatch.setitem(sys.modules, "keyring", fake)
+    monkeypatch.setenv(file_keyring.FILE, str(key.with_name("keyring.json")))
+    monkeypatch.setattr(keyring.core, "_keyring_backend", file_keyring.Keyring())
+    keyring.set_password("nono-trio", "alice", key.read_text())
     found = key_store.open_signer("keyring://nono-trio/alice", state, ENVIRONMENT)
     assert found.public == key_store.load_key("--file", str(key)).public
     for wrong in ("keyring://nono-trio/bob", "keyring://nono-trio", "keyring:///"):

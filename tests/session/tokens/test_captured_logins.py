@@ -17,7 +17,7 @@ from nono_trio.core.credentials.login_tokens import LoginToken, TokenQuestion
 from nono_trio.core.credentials.presets import make_credential
 from nono_trio.errors import UsageError
 from nono_trio.session.homes.kept_homes import Homes, WantedHome
-from nono_trio.session.tokens import captured_logins
+from nono_trio.session.tokens import captured_logins, kept_tokens
 from nono_trio.session.tokens.captured_logins import SessionLogins
 from nono_trio.session.tokens.token_store import TOKENS, TokensUnreadable, read_tokens, write_tokens
 
@@ -138,10 +138,10 @@ def test_another_users_file_is_refused(tmp_path):
 
 
 def test_a_login_that_can_not_be_kept_lasts_for_the_session(tmp_path, monkeypatch):
-    def full(directory: int, logins: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(captured_logins, "write_tokens", full)
+    monkeypatch.setattr(kept_tokens, "write_tokens", full)
     session = SessionLogins([credential()], str(tmp_path))
     given = sign_in(session)
     assert session.logins[0].held[0].stand_in.decode() == given
@@ -152,7 +152,7 @@ def test_a_login_that_can_not_be_kept_lasts_for_the_session(tmp_path, monkeypatc
 async def test_nothing_is_written_after_a_write_that_was_given_up(tmp_path, monkeypatch):
     began, ends, written = threading.Event(), threading.Event(), []
 
-    def hang(directory: int, logins: object) -> None:
+    def hang(_directory: int, logins: object, *_: object) -> None:
         written.append(logins)
         began.set()
         ends.wait(60)
@@ -161,7 +161,7 @@ async def test_nothing_is_written_after_a_write_that_was_given_up(tmp_path, monk
         body = json.dumps({"access_token": TOKEN + str(number)}).encode()
         await session.logins[0].answered(TokenQuestion(b""), JSON, body, is_success=True)
 
-    monkeypatch.setattr(captured_logins, "write_tokens", hang)
+    monkeypatch.setattr(kept_tokens, "write_tokens", hang)
     monkeypatch.setattr(captured_logins, "WRITE_SECONDS", 0.5)
     session = SessionLogins([credential()], str(tmp_path))
     try:
