@@ -40,6 +40,7 @@ from nono_trio.core.credentials.credential import (
     parse_places,
     parse_source,
 )
+from nono_trio.core.credentials.login_presets import LOGIN_PRESETS
 from nono_trio.core.policy.endpoint_rule import (
     ALLOW_ENDPOINT_FLAG,
     ANY_METHOD,
@@ -205,6 +206,11 @@ def make_credential(
     """
     check_name(name)
     preset, written = PRESETS.get(name), source
+    agent = LOGIN_PRESETS.get(name) if login is None else None
+    if agent is not None:
+        login = agent.settings(name)
+        endpoints = endpoints or (() if hosts else agent.endpoints)
+        hosts = hosts or agent.hosts
     names = tuple(variables) or (preset.variables if preset else ())
     check_variables(name, names)
     check_ttl(name, ttl)
@@ -252,6 +258,8 @@ def make_credential(
         aws=aws,
         route=route,
     )
+    if agent is not None and not places:
+        return replace(credential, places=agent.places)
     return credential if preset is None else _with_preset(credential, preset, places)
 
 
@@ -327,7 +335,7 @@ def _from_variables(name: str, variables: Sequence[str], environment: Mapping[st
         raise UsageError(
             f"credential {name}: expected a source of its secret, and it has no preset",
             hint=f"as in {CREDENTIAL_FLAG} {name}=env://VARIABLE@HOST; presets are"
-            f" {', '.join(PRESETS)}",
+            f" {', '.join((*PRESETS, *LOGIN_PRESETS))}",
         )
     found = next((one for one in variables if environment.get(one)), variables[0])
     return f"env://{found}"
