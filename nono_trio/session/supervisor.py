@@ -112,12 +112,15 @@ class Supervisor:
                     await self._live(service, outcome)
                     await self._seal()
                     if self._record.ledger_signer is not None:
-                        await sign_ledger(self._record.ledger_signer, self._warn, DRAIN_SECONDS)
+                        await sign_ledger(self._record.ledger_signer, self._warn, self._hurried)
                     self._require_answering()
                 except* NonoTrioError as group:
                     outcome.error = cause(group)
                     outcome.exit_code = outcome.error.exit_code
         return outcome
+
+    async def _hurried(self) -> None:
+        await self.shutdown.reached(Phase.HURRYING)
 
     def _require_answering(self) -> None:
         if self.writer.watchdog.stuck:

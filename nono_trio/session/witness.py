@@ -28,7 +28,7 @@ from nono_trio.core.proof import tree, witness
 from nono_trio.core.proof.note import parse_note
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
-from nono_trio.session.tokens.token_endpoint import SECONDS, EndpointFailed, TokenEndpoint
+from nono_trio.session.tokens.token_endpoint import EndpointFailed, TokenEndpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,11 +42,13 @@ TRIES: Final = 2
 # A hundred of them; a line of ours must stay below ledger_append.MAX_LINE.
 MAX_COSIGNATURES: Final = 16 * 1024
 
+_ADD_KEY: Final = (
+    "its operator has to add the verifier key that `nono-trio keys export --vkey ledger` prints"
+)
 _REFUSALS: Final = {
     400: "does not understand the request",
-    403: "does not know the key of this ledger",
-    404: "does not know this ledger: its operator has to add the verifier key that"
-    " `nono-trio keys export --vkey ledger` prints",
+    403: f"does not know the key of this ledger: {_ADD_KEY}",
+    404: f"does not know this ledger: {_ADD_KEY}",
     409: "is ahead of what it has said: another session was faster",
 }
 
@@ -62,11 +64,6 @@ class Witness:
         self._root = audit_root
         self._option = option
         self._endpoint = TokenEndpoint(option.url, route)
-
-    @property
-    def seconds(self) -> float:
-        """The longest time of `publish`: the questions, and the lock."""
-        return TRIES * SECONDS + ledger_append.LOCK_SECONDS
 
     def publish(self, head: LedgerHead) -> None:
         """Have a checkpoint cosigned and keep the answer; raises NotPublished, AuditLost and
@@ -84,6 +81,10 @@ class Witness:
             raise
         self._record(head, "cosigned", None, note, verified=verified)
 
+    def stop(self) -> None:
+        """End a question, from another thread."""
+        self._endpoint.stop()
+
     def _cosigned(self, head: LedgerHead) -> tuple[bytes, bool]:
         leaves = Leaves()
         for data in islice(ledger_leaves(self._root / LEDGER), head.head.size):
@@ -96,6 +97,8 @@ class Witness:
             answer = self._ask(head, old, leaves)
             if answer.status != 409:
                 return self._taken(head, answer)
+            if asked == head.head.size and not answer.body:  # other lines, and no size to tell
+                raise _Conflict(f"has cosigned {asked} other lines under this key")
             old = self._size_in(answer)
             if old > head.head.size:
                 raise _Conflict(f"has cosigned {old} lines, this one has {head.head.size}")

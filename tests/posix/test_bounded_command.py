@@ -1,13 +1,16 @@
-"""Asking a command: what happens to a command that can't be killed."""
+"""Asking a command: one that hangs, one that is stopped, and what it leaves behind."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import threading
 
 import pytest
-from harness import RUN_SECONDS
+from harness import RUN_SECONDS, has_ended, wait_until
 
-from nono_trio.posix.bounded_command import CommandFailed, ask_command
+from nono_trio.posix.bounded_command import BoundedCommand, CommandFailed
 
 
 def test_a_process_that_can_not_be_killed_is_not_waited_for(monkeypatch):
@@ -22,7 +25,43 @@ def test_a_process_that_can_not_be_killed_is_not_waited_for(monkeypatch):
 
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", Held)
-    with pytest.raises(CommandFailed, match="did not answer"):
-        ask_command(["sleep", "600"], b"", {"PATH": "/usr/bin:/bin"}, seconds=0.2, most=10)
+    command = BoundedCommand(["sleep", "600"], {"PATH": "/usr/bin:/bin"}, most=10)
+    with pytest.raises(CommandFailed, match="did not end within"):
+        command.ask(b"", 0.2)
     for one in held:
         real.wait(one, RUN_SECONDS)
+
+
+def test_a_question_ends_when_it_is_stopped(tmp_path):
+    """With its group; a later question is not asked."""
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    line = f"sleep 600 & echo $! >{started}; wait"
+    command = BoundedCommand(["sh", "-c", line], {"PATH": "/usr/bin:/bin"}, most=10)
+    failures = []
+
+    def ask():
+        with pytest.raises(CommandFailed) as failed:
+            command.ask(b"data", RUN_SECONDS)
+        failures.append(str(failed.value))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    child = int(started.read_text())
+    command.stop()
+    asking.join(RUN_SECONDS)
+    assert failures == ["was not asked to its end: the session has ended"]
+    wait_until(lambda: has_ended(child), "the end of what it started")
+    with pytest.raises(CommandFailed, match="the session has ended"):
+        command.ask(b"", RUN_SECONDS)
+
+
+def test_input_that_nobody_reads_and_a_pipe_that_stays_open_are_not_waited_for():
+    words = ["sh", "-c", "exec 0<&-; sleep 600 & echo $!; exit 3"]
+    command = BoundedCommand(words, {"PATH": "/usr/bin:/bin"}, most=10)
+    answer = command.ask(b"x" * 1_000_000, RUN_SECONDS)
+    assert (answer.code, answer.errors) == (3, b"")
+    os.kill(int(answer.output), signal.SIGKILL)  # what it left behind stays
+    assert BoundedCommand(["cat"], {}, most=70_000, program="/bin/cat").ask(
+        b"y" * 65536, RUN_SECONDS
+    ) == (0, b"y" * 65536, b"")

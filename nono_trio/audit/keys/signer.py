@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from nono_trio.audit.keys.signature import is_ed25519, is_p256
 from nono_trio.core.proof.note import Signature, encode_note, key_id
 from nono_trio.core.proof.public_keys import PublicKeys, parse_public_keys, public_keys
-from nono_trio.posix.bounded_command import CommandFailed, ask_command
+from nono_trio.posix.bounded_command import BoundedCommand, CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +61,10 @@ class Signer(Protocol):
         """Return the ECDSA P-256 signature (DER) over `data`; raises SignerFailed."""
         ...
 
+    def stop(self) -> None:
+        """End a signature that another thread asks for, and make none any more."""
+        ...
+
 
 def signed_note(signer: Signer, head: TreeHead) -> str:
     """Return the note of a tree head, signed under its origin; raises SignerFailed."""
@@ -97,23 +101,32 @@ class KeySigner:
         """Return the ECDSA P-256 signature (DER) over `data`."""
         return self._bundle.sign(data, self._algorithm)
 
+    def stop(self) -> None:
+        """Do nothing: a signature takes no time."""
+
 
 class CommandSigner:
     """Lets a command sign; raises SignerFailed if it can't tell its public keys."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._command = [*command]
-        self._environment = {**environment}
+        self._program = command[0]
+        self._commands = {
+            what: BoundedCommand([*command, what], environment, most=MAX_ANSWER)
+            for what in (PUBLIC, ED25519, P256)
+        }
         answer = self._ask(PUBLIC, b"")
         try:
             self._public = parse_public_keys(answer)
         except ValueError as error:
             raise SignerFailed(f"the signer {self.name} `{PUBLIC}`: {error}") from error
+        # Each check imports at its first call; a run imports nothing once its command has started.
+        is_ed25519(self._public.note, b"", b"")
+        is_p256(self._public.bundle, b"", b"")
 
     @property
     def name(self) -> str:
         """The name of the program; its arguments may have a secret."""
-        return os.path.basename(self._command[0])
+        return os.path.basename(self._program)
 
     @property
     def public(self) -> PublicKeys:
@@ -134,17 +147,18 @@ class CommandSigner:
             raise SignerFailed(f"the signer {self.name} gave no signature of its P-256 key")
         return signature
 
+    def stop(self) -> None:
+        """End the command that another thread waits for, and run it never again."""
+        for command in self._commands.values():
+            command.stop()
+
     def _ask(self, what: str, data: bytes) -> bytes:
         try:
-            code, answer = ask_command(
-                [*self._command, what],
-                data,
-                self._environment,
-                seconds=SIGN_SECONDS,
-                most=MAX_ANSWER,
-            )
+            answer = self._commands[what].ask(data, SIGN_SECONDS)
         except CommandFailed as failed:
             raise SignerFailed(f"the signer {self.name} {failed}") from failed
-        if code != 0:
-            raise SignerFailed(f"the signer {self.name} `{what}` ended with exit code {code}")
-        return answer
+        if answer.code != 0:
+            raise SignerFailed(
+                f"the signer {self.name} `{what}` ended with exit code {answer.code}"
+            )
+        return answer.output

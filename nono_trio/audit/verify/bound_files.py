@@ -17,7 +17,7 @@ from msgspec import UnsetType
 from nono_trio.audit import store
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.stored_session import FirstBad
-from nono_trio.audit.verify.evidence import read_bound_file
+from nono_trio.audit.verify.evidence import is_no_file, read_bound_file
 from nono_trio.audit.write.seal import (
     file_digest,
     opened_metadata,
@@ -51,7 +51,14 @@ ID_MISMATCH = "session id mismatch"
 FLOWS_MISMATCH = "flows mismatch"
 PROCESSES_MISMATCH = "processes mismatch"
 CHECKPOINTS_MISMATCH = "checkpoints mismatch"
-
+_CLASSES = {
+    store.POLICY: POLICY_MISMATCH,
+    store.SUMMARY: SUMMARY_MISMATCH,
+    store.FLOWS: FLOWS_MISMATCH,
+    store.PROCESSES: PROCESSES_MISMATCH,
+    store.CHECKPOINTS: CHECKPOINTS_MISMATCH,
+}
+_NO_FILE = "a directory, pipe, device or a symlink to nothing"
 
 _File = TypeVar("_File")
 
@@ -78,6 +85,14 @@ class Bound:
     directory: Path
     policy: SessionPolicy | None = None
     summary: SealSummary | None = None
+
+
+def check_kinds(directory: Path) -> FirstBad | None:
+    """Return the first file of a session that is no file: no crash leaves that. Raises OSError."""
+    for name, failure in _CLASSES.items():
+        if is_no_file(directory / name):
+            return FirstBad(failure=failure, expected="a file", got=_NO_FILE)
+    return None
 
 
 def differs(failure: str, expected: object, got: object) -> FirstBad | None:
@@ -229,8 +244,8 @@ def _read_bound(path: Path, record: Payload | None, kind: _Kind[_File]) -> _File
 def _check_file(
     path: Path, expected: FileDigest, failure: str, *, grows: bool = False
 ) -> FirstBad | None:
-    if path.exists() and not path.is_file():
-        return FirstBad(failure=failure, expected="a file", got="a directory, pipe or device")
+    if is_no_file(path):
+        return FirstBad(failure=failure, expected="a file", got=_NO_FILE)
     size = size_of(path)
     if grows and size >= expected.bytes:
         size = expected.bytes

@@ -109,7 +109,7 @@ def gather(target: Path, *, upstream: bool) -> Evidence:
         raise NoSession(f"{target} does not exist")
     log = directory / LOG if directory is not None else target
     metadata, alive = _read_session(directory)
-    beside = size_of(directory / CHECKPOINTS) if directory is not None else 0
+    beside = 0 if directory is None else _size_of(directory / CHECKPOINTS)
     if not log.is_file():
         raise NoSession(f"{log} is {'no file' if log.exists() else 'missing'}")
     records, binds_policy = _first_records(log)
@@ -124,6 +124,10 @@ def gather(target: Path, *, upstream: bool) -> Evidence:
         rules=rules,
         binds_policy=binds_policy,
     )
+
+
+def _size_of(path: Path) -> int:
+    return 0 if is_no_file(path) else size_of(path)
 
 
 def is_ledger(target: Path) -> bool:
@@ -163,13 +167,25 @@ def session_directory(target: Path) -> Path | None:
 
 
 def read_bound_file(path: Path) -> bytes | None:
-    """Return the bytes of policy.json or summary.json; None if it is missing or far too large."""
+    """Return the bytes of policy.json or summary.json.
+
+    None if it is missing, far too large, or no file: a directory, a pipe, a symlink that leads
+    nowhere. No crash leaves that. Raises OSError if it can't be read.
+    """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             return file.read(size) if size <= MAX_BOUND_FILE else None
-    except FileNotFoundError:
-        return None
+    except OSError:
+        if not path.exists() or is_no_file(path):
+            return None
+        raise
+
+
+def is_no_file(path: Path) -> bool:
+    """Return whether there is something else than a file: a directory, a pipe, a symlink that leads
+    nowhere. Raises OSError."""
+    return os.path.lexists(path) and not path.is_file()
 
 
 def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]:
@@ -186,11 +202,12 @@ def _read_session(directory: Path | None) -> tuple[SessionMetadata | None, bool]
 
 
 def _metadata(directory: Path) -> SessionMetadata:
-    """Return session.json; raises NoSession if it is invalid: it is only ever replaced whole."""
+    """Return session.json; raises NoSession if it is invalid, or no file: it is only ever replaced
+    whole."""
     try:
         return read_metadata(directory)
     except LogUnreadable as error:
-        if isinstance(error.__cause__, OSError):
+        if isinstance(error.__cause__, OSError) and not is_no_file(directory / SESSION):
             raise
         raise NoSession(error.message, hint=error.hint) from error
 

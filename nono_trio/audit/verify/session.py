@@ -117,6 +117,13 @@ def _answer_for(
     watch: Watch | None,
     jobs: int | None,
 ) -> Verification:
+    replaced = (
+        bounds.check_kinds(evidence.directory) if evidence.ours and evidence.directory else None
+    )
+    if replaced is not None:
+        answer = _answer(evidence, 0, None, None)
+        answer.first_bad = replaced
+        return _conclude(evidence, answer, ledger, sound="verified")
     if quick and evidence.checkpoints_size:
         return _judge_quickly(evidence, ledger)
     return _judge(evidence, ledger, pinned, watch, jobs)

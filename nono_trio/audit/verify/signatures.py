@@ -59,7 +59,7 @@ class SignatureCheck:
         self._best_effort = best_effort
         self._is_known = True
         self._count = 0
-        self._unsigned: list[tuple[int, bool]] = []  # their places, and whether they are final
+        self._unsigned: int | None = None  # the place of the first one that is not final
         if keys is not None:
             from nono_trio.core.proof.tree import Frontier  # late: few sessions are signed
 
@@ -108,7 +108,8 @@ class SignatureCheck:
                 raise self._bad(SIGNATURE_MISMATCH, "none: the policy names no key", "a signature")
             return
         if parts == (UNSET, UNSET):
-            self._unsigned.append((self._count, checkpoint.final))
+            if self._unsigned is None and not checkpoint.final:
+                self._unsigned = self._count
             return
         root = self.tree.root() if self.tree is not None else b""
         fault = _fault(checkpoint, self._session_id, self.keys, root)
@@ -123,9 +124,8 @@ class SignatureCheck:
         fault = pin_fault(self.keys, pinned)
         if fault is not None or self.keys is None:
             return fault
-        for place, final in self._unsigned:
-            if not final and not self._best_effort:
-                return _missing(place)
+        if self._unsigned is not None and not self._best_effort:
+            return _missing(self._unsigned)
         if count > _UNSIGNED and not self.signed and (pinned is not None or not self._best_effort):
             return _missing(1)
         return None

@@ -15,7 +15,7 @@ from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.ledger_signer import NotPublished
 from nono_trio.core.log.ledger_anchor import LedgerAnchor, encode_ledger_anchor
 from nono_trio.core.proof import base64_text
-from nono_trio.posix.bounded_command import CommandFailed, ask_command
+from nono_trio.posix.bounded_command import BoundedCommand, CommandFailed
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
 
@@ -39,23 +39,15 @@ class AnchorCommand:
         self, audit_root: Path, words: Sequence[str], environment: Mapping[str, str]
     ) -> None:
         self._root = audit_root
-        self._words = [*words]
-        self._environment = {**environment}
-
-    @property
-    def seconds(self) -> float:
-        """The longest time of `publish`: the command, and the lock."""
-        return ANCHOR_SECONDS + ledger_append.LOCK_SECONDS
+        self._name = os.path.basename(words[0])  # its arguments may have a secret
+        self._command = BoundedCommand(words, environment, most=MAX_ANSWER)
 
     def publish(self, head: LedgerHead) -> None:
         """Give the note to the command and record its answer; raises NotPublished, AuditLost and
         OSError."""
-        name = os.path.basename(self._words[0])  # its arguments may have a secret
-        code, answer, reason = None, b"", None
+        name, code, output, reason = self._name, None, b"", None
         try:
-            code, answer = ask_command(
-                self._words, head.note, self._environment, seconds=ANCHOR_SECONDS, most=MAX_ANSWER
-            )
+            code, output, _ = self._command.ask(head.note, ANCHOR_SECONDS)
         except CommandFailed as failed:
             reason = str(failed)
         line = LedgerAnchor(
@@ -65,10 +57,14 @@ class AnchorCommand:
             program=name,
             exit_code=code,
             reason=reason,
-            answer=base64_text.encode(answer),
+            answer=base64_text.encode(output),
         )
         with as_owner_of_path(self._root), ledger_append.locked(self._root):
             ledger_append.append_line_locked(self._root, LEDGER_ANCHORS, encode_ledger_anchor(line))
         if code != 0:
             reason = reason or f"ended with exit code {code}"
             raise NotPublished(f"{ANCHOR_FLAG}: {name} {reason}; the next session tries again")
+
+    def stop(self) -> None:
+        """End the command, from another thread."""
+        self._command.stop()

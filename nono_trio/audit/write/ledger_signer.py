@@ -10,11 +10,11 @@ lines too. Each call reads the whole ledger. It blocks.
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from nono_trio.audit.keys.signer import SIGN_SECONDS, signed_note
+from nono_trio.audit.keys.signer import signed_note
 from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
 from nono_trio.audit.ledger_heads import (
     BadLedgerHead,
@@ -35,29 +35,24 @@ from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from nono_trio.audit.keys.signer import Signer
 
-# Two signatures, and the lock twice.
-SECONDS: Final = 2 * (SIGN_SECONDS + ledger_append.LOCK_SECONDS)
 
-
-class NotPublished(Exception):
-    """A follower did not take a checkpoint; the text is a sentence for the user."""
+class NotPublished(NonoTrioError):
+    """A follower did not take a checkpoint."""
 
 
 class Follower(Protocol):
     """Whoever is told of a checkpoint after it is on the disk."""
 
-    @property
-    def seconds(self) -> float:
-        """The longest time of `publish`."""
+    def publish(self, head: LedgerHead) -> None:
+        """Hand on a checkpoint; blocks for seconds. Raises NotPublished, AuditLost and OSError."""
         ...
 
-    def publish(self, head: LedgerHead) -> None:
-        """Hand on a checkpoint; blocks. Raises NotPublished, AuditLost and OSError."""
+    def stop(self) -> None:
+        """End `publish` in another thread, soon; blocks for a moment at most."""
         ...
 
 
@@ -66,30 +61,23 @@ class LedgerSigner:
 
     def __init__(self, audit_root: Path, signer: Signer) -> None:
         self.followers: list[Follower] = []
-        """Told of the last checkpoint, in this order."""
+        """Told of the last checkpoint."""
         self._root = audit_root
         self._path = audit_root / LEDGER_CHECKPOINTS
         self._signer = signer
         self._key = signer.public.note
 
-    @property
-    def seconds(self) -> float:
-        """The longest time of `sign` and `publish`, without the reading."""
-        return SECONDS + sum(one.seconds for one in self.followers)
+    def newest(self) -> LedgerHead | None:
+        """Return the last checkpoint of this key; raises AuditLost if it is not good,
+        LogUnreadable."""
+        return self._last_head()
 
-    def publish(self, warn: Callable[[str], None]) -> None:
-        """Hand the last checkpoint to the followers; `warn` gets the failure of each.
-
-        Raises AuditLost and LogUnreadable if there is no good checkpoint.
-        """
-        last = self._last_head() if self.followers else None
-        if last is None:
-            return
+    def stop(self) -> None:
+        """End what the signer and the followers do in other threads, for good; blocks for a
+        moment."""
+        self._signer.stop()
         for follower in self.followers:
-            try:
-                follower.publish(last)
-            except (NotPublished, NonoTrioError, OSError) as error:
-                warn(f"warning: {error}")
+            follower.stop()
 
     def sign(self) -> LedgerCheckpoint | None:
         """Append a signed checkpoint of the whole ledger, durably; None if there is one already.

@@ -243,7 +243,8 @@ def session_rows(session: StoredSession, status: Status, story: Story) -> Iterat
 
 
 def _end_text(session: StoredSession, story: Story) -> str:
-    if story.ended is None:
+    """Return how the command ended; nothing binds a last record before the seal."""
+    if story.ended is None or not session.sealed:
         return ""
     if story.ended.exit_code == LOST_EXIT_CODE:
         return " by `audit recover`: the supervisor was lost, the exit code is not known"

@@ -169,7 +169,7 @@ def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path, key, 
     hangs.chmod(0o700)
     found = key_store.open_signer(f"cmd://{hangs}", tmp_path / "state", ENVIRONMENT)
     monkeypatch.setattr(signer, "SIGN_SECONDS", 2.0)  # a shell needs milliseconds
-    with pytest.raises(signer.SignerFailed, match="did not answer"):
+    with pytest.raises(signer.SignerFailed, match="did not end within"):
         found.sign_note(b"data")
     child = int(marker.read_text())
     wait_until(lambda: has_ended(child), "the end of what the signer started")

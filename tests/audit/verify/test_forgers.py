@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import sealed_session as made
+import signed_session as signed
 from checkout import TESTS
 from crashed_session import ID
 
@@ -113,12 +114,39 @@ def test_a_hole_of_a_terabyte_after_an_end_keeps_nobody(root):
     assert verify(directory).first_bad.failure == "bytes after the seal"
 
 
-def test_a_pipe_in_the_place_of_a_file_that_may_be_missing(root):
-    directory = made.build(root)
-    assert not (directory / store.PROCESSES).exists()
-    os.mkfifo(directory / store.PROCESSES)
-    assert verify(directory).first_bad.failure == "processes mismatch"
-    assert directory.name == ID
+KINDS = {
+    "directory": os.mkdir,
+    "pipe": os.mkfifo,
+    "loop": lambda path: os.symlink(path, path),
+    "device": lambda path: os.symlink("/dev/null", path),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [signed.sealed, signed.crashed])
+def test_what_is_no_file_in_the_place_of_one_is_tampering(root, make, kind):
+    """It was `unreadable`, as a file that the verifier may not read: no crash leaves that."""
+    whole = make(root, signed.signer())
+    place = root.parent / "changed"
+    for name, failure in (
+        (store.POLICY, "policy.json mismatch"), (store.CHECKPOINTS, "checkpoints mismatch"),
+        (store.FLOWS, "flows mismatch"), (store.PROCESSES, "processes mismatch"),
+        (store.SUMMARY, "summary.json mismatch"), (store.BUNDLE, "signature missing"),
+        (store.SESSION, None), (store.LOG, None),
+    ):  # fmt: skip
+        shutil.copytree(root, place)
+        directory = place / whole.name
+        (directory / name).unlink(missing_ok=True)
+        KINDS[kind](directory / name)
+        answer = verify(directory)
+        told = answer.first_bad and answer.first_bad.failure
+        if failure is not None and (make, name) != (signed.crashed, store.BUNDLE):
+            assert (answer.verdict, told) == ("tampered", failure), name
+        elif make is signed.sealed:  # the ledger knows it
+            assert answer.verdict == "tampered", name
+        else:  # there is nothing that could be judged
+            assert answer.verdict in ("unreadable", "crashed"), name
+        shutil.rmtree(place)
 
 
 def test_a_destroyed_line_and_a_new_one_at_the_end_are_told(root):

@@ -79,7 +79,7 @@ def test_a_command_that_hangs_is_ended(keyed, tmp_path, monkeypatch):
     head = largest_head(root / LEDGER_CHECKPOINTS, key)
     monkeypatch.setattr(ledger_anchor, "ANCHOR_SECONDS", 0.2)
     command = ledger_anchor.AnchorCommand(root, [program(tmp_path, "time.sleep(600)")], os.environ)
-    with pytest.raises(NotPublished, match="did not answer within"):
+    with pytest.raises(NotPublished, match="did not end within"):
         command.publish(head)
     flood = [program(tmp_path, "os.write(1, b'x' * 40000)")]
     monkeypatch.setattr(ledger_anchor, "ANCHOR_SECONDS", 60)

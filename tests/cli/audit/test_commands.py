@@ -357,6 +357,19 @@ def test_an_unsealed_session_is_shown_too(run, root, make):
     assert "1 denied, 0 failed, 1 allowed" in out
 
 
+def test_an_end_that_nothing_binds_is_not_told(run, root):
+    """Whoever may write the log of a crashed session could give it any exit code."""
+    directory = made.unsealed(root)
+    line = (directory / store.LOG).read_bytes().splitlines()[-1]
+    record = json.loads(line) | {"event": {"type": "session_ended", "ended": "x", "exit_code": 0}}
+    record |= {"sequence": record["sequence"] + 1, "event_json": json.dumps(record["event"])}
+    with (directory / store.LOG).open("ab") as log:
+        log.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+    _, out, _ = run("audit", "show", "latest")
+    assert "status" in out
+    assert "exit code" not in out
+
+
 def test_an_upstream_session_is_shown(run):
     code, out, _ = run("audit", "show", VECTORS / "n8")
     assert code == 0
