@@ -7,11 +7,9 @@ command that a person may paste stays outside of panels, in one line.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-import click
 from rich import box, cells
 from rich.console import Console, Group
 from rich.measure import Measurement
@@ -36,19 +34,10 @@ FRAME: Final = 4  # a panel's borders and their padding
 LEAST_TIMELINE: Final = 64
 
 
-def print_table(table: Table, *, paged: bool = False) -> None:
-    """Print a table on stdout, as wide as the terminal at most; `paged` as in tables.py.
-
-    The pager is the person's own: $PAGER, or else `less`.
-    """
+def print_table(table: Table) -> None:
+    """Print a table on stdout, as wide as the terminal at most."""
     console = _console()
-    grid = _grid(table, console.width)
-    if not paged or not _is_too_high(len(table.rows)):
-        console.print(grid)
-        return
-    with console.capture() as captured:
-        console.print(grid)
-    click.echo_via_pager(captured.get().rstrip("\n"))
+    console.print(_grid(table, console.width))
 
 
 def print_panels(parts: Sequence[Part]) -> None:
@@ -81,12 +70,6 @@ def print_check(state: str, name: str, found: str, widths: tuple[int, int]) -> N
         grid.add_column(overflow="fold")
         grid.add_row(_state(state), Text(name), Text(found))
     console.print(grid)
-
-
-def _is_too_high(rows: int) -> bool:
-    """Return True if that many rows and their header scroll a terminal that a person types at."""
-    height = os.get_terminal_size(sys.stdout.fileno()).lines
-    return 0 < height <= rows + 1 and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _console() -> Console:

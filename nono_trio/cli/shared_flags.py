@@ -1,4 +1,4 @@
-"""Options that several commands share, each once: --json, --audit-dir; and environment twins.
+"""Options that several commands share, each once (--json, --audit-dir); environment twins.
 
 Rules of this file: `nono-trio audit` uses it, so it imports neither the loop nor the cage.
 """
@@ -42,6 +42,10 @@ audit_dir_option = option(
     envvar=store.STATE_VARIABLE,
     group="audit",
     help="State directory  [default: $XDG_STATE_HOME/nono-trio]",
+)
+
+no_pager_option = option(
+    "--no-pager", is_flag=True, group="output", help="Print long output without a pager."
 )
 
 

@@ -36,7 +36,7 @@ STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("running", "open"), "cyan"),
 }
 DEFAULT_WIDTH: Final = 80  # of a terminal that does not know its own
-_PLAIN_TERMINALS: Final = ("", "dumb", "unknown")
+PLAIN_TERMINALS: Final = ("", "dumb", "unknown")
 # The beginnings of our own lines; a decision begins with its time. Only this much of a line gets
 # colour, so no text of a command can choose it. Patterns are compiled when a line needs them.
 _BEGINNINGS: Final = (
@@ -52,7 +52,7 @@ def is_styled(stream: TextIO | None) -> bool:
     """Return True if `stream` is a terminal that shows colour, and nothing forbids it."""
     if stream is None or os.environ.get("NO_COLOR") or os.environ.get("CI"):
         return False
-    if os.environ.get("TERM", "") in _PLAIN_TERMINALS:
+    if os.environ.get("TERM", "") in PLAIN_TERMINALS:
         return False
     try:
         return stream.isatty()

@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 LEAST_WIDTH: Final = 36  # an id, a status and a few characters
 
 
-def print_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, paged: bool = False
-) -> None:
-    """Print a table with its header on stdout; `paged`: by a pager, if the terminal is too low."""
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with its header on stdout."""
     if is_drawn():
-        drawing().print_table(Table("", columns, rows), paged=paged)
+        drawing().print_table(Table("", columns, rows))
         return
     right = {index for index, column in enumerate(columns) if column.right}
     for line in table_lines([[column.title for column in columns], *rows], right=right):

@@ -55,6 +55,10 @@ class Waiting:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Wipe the line; it does not come again."""
         self._ended.set()
         with self._lock:
             self._wipe()

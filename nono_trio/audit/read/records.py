@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # reading it whole could use up the memory.
 MAX_LINE = 16 * 1024 * 1024
 BLOCK = 64 * 1024  # read backwards: about 80 records
+SEARCHED_BLOCK = 1024 * 1024  # searched as a whole, so that most lines need no work of their own
 READ_AT_ONCE = MAX_LINE  # by a follower that is behind
 NEWLINE = 0x0A
 
@@ -74,10 +75,14 @@ def is_too_long(line: bytes) -> bool:
 
 def _require_a_line(line: bytes, path: Path) -> None:
     if is_too_long(line):
-        raise LogUnreadable(
-            f"{path} has a line of more than {MAX_LINE} bytes in it, which no session writes",
-            hint="check it with `nono-trio audit verify`",
-        )
+        raise _too_long(path)
+
+
+def _too_long(path: Path) -> LogUnreadable:
+    return LogUnreadable(
+        f"{path} has a line of more than {MAX_LINE} bytes in it, which no session writes",
+        hint="check it with `nono-trio audit verify`",
+    )
 
 
 def is_zeros(path: Path, begin: int) -> bool:
@@ -165,6 +170,47 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
                 yield start + end, line
                 unread = end - len(line)
             held = held[:unread]
+
+
+def line_blocks(path: Path, size: int) -> Iterator[bytes]:
+    """Yield the whole lines of the first `size` bytes in blocks of some SEARCHED_BLOCK bytes.
+
+    Raises OSError, and LogUnreadable for a line that is too long.
+    """
+    if size <= 0:
+        return
+    with open_regular(path) as file:
+        held = b""
+        while size > 0 and (block := file.read(min(size, SEARCHED_BLOCK))):
+            size -= len(block)
+            whole = block.rfind(b"\n") + 1
+            if whole:
+                yield held + block[:whole]
+                held = b""
+            held += block[whole:]
+            _require_a_line(held, path)
+
+
+def line_blocks_backwards(path: Path, size: int) -> Iterator[bytes]:
+    """As `line_blocks`, the last block first; the lines of a block are in order."""
+    if size <= 0:
+        return
+    with open_regular(path) as file:
+        begin, held, is_whole = size, b"", False
+        while begin > 0:
+            end, begin = begin, max(0, begin - SEARCHED_BLOCK)
+            file.seek(begin)
+            held = file.read(end - begin) + held
+            if not is_whole:  # half a line at the very end
+                whole = held.rfind(b"\n") + 1
+                is_whole = whole > 0
+                held = held[:whole] if is_whole else held
+            first = held.find(b"\n") + 1 if begin > 0 else 0
+            if is_whole and held[first:] and (first or begin == 0):
+                yield held[first:]
+                held = held[:first]
+            if len(held) > MAX_LINE:
+                raise _too_long(path)
 
 
 class Link(msgspec.Struct):

@@ -16,15 +16,24 @@ import click
 from nono_trio.audit import store
 from nono_trio.cli.audit.cleanup import cleanup
 from nono_trio.cli.audit.export import export
+from nono_trio.cli.audit.hosts import hosts
 from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.audit.proofs import check_proof, consistency, prove
+from nono_trio.cli.audit.search import search
 from nono_trio.cli.audit.verify_command import verify
 from nono_trio.cli.audit.why import why
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.pager import paged
 from nono_trio.cli.parameters import GivenText, OneOf, WholeNumber
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    json_option,
+    no_pager_option,
+    session_directory,
+)
 from nono_trio.cli.style import is_styled, painted_line
 from nono_trio.cli.tables import drawing, is_drawn, print_table
 from nono_trio.cli.text import clean, decision_line
@@ -62,6 +71,8 @@ audit.add_command(consistency)
 audit.add_command(why)
 audit.add_command(cleanup)
 audit.add_command(export)
+audit.add_command(search)
+audit.add_command(hosts)
 
 
 @audit.command(
@@ -148,11 +159,12 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     help="Only the newest N of them.",
 )
 @click.option("--all", "every", is_flag=True, help="All of them.")
+@no_pager_option
 @json_option
 @audit_dir_option
 def list_sessions(
-    today: bool, since: str | None, until: str | None, every: bool, recent: int, as_json: bool,
-    audit_dir: str | None,
+    today: bool, since: str | None, until: str | None, every: bool, recent: int, no_pager: bool,
+    as_json: bool, audit_dir: str | None,
     **filters: Any,  # noqa: ANN401  (click passes any)
 ) -> None:  # fmt: skip
     """List sessions, newest first: id, name, start, status, attempts, command.
@@ -183,7 +195,8 @@ def list_sessions(
         say(f"no session in {root}" if not any(filters.values()) else "no session fits")
         return
     now = datetime.now(UTC)
-    print_table(listing.LIST_COLUMNS, [listing.list_row(*row, now) for row in rows], paged=True)
+    with paged(wanted=not no_pager):
+        print_table(listing.LIST_COLUMNS, [listing.list_row(*row, now) for row in rows])
     sys.stdout.flush()
     if listed.more:
         say(f"these are the newest {len(rows)}; `nono-trio audit list --all` has all")
@@ -193,9 +206,10 @@ def list_sessions(
 
 @audit.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
 @click.argument("session", default=store.LATEST)
+@no_pager_option
 @json_option
 @audit_dir_option
-def show(session: str, as_json: bool, audit_dir: str | None) -> None:
+def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> None:
     """Show what a session ran, how it was caged, where it went, and when (default: the newest).
 
     Command, cage, policy and totals are those that the log binds, or the session is shown as
@@ -218,14 +232,15 @@ def show(session: str, as_json: bool, audit_dir: str | None) -> None:
     if as_json:
         print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
         return
-    if is_drawn():
-        from nono_trio.cli.audit.show_panels import show_parts
+    with paged(wanted=not no_pager):
+        if is_drawn():
+            from nono_trio.cli.audit.show_panels import show_parts
 
-        drawing().print_panels([*show_parts(stored, status, story)])
-        print(f"proof {proof_text(stored)}")
-        return
-    for line in show_lines(stored, status, story):
-        print(line)
+            drawing().print_panels([*show_parts(stored, status, story)])
+            print(f"proof {proof_text(stored)}")
+            return
+        for line in show_lines(stored, status, story):
+            print(line)
 
 
 @audit.command(
