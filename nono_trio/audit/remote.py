@@ -87,6 +87,7 @@ class RemoteRoot:
         except BaseException:
             self.close()
             raise
+        _open_roots.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +102,7 @@ class RemoteRoot:
 
     def close(self) -> None:
         """Remove the local directory."""
+        _open_roots.discard(self)
         self._remove()
 
     def names(self) -> list[str]:
@@ -206,15 +208,32 @@ class RemoteRoot:
             )
 
 
-def each_root(url: str) -> Iterator[Path]:
-    """Yield a local audit directory for each session of the one at a URL: that session alone, and
-    the ledger. It is gone when the next is asked for. Raises LogUnreadable and UsageError."""
+def sessions_at(audit_location: Path | str, session: str | None = None) -> Iterator[Path]:
+    """Yield the local directory of a session at a URL, or of each one below it, by name.
+
+    `session` is a URL or an id at the location. A directory lies in an audit directory with the
+    ledger, alone, and is gone when the next is asked for. What the block that uses it raises must
+    be told by `as_asked` inside of that block. Raises LogUnreadable and UsageError.
+    """
+    url = str(audit_location)
+    if session is not None and is_url(session):
+        url, _, session = session.rstrip("/").rpartition("/")
     with RemoteRoot(url) as root:
-        for name in root.names():
-            with root.session(name):
-                yield root.directory
+        for name in root.names() if session is None else (session,):
+            with root.session(name) as directory:
+                if session is not None and not directory.exists():
+                    raise LogUnreadable(f"{url}/{name} does not exist", hint=_LIST_HINT)
+                yield directory
 
 
+def as_asked(text: str) -> str:
+    """Return a text that names URLs where it named the local directories that are open now."""
+    for root in [*_open_roots]:
+        text = root.told(text)
+    return text
+
+
+_open_roots: Final = weakref.WeakSet["RemoteRoot"]()
 _LIST_HINT: Final = "look at what is there: the URL names a directory with sessions, or one session"
 
 
@@ -231,7 +250,7 @@ def _versions(
     return {
         name: tuple((key, entries[name].get(key)) for key in _VERSION_KEYS)
         for name in wanted
-        if name in entries and entries[name].get("type") != "directory"
+        if name in entries and entries[name].get("type") == "file"
     }
 
 

@@ -223,6 +223,8 @@ def test_a_file_url_is_a_path(audit, capsys):
     assert many.verify_one(f"file://{audit}/{OTHER}").verdict == "verified"
     assert told(capsys, f"file://{audit}/{OTHER}")[0] == 0
     assert told(capsys, "--all", "--audit-dir", f"file://{audit.parent}")[0] == 6
+    assert exit_code(["audit", "export", f"file://{audit}/{OTHER}"]) == 0
+    assert capsys.readouterr().out.count("\n") == 8
     with pytest.raises(UsageError):
         remote.as_path("file://host/x")
 
@@ -232,13 +234,43 @@ def test_commands_that_read_no_url_say_so(capsys):
     assert "expected a directory, got the URL s3://b" in capsys.readouterr().err
 
 
-def test_each_session_is_an_audit_directory_of_its_own(memory):
+def test_each_session_is_in_an_audit_directory_of_its_own(memory):
     found = []
-    for root in remote.each_root("memory://archive/audit"):
-        assert (root / LEDGER).exists()
-        found.append([session.session_id for session in store.sessions(root)])
+    for directory in remote.sessions_at("memory://archive/audit"):
+        assert (directory.parent / LEDGER).exists()
+        found.append([session.session_id for session in store.sessions(directory.parent)])
+        assert remote.as_asked(f"in {directory}:") == f"in memory://archive/audit/{directory.name}:"
     assert found == [[CRASHED], [signed.ID], [OTHER]]
-    assert not root.exists()
+    assert not directory.parent.exists()
+    assert remote.as_asked(str(directory)) == str(directory)
+
+
+@pytest.mark.parametrize("form", ["ndjson", "ocsf", "otlp"])
+def test_an_export_is_that_of_the_files(memory, audit, tmp_path, form):
+    written = []
+    for number, words in enumerate(
+        (
+            [OTHER, "--audit-dir", str(audit.parent)],
+            [f"memory://archive/audit/{OTHER}"],
+            [OTHER, "--audit-dir", "memory://archive"],
+        )
+    ):
+        output = tmp_path / str(number)
+        assert exit_code(["audit", "export", *words, "--format", form, "-o", str(output)]) == 0
+        written.append(output.read_bytes())
+    assert written[0]
+    assert written[0] == written[1] == written[2]
+
+
+def test_a_fault_in_an_export_names_the_url(memory, tmp_path, capsys):
+    log = f"/archive/audit/{OTHER}/{store.LOG}"
+    memory.pipe_file(log, memory.cat_file(log).replace(b"evil.test", b"good.test", 1))
+    words = ["audit", "export", "--all", "--audit-dir", "memory://archive"]
+    assert exit_code([*words, "-o", str(tmp_path / "all")]) == 1
+    assert f"memory://archive/audit/{OTHER}" in capsys.readouterr().err
+    missing = "memory://archive/audit/00000000000000aa"
+    assert exit_code(["audit", "export", missing, "-o", str(tmp_path / "none")]) == 2
+    assert f"{missing} does not exist" in capsys.readouterr().err
 
 
 def test_a_copy_of_a_file_is_not_in_memory(tmp_path, monkeypatch, memory):

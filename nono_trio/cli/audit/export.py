@@ -13,13 +13,13 @@ import click
 from nono_trio.cli.json_output import escape_unprintable
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, session_directory
+from nono_trio.cli.shared_flags import audit_dir_option, audit_location, session_directory
 from nono_trio.cli.text import clean
 from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 # As in audit/export/formats.py, which is imported when it is used (a test holds them together).
@@ -50,6 +50,8 @@ def export(
 ) -> None:  # fmt: skip
     """Write sessions in a format of others, one object a line, in constant memory.
 
+    SESSION, or the state directory of --all, may be a URL, as for `audit verify`.
+
     Each object has the id SESSION/SEQUENCE, so that a receiver can drop a second copy. A tampered
     session is written up to the fault. docs/audit.md has the formats.
 
@@ -64,17 +66,17 @@ def export(
         )
     if integrity and form != "ocsf":
         raise click.UsageError("--ocsf-integrity is for --format ocsf")
-    root = audit_root(audit_dir)
-    directories = _every_session(root) if every else [session_directory(root, session or "")]
+    directories = _directories(audit_location(audit_dir), session)
     from nono_trio.audit.export.export import Exporter
 
     with _opened(output) as write, Waiting("exporting") as waiting:
         exporter = Exporter(
             form, write, integrity=integrity, tenant=tenant or "", shipper=shipper or ""
         )
-        waiting.expect(len(directories))
+        if isinstance(directories, list):
+            waiting.expect(len(directories))
         errors = _export_all(exporter.export, directories, waiting)
-    if len(directories) == 1 and errors:
+    if not every and errors:
         raise errors[0]
     for error in errors:
         say(f"error: {clean(error.message)}")
@@ -82,21 +84,34 @@ def export(
         raise SystemExit(min(error.exit_code for error in errors))  # 1 is the worst
 
 
-def _every_session(root: Path) -> list[Path]:
+def _directories(location: Path | str, session: str | None) -> Iterable[Path]:
+    """The session, or every one, oldest first; those at a URL are fetched one after another, by
+    name."""
     from nono_trio.audit import store
+    from nono_trio.audit.remote import as_path, is_url, sessions_at
 
-    return [session.directory for session in reversed(store.sessions(root))]
+    if session is not None and is_url(session):
+        path = as_path(session)
+        return sessions_at(location, session) if path is None else [path]
+    if isinstance(location, str):
+        return sessions_at(location, session)
+    if session is None:
+        return [one.directory for one in reversed(store.sessions(location))]
+    return [session_directory(location, session)]
 
 
 def _export_all(
-    export_one: Callable[[Path], int], directories: list[Path], waiting: Waiting
+    export_one: Callable[[Path], int], directories: Iterable[Path], waiting: Waiting
 ) -> list[NonoTrioError]:
     """Export each session and return what was wrong with some; the others are written."""
+    from nono_trio.audit.remote import as_asked
+
     errors: list[NonoTrioError] = []
     for directory in waiting.over(directories):
         try:
             export_one(directory)
         except (LogUnreadable, UsageError) as error:
+            error.message = as_asked(error.message)
             errors.append(error)
     return errors
 
