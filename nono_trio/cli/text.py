@@ -8,7 +8,6 @@ terminal; what was replaced stays visible. Colour is in style.py.
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -16,9 +15,16 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import UNSET
 
 from nono_trio.core.log.notices import is_about_log
+from nono_trio.core.log.shown_text import clean as clean
+from nono_trio.core.log.shown_text import command_text as command_text
+from nono_trio.core.log.shown_text import counted as counted
+from nono_trio.core.log.shown_text import duration_text as duration_text
+from nono_trio.core.log.shown_text import shorten as shorten
+from nono_trio.core.log.shown_text import size_text as size_text
+from nono_trio.core.log.shown_text import target_text as target_text
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.policy.allow_entry import DeniedHost
@@ -29,17 +35,10 @@ if TYPE_CHECKING:
 # name is looked up twice and has two addresses.
 FLOOD = 20
 MAX_DETAIL = 160
-# A host name is at most 253 characters, but a log may hold any text in its place.
-MAX_TARGET = 260
 
 MAX_PORTS = 8  # of one host in one line: who tries more of them scans
 DEFAULT_WIDTH = 100  # in a pipe, where there is no terminal to ask
 MIN_LAST = 20  # of a table's last column (a command line), however narrow the terminal is
-
-IPV6_CHARACTERS = frozenset("0123456789abcdefABCDEF:.")
-# Python decodes the bytes 0x80 to 0xff of an argument that is not UTF-8 to these.
-UNDECODED = range(0xDC80, 0xDD00)
-NO_TARGET = "(malformed request)"
 
 
 class Numbers(Protocol):
@@ -61,22 +60,6 @@ class Numbers(Protocol):
         ...
 
 
-def clean(text: str) -> str:
-    r"""`text` with everything that is not printable written as an escape: `\x1b`, `\u202e`.
-
-    Printable is what Unicode calls so, and the space: no control, format (also text direction),
-    separator, surrogate or unassigned character gets through.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def shorten(text: str, width: int) -> str:
-    """At most `width` characters of `text`, with `…` for what was cut off."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
-
-
 def decision_line(event: NetworkEvent) -> str:
     """One network decision for a person, without its newline; the time is local."""
     time, decision, rest = decision_cells(event)
@@ -90,14 +73,6 @@ def decision_cells(event: NetworkEvent) -> tuple[str, str, str]:
         return time, "log", _detail(event)
     parts = [f"{event.mode:<7}", target_text(event.target, event.port), _detail(event)]
     return time, event.decision, "  ".join(part for part in parts if part)
-
-
-def target_text(host: str, port: int | None) -> str:
-    """`host:port`, cleaned and bounded; an IPv6 address in brackets."""
-    name = shorten(clean(host), MAX_TARGET) or NO_TARGET
-    if ":" in name and IPV6_CHARACTERS.issuperset(name):
-        name = f"[{name}]"
-    return name if port is None or not host else f"{name}:{port}"
 
 
 def denied_text(host: DeniedHost) -> str:
@@ -165,46 +140,6 @@ def ago(time: datetime, now: datetime) -> str:
     return local_time(time)[: len("2026-07-02")]
 
 
-def size_text(count: int) -> str:
-    """A number of bytes in decimal units: `999 B`, `1.5 kB`."""
-    if count < 1000:
-        return f"{count} B"
-    size = float(count)
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 999.95:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"
-
-
-def counted(count: int, singular: str) -> str:
-    """`1 record`, `2 records`."""
-    return f"{count:,} {singular}" if count == 1 else f"{count:,} {singular}s"
-
-
-def command_text(command: Iterable[str]) -> str:
-    """A command line as a shell takes it back, harmless to a terminal.
-
-    An argument that is not printable is quoted as `$'\\x1b'`, which shells read as its bytes.
-    """
-    return " ".join(_quoted(argument) for argument in command)
-
-
-def _quoted(argument: str) -> str:
-    if argument.isprintable():
-        return shlex.quote(argument)
-    return "$'" + "".join(map(_quoted_character, argument)) + "'"
-
-
-def _quoted_character(character: str) -> str:
-    if character.isprintable():
-        return f"\\{character}" if character in "\\'" else character
-    code = ord(character)
-    if code in UNDECODED:
-        return f"\\x{code - UNDECODED.start + 0x80:02x}"
-    return f"\\x{code:02x}" if code < 0x80 else _escape_wide(code)
-
-
 def table_lines(table: Sequence[Sequence[str]], right: Container[int] = ()) -> Iterator[str]:
     """Rows of cells in columns; `right` are those of numbers, the last gets what width is left."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
@@ -217,32 +152,11 @@ def table_lines(table: Sequence[Sequence[str]], right: Container[int] = ()) -> I
         yield "  ".join([*cells, shorten(row[-1], left)]).rstrip()
 
 
-def duration_text(seconds: float) -> str:
-    """A length of time as people say it: `4s`, `2m 30s`, `3h 12m`, `5d 4h`."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60}s"
-    if whole < 86_400:
-        return f"{whole // 3600}h {whole % 3600 // 60}m"
-    return f"{whole // 86_400}d {whole % 86_400 // 3600}h"
-
-
 def _terminal_width() -> int:
     try:
         return os.get_terminal_size(1).columns
     except OSError:
         return DEFAULT_WIDTH
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code <= 0xFF else _escape_wide(code)
-
-
-def _escape_wide(code: int) -> str:
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _detail(event: NetworkEvent) -> str:

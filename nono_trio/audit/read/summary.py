@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from msgspec import UnsetType
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.read.records import LogRecord
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.core.log.events import Flow, Payload, SandboxRuntimeEvent
+    from nono_trio.core.log.processes import ProcessLine
     from nono_trio.core.log.session_json import SessionSummary
     from nono_trio.core.policy.attempts import Decided
 
@@ -172,14 +173,26 @@ class Story:
         )
 
 
-def read_story(directory: Path, keep: int) -> Story:
+class StoryWatcher(Protocol):
+    """Sees each record, then each line of processes.ndjson, while a story is read."""
+
+    def record(self, record: LogRecord, change: int) -> None:
+        """Take the next record; `change`: the bits of programs.py, what it did to the attempts."""
+
+    def process(self, line: ProcessLine) -> None:
+        """Take the next line."""
+
+
+def read_story(directory: Path, keep: int, watcher: StoryWatcher | None = None) -> Story:
     """Return the story of one session with `keep` decisions of either end; reads live sessions too.
 
     Raises LogUnreadable if a file exists and can't be read.
     """
     story = Story(keep=keep, last=deque(maxlen=keep))
     for record in records(directory / LOG):
-        _tell_record(story, record)
+        change = _tell_record(story, record)
+        if watcher is not None:
+            watcher.record(record, change)
     for flow in flows(directory / FLOWS):
         _tell_flow(story, flow)
     for name in story.attempts.only_looked_up:
@@ -188,17 +201,21 @@ def read_story(directory: Path, keep: int) -> Story:
     programs = Programs(story.by_sequence)
     for line in process_lines(directory / PROCESSES):
         programs.add(line)
+        if watcher is not None:
+            watcher.process(line)
     story.programs = programs.counted()
     return story
 
 
-def _tell_record(story: Story, record: LogRecord) -> None:
+def _tell_record(story: Story, record: LogRecord) -> int:
+    """Fold one record and return what it did to the attempts."""
     story.events += 1
     payload = record.event
     before = story.attempts.decided
     story.attempts.add(payload)
+    change = _changed(before, story.attempts.decided)
     if record.sequence == len(story.by_sequence):  # a log of ours counts from 0
-        story.by_sequence.append(_changed(before, story.attempts.decided))
+        story.by_sequence.append(change)
         _tell_look_up(story, record.sequence, payload)
     if isinstance(payload, Network):
         _tell_decision(story, record, payload)
@@ -209,6 +226,7 @@ def _tell_record(story: Story, record: LogRecord) -> None:
             story.files.setdefault((request.path, request.access), record.sequence)
     elif isinstance(payload, SessionEnded):
         story.ended = payload
+    return change
 
 
 def _changed(before: Decided, after: Decided) -> int:

@@ -19,6 +19,7 @@ from nono_trio.cli.audit.export import export
 from nono_trio.cli.audit.hosts import hosts
 from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.audit.proofs import check_proof, consistency, prove
+from nono_trio.cli.audit.report import report
 from nono_trio.cli.audit.search import search
 from nono_trio.cli.audit.verify_command import verify
 from nono_trio.cli.audit.why import why
@@ -73,6 +74,7 @@ audit.add_command(cleanup)
 audit.add_command(export)
 audit.add_command(search)
 audit.add_command(hosts)
+audit.add_command(report)
 
 
 @audit.command(

@@ -1,0 +1,1 @@
+"""The report: what it says of sessions (typed data), and the HTML page that shows it."""

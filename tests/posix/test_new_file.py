@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nono_trio.posix.new_file import write_new_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def failing():
+    yield b"half"
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_is_whole_or_not_there(tmp_path: Path, replace: bool) -> None:
+    path = tmp_path / "new"
+    with pytest.raises(OSError, match="No space"):
+        write_new_file(path, failing(), replace=replace)
+    assert [*tmp_path.iterdir()] == []
+    assert write_new_file(path, [b"a", b"bc"], replace=replace) == 3
+    with pytest.raises(OSError, match=r"No space|already"):
+        write_new_file(path, failing(), replace=replace)
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"abc"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_name_that_is_taken_meanwhile_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def no_links(*_arguments: object, **_settings: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "new"
+
+    def content():
+        path.write_bytes(b"somebody's")
+        yield b"ours"
+
+    with pytest.raises(FileExistsError):
+        write_new_file(path, content(), replace=False)
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"somebody's"]
+    path.unlink()
+    assert write_new_file(path, [b"ours"], replace=False) == 4
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"ours"]
