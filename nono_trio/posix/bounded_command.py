@@ -167,7 +167,7 @@ class BoundedCommand:
 
 
 class _Sending:
-    """What is still to be written to a process; one that does not read it decides by its answer."""
+    """The rest of the input of a process; one that does not read it decides by its answer."""
 
     def __init__(self, process: subprocess.Popen[bytes], data: bytes, waiting: select.poll) -> None:
         self._pipe = process.stdin

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
-import threading
+import subprocess
+import sys
+from contextlib import contextmanager
 from http.server import HTTPServer
 
 import pytest
 import signed_session as signed
 import witness_server
-from harness import guarded
+from harness import guarded, serving
 from own_ca import write_authority
 from schemas import validate_directory
 
 from nono_trio.audit.keys.signature import is_ed25519
-from nono_trio.audit.ledger import LEDGER_CHECKPOINTS, LEDGER_COSIGNATURES
+from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS, LEDGER_COSIGNATURES
 from nono_trio.audit.ledger_heads import largest_head
+from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.ledger_signer import NotPublished
 from nono_trio.config.witness_options import parse_witnesses
+from nono_trio.core.log.ledger_cosignature import LedgerCosignature, encode_ledger_cosignature
 from nono_trio.core.proof import witness
 from nono_trio.core.proof.note import parse_note
 from nono_trio.proxy.upstream.blocking_look_up import look_up
@@ -117,10 +123,19 @@ def test_a_split_view_and_a_rollback_are_told(keyed, vkey, tmp_path):
     assert (tmp_path / "seen").read_text().split()[0] == "3"  # it has cosigned nothing of that
 
 
+@contextmanager
+def answering(answer):
+    """A server that answers always the same; yields its URL."""
+    with HTTPServer(("127.0.0.1", 0), witness_server.Handler) as server:
+        server.fixed = answer
+        with serving(server):
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        ("403", "does not know the key"), ("404", "keys export --vkey ledger"),
+        ("403", "keys export --vkey ledger"), ("404", "keys export --vkey ledger"),
         ("400", "does not understand"), ("500", "answered with status 500"),
         ("409 x", "a conflict without a size"), ("200", "no cosignature"),
         ("200 x", "no cosignature"), ("409 0\n", "another session was faster"),
@@ -131,21 +146,115 @@ def test_a_split_view_and_a_rollback_are_told(keyed, vkey, tmp_path):
 )  # fmt: skip
 def test_what_else_a_witness_may_answer(tmp_path, answer, text):
     root = signed.sealed(tmp_path / "audit", signed.signer()).parent
-    with HTTPServer(("127.0.0.1", 0), witness_server.Handler) as server:
-        server.fixed = answer
-        serving = threading.Thread(target=server.serve_forever, daemon=True)
-        serving.start()
-        (option,) = parse_witnesses([f"http://127.0.0.1:{server.server_address[1]}"])
+    with answering(answer) as url:
+        (option,) = parse_witnesses([url])
         head = largest_head(root / LEDGER_CHECKPOINTS, signed.signer().public.note)
         key = witness.WitnessKey(witness_server.NAME, b"\7" * 32)
         asked = Witness(root, option._replace(key=key), Route((), look_up))
         with pytest.raises(NotPublished) as caught:
             asked.publish(head)
-        server.shutdown()
-        serving.join()
     assert text in str(caught.value)
     row = json.loads((root / LEDGER_COSIGNATURES).read_bytes())
     assert (row["outcome"], row["verified"]) == ("failed", False)
+
+
+def checked(sessions, *keys, code=0):
+    """The answer of the command that checks the kept cosignatures again."""
+    options = [word for key in keys for word in ("--witness-key", key)]
+    done = sessions.call("audit", "ledger", "verify", *options, "--json")
+    assert done.returncode == code, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    return answer["first_bad"] and answer["first_bad"]["class"], answer["notes"]
+
+
+def test_kept_cosignatures_are_checked_again(keyed, vkey, tmp_path):
+    audit = keyed.state / "audit"
+    kept, lines = audit / LEDGER_COSIGNATURES, audit / LEDGER
+    with witness_server.running(tmp_path / "seen", vkey) as url:
+        for _ in range(3):
+            run(keyed, url)
+    key = url.partition("#")[2]
+    fault, notes = checked(keyed, key)
+    assert fault is None
+    assert notes[-1].startswith(f"{witness_server.NAME} has cosigned 3 checkpoints since 20")
+    assert "the last one through line 3 at 20" in notes[-1]
+    other = witness.WitnessKey("other.example", b"\7" * 32).text()
+    assert checked(keyed, key, other, code=1)[0] == "ledger cosignature missing"
+    good, ledger = kept.read_bytes(), lines.read_bytes()
+    mark = good.index(witness_server.NAME.encode()) + len(witness_server.NAME) + 30
+    kept.write_bytes(good[:mark] + (b"A" if good[mark:][:1] != b"A" else b"B") + good[mark + 1 :])
+    assert checked(keyed, key, code=1)[0] == "ledger cosignature mismatch"
+    kept.write_bytes(good + b"{}\n")
+    assert checked(keyed, key, code=1)[0] == "ledger cosignature parse error"
+    kept.write_bytes(good + good[:100])  # what a crash leaves
+    assert checked(keyed, key)[0] is None
+    # The forger has taken ledger and checkpoints back together, and written on without the key.
+    (audit / LEDGER_CHECKPOINTS).unlink()
+    lines.write_bytes(b"".join(ledger.splitlines(keepends=True)[:2]))
+    assert checked(keyed)[0] is None
+    assert checked(keyed, key, code=1)[0] == "ledger truncated behind a cosigned checkpoint"
+    ledger_append.append(audit, "another", "ab" * 32, "2026-01-01T00:00:00Z")
+    assert checked(keyed)[0] is None
+    assert checked(keyed, key, code=1)[0] == "ledger rewritten behind a cosigned checkpoint"
+    done = keyed.call("audit", "ledger", "verify", "--witness-key", "x")
+    assert (done.returncode, "expected NAME+ID+KEY" in done.stderr) == (2, True)
+
+
+@pytest.fixture
+def stock_witness(vkey, tmp_path):
+    """A witness of somebody else, unmodified: its URL with its key."""
+    if importlib.util.find_spec("aics_witness") is None:
+        pytest.skip("aics-witness is not installed: pip install aics-witness (Python 3.12)")
+    words = [sys.executable, "-m", "aics_witness"]
+    config = ["--config", str(tmp_path / "witness.json")]
+    options = ["--name", "witness.example/stock", "--prefix", "/w", "--listen", "127.0.0.1:0"]
+    made = subprocess.run(
+        [*words, "init", *config, *options], stdout=subprocess.PIPE, text=True, check=True
+    )
+    origin = vkey.partition("+")[0]
+    subprocess.run(
+        [*words, "add-log", *config, "--origin", origin, "--vkey", vkey],
+        stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    with subprocess.Popen([*words, "serve", *config], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = next(line for line in process.stderr if "listening on" in line)
+            url = re.search(r"http://127\.0\.0\.1:[0-9]+/w", said)[0]
+            yield f"{url}#{made.stdout.split()[-1]}"
+        finally:
+            process.kill()
+
+
+def test_a_stock_witness_cosigns_and_tells_a_split_view(keyed, stock_witness, tmp_path):
+    audit, older = keyed.state / "audit", tmp_path / "older"
+    run(keyed, stock_witness)
+    (audit / LEDGER_COSIGNATURES).unlink()  # so that we begin at 0: it says where it is
+    run(keyed, stock_witness)
+    shutil.copytree(audit, older)
+    run(keyed, stock_witness)
+    assert [(row["event_count"], row["verified"]) for row in rows(keyed)] == [(2, True), (3, True)]
+    assert checked(keyed, stock_witness.partition("#")[2])[0] is None
+    shutil.rmtree(audit)
+    older.rename(audit)
+    for expected in ("has cosigned other lines", "the proof does not fit them"):
+        told = run(keyed, stock_witness)  # first as many lines as it has seen, then one more
+        assert "THE LEDGER IS NOT THE ONE THAT A WITNESS HAS SEEN" in told
+        assert expected in told
+
+
+def test_a_conflict_over_the_same_size_needs_no_size(tmp_path):
+    """As tlog-witness 1.0 allows it: 409, for other lines of a size that the witness has seen."""
+    root = signed.sealed(tmp_path / "audit", signed.signer()).parent
+    head = largest_head(root / LEDGER_CHECKPOINTS, signed.signer().public.note)
+    with answering("409") as url:
+        (option,) = parse_witnesses([url])
+        before = LedgerCosignature(
+            time="", witness=option.text, origin=head.head.origin, event_count=head.head.size,
+            outcome="cosigned", note="",
+        )  # fmt: skip
+        (root / LEDGER_COSIGNATURES).write_bytes(encode_ledger_cosignature(before))
+        with pytest.raises(NotPublished, match="has cosigned 1 other lines under this key"):
+            Witness(root, option, Route((), look_up)).publish(head)
 
 
 def test_a_cosignature_by_another_key_is_not_taken(keyed, vkey, tmp_path):

@@ -12,13 +12,20 @@ from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.verdict import LedgerSeen, Verification
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from nono_trio.core.proof.public_keys import PublicKeys
+    from nono_trio.core.proof.witness import WitnessKey
 
 
-def verify_ledger(path: Path, pinned: PublicKeys | None = None) -> Verification:
-    """Judge a ledger by its own lines, links and signed checkpoints, without sessions."""
+def verify_ledger(
+    path: Path, pinned: PublicKeys | None = None, witnesses: Sequence[WitnessKey] = ()
+) -> Verification:
+    """Judge a ledger by its own lines, links and signed checkpoints, without sessions.
+
+    Each of the `witnesses` must have cosigned it. Raises LogUnreadable.
+    """
     report = ledgers.verify_file(path)
     answer = Verification(
         verdict="verified",
@@ -45,4 +52,8 @@ def verify_ledger(path: Path, pinned: PublicKeys | None = None) -> Verification:
         from nono_trio.audit.verify.ledger_signatures import judge_ledger_signatures
 
         judge_ledger_signatures(answer, path, pinned)
+    if witnesses:
+        from nono_trio.audit.verify.ledger_cosignatures import judge_cosignatures
+
+        judge_cosignatures(answer, path, witnesses)
     return answer

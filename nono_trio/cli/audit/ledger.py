@@ -13,13 +13,19 @@ from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.pasted import pasteable
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
+from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
+from nono_trio.cli.waiting import Waiting
+from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from nono_trio.audit.recovery.ledger_repair import Repair
+    from collections.abc import Sequence
 
+    from nono_trio.audit.recovery.ledger_repair import Repair
+    from nono_trio.core.proof.witness import WitnessKey
+
+WITNESS_KEY = "--witness-key"
 FAULTS_LEFT = 1  # as `audit verify` answers for such a ledger
 
 
@@ -33,14 +39,27 @@ def ledger() -> None:
     epilog="Example: nono-trio audit ledger verify",
 )
 @public_key_option
+@option(
+    WITNESS_KEY,
+    "witness_keys",
+    multiple=True,
+    metavar="NAME+ID+KEY",
+    help="Check the kept cosignatures of this witness, by its verifier key; repeatable.",
+)
 @json_option
 @audit_dir_option
-def verify(public_key_file: str | None, as_json: bool, audit_dir: str | None) -> None:
+def verify(
+    public_key_file: str | None,
+    witness_keys: tuple[str, ...],
+    as_json: bool,
+    audit_dir: str | None,
+) -> None:
     """Check every line of the ledger, every link between them, and its signed checkpoints.
 
-    With --public-key-file there must be a checkpoint by that key. `audit verify --all` checks that
-    the sessions are there and match. Exit code: verified 0; tampered 1; no ledger, or one that
-    can't be read, 2.
+    With --public-key-file there must be a checkpoint by that key. With --witness-key there must be
+    a cosignature of that witness, and all that are kept must fit the lines. `audit verify --all`
+    checks that the sessions are there and match. Exit code: verified 0; tampered 1; no ledger, or
+    one that can't be read, 2.
     """
     from nono_trio.audit.ledger import LEDGER, is_signed, no_ledger
     from nono_trio.audit.verify.whole_ledger import verify_ledger
@@ -51,7 +70,9 @@ def verify(public_key_file: str | None, as_json: bool, audit_dir: str | None) ->
     if not os.path.lexists(path) and not is_signed(path):
         raise no_ledger(root)
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
-    answer = verify_ledger(path, pinned)
+    witnesses = _witness_keys(witness_keys)
+    with Waiting("verifying"):
+        answer = verify_ledger(path, pinned, witnesses)
     if as_json:
         print_json(answer)
     else:
@@ -87,6 +108,18 @@ def repair(as_json: bool, audit_dir: str | None) -> None:
             bad = answer.first_bad
             say(f"line {bad.line} stays as it is, as evidence: {clean(bad.failure)}")
     raise SystemExit(FAULTS_LEFT if answer.first_bad is not None else 0)
+
+
+def _witness_keys(texts: Sequence[str]) -> list[WitnessKey]:
+    """Return the keys, each once; raises UsageError."""
+    from nono_trio.core.proof.witness import parse_witness_key
+
+    try:
+        return list(dict.fromkeys(map(parse_witness_key, texts)))
+    except ValueError as error:
+        raise UsageError(
+            f"{WITNESS_KEY}: {error}", hint="a witness publishes its verifier key: NAME+ID+KEY"
+        ) from error
 
 
 def _text(answer: Repair) -> str:
