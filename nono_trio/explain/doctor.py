@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nono_trio.core.credentials.credential import KEYRING_EXTRA
 from nono_trio.errors import CageFailed, NonoTrioError
 from nono_trio.sandbox import probe
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
 from nono_trio.sandbox.probe import Check
 from nono_trio.sandbox.spawn import ConnectBrokerRefused, NamespacesRefused, TransparentRefused
-from nono_trio.session.credentials.readers import KEYRING_EXTRA
 from nono_trio.session.platforms import preferred_isolation
 from nono_trio.session.prepare import prepare_run
 from nono_trio.session.processes import TOKEN_VARIABLE

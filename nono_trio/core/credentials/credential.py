@@ -40,6 +40,7 @@ MAX_HOSTS: Final = 64  # of one credential; the longest preset has 34
 ENVIRONMENT: Final = "env"
 FILE: Final = "file"
 KEYRING: Final = "keyring"
+KEYRING_EXTRA: Final = "nono-trio[keyring]"  # what pip installs for it
 COMMAND: Final = "cmd"
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,32}")

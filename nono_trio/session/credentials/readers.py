@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, FILE
+from nono_trio.core.credentials.credential import COMMAND, ENVIRONMENT, FILE, KEYRING_EXTRA
 from nono_trio.core.credentials.secret import Secret, without_line_end
 from nono_trio.core.credentials.shape import MAX_SECRET
 from nono_trio.posix.account import expand_home
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from nono_trio.core.credentials.credential import Source
 
-KEYRING_EXTRA: Final = "nono-trio[keyring]"
 _LINE_END: Final = 2  # bytes after the secret
 # Two writes within a tick of the file system's clock have the same time; the coarsest has 2 s.
 RACY_NANOSECONDS: Final = 2_000_000_000

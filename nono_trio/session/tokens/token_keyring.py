@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from nono_trio.session.credentials.readers import KEYRING_EXTRA
+from nono_trio.core.credentials.credential import KEYRING_EXTRA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,14 +146,15 @@ def _backend() -> Any:  # noqa: ANN401  (the library has no types that mypy read
     return found
 
 
-def _name_of(backend: object) -> str:
+def name_of(backend: object) -> str:
+    """Return by what name a file knows a backend."""
     return f"{type(backend).__module__}.{type(backend).__qualname__}"
 
 
 def _make(home: str) -> SealingKey:
     backend = _backend()
     name = f"{home} {secrets.token_hex(8)}"
-    made = SealingKey(name, _name_of(backend), secrets.token_bytes(_KEY_BYTES))
+    made = SealingKey(name, name_of(backend), secrets.token_bytes(_KEY_BYTES))
     text = base64.b64encode(made.key).decode()
     backend.set_password(SERVICE, name, text)
     if backend.get_password(SERVICE, name) != text:
@@ -165,7 +166,7 @@ def _find(name: str, backend_name: str) -> SealingKey | None:
     backend = _backend()
     text = backend.get_password(SERVICE, name)
     if text is None:
-        if _name_of(backend) == backend_name:
+        if name_of(backend) == backend_name:
             return None
         raise KeyringUnusable(f"their key is in another keyring ({backend_name})")
     return SealingKey(name, backend_name, base64.b64decode(text, validate=True))

@@ -10,7 +10,6 @@ import sys
 
 import file_keyring
 import keyring
-import keyring.core
 import pytest
 import signed_session as signed
 from harness import RUN_SECONDS, has_ended, wait_until
@@ -118,9 +117,17 @@ def test_public_keys_in_other_forms_are_refused(key):
             parse_public_keys(text.encode())
 
 
+@pytest.fixture
+def own_keyring(tmp_path, monkeypatch):
+    monkeypatch.setenv(file_keyring.FILE, str(tmp_path / "keyring.json"))
+    before = keyring.get_keyring()
+    keyring.set_keyring(file_keyring.Keyring())
+    yield
+    keyring.set_keyring(before)
+
+
+@pytest.mark.usefixtures("own_keyring")
 def test_a_key_of_the_keyring(state, key, monkeypatch):
-    monkeypatch.setenv(file_keyring.FILE, str(key.with_name("keyring.json")))
-    monkeypatch.setattr(keyring.core, "_keyring_backend", file_keyring.Keyring())
     keyring.set_password("nono-trio", "alice", key.read_text())
     found = key_store.open_signer("keyring://nono-trio/alice", state, ENVIRONMENT)
     assert found.public == key_store.load_key("--file", str(key)).public

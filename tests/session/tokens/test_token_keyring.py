@@ -102,7 +102,7 @@ def locked(ring: file_keyring.Keyring, _patch: pytest.MonkeyPatch) -> str:
 
 
 def another(ring: file_keyring.Keyring, patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(token_keyring, "_name_of", lambda _backend: "other.Keyring")
+    patch.setattr(token_keyring, "name_of", lambda _backend: "other.Keyring")
     patch.setattr(ring, "passwords", dict)
     return "their key is in another keyring (file_keyring.Keyring)"
 
