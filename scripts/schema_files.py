@@ -71,6 +71,8 @@ ARTIFACTS = (
     Artifact("ledger-repair", JSON_SCHEMA, Repair, "audit ledger repair --json"),
     Artifact("list", JSON_SCHEMA, answers.ListAnswer, "audit list --json"),
     Artifact("tail", JSON_SCHEMA, answers.TailAnswer, "A line of audit tail --json"),
+    Artifact("search", JSON_SCHEMA, answers.SearchAnswer, "A line of audit search --json"),
+    Artifact("hosts", JSON_SCHEMA, answers.HostsAnswer, "audit hosts --json"),
 )
 
 HASH = {"pattern": "^[0-9a-f]{64}$"}
@@ -91,7 +93,7 @@ TEXTS = {
         ),
         HASH,
     ),
-    **dict.fromkeys(("started", "ended", "time", "completed_at"), TIME),
+    **dict.fromkeys(("started", "ended", "time", "completed_at", "first", "last"), TIME),
     "timestamp": {"format": "date-time"},  # nono's own vectors have other texts there
     **dict.fromkeys(("line_signature", "public_key", "sig", "payload", "answer"), BASE64),
     "segment_xxh3": {"pattern": "^[0-9a-f]{16}$"},

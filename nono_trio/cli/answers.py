@@ -76,6 +76,71 @@ class ListAnswer(msgspec.Struct, kw_only=True, frozen=True):
     more: bool
 
 
+class SearchProgram(msgspec.Struct, kw_only=True, frozen=True):
+    """A program that held a connection; `exe` and `argv` are null for one that was not found."""
+
+    name: str
+    exe: str | None
+    argv: list[str] | None
+
+
+class SearchAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """One line of `audit search --json`: a record that was found.
+
+    Null: the record has none. `time` is in UTC. `kind` is network, file, url or command; `method`
+    is DNS for a look-up. `real_path`, `access` and `pid` are of a file.
+    """
+
+    schema: int = JSON_SCHEMA
+    session_id: str
+    session_name: str | None
+    session_status: Status
+    sequence: int
+    time: str | None
+    kind: str
+    decision: str
+    host: str | None
+    port: int | None
+    method: str | None
+    path: str | None
+    real_path: str | None
+    access: str | None
+    status: int | None
+    rule: str | None
+    category: str | None
+    reason: str | None
+    pid: int | None
+    programs: list[SearchProgram]
+
+
+class HostRow(msgspec.Struct, kw_only=True, frozen=True):
+    """A host and port of `audit hosts`, over all sessions; `port` is null for a name that was only
+    looked up. `more_programs`: there were others besides `programs`."""
+
+    host: str
+    port: int | None
+    first: str | None
+    last: str | None
+    allowed: int
+    denied: int
+    failed: int
+    connections: int
+    bytes_up: int
+    bytes_down: int
+    sessions: int
+    programs: list[str]
+    more_programs: bool
+
+
+class HostsAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `audit hosts`; `other_hosts` counts those without a row, null without any."""
+
+    schema: int = JSON_SCHEMA
+    sessions: int
+    hosts: list[HostRow]
+    other_hosts: HostRow | None
+
+
 class ReadyLine(msgspec.Struct, kw_only=True):
     """The line that `proxy` prints once it listens, with the token for its clients.
 

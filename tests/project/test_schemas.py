@@ -80,6 +80,8 @@ def test_a_session_with_each_kind_of_file_fits(tmp_path, capsys):
     for name, command in {
         "list": ["list"],
         "tail": ["tail", directory.name, "-n", "1"],
+        "search": ["search", "-n", "1"],
+        "hosts": ["hosts"],
         "error": ["show", "nothing"],
     }.items():
         exit_code(["audit", *command, "--json", *state])

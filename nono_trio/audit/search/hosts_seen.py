@@ -2,7 +2,7 @@
 
 Rules of this file: attempts are counted as everywhere (core/policy/attempts.py). Memory is bounded:
 a command chooses the names, so one session adds at most MAX_NEW_HOSTS rows, and all of them
-MAX_HOSTS; what has no row is counted in one row together, by decision and bytes.
+MAX_HOSTS. What has no row is counted in one row together, by decision and bytes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_HOSTS: Final = 20_000
 MAX_NEW_HOSTS: Final = 2_000  # of one session, so that one can't take the room of all others
+MAX_HOST: Final = 1024  # characters; a longer name is not one that we wrote
 MAX_PROGRAMS: Final = 8  # of one host that are named
 
 
@@ -159,17 +160,17 @@ class _SessionHosts:
         event = payload.event
         if is_about_log(event) or not self._query.wants_time(event.timestamp_unix_ms):
             return
+        is_allowed = event.decision in ("allow", "approve_granted")
         before = self._attempts.decided
         self._attempts.add(payload)
-        after = self._attempts.decided
+        after = before if is_allowed else self._attempts.decided
         if event.denial_category == NO_TOKEN or not self._wants(event.target, event.port):
             return
         row = self._row(_key(event))
         row.add_time(event.timestamp_unix_ms)
+        row.allowed += is_allowed
         row.denied += after.denied - before.denied
-        row.failed += max(0, after.failed - before.failed)
-        if event.decision in ("allow", "approve_granted"):
-            row.allowed += 1
+        row.failed += after.failed - before.failed
         for program in self._known_programs().of(record.sequence):
             row.add_program(program.name)
 
@@ -205,7 +206,7 @@ class _SessionHosts:
         seen = self._seen
         row = seen.rows.get(key)
         if row is None:
-            if len(seen.rows) >= MAX_HOSTS or self._new >= MAX_NEW_HOSTS:
+            if len(key[0]) > MAX_HOST or len(seen.rows) >= MAX_HOSTS or self._new >= MAX_NEW_HOSTS:
                 seen.has_others = True
                 seen.others.sessions += not self._met_others
                 self._met_others = True

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from nono_trio.audit.search.patterns import ProgramGlob
 
 MAX_RECORDS: Final = 2**24  # 32 MiB; a log of as many records has some 16 GB
-MAX_PROGRAMS: Final = 16_384  # of at most a kilobyte each
-MAX_TEXT: Final = 4096  # of a program, or of a line; ours are shorter
-MAX_LINES: Final = 16_384  # one of each process: its others differ in their sequence only
+MAX_PROGRAMS: Final = 4096
+MAX_TEXT: Final = 2048  # of a program, or of a line; ours are shorter
+MAX_LINES: Final = 8192  # one of each process: its others differ in their sequence only
 MAX_HOLDERS: Final = 65_536  # records with more than one holder
 MAX_NAMED: Final = 8  # holders of one record
 _NONE: Final = 0
@@ -68,7 +68,10 @@ class RecordPrograms:
 
     def of(self, sequence: int) -> tuple[SeenProgram, ...]:
         """Return the programs of a record, each once; none if no line names one."""
-        return tuple(dict.fromkeys(self._programs[number] for number in self._numbers_of(sequence)))
+        numbers = self._numbers_of(sequence)
+        if len(numbers) == 1:  # as nearly always
+            return (self._programs[numbers[0]],)
+        return tuple(dict.fromkeys(self._programs[number] for number in numbers))
 
     def has_wanted(self, sequence: int) -> bool:
         """Return True if one of a record's programs is looked for."""

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 # The records of one address in one session that are found by their flow; a bit each.
 MAX_FLOW_RECORDS: Final = 2**27  # 16 MiB
-NEWEST_AT_MOST: Final = 10_000  # results that are held until all of them are found
+# Bytes of the lines whose results are held until the newest are known; 10,000 of ours are less.
+MAX_HELD: Final = 64 * 1024 * 1024
 
 
 class Match(msgspec.Struct, kw_only=True, frozen=True):
@@ -112,10 +113,14 @@ class _SessionSearch:
         try:
             size = self._size()
             if size and self._prepare():
+                held = 0
                 for line in candidate_lines_backwards(self._log, size, self._groups()):
                     match = self._match(line)
                     if match is not None:
                         found.append(match)
+                        held += len(line)
+                        if held > MAX_HELD:
+                            raise _too_long(self._log)
                         if len(found) >= count:
                             break
         except OSError as error:
@@ -182,6 +187,13 @@ class _SessionSearch:
             record=found,
             programs=programs.of(found.sequence),
         )
+
+
+def _too_long(log: Path) -> LogUnreadable:
+    return LogUnreadable(
+        f"{log} has longer records than a session writes",
+        hint="check it with `nono-trio audit verify`",
+    )
 
 
 def _records_of_address(path: Path, host: HostGlob) -> bytearray:

@@ -92,21 +92,31 @@ def searched_sessions(
         if _is_outside(known.directory, query):
             report.skipped += 1
         else:
-            yield looked_at(known.directory, report, ledger_report)
+            session = _looked_at(known.directory, ledger_report)
+            if session.status != "tampered" or known.directory.exists():  # it was not removed now
+                _note(report, session)
+                yield session
 
 
-def looked_at(
-    directory: Path, report: SearchReport, ledger_report: LedgerReport | None = None
-) -> SearchedSession:
+def looked_at(directory: Path, report: SearchReport) -> SearchedSession:
     """Return one session with its status, counted in `report`."""
+    session = _looked_at(directory, None)
+    _note(report, session)
+    return session
+
+
+def _looked_at(directory: Path, ledger_report: LedgerReport | None) -> SearchedSession:
     stored = bound_facts.look(directory, ledger_report)
-    status = status_of(stored)
+    return SearchedSession(stored, status_of(stored))
+
+
+def _note(report: SearchReport, session: SearchedSession) -> None:
+    stored = session.stored
     report.searched += 1
-    if status == "tampered":
+    if session.status == "tampered":
         report.tampered.add(stored.session_id)
     if isinstance(stored.facts.lost_total, int) and stored.facts.lost_total:
         report.lost.add(stored.session_id)
-    return SearchedSession(stored, status)
 
 
 def _ledger(audit_root: Path) -> LedgerReport | None:

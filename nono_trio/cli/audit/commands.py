@@ -270,7 +270,7 @@ def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> 
     "--host",
     type=GivenText("a pattern"),
     metavar="GLOB",
-    help="Only hosts that fit, for example '*.example.com'.",
+    help="Only HOST[:PORT] that fits, for example '*.example.com'.",
 )
 @json_option
 @audit_dir_option
@@ -283,6 +283,7 @@ def tail(
     -f ends with the session: exit code 0, or 6 if it crashed. Ctrl-C: 130. --json prints
     one object a decision, a line each.
     """
+    from nono_trio.audit.search.patterns import parse_host_glob
     from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
 
     root = audit_root(audit_dir)
@@ -290,7 +291,8 @@ def tail(
         path = wait_for_session(root, session, lambda: say(f"waiting for session {clean(session)}"))
     else:
         path = store.find_session(root, session)
-    reader = Tail(path, Filter(decision=decision, host=host))
+    wanted = Filter(decision=decision, host=None if host is None else parse_host_glob(host))
+    reader = Tail(path, wanted)
     show_record = _print_record_json if as_json else _print_record
     for record in reader.last(count):
         show_record(record)

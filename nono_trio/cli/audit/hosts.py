@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,10 +28,10 @@ from nono_trio.cli.shared_flags import (
 )
 from nono_trio.cli.tables import print_table
 from nono_trio.cli.text import MIN_LAST, ago, clean, size_text, target_text
-from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from nono_trio.audit.search.hosts_seen import HostSeen, HostsSeen
+    from nono_trio.cli.answers import HostRow, HostsAnswer
 
 OUTCOMES = {"allow": "allowed", "deny": "denied", "fail": "failed"}
 OTHERS = "(other hosts)"
@@ -85,7 +85,7 @@ def hosts(
         seen = hosts_seen(root, query, report, session=only, goes_on=output_is_open)
     rows = [row for row in seen.by_weight() if decision is None or _has(row, decision)]
     if as_json:
-        print_json(_fields(seen, rows, report.searched))
+        print_json(_answer(seen, rows, report.searched))
     elif rows or seen.has_others:
         with paged(wanted=not no_pager):
             _print_rows(seen, rows)
@@ -130,28 +130,30 @@ def _ago(unix_ms: int | None, now: datetime) -> str:
         return f"{unix_ms} ms"
 
 
-def _fields(seen: HostsSeen, rows: list[HostSeen], sessions: int) -> dict[str, object]:
-    return {
-        "schema": JSON_SCHEMA,
-        "sessions": sessions,
-        "hosts": [_host_fields(row) for row in rows],
-        "other_hosts": _host_fields(seen.others) if seen.has_others else None,
-    }
+def _answer(seen: HostsSeen, rows: list[HostSeen], sessions: int) -> HostsAnswer:
+    from nono_trio.cli.answers import HostsAnswer
+
+    others = _host_answer(seen.others) if seen.has_others else None
+    return HostsAnswer(
+        sessions=sessions, hosts=[_host_answer(row) for row in rows], other_hosts=others
+    )
 
 
-def _host_fields(row: HostSeen) -> dict[str, Any]:
-    return {
-        "host": row.host,
-        "port": row.port,
-        "first": utc_text(row.first_ms),
-        "last": utc_text(row.last_ms),
-        "allowed": row.allowed,
-        "denied": row.denied,
-        "failed": row.failed,
-        "connections": row.connections,
-        "bytes_up": row.bytes_up,
-        "bytes_down": row.bytes_down,
-        "sessions": row.sessions,
-        "programs": [*row.programs],
-        "more_programs": row.more_programs,
-    }
+def _host_answer(row: HostSeen) -> HostRow:
+    from nono_trio.cli.answers import HostRow
+
+    return HostRow(
+        host=row.host,
+        port=row.port,
+        first=utc_text(row.first_ms),
+        last=utc_text(row.last_ms),
+        allowed=row.allowed,
+        denied=row.denied,
+        failed=row.failed,
+        connections=row.connections,
+        bytes_up=row.bytes_up,
+        bytes_down=row.bytes_down,
+        sessions=row.sessions,
+        programs=[*row.programs],
+        more_programs=row.more_programs,
+    )

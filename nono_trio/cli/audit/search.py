@@ -37,7 +37,6 @@ from nono_trio.cli.style import is_styled, painted_word
 from nono_trio.cli.text import MAX_DETAIL, clean, shorten, target_text
 from nono_trio.core.log.file_events import access_word
 from nono_trio.core.policy.allow_entry import LOOK_UP
-from nono_trio.errors import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +123,7 @@ def _cells(match: Match) -> Iterator[str]:
     record = match.record
     decision = f"{clean(record.decision):<5}"
     yield moment_text(record.unix_ms)
-    yield f" {match.session_id:<16} "
+    yield f" {clean(match.session_id):<16} "
     yield painted_word(decision) if is_styled(sys.stdout) else decision
     yield f" {_target(record):<{TARGET_WIDTH}}"
     for part in _details(match):
@@ -182,31 +181,34 @@ def utc_text(unix_ms: int | None) -> str | None:
 
 
 def _print_json(match: Match) -> None:
-    print_json(match_fields(match))
+    from nono_trio.cli.answers import SearchAnswer, SearchProgram
 
-
-def match_fields(match: Match) -> dict[str, object]:
-    """One result for --json."""
     record = match.record
-    return {
-        "schema": JSON_SCHEMA,
-        "session_id": match.session_id,
-        "session_name": match.session_name,
-        "session_status": match.status,
-        "sequence": record.sequence,
-        "time": utc_text(record.unix_ms),
-        "kind": record.kind,
-        "decision": record.decision,
-        "host": record.host,
-        "port": record.port,
-        "method": record.method,
-        "path": record.path,
-        "real_path": record.real_path,
-        "access": record.access,
-        "status": record.status,
-        "rule": record.rule,
-        "category": record.category,
-        "reason": record.reason,
-        "pid": record.pid,
-        "programs": match.programs,
-    }
+    print_json(
+        SearchAnswer(
+            session_id=match.session_id,
+            session_name=match.session_name,
+            session_status=match.status,
+            sequence=record.sequence,
+            time=utc_text(record.unix_ms),
+            kind=record.kind,
+            decision=record.decision,
+            host=record.host,
+            port=record.port,
+            method=record.method,
+            path=record.path,
+            real_path=record.real_path,
+            access=record.access,
+            status=record.status,
+            rule=record.rule,
+            category=record.category,
+            reason=record.reason,
+            pid=record.pid,
+            programs=[
+                SearchProgram(
+                    name=one.name, exe=one.exe, argv=None if one.argv is None else [*one.argv]
+                )
+                for one in match.programs
+            ],
+        )
+    )

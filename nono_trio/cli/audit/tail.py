@@ -7,7 +7,6 @@ when session_ended was read, or when the supervisor is gone without it.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.read.records import LogRecord
     from nono_trio.audit.read.summary import Status
+    from nono_trio.audit.search.patterns import HostGlob
 
 # A decision is to be seen within 200 ms; looking at a file's size costs some 2 us.
 POLL_SECONDS = 0.05
@@ -45,7 +45,7 @@ class Filter:
     """Which decisions are wanted; None wants all, and what the log says of itself."""
 
     decision: str | None = None
-    host: str | None = None
+    host: HostGlob | None = None
 
     def wants(self, record: LogRecord) -> bool:
         """Return whether a record is a decision that is asked for."""
@@ -56,7 +56,7 @@ class Filter:
             return not is_binding(event) and self.decision is None and self.host is None
         if self.decision is not None and event.decision != self.decision:
             return False
-        return self.host is None or fnmatch.fnmatchcase(event.target.lower(), self.host.lower())
+        return self.host is None or self.host.fits(event.target, event.port)
 
 
 class Tail:

@@ -137,3 +137,10 @@ def test_an_unreadable_session_does_not_hide_the_others(root, session):
     report = SearchReport()
     assert numbers(hosts_seen(root, SearchQuery(), report)) == numbers(seen(root))
     assert report.unreadable.named == ["bad"]
+
+
+def test_a_name_that_no_writer_of_ours_made_has_no_row(root):
+    long = made.network(1, "allow", "x" * 5000)
+    made.build(root, payloads=[made.started(), long, made.ended()])
+    found = seen(root)
+    assert (len(found.rows), found.others.allowed) == (0, 1)

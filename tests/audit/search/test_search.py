@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-import pytest
 import sealed_session as made
 
 from nono_trio.audit import store
-from nono_trio.audit.search import record_programs, searched_sessions
+from nono_trio.audit.search import record_programs
 from nono_trio.audit.search import search as searching
 from nono_trio.audit.search.patterns import PathGlob, ProgramGlob, TextGlob, parse_host_glob
 from nono_trio.audit.search.query import SearchQuery
 from nono_trio.audit.search.search import search
 from nono_trio.audit.search.searched_sessions import SearchReport
+from nono_trio.audit.verify import bound_facts
 from nono_trio.core.log.file_events import denied_file, more_denied_files
 
 NOON = datetime.fromtimestamp(made.NOON_UNIX_MS / 1000, UTC)
@@ -197,9 +198,7 @@ def test_a_thousand_sessions_cost_little_each(memory_path, monkeypatch):
     assert results == [(f"{500:016x}", 5)]
     assert (report.searched, len(decoded), len(read)) == (1000, 1, 1)
     looked = []
-    monkeypatch.setattr(
-        searched_sessions, "looked_at", lambda *given: looked.append(1) or pytest.fail("looked at")
-    )
+    monkeypatch.setattr(bound_facts, "look", lambda *_given: looked.append(1))
     results, report = found(root, SearchQuery(since=datetime.now(UTC) + timedelta(days=400)))
     assert (results, report.skipped, looked) == ([], 1000, [])
 
@@ -209,12 +208,35 @@ def test_it_streams_and_stops(root, monkeypatch):
     for name in ("one", "two"):
         made.build(root, name)
     looked = []
-    real = searched_sessions.looked_at
-    monkeypatch.setattr(
-        searched_sessions, "looked_at", lambda *given: looked.append(1) or real(*given)
-    )
+    real = bound_facts.look
+    monkeypatch.setattr(bound_facts, "look", lambda *given: looked.append(1) or real(*given))
     results = search(root, EVERYTHING, SearchReport())
     assert len([*islice(results, 1)]) == 1
     assert len(looked) == 1
     results.close()
     assert len([*search(root, EVERYTHING, SearchReport(), goes_on=lambda: False)]) == 0
+
+
+def test_a_session_that_is_removed_meanwhile_is_not_tampered(root, monkeypatch):
+    for name in ("one", "two"):
+        made.build(root, name)
+    real = bound_facts.look
+
+    def look(directory, *given):
+        if directory.name == "one":
+            shutil.rmtree(directory)
+        return real(directory, *given)
+
+    monkeypatch.setattr(bound_facts, "look", look)
+    results, report = found(root, host("evil.test"))
+    assert {one for one, _ in results} == {"two"}
+    assert (report.tampered.count, report.unreadable.count, report.searched) == (0, 0, 1)
+
+
+def test_long_records_are_not_held_without_end(root, monkeypatch):
+    monkeypatch.setattr(searching, "MAX_HELD", 5000)
+    many = [made.network(number, path="x" * 200) for number in range(20)]
+    made.build(root, payloads=[made.started(), *many, made.ended()])
+    results, report = found(root, newest=20)
+    assert (results, report.unreadable.count) == ([], 1)
+    assert len(found(root, newest=3)[0]) == 3

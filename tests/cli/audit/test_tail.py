@@ -13,6 +13,7 @@ import sealed_session as made
 from harness import wait_until
 
 from nono_trio.audit import store
+from nono_trio.audit.search.patterns import parse_host_glob
 from nono_trio.cli.audit import tail
 from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
 from nono_trio.errors import LogRewritten, LogUnreadable
@@ -85,8 +86,12 @@ def test_filters(root):
         ],
     )
     assert sequences(Tail(directory, Filter(decision="deny")).last(9)) == [3, 4]
-    assert sequences(Tail(directory, Filter(host="*.EXAMPLE.com")).last(9)) == [2, 3]
-    assert sequences(Tail(directory, Filter(decision="deny", host="*.example.com")).last(9)) == [3]
+    assert sequences(
+        Tail(directory, Filter(host=parse_host_glob("*.EXAMPLE.com:443"))).last(9)
+    ) == [2, 3]
+    assert sequences(
+        Tail(directory, Filter(decision="deny", host=parse_host_glob("*.example.com"))).last(9)
+    ) == [3]
     assert sequences(Tail(directory, Filter(decision="approve_denied")).last(9)) == []
 
 
