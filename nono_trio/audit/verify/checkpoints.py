@@ -58,7 +58,7 @@ class CheckpointCursor:
         """The offset of the next comparison; infinite without one."""
         return self.pending.offset if self.pending is not None else float("inf")
 
-    def passed(self, data: bytes, offset: int, chain: Chain) -> None:
+    def passed(self, data: bytes | memoryview, offset: int, chain: Chain) -> None:
         """Compare: `data` was read, the log is good up to `offset` and `chain` is its state
         there."""
         self.segment.update(data)

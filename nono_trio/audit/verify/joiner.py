@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 LEAST_BYTES: Final = 2 * PART_BYTES
 # About 20,000 records: below, the start of another process costs more than it gains.
-LEAST_FOR_JOBS: Final = 12 * 1024 * 1024
+LEAST_FOR_JOBS: Final = 16 * 1024 * 1024
+ORDINARY_LINE: Final = 16 * 1024
 # The joiner folds the attempts of all parts: more processes would wait for it.
 MOST_AUTOMATIC_JOBS: Final = 4
 
@@ -94,18 +95,23 @@ class _Plan:
         """Return the end of the line with the byte before `wanted`; at the end of the log, that of
         the last whole line."""
         if wanted < self._size:
-            data = os.pread(self._log, min(MAX_PART_LINE, self._size - wanted + 1), wanted - 1)
-            return wanted + data.index(b"\n") if b"\n" in data else None
+            for most in (ORDINARY_LINE, MAX_PART_LINE):
+                data = os.pread(self._log, min(most, self._size - wanted + 1), wanted - 1)
+                if b"\n" in data:
+                    return wanted + data.index(b"\n")
+            return None
         data = os.pread(self._log, self._size - self._begin, self._begin)
         return self._begin + data.rfind(b"\n") + 1
 
 
 class _Pending:
-    """A part that is not joined yet; `by` is its worker, None if it is checked here."""
+    """A part that is not joined yet; `by` is its worker, None if it is checked here; `data` its
+    bytes, if they are read."""
 
-    def __init__(self, part: Part, by: Worker | None) -> None:
+    def __init__(self, part: Part, by: Worker | None, data: bytes | None = None) -> None:
         self.part = part
         self.by = by
+        self.data = data
         self.is_checked = False
         self.good: GoodPart | None = None
 
@@ -154,15 +160,16 @@ class _Reading:
                 one.good, one.is_checked = one.by.answers.popleft(), True
 
     def _check_here(self, part: Part) -> None:
-        one = _Pending(part, None)
-        one.good, one.is_checked = check_part(read_part(self._log, part), part), True
+        data = read_part(self._log, part)
+        one = _Pending(part, None, data)
+        one.good, one.is_checked = check_part(data, part), True
         self._waiting.append(one)
 
     def _join(self, one: _Pending) -> bool:
         check, part = self._check, one.part
         if one.good is None or not check.may_join or part.begin != check.good_bytes:
             return False
-        data = read_part(self._log, part)
+        data = read_part(self._log, part) if one.data is None else one.data
         if len(data) != part.end - part.begin:
             return False
         try:

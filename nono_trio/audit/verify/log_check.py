@@ -136,7 +136,7 @@ class LogCheck:
         chain, cursor = self.chain, self.cursor
         if cursor is None or (part.first, part.prev) != (chain.count, chain.head):
             return False
-        begin, start = self.good_bytes, 0
+        begin, start, view = self.good_bytes, 0, memoryview(data)
         for mark in part.marks:
             for level, root in mark.subtrees:
                 chain.tree.append_subtree(level, root)
@@ -144,7 +144,7 @@ class LogCheck:
                 for level, root in mark.proof_subtrees:
                     chain.proof_tree.append_subtree(level, root)
             chain.count, chain.head = mark.count, mark.head
-            cursor.passed(data[start : mark.offset - begin], mark.offset, chain)
+            cursor.passed(view[start : mark.offset - begin], mark.offset, chain)
             start = mark.offset - begin
         self._number += chain.count - part.first
         self._good = chain.count
@@ -158,8 +158,7 @@ class LogCheck:
         order = array("H", part.order)
         for place, times in Counter(order).items():
             self.tally.add(payloads[place], times)
-        for place in order:
-            self.attempts.add(payloads[place])
+        self.attempts.add_kinds(payloads, order)
         self.policy_was_taken |= any(map(says_policy_was_taken, payloads))
         for last in map(decode_payload, part.last):
             self.before_last, self.last = self.last, last

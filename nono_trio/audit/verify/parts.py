@@ -10,29 +10,33 @@ size of a part, whatever its bytes are.
 from __future__ import annotations
 
 from array import array
-from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from binascii import hexlify
+from typing import Final
 
 import msgspec
 
-from nono_trio.audit.verify.chain import MAX_U64, BadRecord, Chain, hash_bytes
+from nono_trio.audit.verify.chain import EVENT_KEY, MAX_U64, hash_bytes
 from nono_trio.core.log import merkle
-from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, encode_payload
+from nono_trio.core.log.events import (
+    MALFORMED,
+    Network,
+    SessionEnded,
+    decode_payload,
+    encode_payload,
+)
 from nono_trio.core.log.nono_events import CapabilityDecision
+from nono_trio.core.log.record import LINE, chain_hash, encode_string, leaf_hash
 from nono_trio.core.proof import tree
-from nono_trio.core.proof.accumulator import MerkleRange
-
-if TYPE_CHECKING:
-    from nono_trio.core.log.events import Payload
+from nono_trio.core.proof.accumulator import subtrees
 
 PART_BYTES: Final = 1024 * 1024  # some 1,400 records: 5 ms of work
 MAX_PART_LINE: Final = 1024 * 1024  # a longer line is left to the one pass
 MAX_MARKS: Final = 1000  # so that a request fits into a socket's buffer
 
-# A network event begins with its time, and nothing is counted by that. The quotes are never escaped
-# here, so no text inside a record has these bytes.
-_NETWORK_BEGIN: Final = b'{"type":"network","event":{"timestamp_unix_ms":0'
-_NETWORK_MARK: Final = b'"event":{"timestamp_unix_ms":'
+# A network event begins with its time, and nothing is counted by that.
+_NETWORK: Final = b'{"type":"network","event":{"timestamp_unix_ms":'
+_TIME_AT: Final = len(_NETWORK)
+_NETWORK_STRING: Final = encode_string(_NETWORK)[:-1]
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -86,57 +90,84 @@ class _Place(msgspec.Struct):
 _place_decoder = msgspec.json.Decoder(_Place)
 
 
-class _PartChain(Chain):
-    """The chain from the middle of a log on: the subtrees are kept, the root is not known."""
+class _Reader:
+    """Reads the lines of a part, and collects what is counted. A line is good if it has exactly the
+    bytes that we would write for its payload, as in chain.py.
 
-    def __init__(self, first: int, prev: bytes, *, signed: bool) -> None:
-        super().__init__(strict=True)
-        self.count = first
-        self.head = prev
-        self._range = MerkleRange(first, merkle.node_hash)
-        self._proof_range = MerkleRange(first, tree.node_hash)
-        self.tree = _Forwarded(self._range)
-        if signed:
-            self.proof_tree = _Forwarded(self._proof_range)
+    Most network events differ in their times only. So the rest of each different one is proved to
+    be canonical JSON once, and looked up after that.
+    """
 
-    def mark(self, offset: int) -> Mark:
-        """Return the state here, with the subtrees since the last call."""
-        taken = self._range.take(), self._proof_range.take()
-        return Mark(offset, self.count, self.head or b"", *taken)
-
-
-class _Forwarded(tree.Frontier):
-    """Gives the leaves of either tree on to a range."""
-
-    __slots__ = ("append",)
-
-    def __init__(self, to: MerkleRange) -> None:
-        super().__init__()
-        self.append = to.append  # type: ignore[method-assign]
-
-
-class _Counted:
-    """The payloads of a part that are counted, each different one once."""
-
-    def __init__(self) -> None:
-        self.places: dict[bytes, int] = {}
+    def __init__(self, data: bytes, count: int, head: bytes) -> None:
+        self.count = count
+        self.head = head
         self.kinds: list[bytes] = []
         self.order = array("H")
-        self.network_count = 0
+        self.file_count = 0
+        self.ended = False
+        self._data = data
+        # By the bytes of a network event after its time: its place in `kinds`, and how these bytes
+        # are written in a string.
+        self._known: dict[bytes, tuple[int, bytes]] = {}
 
-    def add(self, line: bytes, payload: Payload) -> None:
-        """Add a record with the line's bytes; records without counts are left out."""
+    def read(self, begin: int, end: int) -> tuple[list[bytes], list[bytes]]:
+        """Read the lines from `begin` to `end`; return their payloads and leaves.
+
+        Raises ValueError or another of MALFORMED for lines that are not good.
+        """
+        data, known, count, head = self._data, self._known, self.count, self.head
+        texts, leaves, hex_head, counted = [], [], hexlify(head), self.order.append
+        while begin < end:
+            newline = data.index(b"\n", begin, end)
+            event, kind, time = data.rfind(_NETWORK, begin, newline), None, b""
+            if event > 0:
+                time_end = data.find(b",", event + _TIME_AT, newline)
+                kind, time = (
+                    known.get(data[time_end : newline - 1]),
+                    data[event + _TIME_AT : time_end],
+                )
+            # Such a number is written in one way only, and fits 64 bits.
+            if kind is not None and time.isdigit() and time >= b"1" and len(time) < 19:
+                counted(kind[0])
+                text, string = data[event : newline - 1], _NETWORK_STRING + time + kind[1]
+            else:
+                text = data[data.find(EVENT_KEY, begin, newline) + len(EVENT_KEY) : newline - 1]
+                string = self._read_new(text, is_last=newline + 1 == len(data))
+            leaf, hex_before = leaf_hash(text), hex_head
+            head = chain_hash(head, leaf)
+            hex_head = hexlify(head)
+            line = LINE % (count, hex_before, hexlify(leaf), hex_head, string, text)
+            if not data.startswith(line, begin):
+                raise ValueError("expected the line that we would write for this payload")
+            texts.append(text)
+            leaves.append(leaf)
+            count, begin = count + 1, newline + 1
+        self.count, self.head = count, head
+        return texts, leaves
+
+    def _read_new(self, text: bytes, *, is_last: bool) -> bytes:
+        """Read a payload that is not known; return it in a string."""
+        payload = decode_payload(text)
+        if encode_payload(payload) != text:
+            raise ValueError("expected canonical JSON")
+        string = encode_string(text)
         if isinstance(payload, Network):
-            self.network_count += 1
-            key = line[line.index(b",", line.rfind(_NETWORK_MARK) + len(_NETWORK_MARK)) :]
-            place = self.places.get(key)
-            if place is None:
-                place = self.places[key] = len(self.kinds)
-                self.kinds.append(_NETWORK_BEGIN + key[:-2])  # without `}` and the newline
-            self.order.append(place)
+            time = text[len(_NETWORK) : text.index(b",", len(_NETWORK))]
+            rest = text[len(_NETWORK) + len(time) :]
+            self._known[rest] = len(self.kinds), string[len(_NETWORK_STRING) + len(time) :]
+            self._count(_NETWORK + b"0" + rest)
         elif isinstance(payload, CapabilityDecision):
-            self.order.append(len(self.kinds))
-            self.kinds.append(encode_payload(payload))
+            self._count(text)
+            self.file_count += 1
+        elif isinstance(payload, SessionEnded):
+            if not is_last:
+                raise ValueError("expected nothing after session_ended")
+            self.ended = True
+        return string
+
+    def _count(self, kind: bytes) -> None:
+        self.order.append(len(self.kinds))
+        self.kinds.append(kind)
 
 
 def check_part(data: bytes, part: Part) -> GoodPart | None:
@@ -145,43 +176,43 @@ def check_part(data: bytes, part: Part) -> GoodPart | None:
         return None
     try:
         return _check(data, part)
-    except (BadRecord, *MALFORMED):
+    except MALFORMED:
         return None
 
 
-def _check(data: bytes, part: Part) -> GoodPart | None:
+def _check(data: bytes, part: Part) -> GoodPart:
+    """Check the bytes of a part; raises one of MALFORMED."""
     first, prev = _claimed_place(data)
-    chain, counted, marks = _PartChain(first, prev, signed=part.signed), _Counted(), []
-    due = iter(part.marks)
-    next_mark = next(due, part.end)
-    offset, before, last = part.begin, None, None
-    feed, count = chain.feed, counted.add
-    for line in BytesIO(data):
-        payload = feed(line)
-        if payload is None or isinstance(last, SessionEnded):
-            return None
-        count(line, payload)
-        before, last = last, payload
-        offset += len(line)
-        if offset >= next_mark:
-            marks.append(chain.mark(offset))
-            next_mark = next(due, part.end)
-    if marks[-1].offset != part.end:
-        marks.append(chain.mark(offset))
+    reader, marks, last, begin = _Reader(data, first, prev), list[Mark](), list[bytes](), 0
+    for offset in dict.fromkeys((*part.marks, part.end)):
+        count, end = reader.count, offset - part.begin
+        texts, leaves = reader.read(begin, end)
+        marks.append(
+            Mark(
+                offset,
+                reader.count,
+                reader.head,
+                subtrees(count, leaves, merkle.node_hash),
+                subtrees(count, list(map(tree.leaf_hash, texts)), tree.node_hash)
+                if part.signed
+                else [],
+            )
+        )
+        last, begin = [*last, *texts[-2:]][-2:], end
     return GoodPart(
         first=first,
         prev=prev,
         marks=marks,
-        kinds=counted.kinds,
-        order=counted.order.tobytes(),
-        network_count=counted.network_count,
-        last=[encode_payload(one) for one in (before, last) if one is not None],
-        ended=isinstance(last, SessionEnded),
+        kinds=reader.kinds,
+        order=reader.order.tobytes(),
+        network_count=len(reader.order) - reader.file_count,
+        last=last,
+        ended=reader.ended,
     )
 
 
 def _claimed_place(data: bytes) -> tuple[int, bytes]:
-    """Return what the first record says of its own place; raises BadRecord, MALFORMED."""
+    """Return what the first record says of its own place; raises one of MALFORMED."""
     place = _place_decoder.decode(data[: data.index(b"\n") + 1])
     prev = hash_bytes(place.prev_chain)
     if not prev or not 0 < place.sequence <= MAX_U64:

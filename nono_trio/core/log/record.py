@@ -11,6 +11,8 @@ so they can't disagree.
 from __future__ import annotations
 
 import hashlib
+from binascii import hexlify
+from typing import Final
 
 import msgspec
 
@@ -22,6 +24,13 @@ NO_CHAIN = bytes(32)  # the chain before the first record
 _leaf_prefix = hashlib.sha256(b"nono.audit.event.alpha\n")
 _chain_prefix = hashlib.sha256(b"nono.audit.chain.alpha\n")
 _encode_string = msgspec.json.Encoder().encode
+
+# A line, made of: the sequence, three hashes in hex, the payload as a JSON string, and the payload.
+LINE: Final = (
+    b'{"sequence":%d,"prev_chain":"%b","leaf_hash":"%b","chain_hash":"%b"'
+    b',"event_json":%b,"event":%b}\n'
+)
+_FIRST_LINE: Final = LINE.replace(b'"%b"', b"null", 1)
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True):
@@ -53,17 +62,19 @@ def chain_hash(prev: bytes | None, leaf: bytes) -> bytes:
     return hasher.digest()
 
 
+def encode_string(event_json: bytes) -> bytes:
+    """Return a payload as a JSON string; `event_json` must be valid UTF-8."""
+    return _encode_string(event_json.decode())
+
+
 def encode_line(
     sequence: int, prev: bytes | None, leaf: bytes, chain: bytes, event_json: bytes
 ) -> bytes:
     """Return the canonical line of a record with its newline; `event_json` must be valid UTF-8."""
-    prev_hex = f'"{prev.hex()}"' if prev is not None else "null"
-    head = (
-        f'{{"sequence":{sequence},"prev_chain":{prev_hex},"leaf_hash":"{leaf.hex()}"'
-        f',"chain_hash":"{chain.hex()}","event_json":'
-    )
-    text = _encode_string(event_json.decode())
-    return b"".join((head.encode("ascii"), text, b',"event":', event_json, b"}\n"))
+    rest = hexlify(leaf), hexlify(chain), encode_string(event_json), event_json
+    if prev is None:
+        return _FIRST_LINE % (sequence, *rest)
+    return LINE % (sequence, hexlify(prev), *rest)
 
 
 def encode_record(

@@ -62,14 +62,17 @@ class DeniedHost:
         """The number of attempts; a name that was only looked up is one."""
         return self.ports.total() or min(self.look_ups, 1)
 
-    def refuse(self, port: int | None, reason: str | None, *, listed: bool) -> None:
-        """Count a request; of a scan of many ports only the first flags are kept."""
-        self.reason = self.reason or without_allow_entry(reason or "denied")
-        self.ports[port] += 1
-        self.listed[port] += listed
+    def refuse(self, port: int | None, reason: str | None, *, listed: bool, times: int = 1) -> None:
+        """Count a request, or as many; of a scan of many ports only the first flags are kept."""
+        if not self.reason:
+            self.reason = without_allow_entry(reason or "denied")
+        self.ports[port] += times
+        if listed:
+            self.listed[port] += times
         if len(self.allow_flags) < MAX_HOST_FLAGS:
             flag = allow_flag(self.target, port, reason)
-            self.allow_flags |= dict.fromkeys([flag] if flag else [])
+            if flag is not None:
+                self.allow_flags[flag] = None
 
     def look_up(self, reason: str | None) -> None:
         """Count a look-up of the name."""

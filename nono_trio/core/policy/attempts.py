@@ -43,7 +43,7 @@ from nono_trio.core.policy.outcome import FAILED_CATEGORIES, is_counted, outcome
 from nono_trio.core.policy.reasons import DenialCode, parse_note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nono_trio.core.log.events import NetworkEvent, Payload
     from nono_trio.core.policy.outcome import ReadReason
@@ -57,20 +57,6 @@ MAX_HOSTS: Final = 1000
 MAX_KEYS: Final = 4096
 MAX_FILES: Final = 2000  # more than the view records (sandbox/denied_files.py)
 
-# Only made after the record that allows.
-_SECOND_CODES: Final = frozenset({
-    DenialCode.RESOLVED_CLOSED, DenialCode.RESOLVED_ON_DENY_LIST, DenialCode.RESOLVED_LOCAL,
-    DenialCode.RESOLVED_NO_ADDRESS, DenialCode.ADDRESS_IS_PROXY, DenialCode.INTERCEPT_FAILED,
-    DenialCode.INTERCEPT_TIMEOUT, DenialCode.SECRET_UNUSABLE,
-    DenialCode.EXFILTRATION_LATE,
-})  # fmt: skip
-# Made after the record of a CONNECT; on a connection without the proxy there is no such record.
-_TUNNEL_CODES: Final = frozenset({
-    DenialCode.NO_HTTP, DenialCode.SERVER_BEFORE_HTTP, DenialCode.OTHER_HOST_FIELD,
-    DenialCode.NO_SERVER_NAME, DenialCode.HIDDEN_SERVER_NAME, DenialCode.BAD_SERVER_NAME,
-    DenialCode.OTHER_SERVER_NAME, DenialCode.SERVER_BEFORE_TLS, DenialCode.HELLO_TIMEOUT,
-    DenialCode.HELLO_CUT,
-})  # fmt: skip
 # They count denials that have a record, or that the throttles left out beside one.
 _SUPPRESSED_CODES: Final = frozenset({
     DenialCode.QUERIES_SUPPRESSED, DenialCode.PORTS_SUPPRESSED, DenialCode.DIRECT_SUPPRESSED,
@@ -166,8 +152,41 @@ class AttemptTally:
 
     def add(self, payload: Payload) -> None:
         """Fold one record. Raises nothing."""
+        self._add(payload, 1)
+
+    def add_kinds(self, kinds: Sequence[Payload], order: Sequence[int]) -> None:
+        """Fold records as `add` does; `order` has the place of each in `kinds`.
+
+        Most records change the same numbers whatever is before them. All of such a kind are folded
+        at the place of the first, so that the tables are filled in the same order.
+        """
+        left, one_by_one = Counter(order), self._one_by_one(kinds)
+        for place in order:
+            if place in one_by_one:
+                self._add(kinds[place], 1)
+            elif times := left[place]:
+                self._add(kinds[place], times)
+                left[place] = 0
+
+    def _one_by_one(self, kinds: Sequence[Payload]) -> set[int]:
+        """Return the places of the kinds whose records may not be folded out of their order."""
+        # These tables may shrink, so whether the last free place is taken is a question of order.
+        if max(len(self.denied_hosts), len(self.observed)) + len(kinds) > MAX_HOSTS:
+            return set(range(len(kinds)))
+        targets: set[str] = set()
+        for payload in kinds:
+            if isinstance(payload, Network) and _depends_on_order(payload.event):
+                reason = read_reason(payload.event.reason or "")
+                targets |= {payload.event.target, reason.other_host}
+        return {
+            place
+            for place, payload in enumerate(kinds)
+            if not isinstance(payload, Network) or payload.event.target in targets
+        }
+
+    def _add(self, payload: Payload, times: int) -> None:
         if isinstance(payload, Network):
-            self._add_event(payload.event)
+            self._add_event(payload.event, times)
         elif isinstance(payload, CapabilityDecision):
             self._add_file(payload)
 
@@ -176,9 +195,9 @@ class AttemptTally:
         for payload in payloads:
             self.add(payload)
 
-    def _add_event(self, event: NetworkEvent) -> None:
+    def _add_event(self, event: NetworkEvent, times: int) -> None:
         if is_about_log(event):
-            self._add_about_many(event)
+            self._add_about_many(event, times)
             return
         key = (event.target, event.port)
         if event.auth_outcome == "succeeded":
@@ -186,35 +205,36 @@ class AttemptTally:
             if self.unanswered:
                 self.unanswered.pop(key, None)
         if event.decision in ("allow", "approve_granted"):
-            self._add_allowed(key, event)
+            self._add_allowed(key, event, times)
         elif event.denial_category == NO_TOKEN:
             if len(self.unanswered) < MAX_KEYS:
                 self.unanswered[key] = None
         elif event.decision in ("deny", "approve_denied"):
-            self._add_refused(key, event)
+            self._add_refused(key, event, times)
 
-    def _add_about_many(self, event: NetworkEvent) -> None:
+    def _add_about_many(self, event: NetworkEvent, times: int) -> None:
         read = read_reason(event.reason or "")
-        self._lose("records", lost_events(event))
+        count = read.count * times
+        self._lose("records", lost_events(event) * times)
         if read.code in _SUPPRESSED_CODES:
-            self.repeats += read.count
+            self.repeats += count
         elif read.code is DenialCode.QUERIES_LOST:
-            self._lose("queries for names", read.count)
+            self._lose("queries for names", count)
         elif read.code is DenialCode.PACKETS_LOST:
-            self._lose("refused packets", read.count)
+            self._lose("refused packets", count)
         elif read.code is DenialCode.CONNECTIONS_LOST:
-            self._lose("connections", read.count)
+            self._lose("connections", count)
         elif read.code in _UNRECORDED_CODES:
-            self.beyond += read.count
+            self.beyond += count
         elif event.target == DIRECT_TARGET and event.decision == "deny":
-            self.beyond += 1  # an attempt whose target is not known
-            self.repeats += read.suppressed
+            self.beyond += times  # attempts whose target is not known
+            self.repeats += read.suppressed * times
 
     def _lose(self, kind: Unseen, count: int) -> None:
         if count:
             self.unseen[kind] += count
 
-    def _add_allowed(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
+    def _add_allowed(self, key: tuple[str, int | None], event: NetworkEvent, times: int) -> None:
         found = self._open.get(key)
         if found is None:
             found = _Open()
@@ -224,15 +244,15 @@ class AttemptTally:
             if event.auth_outcome == "succeeded":  # the CONNECT is counted
                 self.replaced[key] += 1
                 return
-            found.connects += 1
+            found.connects += times
         elif event.method == "CONNECT":
-            found.connects += 1
+            found.connects += times
         elif found.connects and _is_inside(event):
             found.connects -= 1  # the request inside that CONNECT
             self.replaced[key] += 1
             return
-        found.allowed += 1
-        self.allowed += 1
+        found.allowed += times
+        self.allowed += times
         if event.reason is not None and parse_note(event.reason).observed:
             self._add_observed(event)
 
@@ -241,29 +261,30 @@ class AttemptTally:
             port = event.port or 0
             self.observed[entry(event.target, port)] = None
 
-    def _add_refused(self, key: tuple[str, int | None], event: NetworkEvent) -> None:
+    def _add_refused(self, key: tuple[str, int | None], event: NetworkEvent, times: int) -> None:
         read = read_reason(event.reason or "")
-        self.repeats += read.suppressed
+        self.repeats += read.suppressed * times
         if event.method == LOOK_UP:
             self._add_look_up(event)
             return
         outcome = outcome_of(event)
         if outcome == "loopback":
-            self.loopback += 1
+            self.loopback += times
             return
         self._replace(key, event, read)
-        self._was_tried(event.target)
+        if event.target not in self._tried:
+            self._was_tried(event.target)
         if outcome == "failed":
-            self.failed += 1
+            self.failed += times
             host = _host(self.failed_hosts, event.target)
         else:
             host = _host(self.denied_hosts, event.target)
             if host is None:
-                self.beyond += 1
+                self.beyond += times
             else:
-                self._requests += 1
+                self._requests += times
         if host is not None:
-            host.refuse(event.port, event.reason, listed=outcome == "listed")
+            host.refuse(event.port, event.reason, listed=outcome == "listed", times=times)
 
     def _add_look_up(self, event: NetworkEvent) -> None:
         if event.target in self._tried:
@@ -284,9 +305,9 @@ class AttemptTally:
 
     def _replace(self, key: tuple[str, int | None], event: NetworkEvent, read: ReadReason) -> None:
         """Take the allowing decision back, if this is a second one about the same request."""
-        is_second = event.denial_category in FAILED_CATEGORIES or read.code in _SECOND_CODES
+        is_second = event.denial_category in FAILED_CATEGORIES or read.is_second
         in_tunnel = event.mode == "connect_intercept" and not is_second
-        in_tunnel |= event.auth_outcome == "succeeded" and read.code in _TUNNEL_CODES
+        in_tunnel |= event.auth_outcome == "succeeded" and read.ends_tunnel
         if not (in_tunnel or is_second):
             return
         if read.code is DenialCode.OTHER_SERVER_NAME:
@@ -322,6 +343,23 @@ def is_denied_attempt(event: NetworkEvent) -> bool:
     if event.denial_category == NO_TOKEN:
         return False
     return is_counted(event)
+
+
+def _depends_on_order(event: NetworkEvent) -> bool:
+    """Return True if what a record changes depends on the others of its target, or theirs on it."""
+    if is_about_log(event):
+        return False
+    if event.mode == "connect_intercept" or event.denial_category == NO_TOKEN:
+        return True
+    if event.decision in ("allow", "approve_granted"):
+        return event.method != "CONNECT" and _is_inside(event)
+    read = read_reason(event.reason or "")
+    return (
+        event.method == LOOK_UP
+        or event.denial_category in FAILED_CATEGORIES
+        or read.is_second
+        or (event.auth_outcome == "succeeded" and read.ends_tunnel)
+    )
 
 
 def _is_inside(event: NetworkEvent) -> bool:

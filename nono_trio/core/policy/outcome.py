@@ -35,6 +35,20 @@ _LISTED_CODES: Final = frozenset({
     DenialCode.ON_DENY_LIST, DenialCode.SEARCHED_ON_DENY_LIST, DenialCode.RESOLVED_ON_DENY_LIST,
     DenialCode.ENDPOINT_DENIED, DenialCode.MCP_TOOL_DENIED, DenialCode.MCP_METHOD_DENIED,
 })  # fmt: skip
+# Only made after the record that allows.
+_SECOND_CODES: Final = frozenset({
+    DenialCode.RESOLVED_CLOSED, DenialCode.RESOLVED_ON_DENY_LIST, DenialCode.RESOLVED_LOCAL,
+    DenialCode.RESOLVED_NO_ADDRESS, DenialCode.ADDRESS_IS_PROXY, DenialCode.INTERCEPT_FAILED,
+    DenialCode.INTERCEPT_TIMEOUT, DenialCode.SECRET_UNUSABLE,
+    DenialCode.EXFILTRATION_LATE,
+})  # fmt: skip
+# Made after the record of a CONNECT; on a connection without the proxy there is no such record.
+_TUNNEL_CODES: Final = frozenset({
+    DenialCode.NO_HTTP, DenialCode.SERVER_BEFORE_HTTP, DenialCode.OTHER_HOST_FIELD,
+    DenialCode.NO_SERVER_NAME, DenialCode.HIDDEN_SERVER_NAME, DenialCode.BAD_SERVER_NAME,
+    DenialCode.OTHER_SERVER_NAME, DenialCode.SERVER_BEFORE_TLS, DenialCode.HELLO_TIMEOUT,
+    DenialCode.HELLO_CUT,
+})  # fmt: skip
 # Not counted if they are about a loopback address.
 _LOOPBACK_CODES: Final = frozenset({DenialCode.DIRECT, DenialCode.HOST_LOOPBACK})
 
@@ -50,6 +64,10 @@ class ReadReason(msgspec.Struct, frozen=True):
     """What the code alone makes of it."""
     about_loopback: bool
     """It does not count if its target is a loopback address."""
+    is_second: bool
+    """The request was allowed before."""
+    ends_tunnel: bool
+    """Its CONNECT was allowed before, if it came through the proxy."""
 
 
 def outcome_of(event: NetworkEvent) -> Outcome:
@@ -80,6 +98,8 @@ def read_reason(reason: str) -> ReadReason:
         host,
         outcome=_outcome(read.code),
         about_loopback=read.code in _LOOPBACK_CODES,
+        is_second=read.code in _SECOND_CODES,
+        ends_tunnel=read.code in _TUNNEL_CODES,
     )
 
 

@@ -11,7 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 
@@ -68,33 +68,24 @@ class TreeAccumulator:
         return node
 
 
-class MerkleRange:
-    """The perfect subtrees of some leaves in the middle of a list, in O(log n) memory.
+def subtrees(
+    start: int, leaves: Sequence[bytes], parent: Callable[[bytes, bytes], bytes]
+) -> list[tuple[int, bytes]]:
+    """Return the perfect subtrees of leaves in the middle of a list, in order, as (level, root).
 
     `start` is the place of the first leaf in the whole list. Whoever has the leaves before it can
     go on with `TreeAccumulator.append_subtree`: the roots are then those of one list. `parent` is
     the node hash of the tree.
     """
-
-    __slots__ = ("_node_hash", "_place", "_subtrees")
-
-    def __init__(self, start: int, parent: Callable[[bytes, bytes], bytes]) -> None:
-        self._place = start
-        self._subtrees: list[tuple[int, bytes]] = []
-        self._node_hash = parent
-
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf (32 bytes)."""
-        node, level, place, subtrees = leaf, 0, self._place, self._subtrees
-        # The last subtree is the left neighbour if it has the same size and ours is a right one.
-        while place & 1 and subtrees and subtrees[-1][0] == level:
-            node = self._node_hash(subtrees.pop()[1], node)
-            place >>= 1
-            level += 1
-        subtrees.append((level, node))
-        self._place += 1
-
-    def take(self) -> list[tuple[int, bytes]]:
-        """Return the subtrees since the last call, in order, each as (level, root)."""
-        taken, self._subtrees = self._subtrees, []
-        return taken
+    first, last = list[tuple[int, bytes]](), list[tuple[int, bytes]]()
+    row, level, place = leaves, 0, start
+    while row:
+        if place & 1:  # its left neighbour is before these leaves
+            first.append((level, row[0]))
+            row, place = row[1:], place + 1
+        if len(row) & 1:  # its right neighbour is after them
+            last.append((level, row[-1]))
+            row = row[:-1]
+        row = [parent(left, right) for left, right in zip(row[::2], row[1::2], strict=True)]
+        level, place = level + 1, place // 2
+    return first + last[::-1]

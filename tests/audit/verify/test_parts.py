@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 
@@ -21,7 +22,7 @@ from nono_trio.core.log import events
 from nono_trio.core.log.merkle import MerkleAccumulator, merkle_root, node_hash
 from nono_trio.core.log.record import encode_record
 from nono_trio.core.proof import tree
-from nono_trio.core.proof.accumulator import MerkleRange
+from nono_trio.core.proof.accumulator import subtrees
 
 RECORDS = 4700  # the first 4,096 events are compared one by one
 SMALL_PART = 64 * 1024
@@ -80,6 +81,22 @@ def rechained(lines, begin, change=lambda payload: payload, *, head=None):
     return kept
 
 
+def rewritten(lines, begin, change):
+    """Lines whose record `begin` has other bytes as its payload, and that are hashed again."""
+    prev, kept = bytes.fromhex(msgspec.json.decode(lines[begin - 1])["chain_hash"]), lines[:begin]
+    for sequence in range(begin, len(lines)):
+        text = msgspec.json.decode(lines[sequence])["event_json"].encode()
+        text = change(text) if sequence == begin else text
+        line, _, prev = encode_record(sequence, prev, text)
+        kept.append(line)
+    return kept
+
+
+def with_time(time):
+    """A change of a network event's time, whose rest is known from other records."""
+    return lambda text: re.sub(rb'(?<="timestamp_unix_ms":)[0-9]+', time, text)
+
+
 def to_another_host(payload):
     return made.network(0, "allow", "forged.test") if type(payload) is events.Network else payload
 
@@ -112,6 +129,23 @@ FORGERIES = {
     "a second half of another log": lambda lines: rechained(lines, PLACE, head=b"\1" * 32),
     "an end in the middle": lambda lines: rechained(
         [*lines[:PLACE], lines[-1], *lines[PLACE:]], PLACE
+    ),
+    **{
+        f"a time written as {time.decode()}": lambda lines, time=time: rewritten(
+            lines, PLACE, with_time(time)
+        )
+        for time in (b"0123", b"00", b"-1", b"1.0", b"1e3", b" 1", b"", b"9" * 19, b"9" * 30,
+                     b'"1"', b"null", b"1,\"mode\":\"connect\"", "\u0661".encode())
+    },
+    "the payload of another record": lambda lines: edit(
+        lines, PLACE, lambda one: one[: one.index(b',"event":')]
+        + lines[PLACE + 1][lines[PLACE + 1].index(b',"event":') :]
+    ),
+    "a string that differs": lambda lines: edit(
+        lines, PLACE, lambda one: one.replace(b'\\"target\\":\\"', b'\\"target\\":\\"x', 1)
+    ),
+    "another escape in the string": lambda lines: edit(
+        lines, PLACE, lambda one: one.replace(b".test", b"\\u002etest", 1)
     ),
     "deeply nested": lambda lines: edit(lines, PLACE, lambda one: b"[" * 100_000 + b"\n"),
     "a line over every bound": lambda lines: edit(
@@ -244,10 +278,7 @@ def test_any_cut_gives_the_answer_of_one_pass(built, tmp_path_factory, data, par
 def test_ranges_of_leaves_join_at_any_cut(leaves, cuts):
     joined, ends = MerkleAccumulator(), sorted({min(cut, len(leaves)) for cut in cuts})
     for begin, end in zip([0, *ends], [*ends, len(leaves)], strict=True):
-        part = MerkleRange(begin, node_hash)
-        for leaf in leaves[begin:end]:
-            part.append(leaf)
-        for level, root in part.take():
+        for level, root in subtrees(begin, leaves[begin:end], node_hash):
             joined.append_subtree(level, root)
         assert joined.root() == merkle_root(leaves[:end])
     assert len(joined) == len(leaves)

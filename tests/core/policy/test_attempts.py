@@ -308,6 +308,41 @@ def record_of_other_host(one):
     return Network(event=NetworkEvent(**(event | {"target": target, "reason": reason})))
 
 
+@pytest.mark.parametrize("max_hosts", [2, 3, 1000])
+def test_records_folded_by_kind_count_as_one_by_one(monkeypatch, max_hosts):
+    """Whatever comes between two records that say the same: every two sequences of the table."""
+    monkeypatch.setattr(attempts, "MAX_HOSTS", max_hosts)
+    other = [deny("x.test"), asked("y.test", reason="--observe")]
+    for first, _ in TABLE.values():
+        for second, _ in TABLE.values():
+            order = [*first, *other, *second, *first[::-1], *second, *other, *second[::-1], *first]
+            kinds = {id(one): one for one in order}
+            place = {one: number for number, one in enumerate(kinds)}
+            one_by_one, by_kind = fold(order), AttemptTally()
+            by_kind.add_kinds([*kinds.values()], [place[id(one)] for one in order])
+            assert by_kind == one_by_one
+            # The tables are shown in their order.
+            assert shown(by_kind) == shown(one_by_one)
+
+
+def test_a_place_that_becomes_free_is_taken_by_the_next_record(monkeypatch):
+    monkeypatch.setattr(attempts, "MAX_HOSTS", 2)
+    full = "the proxy has as many connections as it can hold"
+    before, one_by_one, by_kind = [dns(), deny("x.test")], AttemptTally(), AttemptTally()
+    kinds, order = [deny("y.test"), record("evil.test", 443, "deny", full)], [0, 1, 0]
+    one_by_one.add_all([*before, *(kinds[place] for place in order)])
+    by_kind.add_all(before)
+    by_kind.add_kinds(kinds, order)
+    assert [*one_by_one.denied_hosts] == ["x.test", "y.test"]
+    assert by_kind == one_by_one
+
+
+def shown(tally):
+    hosts = [*tally.denied_hosts.values(), *tally.failed_hosts.values()]
+    flags = [[*host.allow_flags] for host in hosts]
+    return [host.target for host in hosts], flags, tally.allowed_targets(), [*tally.observed]
+
+
 def test_repeats_are_told_apart():
     assert fold(TABLE["repeats at the end"][0]).repeats == 16
     assert fold(TABLE["repeats in a reason"][0]).repeats == 7
