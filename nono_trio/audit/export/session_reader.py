@@ -28,6 +28,7 @@ from nono_trio.core.log.events import (
     decode_flow,
     decode_payload,
 )
+from nono_trio.core.log.nono_events import U64  # noqa: TC001  (msgspec resolves it)
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.errors import LogRewritten, unreadable
 from nono_trio.posix.safe_open import open_regular
@@ -50,11 +51,11 @@ class Position(msgspec.Struct, kw_only=True, frozen=True):
     `ended`: the last record was session_ended.
     """
 
-    log: int = 0
-    records: int = 0
+    log: U64 = 0
+    records: U64 = 0
     chain: str | None = None
-    flows: int = 0
-    processes: int = 0
+    flows: U64 = 0
+    processes: U64 = 0
     ended: bool = False
 
 

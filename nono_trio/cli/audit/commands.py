@@ -21,6 +21,7 @@ from nono_trio.cli.audit.ledger import ledger
 from nono_trio.cli.audit.proofs import check_proof, consistency, prove
 from nono_trio.cli.audit.report import report
 from nono_trio.cli.audit.search import search
+from nono_trio.cli.audit.ship import ship
 from nono_trio.cli.audit.verify_command import verify
 from nono_trio.cli.audit.why import why
 from nono_trio.cli.group import CommandGroup
@@ -75,6 +76,7 @@ audit.add_command(export)
 audit.add_command(search)
 audit.add_command(hosts)
 audit.add_command(report)
+audit.add_command(ship)
 
 
 @audit.command(

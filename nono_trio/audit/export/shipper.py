@@ -1,0 +1,306 @@
+"""Ships sessions to one destination, and goes on with those that are being written.
+
+Rules of this file:
+- It reads files only, beside their writers and without a lock, so no session ever waits for it.
+- At least once: a position is saved after its batch was taken. In order: the next batch of a
+  session waits for the one before. One batch at a time is in memory.
+- The user is told once of a session that is tampered with, cut or removed. The others go on.
+- A receiver that does not answer is asked again without end when following, else MOST_FAILURES
+  times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from nono_trio.audit import store
+from nono_trio.audit.export.cursor import Sent
+from nono_trio.audit.export.destination import Refused, Unavailable
+from nono_trio.audit.export.facts import facts_of
+from nono_trio.audit.export.session_reader import SessionReader
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify.bound_facts import UNREADABLE
+from nono_trio.core.export.retry import FIRST_SECONDS, Backoff
+from nono_trio.errors import LogRewritten, LogUnreadable, NonoTrioError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from nono_trio.audit.export.cursor import Cursor
+    from nono_trio.audit.export.destination import Destination
+    from nono_trio.audit.export.session_reader import Batch
+    from nono_trio.audit.stored_session import StoredSession
+    from nono_trio.core.export.exported import Exported, SessionFacts
+
+POLL_SECONDS: Final = 0.5
+# After a signal: what is there is sent, if the receiver answers.
+FLUSH_SECONDS: Final = 10.0
+# Without --follow: about a minute.
+MOST_FAILURES: Final = 6
+TELL_SECONDS: Final = 60.0  # of a receiver that stays away
+BATCHES_A_TURN: Final = 16  # of one session, then it is another one's turn
+
+
+class ShipFailed(NonoTrioError):
+    """The receiver does not take what is sent."""
+
+
+class Shipped(msgspec.Struct):
+    """The numbers of one run: records and flows taken, those refused, sessions with a fault."""
+
+    lines: int = 0
+    refused: int = 0
+    faults: int = 0
+
+
+class _Stopped(Exception):
+    """A signal came, and the receiver did not answer."""
+
+
+class _Session:
+    """A session that is not sent whole yet."""
+
+    def __init__(self, found: StoredSession, sent: Sent) -> None:
+        self.session_id = found.session_id
+        self.started = found.started
+        self.directory = found.directory
+        self.facts: SessionFacts = facts_of(found)
+        self.reader = SessionReader(found.directory, sent.position)
+        self.supervisor = found.supervisor
+        self.alive = found.alive
+        self._quiet: tuple[int, int, int] | None = None
+
+    def is_due(self) -> bool:
+        """Return False for a crashed session that has not changed since it was read to its end."""
+        return self.alive or self._quiet is None or self._stamp() != self._quiet
+
+    def rest(self) -> None:
+        """Note that all there is has been read."""
+        self._quiet = self._stamp()
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = (self.directory / store.LOG).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def read(self, *, wait: bool) -> Batch:
+        """Return its next lines; blocks. With `wait`, a record of a live session waits for its
+        program. Raises LogRewritten and LogUnreadable."""
+        if self.alive:
+            alive = self.supervisor is not None
+            if self.supervisor is not None:
+                alive = store.is_supervised(self.directory, self.supervisor)
+            self.alive = alive and not self.reader.position.ended
+        return self.reader.read(live=self.alive and wait)
+
+
+class Shipper:
+    """Ships the sessions below `audit_root`, or only `session_id`; `tell` prints a line for people.
+
+    `stopping` is set by the first signal. `first_seconds` is the first wait after a failure.
+    """
+
+    def __init__(
+        self,
+        audit_root: Path,
+        cursor: Cursor,
+        destination: Destination,
+        tell: Callable[[str], None],
+        *,
+        follow: bool,
+        session_id: str | None = None,
+        first_seconds: float = FIRST_SECONDS,
+    ) -> None:
+        self._root = audit_root
+        self._cursor = cursor
+        self._destination = destination
+        self._tell = tell
+        self._follow = follow
+        self._only = session_id
+        self._backoff = Backoff(random.random, first_seconds)
+        self._sessions: dict[str, _Session] = {}
+        self._finished: set[str] = set()  # sent whole, or with a fault
+        self._begun: set[str] = set()  # of earlier runs
+        self._due: list[_Session] = []
+        self._told: set[str] = set()
+        self._told_at = 0.0
+        self.stopping = trio.Event()
+        self.shipped = Shipped()
+
+    async def run(self) -> Shipped:
+        """Ship until all is sent, or when following until `stopping` is set.
+
+        Raises ShipFailed. If cancelled, a batch that was on its way is sent again by the next run.
+        """
+        for session_id in self._cursor.known():
+            is_done = self._cursor.load(session_id).done
+            (self._finished if is_done else self._begun).add(session_id)
+        try:
+            while True:
+                is_last = self.stopping.is_set()
+                progress = await self._turn()
+                if is_last or (not self._follow and not progress):
+                    break
+                if not progress:
+                    with trio.move_on_after(POLL_SECONDS):
+                        await self.stopping.wait()
+        except _Stopped:
+            self._tell("not all is sent; the next `nono-trio audit ship` goes on from there")
+        finally:
+            with trio.move_on_after(FLUSH_SECONDS, shield=True):
+                await self._destination.aclose()
+        return self.shipped
+
+    async def _turn(self) -> bool:
+        """Ship some batches of each session; return whether any was there."""
+        await trio.to_thread.run_sync(self._find_sessions, abandon_on_cancel=True)
+        progress = False
+        for session in self._due:
+            for _ in range(BATCHES_A_TURN):
+                if not await self._ship_next(session):
+                    break
+                progress = True
+        return progress
+
+    async def _ship_next(self, session: _Session) -> bool:
+        """Ship one batch of a session; return False if it has no more."""
+        try:
+            batch = await trio.to_thread.run_sync(
+                lambda: session.read(wait=self._follow), abandon_on_cancel=True
+            )
+        except LogRewritten as error:
+            self._drop(session.session_id, error.message)
+            return False
+        except LogUnreadable as error:
+            if session.directory.exists():
+                self._tell_once(session.session_id, error.message)
+            else:
+                self._lose(session.session_id)
+            return False
+        if batch.lines:
+            await self._deliver(batch.lines, session.facts)
+        is_done = not batch.lines and batch.position.ended and not session.alive
+        if batch.lines or is_done:
+            sent = Sent(position=batch.position, done=is_done)
+            try:
+                await trio.to_thread.run_sync(self._cursor.save, session.session_id, sent)
+            except OSError as error:
+                raise ShipFailed(
+                    f"the cursor can't be written: {error.strerror or error}",
+                    hint="free some room, then run the same command again",
+                ) from error
+        else:
+            session.rest()
+        if is_done:
+            self._finish(session.session_id)
+        return bool(batch.lines)
+
+    async def _deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> None:
+        """Send a batch until the receiver has taken it. A batch that it refuses is halved until the
+        refused line is found; the user is told of that line, and it is passed over. Raises
+        ShipFailed and _Stopped."""
+        waiting = [lines]
+        while waiting:
+            part = waiting.pop()
+            try:
+                said = await self._destination.deliver(part, facts)
+            except Refused as refused:
+                if len(part) > 1:
+                    half = len(part) // 2
+                    waiting += [part[half:], part[:half]]
+                    continue
+                self.shipped.refused += 1
+                said = f"a line of session {facts.session_id} was refused: {refused.reason}"
+            except Unavailable as away:
+                waiting.append(part)
+                await self._wait(away)
+                continue
+            if self._backoff.failures:
+                self._tell("the receiver answers again")
+                self._backoff.reset()
+                self._told_at = 0.0
+            if said is not None:
+                self._tell(said)
+            self.shipped.lines += len(part)
+
+    async def _wait(self, away: Unavailable) -> None:
+        """Wait before the same batch is sent again."""
+        seconds = self._backoff.next_seconds(away.retry_after)
+        now = time.monotonic()
+        if not self._told_at or now - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            self._tell(f"the receiver does not take records: {away.reason}; nothing is lost")
+        if self.stopping.is_set():
+            raise _Stopped
+        if not self._follow and self._backoff.failures >= MOST_FAILURES:
+            raise ShipFailed(
+                f"the receiver does not take records: {away.reason}",
+                hint="run the same command again: it goes on from there",
+            )
+        with trio.move_on_after(seconds):
+            await self.stopping.wait()
+
+    def _find_sessions(self) -> None:
+        """Take new sessions, and tell of those that are gone; blocks."""
+        try:
+            present = {entry.name for entry in os.scandir(self._root)}
+        except FileNotFoundError:
+            present = set()
+        names = {name for name in present if store.is_session_id(name)}
+        for session_id in (self._begun | self._sessions.keys()) - names:
+            self._lose(session_id)
+        for session_id in [one for one in self._finished if one not in names]:
+            self._finished.discard(session_id)
+            self._cursor.forget(session_id)
+        wanted = names if self._only is None else names & {self._only}
+        for session_id in wanted - self._finished - self._sessions.keys():
+            self._take(session_id)
+        due = [session for session in self._sessions.values() if session.is_due()]
+        self._due = sorted(due, key=lambda one: one.started)
+
+    def _take(self, session_id: str) -> None:
+        """Begin with a session, if its log has begun."""
+        directory = self._root / session_id
+        if directory.is_symlink() or not directory.is_dir():
+            return
+        found = bound_facts.look(directory)
+        if found.fault is not None and found.fault.failure == UNREADABLE:
+            self._tell_once(session_id, f"session {session_id} can't be read: {found.fault.got}")
+        elif found.fault is not None:
+            self._drop(session_id, f"TAMPERED: session {session_id}: {found.fault.failure}")
+        elif found.policy is not None or not found.alive:
+            self._sessions[session_id] = _Session(found, self._cursor.load(session_id))
+
+    def _drop(self, session_id: str, message: str) -> None:
+        """Ship nothing more of a tampered session. Its cursor stays where it was."""
+        self.shipped.faults += 1
+        self._tell(f"{message}; nothing more of it is sent")
+        self._finish(session_id)
+
+    def _lose(self, session_id: str) -> None:
+        """Tell that a session was removed before it was sent whole."""
+        self.shipped.faults += 1
+        self._tell(f"session {session_id} was removed before it was sent whole")
+        self._begun.discard(session_id)
+        self._sessions.pop(session_id, None)
+        self._cursor.forget(session_id)
+
+    def _finish(self, session_id: str) -> None:
+        self._begun.discard(session_id)
+        self._sessions.pop(session_id, None)
+        self._finished.add(session_id)
+
+    def _tell_once(self, session_id: str, message: str) -> None:
+        if session_id not in self._told:
+            self._told.add(session_id)
+            self.shipped.faults += 1
+            self._tell(message)
