@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         SessionMetadata,
     )
     from nono_trio.core.log.summary_json import SealSummary
+    from nono_trio.core.proof.public_keys import PublicKeys
 
 
 class CrashScan:
@@ -200,7 +201,13 @@ class CrashScan:
     def resume(self, file: AppendFile) -> ChainedLog:
         """Return the log at its end, ready for the next record, on its reopened file."""
         chain = self._check.chain
-        return ChainedLog(file, chain.count, chain.head, chain.tree, self._cursor.segment)
+        tree = self._check.signatures.tree
+        return ChainedLog(file, chain.count, chain.head, chain.tree, self._cursor.segment, tree)
+
+    @property
+    def keys(self) -> PublicKeys | None:
+        """The keys that sign this session, by its policy."""
+        return self._check.signatures.keys
 
     @property
     def _cursor(self) -> CheckpointCursor:

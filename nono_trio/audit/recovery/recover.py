@@ -8,6 +8,8 @@ Rules of this file:
   code is unknown, so `session_ended` has LOST_EXIT_CODE, and its time is the last sign of life. A
   record before it says that, and how much, was cut.
 - The files are read from the disk: the page cache may hold bytes that a sync failed to write.
+- With the key of a signed session, its end is signed: bundle, then final checkpoint. Without it the
+  end is not, and a reader who pins the key still calls the session `crashed`.
 - Root recovers the session of another user as that user (see `posix.owner`).
 - After each step the session is still `crashed` and can be recovered again, until session.json says
   "recovered" in the very last step. A second recovery continues the first.
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from nono_trio.audit.keys.signer import Signer
+    from nono_trio.audit.write.checkpoint_signer import CheckpointSigner
     from nono_trio.core.log.events import Payload
     from nono_trio.core.log.summary_json import SealSummary
 
@@ -87,7 +91,10 @@ MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far bel
 
 
 class Recovery(msgspec.Struct, kw_only=True):
-    """The answer for one session; `torn_bytes` counts all bytes kept beside the log."""
+    """The answer for one session; `torn_bytes` counts all bytes kept beside the log.
+
+    `signed`: the end of a signed session is signed; None for a session without a key.
+    """
 
     schema: int = JSON_SCHEMA
     outcome: Outcome
@@ -96,6 +103,7 @@ class Recovery(msgspec.Struct, kw_only=True):
     event_count: int = 0
     torn_bytes: int = 0
     exit_code_known: bool = False
+    signed: bool | None = None
     first_bad: FirstBad | None = None
     reason: str | None = None
     hint: str | None = None
@@ -106,15 +114,20 @@ class Recovery(msgspec.Struct, kw_only=True):
         return EXIT_CODES[self.outcome]
 
 
-def recover(directory: Path, step: Callable[[str], None] = lambda _name: None) -> Recovery:
+def recover(
+    directory: Path,
+    step: Callable[[str], None] = lambda _name: None,
+    signer: Signer | None = None,
+) -> Recovery:
     """Seal one crashed session; raises nothing for its faults, which are in the answer.
 
+    `signer` signs the end of a session that it signs; one of another key is not recovered then.
     `step` is called before each step: tests let it fail or die there.
     """
     answer = Recovery(outcome="failed", session_id=directory.name, path=str(directory))
     try:
         with as_owner(directory), _held(directory):
-            _recover_held(directory, answer, step)
+            _recover_held(directory, answer, step, signer)
     except BlockingIOError:
         answer.outcome, answer.reason = "running", _holder(directory)
     except LogUnreadable as error:
@@ -152,7 +165,9 @@ def _held(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]) -> None:
+def _recover_held(
+    directory: Path, answer: Recovery, step: Callable[[str], None], signer: Signer | None
+) -> None:
     metadata = store.read_metadata(directory)
     if not metadata.is_ours:
         raise LogUnreadable(f"{directory} is no session of nono-trio: there is no seal to finish")
@@ -165,7 +180,12 @@ def _recover_held(directory: Path, answer: Recovery, step: Callable[[str], None]
         answer.outcome = "tampered"
         answer.event_count = found.count
         return
-    _Sealing(directory, metadata, found, step).run(answer)
+    if signer is not None and found.keys not in (None, signer.public):
+        raise AuditLost(
+            f"it is signed with another key than {signer.public.key_id}",
+            hint="recover it with its own key, or without one: its end is not signed then",
+        )
+    _Sealing(directory, metadata, found, step, signer).run(answer)
 
 
 class _Sealing:
@@ -177,7 +197,9 @@ class _Sealing:
         metadata: SessionMetadata,
         found: CrashScan,
         step: Callable[[str], None],
+        signer: Signer | None,
     ) -> None:
+        self._signing = _signing(signer, directory) if found.keys is not None else None
         self._directory = directory
         self._metadata = metadata
         self._found = found
@@ -194,12 +216,14 @@ class _Sealing:
                 if name in files:
                     files[name].sync()
             summary, ended = self._end(log)
-            self._checkpoint(log, files[store.CHECKPOINTS])
-            events = self._found.network_events
+            events, attestation = self._found.network_events, self._found.attestation
             sealed = sealed_metadata(
-                self._metadata, ended, log.position(), events, summary, self._found.attestation
+                self._metadata, ended, log.position(), events, summary, attestation
             )
+            self._checkpoint(log, files[store.CHECKPOINTS], sealed)
             self._publish(sealed)
+        if self._found.keys is not None:
+            answer.signed = sealed.audit_attestation is not None
         answer.outcome, answer.event_count = "recovered", log.sequence
         answer.exit_code_known = ended.exit_code != LOST_EXIT_CODE
 
@@ -274,13 +298,22 @@ class _Sealing:
         )
         return [*payloads, recovery]
 
-    def _checkpoint(self, log: ChainedLog, checkpoints: AppendFile) -> None:
-        """Write the final checkpoint if it is missing."""
-        self._step("checkpoint")
+    def _checkpoint(
+        self, log: ChainedLog, checkpoints: AppendFile, sealed: SessionMetadata
+    ) -> None:
+        """Write the final checkpoint if it is missing, and a signed one's bundle before it, which
+        `sealed` then names."""
         last = self._found.last_checkpoint
-        if last is None or not last.final:
-            flows = file_digest(self._directory / store.FLOWS)
-            append_checkpoint(checkpoints, log.position(), self._found.tally.lost, flows.sha256)
+        if last is not None and last.final:
+            self._step("checkpoint")
+            return
+        if self._signing is not None and (signed := self._signing.attest(sealed)) is not None:
+            self._step("bundle")
+            sealed.audit_attestation, bundle = signed
+            store.replace_file(self._directory, store.BUNDLE, bundle)
+        self._step("checkpoint")
+        flows, lost = file_digest(self._directory / store.FLOWS), self._found.tally.lost
+        append_checkpoint(checkpoints, log.position(), lost, flows.sha256, self._signing)
 
     def _publish(self, metadata: SessionMetadata) -> None:
         """Write the ledger first: session.json must never claim a seal that the ledger does not
@@ -292,6 +325,14 @@ class _Sealing:
             ledger_append.append(root, metadata.session_id, digest, completed_at(metadata))
         self._step("session")
         store.write_session_json(self._directory, metadata)
+
+
+def _signing(signer: Signer | None, directory: Path) -> CheckpointSigner | None:
+    if signer is None:
+        return None
+    from nono_trio.audit.write.checkpoint_signer import CheckpointSigner  # late: few are signed
+
+    return CheckpointSigner(signer, directory.resolve().name, strict=True)
 
 
 def _set_aside(path: Path, whole: int) -> None:

@@ -105,7 +105,10 @@ def _recovery_notes(evidence: Evidence) -> Sequence[str]:
         return ()
     if evidence.metadata.exit_code != LOST_EXIT_CODE:
         return ()
-    return (
+    note = (
         "it was recovered: its supervisor was lost, so how the command ended, and what was not"
-        " yet recorded then, is not known",
+        " yet recorded then, is not known"
     )
+    if evidence.metadata.audit_attestation is None:
+        return (note,)
+    return (note, "the recovery has signed its end, and took the last records from the disk")

@@ -85,15 +85,27 @@ audit.add_command(ship)
 )
 @click.argument("session", required=False)
 @click.option("--all", "every", is_flag=True, help="Recover every crashed session there is.")
+@click.option(
+    "--audit-sign-key",
+    "sign_key",
+    type=GivenText("a key"),
+    metavar="KEY",
+    help="Sign the end of a session that this key signs, as `run --audit-sign-key` takes it.",
+)
 @json_option
 @audit_dir_option
-def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | None) -> None:
+def recover(
+    session: str | None, every: bool, sign_key: str | None, as_json: bool, audit_dir: str | None
+) -> None:
     """Seal the session of a supervisor that was lost (kill -9, power), so that it can be verified.
 
     A torn last record is kept beside the log and cut from it; a record says so. The exit code in
     the log is -1: how the command ended is not known. Exit code: recovered, or sealed before 0;
     tampered (left as it is) 1; unreadable 2; could not be sealed 4; still running 5. Of several
     the worst decides. Recovering again is harmless.
+
+    Without --audit-sign-key the end of a signed session is not signed: `audit verify
+    --public-key-file` says `crashed` of it, and how far it is proved. It can't be signed later.
     """
     from nono_trio.cli.audit.recover import recover_sessions
 
@@ -101,7 +113,13 @@ def recover(session: str | None, every: bool, as_json: bool, audit_dir: str | No
         raise click.UsageError("expected one session, or --all, and not both")
     root = audit_root(audit_dir)
     directory = session_directory(root, session) if session else None
-    raise SystemExit(recover_sessions(root, directory, as_json=as_json))
+    signer = None
+    if sign_key is not None:
+        from nono_trio.audit.keys.key_store import open_signer
+        from nono_trio.startup import caller_environment
+
+        signer = open_signer(sign_key, root.parent, caller_environment())
+    raise SystemExit(recover_sessions(root, directory, as_json=as_json, signer=signer))
 
 
 @audit.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
@@ -21,19 +22,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.recovery.recover import Outcome, Recovery
 
 # Tampering beats what could not be sealed, that what can't be read, that what still runs.
 _WORST_FIRST: tuple[Outcome, ...] = ("tampered", "failed", "unreadable", "running")
 
 
-def recover_sessions(root: Path, directory: Path | None, *, as_json: bool) -> int:
-    """Recover one session, or every crashed one, and say so; return the exit code."""
+def recover_sessions(
+    root: Path, directory: Path | None, *, as_json: bool, signer: Signer | None = None
+) -> int:
+    """Recover one session, or every crashed one, and say so; return the exit code.
+
+    `signer` signs the ends of its sessions.
+    """
     chosen = [directory] if directory is not None else list(_crashed(root))
     outcomes = set()
     with Waiting("recovering") as wait:
         wait.expect(len(chosen))
-        for answer in wait.over(map(recover, chosen)):
+        for answer in wait.over(map(partial(recover, signer=signer), chosen)):
             outcomes.add(answer.outcome)
             _tell(answer, as_json=as_json)
     if directory is None and (removed := remove_abandoned(root)):
@@ -69,7 +76,8 @@ def _text(answer: Recovery) -> str:
         return f"{records}, sealed before: nothing to do"
     if answer.outcome == "recovered":
         known = "" if answer.exit_code_known else "; how the command ended is not known"
-        return f"{records}, sealed now, {_cut_text(answer)}{known}"
+        unsigned = "; its end is not signed" if answer.signed is False else ""
+        return f"{records}, sealed now, {_cut_text(answer)}{known}{unsigned}"
     if answer.outcome == "tampered" and answer.first_bad is not None:
         return f"left as it is: {clean(answer.first_bad.failure)} after {records}"
     return clean(answer.reason or "not recovered")

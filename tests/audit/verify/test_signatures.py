@@ -256,6 +256,36 @@ def test_a_crashed_session_recovers_without_the_key(root):
     assert any("through sequence 7" in note for note in pinned.notes)
 
 
+@pytest.mark.parametrize("dies", [None, "bundle", "checkpoint", "ledger", "session"])
+def test_a_recovery_with_the_key_signs_the_end(root, dies):
+    """Also if it dies on the way and another one goes on."""
+    directory = signed.crashed(root, KEY)
+
+    def step(name):
+        if name == dies:
+            raise OSError(5, "lost")
+
+    if dies is not None:
+        assert recover(directory, step, KEY).outcome == "failed"
+        assert verdict(directory, KEY.public) == ("crashed", None)
+    answer = recover(directory, signer=KEY)
+    assert (answer.outcome, answer.signed) == ("recovered", True)
+    found = verify(directory, pinned=KEY.public)
+    assert (found.verdict, found.first_bad) == ("verified", None)
+    assert found.attestation.signed_through == found.event_count - 1
+    assert any("the recovery has signed" in note for note in found.notes)
+
+
+def test_a_recovery_with_another_key_changes_nothing(root):
+    directory = signed.crashed(root, KEY)
+    answer = recover(directory, signer=OTHER)
+    assert (answer.outcome, answer.exit_code) == ("failed", 4)
+    assert "another key" in answer.reason
+    assert recover(directory).signed is False  # without a key: its end is not signed
+    unkeyed = signed.crashed(root, session_id="unkeyed")
+    assert (recover(unkeyed, signer=KEY).outcome, recover(unkeyed).signed) == ("recovered", None)
+
+
 def test_a_crash_after_the_end_and_before_the_seal(root):
     record = signed.begin(root, KEY)
     signed.end(record)
