@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class LedgerHead(NamedTuple):
-    """A checkpoint whose signatures are good for `key` (Ed25519, 32 bytes); `line` is its place in
-    the file, from 1, `note` the signed note."""
+    """A checkpoint that `key` (Ed25519, 32 bytes) has signed; `line` is its place in the file, from
+    1, `note` the signed note."""
 
     line: int
     head: TreeHead
@@ -56,17 +56,30 @@ class Tree(NamedTuple):
     roots: dict[int, bytes]
 
 
-def read_heads(path: Path, key: bytes | None = None) -> Iterator[LedgerHead]:
+def read_heads(path: Path, key: bytes | None = None, *, notes: bool = True) -> Iterator[LedgerHead]:
     """Yield the checkpoints in a file, in order; only those of `key` if it is given.
 
-    Yields nothing without a file. Raises BadLedgerHead, and LogUnreadable.
+    Without `notes` only the signature over each line is checked, which covers its note too: nobody
+    without the key has changed it. `require_note` makes up for that. Yields nothing without a file.
+    Raises BadLedgerHead, and LogUnreadable.
     """
     for number, _, line in ledgers.numbered_lines(path):
         if not line.endswith(b"\n"):
             return
         head = _checked(line, number, key)
         if head is not None:
+            if notes:
+                require_note(head)
             yield head
+
+
+def require_note(one: LedgerHead) -> None:
+    """Check the signature of a checkpoint's note, which standard tools see; raises
+    BadLedgerHead."""
+    note = parse_note(one.note)
+    signature = note.signature_of(one.head.origin, one.key)
+    if signature is None or not is_ed25519(one.key, signature, note.text.encode()):
+        raise BadLedgerHead(one.line, "signature mismatch", "a signature of the note", "another")
 
 
 def largest_head(path: Path, key: bytes) -> LedgerHead | None:
@@ -82,7 +95,10 @@ def largest_head(path: Path, key: bytes) -> LedgerHead | None:
             raise BadLedgerHead(number, "parse error", "a checkpoint", str(error)) from error
         if checkpoint.key == named and checkpoint.event_count >= most:
             most, found = checkpoint.event_count, (line, number)
-    return None if found is None else _checked(*found, key)
+    last = None if found is None else _checked(*found, key)
+    if last is not None:
+        require_note(last)
+    return last
 
 
 def read_tree(ledger: Path, sizes: Collection[int] = ()) -> Tree:
@@ -108,6 +124,8 @@ def ledger_leaves(ledger: Path) -> Iterator[bytes]:
 
 
 def _checked(line: bytes, number: int, only: bytes | None) -> LedgerHead | None:
+    """Return the checkpoint in a line whose signature over the line is good; raises
+    BadLedgerHead."""
     try:
         checkpoint = decode_ledger_checkpoint(line)
         key = base64_text.decode_hash(checkpoint.key)
@@ -124,8 +142,6 @@ def _checked(line: bytes, number: int, only: bytes | None) -> LedgerHead | None:
     signature = note.signature_of(origin, key)
     if head.origin != origin or signature is None:
         raise BadLedgerHead(number, "key mismatch", f"a note of {origin}", head.origin)
-    if not is_ed25519(key, signature, note.text.encode()):
-        raise BadLedgerHead(number, "signature mismatch", "a signature of the note", "another")
     if not is_ed25519(key, over_line, signed_line(checkpoint)):
         raise BadLedgerHead(number, "signature mismatch", "a signature of the line", "another")
     if head.size != checkpoint.event_count:

@@ -6,11 +6,18 @@ last lines are signed or not.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.audit.ledger import LEDGER, LEDGER_CHECKPOINTS
-from nono_trio.audit.ledger_heads import BadLedgerHead, ledger_leaves, read_heads, read_tree
+from nono_trio.audit.ledger_heads import (
+    BadLedgerHead,
+    ledger_leaves,
+    read_heads,
+    read_tree,
+    require_note,
+)
 from nono_trio.audit.verify import proofs
 from nono_trio.core.proof.tree_head import TreeHead, ledger_origin
 from nono_trio.errors import LogUnreadable
@@ -41,7 +48,9 @@ def last_head(path: Path, key: bytes | None = None) -> SignedHead:
     Raises ProofFailed for a bad signature, LogUnreadable for a file without one.
     """
     try:
-        heads = list(read_heads(path, key))
+        heads = deque(read_heads(path, key, notes=False), maxlen=1)
+        for last in heads:
+            require_note(last)
     except BadLedgerHead as bad:
         raise proofs.ProofFailed(bad.failure, bad.expected, bad.got) from bad
     if not heads:
@@ -49,7 +58,7 @@ def last_head(path: Path, key: bytes | None = None) -> SignedHead:
             f"{path} has no checkpoint of that key",
             hint="`nono-trio keys list` shows the keys that are here",
         )
-    return proofs.parse_head(heads[-1].note)
+    return proofs.parse_head(heads[0].note)
 
 
 def key_of(root: Path, origin: str, path: Path) -> bytes | None:
