@@ -18,7 +18,8 @@ from nono_trio.audit.read.summary import status as status_of
 from nono_trio.audit.search.query import searched_record
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts
-from nono_trio.core.log.events import Network, SessionEnded, SessionStarted
+from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionStarted
+from nono_trio.core.log.session_json import decode_checkpoint
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -115,8 +116,20 @@ def _note(report: SearchReport, session: SearchedSession) -> None:
     report.searched += 1
     if session.status == "tampered":
         report.tampered.add(stored.session_id)
-    if isinstance(stored.facts.lost_total, int) and stored.facts.lost_total:
+    if _has_lost(stored):
         report.lost.add(stored.session_id)
+
+
+def _has_lost(stored: StoredSession) -> bool:
+    """Return True if records are missing, by the summary or, before a seal, the last checkpoint."""
+    if stored.sealed:
+        return isinstance(stored.facts.lost_total, int) and stored.facts.lost_total > 0
+    checkpoints = stored.directory / store.CHECKPOINTS
+    try:
+        _, line = next(lines_backwards(checkpoints, size_of(checkpoints)), (0, b""))
+        return decode_checkpoint(line).lost_total > 0
+    except (OSError, *MALFORMED):
+        return False
 
 
 def _ledger(audit_root: Path) -> LedgerReport | None:

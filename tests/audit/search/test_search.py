@@ -240,3 +240,10 @@ def test_long_records_are_not_held_without_end(root, monkeypatch):
     results, report = found(root, newest=20)
     assert (results, report.unreadable.count) == ([], 1)
     assert len(found(root, newest=3)[0]) == 3
+
+
+def test_lost_records_of_a_session_without_a_seal_are_told(root):
+    made.unsealed(root, "lossy", lost=2)
+    made.unsealed(root, "whole")
+    (made.unsealed(root, "damaged") / store.CHECKPOINTS).write_bytes(b"{\n")
+    assert found(root)[1].lost.named == ["lossy"]
