@@ -2,15 +2,17 @@
 
 In a PID namespace, kill(-1) by its init reaches them all. Elsewhere they are the descendants of
 this process, which is a subreaper: orphans become its children. Rules: a growing tree is stopped
-before it is killed, because stopped processes start no others; every process is signalled and
-reaped once, so the time is linear in the size of the tree; a process that can't die
-(uninterruptible sleep, a dead file system) is left behind.
+before it is killed, because stopped processes start no others; every process is signalled once, so
+the time is linear in the size of the tree; what ends leaves no zombie, because a tree that starts
+processes faster than a busy machine lets us reap them would take every pid of the machine; a
+process that can't die (uninterruptible sleep, a dead file system) is left behind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import time
@@ -18,35 +20,38 @@ import time
 # Walks over a growing tree: each one stops the processes that it finds, and stopped processes still
 # count against the limit of processes.
 _MOST_WALKS = 1000
-_MOST_COLLECTED = 1000  # at a time: the tree may start others during the call
-# If no process dies in this time, the rest can't die.
+# If no child ends in this time, the rest can't die.
 _PATIENCE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
 
 def end_descendants() -> None:
-    """Kill every process that descends from this one and collect it. Blocks while they die."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # waited for below
+    """Kill every process that descends from this one. Blocks while they die.
+
+    From now on the kernel reaps the children of this process.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _collect()  # those that ended before
     patience = time.monotonic() + _PATIENCE_SECONDS
-    while _own_children():
+    known: list[int] = []
+    while children := _own_children():
+        if children != known:
+            known, patience = children, time.monotonic() + _PATIENCE_SECONDS
+        elif time.monotonic() > patience:
+            return
         _stop_to_end()
         for pid in _descendants():
             _signal(pid, signal.SIGKILL)
-        if _collect() or _await_one():
-            patience = time.monotonic() + _PATIENCE_SECONDS
-        elif time.monotonic() > patience:
-            return
+        _await_end(children[0])
 
 
 def _stop_to_end() -> None:
-    """Stop the whole tree, and reap ended processes on the way.
+    """Stop the whole tree.
 
-    A chain of processes that each start the next one leaves thousands of zombies; a shorter list of
-    children leads to the living process sooner.
+    A pid that is used again during the walks may be overlooked; the caller looks again.
     """
     seen: set[int] = set()
     for _ in range(_MOST_WALKS):
-        seen -= _collect()  # their pids may be reused
         pending = [pid for pid in _own_children() if pid not in seen]
         if not pending:
             return
@@ -154,26 +159,25 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _collect() -> set[int]:
-    """Reap ended children without waiting; return their pids."""
-    ended: set[int] = set()
+def _collect() -> None:
+    """Reap the zombies that there are among the children."""
     with contextlib.suppress(ChildProcessError):
-        while len(ended) < _MOST_COLLECTED:
-            pid, _status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                break
-            ended.add(pid)
-    return ended
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 if sys.platform == "linux":
 
-    def _await_one() -> bool:
-        """Wait a moment for a child to end; False if none did."""
-        return signal.sigtimedwait([signal.SIGCHLD], _LOOK_SECONDS) is not None
+    def _await_end(pid: int) -> None:
+        """Wait a moment for a child to end."""
+        with contextlib.suppress(OSError):  # it has ended
+            handle = os.pidfd_open(pid)
+            try:
+                select.select([handle], [], [], _LOOK_SECONDS)
+            finally:
+                os.close(handle)
 
 else:
 
-    def _await_one() -> bool:
-        """Return False: only the Linux cage is ended as a tree."""
-        return False
+    def _await_end(_pid: int) -> None:
+        """Do nothing: only the Linux cage is ended as a tree."""
