@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import socket
 import sys
 import tempfile
@@ -12,6 +14,17 @@ from pathlib import Path
 import trio
 from fuzz_engine import Target, pieces, require
 
+from nono_trio.audit.archive.tar_format import (
+    BLOCK,
+    MANIFEST,
+    MEMBERS,
+    REQUIRED,
+    encode_manifest,
+    header,
+    members,
+    padding,
+    session_id_of,
+)
 from nono_trio.audit.read.records import flows, lines, lines_backwards, parse_record, records
 from nono_trio.audit.verify.chain import BadRecord, Chain
 from nono_trio.core.http.mcp_message import TOOLS_CALL, BadMessage
@@ -292,6 +305,34 @@ action = "deny"
 [filesystem]
 read = ["~/x", "$HOME/y"]
 """
+
+
+def archive(data: bytes) -> str:
+    """What is read of an archive is all of it: written again, it is the same bytes."""
+    file, found = io.BytesIO(data), {}
+    session_id = session_id_of(data[:BLOCK]) or ARCHIVED
+    try:
+        for member in members(file, Path("session.tar"), session_id):
+            found[member.name] = file.read(member.size)
+    except LogUnreadable as error:
+        require(error.message.isprintable(), "unprintable", error.message)
+        return re.sub(r"[0-9]+", "N", error.message)
+    require(archived(found, session_id) == data, "other bytes", [*found])
+    return f"{len(found)} files"
+
+
+def archived(files: dict[str, bytes], session_id: str) -> bytes:
+    """An archive with these files, by its form alone."""
+    files = {MANIFEST: encode_manifest(session_id), **files}
+    return b"".join(
+        header(f"{session_id}/{name}", len(data)) + data + bytes(padding(len(data)))
+        for name, data in files.items()
+    ) + bytes(2 * BLOCK)
+
+
+ARCHIVED = "0123456789abcdef"
+ARCHIVE = archived({name: b"{}\n" for name in MEMBERS if name in REQUIRED - {MANIFEST}}, ARCHIVED)
+
 TARGETS = (
     Target("endpoint", "paths and endpoint rules, against models of servers", endpoint,
            [*[b"\0" + one.path.encode("utf-8") for one in spellings()], b"\0/public/a",
@@ -312,6 +353,11 @@ TARGETS = (
            [b"".join(LOG), b"".join(LOG[:2]) + LOG[2][:30], FLOW * 2],
            (b"\n", b'"sequence":', b'"event":', b'"event_json":', b"null", b"\\u0000", b"\\ud800",
             b"1e999", b"9" * 5000, b"[" * 2000, b"\xe2\x80\xa8", b"NaN")),
+    Target("archive", "archives of sessions", archive,
+           [ARCHIVE, ARCHIVE[:-BLOCK], ARCHIVE + bytes(BLOCK), ARCHIVE[: 5 * BLOCK],
+            header(f"{ARCHIVED}/{MANIFEST}", 0) + bytes(2 * BLOCK)],
+           (bytes(BLOCK), b"ustar", b"../", b"/etc/", header(f"{ARCHIVED}/flows.ndjson", 0),
+            header("x", 0), b"00000000001", b"77777777777", b"\x80")),
     Target("mcp", "messages to MCP servers", mcp,
            [b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{}}}',
             b'[{"jsonrpc":"2.0","method":"ping"},{"jsonrpc":"2.0","id":"x","result":{}}]',

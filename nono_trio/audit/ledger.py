@@ -15,6 +15,7 @@ import msgspec
 
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.ledger_record import (
+    IMPORTED_PREFIX,
     REMOVED_PREFIX,
     REPAIRED_PREFIX,
     LedgerRecord,
@@ -53,7 +54,8 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
     """The result of reading the whole ledger.
 
     `digests` maps session id to the digest of its first good line, `condemned` to the fault that
-    invalidates it, `removed` (sessions that were removed on purpose) to the digest they had.
+    invalidates it, `removed` (sessions that were removed on purpose) to the digest they had, and
+    `imported` (sessions of another machine that came in an archive) to the time of the import.
     `nameless` is true after a line that is damaged or missing and whose session is unknown.
     `doubtful` are the sessions whose first good line comes after such a line: it may have been
     theirs. `torn_tail` is true if the file ends in half a line; a crash explains it, and it breaks
@@ -66,18 +68,19 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
     digests: dict[str, str]
     condemned: dict[str, BadLedgerLine]
     removed: dict[str, str]
+    imported: dict[str, str] = {}
     doubtful: frozenset[str] = frozenset()
     nameless: bool = False
     first_bad: BadLedgerLine | None
     torn_tail: bool
 
     def has_line_for(self, session_id: str) -> bool:
-        """Return True if a line, damaged or not, says that this session was sealed."""
+        """Return True if a line, damaged or not, says that this session was sealed or imported."""
         return session_id in self.digests or session_id in self.condemned
 
     def knows(self, session_id: str) -> bool:
-        """Return True if this session was sealed and not removed on purpose since, so it must
-        exist."""
+        """Return True if this session was sealed or imported and not removed on purpose since, so
+        it must exist."""
         return self.has_line_for(session_id) and session_id not in self.removed
 
 
@@ -118,6 +121,7 @@ def verify_file(path: Path, session_id: str | None = None) -> LedgerReport:
         digests=walk.digests,
         condemned=walk.condemned,
         removed=walk.removed,
+        imported=walk.imported,
         doubtful=frozenset(walk.doubtful),
         nameless=walk.nameless,
         first_bad=walk.first_bad,
@@ -139,6 +143,7 @@ class _Walk:
         self.digests: dict[str, str] = {}
         self.condemned: dict[str, BadLedgerLine] = {}
         self.removed: dict[str, str] = {}
+        self.imported: dict[str, str] = {}
         self.doubtful: set[str] = set()
         self.nameless = False  # True once a line is damaged or missing and its session is unknown
         self.first_bad: BadLedgerLine | None = None
@@ -195,11 +200,16 @@ class _Walk:
             self.nameless = True
             return
         forgotten = record.session_id.startswith(REMOVED_PREFIX)
-        session_id = record.session_id.removeprefix(REMOVED_PREFIX)
+        imported = record.session_id.startswith(IMPORTED_PREFIX)
+        prefix = REMOVED_PREFIX if forgotten else IMPORTED_PREFIX
+        session_id = record.session_id.removeprefix(prefix)
         if self._only not in (None, session_id):
             return
         if forgotten:
             self.removed[session_id] = record.session_digest
+        elif imported:  # perhaps once more, after it was removed
+            self.imported[session_id] = record.completed_at
+            self.removed.pop(session_id, None)
         first = self.digests.get(session_id)
         if first is None:
             if not forgotten:

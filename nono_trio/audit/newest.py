@@ -17,7 +17,7 @@ from nono_trio.audit import ledger
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from nono_trio.audit.stored_session import StoredSession
@@ -31,10 +31,23 @@ def newest_first(
     known: Sequence[StoredSession],
     is_running: Callable[[StoredSession], bool],
     now: datetime | None = None,
+    *,
+    imported_last: bool = False,
 ) -> list[StoredSession]:
-    """Return `known`, newest first; without a readable ledger the start times decide."""
+    """Return `known`, newest first; without a readable ledger the start times decide.
+
+    `imported_last`: another machine's sessions come after all of this one, whenever they came.
+    """
+    sealed_here, imported = _sealed_in_order(audit_root)
+    if imported_last and imported:
+        own = [session for session in known if session.session_id not in imported]
+        others = [session for session in known if session.session_id in imported]
+        return [
+            *newest_first(audit_root, own, is_running, now),
+            *newest_first(audit_root, others, is_running, now),
+        ]
     running = [session for session in known if is_running(session)]
-    places = {name: place for place, name in enumerate(_sealed_in_order(audit_root))}
+    places = {name: place for place, name in enumerate(sealed_here)}
     ended = [session for session in known if session not in running]
     sealed = [session for session in ended if session.session_id in places]
     sealed.sort(key=lambda session: places[session.session_id], reverse=True)
@@ -44,10 +57,12 @@ def newest_first(
     return [*sorted(running, key=_started_ticks, reverse=True), *_merged(sealed, unsealed, horizon)]
 
 
-def _sealed_in_order(audit_root: Path) -> Sequence[str]:
+def _sealed_in_order(audit_root: Path) -> tuple[Sequence[str], Collection[str]]:
+    """Return the sessions that the ledger knows, in its order, and those that were imported."""
     with suppress(LogUnreadable):
-        return [*ledger.verify(audit_root).digests]
-    return ()
+        report = ledger.verify(audit_root)
+        return [*report.digests], report.imported
+    return (), ()
 
 
 def _started_ticks(session: StoredSession) -> int:

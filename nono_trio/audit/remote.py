@@ -32,7 +32,7 @@ _PACKAGES: Final = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs
 # A live session is read in this order too: what is checked against the log is older than the log.
 SESSION_FILES: Final = (
     store.SESSION, store.CHECKPOINTS, store.LOG, store.FLOWS, store.PROCESSES, store.POLICY,
-    store.SUMMARY, store.BUNDLE,
+    store.SUMMARY, store.BUNDLE, *store.CARRIED,
 )  # fmt: skip
 _LEDGER_FILES: Final = (
     ledger.LEDGER_CHECKPOINTS, ledger.LEDGER_COSIGNATURES, ledger.LEDGER_ANCHORS, ledger.LEDGER,

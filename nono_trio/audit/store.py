@@ -46,9 +46,18 @@ SESSION = "session.json"
 POLICY = "policy.json"
 SUMMARY = "summary.json"
 BUNDLE = BUNDLE_FILENAME
+# Beside a session of another machine, and in an archive (verify/carried_ledger.py).
+LEDGER_LINE = "ledger-line.ndjson"
+LEDGER_PROOF = "ledger-line.tlog-proof"
+LEDGER_CHECKPOINT = "ledger-checkpoint.ndjson"
+PUBLIC_KEYS = "public-keys.pem"
+VERIFIER_KEYS = "verifier-keys.txt"
+CARRIED = (LEDGER_LINE, LEDGER_PROOF, LEDGER_CHECKPOINT, PUBLIC_KEYS, VERIFIER_KEYS)
 LATEST = "latest"
 # The prefix of a directory whose session has not started yet.
 STARTING = ".starting-"
+# The prefix of a directory in which an archive is unpacked before its session is imported.
+IMPORTING = ".importing-"
 # The prefix of a directory whose session is being removed.
 REMOVING = ".removing-"
 
@@ -233,7 +242,7 @@ def _find(audit_root: Path, text: str) -> Path:
     known = sessions(audit_root)
     meant = known if text == LATEST else [session for session in known if session.name == text]
     if meant:
-        return newest_first(audit_root, meant, _is_running)[0].directory
+        return newest_first(audit_root, meant, _is_running, imported_last=True)[0].directory
     return _by_prefix(known, text) or _existing_path(text, audit_root)
 
 

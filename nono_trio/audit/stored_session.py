@@ -43,6 +43,7 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
     `bound_facts.look`, it has what the log binds, and the other fields are set: `fault` is the
     first contradiction, `alive` is true if its supervisor runs, `policy` and `totals` are
     policy.json and summary.json. `proved`: its whole log was verified (`on_the_way.py`).
+    `imported`: when it came from another machine, by the ledger; None for a session of this one.
     """
 
     directory: Path
@@ -54,6 +55,7 @@ class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
     totals: SealSummary | None = None
     supervisor: SupervisorProcess | None = None
     proved: bool = False
+    imported: str | None = None
 
     @property
     def session_id(self) -> str:

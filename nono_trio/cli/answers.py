@@ -46,7 +46,8 @@ class ListRow(msgspec.Struct, kw_only=True, frozen=True):
     """One session of `audit list`.
 
     Null: no record tells it. `counts_bound`: the log binds the counts. `proved`: its whole log
-    was verified on the way. `fault` is the first contradiction in its files.
+    was verified on the way. `imported` is when it came from another machine. `fault` is the first
+    contradiction in its files.
     """
 
     session_id: str
@@ -66,6 +67,7 @@ class ListRow(msgspec.Struct, kw_only=True, frozen=True):
     proved: bool
     fault: FirstBad | None
     directory: str
+    imported: str | UnsetType = UNSET
 
 
 class ListAnswer(msgspec.Struct, kw_only=True, frozen=True):

@@ -12,12 +12,14 @@ import signal
 import sys
 from pathlib import Path
 
+import archived
 import crashed_session
 import sealed_session as made
 import signed_session
 import trio
 
 from nono_trio.audit import ledger
+from nono_trio.audit.archive.import_session import import_archive
 from nono_trio.audit.recovery import ledger_repair
 from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up
 from nono_trio.audit.recovery.recover import recover
@@ -148,6 +150,13 @@ def cleanup_killed(root, number):
         pass
 
 
+def import_killed(root, number):
+    """Import the archive of a small session; killed on the way."""
+    path = archived.archive_file(root.parent, made.build(root.parent / "origin"))
+    killed_before(number)
+    import_archive(path, root)
+
+
 def recover_killed(state, root, number):
     directory = getattr(crashed_session, state)(root)
     killed_before(number)
@@ -170,6 +179,7 @@ WORK = {
     "start": start,
     "repair": repair,
     "cleanup": cleanup_killed,
+    "import": import_killed,
 }
 
 

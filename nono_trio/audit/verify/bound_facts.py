@@ -135,6 +135,7 @@ class _Look:
             policy=self.bound.policy,
             totals=self.bound.summary if sealed else None,
             supervisor=self._supervisor(),
+            imported=self._imported(),
         )
 
     def _say(self, failure: str, expected: str, got: str) -> None:
@@ -289,6 +290,10 @@ class _Look:
         if self.report is None or not self.report.has_line_for(name):
             self.report = ledger.verify(self.directory.resolve().parent, name)
         return self.report
+
+    def _imported(self) -> str | None:
+        name = self.directory.resolve().name
+        return None if self.report is None else self.report.imported.get(name)
 
     def _supervisor(self) -> SupervisorProcess | None:
         """Return the process that the policy names, or session.json's while no policy is bound."""

@@ -32,7 +32,11 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
         path=str(path),
         session_id=session_id,
         ledger=seen,
-        notes=["the ledger says that it was sealed, and its directory is gone"],
+        notes=[
+            "the ledger says that it was"
+            f" {'imported' if session_id in ledger.imported else 'sealed'}, and its directory is"
+            " gone"
+        ],
     )
 
 

@@ -123,6 +123,7 @@ def check_ledger(
     digest = session_digest(metadata)
     seen = LedgerSeen(
         found=found is not None,
+        imported=metadata.session_id in report.imported,
         matches=found == digest if found is not None else None,
         chain_verified=report.first_bad is None if report.present else None,
     )

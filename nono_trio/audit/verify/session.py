@@ -45,7 +45,7 @@ from nono_trio.audit.verify.verdict import (
 from nono_trio.audit.verify.verdict_notes import evidence_notes, ledger_notes, nameless_notes
 from nono_trio.audit.verify.whole_ledger import verify_ledger
 from nono_trio.core.log.events import Network
-from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS
+from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS, session_digest
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.stored_session import FirstBad
     from nono_trio.core.log.events import NetworkEvent, Payload
-    from nono_trio.core.log.session_json import Checkpoint
+    from nono_trio.core.log.session_json import Checkpoint, SessionMetadata
     from nono_trio.core.proof.public_keys import PublicKeys
 
 Watch: TypeAlias = "Callable[[Callable[[], float]], None]"
@@ -209,7 +209,7 @@ def _judge(
         )
     if check.torn_bytes and not evidence.alive:
         answer.notes.append(f"the last {check.torn_bytes} bytes are no whole record: a torn tail")
-    answer = _conclude(evidence, answer, ledger, sound="verified")
+    answer = _conclude(evidence, answer, ledger, sound="verified", pinned=pinned)
     if pinned is not None and answer.verdict == "verified" and evidence.ours:
         require_signed_end(answer, check.signatures)
     return answer
@@ -296,11 +296,16 @@ def _summary_fault(
 
 
 def _conclude(
-    evidence: Evidence, answer: Verification, ledger: LedgerReport | None, *, sound: Verdict
+    evidence: Evidence,
+    answer: Verification,
+    ledger: LedgerReport | None,
+    *,
+    sound: Verdict,
+    pinned: PublicKeys | None = None,
 ) -> Verification:
     """Fill in the verdict; `sound` is the one for a sealed session without a fault."""
     if answer.first_bad is None and evidence.sealed:
-        answer.verdict = _judge_ledger(evidence, answer, ledger, sound)
+        answer.verdict = _judge_ledger(evidence, answer, ledger, sound, pinned)
     elif answer.first_bad is None:
         answer.verdict = "open" if evidence.alive else "crashed"
         if evidence.ours and evidence.directory is not None and not evidence.alive:
@@ -313,7 +318,11 @@ def _conclude(
 
 
 def _judge_ledger(
-    evidence: Evidence, answer: Verification, ledger: LedgerReport | None, sound: Verdict
+    evidence: Evidence,
+    answer: Verification,
+    ledger: LedgerReport | None,
+    sound: Verdict,
+    pinned: PublicKeys | None,
 ) -> Verdict:
     """Return the verdict of a sealed session by its line in the ledger; may set `first_bad`."""
     metadata, directory = evidence.metadata, evidence.directory
@@ -323,6 +332,8 @@ def _judge_ledger(
     ledger = current_report(directory, metadata.session_id, ledger)
     answer.ledger, fault = seal.check_ledger(ledger, metadata)
     answer.notes += ledger_notes(ledger, metadata.session_id)
+    if fault is None and answer.ledger.imported:
+        fault = _carried_fault(directory, metadata, answer, pinned)
     if fault is None:
         answer.first_bad = bounds.differs(
             bounds.ID_MISMATCH, directory.resolve().name, metadata.session_id
@@ -339,6 +350,20 @@ def _judge_ledger(
             return "unreadable"
     answer.first_bad = fault
     return "tampered"
+
+
+def _carried_fault(
+    directory: Path, metadata: SessionMetadata, answer: Verification, pinned: PublicKeys | None
+) -> FirstBad | None:
+    """Return the fault of the files that came with another machine's session."""
+    from nono_trio.audit.verify import carried_ledger as carried  # late: few are imported
+
+    try:
+        found = carried.check_carried(directory, session_digest(metadata))
+    except carried.CarriedFault as fault:
+        return fault.first_bad
+    answer.notes += carried.carried_notes(found, pinned)
+    return None
 
 
 def _judge_name(

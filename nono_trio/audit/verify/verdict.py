@@ -67,9 +67,14 @@ class CheckpointsSeen(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LedgerSeen(msgspec.Struct, kw_only=True, frozen=True):
-    """The session's line in the ledger; None if there was nothing to compare."""
+    """The session's line in the ledger; None if there was nothing to compare.
+
+    `imported`: the session is another machine's. The line is that of its import, or in an archive
+    the one that came with it.
+    """
 
     found: bool = False
+    imported: bool = False
     matches: bool | None = None
     chain_verified: bool | None = None
 

@@ -38,6 +38,8 @@ def ledger_notes(ledger: LedgerReport, session_id: str) -> list[str]:
             "its line comes after a damaged or missing line of the ledger, which may have been its"
             " own: only an earlier copy of the ledger can tell"
         )
+    if imported := ledger.imported.get(session_id):
+        notes.append(f"another machine's: it was imported at {imported} (`audit import`)")
     if session_id in ledger.removed:
         notes.append("the ledger says that it was removed: `audit forget` was not finished")
     return notes

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from nono_trio.audit.ledger import LEDGER
 from nono_trio.core.log.ledger_record import (
+    IMPORTED_PREFIX,
     REMOVED_PREFIX,
     LedgerRecord,
     encode_ledger_record,
@@ -56,6 +57,13 @@ def append_removed_locked(
 ) -> LedgerRecord:
     """Record durably that a session is removed on purpose; as `append_locked`."""
     return append_locked(audit_root, REMOVED_PREFIX + session_id, digest_hex, time)
+
+
+def append_imported_locked(
+    audit_root: Path, session_id: str, digest_hex: str, time: str
+) -> LedgerRecord:
+    """Record durably that a session came from another machine; as `append_locked`."""
+    return append_locked(audit_root, IMPORTED_PREFIX + session_id, digest_hex, time)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nono_trio.audit import store
+from nono_trio.cli.audit.archive import export_session, import_session
 from nono_trio.cli.audit.cleanup import cleanup
 from nono_trio.cli.audit.export import export
 from nono_trio.cli.audit.hosts import hosts
@@ -77,6 +78,8 @@ audit.add_command(search)
 audit.add_command(hosts)
 audit.add_command(report)
 audit.add_command(ship)
+audit.add_command(export_session)
+audit.add_command(import_session)
 
 
 @audit.command(

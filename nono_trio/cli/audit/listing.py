@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from nono_trio.audit.read.summary import Counts, Status, counts_of
 from nono_trio.audit.read.summary import status as status_of
@@ -40,6 +41,8 @@ LIST_COLUMNS = (
 NOT_VERIFIED = (
     "not verified"  # a sealed session whose log is too long, or for which no time was left
 )
+
+IMPORTED = "imported"  # a sealed session of another machine
 
 Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't be read
 
@@ -116,6 +119,7 @@ def _row_answer(session: StoredSession, status: Status, counts: Counts | None) -
         failed=counts.failed if counts else None,
         counts_bound=status == "sealed",
         proved=session.proved,
+        imported=UNSET if session.imported is None else session.imported,
         fault=session.fault,
         directory=str(session.directory),
     )
@@ -130,10 +134,18 @@ def list_row(
         session.session_id,
         clean(session.name or "-"),
         ago(session.started, now),
-        NOT_VERIFIED if status == "sealed" and not session.proved else status,
+        _state(session, status),
         *(_count_cells(counts) if counts else "????"),
         command_text(command) or no_command_text(session),
     )
+
+
+def _state(session: StoredSession, status: str) -> str:
+    if status != "sealed":
+        return status
+    if not session.proved:
+        return NOT_VERIFIED
+    return status if session.imported is None else IMPORTED
 
 
 def _count_cells(counts: Counts) -> Iterator[str]:

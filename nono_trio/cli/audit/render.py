@@ -133,6 +133,8 @@ def _proof_lines(answer: Verification) -> Iterator[str]:
         yield _row("checkpoints", f"{seen.count}, the last at {last}, all match")
     if answer.ledger.found:
         chain = "the chain holds" if answer.ledger.chain_verified else "other lines are damaged"
+        if answer.ledger.chain_verified is None:
+            chain = "it came with the archive"
         yield _row("ledger", f"its line matches, {chain}")
     yield _row("signature", _signature_text(answer.attestation))
 
@@ -197,6 +199,7 @@ def story_fields(session: StoredSession, status: Status, story: Story) -> dict[s
         "directory": str(session.directory),
         "session": session.summary,
         "proved": session.proved,
+        "imported": session.imported,
         "fault": session.fault,
         "policy": session.policy,
         "totals": session.totals,
@@ -239,7 +242,15 @@ def session_rows(session: StoredSession, status: Status, story: Story) -> Iterat
     if summary is not None:
         yield "command", command_text(summary.command)
         yield "started", f"{local_time(session.started)}{_duration(summary)}"
+    if session.imported is not None:
+        yield "imported", f"{session.imported}, from {_origin(session)}"
     yield "records", f"{story.events:,} in {session.directory}"
+
+
+def _origin(session: StoredSession) -> str:
+    """Return the machine of an imported session, as its policy names it."""
+    origin = None if session.policy is None else session.policy.origin
+    return origin.host if origin is not None and origin.host else "another machine"
 
 
 def _end_text(session: StoredSession, story: Story) -> str:

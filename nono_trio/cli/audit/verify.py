@@ -7,6 +7,7 @@ not hide the verdicts on the rest, and --json has an object for it.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.archive.unpack import is_archive
+from nono_trio.audit.archive.verify import verify_archive
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.remote import RemoteRoot, as_path, is_url
 from nono_trio.audit.verify.many import (
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import ProcessPoolExecutor
 
+    from nono_trio.audit.verify.session import Watch
     from nono_trio.cli.waiting import Waiting
     from nono_trio.core.proof.public_keys import PublicKeys
 
@@ -82,7 +86,14 @@ def verify_from_checkpoint(audit_root: Path | str, target: str, kept: Path) -> V
                 f"--since: expected a session of this machine, got {found}",
                 hint="without --since a whole session at a URL is verified",
             )
-        return found if isinstance(found, Verification) else verify_since(found, since)
+        if isinstance(found, Verification):
+            return found
+        if is_archive(found):
+            raise UsageError(
+                f"--since: expected a session, got the archive {found}",
+                hint=f"nono-trio audit import {shlex.quote(str(found))}",
+            )
+        return verify_since(found, since)
     except OSError as error:
         raise unreadable(str(error.filename or target), error) from error
 
@@ -156,7 +167,7 @@ def verify_paths(
     several = sum(path.parent == audit_root for path in paths) > 1
     report = ledger_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, pinned=pinned, ledger=report)
-    elsewhere = partial(verify, quick=quick, upstream=upstream, pinned=pinned)
+    elsewhere = partial(_verify_elsewhere, quick=quick, upstream=upstream, pinned=pinned)
     if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
         yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs or 1)
         return
@@ -164,6 +175,23 @@ def verify_paths(
     for path in paths:
         judge = in_root if path.parent == audit_root else elsewhere
         yield judge(path, watch=watch, jobs=jobs)
+
+
+def _verify_elsewhere(
+    path: Path,
+    *,
+    quick: bool,
+    upstream: bool,
+    pinned: PublicKeys | None,
+    watch: Watch | None = None,
+    jobs: int | None = 1,
+) -> Verification:
+    """Judge an archive, or a session or log of another directory."""
+    try:
+        judge = verify_archive if is_archive(path) else verify
+    except OSError:
+        judge = verify  # it says why the file can't be read
+    return judge(path, quick=quick, upstream=upstream, pinned=pinned, watch=watch, jobs=jobs)
 
 
 def _verify_in_processes(

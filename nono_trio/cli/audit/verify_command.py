@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from nono_trio.audit.verify.verdict import Verification, worst
+from nono_trio.cli.audit.archive import ending_at_sigterm
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -27,7 +28,7 @@ MAX_JOBS = 256
     short_help="Prove that a session's log is whole.",
     epilog="Example: nono-trio audit verify latest",
 )
-@click.argument("targets", nargs=-1, metavar="[SESSION|DIR|FILE|URL]...")
+@click.argument("targets", nargs=-1, metavar="[SESSION|DIR|ARCHIVE|FILE|URL]...")
 @click.option("--all", "every", is_flag=True, help="Verify every session there is.")
 @click.option(
     "--quick",
@@ -65,7 +66,8 @@ def verify(
     Verdict and exit code: verified 0; tampered 1; missing (the ledger knows it) 1; unreadable 2;
     open (still running) 5; crashed (never sealed) 6; undamaged (--quick) 0;
     consistent (--since) 0. Of several sessions the worst decides. A session of upstream nono needs
-    --upstream; a log file without its session is never `verified`. --json prints one object a
+    --upstream; a log file without its session is never `verified`; an archive (`audit
+    export-session`) is judged by the ledger's line and the keys in it. --json prints one object a
     line, also for errors, and one without a verdict where there is no session.
 
     A session, a log or a state directory (--audit-dir) may be at s3://, gs:// or az:// (with the
@@ -94,7 +96,7 @@ def verify(
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
     root = audit_location(audit_dir)
     several = every or len(targets) > 1
-    with Waiting("verifying") as wait:
+    with Waiting("verifying") as wait, ending_at_sigterm():
         answers = (
             verify_all(root, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait)
             if every

@@ -15,6 +15,8 @@ from nono_trio.core.log.record import NO_CHAIN
 
 # The prefix of the session id in the line of a session that was removed on purpose.
 REMOVED_PREFIX = "removed-"
+# The prefix of the session id in the line of a session that came from another machine's archive.
+IMPORTED_PREFIX = "imported-"
 # The prefix of the id in the line about damaged lines that a repair cut off; it is followed by the
 # beginning of their digest.
 REPAIRED_PREFIX = "repaired-"

@@ -14,6 +14,7 @@ from checkout import SUPPORT
 from killed_at import DAMAGED
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.archive.import_session import import_archive
 from nono_trio.audit.recovery import abandoned
 from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up
 from nono_trio.audit.recovery.ledger_repair import repair
@@ -61,6 +62,27 @@ def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, 
         assert store.sessions(root) == []
         assert abandoned.remove_abandoned(root) == 1
         assert list(root.iterdir()) == []
+
+
+def test_an_import_killed_before_every_call_is_whole_or_can_be_finished(memory_path, monkeypatch):
+    monkeypatch.setattr(abandoned, "OLD_SECONDS", -1)
+    killed("import", memory_path)
+    tops = sorted(memory_path.iterdir(), key=lambda path: int(path.name))
+    assert len(tops) > 40  # the calls were seen
+    seen = set()
+    for top in tops:
+        root, path = top / "audit", top / "session.tar"
+        told = [answer.verdict for answer in verify_all(root, quick=False, jobs=1)]
+        assert told in ([], ["missing"], ["verified"])
+        seen |= {*told}
+        abandoned.remove_abandoned(root)
+        left = [answer.verdict for answer in verify_all(root, quick=False, jobs=1)]
+        assert left == (["verified"] if told else [])
+        assert import_archive(path, root).verdict.verdict == "verified"
+        assert [answer.verdict for answer in verify_all(root, quick=False, jobs=1)] == ["verified"]
+        assert len([*ledger.read(root)]) == 1
+        assert [one.name for one in root.iterdir() if one.is_dir()] == ["0123456789abcdef"]
+    assert seen == {"missing", "verified"}
 
 
 def test_a_clean_up_killed_before_every_call_is_no_tampering(memory_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Archives: one session in one file, which verifies alone, on any machine."""

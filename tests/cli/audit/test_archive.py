@@ -1,0 +1,144 @@
+"""The command lines of `audit export-session` and `audit import`, with real sessions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import archived
+import crashed_session
+import pytest
+import sealed_session as made
+from archived import ID, parts
+from checkout import ROOT
+
+from nono_trio.audit import ledger, store
+from nono_trio.cli.audit.verify import verify_all
+
+SECRET = "sk-ant-" + 40 * "s"
+COMMAND_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def let_go():
+    yield
+    made.let_go()
+
+
+def test_a_real_signed_session_with_a_credential_goes_to_another_machine(sessions, tmp_path):
+    """A run, its archive, its proof by the pinned key, and its import."""
+    path, key, other = tmp_path / "session.tar", tmp_path / "key.pem", tmp_path / "other"
+    sessions.call("keys", "generate")
+    key.write_text(sessions.call("keys", "export").stdout)
+    sessions.variables["MY_KEY"] = SECRET
+    flags = ["--credential", "anthropic=env://MY_KEY", "--audit-sign-key", "default"]
+    run = sessions.call("run", "--silent", *flags, "--", "true")
+    assert run.returncode == 0, run.stderr
+    done = sessions.call("audit", "export-session", "latest", "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert SECRET.encode() not in path.read_bytes()
+    pinned = ["--public-key-file", str(key)]
+    for command in (["verify", str(path)], ["import", str(path), "--audit-dir", str(other)]):
+        done = sessions.call("audit", *command)
+        assert (done.returncode, "self-attested" in done.stdout) == (0, True), done.stderr
+        done = sessions.call("audit", *command, *pinned)
+        assert (done.returncode, "self-attested" in done.stdout) == (0, False), done.stderr
+        assert "by the pinned key" in done.stdout
+    done = sessions.call("audit", "verify", "--all", "--audit-dir", str(other))
+    assert (done.returncode, "it was imported at" in done.stdout) == (0, True)
+    shown = sessions.call("audit", "show", "--audit-dir", str(other)).stdout
+    assert "\n  imported     20" in shown
+
+
+def test_it_writes_no_file_that_exists_and_leaves_none_behind(run, root, tmp_path):
+    archived.sealed(root)
+    path = tmp_path / "session.tar"
+    path.write_text("mine")
+    code, _, err = run("audit", "export-session", ID, "-o", path)
+    assert (code, path.read_text(), "--force" in err) == (2, "mine", True)
+    assert run("audit", "export-session", ID, "-o", path, "--force")[0] == 0
+    assert run("audit", "verify", path)[0] == 0
+    assert run("audit", "export-session", ID, "-o", tmp_path)[0] == 2
+    code, _, err = run("audit", "export-session", ID, "-o", tmp_path / "none" / "x")
+    assert (code, "hint: " in err) == (1, True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["audit", "session.tar"]
+
+
+def test_it_follows_no_link_in_the_place_of_the_archive(run, root, tmp_path):
+    archived.sealed(root)
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to("precious")
+    assert run("audit", "export-session", ID, "-o", tmp_path / "link")[0] == 2
+    assert run("audit", "export-session", ID, "-o", tmp_path / "link", "--force")[0] == 0
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_an_archive_goes_through_a_pipe(root, tmp_path):
+    archived.sealed(root)
+    command = [sys.executable, "-m", "nono_trio", "audit", "export-session", ID, "-o", "-"]
+    done = subprocess.run(
+        [*command, "--audit-dir", tmp_path], cwd=ROOT, capture_output=True, timeout=COMMAND_SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{ID}/session.json" in parts(done.stdout)
+
+
+def test_a_session_that_is_not_verified_is_not_exported(run, root, tmp_path):
+    path = tmp_path / "session.tar"
+    made.running(root, "1111111111111111")
+    crashed_session.torn(root)
+    tampered = made.build(root, "2222222222222222")
+    made.change_session(tampered, command=["another"])
+    made.build(root, "short")
+    for session, code, hint in (
+        ("1111111111111111", 5, "nono-trio stop"),
+        (ID, 6, "nono-trio audit recover"),
+        ("2222222222222222", 1, "nono-trio audit verify"),
+        ("short", 2, "16 lower-case hex digits"),
+        ("nothing", 2, "nono-trio audit list"),
+    ):
+        got, _, err = run("audit", "export-session", session, "-o", path)
+        assert (session, got, hint in err) == (session, code, True)
+        assert not path.exists()
+    got, out, _ = run("audit", "export-session", ID, "-o", path, "--json")
+    assert (got, json.loads(out)["verdict"]) == (6, "crashed")
+
+
+def test_json_and_lists_say_that_a_session_is_imported(run, root, tmp_path):
+    path = archived.archive_file(tmp_path, archived.sealed(root))
+    other = tmp_path / "other"
+    code, out, _ = run("audit", "import", path, "--audit-dir", other, "--json")
+    answer = json.loads(out)
+    assert (code, answer["imported"], answer["verification"]["verdict"]) == (0, True, "verified")
+    assert not json.loads(run("audit", "import", path, "--audit-dir", other, "--json")[1])[
+        "imported"
+    ]
+    assert "imported" in run("audit", "list", "--audit-dir", other)[1]
+    (row,) = json.loads(run("audit", "list", "--audit-dir", other, "--json")[1])["sessions"]
+    assert (row["status"], row["proved"], row["imported"][:2]) == ("sealed", True, "20")
+    assert "imported" in run("audit", "show", ID, "--audit-dir", other)[1]
+    assert "imported" not in run("audit", "list")[1]
+    code, _, err = run("audit", "verify", path, "--since", root / ID / store.CHECKPOINTS)
+    assert (code, "--since: expected a session, got the archive" in err) == (2, True)
+
+
+def test_imports_at_once_import_a_session_once(root, tmp_path):
+    path, other = archived.archive_file(tmp_path, archived.signed(root)), tmp_path / "other"
+    command = [sys.executable, "-m", "nono_trio", "audit", "import", path, "--audit-dir", other]
+    running = [
+        subprocess.Popen(
+            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    told = [one.communicate(timeout=COMMAND_SECONDS) for one in running]
+    assert [one.returncode for one in running] == [0, 0, 0], told
+    assert sum("is imported" in err for _, err in told) == 1
+    audit = other / "audit"
+    assert [one.session_id for one in ledger.read(audit)] == [f"imported-{ID}"]
+    assert [one.verdict for one in verify_all(audit, quick=False, jobs=1)] == ["verified"]
+    assert [name for name in os.listdir(audit) if name.startswith(".")] == []
