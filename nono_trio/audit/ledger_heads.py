@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.audit import ledger as ledgers
-from nono_trio.audit.keys.signature import is_ed25519
+from nono_trio.audit.keys.signature import is_ed25519, note_fault
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.ledger_checkpoint import (
     decode_ledger_checkpoint,
@@ -76,10 +76,9 @@ def read_heads(path: Path, key: bytes | None = None, *, notes: bool = True) -> I
 def require_note(one: LedgerHead) -> None:
     """Check the signature of a checkpoint's note, which standard tools see; raises
     BadLedgerHead."""
-    note = parse_note(one.note)
-    signature = note.signature_of(one.head.origin, one.key)
-    if signature is None or not is_ed25519(one.key, signature, note.text.encode()):
-        raise BadLedgerHead(one.line, "signature mismatch", "a signature of the note", "another")
+    fault = note_fault(parse_note(one.note), one.head.origin, one.key)
+    if fault is not None:
+        raise BadLedgerHead(one.line, *fault)
 
 
 def largest_head(path: Path, key: bytes) -> LedgerHead | None:

@@ -1,6 +1,14 @@
-"""The check of one signature; cryptography is imported by the first check."""
+"""The check of one signature, and of a note; cryptography is imported by the first check."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from nono_trio.core.proof.note import Note
+
+KEY_MISMATCH: Final = "key mismatch"
+SIGNATURE_MISMATCH: Final = "signature mismatch"
 
 
 def is_ed25519(key: bytes, signature: bytes, data: bytes) -> bool:
@@ -13,6 +21,20 @@ def is_ed25519(key: bytes, signature: bytes, data: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def note_fault(note: Note, name: str, key: bytes) -> tuple[str, str, str] | None:
+    """Return class, expected and got unless an Ed25519 key (32 bytes) has signed a note under
+    `name`."""
+    signature = note.signature_of(name, key)
+    if signature is None:
+        from nono_trio.core.proof.note import key_id
+
+        theirs = ", ".join(f"{one.name}+{one.key_id.hex()}" for one in note.signatures)
+        return KEY_MISMATCH, f"{name}+{key_id(name, key).hex()}", theirs
+    if not is_ed25519(key, signature, note.text.encode()):
+        return SIGNATURE_MISMATCH, "a signature of the note", "another"
+    return None
 
 
 def is_p256(key: bytes, signature: bytes, data: bytes) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.audit.keys.signature import KEY_MISMATCH
 from nono_trio.audit.ledger import LEDGER_CHECKPOINTS
 from nono_trio.audit.ledger_heads import (
     BadLedgerHead,
@@ -21,7 +22,7 @@ from nono_trio.audit.ledger_heads import (
     require_note,
 )
 from nono_trio.audit.stored_session import FirstBad
-from nono_trio.audit.verify.signatures import KEY_MISMATCH, SIGNATURE_MISSING, TRUNCATED_SIGNED
+from nono_trio.audit.verify.signatures import SIGNATURE_MISSING, TRUNCATED_SIGNED
 from nono_trio.audit.verify.verdict import AttestationSeen, Verification
 from nono_trio.core.proof.tree import Frontier, leaf_hash
 

@@ -15,7 +15,7 @@ import msgspec
 
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit import store
-from nono_trio.audit.keys.signature import is_ed25519
+from nono_trio.audit.keys.signature import note_fault
 from nono_trio.audit.read.records import lines, size_of
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import decode_checkpoint
@@ -54,12 +54,9 @@ class SignedHead(NamedTuple):
 
     def require_signature(self, key: bytes) -> None:
         """Raise ProofFailed unless an Ed25519 key (32 bytes) has signed it under its origin."""
-        signature = self.note.signature_of(self.head.origin, key)
-        if signature is None:
-            names = ", ".join(f"{s.name}+{s.key_id.hex()}" for s in self.note.signatures)
-            raise ProofFailed("key mismatch", f"a signature of {self.head.origin}", names)
-        if not is_ed25519(key, signature, self.note.text.encode()):
-            raise ProofFailed("signature mismatch", "a signature of the note", "another")
+        fault = note_fault(self.note, self.head.origin, key)
+        if fault is not None:
+            raise ProofFailed(*fault)
 
 
 class CheckedRecord(NamedTuple):

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from nono_trio.audit import store
+from nono_trio.audit.keys.signature import KEY_MISMATCH, SIGNATURE_MISMATCH, is_ed25519, note_fault
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.chain import BadRecord
 from nono_trio.audit.verify.evidence import read_bound_file
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from nono_trio.core.proof.tree import Frontier
 
 SIGNATURE_MISSING: Final = "signature missing"
-SIGNATURE_MISMATCH: Final = "signature mismatch"
-KEY_MISMATCH: Final = "key mismatch"
 TREES_DISAGREE: Final = "trees disagree"
 TRUNCATED_SIGNED: Final = "truncated behind a signed checkpoint"
 UNSIGNED: Final = "a session without a key"
@@ -162,9 +161,8 @@ def _fault(
     """
     if checkpoint.note is UNSET or checkpoint.line_signature is UNSET:
         return SIGNATURE_MISSING, "a note and a line_signature", "one of them"
-    from nono_trio.audit.keys.signature import is_ed25519  # late: few sessions are signed
     from nono_trio.core.proof import base64_text, tree_head
-    from nono_trio.core.proof.note import key_id, parse_note
+    from nono_trio.core.proof.note import parse_note
 
     origin = tree_head.session_origin(session_id)
     try:
@@ -175,13 +173,8 @@ def _fault(
         return SIGNATURE_MISMATCH, "a signed checkpoint", str(error)
     if head.origin != origin:
         return SIGNATURE_MISMATCH, f"the origin {origin}", head.origin
-    signature = note.signature_of(origin, keys.note)
-    if signature is None:
-        theirs = note.signatures[0]
-        ours = key_id(origin, keys.note).hex()
-        return KEY_MISMATCH, f"{origin}+{ours}", f"{theirs.name}+{theirs.key_id.hex()}"
-    if not is_ed25519(keys.note, signature, note.text.encode()):
-        return SIGNATURE_MISMATCH, "a signature of the note", "another"
+    if (fault := note_fault(note, origin, keys.note)) is not None:
+        return fault
     if not is_ed25519(keys.note, over_line, signed_bytes(checkpoint)):
         return SIGNATURE_MISMATCH, "a signature of the line", "another"
     if head.size != checkpoint.event_count:
