@@ -29,6 +29,7 @@ from nono_trio.audit.report.words import (
     exit_text,
     fault_place,
     in_short,
+    moment,
     proof_rows,
     sum_command,
     when,
@@ -126,7 +127,7 @@ class Sections:
                 code(bad.got),
                 ".",
             ]
-        kind = "alert" if verdict not in GOOD else "verdict"
+        kind = "verdict" if verdict in GOOD else f"alert {VERDICT_KINDS.get(verdict, 'warn')}"
         return element("p", joined(parts), class_=kind)
 
     def _section(self, anchor: str, title: str, content: Html) -> Html:
@@ -166,6 +167,8 @@ class Sections:
         yield "session", code(stored.session_id)
         yield "started", when(report.started)
         yield "ended", when(report.ended)
+        if report.ended is None and report.last_ms is not None:
+            yield "last record", when(moment(report.last_ms))
         yield "duration", duration(report)
         yield "exit code", exit_text(report)
         totals = stored.totals
@@ -183,7 +186,8 @@ class Sections:
                 "Python, nono-py",
                 f"{origin.python or 'not recorded'}, {origin.nono_py or 'not recorded'}",
             )
-            yield "user and machine", f"{origin.user or '?'}@{origin.host or '?'}, {origin.system}"
+            if origin.user:
+                yield "user and machine", f"{origin.user}@{origin.host}, {origin.system}"
         yield "records", f"{report.story.events:,}"
         if facts_.lost_total:
             yield "lost", counted(int(facts_.lost_total), "event")

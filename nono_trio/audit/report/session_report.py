@@ -131,10 +131,13 @@ class SessionReport:
     answer: Verification
     story: Story
     timeline: Timeline
+    last_ms: int | None
     records: list[ListedRecord]
     denied: list[RefusedHost]
     failed: list[RefusedHost]
     hosts: list[HostTotals]
+    reached: int
+    """Hosts that an attempt was let through to."""
     files: list[DeniedFile]
     programs: list[ProgramCount]
     credentials: list[UsedCredential]
@@ -192,10 +195,12 @@ def _report(
         answer=answer,
         story=story,
         timeline=watcher.timeline,
+        last_ms=watcher.last_ms,
         records=records,
         denied=[_refused(one, stored.policy, watcher) for one in _heaviest(denied)],
         failed=[_refused(one, None, watcher) for one in _heaviest(failed)],
         hosts=hosts[:MAX_ROWS],
+        reached=sum(one.allowed > 0 for one in hosts),
         files=[*_denied_files(files, watcher)],
         programs=story.programs[:MAX_ROWS],
         credentials=[*_credentials(stored.policy, watcher)],

@@ -110,6 +110,8 @@ class ReportWatcher:
     def __init__(self, timeline: Timeline, limits: ListLimits) -> None:
         self.timeline = timeline
         self.refused: dict[Refused, RefusedBy] = {}
+        self.last_ms: int | None = None
+        """The time of the last record that has one."""
         self.credentials: Counter[str] = Counter()
         """Requests by the name of the credential that was put into them."""
         self._lists = {True: _Ends(limits.refused), False: _Ends(limits.allowed)}
@@ -179,7 +181,7 @@ class ReportWatcher:
             yield from ends
 
     def _take_decision(self, sequence: int, event: NetworkEvent, change: int) -> None:
-        time = event.timestamp_unix_ms
+        time = self.last_ms = event.timestamp_unix_ms
         for bit, lane in ((DENIED, "denied"), (FAILED, "failed"), (ALLOWED, "allowed")):
             if change & bit:
                 self.timeline.add(lane, time)  # type: ignore[arg-type]  # three of the lanes
@@ -195,6 +197,7 @@ class ReportWatcher:
                     self.credentials[name] += 1
 
     def _take_file(self, sequence: int, entry: DeniedEntry, process: int) -> None:
+        self.last_ms = entry.unix_ms
         self.timeline.add("files", entry.unix_ms)
         path = shorten(entry.path, MAX_TEXT)
         detail = f"{access_word(entry.access)}: {shorten(entry.reason, MAX_TEXT)}"

@@ -111,12 +111,10 @@ def in_short(report: SessionReport) -> Iterator[str]:
         yield f"{counted(attempts.denied, 'attempt')} on {hosts} {_was(attempts.denied)} denied."
     else:
         yield "No attempt to reach a host was denied."
-    reached = sum(one.allowed > 0 for one in report.hosts)
-    if reached:
-        more = "at least " if report.cut.hosts else ""
+    if report.reached:
         moved = f"{size_text(report.story.bytes_down)} came in and"
         moved += f" {size_text(report.story.bytes_up)} went out"
-        yield f"It was let through to {more}{counted(reached, 'host')}: {moved}."
+        yield f"It was let through to {counted(report.reached, 'host')}: {moved}."
     else:
         yield "It was let through to no host."
     files = len(report.files) + report.cut.files

@@ -1,52 +1,25 @@
-"""What the page says, by its text; that it loads and runs nothing is asked of a browser too."""
+"""The page by its text and elements; test_in_browser.py asks a browser."""
 
 from __future__ import annotations
 
 import itertools
 import re
-import shutil
 import subprocess
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
 import sealed_session as made
 from harness import RUN_SECONDS
+from hostile_log import hostile_session, looked_up
+from report_pages import page_of, report_of
 
 from nono_trio.audit import store
-from nono_trio.audit.report.page import PageParts, content_policy, source
-from nono_trio.audit.report.session_report import ONE_OF_MANY, ONE_SESSION, report_session
-from nono_trio.audit.verify.session import verify
-from nono_trio.core.log import events
-from nono_trio.core.log.file_events import denied_file
+from nono_trio.audit.report.page import content_policy, source
+from nono_trio.audit.report.session_report import ONE_OF_MANY
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from nono_trio.audit.report.session_report import SessionReport
-
-CHROMIUM = shutil.which("chromium")
-HOSTILE = [
-    "</script><script>document.title='ran'</script>",
-    "<img src=x onerror=\"document.title='ran'\">",
-    "\"'><svg onload=document.title='ran'>",
-    "evil\u202egnp.exe",
-    "\x1b]0;ran\x07\u2028\u0000",
-    "emoji-\U0001f600.example",
-    "m" * 1_000_000,
-]
-
-
-def report_of(directory: Path, limits=ONE_SESSION) -> SessionReport:
-    return report_session(directory, verify(directory), limits)
-
-
-def page_of(*reports: SessionReport) -> str:
-    parts = PageParts(datetime(2026, 7, 2, tzinfo=UTC), "0.1.0", lambda command: command)
-    for report in reports:
-        parts.add(report, folded=False)
-    return "".join(parts.page())
 
 
 class Reader(HTMLParser):
@@ -73,13 +46,6 @@ class Reader(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join("".join(self.texts).split())
-
-
-def looked_up(path: str, access="Read"):
-    return denied_file(
-        path, access, process=17, number=1, session_id="0123456789abcdef",
-        unix_ns=(made.NOON_UNIX_MS + 4) * 10**6,
-    )  # fmt: skip
 
 
 FULL = (
@@ -192,20 +158,6 @@ def test_tables_have_captions_and_scopes(full: Path) -> None:
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def hostile_session(root: Path) -> Path:
-    """A log whose every text is hostile; it is longer than our writer would make it."""
-    payloads = [events.SessionStarted(started=made.STARTED, command=["agent", *HOSTILE])]
-    payloads += [made.sandbox_runtime()]
-    for number, text in enumerate(HOSTILE):
-        payloads += [
-            made.network(number, "deny", text, reason=f"{text} is not on the allowlist"),
-            made.network(number, "allow", text, method="GET", path=text, mode="reverse"),
-            looked_up(text),
-        ]
-    flows = [made.flow(3, target=text) for text in HOSTILE]
-    return made.build(root, payloads=(*payloads, made.ended()), flows=flows, name=HOSTILE[0])
-
-
 def test_hostile_names_are_text_and_bounded(root: Path) -> None:
     page = page_of(report_of(hostile_session(root)))
     assert len(page) < 300_000
@@ -214,20 +166,3 @@ def test_hostile_names_are_text_and_bounded(root: Path) -> None:
     assert not [tag for tag, _ in reader.elements if tag in ("img", "iframe", "object", "base")]
     assert not [one for one in page if not one.isprintable() and one != "\n"]
     assert '<span class="hidden-character">\\u202e</span>gnp.exe' in page
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_runs_our_script_and_nothing_of_the_log(root: Path, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(page_of(report_of(hostile_session(root))))
-    done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
-    )  # fmt: skip
-    reader = Reader(done.stdout)
-    assert "Zoom in" in reader.text  # made by our script
-    assert re.search(r"UTC: 7 denied, 0 failed, 7 allowed, 7 files", reader.text)
-    assert "<title>ran" not in done.stdout
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert "Content Security Policy" not in done.stderr
