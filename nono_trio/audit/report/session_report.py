@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.read.programs import ProgramCount
     from nono_trio.audit.read.summary import Status, Story
     from nono_trio.audit.report.watcher import RefusedBy
@@ -163,18 +164,23 @@ class SessionReport:
 
 
 def report_session(
-    directory: Path, answer: Verification, limits: ListLimits, *, sums: bool = True
+    directory: Path,
+    answer: Verification,
+    limits: ListLimits,
+    *,
+    ledger: LedgerReport | None = None,
 ) -> SessionReport:
-    """Read one session; `answer` is its verification. `sums`: hash its files too.
+    """Read one session; `answer` is its verification, `ledger` the report on the ledger beside it,
+    if there is one already.
 
     Raises LogUnreadable if a file exists and can't be read.
     """
-    stored = bound_facts.look(directory, files=True)
+    stored = bound_facts.look(directory, ledger, files=True)
     watcher = ReportWatcher(_timeline(stored), limits)
     story = read_story(directory, 0, watcher)
     watcher.only_looked_up(story.attempts.only_looked_up)
     stored = bound_facts.compared(stored, story)
-    return _report(stored, answer, story, watcher, sums=sums)
+    return _report(stored, answer, story, watcher)
 
 
 def _report(
@@ -182,8 +188,6 @@ def _report(
     answer: Verification,
     story: Story,
     watcher: ReportWatcher,
-    *,
-    sums: bool,
 ) -> SessionReport:
     attempts = story.attempts
     denied, failed = [*attempts.denied_hosts.values()], [*attempts.failed_hosts.values()]
@@ -204,7 +208,7 @@ def _report(
         files=[*_denied_files(files, watcher)],
         programs=story.programs[:MAX_ROWS],
         credentials=[*_credentials(stored.policy, watcher)],
-        sums=[*_sums(stored.directory)] if sums and not stored.alive else [],
+        sums=[*_sums(stored.directory)] if not stored.alive else [],
         cut=Cut(
             denied=max(0, len(denied) - MAX_ROWS),
             failed=max(0, len(failed) - MAX_ROWS),

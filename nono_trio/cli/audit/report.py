@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from nono_trio import __version__
+from nono_trio.audit import ledger
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -31,6 +33,7 @@ from nono_trio.posix.paths import is_in
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.report.index import Index
     from nono_trio.audit.report.page import PageParts
     from nono_trio.audit.verify.verdict import Verification
@@ -89,6 +92,7 @@ class _Work:
         self._parts: PageParts = PageParts(datetime.now(UTC), __version__, pasteable)
         self._verdicts: list[dict[str, Any]] = []
         self._index: Index | None = None
+        self._ledger: LedgerReport | None = None
 
     def one(self, directory: Path) -> Iterator[str]:
         """Return the page of one session."""
@@ -106,6 +110,8 @@ class _Work:
         from nono_trio.cli.audit.verify import removed_sessions, verify_all
 
         self._index = Index(removed=removed_sessions(self._root))
+        with suppress(LogUnreadable):  # then each session says so itself
+            self._ledger = ledger.verify(self._root)
         answers = verify_all(
             self._root, quick=False, jobs=None, pinned=self._pinned, wait=self._wait
         )
@@ -126,11 +132,11 @@ class _Work:
         address = None
         if index.with_section < MAX_SECTIONS:
             try:
-                found = report_session(directory, answer, ONE_OF_MANY)
+                found = report_session(directory, answer, ONE_OF_MANY, ledger=self._ledger)
                 address = self._parts.add(found, folded=True)
             except LogUnreadable:  # one that can't be read must not hide the others
                 address = None
-        index.add(index_row(bound_facts.look(directory), answer, address))
+        index.add(index_row(bound_facts.look(directory, self._ledger), answer, address))
 
     def _note(self, answer: Verification) -> None:
         name = answer.session_id or answer.path
