@@ -20,7 +20,8 @@ def report_of(directory: Path, limits=ONE_SESSION) -> SessionReport:
 
 
 def page_of(*reports: SessionReport) -> str:
-    parts = PageParts(datetime(2026, 7, 2, tzinfo=UTC), "0.1.0", lambda command: command)
+    root = reports[0].stored.directory.parent
+    parts = PageParts(datetime(2026, 7, 2, tzinfo=UTC), "0.1.0", root, lambda command: command)
     for report in reports:
         parts.add(report, folded=False)
     return "".join(parts.page())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit.report.markup import Html, element, joined
 from nono_trio.audit.report.tables import Heading, Row, code, codes, cut, table
 from nono_trio.audit.report.words import clock
-from nono_trio.core.log.shown_text import counted, size_text, target_text
+from nono_trio.core.log.shown_text import counted, size_text, target_name
 
 if TYPE_CHECKING:
     from nono_trio.audit.report.session_report import HostTotals, RefusedHost, SessionReport
@@ -82,7 +82,7 @@ def hosts_by_bytes(report: SessionReport) -> Html:
     rows = [
         Row(
             [
-                code(target_text(one.target, None)),
+                code(target_name(one.target, None)),
                 _bar(one, most),
                 size_text(one.bytes_down),
                 size_text(one.bytes_up),
@@ -110,7 +110,7 @@ def hosts_by_decision(report: SessionReport) -> Html:
     rows = [
         Row(
             [
-                code(target_text(one.target, None)),
+                code(target_name(one.target, None)),
                 f"{one.denied:,}",
                 f"{one.failed:,}",
                 f"{one.allowed:,}",
@@ -202,7 +202,7 @@ def credentials(report: SessionReport) -> Html:
 
 
 def _with_ports(host: RefusedHost) -> str:
-    name = target_text(host.target, None)
+    name = target_name(host.target, None)
     if not host.ports or not host.target:
         return name
     more = ",…" if len(host.ports) > MAX_PORTS else ""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit.report.chart import chart_data
 from nono_trio.audit.report.index import index_parts
 from nono_trio.audit.report.markup import Html, element, json_data, raw_element
-from nono_trio.audit.report.sections import Sections, session_links
+from nono_trio.audit.report.sections import VERDICT_KINDS, Sections, session_links
 from nono_trio.audit.report.tables import badge, code
-from nono_trio.audit.report.words import GOOD, title, when
+from nono_trio.audit.report.words import title, when
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,10 +35,12 @@ _SCRIPT: Final = "page.js"
 @dataclass
 class PageParts:
     """The sessions of a page, turned into markup one by one so that one is in memory at a time;
-    `command` returns a command as it works where the report is made."""
+    `root` is the directory of the sessions, `command` returns a command as it works where the
+    report is made."""
 
     made: datetime
     version: str
+    root: Path
     command: Callable[[str], str]
     _bodies: list[Html] = field(default_factory=list)
     _charts: list[dict[str, object]] = field(default_factory=list)
@@ -49,7 +51,7 @@ class PageParts:
         """Add a session; `folded` is that of a page of many. Returns its address in the page."""
         name = f"s{len(self._bodies) + 1}"
         self._title = title(report.stored)
-        sections = Sections(report, name, 3 if folded else 2, self.command)
+        sections = Sections(report, name, 3 if folded else 2, self.root, self.command)
         self._charts.append(chart_data(name, report.timeline))
         if not folded:
             self._links = [*sections.anchors()]
@@ -58,7 +60,7 @@ class PageParts:
         heading = element(
             "summary",
             element("h2", code(title(report.stored))),
-            badge(report.answer.verdict, "good" if report.answer.verdict in GOOD else "bad"),
+            badge(report.answer.verdict, VERDICT_KINDS.get(report.answer.verdict, "plain")),
             element("span", when(report.started), class_="when"),
         )
         self._bodies.append(element("details", heading, sections.all(), class_="session", id=name))

@@ -31,6 +31,7 @@ from nono_trio.audit.report.words import (
     in_short,
     moment,
     proof_rows,
+    quoted,
     sum_command,
     when,
 )
@@ -38,6 +39,7 @@ from nono_trio.core.log.shown_text import command_text, counted, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from nono_trio.audit.report.policy_words import PolicyPart
     from nono_trio.audit.report.session_report import (
@@ -65,14 +67,21 @@ VERDICT_KINDS: Final[dict[Verdict, str]] = {
 
 class Sections:
     """The sections of one session; `name` makes ids unique, `level` is that of their headings,
-    `command` returns a command as it works where the report is made."""
+    `root` is the directory of the sessions that are found by their ids, `command` returns a command
+    as it works where the report is made."""
 
     def __init__(
-        self, report: SessionReport, name: str, level: int, command: Callable[[str], str]
+        self,
+        report: SessionReport,
+        name: str,
+        level: int,
+        root: Path,
+        command: Callable[[str], str],
     ) -> None:
         self._report = report
         self._name = name
         self._level = level
+        self._root = root
         self._command = command
         self._made = [*self._parts()]
 
@@ -272,6 +281,8 @@ class Sections:
     def _steps(self) -> Iterator[Html]:
         report = self._report
         name = report.stored.session_id
+        if report.stored.directory.parent != self._root:
+            name = quoted(str(report.stored.directory))
         yield _step(
             "Ask nono-trio again. It reads the files anew and trusts nothing on this page:",
             self._command(f"nono-trio audit verify {name}"),

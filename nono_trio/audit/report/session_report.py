@@ -8,6 +8,7 @@ page can show, and says how many rows it lacks.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 ONE_SESSION: Final = ListLimits(refused=300, allowed=150)
 ONE_OF_MANY: Final = ListLimits(refused=40, allowed=20)
 MAX_ROWS: Final = 200  # of one table
+MAX_FLAG: Final = 400  # characters
 BLOCK: Final = 1024 * 1024
 MAX_HASHED: Final = 8 * 1024**3  # a sparse file may be far longer, and no session is
 SHOWN_ADDRESSES: Final = 3
@@ -248,9 +250,23 @@ def _refused(host: DeniedHost, policy: SessionPolicy | None, watcher: ReportWatc
         count=host.requests,
         reason=host.reason,
         line=None if policy is None else _line(policy, host.target, ports[0] if ports else 443),
-        flags=list(host.allow_flags),
+        flags=[flag for one in host.allow_flags if (flag := pasteable_flag(one)) is not None],
         by=watcher.refused.get(("host", host.target)),
     )
+
+
+def pasteable_flag(flag: str) -> str | None:
+    """Return a flag as a shell takes it as this flag and its value; None if it can't be one.
+
+    The host in it is a text of the log, and a log may have been written by another program.
+    """
+    if not flag.isprintable() or len(flag) > MAX_FLAG:
+        return None
+    try:
+        words = shlex.split(flag)
+    except ValueError:
+        return None
+    return shlex.join(words) if len(words) == 2 else None
 
 
 def _line(policy: SessionPolicy, target: str, port: int) -> str | None:

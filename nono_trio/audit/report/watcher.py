@@ -20,7 +20,7 @@ from nono_trio.core.log.events import Network
 from nono_trio.core.log.file_events import access_word, denied_entry, denied_request
 from nono_trio.core.log.notices import is_about_log, is_binding, is_denial
 from nono_trio.core.log.processes import program_text
-from nono_trio.core.log.shown_text import shorten, target_text
+from nono_trio.core.log.shown_text import shorten, target_name
 from nono_trio.core.policy.allow_entry import LOOK_UP
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _outcome(event: NetworkEvent, change: int) -> Outcome:
 
 
 def _target(event: NetworkEvent) -> str:
-    return "" if is_about_log(event) else target_text(event.target, event.port)
+    return "" if is_about_log(event) else target_name(event.target, event.port)
 
 
 def _detail(event: NetworkEvent) -> str:

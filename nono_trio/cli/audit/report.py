@@ -89,7 +89,7 @@ class _Work:
         self._root = root
         self._pinned = pinned
         self._wait = wait
-        self._parts: PageParts = PageParts(datetime.now(UTC), __version__, pasteable)
+        self._parts: PageParts = PageParts(datetime.now(UTC), __version__, root, pasteable)
         self._verdicts: list[dict[str, Any]] = []
         self._index: Index | None = None
         self._ledger: LedgerReport | None = None

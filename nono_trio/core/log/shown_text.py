@@ -40,7 +40,12 @@ def shorten(text: str, width: int) -> str:
 
 def target_text(host: str, port: int | None) -> str:
     """`host:port`, cleaned and bounded; an IPv6 address in brackets."""
-    name = shorten(clean(host), MAX_TARGET) or NO_TARGET
+    return target_name(clean(host), port)
+
+
+def target_name(host: str, port: int | None) -> str:
+    """As `target_text`, not cleaned: for a caller that shows escapes in its own way."""
+    name = shorten(host, MAX_TARGET) or NO_TARGET
     if ":" in name and IPV6_CHARACTERS.issuperset(name):
         name = f"[{name}]"
     return name if port is None or not host else f"{name}:{port}"

@@ -16,7 +16,7 @@ from report_pages import page_of, report_of
 
 from nono_trio.audit import store
 from nono_trio.audit.report.page import content_policy, source
-from nono_trio.audit.report.session_report import ONE_OF_MANY
+from nono_trio.audit.report.session_report import ONE_OF_MANY, pasteable_flag
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,3 +166,21 @@ def test_hostile_names_are_text_and_bounded(root: Path) -> None:
     assert not [tag for tag, _ in reader.elements if tag in ("img", "iframe", "object", "base")]
     assert not [one for one in page if not one.isprintable() and one != "\n"]
     assert '<span class="hidden-character">\\u202e</span>gnp.exe' in page
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"),
+    [
+        ("--allow-domain a.test:443", "--allow-domain a.test:443"),
+        ("--allow-domain [::1]:443", "--allow-domain '[::1]:443'"),
+        ("--allow-endpoint 'GET https://a.test/*'", "--allow-endpoint 'GET https://a.test/*'"),
+        ("--allow-domain a;reboot:443", "--allow-domain 'a;reboot:443'"),
+        ("--allow-domain $(reboot):443", "--allow-domain '$(reboot):443'"),
+        ("--allow-domain a --no-sandbox:443", None),
+        ("--allow-domain a'b:443", None),
+        ("--allow-domain a\u202eb:443", None),
+        (f"--allow-domain {'a' * 1000}:443", None),
+    ],
+)
+def test_a_flag_to_paste_is_that_flag_only(flag: str, shown: str | None) -> None:
+    assert pasteable_flag(flag) == shown

@@ -80,6 +80,13 @@ def test_the_hints_of_the_page_have_the_directory(run, root, page, tmp_path, mon
     assert f"nono-trio audit verify --audit-dir {tmp_path} 0123456789abcdef" in page.read_text()
 
 
+def test_a_session_elsewhere_is_named_by_its_path(run, root, page, tmp_path):
+    elsewhere = tmp_path / "a; reboot"
+    made.build(root).rename(elsewhere)
+    assert run("audit", "report", elsewhere, "-o", page)[0] == 0
+    assert f"nono-trio audit verify &#39;{elsewhere}&#39;" in page.read_text()
+
+
 def test_a_file_that_is_there_is_replaced_with_force_only(run, root, page):
     made.build(root)
     page.write_text("mine")
