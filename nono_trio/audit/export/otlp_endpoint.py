@@ -72,7 +72,9 @@ class OtlpEndpoint:
         context: ssl.SSLContext | None,
         *,
         integrity: bool,
+        compressed: bool = True,
     ) -> None:
+        self._compressed = compressed
         self._endpoint = endpoint
         self._form = form
         self._headers = headers
@@ -83,11 +85,15 @@ class OtlpEndpoint:
     async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> str | None:
         """Send one batch; returns what the receiver says of records that it rejects."""
         records = formats.log_records(lines, facts, self._form, integrity=self._integrity)
-        body = gzip.compress(encode_request(records, facts), 5, mtime=0)
+        body = encode_request(records, facts)
+        if self._compressed:
+            body = gzip.compress(body, 5, mtime=0)
         try:
             headers = await trio.to_thread.run_sync(self._headers, abandon_on_cancel=True)
         except OSError as error:
             raise Unavailable(error.strerror or "a field can't be read") from error
+        if self._compressed:
+            headers = [("Content-Encoding", "gzip"), *headers]
         return self._judged(await self._exchange(body, headers))
 
     async def aclose(self) -> None:
@@ -196,7 +202,6 @@ class _Connection:
                 ("Host", endpoint.authority),
                 ("User-Agent", "nono-trio"),
                 ("Content-Type", PROTOBUF),
-                ("Content-Encoding", "gzip"),
                 ("Content-Length", str(len(body))),
                 *headers,
             ],

@@ -5,6 +5,8 @@ Rules of this file:
 - At least once: a position is saved after its batch was taken. In order: the next batch of a
   session waits for the one before. One batch at a time is in memory.
 - The user is told once of a session that is tampered with, cut or removed. The others go on.
+- A line that the receiver refuses is passed over only if the receiver takes others. One that
+  refuses everything is set up wrongly, and gets everything again.
 - A receiver that does not answer is asked again without end when following, else MOST_FAILURES
   times.
 """
@@ -26,6 +28,7 @@ from nono_trio.audit.export.facts import facts_of
 from nono_trio.audit.export.session_reader import SessionReader
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
+from nono_trio.core.export.exported import event_id
 from nono_trio.core.export.retry import FIRST_SECONDS, Backoff
 from nono_trio.errors import LogRewritten, LogUnreadable, NonoTrioError
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.export.cursor import Cursor
     from nono_trio.audit.export.destination import Destination
-    from nono_trio.audit.export.session_reader import Batch
+    from nono_trio.audit.export.session_reader import Batch, Position
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.core.export.exported import Exported, SessionFacts
 
@@ -76,9 +79,15 @@ class _Session:
         self.supervisor = found.supervisor
         self.alive = found.alive
         self._quiet: tuple[int, int, int] | None = None
+        self.refused_at: int | None = None
+        """How many batches the receiver had taken when it refused every line of one."""
+        self.next_try = 0.0
 
     def is_due(self) -> bool:
-        """Return False for a crashed session that has not changed since it was read to its end."""
+        """Return False for a crashed session that has not changed since it was read to its end, and
+        for one whose batch was refused lately."""
+        if time.monotonic() < self.next_try:
+            return False
         return self.alive or self._quiet is None or self._stamp() != self._quiet
 
     def rest(self) -> None:
@@ -91,6 +100,11 @@ class _Session:
         except OSError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def put_back(self, position: Position, seconds: float) -> None:
+        """Read again from a position, after a wait."""
+        self.reader = SessionReader(self.directory, position)
+        self.next_try = time.monotonic() + seconds
 
     def read(self, *, wait: bool) -> Batch:
         """Return its next lines; blocks. With `wait`, a record of a live session waits for its
@@ -133,6 +147,7 @@ class Shipper:
         self._due: list[_Session] = []
         self._told: set[str] = set()
         self._told_at = 0.0
+        self._taken = 0  # batches
         self.stopping = trio.Event()
         self.shipped = Shipped()
 
@@ -149,6 +164,7 @@ class Shipper:
                 is_last = self.stopping.is_set()
                 progress = await self._turn()
                 if is_last or (not self._follow and not progress):
+                    self._tell_refused()
                     break
                 if not progress:
                     with trio.move_on_after(POLL_SECONDS):
@@ -186,8 +202,11 @@ class Shipper:
             else:
                 self._lose(session.session_id)
             return False
-        if batch.lines:
-            await self._deliver(batch.lines, session.facts)
+        if batch.lines and not await self._deliver(batch.lines, session):
+            position = self._cursor.load(session.session_id).position
+            seconds = self._backoff.next_seconds() if self._follow else 0.0
+            session.put_back(position, seconds)
+            return False
         is_done = not batch.lines and batch.position.ended and not session.alive
         if batch.lines or is_done:
             sent = Sent(position=batch.position, done=is_done)
@@ -204,33 +223,58 @@ class Shipper:
             self._finish(session.session_id)
         return bool(batch.lines)
 
-    async def _deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> None:
-        """Send a batch until the receiver has taken it. A batch that it refuses is halved until the
-        refused line is found; the user is told of that line, and it is passed over. Raises
-        ShipFailed and _Stopped."""
-        waiting = [lines]
+    async def _deliver(self, lines: Sequence[Exported], session: _Session) -> bool:
+        """Send a batch until the receiver has taken it; return False if it refuses every line.
+
+        A batch that it refuses is halved until the refused lines are found. They are passed over if
+        it takes other lines, and the user is told of each. Raises ShipFailed and _Stopped.
+        """
+        waiting, taken = [lines], 0
+        refused: list[tuple[Exported, str]] = []
         while waiting:
             part = waiting.pop()
             try:
-                said = await self._destination.deliver(part, facts)
-            except Refused as refused:
-                if len(part) > 1:
-                    half = len(part) // 2
+                said = await self._destination.deliver(part, session.facts)
+            except Refused as error:
+                half = len(part) // 2
+                if half:
                     waiting += [part[half:], part[:half]]
-                    continue
-                self.shipped.refused += 1
-                said = f"a line of session {facts.session_id} was refused: {refused.reason}"
+                else:
+                    refused.append((part[0], error.reason))
+                continue
             except Unavailable as away:
                 waiting.append(part)
                 await self._wait(away)
                 continue
-            if self._backoff.failures:
+            self._note_taken(said)
+            taken += len(part)
+        self.shipped.lines += taken
+        if taken == 0 and not (session.refused_at is not None and self._taken > session.refused_at):
+            if session.refused_at is None:
+                self._tell(f"the receiver refuses every record: {refused[0][1]}; nothing is lost")
+                session.refused_at = self._taken
+            return False
+        session.refused_at = None
+        for line, reason in refused:
+            self.shipped.refused += 1
+            self._tell(f"{event_id(session.session_id, line)} was refused and left out: {reason}")
+        return True
+
+    def _note_taken(self, said: str | None) -> None:
+        self._taken += 1
+        if self._backoff.failures:
+            self._backoff.reset()
+            if self._told_at:
                 self._tell("the receiver answers again")
-                self._backoff.reset()
                 self._told_at = 0.0
-            if said is not None:
-                self._tell(said)
-            self.shipped.lines += len(part)
+        if said is not None:
+            self._tell(said)
+
+    def _tell_refused(self) -> None:
+        """Count the sessions of which the receiver takes nothing; their cursors stay."""
+        self.shipped.faults += sum(
+            session.refused_at is not None for session in self._sessions.values()
+        )
 
     async def _wait(self, away: Unavailable) -> None:
         """Wait before the same batch is sent again."""
@@ -265,7 +309,7 @@ class Shipper:
         for session_id in wanted - self._finished - self._sessions.keys():
             self._take(session_id)
         due = [session for session in self._sessions.values() if session.is_due()]
-        self._due = sorted(due, key=lambda one: one.started)
+        self._due = sorted(due, key=lambda one: (one.started, one.session_id))
 
     def _take(self, session_id: str) -> None:
         """Begin with a session, if its log has begun."""

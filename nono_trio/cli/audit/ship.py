@@ -56,12 +56,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
     help="Add a secret field: SOURCE is env://VAR, file://PATH, keyring://SERVICE/USER or cmd://...",
 )  # fmt: skip
 @click.option("--ca-file", type=PATH, metavar="FILE", help="Trust this CA as well (PEM).")
+@click.option("--no-compression", is_flag=True, help="For an endpoint without gzip.")
 @click.option("--ocsf-integrity", "integrity", is_flag=True, help="As `audit export` has it.")
 @json_option
 @audit_dir_option
 def ship(
     session: str | None, every: bool, follow: bool, to: str, form: str, headers: tuple[str, ...],
-    ca_file: str | None, integrity: bool, as_json: bool, audit_dir: str | None,
+    ca_file: str | None, no_compression: bool, integrity: bool, as_json: bool,
+    audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Send sessions to a receiver, each record at least once and in order, with an id.
 
@@ -78,7 +80,9 @@ def ship(
     root = audit_root(audit_dir)
     only = None if every else _session_of(root, session or "")
     line_form: LineFormat = form  # type: ignore[assignment]  # one of FORMATS
-    destination = _destination(to, line_form, headers, ca_file, integrity=integrity)
+    destination = _destination(
+        to, line_form, headers, ca_file, integrity=integrity, compressed=not no_compression
+    )
     from nono_trio.audit.export.cursor import Cursor
     from nono_trio.audit.export.shipper import Shipper
 
@@ -149,16 +153,20 @@ def _session_of(root: Path, session: str) -> str:
 
 
 def _destination(
-    to: str, form: LineFormat, headers: Sequence[str], ca_file: str | None, *, integrity: bool
-) -> Destination:
+    to: str, form: LineFormat, headers: Sequence[str], ca_file: str | None,
+    *, integrity: bool, compressed: bool,
+) -> Destination:  # fmt: skip
     """Return the receiver that --to names. Raises UsageError."""
     scheme, separator, rest = to.partition("://")
     if not separator and to.startswith(("/", "./", "../")):
         scheme, rest = "file", os.path.abspath(to)
     if scheme in ("otlp", "otlp+http", "otlp+https"):
-        return _endpoint(to, scheme, form, headers, ca_file, integrity=integrity)
-    if headers or ca_file is not None:
-        raise UsageError("--header and --ca-file are for otlp+https://", hint=_HINT)
+        return _endpoint(
+            to, scheme, form, headers, ca_file, integrity=integrity, compressed=compressed
+        )
+    if headers or ca_file is not None or not compressed:
+        what = "--header, --ca-file and --no-compression"
+        raise UsageError(f"{what} are for otlp+https://", hint=_HINT)
     from nono_trio.audit.export.destination import CommandDestination, FileDestination
 
     if scheme == "file" and rest.startswith("/"):
@@ -183,7 +191,7 @@ def _words(text: str) -> list[str]:
 
 def _endpoint(
     to: str, scheme: str, form: LineFormat, headers: Sequence[str], ca_file: str | None,
-    *, integrity: bool,
+    *, integrity: bool, compressed: bool,
 ) -> Destination:  # fmt: skip
     endpoint = parse_endpoint(to, tls=scheme != "otlp+http")
     if headers and not endpoint.tls and endpoint.host not in _LOOPBACK:
@@ -211,7 +219,10 @@ def _endpoint(
                 f"--ca-file: {ca_file} can't be used: {error.strerror or error}",
                 hint=f"look at it: ls -l {shlex.quote(ca_file or '')}",
             ) from error
-    return OtlpEndpoint(endpoint, form, _SecretFields(headers).read, context, integrity=integrity)
+    return OtlpEndpoint(
+        endpoint, form, _SecretFields(headers).read, context,
+        integrity=integrity, compressed=compressed,
+    )  # fmt: skip
 
 
 def parse_endpoint(to: str, *, tls: bool) -> Endpoint:

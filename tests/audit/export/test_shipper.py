@@ -134,7 +134,20 @@ async def test_a_record_that_is_refused_for_good_is_told_and_the_others_come(roo
     shipped = await ship(root, receiver, told)
     assert receiver.taken == [f"aaaa/{n}" for n in range(44) if n != 17]
     assert shipped.refused == 1
-    assert told.has("a line of session aaaa was refused: it answers with status 400")
+    assert told.has("aaaa/17 was refused and left out: it answers with status 400")
+
+
+async def test_a_receiver_that_refuses_everything_loses_nothing(root, receiver):
+    build(root, "aaaa")
+    receiver.refuses = {f"aaaa/{n}" for n in range(7)}
+    told = Told()
+    shipped = await ship(root, receiver, told)
+    assert (shipped.lines, shipped.refused, shipped.faults) == (0, 0, 1)
+    assert told.has("the receiver refuses every record: it answers with status 400")
+    build(root, "bbbb")  # taken, so the receiver works
+    shipped = await ship(root, receiver, told)
+    assert (shipped.lines, shipped.refused, shipped.faults) == (7, 7, 0)
+    assert receiver.taken == [f"bbbb/{n}" for n in range(7)]
 
 
 async def test_a_dead_receiver_ends_a_run_that_does_not_follow_and_nothing_is_lost(root, receiver):
@@ -302,6 +315,28 @@ def test_sigterm_sends_what_is_there_and_ends_with_0(root, receiver):
     assert process.returncode == 0
     assert receiver.taken == [f"aaaa/{n}" for n in range(4)]
     assert json.loads(output) == {"schema": 1, "sent": 4, "refused": 0, "faults": 0}
+
+
+def test_a_second_signal_ends_it_while_the_receiver_does_not_answer(root, receiver):
+    build(root, "aaaa")
+    receiver.answers = ["slow"]
+    arguments = command(root, "--all", "--follow", "--to", receiver.url())
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        receiver.wait_for(lambda one: one.requests)
+        process.send_signal(signal.SIGTERM)
+        for _ in range(SECONDS * 20):  # two signals at once may be one
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGTERM)
+            with receiver.arrived:
+                receiver.arrived.wait(0.05)
+        output = process.stderr.read()
+    assert process.returncode == 0
+    assert "not all is sent" in output
+    receiver.release.set()
+    with subprocess.Popen(command(root, "--all", "--to", receiver.url())) as process:
+        assert process.wait(SECONDS) == 0
+    assert {*receiver.taken} == expected_ids("aaaa", 7)
 
 
 def test_a_command_gets_each_batch_and_its_exit_code_counts(root, tmp_path):
