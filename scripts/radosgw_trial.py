@@ -36,9 +36,6 @@ fsid = {fsid}
 mon host = v2:127.0.0.1:{monitor}
 public addr = 127.0.0.1
 ms bind msgr1 = false
-auth cluster required = none
-auth service required = none
-auth client required = none
 osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 1
@@ -97,7 +94,6 @@ class Cluster:
                 libraries=own_libraries(),
             )
         )
-        (directory / "keyring").touch(mode=0o600)
 
     def call(self, program: str, *words: str) -> str:
         done = subprocess.run(
@@ -130,7 +126,13 @@ class Cluster:
             monitors,
         ]
         subprocess.run(made_map, check=True, capture_output=True)
-        self.call("ceph-mon", "--mkfs", "-i", "a", "--monmap", monitors)
+        keyring = str(self.directory / "keyring")
+        for number, name in enumerate(("mon.", "client.admin", "osd.0")):
+            capabilities = [word for of in ("mon", "osd") for word in ("--cap", of, "allow *")]
+            create = ["--create-keyring"] if number == 0 else []
+            words = ["ceph-authtool", keyring, *create, "--gen-key", "-n", name, *capabilities]
+            subprocess.run(words, check=True, capture_output=True)
+        self.call("ceph-mon", "--mkfs", "-i", "a", "--monmap", monitors, "--keyring", keyring)
         self.start("ceph-mon", "-i", "a")
         own = str(uuid.uuid4())
         self.call("ceph", "--connect-timeout", str(SECONDS), "osd", "new", own)
@@ -139,7 +141,7 @@ class Cluster:
         self.start("ceph-osd", "-i", "0")
         words = ["user", "create", "--uid", "trial", "--display-name", "trial"]
         self.call("radosgw-admin", *words, "--access-key", KEYS[0], "--secret-key", KEYS[1])
-        self.start("radosgw", "-n", "client.rgw.trial")
+        self.start("radosgw", "-n", "client.admin")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -216,6 +218,7 @@ def made_id(answers) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all three end too
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = Cluster(directory, stack)

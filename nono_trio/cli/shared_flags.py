@@ -16,7 +16,7 @@ from nono_trio.cli.parameters import PATH
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -65,9 +65,27 @@ def audit_root(audit_dir: str | None) -> Path:
     if audit_dir is not None and "://" in audit_dir and not os.path.exists(audit_dir):
         raise UsageError(
             f"--audit-dir: expected a directory, got the URL {audit_dir}",
-            hint="`nono-trio audit verify --help` says which commands read URLs",
+            hint="`nono-trio audit` verify, search, hosts and export read URLs",
         )
     return store.audit_root(store.state_root(audit_dir, os.environ))
+
+
+def chosen_sessions(location: Path | str, session: str | None) -> Iterable[Path] | None:
+    """Return the directory of the session that was chosen; None for every one of a directory.
+
+    Those at a URL are fetched one after another (audit/remote.py), by name.
+    """
+    if session is not None and "://" in session:
+        from nono_trio.audit.remote import as_path, is_url, sessions_at
+
+        if is_url(session):
+            path = as_path(session)
+            return sessions_at(location, session) if path is None else [path]
+    if isinstance(location, str):
+        from nono_trio.audit.remote import sessions_at
+
+        return sessions_at(location, session)
+    return None if session is None else [session_directory(location, session)]
 
 
 def session_directory(

@@ -262,6 +262,27 @@ def test_an_export_is_that_of_the_files(memory, audit, tmp_path, form):
     assert written[0] == written[1] == written[2]
 
 
+@pytest.mark.parametrize("command", ["search", "hosts"])
+def test_a_search_is_that_of_the_files(memory, audit, capsys, command):
+    told = []
+    for place in (str(audit.parent), "memory://archive"):
+        words = ["audit", command, "--host", "evil.test", "--json", "--audit-dir", place]
+        assert exit_code(words) == 0
+        told.append(sorted(capsys.readouterr().out.splitlines()))
+        assert exit_code([*words, "--session", OTHER]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[2] != []
+    assert told[1] == told[3] != ""
+    url = f"memory://archive/audit/{OTHER}"
+    assert exit_code(["audit", command, "--host", "evil.test", "--json", "--session", url]) == 0
+    assert capsys.readouterr().out == told[1]
+
+
+def test_the_newest_at_a_url_are_not_known(memory, capsys):
+    assert exit_code(["audit", "search", "-n", "1", "--audit-dir", "memory://archive"]) == 2
+    assert "hint: " in capsys.readouterr().err
+
+
 def test_a_fault_in_an_export_names_the_url(memory, tmp_path, capsys):
     log = f"/archive/audit/{OTHER}/{store.LOG}"
     memory.pipe_file(log, memory.cat_file(log).replace(b"evil.test", b"good.test", 1))

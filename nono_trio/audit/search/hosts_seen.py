@@ -21,7 +21,7 @@ from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import TypeAlias
 
@@ -107,7 +107,7 @@ def hosts_seen(
     query: SearchQuery,
     report: SearchReport,
     *,
-    session: Path | None = None,
+    sessions: Iterable[Path] | None = None,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> HostsSeen:
     """Read the sessions and return their hosts; of the query the host and the times count.
@@ -115,11 +115,11 @@ def hosts_seen(
     Arguments and errors as those of `search`.
     """
     seen = HostsSeen()
-    if session is None:
-        sessions = searched_sessions(audit_root, query, report)
+    if sessions is None:
+        searched = searched_sessions(audit_root, query, report)
     else:
-        sessions = iter((looked_at(session, report),))
-    for one in sessions:
+        searched = (looked_at(directory, report) for directory in sessions)
+    for one in searched:
         if not goes_on():
             break
         try:

@@ -24,7 +24,7 @@ from nono_trio.errors import LogUnreadable, unreadable
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from nono_trio.audit.search.patterns import HostGlob
@@ -52,22 +52,22 @@ def search(
     query: SearchQuery,
     report: SearchReport,
     *,
-    session: Path | None = None,
+    sessions: Iterable[Path] | None = None,
     newest: int | None = None,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Iterator[Match]:
     """Yield what fits, the newest session first, the records of a session in order.
 
-    `session` is the only one that is read. `newest` stops after so many records: the last ones of
-    the newest sessions. `goes_on` is asked before each session. Raises LogUnreadable if the
-    directory of the sessions can't be read.
+    `sessions` are the only ones that are read, in that order. `newest` stops after so many records:
+    the last ones of the newest sessions. `goes_on` is asked before each session. Raises
+    LogUnreadable if the directory of the sessions can't be read.
     """
-    if session is None:
-        sessions = searched_sessions(audit_root, query, report)
+    if sessions is None:
+        searched = searched_sessions(audit_root, query, report)
     else:
-        sessions = iter((looked_at(session, report),))
+        searched = (looked_at(directory, report) for directory in sessions)
     left = newest
-    for one in sessions:
+    for one in searched:
         if not goes_on():
             return
         found = _SessionSearch(one, query, report)

@@ -13,7 +13,7 @@ import click
 from nono_trio.cli.json_output import escape_unprintable
 from nono_trio.cli.live import say
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
-from nono_trio.cli.shared_flags import audit_dir_option, audit_location, session_directory
+from nono_trio.cli.shared_flags import audit_dir_option, audit_location, chosen_sessions
 from nono_trio.cli.text import clean
 from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError
@@ -85,19 +85,13 @@ def export(
 
 
 def _directories(location: Path | str, session: str | None) -> Iterable[Path]:
-    """The session, or every one, oldest first; those at a URL are fetched one after another, by
-    name."""
+    """The session, or every one: oldest first, those at a URL by name."""
+    chosen = chosen_sessions(location, session)
+    if chosen is not None or isinstance(location, str):
+        return chosen or ()
     from nono_trio.audit import store
-    from nono_trio.audit.remote import as_path, is_url, sessions_at
 
-    if session is not None and is_url(session):
-        path = as_path(session)
-        return sessions_at(location, session) if path is None else [path]
-    if isinstance(location, str):
-        return sessions_at(location, session)
-    if session is None:
-        return [one.directory for one in reversed(store.sessions(location))]
-    return [session_directory(location, session)]
+    return [one.directory for one in reversed(store.sessions(location))]
 
 
 def _export_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,10 +22,10 @@ from nono_trio.cli.parameters import OneOf
 from nono_trio.cli.parts import Column
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
-    audit_root,
+    audit_location,
+    chosen_sessions,
     json_option,
     no_pager_option,
-    session_directory,
 )
 from nono_trio.cli.tables import print_table
 from nono_trio.cli.text import MIN_LAST, ago, clean, size_text, target_text
@@ -78,11 +79,11 @@ def hosts(
     from nono_trio.cli.waiting import Waiting
 
     query = make_query(host, since=since, until=until)
-    root = audit_root(audit_dir)
-    only = session_directory(root, session) if session else None
+    root = audit_location(audit_dir)
+    chosen = chosen_sessions(root, session)
     report = SearchReport()
     with Waiting("reading the sessions"):
-        seen = hosts_seen(root, query, report, session=only, goes_on=output_is_open)
+        seen = hosts_seen(Path(root), query, report, sessions=chosen, goes_on=output_is_open)
     rows = [row for row in seen.by_weight() if decision is None or _has(row, decision)]
     if as_json:
         print_json(_answer(seen, rows, report.searched))

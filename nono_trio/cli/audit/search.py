@@ -11,6 +11,7 @@ import select
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -28,15 +29,16 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.parameters import OneOf, WholeNumber
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
-    audit_root,
+    audit_location,
+    chosen_sessions,
     json_option,
     no_pager_option,
-    session_directory,
 )
 from nono_trio.cli.style import is_styled, painted_word
 from nono_trio.cli.text import MAX_DETAIL, clean, shorten, target_text
 from nono_trio.core.log.file_events import access_word
 from nono_trio.core.policy.allow_entry import LOOK_UP
+from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,8 +90,13 @@ def search(
     from nono_trio.cli.waiting import Waiting
 
     query = make_query(host, path, program, decision, since, until)
-    root = audit_root(audit_dir)
-    only = session_directory(root, session) if session else None
+    root = audit_location(audit_dir)
+    chosen = chosen_sessions(root, session)
+    if count is not None and isinstance(root, str) and session is None:
+        raise UsageError(
+            "-n: which sessions at a URL are the newest is not known before they are read",
+            hint="--since 7d leaves out what is older; or name one session with --session",
+        )
     report, found = SearchReport(), 0
     show = _print_json if as_json else _print_line
     with (
@@ -97,7 +104,7 @@ def search(
         paged(wanted=not no_pager and not as_json, on_start=wait.finish),
     ):
         results = search_sessions(
-            root, query, report, session=only, newest=count, goes_on=output_is_open
+            Path(root), query, report, sessions=chosen, newest=count, goes_on=output_is_open
         )
         for match in wait.over(results):
             found += 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 UNREADABLE = 2
 
 
-def tell_report(report: SearchReport, root: Path, found: int) -> int:
+def tell_report(report: SearchReport, root: Path | str, found: int) -> int:
     """Print the notes, and that nothing was found; return the exit code."""
     if not found:
         say(_nothing(report, root))
@@ -34,7 +34,7 @@ def tell_report(report: SearchReport, root: Path, found: int) -> int:
     return 0
 
 
-def _nothing(report: SearchReport, root: Path) -> str:
+def _nothing(report: SearchReport, root: Path | str) -> str:
     if not report.searched and not report.skipped:
         return f"no session in {root}"
     outside = f"; {report.skipped:,} more are of another time" if report.skipped else ""

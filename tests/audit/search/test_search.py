@@ -172,7 +172,7 @@ def test_tampered_missing_and_unreadable_sessions_are_told(root):
 def test_one_session_alone(root):
     made.build(root, "one")
     made.build(root, "two")
-    results, report = found(root, session=root / "two")
+    results, report = found(root, sessions=[root / "two"])
     assert {one for one, _ in results} == {"two"}
     assert report.searched == 1
 
