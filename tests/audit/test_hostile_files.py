@@ -141,4 +141,4 @@ def test_a_directory_dated_where_no_calendar_goes(root: Path, run, when: float) 
 def test_an_impossible_day_is_a_usage_error(run, flag: str, date: str) -> None:
     code, _, err = run("audit", "list", flag, date)
     assert code == 2
-    assert re.match(f"nono-trio: error: {flag}: expected a day or a time, got", err)
+    assert re.match(f"nono-trio: error: {flag}: expected a day, a time or an age, got", err)
