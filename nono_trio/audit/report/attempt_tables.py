@@ -178,6 +178,8 @@ def programs(report: SessionReport) -> Html:
 
 def credentials(report: SessionReport) -> Html:
     """Return the credentials by name."""
+    if report.stored.policy is None:
+        return element("p", "Not known: no policy is bound by this log.")
     if not report.credentials:
         return element("p", "The session had none.")
     rows = [

@@ -23,7 +23,6 @@ from nono_trio.audit.report.policy_words import policy_parts
 from nono_trio.audit.report.tables import Heading, Row, badge, code, cut, facts, table
 from nono_trio.audit.report.words import (
     GOOD,
-    VERDICTS,
     clock,
     duration,
     exit_text,
@@ -33,6 +32,7 @@ from nono_trio.audit.report.words import (
     proof_rows,
     quoted,
     sum_command,
+    verdict_text,
     when,
 )
 from nono_trio.core.log.shown_text import command_text, counted, size_text
@@ -125,7 +125,7 @@ class Sections:
     def _verdict(self) -> Html:
         answer = self._report.answer
         verdict = answer.verdict
-        parts = [badge(verdict, VERDICT_KINDS.get(verdict, "plain")), " ", VERDICTS[verdict]]
+        parts = [badge(verdict, VERDICT_KINDS.get(verdict, "plain")), " ", verdict_text(answer)]
         if answer.first_bad is not None:
             bad = answer.first_bad
             parts += [
@@ -283,6 +283,8 @@ class Sections:
         name = report.stored.session_id
         if report.stored.directory.parent != self._root:
             name = quoted(str(report.stored.directory))
+        if report.answer.rules == "nono":
+            name = f"--upstream {name}"
         yield _step(
             "Ask nono-trio again. It reads the files anew and trusts nothing on this page:",
             self._command(f"nono-trio audit verify {name}"),

@@ -36,6 +36,10 @@ VERDICTS: Final[dict[Verdict, str]] = {
     "consistent": "The log goes on from a checkpoint; what is before it was not hashed.",
     "undamaged": "Checksums fit; nothing was proved.",
 }
+BY_UPSTREAM: Final = (
+    "Every record was hashed again, by the weaker rules of upstream nono: chain, Merkle root and"
+    " session.json fit. Policy, bytes and programs are not bound."
+)
 GOOD: Final[tuple[Verdict, ...]] = ("verified", "open")
 MAX_TITLE: Final = 120
 SECOND_MS: Final = 1000
@@ -112,8 +116,10 @@ def in_short(report: SessionReport) -> Iterator[str]:
     else:
         yield "No attempt to reach a host was denied."
     if report.reached:
-        moved = f"{size_text(report.story.bytes_down)} came in and"
-        moved += f" {size_text(report.story.bytes_up)} went out"
+        moved = "of bytes there is no record"
+        if report.story.connections:
+            moved = f"{size_text(report.story.bytes_down)} came in and"
+            moved += f" {size_text(report.story.bytes_up)} went out"
         yield f"It was let through to {counted(report.reached, 'host')}: {moved}."
     else:
         yield "It was let through to no host."
@@ -124,6 +130,13 @@ def in_short(report: SessionReport) -> Iterator[str]:
 
 def _was(count: int) -> str:
     return "was" if count == 1 else "were"
+
+
+def verdict_text(answer: Verification) -> str:
+    """The meaning of a verdict."""
+    if answer.verdict == "verified" and answer.rules == "nono":
+        return BY_UPSTREAM
+    return VERDICTS[answer.verdict]
 
 
 def fault_place(answer: Verification) -> str:

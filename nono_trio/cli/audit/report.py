@@ -50,12 +50,17 @@ MAX_SECTIONS: Final = 50  # of a page of all sessions; a browser shows some mega
 @click.option("--all", "every", is_flag=True, help="All sessions: an index, and the newest whole.")
 @click.option("-o", "--output", type=PATH, metavar="F", required=True, help="The file to make.")
 @click.option("--force", is_flag=True, help="Replace F if it is there.")
+@click.option(
+    "--upstream",
+    is_flag=True,
+    help="Judge logs that bind no policy too, by upstream nono's weaker rules.",
+)
 @public_key_option
 @json_option
 @audit_dir_option
 def report(
-    session: str | None, every: bool, output: str, force: bool, public_key_file: str | None,
-    as_json: bool, audit_dir: str | None,
+    session: str | None, every: bool, output: str, force: bool, upstream: bool,
+    public_key_file: str | None, as_json: bool, audit_dir: str | None,
 ) -> None:  # fmt: skip
     """Write what a session did as one HTML file that loads nothing: what ran, its policy, a
     timeline, denied attempts with rule and program, hosts, files, programs, credentials by name,
@@ -67,11 +72,11 @@ def report(
     if every == bool(session):
         raise click.UsageError("expected one session, or --all, and not both")
     root = audit_root(audit_dir)
-    directory = None if session is None else session_directory(root, session)
+    directory = None if session is None else session_directory(root, session).absolute()
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
     place = _place(output, root, force=force)
     with Waiting("verifying and reading") as wait:
-        work = _Work(root, pinned, wait)
+        work = _Work(root, pinned, wait, upstream=upstream)
         pieces = work.all() if directory is None else work.one(directory)
         size = _write(place, pieces, force=force)
     if as_json:
@@ -83,11 +88,14 @@ def report(
 class _Work:
     """Verifies and reads sessions, one in memory at a time, and makes the page of them."""
 
-    def __init__(self, root: Path, pinned: PublicKeys | None, wait: Waiting) -> None:
+    def __init__(
+        self, root: Path, pinned: PublicKeys | None, wait: Waiting, *, upstream: bool
+    ) -> None:
         from nono_trio.audit.report.page import PageParts
 
         self._root = root
         self._pinned = pinned
+        self._upstream = upstream
         self._wait = wait
         self._parts: PageParts = PageParts(datetime.now(UTC), __version__, root, pasteable)
         self._verdicts: list[dict[str, Any]] = []
@@ -99,7 +107,13 @@ class _Work:
         from nono_trio.audit.report.session_report import ONE_SESSION, report_session
         from nono_trio.audit.verify.session import verify
 
-        answer = verify(directory, pinned=self._pinned, watch=self._wait.watch, jobs=None)
+        answer = verify(
+            directory,
+            upstream=self._upstream,
+            pinned=self._pinned,
+            watch=self._wait.watch,
+            jobs=None,
+        )
         self._note(answer)
         self._parts.add(report_session(directory, answer, ONE_SESSION), folded=False)
         return self._parts.page()
@@ -113,7 +127,12 @@ class _Work:
         with suppress(LogUnreadable):  # then each session says so itself
             self._ledger = ledger.verify(self._root)
         answers = verify_all(
-            self._root, quick=False, jobs=None, pinned=self._pinned, wait=self._wait
+            self._root,
+            quick=False,
+            jobs=None,
+            upstream=self._upstream,
+            pinned=self._pinned,
+            wait=self._wait,
         )
         for answer in answers:
             self._note(answer)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sealed_session as made
+from vectors import VECTORS
 
 from nono_trio.audit import store
 
@@ -85,6 +86,18 @@ def test_a_session_elsewhere_is_named_by_its_path(run, root, page, tmp_path):
     made.build(root).rename(elsewhere)
     assert run("audit", "report", elsewhere, "-o", page)[0] == 0
     assert f"nono-trio audit verify &#39;{elsewhere}&#39;" in page.read_text()
+
+
+def test_a_session_of_upstreams_is_judged_by_its_rules_on_request(run, page):
+    for flags, verdict, said in (
+        ([], "unreadable", "could not be judged"),
+        (["--upstream"], "verified", "by the weaker rules of upstream nono"),
+    ):
+        code, out, _ = run(
+            "audit", "report", VECTORS / "n5", "-o", page, "--json", "--force", *flags
+        )
+        assert (code, json.loads(out)["sessions"][0]["verdict"]) == (0, verdict)
+        assert said in page.read_text()
 
 
 def test_a_file_that_is_there_is_replaced_with_force_only(run, root, page):
