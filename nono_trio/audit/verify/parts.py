@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from binascii import hexlify
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -36,6 +37,7 @@ MAX_MARKS: Final = 1000  # so that a request fits into a socket's buffer
 # A network event begins with its time, and nothing is counted by that.
 _NETWORK: Final = b'{"type":"network","event":{"timestamp_unix_ms":'
 _TIME_AT: Final = len(_NETWORK)
+_SHORT: Final = 2048
 _NETWORK_STRING: Final = encode_string(_NETWORK)[:-1]
 
 
@@ -95,7 +97,7 @@ class _Reader:
     bytes that we would write for its payload, as in chain.py.
 
     Most network events differ in their times only. So the rest of each different one is proved to
-    be canonical JSON once, and looked up after that.
+    be canonical JSON once, and looked up after that. What is kept beyond a part is short.
     """
 
     def __init__(self, data: bytes, count: int, head: bytes) -> None:
@@ -119,20 +121,18 @@ class _Reader:
         texts, leaves, hex_head, counted = [], [], hexlify(head), self.order.append
         while begin < end:
             newline = data.index(b"\n", begin, end)
-            event, kind, time = data.rfind(_NETWORK, begin, newline), None, b""
+            event, time = data.rfind(_NETWORK, begin, newline), b""
             if event > 0:
                 time_end = data.find(b",", event + _TIME_AT, newline)
-                kind, time = (
-                    known.get(data[time_end : newline - 1]),
-                    data[event + _TIME_AT : time_end],
-                )
+                time, rest = data[event + _TIME_AT : time_end], data[time_end : newline - 1]
             # Such a number is written in one way only, and fits 64 bits.
-            if kind is not None and time.isdigit() and time >= b"1" and len(time) < 19:
-                counted(kind[0])
-                text, string = data[event : newline - 1], _NETWORK_STRING + time + kind[1]
+            if time.isdigit() and time >= b"1" and len(time) < 19:
+                place, in_string = known.get(rest) or self._new_kind(rest)
+                counted(place)
+                text, string = data[event : newline - 1], _NETWORK_STRING + time + in_string
             else:
                 text = data[data.find(EVENT_KEY, begin, newline) + len(EVENT_KEY) : newline - 1]
-                string = self._read_new(text, is_last=newline + 1 == len(data))
+                string = self._read_other(text, is_last=newline + 1 == len(data))
             leaf, hex_before = leaf_hash(text), hex_head
             head = chain_hash(head, leaf)
             hex_head = hexlify(head)
@@ -145,17 +145,20 @@ class _Reader:
         self.count, self.head = count, head
         return texts, leaves
 
-    def _read_new(self, text: bytes, *, is_last: bool) -> bytes:
-        """Read a payload that is not known; return it in a string."""
+    def _new_kind(self, rest: bytes) -> tuple[int, bytes]:
+        """Take the bytes of a network event after its time, which this part did not have yet."""
+        prove = _rest_in_string if len(rest) <= _SHORT else _rest_in_string.__wrapped__
+        kind = self._known[rest] = len(self.kinds), prove(rest)
+        self.kinds.append(_NETWORK + b"0" + rest)
+        return kind
+
+    def _read_other(self, text: bytes, *, is_last: bool) -> bytes:
+        """Read any other payload; return it in a string."""
         payload = decode_payload(text)
         if encode_payload(payload) != text:
             raise ValueError("expected canonical JSON")
-        string = encode_string(text)
         if isinstance(payload, Network):
-            time = text[len(_NETWORK) : text.index(b",", len(_NETWORK))]
-            rest = text[len(_NETWORK) + len(time) :]
-            self._known[rest] = len(self.kinds), string[len(_NETWORK_STRING) + len(time) :]
-            self._count(_NETWORK + b"0" + rest)
+            self._count(text)
         elif isinstance(payload, CapabilityDecision):
             self._count(text)
             self.file_count += 1
@@ -163,11 +166,23 @@ class _Reader:
             if not is_last:
                 raise ValueError("expected nothing after session_ended")
             self.ended = True
-        return string
+        return encode_string(text)
 
     def _count(self, kind: bytes) -> None:
         self.order.append(len(self.kinds))
         self.kinds.append(kind)
+
+
+@lru_cache(maxsize=1024)
+def _rest_in_string(rest: bytes) -> bytes:
+    """Return the bytes of a network event after its time, escaped for a JSON string.
+
+    Raises ValueError or another of MALFORMED if they are not canonical.
+    """
+    text = _NETWORK + b"0" + rest
+    if encode_payload(decode_payload(text)) != text:
+        raise ValueError("expected canonical JSON")
+    return encode_string(text)[len(_NETWORK_STRING) + 1 :]
 
 
 def check_part(data: bytes, part: Part) -> GoodPart | None:
