@@ -18,6 +18,7 @@ from nono_trio.audit.recovery.ledger_repair import Repair
 from nono_trio.audit.recovery.recover import Recovery
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.cli import answers
+from nono_trio.core.export.ndjson import ExportedLine
 from nono_trio.core.log.attestation import AttestationBundle, Statement
 from nono_trio.core.log.events import Flow, Payload
 from nono_trio.core.log.ledger_anchor import LedgerAnchor
@@ -72,6 +73,7 @@ ARTIFACTS = (
     Artifact("list", JSON_SCHEMA, answers.ListAnswer, "audit list --json"),
     Artifact("tail", JSON_SCHEMA, answers.TailAnswer, "A line of audit tail --json"),
     Artifact("search", JSON_SCHEMA, answers.SearchAnswer, "A line of audit search --json"),
+    Artifact("export", JSON_SCHEMA, ExportedLine, "A line of audit export --format ndjson"),
     Artifact("hosts", JSON_SCHEMA, answers.HostsAnswer, "audit hosts --json"),
 )
 

@@ -126,7 +126,8 @@ class SessionReader:
             if live and self._waits(payload, programs.of(record.sequence)):
                 break
             try:
-                chain.feed(raw)
+                for one in raw:
+                    chain.feed(one)
             except LogRewritten as fault:
                 self._fault = fault
                 break
@@ -144,7 +145,7 @@ class SessionReader:
             lines.append(line)
             position = msgspec.structs.replace(
                 position,
-                log=position.log + len(raw),
+                log=position.log + sum(map(len, raw)),
                 records=record.sequence + 1,
                 chain=record.chain_hash,
                 ended=isinstance(payload, SessionEnded),
@@ -174,19 +175,25 @@ class SessionReader:
             raise self._rewritten(f"{store.FLOWS} was cut")
         return self._chain
 
-    def _next_records(self, limit: int) -> list[tuple[bytes, _Record]]:
-        """Return the next whole lines, not yet checked; a line that is no record is an error."""
-        found: list[tuple[bytes, _Record]] = []
+    def _next_records(self, limit: int) -> list[tuple[list[bytes], _Record]]:
+        """Return the next records, not yet checked, each with its line and the blank ones before
+        it. A line that is no record is an error."""
+        found: list[tuple[list[bytes], _Record]] = []
+        blank: list[bytes] = []
         for _, line in whole_lines(self._log, self.position.log, BATCH_BYTES):
             if b"\0" in line:  # a loss of power leaves a hole of zeros: `recover` cuts it
                 break
+            if not line.strip():
+                blank.append(line)
+                continue
             try:
                 record = _decoder.decode(line)
                 decode_payload(record.event_json.encode())
             except MALFORMED:
                 self._fault = self._rewritten("a line of it is no record")
                 break
-            found.append((line, record))
+            found.append(([*blank, line], record))
+            blank.clear()
             if len(found) >= limit:
                 break
         return found

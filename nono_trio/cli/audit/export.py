@@ -131,9 +131,13 @@ def _opened(output: str | None) -> Iterator[Callable[[bytes], object]]:
     except NonoTrioError:
         raise
     except OSError as error:
-        name = part if isinstance(error, FileExistsError) else output
+        if isinstance(error, FileExistsError):
+            raise UsageError(
+                f"--output: {part} is of an export that runs or was killed",
+                hint=f"if none runs: rm {shlex.quote(part)}",
+            ) from error
         raise UsageError(
-            f"--output: {name} can't be written: {error.strerror or error}",
+            f"--output: {output} can't be written: {error.strerror or error}",
             hint=f"look at its directory: ls -la {shlex.quote(os.path.dirname(output) or '.')}",
         ) from error
 

@@ -44,7 +44,6 @@ Kind: TypeAlias = Literal[
     "url_open",
     "command_policy",
     "flow",
-    "finding",
 ]
 
 PRODUCT: Final = "nono-trio"

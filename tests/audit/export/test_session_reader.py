@@ -1,11 +1,15 @@
 import json
+import random
+import shutil
 import tracemalloc
 
 import pytest
-from exported_lines import PROGRAM
+import vectors
+from exported_lines import FACTS, PROGRAM
 from sealed_session import SMALL, build, ended, flow, log_of, network, running, started
 
 from nono_trio.audit import store
+from nono_trio.audit.export import formats
 from nono_trio.audit.export.lookup import decision_at
 from nono_trio.audit.export.session_reader import PROGRAM_MS, Position, SessionReader
 from nono_trio.core.export.exported import FlowLine, RecordLine
@@ -164,3 +168,59 @@ def test_the_program_has_what_its_line_has(tmp_path):
     lines, _ = read_all(directory)
     (program,) = lines[3].programs
     assert (program.pid, program.argv) == (PROGRAM.pid, ["python3"])
+
+
+@pytest.mark.parametrize("name", vectors.LOGS)
+def test_logs_of_nono_are_read_whole(tmp_path, name):
+    shutil.copytree(vectors.VECTORS / name, tmp_path / name)
+    lines, _ = read_all(tmp_path / name, limit=2)
+    assert [line.sequence for line in lines] == [*range(len(vectors.records(name)))]
+
+
+@pytest.mark.parametrize("name", [path.name for path in (vectors.VECTORS / "negative").glob("*/")])
+def test_of_the_negative_vectors_what_nono_refuses_is_told(tmp_path, name):
+    shutil.copytree(vectors.VECTORS / "negative" / name, tmp_path / name)
+    is_good = vectors.load("negative", "verdicts.json")[name]["no_stored"]["ok"]
+    if name == "torn_last_line":  # nono refuses it; half a line is not there yet
+        is_good = True
+    if name == "event_json_null":  # nono takes it in a log without a seal
+        is_good = False
+    if is_good:
+        assert read_all(tmp_path / name)[0]
+    else:
+        with pytest.raises(LogRewritten):
+            read_all(tmp_path / name)
+
+
+def test_no_damage_of_the_files_raises_anything_else(tmp_path):
+    directory = build(tmp_path, payloads=[*many(6), ended()], flows=[flow(2), flow(4)])
+    write_processes(directory, [2, 3, 4])
+    chance = random.Random(7)
+    names = (store.LOG, store.FLOWS, store.PROCESSES)
+    whole = {name: (directory / name).read_bytes() for name in names}
+    faults = 0
+    for _ in range(300):
+        name = chance.choice(names)
+        data = bytearray(whole[name])
+        place = chance.randrange(len(data))
+        data[place : place + chance.choice((0, 1, 40))] = chance.randbytes(chance.choice((0, 1, 9)))
+        (directory / name).write_bytes(data)
+        try:
+            lines, _ = read_all(directory, limit=3)
+            for form in formats.LINE_FORMATS:
+                assert formats.encode(lines, FACTS, form, integrity=True)
+                assert formats.log_records(lines, FACTS, form)
+        except LogRewritten:
+            faults += 1
+        (directory / name).write_bytes(whole[name])
+    assert 30 < faults < 250
+
+
+def test_a_hole_that_a_loss_of_power_left_is_no_fault(tmp_path):
+    directory = build(tmp_path, payloads=[*many(3), ended()])
+    log = log_of(directory)
+    whole = log.read_bytes()
+    end = whole.rindex(b"\n", 0, -1) + 1
+    log.write_bytes(whole[:end] + bytes(5000) + b"\n")
+    lines, _ = read_all(directory)
+    assert len(lines) == 6
