@@ -72,6 +72,35 @@ def test_the_user_goes_on_after_it(home: Path) -> None:
     assert len(list((home / ".local/state/nono-trio/audit").glob("*/session.json"))) == 2
 
 
+def test_an_archive_of_roots_becomes_the_users_session(home: Path, tmp_path: Path) -> None:
+    """The archive is root's alone; what is imported, removed and written for it is the user's."""
+    archive, state = tmp_path / "session.tar", home / ".local/state/nono-trio"
+    session = made.build(tmp_path / "root" / "audit")
+    done = as_root(
+        home, "audit", "export-session", session.name, "-o", str(archive),
+        "--audit-dir", str(tmp_path / "root"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for arguments in (["import", str(archive)], ["verify", "--all"]):
+        assert as_root(home, "audit", *arguments).returncode == 0
+        assert owners(home) == {NOBODY.pw_uid}
+    prefix, variables = as_user("nobody", Path(__file__))
+    for arguments in (["export-session", session.name, "-o", "mine.tar"], ["cleanup", "--keep=0"]):
+        done = subprocess.run(
+            [*prefix, "-B", "-m", "nono_trio", "audit", *arguments],
+            env={"PATH": os.environ["PATH"], "HOME": str(home), **variables},
+            capture_output=True, text=True, timeout=RUN_SECONDS, check=False, cwd=home,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr + done.stdout
+    assert (home / "mine.tar").read_bytes() == archive.read_bytes()
+    assert not (state / "audit" / session.name).exists()
+    assert as_root(home, "audit", "import", str(home / "mine.tar")).returncode == 0
+    assert as_root(home, "audit", "cleanup", "--keep", "0").returncode == 0
+    assert owners(home) == {NOBODY.pw_uid}
+    assert not (state / "audit" / session.name).exists()
+
+
 @pytest.mark.parametrize("link", [".local", ".local/state", ".local/state/nono-trio/audit"])
 def test_a_users_symlink_leads_root_nowhere(home: Path, tmp_path: Path, link: str) -> None:
     roots = tmp_path / "roots"

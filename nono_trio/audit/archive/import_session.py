@@ -14,7 +14,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.archive.tar_format import MANIFEST, MEMBERS
@@ -58,15 +58,24 @@ def import_archive(
     Raises LogUnreadable for anything but a whole archive, NonoTrioError if the state directory has
     another session of that id, AuditLost if the ledger can't be written, and OSError.
     """
-    session_id = archived_id(path)
-    target = audit_root / session_id
-    if os.path.lexists(target):
-        return _compared(path, target, pinned, watch)
-    _make_root(audit_root)
-    with as_owner(audit_root), _hidden(audit_root, session_id) as hidden:
-        directory = unpack(path, hidden, durable=True)
-        if directory.name != session_id:
-            raise NonoTrioError(f"{path} was replaced while it was read")
+    with open_regular(path) as archive:  # before we act as the owner of the state directory
+        target = audit_root / archived_id(archive, path)
+        if os.path.lexists(target):
+            return _compared(archive, path, target, pinned, watch)
+        _make_root(audit_root)
+        return _added(archive, path, target, pinned, watch)
+
+
+def _added(
+    archive: BinaryIO,
+    path: Path,
+    target: Path,
+    pinned: PublicKeys | None,
+    watch: Watch | None,
+) -> Imported:
+    root = target.parent
+    with as_owner(root), _hidden(root, target.name) as hidden:
+        directory = unpack(archive, path, hidden, durable=True)
         verdict = verify_unpacked(directory, pinned=pinned, watch=watch, jobs=None)
         is_new = verdict.verdict == "verified" and _publish(directory, target)
     return Imported(told_of(verdict, path, directory), target, is_new)
@@ -93,9 +102,15 @@ def _publish(directory: Path, target: Path) -> bool:
     return True
 
 
-def _compared(path: Path, target: Path, pinned: PublicKeys | None, watch: Watch | None) -> Imported:
+def _compared(
+    archive: BinaryIO,
+    path: Path,
+    target: Path,
+    pinned: PublicKeys | None,
+    watch: Watch | None,
+) -> Imported:
     """Compare an archive with the session that is here; raises NonoTrioError if they differ."""
-    with unpacked(path) as directory:
+    with unpacked(archive, path) as directory:
         for name in MEMBERS:
             # A session of this machine has its line in the ledger, and not beside it.
             beside = name in store.CARRIED and not (target / name).exists()

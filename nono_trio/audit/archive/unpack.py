@@ -8,6 +8,7 @@ disk. An archive is read once, from its beginning to its end.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from nono_trio.audit.archive.tar_format import (
     refused,
     session_id_of,
 )
+from nono_trio.errors import LogUnreadable
 from nono_trio.posix.disk_sync import sync_data, sync_directory
 from nono_trio.posix.safe_open import open_regular
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 PREFIX = "nono-trio-archive-"
 _ZEROS = bytes(COPIED_AT_ONCE)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_archive(path: Path) -> bool:
@@ -41,37 +44,44 @@ def is_archive(path: Path) -> bool:
         return is_tar(file.read(BLOCK))
 
 
-def archived_id(path: Path) -> str:
-    """Return the session's id by an archive's first header; raises LogUnreadable and OSError."""
-    with open_regular(path) as file:
-        session_id = session_id_of(file.read(BLOCK))
+def archived_id(archive: BinaryIO, path: Path) -> str:
+    """Return the session's id by the first header of an archive; raises LogUnreadable, OSError."""
+    session_id = session_id_of(archive.read(BLOCK))
+    archive.seek(0)
     if not session_id:
         raise refused(path, 0, "the header of an archive", "other bytes")
     return session_id
 
 
 @contextlib.contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
+def unpacked(archive: BinaryIO, path: Path) -> Iterator[Path]:
     """Unpack an archive below a private directory, which is removed at the end.
 
     The directory is in TMPDIR. Raises LogUnreadable and OSError.
     """
     with tempfile.TemporaryDirectory(prefix=PREFIX) as parent:
-        yield unpack(path, Path(parent))
+        try:
+            directory = unpack(archive, path, Path(parent))
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise LogUnreadable(
+                f"there is no room to unpack {path} in {tempfile.gettempdir()}",
+                hint="the variable TMPDIR names another directory",
+            ) from error
+        yield directory
 
 
-def unpack(path: Path, parent: Path, *, durable: bool = False) -> Path:
+def unpack(archive: BinaryIO, path: Path, parent: Path, *, durable: bool = False) -> Path:
     """Unpack an archive into a new directory below `parent`, named by the session's id.
 
-    After an error a part of it remains. Raises LogUnreadable for anything but a whole archive, and
-    OSError.
+    `archive` is at its beginning; `path` is its name in errors. After an error a part of it
+    remains. Raises LogUnreadable for anything but a whole archive, and OSError.
     """
-    directory = parent / archived_id(path)
+    directory = parent / archived_id(archive, path)
     directory.mkdir(mode=0o700)
-    with open_regular(path) as archive:
-        # Another file may have taken the name: the manifest has to have the id again.
-        for member in members(archive, path, directory.name):
-            _copy(archive, directory, member, path, durable=durable)
+    for member in members(archive, path, directory.name):
+        _copy(archive, directory, member, path, durable=durable)
     if durable:
         sync_directory(directory)
     return directory

@@ -16,6 +16,7 @@ from nono_trio.audit.verify.carried_ledger import carried_report
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.errors import LogUnreadable
+from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,16 +36,16 @@ def verify_archive(
 ) -> Verification:
     """Judge an archive; as `verify` of verify/session.py, whose arguments these are."""
     try:
-        with unpacked(path) as directory:
+        with open_regular(path) as archive, unpacked(archive, path) as directory:
             answer = verify_unpacked(
                 directory, quick=quick, upstream=upstream, pinned=pinned, watch=watch, jobs=jobs
             )
             return told_of(answer, path, directory)
     except LogUnreadable as error:
-        note = error.message
+        notes = [error.message, *([error.hint] if error.hint is not None else ())]
     except OSError as error:
-        note = f"{error.filename or path} can't be read: {error.strerror or error}"
-    return Verification(verdict="unreadable", path=str(path), notes=[note])
+        notes = [f"{error.filename or path} can't be read: {error.strerror or error}"]
+    return Verification(verdict="unreadable", path=str(path), notes=notes)
 
 
 def verify_unpacked(

@@ -1,8 +1,9 @@
 """`audit cleanup`: which sessions go, by number, age and size; forget.py removes each.
 
 Rules of this file: a session goes if one of the limits names it. A session that runs, and one whose
-files contradict each other or the ledger (evidence of tampering), stays and is listed. A directory
-without a log and a session.json is no session and is left alone. Ages follow from what the log
+files contradict each other or the ledger (evidence of tampering), stays and is listed: each session
+is verified, whole, before it goes. A directory without a log and a session.json is no session and
+is left alone. Ages follow from what the log
 binds; a time in the future makes a session new. Sizes are those that the disk gives back: allocated
 blocks, as `du` counts them. No link is followed. Blocking.
 """
@@ -11,25 +12,29 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from nono_trio.audit import store
+from nono_trio.audit import ledger, store
 from nono_trio.audit.newest import newest_first
 from nono_trio.audit.read.summary import status
 from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts
-from nono_trio.errors import AuditLost, NonoTrioError
+from nono_trio.audit.verify.session import verify
+from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from nono_trio.audit.stored_session import StoredSession
+    from nono_trio.audit.ledger import LedgerReport
+    from nono_trio.audit.stored_session import FirstBad, StoredSession
 
 Limit: TypeAlias = Literal["keep", "older-than", "max-total-size"]
 Outcome: TypeAlias = Literal["removed", "would-remove", "gone", "running", "tampered", "failed"]
@@ -64,6 +69,10 @@ class Candidate:
         """Return why it stays whatever the limits say; None if it does not."""
         found = status(self.session)
         return found if found == "running" or found == "tampered" else None
+
+
+class _IsTampered(NonoTrioError):
+    """The session that was to be removed is evidence; the message is its first fault."""
 
 
 class Cleaned(msgspec.Struct, kw_only=True):
@@ -117,23 +126,35 @@ def clean_up(audit_root: Path, choice: Choice, *, dry_run: bool) -> Iterator[Cle
 
     Raises AuditLost if the ledger can't be written: then nothing more is removed.
     """
+    report = None if dry_run or not choice.named else _ledger_report(audit_root)
     for one, limit in choice.named:
-        yield _removed(audit_root, one, limit, dry_run=dry_run)
+        yield _removed(audit_root, one, limit, report, dry_run=dry_run)
 
 
-def _removed(audit_root: Path, one: Candidate, limit: Limit, *, dry_run: bool) -> Cleaned:
+def _ledger_report(audit_root: Path) -> LedgerReport | None:
+    with suppress(LogUnreadable):  # the first removal says so
+        return ledger.verify(audit_root)
+    return None
+
+
+def _removed(
+    audit_root: Path, one: Candidate, limit: Limit, report: LedgerReport | None, *, dry_run: bool
+) -> Cleaned:
     cleaned = Cleaned(
         session_id=one.session.session_id,
         outcome=one.stays or "would-remove",
         limit=limit,
         ended=one.ended.isoformat(timespec="seconds"),
         size=one.size,
-        reason=_fault_text(one.session),
+        reason=None if one.session.fault is None else _fault_text(one.session.fault),
     )
     if dry_run or one.stays is not None:
         return cleaned
     try:
-        cleaned.outcome = "removed" if forget(audit_root, cleaned.session_id) else "gone"
+        is_gone = forget(audit_root, cleaned.session_id, partial(_require_sound, report))
+        cleaned.outcome = "removed" if is_gone else "gone"
+    except _IsTampered as error:
+        cleaned.outcome, cleaned.reason = "tampered", error.message
     except SessionInUse as error:  # it was recovered, or another command removes it
         cleaned.outcome, cleaned.reason = "running", error.message
     except AuditLost:
@@ -143,9 +164,15 @@ def _removed(audit_root: Path, one: Candidate, limit: Limit, *, dry_run: bool) -
     return cleaned
 
 
-def _fault_text(session: StoredSession) -> str | None:
-    fault = session.fault
-    return None if fault is None else f"{fault.failure}: expected {fault.expected}, got {fault.got}"
+def _require_sound(report: LedgerReport | None, directory: Path) -> None:
+    """Raise _IsTampered for a session that `audit verify` calls so."""
+    answer = verify(directory, ledger=report, jobs=None)
+    if answer.verdict == "tampered" and answer.first_bad is not None:
+        raise _IsTampered(_fault_text(answer.first_bad))
+
+
+def _fault_text(fault: FirstBad) -> str:
+    return f"{fault.failure}: expected {fault.expected}, got {fault.got}"
 
 
 def _candidates(audit_root: Path) -> list[Candidate]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from nono_trio.audit import ledger, store
 from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.session_files import lock
+from nono_trio.core.log.ledger_record import IMPORTED_PREFIX, REMOVED_PREFIX, sound_record
 from nono_trio.core.log.session_json import session_digest
 from nono_trio.errors import LogUnreadable, NonoTrioError
 from nono_trio.posix.clock import rfc3339
@@ -24,7 +25,7 @@ from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 UNKNOWN_DIGEST = "0" * 64  # of a session that was never sealed and has no session.json
@@ -34,8 +35,11 @@ class SessionInUse(NonoTrioError):
     """A supervisor, a recovery or another removal holds the session's log."""
 
 
-def forget(audit_root: Path, session_id: str) -> bool:
+def forget(audit_root: Path, session_id: str, before: Callable[[Path], None] | None = None) -> bool:
     """Record in the ledger that a session is removed, then remove its directory. Blocking.
+
+    `before` is called with the directory while no other process can write or remove it; it may
+    raise a NonoTrioError, and then nothing is removed.
 
     Returns False if there was no directory, or another removal was faster; then only a missing line
     of the ledger is added. Raises LogUnreadable for a session that neither directory nor ledger
@@ -47,6 +51,8 @@ def forget(audit_root: Path, session_id: str) -> bool:
     if not os.path.lexists(directory):
         _require_known(ledger.verify(audit_root, session_id), session_id)
     with _held(directory):
+        if before is not None and os.path.lexists(directory):
+            before(directory)
         if os.path.lexists(hidden):  # left by an earlier removal
             _remove(hidden)
         with ledger_append.to_append(audit_root):
@@ -91,13 +97,33 @@ def _not_removed(directory: Path, error: OSError) -> NonoTrioError:
 
 def _say_removed(audit_root: Path, session_id: str, *, is_there: bool) -> None:
     """Add the ledger's line if it is missing, for a caller that holds the ledger's lock."""
-    report = ledger.verify(audit_root, session_id)
-    if session_id in report.removed:
+    digest, is_removed = _last_words(audit_root, session_id)
+    if is_removed:
         return
     if not is_there:
-        _require_known(report, session_id)
-    digest = report.digests.get(session_id) or _digest(audit_root / session_id)
+        _require_known(ledger.verify(audit_root, session_id), session_id)
+    digest = digest or _digest(audit_root / session_id)
     ledger_append.append_removed_locked(audit_root, session_id, digest, rfc3339())
+
+
+def _last_words(audit_root: Path, session_id: str) -> tuple[str | None, bool]:
+    """Return the digest in the session's first good line of the ledger, and whether its last one
+    says that it is removed.
+
+    Only the lines that name it are hashed: a cleanup asks a thousand times.
+    """
+    digest, is_removed, named = None, False, session_id.encode()
+    for _, _, line in ledger.numbered_lines(audit_root / ledger.LEDGER):
+        record = sound_record(line) if named in line else None
+        if record is None:
+            continue
+        if record.session_id in (session_id, IMPORTED_PREFIX + session_id):
+            digest = digest or record.session_digest
+        if record.session_id == REMOVED_PREFIX + session_id:
+            is_removed = True
+        elif record.session_id == IMPORTED_PREFIX + session_id:  # again, after it was removed
+            is_removed = False
+    return digest, is_removed
 
 
 def _require_known(report: ledger.LedgerReport, session_id: str) -> None:

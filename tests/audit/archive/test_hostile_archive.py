@@ -6,6 +6,7 @@ import functools
 import gzip
 import os
 import pathlib
+import resource
 import tarfile
 import tempfile
 
@@ -236,11 +237,27 @@ def test_a_sparse_archive_fills_no_disk(tmp_path):
         file.write(packed(as_members({f"{ID}/{store.BUNDLE}": bundle}))[:-1024])
         file.write(tar_format.header(f"{ID}/{store.LOG}", size))
         file.truncate(file.tell() + size)
-    with pytest.raises(LogUnreadable):
-        unpack(path, tmp_path)
+    with path.open("rb") as file, pytest.raises(LogUnreadable):
+        unpack(file, path, tmp_path)
     log = (tmp_path / ID / store.LOG).stat()
     assert log.st_size == size
     assert log.st_blocks * 512 < 1024**2
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    path, room = tmp_path / "session.tar", tmp_path / "room"
+    path.write_bytes(good())
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        answer = verify_archive(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (answer.verdict, "there is no room to unpack" in answer.notes[0]) == ("unreadable", True)
+    assert "TMPDIR" in answer.notes[1]
+    assert [*room.iterdir()] == []
 
 
 def test_a_pipe_and_a_directory_are_no_archives(run, tmp_path):

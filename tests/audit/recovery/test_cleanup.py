@@ -80,6 +80,19 @@ def test_running_and_tampered_sessions_stay_and_crashed_ones_go(root):
     assert verify(bad).verdict == "tampered"
 
 
+def test_a_session_that_was_changed_in_its_middle_stays(root):
+    """What `audit list` compares does not show it."""
+    session = made.build(root, SESSIONS[0])
+    log = made.log_of(session)
+    log.write_bytes(log.read_bytes().replace(b"example.com", b"example.net"))
+    choice = choose(root, Limits(keep=0))
+    assert [one.outcome for one in clean_up(root, choice, dry_run=True)] == ["would-remove"]
+    (left,) = clean_up(root, choice, dry_run=False)
+    assert (left.outcome, left.reason.partition(":")[0]) == ("tampered", "leaf hash mismatch")
+    assert session.exists()
+    assert forget(root, SESSIONS[0])  # on purpose
+
+
 def test_a_running_session_counts_and_a_late_clock_makes_a_session_new(root):
     built(root, SESSIONS[:2])
     running = made.running(root, "running")
