@@ -57,7 +57,6 @@ class PartsJoiner:
             open_regular(self._evidence.log) as file,
             Workers(self._jobs - 1, file.fileno()) as workers,
         ):
-            # Their start takes as long as this: the first events are compared one by one.
             check.read_to(size, lambda: check.may_join)
             plan = _Plan(self._evidence, file.fileno(), check)
             _Reading(check, plan, workers, file.fileno()).run()
@@ -70,6 +69,7 @@ class _Plan:
         self._log = log
         self._size = evidence.log_size
         self._begin = check.good_bytes
+        self._check = check
         self._signed = check.chain.proof_tree is not None
         self._offsets = _offsets(evidence.beside(CHECKPOINTS), evidence.checkpoints_size)
         self._next_mark: int | None = next(self._offsets, None)
@@ -87,7 +87,8 @@ class _Plan:
             if len(marks) == MAX_MARKS:
                 end = marks[-1]
                 break
-        part = Part(self._begin, end, marks, self._signed)
+        # A few parts bring events that are not used: parts that wait are not counted yet.
+        part = Part(self._begin, end, marks, self._signed, self._check.wants_events)
         self._begin = end
         return part
 

@@ -45,7 +45,8 @@ class LogCheck:
 
     `strict` is for our own logs; `sealed` excludes a crash as an explanation. The sizes are those
     of the files when the verifier started; `network_events` are those that session.json repeats
-    from the log; `observe` is called with each good payload; `signatures` checks what is signed.
+    from the log; `observe` is called with each good payload, of parts with the first network events
+    only; `signatures` checks what is signed.
     """
 
     def __init__(
@@ -123,18 +124,25 @@ class LogCheck:
 
     @property
     def may_join(self) -> bool:
-        """True if a part may follow: its network events need not be looked at one by one."""
-        seen = self.network_count >= max(MAX_NETWORK_EVENTS, len(self._network_events))
-        return seen and self.ended is None and self.chain.count > POLICY_SEQUENCE
+        """True if a part may follow: the first records are read one by one."""
+        return self.ended is None and self.chain.count > POLICY_SEQUENCE
+
+    @property
+    def wants_events(self) -> bool:
+        """True if session.json may repeat the next network events: a part must bring them."""
+        return self.network_count < max(MAX_NETWORK_EVENTS, len(self._network_events))
 
     def join(self, part: GoodPart, data: bytes) -> bool:
         """Go on after a part that is good by itself, with the bytes `data`.
 
         Returns False, with nothing changed, if it does not go on where the log is good up to.
-        Raises BadRecord where checkpoints disagree; this check can't be used after that.
+        Raises BadRecord where checkpoints or session.json disagree; this check can't be used after
+        that.
         """
         chain, cursor = self.chain, self.cursor
         if cursor is None or (part.first, part.prev) != (chain.count, chain.head):
+            return False
+        if self.wants_events and len(part.events) != part.network_count:
             return False
         begin, start, view = self.good_bytes, 0, memoryview(data)
         for mark in part.marks:
@@ -148,10 +156,19 @@ class LogCheck:
             start = mark.offset - begin
         self._number += chain.count - part.first
         self._good = chain.count
-        self.network_count += part.network_count
+        self._join_events(part)
         self.good_bytes = begin + start
         self._join_payloads(part)
         return True
+
+    def _join_events(self, part: GoodPart) -> None:
+        if not self.wants_events:
+            self.network_count += part.network_count
+            return
+        for payload in map(decode_payload, part.events):
+            if isinstance(payload, Network):
+                self._check_network_event(payload.event)
+                self._observe(payload)
 
     def _join_payloads(self, part: GoodPart) -> None:
         payloads = [decode_payload(kind) for kind in part.kinds]

@@ -43,12 +43,14 @@ _NETWORK_STRING: Final = encode_string(_NETWORK)[:-1]
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
     """The bytes from `begin` to `end`, whole lines; `marks` are the offsets of the checkpoints in
-    it, ascending; `signed`: the log has an RFC 6962 tree as well."""
+    it, ascending; `signed`: the log has an RFC 6962 tree as well; `with_events`: its network events
+    are wanted one by one."""
 
     begin: int
     end: int
     marks: list[int]
     signed: bool = False
+    with_events: bool = False
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
@@ -68,8 +70,8 @@ class GoodPart(msgspec.Struct, array_like=True, frozen=True):
 
     The last mark is the end of the part. `kinds` are the different payloads that are counted, as
     canonical JSON without their times; `order` has the place in `kinds` of each counted record, as
-    an array of unsigned shorts. `last` are the last two payloads; `ended`: the last one is
-    session_ended.
+    an array of unsigned shorts. `events` are its network events in order, if they are wanted.
+    `last` are the last two payloads; `ended`: the last one is session_ended.
     """
 
     first: int
@@ -78,6 +80,7 @@ class GoodPart(msgspec.Struct, array_like=True, frozen=True):
     kinds: list[bytes]
     order: bytes
     network_count: int
+    events: list[bytes]
     last: list[bytes]
     ended: bool
 
@@ -198,7 +201,8 @@ def check_part(data: bytes, part: Part) -> GoodPart | None:
 def _check(data: bytes, part: Part) -> GoodPart:
     """Check the bytes of a part; raises one of MALFORMED."""
     first, prev = _claimed_place(data)
-    reader, marks, last, begin = _Reader(data, first, prev), list[Mark](), list[bytes](), 0
+    reader, marks, begin = _Reader(data, first, prev), list[Mark](), 0
+    events, last = list[bytes](), list[bytes]()
     for offset in dict.fromkeys((*part.marks, part.end)):
         count, end = reader.count, offset - part.begin
         texts, leaves = reader.read(begin, end)
@@ -213,6 +217,8 @@ def _check(data: bytes, part: Part) -> GoodPart:
                 else [],
             )
         )
+        if part.with_events:
+            events += [text for text in texts if text.startswith(_NETWORK)]
         last, begin = [*last, *texts[-2:]][-2:], end
     return GoodPart(
         first=first,
@@ -221,6 +227,7 @@ def _check(data: bytes, part: Part) -> GoodPart:
         kinds=reader.kinds,
         order=reader.order.tobytes(),
         network_count=len(reader.order) - reader.file_count,
+        events=events,
         last=last,
         ended=reader.ended,
     )
