@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from sealed_session import ended, network, sandbox_runtime, started
 
-from nono_trio.core.export.exported import FlowLine, RecordLine, SessionFacts
+from nono_trio.core.export.exported import FaultLine, FlowLine, RecordLine, SessionFacts
 from nono_trio.core.log import events, file_events, nono_events
 from nono_trio.core.log.notices import POLICY_TARGET, binding_record, gap_record
 from nono_trio.core.log.processes import ProcessLine
@@ -108,6 +108,8 @@ LINES = [
             success=True,
         )
     ),
+    FaultLine(kind="tampered", sequence=9, unix_ms=1_782_993_784_123, message="it was cut"),
+    FaultLine(kind="removed", sequence=9, unix_ms=1_782_993_784_123, message="it is gone"),
     flow(),
     flow(request(), status=200, first_byte_ms=12),
     flow(request(), closed_by="error"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import trio
@@ -28,7 +28,7 @@ from nono_trio.audit.export.facts import facts_of
 from nono_trio.audit.export.session_reader import SessionReader
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
-from nono_trio.core.export.exported import event_id
+from nono_trio.core.export.exported import FaultLine, SessionFacts, event_id
 from nono_trio.core.export.retry import FIRST_SECONDS, Backoff
 from nono_trio.errors import LogRewritten, LogUnreadable, NonoTrioError
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.export.destination import Destination
     from nono_trio.audit.export.session_reader import Batch, Position
     from nono_trio.audit.stored_session import StoredSession
-    from nono_trio.core.export.exported import Exported, SessionFacts
+    from nono_trio.core.export.exported import Exported
 
 POLL_SECONDS: Final = 0.5
 # After a signal: what is there is sent, if the receiver answers.
@@ -48,6 +48,8 @@ FLUSH_SECONDS: Final = 10.0
 # Without --follow: about a minute.
 MOST_FAILURES: Final = 6
 TELL_SECONDS: Final = 60.0  # of a receiver that stays away
+# Of one batch, and nothing taken: then it refuses everything, and is not asked about each line.
+MOST_REFUSALS: Final = 32
 BATCHES_A_TURN: Final = 16  # of one session, then it is another one's turn
 
 
@@ -145,6 +147,7 @@ class Shipper:
         self._finished: set[str] = set()  # sent whole, or with a fault
         self._begun: set[str] = set()  # of earlier runs
         self._due: list[_Session] = []
+        self._to_send: list[tuple[FaultLine, SessionFacts]] = []
         self._told: set[str] = set()
         self._told_at = 0.0
         self._taken = 0  # batches
@@ -180,6 +183,7 @@ class Shipper:
         """Ship some batches of each session; return whether any was there."""
         await trio.to_thread.run_sync(self._find_sessions, abandon_on_cancel=True)
         progress = False
+        await self._send_faults()
         for session in self._due:
             for _ in range(BATCHES_A_TURN):
                 if not await self._ship_next(session):
@@ -194,13 +198,15 @@ class Shipper:
                 lambda: session.read(wait=self._follow), abandon_on_cancel=True
             )
         except LogRewritten as error:
-            self._drop(session.session_id, error.message)
+            self._drop(session.session_id, error.message, session.facts)
+            await self._send_faults()
             return False
         except LogUnreadable as error:
             if session.directory.exists():
                 self._tell_once(session.session_id, error.message)
             else:
                 self._lose(session.session_id)
+                await self._send_faults()
             return False
         if batch.lines and not await self._deliver(batch.lines, session):
             position = self._cursor.load(session.session_id).position
@@ -229,14 +235,19 @@ class Shipper:
         A batch that it refuses is halved until the refused lines are found. They are passed over if
         it takes other lines, and the user is told of each. Raises ShipFailed and _Stopped.
         """
-        waiting, taken = [lines], 0
+        waiting, taken, refusals = [lines], 0, 0
+        works = session.refused_at is not None and self._taken > session.refused_at
         refused: list[tuple[Exported, str]] = []
+        reason = ""
         while waiting:
             part = waiting.pop()
             try:
                 said = await self._destination.deliver(part, session.facts)
             except Refused as error:
-                half = len(part) // 2
+                half, reason = len(part) // 2, error.reason
+                refusals += 1
+                if refusals >= MOST_REFUSALS and not taken and not works:
+                    break
                 if half:
                     waiting += [part[half:], part[:half]]
                 else:
@@ -249,9 +260,9 @@ class Shipper:
             self._note_taken(said)
             taken += len(part)
         self.shipped.lines += taken
-        if taken == 0 and not (session.refused_at is not None and self._taken > session.refused_at):
+        if not taken and not works:
             if session.refused_at is None:
-                self._tell(f"the receiver refuses every record: {refused[0][1]}; nothing is lost")
+                self._tell(f"the receiver refuses every record: {reason}; nothing is lost")
                 session.refused_at = self._taken
             return False
         session.refused_at = None
@@ -320,13 +331,15 @@ class Shipper:
         if found.fault is not None and found.fault.failure == UNREADABLE:
             self._tell_once(session_id, f"session {session_id} can't be read: {found.fault.got}")
         elif found.fault is not None:
-            self._drop(session_id, f"TAMPERED: session {session_id}: {found.fault.failure}")
+            message = f"TAMPERED: session {session_id}: {found.fault.failure}"
+            self._drop(session_id, message, facts_of(found))
         elif found.policy is not None or not found.alive:
             self._sessions[session_id] = _Session(found, self._cursor.load(session_id))
 
-    def _drop(self, session_id: str, message: str) -> None:
-        """Ship nothing more of a tampered session. Its cursor stays where it was."""
+    def _drop(self, session_id: str, message: str, facts: SessionFacts) -> None:
+        """Ship nothing more of a tampered session but that. Its cursor stays where it was."""
         self.shipped.faults += 1
+        self._add_fault("tampered", message, facts)
         self._tell(f"{message}; nothing more of it is sent")
         self._finish(session_id)
 
@@ -335,8 +348,33 @@ class Shipper:
         self.shipped.faults += 1
         self._tell(f"session {session_id} was removed before it was sent whole")
         self._begun.discard(session_id)
-        self._sessions.pop(session_id, None)
+        session = self._sessions.pop(session_id, None)
+        facts = SessionFacts(session_id=session_id) if session is None else session.facts
+        self._add_fault("removed", "the session was removed before it was sent whole", facts)
         self._cursor.forget(session_id)
+
+    def _add_fault(
+        self, kind: Literal["tampered", "removed"], message: str, facts: SessionFacts
+    ) -> None:
+        """Have the receiver told too: whoever reads there looks at no terminal here."""
+        sequence = self._cursor.load(facts.session_id).position.records
+        now = time.time_ns() // 1_000_000
+        fault = FaultLine(kind=kind, sequence=sequence, unix_ms=now, message=message)
+        self._to_send.append((fault, facts))
+
+    async def _send_faults(self) -> None:
+        """Send what `_add_fault` has left; one that the receiver refuses is given up."""
+        while self._to_send:
+            fault, facts = self._to_send[0]
+            try:
+                self._note_taken(await self._destination.deliver([fault], facts))
+                self.shipped.lines += 1
+            except Refused as error:
+                self._tell(f"{event_id(facts.session_id, fault)} was refused: {error.reason}")
+            except Unavailable as away:
+                await self._wait(away)
+                continue
+            del self._to_send[0]
 
     def _finish(self, session_id: str) -> None:
         self._begun.discard(session_id)

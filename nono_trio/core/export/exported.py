@@ -44,6 +44,8 @@ Kind: TypeAlias = Literal[
     "url_open",
     "command_policy",
     "flow",
+    "tampered",
+    "removed",
 ]
 
 PRODUCT: Final = "nono-trio"
@@ -93,16 +95,29 @@ class FlowLine(msgspec.Struct, kw_only=True, frozen=True):
     decision: NetworkEvent | None = None
 
 
-Exported: TypeAlias = RecordLine | FlowLine
+class FaultLine(msgspec.Struct, kw_only=True, frozen=True):
+    """A fault that a shipper has met: the session is tampered with, or was removed before it was
+    sent whole. `sequence` is that of the first record that is not sent."""
+
+    kind: Literal["tampered", "removed"]
+    sequence: int
+    unix_ms: int
+    message: str
+
+
+Exported: TypeAlias = RecordLine | FlowLine | FaultLine
 
 
 def sequence_of(line: Exported) -> int:
     """Return the sequence of a line's record."""
-    return line.sequence if isinstance(line, RecordLine) else line.flow.sequence
+    return line.flow.sequence if isinstance(line, FlowLine) else line.sequence
 
 
 def event_id(session_id: str, line: Exported) -> str:
-    """Return the id of a line: `SESSION/SEQUENCE` for a record, with `/flow` for its flow."""
+    """Return the id of a line: `SESSION/SEQUENCE` for a record, with `/flow` for its flow, and
+    `SESSION/tampered` or `SESSION/removed`."""
+    if isinstance(line, FaultLine):
+        return f"{session_id}/{line.kind}"
     if isinstance(line, RecordLine):
         return f"{session_id}/{line.sequence}"
     return f"{session_id}/{line.flow.sequence}/flow"
@@ -112,6 +127,8 @@ def kind_of(line: Exported) -> Kind:
     """Return what a line is about."""
     if isinstance(line, FlowLine):
         return "flow"
+    if isinstance(line, FaultLine):
+        return line.kind
     event = line.event
     if isinstance(event, Network):
         if is_about_log(event.event):
@@ -153,6 +170,8 @@ def unix_ms_of(line: Exported, facts: SessionFacts) -> int:
     """
     if isinstance(line, FlowLine):
         return line.flow.opened_unix_ms + line.flow.duration_ms
+    if isinstance(line, FaultLine):
+        return line.unix_ms
     event = line.event
     if isinstance(event, Network):
         return event.event.timestamp_unix_ms

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from nono_trio.core.export.exported import (
     Exported,
+    FaultLine,
     Kind,
     RecordLine,
     SessionFacts,
@@ -27,7 +28,8 @@ class ExportedLine(msgspec.Struct, kw_only=True, frozen=True):
     """One line. `id` is the same whenever the line is exported.
 
     Of a record there are `event`, `programs`, `leaf_hash` and `chain_hash`; of the end of a
-    connection there are `flow` and, if it is known, `decision`.
+    connection there are `flow` and, if it is known, `decision`. Of a fault that a shipper has met
+    (`tampered`, `removed`) there is `message`.
     """
 
     schema: int = JSON_SCHEMA
@@ -42,6 +44,7 @@ class ExportedLine(msgspec.Struct, kw_only=True, frozen=True):
     chain_hash: str | UnsetType = UNSET
     flow: Flow | UnsetType = UNSET
     decision: NetworkEvent | UnsetType = UNSET
+    message: str | UnsetType = UNSET
 
 
 _encoder = msgspec.json.Encoder()
@@ -66,6 +69,15 @@ def _exported(line: Exported, facts: SessionFacts) -> ExportedLine:
             programs=[*line.programs] or UNSET,
             leaf_hash=line.leaf_hash,
             chain_hash=line.chain_hash,
+        )
+    if isinstance(line, FaultLine):
+        return ExportedLine(
+            id=event_id(session_id, line),
+            session_id=session_id,
+            sequence=line.sequence,
+            kind=line.kind,
+            time_unix_ms=time,
+            message=line.message,
         )
     return ExportedLine(
         id=event_id(session_id, line),

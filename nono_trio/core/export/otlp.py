@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from nono_trio.core.export.exported import (
     MAX_LONG,
     PRODUCT,
+    FaultLine,
     FlowLine,
     RecordLine,
     SessionFacts,
@@ -94,7 +95,11 @@ def record_of(line: Exported, facts: SessionFacts) -> LogRecord:
         "nono_trio.sequence": bounded(sequence_of(line)),
         "nono_trio.kind": kind,
     }
-    severity, body, own = _of_flow(line) if isinstance(line, FlowLine) else _of_record(line)
+    if isinstance(line, FaultLine):
+        severity, own = (FATAL if line.kind == "tampered" else WARN), Attributes()
+        body = line.message
+    else:
+        severity, body, own = _of_flow(line) if isinstance(line, FlowLine) else _of_record(line)
     return LogRecord(
         time=time,
         severity=severity,

@@ -189,6 +189,7 @@ async def test_a_session_that_changes_between_two_runs_is_told_and_the_others_co
     assert shipped.faults == 1
     assert told.has("was removed before" if what == "removed" else "TAMPERED")
     assert "bbbb/6" in receiver.taken
+    assert f"aaaa/{'removed' if what == 'removed' else 'tampered'}" in receiver.taken
     assert len(receiver.taken) == len({*receiver.taken})
     known = {one.name for one in (root.parent / "ship").glob("*/*.cursor")}
     assert known == ({"bbbb.cursor"} if what == "removed" else {"aaaa.cursor", "bbbb.cursor"})

@@ -12,5 +12,8 @@ def test_every_kind_of_line_is_one_line_that_fits_the_published_schema():
             (text,) = ndjson.encode(line, facts).splitlines()
             found = json.loads(text)
             validate("export", found)
+            if "message" in found:
+                assert found["id"] == f"{facts.session_id}/{found['kind']}"
+                continue
             assert found["id"].startswith(f"{facts.session_id}/{found['sequence']}")
             assert ("flow" in found) is found["id"].endswith("/flow") is ("event" not in found)

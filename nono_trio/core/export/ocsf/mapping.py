@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from nono_trio.core.export.exported import (
     PRODUCT,
+    FaultLine,
     FlowLine,
     bounded,
     event_id,
@@ -54,6 +55,9 @@ def events(line: Exported, facts: SessionFacts, integrity: bool = False) -> Iter
     """Yield the events of a line; `integrity`: with the profile record_integrity of OCSF 1.9."""
     if isinstance(line, FlowLine):
         yield network.flow_event(line, facts)
+        return
+    if isinstance(line, FaultLine):
+        yield _fault(line, facts)
         return
     event = line.event
     if not isinstance(event, Network):
@@ -144,6 +148,20 @@ def _file_event(
         common.LOW, integrity=integrity, file=File(name=name, type_id=0, path=entry.path),
         action_id=network.DENIED, disposition_id=network.BLOCKED, status_id=common.FAILURE,
         status_detail=entry.reason, **fields,
+    )  # fmt: skip
+
+
+def _fault(line: FaultLine, facts: SessionFacts) -> Event:
+    """Return the finding that a session's files were changed, or removed too early."""
+    is_tampered = line.kind == "tampered"
+    title = "Audit log tampered with" if is_tampered else "Audit log removed before it was sent"
+    return common.make_event(
+        line, facts, common.DETECTION_FINDING, CREATE,
+        common.CRITICAL if is_tampered else common.MEDIUM, integrity=False,
+        action_id=0, status_id=1, message=line.message,
+        finding_info=FindingInfo(
+            uid=event_id(facts.session_id, line), title=title, desc=line.message
+        ),
     )  # fmt: skip
 
 
