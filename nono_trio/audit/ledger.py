@@ -228,6 +228,8 @@ class _Walk:
         )
         self.first_bad = self.first_bad or bad
         self.nameless = self.nameless or condemned is None
+        if condemned is not None:
+            condemned = condemned.removeprefix(IMPORTED_PREFIX)
         if condemned is not None and self._only in (None, condemned):
             self.condemned.setdefault(condemned, bad)
 

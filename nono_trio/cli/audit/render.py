@@ -7,6 +7,7 @@ comes from a log or a session file goes through `clean`. A terminal gets panels 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.stored_session import parse_time
@@ -77,6 +78,8 @@ def verification_hint(answer: Verification) -> str | None:
     name = answer.session_id or answer.path
     if "://" in answer.path:  # on another machine; its notes say more
         return None
+    if answer.verdict in ("crashed", "open") and os.path.isfile(answer.path):
+        return None  # an archive: there is nothing here to seal or to wait for
     if answer.verdict == "crashed" and answer.session_id is not None:
         return f"`nono-trio audit recover {name}` seals it"
     if answer.verdict == "open":

@@ -173,8 +173,13 @@ def verify_paths(
         return
     watch = None if wait is None else wait.watch
     for path in paths:
-        judge = in_root if path.parent == audit_root else elsewhere
+        judge = in_root if _is_session_of(audit_root, path) else elsewhere
         yield judge(path, watch=watch, jobs=jobs)
+
+
+def _is_session_of(audit_root: Path, path: Path) -> bool:
+    """Return False for what lies elsewhere, and for a file, which may be an archive."""
+    return path.parent == audit_root and not path.is_file()
 
 
 def _verify_elsewhere(
@@ -205,7 +210,8 @@ def _verify_in_processes(
 
     with _process_pool(min(jobs, len(paths))) as pool:
         pending = [
-            pool.submit(in_root if path.parent == audit_root else elsewhere, path) for path in paths
+            pool.submit(in_root if _is_session_of(audit_root, path) else elsewhere, path)
+            for path in paths
         ]
         try:
             for answer in pending:

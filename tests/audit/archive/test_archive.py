@@ -19,7 +19,7 @@ from nono_trio.audit.archive.verify import verify_archive
 from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.verify import carried_ledger as carried
 from nono_trio.audit.verify.session import verify
-from nono_trio.cli.audit.verify import verify_all
+from nono_trio.cli.audit.verify import verify_all, verify_targets
 from nono_trio.errors import NonoTrioError
 
 
@@ -165,6 +165,29 @@ def test_an_imported_session_is_missing_when_it_is_gone_and_tampered_without_its
     shutil.rmtree(other / ID)
     (answer,) = verify_all(other, quick=False, jobs=1)
     assert (answer.verdict, "imported" in answer.notes[0]) == ("missing", True)
+
+
+def test_a_damaged_line_of_an_import_condemns_its_session_only(root, other, tmp_path):
+    path = archive_file(tmp_path, archived.sealed(root))
+    mine = made.build(other, "1111111111111111")
+    import_archive(path, other)
+    lines = other / ledger.LEDGER
+    first, second = lines.read_bytes().splitlines(keepends=True)
+    place = second.index(b'"completed_at":"') + 20
+    lines.write_bytes(first + second[:place] + b"7" + second[place + 1 :])
+    assert verify(mine).verdict == "verified"
+    assert verify(other / ID).first_bad.failure == "ledger chain hash mismatch"
+    shutil.rmtree(other / ID)
+    assert ledger.verify(other).condemned.keys() == {ID}
+
+
+def test_an_archive_in_the_state_directory_is_an_archive_too(root):
+    directory = archived.sealed(root)
+    path = archive_file(root, directory)
+    answers = verify_targets(root, [str(path), ID], quick=False, jobs=1)
+    assert [(one.verdict, one.path) for one in answers] == [
+        ("verified", str(path)), ("verified", str(directory)),
+    ]  # fmt: skip
 
 
 def test_an_imported_session_is_never_the_latest(root, other, tmp_path):
