@@ -108,6 +108,8 @@ class RemoteRoot:
     def names(self) -> list[str]:
         """Return the ids of all sessions there, in order of their names."""
         entries = self._list(self.url, self._path)
+        if not entries:  # a store has no empty directories: the URL is wrong
+            raise LogUnreadable(f"there is nothing at {self.url}", hint=_LIST_HINT)
         return sorted(
             name
             for name, entry in entries.items()
@@ -120,7 +122,7 @@ class RemoteRoot:
 
         It does not exist if the store has nothing there: the ledger may still know the session.
         """
-        if not store.is_session_id(name):
+        if not store.is_session_id(name) or name == store.LATEST:
             raise UsageError(
                 f"expected a URL that ends in a session's id, got {self.url}/{name}",
                 hint="for example s3://BUCKET/audit/0123456789abcdef",
@@ -155,12 +157,13 @@ class RemoteRoot:
 
     def _fetch(self, url: str, path: str, wanted: tuple[str, ...], directory: Path) -> None:
         """Copy the files of these names; raises LogUnreadable if anything changed meanwhile."""
-        before = _versions(self._list(url, path), wanted)
-        if not before:
+        entries = self._list(url, path)
+        if not entries:
             return
-        needed = sum(int(dict(version)["size"] or 0) for version in before.values())
-        _require_room(url, needed, directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+        before = _versions(entries, wanted)
+        needed = sum(int(dict(version)["size"] or 0) for version in before.values())
+        _require_room(url, needed, directory)
         for name in wanted:
             if name in before:
                 size = int(dict(before[name])["size"] or 0)

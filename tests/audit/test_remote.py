@@ -64,10 +64,14 @@ def memory(audit):
     files.rm("/archive", recursive=True)
 
 
-def leftovers():
-    import tempfile
-
-    return [*Path(tempfile.gettempdir()).glob("nono-trio-*/*")]
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch, tmp_path):
+    """The temporary directory, in which nothing may be left."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    yield
+    assert [*place.iterdir()] == []
 
 
 def facts(answer):
@@ -83,7 +87,6 @@ def told(capsys, *words):
 
 def test_a_store_s_answers_are_those_of_the_files(audit, bucket, capsys):
     upload(bucket.files, audit, f"{bucket.name}/team/audit")
-    before = leftovers()
     url = f"s3://{bucket.name}/team"
     for session in (OTHER, CRASHED, signed.ID):
         answer = many.verify_one(f"{url}/audit/{session}")
@@ -96,7 +99,6 @@ def test_a_store_s_answers_are_those_of_the_files(audit, bucket, capsys):
     assert told(capsys, OTHER, "--audit-dir", url)[0] == 0
     code, out, _ = told(capsys, f"{url}/audit/{LEDGER}")
     assert (code, out.split()[0]) == (0, "verified")
-    assert leftovers() == before
 
 
 def test_what_is_missing_and_what_was_changed_is_told(audit, bucket, capsys):
@@ -110,6 +112,9 @@ def test_what_is_missing_and_what_was_changed_is_told(audit, bucket, capsys):
     bucket.files.pipe_file(log, data)
     bucket.files.rm(f"{bucket.name}/audit/{OTHER}/{store.SUMMARY}")
     assert many.verify_one(f"{url}/audit/{OTHER}").verdict == "tampered"
+    bucket.files.rm(log)
+    assert many.verify_one(f"{url}/audit/{OTHER}").verdict == "tampered"
+    assert "audit-events.ndjson is missing" in many.verify_one(f"{url}/audit").notes[0]
     bucket.files.rm(f"{bucket.name}/audit/{OTHER}", recursive=True)
     assert many.verify_one(f"{url}/audit/{OTHER}").verdict == "missing"
     code, out, _ = told(capsys, "--all", "--audit-dir", url)
@@ -133,6 +138,11 @@ def test_errors_have_a_hint(s3, bucket, monkeypatch, capsys):
     finally:
         s3.refuse(False)
     assert "AWS_PROFILE" in answer.notes[1]
+    assert (
+        "there is nothing at" in told(capsys, "--all", "--audit-dir", f"s3://{bucket.name}/no")[1]
+    )
+    latest = many.verify_one(f"s3://{bucket.name}/audit/latest")
+    assert "expected a URL that ends in a session's id" in latest.notes[0]
     for url in ("s3://", "http://a.test/x", f"ftp://a.test/{OTHER}", "simplecache::s3://b/c"):
         assert many.verify_one(url).verdict == "unreadable"
     secret = many.verify_one(f"s3://key:hunter2@{bucket.name}/{OTHER}")
@@ -217,6 +227,19 @@ def test_a_file_alone_is_judged_as_a_file(memory, audit):
     assert many.verify_one("memory://archive/nothing.ndjson").verdict == "unreadable"
     beside = many.verify_one(f"memory://archive/audit/{OTHER}/{store.LOG}")
     assert beside.verdict == "verified"  # a file of a session means the session, as with a path
+
+
+def test_an_archive_is_judged_as_an_archive(memory, audit, tmp_path, capsys):
+    archive = tmp_path / "session.tar"
+    place = ["--audit-dir", str(audit.parent)]
+    assert exit_code(["audit", "export-session", OTHER, "-o", str(archive), *place]) == 0
+    memory.pipe_file("/archive/session.tar", archive.read_bytes())
+    capsys.readouterr()
+    code, here, _ = told(capsys, str(archive), "--json")
+    assert code == 0
+    assert told(capsys, "memory://archive/session.tar", "--json") == (
+        0, here.replace(str(archive), "memory://archive/session.tar"), "",
+    )  # fmt: skip
 
 
 def test_a_file_url_is_a_path(audit, capsys):

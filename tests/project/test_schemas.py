@@ -19,6 +19,7 @@ from nono_trio.audit.recovery.ledger_repair import Repair
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
 from nono_trio.cli.main import exit_code
+from nono_trio.core.log.attestation import decode_bundle
 
 GOLDEN = TESTS / "data" / "golden"
 
@@ -86,6 +87,9 @@ def test_a_session_with_each_kind_of_file_fits(tmp_path, capsys):
     }.items():
         exit_code(["audit", *command, "--json", *state])
         validate(name, json.loads(capsys.readouterr().out))
+    assert exit_code(["audit", "export", directory.name, *state]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        validate("export", json.loads(line))
 
 
 def golden_files():
@@ -99,6 +103,14 @@ def test_what_was_written_before_fits_for_ever(path):
     assert values
     for value in values:
         validate(FILES[path.name], value)
+
+
+def test_the_statement_in_the_bundle_fits():
+    [path] = GOLDEN.rglob("*.bundle")
+    payload, _signature = decode_bundle(path.read_bytes())
+    validate("statement", json.loads(payload))
+    for fault, changed in faults_of(json.loads(payload)):
+        assert not validator("statement").is_valid(changed), fault
 
 
 def faults_of(value):

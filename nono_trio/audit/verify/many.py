@@ -27,10 +27,10 @@ from nono_trio.audit.verify.no_session import verify_missing
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.audit.verify.whole_ledger import verify_ledger
-from nono_trio.errors import NonoTrioError
+from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from nono_trio.audit.ledger import LedgerReport
@@ -74,22 +74,28 @@ def verify_one(
     quick: bool = False,
     upstream: bool = False,
     pinned: PublicKeys | None = None,
+    judge: Callable[..., Verification] = verify,
 ) -> Verification:
     """Return the answer for one session, or a file of one, by its path or URL.
 
-    Raises nothing for its faults: what can't be read has the verdict `unreadable`.
+    `judge` is `verify`, or one with its arguments that knows other files too. Raises nothing for
+    faults of the session: what can't be read has the verdict `unreadable`.
     """
     text = str(session)
     try:
         path = as_path(text) if is_url(text) else Path(session)
         if path is not None:
-            return verify(path, quick=quick, upstream=upstream, pinned=pinned)
+            return judge(path, quick=quick, upstream=upstream, pinned=pinned)
         above, _, name = text.rstrip("/").rpartition("/")
         further, _, session_id = above.rpartition("/")
         if name in SESSION_FILES and store.is_session_id(session_id):
             above, name = further, session_id  # as a path: a file of a session means the session
         with RemoteRoot(above) as root:
-            return _verify_remote(root, name, quick, upstream, pinned)
+            if name == ledger.LEDGER:
+                return _verify_ledger(root, pinned)
+            with root.session(name) if store.is_session_id(name) else root.file(name) as copy:
+                answer = judge(copy, quick=quick, upstream=upstream, pinned=pinned)
+            return retold(root, answer)
     except NonoTrioError as error:
         return unreadable(text, error)
 
@@ -136,27 +142,30 @@ def verify_root(
     """
     call = os.urandom(8).hex()
     opened = _opened(_text_of(root), call)
-    names = opened.names()
-    batches = (
-        Batch(
-            root=_text_of(root),
-            sessions=tuple(names[begin : begin + sessions_a_task]),
-            call=call,
-            quick=quick,
-            upstream=upstream,
-            pinned=pinned,
+    try:
+        names = opened.place.names()
+        batches = (
+            Batch(
+                root=_text_of(root),
+                sessions=tuple(names[begin : begin + sessions_a_task]),
+                call=call,
+                quick=quick,
+                upstream=upstream,
+                pinned=pinned,
+            )
+            for begin in range(0, len(names), sessions_a_task)
         )
-        for begin in range(0, len(names), sessions_a_task)
-    )
-    if executor is None:
-        for batch in batches:
-            yield from verify_batch(batch)
-    else:
-        yield from verify_many(batches, executor, in_flight=in_flight)
-    _opened.cache_clear()
-    present = [opened.directory / name for name in names]
-    for answer in missing(opened.directory, present, None if upstream else pinned):
-        yield opened.retold(answer)
+        if executor is None:
+            for batch in batches:
+                yield from verify_batch(batch)
+        else:
+            yield from verify_many(batches, executor, in_flight=in_flight)
+        present = [opened.directory / name for name in names]
+        for answer in missing(opened.directory, present, None if upstream else pinned):
+            yield opened.retold(answer)
+    finally:
+        _opened.cache_clear()
+        opened.place.close()
 
 
 class _LocalRoot:
@@ -177,6 +186,9 @@ class _LocalRoot:
     def told(self, text: str) -> str:
         return text
 
+    def close(self) -> None:
+        pass
+
 
 _Place: TypeAlias = "_LocalRoot | RemoteRoot"
 
@@ -187,7 +199,6 @@ class _OpenRoot:
     def __init__(self, place: _Place) -> None:
         self.place = place
         self.directory = place.directory
-        self.names = place.names
         self.ledger = ledger_report(place.directory)
 
     def retold(self, answer: Verification) -> Verification:
@@ -222,16 +233,11 @@ def _verify_one(root: _OpenRoot, name: str, batch: Batch) -> Verification:
     return root.retold(answer)
 
 
-def _verify_remote(
-    root: RemoteRoot, name: str, quick: bool, upstream: bool, pinned: PublicKeys | None
-) -> Verification:
-    if name == ledger.LEDGER:
-        if not (root.directory / name).exists():
-            raise ledger.no_ledger(Path(root.url))
-        return retold(root, verify_ledger(root.directory / name, pinned))
-    with root.session(name) if store.is_session_id(name) else root.file(name) as path:
-        answer = verify(path, quick=quick, upstream=upstream, pinned=pinned)
-    return retold(root, answer)
+def _verify_ledger(root: RemoteRoot, pinned: PublicKeys | None) -> Verification:
+    path = root.directory / ledger.LEDGER
+    if not path.exists():
+        raise LogUnreadable(f"{root.url}/{ledger.LEDGER} does not exist")
+    return retold(root, verify_ledger(path, pinned))
 
 
 def retold(root: _Place, answer: Verification) -> Verification:

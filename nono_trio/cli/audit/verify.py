@@ -70,7 +70,9 @@ def verify_targets(
         elif isinstance(one, Path):
             yield next(answers)
         else:
-            yield verify_one(one, quick=quick, upstream=upstream, pinned=pinned)
+            yield verify_one(
+                one, quick=quick, upstream=upstream, pinned=pinned, judge=_verify_elsewhere
+            )
 
 
 def verify_from_checkpoint(audit_root: Path | str, target: str, kept: Path) -> Verification:
