@@ -117,9 +117,9 @@ def import_session(
     other commands have it.
 
     Only a `verified` one is imported. It is marked as another machine's: the ledger says that it
-    was imported, its own ledger's line stays beside it, and `latest` is never it. Exit code:
-    imported, or here already 0; tampered 1; another session has its id 1; no whole archive 2; the
-    ledger can't be written 4; otherwise as `audit verify`.
+    was imported, its own ledger's line stays beside it, and `latest` is a session of this machine
+    while there is one. Exit code: imported, or here already 0; tampered 1; another session has its
+    id 1; no whole archive 2; the ledger can't be written 4; otherwise as `audit verify`.
     """
     from nono_trio.audit.archive.import_session import import_archive
 
