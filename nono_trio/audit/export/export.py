@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
 from nono_trio.audit.export import formats
-from nono_trio.audit.export.facts import facts_of
+from nono_trio.audit.export.facts import facts_of, read_report
 from nono_trio.audit.export.formats import INGEST
 from nono_trio.audit.export.session_reader import BATCH_BYTES, SessionReader
 from nono_trio.audit.verify import bound_facts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.export.formats import LineFormat
+    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.core.export.exported import SessionFacts
 
     Write = Callable[[bytes], object]
@@ -48,13 +49,17 @@ class Exporter:
         self._write = write
         self._integrity = integrity
         self._enrolment = (tenant, shipper)
+        self._reports: dict[Path, LedgerReport | None] = {}
 
     def export(self, directory: Path) -> int:
         """Write one session and return the number of its lines (of records and flows).
 
         Raises LogRewritten after what could be exported of a tampered session, and LogUnreadable.
         """
-        found = bound_facts.look(directory)
+        root = directory.parent
+        if root not in self._reports:
+            self._reports[root] = read_report(root)
+        found = bound_facts.look(directory, self._reports[root])
         fault = found.fault
         if fault is not None and fault.failure == UNREADABLE:
             raise LogUnreadable(

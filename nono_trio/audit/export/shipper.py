@@ -24,7 +24,7 @@ import trio
 from nono_trio.audit import store
 from nono_trio.audit.export.cursor import Sent
 from nono_trio.audit.export.destination import Refused, Unavailable
-from nono_trio.audit.export.facts import facts_of
+from nono_trio.audit.export.facts import facts_of, read_report
 from nono_trio.audit.export.session_reader import SessionReader
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.export.cursor import Cursor
     from nono_trio.audit.export.destination import Destination
     from nono_trio.audit.export.session_reader import Batch, Position
+    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.core.export.exported import Exported
 
@@ -317,17 +318,19 @@ class Shipper:
             self._finished.discard(session_id)
             self._cursor.forget(session_id)
         wanted = names if self._only is None else names & {self._only}
-        for session_id in wanted - self._finished - self._sessions.keys():
-            self._take(session_id)
+        new = wanted - self._finished - self._sessions.keys()
+        report = read_report(self._root) if new else None
+        for session_id in new:
+            self._take(session_id, report)
         due = [session for session in self._sessions.values() if session.is_due()]
         self._due = sorted(due, key=lambda one: (one.started, one.session_id))
 
-    def _take(self, session_id: str) -> None:
+    def _take(self, session_id: str, report: LedgerReport | None) -> None:
         """Begin with a session, if its log has begun."""
         directory = self._root / session_id
         if directory.is_symlink() or not directory.is_dir():
             return
-        found = bound_facts.look(directory)
+        found = bound_facts.look(directory, report)
         if found.fault is not None and found.fault.failure == UNREADABLE:
             self._tell_once(session_id, f"session {session_id} can't be read: {found.fault.got}")
         elif found.fault is not None:
