@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -81,7 +80,7 @@ class RemoteRoot:
         self._files, self._path = _open(self.url)
         self.directory = _private_directory()
         """The local audit directory."""
-        self._remove = weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
+        self._remove = weakref.finalize(self, _remove_tree, self.directory)
         try:
             self._fetch(self.url, self._path, _LEDGER_FILES, self.directory)
         except BaseException:
@@ -132,7 +131,7 @@ class RemoteRoot:
             self._fetch(f"{self.url}/{name}", f"{self._path}/{name}", SESSION_FILES, directory)
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove_tree(directory)
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[Path]:
@@ -241,10 +240,16 @@ _LIST_HINT: Final = "look at what is there: the URL names a directory with sessi
 
 
 def _private_directory() -> Path:
-    import tempfile  # late: it takes 10 ms
+    import tempfile  # late: most commands fetch nothing
 
     # Resolved: what a verifier prints of it is replaced by the URL.
     return Path(tempfile.mkdtemp(prefix="nono-trio-")).resolve()
+
+
+def _remove_tree(directory: Path) -> None:
+    import shutil  # late, as tempfile
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _versions(
@@ -258,6 +263,8 @@ def _versions(
 
 
 def _require_room(url: str, needed: int, directory: Path) -> None:
+    import shutil  # late, as tempfile
+
     free = shutil.disk_usage(directory).free
     if needed > free - KEPT_FREE:
         raise LogUnreadable(

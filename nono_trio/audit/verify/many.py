@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -107,6 +106,8 @@ def verify_many(
 
     Closing the iterator cancels the tasks that have not begun.
     """
+    from concurrent.futures import FIRST_COMPLETED, wait  # late: for executors only
+
     waiting: set[Future[list[Verification]]] = set()
     try:
         for batch in batches:

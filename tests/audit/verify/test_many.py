@@ -120,6 +120,7 @@ def test_the_example_runs_on_a_dask_cluster(audit, tmp_path):
         timeout=120,
         check=False,
         cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # Dask leaves a directory there
     )
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
