@@ -193,12 +193,6 @@ def _endpoint(
     to: str, scheme: str, form: LineFormat, headers: Sequence[str], ca_file: str | None,
     *, integrity: bool, compressed: bool,
 ) -> Destination:  # fmt: skip
-    endpoint = parse_endpoint(to, tls=scheme != "otlp+http")
-    if headers and not endpoint.tls and endpoint.host not in _LOOPBACK:
-        raise UsageError(
-            "--header: a secret would be sent to another machine without TLS",
-            hint=f"--to otlp+https://{endpoint.host}:{endpoint.port}",
-        )
     try:
         from nono_trio.audit.export.otlp_endpoint import OtlpEndpoint
     except ImportError:
@@ -206,6 +200,12 @@ def _endpoint(
             "--to: otlp+https:// needs the library opentelemetry-proto",
             hint="pip install 'nono-trio[otlp]'",
         ) from None
+    endpoint = parse_endpoint(to, tls=scheme != "otlp+http")
+    if headers and not endpoint.tls and endpoint.host not in _LOOPBACK:
+        raise UsageError(
+            "--header: a secret would be sent to another machine without TLS",
+            hint=f"--to otlp+https://{endpoint.host}:{endpoint.port}",
+        )
     import ssl
 
     context = None

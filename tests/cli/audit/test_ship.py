@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from sealed_session import build
 
@@ -5,6 +7,8 @@ from nono_trio.audit.export import formats
 from nono_trio.cli.audit import ship
 from nono_trio.cli.main import exit_code
 from nono_trio.errors import UsageError
+
+OFFICIAL = "opentelemetry.proto.collector.logs.v1"
 
 
 @pytest.fixture
@@ -72,6 +76,18 @@ def test_what_can_not_be_meant_is_refused_with_a_hint(state, capsys, arguments, 
     assert expected in error
     assert "hint: " in error
     assert "s3cr3t" not in error
+
+
+def test_without_the_extra_an_endpoint_says_what_to_install(state, monkeypatch, capsys):
+    for name in [*sys.modules]:
+        if name.startswith(("nono_trio.audit.export.otlp", "nono_trio.core.export.otlp_message")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, f"{OFFICIAL}.logs_service_pb2", None)
+    assert exit_code(["audit", "ship", "--all", "--to", "otlp+https://a.test"]) == 2
+    assert "pip install 'nono-trio[otlp]'" in capsys.readouterr().err
+    output = state / "out.jsonl"
+    assert exit_code(["audit", "ship", "--all", "--to", str(output)]) == 0
+    assert "resourceLogs" in output.read_text()
 
 
 def test_a_path_is_a_file_and_one_session_can_be_sent(state, capsys):
