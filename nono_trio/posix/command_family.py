@@ -65,7 +65,9 @@ class _Process:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._descriptor = os.pidfd_open(pid) if sys.platform == "linux" else -1
+        self._descriptor = -1
+        if sys.platform == "linux":
+            self._descriptor = os.pidfd_open(pid)
 
     def kill(self) -> bool:
         """Kill it; return False if it has ended."""
