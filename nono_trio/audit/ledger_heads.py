@@ -7,6 +7,7 @@ left out. Every whole line of the ledger is a leaf, a damaged one too.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.audit import ledger as ledgers
@@ -79,6 +80,20 @@ def require_note(one: LedgerHead) -> None:
     fault = note_fault(parse_note(one.note), one.head.origin, one.key)
     if fault is not None:
         raise BadLedgerHead(one.line, *fault)
+
+
+def origins_named(path: Path) -> set[str]:
+    """Return the origins of the keys that the checkpoints in a file name; no signature is checked.
+    Raises LogUnreadable."""
+    keys = set[str]()
+    for _, _, line in ledgers.numbered_lines(path):
+        with suppress(*MALFORMED):
+            keys.add(decode_ledger_checkpoint(line).key)
+    origins = set[str]()
+    for key in keys:
+        with suppress(ValueError):
+            origins.add(ledger_origin(base64_text.decode_hash(key)))
+    return origins
 
 
 def largest_head(path: Path, key: bytes) -> LedgerHead | None:

@@ -58,7 +58,7 @@ _CLASSES = {
     store.PROCESSES: PROCESSES_MISMATCH,
     store.CHECKPOINTS: CHECKPOINTS_MISMATCH,
 }
-_NO_FILE = "a directory, pipe, device or a symlink to nothing"
+NO_FILE = "a directory, pipe, device or a symlink to nothing"
 
 _File = TypeVar("_File")
 
@@ -91,7 +91,7 @@ def check_kinds(directory: Path) -> FirstBad | None:
     """Return the first file of a session that is no file: no crash leaves that. Raises OSError."""
     for name, failure in _CLASSES.items():
         if is_no_file(directory / name):
-            return FirstBad(failure=failure, expected="a file", got=_NO_FILE)
+            return FirstBad(failure=failure, expected="a file", got=NO_FILE)
     return None
 
 
@@ -245,7 +245,7 @@ def _check_file(
     path: Path, expected: FileDigest, failure: str, *, grows: bool = False
 ) -> FirstBad | None:
     if is_no_file(path):
-        return FirstBad(failure=failure, expected="a file", got=_NO_FILE)
+        return FirstBad(failure=failure, expected="a file", got=NO_FILE)
     size = size_of(path)
     if grows and size >= expected.bytes:
         size = expected.bytes

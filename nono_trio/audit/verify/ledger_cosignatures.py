@@ -1,8 +1,10 @@
 """Checks the cosignatures of witnesses that are kept beside the ledger, against its lines.
 
-Rules of this file: only the witnesses count whose keys the caller gives, each at least once. A kept
-cosignature that does not fit the ledger is tampering: the witness has seen other lines. Nothing
-binds the rest of the file. The ledger is read after its cosignatures, so that a session that ends
+Rules of this file: only the witnesses count whose keys the caller gives, each at least once. A
+witness knows many logs, so only checkpoints count that are this ledger's by their origin: those of
+the pinned key, or of the keys in ledger-checkpoints.ndjson. A kept cosignature that does not fit
+the ledger is tampering: the witness has seen other lines. Nothing binds the rest of the file. The
+ledger is read after its cosignatures, so that a session that ends
 meanwhile contradicts nothing.
 """
 
@@ -12,13 +14,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.audit.keys.signature import is_ed25519
-from nono_trio.audit.ledger import LEDGER_COSIGNATURES, numbered_lines
-from nono_trio.audit.ledger_heads import read_tree
+from nono_trio.audit.ledger import LEDGER_CHECKPOINTS, LEDGER_COSIGNATURES, numbered_lines
+from nono_trio.audit.ledger_heads import origins_named, read_tree
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.ledger_cosignature import decode_ledger_cosignature
 from nono_trio.core.proof.note import parse_note
-from nono_trio.core.proof.tree_head import parse_tree_head
+from nono_trio.core.proof.tree_head import ledger_origin, parse_tree_head
 from nono_trio.core.proof.witness import cosignature_of, cosigned_message
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.verify.verdict import Verification
+    from nono_trio.core.proof.public_keys import PublicKeys
     from nono_trio.core.proof.tree_head import TreeHead
     from nono_trio.core.proof.witness import WitnessKey
 
@@ -50,14 +53,20 @@ class _BadLine(Exception):
         self.fault = _fault(line, failure, expected, got)
 
 
-def judge_cosignatures(answer: Verification, ledger: Path, keys: Sequence[WitnessKey]) -> None:
+def judge_cosignatures(
+    answer: Verification, ledger: Path, keys: Sequence[WitnessKey], pinned: PublicKeys | None
+) -> None:
     """Add to the answer for a ledger what these witnesses have cosigned; raises LogUnreadable.
 
-    A fault that the answer has already keeps its place as the first.
+    The signed checkpoints must have been checked. A fault that the answer has already keeps its
+    place as the first.
     """
+    found = list[_Cosigned]()
     try:
-        found = list(_cosigned(ledger.with_name(LEDGER_COSIGNATURES), keys))
-        fault = _missing(found, keys) or _first_fault(found, ledger)
+        kept = list(_cosigned(ledger.with_name(LEDGER_COSIGNATURES), keys))
+        origins = _origins(ledger, pinned)
+        found = [one for one in kept if one.head.origin in origins]
+        fault = _first_fault(kept, ledger) or _missing(found, keys)
     except _BadLine as bad:
         fault = bad.fault
     if fault is not None:
@@ -98,11 +107,18 @@ def _cosigned(path: Path, keys: Sequence[WitnessKey]) -> Iterator[_Cosigned]:
             ) from error
 
 
+def _origins(ledger: Path, pinned: PublicKeys | None) -> set[str]:
+    """Return the origins of a ledger's checkpoints."""
+    if pinned is not None:
+        return {ledger_origin(pinned.note)}
+    return origins_named(ledger.with_name(LEDGER_CHECKPOINTS))
+
+
 def _missing(found: Sequence[_Cosigned], keys: Sequence[WitnessKey]) -> FirstBad | None:
     seen = {one.witness for one in found}
     for key in keys:
         if key not in seen:
-            expected = f"a cosignature of {key.name} in {LEDGER_COSIGNATURES}"
+            expected = f"a cosignature of {key.name} under an origin of this ledger"
             return FirstBad(failure=f"ledger {COSIGNATURE_MISSING}", expected=expected, got="none")
     return None
 

@@ -25,7 +25,7 @@ from nono_trio.audit.remote import SESSION_FILES, RemoteRoot, as_path, is_url
 from nono_trio.audit.verify.no_session import verify_missing
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
-from nono_trio.audit.verify.whole_ledger import verify_ledger
+from nono_trio.audit.verify.whole_ledger import is_replaced, verify_ledger
 from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
@@ -258,10 +258,14 @@ def missing(
 ) -> Iterator[Verification]:
     """Sessions of the ledger that are gone, and the ledger itself where it is damaged, contradicts
     its signed checkpoints or can't be read: the sessions that are gone are not known then."""
+    path = audit_root / ledger.LEDGER
     try:
+        if is_replaced(path):  # the sessions that are gone are not known then
+            yield verify_ledger(path)
+            return
         report = ledger.verify(audit_root)
     except NonoTrioError as error:
-        yield unreadable(str(audit_root / ledger.LEDGER), error)
+        yield unreadable(str(path), error)
         return
     for path in _absent(audit_root, present):
         yield verify_missing(audit_root, path.name, report)

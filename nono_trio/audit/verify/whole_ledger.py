@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.stored_session import FirstBad
+from nono_trio.audit.verify.bound_files import NO_FILE
+from nono_trio.audit.verify.evidence import is_no_file
 from nono_trio.audit.verify.verdict import LedgerSeen, Verification
+from nono_trio.errors import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
     from nono_trio.core.proof.public_keys import PublicKeys
     from nono_trio.core.proof.witness import WitnessKey
+
+LEDGER_REPLACED: Final = "ledger replaced"
 
 
 def verify_ledger(
@@ -26,6 +31,11 @@ def verify_ledger(
 
     Each of the `witnesses` must have cosigned it. Raises LogUnreadable.
     """
+    kept = [ledgers.LEDGER_COSIGNATURES] if witnesses else []
+    for name in (path.name, ledgers.LEDGER_CHECKPOINTS, *kept):
+        if is_replaced(path.with_name(name)):
+            fault = FirstBad(failure=LEDGER_REPLACED, expected=f"a file {name}", got=NO_FILE)
+            return Verification(verdict="tampered", path=str(path), first_bad=fault)
     report = ledgers.verify_file(path)
     answer = Verification(
         verdict="verified",
@@ -55,5 +65,13 @@ def verify_ledger(
     if witnesses:
         from nono_trio.audit.verify.ledger_cosignatures import judge_cosignatures
 
-        judge_cosignatures(answer, path, witnesses)
+        judge_cosignatures(answer, path, witnesses, pinned)
     return answer
+
+
+def is_replaced(path: Path) -> bool:
+    """Return whether no file is in the place of a ledger's file; raises LogUnreadable."""
+    try:
+        return is_no_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error

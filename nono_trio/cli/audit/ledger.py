@@ -77,7 +77,7 @@ def verify(
         print_json(answer)
     else:
         print_verdict(verification_lines(answer, brief=True))
-        if not answer.ledger.chain_verified:  # a signature is nothing that could be mended
+        if answer.ledger.chain_verified is False:  # a signature is nothing that could be mended
             sys.stdout.flush()
             hint = "`nono-trio audit ledger repair` mends its end, if that stops a seal"
             print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)

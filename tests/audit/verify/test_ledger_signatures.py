@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -287,3 +289,22 @@ def test_leaves_prove_consistency_to_any_reader(root):
     for old, new in itertools.pairwise(heads):
         growth = ledger_proofs.prove_ledger_growth(old, ledger_of(root), new)
         assert signed.extends(old, new, growth.proof)
+
+
+def to_nothing(path):
+    path.symlink_to("nowhere")
+
+
+def to_itself(path):
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("name", [ledgers.LEDGER, ledgers.LEDGER_CHECKPOINTS])
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, to_nothing, to_itself])
+def test_no_file_in_the_place_of_a_file_of_the_ledger(root, call, name, put):
+    (root / name).unlink()
+    put(root / name)
+    assert failure(root) == "ledger replaced"
+    for words in (["ledger", "verify"], ["verify", "--all"]):
+        code, answer = call(*words)
+        assert (code, answer["first_bad"]["class"]) == (1, "ledger replaced")
