@@ -210,22 +210,36 @@ class RemoteRoot:
             )
 
 
-def sessions_at(audit_location: Path | str, session: str | None = None) -> Iterator[Path]:
-    """Yield the local directory of a session at a URL, or of each one below it, by name.
+class SessionsAt:
+    """The local directories of a session at a URL, or of each one below it, by name; iterate once.
 
     `session` is a URL or an id at the location. A directory lies in an audit directory with the
     ledger, alone, and is gone when the next is asked for. What the block that uses it raises must
-    be told by `as_asked` inside of that block. Raises LogUnreadable and UsageError.
+    be told by `as_asked` inside of that block. Iterating raises LogUnreadable and UsageError.
     """
-    url = str(audit_location)
-    if session is not None and is_url(session):
-        url, _, session = session.rstrip("/").rpartition("/")
-    with RemoteRoot(url) as root:
-        for name in root.names() if session is None else (session,):
-            with root.session(name) as directory:
-                if session is not None and not directory.exists():
-                    raise LogUnreadable(f"{url}/{name} does not exist", hint=_LIST_HINT)
-                yield directory
+
+    def __init__(self, audit_location: Path | str, session: str | None = None) -> None:
+        url = str(audit_location)
+        if session is not None and is_url(session):
+            url, _, session = session.rstrip("/").rpartition("/")
+        self._url = url
+        self._session = session
+        self.missing: list[str] = []
+        """Of all sessions, once they were read: those that the ledger knows and that are gone."""
+
+    def __iter__(self) -> Iterator[Path]:
+        """Fetch one after another."""
+        with RemoteRoot(self._url) as root:
+            names = root.names() if self._session is None else [self._session]
+            for name in names:
+                with root.session(name) as directory:
+                    if self._session is not None and not directory.exists():
+                        raise LogUnreadable(f"{root.url}/{name} does not exist", hint=_LIST_HINT)
+                    yield directory
+            if self._session is None:
+                report = ledger.verify(root.directory)
+                known = report.digests.keys() - {*names}
+                self.missing = sorted(name for name in known if report.knows(name))
 
 
 def as_asked(text: str) -> str:

@@ -76,15 +76,15 @@ def chosen_sessions(location: Path | str, session: str | None) -> Iterable[Path]
     Those at a URL are fetched one after another (audit/remote.py), by name.
     """
     if session is not None and "://" in session:
-        from nono_trio.audit.remote import as_path, is_url, sessions_at
+        from nono_trio.audit.remote import SessionsAt, as_path, is_url
 
         if is_url(session):
             path = as_path(session)
-            return sessions_at(location, session) if path is None else [path]
+            return SessionsAt(location, session) if path is None else [path]
     if isinstance(location, str):
-        from nono_trio.audit.remote import sessions_at
+        from nono_trio.audit.remote import SessionsAt
 
-        return sessions_at(location, session)
+        return SessionsAt(location, session)
     return None if session is None else [session_directory(location, session)]
 
 

@@ -259,7 +259,7 @@ def test_commands_that_read_no_url_say_so(capsys):
 
 def test_each_session_is_in_an_audit_directory_of_its_own(memory):
     found = []
-    for directory in remote.sessions_at("memory://archive/audit"):
+    for directory in remote.SessionsAt("memory://archive/audit"):
         assert (directory.parent / LEDGER).exists()
         found.append([session.session_id for session in store.sessions(directory.parent)])
         assert remote.as_asked(f"in {directory}:") == f"in memory://archive/audit/{directory.name}:"
@@ -299,6 +299,9 @@ def test_a_search_is_that_of_the_files(memory, audit, capsys, command):
     url = f"memory://archive/audit/{OTHER}"
     assert exit_code(["audit", command, "--host", "evil.test", "--json", "--session", url]) == 0
     assert capsys.readouterr().out == told[1]
+    memory.rm(f"/archive/audit/{OTHER}", recursive=True)
+    assert exit_code(["audit", command, "--audit-dir", "memory://archive"]) == 0
+    assert f"1 session ({OTHER}) is gone, and the ledger knows" in capsys.readouterr().err
 
 
 def test_the_newest_at_a_url_are_not_known(memory, capsys):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nono_trio.cli.audit.search import output_is_open, utc_text
-from nono_trio.cli.audit.search_notes import tell_report
+from nono_trio.cli.audit.search_notes import note_missing, tell_report
 from nono_trio.cli.audit.search_options import (
     host_option,
     in_session_option,
@@ -91,6 +91,7 @@ def hosts(
         with paged(wanted=not no_pager):
             _print_rows(seen, rows)
     sys.stdout.flush()
+    note_missing(report, chosen)
     raise SystemExit(tell_report(report, root, len(rows) + seen.has_others))
 
 

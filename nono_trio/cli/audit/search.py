@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nono_trio.cli.audit.search_notes import tell_report
+from nono_trio.cli.audit.search_notes import note_missing, tell_report
 from nono_trio.cli.audit.search_options import (
     host_option,
     in_session_option,
@@ -110,6 +110,7 @@ def search(
             found += 1
             show(match)
     sys.stdout.flush()
+    note_missing(report, chosen)
     raise SystemExit(tell_report(report, root, found))
 
 

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 UNREADABLE = 2
 
 
+def note_missing(report: SearchReport, chosen: object) -> None:
+    """Note the sessions of a URL that are gone; those of a directory are noted by the search."""
+    from nono_trio.audit.remote import SessionsAt
+
+    if isinstance(chosen, SessionsAt):
+        for session_id in chosen.missing:
+            report.missing.add(session_id)
+
+
 def tell_report(report: SearchReport, root: Path | str, found: int) -> int:
     """Print the notes, and that nothing was found; return the exit code."""
     if not found:
