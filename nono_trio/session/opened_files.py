@@ -39,6 +39,12 @@ class OpenedFiles:
             return True
         return self._may_have_other_name(path)
 
+    def may_write_below(self, path: str) -> bool:
+        """Tell whether the command may write a directory, or anything below it."""
+        real = os.path.realpath(path)
+        below = (one.real for one in self._files.grants if self._sandbox and one.may_write)
+        return self.may_write(path) or any(is_in(one, real) for one in below)
+
     def _may_have_other_name(self, path: str) -> bool:
         """Tell whether a file that this user can write has another name, on a file system of which
         a part is granted for writing: that name may be there."""

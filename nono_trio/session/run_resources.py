@@ -134,14 +134,13 @@ def make_resources(
 
 def _open_logins(options: RunOptions, files: FilePlan, own: RunResources) -> SessionLogins:
     """Read the tokens that are kept with the home; if that fails, `own` is given back."""
-    from nono_trio.session.credentials.access import changeable_keyring  # late: few runs have any
+    from nono_trio.session.credentials.access import guard_keyring  # late: few runs have any
     from nono_trio.session.opened_files import OpenedFiles
     from nono_trio.session.tokens.captured_logins import SessionLogins
     from nono_trio.session.tokens.token_keyring import LoginKeyring
 
     held = own.home.held
-    path = changeable_keyring(OpenedFiles(files, sandbox=options.sandbox), options.environment)
-    refusal = path and f"the command may change {path}, which names code that the keyring loads"
+    refusal = guard_keyring(OpenedFiles(files, sandbox=options.sandbox), options.environment)
     try:
         return SessionLogins(
             options.session.network.credentials,

@@ -9,8 +9,9 @@ Rules of this file:
 
 Sources, as of November 2026:
 - openai/codex: codex-rs/login/src/server.rs, device_code_auth.rs, auth/manager.rs, auth/revoke.rs.
-- google-gemini/gemini-cli: packages/core/src/code_assist/oauth2.ts, and the library
-  google-auth-library that it uses.
+- google-gemini/gemini-cli: packages/core/src/code_assist/oauth2.ts (userinfo) and server.ts
+  (cloudcode-pa); googleapis/google-auth-library-nodejs, which it signs in with:
+  src/auth/oauth2client.ts (the token URL at oauth2.googleapis.com, tokeninfo).
 - cli/cli: internal/authflow/flow.go; cli/oauth: oauth.go.
 """
 

@@ -13,12 +13,16 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.search import StandInSearch
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
-from nono_trio.core.credentials.token_answer import BadAnswer, read_token_answer
+from nono_trio.core.credentials.token_answer import (
+    BadAnswer,
+    may_hold_token,
+    read_token_answer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -46,10 +50,13 @@ class LoginToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenQuestion:
-    """A request to a token URL as it is sent: `used` are the tokens that were swapped into it."""
+    """A request to a token URL as it is sent: `used` are the tokens that were swapped into it.
+
+    `head` are the fields of its answer, once they are there."""
 
     body: bytes = field(repr=False)
     used: tuple[LoginToken, ...] = ()
+    head: bytes = field(default=b"", repr=False)
 
 
 class LoginTokens:
@@ -75,7 +82,7 @@ class LoginTokens:
         """
         known = {one.stand_in: one for one in self.tokens}
         try:
-            found = read_token_answer(content_type, body, TOKEN_REQUEST_FIELDS)
+            found = read_token_answer(content_type, body, TOKEN_REQUEST_FIELDS, is_request=True)
             used = tuple(known[value] for _, value in found.values if value in known)
             made = found.with_stand_ins({one.stand_in: one.token for one in used})
         except BadAnswer:
@@ -88,24 +95,31 @@ class LoginTokens:
         """Take the answer to a question; return it with stand-ins for its tokens.
 
         `tokens` are others after it. Raises BadAnswer for an answer that must not go on. The body
-        of an error may be anything, as long as it has no token.
+        of an error may be anything that has no token, and nothing that looks like a new one.
         """
         try:
             found = read_token_answer(content_type, body, self._fields)
         except BadAnswer:
-            if is_success and body:
+            if body and (is_success or may_hold_token(body, self._fields)):
                 raise
             return self._checked(body)
         tokens = [self._token(name, value) for name, value in found.values]
         made = found.with_stand_ins({one.token: one.stand_in for one in tokens})
         made = self._checked(made, tokens)
+        self._checked(question.head, tokens)
         if tokens:
             self._keep(question, tokens)
         return made
 
-    def check_fields(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raise BadAnswer if a field of an answer's head has a token."""
-        self._checked(b"\n".join(value for _, value in fields))
+    def with_head(
+        self, question: TokenQuestion, fields: Iterable[tuple[bytes, bytes]]
+    ) -> TokenQuestion:
+        """Return a question with the head of its answer. Raises BadAnswer if that has a token.
+
+        What the body gives is looked for in the head too, by `answered`.
+        """
+        head = b"\n".join(one for each in fields for one in each)
+        return replace(question, head=self._checked(head))
 
     def _token(self, name: str, value: bytes) -> LoginToken:
         for one in self.tokens:

@@ -3,11 +3,12 @@
 It is JSON (RFC 6749 5.1, and the device flow of RFC 8628), or a form as GitHub sends one. Rules of
 this file:
 - A token is the text of a field of TOKEN_FIELDS, or of one that the profile names, in the answer or
-  in an object within it. Names are compared without case, "_" and "-": some servers write
-  accessToken.
+  in an object within it. Of names only letters and digits are compared, without case: some servers
+  write accessToken, and some clients read "access_token[]" as access_token.
 - Everything but the tokens stays byte for byte.
 - An answer that clients may read in two ways is refused: a member that is there twice, text that is
-  not UTF-8, a token that is no text. So is one that has a token within another text too.
+  not UTF-8, a token that is no text, a form with characters that a form escapes. So is one that has
+  a token within another text too.
 - An answer without a token is no error: it says why there is none (yet).
 - No error and no `repr` has a token, or a text of the server's.
 """
@@ -38,6 +39,10 @@ _JSON_TOKEN: Final = re.compile(
     rb"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<other>[^\s,:\"{}\[\]]+)",
     re.DOTALL,
 )
+# What a form escapes: some clients read it as JSON, or cut it at ";".
+_NOT_FORM: Final = re.compile(rb"[^!#-:=?-\[\]-z|~]")
+# Escapes of JSON, and those of forms.
+_ESCAPES: Final = re.compile(rb"\\u00([0-9a-f]{2})|%([0-9a-f]{2})", re.IGNORECASE)
 _ERROR_CODE: Final = re.compile(r"[a-z][a-z_]{1,63}")  # RFC 6749 5.2 and extensions of it
 _NO_TOKENS: Final = frozenset({b"null", b"false", b"true"})
 _LIFETIME: Final = re.compile(r"[0-9]{1,12}")
@@ -93,20 +98,35 @@ def _json_value(value: bytes) -> bytes:
 
 def field_key(name: str) -> str:
     """Return a name as names of fields are compared."""
-    return name.lower().replace("_", "").replace("-", "")
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def may_hold_token(data: bytes, fields: Collection[str]) -> bool:
+    """Tell whether a text that is no answer may have a token: the name of a field, and a value."""
+    text = _ESCAPES.sub(lambda match: bytes.fromhex((match[1] or match[2]).decode()), data)
+    names = "|".join("[^a-z0-9]{0,2}".join(field_key(one)) for one in fields)
+    pattern = rf"(?:{names})[^a-z0-9:=>]{{0,8}}[:=>][^a-z0-9]{{0,8}}[^\s\"'&<]{{8}}"
+    return re.search(pattern.encode(), text, re.IGNORECASE) is not None
 
 
 def read_token_answer(
-    content_type: bytes | None, data: bytes, fields: Collection[str] = TOKEN_FIELDS
+    content_type: bytes | None,
+    data: bytes,
+    fields: Collection[str] = TOKEN_FIELDS,
+    *,
+    is_request: bool = False,
 ) -> TokenAnswer:
     """Parse the body of an answer. Raises BadAnswer.
 
-    Without a content type it must be a JSON object.
+    Without a content type it must be a JSON object. `is_request`: it is a request, whose form a
+    client may have escaped in part.
     """
     if len(data) > MAX_ANSWER:
         raise BadAnswer(f"is longer than {MAX_ANSWER} bytes")
     names = {field_key(one): one for one in fields}
     if is_form(content_type):
+        if not is_request and _NOT_FORM.search(data.strip()) is not None:
+            raise BadAnswer("has characters that a form escapes")
         return _read_form(data, names)
     if content_type is None or is_json(content_type):
         return _read_json(data, names)
@@ -121,6 +141,7 @@ def _read_form(data: bytes, names: Mapping[str, str]) -> TokenAnswer:
         raw_name, equals, raw_value = pair.partition(b"=")
         name, value = _form_text(raw_name), _form_text(raw_value)
         key = field_key(name)
+        key = key if key in names else name
         if key in others:
             raise BadAnswer("has a field twice")
         others[key] = value
@@ -131,7 +152,7 @@ def _read_form(data: bytes, names: Mapping[str, str]) -> TokenAnswer:
             pieces += (token, b"")
         else:
             pieces[-1] += raw_value
-    return _answer(found, others.get("expiresin"), others.get("error"), pieces, is_form=True)
+    return _answer(found, others.get("expires_in"), others.get("error"), pieces, is_form=True)
 
 
 def _form_text(raw: bytes) -> str:

@@ -81,10 +81,14 @@ class TokenRequest:
 
     def check_fields(self, fields: Sequence[Field]) -> None:
         """As `TakesAnswer.check_fields`."""
-        self._login.tokens.check_fields(fields)
+        self._question = self._login.tokens.with_head(self._asked, fields)
 
     async def answered(self, content_type: bytes | None, body: bytes, *, is_success: bool) -> bytes:
         """As `TakesAnswer.answered`."""
+        return await self._login.answered(self._asked, content_type, body, is_success=is_success)
+
+    @property
+    def _asked(self) -> TokenQuestion:
         if self._question is None:
             raise AssertionError("the request was not sent")
-        return await self._login.answered(self._question, content_type, body, is_success=is_success)
+        return self._question

@@ -23,6 +23,7 @@ from nono_trio.core.credentials.credential import COMMAND, FILE, KEYRING
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home, home_of
 from nono_trio.session.credentials.command_line import find_program
+from nono_trio.session.credentials.keyring_access import keyring_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from nono_trio.core.credentials.credential import Credential, Source
     from nono_trio.session.opened_files import OpenedFiles
 
-_KEYRING_SETTINGS: Final = "python_keyring/keyringrc.cfg"
 # A path within a word, as in --file=/path or sh -c '. /path'. One after "://" is part of a URL.
 _PATH: Final = re.compile(r"(?<![^\s'\"`=:;,|&<>()@])(?<!:/)/[^\s'\"`=:;,|&<>()@]+")
 _HOME: Final = re.compile(r"(?<![^\s'\"`=:;,|&<>()@])(?:~|\$HOME|\$\{HOME\})(?=/)")
@@ -182,27 +182,21 @@ def _is_content(path: str) -> bool:
     return os.path.isfile(path) or os.path.isdir(path) or not os.path.lexists(path)
 
 
-def changeable_keyring(opened: OpenedFiles, environment: Mapping[str, str]) -> str | None:
-    """Return the settings of the keyring that the command may change; None without any.
+def guard_keyring(opened: OpenedFiles, environment: Mapping[str, str]) -> str | None:
+    """Say why the keyring must not be asked; None if it may be.
 
-    They name code that the library loads.
+    Some backends run a program, so our own PATH loses the directories that the command may write.
     """
-    directories = [environment.get("XDG_CONFIG_HOME"), f"{home_of(environment)}/.config"]
-    for directory in filter(None, directories):
-        path = os.path.join(directory, _KEYRING_SETTINGS)
-        if opened.may_write(path) or opened.may_write(os.path.dirname(path)):
-            return path
-    return None
+    outside = _outside_path(environment, opened)
+    if outside != environment.get("PATH", os.defpath):
+        os.environ["PATH"] = outside
+    return keyring_refusal(opened, environment)
 
 
 def _check_keyring(owner: str, opened: OpenedFiles, environment: Mapping[str, str]) -> None:
-    path = changeable_keyring(opened, environment)
-    if path is not None:
-        raise _refused(
-            owner,
-            f"the command may change {path}, which names code that the keyring loads",
-            "grant directories beside it",
-        )
+    reason = guard_keyring(opened, environment)
+    if reason is not None:
+        raise _refused(owner, reason, "grant directories beside it")
 
 
 def _refused(owner: str, reason: str, hint: str) -> UsageError:

@@ -100,7 +100,7 @@ def test_an_answer_that_repeats_a_token_does_not_go_on(echo, is_success):
             login.answered(question, content_type, body, is_success=is_success)
         assert REFRESH not in refused.value.reason
     with pytest.raises(BadAnswer):
-        login.check_fields([(b"X-Debug", echo.encode())])
+        login.with_head(question, [(b"X-Debug", echo.encode())])
     assert len(login.tokens) == 1
 
 
@@ -112,6 +112,8 @@ def test_an_error_page_goes_on_and_a_success_that_is_no_answer_does_not():
         login.answered(NOTHING, b"text/html", b"<p>", is_success=True)
     with pytest.raises(BadAnswer):
         login.answered(NOTHING, JSON, b'{"access_token":"short"}', is_success=True)
+    for said in (b"bad refresh_token: it is gone", b"the access_token=... is none", b"{}, {}"):
+        assert login.answered(NOTHING, b"text/plain", said, is_success=False) == said
 
 
 def test_the_newest_tokens_are_kept_and_none_is_shown():

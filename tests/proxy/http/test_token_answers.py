@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from base64 import b64encode
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 URL = f"https://{HOST}/oauth/token"
 ACCESS = b"gho_abcDEF0123456789abcDEF0123456789abcd"
+ODD = (b"access_token[]", b"access+token", b"%20access_token", b"access%E2%80%8Btoken")
 REFRESH = b"1//0eXampleRefresh-token_0123456789-0123456789"
 BODY = b'{"access_token":"%s","refresh_token":"%s","expires_in":60}' % (ACCESS, REFRESH)
-FORM = "Content-Type: application/x-www-form-urlencoded"
+FORM_TYPE = b"application/x-www-form-urlencoded"
+FORM = f"Content-Type: {FORM_TYPE.decode()}"
 
 
 def answer(
@@ -145,6 +148,15 @@ async def test_a_refresh_goes_out_with_the_token_and_its_answer_is_captured_agai
         (answer(BODY[:-1], b"Content-Length: 500", b"X-Close: yes"), "closed"),
         (answer(BODY, b"Content-Length: 5", b"Content-Length: 6"), "framing"),
         (answer(BODY[:-1] + b',"x":"Bearer ' + ACCESS + b'"}'), "within another text"),
+        (answer(BODY, b"X-Token: " + ACCESS), "within another text"),
+        (answer(BODY, b"Set-Cookie: session=" + b64encode(REFRESH)), "within another text"),
+        (answer(BODY, ACCESS + b": 1"), "within another text"),
+        (answer(BODY, kind=FORM_TYPE), "form escapes"),
+        (answer(b"a=b;access_token=" + ACCESS, kind=FORM_TYPE), "form escapes"),
+        (answer(BODY[:-1] + b',"a":1,"a":2}', status=b"400 Bad"), "twice"),
+        (answer(BODY, status=b"400 Bad", kind=b"text/plain"), "neither JSON nor a form"),
+        (answer(b"<p>access\\u005ftoken = " + ACCESS, status=b"500 Bad"), "not valid JSON"),
+        (answer(b"<raw%2Dkey><id_token>" + ACCESS, status=b"500 Bad"), "not valid JSON"),
     ],
 )
 async def test_an_answer_that_could_hand_out_a_token_is_refused(said, words):
@@ -200,6 +212,19 @@ async def test_no_field_that_names_the_path_gets_a_real_token(name):
         assert (found.status, seen) == (400, [])
         assert ACCESS not in found.body
         assert "may name the path" in both.proxy.recorder.events[-1].reason
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_no_spelling_of_a_field_gives_a_real_token(name):
+    async with proxied(answer(b"a=b&%s=%s" % (name, ACCESS), kind=FORM_TYPE)) as (
+        wire,
+        _,
+        login,
+        _,
+    ):
+        found = await ask(wire)
+        assert found.status == 200
+        assert found.body == b"a=b&%s=%s" % (name, login.held[0].stand_in)
 
 
 async def test_other_paths_of_the_host_stream_as_ever():

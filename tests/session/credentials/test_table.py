@@ -11,6 +11,7 @@ import pytest
 from nono_trio.core.credentials.presets import make_credential
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
+from nono_trio.session.credentials.access import guard_keyring
 from nono_trio.session.credentials.table import open_credentials
 from nono_trio.session.opened_files import OpenedFiles
 
@@ -219,3 +220,35 @@ def test_settings_of_the_keyring_that_the_command_may_change_are_refused(tmp_pat
     one = make_credential("one", {}, source="keyring://a/b", hosts=["a.example"])
     with pytest.raises(UsageError, match="code that the keyring loads"):
         opened([one], {"XDG_CONFIG_HOME": str(tmp_path)}, plan(tmp_path, "readwrite"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "reason"),
+    [
+        ("keyring-path={open}/x", {}, "code in {open}/x, from which the keyring loads"),
+        ("keyring-path={open}/..", {}, "code in {above}, from which the keyring loads"),
+        ("keyring-path={closed}/link", {}, "code in {closed}/link, from which"),
+        ("", {"DBUS_SESSION_BUS_ADDRESS": "unix:guid=0,path={open}%2Fbus"}, "replace {open}/bus"),
+        ("", {"XDG_RUNTIME_DIR": "{open}"}, "replace {open}/bus, by which the keyring is reached"),
+        ("keyring-path={closed}", {"XDG_RUNTIME_DIR": "{closed}"}, None),
+        ("keyring-path", {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract={open}/x,guid=0"}, None),
+    ],
+)
+def test_the_command_chooses_neither_code_nor_socket_of_the_keyring(
+    tmp_path, settings, variables, reason, monkeypatch
+) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    closed, open_ = tmp_path / "closed", tmp_path / "open"
+    for one in (closed / "python_keyring", open_):
+        one.mkdir(parents=True)
+    (closed / "link").symlink_to(open_)
+    names = {"open": open_, "closed": closed, "above": tmp_path}
+    (closed / "python_keyring" / "keyringrc.cfg").write_text(
+        f"[backend]\n{settings.format(**names)}\n"
+    )
+    environment = {name: value.format(**names) for name, value in variables.items()}
+    environment |= {"XDG_CONFIG_HOME": str(closed), "PATH": f"{open_}:/usr/bin"}
+    found = guard_keyring(plan(open_, "readwrite"), environment)
+    assert (found is None) == (reason is None)
+    assert (reason or "").format(**names) in (found or "")
+    assert os.environ["PATH"] == "/usr/bin"  # some backends run a program
