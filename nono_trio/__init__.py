@@ -2,7 +2,8 @@
 
 # Layers; each imports only from those to its right (held by import-linter, see pyproject.toml):
 #
-#   cli -> explain -> session -> config -> (proxy | sandbox) -> audit -> posix -> core -> errors
+#   (cli | api) -> explain -> session -> config -> (proxy | sandbox) -> audit -> posix -> core
+#   -> errors
 #
 # core/     pure: HTTP heads, names and addresses, policy, credentials, profiles, the log's bytes,
 #           proofs of it, and its records in the formats of others
@@ -16,6 +17,7 @@
 # session/  supervisor (who starts first, who dies last), child, signals, environment
 # explain/  `why` and `doctor`
 # cli/      one file a command, rendering apart from doing
+# api/      the library: what programs of others import
 """
 
 __version__ = "0.1.0"

@@ -73,7 +73,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     from nono_trio.session.child_service import ChildService
 
     policy = run_policy(options, started.run)
-    record = _open_record(options.session, options.command, policy, started.run.signer)
+    record = open_record(options.session, options.command, policy, started.run.signer)
     if record.ledger_signer is not None:
         record.ledger_signer.followers += started.run.followers
     listeners.built(started.run.enforcement)
@@ -82,7 +82,7 @@ def _supervise(options: RunOptions, started: Started, listeners: Listeners) -> F
     record.judging = options.judging
     for warning in unseen_warnings(options.judging, started):
         listeners.warn(f"warning: {warning}")
-    supervisor = _supervisor(options.session, record, listeners)
+    supervisor = make_supervisor(options.session, record, listeners)
     denials = started.run.resources.denials
     if denials is not None:
         denials.session_id = record.session_id
@@ -145,11 +145,11 @@ def run_proxy(
         signer = proxy_signer(options)
     with outliving_signals():
         policy_record = proxy_policy(options, credentials)
-        record = _open_record(options, ["nono-trio", "proxy"], policy_record, signer)
+        record = open_record(options, ["nono-trio", "proxy"], policy_record, signer)
         if record.ledger_signer is not None:
             record.ledger_signer.followers += followers
         make_room(connections)
-        supervisor = _supervisor(options, record, listeners)
+        supervisor = make_supervisor(options, record, listeners)
         service = ListenerService(
             listener,
             policy,
@@ -176,7 +176,10 @@ def _logins_of(options: SessionOptions) -> SessionLogins | None:
     return SessionLogins(options.network.credentials, None)
 
 
-def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Listeners) -> Supervisor:
+def make_supervisor(
+    options: SessionOptions, record: SessionRecord, listeners: Listeners
+) -> Supervisor:
+    """Return the supervisor of a session, with who listens to it."""
     from nono_trio.session.supervisor import Supervisor
 
     supervisor = Supervisor(
@@ -189,12 +192,13 @@ def _supervisor(options: SessionOptions, record: SessionRecord, listeners: Liste
     return supervisor
 
 
-def _open_record(
+def open_record(
     options: SessionOptions,
     command: Sequence[str],
     policy: SessionPolicy,
     signer: Signer | None,
 ) -> SessionRecord:
+    """Make the files of a session. Blocking; raises AuditLost."""
     from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
 
     root = options.audit.state_root

@@ -103,21 +103,28 @@ class Supervisor:
         Errors of ours come back in the outcome, after whatever could still be sealed is sealed.
         If cancelled, the child is killed and the log is drained and ended, but not sealed.
         """
-        outcome = Outcome(INTERRUPTED)
         received = (*asking_signals(), *passed_on_signals())
-        with trio.open_signal_receiver(*received) as signals, self.writer.watchdog.running():
+        with trio.open_signal_receiver(*received) as signals:
             let_asking_through()
+            outcome = Outcome(INTERRUPTED)
             async with run_and_cancelling(self.shutdown.watch, signals):
-                try:
-                    await self._live(service, outcome)
-                    await self._seal()
-                    if self._record.ledger_signer is not None:
-                        await sign_ledger(self._record.ledger_signer, self._warn, self._hurried)
-                    self._require_answering()
-                except* NonoTrioError as group:
-                    outcome.error = cause(group)
-                    outcome.exit_code = outcome.error.exit_code
+                await self.supervise(service, outcome)
         return outcome
+
+    async def supervise(self, service: Service, outcome: Outcome) -> None:
+        """As `run`, in any thread, and without a receiver of signals: whoever calls it ends the
+        session by `shutdown.advance`. What happened is in `outcome`.
+        """
+        try:
+            with self.writer.watchdog.running():
+                await self._live(service, outcome)
+                await self.seal()
+                if self._record.ledger_signer is not None:
+                    await sign_ledger(self._record.ledger_signer, self._warn, self._hurried)
+                self._require_answering()
+        except* NonoTrioError as group:
+            outcome.error = cause(group)
+            outcome.exit_code = outcome.error.exit_code
 
     async def _hurried(self) -> None:
         await self.shutdown.reached(Phase.HURRYING)
@@ -149,6 +156,7 @@ class Supervisor:
         if writing.cancelled_caught:
             raise AuditLost(f"the audit log was not drained within {self._drain_seconds:.0f} s")
 
+    @trio.lowlevel.enable_ki_protection  # a write that Ctrl-C cuts would break the chain
     async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
             await self.writer.run()
@@ -199,7 +207,9 @@ class Supervisor:
         await service_ended.wait()
         connections.cancel(reason="asked twice to end")
 
-    async def _seal(self) -> None:
+    async def seal(self) -> None:
+        """Seal a log whose writer has ended; raises AuditLost. It is not cancelled: it has a
+        deadline."""
         ended = self.writer.ended
         if ended is None:
             raise AssertionError("the writer ended without a last record")

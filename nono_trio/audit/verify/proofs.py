@@ -38,6 +38,10 @@ PROOF_HINT: Final = "`nono-trio audit prove SESSION SEQUENCE -o FILE` makes one"
 class ProofFailed(Exception):
     """A proof does not hold; `failure` is its class."""
 
+    failure: str
+    expected: str
+    got: str
+
     def __init__(self, failure: str, expected: str, got: str) -> None:
         super().__init__(failure)
         self.failure = failure

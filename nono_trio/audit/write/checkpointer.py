@@ -42,6 +42,7 @@ class Checkpointer:
         self.thread = trio.CapacityLimiter(1)
         self._batches = trio.CapacityLimiter(1)
 
+    @trio.lowlevel.enable_ki_protection  # in a program that has no receiver of signals
     async def run(self, failed: Callable[[OSError], None]) -> None:
         """Write a checkpoint every second until `stop`. Each error is handed to `failed`, and what
         that raises is raised."""

@@ -307,7 +307,7 @@ def tail(
     one object a decision, a line each.
     """
     from nono_trio.audit.search.patterns import parse_host_glob
-    from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
+    from nono_trio.audit.search.tail import Filter, Tail, wait_for_session
 
     root = audit_root(audit_dir)
     if follow:

@@ -13,9 +13,9 @@ import sealed_session as made
 from harness import wait_until
 
 from nono_trio.audit import store
+from nono_trio.audit.search import tail
 from nono_trio.audit.search.patterns import parse_host_glob
-from nono_trio.cli.audit import tail
-from nono_trio.cli.audit.tail import Filter, Tail, wait_for_session
+from nono_trio.audit.search.tail import Filter, Tail, wait_for_session
 from nono_trio.errors import LogRewritten, LogUnreadable
 
 BOUND_SECONDS = 60.0  # of every wait here: far over what a loaded machine needs

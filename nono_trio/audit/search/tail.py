@@ -1,4 +1,4 @@
-"""The work of `audit tail`: the last decisions of a log, and with -f those still to come.
+"""The end of a log: its last decisions, and those still to come (`audit tail`, `api.audit.follow`).
 
 It reads beside the writer without a lock and hands out whole lines only. Following ends
 when session_ended was read, or when the supervisor is gone without it.
@@ -42,13 +42,19 @@ End: TypeAlias = Literal["ended", "crashed"]
 
 @dataclass(frozen=True)
 class Filter:
-    """Which decisions are wanted; None wants all, and what the log says of itself."""
+    """Which decisions are wanted; None wants all, and what the log says of itself.
+
+    `everything`: every record is wanted, also those that are no decisions.
+    """
 
     decision: str | None = None
     host: HostGlob | None = None
+    everything: bool = False
 
     def wants(self, record: LogRecord) -> bool:
         """Return whether a record is a decision that is asked for."""
+        if self.everything:
+            return True
         if not isinstance(record.event, Network):
             return False
         event = record.event.event
@@ -65,10 +71,10 @@ class Tail:
     def __init__(self, directory_or_log: Path, wanted: Filter) -> None:
         is_directory = directory_or_log.is_dir()
         self._directory = directory_or_log if is_directory else None
-        self._log = directory_or_log / store.LOG if is_directory else directory_or_log
+        self.log = directory_or_log / store.LOG if is_directory else directory_or_log
         self._wanted = wanted
-        self._offset = 0
-        self._has_hole = False  # of zeros in the last line: a loss of power leaves it
+        self.offset = 0
+        self.has_hole = False  # of zeros in the last line: a loss of power leaves it
         self.ended = False
 
     def last(self, count: int) -> list[LogRecord]:
@@ -76,15 +82,15 @@ class Tail:
         found: list[LogRecord] = []
         ended = False
         try:
-            for end, line in lines_backwards(self._log, size_of(self._log)):
+            for end, line in lines_backwards(self.log, size_of(self.log)):
                 self._take(line, found)
-                if not self._offset:
-                    self._offset, self._has_hole = end, b"\0" in line
+                if not self.offset:
+                    self.offset, self.has_hole = end, b"\0" in line
                     ended = self.ended
                 if len(found) >= count:
                     break
         except OSError as error:
-            raise unreadable(self._log, error) from error
+            raise unreadable(self.log, error) from error
         self.ended = ended  # only the last record ends a log
         return found[count - 1 :: -1] if count else []
 
@@ -94,28 +100,14 @@ class Tail:
         Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut,
         and LogRewritten when it does not go on from what was read.
         """
-        follower = Follower(self._log, self._offset)
-        if self._has_hole and self._is_gone() and self._status() == "crashed":
-            return "crashed"
-        chain = FollowedChain(self._log, self._offset)
-        polls = 0
-        while not self.ended:
-            gone = polls % ALIVE_POLLS == 0 and self._is_gone()
-            chain.check_past()
-            new = follower.poll()
-            for line in new:
-                if gone and b"\0" in line and self._status() == "crashed":
-                    return "crashed"
-                chain.feed(line)
-                self._show(line, show)
-            if gone and not new and not self.ended:
-                return self._end()
-            polls += 1
-            if not new and not self.ended:
+        following = Following(self, show)
+        while following.end is None:
+            if not following.poll() and following.end is None:
                 time.sleep(POLL_SECONDS)
-        return "ended"
+        return following.end
 
-    def _show(self, line: bytes, show: Callable[[LogRecord], None]) -> None:
+    def show(self, line: bytes, show: Callable[[LogRecord], None]) -> None:
+        """Hand the record of a line to `show`, if it is wanted."""
         found: list[LogRecord] = []
         self._take(line, found)
         for record in found:
@@ -129,16 +121,16 @@ class Tail:
         if self._wanted.wants(record):
             found.append(record)
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Return whether the writer is gone; call it before the last read of the log."""
-        if self._directory is None or self._status() == "running":
+        if self._directory is None or self.status() == "running":
             return False
         if (self._directory / store.SESSION).exists():
             return True
         age = time.time() - (_changed_at(self._directory) or 0) / 1e9
         return age > STARTING_SECONDS
 
-    def _end(self) -> End:
+    def end(self) -> End:
         """Return how a session has ended whose log has no end. Raises LogRewritten if its files
         contradict the log: they may only say that it has ended, or that its writer is gone."""
         found = None if self._directory is None else bound_facts.look(self._directory)
@@ -154,8 +146,50 @@ class Tail:
             hint=f"keep its files as evidence; `nono-trio audit verify {found.directory}`",
         )
 
-    def _status(self) -> Status:
+    def status(self) -> Status:
+        """The session's status, read now; a log alone has no writer."""
         return current_status(self._directory) if self._directory is not None else "crashed"
+
+
+class Following:
+    """The following of one log, step by step; `end` is set once its session has ended.
+
+    Raises LogRewritten for a last record that does not go on from the one before it.
+    """
+
+    def __init__(self, tail: Tail, show: Callable[[LogRecord], None]) -> None:
+        self.end: End | None = "ended" if tail.ended else None
+        self._tail = tail
+        self._show = show
+        self._polls = 0
+        self._follower = Follower(tail.log, tail.offset)
+        if tail.has_hole and tail.is_gone() and tail.status() == "crashed":
+            self.end = "crashed"
+        else:
+            self._chain = FollowedChain(tail.log, tail.offset)
+
+    def poll(self) -> bool:
+        """Hand each record that is wanted and new to `show`; return whether there were new lines.
+
+        Reads the files once and does not wait. Raises LogUnreadable and LogRewritten as
+        `Tail.follow`.
+        """
+        tail = self._tail
+        gone = self._polls % ALIVE_POLLS == 0 and tail.is_gone()
+        self._polls += 1
+        self._chain.check_past()
+        new = self._follower.poll()
+        for line in new:
+            if gone and b"\0" in line and tail.status() == "crashed":
+                self.end = "crashed"
+                return True
+            self._chain.feed(line)
+            tail.show(line, self._show)
+        if tail.ended:
+            self.end = "ended"
+        elif gone and not new:
+            self.end = tail.end()
+        return bool(new)
 
 
 def wait_for_session(audit_root: Path, text: str, tell: Callable[[], None]) -> Path:
