@@ -313,7 +313,9 @@ class _Sealing:
             store.replace_file(self._directory, store.BUNDLE, bundle)
         self._step("checkpoint")
         flows, lost = file_digest(self._directory / store.FLOWS), self._found.tally.lost
-        append_checkpoint(checkpoints, log.position(), lost, flows.sha256, self._signing)
+        append_checkpoint(
+            checkpoints, log.position(), lost, flows.sha256, self._signing, recovered=True
+        )
 
     def _publish(self, metadata: SessionMetadata) -> None:
         """Write the ledger first: session.json must never claim a seal that the ledger does not

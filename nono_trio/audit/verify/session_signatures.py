@@ -12,7 +12,7 @@ import msgspec
 
 from nono_trio.audit.verify.signatures import bundle_fault, pin_fault
 from nono_trio.audit.verify.verdict import AttestationSeen
-from nono_trio.audit.verify.verdict_notes import unsigned_end
+from nono_trio.audit.verify.verdict_notes import signed_by_recovery, unsigned_end
 
 if TYPE_CHECKING:
     from nono_trio.audit.stored_session import FirstBad
@@ -51,6 +51,8 @@ def tell_signatures(
     """Add to the answer what is signed, and by whom."""
     if evidence.ours:
         answer.attestation = _signatures_seen(signatures, answer, pinned)
+        if signatures.taken_from is not None and answer.first_bad is None:
+            answer.notes.append(signed_by_recovery(signatures.taken_from))
     elif evidence.sealed and answer.attestation.present and answer.first_bad is None:
         _look_at_upstreams_bundle(evidence, answer, pinned)
 

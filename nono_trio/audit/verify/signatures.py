@@ -54,6 +54,8 @@ class SignatureCheck:
         self.signed = 0
         self.last_signed = 0
         self.final_is_signed = False
+        self.taken_from: int | None = None
+        """The first record that a recovery took from the disk and signed."""
         self._session_id = session_id
         self._best_effort = best_effort
         self._is_known = True
@@ -102,6 +104,8 @@ class SignatureCheck:
         parts = (checkpoint.note, checkpoint.line_signature)
         if not self._is_known:
             return
+        if checkpoint.recovered is not UNSET and UNSET in parts:
+            raise self._bad(SIGNATURE_MISSING, "a signature of the recovery", "none")
         if self.keys is None:
             if parts != (UNSET, UNSET):
                 raise self._bad(SIGNATURE_MISMATCH, "none: the policy names no key", "a signature")
@@ -115,6 +119,8 @@ class SignatureCheck:
         if fault is not None:
             raise self._bad(*fault)
         self.signed += 1
+        if checkpoint.recovered is not UNSET:
+            self.taken_from = self.last_signed
         self.last_signed = checkpoint.event_count
         self.final_is_signed = checkpoint.final
 

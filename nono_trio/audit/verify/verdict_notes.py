@@ -101,16 +101,21 @@ def unsigned_end(signed: int) -> str:
     )
 
 
+def signed_by_recovery(taken_from: int) -> str:
+    """Return the note about records that were first signed by a recovery, from this sequence on."""
+    return (
+        "its supervisor was lost before its seal: the recovery has signed its end, and took the"
+        f" records from sequence {taken_from} on from the disk"
+    )
+
+
 def _recovery_notes(evidence: Evidence) -> Sequence[str]:
     """Return the note about a recovery: its last record tells of it, which the hashes cover."""
     if evidence.metadata is None or not evidence.ours:
         return ()
     if evidence.metadata.exit_code != LOST_EXIT_CODE:
         return ()
-    note = (
+    return (
         "it was recovered: its supervisor was lost, so how the command ended, and what was not"
-        " yet recorded then, is not known"
+        " yet recorded then, is not known",
     )
-    if evidence.metadata.audit_attestation is None:
-        return (note,)
-    return (note, "the recovery has signed its end, and took the last records from the disk")

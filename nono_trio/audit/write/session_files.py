@@ -144,8 +144,13 @@ def append_checkpoint(
     lost: int,
     flows_sha256: str | None,
     signer: CheckpointSigner | None = None,
+    *,
+    recovered: bool = False,
 ) -> Checkpoint:
-    """Append a checkpoint to `file` and sync it; it is the final one if it has the flows' hash."""
+    """Append a checkpoint to `file` and sync it; it is the final one if it has the flows' hash.
+
+    A signed one says that it is of a recovery (`recovered`), which took its records from the disk.
+    """
     checkpoint = Checkpoint(
         time=rfc3339(),
         event_count=position.event_count,
@@ -156,6 +161,7 @@ def append_checkpoint(
         segment_xxh3=position.segment_xxh3,
         final=flows_sha256 is not None,
         flows_sha256=UNSET if flows_sha256 is None else flows_sha256,
+        recovered=True if recovered and signer is not None else UNSET,
     )
     if signer is not None and position.proof_root is not None:
         checkpoint = signer.sign(checkpoint, position.proof_root)

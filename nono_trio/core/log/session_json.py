@@ -147,7 +147,8 @@ class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
     `offset` is the number of log bytes covered. `segment_xxh3` is the XXH3-64 (16 hex digits) of
     those since the previous checkpoint: it detects bit rot and torn writes, it proves nothing.
     In a signed session, `note` is a C2SP signed note about the log's RFC 6962 tree, and
-    `line_signature` (base64) an Ed25519 signature over `signed_bytes`.
+    `line_signature` (base64) an Ed25519 signature over `signed_bytes`. `recovered` (true) is in a
+    final one that a recovery has signed.
     """
 
     v: Literal[1] = 1
@@ -160,6 +161,7 @@ class Checkpoint(msgspec.Struct, kw_only=True, frozen=True):
     segment_xxh3: str
     final: bool = False
     flows_sha256: str | UnsetType = UNSET
+    recovered: bool | UnsetType = UNSET
     note: str | UnsetType = UNSET
     line_signature: str | UnsetType = UNSET
 

@@ -276,6 +276,32 @@ def test_a_recovery_with_the_key_signs_the_end(root, dies):
     assert any("the recovery has signed" in note for note in found.notes)
 
 
+def test_a_recovery_with_the_key_says_so_of_a_log_whose_end_a_forger_wrote(root):
+    """Nothing but the signature tells such an end from that of a supervisor that was lost then."""
+    record = signed.begin(root, KEY)
+    signed.add(record, *signed.EVENTS)
+    signed.checkpoint(record)
+    signed.add(record, made.network(7, "deny", "forged.example"))  # from here on without the key
+    signed.end(record)
+    record.files.close()
+    assert recover(record.directory, signer=KEY).outcome == "recovered"
+    found = verify(record.directory, pinned=KEY.public)
+    assert found.verdict == "verified"
+    (note,) = (note for note in found.notes if "the recovery has signed" in note)
+    assert "the records from sequence 8 on" in note
+    change_checkpoint(record.directory, -1, recovered=msgspec.UNSET)
+    assert verdict(record.directory) == ("tampered", "signature mismatch")
+    assert not any("recovery" in note for note in verify(signed.sealed(root / "b", KEY)).notes)
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_checkpoint_of_a_recovery_without_a_signature_is_refused(root, key):
+    directory = signed.crashed(root, key)
+    recover(directory)
+    change_checkpoint(directory, -1, recovered=True)
+    assert verdict(directory) == ("tampered", "signature missing")
+
+
 def test_a_recovery_with_another_key_changes_nothing(root):
     directory = signed.crashed(root, KEY)
     answer = recover(directory, signer=OTHER)
