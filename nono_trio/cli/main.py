@@ -89,6 +89,8 @@ COMMANDS = {
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 USAGE = 2
+# The loader's words for a library that memory is too short for: its error has no type of its own.
+_NOT_MAPPED = "failed to map segment from shared object"
 
 
 class LazyGroup(CommandGroup):
@@ -163,8 +165,11 @@ def exit_code(arguments: Sequence[str]) -> int:
     except OSError as error:
         failed = _system_error(error)
     except MemoryError:
-        hint = "see `ulimit -v` and what else runs"
-        failed = _Failed("there is not enough memory for that", hint, NonoTrioError.exit_code)
+        failed = _no_memory()
+    except ImportError as error:
+        if _NOT_MAPPED not in str(error):
+            raise
+        failed = _no_memory()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return USAGE
@@ -188,6 +193,11 @@ class _Failed(NamedTuple):
     message: str
     hint: str | None
     exit_code: int
+
+
+def _no_memory() -> _Failed:
+    hint = "see `ulimit -v` and what else runs"
+    return _Failed("there is not enough memory for that", hint, NonoTrioError.exit_code)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

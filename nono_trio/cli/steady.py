@@ -54,7 +54,10 @@ class SteadyOutput:
             self._changed.notify_all()
 
     def finish(self, seconds: float = FINISH_SECONDS) -> bool:
-        """Wait until everything is written; False if it was not in time. Blocking."""
+        """Wait until everything is written; False if it was not in time. Blocking.
+
+        If the system still refuses a thread, the caller's own writes the lines.
+        """
         if os.isatty(self._descriptor):
             with suppress(termios.error):  # the child is gone: what it stopped goes on
                 termios.tcflow(self._descriptor, termios.TCOON)
@@ -62,6 +65,8 @@ class SteadyOutput:
         with self._changed:
             if self._lines:
                 self._start()
+            if self._thread is None:
+                return self._write_here(until)
             while self._lines or self._writing:
                 left = until - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
@@ -75,6 +80,25 @@ class SteadyOutput:
             with suppress(RuntimeError):
                 thread.start()
                 self._thread = thread
+
+    def _write_here(self, until: float) -> bool:
+        """Write what is queued, only while the descriptor takes it; False if not in time."""
+        remaining = b"".join(self._lines)
+        self._lines.clear()
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        while remaining:
+            left = until - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return False
+            try:
+                # A pipe that is ready takes as many bytes without waiting.
+                remaining = remaining[os.write(self._descriptor, remaining[: select.PIPE_BUF]) :]
+            except BlockingIOError:
+                continue
+            except OSError:  # the reader has gone
+                return True
+        return True
 
     def _run(self) -> None:
         while True:

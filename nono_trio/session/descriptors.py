@@ -62,13 +62,20 @@ def require_room(ports: int, transparent: int) -> None:
     """Raise UsageError where the caller's limit has no room for the sockets of so many ports.
 
     `ports`: of `--open-port` and `--listen-port`, two sockets each at most; `transparent`: as many
-    of the transparent network.
+    of the transparent network. Without the former the hard limit counts alone: below it every
+    descriptor would be a listener's, and no connection could be accepted.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * (ports + transparent) + _AT_THE_START
-    if not ports or soft == resource.RLIM_INFINITY or needed <= soft:
-        return
     can_raise = hard == resource.RLIM_INFINITY or needed <= hard
+    if soft == resource.RLIM_INFINITY or needed <= soft or (not ports and can_raise):
+        return
+    if not ports:
+        raise UsageError(
+            f"a run needs {needed} open files, the hard limit is {hard}",
+            hint="raise the hard limit (`ulimit -Hn`)"
+            + (", or give --transparent off" if transparent else ""),
+        )
     raise UsageError(
         f"{ports} ports of --open-port and --listen-port need {needed} open files, the limit is"
         f" {soft}",

@@ -129,3 +129,15 @@ def test_a_low_limit_of_open_files_leaves_room_for_the_answer_of_a_full_proxy(
         sock, answer = tunnel(ready, port)
         with sock:
             assert answer.startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_limit_that_listeners_alone_would_reach_is_refused(sessions: Sessions) -> None:
+    """The command waited for answers for ever: there was no descriptor to accept with."""
+    command = ["run", "--isolation", "namespace", "--allow-domain", "a.test"]
+    done = ended(sessions, 70, *command, "--", "true")
+    assert done.returncode == 2, done.stderr
+    assert "open files, the hard limit is 70" in done.stderr
+    assert "hint: raise the hard limit (`ulimit -Hn`), or give --transparent off" in done.stderr
+    assert not sessions.directories
+    done = ended(sessions, 70, *command, "--transparent", "off", "--", "true")
+    assert done.returncode == 0, done.stderr
