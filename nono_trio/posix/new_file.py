@@ -2,7 +2,8 @@
 
 Rules of this file: it is written under another name in the same directory, readable by its owner
 alone, synced, and then gets its name in one step. Without `replace` that step fails if the name is
-taken; with it only a regular file is replaced. A symlink is never followed.
+taken; with it only a regular file is replaced. A symlink is never followed. Only the file is made
+as the directory's owner (owner.py): its content may be readable for root alone.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import errno
 import os
 import secrets
 import stat
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO, Final
 
+from nono_trio.posix.disk_sync import sync_data, sync_directory
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
 _MODE: Final = 0o600
@@ -37,34 +39,34 @@ def require_place(path: Path, *, replace: bool) -> None:
                     errno.EACCES, "the directory can't be written to", str(path.parent)
                 ) from None
             return
-    if not replace:
-        raise FileExistsError(errno.EEXIST, "is there already", str(path))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "is there and is no regular file", str(path))
+    if not replace:
+        raise FileExistsError(errno.EEXIST, "is there already", str(path))
 
 
-def write_new_file(path: Path, content: Iterable[bytes], *, replace: bool) -> int:
-    """Make the file of pieces of its content and return its size.
+@contextmanager
+def new_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
+    """Give a file to write to, which gets its name, whole and durable, when the block ends well.
 
-    Raises OSError; the place is then as it was before. Blocks.
+    Raises OSError; until the file has its name, the place is as it was before. Blocks.
     """
+    temporary = path.parent / f".nono-trio-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with as_owner_of_path(path):
         require_place(path, replace=replace)
-        temporary = path.parent / f".nono-trio-{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, _MODE)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for piece in content:
-                    file.write(piece)
-                size = file.tell()
-                file.flush()
-                os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            sync_data(file.fileno())
+        with as_owner_of_path(path):
             _name(temporary, path, replace=replace)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-    return size
+            sync_directory(path.parent)
+    finally:
+        with suppress(FileNotFoundError), as_owner_of_path(path):
+            temporary.unlink()
 
 
 def _name(temporary: Path, path: Path, *, replace: bool) -> None:

@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nono_trio.posix.new_file import write_new_file
+from nono_trio.posix.new_file import new_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def write_new_file(path, content, *, replace):
+    with new_file(path, replace=replace) as file:
+        file.writelines(content)
+        return file.tell()
 
 
 def failing():

@@ -1,8 +1,7 @@
 """`audit export-session`: one session as one file.
 
 Rules of this file: only a session that `audit verify` calls `verified` is written, and its log is
-held meanwhile, so that nothing removes it. The archive gets its name when it is whole and durable;
-it is 0600, and takes no other file's place unless that is asked for. Blocking.
+held meanwhile, so that nothing removes it. Blocking.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -29,7 +27,6 @@ from nono_trio.audit.archive.tar_format import (
 )
 from nono_trio.audit.verify.session import verify
 from nono_trio.errors import LogUnreadable, UsageError
-from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -91,52 +88,3 @@ def _add(archive: BinaryIO, session_id: str, name: str, file: BinaryIO, size: in
         archive.write(data)
         left -= len(data)
     archive.write(bytes(padding(size)))
-
-
-@contextlib.contextmanager
-def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name when the block ends well, whole and durable.
-
-    Raises UsageError if there is a file of that name and not `force`, and OSError.
-    """
-    require_free(path, force=force)
-    temporary = path.with_name(f".{path.name[:200]}.{os.urandom(8).hex()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = os.fdopen(os.open(temporary, flags, 0o600), "wb")
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _publish(temporary, path, force=force)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
-
-
-def _publish(temporary: Path, path: Path, *, force: bool) -> None:
-    if force:
-        temporary.rename(path)
-        return
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _taken(path) from None
-    except OSError:  # a file system without hard links
-        require_free(path, force=False)
-        temporary.rename(path)
-
-
-def require_free(path: Path, *, force: bool) -> None:
-    """Raise UsageError if a file can't have a name."""
-    if path.is_dir():
-        raise UsageError(
-            f"--output: expected a file, got the directory {path}",
-            hint=f"--output {shlex.quote(str(path / 'session.tar'))}",
-        )
-    if not force and os.path.lexists(path):
-        raise _taken(path)
-
-
-def _taken(path: Path) -> UsageError:
-    return UsageError(f"--output: {path} exists", hint="--force replaces it")

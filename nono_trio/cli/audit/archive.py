@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -16,13 +15,14 @@ import click
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.output_file import output_file, require_output
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, size_text
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, unreadable
+from nono_trio.errors import JSON_SCHEMA, UsageError, unreadable
 from nono_trio.posix.account import expand_home
 
 if TYPE_CHECKING:
@@ -55,22 +55,15 @@ def export_session(
     signed), and the public keys. The session is verified first. Exit code: 0; of a session that is
     not `verified`, that of `audit verify`: tampered 1, unreadable 2, open 5, crashed 6.
     """
-    from nono_trio.audit.archive.write import (
-        held_for_reading,
-        judge,
-        new_file,
-        require_free,
-        write_archive,
-    )
+    from nono_trio.audit.archive.write import held_for_reading, judge, write_archive
 
     if output == STDOUT and as_json:
         raise click.UsageError("--json and --output - exclude each other")
     directory = session_directory(audit_root(audit_dir), session).resolve()
-    path = Path(os.path.abspath(expand_home(output)))
     if output == STDOUT:
         _require_no_terminal()
     else:
-        require_free(path, force=force)
+        require_output(output, replace=force)
     try:
         with held_for_reading(directory):
             with Waiting("verifying") as wait:
@@ -82,18 +75,15 @@ def export_session(
                     write_archive(directory, sys.stdout.buffer)
                     sys.stdout.buffer.flush()
                     return
-                with new_file(path, force=force) as file:
+                with output_file(output, replace=force) as file:
                     write_archive(directory, file)
+                    size = file.tell()
     except BrokenPipeError:
         raise
     except BlockingIOError:
         _refuse_running(directory.name, as_json=as_json)
     except OSError as error:
-        raise NonoTrioError(
-            f"{error.filename or output} can't be read or written: {error.strerror or error}",
-            hint=f"look at its directory: ls -ld {shlex.quote(str(path.parent))}",
-        ) from error
-    size = path.stat().st_size
+        raise unreadable(error.filename or directory, error) from error
     if as_json:
         fields = {"session_id": directory.name, "file": output, "size": size}
         print_json({"schema": JSON_SCHEMA, **fields})

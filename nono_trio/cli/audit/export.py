@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ import click
 
 from nono_trio.cli.json_output import escape_unprintable
 from nono_trio.cli.live import say
+from nono_trio.cli.output_file import output_file
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
 from nono_trio.cli.shared_flags import audit_dir_option, audit_location, chosen_sessions
 from nono_trio.cli.text import clean
@@ -117,29 +116,8 @@ def _opened(output: str | None) -> Iterator[Callable[[bytes], object]]:
         yield _write_for_screen if sys.stdout.isatty() else sys.stdout.buffer.write
         sys.stdout.flush()
         return
-    part = f"{output}.part"
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
-            try:
-                yield file.write
-                file.flush()
-                os.replace(part, output)
-            except BaseException:
-                os.unlink(part)
-                raise
-    except NonoTrioError:
-        raise
-    except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise UsageError(
-                f"--output: {part} is of an export that runs or was killed",
-                hint=f"if none runs: rm {shlex.quote(part)}",
-            ) from error
-        raise UsageError(
-            f"--output: {output} can't be written: {error.strerror or error}",
-            hint=f"look at its directory: ls -la {shlex.quote(os.path.dirname(output) or '.')}",
-        ) from error
+    with output_file(output, replace=True) as file:
+        yield file.write
 
 
 def _write_for_screen(data: bytes) -> None:

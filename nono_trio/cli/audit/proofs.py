@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from nono_trio.audit.ledger import LEDGER as LEDGER_FILE
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.output_file import output_file
 from nono_trio.cli.parameters import PATH, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
@@ -61,7 +61,8 @@ def prove(
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    _write(output, data)
+    with output_file(output, replace=True) as file:
+        file.write(data)
     if as_json:
         print_json({"schema": JSON_SCHEMA, "file": output})
 
@@ -282,20 +283,6 @@ def _named_key(directory: Path) -> bytes:
         )
     say("warning: the key is the one that the session names (--public-key-file pins another)")
     return keys.note
-
-
-def _write(output: str, data: bytes) -> None:
-    """Write a proof. A failure is no statement about the log, so its exit code is not that of
-    `refuted`."""
-    try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        raise UsageError(
-            f"--output: {output} can't be written: {error.strerror or error}",
-            hint=f"look at its directory: ls -ld {shlex.quote(os.path.dirname(output) or '.')}",
-        ) from error
 
 
 def _read(path: str, limit: int) -> bytes:

@@ -8,7 +8,6 @@ has paths, hosts and command lines in it: sharing it takes a step of its own.
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +20,13 @@ from nono_trio.audit import ledger
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.output_file import output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
-from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
@@ -74,13 +73,16 @@ def report(
     root = audit_root(audit_dir)
     directory = None if session is None else session_directory(root, session).absolute()
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
-    place = _place(output, root, force=force)
+    _require_place(output, root, force=force)
     with Waiting("verifying and reading") as wait:
         work = _Work(root, pinned, wait, upstream=upstream)
         pieces = work.all() if directory is None else work.one(directory)
-        size = _write(place, pieces, force=force)
+        with output_file(output, replace=force) as file:
+            file.writelines(piece.encode() for piece in pieces)
+            size = file.tell()
     if as_json:
-        print_json({"schema": JSON_SCHEMA, "output": str(place), "bytes": size, **work.fields()})
+        place = str(output_place(output))
+        print_json({"schema": JSON_SCHEMA, "output": place, "bytes": size, **work.fields()})
     else:
         say(f"{clean(output)}: {work.told()}")
 
@@ -179,36 +181,11 @@ class _Work:
         return f"{counted(self._index.sessions, 'session')}{found}"
 
 
-def _place(output: str, root: Path, *, force: bool) -> Path:
-    """Return where the file goes; raises UsageError where it can't."""
-    from nono_trio.posix.new_file import require_place
-
-    place = Path(os.path.abspath(expand_home(output)))
-    if is_in(os.path.realpath(place.parent), os.path.realpath(root)):
+def _require_place(output: str, root: Path, *, force: bool) -> None:
+    """Raise UsageError where the file can't go."""
+    if is_in(os.path.realpath(output_place(output).parent), os.path.realpath(root)):
         raise UsageError(
             f"--output: {output} is in the directory of the sessions, where logs are kept",
             hint="name a file elsewhere: -o report.html",
         )
-    try:
-        require_place(place, replace=force)
-    except OSError as error:
-        raise _refused(output, error, force=force) from error
-    return place
-
-
-def _write(place: Path, pieces: Iterator[str], *, force: bool) -> int:
-    from nono_trio.posix.new_file import write_new_file
-
-    try:
-        return write_new_file(place, (one.encode() for one in pieces), replace=force)
-    except OSError as error:
-        raise _refused(str(place), error, force=force) from error
-
-
-def _refused(output: str, error: OSError, *, force: bool) -> UsageError:
-    if isinstance(error, FileExistsError) and not force:
-        return UsageError(
-            f"--output: {output} is there already", hint="name another file, or add --force"
-        )
-    hint = f"look at it: ls -ld {shlex.quote(os.path.dirname(os.path.abspath(output)))}"
-    return UsageError(f"--output: {output} can't be written: {error.strerror or error}", hint=hint)
+    require_output(output, replace=force)

@@ -30,7 +30,7 @@ def test_all_sessions_go_to_a_file_of_the_owner(state, tmp_path, form):
     for uid in ("first/0", "first/3/flow", "first/6", "second/4"):
         assert json.dumps(uid) in text
     assert output.stat().st_mode & 0o777 == 0o600
-    assert not [*tmp_path.glob("*.part")]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["audit", "out.ndjson"]
 
 
 def test_a_tampered_session_is_written_up_to_the_fault_and_told(state, tmp_path, capsys):

@@ -110,17 +110,6 @@ def test_a_file_that_is_there_is_replaced_with_force_only(run, root, page):
     assert page.read_text() != "mine"
 
 
-@pytest.mark.parametrize("force", [[], ["--force"]])
-def test_no_link_is_followed_and_no_device_replaced(run, root, page, tmp_path, force):
-    made.build(root)
-    target = tmp_path / "target"
-    target.write_text("mine")
-    page.symlink_to(target)
-    assert run("audit", "report", "latest", "-o", page, *force)[0] == 2
-    assert run("audit", "report", "latest", "-o", "/dev/null", *force)[0] == 2
-    assert (target.read_text(), page.is_symlink()) == ("mine", True)
-
-
 @pytest.mark.parametrize(
     "output", ["{root}/report.html", "{root}/0123456789abcdef/x.html", "{root}/../none/x.html", ""]
 )
