@@ -136,12 +136,18 @@ def stop(directory: Path, timeout_seconds: float) -> bool:
     )
 
 
+def _recover_command(directory: Path) -> str:
+    from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
+
+    return recover_command(directory)
+
+
 def _require_sealed(directory: Path) -> None:
     if status_of(directory, store.read_summary(directory)) == "sealed":
         return
     raise AuditLost(
         f"session {directory.name} ended, but its log was not sealed",
-        hint=f"`nono-trio audit recover {directory.name}` seals it",
+        hint=f"`{_recover_command(directory)}` seals it",
     )
 
 
@@ -183,7 +189,7 @@ def _not_running(directory: Path) -> NonoTrioError:
     if status == "crashed":
         return NonoTrioError(
             f"session {name} is not running: its supervisor is gone, its command with it",
-            hint=f"`nono-trio audit recover {name}` seals its log",
+            hint=f"`{_recover_command(directory)}` seals its log",
         )
     return NonoTrioError(f"session {name} is not running: {status}", hint="see `nono-trio ps`")
 

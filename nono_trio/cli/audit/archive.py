@@ -171,7 +171,9 @@ def _refuse(answer: Verification, session_id: str, *, as_json: bool) -> NoReturn
     say(f"session {clean(session_id)} is {answer.verdict}, so it is not exported")
     hint = f"`nono-trio audit verify {session_id}` says why; keep its files as evidence"
     if answer.verdict == "crashed":
-        hint = f"`nono-trio audit recover {session_id}` seals it"
+        from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
+
+        hint = f"`{recover_command(Path(answer.path))}` seals it"
     _hint(hint)
     raise SystemExit(answer.exit_code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
@@ -16,11 +17,10 @@ from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA
+from nono_trio.errors import JSON_SCHEMA, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.recovery.recover import Outcome, Recovery
@@ -37,12 +37,17 @@ def recover_sessions(
     `signer` signs the ends of its sessions.
     """
     chosen = [directory] if directory is not None else list(_crashed(root))
-    outcomes = set()
+    outcomes, ledgers = set(), set[Path]()
     with Waiting("recovering") as wait:
         wait.expect(len(chosen))
         for answer in wait.over(map(partial(recover, signer=signer), chosen)):
             outcomes.add(answer.outcome)
+            if answer.signed:
+                ledgers.add(Path(answer.path).resolve().parent)
             _tell(answer, as_json=as_json)
+    if signer is not None:
+        for one in ledgers:
+            _sign_ledger(one, signer)
     if directory is None and (removed := remove_abandoned(root)):
         say(f"removed what {counted(removed, 'killed start or removal')} left")
     if not chosen and as_json:
@@ -50,6 +55,17 @@ def recover_sessions(
     elif not chosen:
         say(f"no crashed session in {clean(str(root))}")
     return next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
+
+
+def _sign_ledger(root: Path, signer: Signer) -> None:
+    """Sign the new lines of the ledger, as a run does after its seal; a failure loses nothing."""
+    from nono_trio.audit.write.ledger_signer import LedgerSigner
+
+    try:
+        LedgerSigner(root, signer).sign()
+    except (NonoTrioError, OSError) as error:
+        reason = error.message if isinstance(error, NonoTrioError) else str(error.strerror or error)
+        say(f"warning: the ledger is not signed, the next session does it: {clean(reason)}")
 
 
 def _crashed(root: Path) -> Iterator[Path]:

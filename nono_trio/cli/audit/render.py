@@ -8,6 +8,7 @@ comes from a log or a session file goes through `clean`. A terminal gets panels 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.stored_session import parse_time
@@ -81,7 +82,9 @@ def verification_hint(answer: Verification) -> str | None:
     if answer.verdict in ("crashed", "open") and os.path.isfile(answer.path):
         return None  # an archive: there is nothing here to seal or to wait for
     if answer.verdict == "crashed" and answer.session_id is not None:
-        return f"`nono-trio audit recover {name}` seals it"
+        from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
+
+        return f"`{recover_command(Path(answer.path))}` seals it"
     if answer.verdict == "open":
         return f"verify it again when it has ended; `nono-trio audit tail -f {name}` shows it live"
     if answer.verdict == "unreadable" and any("--upstream" in note for note in answer.notes):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import sealed_session as made
+import signed_session as signed
 from crashed_session import (
     ID,
     TORN,
@@ -24,6 +25,7 @@ from harness import wait_until
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
+from nono_trio.audit.verify.whole_ledger import verify_ledger
 from nono_trio.cli import main as command_line
 
 
@@ -179,6 +181,21 @@ def test_one_session(run, root):
         f"hint: `nono-trio audit verify {ID}` proves it\n",
     )
     assert run(ID) == (0, f"sealed      {ID}  8 records, sealed before: nothing to do\n", "")
+
+
+def test_a_signed_session_is_recovered_with_its_key_and_its_ledger_is_signed(run, root, capsys):
+    key, other = signed.key_store_generate(root.parent), "f" * 16
+    directory = signed.crashed(root, key)
+    signed.crashed(root, signed.signer(), session_id=other)  # its key is somewhere else
+    for session_id, name in ((signed.ID, "default"), (other, "KEY")):
+        command = f"nono-trio audit recover {session_id} --audit-sign-key {name}"
+        assert command_line.exit_code(["audit", "verify", session_id]) == 6
+        assert f"hint: `{command}` seals it\n" in capsys.readouterr().err
+        assert command_line.exit_code(["stop", session_id]) != 0
+        assert f"hint: `{command}` seals its log\n" in capsys.readouterr().err
+    assert run(signed.ID, "--audit-sign-key", "default")[0] == 0
+    assert verify(directory, pinned=key.public).verdict == "verified"
+    assert verify_ledger(root / ledger.LEDGER, key.public).attestation.signed_through == 0
 
 
 def test_all_crashed_ones_and_no_other(run, root):
