@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sealed_session as made
@@ -103,15 +104,22 @@ def test_a_state_directory_that_is_none_is_an_answer(run, root):
     assert run("audit", "list")[0] == 2
 
 
-def test_a_ledger_that_can_not_be_read_is_an_answer_for_each(run, root):
+@pytest.mark.parametrize(
+    ("put", "verdict", "expected"),
+    [
+        (Path.mkdir, "tampered", 1),
+        (lambda path: path.symlink_to("x" * 300), "unreadable", 2),  # the system refuses the name
+    ],
+)
+def test_a_ledger_that_can_not_be_read_is_an_answer_for_each(run, root, put, verdict, expected):
     made.build(root, "one")
     made.build(root, "two")
     (root / "ledger.ndjson").unlink()
-    (root / "ledger.ndjson").mkdir()
+    put(root / "ledger.ndjson")
     code, out, _ = run("audit", "verify", "--json", "--all")
-    assert code == 2
+    assert code == expected
     answers = [json.loads(line) for line in out.splitlines()]
-    assert [answer["verdict"] for answer in answers] == ["unreadable"] * 3
+    assert [answer["verdict"] for answer in answers] == ["unreadable", "unreadable", verdict]
     assert answers[-1]["path"] == str(root / "ledger.ndjson")  # an answer of its own
 
 
