@@ -52,7 +52,7 @@ def open_proxy(
     from nono_trio.api.serving import Rules, serve  # late: it needs trio
     from nono_trio.api.writing import SessionRequest
 
-    rules = Rules(tuple(allow), tuple(deny), tuple(resolve), observe)
+    rules = Rules(allow, deny, resolve, observe)
     request = SessionRequest(command, name, audit_dir, mode, sync, sign_key)
     return serve(request, rules, port, grace_seconds, max_connections)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from nono_trio.api.writing import SessionLog, SessionRequest, command_of, logger, require_trio
+from nono_trio.api.writing import (
+    SessionLog,
+    SessionRequest,
+    command_of,
+    logger,
+    require_texts,
+    require_trio,
+)
 from nono_trio.config.options import NetworkOptions
 from nono_trio.errors import UsageError
 from nono_trio.session.embedding import EmbeddedSession, ProxyParts, embedded_session
@@ -15,15 +23,18 @@ from nono_trio.session.prepare import build_policy
 from nono_trio.session.run_resources import new_token
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+
+MAX_PORT: Final = 65_535
 
 
 class Rules(NamedTuple):
     """The host rules of an embedded proxy."""
 
-    allow: tuple[str, ...]
-    deny: tuple[str, ...]
-    resolve: tuple[str, ...]
+    allow: Sequence[str]
+    deny: Sequence[str]
+    resolve: Sequence[str]
     observe: bool
 
 
@@ -55,6 +66,14 @@ async def serve(
 ) -> AsyncIterator[EmbeddedProxy]:
     """As `proxy.open_proxy`."""
     require_trio()
+    for name in ("allow", "deny", "resolve"):
+        require_texts(name, getattr(rules, name))
+    if not 0 <= port <= MAX_PORT:
+        raise UsageError(f"port: expected 0 to {MAX_PORT}, got {port}")
+    if not 0 <= grace_seconds < math.inf:
+        raise UsageError(f"grace_seconds: expected seconds from 0 on, got {grace_seconds}")
+    if max_connections < 1:
+        raise UsageError(f"max_connections: expected 1 or more, got {max_connections}")
     network = NetworkOptions(rules.allow, rules.deny, rules.resolve, observe=rules.observe)
     policy = build_policy(network)
     if policy.endpoints is not None:

@@ -50,6 +50,10 @@ class SessionRequest(NamedTuple):
         """Return the session's options; raises UsageError."""
         if self.name is not None:
             check_name(self.name)
+        require_one_of("mode", self.mode, ("strict", "best-effort"))
+        require_one_of("sync", self.sync, ("always", "interval", "never"))
+        if self.command is not None:
+            require_texts("command", self.command)
         given = None if self.audit_dir is None else str(self.audit_dir)
         audit = AuditOptions(
             state_root(given, os.environ), self.mode, self.sync, sign_key=self.sign_key
@@ -115,6 +119,21 @@ async def open_log(request: SessionRequest) -> AsyncIterator[SessionLog]:
 def command_of(request: SessionRequest) -> Sequence[str]:
     """Return the command that a session says it runs."""
     return [*sys.argv] if request.command is None else [*request.command]
+
+
+def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise UsageError for a value that is not known."""
+    if value not in known:
+        raise UsageError(f"{name}: expected one of {', '.join(known)}, got {value!a}")
+
+
+def require_texts(name: str, values: Sequence[str]) -> None:
+    """Raise UsageError for what is no sequence of texts: a text alone would be its letters."""
+    if isinstance(values, str) or not all(isinstance(one, str) for one in values):
+        raise UsageError(
+            f"{name}: expected a sequence of texts, got {values!a}",
+            hint=f"for example {name}=[...]",
+        )
 
 
 def require_trio() -> None:

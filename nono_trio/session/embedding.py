@@ -152,7 +152,7 @@ async def embedded_session(
                 nursery.start_soon(session.run)
                 with ending:
                     await session.begun.wait()
-                    if session.outcome.error is None:
+                    if session.outcome.error is None and not session.interrupted:
                         with session.body:
                             yield session
         finally:

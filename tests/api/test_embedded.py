@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from signed_session import key_store_generate
 
 from nono_trio.api import audit
 from nono_trio.api.proxy import open_proxy
@@ -249,7 +250,9 @@ def test_outside_of_trio(state, make):
     "rules",
     [
         {"allow": ["https://a.example.com/path"]}, {"allow": ["a b"]}, {"deny": [""]},
-        {"name": "a b"}, {"name": "latest"},
+        {"name": "a b"}, {"name": "latest"}, {"allow": "a.example.com"}, {"deny": [5]},
+        {"command": "agent"}, {"mode": "lax"}, {"sync": ""}, {"port": 70_000}, {"port": -1},
+        {"grace_seconds": -1}, {"grace_seconds": float("nan")}, {"max_connections": 0},
     ],
 )  # fmt: skip
 async def test_what_can_not_be_meant_makes_nothing(state, rules):
@@ -320,6 +323,34 @@ async def test_following_a_log_whose_past_is_changed(state):
     for _ in range(2):  # it stays so
         with pytest.raises(LogRewritten, match="TAMPERED"):
             await anext(live)
+
+
+SIGNED = """
+import sys, trio
+from nono_trio.api import audit
+
+async def main():
+    async with audit.record(["agent"], sign_key="default") as log:
+        await log.record("deny", "a.example.com")
+    print(log.session_id)
+
+trio.run(main)
+"""
+
+
+def test_a_signed_session_of_ones_own(state):
+    """In a process of its own: it dumps no core from then on."""
+    state.mkdir()
+    keys = key_store_generate(state).public.pem().encode()
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNED], capture_output=True, text=True, check=True,
+        timeout=REAL_SECONDS,
+    )  # fmt: skip
+    session = done.stdout.strip()
+    assert audit.verify(session, public_keys=keys).verdict == "verified"
+    proved = audit.check_proof(audit.prove(session, 2), keys)
+    assert (proved.session_id, proved.sequence) == (session, 2)
+    assert b"a.example.com" in proved.event_json
 
 
 CTRL_C = """
