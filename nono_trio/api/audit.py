@@ -13,6 +13,7 @@ does not grow with the log.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,7 +177,9 @@ def verify(
     public_keys: bytes | None = None,
     processes: int | None = 1,
 ) -> Verification:
-    """Return the verdict about a session, as `audit verify --json` has it; it may be a URL.
+    """Return the verdict about a session, as `audit verify --json` has it.
+
+    The session may also be an archive (`audit export-session`), or a URL of either.
 
     Only the verdict `verified` is a proof (`consistent` and `undamaged` are of other checks); its
     `first_bad` is the first fault. `public_keys` is what `nono-trio keys export` prints: then only
@@ -190,20 +193,29 @@ def verify(
     from nono_trio.audit.remote import is_url
     from nono_trio.audit.verify.many import unreadable as answer_for
     from nono_trio.audit.verify.many import verify_one
-    from nono_trio.audit.verify.session import verify as verify_session
 
     pinned = _keys(public_keys)
+    judge = partial(_judge, processes=processes)
     if isinstance(session, str) and is_url(session):
-        return verify_one(session, quick=quick, pinned=pinned)
+        return verify_one(session, quick=quick, pinned=pinned, judge=judge)
     try:
         found = _found(session, audit_dir)
     except LogUnreadable as error:
-        if isinstance(session, str) and store.is_session_id(session):
-            # the ledger may know a session that is gone
-            found = _root(audit_dir) / session
-        else:
+        if not isinstance(session, str) or not store.is_session_id(session):
             return answer_for(str(session), error)
-    return verify_session(found, quick=quick, pinned=pinned, jobs=processes)
+        found = _root(audit_dir) / session  # the ledger may know it
+    return verify_one(found, quick=quick, pinned=pinned, judge=judge)
+
+
+def _judge(
+    path: Path, *, quick: bool, upstream: bool, pinned: PublicKeys | None, processes: int | None
+) -> Verification:
+    from nono_trio.audit.archive.unpack import is_archive
+    from nono_trio.audit.archive.verify import verify_archive
+    from nono_trio.audit.verify.session import verify as verify_session
+
+    judge = verify_archive if is_archive(path) else verify_session
+    return judge(path, quick=quick, upstream=upstream, pinned=pinned, jobs=processes)
 
 
 def verify_all(

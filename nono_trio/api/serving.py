@@ -37,6 +37,12 @@ class Rules(NamedTuple):
     resolve: Sequence[str]
     observe: bool
 
+    def sources(self) -> dict[str, dict[str, str]]:
+        """Return where each entry comes from, for policy.json and for errors."""
+        given = {"allow_domain": self.allow, "deny_domain": self.deny, "resolve": self.resolve}
+        arguments = {"allow_domain": "allow=", "deny_domain": "deny=", "resolve": "resolve="}
+        return {name: dict.fromkeys(given[name], arguments[name]) for name in given}
+
 
 class EmbeddedProxy(SessionLog):
     """A proxy that serves, and its session's log.
@@ -74,7 +80,9 @@ async def serve(
         raise UsageError(f"grace_seconds: expected seconds from 0 on, got {grace_seconds}")
     if max_connections < 1:
         raise UsageError(f"max_connections: expected 1 or more, got {max_connections}")
-    network = NetworkOptions(rules.allow, rules.deny, rules.resolve, observe=rules.observe)
+    network = NetworkOptions(
+        rules.allow, rules.deny, rules.resolve, observe=rules.observe, sources=rules.sources()
+    )
     policy = build_policy(network)
     if policy.endpoints is not None:
         raise UsageError(

@@ -12,6 +12,7 @@ import signed_session
 
 from nono_trio.api import audit
 from nono_trio.audit import store
+from nono_trio.audit.archive.write import write_archive
 from nono_trio.errors import LogUnreadable, UsageError
 
 ID = "00000000000000aa"
@@ -73,6 +74,17 @@ def test_whole_directories_by_url(state):
     url = state.as_uri()
     assert {one.verdict for one in audit.verify_all(url)} == {"verified"}
     assert audit.verify(f"{url}/audit/{ID}").verdict == "verified"
+
+
+def test_an_archive_and_its_url(state):
+    archive = state / "session.tar"
+    with archive.open("wb") as file:
+        write_archive(state / "audit" / ID, file)
+    for named in (archive, str(archive), archive.as_uri()):
+        answer = audit.verify(named)
+        assert (answer.verdict, answer.session_id) == ("verified", ID)
+    archive.write_bytes(archive.read_bytes().replace(b"evil", b"good", 1))
+    assert audit.verify(archive).verdict == "tampered"
 
 
 def test_a_search(state):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import errno
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -90,6 +91,8 @@ async def test_a_proxy_allows_and_denies(state, port):
         proxy.proxy_url = proxy.proxy_url.replace(proxy.token, "0" * 64)
         assert await fetched(proxy, f"http://127.0.0.1:{port}/") == 407
     assert ended(proxy) == 0
+    policy = json.loads((proxy.directory / "policy.json").read_bytes())
+    assert policy["network"]["allow"] == [{"entry": f"127.0.0.1:{port}", "source": "allow="}]
     assert told(proxy)[:3] == [
         ("allow", "127.0.0.1"), ("deny", "denied.example.com"), ("allow", "tool:search"),
     ]  # fmt: skip

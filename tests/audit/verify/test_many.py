@@ -114,7 +114,7 @@ def test_the_example_runs_on_a_dask_cluster(audit, tmp_path):
     example = tmp_path / "example.py"
     example.write_text(EXAMPLE)
     done = subprocess.run(
-        [sys.executable, str(example), str(audit)],
+        [sys.executable, str(example), str(audit.parent)],
         capture_output=True,
         text=True,
         timeout=120,
