@@ -83,17 +83,17 @@ class BoundedCommand:
         try:
             self._require_asked()  # it may have been stopped while it was started
             output, errors = self._exchange(process, data, deadline)
-            code = process.wait(max(deadline - time.monotonic(), 0))
+            _wait_for(process, deadline)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise CommandFailed(f"did not end within {seconds:.0f} s") from None
         finally:
-            with self._lock:
+            with self._lock:  # reaped with it, too: `stop` would kill what has its number next
                 self._running = None
-                if process.returncode is None:
+                if process.poll() is None:
                     kill_family(process.pid, self._mark)
             _reap(process)  # without the lock: `stop` waits for nothing
         self._require_asked()
-        return Answer(code, output, errors)
+        return Answer(process.returncode, output, errors)
 
     def stop(self, seconds: float = START_SECONDS) -> None:
         """End it, and run it never again; from any thread. Blocks for `seconds` at most."""
@@ -202,6 +202,19 @@ def _ending(pid: int) -> Iterator[int | None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _wait_for(process: subprocess.Popen[bytes], deadline: float) -> None:
+    """Wait for the end of a process that is not reaped. Raises TimeoutError, TimeoutExpired."""
+    left = max(deadline - time.monotonic(), 0)
+    with _ending(process.pid) as ended:
+        if ended is None:
+            process.wait(left)
+            return
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
+        if not waiting.poll(left * 1000):
+            raise TimeoutError
 
 
 def _take(pipe: int, data: bytearray, most: int) -> bool:

@@ -8,8 +8,8 @@ Rules of this file:
 - The command must be a child that is not reaped yet, and the leader of a group.
 - Each process is checked again when it is held by a descriptor, so no other process is ended. macOS
   has no such descriptors; there a pid that is reused within a moment would be.
-- Only the environment of a process that is confined as this one is read. A caged command could have
-  a page there for which the reader waits for ever.
+- Only the environment of a process is read that is confined as this one and has the same user. A
+  caged command, or another user, could have a page there for which the reader waits for ever.
 - What has lost its parent and has another environment too is not found. On macOS only descendants
   are.
 """
@@ -121,9 +121,9 @@ def _kill_marked(entry: bytes) -> int:
 
 
 def _confinement(pid: str) -> list[bytes]:
-    """Return the lines that say how the kernel confines a process."""
+    """Return the lines that say how the kernel confines a process, and whose it is."""
     lines = _content(pid, "status").splitlines()
-    return [one for one in lines if one.startswith((b"NoNewPrivs:", b"Seccomp"))]
+    return [one for one in lines if one.startswith((b"Uid:", b"NoNewPrivs:", b"Seccomp"))]
 
 
 def _has(pid: str, entry: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -30,6 +31,28 @@ def test_a_process_that_can_not_be_killed_is_not_waited_for(monkeypatch):
         command.ask(b"", 0.2)
     for one in held:
         real.wait(one, RUN_SECONDS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of no end without reaping")
+def test_a_process_is_reaped_while_no_stop_can_look_at_it(monkeypatch):
+    """Else `stop` could kill another process, which has its number by then."""
+    held = []
+
+    class Watched(subprocess.Popen):
+        def poll(self):
+            return self.seen(super().poll())
+
+        def wait(self, timeout=None):
+            return self.seen(super().wait(timeout))
+
+        def seen(self, code):
+            held.append((code, command._lock.locked()))
+            return code
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    command = BoundedCommand(["sh", "-c", "exit 3"], {"PATH": "/usr/bin:/bin"}, most=10)
+    assert command.ask(b"", RUN_SECONDS).code == 3
+    assert held[0] == (3, True)
 
 
 def test_a_question_ends_when_it_is_stopped(tmp_path):

@@ -4,7 +4,9 @@ Rules of this file:
 - The library's settings name a backend, and a directory from which it is loaded. Both are code of
   the supervisor, so the command may write neither.
 - A Secret Service is reached by the socket of the session bus. Who may write its directory can put
-  a socket of their own there, which is then given keys, or says that there are none.
+  a socket of their own there, which is then given keys, or says that it has no key.
+- Some backends keep keys in files of a directory of the library's. Who may write it can take a key
+  away.
 - Settings that can't be read here can't be read by the library either.
 """
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from nono_trio.session.opened_files import OpenedFiles
 
 _SETTINGS: Final = "python_keyring/keyringrc.cfg"
+_DATA: Final = "python_keyring"
 _MAX_SETTINGS: Final = 1 << 20  # bytes; they have some lines
 _BUS: Final = "DBUS_SESSION_BUS_ADDRESS"
 _RUNTIME: Final = "XDG_RUNTIME_DIR"
@@ -38,6 +41,9 @@ def keyring_refusal(opened: OpenedFiles, environment: Mapping[str, str]) -> str 
         directory = _code_directory(path)
         if directory is not None and opened.may_write_below(directory):
             return f"the command may change code in {directory}, from which the keyring loads"
+    for path in _data(environment):
+        if opened.may_write_below(path):
+            return f"the command may change {path}, in which keyrings have files"
     for socket in _sockets(environment):
         if opened.may_write(os.path.dirname(socket)):
             return f"the command may replace {socket}, by which the keyring is reached"
@@ -48,6 +54,12 @@ def _settings(environment: Mapping[str, str]) -> Iterator[str]:
     for directory in (environment.get("XDG_CONFIG_HOME"), f"{home_of(environment)}/.config"):
         if directory:
             yield os.path.join(directory, _SETTINGS)
+
+
+def _data(environment: Mapping[str, str]) -> Iterator[str]:
+    for directory in (environment.get("XDG_DATA_HOME"), f"{home_of(environment)}/.local/share"):
+        if directory:
+            yield os.path.join(directory, _DATA)
 
 
 def _code_directory(path: str) -> str | None:

@@ -230,6 +230,7 @@ def test_settings_of_the_keyring_that_the_command_may_change_are_refused(tmp_pat
         ("keyring-path={closed}/link", {}, "code in {closed}/link, from which"),
         ("", {"DBUS_SESSION_BUS_ADDRESS": "unix:guid=0,path={open}%2Fbus"}, "replace {open}/bus"),
         ("", {"XDG_RUNTIME_DIR": "{open}"}, "replace {open}/bus, by which the keyring is reached"),
+        ("", {"XDG_DATA_HOME": "{open}"}, "change {open}/python_keyring, in which keyrings have"),
         ("keyring-path={closed}", {"XDG_RUNTIME_DIR": "{closed}"}, None),
         ("keyring-path", {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract={open}/x,guid=0"}, None),
     ],
