@@ -261,7 +261,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         beginnings = iter(lambda: ledger.readline(LONGEST_READ), b"")
         for number, line in enumerate(beginnings, start=1):
             if len(line) == LONGEST_READ and not line.endswith(b"\n"):
-                yield number, offset, line + b"\n"  # complete, and not a record
+                yield number, offset, line + b"\0\n"  # complete, and never a record
                 return
             yield number, offset, line
             offset += len(line)

@@ -52,6 +52,19 @@ def test_the_first_line_is_upstreams(tmp_path):
     assert record.chain_hash == "8b6dbc155d44df05e6b5e9948fb8fff142222b4b41fb37284fb0d1217000e9bb"
 
 
+def test_nothing_hides_behind_a_record_that_is_as_long_as_a_reading(tmp_path, monkeypatch):
+    path = filled(tmp_path, 2)
+    last = path.read_bytes().splitlines()[-1]
+    longest = 600
+    append(tmp_path, "x" * (longest - len(last) + 2))
+    records = path.read_bytes()
+    assert len(records.splitlines()[-1]) == longest
+    monkeypatch.setattr(ledger, "LONGEST_READ", longest)
+    path.write_bytes(records[:-1] + b"anything\n")
+    report = ledger.verify(tmp_path)
+    assert (report.count, report.first_bad.failure) == (2, "parse error")
+
+
 def test_no_ledger_is_an_empty_one(tmp_path):
     assert list(ledger.read(tmp_path)) == []
     report = ledger.verify(tmp_path)

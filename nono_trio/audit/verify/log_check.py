@@ -12,9 +12,9 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.read.records import MAX_LINE, lines
+from nono_trio.audit.read.records import MAX_LINE, is_too_long, lines
 from nono_trio.audit.stored_session import FirstBad
-from nono_trio.audit.verify.chain import BadRecord, Chain
+from nono_trio.audit.verify.chain import PARSE_ERROR, BadRecord, Chain, shown
 from nono_trio.audit.verify.checkpoints import TRUNCATED, CheckpointCursor
 from nono_trio.audit.verify.signatures import renamed
 from nono_trio.core.log.events import Network, SessionEnded, SessionStarted, decode_payload
@@ -187,6 +187,8 @@ class LogCheck:
         return self.good_bytes / self._size if self._size else 1.0
 
     def _take(self, line: bytes, cursor: CheckpointCursor) -> None:
+        if is_too_long(line):  # it may begin with a whole record, and nothing after it is read
+            raise BadRecord(PARSE_ERROR, f"a line of at most {MAX_LINE} bytes", shown(line))
         payload = self.chain.feed(line)
         if self._strict and payload is not None:
             self._check_place(payload)

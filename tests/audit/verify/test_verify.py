@@ -313,3 +313,16 @@ def test_facts_that_the_policy_does_not_have_are_tampering(root):
     store.write_session_json(directory, metadata)
     answer = verify(directory)
     assert (answer.verdict, answer.first_bad.failure) == ("tampered", "session.json mismatch")
+
+
+def test_nothing_hides_behind_a_record_that_is_as_long_as_a_reading(tmp_path, monkeypatch):
+    log = (VECTORS / "n5" / store.LOG).read_bytes()
+    longest = 4000
+    *before, last = log.splitlines(keepends=True)
+    assert max(map(len, before)) < longest
+    padded = tmp_path / "log"
+    padded.write_bytes(b"".join(before) + last[:-1].ljust(longest) + b"\n")
+    monkeypatch.setattr("nono_trio.audit.read.records.MAX_LINE", longest)
+    assert verify(upstream_session(tmp_path, padded), upstream=True).verdict == "tampered"
+    monkeypatch.setattr("nono_trio.audit.read.records.MAX_LINE", longest + 1)
+    assert verify(tmp_path / "upstream", upstream=True).verdict == "verified"
