@@ -1,7 +1,8 @@
 """The file of `--output FILE`: made whole or not at all, and refused with the errors of that flag.
 
 posix/new_file.py makes it. Rules of this file: only a regular file is replaced, and no symlink is
-followed, because the directory may be one that a command could write.
+followed, because the directory may be one that a command could write. No file is made among the
+sessions, where it could take the place of a log or of the ledger.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import os
 import shlex
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from nono_trio.errors import UsageError, unreadable
 from nono_trio.posix.account import expand_home
+from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+STDOUT: Final = "-"
 
 
 def output_place(output: str) -> Path:
@@ -24,10 +28,24 @@ def output_place(output: str) -> Path:
     return Path(os.path.abspath(expand_home(output)))
 
 
-def require_output(output: str, *, replace: bool) -> None:
-    """Raise UsageError if no file can be made there: before the work that gives its content."""
+def require_outside(flag: str, path: Path, sessions: Path) -> None:
+    """Raise UsageError if a file to write is in the directory of the sessions."""
+    if is_in(os.path.realpath(path), os.path.realpath(sessions)):
+        raise UsageError(
+            f"{flag}: {path} is in the directory of the sessions, where logs are kept",
+            hint=f"name a file elsewhere, for example {shlex.quote(path.name)}",
+        )
+
+
+def require_output(output: str, sessions: Path | None, *, replace: bool) -> None:
+    """Raise UsageError if no file can be made there: before the work that gives its content.
+
+    `sessions` is the directory of the sessions, or None where they are at a URL.
+    """
     from nono_trio.posix.new_file import require_place
 
+    if sessions is not None:
+        require_outside("--output", output_place(output), sessions)
     try:
         require_place(output_place(output), replace=replace)
     except OSError as error:

@@ -40,9 +40,9 @@ class FollowedChain:
         try:
             self._chain.feed(line)
         except BadRecord as bad:
-            raise self._rewritten(
-                f"line after record {self._chain.count - 1}: {bad.failure}"
-            ) from bad
+            read = self._chain.count
+            place = f"line after record {read - 1}" if read else "its first line"
+            raise self._rewritten(f"{place}: {bad.failure}") from bad
         self._last = line
         self._end += len(line)
 
@@ -84,6 +84,6 @@ class FollowedChain:
 
     def _rewritten(self, what: str) -> LogRewritten:
         return LogRewritten(
-            f"TAMPERED: {self._log} was changed while it was followed: {what}",
+            f"TAMPERED: {self._log} was changed: {what}",
             hint=f"keep its files as evidence; `nono-trio audit verify {self._log.parent}`",
         )

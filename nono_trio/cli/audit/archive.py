@@ -15,7 +15,7 @@ import click
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.output_file import output_file, require_output
+from nono_trio.cli.output_file import STDOUT, output_file, require_output
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from nono_trio.audit.verify.verdict import Verification
-
-STDOUT = "-"
 
 
 @click.command(
@@ -63,7 +61,7 @@ def export_session(
     if output == STDOUT:
         _require_no_terminal()
     else:
-        require_output(output, replace=force)
+        require_output(output, directory.parent, replace=force)
     try:
         with held_for_reading(directory):
             with Waiting("verifying") as wait:

@@ -10,7 +10,7 @@ import click
 
 from nono_trio.cli.json_output import escape_unprintable
 from nono_trio.cli.live import say
-from nono_trio.cli.output_file import output_file
+from nono_trio.cli.output_file import STDOUT, output_file, require_output
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
 from nono_trio.cli.shared_flags import audit_dir_option, audit_location, chosen_sessions
 from nono_trio.cli.text import clean
@@ -65,10 +65,11 @@ def export(
         )
     if integrity and form != "ocsf":
         raise click.UsageError("--ocsf-integrity is for --format ocsf")
-    directories = _directories(audit_location(audit_dir), session)
+    location = audit_location(audit_dir)
+    directories = _directories(location, session)
     from nono_trio.audit.export.export import Exporter
 
-    with _opened(output) as write, Waiting("exporting") as waiting:
+    with _opened(output, location) as write, Waiting("exporting") as waiting:
         exporter = Exporter(
             form, write, integrity=integrity, tenant=tenant or "", shipper=shipper or ""
         )
@@ -110,12 +111,13 @@ def _export_all(
 
 
 @contextmanager
-def _opened(output: str | None) -> Iterator[Callable[[bytes], object]]:
+def _opened(output: str | None, location: Path | str) -> Iterator[Callable[[bytes], object]]:
     """Return what writes to a file, which appears when it is whole, or to stdout."""
-    if output is None:
+    if output is None or output == STDOUT:
         yield _write_for_screen if sys.stdout.isatty() else sys.stdout.buffer.write
         sys.stdout.flush()
         return
+    require_output(output, None if isinstance(location, str) else location, replace=True)
     with output_file(output, replace=True) as file:
         yield file.write
 

@@ -14,7 +14,7 @@ from nono_trio.audit.ledger import LEDGER as LEDGER_FILE
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.output_file import output_file
+from nono_trio.cli.output_file import STDOUT, output_file, require_output
 from nono_trio.cli.parameters import PATH, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
@@ -49,7 +49,10 @@ def prove(
     """
     from nono_trio.audit.verify.proofs import ProofFailed, prove_record
 
-    directory = session_directory(audit_root(audit_dir), session)
+    root = audit_root(audit_dir)
+    directory = session_directory(root, session)
+    if output is not None and output != STDOUT:
+        require_output(output, root, replace=True)
     try:
         data = prove_record(directory, sequence).encode()
     except ProofFailed as failed:
@@ -57,7 +60,7 @@ def prove(
     if output is None and as_json:
         print_json({"schema": JSON_SCHEMA, "proof": data.decode("utf-8")})
         return
-    if output is None:
+    if output is None or output == STDOUT:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return

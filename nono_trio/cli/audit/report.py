@@ -7,7 +7,6 @@ has paths, hosts and command lines in it: sharing it takes a step of its own.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +25,7 @@ from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
-from nono_trio.posix.paths import is_in
+from nono_trio.errors import JSON_SCHEMA, LogUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +71,7 @@ def report(
     root = audit_root(audit_dir)
     directory = None if session is None else session_directory(root, session).absolute()
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
-    _require_place(output, root, force=force)
+    require_output(output, root, replace=force)
     with Waiting("verifying and reading") as wait:
         work = _Work(root, pinned, wait, upstream=upstream)
         pieces = work.all() if directory is None else work.one(directory)
@@ -179,13 +177,3 @@ class _Work:
         )
         found = f": {verdicts}" if verdicts else ""
         return f"{counted(self._index.sessions, 'session')}{found}"
-
-
-def _require_place(output: str, root: Path, *, force: bool) -> None:
-    """Raise UsageError where the file can't go."""
-    if is_in(os.path.realpath(output_place(output).parent), os.path.realpath(root)):
-        raise UsageError(
-            f"--output: {output} is in the directory of the sessions, where logs are kept",
-            hint="name a file elsewhere: -o report.html",
-        )
-    require_output(output, replace=force)

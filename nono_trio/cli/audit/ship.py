@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,14 +14,14 @@ import click
 
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
+from nono_trio.cli.output_file import require_outside
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
-from nono_trio.cli.text import clean
+from nono_trio.cli.text import clean, counted
 from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from nono_trio.audit.export.destination import Destination
     from nono_trio.audit.export.formats import LineFormat
@@ -81,7 +82,7 @@ def ship(
     only = None if every else _session_of(root, session or "")
     line_form: LineFormat = form  # type: ignore[assignment]  # one of FORMATS
     destination = _destination(
-        to, line_form, headers, ca_file, integrity=integrity, compressed=not no_compression
+        to, root, line_form, headers, ca_file, integrity=integrity, compressed=not no_compression
     )
     from nono_trio.audit.export.cursor import Cursor
     from nono_trio.audit.export.shipper import Shipper
@@ -108,7 +109,7 @@ def _tell_end(shipped: Shipped, *, as_json: bool) -> None:
             "faults": shipped.faults,
         })  # fmt: skip
     else:
-        say(f"{shipped.lines:,} lines sent, {shipped.refused:,} refused")
+        say(f"{counted(shipped.lines, 'line')} sent, {shipped.refused:,} refused")
 
 
 async def _run(shipper: Shipper) -> Shipped:
@@ -153,7 +154,7 @@ def _session_of(root: Path, session: str) -> str:
 
 
 def _destination(
-    to: str, form: LineFormat, headers: Sequence[str], ca_file: str | None,
+    to: str, root: Path, form: LineFormat, headers: Sequence[str], ca_file: str | None,
     *, integrity: bool, compressed: bool,
 ) -> Destination:  # fmt: skip
     """Return the receiver that --to names. Raises UsageError."""
@@ -170,10 +171,21 @@ def _destination(
     from nono_trio.audit.export.destination import CommandDestination, FileDestination
 
     if scheme == "file" and rest.startswith("/"):
+        _require_file(rest, root)
         return FileDestination(rest, form, integrity=integrity)
     if scheme == "cmd" and rest.strip():
         return CommandDestination(_words(rest), form, integrity=integrity)
     raise UsageError(f"--to: expected a destination, got {clean(to)}", hint=_HINT)
+
+
+def _require_file(path: str, root: Path) -> None:
+    """Refuse a place that no wait makes fit, and one where a log or the ledger would grow."""
+    require_outside("--to", Path(path), root)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(
+            f"--to: expected a file, got something else: {path}",
+            hint=f"look at it: ls -ld {shlex.quote(path)}",
+        )
 
 
 def _words(text: str) -> list[str]:

@@ -61,6 +61,13 @@ def test_an_envelope_needs_its_enrolment_and_a_sealed_session(state, tmp_path, c
     assert json.loads(output.read_text())["session_id"] == "first"
 
 
+def test_a_fault_of_the_first_line_is_called_so(state, capsys):
+    log = log_of(build(state, "first"))
+    log.write_bytes(log.read_bytes().replace(b"agent", b"other", 1))
+    assert exit_code(["audit", "export", "first"]) == 1
+    assert "its first line: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["first", "--all"], ["first", "--ocsf-integrity"], ["first", "--format", "x"]]
 )

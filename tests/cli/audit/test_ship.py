@@ -55,6 +55,10 @@ def test_a_bad_endpoint_is_refused_without_its_secret(to):
         (["--to", "file:///x"], "expected one session, or --all"),
         (["--all", "--to", "https://a.test"], "expected a destination"),
         (["--all", "--to", "file://relative"], "expected a destination"),
+        (["--all", "--to", "{root}/ledger.ndjson"], "where logs are kept"),
+        (["--all", "--to", "file://{root}/first/audit-events.ndjson"], "where logs are kept"),
+        (["--all", "--to", "{root}/.."], "expected a file, got something else"),
+        (["--all", "--to", "/dev/null"], "expected a file, got something else"),
         (["--all", "--to", "cmd://no-such-program-at-all x"], "there is no command"),
         (["--all", "--to", "cmd://'"], "is not a command line"),
         (["--all", "--to", "file:///x", "--header", "a=env://B"], "are for otlp+https://"),
@@ -71,7 +75,10 @@ def test_a_bad_endpoint_is_refused_without_its_secret(to):
     ],
 )
 def test_what_can_not_be_meant_is_refused_with_a_hint(state, capsys, arguments, expected):
+    arguments = [one.replace("{root}", str(state / "audit")) for one in arguments]
+    before = {one: one.read_bytes() for one in state.rglob("*") if one.is_file()}
     assert exit_code(["audit", "ship", *arguments]) == 2
+    assert {one: one.read_bytes() for one in state.rglob("*") if one.is_file()} == before
     error = capsys.readouterr().err
     assert expected in error
     assert "hint: " in error
