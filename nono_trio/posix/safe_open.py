@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from typing import TYPE_CHECKING, BinaryIO
@@ -10,16 +11,36 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from _typeshed import WriteableBuffer
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, without waiting; raises OSError for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+class NeverWaiting(io.FileIO):
+    """A file whose reads raise OSError where others return None: nothing is there to read yet.
+
+    Some files of /proc are called regular, and are pipes (/proc/kmsg).
+    """
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Read as FileIO does."""
+        count = super().readinto(buffer)
+        if count is None:
+            raise OSError(errno.EINVAL, "expected a file, got one that would wait")
+        return count
+
+
+def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading, without waiting; raises OSError for anything else.
+
+    Without `follow`, also for a symlink in its place.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
     try:
         require_regular(descriptor, path)
     except OSError:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "rb")
+    return io.BufferedReader(NeverWaiting(descriptor))
 
 
 def read_whole(path: Path, limit: int) -> bytes:

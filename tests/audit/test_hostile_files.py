@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -13,7 +14,7 @@ import sealed_session as made
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery import recover
 from nono_trio.cli import main as command_line
-from nono_trio.posix.safe_open import read_whole
+from nono_trio.posix.safe_open import NeverWaiting, read_whole
 from nono_trio.session import processes
 
 if TYPE_CHECKING:
@@ -142,3 +143,16 @@ def test_an_impossible_day_is_a_usage_error(run, flag: str, date: str) -> None:
     code, _, err = run("audit", "list", flag, date)
     assert code == 2
     assert re.match(f"nono-trio: error: {flag}: expected a day, a time or an age, got", err)
+
+
+def test_a_file_that_would_wait_is_an_error_and_not_none() -> None:
+    """/proc/kmsg is called a regular file, and reads None; a link to it in a session's place ended
+    every command that lists sessions with a traceback."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        with io.BufferedReader(NeverWaiting(reader)) as file:
+            for read in (lambda: file.read(9), file.readline, lambda: next(file), file.read1):
+                with pytest.raises(OSError, match="would wait"):
+                    read()
+    finally:
+        os.close(writer)

@@ -71,7 +71,7 @@ def write_archive(directory: Path, file: BinaryIO) -> None:
             continue
         if name in store.CARRIED or not os.path.lexists(directory / name):
             continue
-        with open_regular(directory / name) as member:
+        with open_regular(directory / name, follow=False) as member:
             _add(file, session_id, name, member, os.fstat(member.fileno()).st_size)
     file.write(END)
 

@@ -132,3 +132,13 @@ def test_imports_at_once_import_a_session_once(root, tmp_path):
     assert [one.session_id for one in ledger.read(audit)] == [f"imported-{ID}"]
     assert [one.verdict for one in verify_all(audit, quick=False, jobs=1)] == ["verified"]
     assert [name for name in os.listdir(audit) if name.startswith(".")] == []
+
+
+def test_no_link_in_a_session_brings_a_file_of_the_machine_into_its_archive(run, root, tmp_path):
+    """Nothing binds the torn ends: root would archive /etc/shadow with a user's session."""
+    directory = archived.sealed(root)
+    (tmp_path / "secret").write_text("root:$6$secret")
+    (directory / f"{store.LOG}.torn").symlink_to(tmp_path / "secret")
+    output = tmp_path / "session.tar"
+    code, _, err = run("audit", "export-session", ID, "-o", output)
+    assert (code, f"{store.LOG}.torn" in err, output.exists()) == (2, True, False)
