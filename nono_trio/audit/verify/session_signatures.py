@@ -39,7 +39,9 @@ def signature_fault(
         return fault
     if not evidence.ours and pinned is None:  # upstream's verdict does not depend on it
         return None
-    return signatures.seal_fault(metadata) or bundle_fault(directory, metadata, pinned)
+    return signatures.seal_fault(metadata) or bundle_fault(
+        directory, metadata, pinned, ours=evidence.ours
+    )
 
 
 def tell_signatures(
@@ -85,7 +87,7 @@ def _look_at_upstreams_bundle(
     directory, metadata = evidence.directory, evidence.metadata
     if directory is None or metadata is None:
         return
-    fault = bundle_fault(directory, metadata, pinned)
+    fault = bundle_fault(directory, metadata, pinned, ours=False)
     if fault is not None:
         answer.notes.append(
             f"its attestation is not good: {fault.failure}: expected {fault.expected}, got"

@@ -191,9 +191,12 @@ def _fault(
 
 
 def bundle_fault(
-    directory: Path, metadata: SessionMetadata, pinned: PublicKeys | None
+    directory: Path, metadata: SessionMetadata, pinned: PublicKeys | None, *, ours: bool
 ) -> FirstBad | None:
-    """Check the bundle that session.json names; upstream's sessions have no other signature."""
+    """Check the bundle that session.json names; upstream's sessions have no other signature.
+
+    One of ours must have our bytes: parts of it are not signed, and standard tools read them.
+    """
     said = metadata.audit_attestation
     if said is None:
         return None
@@ -218,6 +221,10 @@ def bundle_fault(
     if not bundles.says(payload, metadata, said.key_id):
         return FirstBad(
             failure=SIGNATURE_MISMATCH, expected="a statement about this session", got="another"
+        )
+    if ours and bundles.encode_bundle(payload, signature, said.key_id) != data:
+        return FirstBad(
+            failure=SIGNATURE_MISMATCH, expected="the bytes of a bundle of ours", got="others"
         )
     return None
 
