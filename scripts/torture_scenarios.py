@@ -84,6 +84,14 @@ def once(world: World) -> Iterator[Tortured]:
     yield world.session(fault=fault, options=world.mode())
 
 
+def begin(world: World) -> Iterator[Tortured]:
+    """Each of the first writes alone fails, in the mode that goes on."""
+    for first in range(1, 4):
+        fault = Fault("", call="write", first=first, end=first + 1, error="ENOSPC")
+        mode = ("--audit-mode", "best-effort")
+        yield world.session(fault=fault, options=mode, requests=SMALL)
+
+
 def short(world: World) -> Iterator[Tortured]:
     """Writes take a few bytes each."""
     most = world.random.choice([1, 7, 100, 1000])
@@ -163,6 +171,7 @@ def crowd(world: World) -> Iterator[Tortured]:
 SCENARIOS: dict[str, Callable[[World], Iterator[Tortured]]] = {
     one.__name__: one
     for one in (
-        kill, full, once, short, sync, slow, stuck, size, descriptors, memory, clock, stop, crowd,
+        kill, full, once, begin, short, sync, slow, stuck, size, descriptors, memory, clock, stop,
+        crowd,
     )
 }  # fmt: skip

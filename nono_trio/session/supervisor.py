@@ -89,6 +89,9 @@ class Supervisor:
         self.writer.observers.append(record.observe)
         self.writer.summarise = record.summarise
         self._record = record
+        # The first two records are in the log. A log without them gets no end: an ended log that
+        # lacks its policy's record counts as tampered, one without an end as crashed.
+        self._has_begun = False
         shared = [LEDGER, LEDGER_CHECKPOINTS, LEDGER_ANCHORS, LEDGER_COSIGNATURES, LOCK]
         self._modes = record.files.modes = StateModes.of(record.directory, shared)
         self._warn = warn
@@ -152,7 +155,9 @@ class Supervisor:
                     outcome.error = cause(group)
                     outcome.exit_code = outcome.error.exit_code
                 finally:
-                    self.writer.ended = SessionEnded(ended=rfc3339(), exit_code=outcome.exit_code)
+                    if self._has_begun:
+                        code = outcome.exit_code
+                        self.writer.ended = SessionEnded(ended=rfc3339(), exit_code=code)
         if writing.cancelled_caught:
             raise AuditLost(f"the audit log was not drained within {self._drain_seconds:.0f} s")
 
@@ -167,6 +172,7 @@ class Supervisor:
         for first in (started, self._record.policy_record):
             if await recorder.record_payload(first) == NOT_RECORDED:
                 raise AuditLost("the audit log could not be begun: a first record was not written")
+        self._has_begun = True
         await self.writer.sign_beginning()
         connections = trio.CancelScope()
         service_ended = trio.Event()
@@ -211,6 +217,8 @@ class Supervisor:
         """Seal a log whose writer has ended; raises AuditLost. It is not cancelled: it has a
         deadline."""
         ended = self.writer.ended
+        if not self._has_begun:  # the outcome has the error
+            return
         if ended is None:
             raise AssertionError("the writer ended without a last record")
         with trio.move_on_after(self._drain_seconds, shield=True) as sealing:

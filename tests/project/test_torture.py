@@ -27,7 +27,7 @@ def test_a_few_rounds_find_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torture_scenarios, "KILLS", 1)
-    assert torture(["kill", "once"], SEED, range(1), tmp_path) == 0
+    assert torture(["kill", "begin"], SEED, range(1), tmp_path) == 0
     said = capsys.readouterr().out
     assert "kill 0: 2 sessions, 0 faults" in said
     assert list(tmp_path.iterdir()) == []
