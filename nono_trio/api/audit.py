@@ -338,6 +338,11 @@ def record(
 
 def _root(audit_dir: str | Path | None) -> Path:
     given = None if audit_dir is None else str(audit_dir)
+    if given is not None and "://" in given and not os.path.exists(given):
+        raise UsageError(
+            f"audit_dir: expected a directory, got the URL {given}",
+            hint="`verify` and `verify_all` take URLs; the commands take them in more places",
+        )
     return store.audit_root(store.state_root(given, os.environ))
 
 

@@ -55,6 +55,8 @@ class SessionRequest(NamedTuple):
         if self.command is not None:
             require_texts("command", self.command)
         given = None if self.audit_dir is None else str(self.audit_dir)
+        if given is not None and "://" in given:
+            raise UsageError(f"audit_dir: expected a directory, got the URL {given}")
         audit = AuditOptions(
             state_root(given, os.environ), self.mode, self.sync, sign_key=self.sign_key
         )

@@ -76,6 +76,12 @@ def test_whole_directories_by_url(state):
     assert audit.verify(f"{url}/audit/{ID}").verdict == "verified"
 
 
+def test_a_url_where_only_a_directory_will_do():
+    for call in (audit.sessions, audit.search):
+        with pytest.raises(UsageError, match="expected a directory, got the URL s3://archive"):
+            next(call("s3://archive"))
+
+
 def test_an_archive_and_its_url(state):
     archive = state / "session.tar"
     with archive.open("wb") as file:

@@ -255,6 +255,7 @@ def test_outside_of_trio(state, make):
         {"allow": ["https://a.example.com/path"]}, {"allow": ["a b"]}, {"deny": [""]},
         {"name": "a b"}, {"name": "latest"}, {"allow": "a.example.com"}, {"deny": [5]},
         {"command": "agent"}, {"mode": "lax"}, {"sync": ""}, {"port": 70_000}, {"port": -1},
+        {"audit_dir": "s3://archive"},
         {"grace_seconds": -1}, {"grace_seconds": float("nan")}, {"max_connections": 0},
     ],
 )  # fmt: skip
