@@ -166,6 +166,8 @@ def exit_code(arguments: Sequence[str]) -> int:
         failed = _system_error(error)
     except MemoryError:
         failed = _no_memory()
+    except NonoTrioError as error:  # before ImportError: a LateImport is both
+        failed = _Failed(error.message, error.hint, error.exit_code)
     except ImportError as error:
         if _NOT_MAPPED not in str(error):
             raise
@@ -175,8 +177,6 @@ def exit_code(arguments: Sequence[str]) -> int:
         return USAGE
     except click.ClickException as error:
         failed = _click_error(error, arguments)
-    except NonoTrioError as error:
-        failed = _Failed(error.message, error.hint, error.exit_code)
     else:
         return code
     if failed.hint is not None:
