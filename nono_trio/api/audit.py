@@ -191,8 +191,7 @@ def verify(
     for invalid keys, and for a text that means several sessions.
     """
     from nono_trio.audit.remote import is_url
-    from nono_trio.audit.verify.many import unreadable as answer_for
-    from nono_trio.audit.verify.many import verify_one
+    from nono_trio.audit.verify.many import unreadable_answer, verify_one
 
     pinned = _keys(public_keys)
     judge = partial(_judge, processes=processes)
@@ -202,7 +201,7 @@ def verify(
         found = _found(session, audit_dir)
     except LogUnreadable as error:
         if not isinstance(session, str) or not store.is_session_id(session):
-            return answer_for(str(session), error)
+            return unreadable_answer(str(session), error)
         found = _root(audit_dir) / session  # the ledger may know it
     return verify_one(found, quick=quick, pinned=pinned, judge=judge)
 

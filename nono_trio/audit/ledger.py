@@ -247,6 +247,15 @@ def is_signed(ledger: Path) -> bool:
     return os.path.lexists(ledger.with_name(LEDGER_CHECKPOINTS))
 
 
+def readable_report(audit_root: Path) -> LedgerReport | None:
+    """As `verify` for many sessions at once; None if the ledger can't be read: then each session
+    says so itself."""
+    try:
+        return verify(audit_root)
+    except LogUnreadable:
+        return None
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number, offset, line) of the ledger; nothing without a ledger."""
     try:

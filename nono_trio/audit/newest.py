@@ -9,12 +9,10 @@ future.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger
-from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -59,10 +57,8 @@ def newest_first(
 
 def _sealed_in_order(audit_root: Path) -> tuple[Sequence[str], Collection[str]]:
     """Return the sessions that the ledger knows, in its order, and those that were imported."""
-    with suppress(LogUnreadable):
-        report = ledger.verify(audit_root)
-        return [*report.digests], report.imported
-    return (), ()
+    report = ledger.readable_report(audit_root)
+    return ([*report.digests], report.imported) if report is not None else ((), ())
 
 
 def _started_ticks(session: StoredSession) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import fsspec
@@ -14,8 +15,10 @@ import sealed_session as made
 import signed_session as signed
 from s3_server import running_s3
 
-from nono_trio.audit import remote, store
+from nono_trio.audit import ledger, remote, store
 from nono_trio.audit.ledger import LEDGER
+from nono_trio.audit.search.query import SearchQuery
+from nono_trio.audit.search.searched_sessions import SearchReport, searched_sessions
 from nono_trio.audit.verify import many
 from nono_trio.audit.verify.session import verify
 from nono_trio.cli.main import exit_code
@@ -151,7 +154,7 @@ def test_errors_have_a_hint(s3, bucket, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("url", "hint"), [("s3://b/c", "[remote]'"), ("gs://b/c", "gcsfs")])
-def test_a_missing_package_is_named(monkeypatch, url, hint):
+def test_a_missing_package_is_named(monkeypatch, capsys, url, hint):
     def none(*_arguments, **_options):
         raise ImportError("Install it")
 
@@ -159,6 +162,8 @@ def test_a_missing_package_is_named(monkeypatch, url, hint):
     with pytest.raises(UsageError, match="a package that it needs is missing") as raised:
         remote.RemoteRoot(url)
     assert raised.value.hint.endswith(hint)
+    code, out, _ = told(capsys, "--all", "--audit-dir", url)
+    assert (code, raised.value.hint in out) == (2, True)
 
 
 def test_what_changes_while_it_is_read_is_told(memory, monkeypatch):
@@ -302,6 +307,21 @@ def test_a_search_is_that_of_the_files(memory, audit, capsys, command):
     memory.rm(f"/archive/audit/{OTHER}", recursive=True)
     assert exit_code(["audit", command, "--audit-dir", "memory://archive"]) == 0
     assert f"1 session ({OTHER}) is gone, and the ledger knows" in capsys.readouterr().err
+
+
+def test_a_search_at_a_url_reads_the_ledger_once_for_all(memory, monkeypatch):
+    asked, verify = [], ledger.verify
+
+    def noted(root, *session_id):
+        asked.append(session_id)
+        return verify(root, *session_id)
+
+    monkeypatch.setattr(ledger, "verify", noted)
+    sessions = islice(remote.SessionsAt("memory://archive/audit"), 3)
+    found = searched_sessions(Path(), SearchQuery(), SearchReport(), sessions)
+    assert {one.stored.session_id for one in found} == {OTHER, CRASHED, signed.ID}
+    assert asked.count(()) == 1
+    assert {*asked} <= {(), (CRASHED,)}  # it has no line, so the ledger may be an old one
 
 
 def test_the_newest_at_a_url_are_not_known(memory, capsys):

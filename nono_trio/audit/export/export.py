@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.audit import store
+from nono_trio.audit import ledger, store
 from nono_trio.audit.export import formats
-from nono_trio.audit.export.facts import facts_of, read_report
+from nono_trio.audit.export.facts import facts_of
 from nono_trio.audit.export.formats import INGEST
 from nono_trio.audit.export.session_reader import BATCH_BYTES, SessionReader
 from nono_trio.audit.verify import bound_facts
@@ -58,7 +58,7 @@ class Exporter:
         """
         root = directory.parent
         if root not in self._reports:
-            self._reports[root] = read_report(root)
+            self._reports[root] = ledger.readable_report(root)
         found = bound_facts.look(directory, self._reports[root])
         fault = found.fault
         if fault is not None and fault.failure == UNREADABLE:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nono_trio.audit import ledger
 from nono_trio.audit.write.seal import public_keys_of
 from nono_trio.core.export.exported import SessionFacts
-from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.core.log.policy_json import SessionPolicy
-
-
-def read_report(audit_root: Path) -> LedgerReport | None:
-    """Return the report on a ledger, read once for many sessions; None if it can't be read."""
-    try:
-        return ledger.verify(audit_root)
-    except LogUnreadable:
-        return None
 
 
 def facts_of(session: StoredSession) -> SessionFacts:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 import trio
 
-from nono_trio.audit import store
+from nono_trio.audit import ledger, store
 from nono_trio.audit.export.cursor import Sent
 from nono_trio.audit.export.destination import Refused, Unavailable
-from nono_trio.audit.export.facts import facts_of, read_report
+from nono_trio.audit.export.facts import facts_of
 from nono_trio.audit.export.session_reader import SessionReader
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
@@ -319,7 +319,7 @@ class Shipper:
             self._cursor.forget(session_id)
         wanted = names if self._only is None else names & {self._only}
         new = wanted - self._finished - self._sessions.keys()
-        report = read_report(self._root) if new else None
+        report = ledger.readable_report(self._root) if new else None
         for session_id in new:
             self._take(session_id, report)
         due = [session for session in self._sessions.values() if session.is_due()]

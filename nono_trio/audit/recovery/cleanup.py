@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +26,7 @@ from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.session import verify
-from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
+from nono_trio.errors import AuditLost, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,15 +125,9 @@ def clean_up(audit_root: Path, choice: Choice, *, dry_run: bool) -> Iterator[Cle
 
     Raises AuditLost if the ledger can't be written: then nothing more is removed.
     """
-    report = None if dry_run or not choice.named else _ledger_report(audit_root)
+    report = None if dry_run or not choice.named else ledger.readable_report(audit_root)
     for one, limit in choice.named:
         yield _removed(audit_root, one, limit, report, dry_run=dry_run)
-
-
-def _ledger_report(audit_root: Path) -> LedgerReport | None:
-    with suppress(LogUnreadable):  # the first removal says so
-        return ledger.verify(audit_root)
-    return None
 
 
 def _removed(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit import store
 from nono_trio.audit.read.records import flows, records
 from nono_trio.audit.search.record_programs import RecordPrograms
-from nono_trio.audit.search.searched_sessions import looked_at, searched_sessions
+from nono_trio.audit.search.searched_sessions import searched_sessions
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log
 from nono_trio.core.policy.allow_entry import LOOK_UP
@@ -115,11 +115,7 @@ def hosts_seen(
     Arguments and errors as those of `search`.
     """
     seen = HostsSeen()
-    if sessions is None:
-        searched = searched_sessions(audit_root, query, report)
-    else:
-        searched = (looked_at(directory, report) for directory in sessions)
-    for one in searched:
+    for one in searched_sessions(audit_root, query, report, sessions):
         if not goes_on():
             break
         try:

@@ -18,7 +18,7 @@ from nono_trio.audit.read.summary import Status  # noqa: TC001  (for msgspec)
 from nono_trio.audit.search.query import SearchedRecord, searched_record
 from nono_trio.audit.search.raw_lines import candidate_lines, candidate_lines_backwards
 from nono_trio.audit.search.record_programs import RecordPrograms, SeenProgram
-from nono_trio.audit.search.searched_sessions import looked_at, searched_sessions
+from nono_trio.audit.search.searched_sessions import searched_sessions
 from nono_trio.core.log.events import MALFORMED, decode_flow
 from nono_trio.errors import LogUnreadable, unreadable
 from nono_trio.posix.safe_open import open_regular
@@ -62,12 +62,8 @@ def search(
     the last ones of the newest sessions. `goes_on` is asked before each session. Raises
     LogUnreadable if the directory of the sessions can't be read.
     """
-    if sessions is None:
-        searched = searched_sessions(audit_root, query, report)
-    else:
-        searched = (looked_at(directory, report) for directory in sessions)
     left = newest
-    for one in searched:
+    for one in searched_sessions(audit_root, query, report, sessions):
         if not goes_on():
             return
         found = _SessionSearch(one, query, report)

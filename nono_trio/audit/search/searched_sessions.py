@@ -20,10 +20,9 @@ from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts
 from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionStarted
 from nono_trio.core.log.session_json import decode_checkpoint
-from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
@@ -82,11 +81,33 @@ class SearchReport:
 
 
 def searched_sessions(
+    audit_root: Path,
+    query: SearchQuery,
+    report: SearchReport,
+    chosen: Iterable[Path] | None = None,
+) -> Iterator[SearchedSession]:
+    """Yield the sessions of `chosen`, or all that may have records of the time that is asked for,
+    newest first; each is looked at when it is asked for.
+
+    Raises LogUnreadable for a directory that can't be read.
+    """
+    if chosen is None:
+        yield from _all_sessions(audit_root, query, report)
+        return
+    root, ledger_report = None, None
+    for directory in chosen:
+        beside = directory.resolve().parent
+        if beside != root:  # all sessions at a URL have one ledger
+            root, ledger_report = beside, ledger.readable_report(beside)
+        session = _looked_at(directory, ledger_report)
+        _note(report, session)
+        yield session
+
+
+def _all_sessions(
     audit_root: Path, query: SearchQuery, report: SearchReport
 ) -> Iterator[SearchedSession]:
-    """Yield the sessions that may have records of the time that is asked for, newest first; each is
-    looked at when it is asked for. Raises LogUnreadable for a directory that can't be read."""
-    ledger_report = _ledger(audit_root)
+    ledger_report = ledger.readable_report(audit_root)
     found = store.sessions(audit_root)
     _note_missing(report, ledger_report, found)
     for known in found:
@@ -97,13 +118,6 @@ def searched_sessions(
             if session.status != "tampered" or known.directory.exists():  # it was not removed now
                 _note(report, session)
                 yield session
-
-
-def looked_at(directory: Path, report: SearchReport) -> SearchedSession:
-    """Return one session with its status, counted in `report`."""
-    session = _looked_at(directory, None)
-    _note(report, session)
-    return session
 
 
 def _looked_at(directory: Path, ledger_report: LedgerReport | None) -> SearchedSession:
@@ -130,13 +144,6 @@ def _has_lost(stored: StoredSession) -> bool:
         return decode_checkpoint(line).lost_total > 0
     except (OSError, *MALFORMED):
         return False
-
-
-def _ledger(audit_root: Path) -> LedgerReport | None:
-    try:
-        return ledger.verify(audit_root)
-    except LogUnreadable:
-        return None
 
 
 def _note_missing(

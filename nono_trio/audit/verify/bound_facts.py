@@ -94,10 +94,7 @@ def compared(found: StoredSession, story: Story) -> StoredSession:
 
 def sessions(audit_root: Path) -> Iterator[StoredSession]:
     """Yield every session, newest first by session.json; each is read when it is asked for."""
-    try:
-        report = ledger.verify(audit_root)
-    except LogUnreadable:
-        report = None
+    report = ledger.readable_report(audit_root)
     for known in store.sessions(audit_root):
         yield look(known.directory, report)
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
-    from nono_trio.audit.ledger import LedgerReport
     from nono_trio.core.proof.public_keys import PublicKeys
 
 # Sessions of one task: a small one takes a millisecond, and so does sending a task.
@@ -63,7 +62,7 @@ def verify_batch(batch: Batch) -> list[Verification]:
     try:
         root = _opened(batch.root, batch.call)
     except NonoTrioError as error:
-        return [unreadable(_beside(batch.root, name), error) for name in batch.sessions]
+        return [unreadable_answer(_beside(batch.root, name), error) for name in batch.sessions]
     return [_verify_one(root, name, batch) for name in batch.sessions]
 
 
@@ -96,7 +95,7 @@ def verify_one(
                 answer = judge(copy, quick=quick, upstream=upstream, pinned=pinned)
             return retold(root, answer)
     except NonoTrioError as error:
-        return unreadable(text, error)
+        return unreadable_answer(text, error)
 
 
 def verify_many(
@@ -200,7 +199,7 @@ class _OpenRoot:
     def __init__(self, place: _Place) -> None:
         self.place = place
         self.directory = place.directory
-        self.ledger = ledger_report(place.directory)
+        self.ledger = ledger.readable_report(place.directory)
 
     def retold(self, answer: Verification) -> Verification:
         """Return an answer that names what was asked for, not a copy of it."""
@@ -230,7 +229,7 @@ def _verify_one(root: _OpenRoot, name: str, batch: Batch) -> Verification:
                 ledger=root.ledger,
             )
     except NonoTrioError as error:
-        return unreadable(_beside(batch.root, name), error)
+        return unreadable_answer(_beside(batch.root, name), error)
     return root.retold(answer)
 
 
@@ -265,7 +264,7 @@ def missing(
             return
         report = ledger.verify(audit_root)
     except NonoTrioError as error:
-        yield unreadable(str(path), error)
+        yield unreadable_answer(str(path), error)
         return
     for path in _absent(audit_root, present):
         yield verify_missing(audit_root, path.name, report)
@@ -284,7 +283,7 @@ def replaced(audit_root: Path, present: Sequence[Path]) -> list[Path]:
 
 def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
     """Directories of sessions that the good lines of the ledger know, and that are missing."""
-    report = ledger_report(audit_root)
+    report = ledger.readable_report(audit_root)
     if report is None:
         return []
     names = {path.name for path in present}
@@ -292,15 +291,7 @@ def _absent(audit_root: Path, present: Sequence[Path]) -> list[Path]:
     return [audit_root / one for one in known if one not in names]
 
 
-def ledger_report(audit_root: Path) -> LedgerReport | None:
-    """The report for all; None if the ledger can't be read: then each session says so itself."""
-    try:
-        return ledger.verify(audit_root)
-    except NonoTrioError:
-        return None
-
-
-def unreadable(target: str, error: NonoTrioError) -> Verification:
+def unreadable_answer(target: str, error: NonoTrioError) -> Verification:
     """Return the answer for what can't be read or found."""
     notes = [error.message] if error.hint is None else [error.message, error.hint]
     return Verification(verdict="unreadable", path=target, notes=notes)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.stored_session import parse_time
+from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.session_rows import (
     NOT_BOUND,
     TAMPERED,
@@ -71,7 +72,10 @@ def verification_lines(answer: Verification, *, brief: bool) -> Iterator[str]:
         yield from _first_bad_lines(answer)
     elif not brief and answer.verdict != "unreadable":
         yield from _proof_lines(answer)
-    yield from (_row("note", note) for note in answer.notes)
+    yield from (_row("note", pasteable(note)) for note in answer.notes)
+
+
+_LIST = "`nono-trio audit list`"
 
 
 def verification_hint(answer: Verification) -> str | None:
@@ -89,8 +93,8 @@ def verification_hint(answer: Verification) -> str | None:
         return f"verify it again when it has ended; `nono-trio audit tail -f {name}` shows it live"
     if answer.verdict == "unreadable" and any("--upstream" in note for note in answer.notes):
         return f"nono-trio audit verify --upstream {name}"
-    if answer.verdict == "unreadable":
-        return "`nono-trio audit list` shows what is there"
+    if answer.verdict == "unreadable" and not any(_LIST in note for note in answer.notes):
+        return f"{_LIST} shows what is there"
     if answer.verdict == "missing":
         return f"`nono-trio audit forget {name}` records that it was removed on purpose"
     return None

@@ -7,7 +7,6 @@ has paths, hosts and command lines in it: sharing it takes a step of its own.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -124,8 +123,7 @@ class _Work:
         from nono_trio.cli.audit.verify import removed_sessions, verify_all
 
         self._index = Index(removed=removed_sessions(self._root))
-        with suppress(LogUnreadable):  # then each session says so itself
-            self._ledger = ledger.verify(self._root)
+        self._ledger = ledger.readable_report(self._root)
         answers = verify_all(
             self._root,
             quick=False,

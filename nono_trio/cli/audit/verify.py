@@ -22,9 +22,9 @@ from nono_trio.audit.archive.verify import verify_archive
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.remote import RemoteRoot, as_path, is_url
 from nono_trio.audit.verify.many import (
-    ledger_report,
     missing,
     replaced,
+    unreadable_answer,
     verify_one,
     verify_root,
 )
@@ -117,7 +117,7 @@ def verify_all(
         paths = [session.directory for session in store.sessions(audit_root)]
         paths += replaced(audit_root, paths)
     except NonoTrioError as error:
-        return iter([_unreadable(str(audit_root), error)])
+        return iter([unreadable_answer(str(audit_root), error)])
     answers = verify_paths(
         audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait
     )
@@ -137,7 +137,7 @@ def _verify_url(
         try:
             yield from verify_root(url, pool, quick=quick, upstream=upstream, pinned=pinned)
         except NonoTrioError as error:
-            yield _unreadable(url, error)
+            yield unreadable_answer(url, error)
 
 
 def removed_sessions(audit_root: Path | str) -> int:
@@ -148,7 +148,7 @@ def removed_sessions(audit_root: Path | str) -> int:
                 return removed_sessions(root.directory)
         except NonoTrioError:
             return 0
-    report = ledger_report(audit_root)
+    report = ledger.readable_report(audit_root)
     return len(report.removed) if report is not None else 0
 
 
@@ -167,7 +167,7 @@ def verify_paths(
     The ledger is read once for all of them; its report serves only those that lie beside it.
     """
     several = sum(path.parent == audit_root for path in paths) > 1
-    report = ledger_report(audit_root) if several else None
+    report = ledger.readable_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, pinned=pinned, ledger=report)
     elsewhere = partial(_verify_elsewhere, quick=quick, upstream=upstream, pinned=pinned)
     if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
@@ -265,19 +265,15 @@ def _find(audit_root: Path | str, target: str) -> Path | str | Verification:
         return store.find_session(audit_root, target)
     except NonoTrioError as error:
         known = _by_prefix(audit_root, target) if isinstance(audit_root, Path) else None
-        return known or _unreadable(target, error)
+        return known or unreadable_answer(target, error)
 
 
 def _by_prefix(audit_root: Path, target: str) -> Verification | None:
     """The session of the ledger whose id begins so, where nothing that is there does."""
-    report = ledger_report(audit_root)
+    report = ledger.readable_report(audit_root)
     if report is None or not target:
         return None
     fitting = [one for one in (*report.digests, *report.removed) if one.startswith(target)]
     if len(dict.fromkeys(fitting)) != 1:
         return None
     return verify_missing(audit_root, fitting[0], report)
-
-
-def _unreadable(target: str, error: NonoTrioError) -> Verification:
-    return Verification(verdict="unreadable", path=target, notes=[error.message])
