@@ -263,9 +263,11 @@ def _find(audit_root: Path | str, target: str) -> Path | str | Verification:
             if report.has_line_for(target):
                 return verify_missing(audit_root, target, report)
         return store.find_session(audit_root, target)
-    except NonoTrioError as error:
+    except LogUnreadable as error:
         known = _by_prefix(audit_root, target) if isinstance(audit_root, Path) else None
         return known or unreadable_answer(target, error)
+    except NonoTrioError as error:  # several sessions begin so
+        return unreadable_answer(target, error)
 
 
 def _by_prefix(audit_root: Path, target: str) -> Verification | None:

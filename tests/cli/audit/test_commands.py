@@ -56,6 +56,14 @@ def test_a_tampered_session_says_where_and_what(run, root):
     assert "good.test" in out
 
 
+def test_a_prefix_of_two_sessions_is_not_the_one_that_the_ledger_knows(run, root):
+    made.build(root, "aab")
+    made.unsealed(root, "aac")
+    code, out, _ = run("audit", "verify", "aa")
+    assert (code, "missing" in out) == (2, False)
+    assert "note         give more of the id: aab, aac\n" in out
+
+
 def test_crashed_and_open_sessions_have_a_hint(run, root):
     made.unsealed(root, "crashed1")
     made.running(root, "running1")
