@@ -99,6 +99,9 @@ class Exporter:
             ) from error
         path = directory / store.LOG
         try:
+            # Read first: half an envelope would spoil the line of the next session as well.
+            for _ in nono_ingest.encode(head, _pieces(path)):
+                pass
             for piece in nono_ingest.encode(head, _pieces(path)):
                 self._write(piece)
         except UnicodeDecodeError as error:

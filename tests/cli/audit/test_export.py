@@ -61,6 +61,17 @@ def test_an_envelope_needs_its_enrolment_and_a_sealed_session(state, tmp_path, c
     assert json.loads(output.read_text())["session_id"] == "first"
 
 
+def test_a_log_that_is_no_text_leaves_no_half_of_an_envelope(state, capsysbinary):
+    log = log_of(build(state, "bad"))
+    log.write_bytes(log.read_bytes().replace(b"evil.test", b"ev\xffl.test"))
+    build(state, "good")
+    enrolled = ["--format", "nono-ingest", "--tenant", "t", "--shipper", "s"]
+    assert exit_code(["audit", "export", "--all", *enrolled]) == 1
+    out, err = capsysbinary.readouterr()
+    assert [json.loads(line)["session_id"] for line in out.splitlines()] == ["good"]
+    assert b"is not UTF-8" in err
+
+
 def test_a_fault_of_the_first_line_is_called_so(state, capsys):
     log = log_of(build(state, "first"))
     log.write_bytes(log.read_bytes().replace(b"agent", b"other", 1))
