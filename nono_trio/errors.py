@@ -52,6 +52,16 @@ class LogRewritten(LogUnreadable):
     exit_code = 1
 
 
+def rewritten(what: str, session: object) -> LogRewritten:
+    """Return the error about a log that was changed; `session` (str or Path) is what to verify."""
+    import shlex  # late, as above
+
+    return LogRewritten(
+        f"TAMPERED: {what}",
+        hint=f"keep its files as evidence; `nono-trio audit verify {shlex.quote(str(session))}`",
+    )
+
+
 class AuditLost(NonoTrioError):
     """The log can't be written or sealed, so nothing more may be allowed."""
 

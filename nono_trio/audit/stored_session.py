@@ -35,6 +35,11 @@ class FirstBad(msgspec.Struct, kw_only=True, frozen=True):
     expected: str
     got: str
 
+    @property
+    def text(self) -> str:
+        """The fault as a part of a sentence, without its place."""
+        return f"{self.failure}: expected {self.expected}, got {self.got}"
+
 
 class StoredSession(msgspec.Struct, kw_only=True, frozen=True):
     """A session directory; `summary` is None if nothing is known of it.

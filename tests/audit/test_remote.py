@@ -335,6 +335,9 @@ def test_a_fault_in_an_export_names_the_url(memory, tmp_path, capsys):
     words = ["audit", "export", "--all", "--audit-dir", "memory://archive"]
     assert exit_code([*words, "-o", str(tmp_path / "all")]) == 1
     assert f"memory://archive/audit/{OTHER}" in capsys.readouterr().err
+    url = f"memory://archive/audit/{OTHER}"
+    assert exit_code(["audit", "export", url, "-o", str(tmp_path / "one")]) == 1
+    assert f"`nono-trio audit verify {url}`" in capsys.readouterr().err
     missing = "memory://archive/audit/00000000000000aa"
     assert exit_code(["audit", "export", missing, "-o", str(tmp_path / "none")]) == 2
     assert f"{missing} does not exist" in capsys.readouterr().err

@@ -6,6 +6,7 @@ others are exported all the same.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
@@ -16,7 +17,7 @@ from nono_trio.audit.export.session_reader import BATCH_BYTES, SessionReader
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.core.export import nono_ingest
-from nono_trio.errors import LogRewritten, LogUnreadable, UsageError, unreadable
+from nono_trio.errors import LogUnreadable, UsageError, rewritten, unreadable
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Exporter:
         if fault is not None and fault.failure == UNREADABLE:
             raise LogUnreadable(
                 f"session {directory.name} can't be read: {fault.got}",
-                hint=f"look at it: ls -l {directory}",
+                hint=f"`nono-trio audit verify {shlex.quote(str(directory))}` says why",
             )
         if self._form == INGEST:
             if fault is None:
@@ -73,11 +74,7 @@ class Exporter:
         else:
             count = self._write_lines(SessionReader(directory), facts_of(found))
         if fault is not None:
-            raise LogRewritten(
-                f"TAMPERED: session {directory.name}: {fault.failure}: expected {fault.expected},"
-                f" got {fault.got}",
-                hint=f"keep its files as evidence; `nono-trio audit verify {directory.name}`",
-            )
+            raise rewritten(f"session {directory.name}: {fault.text}", directory)
         return count
 
     def _write_lines(self, reader: SessionReader, facts: SessionFacts) -> int:
@@ -105,7 +102,7 @@ class Exporter:
             for piece in nono_ingest.encode(head, _pieces(path)):
                 self._write(piece)
         except UnicodeDecodeError as error:
-            raise LogRewritten(f"TAMPERED: {path} is not UTF-8") from error
+            raise rewritten(f"{path} is not UTF-8", directory) from error
         except OSError as error:
             raise unreadable(path, error) from error
 

@@ -30,7 +30,7 @@ from nono_trio.core.log.events import (
 )
 from nono_trio.core.log.nono_events import U64  # noqa: TC001  (msgspec resolves it)
 from nono_trio.core.log.notices import is_about_log
-from nono_trio.errors import LogRewritten, unreadable
+from nono_trio.errors import LogRewritten, rewritten, unreadable
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -236,10 +236,7 @@ class SessionReader:
         return flows, end
 
     def _rewritten(self, what: str) -> LogRewritten:
-        return LogRewritten(
-            f"TAMPERED: {self._log}: {what}",
-            hint=f"keep its files as evidence; `nono-trio audit verify {self._directory}`",
-        )
+        return rewritten(f"{self._log}: {what}", self._directory)
 
 
 def whole_lines(path: Path, start: int, most: int) -> Iterator[NumberedLine]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.ledger import LedgerReport
-    from nono_trio.audit.stored_session import FirstBad, StoredSession
+    from nono_trio.audit.stored_session import StoredSession
 
 Limit: TypeAlias = Literal["keep", "older-than", "max-total-size"]
 Outcome: TypeAlias = Literal["removed", "would-remove", "gone", "running", "tampered", "failed"]
@@ -139,7 +139,7 @@ def _removed(
         limit=limit,
         ended=one.ended.isoformat(timespec="seconds"),
         size=one.size,
-        reason=None if one.session.fault is None else _fault_text(one.session.fault),
+        reason=None if one.session.fault is None else one.session.fault.text,
     )
     if dry_run or one.stays is not None:
         return cleaned
@@ -161,11 +161,7 @@ def _require_sound(report: LedgerReport | None, directory: Path) -> None:
     """Raise _IsTampered for a session that `audit verify` calls so."""
     answer = verify(directory, ledger=report, jobs=None)
     if answer.verdict == "tampered" and answer.first_bad is not None:
-        raise _IsTampered(_fault_text(answer.first_bad))
-
-
-def _fault_text(fault: FirstBad) -> str:
-    return f"{fault.failure}: expected {fault.expected}, got {fault.got}"
+        raise _IsTampered(answer.first_bad.text)
 
 
 def _candidates(audit_root: Path) -> list[Candidate]:

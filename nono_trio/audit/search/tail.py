@@ -19,7 +19,7 @@ from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.audit.verify.followed_chain import FollowedChain
 from nono_trio.core.log.events import Network, SessionEnded
 from nono_trio.core.log.notices import is_about_log, is_binding
-from nono_trio.errors import LogRewritten, LogUnreadable, unreadable
+from nono_trio.errors import LogUnreadable, rewritten, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,11 +140,7 @@ class Tail:
             return "ended"
         if found.fault.failure == UNREADABLE and not found.sealed:
             return "crashed"
-        raise LogRewritten(
-            f"TAMPERED: {found.directory}: {found.fault.failure}: expected {found.fault.expected},"
-            f" got {found.fault.got}",
-            hint=f"keep its files as evidence; `nono-trio audit verify {found.directory}`",
-        )
+        raise rewritten(f"{found.directory}: {found.fault.text}", found.directory)
 
     def status(self) -> Status:
         """The session's status, read now; a log alone has no writer."""

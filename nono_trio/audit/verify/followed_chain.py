@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit.read.records import link_at
 from nono_trio.audit.verify.chain import BadRecord, Chain, hash_bytes
-from nono_trio.errors import LogRewritten
+from nono_trio.errors import LogRewritten, rewritten
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -83,7 +83,4 @@ class FollowedChain:
             raise self._rewritten(f"its last record: {bad.failure}") from bad
 
     def _rewritten(self, what: str) -> LogRewritten:
-        return LogRewritten(
-            f"TAMPERED: {self._log} was changed: {what}",
-            hint=f"keep its files as evidence; `nono-trio audit verify {self._log.parent}`",
-        )
+        return rewritten(f"{self._log} was changed: {what}", self._log.parent)

@@ -74,7 +74,7 @@ def judge_cosignatures(
         if answer.first_bad is None:
             answer.first_bad = fault
         else:
-            answer.notes.append(f"{fault.failure}: expected {fault.expected}, got {fault.got}")
+            answer.notes.append(fault.text)
         return
     for key in keys:
         answer.notes.append(_note([one for one in found if one.witness == key]))

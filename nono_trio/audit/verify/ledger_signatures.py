@@ -177,4 +177,4 @@ def _condemn(answer: Verification, fault: FirstBad) -> None:
     if answer.first_bad is None:
         answer.first_bad = fault
     else:
-        answer.notes.append(f"{fault.failure}: expected {fault.expected}, got {fault.got}")
+        answer.notes.append(fault.text)

@@ -89,10 +89,7 @@ def _look_at_upstreams_bundle(
         return
     fault = bundle_fault(directory, metadata, pinned, ours=False)
     if fault is not None:
-        answer.notes.append(
-            f"its attestation is not good: {fault.failure}: expected {fault.expected}, got"
-            f" {fault.got}"
-        )
+        answer.notes.append(f"its attestation is not good: {fault.text}")
     answer.attestation = msgspec.structs.replace(
         answer.attestation, signature_verified=fault is None, pinned=pinned is not None
     )

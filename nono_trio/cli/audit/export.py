@@ -106,6 +106,7 @@ def _export_all(
             export_one(directory)
         except (LogUnreadable, UsageError) as error:
             error.message = as_asked(error.message)
+            error.hint = error.hint and as_asked(error.hint)
             errors.append(error)
     return errors
 

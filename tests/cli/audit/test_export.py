@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 
 import pytest
 from sealed_session import build, flow, log_of, running
@@ -45,6 +47,16 @@ def test_a_tampered_session_is_written_up_to_the_fault_and_told(state, tmp_path,
     assert "TAMPERED" in capsys.readouterr().err
     assert exit_code(["audit", "export", "bad", "-o", str(output)]) == 1
     assert "hint: " in capsys.readouterr().err
+
+
+def test_the_hint_about_a_tampered_session_elsewhere_can_be_pasted(state, tmp_path, capsys):
+    session = build(tmp_path / "an other" / "audit", "bad")
+    log = log_of(session)
+    log.write_bytes(log.read_bytes().replace(b"evil.test", b"ev1l.test"))
+    assert exit_code(["audit", "export", str(session), "-o", str(tmp_path / "out")]) == 1
+    hint = re.search("`nono-trio ([^`]*)`", capsys.readouterr().err)
+    assert exit_code(shlex.split(hint[1])) == 1
+    assert "leaf hash mismatch" in capsys.readouterr().out
 
 
 def test_an_envelope_needs_its_enrolment_and_a_sealed_session(state, tmp_path, capsys):
