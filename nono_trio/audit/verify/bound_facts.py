@@ -269,17 +269,19 @@ class _Look:
         return chain, before_last, ended
 
     def _look_at_unsealed(self) -> None:
-        """Compare session.json with the policy; if the ledger has the session, its log must have
-        ended."""
+        """Compare session.json with the policy, and the summary with a log that has ended; if the
+        ledger has the session, its log must have ended."""
         if self.metadata is not None and self.known is not None and self.bound.policy is not None:
             self.fault = check_session(self.known, self.metadata)
         if self.fault is not None or self._is_alive():
             return
-        if self._ledger().has_line_for(self.directory.resolve().name):
-            try:
-                self._read_end()
-            except BadRecord:
+        try:
+            _, before_last, _ = self._read_end()
+        except BadRecord:
+            if self._ledger().has_line_for(self.directory.resolve().name):
                 self._say(SEALED_IN_LEDGER, "the session that the ledger knows", "an unsealed one")
+        else:
+            self.fault = check_bound_summary(self.bound, before_last)
 
     def _ledger(self) -> LedgerReport:
         """Return the report on the ledger beside it; an old report may lack a later line."""

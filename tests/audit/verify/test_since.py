@@ -8,7 +8,11 @@ import pytest
 import sealed_session as made
 
 from nono_trio.audit import store
+from nono_trio.audit.verify import bound_facts
+from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.since import read_since, verify_since
+from nono_trio.core.log.events import encode_payload
+from nono_trio.core.log.record import encode_record
 from nono_trio.errors import UsageError
 
 MIDDLE = [made.network(number, "deny", "evil.test") for number in range(20)]
@@ -183,3 +187,26 @@ def test_a_session_that_is_not_sealed_is_not_said_to_have_no_signature(run, tmp_
     assert (code, out.split()[0]) == (6, "crashed")
     assert "signature    none" not in out
     assert "no signature was checked" in out
+
+
+@pytest.mark.parametrize("forge", ["no summary record", "another summary"])
+def test_an_end_without_its_summary_is_no_crash(tmp_path, forge):
+    """As `verify` says, and `list`."""
+    root = tmp_path / "ended"
+    crashed = made.unsealed(root, payloads=made.SMALL)
+    (tmp_path / "kept").write_bytes((crashed / store.CHECKPOINTS).read_bytes())
+    assert judged(crashed, tmp_path / "kept").verdict == "crashed"
+    assert bound_facts.look(crashed).fault is None
+    if forge == "another summary":
+        (crashed / store.SUMMARY).write_bytes(b"{}")
+    else:
+        log = crashed / store.LOG
+        *before, _, _ = log.read_bytes().splitlines(keepends=True)
+        head = bytes.fromhex(json.loads(before[-1])["chain_hash"])
+        end = encode_record(len(before), head, encode_payload(made.ended()))[0]
+        log.write_bytes(b"".join(before) + end)
+    expected = verify(crashed)
+    assert expected.verdict == "tampered"
+    answer = judged(crashed, tmp_path / "kept")
+    assert (answer.verdict, answer.first_bad) == ("tampered", expected.first_bad)
+    assert bound_facts.look(crashed).fault == expected.first_bad
