@@ -51,6 +51,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 # Commands that only read, write and print. Hundreds of tests ask them; to start a process for each
 # took longer than the rest of some tests. How a command is started has tests of its own.
 IN_PROCESS = {"audit", "keys", "profile", "why"}
+DRY_RUN = ("run", "--dry-run")  # it starts nothing; behind other flags it is a process
 
 
 def _landlock_abi() -> int:
@@ -104,8 +105,9 @@ class Sessions:
 
     def call(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Run `nono-trio ARGUMENTS` to its end, as a process or (IN_PROCESS) in this one."""
-        if arguments[0] in IN_PROCESS and not settings:
-            return self._called_here(arguments)
+        only_reads = arguments[0] in IN_PROCESS or arguments[:2] == DRY_RUN
+        if only_reads and settings.keys() <= {"cwd"}:
+            return self._called_here(arguments, **settings)
         settings.setdefault("cwd", self.home)
         settings.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
@@ -118,14 +120,16 @@ class Sessions:
             **settings,
         )
 
-    def _called_here(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    def _called_here(
+        self, arguments: tuple[str, ...], cwd: str | Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         from nono_trio.cli import main
 
         written = io.BytesIO()
         said, told = io.TextIOWrapper(written, "utf-8", write_through=True), io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
-            contextlib.chdir(self.home),
+            contextlib.chdir(cwd or self.home),
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(told),
         ):
