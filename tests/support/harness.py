@@ -105,8 +105,9 @@ class Sessions:
 
     def call(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Run `nono-trio ARGUMENTS` to its end, as a process or (IN_PROCESS) in this one."""
-        only_reads = arguments[0] in IN_PROCESS or arguments[:2] == DRY_RUN
-        if only_reads and settings.keys() <= {"cwd"}:
+        if arguments[0] in IN_PROCESS and not settings:
+            return self._called_here(arguments)
+        if arguments[:2] == DRY_RUN and settings.keys() <= {"cwd"}:
             return self._called_here(arguments, **settings)
         settings.setdefault("cwd", self.home)
         settings.setdefault("stdin", subprocess.DEVNULL)
