@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import tomllib
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
+from harness import Origin, Sessions, serving
 
 from nono_trio.audit.read.learn import MAX_TARGETS, learn
 from nono_trio.core.log.events import Flow, Network, NetworkEvent, encode_flow
@@ -172,25 +175,45 @@ def test_a_log_with_anything_for_a_host_teaches_nothing_of_it(tmp_path, target):
 # -- the command ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def session(sessions, origin):
-    """A session with allowed, denied, pinned and relayed connections."""
+class Recorded(NamedTuple):
+    """The state directory of a real session, the script that it ran, and the origin it reached."""
+
+    state: Path
+    script: str
+    origin: Origin
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A session with allowed, denied, pinned and relayed connections; no test changes it."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
+    place = tmp_path_factory.mktemp("recorded")
+    sessions = Sessions(place / "state", place)
+    origin = Origin()
     name = f"api.example.com:{origin.port}"
     script = f"""
     curl -s -o /dev/null http://{name}/ http://127.0.0.1:{origin.port}/
     curl -s -o /dev/null http://evil.example.net/ http://169.254.169.254/
     """
-    done = sessions.run(
-        "--resolve", f"{name}:127.0.0.1", "--allow-domain", "*.example.com:*",
-        "--open-port", str(origin.port), "--", "sh", "-c", script,
-    )  # fmt: skip
-    assert len(origin.seen) == 2, done.stderr
-    return script
+    with serving(origin):
+        done = sessions.run(
+            "--resolve", f"{name}:127.0.0.1", "--allow-domain", "*.example.com:*",
+            "--open-port", str(origin.port), "--", "sh", "-c", script,
+        )  # fmt: skip
+        assert len(origin.seen) == 2, done.stderr
+        yield Recorded(sessions.state, script, origin)
 
 
-def test_the_learned_profile_allows_the_same_again(sessions, origin, session):
+@pytest.fixture
+def session(sessions, recorded):
+    """A copy of that session, for one test."""
+    shutil.copytree(recorded.state, sessions.state)
+    return recorded
+
+
+def test_the_learned_profile_allows_the_same_again(sessions, session):
+    origin = session.origin
     done = sessions.call("audit", "learn")
     assert done.returncode == 0, done.stderr
     assert f"# Learned from session {sessions.only.name} (verified)" in done.stdout
@@ -201,7 +224,7 @@ def test_the_learned_profile_allows_the_same_again(sessions, origin, session):
     assert profile.network.open_port == [origin.port]
     (sessions.home / "learned.toml").write_text(done.stdout)
     first = sessions.only
-    sessions.run("-p", "learned.toml", "--", "sh", "-c", session)
+    sessions.run("-p", "learned.toml", "--", "sh", "-c", session.script)
     assert len(origin.seen) == 4
     (second,) = set(sessions.directories) - {first}
     told = [(one["decision"], one["target"]) for one in sessions.decisions(second)]
@@ -213,12 +236,12 @@ def test_a_denied_host_is_let_in_by_taking_the_mark_away(sessions, session):
     assert "evil.example.net:80" in tomllib.loads(text)["network"]["allow_domain"]
 
 
-def test_learn_as_json(sessions, origin, session):
+def test_learn_as_json(sessions, session):
     told = json.loads(sessions.call("audit", "learn", "latest", "--json").stdout)
     assert (told["schema"], told["session_id"], told["verdict"]) == (
         1, sessions.only.name, "verified",
     )  # fmt: skip
-    assert told["profile"]["network"]["allow_domain"] == [f"api.example.com:{origin.port}"]
+    assert told["profile"]["network"]["allow_domain"] == [f"api.example.com:{session.origin.port}"]
     assert read_profile(json.dumps(told["profile"]), "p.json").faults == ()
     assert [one["target"] for one in told["denied"]] == ["169.254.169.254", "evil.example.net"]
 

@@ -29,8 +29,11 @@ except OSError:
 """
 
 
-@pytest.fixture
-def session(sessions: Sessions) -> Sessions:
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
+    """One real session, which the tests only read."""
+    place = tmp_path_factory.mktemp("session")
+    sessions = Sessions(place / "state", place)
     closed = free_port()
     origin = Origin()
     served = origin.port
