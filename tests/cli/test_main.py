@@ -67,7 +67,7 @@ def test_every_help_has_a_sentence_options_and_an_example(run, name, flag):
     code, out, err = run("audit", *name.split(), flag)
     assert (code, err) == (0, "")
     assert f"Usage: nono-trio audit {name}" in out
-    assert "--json" in out
+    assert "--json" in out or name == "export"  # whose every format is lines of JSON
     assert f"Example: nono-trio audit {name}" in out
 
 
