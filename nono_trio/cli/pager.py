@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 VARIABLES: Final = ("NONO_TRIO_PAGER", "PAGER")
 USUAL: Final = ("less", "-FRX")  # colours; nothing is wiped at its end
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def output_is_open() -> bool:
+    """Return False if the reader of stdout has gone: it may be long until the next result."""
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return not any(event & select.POLLERR for _, event in poll.poll(0))
+    return True
 
 
 def _nothing() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import UNSET
@@ -115,11 +115,33 @@ def all_numbers_text(attempts: AttemptTally) -> str:
 def clock_time(unix_ms: int) -> str:
     """Local time of day with milliseconds and its zone; the bare number for a time past the
     calendar."""
+    time = time_of(unix_ms)
+    return f"{unix_ms} ms" if time is None else time.timetz().isoformat(timespec="milliseconds")
+
+
+def moment_text(unix_ms: int | None) -> str:
+    """Local date and time with milliseconds and offset; the bare number past the calendar."""
+    if unix_ms is None:
+        return "(no time)".ljust(len("2026-07-02 12:03:04.123+00:00"))
+    time = time_of(unix_ms)
+    return f"{unix_ms} ms" if time is None else time.isoformat(sep=" ", timespec="milliseconds")
+
+
+def utc_text(unix_ms: int | None) -> str | None:
+    """Date and time in UTC, for --json; None for a time that has no such form."""
+    time = None if unix_ms is None else time_of(unix_ms, UTC)
+    if time is None:
+        return None
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def time_of(unix_ms: int, zone: tzinfo | None = None) -> datetime | None:
+    """The time in ms since 1970, in a zone or else local; None past the calendar."""
     try:
-        time = datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone()
+        time = datetime.fromtimestamp(unix_ms / 1000, UTC)
+        return time.astimezone(zone)
     except (ValueError, OverflowError, OSError):
-        return f"{unix_ms} ms"
-    return time.timetz().isoformat(timespec="milliseconds")
+        return None
 
 
 def local_time(time: datetime) -> str:

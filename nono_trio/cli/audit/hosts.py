@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nono_trio.cli.audit.search import output_is_open, utc_text
 from nono_trio.cli.audit.search_notes import note_missing, tell_report
 from nono_trio.cli.audit.search_options import (
     host_option,
@@ -28,7 +27,7 @@ from nono_trio.cli.shared_flags import (
     no_pager_option,
 )
 from nono_trio.cli.tables import print_table
-from nono_trio.cli.text import MIN_LAST, ago, clean, size_text, target_text
+from nono_trio.cli.text import MIN_LAST, ago, clean, size_text, target_text, time_of, utc_text
 
 if TYPE_CHECKING:
     from nono_trio.audit.search.hosts_seen import HostSeen, HostsSeen
@@ -75,7 +74,7 @@ def hosts(
     """
     from nono_trio.audit.search.hosts_seen import hosts_seen
     from nono_trio.audit.search.searched_sessions import SearchReport
-    from nono_trio.cli.pager import paged
+    from nono_trio.cli.pager import output_is_open, paged
     from nono_trio.cli.waiting import Waiting
 
     query = make_query(host, since=since, until=until)
@@ -126,10 +125,8 @@ def _row(row: HostSeen, name: str, now: datetime) -> tuple[str, ...]:
 def _ago(unix_ms: int | None, now: datetime) -> str:
     if unix_ms is None:
         return "-"
-    try:
-        return ago(datetime.fromtimestamp(unix_ms / 1000, UTC), now)
-    except (ValueError, OverflowError, OSError):
-        return f"{unix_ms} ms"
+    time = time_of(unix_ms)
+    return f"{unix_ms} ms" if time is None else ago(time, now)
 
 
 def _answer(seen: HostsSeen, rows: list[HostSeen], sessions: int) -> HostsAnswer:

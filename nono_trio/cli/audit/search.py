@@ -7,10 +7,7 @@ is an error (2), because the record may be in it.
 
 from __future__ import annotations
 
-import select
 import sys
-from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +32,7 @@ from nono_trio.cli.shared_flags import (
     no_pager_option,
 )
 from nono_trio.cli.style import is_styled, painted_word
-from nono_trio.cli.text import MAX_DETAIL, clean, shorten, target_text
+from nono_trio.cli.text import MAX_DETAIL, clean, moment_text, shorten, target_text, utc_text
 from nono_trio.core.log.file_events import access_word
 from nono_trio.core.policy.allow_entry import LOOK_UP
 from nono_trio.errors import UsageError
@@ -86,7 +83,7 @@ def search(
     """
     from nono_trio.audit.search.search import search as search_sessions
     from nono_trio.audit.search.searched_sessions import SearchReport
-    from nono_trio.cli.pager import paged
+    from nono_trio.cli.pager import output_is_open, paged
     from nono_trio.cli.waiting import Waiting
 
     query = make_query(host, path, program, decision, since, until)
@@ -112,15 +109,6 @@ def search(
     sys.stdout.flush()
     note_missing(report, chosen)
     raise SystemExit(tell_report(report, root, found))
-
-
-def output_is_open() -> bool:
-    """Return False if the reader of stdout has gone: it may be long until the next result."""
-    with suppress(OSError, ValueError):
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-        return not any(event & select.POLLERR for _, event in poll.poll(0))
-    return True
 
 
 def _print_line(match: Match) -> None:
@@ -164,28 +152,6 @@ def _details(match: Match) -> Iterator[str]:
     for text in (record.rule and f"rule {record.rule}", record.reason or record.category):
         if text:
             yield shorten(clean(text), MAX_DETAIL)
-
-
-def moment_text(unix_ms: int | None) -> str:
-    """Local date and time with milliseconds and offset; the bare number past the calendar."""
-    if unix_ms is None:
-        return "(no time)".ljust(len("2026-07-02 12:03:04.123+00:00"))
-    try:
-        moment = datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return f"{unix_ms} ms"
-    return moment.isoformat(sep=" ", timespec="milliseconds")
-
-
-def utc_text(unix_ms: int | None) -> str | None:
-    """The same in UTC, for --json; null for a time that has no such form."""
-    if unix_ms is None:
-        return None
-    try:
-        moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _print_json(match: Match) -> None:

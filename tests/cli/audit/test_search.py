@@ -12,7 +12,8 @@ import sealed_session as made
 from harness import NONO_TRIO, RUN_SECONDS
 
 from nono_trio.audit import store
-from nono_trio.cli.audit import search as command
+from nono_trio.cli.pager import output_is_open
+from nono_trio.cli.text import moment_text
 from nono_trio.core.log.file_events import denied_file
 
 HOSTILE = "\x1b]0;x\x07\u202e.test"
@@ -46,7 +47,7 @@ def test_a_line_has_all_that_is_known(run, root):
         [session, "deny", "only.test:53", "look-up", "host only.test is not on the allowlist"],
         [session, "deny", "/srv", "create", "by pid 7", "not granted"],
     ]  # fmt: skip
-    assert columns(out)[0][0] == command.moment_text(made.NOON_UNIX_MS + 1)
+    assert columns(out)[0][0] == moment_text(made.NOON_UNIX_MS + 1)
 
 
 def test_json_has_one_object_a_line(run, root):
@@ -172,9 +173,9 @@ def test_a_closed_pipe_is_seen_between_sessions(monkeypatch):
     read, write = os.pipe()
     with os.fdopen(write, "w") as pipe:
         monkeypatch.setattr("sys.stdout", pipe)
-        assert command.output_is_open()
+        assert output_is_open()
         os.close(read)
-        assert not command.output_is_open()
+        assert not output_is_open()
 
 
 # -- hosts ----------------------------------------------------------------------------------------
