@@ -275,13 +275,15 @@ class _Look:
             self.fault = check_session(self.known, self.metadata)
         if self.fault is not None or self._is_alive():
             return
+        has_ended = True
         try:
             _, before_last, _ = self._read_end()
-        except BadRecord:
-            if self._ledger().has_line_for(self.directory.resolve().name):
-                self._say(SEALED_IN_LEDGER, "the session that the ledger knows", "an unsealed one")
-        else:
             self.fault = check_bound_summary(self.bound, before_last)
+        except BadRecord:
+            has_ended = False
+        could_be_sealed = has_ended and self.metadata is not None
+        if not could_be_sealed and self._ledger().has_line_for(self.directory.resolve().name):
+            self._say(SEALED_IN_LEDGER, "the session that the ledger knows", "an unsealed one")
 
     def _ledger(self) -> LedgerReport:
         """Return the report on the ledger beside it; an old report may lack a later line."""

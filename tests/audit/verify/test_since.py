@@ -210,3 +210,13 @@ def test_an_end_without_its_summary_is_no_crash(tmp_path, forge):
     answer = judged(crashed, tmp_path / "kept")
     assert (answer.verdict, answer.first_bad) == ("tampered", expected.first_bad)
     assert bound_facts.look(crashed).fault == expected.first_bad
+
+
+def test_a_seal_without_its_session_json_is_no_crash(session, kept):
+    """Without it nothing is said to be sealed; the ledger knows better."""
+    (session / store.SESSION).unlink()
+    named = "sealed session opened again"
+    assert verify(session).first_bad.failure == named
+    assert bound_facts.look(session).fault.failure == named
+    assert verify(session, quick=True).first_bad.failure == named
+    assert judged(session, kept).first_bad.failure == named
