@@ -46,8 +46,8 @@ PER_REQUESTS, PER_BYTES = 1000, 1000 * MB
 PARTS = ("load", "others", "intercepted", "start")
 PAGE = SCRIPTS.parent / "docs" / "benchmarks.md"
 ROUNDS, QUICK_ROUNDS = 7, 1
-STARTS, QUICK_STARTS = 21, 3
-WARM_UP = 200  # requests before anything counts: imports, caches, the allocator
+STARTS, QUICK_STARTS = 21, 1
+WARM_UP, QUICK_WARM_UP = 200, 20  # requests before anything counts: imports, caches, the allocator
 SMALL_SESSION = 100  # records in the log whose verification is timed
 COMMAND_SECONDS = 30.0
 
@@ -93,15 +93,15 @@ class Load:
 
 # Each takes about a second of CPU on a slow machine, except with --quick.
 LOADS = (
-    Load("CONNECT, 1 client", "connect", 1, 2000, 200),
-    Load("CONNECT, 32 clients", "connect", 32, 6000, 600, aim=2.0),
-    Load("CONNECT, 256 clients", "connect", 256, 6000, 768),
-    Load("deny, 32 clients", "deny", 32, 8000, 800, aim=1.5),
-    Load("forward, 32 clients, one each", "forward", 32, 4000, 400, peer_can=False),
-    Load("forward, 32 clients, keep-alive", "forwardka", 32, 8000, 800, peer_can=False),
-    Load("bulk, 1 tunnel", "bulk", 1, 4, 1, aim=1.0, size=500 * MB, quick_size=100 * MB),
-    Load("bulk, 8 tunnels", "bulk", 8, 8, 8, aim=1.0, size=250 * MB, quick_size=20 * MB),
-    Load("upload, 1 tunnel", "up", 1, 4, 1, size=500 * MB, quick_size=100 * MB),
+    Load("CONNECT, 1 client", "connect", 1, 2000, 50),
+    Load("CONNECT, 32 clients", "connect", 32, 6000, 96, aim=2.0),
+    Load("CONNECT, 256 clients", "connect", 256, 6000, 256),
+    Load("deny, 32 clients", "deny", 32, 8000, 96, aim=1.5),
+    Load("forward, 32 clients, one each", "forward", 32, 4000, 96, peer_can=False),
+    Load("forward, 32 clients, keep-alive", "forwardka", 32, 8000, 96, peer_can=False),
+    Load("bulk, 1 tunnel", "bulk", 1, 4, 1, aim=1.0, size=500 * MB, quick_size=5 * MB),
+    Load("bulk, 8 tunnels", "bulk", 8, 8, 8, aim=1.0, size=250 * MB, quick_size=1 * MB),
+    Load("upload, 1 tunnel", "up", 1, 4, 1, size=500 * MB, quick_size=5 * MB),
 )
 
 
@@ -124,7 +124,7 @@ class Bench:
         """Let both proxies do everything once, so that no first time is measured."""
         for proxy in (self._ours, self._peer):
             for mode in ("connect", "deny"):
-                self._run(Load("", mode, 8, WARM_UP, WARM_UP), proxy)
+                self._run(Load("", mode, 8, WARM_UP, QUICK_WARM_UP), proxy)
 
     def run_round(self, number: int) -> None:
         """Run every load once against each proxy."""

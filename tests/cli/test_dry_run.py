@@ -118,6 +118,26 @@ def test_no_sandbox_is_said(sessions):
 def test_it_refuses_what_a_run_would(sessions, arguments, code):
     done = sessions.run(*arguments)
     assert (done.returncode, done.stdout) == (code, "")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--workdir", "/no/such/directory"],
+        ["--home", "kept", "--no-sandbox"],
+        ["--expect-deny", "*"],
+        ["--allow-domain=a.test/x"],
+        ["--allow", "{home}"],
+    ],
+)
+def test_a_run_is_refused_in_the_words_of_its_dry_run(sessions, options):
+    """Other tests ask for refusals with a dry run, which needs no process."""
+    options = [word.format(home=sessions.home) for word in options]
+    dry = sessions.run("--dry-run", *options, "--", "true")
+    done = sessions.run(*options, "--", "true")
+    assert done.returncode == 2
+    assert (done.returncode, done.stdout, done.stderr) == (dry.returncode, dry.stdout, dry.stderr)
+    assert not sessions.directories
     assert done.stderr.startswith("nono-trio: error: ")
 
 

@@ -176,7 +176,7 @@ def test_a_program_where_nothing_may_be_executed(monkeypatch):
     ],
 )
 def test_what_can_not_be_meant_is_told_with_what_to_write(sessions, given, told, hint):
-    done = sessions.run(given, "--", "true")
+    done = sessions.run("--dry-run", given, "--", "true")
     first, second = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
     assert told in first

@@ -6,6 +6,7 @@ import-linter holds the layers (pyproject.toml); it does not look for circles in
 from __future__ import annotations
 
 import ast
+import functools
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -43,6 +44,7 @@ def imported(module: str, known: dict[str, ast.Module]) -> set[str]:
     return names & known.keys()
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     known = modules()
     return {name: imported(name, known) - {name, PACKAGE.name} for name in known}

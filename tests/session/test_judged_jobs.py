@@ -176,7 +176,7 @@ def test_a_pattern_in_a_directory_is_refused(sessions: Sessions) -> None:
 
 @pytest.mark.parametrize("entry", ["", "https://a.example.com", "a.example.com:0", "*"])
 def test_an_invalid_expectation_is_a_usage_error(sessions: Sessions, entry: str) -> None:
-    done = sessions.run("--expect-deny", entry, "--", "true")
+    done = sessions.run("--dry-run", "--expect-deny", entry, "--", "true")
     assert done.returncode == 2
     assert "--expect-deny" in done.stderr
     assert "--deny-domain" not in done.stderr

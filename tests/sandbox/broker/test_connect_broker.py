@@ -348,34 +348,36 @@ sock.send(b"hello")
         assert process.wait(RUN_SECONDS) == 0
 
 
-@pytest.mark.parametrize(
-    ("family", "address", "failed"),
-    [
-        (socket.AF_INET, "127.0.0.1", 0), (socket.AF_INET, "127.0.0.9", 0),
-        (socket.AF_INET, "0.0.0.0", 13), (socket.AF_INET6, "::1", 0), (socket.AF_INET6, "::", 13),
-        (socket.AF_INET6, "::ffff:127.0.0.1", 0), (socket.AF_INET6, "::ffff:0.0.0.0", 13),
-    ],
-)  # fmt: skip
-def test_listening_is_for_this_machine_alone(
-    sessions: Sessions, family: int, address: str, failed: int
-) -> None:
+LISTENED_AT = {
+    (socket.AF_INET, "127.0.0.1"): 0, (socket.AF_INET, "127.0.0.9"): 0,
+    (socket.AF_INET, "0.0.0.0"): 13, (socket.AF_INET6, "::1"): 0, (socket.AF_INET6, "::"): 13,
+    (socket.AF_INET6, "::ffff:127.0.0.1"): 0, (socket.AF_INET6, "::ffff:0.0.0.0"): 13,
+}  # fmt: skip
+
+
+def test_listening_is_for_this_machine_alone(sessions: Sessions) -> None:
     """A port that the network can call would be a way out, past the proxy and the log."""
-    port = free_port()
+    ports = [free_port() for _ in LISTENED_AT]
+    asked = [
+        (int(family), address, port)
+        for (family, address), port in zip(LISTENED_AT, ports, strict=True)
+    ]
     program = f"""
 import socket
-server = socket.socket({int(family)})
-server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-if server.family == socket.AF_INET6:
-    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-server.bind(({address!r}, {port}))
-try:
-    server.listen()
-    print(0)
-except OSError as error:
-    print(error.errno)
+for family, address, port in {asked!r}:
+    with socket.socket(family) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind((address, port))
+        try:
+            server.listen()
+            print(0)
+        except OSError as error:
+            print(error.errno)
 """
-    done = python(sessions, program, "--listen-port", str(port))
-    assert done.stdout == f"{failed}\n", done.stderr
+    done = python(sessions, program, *(f"--listen-port={port}" for port in ports))
+    assert [int(line) for line in done.stdout.split()] == [*LISTENED_AT.values()], done.stderr
     assert "the command itself listens at 127.0.0.1" in done.stderr
 
 

@@ -275,7 +275,7 @@ def test_a_home_is_free_again_after_its_supervisor_was_killed(sessions, work, is
     ],
 )
 def test_what_can_not_be_meant_is_refused(sessions, options, expected):
-    done = sessions.run(*options, "--", "true")
+    done = sessions.run("--dry-run", *options, "--", "true")
     assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
 
 
