@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -48,6 +50,13 @@ WITHOUT_TOKEN = (
 def say(text: str) -> None:
     """Print one line of our own on stderr."""
     print_line(f"nono-trio: {pasteable(text)}")
+
+
+def say_hint(text: str) -> None:
+    """Print the next step on stderr, below what stdout has."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    print_line(f"hint: {clean(pasteable(text))}")
 
 
 def end_lines(

@@ -26,6 +26,8 @@ def begin_session() -> None:
 
 def print_line(line: str) -> None:
     """Print one line, on a terminal with its first words in colour. A closed stderr is no error."""
+    if sys.stderr is None:  # print() would take stdout
+        return
     if is_styled(sys.stderr):
         line = painted_line(line)
     if _steady is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from nono_trio.cli.live import MAX_TARGETS, WITHOUT_TOKEN, end_lines
+from nono_trio.cli.live import MAX_TARGETS, WITHOUT_TOKEN, end_lines, say, say_hint
 from nono_trio.core.log.events import Network, NetworkEvent
 from nono_trio.core.policy.attempts import MAX_HOSTS, AttemptTally
 from nono_trio.core.policy.reasons import with_allow_entry
@@ -160,3 +160,10 @@ def test_a_client_that_answers_when_it_is_asked_used_the_password():
     assert summary(asked, answered) == []
     told = WITHOUT_TOKEN.format("a.test:443 and maybe others")
     assert told in summary(asked, answered, asked)
+
+
+def test_lines_for_people_never_go_to_stdout(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", None)  # as in `nono-trio ... 2>&-`
+    say("one session")
+    say_hint("`nono-trio audit list`")
+    assert capsys.readouterr().out == ""

@@ -14,10 +14,9 @@ import click
 
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.live import say
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.output_file import STDOUT, output_file, require_output
 from nono_trio.cli.parameters import PATH
-from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, size_text
@@ -172,7 +171,7 @@ def _refuse(answer: Verification, session_id: str, *, as_json: bool) -> NoReturn
         from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
 
         hint = f"`{recover_command(Path(answer.path))}` seals it"
-    _hint(hint)
+    say_hint(hint)
     raise SystemExit(answer.exit_code)
 
 
@@ -180,14 +179,10 @@ def _refuse_running(session_id: str, *, as_json: bool) -> NoReturn:
     from nono_trio.audit.verify.verdict import EXIT_CODES
 
     say(f"session {clean(session_id)} is running, so it is not exported")
-    _hint(f"`nono-trio stop {session_id}` ends it")
+    say_hint(f"`nono-trio stop {session_id}` ends it")
     if as_json:
         print_json({"schema": JSON_SCHEMA, "session_id": session_id, "verdict": "open"})
     raise SystemExit(EXIT_CODES["open"])
-
-
-def _hint(text: str) -> None:
-    print(f"hint: {clean(pasteable(text))}", file=sys.stderr)
 
 
 def _require_no_terminal() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +10,7 @@ import click
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.live import say
-from nono_trio.cli.pasted import pasteable
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
@@ -78,9 +76,7 @@ def verify(
     else:
         print_verdict(verification_lines(answer, brief=True))
         if answer.ledger.chain_verified is False:  # a signature is nothing that could be mended
-            sys.stdout.flush()
-            hint = "`nono-trio audit ledger repair` mends its end, if that stops a seal"
-            print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)
+            say_hint("`nono-trio audit ledger repair` mends its end, if that stops a seal")
     raise SystemExit(answer.exit_code)
 
 

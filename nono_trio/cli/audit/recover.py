@@ -12,8 +12,7 @@ from nono_trio.audit.read.summary import status_of
 from nono_trio.audit.recovery.abandoned import remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.live import say
-from nono_trio.cli.pasted import pasteable
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
@@ -82,7 +81,7 @@ def _tell(answer: Recovery, *, as_json: bool) -> None:
     sys.stdout.flush()
     hint = _hint(answer)
     if hint is not None:
-        print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)
+        say_hint(hint)
 
 
 def _text(answer: Recovery) -> str:

@@ -3,7 +3,6 @@ how it looks in render.py."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -12,12 +11,11 @@ from nono_trio.audit.verify.verdict import Verification, worst
 from nono_trio.cli.audit.archive import ending_at_sigterm
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.live import say
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.parameters import PATH, WholeNumber
-from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_location, json_option
 from nono_trio.cli.style import print_verdict
-from nono_trio.cli.text import clean, counted
+from nono_trio.cli.text import counted
 from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import JSON_SCHEMA
 
@@ -127,8 +125,7 @@ def _tell(answer: Verification, *, as_json: bool, several: bool) -> Verification
     print_verdict(verification_lines(answer, brief=several))
     hint = verification_hint(answer)
     if hint is not None and not several:
-        sys.stdout.flush()
-        print(f"hint: {clean(pasteable(hint))}", file=sys.stderr)
+        say_hint(hint)
     return answer
 
 
