@@ -80,7 +80,7 @@ def test_an_unset_variable_is_no_path(sessions, arguments, flag):
 @pytest.mark.parametrize("flag", ["--timeout", "--grace"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_times_that_are_none(sessions, flag, value):
-    done = sessions.run(flag, value, "--", "true")
+    done = sessions.run("--dry-run", flag, value, "--", "true")
     assert done.returncode == 2
     assert done.stderr.startswith(f"nono-trio: error: {flag}: expected a number of seconds ")
 

@@ -13,7 +13,7 @@ import pytest
 from checkout import ROOT
 
 SCRIPTS = ROOT / "scripts"
-# The demo takes two seconds, the quick benchmark ten; both stop by themselves long before this.
+# The demo takes two seconds, the quick benchmark a few; both stop by themselves long before this.
 SECONDS = 1200
 
 LOADS = [

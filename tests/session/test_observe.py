@@ -191,7 +191,7 @@ def test_what_stays_closed(sessions: Sessions, origin: Origin, isolation: str) -
 
 @pytest.mark.parametrize("flag", ["--block-net", "--fail-on-deny", "--fail-on=all"])
 def test_what_observe_contradicts(sessions: Sessions, flag: str) -> None:
-    done = sessions.run("--observe", flag, "--", "true")
+    done = sessions.run("--dry-run", "--observe", flag, "--", "true")
     assert done.returncode == 2
     assert "--observe" in done.stderr
     assert not sessions.directories

@@ -235,7 +235,7 @@ def test_processes_hold_or_are_refused(sessions: Sessions) -> None:
 
 
 def test_a_size_that_is_none_is_a_usage_error(sessions: Sessions) -> None:
-    done = sessions.run("--memory", "lots", "--", "true")
+    done = sessions.run("--dry-run", "--memory", "lots", "--", "true")
     assert done.returncode == 2
     assert "expected a size like 512M" in done.stderr
 

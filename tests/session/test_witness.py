@@ -275,5 +275,5 @@ def test_what_is_refused_before_the_start(keyed):
         ([*SIGNED, "--witness", "https://w.example.com#x"], "expected NAME+ID+KEY"),
         ([*SIGNED, *FIVE], "at most 4 witnesses"),
     ):
-        done = keyed.run(*options, "--", "true")
+        done = keyed.run("--dry-run", *options, "--", "true")
         assert (done.returncode, text in done.stderr) == (2, True), done.stderr
