@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import nono_trio
 from nono_trio import startup
 from nono_trio.posix.paths import ancestors, is_below
+from nono_trio.sandbox.filesystem.keyring_places import code_directories
 from nono_trio.sandbox.filesystem.mount_table import MountTable
 from nono_trio.sandbox.launcher.symlinks import follow
 
@@ -58,6 +59,8 @@ def code_places() -> list[CodePlace]:
         found.update(dict.fromkeys(_names_of(path, "searched")))
     for path in dict.fromkeys(_start_directories()):
         found.update(dict.fromkeys(_names_of(path, "names")))
+    for path in code_directories(os.environ):
+        found.update(dict.fromkeys(_places_of(path)))
     for path in startup.mapped_files():  # these paths have no symlinks
         found[CodePlace(path, "whole")] = None
         found[CodePlace(os.path.dirname(path), "names")] = None

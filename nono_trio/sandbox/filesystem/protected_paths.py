@@ -28,6 +28,7 @@ from nono_trio.posix.paths import (
     relative,
 )
 from nono_trio.sandbox.filesystem.grant import absolute, link_out, work_trees
+from nono_trio.sandbox.filesystem.keyring_places import settings_directories
 from nono_trio.sandbox.filesystem.mount_table import MountTable
 from nono_trio.sandbox.filesystem.own_code import program_paths
 from nono_trio.sandbox.launcher.symlinks import follow
@@ -279,9 +280,12 @@ def _require_covered_homes(grant: Grant, given: str, name: str, *, can_cover: bo
 
 
 def configuration_directories(own: str | None) -> list[str]:
-    """Return every directory with profiles for our commands; `own` is this run's."""
+    """Return every directory with profiles for our commands, and with settings of the keyring that
+    they ask; `own` is this run's."""
+    if own is None:
+        return []
     usual = (os.path.join(home, ".config", "nono-trio") for home in _homes())
-    return list(dict.fromkeys([own, *usual])) if own is not None else []
+    return list(dict.fromkeys([own, *usual, *settings_directories(os.environ)]))
 
 
 def _usual_states() -> list[str]:

@@ -36,6 +36,16 @@ def test_our_package_and_the_interpreter_are_among_it():
         assert any(place.refuses(directory) for place in places)
 
 
+def test_code_that_the_settings_of_the_keyring_name_is_among_it(tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    settings = tmp_path / "settings" / "python_keyring"
+    for one in (code, settings):
+        one.mkdir(parents=True)
+    (settings / "keyringrc.cfg").write_text(f"[backend]\nkeyring-path = {code}\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    assert CodePlace(str(code), "whole") in code_places.code_places()
+
+
 def test_what_a_link_leads_to_is_decided_by_who_can_replace_the_link(tmp_path):
     (tmp_path / "real" / "code").mkdir(parents=True)
     (tmp_path / "links").mkdir()
@@ -180,14 +190,17 @@ def test_profiles_that_are_not_there_yet_can_not_be_made(sessions, isolation):
     assert "--bypass-protection" in done.stderr
 
 
-def test_what_lifts_the_refusal(sessions):
+@pytest.mark.parametrize(
+    ("obeyed", "other"), [("nono-trio", "python_keyring"), ("python_keyring", "nono-trio")]
+)
+def test_what_lifts_the_refusal(sessions, obeyed, other):
     config = sessions.home / ".config"
-    config.mkdir()
-    made = f"mkdir {config}/nono-trio 2>/dev/null && echo made"
+    (config / other).mkdir(parents=True)
+    made = f"mkdir {config}/{obeyed} 2>/dev/null && echo made"
     command = ["--isolation", "namespace", "--allow", str(config), "--", "sh", "-c", made]
     done = sessions.run(*command)
-    assert f"would let the command create {config}/nono-trio" in done.stderr
-    lifted = sessions.run("--bypass-protection", f"{config}/nono-trio", *command)
+    assert f"would let the command create {config}/{obeyed}" in done.stderr
+    lifted = sessions.run("--bypass-protection", f"{config}/{obeyed}", *command)
     assert (lifted.returncode, lifted.stdout) == (0, "made\n")
     assert sessions.run(*command).stdout == ""  # it is there now, and covered
 
@@ -200,6 +213,7 @@ def test_registries_that_a_later_run_would_believe(sessions, granted, warned):
     work = sessions.home / "work"
     for path in (work, sessions.home / ".config" / "nono-trio", sessions.home / ".cargo"):
         path.mkdir(parents=True)
+    (sessions.home / ".config" / "python_keyring").mkdir()
     sessions.variables = {"VIRTUAL_ENV": str(work / ".venv")}
     done = sessions.run("--dry-run", "-a", str(sessions.home / granted), "--", "true", cwd=work)
     assert done.returncode == 0, done.stderr
