@@ -11,6 +11,7 @@ import threading
 import pytest
 from harness import RUN_SECONDS, has_ended, wait_until
 
+from nono_trio.posix import bounded_command
 from nono_trio.posix.bounded_command import BoundedCommand, CommandFailed
 
 
@@ -36,23 +37,28 @@ def test_a_process_that_can_not_be_killed_is_not_waited_for(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of no end without reaping")
 def test_a_process_is_reaped_while_no_stop_can_look_at_it(monkeypatch):
     """Else `stop` could kill another process, which has its number by then."""
-    held = []
+    killed = []
 
     class Watched(subprocess.Popen):
         def poll(self):
-            return self.seen(super().poll())
+            return self.stopped(super().poll())
 
         def wait(self, timeout=None):
-            return self.seen(super().wait(timeout))
+            return self.stopped(super().wait(timeout))
 
-        def seen(self, code):
-            held.append((code, command._lock.locked()))
+        def stopped(self, code):
+            stopping = threading.Thread(target=command.stop, args=(0,))
+            if code is not None:
+                stopping.start()
+                stopping.join()
             return code
 
     monkeypatch.setattr(subprocess, "Popen", Watched)
-    command = BoundedCommand(["sh", "-c", "exit 3"], {"PATH": "/usr/bin:/bin"}, most=10)
-    assert command.ask(b"", RUN_SECONDS).code == 3
-    assert held[0] == (3, True)
+    monkeypatch.setattr(bounded_command, "kill_family", lambda *one: killed.append(one))
+    command = BoundedCommand(["true"], {"PATH": "/usr/bin:/bin"}, most=10)
+    with pytest.raises(CommandFailed, match="the session has ended"):
+        command.ask(b"", RUN_SECONDS)
+    assert killed == []
 
 
 def test_a_question_ends_when_it_is_stopped(tmp_path):

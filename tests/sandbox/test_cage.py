@@ -250,7 +250,8 @@ def test_closed_paths_inside_a_grant_stay_closed(sessions: Sessions) -> None:
     for path in (".ssh/id_test", ".config/gcloud/token", ".config/tool/settings", ".bashrc"):
         (sessions.home / path).parent.mkdir(parents=True, exist_ok=True)
         (sessions.home / path).write_text("content\n")
-    (config / "nono-trio").mkdir()
+    for name in ("nono-trio", "python_keyring"):
+        (config / name).mkdir()
     script = """
     cat ~/.config/tool/settings
     cat ~/.config/gcloud/token ~/.bashrc ~/.ssh/id_test 2>/dev/null
