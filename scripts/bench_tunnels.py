@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TUNNELS = (5000,)
-SPARE = 1000  # connections of the measured load
+SPARE = 500  # connections of the measured load
 REQUESTS, CLIENTS, ROUNDS = 3000, 32, 3
 
 
@@ -43,7 +43,7 @@ def held(tools: Path, proxy: Proxy, port: int, count: int) -> Iterator[None]:
     """Hold `count` tunnels open during the block."""
     process = subprocess.Popen(
         [tools / "load", "-m", "hold", "-a", proxy.authorization, "-p", str(proxy.port),
-         "-o", str(port), "-c", "64", "-n", str(count)],
+         "-o", str(port), "-c", str(count), "-n", str(count)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

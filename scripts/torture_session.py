@@ -155,7 +155,8 @@ class Tortured:
         """All that must hold once it has ended; the log is recovered on the way."""
         faults = self.ended()
         self.has_fired = self._file("fired").exists()
-        if b"Traceback" in self.said and not self.may_break:
+        said = self.said  # the load's too
+        if b"Traceback" in said and b"/nono_trio/" in said and not self.may_break:
             faults.append("a traceback was printed")
         code = self.process.returncode
         if not self.killed and code < 0:
