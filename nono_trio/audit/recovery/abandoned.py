@@ -10,7 +10,6 @@ is only removed when it is old, because its start may be about to make the log. 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from nono_trio.audit.recovery.unfinished_import import finish_import
 from nono_trio.audit.write.session_files import lock
 from nono_trio.errors import NonoTrioError
 from nono_trio.posix.owner import as_owner
+from nono_trio.posix.remove_tree import remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def _remove(directory: Path) -> bool:
                 return False
             if directory.name.startswith(store.IMPORTING):
                 finish_import(directory)
-            shutil.rmtree(directory)
+            remove_tree(directory)
         return not directory.exists()
     return False
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
@@ -23,6 +22,7 @@ from nono_trio.errors import LogUnreadable, NonoTrioError
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner
+from nono_trio.posix.remove_tree import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ def _rename(directory: Path, hidden: Path) -> None:
 def _remove(hidden: Path) -> None:
     """Remove a directory; links in it are removed, and never followed."""
     try:
-        shutil.rmtree(hidden)
+        remove_tree(hidden)
     except FileNotFoundError:  # a `recover --all` removed the rest
         return
     except OSError as error:
@@ -88,7 +88,8 @@ def _remove(hidden: Path) -> None:
 def _not_removed(directory: Path, error: OSError) -> NonoTrioError:
     import shlex  # late: for errors only
 
-    where = error.filename if isinstance(error.filename, str) else str(directory)
+    named = error.filename
+    where = named if isinstance(named, str) and os.path.isabs(named) else str(directory)
     return NonoTrioError(
         f"{where} can't be removed: {error.strerror or error}",
         hint=f"look at it: ls -la {shlex.quote(str(directory))}",

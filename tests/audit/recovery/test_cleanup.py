@@ -136,6 +136,21 @@ def test_links_in_a_hostile_session_lead_nowhere(root, tmp_path):
     assert not session.exists()
 
 
+def test_a_deep_tree_in_a_session_does_not_stop_the_others(root):
+    deep = made.build(root, "1111111111111111")
+    made.build(root, "2222222222222222")
+    descriptor = os.open(deep, os.O_RDONLY)
+    for _ in range(1200):  # deeper than Python recurses
+        os.mkdir("x", dir_fd=descriptor)
+        inner = os.open("x", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    done = list(clean_up(root, choose(root, Limits(keep=0)), dry_run=False))
+    assert [one.outcome for one in done] == ["removed", "removed"]
+    assert not [one for one in root.iterdir() if one.is_dir()]
+
+
 def test_what_is_no_session_is_left_alone(root):
     built(root, SESSIONS[:1])
     (root / "notes").mkdir()
@@ -147,14 +162,14 @@ def test_what_is_no_session_is_left_alone(root):
 
 def test_a_session_that_can_not_be_removed_does_not_stop_the_others(root, monkeypatch):
     built(root, SESSIONS[:2])
-    remove = cleanup.forget.__globals__["shutil"].rmtree
+    remove = cleanup.forget.__globals__["remove_tree"]
 
     def refuse(path):
         if SESSIONS[0] in str(path):
             raise PermissionError(1, "Operation not permitted", str(path))
         remove(path)
 
-    monkeypatch.setattr(cleanup.forget.__globals__["shutil"], "rmtree", refuse)
+    monkeypatch.setitem(cleanup.forget.__globals__, "remove_tree", refuse)
     outcomes = cleaned(root, keep=0)
     assert outcomes == {SESSIONS[0]: "failed", SESSIONS[1]: "removed"}
     assert cleanup.exit_code(iter(outcomes.values())) == 1
