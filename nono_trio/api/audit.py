@@ -190,11 +190,12 @@ def verify(
     Raises nothing for faults of the session: what can't be read is `unreadable`. Raises UsageError
     for invalid keys, and for a text that means several sessions.
     """
+    from nono_trio.audit.archive.verify import verify_path
     from nono_trio.audit.remote import is_url
     from nono_trio.audit.verify.many import unreadable_answer, verify_one
 
     pinned = _keys(public_keys)
-    judge = partial(_judge, processes=processes)
+    judge = partial(verify_path, jobs=processes)
     if isinstance(session, str) and is_url(session):
         return verify_one(session, quick=quick, pinned=pinned, judge=judge)
     try:
@@ -204,17 +205,6 @@ def verify(
             return unreadable_answer(str(session), error)
         found = _root(audit_dir) / session  # the ledger may know it
     return verify_one(found, quick=quick, pinned=pinned, judge=judge)
-
-
-def _judge(
-    path: Path, *, quick: bool, upstream: bool, pinned: PublicKeys | None, processes: int | None
-) -> Verification:
-    from nono_trio.audit.archive.unpack import is_archive
-    from nono_trio.audit.archive.verify import verify_archive
-    from nono_trio.audit.verify.session import verify as verify_session
-
-    judge = verify_archive if is_archive(path) else verify_session
-    return judge(path, quick=quick, upstream=upstream, pinned=pinned, jobs=processes)
 
 
 def verify_all(

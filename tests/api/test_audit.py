@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +81,16 @@ def test_a_url_where_only_a_directory_will_do():
     for call in (audit.sessions, audit.search):
         with pytest.raises(UsageError, match="expected a directory, got the URL s3://archive"):
             next(call("s3://archive"))
+
+
+def test_a_file_that_can_not_be_opened_has_a_verdict(state, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("nono_trio.audit.archive.unpack.open_regular", refuse)
+    named = state / "session.tar"
+    named.write_bytes(b"no log")
+    assert audit.verify(named).verdict == "crashed"  # the file itself was readable after all
 
 
 def test_an_archive_and_its_url(state):

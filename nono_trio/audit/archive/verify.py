@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nono_trio.audit.archive.unpack import unpacked
+from nono_trio.audit.archive.unpack import is_archive, unpacked
 from nono_trio.audit.verify.carried_ledger import carried_report
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
@@ -46,6 +46,23 @@ def verify_archive(
     except OSError as error:
         notes = [f"{error.filename or path} can't be read: {error.strerror or error}"]
     return Verification(verdict="unreadable", path=str(path), notes=notes)
+
+
+def verify_path(
+    path: Path,
+    *,
+    quick: bool = False,
+    upstream: bool = False,
+    pinned: PublicKeys | None = None,
+    watch: Watch | None = None,
+    jobs: int | None = 1,
+) -> Verification:
+    """Judge whatever a path is: an archive, or a session or log."""
+    try:
+        judge = verify_archive if is_archive(path) else verify
+    except OSError:
+        judge = verify  # it says why the file can't be read
+    return judge(path, quick=quick, upstream=upstream, pinned=pinned, watch=watch, jobs=jobs)
 
 
 def verify_unpacked(

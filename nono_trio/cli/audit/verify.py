@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.archive.unpack import is_archive
-from nono_trio.audit.archive.verify import verify_archive
+from nono_trio.audit.archive.verify import verify_path
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.remote import RemoteRoot, as_path, is_url
 from nono_trio.audit.verify.many import (
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import ProcessPoolExecutor
 
-    from nono_trio.audit.verify.session import Watch
     from nono_trio.cli.waiting import Waiting
     from nono_trio.core.proof.public_keys import PublicKeys
 
@@ -70,9 +69,7 @@ def verify_targets(
         elif isinstance(one, Path):
             yield next(answers)
         else:
-            yield verify_one(
-                one, quick=quick, upstream=upstream, pinned=pinned, judge=_verify_elsewhere
-            )
+            yield verify_one(one, quick=quick, upstream=upstream, pinned=pinned, judge=verify_path)
 
 
 def verify_from_checkpoint(audit_root: Path | str, target: str, kept: Path) -> Verification:
@@ -169,7 +166,7 @@ def verify_paths(
     several = sum(path.parent == audit_root for path in paths) > 1
     report = ledger.readable_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, pinned=pinned, ledger=report)
-    elsewhere = partial(_verify_elsewhere, quick=quick, upstream=upstream, pinned=pinned)
+    elsewhere = partial(verify_path, quick=quick, upstream=upstream, pinned=pinned)
     if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
         yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs or 1)
         return
@@ -182,23 +179,6 @@ def verify_paths(
 def _is_session_of(audit_root: Path, path: Path) -> bool:
     """Return False for what lies elsewhere, and for a file, which may be an archive."""
     return path.parent == audit_root and not path.is_file()
-
-
-def _verify_elsewhere(
-    path: Path,
-    *,
-    quick: bool,
-    upstream: bool,
-    pinned: PublicKeys | None,
-    watch: Watch | None = None,
-    jobs: int | None = 1,
-) -> Verification:
-    """Judge an archive, or a session or log of another directory."""
-    try:
-        judge = verify_archive if is_archive(path) else verify
-    except OSError:
-        judge = verify  # it says why the file can't be read
-    return judge(path, quick=quick, upstream=upstream, pinned=pinned, watch=watch, jobs=jobs)
 
 
 def _verify_in_processes(
