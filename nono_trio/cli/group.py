@@ -1,10 +1,23 @@
-"""A group of commands that answers a mistyped one with the nearest that exists."""
+"""Groups of commands: a mistyped command is answered with the nearest that exists.
+
+Rules of this file: the module of a LazyGroup's command is imported only when that command is used.
+Its line in the help is in the group's table (a test holds the two together).
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from nono_trio.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Name -> where the command is (`module:attribute`), and its line in the group's help.
+Places: TypeAlias = "Mapping[str, tuple[str, str]]"
 
 
 class CommandGroup(click.Group):
@@ -24,3 +37,31 @@ class CommandGroup(click.Group):
         if meant is not None:
             hint = f"did you mean `{ctx.command_path} {meant}`?"
         raise UsageError(f"there is no command {name!a}", hint=hint)
+
+
+class LazyGroup(CommandGroup):
+    """A group whose commands are imported when they are used."""
+
+    def __init__(self, *arguments: Any, places: Places, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **more)
+        self.places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        del ctx
+        return list(self.places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None when there is no such name."""
+        del ctx
+        if cmd_name not in self.places:
+            return None
+        module, _, attribute = self.places[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the table instead of from the modules."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.places.items()])

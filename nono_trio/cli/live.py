@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from nono_trio.cli.pasted import pasteable
-from nono_trio.cli.programs import programs_text
 from nono_trio.cli.stderr import print_line
 from nono_trio.cli.text import (
     FLOOD,
@@ -86,6 +85,8 @@ def end_lines(
     if len(denied) > MAX_TARGETS or len(flags) > MAX_FLAGS:
         lines.append(f"all that was denied, as a profile: nono-trio audit learn {session_id}")
     if lines and programs:
+        from nono_trio.cli.programs import programs_text  # late: for denials only
+
         lines.append(f"denied programs: {programs_text(programs)}")
     return [*lines, f"details: nono-trio audit show {session_id}"] if lines else []
 

@@ -8,7 +8,6 @@ an object on stdout.
 
 from __future__ import annotations
 
-import importlib
 import io
 import itertools
 import os
@@ -21,9 +20,9 @@ import click
 
 from nono_trio import __version__
 from nono_trio.cli import stderr
-from nono_trio.cli.group import CommandGroup
+from nono_trio.cli.group import LazyGroup
 from nono_trio.cli.pasted import pasteable, remember_state
-from nono_trio.cli.text import clean
+from nono_trio.core.log.shown_text import clean
 from nono_trio.errors import NonoTrioError
 from nono_trio.posix.umask import keep_owners_bits
 
@@ -80,7 +79,7 @@ COMMANDS = {
         "Say what this machine can enforce, what is missing and how to get it.",
     ),
     "audit": (
-        "nono_trio.cli.audit.commands:audit",
+        "nono_trio.cli.audit.group:audit",
         "List, show, follow and verify the audit logs of sessions.",
     ),
 }
@@ -93,32 +92,9 @@ USAGE = 2
 _NOT_MAPPED = "failed to map segment from shared object"
 
 
-class LazyGroup(CommandGroup):
-    """A group whose commands are imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command; None when there is no such name."""
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, from the table instead of from the modules."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
 @click.group(
     cls=LazyGroup,
+    places=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: nono-trio run --allow-cwd --allow-domain api.example.com -- agent --fix",
 )

@@ -13,11 +13,8 @@ import os
 import re
 import select
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import termios
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
@@ -25,6 +22,7 @@ from nono_trio.cli.style import PLAIN_TERMINALS, width_of
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
 VARIABLES: Final = ("NONO_TRIO_PAGER", "PAGER")
@@ -91,7 +89,9 @@ def _command() -> Sequence[str]:
             raise UsageError(
                 f"{name}: expected a command, got {text!r}", hint="--no-pager prints without one"
             ) from None
-    return USUAL if shutil.which(USUAL[0]) else ()
+    from shutil import which  # late: a pipe gets no pager
+
+    return USUAL if which(USUAL[0]) else ()
 
 
 class _Screenful(io.TextIOBase):
@@ -170,6 +170,9 @@ class _Screenful(io.TextIOBase):
         return held
 
     def _start(self) -> None:
+        import subprocess  # late, as termios: for a screen that is full
+        import termios
+
         self._on_start()
         with suppress(OSError, ValueError, termios.error):
             self._modes = termios.tcgetattr(self._terminal.fileno())
@@ -200,6 +203,8 @@ class _Screenful(io.TextIOBase):
 
     def _restore_modes(self) -> None:
         """Undo what a pager that was killed left: no echo, no line editing."""
+        import termios
+
         with suppress(OSError, ValueError, termios.error):
             terminal = self._terminal.fileno()
             if self._modes is not None and os.tcgetpgrp(terminal) == os.getpgrp():

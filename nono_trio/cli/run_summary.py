@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.cli.json_output import json_text
 from nono_trio.cli.live import end_lines, say
@@ -48,8 +49,7 @@ MAX_ROWS: Final = 50
 _MARKUP: Final = str.maketrans({one: f"&#{ord(one)};" for one in "&<>|`*_[]()!#~@\\:"})
 
 
-@dataclass(frozen=True)
-class RunSummary:
+class RunSummary(msgspec.Struct, frozen=True):
     """The facts of a run that has ended and is sealed."""
 
     session_id: str
@@ -57,7 +57,7 @@ class RunSummary:
     exit_code: int
     command_exit_code: int
     attempts: AttemptTally
-    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    programs: Mapping[str, Sequence[str]] = msgspec.field(default_factory=dict)
     """The programs that were denied something, each with its first hosts."""
     failure: str | None = None
     """The line about exit code 3 (`live.verdict_line`); None for a run that the policy passed."""

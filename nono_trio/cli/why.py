@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec.structs import asdict
 
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.json_output import print_json

@@ -1,15 +1,16 @@
 """The options of a session: what the command line gives, and what they settle to.
 
 Rules of this file: a field that has the name of a click parameter gets that parameter's value
-(config/settle.py), so a new flag needs a field here and no other line of the config. A type that is
-never changed by `replace` is a named tuple: a dataclass takes half a millisecond of every start.
+(config/settle.py), so a new flag needs a field here and no other line of the config. No type here
+is a dataclass: one takes up to half a millisecond of every start.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from nono_trio.core.policy.home_choice import HomeChoice
 from nono_trio.core.policy.judging import Judging
@@ -119,8 +120,7 @@ class Limits(NamedTuple):
     max_processes: int | None = None
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(msgspec.Struct, frozen=True):
     """A whole `run`; `transparent` None takes it where the machine has it. `brokered` is false
     once the machine turned out to have no broker for the system calls of the cage.
 
@@ -138,11 +138,11 @@ class RunOptions:
     attribution: bool = True
     open_ports: Sequence[int] = ()
     listen_ports: Sequence[int] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     timeout_seconds: float | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    variables: VariableRules = field(default_factory=VariableRules)
-    set_variables: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    variables: VariableRules = msgspec.field(default_factory=VariableRules)
+    set_variables: dict[str, str] = msgspec.field(default_factory=dict)
     notes: Sequence[str] = ()
-    home: HomeChoice = field(default_factory=HomeChoice)
-    judging: Judging = field(default_factory=Judging)
+    home: HomeChoice = msgspec.field(default_factory=HomeChoice)
+    judging: Judging = msgspec.field(default_factory=Judging)

@@ -10,8 +10,10 @@ name it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from nono_trio.config.changeable import (
     changeable_profiles,
@@ -48,8 +50,7 @@ _PATHS: Final = ("path", "seed")
 _SEVERAL: Final = "+"
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """The settled parameters of a command: `given` has them with a profile's entries.
 
     `sources` are as NetworkOptions has them.
@@ -59,16 +60,16 @@ class Chosen:
     requests: Sequence[PathRequest] = ()
     deny: Sequence[str] = ()
     bypass: Sequence[str] = ()
-    set_variables: dict[str, str] = field(default_factory=dict)
-    host_files: dict[str, HostFiles] = field(default_factory=dict)
+    set_variables: dict[str, str] = msgspec.field(default_factory=dict)
+    host_files: dict[str, HostFiles] = msgspec.field(default_factory=dict)
     notes: Sequence[str] = ()
-    sources: Sources = field(default_factory=dict)
+    sources: Sources = msgspec.field(default_factory=dict)
     configuration: str | None = None
     profile: str = "default"
     seeds: tuple[tuple[str, str], ...] = ()
     profiles: Sequence[UsedProfile] = ()
     credentials: Sequence[Credential] = ()
-    tables: dict[str, CredentialTable] = field(default_factory=dict)
+    tables: dict[str, CredentialTable] = msgspec.field(default_factory=dict)
 
     @property
     def variables(self) -> VariableRules:

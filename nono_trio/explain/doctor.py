@@ -6,8 +6,9 @@ nothing is executed in them and nothing is recorded.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from nono_trio.core.credentials.credential import KEYRING_EXTRA
 from nono_trio.errors import CageFailed, NonoTrioError

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
+
+from msgspec.structs import replace
 
 from nono_trio.config.options import Limits
 from nono_trio.errors import CageFailed, CommandNotFound, UsageError

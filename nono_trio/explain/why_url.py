@@ -6,8 +6,9 @@ proxy calls answers about the request (`Policy.endpoint_verdict`).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from nono_trio.core.net.host import parse_rule_host
 from nono_trio.core.policy.asked_url import parse_asked_url

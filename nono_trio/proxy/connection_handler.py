@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from nono_trio.core.net.client_hello import BadHello
 from nono_trio.core.net.hello_retry import OtherHello
@@ -57,8 +58,7 @@ FULL: Final = Refusal(
 BUSY: Final = Refusal(503, format_reason(DenialCode.AUDIT_BUSY), "try again")
 
 
-@dataclass(slots=True)
-class ProxyContext:
+class ProxyContext(msgspec.Struct):
     """The objects that all connections of one proxy share."""
 
     policy: Policy
@@ -100,8 +100,7 @@ class ProxyContext:
         return None if decision.upstream is None else self.chain
 
 
-@dataclass(slots=True, eq=False)
-class Upstream:
+class Upstream(msgspec.Struct, eq=False):
     """A connection to an upstream, the address that it reached, and the host and port that it was
     dialled for.
 

@@ -6,8 +6,9 @@ the supervisor. Sizes of request heads live with their parser (`core.http.reques
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 READ_HEAD: Final = 64 * 1024  # bytes of one read for heads; holds any head that is not refused
 # Bytes of one read for bodies, and so the most that is held as plaintext for a slow peer. With what
@@ -30,8 +31,7 @@ ACCEPT_BACKOFF: Final = 0.1  # seconds after EMFILE and its like; what trio's ow
 MAX_CHALLENGES: Final = 3  # 407s on one connection; a client needs one to learn what to send
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyLimits:
+class ProxyLimits(msgspec.Struct, frozen=True):
     """ProxyLimits that tests and profiles may tighten; times in seconds.
 
     There is no limit on how long a request lasts that keeps moving: a download may take a day.

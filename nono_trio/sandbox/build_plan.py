@@ -7,8 +7,9 @@ fallback where user namespaces are refused; `none` must be requested. macOS has 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
+
+import msgspec
 
 from nono_trio.posix.memory import memory_bytes
 from nono_trio.posix.paths import ON_MACOS, could_be_directory, home_directory, is_in
@@ -74,15 +75,14 @@ _BYTES_PER_FILE = 16 << 10
 _FEWEST_FILES = 65_536
 
 
-@dataclass(frozen=True)
-class CageFiles:
+class CageFiles(msgspec.Struct, frozen=True):
     """The file side of a cage plan, as its fields of the same names."""
 
     directory: str
     grants: list[CageGrant]
     mounts: list[MountOp]
-    identities: dict[str, Identity] = field(default_factory=dict)
-    closed: list[str] = field(default_factory=list)
+    identities: dict[str, Identity] = msgspec.field(default_factory=dict)
+    closed: list[str] = msgspec.field(default_factory=list)
 
 
 def cage_files(

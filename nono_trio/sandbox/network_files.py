@@ -7,8 +7,9 @@ symlinks that are broken or circular. If a file can't be shown, our DNS service 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from nono_trio.posix.paths import is_in
 from nono_trio.sandbox.launcher.addresses import GATEWAY_IPV4

@@ -12,9 +12,10 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.launcher import protocol
@@ -68,8 +69,7 @@ class ConnectBrokerRefused(LaunchFailed):
     """This machine has Landlock, but refuses the connect broker."""
 
 
-@dataclass
-class Launched:
+class Launched(msgspec.Struct):
     """A running launcher: its pid and our end of the control socket.
 
     `notifications`: the descriptor at which the child's calls wait for the broker, if it has one.

@@ -7,10 +7,10 @@ start-ups overlap; a weaker cage is taken only if the user left the choice to us
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from nono_trio.errors import CageFailed
 from nono_trio.sandbox.cgroup import Cgroup

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
 
 import trio
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.log.session_json import ExecutableIdentity

@@ -5,11 +5,11 @@ The connections that are open at the end belong to the supervisor.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
 from nono_trio.proxy.limits import DEFAULT_LIMITS
 from nono_trio.proxy.listeners.proxy import Proxy

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
 
 from nono_trio.audit import store
 from nono_trio.audit.read.summary import Status, status_of
@@ -44,8 +45,7 @@ _ROOT = 0
 TOKEN_VARIABLE = "NONO_PROXY_TOKEN"  # set by every cage, and by nothing else of ours
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(msgspec.Struct, frozen=True):
     """One session with what the process table says of it.
 
     `child` is `gone` where the supervisor was lost: the kernel ends the tree with it. `processes`

@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 import resource
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from nono_trio.errors import UsageError
 from nono_trio.posix.paths import ON_MACOS
@@ -24,12 +26,11 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.cgroup import Delegated
 
 
-@dataclass(frozen=True)
-class PlannedLimits:
+class PlannedLimits(msgspec.Struct, frozen=True):
     """`per_process` by the name of the RLIMIT; `whole_cage` by cgroup file, with the parent."""
 
-    per_process: dict[str, int] = field(default_factory=dict)
-    whole_cage: dict[str, str] = field(default_factory=dict)
+    per_process: dict[str, int] = msgspec.field(default_factory=dict)
+    whole_cage: dict[str, str] = msgspec.field(default_factory=dict)
     cgroup_parent: Delegated | None = None
     warnings: tuple[str, ...] = ()
     enforcement: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.errors import CageFailed, NonoTrioError
 from nono_trio.sandbox.launcher.tempdir import identity_of, make_temporary, remove_temporary
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from nono_trio.session.trust.cage_trust import CageTrust
 
 
-@dataclass
-class RunResources:
+class RunResources(msgspec.Struct):
     """The resources that belong to one run alone.
 
     `listener` is the proxy's on the host, and `temporary` a directory of the session's own, where

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import trio
 from trio_util import run_and_cancelling
 
@@ -63,8 +63,7 @@ class Service(Protocol):
         ...
 
 
-@dataclass
-class Outcome:
+class Outcome(msgspec.Struct):
     """How a session ended; `error` is ours, the exit code is the child's whenever it has one."""
 
     exit_code: int

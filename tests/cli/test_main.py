@@ -11,7 +11,7 @@ import sealed_session as made
 
 from nono_trio import __version__
 from nono_trio.cli import main as command_line
-from nono_trio.cli.audit.commands import audit
+from nono_trio.cli.audit.group import COMMANDS, audit
 from nono_trio.errors import AuditLost, UsageError
 
 # CPU of `audit verify` by that of a bare interpreter: 4 to 5 measured, 8 is the budget of 150 ms.
@@ -52,9 +52,18 @@ def test_the_root_help_says_what_the_commands_say_of_themselves():
         assert first == line
 
 
+def test_the_help_of_audit_says_what_the_commands_say_of_themselves():
+    assert [*COMMANDS] == sorted(COMMANDS)
+    for name, (_, line) in COMMANDS.items():
+        command = audit.get_command(click.Context(audit), name)
+        assert (command.name, command.short_help) == (name, line)
+
+
 def leaves(group, above=()):
     """The commands that do something, of groups in groups too."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from leaves(command, (*above, name))
         else:

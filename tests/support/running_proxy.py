@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import socket
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import h11
 import trio
+from msgspec.structs import replace
 
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.limits import ProxyLimits

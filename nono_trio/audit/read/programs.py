@@ -6,8 +6,9 @@ beyond MAX_PROGRAMS are counted together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.audit.read.records import lines, size_of
 from nono_trio.core.log.events import MALFORMED
@@ -31,8 +32,7 @@ FAILED: Final = 4
 TAKEN_BACK: Final = 8  # an allowed attempt, which had another outcome after all
 
 
-@dataclass
-class ProgramCount:
+class ProgramCount(msgspec.Struct):
     """One program: a file, and the script of an interpreter, with its attempts by outcome.
 
     `processes` are counted up to MAX_PROCESSES; `sha256` is null if it was not read or is not one.
@@ -47,11 +47,10 @@ class ProgramCount:
     failed: int = 0
 
 
-@dataclass
-class _Seen:
+class _Seen(msgspec.Struct):
     count: ProgramCount
-    processes: set[tuple[int | None, int | None]] = field(default_factory=set)
-    hashes: set[str] = field(default_factory=set)
+    processes: set[tuple[int | None, int | None]] = msgspec.field(default_factory=set)
+    hashes: set[str] = msgspec.field(default_factory=set)
 
 
 class Programs:

@@ -9,9 +9,9 @@ any number of hosts.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+import msgspec
 from msgspec import UnsetType
 
 from nono_trio.audit.read.programs import (
@@ -50,8 +50,7 @@ OTHER_HOSTS = "(other hosts)"
 MAX_FILES = 10_000
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(msgspec.Struct, frozen=True):
     """The number of records in the log, and of attempts (core/policy/attempts.py)."""
 
     events: int
@@ -107,8 +106,7 @@ def scan(log: Path) -> Counts:
     return Counts(events, attempts.allowed, attempts.denied, attempts.failed)
 
 
-@dataclass
-class HostCount:
+class HostCount(msgspec.Struct):
     """Decisions of one kind about one host and port, and the bytes of their connections.
 
     `look_up`: the decision was about a look-up of the name.
@@ -121,12 +119,11 @@ class HostCount:
     requests: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    addresses: dict[str, None] = field(default_factory=dict)
+    addresses: dict[str, None] = msgspec.field(default_factory=dict)
     """The addresses that were dialled, the first MAX_ADDRESSES."""
 
 
-@dataclass
-class Story:
+class Story(msgspec.Struct):
     """The summary of a log and its flows: the ends of the timeline, and counts.
 
     `first` and `last` are the first and last network records; `decisions` counts them all.
@@ -139,21 +136,21 @@ class Story:
     decisions: int = 0
     allowed: int = 0
     denied: int = 0
-    attempts: AttemptTally = field(default_factory=AttemptTally)
+    attempts: AttemptTally = msgspec.field(default_factory=AttemptTally)
     sandbox: SandboxRuntimeEvent | None = None
     ended: SessionEnded | None = None
-    first: list[LogRecord] = field(default_factory=list)
-    last: deque[LogRecord] = field(default_factory=deque)
-    hosts: dict[tuple[str, str, int | None, bool], HostCount] = field(default_factory=dict)
-    files: dict[tuple[str, str], int] = field(default_factory=dict)
+    first: list[LogRecord] = msgspec.field(default_factory=list)
+    last: deque[LogRecord] = msgspec.field(default_factory=deque)
+    hosts: dict[tuple[str, str, int | None, bool], HostCount] = msgspec.field(default_factory=dict)
+    files: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     """Look-ups of files that are not granted: sequence by path and access."""
     connections: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    programs: list[ProgramCount] = field(default_factory=list)
-    by_sequence: bytearray = field(default_factory=bytearray)
+    programs: list[ProgramCount] = msgspec.field(default_factory=list)
+    by_sequence: bytearray = msgspec.field(default_factory=bytearray)
     """What each record did to `attempts`, a byte a record: for the lines of processes.ndjson."""
-    look_ups: dict[str, int] = field(default_factory=dict)
+    look_ups: dict[str, int] = msgspec.field(default_factory=dict)
     """The first record of a denied look-up by name, at most MAX_HOSTS."""
 
     @property

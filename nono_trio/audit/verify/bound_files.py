@@ -8,7 +8,6 @@ session.json: its bytes are computed from the log, policy.json and summary.json,
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
@@ -63,8 +62,7 @@ NO_FILE = "a directory, pipe, device or a symlink to nothing"
 _File = TypeVar("_File")
 
 
-@dataclass(frozen=True)
-class _Kind(Generic[_File]):
+class _Kind(msgspec.Struct, Generic[_File], frozen=True):
     """A file that a record binds by its digest; `missing` and `mismatch` are its failures."""
 
     target: str
@@ -78,8 +76,7 @@ _POLICY = _Kind(POLICY_TARGET, POLICY_RECORD, POLICY_MISMATCH, "a policy", decod
 _SUMMARY = _Kind(SUMMARY_TARGET, SUMMARY_RECORD, SUMMARY_MISMATCH, "a summary", decode_seal_summary)
 
 
-@dataclass
-class Bound:
+class Bound(msgspec.Struct):
     """The files that the log binds; the checks below fill it in, in their order."""
 
     directory: Path

@@ -11,8 +11,9 @@ session's directory is not followed: the proof must be about the id that was giv
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.audit.ledger import LEDGER
 from nono_trio.audit.read.records import lines, parse_record, size_of
@@ -56,8 +57,7 @@ class NoSession(LogUnreadable):
     """A directory holds no session: it is missing, replaced, or without a log."""
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """The files of one session, or a single log (`directory` is None)."""
 
     log: Path

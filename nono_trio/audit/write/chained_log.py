@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -155,8 +154,7 @@ class LogPosition(msgspec.Struct, frozen=True):
     """The root of the RFC 6962 tree, in a signed session."""
 
 
-@dataclass
-class ChainedLog:
+class ChainedLog(msgspec.Struct):
     """The hash-chained log: a file and the state of its chain.
 
     `tree` and `segment` are given to continue a log that was read before. `proof_tree` is the RFC
@@ -166,8 +164,8 @@ class ChainedLog:
     file: AppendFile
     sequence: int = 0
     head: bytes | None = None
-    tree: TreeAccumulator = field(default_factory=MerkleAccumulator)
-    segment: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+    tree: TreeAccumulator = msgspec.field(default_factory=MerkleAccumulator)
+    segment: xxhash.xxh3_64 = msgspec.field(default_factory=xxhash.xxh3_64)
     proof_tree: Frontier | None = None
     _next_segment: xxhash.xxh3_64 | None = None
 

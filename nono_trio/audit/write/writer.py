@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import trio
 
 from nono_trio.audit.write.chained_log import SyncFailed
@@ -54,8 +54,7 @@ MAX_BATCH = 512
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-@dataclass
-class Totals:
+class Totals(msgspec.Struct):
     """The writer's counts, for the session's summary."""
 
     allowed: int = 0
@@ -63,8 +62,8 @@ class Totals:
     lost: int = 0
     lost_flows: int = 0
     peak_queue: int = 0
-    lost_reasons: dict[str, int] = field(default_factory=dict)
-    attempts: AttemptTally = field(default_factory=AttemptTally)
+    lost_reasons: dict[str, int] = msgspec.field(default_factory=dict)
+    attempts: AttemptTally = msgspec.field(default_factory=AttemptTally)
     exit_code: int | None = None  # of the command, once it has ended
 
 

@@ -1,4 +1,4 @@
-"""`nono-trio audit`: list, show, follow, recover and remove sessions, and the group of all.
+"""Commands of `nono-trio audit`: list, show, follow, recover and remove sessions.
 
 The commands' options and the order of their output; what they do is in recover.py, listing.py,
 tail.py and learn.py, how it looks in render.py. Nothing here imports the loop, the proxy or the
@@ -14,18 +14,6 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nono_trio.audit import store
-from nono_trio.cli.audit.archive import export_session, import_session
-from nono_trio.cli.audit.cleanup import cleanup
-from nono_trio.cli.audit.export import export
-from nono_trio.cli.audit.hosts import hosts
-from nono_trio.cli.audit.ledger import ledger
-from nono_trio.cli.audit.proofs import check_proof, consistency, prove
-from nono_trio.cli.audit.report import report
-from nono_trio.cli.audit.search import search
-from nono_trio.cli.audit.ship import ship
-from nono_trio.cli.audit.verify_command import verify
-from nono_trio.cli.audit.why import why
-from nono_trio.cli.group import CommandGroup
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.pager import paged
@@ -57,32 +45,7 @@ RECENT = 20
 DECISIONS = get_args(Decision)
 
 
-@click.group(cls=CommandGroup)
-def audit() -> None:
-    """List, show, follow and verify the audit logs of sessions.
-
-    SESSION is an id, an unambiguous prefix of one, a name, `latest`, or the path of a session
-    directory.
-    """
-
-
-audit.add_command(verify)
-audit.add_command(ledger)
-audit.add_command(prove)
-audit.add_command(check_proof)
-audit.add_command(consistency)
-audit.add_command(why)
-audit.add_command(cleanup)
-audit.add_command(export)
-audit.add_command(search)
-audit.add_command(hosts)
-audit.add_command(report)
-audit.add_command(ship)
-audit.add_command(export_session)
-audit.add_command(import_session)
-
-
-@audit.command(
+@click.command(
     short_help="Seal the sessions of lost supervisors.",
     epilog="Example: nono-trio audit recover latest",
 )
@@ -125,7 +88,7 @@ def recover(
     raise SystemExit(recover_sessions(root, directory, as_json=as_json, signer=signer))
 
 
-@audit.command(
+@click.command(
     short_help="Remove a session on purpose.",
     epilog="Example: nono-trio audit forget 89139b466fe900c5",
 )
@@ -160,7 +123,7 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
         say(f"session {clean(session_id)} is removed; its line in the ledger says so")
 
 
-@audit.command(
+@click.command(
     "list",
     short_help="List sessions, newest first.",
     epilog="Example: nono-trio audit list --today --status crashed",
@@ -229,7 +192,7 @@ def list_sessions(
         say("the counts of sessions that are not sealed are not bound yet")
 
 
-@audit.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
+@click.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
 @click.argument("session", default=store.LATEST)
 @no_pager_option
 @json_option
@@ -268,7 +231,7 @@ def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> 
             print(line)
 
 
-@audit.command(
+@click.command(
     short_help="Print the last decisions of a session, live ones with -f.",
     epilog="Example: nono-trio audit tail -f --decision deny --host '*.example.com'",
 )
@@ -324,7 +287,7 @@ def tail(
         raise SystemExit(CRASHED)
 
 
-@audit.command(
+@click.command(
     short_help="Print a profile that allows what a session was allowed.",
     epilog="Example: nono-trio audit learn latest > agent.toml",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -47,8 +46,7 @@ IMPORTED = "imported"  # a sealed session of another machine
 Row = tuple["StoredSession", Status, Counts | None]  # no counts: its log can't be read
 
 
-@dataclass(frozen=True)
-class ListFilter:
+class ListFilter(msgspec.Struct, frozen=True):
     """Which sessions are asked for; None asks for all."""
 
     since: datetime | None = None
@@ -59,11 +57,10 @@ class ListFilter:
     recent: int | None = None
 
 
-@dataclass
-class Listed:
+class Listed(msgspec.Struct):
     """The sessions that are asked for, newest first; `more`: there are others."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = msgspec.field(default_factory=list)
     more: bool = False
 
 

@@ -12,8 +12,9 @@ it).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.http.body import Body, ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.header_fields import connection_options, end_to_end_fields
@@ -46,8 +47,7 @@ class BadResponse(Exception):
         self.reason = reason
 
 
-@dataclass(slots=True)
-class ResponseHead:
+class ResponseHead(msgspec.Struct):
     """One accepted head. `fields` keep their order and case; `reason` starts with its space."""
 
     status: int

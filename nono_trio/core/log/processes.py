@@ -8,7 +8,6 @@ is not known is null, never a guess. A line may come after its record. Its key o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -59,8 +58,7 @@ def decode_process(line: bytes) -> ProcessLine:
     return _decoder.decode(line)
 
 
-@dataclass(slots=True, eq=False)
-class Program:
+class Program(msgspec.Struct, eq=False):
     """The program of one process, until the process executes another one. Mutable: arguments and
     hash are filled in later; `is_settled` is True when nothing more comes."""
 
@@ -70,8 +68,7 @@ class Program:
     is_settled: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Holder:
+class Holder(msgspec.Struct, eq=False):
     """One process with one program."""
 
     pid: int

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.core.log.redaction import REDACTED
@@ -42,17 +43,16 @@ LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
 
 
-@dataclass
-class DeniedHost:
+class DeniedHost(msgspec.Struct):
     """The attempts on one host that were denied, or that failed: requests by port, and look-ups of
     its name."""
 
     target: str
-    ports: Counter[int | None] = field(default_factory=Counter)
+    ports: Counter[int | None] = msgspec.field(default_factory=Counter)
     look_ups: int = 0
-    allow_flags: dict[str, None] = field(default_factory=dict)
+    allow_flags: dict[str, None] = msgspec.field(default_factory=dict)
     """The flags that would have allowed it, in the order of the denials."""
-    listed: Counter[int | None] = field(default_factory=Counter)
+    listed: Counter[int | None] = msgspec.field(default_factory=Counter)
     """Those of `ports` that an entry of the deny list refused."""
     reason: str = ""
     """The reason of the first of them, without the entry that would have allowed it."""

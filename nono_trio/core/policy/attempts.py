@@ -25,8 +25,9 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.file_events import (
@@ -74,47 +75,45 @@ class Decided(NamedTuple):
     failed: int
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(msgspec.Struct):
     """Allowed requests of one host and port that no second decision has replaced."""
 
     allowed: int = 0
     connects: int = 0
 
 
-@dataclass
-class AttemptTally:
+class AttemptTally(msgspec.Struct):
     """The attempts of one session so far; `add` takes its records in order."""
 
     allowed: int = 0
     failed: int = 0
-    observed: dict[str, None] = field(default_factory=dict)
+    observed: dict[str, None] = msgspec.field(default_factory=dict)
     """Hosts that only --observe let through, with their ports; the first MAX_HOSTS."""
     repeats: int = 0
     loopback: int = 0
     """Refused connections to loopback addresses, which are not counted."""
-    denied_hosts: dict[str, DeniedHost] = field(default_factory=dict)
-    failed_hosts: dict[str, DeniedHost] = field(default_factory=dict)
-    unanswered: dict[tuple[str, int | None], None] = field(default_factory=dict)
+    denied_hosts: dict[str, DeniedHost] = msgspec.field(default_factory=dict)
+    failed_hosts: dict[str, DeniedHost] = msgspec.field(default_factory=dict)
+    unanswered: dict[tuple[str, int | None], None] = msgspec.field(default_factory=dict)
     """Requests without the token that no later one with it has followed; ("", None) for those that
     were only counted."""
     has_token: bool = False
     """True if a request came with the token."""
-    created: dict[str, None] = field(default_factory=dict)
+    created: dict[str, None] = msgspec.field(default_factory=dict)
     """Paths outside the grants that were to be created; the first MAX_FILES."""
-    looked_up_files: dict[str, None] = field(default_factory=dict)
+    looked_up_files: dict[str, None] = msgspec.field(default_factory=dict)
     """Paths outside the grants that were looked up; the first MAX_FILES."""
-    real_paths: dict[str, str] = field(default_factory=dict)
+    real_paths: dict[str, str] = msgspec.field(default_factory=dict)
     """Where those that are symlinks, or behind one, lead to."""
-    replaced: Counter[tuple[str, int | None]] = field(default_factory=Counter)
+    replaced: Counter[tuple[str, int | None]] = msgspec.field(default_factory=Counter)
     """Allowed records, by host and port, whose attempt had another outcome after all."""
-    unseen: Counter[Unseen] = field(default_factory=Counter)
+    unseen: Counter[Unseen] = msgspec.field(default_factory=Counter)
     """What was lost; of look-ups of files those that decide about the run."""
     beyond: int = 0
     """Denied attempts on hosts beyond the bound, or without a record."""
     _requests: int = 0
-    _open: dict[tuple[str, int | None], _Open] = field(default_factory=dict)
-    _tried: dict[str, None] = field(default_factory=dict)
+    _open: dict[tuple[str, int | None], _Open] = msgspec.field(default_factory=dict)
+    _tried: dict[str, None] = msgspec.field(default_factory=dict)
 
     @property
     def denied(self) -> int:

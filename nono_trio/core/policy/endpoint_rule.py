@@ -16,8 +16,10 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+
+from msgspec.structs import replace
 
 from nono_trio.core.policy.endpoint_pattern import PathPattern, parse_pattern
 from nono_trio.core.policy.endpoint_query import (

@@ -20,8 +20,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec.structs import replace
 
 from nono_trio.core.net.address import AddressClass
 from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS

@@ -14,10 +14,12 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 from functools import cache, lru_cache
 from typing import Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from nono_trio.core.net.address import AddressClass
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME, entry_scheme
@@ -193,8 +195,7 @@ _ENTRY: Final = re.compile(rf"((?:{TLS_SCHEME}|{TCP_SCHEME}|)[^/]+)\)")
 _SUPPRESSED: Final = re.compile(r"; ([1-9][0-9]{0,17}) more since the last record\Z")
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """A reason that was read.
 
     `allow_entry` is the entry in it, "" for none. `suppressed` is the number of earlier denials of
@@ -202,7 +203,7 @@ class Reason:
     """
 
     code: DenialCode
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, Value] = msgspec.field(default_factory=dict)
     allow_entry: str = ""
     suppressed: int = 0
 
@@ -297,8 +298,7 @@ _IN_BODY: Final = "swapped in the body: "
 _PASSED_ON: Final = "stand-in passed on: "
 
 
-@dataclass(frozen=True)
-class McpCall:
+class McpCall(msgspec.Struct, frozen=True):
     """The part of an MCP message that is recorded: the method, the tool of a call, and
     "sha256:HEX" of the bytes of its arguments; "" for what it lacks. Names are without blanks."""
 
@@ -307,8 +307,7 @@ class McpCall:
     arguments: str = ""
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """The text in the record of an allowed request; a request by a plain entry has no text."""
 
     entry: str = ""

@@ -15,9 +15,11 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from nono_trio.core.net.address import classify, is_loopback
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
@@ -95,8 +97,7 @@ class Inspection(IntEnum):
         return "http" if self is Inspection.NAME and port == HTTP_PORT else "anything"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One entry: `host` is the exact host, or the suffix when `wildcard` is set.
 
     `scheme` is TLS_SCHEME, TCP_SCHEME or "".
@@ -117,8 +118,7 @@ class Rule:
         return Inspection.NAME
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(msgspec.Struct, frozen=True):
     """One --resolve entry: the only addresses that are dialled for a name and port."""
 
     host: Host

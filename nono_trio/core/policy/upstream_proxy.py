@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
@@ -38,8 +39,7 @@ _URL = re.compile(
 _FORM: Final = "http://[USER@]HOST:PORT, https://[USER@]HOST:PORT or env"
 
 
-@dataclass(frozen=True, slots=True)
-class Bypass:
+class Bypass(msgspec.Struct, frozen=True):
     """The hosts that are dialled without the upstream proxy."""
 
     names: frozenset[str] = frozenset()
@@ -61,16 +61,18 @@ class Bypass:
         return any(parent in self.suffixes for parent in parents)
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamProxy:
+class UpstreamProxy(msgspec.Struct, frozen=True):
     """An HTTP proxy for outgoing connections. `authorization` is the value of its header."""
 
     scheme: Literal["http", "https"]
     host: Host
     port: int
     bypass: Bypass = Bypass()
-    authorization: bytes | None = field(default=None, repr=False)
+    authorization: bytes | None = None
     source: str = FLAG
+
+    def __repr__(self) -> str:
+        return f"UpstreamProxy({self.scheme}://{self.shown})"
 
     @property
     def shown(self) -> str:

@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -219,8 +218,7 @@ def host_denied(
     return Decision("connect", target, port, method, refusal=refusal)
 
 
-@dataclass(slots=True)
-class FlowStart:
+class FlowStart(msgspec.Struct):
     """Begin of the flow of an allowed request: `address` is connected (None for a connection that
     ends here), `name` is the full name that has the address if that is not the target."""
 
@@ -228,7 +226,7 @@ class FlowStart:
     address: str | None
     opened_unix_ms: int
     name: str | None = None
-    started: float = field(default_factory=time.monotonic)
+    started: float = msgspec.field(default_factory=time.monotonic)
 
     def end(
         self,

@@ -16,9 +16,9 @@ Rules of this file:
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+import msgspec
 import trio
 
 from nono_trio.core.log.events import Network
@@ -125,8 +125,7 @@ class Suppressed(NamedTuple):
         return Suppressed(self.unrecorded + other.unrecorded, self.repeats + other.repeats)
 
 
-@dataclass(slots=True)
-class _Denied:
+class _Denied(msgspec.Struct):
     """Time of the name's last record (None: the next denial must be recorded), its denials since,
     the number of its records, and if it may make a run fail."""
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 from msgspec import UNSET
 
@@ -53,8 +53,7 @@ FAILED: Final[DenialCategory] = "upstream_connect_failed"  # there is no other c
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the safe ones
 
 
-@dataclass(slots=True)
-class Searches:
+class Searches(msgspec.Struct):
     """What looks for stand-ins in a request that is on its way. `note` records that those of some
     credentials pass; nothing of the request is sent before."""
 

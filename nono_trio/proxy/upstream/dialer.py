@@ -10,10 +10,10 @@ import errno
 import os
 import socket
 import sys
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from nono_trio.core.policy.reasons import DenialCode, format_reason
@@ -50,8 +50,7 @@ class TcpDialler:
         raise DialFailed(reason, 504)
 
 
-@dataclass(slots=True)
-class _Attempt:
+class _Attempt(msgspec.Struct):
     """A socket on its way to `target`, and its errno so far: 0 once it is connected."""
 
     target: CheckedAddress

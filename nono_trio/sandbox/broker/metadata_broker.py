@@ -18,9 +18,10 @@ import os
 import stat
 import struct
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from nono_trio.posix.paths import is_in, still_at
 from nono_trio.sandbox.broker import file_calls, seccomp_notify
@@ -79,8 +80,7 @@ CALLS: Final = {
 }
 
 
-@dataclass
-class MetadataBroker:
+class MetadataBroker(msgspec.Struct):
     """Makes the changes that the cage is allowed to make.
 
     `changed` and `watched`: the cage may change and watch files below these paths (without
@@ -91,8 +91,8 @@ class MetadataBroker:
     changed: Sequence[str]
     watched: Sequence[str]
     elsewhere: bool = False
-    refused: dict[str, int] = field(default_factory=dict)
-    paths: dict[str, list[str]] = field(default_factory=dict)
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    paths: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(

@@ -11,7 +11,6 @@ import contextlib
 import os
 import shlex
 import stat
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -43,8 +42,7 @@ _FLAGS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True, dict=True):  # it caches two properties
     """One path (absolute, as given), the access below it, and the source of the grant.
 
     `asked_for`: the user granted it with a flag or in a profile, not a policy group.

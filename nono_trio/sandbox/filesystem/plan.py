@@ -8,8 +8,10 @@ or our own state directory is refused, never narrowed silently.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from nono_trio.errors import UsageError
 from nono_trio.posix.paths import ancestors, is_below, is_in
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["PRIVATE", "Access", "FileOptions", "FilePlan", "Grant", "PathRequest", "plan_files"]
 
 
-@dataclass(frozen=True)
-class FileOptions:
+class FileOptions(msgspec.Struct, frozen=True):
     """The file flags of `run`, as given, and the requests of profiles.
 
     `configuration` is our own directory of profiles, closed to every command.
@@ -59,8 +60,7 @@ class FileOptions:
     configuration: str | None = None
 
 
-@dataclass(frozen=True)
-class FilePlan:
+class FilePlan(msgspec.Struct, frozen=True):
     """The resolved grants; `warnings` are for the person who started the run.
 
     `denied` are the closed paths; `covered` are those of them (without symlinks) inside a grant,
@@ -75,7 +75,7 @@ class FilePlan:
     kept: tuple[str, ...]
     start: str
     directory: str
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = msgspec.field(default=())
     sockets: tuple[Grant, ...] = ()
     protection: Protection | None = None
 

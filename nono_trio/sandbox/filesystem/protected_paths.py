@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.audit.store import usual_state_root
 from nono_trio.errors import UsageError
@@ -46,19 +47,18 @@ _LIFT = "--bypass-protection"
 _HOMES = "--home kept=NAME gives the command the home of that name"
 
 
-@dataclass
-class _Index:
+class _Index(msgspec.Struct):
     """Closed paths, indexed by every path and identity at them, above them and on the way.
 
     A value is the closed path as given, with its path below the key.
     """
 
-    at: dict[str, str] = field(default_factory=dict)
-    at_identity: dict[Identity, str] = field(default_factory=dict)
-    above: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    above_identity: dict[Identity, list[tuple[str, str]]] = field(default_factory=dict)
-    links: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    seen: dict[str, Identity | None] = field(default_factory=dict)
+    at: dict[str, str] = msgspec.field(default_factory=dict)
+    at_identity: dict[Identity, str] = msgspec.field(default_factory=dict)
+    above: dict[str, list[tuple[str, str]]] = msgspec.field(default_factory=dict)
+    above_identity: dict[Identity, list[tuple[str, str]]] = msgspec.field(default_factory=dict)
+    links: dict[str, list[tuple[str, str]]] = msgspec.field(default_factory=dict)
+    seen: dict[str, Identity | None] = msgspec.field(default_factory=dict)
 
     def add(self, given: str, followed: Followed, mounts: MountTable) -> None:
         """Add one closed path."""
@@ -111,8 +111,7 @@ class _Index:
         yield from ((given, name) for name, given in dict(reversed(places)).items())
 
 
-@dataclass(frozen=True)
-class Protection:
+class Protection(msgspec.Struct, frozen=True):
     """The closed paths of one run; `lifted` are those that the user opened by name.
 
     `state` is the directory of this run's log. `obeyed` are paths that our later commands obey; a
@@ -125,8 +124,8 @@ class Protection:
     state: str
     home: str
     homes: tuple[str, ...] = ()
-    _closed: _Index = field(default_factory=_Index, repr=False)
-    _states: _Index = field(default_factory=_Index, repr=False)
+    _closed: _Index = msgspec.field(default_factory=_Index)
+    _states: _Index = msgspec.field(default_factory=_Index)
 
     @classmethod
     def build(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.policy.home_choice import FLAG, home_name
 from nono_trio.errors import UsageError
@@ -32,8 +33,7 @@ NAMED_PATHS: Final = 5
 _DIRECTORY = ".home"  # of the session's temporary directory: not met by `ls` or `rm *` there
 
 
-@dataclass
-class RunHome:
+class RunHome(msgspec.Struct):
     """One run's home; `path` is where the command sees it (None: no home), `name` a kept one's.
 
     `notes` are sentences for the user. `copied` are files of ours in it, by their paths below it.
@@ -43,11 +43,11 @@ class RunHome:
     path: str | None = None
     name: str | None = None
     is_there: bool = False
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
     descriptor: int | None = None
     held: HeldHome | None = None
     seeds: Sequence[tuple[str, str]] = ()
-    copied: list[str] = field(default_factory=list)
+    copied: list[str] = msgspec.field(default_factory=list)
 
     def close(self) -> None:
         """Give it back: the next session may have a kept home."""

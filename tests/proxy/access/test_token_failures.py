@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import pytest
 import trio
 from msgspec import UNSET
+from msgspec.structs import replace
 from origin import serving
 from running_proxy import AUTH, PATIENT, Wire, http, running, until
 

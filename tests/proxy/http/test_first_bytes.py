@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
-from dataclasses import replace
 
 import pytest
 import trio
 from hellos import ECH, hello, message, openssl_hello, record, records, server_name
+from msgspec.structs import replace
 from origin import serving, tls_context
 from running_proxy import AUTH, PATIENT, QUICK, TOKEN, connect, running, until
 from transparent_cage import REAL, get, greets, reads_all

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +26,7 @@ from hostile_siblings import (
 from hostile_siblings import (
     AUTH as SIBLINGS_AUTH,
 )
+from msgspec.structs import replace
 from origin import Origin, serving
 from running_proxy import AUTH, QUICK, TOKEN, Running, Wire, connect, http, running, until
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 import trio
@@ -14,6 +13,7 @@ from hellos import ECH, hello
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from looked_into import HOST, LookedInto, client_context, looking_into, origin_context, under_tls
+from msgspec.structs import replace
 from origin import serving
 from proxy_server import Upstream, upstream_proxy
 from running_proxy import BOUND, PATIENT, Wire, connect, until

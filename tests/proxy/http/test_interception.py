@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from dataclasses import replace
 
 import pytest
 import trio
@@ -18,6 +17,7 @@ from looked_into import (
     looking_into_cage,
     under_tls,
 )
+from msgspec.structs import replace
 from running_proxy import BOUND, QUICK, connect, http, until
 from transparent_cage import LITERAL, get
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 
 import pytest
 import trio
 from hellos import extension, hello, openssl_hello, vector
 from looked_into import HOST, client_context, interception, looking_into, origin_context, under_tls
+from msgspec.structs import replace
 from origin import serving
 from running_proxy import PATIENT, Wire, connect, running
 from transparent_cage import get

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import pytest
 import trio
+from msgspec.structs import replace
 from origin import serving
 from running_proxy import AUTH, PATIENT, QUICK, Wire, connect, http, running, until
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 
 import pytest
 import trio
 from dns_messages import query, wire
 from hellos import hello
+from msgspec.structs import replace
 from origin import serving
 from running_proxy import BOUND, PATIENT, until
 from transparent_cage import (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from msgspec.structs import replace
 from origin import serving, tls_context
 from running_proxy import BOUND, QUICK, TOKEN, Wire, connect, http
 

@@ -6,11 +6,11 @@ import ast
 import errno
 import socket
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 import trio
 from installation import PACKAGE
+from msgspec.structs import replace
 
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.network_policy import Policy

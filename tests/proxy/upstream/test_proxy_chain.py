@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import ssl
 import subprocess
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from msgspec.structs import replace
 from origin import serving, tls_context
 from proxy_server import Upstream, upstream_proxy
 from running_proxy import AUTH, PATIENT, QUICK, TOKEN, connect, http, running, until

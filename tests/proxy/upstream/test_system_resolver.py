@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import trio
 from checkout import SUPPORT
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from running_proxy import BOUND, PATIENT, connect, running
 
 from nono_trio.core.net.host import BadHost, parse_host

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import trio
 from http2_peers import head, multiplexing
+from msgspec.structs import replace
 from running_proxy import BOUND, QUICK, until
 
 from nono_trio.errors import AuditBusy
