@@ -8,6 +8,7 @@ import sys
 import click
 import pytest
 import sealed_session as made
+from harness import RUN_SECONDS
 
 from nono_trio import __version__
 from nono_trio.cli import main as command_line
@@ -181,6 +182,40 @@ def test_audit_commands_import_nothing_heavy(root):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+OTHERS = ("archive", "cleanup", "export", "hosts", "proofs", "report", "search", "ship", "why")
+
+
+@pytest.mark.parametrize(
+    ("line", "absent"),
+    [
+        ("--help", ("msgspec", "hashlib", "dataclasses", "subprocess", "json", "pathlib")),
+        ("audit --help", ("msgspec", "hashlib", "dataclasses", "subprocess", "json", "pathlib")),
+        ("audit list", ("subprocess", "dataclasses", "shutil", "rich", "nono_trio.cli.programs")),
+        ("run -s -- true", ("rich", "cryptography", "h2", "keyring", "nono_trio.cli.audit")),
+    ],
+)  # fmt: skip
+def test_a_command_imports_no_module_of_others(sessions, root, line, absent):
+    made.build(root)
+    others = [f"nono_trio.cli.audit.{name}" for name in OTHERS]
+    code = (
+        "import os, sys\n"
+        "def leave(code):\n"
+        "    sys.stderr.write(' '.join(['loaded:', *sys.modules]))\n"
+        "    sys.stderr.flush(); end(code)\n"
+        "end, os._exit = os._exit, leave\n"
+        "sys.argv = ['nono-trio', *sys.argv[1:]]\n"
+        "from nono_trio.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()], capture_output=True, text=True,
+        env=sessions.environment, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded = done.stderr.partition("loaded: ")[2].split()
+    assert "click" in loaded
+    assert not sorted({*absent, *others} & {*loaded})
 
 
 def test_verifying_a_small_session_is_quick(root):
