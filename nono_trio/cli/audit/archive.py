@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -21,7 +23,7 @@ from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, size_text
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, UsageError, unreadable
+from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, unreadable
 from nono_trio.posix.account import expand_home
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from nono_trio.audit.verify.verdict import Verification
+
+# The errors of a write, and of no read: the archive is not at fault.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @click.command(
@@ -80,6 +85,8 @@ def export_session(
     except BlockingIOError:
         _refuse_running(directory.name, as_json=as_json)
     except OSError as error:
+        if error.filename is None and output == STDOUT:  # no file of ours: it is stdout's
+            raise
         raise unreadable(error.filename or directory, error) from error
     if as_json:
         fields = {"session_id": directory.name, "file": output, "size": size}
@@ -112,10 +119,16 @@ def import_session(
 
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
     path = Path(os.path.abspath(expand_home(archive)))
+    root = audit_root(audit_dir)
     try:
         with Waiting("verifying") as wait, ending_at_sigterm():
-            done = import_archive(path, audit_root(audit_dir), pinned, wait.watch)
+            done = import_archive(path, root, pinned, wait.watch)
     except OSError as error:
+        if error.errno in _NOT_WRITTEN:
+            raise NonoTrioError(
+                f"the session can't be written to {root}: {error.strerror}",
+                hint=f"see what room it has: df -h {shlex.quote(str(root))}",
+            ) from error
         raise unreadable(error.filename or path, error) from error
     answer = done.verdict
     session_id = done.directory.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from archived import ID, parts
 from checkout import ROOT
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.archive import import_session
 from nono_trio.cli.audit.verify import verify_all
 
 SECRET = "sk-ant-" + 40 * "s"
@@ -142,3 +144,21 @@ def test_no_link_in_a_session_brings_a_file_of_the_machine_into_its_archive(run,
     output = tmp_path / "session.tar"
     code, _, err = run("audit", "export-session", ID, "-o", output)
     assert (code, f"{store.LOG}.torn" in err, output.exists()) == (2, True, False)
+
+
+def test_a_place_without_room_is_named_and_not_what_was_read(run, root, tmp_path, monkeypatch):
+    path = archived.archive_file(tmp_path, archived.sealed(root))
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(import_session, "import_archive", full)
+    code, _, err = run("audit", "import", path, "--audit-dir", tmp_path / "other")
+    assert (code, f"can't be written to {tmp_path}/other" in err, "df -h" in err) == (1, True, True)
+    with open("/dev/full", "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "nono_trio", "audit", "export-session", ID, "-o", "-"],
+            cwd=ROOT, stdout=output, stderr=subprocess.PIPE, timeout=COMMAND_SECONDS,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert b"the output can't be written" in done.stderr
