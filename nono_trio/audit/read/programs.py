@@ -80,7 +80,7 @@ class Programs:
             seen.count.sha256 = line.exe_sha256 if len(seen.hashes) == 1 else None
 
     def _of(self, line: ProcessLine) -> _Seen:
-        name, exe = _name(line), line.exe
+        name, exe = program_of(line), line.exe
         if (name, exe) not in self._seen and len(self._seen) >= MAX_PROGRAMS:
             name, exe = OTHER_PROGRAMS, None
         found = self._seen.get((name, exe))
@@ -94,7 +94,8 @@ class Programs:
         return sorted(counts, key=lambda one: (-one.denied, -one.failed, -one.allowed, one.name))
 
 
-def _name(line: ProcessLine) -> str:
+def program_of(line: ProcessLine) -> str:
+    """The name of a line's program, or why it has none."""
     if line.state == "found":
         return program_text(line.exe, line.argv)
     return GONE if line.state == "gone" else UNKNOWN

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from nono_trio.audit.read.programs import GONE, OTHER_PROGRAMS, UNKNOWN
+from nono_trio.audit.read.programs import OTHER_PROGRAMS, program_of
 from nono_trio.audit.read.records import line_blocks, size_of
 from nono_trio.core.log.events import MALFORMED
-from nono_trio.core.log.processes import ProcessLine, decode_process, program_text
+from nono_trio.core.log.processes import ProcessLine, decode_process
 from nono_trio.errors import unreadable
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _NONE: Final = 0
 _OTHER: Final = 1
 _OTHER_WANTED: Final = 2
 _BEGINNING: Final = b'{"sequence":'
-_NOT_FOUND: Final[dict[str, str]] = {"gone": GONE, "unknown": UNKNOWN}
 
 
 class SeenProgram(msgspec.Struct, frozen=True):
@@ -146,10 +145,10 @@ class RecordPrograms:
 
 
 def _program(process: ProcessLine) -> SeenProgram:
-    if process.state == "found":
-        argv = None if process.argv is None else tuple(process.argv)
-        return SeenProgram(program_text(process.exe, process.argv), process.exe, argv)
-    return SeenProgram(_NOT_FOUND[process.state])
+    if process.state != "found":
+        return SeenProgram(program_of(process))
+    argv = None if process.argv is None else tuple(process.argv)
+    return SeenProgram(program_of(process), process.exe, argv)
 
 
 def _size(program: SeenProgram) -> int:

@@ -86,8 +86,8 @@ def searched_sessions(
     report: SearchReport,
     chosen: Iterable[Path] | None = None,
 ) -> Iterator[SearchedSession]:
-    """Yield the sessions of `chosen`, or all that may have records of the time that is asked for,
-    newest first; each is looked at when it is asked for.
+    """Yield the sessions of `chosen`, or all that may have records of the query's time, newest
+    first; each is read when it is needed.
 
     Raises LogUnreadable for a directory that can't be read.
     """
