@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from nono_trio.cli.ending import ending_at_sigterm
 from nono_trio.errors import UsageError, unreadable
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import is_in
@@ -63,7 +64,7 @@ def output_file(output: str, *, replace: bool) -> Iterator[BinaryIO]:
 
     place = output_place(output)
     try:
-        with new_file(place, replace=replace) as file:
+        with ending_at_sigterm(), new_file(place, replace=replace) as file:
             yield file
     except OSError as error:
         if error.filename is None or _is_about(place, Path(os.fsdecode(error.filename))):

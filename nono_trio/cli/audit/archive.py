@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
+from nono_trio.cli.ending import ending_at_sigterm
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.output_file import STDOUT, output_file, require_output
@@ -27,9 +25,6 @@ from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, unreadable
 from nono_trio.posix.account import expand_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
     from nono_trio.audit.verify.verdict import Verification
 
 # The errors of a write, and of no read: the archive is not at fault.
@@ -144,23 +139,6 @@ def import_session(
         else:
             say(f"session {clean(session_id)} is not imported")
     raise SystemExit(answer.exit_code)
-
-
-@contextlib.contextmanager
-def ending_at_sigterm() -> Iterator[None]:
-    """End the command at SIGTERM as at Ctrl-C, so that what it unpacked is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(signum: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signum)
 
 
 def _tell(answer: Verification) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from nono_trio.audit.verify.verdict import Verification, worst
-from nono_trio.cli.audit.archive import ending_at_sigterm
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
+from nono_trio.cli.ending import ending_at_sigterm
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.parameters import PATH, WholeNumber

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from archived import ID, sealed
 
 from nono_trio.audit import store
+from nono_trio.cli.output_file import output_file
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,15 @@ def test_a_hyphen_is_stdout(run, root, tmp_path, monkeypatch):
     code, out, _ = run("audit", "export", ID, "-o", "-")
     assert (code, out[:1] == "{", len(out) > 1000) == (0, True, True)
     assert [one.name for one in tmp_path.iterdir()] == ["audit"]
+
+
+def test_sigterm_leaves_no_half_of_a_file(tmp_path):
+    def write_half():
+        with output_file(str(tmp_path / "out"), replace=False) as file:
+            file.write(b"half")
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        write_half()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert [*tmp_path.iterdir()] == []
