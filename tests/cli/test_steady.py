@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from nono_trio.cli import main
@@ -58,9 +59,9 @@ def test_a_library_that_memory_is_too_short_for_is_told(
 ) -> None:
     """It was a traceback: the loader's error is an ImportError like any other."""
 
-    def invoke(_arguments: list[str]) -> int:
+    def invoke(_context: click.Context) -> int:
         raise ImportError("/usr/lib/library.so: failed to map segment from shared object")
 
-    monkeypatch.setattr(main, "_invoke", invoke)
+    monkeypatch.setattr(main.cli, "invoke", invoke)
     assert main.exit_code(["run", "--", "true"]) == 1
     assert "nono-trio: error: there is not enough memory for that\n" in capsys.readouterr().err

@@ -48,7 +48,7 @@ CLIENT = "client"  # the name of the clients' tasks: no faults in them
 def of_an_ended_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session counts as crashed, although this process lives."""
     ended = SupervisorProcess(pid=2**22 + 1, start_ticks=1, boot_id="an-earlier-boot")
-    monkeypatch.setattr(session_record, "_this_process", lambda: ended)
+    monkeypatch.setattr(session_record, "this_process", lambda: ended)
 
 
 class Session:

@@ -85,7 +85,7 @@ class SessionRecord:
         self.judging: Judging | None = None
         """Decides about the run's own exit code; None for a session without a command."""
         policy = msgspec.structs.replace(
-            facts.policy, session_id=self.session_id, supervisor=_this_process()
+            facts.policy, session_id=self.session_id, supervisor=this_process()
         )
         signing = None if signer is None else _signing(signer, policy)
         self.ledger_signer = None if signer is None else _ledger_signer(signer, audit_root)
@@ -208,6 +208,7 @@ def _ledger_signer(signer: Signer, audit_root: Path) -> LedgerSigner:
     return LedgerSigner(audit_root, signer)
 
 
-def _this_process() -> SupervisorProcess:
+def this_process() -> SupervisorProcess:
+    """Return what tells this process from every other, also after its end."""
     pid = os.getpid()
     return SupervisorProcess(pid=pid, start_ticks=process_start_ticks(pid) or 0, boot_id=boot_id())

@@ -194,12 +194,7 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(root, tmp_path, case):
 def test_an_archive_cut_at_any_byte_is_refused():
     data = good()
     assert [name for name, _ in read_through(data, PATH)]
-    # A header, a file and its padding are each read at once: every block is cut at some bytes, and
-    # every file at its end.
-    ends = {data.index(file) + len(file) for file in parts(data).values()}
-    ends |= {*range(0, len(data), 512), *range(256, len(data), 512)}
-    cuts = {end + more for end in ends for more in (-2, -1, 0, 1, 2)}
-    for end in sorted(cuts & {*range(len(data))}):
+    for end in range(len(data)):
         with pytest.raises(LogUnreadable, match="no whole archive"):
             read_through(data[:end], PATH)
 
