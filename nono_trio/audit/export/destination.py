@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
@@ -48,11 +48,19 @@ class Refused(Exception):
         self.reason = reason
 
 
+class Taken(NamedTuple):
+    """What a receiver that has taken a batch says of it: how many records it rejected, and a
+    sentence for the user."""
+
+    rejected: int = 0
+    said: str | None = None
+
+
 class Destination(Protocol):
     """A receiver."""
 
-    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> str | None:
-        """Send lines of one session; return what the user must know of it.
+    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> Taken:
+        """Send lines of one session.
 
         Raises Unavailable and Refused. If cancelled, the batch may have been taken.
         """
@@ -71,14 +79,14 @@ class FileDestination:
         self._form = form
         self._integrity = integrity
 
-    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> str | None:
+    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> Taken:
         """Append one batch."""
         data = formats.encode(lines, facts, self._form, integrity=self._integrity)
         try:
             await trio.to_thread.run_sync(self._append, data)
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror or error}") from error
-        return None
+        return Taken()
 
     async def aclose(self) -> None:
         """Nothing is open between batches."""
@@ -128,7 +136,7 @@ class CommandDestination:
         self._form = form
         self._integrity = integrity
 
-    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> str | None:
+    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> Taken:
         """Run the command once."""
         data = formats.encode(lines, facts, self._form, integrity=self._integrity)
         name = os.path.basename(self._words[0])
@@ -147,7 +155,7 @@ class CommandDestination:
             raise Unavailable(f"{name} did not end within {COMMAND_SECONDS:.0f} seconds")
         if done.returncode:
             raise Unavailable(f"{name} ended with exit code {done.returncode}")
-        return None
+        return Taken()
 
     async def aclose(self) -> None:
         """Nothing runs between batches."""

@@ -18,9 +18,10 @@ import msgspec
 import trio
 
 from nono_trio.audit.export import formats
-from nono_trio.audit.export.destination import Refused, Unavailable
+from nono_trio.audit.export.destination import Refused, Taken, Unavailable
 from nono_trio.core.export.otlp_message import decode_response, encode_request
 from nono_trio.core.export.retry import parse_retry_after
+from nono_trio.core.log.shown_text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,8 +83,8 @@ class OtlpEndpoint:
         self._integrity = integrity
         self._connection: _Connection | None = None
 
-    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> str | None:
-        """Send one batch; returns what the receiver says of records that it rejects."""
+    async def deliver(self, lines: Sequence[Exported], facts: SessionFacts) -> Taken:
+        """Send one batch."""
         records = formats.log_records(lines, facts, self._form, integrity=self._integrity)
         body = encode_request(records, facts)
         if self._compressed:
@@ -94,7 +95,7 @@ class OtlpEndpoint:
             raise Unavailable(error.strerror or "a field can't be read") from error
         if self._compressed:
             headers = [("Content-Encoding", "gzip"), *headers]
-        return self._judged(await self._exchange(body, headers))
+        return self._judged(await self._exchange(body, headers), len(lines))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -145,10 +146,10 @@ class OtlpEndpoint:
             return _Connection(stream)
         raise Unavailable(f"no connection within {CONNECT_SECONDS:.0f} seconds")
 
-    def _judged(self, answer: _Answer) -> str | None:
+    def _judged(self, answer: _Answer, sent: int) -> Taken:
         status = answer.status
         if 200 <= status < 300:
-            return _rejected(answer)
+            return _taken(answer, sent)
         reason = f"it answers with status {status}"
         if status in _BAD_BATCH:
             raise Refused(reason)
@@ -156,9 +157,9 @@ class OtlpEndpoint:
         raise Unavailable(reason, None if asked is None else parse_retry_after(asked))
 
 
-def _rejected(answer: _Answer) -> str | None:
-    """Return what the receiver says of a batch that it has taken; raises Unavailable for an answer
-    that is not OTLP's."""
+def _taken(answer: _Answer, sent: int) -> Taken:
+    """Return what the receiver says of a batch of `sent` records that it has taken; raises
+    Unavailable for an answer that is not OTLP's."""
     kind = answer.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
     try:
         if answer.body and kind != PROTOBUF:
@@ -167,8 +168,10 @@ def _rejected(answer: _Answer) -> str | None:
     except ValueError:
         raise Unavailable("its answer is not one of an OTLP receiver") from None
     if said.count > 0:
-        return f"{said.count} records were rejected: {said.message or 'without a reason'}"
-    return f"the receiver warns: {said.message}" if said.message else None
+        rejected = min(said.count, sent)  # a receiver can write any number
+        reason = said.message or "without a reason"
+        return Taken(rejected, f"{counted(rejected, 'record')} rejected: {reason}")
+    return Taken(0, f"the receiver warns: {said.message}" if said.message else None)
 
 
 def _reason(error: Exception) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.export.cursor import Cursor
-    from nono_trio.audit.export.destination import Destination
+    from nono_trio.audit.export.destination import Destination, Taken
     from nono_trio.audit.export.session_reader import Batch, Position
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.stored_session import StoredSession
@@ -236,7 +236,7 @@ class Shipper:
         A batch that it refuses is halved until the refused lines are found. They are passed over if
         it takes other lines, and the user is told of each. Raises ShipFailed and _Stopped.
         """
-        waiting, taken, refusals = [lines], 0, 0
+        waiting, taken, rejected, refusals = [lines], 0, 0, 0
         works = session.refused_at is not None and self._taken > session.refused_at
         refused: list[tuple[Exported, str]] = []
         reason = ""
@@ -260,7 +260,9 @@ class Shipper:
                 continue
             self._note_taken(said)
             taken += len(part)
-        self.shipped.lines += taken
+            rejected += said.rejected
+        self.shipped.lines += taken - rejected
+        self.shipped.refused += rejected
         if not taken and not works:
             if session.refused_at is None:
                 self._tell(f"the receiver refuses every record: {reason}; nothing is lost")
@@ -272,15 +274,15 @@ class Shipper:
             self._tell(f"{event_id(session.session_id, line)} was refused and left out: {reason}")
         return True
 
-    def _note_taken(self, said: str | None) -> None:
+    def _note_taken(self, taken: Taken) -> None:
         self._taken += 1
         if self._backoff.failures:
             self._backoff.reset()
             if self._told_at:
                 self._tell("the receiver answers again")
                 self._told_at = 0.0
-        if said is not None:
-            self._tell(said)
+        if taken.said is not None:
+            self._tell(taken.said)
 
     def _tell_refused(self) -> None:
         """Count the sessions of which the receiver takes nothing; their cursors stay."""

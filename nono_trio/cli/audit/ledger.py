@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -15,10 +14,11 @@ from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import UsageError
+from nono_trio.errors import UsageError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from nono_trio.audit.recovery.ledger_repair import Repair
     from nono_trio.core.proof.witness import WitnessKey
@@ -65,7 +65,7 @@ def verify(
 
     root = audit_root(audit_dir)
     path = root / LEDGER
-    if not os.path.lexists(path) and not is_signed(path):
+    if not _is_there(path) and not is_signed(path):
         raise no_ledger(root)
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
     witnesses = _witness_keys(witness_keys)
@@ -104,6 +104,17 @@ def repair(as_json: bool, audit_dir: str | None) -> None:
             bad = answer.first_bad
             say(f"line {bad.line} stays as it is, as evidence: {clean(bad.failure)}")
     raise SystemExit(FAULTS_LEFT if answer.first_bad is not None else 0)
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a file or link is there; raises LogUnreadable if nobody can say."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return True
 
 
 def _witness_keys(texts: Sequence[str]) -> list[WitnessKey]:

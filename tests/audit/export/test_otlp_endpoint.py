@@ -9,7 +9,7 @@ from exported_lines import FACTS, LINES
 from otlp_receiver import receiving
 from own_ca import write_authority
 
-from nono_trio.audit.export.destination import Unavailable
+from nono_trio.audit.export.destination import Taken, Unavailable
 from nono_trio.audit.export.otlp_endpoint import Endpoint, OtlpEndpoint
 from nono_trio.proxy.intercept.ca import own_authority
 from nono_trio.proxy.intercept.session_authority import SessionAuthority
@@ -34,7 +34,7 @@ async def deliver(receiver, trusted=None):
     with trio.fail_after(60):
         try:
             for _ in range(2):
-                assert await destination.deliver(LINES, FACTS) is None
+                assert await destination.deliver(LINES, FACTS) == Taken()
         finally:
             await destination.aclose()
 

@@ -120,9 +120,10 @@ async def test_rejected_records_are_told_and_not_sent_again(root, receiver):
     build(root, "aaaa")
     receiver.answers = ["partial"]
     told = Told()
-    await ship(root, receiver, told)
+    shipped = await ship(root, receiver, told)
     assert receiver.requests == 1
-    assert told.has("1 records were rejected: too")
+    assert told.has("1 record rejected: too")
+    assert (shipped.lines, shipped.refused) == (6, 1)
     await ship(root, receiver, told)
     assert receiver.requests == 1
 

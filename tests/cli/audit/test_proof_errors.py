@@ -68,6 +68,12 @@ def test_no_ledger_is_an_error_with_a_hint(run):
         assert (code, "there is no ledger" in err, "hint: " in err) == (2, True, True)
 
 
+def test_a_ledger_that_nobody_can_look_at_is_not_called_missing(run, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    code, _, err = run("audit", "ledger", "verify", "--audit-dir", str(tmp_path / "loop"))
+    assert (code, "can't be read: " in err, "there is no ledger" in err) == (2, True, False)
+
+
 def test_a_repair_is_proposed_for_damaged_lines_only(run, places, tmp_path):
     other = tmp_path / "other.pem"
     other.write_text(signed.signer("two").public.pem())
