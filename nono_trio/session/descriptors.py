@@ -34,14 +34,14 @@ def max_connections(wanted: int | None) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         return wanted or USUAL_CONNECTIONS
-    # A low limit keeps a quarter for all else.
-    most = max((hard - min(_BESIDE, hard // 4)) // _A_CONNECTION, 1)
+    # A low limit keeps a quarter for all else, and never less than what is open at the start.
+    beside = max(min(_BESIDE, hard // 4), _AT_THE_START)
+    most = max((hard - beside) // _A_CONNECTION, 1)
     if wanted is None:
         return min(most, USUAL_CONNECTIONS)
     if wanted > most:
         raise UsageError(
-            f"--max-connections {wanted} needs {wanted * _A_CONNECTION + _BESIDE} open files,"
-            f" the hard limit is {hard}",
+            f"--max-connections {wanted}: the hard limit of {hard} open files has no room for them",
             hint=f"--max-connections {most}",
         )
     return wanted

@@ -43,6 +43,7 @@ def mac(sessions, tmp_path, record, monkeypatch):
     script.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setattr(harness, "NONO_TRIO", str(script))
+    monkeypatch.setattr(harness, "DRY_RUN", ())  # of this process, which is not on macOS
     return sessions
 
 

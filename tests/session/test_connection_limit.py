@@ -98,7 +98,7 @@ def test_more_than_there_are_descriptors_for_is_refused_with_what_fits(
     name, *rest = command
     done = ended(sessions, 4096, name, "--max-connections", "1537", *rest)
     assert done.returncode == 2
-    assert "--max-connections 1537 needs 5122 open files, the hard limit is 4096" in done.stderr
+    assert "--max-connections 1537: the hard limit of 4096 open files has no room" in done.stderr
     assert "hint: --max-connections 1536" in done.stderr
     assert not sessions.directories
 
@@ -122,7 +122,7 @@ def test_a_low_limit_of_open_files_leaves_room_for_the_answer_of_a_full_proxy(
         stack.callback(process.kill)
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        for _ in range(48):  # (128 - 128 / 4) / 2
+        for _ in range(32):  # (128 - 64) / 2
             sock, answer = tunnel(ready, port)
             stack.enter_context(sock)
             assert answer.startswith(b"HTTP/1.1 200 ")

@@ -68,7 +68,7 @@ class Layout:
         self.secret = secrets.token_hex(16)
         for name in (
             "home/.ssh", "home/.config/gcloud", "project", "readonly", "outside", "state",
-            "deep/b/config/nono-trio",
+            "deep/b/config/nono-trio", "deep/b/config/python_keyring",
         ):  # fmt: skip
             (self.base / name).mkdir(parents=True, mode=0o700)
         self.watched = {
@@ -81,7 +81,8 @@ class Layout:
             self.watched[self.base / name] = self.secret + "\n"
         self.watched[self.base / "home/.bashrc"] = "# untouched\n"
         self.watched[self.base / "readonly/file"] = "# untouched\n"
-        self.watched[self.base / "deep/b/config/nono-trio/p.toml"] = "# untouched\n"
+        for name in ("nono-trio/p.toml", "python_keyring/keyringrc.cfg"):
+            self.watched[self.base / "deep/b/config" / name] = "# untouched\n"
         for path, text in self.watched.items():
             path.write_text(text)
         (self.base / "outside/touchable").write_text("")
@@ -94,7 +95,7 @@ class Layout:
     def _closed_directories(self) -> list[Path]:
         homes = "home/.local/share/nono-trio/homes"
         names = ("outside", "readonly", "home", "home/.ssh", "home/.config/gcloud", homes)
-        way = ("deep/b", "deep/b/config", "deep/b/config/nono-trio")
+        way = ("deep/b", "deep/b/config", "deep/b/config/nono-trio", "deep/b/config/python_keyring")
         return [self.base / name for name in (*names, *way)]
 
     def changed(self) -> list[str]:
