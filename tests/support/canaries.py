@@ -105,8 +105,9 @@ class Layout:
             if not path.exists() or path.read_text() != text
         ]  # fmt: skip
         return found + [
-            str(path) for path, names in self.names.items() if sorted(os.listdir(path)) != names
-        ]
+            str(path) for path, names in self.names.items()
+            if not path.is_dir() or sorted(os.listdir(path)) != names
+        ]  # fmt: skip
 
 
 class Canaries:
