@@ -60,8 +60,9 @@ async def test_it_is_asked_about_a_literal_and_about_the_name_in_the_hello(asked
 @pytest.mark.parametrize(("port", "request_bytes"), [(22, b"SSH-"), (25, b"EHLO a\r\n")])
 async def test_it_is_asked_once_about_any_transparent_connection(asked, port, request_bytes):
     async with serving(greets) as origin, cage(origin=origin) as at:
-        await at.answer("allowed.test", request_bytes, port)
-        await at.events(1)
+        async with at.connection("allowed.test", port) as wire:
+            await wire.send(request_bytes)
+            await at.events(1)
         assert [one for one in asked if one[1] == port] == [("allowed.test", port)]
 
 
