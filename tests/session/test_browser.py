@@ -103,7 +103,8 @@ def test_a_page_under_tls_that_the_session_looks_into(sessions: Sessions, tmp_pa
     server = signed_origin(*own, "seen.example")
     where = f"seen.example:{server.port}"
     script = (
-        'flags="--headless --no-sandbox --no-proxy-server --virtual-time-budget=20000 --dump-dom"; chromium $flags "$1/ok" &&'
+        'flags="--headless --no-sandbox --no-proxy-server --virtual-time-budget=20000 --dump-dom";'
+        ' chromium $flags "$1/ok" &&'
         ' chromium $flags "$1/no" || exit; ls /etc/chromium/policies/managed >&2;'
         " ! touch /etc/chromium/policies/managed/x && ! rm /etc/chromium/policies/managed/*"
     )
