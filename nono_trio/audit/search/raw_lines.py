@@ -1,7 +1,8 @@
 """The lines of a log that a search may want, found without decoding the others.
 
-Rules of this file: a line is left out only if it has none of a group's literals and no `\\u`
-escape, behind which any text may hide. Blocks are searched in lower case, as hosts have no case.
+Rules of this file: a line is left out only if it is ASCII, has none of a group's literals and no
+`\\u` escape, behind which any text may hide: other letters may become ASCII in lower case (the sign
+for kelvin is a k then). Blocks are searched in lower case, as hosts have no case.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ def candidate_lines_backwards(path: Path, size: int, groups: Groups) -> Iterator
 
 def _candidates(block: bytes, groups: Groups) -> Iterator[bytes]:
     if not groups:
-        yield from block.splitlines(keepends=True) if b"\r" not in block else _lines(block)
+        yield from _lines(block)
+        return
+    if not block.isascii():
+        for line in _lines(block):
+            yield from _candidates(line, groups) if line.isascii() else (line,)
         return
     lower = block.lower()
     first, *others = groups
@@ -51,6 +56,8 @@ def _candidates(block: bytes, groups: Groups) -> Iterator[bytes]:
 
 def _lines(block: bytes) -> list[bytes]:
     """Lines end with a line feed only; bytes.splitlines also takes carriage returns."""
+    if b"\r" not in block:
+        return block.splitlines(keepends=True)
     return [line + b"\n" for line in block.split(b"\n")[:-1]]
 
 
