@@ -77,7 +77,8 @@ class RawTunnel(ConnectionHandler):
         if decision is None:
             return
         decision = self._proxy.judge_name(decision)
-        self._client.prove()
+        if not self._client.prove() and decision.refusal is None:
+            decision = decision.refused(FULL)
         if decision.refusal is None:
             decision = await self._pass(self._proxy.route(decision))
         if decision.refusal is not None:

@@ -189,7 +189,7 @@ class HttpConnection(TunnelHandler):
         if refusal is not None and refusal.status in UNPROVEN:
             return request, decision
         if not client.proven:
-            client.prove()
+            self._full = not client.prove()
         if proxy.token_failures.challenged:
             proxy.token_failures.answered(decision)
         if self._full and refusal is None:  # what policy refuses is never a lack of room

@@ -85,10 +85,11 @@ class InterceptingTunnel(InterceptingSniTunnel):
     async def _serve(self) -> None:
         self._waited = False
         if not self._full and self._verdict.allowed and await self._speaks_http():
-            self._client.prove()
-            await self._serve_requests()
-        else:
-            await super()._serve()
+            self._full = not self._client.prove()
+            if not self._full:
+                await self._serve_requests()
+                return
+        await super()._serve()
 
     async def _authorize(self) -> Decision | None:
         if self._client.unread or not self._waited:

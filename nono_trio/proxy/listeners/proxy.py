@@ -122,7 +122,7 @@ class Proxy:
             interception=interception,
             credentials=credentials,
         )
-        self._clients = ClientTable()
+        self._clients = ClientTable(limits.connections)
         self._tasks = TaskPool(self._handle)
         self._listeners = 0
         self.turned_away = 0
@@ -293,11 +293,9 @@ class Proxy:
         sock.setblocking(False)
         client = Client(sock, self._readiness, self._clients)
         client.origin = origin
-        full = (
-            len(self._clients.members) >= self._limits.connections and not self._clients.make_room()
-        )
         self._clients.add(client)
-        self._tasks.give(client, make_handler(client, self._context, full=full), handlers)
+        handler = make_handler(client, self._context, full=not client.has_place)
+        self._tasks.give(client, handler, handlers)
 
     def _turn_away(self, sock: socket.socket) -> None:
         self.turned_away += 1

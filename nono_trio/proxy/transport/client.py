@@ -4,7 +4,8 @@ Rules of this file: a client has one deadline at a time, and the table's sweep e
 the task: reading the clock for every wait and a cancel scope for each would cost 6 us of a tunnel's
 100, so a deadline may be off by one sweep either way. A client that has not shown that it may be
 served loses its place before one that has, and the oldest loses it first: other programs of the
-machine may reach the listener, and a started head costs them nothing.
+machine may reach the listener, and a started head costs them nothing. A client without a place may
+come to have one again when it shows that it may be served; no more have one than there are places.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Client:
         "deadline",
         "dropped",
         "expired",
+        "has_place",
         "idle",
         "origin",
         "proven",
@@ -67,7 +69,9 @@ class Client:
         """It may be served: it has shown the token, or only the caged command can reach its
         listener."""
         self.dropped = False
-        """Its place was given away, so its next wait raises Expired."""
+        """It was dropped from the table, so its next wait raises Expired."""
+        self.has_place = False
+        """It counts against the limit of connections; one without a place is refused."""
         self._table = table
 
     def expire_in(self, seconds: float) -> None:
@@ -86,12 +90,14 @@ class Client:
         self.dropped = True
         self.expire()
 
-    def prove(self) -> None:
-        """Note that it may be served; it keeps its place even if that was just given away."""
+    def prove(self) -> bool:
+        """Note that it may be served, even if it was just dropped; return whether it has a place.
+
+        Without one it asks for the place of a client that has not shown as much, or is idle."""
         self.proven = True
         if self.dropped:
             self.dropped = self.expired = False
-        self._table.prove(self)
+        return self._table.prove(self)
 
     async def pause(self, seconds: float | None = None) -> None:
         """Wait until the client's transport or its upstream's is ready. `seconds` sets a new
@@ -140,30 +146,38 @@ class Client:
 
 
 class ClientTable:
-    """The clients that are being served, and the time that their deadlines count from."""
+    """The clients that are being served or refused, and the time that their deadlines count from.
 
-    def __init__(self) -> None:
+    `places`: as many may be served at a time."""
+
+    def __init__(self, places: int) -> None:
         self.now = 0.0
         """trio's time at the last sweep. Deadlines count from it."""
         self.members: dict[Client, None] = {}
-        """All clients that are served, the oldest first. Only the methods change it."""
+        """All clients, the oldest first. Only the methods change it."""
         self._unproven: dict[Client, None] = {}
+        self._free_places = places
 
     def add(self, client: Client) -> None:
-        """Add a client."""
+        """Add a client that has shown nothing yet, with a place if one can be had."""
+        self._take_place(client)
         self.members[client] = None
-        if not client.proven:
-            self._unproven[client] = None
+        self._unproven[client] = None
 
-    def prove(self, client: Client) -> None:
-        """Keep the client, which may be served; one whose place was given away is added again."""
+    def prove(self, client: Client) -> bool:
+        """Keep the client, which may be served; one that was dropped is added again. Returns
+        whether it has a place."""
         self.members[client] = None
         self._unproven.pop(client, None)
+        return client.has_place or self._take_place(client)
 
     def discard(self, client: Client) -> None:
         """Remove a client, if it is still there."""
         self.members.pop(client, None)
         self._unproven.pop(client, None)
+        if client.has_place:
+            client.has_place = False
+            self._free_places += 1
 
     def make_room(self) -> bool:
         """Drop the oldest client that has not shown that it may be served, or else the oldest idle
@@ -187,6 +201,26 @@ class ClientTable:
         for client in self.members:
             if client.deadline <= now:
                 client.expire()
+
+    def _take_place(self, client: Client) -> bool:
+        """Give the client a place, if one is free or another client must leave its own."""
+        if self._free_places <= 0 and not self._make_place():
+            return False
+        self._free_places -= 1
+        client.has_place = True
+        return True
+
+    def _make_place(self) -> bool:
+        """As `make_room`, of the clients that have a place."""
+        for client in self._unproven:  # those without one are few: a full proxy accepts no more
+            if client.has_place:
+                self._drop(client)
+                return True
+        for client in self.members:
+            if client.idle and client.has_place:
+                self._drop(client)
+                return True
+        return False
 
     def _drop(self, client: Client) -> None:
         self.discard(client)

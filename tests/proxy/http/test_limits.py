@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import AsyncExitStack
 
 import pytest
@@ -137,6 +138,31 @@ async def test_a_table_full_of_tunnels_refuses_with_an_event():
         answer = await proxy.ask(connect(target), "CONNECT")
         assert answer is not None
         assert answer.status == 200
+
+
+async def test_clients_that_come_at_once_get_no_more_places_than_there_are():
+    """Each that came while another had not been read yet took a place beyond the limit."""
+    limits = replace(PATIENT, connections=2, refusals=30)
+    async with (
+        serving() as origin,
+        running(LOOPBACK, limits=limits) as proxy,
+        AsyncExitStack() as stack,
+    ):
+        target = f"127.0.0.1:{origin.port}"
+        statuses = []
+        for _ in range(2):  # the second time without a free place
+            crowd = [socket.create_connection(("127.0.0.1", proxy.port)) for _ in range(10)]
+            for sock in crowd:  # without a turn for the proxy, which then accepts them all
+                sock.sendall(connect(target))
+            for sock in crowd:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+                answer = await Wire(await stack.enter_async_context(stream)).answer("CONNECT")
+                assert answer is not None
+                statuses.append(answer.status)
+        assert sorted(statuses[:10]) == [200] * 2 + [503] * 8
+        assert statuses[10:] == [503] * 10
+        events = await proxy.events(20)
+        assert [decision for decision, *_ in events].count("deny") == 18
 
 
 async def test_beyond_all_places_nothing_is_accepted_until_one_is_free():
