@@ -40,7 +40,7 @@ from nono_trio.session.shutdown import (
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from nono_trio.audit.write.recorder import Recorder
     from nono_trio.audit.write.session_record import SessionRecord
@@ -110,19 +110,26 @@ class Supervisor:
             let_asking_through()
             outcome = Outcome(INTERRUPTED)
             async with run_and_cancelling(self.shutdown.watch, signals):
-                await self.supervise(service, outcome)
+                await self.supervise(service, outcome, self._hurried)
         return outcome
 
-    async def supervise(self, service: Service, outcome: Outcome) -> None:
+    async def supervise(
+        self,
+        service: Service,
+        outcome: Outcome,
+        hurried: Callable[[], Awaitable[None]] = trio.sleep_forever,
+    ) -> None:
         """As `run`, in any thread, and without a receiver of signals: whoever calls it ends the
         session by `shutdown.advance`. What happened is in `outcome`.
+
+        The signature of the ledger is given up once `hurried` returns.
         """
         try:
             with self.writer.watchdog.running():
                 await self._live(service, outcome)
                 await self.seal()
                 if self._record.ledger_signer is not None:
-                    await sign_ledger(self._record.ledger_signer, self._warn, self._hurried)
+                    await sign_ledger(self._record.ledger_signer, self._warn, hurried)
                 self._require_answering()
         except* NonoTrioError as group:
             outcome.error = cause(group)

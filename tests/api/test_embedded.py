@@ -23,6 +23,7 @@ from nono_trio.api.proxy import open_proxy
 from nono_trio.audit.write import disk_room
 from nono_trio.errors import AuditLost, LogRewritten, SessionSealed, UsageError
 from nono_trio.proxy.access.authorizer import RequestAuthorizer
+from nono_trio.session import signing
 
 REAL_SECONDS = 60.0  # a bound on real waits
 
@@ -355,6 +356,20 @@ def test_a_signed_session_of_ones_own(state):
     proved = audit.check_proof(audit.prove(session, 2), keys)
     assert (proved.session_id, proved.sequence) == (session, 2)
     assert b"a.example.com" in proved.event_json
+
+
+async def test_the_ledger_is_signed_however_the_body_ends(state, monkeypatch, caplog):
+    """Nobody has asked twice: the body was cancelled, and its connections are cut for that."""
+    monkeypatch.setattr(signing, "forbid_core_dumps", lambda: None)  # it would be for all tests
+    state.mkdir()
+    key_store_generate(state)
+    with trio.CancelScope() as scope:
+        async with audit.record(["agent"], sign_key="default") as log:
+            scope.cancel()
+            await trio.sleep_forever()
+    assert caplog.messages == []
+    [line] = (log.directory.parent / "ledger-checkpoints.ndjson").read_bytes().splitlines()
+    assert json.loads(line)["event_count"] == 1
 
 
 CTRL_C = """
