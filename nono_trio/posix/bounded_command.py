@@ -130,7 +130,7 @@ class BoundedCommand:
     def _exchange(
         self, process: subprocess.Popen[bytes], data: bytes, deadline: float
     ) -> tuple[bytes, bytes]:
-        """Write `data`, and read until the process has ended or has closed its pipes.
+        """Write `data` and read, until the process has ended or its pipes are closed.
 
         Raises TimeoutError and CommandFailed.
         """
@@ -146,7 +146,7 @@ class BoundedCommand:
             if ended is not None:
                 waiting.register(ended, select.POLLIN)
             opened, has_ended = set(kept), False
-            while opened and not has_ended:
+            while (opened or sending.goes_on) and not has_ended:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
@@ -176,6 +176,11 @@ class _Sending:
         if self._pipe is not None:
             os.set_blocking(self._pipe.fileno(), False)
             waiting.register(self._pipe.fileno(), select.POLLOUT)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the process may still read some of it."""
+        return self._pipe is not None and not self._pipe.closed
 
     def go_on(self, ready: set[int]) -> None:
         """Write what the pipe takes, if it is among those that are ready."""

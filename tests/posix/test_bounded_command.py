@@ -61,6 +61,15 @@ def test_a_process_is_reaped_while_no_stop_can_look_at_it(monkeypatch):
     assert killed == []
 
 
+def test_a_command_that_prints_nothing_gets_all_of_its_input(tmp_path):
+    """It closes its stdout first; a pipe takes some of the input at a time."""
+    kept, data = tmp_path / "kept", b"x" * 300_000
+    line = f"exec >&-; cat >{kept}"
+    command = BoundedCommand(["sh", "-c", line], {"PATH": "/usr/bin:/bin"}, most=10)
+    assert command.ask(data, RUN_SECONDS) == (0, b"", b"")
+    assert kept.read_bytes() == data
+
+
 def test_a_question_ends_when_it_is_stopped(tmp_path):
     """With its group; a later question is not asked."""
     started = tmp_path / "started"
