@@ -42,9 +42,9 @@ class Followed:
     @property
     def end(self) -> End | None:
         """How the session has ended: `ended`, `crashed`; None while it goes on."""
-        if self._records or self._following is None:
-            return None
-        return self._following.end
+        end = None if self._following is None else self._following.end
+        # Looked at second: a step that was cancelled may still add the last records, then the end.
+        return None if self._records else end
 
     def __aiter__(self) -> Self:
         return self

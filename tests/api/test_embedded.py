@@ -317,6 +317,24 @@ async def test_following_a_live_log_to_its_end(state, new_only, nursery):
     assert live.end == "ended"
 
 
+async def test_records_of_a_step_that_was_cancelled_are_not_lost_at_the_end(state):
+    """The thread of the step goes on: it adds the last record while the end is asked for."""
+    async with audit.record() as log:
+        pass
+
+    class Ending:
+        @property
+        def end(self):
+            live._records.append(last)
+            return "ended"
+
+    [*_, last] = audit.records(log.directory)
+    live = audit.follow(log.directory)
+    live._following = Ending()
+    assert live.end is None
+    assert await anext(live) is last
+
+
 async def test_following_a_log_whose_past_is_changed(state):
     async with audit.record() as log:
         await log.record("deny", "a.example.com")
