@@ -54,6 +54,20 @@ def tunnel(ready: dict[str, Any], port: int) -> tuple[socket.socket, bytes]:
     return sock, answer
 
 
+def refusal_of_a_full_proxy(
+    stack: contextlib.ExitStack, ready: dict[str, Any], port: int, most: int
+) -> bytes:
+    """Open `most` tunnels, which the stack keeps; the answer to one more."""
+    for _ in range(most):
+        sock, answer = tunnel(ready, port)
+        stack.enter_context(sock)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    sock, answer = tunnel(ready, port)
+    with sock:
+        assert answer.startswith(b"HTTP/1.1 503 ")
+    return answer
+
+
 def test_one_more_connection_than_the_limit_gets_a_503_that_names_the_flag(
     sessions: Sessions,
 ) -> None:
@@ -65,14 +79,7 @@ def test_one_more_connection_than_the_limit_gets_a_503_that_names_the_flag(
         ),
         contextlib.ExitStack() as stack,
     ):
-        for _ in range(2):
-            sock, answer = tunnel(ready, port)
-            stack.enter_context(sock)
-            assert answer.startswith(b"HTTP/1.1 200 ")
-        sock, answer = tunnel(ready, port)
-        with sock:
-            assert answer.startswith(b"HTTP/1.1 503 ")
-            assert b"--max-connections" in answer
+        assert b"--max-connections" in refusal_of_a_full_proxy(stack, ready, port, 2)
         event = sessions.decisions()[-1]
         assert event["decision"] == "deny"
 
@@ -122,13 +129,7 @@ def test_a_low_limit_of_open_files_leaves_room_for_the_answer_of_a_full_proxy(
         stack.callback(process.kill)
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        for _ in range(32):  # (128 - 64) / 2
-            sock, answer = tunnel(ready, port)
-            stack.enter_context(sock)
-            assert answer.startswith(b"HTTP/1.1 200 ")
-        sock, answer = tunnel(ready, port)
-        with sock:
-            assert answer.startswith(b"HTTP/1.1 503 ")
+        refusal_of_a_full_proxy(stack, ready, port, 32)  # (128 - 64) / 2
 
 
 def test_a_limit_that_listeners_alone_would_reach_is_refused(sessions: Sessions) -> None:

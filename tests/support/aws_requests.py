@@ -1,4 +1,4 @@
-"""Requests as a client of AWS signs them, and a credential that signs."""
+"""Requests as a client of AWS signs them, a credential that signs, and a server's check."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from looked_into import HOST
 
 from nono_trio.core.credentials.aws_keys import AwsKeys
-from nono_trio.core.credentials.aws_signature import Signature, read_signature
+from nono_trio.core.credentials.aws_signature import BadSignature, Signature, read_signature
 from nono_trio.core.credentials.credential import Credential, parse_bound_host
 from nono_trio.core.credentials.sigv4 import Spelling, find_spelling, payload_hash, sign
 from nono_trio.proxy.credentials.interfaces import SecretUnavailable
 
 if TYPE_CHECKING:
+    from http.server import BaseHTTPRequestHandler
+
     import h11
 
 STAND_INS = AwsKeys(
@@ -123,3 +125,14 @@ def check_parts(
     assert found.token == keys.session_token
     assert not set(STAND_INS.texts()) & set(b" ".join((target, *dict(fields).values())).split())
     return found
+
+
+def is_signed(request: BaseHTTPRequestHandler, body: bytes, keys: AwsKeys) -> bool:
+    """Return whether these keys have signed what an origin got."""
+    fields = [(name.lower().encode(), value.encode()) for name, value in request.headers.items()]
+    method, target = request.command.encode(), request.path.encode()
+    try:
+        found = check_parts(method, target, fields, body, keys)
+    except BadSignature:
+        return False
+    return found.payload in (None, payload_hash(body))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import botocore
 import pytest
+from aws_requests import is_signed
 from harness import (
     RUN_SECONDS,
     SYSTEM_PYTHON,
@@ -24,8 +25,6 @@ from own_ca import write_authority
 from tls_origin import signed_origin
 
 from nono_trio.core.credentials.aws_keys import AwsKeys
-from nono_trio.core.credentials.aws_signature import BadSignature, read_signature
-from nono_trio.core.credentials.sigv4 import find_spelling, payload_hash
 
 if TYPE_CHECKING:
     from harness import Origin
@@ -71,7 +70,7 @@ class Store:
         class Answer(origin.RequestHandlerClass):  # type: ignore[name-defined,misc]
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                store.right.append(_is_signed(self, body))
+                store.right.append(is_signed(self, body, KEYS))
                 answer = b'{"TableNames": ["one"]}' if store.right[-1] else b"{}"
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
@@ -79,18 +78,6 @@ class Store:
                 self.wfile.write(answer)
 
         origin.RequestHandlerClass = Answer
-
-
-def _is_signed(request: Any, body: bytes) -> bool:
-    fields = [(name.lower().encode(), value.encode()) for name, value in request.headers.items()]
-    target = request.path.encode()
-    found = read_signature(target, fields)
-    assert found is not None
-    try:
-        find_spelling(found, b"POST", target, fields, KEYS, payload_hash(body))
-    except BadSignature:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)

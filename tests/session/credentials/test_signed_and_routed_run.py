@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from aws_requests import is_signed
 from harness import SYSTEM_PYTHON, Origin, landlock_isolation, serving
 from own_ca import write_authority
 from schemas import validate, validate_directory
 from tls_origin import signed_origin
 
 from nono_trio.core.credentials.aws_keys import AwsKeys
-from nono_trio.core.credentials.aws_signature import BadSignature, read_signature
-from nono_trio.core.credentials.sigv4 import find_spelling, payload_hash
-
-if TYPE_CHECKING:
-    from http.server import BaseHTTPRequestHandler
 
 HOST = "api.service.example"
 STORE = "store.service.example"
@@ -86,24 +82,12 @@ class Checking:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                checking.seen.append((self.path, self.headers["Host"], _is_signed(self, body)))
+                checking.seen.append((self.path, self.headers["Host"], is_signed(self, body, KEYS)))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
         origin.RequestHandlerClass = Answer
-
-
-def _is_signed(request: BaseHTTPRequestHandler, body: bytes) -> bool:
-    fields = [(name.lower().encode(), value.encode()) for name, value in request.headers.items()]
-    target = request.path.encode()
-    found = read_signature(target, fields)
-    assert found is not None
-    try:
-        find_spelling(found, b"POST", target, fields, KEYS, payload_hash(body))
-    except BadSignature:
-        return False
-    return found.token == KEYS.session_token
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)

@@ -214,17 +214,8 @@ def test_a_slow_or_endless_command_is_killed_with_its_children(what, tmp_path, m
         ends(pid)
 
 
-def test_a_command_that_can_not_be_killed_holds_no_end_up(monkeypatch) -> None:
-    reaping, ends = threading.Event(), threading.Event()
-    wait = subprocess.Popen.wait
-
-    def hang(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
-        reaping.set()
-        ends.wait(BOUND)
-        return wait(process, timeout)
-
-    monkeypatch.setattr(command_line, "SECONDS", 0.5)
-    monkeypatch.setattr(subprocess.Popen, "wait", hang)
+def failure_of_a_stopped_read(hangs: threading.Event, goes_on: threading.Event) -> SourceFailed:
+    """Stop a reader whose read hangs: `stop` returns meanwhile, and the read fails after it."""
     reader = make_reader(parse_source("one", command("import time; time.sleep(600)")), os.environ)
     failures: list[SourceFailed] = []
 
@@ -237,14 +228,28 @@ def test_a_command_that_can_not_be_killed_holds_no_end_up(monkeypatch) -> None:
     stopping = threading.Thread(target=reader.stop)
     reading.start()
     try:
-        assert reaping.wait(BOUND)
+        assert hangs.wait(BOUND)
         stopping.start()
         stopping.join(BOUND / 4)
         assert not stopping.is_alive()
     finally:
-        ends.set()
+        goes_on.set()
     reading.join(BOUND)
-    assert "did not end within" in failures[0].reason
+    return failures[0]
+
+
+def test_a_command_that_can_not_be_killed_holds_no_end_up(monkeypatch) -> None:
+    reaping, ends = threading.Event(), threading.Event()
+    wait = subprocess.Popen.wait
+
+    def hang(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        reaping.set()
+        ends.wait(BOUND)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(command_line, "SECONDS", 0.5)
+    monkeypatch.setattr(subprocess.Popen, "wait", hang)
+    assert "did not end within" in failure_of_a_stopped_read(reaping, ends).reason
 
 
 def test_a_command_that_does_not_start_holds_no_end_up(monkeypatch) -> None:
@@ -259,26 +264,8 @@ def test_a_command_that_does_not_start_holds_no_end_up(monkeypatch) -> None:
 
     monkeypatch.setattr(subprocess, "Popen", hang)
     monkeypatch.setattr(command_line, "START_SECONDS", 0.1)
-    reader = make_reader(parse_source("one", command("import time; time.sleep(600)")), os.environ)
-    failures: list[SourceFailed] = []
-
-    def fail() -> None:
-        with pytest.raises(SourceFailed) as raised:
-            reader.read()
-        failures.append(raised.value)
-
-    reading = threading.Thread(target=fail)
-    stopping = threading.Thread(target=reader.stop)
-    reading.start()
-    try:
-        assert starting.wait(BOUND)
-        stopping.start()
-        stopping.join(BOUND / 4)
-        assert not stopping.is_alive()
-    finally:
-        goes_on.set()
-    reading.join(BOUND)
-    assert "the session has ended" in failures[0].reason
+    failed = failure_of_a_stopped_read(starting, goes_on)
+    assert "the session has ended" in failed.reason
     assert made[0].returncode == -signal.SIGKILL
 
 
