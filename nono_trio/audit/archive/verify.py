@@ -20,27 +20,16 @@ from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
-    from nono_trio.audit.verify.session import Watch
-    from nono_trio.core.proof.public_keys import PublicKeys
+    from nono_trio.audit.verify.session import VerifyOptions
 
 
-def verify_archive(
-    path: Path,
-    *,
-    quick: bool = False,
-    upstream: bool = False,
-    pinned: PublicKeys | None = None,
-    watch: Watch | None = None,
-    jobs: int | None = 1,
-) -> Verification:
-    """Judge an archive; as `verify` of verify/session.py, whose arguments these are."""
+def verify_archive(path: Path, **options: Unpack[VerifyOptions]) -> Verification:
+    """Judge an archive; as `verify` of verify/session.py."""
     try:
         with open_regular(path) as archive, unpacked(archive, path) as directory:
-            answer = verify_unpacked(
-                directory, quick=quick, upstream=upstream, pinned=pinned, watch=watch, jobs=jobs
-            )
-            return told_of(answer, path, directory)
+            return told_of(verify_unpacked(directory, **options), path, directory)
     except LogUnreadable as error:
         notes = [error.message, *([error.hint] if error.hint is not None else ())]
     except OSError as error:
@@ -48,42 +37,18 @@ def verify_archive(
     return Verification(verdict="unreadable", path=str(path), notes=notes)
 
 
-def verify_path(
-    path: Path,
-    *,
-    quick: bool = False,
-    upstream: bool = False,
-    pinned: PublicKeys | None = None,
-    watch: Watch | None = None,
-    jobs: int | None = 1,
-) -> Verification:
+def verify_path(path: Path, **options: Unpack[VerifyOptions]) -> Verification:
     """Judge whatever a path is: an archive, or a session or log."""
     try:
-        judge = verify_archive if is_archive(path) else verify
+        archived = is_archive(path)
     except OSError:
-        judge = verify  # it says why the file can't be read
-    return judge(path, quick=quick, upstream=upstream, pinned=pinned, watch=watch, jobs=jobs)
+        archived = False  # `verify` says why the file can't be read
+    return verify_archive(path, **options) if archived else verify(path, **options)
 
 
-def verify_unpacked(
-    directory: Path,
-    *,
-    quick: bool = False,
-    upstream: bool = False,
-    pinned: PublicKeys | None = None,
-    watch: Watch | None = None,
-    jobs: int | None = 1,
-) -> Verification:
+def verify_unpacked(directory: Path, **options: Unpack[VerifyOptions]) -> Verification:
     """Judge an archive's session that is unpacked, by the ledger's line beside it."""
-    return verify(
-        directory,
-        quick=quick,
-        upstream=upstream,
-        pinned=pinned,
-        ledger=carried_report(directory),
-        watch=watch,
-        jobs=jobs,
-    )
+    return verify(directory, ledger=carried_report(directory), **options)
 
 
 def told_of(answer: Verification, path: Path, directory: Path) -> Verification:

@@ -15,7 +15,7 @@ the ledger's line). A session whose supervisor runs is `open`, even if half of i
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.store import CHECKPOINTS, FLOWS
@@ -63,6 +63,16 @@ Watch: TypeAlias = "Callable[[Callable[[], float]], None]"
 # A supervisor or a recovery may seal a session while it is judged. The first reading then does not
 # fit the last one, so it is judged again. A session ends only once.
 MAX_LOOKS = 3
+
+
+class VerifyOptions(TypedDict, total=False):
+    """The keywords of `verify` that hold for a session in any form; `verify` says what they do."""
+
+    quick: bool
+    upstream: bool
+    pinned: PublicKeys | None
+    watch: Watch | None
+    jobs: int | None
 
 
 def verify(
