@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,10 @@ from nono_trio.posix.safe_open import open_regular
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from nono_trio.audit.export.lookup import WantedPrograms
+    from nono_trio.core.log.events import Payload
+    from nono_trio.core.log.processes import ProcessLine
 
 BATCH_RECORDS: Final = 512  # what receivers take by default, and a common size of a batch
 BATCH_BYTES: Final = 1024 * 1024  # of the log; a receiver's usual limit is 4 MiB or more
@@ -72,6 +76,14 @@ class _Record(msgspec.Struct):
     leaf_hash: str
     chain_hash: str
     event_json: str
+
+
+class _Found(NamedTuple):
+    """A record that is not yet checked; `raw` is its line after the blank ones before it."""
+
+    raw: list[bytes]
+    record: _Record
+    payload: Payload
 
 
 _decoder = msgspec.json.Decoder(_Record)
@@ -111,19 +123,29 @@ class SessionReader:
             yield batch
 
     def _read(self, *, live: bool, limit: int) -> Batch:
-        if self._fault is not None:
-            raise self._fault
+        self._raise_fault()
         chain = self._checked_chain()
         found = self._next_records(limit)
-        last = found[-1][1].sequence if found else -1
-        programs = wanted_programs(
-            self._directory / store.PROCESSES, self.position.processes, self.position.records, last
-        )
-        lines: list[Exported] = []
+        programs = self._programs_of(found)
+        lines, position = self._take(found, programs, chain, live=live)
+        everything = not found and not live and self._fault is None
+        flows, end = self._next_flows(position.records, limit, everything=everything)
+        processes = programs.offset_after(position.records - 1)
+        self.position = msgspec.structs.replace(position, flows=end, processes=processes)
+        if not lines and not flows:
+            self._raise_fault()
+        return Batch([*lines, *flows], self.position)
+
+    def _take(
+        self, found: Sequence[_Found], programs: WantedPrograms, chain: FollowedChain, *, live: bool
+    ) -> tuple[list[RecordLine], Position]:
+        """Return the lines of the records before the first that waits for its program or does not
+        fit the chain, and the position after them."""
+        lines: list[RecordLine] = []
         position = self.position
-        for raw, record in found:
-            payload = decode_payload(record.event_json.encode())
-            if live and self._waits(payload, programs.of(record.sequence)):
+        for raw, record, payload in found:
+            own = programs.of(record.sequence)
+            if live and self._waits(payload, own):
                 break
             try:
                 for one in raw:
@@ -133,16 +155,7 @@ class SessionReader:
                 break
             if isinstance(payload, Network):
                 self._keep(record.sequence, payload.event)
-            line = RecordLine(
-                sequence=record.sequence,
-                event=payload,
-                event_json=record.event_json,
-                prev_chain=record.prev_chain,
-                leaf_hash=record.leaf_hash,
-                chain_hash=record.chain_hash,
-                programs=programs.of(record.sequence),
-            )
-            lines.append(line)
+            lines.append(_line_of(record, payload, own))
             position = msgspec.structs.replace(
                 position,
                 log=position.log + sum(map(len, raw)),
@@ -150,15 +163,12 @@ class SessionReader:
                 chain=record.chain_hash,
                 ended=isinstance(payload, SessionEnded),
             )
-        processes = programs.offset_after(position.records - 1)
-        position = msgspec.structs.replace(position, processes=processes)
-        everything = not found and not live and self._fault is None
-        flows, end = self._next_flows(position.records, limit, everything=everything)
-        position = msgspec.structs.replace(position, flows=end)
-        self.position = position
-        if self._fault is not None and not lines and not flows:
-            raise self._fault
-        return Batch([*lines, *flows], position)
+        return lines, position
+
+    def _programs_of(self, found: Sequence[_Found]) -> WantedPrograms:
+        last = found[-1].record.sequence if found else -1
+        position, path = self.position, self._directory / store.PROCESSES
+        return wanted_programs(path, position.processes, position.records, last)
 
     def _checked_chain(self) -> FollowedChain:
         """Return the chain, after a look at what was read last; a session that another one has
@@ -175,10 +185,9 @@ class SessionReader:
             raise self._rewritten(f"{store.FLOWS} was cut")
         return self._chain
 
-    def _next_records(self, limit: int) -> list[tuple[list[bytes], _Record]]:
-        """Return the next records, not yet checked, each with its line and the blank ones before
-        it. A line that is no record is an error."""
-        found: list[tuple[list[bytes], _Record]] = []
+    def _next_records(self, limit: int) -> list[_Found]:
+        """Return the next records, not yet checked. A line that is no record is an error."""
+        found: list[_Found] = []
         blank: list[bytes] = []
         for _, line in whole_lines(self._log, self.position.log, BATCH_BYTES):
             if b"\0" in line:  # a loss of power leaves a hole of zeros: `recover` cuts it
@@ -188,11 +197,11 @@ class SessionReader:
                 continue
             try:
                 record = _decoder.decode(line)
-                decode_payload(record.event_json.encode())
+                payload = decode_payload(record.event_json.encode())
             except MALFORMED:
                 self._fault = self._rewritten("a line of it is no record")
                 break
-            found.append(([*blank, line], record))
+            found.append(_Found([*blank, line], record, payload))
             blank.clear()
             if len(found) >= limit:
                 break
@@ -235,8 +244,24 @@ class SessionReader:
                 break
         return flows, end
 
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
     def _rewritten(self, what: str) -> LogRewritten:
         return rewritten(f"{self._log}: {what}", self._directory)
+
+
+def _line_of(record: _Record, payload: Payload, programs: Sequence[ProcessLine]) -> RecordLine:
+    return RecordLine(
+        sequence=record.sequence,
+        event=payload,
+        event_json=record.event_json,
+        prev_chain=record.prev_chain,
+        leaf_hash=record.leaf_hash,
+        chain_hash=record.chain_hash,
+        programs=programs,
+    )
 
 
 def whole_lines(path: Path, start: int, most: int) -> Iterator[NumberedLine]:
