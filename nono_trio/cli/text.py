@@ -12,12 +12,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Protocol
 
-from msgspec import UNSET
-
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.core.log.shown_text import clean as clean
 from nono_trio.core.log.shown_text import command_text as command_text
 from nono_trio.core.log.shown_text import counted as counted
+from nono_trio.core.log.shown_text import detail_parts
 from nono_trio.core.log.shown_text import duration_text as duration_text
 from nono_trio.core.log.shown_text import shorten as shorten
 from nono_trio.core.log.shown_text import size_text as size_text
@@ -182,14 +181,4 @@ def _terminal_width() -> int:
 
 
 def _detail(event: NetworkEvent) -> str:
-    """Request, status and reason, as far as the event has them."""
-    parts = []
-    if event.path is not None:
-        parts.append(f"{event.method or '?'} {event.path}")
-    if event.status is not None:
-        parts.append(f"status {event.status}")
-    if event.reason is not None:
-        parts.append(event.reason)
-    elif event.denial_category is not UNSET:
-        parts.append(str(event.denial_category).replace("_", " "))
-    return "  ".join(shorten(clean(part), MAX_DETAIL) for part in parts)
+    return "  ".join(shorten(clean(part), MAX_DETAIL) for part in detail_parts(event))

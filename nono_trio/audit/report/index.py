@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit.read.records import flows
 from nono_trio.audit.read.summary import counts_of
 from nono_trio.audit.report.markup import Html, element, joined
-from nono_trio.audit.report.tables import Heading, Row, badge, code, table
+from nono_trio.audit.report.tables import Heading, Row, badge, code, number_tiles, table
 from nono_trio.audit.report.words import GOOD, VERDICTS, title, when
 from nono_trio.audit.store import FLOWS
 from nono_trio.core.log.shown_text import size_text
@@ -100,7 +100,7 @@ def missing_row(answer: Verification) -> IndexRow:
 
 def index_parts(index: Index) -> Html:
     """Return the first part of the page."""
-    tiles = [
+    numbers = [
         ("Sessions", f"{index.sessions:,}", "plain"),
         ("Denied", f"{index.denied:,}", "bad" if index.denied else "plain"),
         ("Failed", f"{index.failed:,}", "warn" if index.failed else "plain"),
@@ -112,14 +112,7 @@ def index_parts(index: Index) -> Html:
     return joined(
         [
             element("p", f"Verdicts: {verdicts or 'none'}{removed}.", class_="in-short"),
-            element(
-                "ul",
-                joined(
-                    element("li", element("b", number), element("span", label), class_=kind)
-                    for label, number, kind in tiles
-                ),
-                class_="tiles",
-            ),
+            number_tiles(numbers),
             _faults(index),
             _rows(index),
         ]

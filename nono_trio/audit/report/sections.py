@@ -20,7 +20,7 @@ from nono_trio.audit.report.attempt_tables import (
 from nono_trio.audit.report.chart import chart
 from nono_trio.audit.report.markup import Html, element, joined
 from nono_trio.audit.report.policy_words import policy_parts
-from nono_trio.audit.report.tables import Heading, Row, badge, code, cut, facts, table
+from nono_trio.audit.report.tables import Heading, Row, badge, code, cut, facts, number_tiles, table
 from nono_trio.audit.report.words import (
     GOOD,
     clock,
@@ -93,7 +93,7 @@ class Sections:
         """The verdict, a few sentences, and the numbers."""
         report = self._report
         attempts, story = report.story.attempts, report.story
-        tiles = [
+        numbers = [
             ("Denied", f"{attempts.denied:,}", "bad" if attempts.denied else "plain"),
             ("Failed", f"{attempts.failed:,}", "warn" if attempts.failed else "plain"),
             ("Allowed", f"{attempts.allowed:,}", "plain"),
@@ -110,14 +110,7 @@ class Sections:
             [
                 self._verdict(),
                 element("p", " ".join(in_short(report)), class_="in-short"),
-                element(
-                    "ul",
-                    joined(
-                        element("li", element("b", number), element("span", label), class_=kind)
-                        for label, number, kind in tiles
-                    ),
-                    class_="tiles",
-                ),
+                number_tiles(numbers),
                 unbound,
             ]
         )

@@ -1,4 +1,4 @@
-"""Tables, lists of facts and badges of the page.
+"""Tables, lists of facts, tiles of numbers and badges of the page.
 
 Rules of this file: a table has a caption, its headings have a scope, and its roles are written out,
 because the page lays the rows out as blocks where it is narrow; each cell then shows its column's
@@ -121,6 +121,18 @@ def facts(rows: Iterable[tuple[str, str]]) -> Html:
             )
             for name, values in grouped.items()
         ),
+    )
+
+
+def number_tiles(numbers: Iterable[tuple[str, str, str]]) -> Html:
+    """Return numbers side by side; each is given as its label, the number and a `badge`'s kind."""
+    return element(
+        "ul",
+        joined(
+            element("li", element("b", number), element("span", label), class_=kind)
+            for label, number, kind in numbers
+        ),
+        class_="tiles",
     )
 
 

@@ -20,7 +20,7 @@ from nono_trio.core.log.events import Network
 from nono_trio.core.log.file_events import access_word, denied_entry, denied_request
 from nono_trio.core.log.notices import is_about_log, is_binding, is_denial
 from nono_trio.core.log.processes import program_text
-from nono_trio.core.log.shown_text import shorten, target_name
+from nono_trio.core.log.shown_text import detail_parts, shorten, target_name
 from nono_trio.core.policy.allow_entry import LOOK_UP
 
 if TYPE_CHECKING:
@@ -240,16 +240,9 @@ def _target(event: NetworkEvent) -> str:
 def _detail(event: NetworkEvent) -> str:
     """Mode, request, status and reason, as far as the event has them."""
     parts = [] if is_about_log(event) else [event.mode.replace("_", " ")]
-    if event.path is not None:
-        parts.append(f"{event.method or '?'} {event.path}")
-    elif event.method == LOOK_UP:
+    if event.path is None and event.method == LOOK_UP:
         parts.append("look-up of the name")
-    if event.status is not None:
-        parts.append(f"status {event.status}")
-    if event.reason is not None:
-        parts.append(event.reason)
-    elif event.denial_category is not UNSET:
-        parts.append(str(event.denial_category).replace("_", " "))
+    parts += detail_parts(event)
     return "; ".join(shorten(part, MAX_TEXT) for part in parts)
 
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from nono_trio.core.log.events import NetworkEvent
 
 # A host name is at most 253 characters, but a log may hold any text in its place.
 MAX_TARGET: Final = 260
@@ -49,6 +53,20 @@ def target_name(host: str, port: int | None) -> str:
     if ":" in name and IPV6_CHARACTERS.issuperset(name):
         name = f"[{name}]"
     return name if port is None or not host else f"{name}:{port}"
+
+
+def detail_parts(event: NetworkEvent) -> list[str]:
+    """Request, status and reason, as far as the event has them; not cleaned, not bounded."""
+    parts = []
+    if event.path is not None:
+        parts.append(f"{event.method or '?'} {event.path}")
+    if event.status is not None:
+        parts.append(f"status {event.status}")
+    if event.reason is not None:
+        parts.append(event.reason)
+    elif event.denial_category is not UNSET:
+        parts.append(str(event.denial_category).replace("_", " "))
+    return parts
 
 
 def size_text(count: int) -> str:
