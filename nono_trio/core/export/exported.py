@@ -148,6 +148,11 @@ _KINDS: Final[dict[type, Kind]] = {
 }
 
 
+def first_found(programs: Sequence[ProcessLine]) -> ProcessLine | None:
+    """Return the first program with a process id, as most formats name one process of a record."""
+    return next((one for one in programs if one.pid is not None), None)
+
+
 def refusal_of(event: NetworkEvent) -> Outcome | None:
     """Return what a refused request counts as; None for one that was not refused."""
     return outcome_of(event) if event.decision == "deny" else None

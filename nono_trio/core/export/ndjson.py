@@ -6,17 +6,20 @@ the log and `flow` a line of flows.ndjson, with the keys that these have there.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from nono_trio.core.export.exported import (
     Exported,
     FaultLine,
+    FlowLine,
     Kind,
-    RecordLine,
     SessionFacts,
     event_id,
     kind_of,
+    sequence_of,
     unix_ms_of,
 )
 from nono_trio.core.log.events import Flow, NetworkEvent  # noqa: TC001  (msgspec resolves them)
@@ -56,35 +59,21 @@ def encode(line: Exported, facts: SessionFacts) -> bytes:
 
 
 def _exported(line: Exported, facts: SessionFacts) -> ExportedLine:
-    session_id = facts.session_id
-    time = unix_ms_of(line, facts)
-    if isinstance(line, RecordLine):
-        return ExportedLine(
-            id=event_id(session_id, line),
-            session_id=session_id,
-            sequence=line.sequence,
-            kind=kind_of(line),
-            time_unix_ms=time,
-            event=msgspec.Raw(line.event_json.encode()),
-            programs=[*line.programs] or UNSET,
-            leaf_hash=line.leaf_hash,
-            chain_hash=line.chain_hash,
-        )
+    make = partial(
+        ExportedLine,
+        id=event_id(facts.session_id, line),
+        session_id=facts.session_id,
+        sequence=sequence_of(line),
+        kind=kind_of(line),
+        time_unix_ms=unix_ms_of(line, facts),
+    )
+    if isinstance(line, FlowLine):
+        return make(flow=line.flow, decision=UNSET if line.decision is None else line.decision)
     if isinstance(line, FaultLine):
-        return ExportedLine(
-            id=event_id(session_id, line),
-            session_id=session_id,
-            sequence=line.sequence,
-            kind=line.kind,
-            time_unix_ms=time,
-            message=line.message,
-        )
-    return ExportedLine(
-        id=event_id(session_id, line),
-        session_id=session_id,
-        sequence=line.flow.sequence,
-        kind="flow",
-        time_unix_ms=time,
-        flow=line.flow,
-        decision=UNSET if line.decision is None else line.decision,
+        return make(message=line.message)
+    return make(
+        event=msgspec.Raw(line.event_json.encode()),
+        programs=[*line.programs] or UNSET,
+        leaf_hash=line.leaf_hash,
+        chain_hash=line.chain_hash,
     )

@@ -22,6 +22,7 @@ from nono_trio.core.export.exported import (
     SessionFacts,
     bounded,
     event_id,
+    first_found,
     is_exfiltration,
     kind_of,
     refusal_of,
@@ -33,6 +34,7 @@ from nono_trio.core.log.file_events import denied_entry
 from nono_trio.core.log.nono_events import CapabilityDecision
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, lost_events
 from nono_trio.core.log.redaction import redact_path
+from nono_trio.core.log.shown_text import target_name
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.policy.outcome import read_reason
 from nono_trio.core.policy.reasons import parse_note
@@ -160,7 +162,7 @@ def _of_network(event: NetworkEvent) -> tuple[int, str, Attributes]:
         ("nono_trio.denial_category", event.denial_category),
         ("nono_trio.upstream_proxy", event.upstream),
     )
-    where = event.target if event.port is None else f"{event.target}:{event.port}"
+    where = target_name(event.target, event.port)
     return _severity(event), f"{event.decision} {where}{detail}", own
 
 
@@ -182,8 +184,7 @@ def _of_flow(line: FlowLine) -> tuple[int, str, Attributes]:
     if flow.closed_by == "error":
         own["error.type"] = "connection_error"
     size = f"{bounded(flow.bytes_up)} bytes up, {bounded(flow.bytes_down)} bytes down"
-    where = flow.target if flow.port is None else f"{flow.target}:{flow.port}"
-    return INFO, f"closed {where}: {size}", own
+    return INFO, f"closed {target_name(flow.target, flow.port)}: {size}", own
 
 
 def _server(target: str, port: int | None) -> Attributes:
@@ -208,18 +209,17 @@ def _request(event: NetworkEvent) -> Attributes:
 
 
 def _programs(programs: Sequence[ProcessLine]) -> Attributes:
-    """Return the first program that was found, as one record can name one process."""
-    for program in programs:
-        if program.pid is not None:
-            found: Attributes = {"process.pid": bounded(program.pid)}
-            if program.exe:
-                found["process.executable.path"] = program.exe
-            if program.exe_sha256:
-                found["nono_trio.executable_sha256"] = program.exe_sha256
-            if program.argv:
-                found["process.command_args"] = [*program.argv]
-            return found
-    return {}
+    program = first_found(programs)
+    if program is None or program.pid is None:
+        return {}
+    found: Attributes = {"process.pid": bounded(program.pid)}
+    if program.exe:
+        found["process.executable.path"] = program.exe
+    if program.exe_sha256:
+        found["nono_trio.executable_sha256"] = program.exe_sha256
+    if program.argv:
+        found["process.command_args"] = [*program.argv]
+    return found
 
 
 def _optional(*pairs: tuple[str, str | UnsetType]) -> Attributes:

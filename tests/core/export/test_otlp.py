@@ -1,6 +1,6 @@
 import json
 
-from exported_lines import BARE, EXFILTRATION, FACTS, LINES, PROGRAM, record, request
+from exported_lines import BARE, EXFILTRATION, FACTS, LINES, PROGRAM, flow, record, request
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
@@ -48,6 +48,13 @@ def test_a_decision_has_the_names_of_the_conventions_and_no_query_value():
     }
     assert expected.items() <= found.attributes.items()
     assert "s3cret" not in str(found.attributes["url.query"])
+
+
+def test_a_body_names_an_address_of_ipv6_in_brackets():
+    lines = record(request(target="2001:db8::1")), flow(target="2001:db8::1")
+    decided, closed = (otlp.record_of(line, FACTS).body for line in lines)
+    assert decided.startswith("allow [2001:db8::1]:443")
+    assert closed.startswith("closed [2001:db8::1]:443: ")
 
 
 def test_severities_grow_with_what_happened():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from nono_trio.core.export.exported import (
@@ -12,6 +13,7 @@ from nono_trio.core.export.exported import (
     RecordLine,
     bounded,
     event_id,
+    first_found,
     kind_of,
     sequence_of,
     unix_ms_of,
@@ -71,8 +73,6 @@ def make_event(
     kind: tuple[int, int],
     activity: int,
     severity: int,
-    *,
-    integrity: bool = False,
     **fields: object,
 ) -> Event:
     """Return an event of the class `kind`; `fields` are those of its class."""
@@ -82,10 +82,6 @@ def make_event(
         profiles.append(SECURITY_CONTROL)
     if "proxy_endpoint" in fields:
         profiles.append(NETWORK_PROXY)
-    version, attestation = OCSF_VERSION, attested(line, facts) if integrity else UNSET
-    if attestation is not UNSET:
-        profiles.append(INTEGRITY)
-        version = INTEGRITY_VERSION
     if kind != BASE_EVENT:
         fields.setdefault("device", device_of(facts))
         fields.setdefault("actor", actor_of(line, facts))
@@ -98,8 +94,8 @@ def make_event(
         severity_id=severity,
         time=bounded(unix_ms_of(line, facts)),
         metadata=Metadata(
-            version=version,
-            product=Product(name=PRODUCT, vendor_name=PRODUCT, version=facts.version or UNSET),
+            version=OCSF_VERSION,
+            product=product_of(facts),
             profiles=profiles,
             uid=event_id(facts.session_id, line),
             correlation_uid=facts.session_id,
@@ -107,32 +103,37 @@ def make_event(
             log_name=LOG_NAME if is_record else FLOWS_NAME,
             event_code=kind_of(line),
         ),
-        attestation=attestation,
         raw_data=line.event_json if isinstance(line, RecordLine) else UNSET,
         **fields,  # type: ignore[arg-type]  # the callers name fields of Event
     )
 
 
-def attested(line: Exported, facts: SessionFacts) -> Attestation | UnsetType:
-    """Return the place of a record in its chain; nothing for a flow, which no record hashes.
+def attested(event: Event, line: RecordLine, facts: SessionFacts) -> Event:
+    """Return the event of a record with the record's place in its chain, in OCSF 1.9.
 
     The fingerprint is the record's leaf hash, over `raw_data` behind the prefix of the log's
     format, so its serialization is "other".
     """
-    if not isinstance(line, RecordLine):
-        return UNSET
     before: PreviousEvent | UnsetType = UNSET
     if line.prev_chain is not None:
         before = PreviousEvent(
             uid=f"{facts.session_id}/{line.sequence - 1}", fingerprint=_hash(line.prev_chain)
         )
-    return Attestation(
+    attestation = Attestation(
         uid=line.chain_hash,
         chain_uid=facts.session_id,
         fingerprint=_hash(line.leaf_hash),
         prev_event=before,
         authority_uid=facts.key_id or UNSET,
     )
+    profiles = [*event.metadata.profiles, INTEGRITY]
+    metadata = msgspec.structs.replace(event.metadata, version=INTEGRITY_VERSION, profiles=profiles)
+    return msgspec.structs.replace(event, metadata=metadata, attestation=attestation)
+
+
+def product_of(facts: SessionFacts) -> Product:
+    """Return this program, in the version that wrote a session."""
+    return Product(name=PRODUCT, vendor_name=PRODUCT, version=facts.version or UNSET)
 
 
 def _hash(value: str) -> Fingerprint:
@@ -165,21 +166,20 @@ def command_of(facts: SessionFacts) -> Process:
 
 def process_of(programs: Sequence[ProcessLine]) -> Process | None:
     """Return the first program that was found with the connection open; None if none was."""
-    for program in programs:
-        if program.pid is None:
-            continue
-        file: File | UnsetType = UNSET
-        if program.exe:
-            hashes = [Fingerprint(value=program.exe_sha256)] if program.exe_sha256 else UNSET
-            name = program_name(program.exe)
-            file = File(name=name, type_id=1, path=program.exe, hashes=hashes)
-        return Process(
-            pid=bounded(program.pid),
-            name=program_name(program.exe) if program.exe else UNSET,
-            cmd_line=" ".join(program.argv) if program.argv else UNSET,
-            file=file,
-        )
-    return None
+    program = first_found(programs)
+    if program is None or program.pid is None:
+        return None
+    file: File | UnsetType = UNSET
+    if program.exe:
+        hashes = [Fingerprint(value=program.exe_sha256)] if program.exe_sha256 else UNSET
+        name = program_name(program.exe)
+        file = File(name=name, type_id=1, path=program.exe, hashes=hashes)
+    return Process(
+        pid=bounded(program.pid),
+        name=program_name(program.exe) if program.exe else UNSET,
+        cmd_line=" ".join(program.argv) if program.argv else UNSET,
+        file=file,
+    )
 
 
 def endpoint_of(target: str, port: int | None, address: str | None = None) -> Endpoint:

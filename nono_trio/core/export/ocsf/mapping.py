@@ -8,7 +8,6 @@ import msgspec
 from msgspec import UNSET
 
 from nono_trio.core.export.exported import (
-    PRODUCT,
     FaultLine,
     FlowLine,
     bounded,
@@ -25,7 +24,6 @@ from nono_trio.core.export.ocsf.objects import (
     File,
     FindingInfo,
     Process,
-    Product,
 )
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded, SessionStarted
 from nono_trio.core.log.file_events import denied_entry
@@ -59,81 +57,71 @@ def events(line: Exported, facts: SessionFacts, integrity: bool = False) -> Iter
     if isinstance(line, FaultLine):
         yield _fault(line, facts)
         return
+    event = _record_event(line, facts)
+    yield common.attested(event, line, facts) if integrity else event
+    if isinstance(line.event, Network) and is_exfiltration(line.event.event):
+        yield _finding(line, line.event.event, facts)
+
+
+def _record_event(line: RecordLine, facts: SessionFacts) -> Event:
     event = line.event
     if not isinstance(event, Network):
-        yield _other_event(line, facts, integrity=integrity)
-        return
+        return _other_event(line, facts)
     kind = kind_of(line)
     if kind == "notice":
-        yield _notice_event(line, event.event, facts, integrity=integrity)
-    elif kind == "lookup":
-        yield network.lookup_event(line, event.event, facts, integrity=integrity)
-    else:
-        yield network.decision_event(line, event.event, facts, integrity=integrity)
-    if is_exfiltration(event.event):
-        yield _finding(line, event.event, facts)
+        return _notice_event(line, event.event, facts)
+    if kind == "lookup":
+        return network.lookup_event(line, event.event, facts)
+    return network.decision_event(line, event.event, facts)
 
 
-def _notice_event(
-    line: RecordLine, event: NetworkEvent, facts: SessionFacts, *, integrity: bool
-) -> Event:
+def _notice_event(line: RecordLine, event: NetworkEvent, facts: SessionFacts) -> Event:
     """Return the event of a record about the log itself."""
     severity = common.HIGH if lost_events(event) else common.LOW
     severity = common.INFORMATIONAL if is_binding(event) else severity
-    return _lifecycle(
-        line, facts, common.OTHER, severity, integrity=integrity,
-        activity_name="Log", message=event.reason or event.target,
-    )  # fmt: skip
+    text = event.reason or event.target
+    return _lifecycle(line, facts, common.OTHER, severity, activity_name="Log", message=text)
 
 
-def _other_event(line: RecordLine, facts: SessionFacts, *, integrity: bool) -> Event:
+def _other_event(line: RecordLine, facts: SessionFacts) -> Event:
     """Return the event of a record that is about no network decision."""
     event = line.event
     if isinstance(event, SessionStarted):
         actor = common.actor_of(line, facts)  # the one event with the whole command line
         whole = msgspec.structs.replace(actor.process, cmd_line=" ".join(event.command))
         return _lifecycle(
-            line, facts, START, common.INFORMATIONAL, integrity=integrity,
+            line, facts, START, common.INFORMATIONAL,
             actor=msgspec.structs.replace(actor, process=whole),
         )  # fmt: skip
     if isinstance(event, SessionEnded):
         return _lifecycle(
-            line, facts, STOP, common.INFORMATIONAL, integrity=integrity,
+            line, facts, STOP, common.INFORMATIONAL,
             status_id=common.SUCCESS if event.exit_code == 0 else common.FAILURE,
             status_code=str(event.exit_code), message=f"exit code {event.exit_code}",
         )  # fmt: skip
     if isinstance(event, SandboxRuntime):
         return _lifecycle(
-            line, facts, common.OTHER, common.INFORMATIONAL, integrity=integrity,
+            line, facts, common.OTHER, common.INFORMATIONAL,
             activity_name="Cage", message=f"isolation {facts.isolation or 'unknown'}",
         )  # fmt: skip
     if isinstance(event, CapabilityDecision) and denied_entry(event) is not None:
-        return _file_event(line, event, facts, integrity=integrity)
+        return _file_event(line, event, facts)
     return common.make_event(
-        line, facts, common.BASE_EVENT, common.OTHER, common.INFORMATIONAL, integrity=integrity,
+        line, facts, common.BASE_EVENT, common.OTHER, common.INFORMATIONAL,
         activity_name=kind_of(line),
     )  # fmt: skip
 
 
 def _lifecycle(
-    line: RecordLine,
-    facts: SessionFacts,
-    activity: int,
-    severity: int,
-    *,
-    integrity: bool,
-    **fields: object,
+    line: RecordLine, facts: SessionFacts, activity: int, severity: int, **fields: object
 ) -> Event:
-    app = Product(name=PRODUCT, vendor_name=PRODUCT, version=facts.version or UNSET)
     return common.make_event(
         line, facts, common.APPLICATION_LIFECYCLE, activity, severity,
-        integrity=integrity, app=app, **fields,
+        app=common.product_of(facts), **fields,
     )  # fmt: skip
 
 
-def _file_event(
-    line: RecordLine, event: CapabilityDecision, facts: SessionFacts, *, integrity: bool
-) -> Event:
+def _file_event(line: RecordLine, event: CapabilityDecision, facts: SessionFacts) -> Event:
     request, entry = event.entry.request, denied_entry(event)
     assert isinstance(request, CapabilityRequest)
     assert entry is not None
@@ -145,7 +133,7 @@ def _file_event(
     name = entry.path.rstrip("/").rpartition("/")[2] or entry.path
     return common.make_event(
         line, facts, common.FILE_ACTIVITY, CREATE if entry.access == "Write" else OPEN_FILE,
-        common.LOW, integrity=integrity, file=File(name=name, type_id=0, path=entry.path),
+        common.LOW, file=File(name=name, type_id=0, path=entry.path),
         action_id=network.DENIED, disposition_id=network.BLOCKED, status_id=common.FAILURE,
         status_detail=entry.reason, **fields,
     )  # fmt: skip
@@ -157,7 +145,7 @@ def _fault(line: FaultLine, facts: SessionFacts) -> Event:
     title = "Audit log tampered with" if is_tampered else "Audit log removed before it was sent"
     return common.make_event(
         line, facts, common.DETECTION_FINDING, CREATE,
-        common.CRITICAL if is_tampered else common.MEDIUM, integrity=False,
+        common.CRITICAL if is_tampered else common.MEDIUM,
         action_id=0, status_id=1, message=line.message,
         finding_info=FindingInfo(
             uid=event_id(facts.session_id, line), title=title, desc=line.message

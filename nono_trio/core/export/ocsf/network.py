@@ -58,9 +58,7 @@ _FACTS: Final = (
 )  # fmt: skip
 
 
-def decision_event(
-    line: RecordLine, event: NetworkEvent, facts: SessionFacts, *, integrity: bool
-) -> Event:
+def decision_event(line: RecordLine, event: NetworkEvent, facts: SessionFacts) -> Event:
     """Return the event of a decision about a connection or a request."""
     outcome, refused = refusal_of(event), event.decision == "deny"
     url, fields = _url(event), _judged(event)
@@ -75,24 +73,21 @@ def decision_event(
         fields |= _http(event, url, HttpResponse(code=event.status or status))
         return common.make_event(
             line, facts, common.HTTP_ACTIVITY, method_activity(event.method), _severity(event),
-            integrity=integrity, **fields,
+            **fields,
         )  # fmt: skip
     if url is not None:
         fields["url"] = url
     activity = OPEN if not refused else FAIL if outcome == "failed" else REFUSE
     return common.make_event(
-        line, facts, common.NETWORK_ACTIVITY, activity, _severity(event),
-        integrity=integrity, **fields,
-    )  # fmt: skip
+        line, facts, common.NETWORK_ACTIVITY, activity, _severity(event), **fields
+    )
 
 
-def lookup_event(
-    line: RecordLine, event: NetworkEvent, facts: SessionFacts, *, integrity: bool
-) -> Event:
+def lookup_event(line: RecordLine, event: NetworkEvent, facts: SessionFacts) -> Event:
     """Return the event of a decision about a look-up of a name."""
     host = event.target if is_hostname(event.target) else "invalid"
     return common.make_event(
-        line, facts, common.DNS_ACTIVITY, QUERY, _severity(event), integrity=integrity,
+        line, facts, common.DNS_ACTIVITY, QUERY, _severity(event),
         query=DnsQuery(hostname=host), dst_endpoint=Endpoint(svc_name="nono-trio", port=53),
         **_judged(event),
     )  # fmt: skip
@@ -119,15 +114,14 @@ def flow_event(line: FlowLine, facts: SessionFacts) -> Event:
     if decision is None or url is None or isinstance(flow.status, UnsetType):
         activity = _CLOSED.get(flow.closed_by, CLOSE)
         return common.make_event(
-            line, facts, common.NETWORK_ACTIVITY, activity, common.INFORMATIONAL,
-            integrity=False, **fields,
-        )  # fmt: skip
+            line, facts, common.NETWORK_ACTIVITY, activity, common.INFORMATIONAL, **fields
+        )
     first = flow.first_byte_ms
     latency = UNSET if isinstance(first, UnsetType) else bounded(first)
     fields |= _http(decision, url, HttpResponse(code=flow.status, latency=latency))
     return common.make_event(
         line, facts, common.HTTP_ACTIVITY, method_activity(decision.method), common.INFORMATIONAL,
-        integrity=False, **fields,
+        **fields,
     )  # fmt: skip
 
 
