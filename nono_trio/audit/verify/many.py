@@ -54,6 +54,11 @@ class Batch(msgspec.Struct, kw_only=True, frozen=True):
     pinned: PublicKeys | None = None
 
 
+def new_call() -> str:
+    """Return the `call` of new batches."""
+    return os.urandom(8).hex()
+
+
 def verify_batch(batch: Batch) -> list[Verification]:
     """Return the answers for the sessions of a batch, in its order; runs where the data is.
 
@@ -140,7 +145,7 @@ def verify_root(
     Without an executor they are verified here. Raises LogUnreadable and UsageError if the directory
     can't be listed.
     """
-    call = os.urandom(8).hex()
+    call = new_call()
     opened = _opened(_text_of(root), call)
     try:
         names = opened.place.names()

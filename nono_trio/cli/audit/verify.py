@@ -10,11 +10,13 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.archive.unpack import is_archive
@@ -22,9 +24,12 @@ from nono_trio.audit.archive.verify import verify_path
 from nono_trio.audit.read.records import size_of
 from nono_trio.audit.remote import RemoteRoot, as_path, is_url
 from nono_trio.audit.verify.many import (
+    Batch,
     missing,
+    new_call,
     replaced,
     unreadable_answer,
+    verify_batch,
     verify_one,
     verify_root,
 )
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import ProcessPoolExecutor
 
+    from nono_trio.audit.verify.session import VerifyOptions
     from nono_trio.cli.waiting import Waiting
     from nono_trio.core.proof.public_keys import PublicKeys
 
@@ -130,7 +136,7 @@ def _verify_url(
     with ExitStack() as stack:
         pool = None
         if (jobs or 1) > 1 and _workers_find_this_package():
-            pool = stack.enter_context(_process_pool(jobs or 1))
+            pool = stack.enter_context(_workers(jobs or 1))
         try:
             yield from verify_root(url, pool, quick=quick, upstream=upstream, pinned=pinned)
         except NonoTrioError as error:
@@ -161,15 +167,17 @@ def verify_paths(
 ) -> Iterator[Verification]:
     """The answers for session directories and log files, in order.
 
-    The ledger is read once for all of them; its report serves only those that lie beside it.
+    The ledger is read once for all of them, or once in each process; its report serves only those
+    that lie beside it.
     """
+    if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
+        options: VerifyOptions = {"quick": quick, "upstream": upstream, "pinned": pinned}
+        yield from _verify_in_processes(audit_root, paths, jobs or 1, options)
+        return
     several = sum(path.parent == audit_root for path in paths) > 1
     report = ledger.readable_report(audit_root) if several else None
     in_root = partial(verify, quick=quick, upstream=upstream, pinned=pinned, ledger=report)
     elsewhere = partial(verify_path, quick=quick, upstream=upstream, pinned=pinned)
-    if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
-        yield from _verify_in_processes(audit_root, paths, in_root, elsewhere, jobs or 1)
-        return
     watch = None if wait is None else wait.watch
     for path in paths:
         judge = in_root if _is_session_of(audit_root, path) else elsewhere
@@ -182,36 +190,51 @@ def _is_session_of(audit_root: Path, path: Path) -> bool:
 
 
 def _verify_in_processes(
-    audit_root: Path,
-    paths: Sequence[Path],
-    in_root: partial[Verification],
-    elsewhere: partial[Verification],
-    jobs: int,
+    audit_root: Path, paths: Sequence[Path], jobs: int, options: VerifyOptions
 ) -> Iterator[Verification]:
-    from concurrent.futures.process import BrokenProcessPool
-
-    with _process_pool(min(jobs, len(paths))) as pool:
+    batch = Batch(
+        root=str(audit_root),
+        sessions=(),
+        call=new_call(),
+        quick=options["quick"],
+        upstream=options["upstream"],
+        pinned=options["pinned"],
+    )
+    with _workers(min(jobs, len(paths))) as pool:
         pending = [
-            pool.submit(in_root if _is_session_of(audit_root, path) else elsewhere, path)
+            pool.submit(verify_batch, msgspec.structs.replace(batch, sessions=(path.name,)))
+            if _is_session_of(audit_root, path)
+            else pool.submit(_verify_elsewhere, path, options)
             for path in paths
         ]
-        try:
-            for answer in pending:
-                yield answer.result()
-        except BrokenProcessPool:
-            raise LogUnreadable(
-                "a process that verified sessions was killed", hint="verify with --jobs 1"
-            ) from None
+        for answers in pending:
+            yield from answers.result()
 
 
-def _process_pool(jobs: int) -> ProcessPoolExecutor:
+def _verify_elsewhere(path: Path, options: VerifyOptions) -> list[Verification]:
+    return [verify_path(path, **options)]
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for tasks; those that have not begun at the end are cancelled. Raises LogUnreadable
+    if one of the processes was killed."""
     # Late: one session is verified without it, and it costs as much as the rest of the command.
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
     # Not fork: the child would inherit whatever threads and locks an embedding program has.
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, spawn, _leave_ctrl_c_to_the_parent)
+    pool = ProcessPoolExecutor(jobs, spawn, _leave_ctrl_c_to_the_parent)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise LogUnreadable(
+            "a process that verified sessions was killed", hint="verify with --jobs 1"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _workers_find_this_package() -> bool:
