@@ -313,8 +313,9 @@ def record(
     a key the whole process dumps no core from then on.
 
     The log is sealed when the block is left: by its end (exit code 0), by an exception (1), or
-    cancelled (130). Sealing is shielded from cancellation and takes some milliseconds, on a disk
-    that hangs some 10 s for each step. If the log can't be written any more, the body is cancelled.
+    cancelled (130). Sealing is shielded from cancellation and takes some milliseconds. A disk or a
+    signer that hangs takes some 10 s for each step, and the ledger's signature 60 s at most. If the
+    log can't be written any more, the body is cancelled.
 
     Raises UsageError outside trio or for an invalid name, AuditLost if the log can't be made,
     written or sealed; otherwise what the body raised, in no group of its own. Several may be open

@@ -47,9 +47,14 @@ async def sign_ledger(
     for text in signing.warnings:
         warn(f"warning: {text}")
     if scope.cancelled_caught:
-        with trio.move_on_after(_STOP_SECONDS, shield=True):
-            await in_thread(signer.stop, limiter=trio.CapacityLimiter(1))
+        await stop_signing(signer)
         warn(f"warning: {signing.missing} {reason}; the next session with the key does it")
+
+
+async def stop_signing(signer: LedgerSigner) -> None:
+    """End what the signer's commands still do, for good: none outlives its session."""
+    with trio.move_on_after(_STOP_SECONDS, shield=True):
+        await in_thread(signer.stop, limiter=trio.CapacityLimiter(1))
 
 
 class _Signing:

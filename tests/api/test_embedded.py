@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from signed_session import key_store_generate
 
 from nono_trio.api import audit
 from nono_trio.api.proxy import open_proxy
+from nono_trio.audit.keys.signer import SignerFailed
 from nono_trio.audit.write import disk_room
+from nono_trio.audit.write.chained_log import ChainedLog
 from nono_trio.errors import AuditLost, LogRewritten, SessionSealed, UsageError
 from nono_trio.proxy.access.authorizer import RequestAuthorizer
 from nono_trio.session import signing
@@ -211,6 +214,35 @@ async def test_a_log_that_fails_cancels_the_body(state):
         await lose()
     [session] = audit.sessions()
     assert session.status != "sealed"
+
+
+async def test_a_log_that_fails_stops_a_signature(state, monkeypatch):
+    """The thread of a checkpoint is abandoned then: the signer's command would outlive us."""
+    signer = key_store_generate(state.parent)
+    is_asked, is_stopped = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def hang(_data):
+        token.run_sync_soon(is_asked.set)
+        assert is_stopped.wait(REAL_SECONDS)
+        raise SignerFailed("it was stopped")
+
+    def fail(*_records, last):
+        raise OSError(errno.EIO, "the disk failed")
+
+    async def lose():
+        async with audit.record(sign_key="default") as log:
+            monkeypatch.setattr(signer, "sign_note", hang)
+            await log.record("deny", "a.example.com")
+            await is_asked.wait()
+            monkeypatch.setattr(ChainedLog, "append", fail)
+            await log.record("deny", "b.example.com")
+
+    monkeypatch.setattr(signer, "stop", is_stopped.set)
+    monkeypatch.setattr(signing, "proxy_signer", lambda _options: signer)
+    with trio.fail_after(REAL_SECONDS), pytest.raises(AuditLost, match="the disk failed"):
+        await lose()
+    assert is_stopped.is_set()
 
 
 async def test_two_at_once(state, port):
