@@ -111,7 +111,7 @@ class RemoteRoot:
             raise LogUnreadable(f"there is nothing at {self.url}", hint=_LIST_HINT)
         return sorted(
             name
-            for name, entry in entries.items()
+            for name, entry in entries
             if entry.get("type") == "directory" and store.is_session_id(name)
         )
 
@@ -183,22 +183,26 @@ class RemoteRoot:
             if left:
                 raise _changed(url)
 
-    def _list(self, url: str, path: str) -> dict[str, dict[str, Any]]:
-        """Return what is directly below a path, by name; {} if there is nothing."""
+    def _list(self, url: str, path: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return what is directly below a path, each with its name; [] if there is nothing.
+
+        In a store a file and a directory may have one name: whoever may add an object could hide a
+        file behind a directory, so both are returned.
+        """
         with _told(url):
             self._files.invalidate_cache()
             try:
                 found = self._files.ls(path, detail=True)
             except FileNotFoundError:
                 self._require_bucket(url)
-                return {}
+                return []
         beginning = path.strip("/") + "/"
         named = ((str(entry["name"]).strip("/"), entry) for entry in found)
-        return {
-            name.removeprefix(beginning): entry
+        return [
+            (name.removeprefix(beginning), entry)
             for name, entry in named
             if name.startswith(beginning) and "/" not in name.removeprefix(beginning)
-        }
+        ]
 
     def _require_bucket(self, url: str) -> None:
         """Tell a bucket that is not there, or not at this endpoint, from one without the path."""
@@ -267,12 +271,12 @@ def _remove_tree(directory: Path) -> None:
 
 
 def _versions(
-    entries: dict[str, dict[str, Any]], wanted: tuple[str, ...]
+    entries: list[tuple[str, dict[str, Any]]], wanted: tuple[str, ...]
 ) -> dict[str, tuple[tuple[str, Any], ...]]:
     return {
-        name: tuple((key, entries[name].get(key)) for key in _VERSION_KEYS)
-        for name in wanted
-        if name in entries and entries[name].get("type") == "file"
+        name: tuple((key, entry.get(key)) for key in _VERSION_KEYS)
+        for name, entry in entries
+        if name in wanted and entry.get("type") == "file"
     }
 
 

@@ -128,6 +128,18 @@ def test_what_is_missing_and_what_was_changed_is_told(audit, bucket, capsys):
     assert f"{url}/audit/ledger.ndjson" in answer.notes[0]
 
 
+def test_an_object_below_a_file_hides_no_file(audit, bucket, capsys):
+    upload(bucket.files, audit, f"{bucket.name}/audit")
+    url = f"s3://{bucket.name}"
+    expected = told(capsys, "--all", "--audit-dir", url)
+    hiding = (LEDGER, f"{OTHER}/{store.SESSION}", f"{CRASHED}/{store.POLICY}")
+    for name in hiding:
+        bucket.files.pipe_file(f"{bucket.name}/audit/{name}/x", b"x")
+    assert told(capsys, "--all", "--audit-dir", url) == expected
+    bucket.files.pipe_file(f"{bucket.name}/audit/{CRASHED}", b"x")
+    assert told(capsys, "--all", "--audit-dir", url) == expected
+
+
 def test_errors_have_a_hint(s3, bucket, monkeypatch, capsys):
     assert told(capsys, f"s3://no-such-bucket-here/{OTHER}")[0] == 2
     answer = many.verify_one(f"s3://no-such-bucket-here/{OTHER}")

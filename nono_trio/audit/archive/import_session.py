@@ -87,7 +87,9 @@ def _publish(directory: Path, target: Path) -> bool:
     digest = session_digest(store.read_metadata(directory))
     with ledger_append.to_append(root):
         report = ledger.verify(root, session_id)
-        known = report.digests.get(session_id, digest)
+        # One that was removed before it was sealed has its digest in the line of the removal only.
+        removed = report.removed.get(session_id, digest)
+        known = report.digests.get(session_id, removed)
         if known != digest or session_id in report.condemned:
             raise _another(target)
         is_listed = session_id in report.imported and session_id not in report.removed

@@ -6,9 +6,12 @@ is cancelled, the batch may have been taken all the same, and the caller sends i
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
+import termios
+from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -104,9 +107,13 @@ class FileDestination:
                     view = view[os.write(descriptor, view) :]
                 os.fsync(descriptor)
             except BaseException:
-                with suppress(OSError):
-                    os.ftruncate(descriptor, size)
+                with suppress(OSError):  # never longer: another program may have cut it meanwhile
+                    os.ftruncate(descriptor, min(size, os.fstat(descriptor).st_size))
                 raise
+            # A rotation that compresses a file removes it afterwards, and may have read it before.
+            # A device has a name for ever.
+            if not os.fstat(descriptor).st_nlink:
+                raise OSError(errno.ESTALE, "the file was removed while it was written")
         finally:
             os.close(descriptor)
 
@@ -142,24 +149,53 @@ class CommandDestination:
         name = os.path.basename(self._words[0])
         try:
             with trio.move_on_after(COMMAND_SECONDS) as scope:
-                done = await trio.run_process(
-                    list(self._words),
-                    stdin=data,
-                    check=False,
-                    start_new_session=True,
-                    deliver_cancel=_kill_group,
-                )
+                code, has_read = await self._run(data)
         except* (OSError, trio.BrokenResourceError) as group:
             raise Unavailable(f"{name} can't be run: {group.exceptions[0]}") from group
         if scope.cancelled_caught:
             raise Unavailable(f"{name} did not end within {COMMAND_SECONDS:.0f} seconds")
-        if done.returncode:
-            raise Unavailable(f"{name} ended with exit code {done.returncode}")
+        if code:
+            raise Unavailable(f"{name} ended with exit code {code}")
+        if not has_read:
+            raise Unavailable(f"{name} ended before it had read its whole input")
         return Taken()
+
+    async def _run(self, data: bytes) -> tuple[int, bool]:
+        """Return the command's exit code, and whether nothing of its input was left in the pipe."""
+        reading, writing = os.pipe()
+        try:
+            async with trio.lowlevel.FdStream(writing) as into, trio.open_nursery() as nursery:
+                is_written = trio.Event()
+                nursery.start_soon(_write, into, data, is_written)
+                done = await trio.run_process(
+                    list(self._words),
+                    stdin=reading,
+                    check=False,
+                    start_new_session=True,
+                    deliver_cancel=_kill_group,
+                )
+                has_read = is_written.is_set() and not _unread_bytes(reading)
+                nursery.cancel_scope.cancel(reason="the command has ended")
+        finally:
+            os.close(reading)
+        return done.returncode, has_read
 
     async def aclose(self) -> None:
         """Nothing runs between batches."""
         await trio.lowlevel.checkpoint()
+
+
+async def _write(into: trio.lowlevel.FdStream, data: bytes, is_written: trio.Event) -> None:
+    """Write the whole input, and end it. The pipe never breaks: we hold its other end too."""
+    await into.send_all(data)
+    is_written.set()
+    await into.aclose()
+
+
+def _unread_bytes(pipe: int) -> int:
+    count = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
 
 
 async def _kill_group(process: trio.Process) -> None:

@@ -60,7 +60,7 @@ class Exporter:
         root = directory.parent
         if root not in self._reports:
             self._reports[root] = ledger.readable_report(root)
-        found = bound_facts.look(directory, self._reports[root])
+        found = bound_facts.look(directory, self._reports[root], files=True)
         fault = found.fault
         if fault is not None and fault.failure == UNREADABLE:
             raise LogUnreadable(

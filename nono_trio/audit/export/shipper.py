@@ -332,7 +332,7 @@ class Shipper:
         directory = self._root / session_id
         if directory.is_symlink() or not directory.is_dir():
             return
-        found = bound_facts.look(directory, report)
+        found = bound_facts.look(directory, report, files=True)
         if found.fault is not None and found.fault.failure == UNREADABLE:
             self._tell_once(session_id, f"session {session_id} can't be read: {found.fault.got}")
         elif found.fault is not None:

@@ -204,6 +204,8 @@ def decode_bundle(data: bytes) -> tuple[bytes, bytes]:
 
 def says(payload: bytes, metadata: SessionMetadata, key_id: str) -> bool:
     """Return whether a payload is the statement about this session; upstream may say more."""
+    if metadata.audit_integrity is None:  # nothing is said about a session without a seal
+        return False
     expected = statement(metadata, key_id)
     try:
         got = msgspec.json.decode(payload)

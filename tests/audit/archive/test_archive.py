@@ -153,6 +153,17 @@ def test_a_session_that_was_removed_comes_back(root, tmp_path):
     assert [one.session_id for one in ledger.read(root)] == [prefix + ID for prefix in lines]
 
 
+def test_a_session_that_was_removed_before_it_was_sealed_comes_back_as_no_other(
+    root, other, tmp_path
+):
+    path = archive_file(tmp_path, archived.sealed(other))
+    made.unsealed(root, ID)
+    forget(root, ID)
+    with pytest.raises(NonoTrioError, match=f"another session {ID} is known here"):
+        import_archive(path, root)
+    assert not (root / ID).exists()
+
+
 def test_an_imported_session_is_missing_when_it_is_gone_and_tampered_without_its_line(
     root, other, tmp_path
 ):

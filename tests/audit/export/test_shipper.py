@@ -1,5 +1,6 @@
 """The shipper against real receivers: records, messages and cursors."""
 
+import fcntl
 import json
 import os
 import random
@@ -12,13 +13,16 @@ import trio
 from otlp_receiver import receiving
 from sealed_session import build, ended, flow, log_of, network, running, started
 
+from nono_trio.audit import store
 from nono_trio.audit.export.cursor import Cursor
-from nono_trio.audit.export.destination import FileDestination
+from nono_trio.audit.export.destination import CommandDestination, FileDestination
+from nono_trio.audit.export.export import Exporter
 from nono_trio.audit.export.otlp_endpoint import Endpoint, OtlpEndpoint
 from nono_trio.audit.export.shipper import ShipFailed, Shipper
+from nono_trio.audit.verify.bound_files import FLOWS_MISMATCH, PROCESSES_MISMATCH
 from nono_trio.core.log import events
 from nono_trio.core.log.record import encode_record
-from nono_trio.errors import UsageError
+from nono_trio.errors import LogRewritten, UsageError
 
 SECONDS = 60
 KILLS = 6
@@ -272,6 +276,57 @@ async def test_half_a_line_of_a_killed_shipper_is_cut_and_that_of_others_kept(tm
 
 
 # ---- the command, in a process of its own ----
+
+
+async def test_a_file_that_a_rotation_removes_meanwhile_was_not_taken(root, tmp_path, monkeypatch):
+    build(root, "aaaa")
+    out, flock, rotated = tmp_path / "out", fcntl.flock, []
+
+    def rotate_and_lock(descriptor, how):
+        if not rotated:
+            rotated.append(out.unlink())
+        return flock(descriptor, how)
+
+    told = Told()
+    destination = FileDestination(str(out), "ndjson", integrity=False)
+    cursor = Cursor(root.parent, "file", "ndjson")
+    shipper = Shipper(root, cursor, destination, told.append, follow=False, first_seconds=0.001)
+    with trio.fail_after(SECONDS), cursor.held():
+        monkeypatch.setattr("nono_trio.audit.export.destination.fcntl.flock", rotate_and_lock)
+        assert (await shipper.run()).lines == 7
+    assert len(out.read_text().splitlines()) == 7
+    assert told.has("was removed while it was written")
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [(store.FLOWS, FLOWS_MISMATCH), (store.PROCESSES, PROCESSES_MISMATCH)],
+)
+async def test_what_lies_beside_a_sealed_log_is_compared_before_it_is_sent(
+    root, receiver, name, failure
+):
+    directory = build(root, "aaaa", flows=[flow(3)])
+    with (directory / name).open("ab") as file:
+        file.write(events.encode_flow(flow(3, up=9)))
+    build(root, "bbbb")
+    told = Told()
+    shipped = await ship(root, receiver, told)
+    assert (shipped.faults, told.has(f"aaaa: {failure}")) == (1, True)
+    assert {*receiver.taken} == {"aaaa/tampered"} | expected_ids("bbbb", 7)
+    with pytest.raises(LogRewritten, match=failure):
+        Exporter("ndjson", lambda _: None).export(directory)
+
+
+@pytest.mark.parametrize("script", ["head -c 1000 >&2", "exit 0"])
+async def test_a_command_that_leaves_a_part_of_a_batch_has_not_taken_it(root, script):
+    build(root, "aaaa", payloads(300))
+    command = CommandDestination(["sh", "-c", script], "ndjson", integrity=False)
+    cursor = Cursor(root.parent, "command", "ndjson")
+    shipper = Shipper(root, cursor, command, Told().append, follow=False, first_seconds=0.001)
+    with trio.fail_after(SECONDS), cursor.held():
+        with pytest.raises(ShipFailed, match="before it had read its whole input"):
+            await shipper.run()
+        assert cursor.load("aaaa").position.records == 0
 
 
 def command(root, *arguments):

@@ -30,6 +30,7 @@ from nono_trio.core.log.session_json import (
     decode_checkpoint,
     decode_metadata,
     encode_checkpoint,
+    encode_metadata,
     session_digest,
 )
 from nono_trio.core.proof.tree_head import TreeHead
@@ -135,6 +136,13 @@ def test_what_is_no_bundle_is_caught(session, cut):
     assert verdict(session) == ("tampered", "signature mismatch")
     (session / store.BUNDLE).unlink()
     assert verdict(session) == ("tampered", "signature missing")
+
+
+def test_a_bundle_of_a_session_without_its_seal_is_caught(root, session):
+    path = session / store.SESSION
+    metadata = msgspec.structs.replace(decode_metadata(path.read_bytes()), audit_integrity=None)
+    path.write_bytes(encode_metadata(metadata))
+    assert verdict(session)[0] == "tampered"
 
 
 def test_a_bundle_of_another_session_is_caught(session, tmp_path):
