@@ -18,6 +18,7 @@ from nono_trio.core.log.ledger_checkpoint import (
     encode_ledger_checkpoint,
     signed_line,
 )
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.note import parse_note
 from nono_trio.core.proof.tree import Frontier, leaf_hash
@@ -160,5 +161,5 @@ def _checked(line: bytes, number: int, only: bytes | None) -> LedgerHead | None:
         raise BadLedgerHead(number, "signature mismatch", "a signature of the line", "another")
     if head.size != checkpoint.event_count:
         got = f"{head.size} in the note"
-        raise BadLedgerHead(number, "trees disagree", f"{checkpoint.event_count} lines", got)
+        raise BadLedgerHead(number, "trees disagree", counted(checkpoint.event_count, "line"), got)
     return LedgerHead(number, head, key, checkpoint.note.encode())

@@ -32,6 +32,7 @@ from nono_trio.cli.text import (
     MIN_LAST,
     clean,
     command_text,
+    counted,
     duration_text,
     local_time,
     numbers_text,
@@ -133,7 +134,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
         print_json({"schema": JSON_SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
         return
     unbound = "" if one.status == "sealed" else NOT_BOUND
-    decided = f"{numbers_text(counts)} in {counts.events:,} records{unbound}"
+    decided = f"{numbers_text(counts)} in {counted(counts.events, 'record')}{unbound}"
     print_facts("Session", [*_inspect_rows(one), ("network", decided)], LABEL_WIDTH)
 
 

@@ -306,7 +306,7 @@ def check_own_code() -> Check:
     linked = linked_files()
     if not linked:
         return Check("own code", "ok", "no file of it has a second name", required=False)
-    found = f"{len(linked)} files are hard links of files elsewhere, as {linked[0]} is: a command"
+    found = f"hard links of files elsewhere: {len(linked)} ({linked[0]}, for example): a command"
     found += " that may write those changes nono-trio"
     fix = "copies: uv tool install --reinstall --link-mode copy nono-trio"
     return Check("own code", "missing", found, required=False, fix=fix)

@@ -38,6 +38,7 @@ from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionS
 from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.log.policy_json import SupervisorProcess
 from nono_trio.core.log.session_json import SessionMetadata, SessionSummary
+from nono_trio.core.log.shown_text import counted
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -82,13 +83,12 @@ def compared(found: StoredSession, story: Story) -> StoredSession:
     totals = found.totals
     if found.fault is not None or totals is None:
         return found
-    told = f"{story.events} records, {story.allowed} allowed, {story.denied} denied"
+    told = f"{counted(story.events, 'record')}, {story.allowed} allowed, {story.denied} denied"
     facts = totals.facts
-    bound = f"{totals.event_count} records, {facts.allowed_total} allowed"
+    bound = f"{counted(totals.event_count, 'record')}, {facts.allowed_total} allowed"
     fault = differs(SUMMARY_MISMATCH, f"{bound}, {facts.denied_total} denied", told)
     if fault is None and not isinstance(facts.attempts, UnsetType):
-        counted = story.attempts.totals
-        fault = differs(SUMMARY_MISMATCH, f"{facts.attempts}", f"{counted}")
+        fault = differs(SUMMARY_MISMATCH, f"{facts.attempts}", f"{story.attempts.totals}")
     return msgspec.structs.replace(found, fault=fault)
 
 

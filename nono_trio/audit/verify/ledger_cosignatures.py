@@ -19,6 +19,7 @@ from nono_trio.audit.ledger_heads import origins_named, read_tree
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.ledger_cosignature import decode_ledger_cosignature
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.proof.note import parse_note
 from nono_trio.core.proof.tree_head import ledger_origin, parse_tree_head
 from nono_trio.core.proof.witness import cosignature_of, cosigned_message
@@ -126,9 +127,9 @@ def _missing(found: Sequence[_Cosigned], keys: Sequence[WitnessKey]) -> FirstBad
 def _first_fault(found: Sequence[_Cosigned], ledger: Path) -> FirstBad | None:
     tree = read_tree(ledger, {one.head.size for one in found})
     for line, head, witness, _ in found:
-        who = f"{head.size} lines, which {witness.name} has cosigned"
+        who = f"{counted(head.size, 'line')}, which {witness.name} has cosigned"
         if head.size > tree.size:
-            return _fault(line, TRUNCATED, who, f"{tree.size} lines")
+            return _fault(line, TRUNCATED, who, counted(tree.size, "line"))
         if tree.roots[head.size] != head.root:
             got = tree.roots[head.size].hex()
             return _fault(line, REWRITTEN, f"the root {head.root.hex()} of {who}", got)
@@ -144,10 +145,10 @@ def _note(found: Sequence[_Cosigned]) -> str:
     """Return what one witness has cosigned; there is something."""
     last = max(found, key=lambda one: (one.head.size, one.time))
     first = min(found, key=lambda one: one.time)
-    sizes = len({one.head.size for one in found})
+    sizes = counted(len({one.head.size for one in found}), "checkpoint")
     return (
-        f"{last.witness.name} has cosigned {sizes} checkpoints since {_text(first.time)}, the last"
-        f" one through line {last.head.size} at {_text(last.time)}"
+        f"{last.witness.name} has cosigned {sizes} since {_text(first.time)}, the last one through"
+        f" line {last.head.size} at {_text(last.time)}"
     )
 
 

@@ -24,6 +24,7 @@ from nono_trio.audit.ledger_heads import (
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.signatures import SIGNATURE_MISSING, TRUNCATED_SIGNED
 from nono_trio.audit.verify.verdict import AttestationSeen, Verification
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.proof.tree import Frontier, leaf_hash
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class _Heads:
         for one in read_heads(path, notes=False):
             before = self.last.get(one.key)
             if self.fault is None and before is not None and before.head.size > one.head.size:
-                expected = f"at least {before.head.size} lines"
-                self.fault = _fault(one.line, ROLLBACK, expected, f"{one.head.size} lines")
+                expected = f"at least {counted(before.head.size, 'line')}"
+                self.fault = _fault(one.line, ROLLBACK, expected, counted(one.head.size, "line"))
                 self._rollback = one.line
             self.last[one.key] = one
             self.sizes.append(one.head.size)
@@ -82,14 +83,14 @@ class _Heads:
         if first_bad is not None:
             bad, got = first_bad
             failure = FORK if self._is_forked(bad, fits) else REWRITTEN_SIGNED
-            expected = f"the root {self._root(bad).hex()} of {self.sizes[bad]} lines"
+            expected = f"the root {self._root(bad).hex()} of {counted(self.sizes[bad], 'line')}"
             mismatch = _fault(self._lines[bad], failure, expected, got.hex())
         for place, wanted in enumerate(self.sizes):
             if fault is not None and self._lines[place] >= self._rollback:
                 return fault, size
             if wanted > size:
-                expected = f"{wanted} lines"
-                return _fault(self._lines[place], TRUNCATED_SIGNED, expected, f"{size} lines"), size
+                expected, got_lines = counted(wanted, "line"), counted(size, "line")
+                return _fault(self._lines[place], TRUNCATED_SIGNED, expected, got_lines), size
             if place == bad:
                 return mismatch, size
         return fault, size
@@ -155,7 +156,7 @@ def judge_ledger_signatures(answer: Verification, ledger: Path, pinned: PublicKe
     whose = "by the key that its checkpoints name" if pinned is None else "by the pinned key"
     answer.notes.append(f"signed through line {signed} {whose}")
     if size > signed:
-        answer.notes.append(f"not signed yet: {size - signed} lines after that")
+        answer.notes.append(f"not signed yet: {counted(size - signed, 'line')} after that")
 
 
 def _pin_fault(heads: _Heads, pinned: PublicKeys) -> FirstBad:

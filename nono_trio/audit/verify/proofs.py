@@ -19,6 +19,7 @@ from nono_trio.audit.keys.signature import note_fault
 from nono_trio.audit.read.records import lines, size_of
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import decode_checkpoint
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.proof import tree
 from nono_trio.core.proof.accumulator import EMPTY_ROOT
 from nono_trio.core.proof.note import Note, parse_note
@@ -230,7 +231,9 @@ def prove_ledger_extension(old: Path, new: Path) -> tuple[int, int]:
     for line in lines(old, size_of(old)):
         other = next(later, None)
         if other is None:
-            raise ProofFailed("rollback", f"at least {count + 1} lines", f"{count} lines")
+            raise ProofFailed(
+                "rollback", f"at least {counted(count + 1, 'line')}", counted(count, "line")
+            )
         if other != line:
             raise ProofFailed("fork", f"the same line {count + 1}", "another line")
         count += 1
@@ -255,22 +258,26 @@ def _extension(leaves: Leaves, before: TreeHead, after: TreeHead) -> list[bytes]
         holds = tree.is_consistent(before.size, after.size, proof, before.root, after.root)
     if not holds:
         raise ProofFailed(
-            "fork", f"the root {before.root.hex()} at {before.size} records", "another history"
+            "fork",
+            f"the root {before.root.hex()} at {counted(before.size, 'record')}",
+            "another history",
         )
     return proof
 
 
 def _require_no_rollback(before: int, after: int) -> None:
     if after < before:
-        raise ProofFailed("rollback", f"at least {before} records", f"{after} records")
+        raise ProofFailed(
+            "rollback", f"at least {counted(before, 'record')}", counted(after, "record")
+        )
 
 
 def _require_root(leaves: Leaves, signed: TreeHead) -> None:
     if len(leaves) < signed.size:
         raise ProofFailed(
             "truncated behind a signed checkpoint",
-            f"{signed.size} records",
-            f"{len(leaves)} records",
+            counted(signed.size, "record"),
+            counted(len(leaves), "record"),
         )
     root = tree.tree_root(leaves, 0, signed.size)
     if root != signed.root:

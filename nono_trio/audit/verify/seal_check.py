@@ -27,6 +27,7 @@ from nono_trio.core.log.session_json import (
     MAX_NETWORK_EVENTS,
     session_digest,
 )
+from nono_trio.core.log.shown_text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,11 @@ def check_records(log: LogCheck, metadata: SessionMetadata) -> FirstBad | None:
             f"exit_code {log.ended.exit_code}",
             f"exit_code {metadata.exit_code}",
         )
-        or differs(NETWORK_EVENTS, f"{repeated} events", f"{len(metadata.network_events)} events")
+        or differs(
+            NETWORK_EVENTS,
+            counted(repeated, "event"),
+            counted(len(metadata.network_events), "event"),
+        )
     )
 
 

@@ -23,6 +23,7 @@ from nono_trio.audit.write.seal import public_keys_of
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.policy_json import decode_policy
 from nono_trio.core.log.session_json import signed_bytes
+from nono_trio.core.log.shown_text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +185,7 @@ def _fault(
     if not is_ed25519(keys.note, over_line, signed_bytes(checkpoint)):
         return SIGNATURE_MISMATCH, "a signature of the line", "another"
     if head.size != checkpoint.event_count:
-        return TREES_DISAGREE, f"{checkpoint.event_count} records", f"{head.size} in the note"
+        return TREES_DISAGREE, counted(checkpoint.event_count, "record"), f"{head.size} in the note"
     if root is not None and head.root != root:
         return TREES_DISAGREE, f"the root {root.hex()}", f"{head.root.hex()} in the note"
     return None

@@ -29,6 +29,7 @@ from nono_trio.audit.verify.evidence import gather
 from nono_trio.audit.verify.log_check import AFTER_END, is_crash
 from nono_trio.audit.verify.verdict import CheckpointsSeen, Verification
 from nono_trio.core.log.events import SessionEnded
+from nono_trio.core.log.shown_text import counted
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.safe_open import open_regular
 
@@ -240,7 +241,9 @@ def _state(checkpoint: Checkpoint) -> tuple[int, str | None, str]:
 
 
 def _replaced(since: Checkpoint, got: str) -> BadRecord:
-    expected = f"the checkpoint of {since.event_count} records, chain hash {since.chain_head}"
+    expected = (
+        f"the checkpoint of {counted(since.event_count, 'record')}, chain hash {since.chain_head}"
+    )
     return BadRecord(HISTORY_REPLACED, expected, got)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.core.log.events import LOST_EXIT_CODE
+from nono_trio.core.log.shown_text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,10 +68,10 @@ def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
         notes.append(_how_far(answer.event_count))
     notes += _recovery_notes(evidence) if evidence.sealed else ()
     if evidence.facts.lost_total:
-        notes.append(f"{evidence.facts.lost_total} events were lost while recording")
+        notes.append(f"{counted(evidence.facts.lost_total, 'event')} lost while recording")
     if evidence.facts.lost_flows:
-        lost = evidence.facts.lost_flows
-        notes.append(f"{lost} flow lines were lost: what those connections moved is not known")
+        lost = counted(evidence.facts.lost_flows, "flow line")
+        notes.append(f"{lost} lost: what those connections moved is not known")
     return notes + _signature_notes(evidence, answer)
 
 

@@ -12,6 +12,7 @@ from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.bound_files import NO_FILE
 from nono_trio.audit.verify.evidence import is_no_file
 from nono_trio.audit.verify.verdict import LedgerSeen, Verification
+from nono_trio.core.log.shown_text import counted
 from nono_trio.errors import unreadable
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def verify_ledger(
         event_count=report.count,
         chain_head=report.chain_head,
         ledger=LedgerSeen(chain_verified=report.first_bad is None),
-        notes=[f"a ledger of {report.count} good lines, {len(report.removed)} sessions removed"],
+        notes=[
+            f"a ledger of {counted(report.count, 'good line')},"
+            f" {counted(len(report.removed), 'session')} removed"
+        ],
     )
     if report.torn_tail:
         answer.notes.append("its last line is torn: what a crash leaves")

@@ -28,6 +28,7 @@ from nono_trio.core.log.ledger_checkpoint import (
     encode_ledger_checkpoint,
     signed_line,
 )
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.tree_head import TreeHead, ledger_origin
 from nono_trio.errors import AuditLost, NonoTrioError
@@ -104,7 +105,9 @@ class LedgerSigner:
         size = 0 if last is None else last.head.size
         tree = read_tree(self._root / LEDGER, [size])
         if tree.size < size:
-            raise self._refused(f"it has {tree.size} lines, and this key has signed {size}")
+            raise self._refused(
+                f"it has {counted(tree.size, 'line')}, and this key has signed {size}"
+            )
         if last is not None and tree.roots[size] != last.head.root:
             raise self._refused(f"its first {size} lines are not those that this key has signed")
         if tree.size == size:

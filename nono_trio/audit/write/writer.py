@@ -359,7 +359,7 @@ class Writer:
                 self._warn(f"audit: {text}: the session goes on, but its log will not be sealed")
             return
         if self._failures & (self._failures - 1) == 0:  # 1, 2, 4, 8 ...: no flood of warnings
-            self._warn(f"audit: {self.totals.lost} events lost so far: {text}")
+            self._warn(f"audit: events lost so far: {self.totals.lost} ({text})")
 
     def _sync_failed(self, error: OSError) -> None:
         self._failed([], error, recorded=True)

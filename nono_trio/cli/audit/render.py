@@ -308,7 +308,7 @@ def cage_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, str]]
 
 def _audit_text(facts: NonoTrioFacts) -> str:
     text = f"{facts.audit_mode or 'mode not recorded'}, sync {facts.audit_sync or 'not recorded'}"
-    return f"{text}, {facts.lost_total} events lost" if facts.lost_total else text
+    return f"{text}, {counted(facts.lost_total, 'event')} lost" if facts.lost_total else text
 
 
 def _host_lines(session: StoredSession, story: Story) -> Iterator[str]:

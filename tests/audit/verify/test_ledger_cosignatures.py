@@ -65,7 +65,7 @@ def test_a_cosignature_of_the_same_lines_under_another_key_does_not_count(root, 
     found = verify_ledger(root / LEDGER, pinned, [PUBLIC])
     assert found.verdict == "verified"
     assert found.notes[-1] == (
-        "witness.example/w1 has cosigned 1 checkpoints since 2023-11-14T22:13:20Z, the last one"
+        "witness.example/w1 has cosigned 1 checkpoint since 2023-11-14T22:13:20Z, the last one"
         " through line 3 at 2023-11-14T22:13:20Z"
     )
 

@@ -98,7 +98,7 @@ def test_each_checkpoint_signs_every_line_before_it(root):
     assert answer.attestation.pinned
     assert not judge(root).attestation.pinned
     ledger_append.append(root, "unkeyed2", DIGEST, TIME)
-    assert judge(root, KEY.public).notes[-1] == "not signed yet: 1 lines after that"
+    assert judge(root, KEY.public).notes[-1] == "not signed yet: 1 line after that"
     assert LedgerSigner(root, KEY).sign().event_count == 5
     assert LedgerSigner(root, KEY).sign() is None
     assert (checkpoints_of(root).stat().st_mode & 0o777) == 0o600

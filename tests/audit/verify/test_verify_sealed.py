@@ -163,7 +163,7 @@ def test_lost_events_can_not_be_played_down(root):
     directory = made.build(root, payloads=[*made.SMALL[:-1], gap, made.SMALL[-1]])
     answer = verify(directory)
     assert answer.verdict == "verified"
-    assert "3 events were lost while recording" in answer.notes
+    assert "3 events lost while recording" in answer.notes
     facts = json.loads((directory / store.SESSION).read_bytes())["nono_trio"]
     change_session(directory, nono_trio=facts | {"lost_total": 0})
     assert verify(directory).first_bad.failure == "session.json mismatch"
@@ -173,7 +173,7 @@ def test_lost_flow_lines_are_said_and_can_not_be_denied(root):
     directory = made.build(root, payloads=made.SMALL, lost_flows=7)
     answer = verify(directory)
     assert answer.verdict == "verified"
-    assert any(note.startswith("7 flow lines were lost") for note in answer.notes)
+    assert any(note.startswith("7 flow lines lost") for note in answer.notes)
     facts = json.loads((directory / store.SESSION).read_bytes())["nono_trio"]
     change_session(directory, nono_trio=facts | {"lost_flows": 0})
     assert verify(directory).first_bad.failure == "session.json mismatch"
