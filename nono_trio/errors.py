@@ -8,6 +8,7 @@ every JSON answer.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Final
 
 JSON_SCHEMA: Final = 1  # raised when a field of an answer changes its meaning or goes
@@ -38,12 +39,20 @@ class LogUnreadable(NonoTrioError):
 
 def unreadable(path: object, error: OSError) -> LogUnreadable:
     """Return the error about a path (str or Path) that the system does not let us read."""
+    return LogUnreadable(
+        f"{path} can't be read: {error.strerror or error}", hint=path_hint(path, error)
+    )
+
+
+def path_hint(path: object, error: OSError, what: str = "it") -> str:
+    """Return what to look at after an error about a path (str or Path): its rights, or the disk if
+    that has no room."""
     import shlex  # late: for errors only
 
-    return LogUnreadable(
-        f"{path} can't be read: {error.strerror or error}",
-        hint=f"look at it: ls -ld {shlex.quote(str(path))}",
-    )
+    quoted = shlex.quote(str(path))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"see what room is left: df -h {quoted}"
+    return f"look at {what}: ls -ld {quoted}"
 
 
 class LogRewritten(LogUnreadable):
@@ -54,7 +63,7 @@ class LogRewritten(LogUnreadable):
 
 def rewritten(what: str, session: object) -> LogRewritten:
     """Return the error about a log that was changed; `session` (str or Path) is what to verify."""
-    import shlex  # late, as above
+    import shlex  # late: for errors only
 
     return LogRewritten(
         f"TAMPERED: {what}",

@@ -67,6 +67,31 @@ def as_path(url: str) -> Path | None:
     return Path(path)
 
 
+def require_url(url: str, asked: str) -> None:
+    """Raise UsageError, which names what was asked for, if there is nothing to open at a URL."""
+    match = _URL.fullmatch(url)
+    scheme, rest = (match[1], match[2]) if match is not None else ("", "")
+    account, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in account:
+        raise UsageError(
+            "a URL must not have a password in it",
+            hint="the store's library takes credentials from its variables and files",
+        )
+    if scheme not in SCHEMES or "::" in url or not rest.strip("/"):
+        raise UsageError(
+            f"expected a URL with one of {', '.join(SCHEMES[:-1])}, got {asked!r}",
+            hint="for example s3://BUCKET/audit/0123456789abcdef",
+        )
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the URL above that of a session or a file, and its name. Raises UsageError."""
+    above, _, name = url.rstrip("/").rpartition("/")
+    for one in (url, above):
+        require_url(one, url)
+    return above, name
+
+
 class RemoteRoot:
     """An audit directory at a URL, as a local one: a ledger, and the sessions that are fetched.
 
@@ -225,7 +250,7 @@ class SessionsAt:
     def __init__(self, audit_location: Path | str, session: str | None = None) -> None:
         url = str(audit_location)
         if session is not None and is_url(session):
-            url, _, session = session.rstrip("/").rpartition("/")
+            url, session = split_url(session)
         self._url = url
         self._session = session
         self.missing: list[str] = []
@@ -299,19 +324,7 @@ def _changed(url: str) -> LogUnreadable:
 
 def _open(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it."""
-    match = _URL.fullmatch(url)
-    scheme, rest = (match[1], match[2]) if match is not None else ("", "")
-    account, at, _ = rest.partition("/")[0].rpartition("@")
-    if at and ":" in account:
-        raise UsageError(
-            "a URL must not have a password in it",
-            hint="the store's library takes credentials from its variables and files",
-        )
-    if scheme not in SCHEMES or "::" in url or not rest.strip("/"):
-        raise UsageError(
-            f"expected a URL with one of {', '.join(SCHEMES[:-1])}, got {url!r}",
-            hint="for example s3://BUCKET/audit/0123456789abcdef",
-        )
+    require_url(url, url)
     with _told(url):
         from fsspec.core import url_to_fs
 

@@ -26,7 +26,7 @@ from nono_trio.core.log.session_json import (
     decode_summary,
     encode_metadata,
 )
-from nono_trio.errors import LogUnreadable, UsageError, unreadable
+from nono_trio.errors import LogUnreadable, UsageError, path_hint, unreadable
 from nono_trio.posix.account import home_of
 from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner_of_path
@@ -231,7 +231,10 @@ def find_session(audit_root: Path, text: str) -> Path:
     try:
         return _find(audit_root, text)
     except OSError as error:  # no permission, a name too long for the file system
-        raise LogUnreadable(f"{text} can't be looked up: {error.strerror or error}") from error
+        place = text if "/" in text else audit_root
+        raise LogUnreadable(
+            f"{text} can't be looked up: {error.strerror or error}", hint=path_hint(place, error)
+        ) from error
 
 
 def _find(audit_root: Path, text: str) -> Path:

@@ -23,7 +23,7 @@ from nono_trio.cli import stderr
 from nono_trio.cli.group import LazyGroup
 from nono_trio.cli.pasted import pasteable, remember_state
 from nono_trio.core.log.shown_text import clean
-from nono_trio.errors import NonoTrioError
+from nono_trio.errors import NonoTrioError, path_hint
 from nono_trio.posix.umask import keep_owners_bits
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def exit_code(arguments: Sequence[str]) -> int:
             raise
         failed = _no_memory()
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        stderr.print_line(error.format_message())
         return USAGE
     except click.ClickException as error:
         failed = _click_error(error, arguments)
@@ -219,7 +219,8 @@ def _system_error(error: OSError) -> _Failed:
     what = "the output can't be written" if error.filename is None else str(error.filename)
     if error.filename is None and sys.stdout is not None:
         _forget_stdout()
-    return _Failed(f"{what}: {error.strerror or error}", None, NonoTrioError.exit_code)
+    hint = None if error.filename is None else path_hint(error.filename, error)
+    return _Failed(f"{what}: {error.strerror or error}", hint, NonoTrioError.exit_code)
 
 
 def _click_error(error: click.ClickException, arguments: Sequence[str]) -> _Failed:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from nono_trio.cli.ending import ending_at_sigterm
-from nono_trio.errors import UsageError, unreadable
+from nono_trio.errors import UsageError, path_hint, unreadable
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.paths import is_in
 
@@ -84,5 +84,5 @@ def _refused(output: str, error: OSError) -> UsageError:
         )
     return UsageError(
         f"--output: {output} can't be written: {error.strerror or error}",
-        hint=f"look at its directory: ls -ld {shlex.quote(str(output_place(output).parent))}",
+        hint=path_hint(output_place(output).parent, error, "its directory"),
     )

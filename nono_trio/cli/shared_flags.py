@@ -52,11 +52,14 @@ no_pager_option = option(
 def audit_location(audit_dir: str | None) -> Path | str:
     """As `audit_root`, for a command that reads a URL too; returns that as it is."""
     if audit_dir is not None and "://" in audit_dir:
-        from nono_trio.audit.remote import as_path, is_url
+        from nono_trio.audit.remote import as_path, is_url, require_url
 
         if is_url(audit_dir):
             path = as_path(audit_dir)
-            return store.audit_root(path) if path else f"{audit_dir.rstrip('/')}/audit"
+            if path is not None:
+                return store.audit_root(path)
+            require_url(audit_dir, audit_dir)
+            return f"{audit_dir.rstrip('/')}/audit"
     return audit_root(audit_dir)
 
 

@@ -158,8 +158,10 @@ def test_errors_have_a_hint(s3, bucket, monkeypatch, capsys):
     )
     latest = many.verify_one(f"s3://{bucket.name}/audit/latest")
     assert "expected a URL that ends in a session's id" in latest.notes[0]
-    for url in ("s3://", "http://a.test/x", f"ftp://a.test/{OTHER}", "simplecache::s3://b/c"):
-        assert many.verify_one(url).verdict == "unreadable"
+    assert many.verify_one("simplecache::s3://b/c").verdict == "unreadable"
+    for url in ("s3://", "s3://b", "http://a.test/x", f"ftp://a.test/{OTHER}"):
+        answer = many.verify_one(url)
+        assert (answer.verdict, f"got {url!r}" in answer.notes[0]) == ("unreadable", True)
     secret = many.verify_one(f"s3://key:hunter2@{bucket.name}/{OTHER}")
     assert "password" in secret.notes[0]
     assert "hunter2" not in "".join(secret.notes)

@@ -33,6 +33,13 @@ def test_version(run):
     assert run("--version") == (0, f"nono-trio {__version__}\n", "")
 
 
+def test_the_help_of_a_command_that_is_missing_is_not_for_stdout(run, monkeypatch):
+    code, out, err = run("audit")
+    assert (code, out, err.startswith("Usage: ")) == (2, "", True)
+    monkeypatch.setattr(sys, "stderr", None)  # as with 2>&-
+    assert run("audit") == (2, "", "")
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_lists_every_command_without_importing_one(flag):
     code = (

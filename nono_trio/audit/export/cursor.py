@@ -18,7 +18,7 @@ import msgspec
 from nono_trio.audit import store
 from nono_trio.audit.export.session_reader import Position
 from nono_trio.core.log.events import MALFORMED
-from nono_trio.errors import UsageError
+from nono_trio.errors import UsageError, path_hint
 from nono_trio.posix.owner import as_owner_of_path, open_shared
 from nono_trio.posix.safe_open import read_whole
 
@@ -61,12 +61,16 @@ class Cursor:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the destination for this process; raises UsageError if another one has it, and
-        OSError."""
-        with as_owner_of_path(self._directory):
-            for directory in (self._directory.parent, self._directory):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = open_shared(self._directory / _LOCK, os.O_RDWR)
+        """Hold the destination for this process; raises UsageError if another one has it, or if no
+        progress can be kept, and OSError."""
+        try:
+            lock = self._open()
+        except OSError as error:
+            state_root = self._directory.parent.parent
+            raise UsageError(
+                f"the progress can't be kept in {self._directory}: {error.strerror or error}",
+                hint=path_hint(state_root, error),
+            ) from error
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,6 +85,13 @@ class Cursor:
             yield
         finally:
             os.close(lock)
+
+    def _open(self) -> int:
+        """Open the lock, in a directory that is made if it is not there."""
+        with as_owner_of_path(self._directory):
+            for directory in (self._directory.parent, self._directory):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return open_shared(self._directory / _LOCK, os.O_RDWR)
 
     def load(self, session_id: str) -> Sent:
         """Return what has been sent of a session; nothing for one that is not known."""

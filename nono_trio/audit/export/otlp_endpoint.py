@@ -179,6 +179,10 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate can't be trusted: {cause.verify_message}"
+    if isinstance(cause, OSError) and cause.errno is None:  # trio's, of all attempts to connect
+        cause = cause.__cause__ or cause
+        while isinstance(cause, ExceptionGroup):
+            cause = cause.exceptions[0]
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return "the connection broke" if cause is None else f"the connection broke: {cause}"

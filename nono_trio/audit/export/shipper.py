@@ -30,7 +30,7 @@ from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.core.export.exported import FaultLine, SessionFacts, event_id
 from nono_trio.core.export.retry import FIRST_SECONDS, Backoff
-from nono_trio.errors import LogRewritten, LogUnreadable, NonoTrioError
+from nono_trio.errors import LogRewritten, LogUnreadable, NonoTrioError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,7 +158,8 @@ class Shipper:
     async def run(self) -> Shipped:
         """Ship until all is sent, or when following until `stopping` is set.
 
-        Raises ShipFailed. If cancelled, a batch that was on its way is sent again by the next run.
+        Raises ShipFailed, LogUnreadable for a directory of sessions that can't be read, and
+        OSError. If cancelled, a batch that was on its way is sent again by the next run.
         """
         for session_id in self._cursor.known():
             is_done = self._cursor.load(session_id).done
@@ -302,7 +303,7 @@ class Shipper:
         if not self._follow and self._backoff.failures >= MOST_FAILURES:
             raise ShipFailed(
                 f"the receiver does not take records: {away.reason}",
-                hint="run the same command again: it goes on from there",
+                hint="look at the receiver, then run the same command again: it goes on from there",
             )
         with trio.move_on_after(seconds):
             await self.stopping.wait()
@@ -313,6 +314,8 @@ class Shipper:
             present = {entry.name for entry in os.scandir(self._root)}
         except FileNotFoundError:
             present = set()
+        except OSError as error:
+            raise unreadable(self._root, error) from error
         names = {name for name in present if store.is_session_id(name)}
         for session_id in (self._begun | self._sessions.keys()) - names:
             self._lose(session_id)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.remote import SESSION_FILES, RemoteRoot, as_path, is_url
+from nono_trio.audit.remote import SESSION_FILES, RemoteRoot, as_path, is_url, split_url
 from nono_trio.audit.verify.no_session import verify_missing
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
@@ -89,7 +89,7 @@ def verify_one(
         path = as_path(text) if is_url(text) else Path(session)
         if path is not None:
             return judge(path, quick=quick, upstream=upstream, pinned=pinned)
-        above, _, name = text.rstrip("/").rpartition("/")
+        above, name = split_url(text)
         further, _, session_id = above.rpartition("/")
         if name in SESSION_FILES and store.is_session_id(session_id):
             above, name = further, session_id  # as a path: a file of a session means the session

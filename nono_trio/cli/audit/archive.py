@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -21,7 +20,7 @@ from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, size_text
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, unreadable
+from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, path_hint, unreadable
 from nono_trio.posix.account import expand_home
 
 if TYPE_CHECKING:
@@ -113,6 +112,11 @@ def import_session(
     from nono_trio.audit.archive.import_session import import_archive
 
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
+    if "://" in archive and not os.path.exists(archive):
+        raise UsageError(
+            f"expected a file, got the URL {clean(archive)}",
+            hint="copy the archive to this machine, then import the copy",
+        )
     path = Path(os.path.abspath(expand_home(archive)))
     root = audit_root(audit_dir)
     try:
@@ -122,7 +126,7 @@ def import_session(
         if error.errno in _NOT_WRITTEN:
             raise NonoTrioError(
                 f"the session can't be written to {root}: {error.strerror}",
-                hint=f"see what room it has: df -h {shlex.quote(str(root))}",
+                hint=path_hint(root, error),
             ) from error
         raise unreadable(error.filename or path, error) from error
     answer = done.verdict

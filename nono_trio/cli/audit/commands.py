@@ -7,6 +7,7 @@ sandbox: an auditor's machine need not be able to run a session.
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
@@ -104,7 +105,7 @@ def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
     from nono_trio.audit.recovery.forget import forget as forget_session
 
     root = audit_root(audit_dir)
-    known = store.is_session_id(session) and not (root / session).is_dir()
+    known = store.is_session_id(session) and not os.path.isdir(root / session)
     session_id = session if known else store.find_session(root, session).name
     if not known and store.find_session(root, session).parent != root:
         raise UsageError(

@@ -118,7 +118,7 @@ async def _run(shipper: Shipper) -> Shipped:
 
     from nono_trio.audit.export.shipper import FLUSH_SECONDS
 
-    failed: NonoTrioError | None = None
+    failed: NonoTrioError | OSError | None = None
     is_whole = False
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -134,7 +134,10 @@ async def _run(shipper: Shipper) -> Shipped:
             try:
                 await shipper.run()
                 is_whole = True
-            except NonoTrioError as error:  # not through the nursery, which would make a group
+            except (
+                NonoTrioError,
+                OSError,
+            ) as error:  # not through the nursery, which would make a group
                 failed = error
             nursery.cancel_scope.cancel(reason="all is sent")
     if failed is not None:

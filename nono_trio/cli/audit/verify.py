@@ -113,14 +113,14 @@ def verify_all(
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for every session under the root, newest first, and for every one that the
-    ledger knows and the root does not have. Those at a URL come in no order."""
+    ledger knows and the root does not have. Those at a URL come in no order.
+
+    Raises LogUnreadable for a root that can't be read.
+    """
     if isinstance(audit_root, str):
         return _verify_url(audit_root, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned)
-    try:
-        paths = [session.directory for session in store.sessions(audit_root)]
-        paths += replaced(audit_root, paths)
-    except NonoTrioError as error:
-        return iter([unreadable_answer(str(audit_root), error)])
+    paths = [session.directory for session in store.sessions(audit_root)]
+    paths += replaced(audit_root, paths)
     answers = verify_paths(
         audit_root, paths, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait
     )

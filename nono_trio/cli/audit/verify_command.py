@@ -3,6 +3,7 @@ how it looks in render.py."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from nono_trio.cli.shared_flags import audit_dir_option, audit_location, json_op
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import counted
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA
+from nono_trio.errors import JSON_SCHEMA, LogUnreadable
 
 MAX_JOBS = 256
 
@@ -74,6 +75,7 @@ def verify(
     Signatures are always checked. With --public-key-file a session that is not signed with that
     key is tampered, and one whose end is not signed (recovered, or the signer failed) is crashed.
     """
+    from nono_trio.audit.verify.many import unreadable_answer
     from nono_trio.cli.audit.verify import (
         removed_sessions,
         verify_all,
@@ -95,19 +97,11 @@ def verify(
     root = audit_location(audit_dir)
     several = every or len(targets) > 1
     with Waiting("verifying") as wait, ending_at_sigterm():
-        answers = (
-            verify_all(root, quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait)
-            if every
-            else verify_targets(
-                root,
-                targets,
-                quick=quick,
-                jobs=jobs,
-                upstream=upstream,
-                pinned=pinned,
-                wait=wait,
-            )
-        )
+        judge = partial(verify_all, root) if every else partial(verify_targets, root, targets)
+        try:
+            answers = judge(quick=quick, jobs=jobs, upstream=upstream, pinned=pinned, wait=wait)
+        except LogUnreadable as error:  # of the root
+            answers = iter([unreadable_answer(str(root), error)])
         told = [_tell(answer, as_json=as_json, several=several) for answer in wait.over(answers)]
     if several and not as_json:
         _sum_up(told, root, removed_sessions(root) if every else 0)

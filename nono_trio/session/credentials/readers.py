@@ -91,10 +91,7 @@ class VariableReader:
     def read(self) -> Secret:
         """Return its value."""
         if self._value is None:
-            raise SourceFailed(
-                f"the variable {self._name} is not set",
-                f"export {self._name}=..., or set optional = true in the profile",
-            )
+            raise SourceFailed(f"the variable {self._name} is not set", f"export {self._name}=...")
         return checked(self._value.reveal(), f"the variable {self._name}")
 
     def stop(self) -> None:

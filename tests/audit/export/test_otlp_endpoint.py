@@ -1,6 +1,7 @@
 """TLS of an endpoint: only a certificate that is trusted gets a record."""
 
 import datetime
+import socket
 import ssl
 
 import pytest
@@ -52,3 +53,16 @@ def test_another_receiver_gets_nothing(authority, host, is_trusted):
         with pytest.raises(Unavailable, match="certificate can't be trusted"):
             trio.run(deliver, receiver, authority[0] if is_trusted else None)
         assert not receiver.requests
+
+
+def test_a_port_that_nobody_listens_at_is_called_so():
+    async def refused():
+        endpoint = Endpoint(tls=False, host="127.0.0.1", port=port, path="/v1/logs")
+        destination = OtlpEndpoint(endpoint, "otlp", list, None, integrity=False)
+        with pytest.raises(Unavailable, match="connection refused"):
+            await destination.deliver(LINES, FACTS)
+
+    with socket.socket() as bound:  # it does not listen, and nobody else gets the port
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        trio.run(refused)
