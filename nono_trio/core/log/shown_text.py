@@ -3,14 +3,13 @@
 Rules of this file: text of the command, the network or a log goes through `clean` before a person
 sees it. No escape sequence, line break or text direction of theirs remains, and what was replaced
 stays visible. Colour and lines for a terminal are in cli/, markup is in audit/report/.
+`nono-trio --help` imports this file, so it imports no msgspec.
 """
 
 from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING, Final
-
-from msgspec import UNSET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,8 +63,8 @@ def detail_parts(event: NetworkEvent) -> list[str]:
         parts.append(f"status {event.status}")
     if event.reason is not None:
         parts.append(event.reason)
-    elif event.denial_category is not UNSET:
-        parts.append(str(event.denial_category).replace("_", " "))
+    elif event.denial_category:
+        parts.append(event.denial_category.replace("_", " "))
     return parts
 
 
