@@ -24,6 +24,7 @@ from nono_trio.cli.text import (
     FLOOD,
     MAX_DETAIL,
     clean,
+    counted,
     denied_text,
     flood_text,
     numbers_text,
@@ -109,7 +110,7 @@ class RunSummary(msgspec.Struct, frozen=True):
             yield from (f"| {' | '.join(row)} |" for row in rows[:MAX_ROWS])
             if len(rows) > MAX_ROWS:
                 yield ""
-                yield f"{len(rows) - MAX_ROWS} hosts more are in the log."
+                yield f"{counted(len(rows) - MAX_ROWS, 'host')} more in the log."
         if self.programs:
             yield ""
             yield f"Denied programs: {_cell(programs_text(self.programs))}"

@@ -46,7 +46,7 @@ def tell_report(report: SearchReport, root: Path | str, found: int) -> int:
 def _nothing(report: SearchReport, root: Path | str) -> str:
     if not report.searched and not report.skipped:
         return f"no session in {root}"
-    outside = f"; {report.skipped:,} more are of another time" if report.skipped else ""
+    outside = f"; {report.skipped:,} more of another time" if report.skipped else ""
     return f"nothing found in {counted(report.searched, 'session')}{outside}"
 
 

@@ -75,7 +75,7 @@ def test_nothing_found_is_an_answer(run, root, form):
     assert (code, out, err) == (0, "", "nono-trio: nothing found in 1 session\n")
     code, out, err = run("audit", "search", "--until", "2020-01-01", *form)
     assert (code, out) == (0, "")
-    assert err == "nono-trio: nothing found in 0 sessions; 1 more are of another time\n"
+    assert err == "nono-trio: nothing found in 0 sessions; 1 more of another time\n"
 
 
 def test_a_session_that_can_not_be_read_is_no_answer(run, root):
