@@ -12,13 +12,20 @@ does not grow with the log.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from nono_trio.api.arguments import (
+    directory_of,
+    keys_in,
+    path_of,
+    required_keys,
+    root_at,
+    with_zone,
+)
 from nono_trio.audit import store
 from nono_trio.audit.read.records import LogRecord
 from nono_trio.audit.read.records import records as read_records
@@ -39,7 +46,7 @@ from nono_trio.core.log.events import (
     SessionStarted,
 )
 from nono_trio.core.log.notices import is_about_log
-from nono_trio.errors import LogUnreadable, UsageError, unreadable
+from nono_trio.errors import LogUnreadable, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +58,6 @@ if TYPE_CHECKING:
     from nono_trio.api.following import Followed
     from nono_trio.api.writing import SessionLog
     from nono_trio.audit.stored_session import StoredSession
-    from nono_trio.core.proof.public_keys import PublicKeys
 
 __all__ = [
     "CheckedRecord",
@@ -113,7 +119,7 @@ def sessions(audit_dir: str | Path | None = None) -> Iterator[Session]:
 
     Raises LogUnreadable if the directory can't be read; without a directory nothing is yielded.
     """
-    for stored in bound_facts.sessions(_root(audit_dir)):
+    for stored in bound_facts.sessions(root_at(audit_dir)):
         yield _session(stored)
 
 
@@ -122,7 +128,7 @@ def find_session(session: str | Path, *, audit_dir: str | Path | None = None) ->
 
     Raises LogUnreadable if it is not found, UsageError if several ids begin with the text.
     """
-    return _session(bound_facts.look(_directory(session, audit_dir)))
+    return _session(bound_facts.look(directory_of(session, audit_dir)))
 
 
 def records(session: str | Path, *, audit_dir: str | Path | None = None) -> Iterator[LogRecord]:
@@ -131,7 +137,7 @@ def records(session: str | Path, *, audit_dir: str | Path | None = None) -> Iter
     They are not verified, and lines that hold no record are left out: `verify` tells of them.
     Raises LogUnreadable and UsageError.
     """
-    found = _found(session, audit_dir)
+    found = path_of(session, audit_dir)
     yield from read_records(found / store.LOG if found.is_dir() else found)
 
 
@@ -166,7 +172,7 @@ def follow(
     """
     from nono_trio.api.following import Followed  # late: it needs trio
 
-    return Followed(_found(session, audit_dir), new_only=new_only)
+    return Followed(path_of(session, audit_dir), new_only=new_only)
 
 
 def verify(
@@ -194,16 +200,16 @@ def verify(
     from nono_trio.audit.remote import is_url
     from nono_trio.audit.verify.many import unreadable_answer, verify_one
 
-    pinned = _keys(public_keys)
+    pinned = keys_in(public_keys)
     judge = partial(verify_path, jobs=processes)
     if isinstance(session, str) and is_url(session):
         return verify_one(session, quick=quick, pinned=pinned, judge=judge)
     try:
-        found = _found(session, audit_dir)
+        found = path_of(session, audit_dir)
     except LogUnreadable as error:
         if not isinstance(session, str) or not store.is_session_id(session):
             return unreadable_answer(str(session), error)
-        found = _root(audit_dir) / session  # the ledger may know it
+        found = root_at(audit_dir) / session  # the ledger may know it
     return verify_one(found, quick=quick, pinned=pinned, judge=judge)
 
 
@@ -224,11 +230,11 @@ def verify_all(
     from nono_trio.audit.remote import as_path, is_url
     from nono_trio.audit.verify.many import verify_root
 
-    root: Path | str = _root(audit_dir) if isinstance(audit_dir, Path | None) else audit_dir
+    root: Path | str = root_at(audit_dir) if isinstance(audit_dir, Path | None) else audit_dir
     if isinstance(root, str):
         path = as_path(root) if is_url(root) else Path(root)
-        root = f"{root.rstrip('/')}/audit" if path is None else _root(path)
-    yield from verify_root(root, executor, quick=quick, pinned=_keys(public_keys))
+        root = f"{root.rstrip('/')}/audit" if path is None else root_at(path)
+    yield from verify_root(root, executor, quick=quick, pinned=keys_in(public_keys))
 
 
 def prove(session: str | Path, sequence: int, *, audit_dir: str | Path | None = None) -> bytes:
@@ -237,7 +243,7 @@ def prove(session: str | Path, sequence: int, *, audit_dir: str | Path | None = 
     Raises UsageError if no signed checkpoint covers the record, ProofFailed if the log is not the
     one that was signed, LogUnreadable. Takes 32 bytes of memory for each record.
     """
-    directory = _directory(session, audit_dir)
+    directory = directory_of(session, audit_dir)
     try:
         return prove_record(directory, sequence).encode()
     except OSError as error:
@@ -251,7 +257,7 @@ def check_proof(proof: bytes, public_keys: bytes) -> CheckedRecord:
     `size` of the signed log and `event_json`. Raises ProofFailed if the proof does not hold,
     LogUnreadable if it is no proof file, UsageError for invalid keys.
     """
-    return check_record(proof, _required_keys(public_keys).note)
+    return check_record(proof, required_keys(public_keys).note)
 
 
 def search(
@@ -282,12 +288,12 @@ def search(
         path=None if path is None else PathGlob(TextGlob(path)),
         program=None if program is None else ProgramGlob(TextGlob(program)),
         decision=decision,
-        since=_with_zone("since", since),
-        until=_with_zone("until", until),
+        since=with_zone("since", since),
+        until=with_zone("until", until),
     )
-    only = None if session is None else [_directory(session, audit_dir)]
+    only = None if session is None else [directory_of(session, audit_dir)]
     seen = SearchReport() if report is None else report
-    yield from search_sessions(_root(audit_dir), query, seen, sessions=only, newest=newest)
+    yield from search_sessions(root_at(audit_dir), query, seen, sessions=only, newest=newest)
     if report is None and seen.unreadable.count:
         count = seen.unreadable.count
         raise LogUnreadable(
@@ -326,36 +332,6 @@ def record(
     return open_log(SessionRequest(command, name, audit_dir, mode, sync, sign_key))
 
 
-def _root(audit_dir: str | Path | None) -> Path:
-    given = None if audit_dir is None else str(audit_dir)
-    if given is not None and "://" in given and not os.path.exists(given):
-        raise UsageError(
-            f"audit_dir: expected a directory, got the URL {given}",
-            hint="`verify` and `verify_all` take URLs; the commands take them in more places",
-        )
-    return store.audit_root(store.state_root(given, os.environ))
-
-
-def _found(session: str | Path, audit_dir: str | Path | None) -> Path:
-    if isinstance(session, Path):
-        if not session.exists():
-            raise LogUnreadable(
-                f"expected a session, got {session}, which is not there",
-                hint="see `nono-trio audit list`",
-            )
-        return session
-    return store.find_session(_root(audit_dir), session)
-
-
-def _directory(session: str | Path, audit_dir: str | Path | None) -> Path:
-    found = _found(session, audit_dir)
-    if not found.is_dir():
-        raise UsageError(
-            f"expected a session, got the file {found}", hint="give the session's id or directory"
-        )
-    return found
-
-
 def _session(stored: StoredSession) -> Session:
     summary = stored.summary
     return Session(
@@ -368,30 +344,6 @@ def _session(stored: StoredSession) -> Session:
         command=tuple(summary.command) if summary else None,
         exit_code=summary.exit_code if summary else None,
     )
-
-
-def _keys(public_keys: bytes | None) -> PublicKeys | None:
-    return None if public_keys is None else _required_keys(public_keys)
-
-
-def _required_keys(public_keys: bytes) -> PublicKeys:
-    from nono_trio.core.proof.public_keys import parse_public_keys
-
-    try:
-        return parse_public_keys(public_keys)
-    except ValueError as error:
-        raise UsageError(
-            f"public_keys: {error}", hint="nono-trio keys export > audit-key.pem makes them"
-        ) from error
-
-
-def _with_zone(name: str, time: datetime | None) -> datetime | None:
-    if time is not None and time.tzinfo is None:
-        raise UsageError(
-            f"{name}: expected a time with a zone, got {time}",
-            hint="for example datetime.now(UTC) - timedelta(days=7)",
-        )
-    return time
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nono_trio.core.net.host import BadHost, parse_rule_host
 from nono_trio.core.policy.mistaken_hosts import meant_by
-from nono_trio.core.policy.reasons import format_looked_up
+from nono_trio.core.policy.request_note import format_looked_up
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     DENY_FLAG,

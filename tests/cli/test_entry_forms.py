@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.allow_entry import allow_entry, entry
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.reasons import parse_note, with_allow_entry
+from nono_trio.core.policy.reasons import with_allow_entry
+from nono_trio.core.policy.request_note import parse_note
 from nono_trio.core.policy.rule import Inspection, parse_allow
 from nono_trio.errors import UsageError
 

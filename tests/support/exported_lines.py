@@ -10,7 +10,8 @@ from nono_trio.core.log import events, file_events, nono_events
 from nono_trio.core.log.notices import POLICY_TARGET, binding_record, gap_record
 from nono_trio.core.log.processes import ProcessLine
 from nono_trio.core.log.record import chain_hash, leaf_hash
-from nono_trio.core.policy.reasons import DenialCode, Note, format_note, format_reason
+from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.request_note import Note, format_note
 
 FACTS = SessionFacts(
     session_id="0123456789abcdef", name="demo", started="2026-07-02T12:03:04Z",

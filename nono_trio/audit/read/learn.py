@@ -34,7 +34,8 @@ from nono_trio.core.policy.endpoint_flag import MAX_SHOWN, suggested_flag
 from nono_trio.core.policy.endpoint_rule import ALLOW_ENDPOINT_FLAG
 from nono_trio.core.policy.mcp_policy import RESPONSE, suggested_mcp_flag
 from nono_trio.core.policy.mcp_rule import ALLOW_MCP_FLAG
-from nono_trio.core.policy.reasons import OPEN_PORT_FLAG, parse_note
+from nono_trio.core.policy.reasons import OPEN_PORT_FLAG
+from nono_trio.core.policy.request_note import parse_note
 from nono_trio.core.policy.rule import is_localhost, parse_allow
 from nono_trio.errors import UsageError
 

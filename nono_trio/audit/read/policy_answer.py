@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from nono_trio.core.net.host import BadHost, parse_rule_host
 from nono_trio.core.policy.asked_url import parse_asked_url
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.reasons import (
-    OBSERVE_FLAG,
-    OPEN_PORT_FLAG,
-    DenialCode,
-    format_reason,
-)
+from nono_trio.core.policy.reasons import OBSERVE_FLAG, OPEN_PORT_FLAG, DenialCode, format_reason
 from nono_trio.core.policy.rule import leads_to_loopback
 from nono_trio.errors import LogUnreadable, UsageError
 from nono_trio.posix.paths import is_in

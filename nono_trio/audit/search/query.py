@@ -30,7 +30,7 @@ from nono_trio.core.log.nono_events import (
     UrlOpen,
 )
 from nono_trio.core.log.notices import OWN_TARGETS, is_about_log
-from nono_trio.core.policy.reasons import parse_note
+from nono_trio.core.policy.request_note import parse_note
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -37,7 +37,7 @@ from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.log.shown_text import target_name
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.policy.outcome import read_reason
-from nono_trio.core.policy.reasons import parse_note
+from nono_trio.core.policy.request_note import parse_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -19,11 +19,11 @@ from nono_trio.core.net.address import AddressClass, parse_address
 from nono_trio.core.policy.reasons import (
     OPEN_PORT_FLAG,
     DenialCode,
-    McpCall,
     Reason,
     parse_reason,
     without_allow_entry,
 )
+from nono_trio.core.policy.request_note import McpCall
 from nono_trio.core.policy.rule import ALLOW_FLAG, RESOLVE_FLAG, entry_scheme
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ from nono_trio.core.log.notices import DIRECT_TARGET, NO_TOKEN, is_about_log, lo
 from nono_trio.core.log.session_json import AttemptTotals
 from nono_trio.core.policy.allow_entry import LOOK_UP, DeniedHost, entry
 from nono_trio.core.policy.outcome import FAILED_CATEGORIES, is_counted, outcome_of, read_reason
-from nono_trio.core.policy.reasons import DenialCode, parse_note
+from nono_trio.core.policy.reasons import DenialCode
+from nono_trio.core.policy.request_note import parse_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nono_trio.core.http.mcp_message import BadMessage, Message
     from nono_trio.core.http.message import Field
     from nono_trio.core.policy.endpoint_rule import Action
-    from nono_trio.core.policy.reasons import McpCall
+    from nono_trio.core.policy.request_note import McpCall
 
 DEFAULT_RULE: Final = "endpoint_policy.default"  # upstream's label for a request that fits no rule
 

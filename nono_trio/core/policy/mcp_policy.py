@@ -32,7 +32,8 @@ from nono_trio.core.policy.mcp_rule import (
     shown_name,
     writable_tool,
 )
-from nono_trio.core.policy.reasons import DenialCode, McpCall, format_reason
+from nono_trio.core.policy.reasons import DenialCode, format_reason
+from nono_trio.core.policy.request_note import McpCall
 from nono_trio.core.policy.rule import MCP
 from nono_trio.errors import UsageError
 

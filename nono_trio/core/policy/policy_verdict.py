@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nono_trio.core.policy.reasons import Note, format_note
+from nono_trio.core.policy.request_note import Note, format_note
 from nono_trio.core.policy.rule import Inspection
 
 

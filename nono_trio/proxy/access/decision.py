@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from nono_trio.core.log.events import Flow, NetworkEvent
-from nono_trio.core.policy.reasons import with_call, with_credentials
+from nono_trio.core.policy.request_note import with_call, with_credentials
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import (

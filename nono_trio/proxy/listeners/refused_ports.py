@@ -23,12 +23,7 @@ from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.net.host import Host
 from nono_trio.core.net.ip_packet import destination, ends
 from nono_trio.core.policy.allow_entry import entry
-from nono_trio.core.policy.reasons import (
-    DenialCode,
-    format_reason,
-    parse_reason,
-    with_allow_entry,
-)
+from nono_trio.core.policy.reasons import DenialCode, format_reason, parse_reason, with_allow_entry
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import host_denied

@@ -18,7 +18,7 @@ from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.mcp_rule import mcp_text, parse_mcp_entry, rule_name
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.outcome import outcome_of
-from nono_trio.core.policy.reasons import McpCall, parse_note, with_call
+from nono_trio.core.policy.request_note import McpCall, parse_note, with_call
 from nono_trio.core.policy.rule_entry import parse_rule_entry
 from nono_trio.errors import UsageError
 

@@ -30,7 +30,8 @@ from nono_trio.core.export.ocsf.objects import (
 from nono_trio.core.log.notices import NO_TOKEN
 from nono_trio.core.log.redaction import redact_path
 from nono_trio.core.policy.outcome import read_reason
-from nono_trio.core.policy.reasons import DenialCode, parse_note
+from nono_trio.core.policy.reasons import DenialCode
+from nono_trio.core.policy.request_note import parse_note
 
 if TYPE_CHECKING:
     from nono_trio.core.export.exported import FlowLine, RecordLine, SessionFacts
