@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import sealed_session as made
+import signed_session
+from archived import archive_file
 from harness import NONO_TRIO, RUN_SECONDS, as_user
+from signed_session import signer
 
 from nono_trio.audit import store
 from nono_trio.errors import NonoTrioError
@@ -99,6 +103,45 @@ def test_an_archive_of_roots_becomes_the_users_session(home: Path, tmp_path: Pat
     assert as_root(home, "audit", "cleanup", "--keep", "0").returncode == 0
     assert owners(home) == {NOBODY.pw_uid}
     assert not (state / "audit" / session.name).exists()
+
+
+# A program in root's home: its modules can't be read by the user as whom root acts.
+IMPORTING_AS_ROOT_ONLY = """
+import os, sys
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if os.geteuid():
+            raise ModuleNotFoundError(name)
+
+from nono_trio.cli.main import exit_code
+sys.meta_path.insert(0, Refusing())
+sys.exit(max(exit_code(words.split()) for words in sys.argv[1:]))
+"""
+
+
+def test_root_needs_no_module_while_it_acts_as_a_user(home: Path, tmp_path: Path) -> None:
+    """Before: an import or a removal of a signed session ended with a traceback."""
+    archive = archive_file(tmp_path, signed_session.sealed(tmp_path / "audit", signer()))
+    crashed = signed_session.crashed(tmp_path / "state" / "audit", signer(), session_id="c" * 16)
+    state = home / "state"
+    shutil.copytree(crashed.parent.parent, state)
+    for path in (state, *state.rglob("*")):
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    place = f"--audit-dir {state}"
+    done = subprocess.run(
+        [
+            sys.executable, "-c", IMPORTING_AS_ROOT_ONLY,
+            f"audit import {archive} {place}", f"audit recover --all {place}",
+            f"audit cleanup --keep 0 {place}",
+        ],
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        capture_output=True, text=True, timeout=RUN_SECONDS, check=False, cwd="/",
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 sessions removed" in done.stderr
+    assert owners(home) == {NOBODY.pw_uid}
 
 
 @pytest.mark.parametrize("link", [".local", ".local/state", ".local/state/nono-trio/audit"])

@@ -20,12 +20,13 @@ from nono_trio.audit import ledger, store
 from nono_trio.audit.archive.tar_format import MANIFEST, MEMBERS
 from nono_trio.audit.archive.unpack import archived_id, unpack, unpacked
 from nono_trio.audit.archive.verify import told_of, verify_unpacked
+from nono_trio.audit.recovery.acting_owner import as_verifying_owner
 from nono_trio.audit.write import ledger_append
 from nono_trio.core.log.session_json import session_digest
 from nono_trio.errors import NonoTrioError
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_directory
-from nono_trio.posix.owner import as_owner, as_owner_of_path
+from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def import_archive(
     """
     with open_regular(path) as archive:  # before we act as the owner of the state directory
         target = audit_root / archived_id(archive, path)
-        if os.path.lexists(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise _another(target)
+        if target.exists():
             return _compared(archive, path, target, pinned, watch)
         _make_root(audit_root)
         return _added(archive, path, target, pinned, watch)
@@ -74,7 +77,7 @@ def _added(
     watch: Watch | None,
 ) -> Imported:
     root = target.parent
-    with as_owner(root), _hidden(root, target.name) as hidden:
+    with as_verifying_owner(root), _hidden(root, target.name) as hidden:
         directory = unpack(archive, path, hidden, durable=True)
         verdict = verify_unpacked(directory, pinned=pinned, watch=watch, jobs=None)
         is_new = verdict.verdict == "verified" and _publish(directory, target)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -28,7 +28,6 @@ from nono_trio.core.log.events import (
     decode_flow,
     decode_payload,
 )
-from nono_trio.core.log.nono_events import U64  # noqa: TC001  (msgspec resolves it)
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.errors import LogRewritten, rewritten, unreadable
 from nono_trio.posix.safe_open import open_regular
@@ -49,17 +48,21 @@ PROGRAM_MS: Final = 3000
 KEPT_DECISIONS: Final = 4096
 
 
+# An offset of a file on any system.
+Offset: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class Position(msgspec.Struct, kw_only=True, frozen=True):
     """How far a session is read: offsets in bytes, the next sequence, the last chain hash.
 
     `ended`: the last record was session_ended.
     """
 
-    log: U64 = 0
-    records: U64 = 0
+    log: Offset = 0
+    records: Offset = 0
     chain: str | None = None
-    flows: U64 = 0
-    processes: U64 = 0
+    flows: Offset = 0
+    processes: Offset = 0
     ended: bool = False
 
 

@@ -15,10 +15,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
+from nono_trio.audit.recovery.acting_owner import as_verifying_owner
 from nono_trio.audit.recovery.unfinished_import import finish_import
 from nono_trio.audit.write.session_files import lock
 from nono_trio.errors import NonoTrioError
-from nono_trio.posix.owner import as_owner
 from nono_trio.posix.remove_tree import remove_tree
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _remove(directory: Path) -> bool:
     with suppress(OSError, NonoTrioError):
         if directory.is_symlink() or not directory.is_dir():
             return False
-        with as_owner(directory):
+        with as_verifying_owner(directory):
             if not _is_abandoned(directory):
                 return False
             if directory.name.startswith(store.IMPORTING):

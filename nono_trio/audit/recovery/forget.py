@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.recovery.acting_owner import as_verifying_owner
 from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.session_files import lock
 from nono_trio.core.log.ledger_record import IMPORTED_PREFIX, REMOVED_PREFIX, sound_record
@@ -21,7 +22,6 @@ from nono_trio.core.log.session_json import session_digest
 from nono_trio.errors import LogUnreadable, NonoTrioError
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_directory
-from nono_trio.posix.owner import as_owner
 from nono_trio.posix.remove_tree import remove_tree
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _held(directory: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(FileNotFoundError):
-            stack.enter_context(as_owner(directory))
+            stack.enter_context(as_verifying_owner(directory))
             if directory.is_symlink() or not directory.is_dir():
                 raise LogUnreadable(f"{directory} is no directory, so no session is removed")
             held = _hold(directory)

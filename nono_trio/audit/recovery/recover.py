@@ -27,6 +27,7 @@ import msgspec
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import size_of
+from nono_trio.audit.recovery.acting_owner import as_verifying_owner
 from nono_trio.audit.recovery.crash_scan import CrashScan
 from nono_trio.audit.stored_session import FirstBad  # noqa: TC001  (for msgspec)
 from nono_trio.audit.write import ledger_append
@@ -56,7 +57,6 @@ from nono_trio.core.log.session_json import (
 from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable
 from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.disk_sync import forget_cached, sync_directory
-from nono_trio.posix.owner import as_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def recover(
     """
     answer = Recovery(outcome="failed", session_id=directory.name, path=str(directory))
     try:
-        with as_owner(directory), _held(directory):
+        with as_verifying_owner(directory), _held(directory):
             _recover_held(directory, answer, step, signer)
     except BlockingIOError:
         answer.outcome, answer.reason = "running", _holder(directory)

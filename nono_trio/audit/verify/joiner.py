@@ -189,6 +189,8 @@ def _offsets(checkpoints: Path, size: int) -> Iterator[int]:
 
 
 def _automatic_jobs(size: int) -> int:
+    if os.geteuid() != os.getuid():  # we act as a user who may not be allowed to start the program
+        return 1
     return 1 if size < LEAST_FOR_JOBS else min(_usable_cpus(), MOST_AUTOMATIC_JOBS)
 
 

@@ -139,6 +139,14 @@ def test_the_same_session_is_here_already_and_another_is_refused(root, other, tm
         import_archive(path, tmp_path / "third")
 
 
+def test_a_link_in_the_place_of_a_session_is_not_the_session(root, other, tmp_path):
+    path = archive_file(tmp_path, archived.sealed(other))
+    root.mkdir(parents=True, exist_ok=True)
+    (root / ID).symlink_to(other / ID)
+    with pytest.raises(NonoTrioError, match=f"another session {ID} is known here"):
+        import_archive(path, root)
+
+
 def test_a_session_that_was_removed_comes_back(root, tmp_path):
     path = archive_file(tmp_path, archived.sealed(root))
     for _ in range(2):

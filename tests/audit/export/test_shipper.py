@@ -14,10 +14,11 @@ from otlp_receiver import receiving
 from sealed_session import build, ended, flow, log_of, network, running, started
 
 from nono_trio.audit import store
-from nono_trio.audit.export.cursor import Cursor
+from nono_trio.audit.export.cursor import Cursor, Sent
 from nono_trio.audit.export.destination import CommandDestination, FileDestination
 from nono_trio.audit.export.export import Exporter
 from nono_trio.audit.export.otlp_endpoint import Endpoint, OtlpEndpoint
+from nono_trio.audit.export.session_reader import Position
 from nono_trio.audit.export.shipper import ShipFailed, Shipper
 from nono_trio.audit.verify.bound_files import FLOWS_MISMATCH, PROCESSES_MISMATCH
 from nono_trio.core.log import events
@@ -198,6 +199,16 @@ async def test_a_session_that_changes_between_two_runs_is_told_and_the_others_co
     assert len(receiver.taken) == len({*receiver.taken})
     known = {one.name for one in (root.parent / "ship").glob("*/*.cursor")}
     assert known == ({"bbbb.cursor"} if what == "removed" else {"aaaa.cursor", "bbbb.cursor"})
+
+
+@pytest.mark.parametrize("field", ["log", "flows", "processes"])
+def test_a_cursor_with_an_offset_that_no_file_has_is_a_damaged_one(root, field):
+    cursor = Cursor(root.parent, "receiver", "otlp")
+    with cursor.held():
+        cursor.save("aaaa", Sent(position=Position(**{field: 2**63 - 1})))
+        assert getattr(cursor.load("aaaa").position, field) == 2**63 - 1
+        cursor.save("aaaa", Sent(position=Position(**{field: 2**63})))
+        assert cursor.load("aaaa") == Sent(position=Position())
 
 
 async def test_a_damaged_cursor_sends_its_session_again_with_the_same_ids(root, receiver):
