@@ -13,6 +13,7 @@ from nono_trio.api.writing import (
     logger,
     require_texts,
     require_trio,
+    require_type,
 )
 from nono_trio.config.options import NetworkOptions
 from nono_trio.errors import UsageError
@@ -74,6 +75,9 @@ async def serve(
     require_trio()
     for name in ("allow", "deny", "resolve"):
         require_texts(name, getattr(rules, name))
+    require_type("port", port, int)
+    require_type("grace_seconds", grace_seconds, float, int)
+    require_type("max_connections", max_connections, int)
     if not 0 <= port <= MAX_PORT:
         raise UsageError(f"port: expected 0 to {MAX_PORT}, got {port}")
     if not 0 <= grace_seconds < math.inf:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -26,7 +29,6 @@ from nono_trio.session.embedding import embedded_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from pathlib import Path
     from typing import Literal
 
     from nono_trio.core.log.events import Decision, Mode
@@ -48,6 +50,9 @@ class SessionRequest(NamedTuple):
 
     def options(self, network: NetworkOptions | None = None) -> SessionOptions:
         """Return the session's options; raises UsageError."""
+        require_type("name", self.name, str, None)
+        require_type("audit_dir", self.audit_dir, str, Path, None)
+        require_type("sign_key", self.sign_key, str, None)
         if self.name is not None:
             check_name(self.name)
         require_one_of("mode", self.mode, ("strict", "best-effort"))
@@ -129,9 +134,22 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
         raise UsageError(f"{name}: expected one of {', '.join(known)}, got {value!a}")
 
 
-def require_texts(name: str, values: Sequence[str]) -> None:
-    """Raise UsageError for what is no sequence of texts: a text alone would be its letters."""
-    if isinstance(values, str) or not all(isinstance(one, str) for one in values):
+def require_type(name: str, value: object, *types: type | None) -> None:
+    """Raise UsageError for a value of none of these types; True and False are no numbers."""
+    known = tuple(NoneType if one is None else one for one in types)
+    if not isinstance(value, known) or isinstance(value, bool):
+        shown = " or ".join("None" if one is None else one.__name__ for one in types)
+        raise UsageError(f"{name}: expected {shown}, got {value!a}")
+
+
+def require_texts(name: str, values: object) -> None:
+    """Raise UsageError for what is no sequence of texts: a text alone would be its letters, and a
+    generator would have none left for who reads it next."""
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Collection)
+        or not all(isinstance(one, str) for one in values)
+    ):
         raise UsageError(
             f"{name}: expected a sequence of texts, got {values!a}",
             hint=f"for example {name}=[...]",

@@ -92,6 +92,7 @@ class EmbeddedSession:
         except* KeyboardInterrupt:
             self.interrupted = True
         finally:
+            supervisor.close()
             self.begun.set()
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:

@@ -222,6 +222,10 @@ class Supervisor:
         await service_ended.wait()
         connections.cancel(reason="asked twice to end")
 
+    def close(self) -> None:
+        """Close the descriptors of the state after the end, in a process that goes on."""
+        self._modes.close()
+
     async def seal(self) -> None:
         """Seal a log whose writer has ended; raises AuditLost. It is not cancelled: it has a
         deadline."""

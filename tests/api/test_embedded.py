@@ -245,6 +245,19 @@ async def test_a_log_that_fails_stops_a_signature(state, monkeypatch):
     assert is_stopped.is_set()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are named in /proc")
+def test_a_session_leaves_nothing_open(state):
+    """Each left 18 descriptors behind, so a program could have some fifty of them."""
+
+    async def main():
+        async with open_proxy() as proxy:
+            await proxy.record("allow", "tool:search")
+
+    trio.run(main)
+    opened = [descriptor.resolve() for descriptor in Path("/proc/self/fd").iterdir()]
+    assert [path for path in opened if path.is_relative_to(state)] == []
+
+
 async def test_two_at_once(state, port):
     async with (
         open_proxy(allow=[f"127.0.0.1:{port}"]) as first,
@@ -290,6 +303,10 @@ def test_outside_of_trio(state, make):
         {"command": "agent"}, {"mode": "lax"}, {"sync": ""}, {"port": 70_000}, {"port": -1},
         {"audit_dir": "s3://archive"},
         {"grace_seconds": -1}, {"grace_seconds": float("nan")}, {"max_connections": 0},
+        # A generator was read by the check alone, so nothing was denied.
+        {"deny": (host for host in ["a.example.com"])}, {"deny": 5}, {"allow": None},
+        {"port": "80"}, {"port": 1.5}, {"grace_seconds": None}, {"max_connections": 2.5},
+        {"name": b"x"}, {"audit_dir": b"state"}, {"sign_key": 5}, {"command": 5},
     ],
 )  # fmt: skip
 async def test_what_can_not_be_meant_makes_nothing(state, rules):

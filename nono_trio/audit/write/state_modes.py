@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -27,6 +28,7 @@ class StateModes:
 
     def __init__(self, own: list[int], above: list[int]) -> None:
         self.healed = 0
+        self._healing = threading.Lock()  # a thread may hang here after its waiter has left
         self._own = [(held, _mode(held)) for held in own]
         self._above = [(held, _mode(held)) for held in above]
 
@@ -43,16 +45,20 @@ class StateModes:
 
     def heal(self) -> None:
         """Restore the modes; `healed` counts the changes. Raises nothing."""
-        for held, mode in self._above:
-            self.healed += _change(held, _mode(held) | mode & _OWNERS)
-        for held, mode in self._own:
-            self.healed += _change(held, mode)
+        with self._healing:
+            for held, mode in self._above:
+                self.healed += _change(held, _mode(held) | mode & _OWNERS)
+            for held, mode in self._own:
+                self.healed += _change(held, mode)
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Close the descriptors, but not while a thread still changes modes by their numbers."""
+        if not self._healing.acquire(blocking=False):
+            return
         for held, _ in (*self._own, *self._above):
             os.close(held)
         self._own, self._above = [], []
+        self._healing.release()
 
 
 def _held(paths: Iterable[Path]) -> list[int]:
