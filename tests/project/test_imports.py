@@ -8,10 +8,14 @@ from __future__ import annotations
 import ast
 import functools
 from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
 
 import pytest
 from checkout import TESTS
 from installation import PACKAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def modules() -> dict[str, ast.Module]:
@@ -27,10 +31,22 @@ def modules() -> dict[str, ast.Module]:
 LAUNCHER = "nono_trio.sandbox.launcher"
 
 
+def statements(tree: ast.Module) -> Iterator[ast.stmt | ast.excepthandler | ast.match_case]:
+    """All statements, however deep; an import lies in no expression, and most nodes do."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        inner = waiting.pop()
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            blocks = getattr(inner, field, ())
+            if isinstance(blocks, list):
+                waiting += blocks
+                yield from blocks
+
+
 def imported(module: str, known: dict[str, ast.Module]) -> set[str]:
     """The modules of ours that a module names in an import, anywhere in it."""
     names = set()
-    for node in ast.walk(known[module]):
+    for node in statements(known[module]):
         if isinstance(node, ast.ImportFrom):
             target = node.module
             if node.level:

@@ -158,9 +158,9 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
     if size == 0:
         return
     with open_regular(path) as file:
-        start, held = size, b""
+        start, held, block = size, b"", BLOCK
         while start > 0 and len(held) <= MAX_LINE:
-            begin = max(0, start - BLOCK)
+            begin = max(0, start - block)
             file.seek(begin)
             held, start = file.read(start - begin) + held, begin
             if start + len(held) == size:
@@ -169,6 +169,8 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
             for end, line in _whole_lines_backwards(held, known_beginning=start == 0):
                 yield start + end, line
                 unread = end - len(line)
+            # What has no line is joined again with each block: larger ones, so not often.
+            block = BLOCK if unread < len(held) else min(block * 2, SEARCHED_BLOCK)
             held = held[:unread]
 
 
