@@ -97,6 +97,7 @@ def our_interception(
     """`nono-trio proxy` with `hosts` intercepted and its audit on: strict, synced at intervals."""
     command: list[str | Path] = [
         NONO_TRIO, "proxy", "--listen", f"{ADDRESS}:0", "--upstream-ca", origin.ca_file,
+        "--grace", "0.5",  # a load leaves connections open
         "--audit-mode", "strict", "--audit-sync", "interval", "--name", name,
     ]  # fmt: skip
     for host in hosts:
