@@ -181,7 +181,8 @@ def list_sessions(
         print_json(listing.answer(listed))
         return
     if not rows:
-        say(f"no session in {root}" if not any(filters.values()) else "no session fits")
+        is_filtered = any((begin, end, *filters.values()))
+        say("no session fits" if is_filtered else f"no session in {root}")
         return
     now = datetime.now(UTC)
     with paged(wanted=not no_pager):

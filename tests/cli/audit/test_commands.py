@@ -277,7 +277,8 @@ def test_filters_of_the_list(run, root, monkeypatch):
 def test_an_empty_list_says_so(run, root):
     assert run("audit", "list")[2].startswith("nono-trio: no session in ")
     made.build(root)
-    assert run("audit", "list", "--command", "zzz") == (0, "", "nono-trio: no session fits\n")
+    for words in ("--command zzz", "--since 2099-01-01", "--until 1999-01-01"):
+        assert run("audit", "list", *words.split()) == (0, "", "nono-trio: no session fits\n")
 
 
 def test_counts_of_a_log_are_folded_like_those_of_a_run(root):
