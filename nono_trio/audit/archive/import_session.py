@@ -115,6 +115,11 @@ def _compared(
     watch: Watch | None,
 ) -> Imported:
     """Compare an archive with the session that is here; raises NonoTrioError if they differ."""
+    if target.name in ledger.verify(target.parent, target.name).removed:
+        raise NonoTrioError(
+            f"a removal of session {target.name} was not finished, so it is not imported",
+            hint=f"finish it: nono-trio audit forget {target.name}",
+        )
     with unpacked(archive, path) as directory:
         for name in MEMBERS:
             # A session of this machine has its line in the ledger, and not beside it.

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.export.destination import Destination, Taken
     from nono_trio.audit.export.session_reader import Batch, Position
     from nono_trio.audit.ledger import LedgerReport
-    from nono_trio.audit.stored_session import StoredSession
+    from nono_trio.audit.stored_session import FirstBad, StoredSession
     from nono_trio.core.export.exported import Exported
 
 POLL_SECONDS: Final = 0.5
@@ -81,6 +81,7 @@ class _Session:
         self.reader = SessionReader(found.directory, sent.position)
         self.supervisor = found.supervisor
         self.alive = found.alive
+        self.was_sealed = found.sealed
         self._quiet: tuple[int, int, int] | None = None
         self.refused_at: int | None = None
         """How many batches the receiver had taken when it refused every line of one."""
@@ -103,6 +104,10 @@ class _Session:
         except OSError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def look(self) -> StoredSession:
+        """Compare the files beside the log with the seal that it has got by now; blocks."""
+        return bound_facts.look(self.directory, files=True)
 
     def put_back(self, position: Position, seconds: float) -> None:
         """Read again from a position, after a wait."""
@@ -216,6 +221,14 @@ class Shipper:
             session.put_back(position, seconds)
             return False
         is_done = not batch.lines and batch.position.ended and not session.alive
+        if is_done and not session.was_sealed:
+            sealed = await trio.to_thread.run_sync(session.look, abandon_on_cancel=True)
+            if sealed.fault is not None and sealed.fault.failure != UNREADABLE:
+                self._drop_tampered(sealed, sealed.fault)
+                await self._send_faults()
+                return False
+            if sealed.alive:  # it is about to be sealed
+                return False
         if batch.lines or is_done:
             sent = Sent(position=batch.position, done=is_done)
             try:
@@ -339,10 +352,14 @@ class Shipper:
         if found.fault is not None and found.fault.failure == UNREADABLE:
             self._tell_once(session_id, f"session {session_id} can't be read: {found.fault.got}")
         elif found.fault is not None:
-            message = f"TAMPERED: session {session_id}: {found.fault.failure}"
-            self._drop(session_id, message, facts_of(found))
+            self._drop_tampered(found, found.fault)
         elif found.policy is not None or not found.alive:
             self._sessions[session_id] = _Session(found, self._cursor.load(session_id))
+
+    def _drop_tampered(self, found: StoredSession, fault: FirstBad) -> None:
+        session_id = found.session_id
+        message = f"TAMPERED: session {session_id}: {fault.failure}"
+        self._drop(session_id, message, facts_of(found))
 
     def _drop(self, session_id: str, message: str, facts: SessionFacts) -> None:
         """Ship nothing more of a tampered session but that. Its cursor stays where it was."""

@@ -139,6 +139,25 @@ def test_the_same_session_is_here_already_and_another_is_refused(root, other, tm
         import_archive(path, tmp_path / "third")
 
 
+def test_a_session_that_the_ledger_calls_removed_is_not_said_to_be_here(
+    root, tmp_path, monkeypatch
+):
+    path = archive_file(tmp_path, archived.sealed(root))
+    with monkeypatch.context() as patched:
+        patched.setattr("nono_trio.audit.recovery.forget._rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            forget(root, ID)
+    with pytest.raises(NonoTrioError, match="was not finished") as refused:
+        import_archive(path, root)
+    assert refused.value.hint == f"finish it: nono-trio audit forget {ID}"
+    forget(root, ID)
+    assert import_archive(path, root).is_new
+
+
+def die(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_link_in_the_place_of_a_session_is_not_the_session(root, other, tmp_path):
     path = archive_file(tmp_path, archived.sealed(other))
     root.mkdir(parents=True, exist_ok=True)

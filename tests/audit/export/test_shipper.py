@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import types
 
+import msgspec
 import pytest
 import trio
 from otlp_receiver import receiving
@@ -20,6 +22,7 @@ from nono_trio.audit.export.export import Exporter
 from nono_trio.audit.export.otlp_endpoint import Endpoint, OtlpEndpoint
 from nono_trio.audit.export.session_reader import Position
 from nono_trio.audit.export.shipper import ShipFailed, Shipper
+from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_files import FLOWS_MISMATCH, PROCESSES_MISMATCH
 from nono_trio.core.log import events
 from nono_trio.core.log.record import encode_record
@@ -326,6 +329,30 @@ async def test_what_lies_beside_a_sealed_log_is_compared_before_it_is_sent(
     assert {*receiver.taken} == {"aaaa/tampered"} | expected_ids("bbbb", 7)
     with pytest.raises(LogRewritten, match=failure):
         Exporter("ndjson", lambda _: None).export(directory)
+
+
+async def test_what_lies_beside_a_log_that_is_sealed_meanwhile_is_compared_at_its_end(
+    root, receiver, monkeypatch
+):
+    directory = build(root, "aaaa", flows=[flow(3)])
+    looks = []
+
+    def look(*arguments, **options):
+        """The first time as if it were not sealed; then flows that the seal does not have."""
+        looks.append(found := bound_facts.look(*arguments, **options))
+        if len(looks) > 1:
+            return found
+        with (directory / store.FLOWS).open("ab") as file:
+            file.write(events.encode_flow(flow(3, up=9)))
+        return msgspec.structs.replace(found, sealed=False)
+
+    told, seen = Told(), types.SimpleNamespace(look=look)
+    monkeypatch.setattr("nono_trio.audit.export.shipper.bound_facts", seen)
+    shipped = await ship(root, receiver, told)
+    assert (shipped.faults, told.has(f"aaaa: {FLOWS_MISMATCH}")) == (1, True)
+    assert "aaaa/tampered" in receiver.taken
+    (cursor,) = (root.parent / "ship").glob("*/aaaa.cursor")
+    assert not json.loads(cursor.read_bytes())["done"]
 
 
 @pytest.mark.parametrize("script", ["head -c 1000 >&2", "exit 0"])
