@@ -64,6 +64,8 @@ class EmbeddedSession:
         """The scope of the body, which is cancelled if the log fails."""
         self.begun = trio.Event()
         """Set once the body may begin, or once the session has failed before."""
+        self.ended = trio.Event()
+        """Set once nothing of the session runs any more."""
         self.interrupted = False
         """Ctrl-C came while a task of the session ran, and not one of the program."""
         self._exit_code = 0
@@ -94,6 +96,7 @@ class EmbeddedSession:
         finally:
             supervisor.close()
             self.begun.set()
+            self.ended.set()
 
     async def __call__(self, handlers: trio.Nursery, recorder: Recorder) -> int:
         """Serve until the body has ended; as a service of the supervisor."""
@@ -128,7 +131,13 @@ class EmbeddedSession:
         shutdown = self._supervisor.shutdown
         shutdown.advance(shutdown.signal)
         if now:
-            shutdown.advance(shutdown.signal)
+            self.cut()
+
+    def cut(self) -> None:
+        """Have the connections of a session that ends cut."""
+        self._lasting.deadline = trio.current_time() + LAST_SECONDS
+        shutdown = self._supervisor.shutdown
+        shutdown.advance(shutdown.signal)
 
 
 @asynccontextmanager
@@ -156,6 +165,7 @@ async def embedded_session(
                     if session.outcome.error is None and not session.interrupted:
                         with session.body:
                             yield session
+                await ending.wait()
         finally:
             if session.outcome.error is not None:
                 raise session.outcome.error from ending.error
@@ -169,7 +179,7 @@ async def embedded_session(
 
 
 class _Ending:
-    """Ends the session with its body, and keeps the body's error out of the nursery's group."""
+    """Ends the session with its body, and keeps errors out of the nursery's group."""
 
     def __init__(self, session: EmbeddedSession) -> None:
         self.error: BaseException | None = None
@@ -196,6 +206,17 @@ class _Ending:
             self.error = error
             return True
         return False  # Cancelled is the nursery's
+
+    async def wait(self) -> None:
+        """Wait for the end of the session; if cancelled, its connections have no more grace."""
+        try:
+            await self._session.ended.wait()
+        except KeyboardInterrupt as interrupt:
+            self._session.cut()
+            self.error = interrupt
+        except trio.Cancelled:
+            self._session.cut()
+            raise
 
 
 def _open(options: SessionOptions, command: Sequence[str]) -> SessionRecord:

@@ -70,6 +70,16 @@ async def fetched(proxy, url):
         return (await client.get(url)).status_code
 
 
+async def tunnelled(proxy, port):
+    """A connection that is open through the proxy."""
+    stream = await trio.open_tcp_stream("127.0.0.1", proxy.port)
+    head = f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic "
+    token = base64.b64encode(f"nono:{proxy.token}".encode()).decode()
+    await stream.send_all(f"{head}{token}\r\n\r\n".encode())
+    assert b" 200 " in await stream.receive_some(4096)
+    return stream
+
+
 async def test_a_record_of_ones_own(state):
     async with audit.record(["agent", "--token=secret1"], name="mine") as log:
         assert audit.find_session("mine").status == "running"
@@ -129,17 +139,50 @@ async def test_a_cancelled_body_leaves_a_sealed_log(state, port):
     """Also one whose connection is open: it gets no grace."""
     with trio.CancelScope() as scope:
         async with open_proxy(allow=[f"127.0.0.1:{port}"], grace_seconds=3600) as proxy:
-            stream = await trio.open_tcp_stream("127.0.0.1", proxy.port)
+            stream = await tunnelled(proxy, port)
             await proxy.record("allow", "tool:search")
-            head = f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic "
-            token = base64.b64encode(f"nono:{proxy.token}".encode()).decode()
-            await stream.send_all(f"{head}{token}\r\n\r\n".encode())
-            assert b" 200 " in await stream.receive_some(4096)
             scope.cancel()
             await trio.sleep_forever()
     await stream.aclose()
     assert scope.cancelled_caught
     assert ended(proxy) == 130
+
+
+@pytest.mark.parametrize("how", ["cancelled", "Ctrl-C"])
+async def test_the_grace_of_connections_ends_with_the_program(state, port, nursery, how):
+    """It is asked to end after the block's body, which has left a connection open."""
+    raised = None
+    with trio.fail_after(REAL_SECONDS), trio.CancelScope() as scope:
+        try:
+            async with open_proxy(allow=[f"127.0.0.1:{port}"], grace_seconds=3600) as proxy:
+                stream = await tunnelled(proxy, port)
+                if how == "cancelled":
+                    nursery.start_soon(cancel_once_refused, proxy.port, scope.cancel)
+                else:
+                    here = trio.lowlevel.current_task()
+                    nursery.start_soon(cancel_once_refused, proxy.port, lambda: interrupt(here))
+        except KeyboardInterrupt as error:
+            raised = error
+    await stream.aclose()
+    assert (scope.cancelled_caught, raised is not None) == (how == "cancelled", how == "Ctrl-C")
+    assert ended(proxy) == 0
+
+
+async def cancel_once_refused(port, ask):
+    """Call `ask` once the listener is closed: the body has ended."""
+    with suppress(OSError):
+        while True:
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+    ask()
+
+
+def interrupt(task):
+    """As Ctrl-C does while the task of the program waits."""
+
+    def fail():
+        raise KeyboardInterrupt
+
+    task._attempt_abort(fail)
 
 
 async def test_ctrl_c_in_a_task_of_the_proxy(state, port, monkeypatch):
