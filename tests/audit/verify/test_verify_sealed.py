@@ -29,6 +29,7 @@ def session(root):
 
 # A number that becomes another, a letter in the other case, and what is no ASCII. Neighbouring
 # bytes are changed in different ways: each byte in one of them, so each field in all of them.
+# test_proof.py changes each byte in another one.
 PATTERNS = (0x01, 0x20, 0x80)
 INSERTED = (b"\n", b" ", b"\x00")
 
@@ -37,7 +38,7 @@ def flipped(whole):
     """Each place of a file, and the file with the byte there changed."""
     for position in range(len(whole)):
         changed = bytearray(whole)
-        changed[position] ^= PATTERNS[position % len(PATTERNS)]
+        changed[position] ^= PATTERNS[(position + 1) % len(PATTERNS)]
         yield position, changed
 
 
