@@ -35,15 +35,16 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, replace: bool) -> None:
     assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"abc"]
 
 
+def refused(*_arguments: object, **_settings: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_name_that_is_taken_meanwhile_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
 ) -> None:
-    def no_links(*_arguments: object, **_settings: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
     if not has_links:
-        monkeypatch.setattr(os, "link", no_links)
+        monkeypatch.setattr(os, "link", refused)
     path = tmp_path / "new"
 
     def content():
@@ -56,3 +57,13 @@ def test_a_name_that_is_taken_meanwhile_is_left(
     path.unlink()
     assert write_new_file(path, [b"ours"], replace=False) == 4
     assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"ours"]
+
+
+def test_a_name_that_was_claimed_in_vain_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(type(tmp_path), "rename", refused)
+    with pytest.raises(PermissionError):
+        write_new_file(tmp_path / "new", [b"ours"], replace=False)
+    assert [*tmp_path.iterdir()] == []

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import archived
+import msgspec
 import pytest
 import sealed_session as made
 import signed_session
@@ -19,6 +20,13 @@ from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.verify import carried_ledger as carried
 from nono_trio.audit.verify.session import verify
 from nono_trio.cli.audit.verify import verify_all, verify_targets
+from nono_trio.core.log.ledger_record import (
+    REMOVED_PREFIX,
+    decode_ledger_record,
+    encode_ledger_record,
+    own_chain_hash,
+)
+from nono_trio.core.proof.proof_file import parse_proof
 from nono_trio.errors import NonoTrioError
 
 
@@ -99,6 +107,38 @@ def test_no_file_that_came_with_it_can_be_changed_or_taken_away(root, tmp_path, 
     path.write_bytes(repacked({one: data for one, data in files.items() if one != full}))
     without = "unreadable" if name == store.LEDGER_LINE else "tampered"
     assert verify_archive(path).verdict == without
+
+
+def another_line(files, **fields):
+    """The ledger's line of an archive with other fields, and the hash of its own that fits."""
+    record = decode_ledger_record(files[f"{ID}/{store.LEDGER_LINE}"])
+    changed = msgspec.structs.replace(record, **fields)
+    return msgspec.structs.replace(changed, chain_hash=own_chain_hash(changed))
+
+
+def test_a_line_that_the_signed_tree_does_not_have_is_tampered(root, tmp_path):
+    """Line, proof and checkpoint fit each other in all but the hashes."""
+    files = parts(archive_of(archived.signed(root)))
+    line = encode_ledger_record(another_line(files, completed_at="2020-01-01T00:00:00Z"))
+    proof = parse_proof(files[f"{ID}/{store.LEDGER_PROOF}"])._replace(extra=line[:-1])
+    forged = {f"{ID}/{store.LEDGER_LINE}": line, f"{ID}/{store.LEDGER_PROOF}": proof.encode()}
+    path = tmp_path / "forged.tar"
+    path.write_bytes(repacked(files | forged))
+    answer = verify_archive(path)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", carried.PROOF_MISMATCH)
+
+
+def test_the_line_about_a_removal_is_no_line_of_a_session(root, tmp_path):
+    """It has the session's digest too."""
+    files = parts(archive_of(archived.sealed(root)))
+    line = another_line(files, session_id=REMOVED_PREFIX + ID)
+    path = tmp_path / "removed.tar"
+    path.write_bytes(repacked(files | {f"{ID}/{store.LEDGER_LINE}": encode_ledger_record(line)}))
+    answer = verify_archive(path)
+    assert (answer.verdict, answer.first_bad.failure) == (
+        "tampered",
+        f"ledger {carried.LINE_MISMATCH}",
+    )
 
 
 def test_a_changed_session_is_tampered_and_is_not_imported(root, other, tmp_path):

@@ -71,6 +71,11 @@ def test_running_and_tampered_sessions_stay_and_crashed_ones_go(root):
     made.change_session(bad, command=["another"])
     made.unsealed(root, "crashed")
     made.running(root, "running")
+    shown = clean_up(root, choose(root, Limits(keep=0)), dry_run=True)
+    assert {one.session_id: one.outcome for one in shown} == {
+        SESSIONS[0]: "would-remove", SESSIONS[1]: "tampered", "crashed": "would-remove",
+        "running": "running",
+    }  # fmt: skip
     outcomes = cleaned(root, keep=0)
     assert outcomes == {
         SESSIONS[0]: "removed", SESSIONS[1]: "tampered", "crashed": "removed", "running": "running",

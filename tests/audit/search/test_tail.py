@@ -158,7 +158,20 @@ def put_in_place(log, data):
     os.replace(beside, log)
 
 
+def change_in_place(log):
+    """Change a byte of the last line; the log's size and the file stay."""
+    with log.open("r+b") as file:
+        place = file.seek(-10, os.SEEK_END)
+        changed = bytes([file.read(1)[0] ^ 1])
+        file.seek(place)
+        file.write(changed)
+
+
 REWRITES = {
+    "changed in place": (
+        lambda session: change_in_place(session.log),
+        "record 4 is not the one that was read",
+    ),
     "cut": (lambda session: os.truncate(session.log, 100), "it was cut from"),
     "gone": (lambda session: session.log.unlink(), "it is gone"),
     "a copy in its place": (
@@ -320,6 +333,16 @@ def test_a_crashed_session_is_said_to_be_one(root, start):
     assert "never sealed" in err
 
 
+def tail_after(root, data):
+    """Return the tail of a session without a supervisor, at the end of its log, which is `data`."""
+    directory = made.unsealed(root)
+    with (directory / store.LOG).open("ab") as file:
+        file.write(data)
+    tail = Tail(directory, Filter())
+    tail.last(10)
+    return tail
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -330,11 +353,7 @@ def test_a_crashed_session_is_said_to_be_one(root, start):
     ],
 )
 def test_a_last_line_that_is_no_record_of_the_chain_ends_nothing(root, line):
-    directory = made.unsealed(root)
-    with (directory / store.LOG).open("ab") as file:
-        file.write(line)
-    tail = Tail(directory, Filter())
-    tail.last(10)
+    tail = tail_after(root, line)
     with pytest.raises(LogRewritten, match="TAMPERED"):
         tail.follow(pytest.fail)
 
@@ -342,12 +361,7 @@ def test_a_last_line_that_is_no_record_of_the_chain_ends_nothing(root, line):
 @pytest.mark.parametrize("data", [bytes(400) + b"}\n", bytes(400) + b"}\nxx", bytes(400)])
 def test_a_hole_of_zeros_at_the_end_is_a_crash(root, data):
     """A loss of power leaves it."""
-    directory = made.unsealed(root)
-    with (directory / store.LOG).open("ab") as file:
-        file.write(data)
-    tail = Tail(directory, Filter())
-    tail.last(10)
-    assert tail.follow(pytest.fail) == "crashed"
+    assert tail_after(root, data).follow(pytest.fail) == "crashed"
 
 
 @pytest.mark.parametrize("forged", [{"status": "sealed"}, {"supervisor_pid": 1}])

@@ -6,6 +6,7 @@ import pytest
 import sealed_session as made
 
 from nono_trio.audit import store
+from nono_trio.audit.ledger import LEDGER
 from nono_trio.audit.verify import bound_facts, on_the_way
 from nono_trio.audit.verify.on_the_way import ProofOnTheWay
 
@@ -56,6 +57,14 @@ def test_a_long_log_is_not_proved(session, monkeypatch):
 
 def test_an_unsealed_session_is_not_proved(tmp_path):
     assert not proved(made.unsealed(tmp_path / "audit")).proved
+
+
+def test_a_session_whose_ledger_can_not_be_read_is_not_proved(session):
+    seen = bound_facts.look(session)
+    (session.parent / LEDGER).unlink()
+    (session.parent / LEDGER).mkdir()
+    found = ProofOnTheWay(session.parent).prove(seen)
+    assert (found.proved, found.fault) == (False, None)
 
 
 def test_list_and_show_say_it(run, session):
