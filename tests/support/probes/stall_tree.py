@@ -1,10 +1,13 @@
-"""Trees of processes that are hard to end: `sleepers N`, `chains N`, `nested N`, `bomb N`.
+"""Trees of processes that are hard to end: `sleepers N`, `chains N`, `nested N`, `bomb N`,
+`continued N`.
 
 `marker` is the last argument, and every command line of the tree contains it. The first process
 ends once the tree is complete, so only the tree remains.
 """
 
+import contextlib
 import os
+import signal
 import sys
 import time
 
@@ -43,11 +46,20 @@ def bomb():
             time.sleep(0.001)
 
 
+def continued():
+    """As a bomb, and each process continues all others, which undoes a stop."""
+    while True:
+        with contextlib.suppress(OSError):
+            os.fork()
+        os.kill(-1, signal.SIGCONT)
+
+
 count = int(sys.argv[2])
+TREES = {"sleepers": sleep, "chains": chain, "bomb": bomb, "continued": continued}
 if sys.argv[1] == "nested":
     plant(lambda: nest(count))
 else:
     for _ in range(count):
-        plant({"sleepers": sleep, "chains": chain, "bomb": bomb}[sys.argv[1]])
+        plant(TREES[sys.argv[1]])
 time.sleep(0.5)
 print("planted", flush=True)
