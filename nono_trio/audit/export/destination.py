@@ -110,10 +110,10 @@ class FileDestination:
                 with suppress(OSError):  # never longer: another program may have cut it meanwhile
                     os.ftruncate(descriptor, min(size, os.fstat(descriptor).st_size))
                 raise
-            # A rotation that compresses a file removes it afterwards, and may have read it before.
-            # A device has a name for ever.
-            if not os.fstat(descriptor).st_nlink:
-                raise OSError(errno.ESTALE, "the file was removed while it was written")
+            # A rotation may have moved the file away, read it for its compressed copy before our
+            # lines came, and remove it now. While it has its name, all that is still to come.
+            if not os.path.samestat(os.stat(self._path), os.fstat(descriptor)):
+                raise OSError(errno.ESTALE, "the file was replaced while it was written")
         finally:
             os.close(descriptor)
 

@@ -292,13 +292,20 @@ async def test_half_a_line_of_a_killed_shipper_is_cut_and_that_of_others_kept(tm
 # ---- the command, in a process of its own ----
 
 
-async def test_a_file_that_a_rotation_removes_meanwhile_was_not_taken(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rotation", ["removed", "moved", "replaced"])
+async def test_a_file_that_is_rotated_meanwhile_has_taken_nothing(
+    root, tmp_path, monkeypatch, rotation
+):
     build(root, "aaaa")
     out, flock, rotated = tmp_path / "out", fcntl.flock, []
 
     def rotate_and_lock(descriptor, how):
         if not rotated:
-            rotated.append(out.unlink())
+            rotated.append(out.rename(tmp_path / "out.1"))
+            if rotation == "removed":
+                rotated[0].unlink()
+            elif rotation == "replaced":
+                out.touch(0o600)
         return flock(descriptor, how)
 
     told = Told()
@@ -309,7 +316,7 @@ async def test_a_file_that_a_rotation_removes_meanwhile_was_not_taken(root, tmp_
         monkeypatch.setattr("nono_trio.audit.export.destination.fcntl.flock", rotate_and_lock)
         assert (await shipper.run()).lines == 7
     assert len(out.read_text().splitlines()) == 7
-    assert told.has("was removed while it was written")
+    assert told.has("No such file" if rotation != "replaced" else "was replaced while")
 
 
 @pytest.mark.parametrize(
