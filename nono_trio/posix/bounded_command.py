@@ -179,7 +179,7 @@ class _Sending:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the process may still read some of it."""
+        """Return True if the process may still read some of it."""
         return self._pipe is not None and not self._pipe.closed
 
     def go_on(self, ready: set[int]) -> None:

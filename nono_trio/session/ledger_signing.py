@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # A key service may take 10 s for each of two signatures, a witness for each of two questions, and
 # others hold the ledger's lock for a sync. Somebody waits for the end of the run.
 END_SECONDS: Final = 60.0
-_STOP_SECONDS: Final = 5.0  # a program on a dead file system never starts, and can't be stopped
+STOP_SECONDS: Final = 5.0  # a program on a dead file system never starts, and can't be stopped
 
 
 async def sign_ledger(
@@ -47,14 +47,14 @@ async def sign_ledger(
     for text in signing.warnings:
         warn(f"warning: {text}")
     if scope.cancelled_caught:
-        await stop_signing(signer)
+        with trio.move_on_after(STOP_SECONDS, shield=True):
+            await stop_signing(signer)
         warn(f"warning: {signing.missing} {reason}; the next session with the key does it")
 
 
 async def stop_signing(signer: LedgerSigner) -> None:
-    """End what the signer's commands still do, for good: none outlives its session."""
-    with trio.move_on_after(_STOP_SECONDS, shield=True):
-        await in_thread(signer.stop, limiter=trio.CapacityLimiter(1))
+    """End the commands of the signer, so that none outlives its session."""
+    await in_thread(signer.stop, limiter=trio.CapacityLimiter(1))
 
 
 class _Signing:

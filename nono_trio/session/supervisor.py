@@ -29,7 +29,7 @@ from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.posix.clock import rfc3339
-from nono_trio.session.ledger_signing import sign_ledger, stop_signing
+from nono_trio.session.ledger_signing import STOP_SECONDS, sign_ledger, stop_signing
 from nono_trio.session.shutdown import (
     Phase,
     Shutdown,
@@ -136,7 +136,8 @@ class Supervisor:
             outcome.exit_code = outcome.error.exit_code
         finally:
             if self._record.ledger_signer is not None:
-                await stop_signing(self._record.ledger_signer)
+                with trio.move_on_after(STOP_SECONDS, shield=True):
+                    await stop_signing(self._record.ledger_signer)
 
     async def _hurried(self) -> None:
         await self.shutdown.reached(Phase.HURRYING)
