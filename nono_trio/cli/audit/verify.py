@@ -135,7 +135,7 @@ def _verify_url(
     """The answers for every session at a URL, in several processes if asked."""
     with ExitStack() as stack:
         pool = None
-        if (jobs or 1) > 1 and _workers_find_this_package():
+        if (jobs or 1) > 1 and workers_find_this_package():
             pool = stack.enter_context(_workers(jobs or 1))
         try:
             yield from verify_root(url, pool, quick=quick, upstream=upstream, pinned=pinned)
@@ -170,7 +170,7 @@ def verify_paths(
     The ledger is read once for all of them, or once in each process; its report serves only those
     that lie beside it.
     """
-    if (jobs or 1) > 1 and len(paths) > 1 and _workers_find_this_package():
+    if (jobs or 1) > 1 and len(paths) > 1 and workers_find_this_package():
         options: VerifyOptions = {"quick": quick, "upstream": upstream, "pinned": pinned}
         yield from _verify_in_processes(audit_root, paths, jobs or 1, options)
         return
@@ -237,7 +237,7 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _workers_find_this_package() -> bool:
+def workers_find_this_package() -> bool:
     """Return True if a new interpreter with our search path finds this package.
 
     In a checkout it does not: the directory of the package is taken off the path, as whatever lies

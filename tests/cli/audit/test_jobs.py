@@ -48,7 +48,7 @@ def pool(root, monkeypatch):
         made.build(root, name)
     pool = Pool()
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", pool)
-    monkeypatch.setattr(verify, "_workers_find_this_package", lambda: True)
+    monkeypatch.setattr(verify, "workers_find_this_package", lambda: True)
     return pool
 
 
