@@ -19,7 +19,7 @@ _FLAG: Final = "--audit-dir"
 # The commands that look there, without the flag behind them.
 _COMMAND: Final = re.compile(
     r"(nono-trio (?:audit (?:ledger [a-z]+|export-session|(?!check-proof|ledger)[a-z]+)"
-    r"|keys [a-z]+|stop|inspect))"
+    r"|keys [a-z]+|ps|stop|inspect))"
     rf"(?![\w-])(?! {_FLAG})"
 )
 _given: ContextVar[str | None] = ContextVar("state directory of the command line", default=None)

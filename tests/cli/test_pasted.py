@@ -24,6 +24,7 @@ def forgotten():
         ("see `nono-trio audit list`", "see `nono-trio audit list --audit-dir '/a b'`"),
         ("nono-trio audit ledger repair", "nono-trio audit ledger repair --audit-dir '/a b'"),
         ("nono-trio keys generate, and", "nono-trio keys generate --audit-dir '/a b', and"),
+        ("see `nono-trio ps --all`", "see `nono-trio ps --audit-dir '/a b' --all`"),
         ("nono-trio audit ledger verify --audit-dir /c", None),
         ("nono-trio audit check-proof FILE", None),
         ("nono-trio home list", None),
