@@ -29,6 +29,8 @@ from nono_trio.posix.umask import keep_owners_bits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import Buffer
+
 PROGRAM = "nono-trio"
 
 # Name -> where the command is, and its line in the root's help (a test holds the two together).
@@ -106,11 +108,23 @@ def cli() -> None:
 def main() -> NoReturn:
     """The console entry."""
     keep_owners_bits()
+    if sys.stdout is None:  # the caller closed it
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Nowhere()))
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes already
         sys.stdout.reconfigure(errors="backslashreplace")
     code = exit_code(sys.argv[1:])
     stderr.finish()
     _leave(code)
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes what is written, without a descriptor: that of stdout may be another file by now."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        return memoryview(data).nbytes
 
 
 def _leave(code: int) -> NoReturn:
@@ -131,7 +145,7 @@ def exit_code(arguments: Sequence[str]) -> int:
     remember_state(arguments)
     try:
         code = _invoke(arguments)
-        if sys.stdout is not None:  # the caller closed it
+        if sys.stdout is not None:  # as a program has it that calls this itself
             sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
@@ -259,4 +273,5 @@ def _nearest_option(error: click.NoSuchOption) -> str | None:
 
 def _forget_stdout() -> None:
     """Discard the flush at the end: the reader of our output has gone, or has no room."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(io.UnsupportedOperation):  # it is _Nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

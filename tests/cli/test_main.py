@@ -40,6 +40,14 @@ def test_the_help_of_a_command_that_is_missing_is_not_for_stdout(run, monkeypatc
     assert run("audit") == (2, "", "")
 
 
+@pytest.mark.parametrize("line", ["audit list --json", "audit search", "audit export --all"])
+def test_a_closed_stdout_is_no_error(root, line):
+    made.build(root)
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", *NONO_TRIO, *line.split()]
+    done = subprocess.run(words, stderr=subprocess.PIPE, timeout=RUN_SECONDS)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_lists_every_command_without_importing_one(flag):
     code = (

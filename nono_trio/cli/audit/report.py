@@ -18,13 +18,13 @@ from nono_trio.audit import ledger
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.output_file import output_file, output_place, require_output
+from nono_trio.cli.output_file import STDOUT, output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, LogUnreadable
+from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,8 @@ def report(
     """
     if every == bool(session):
         raise click.UsageError("expected one session, or --all, and not both")
+    if output == STDOUT:
+        raise UsageError("--output: expected a file, got -", hint="as in -o report.html")
     root = audit_root(audit_dir)
     directory = None if session is None else session_directory(root, session).absolute()
     pinned = None if public_key_file is None else read_public_keys(public_key_file)

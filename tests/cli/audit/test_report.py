@@ -127,3 +127,11 @@ def test_one_session_or_all(run, root, page):
     assert run("audit", "report", "latest", "--all", "-o", page)[0] == 2
     assert run("audit", "report", "latest")[0] == 2
     assert not page.exists()
+
+
+def test_a_page_is_no_file_of_the_name_of_stdout(run, root, tmp_path, monkeypatch):
+    made.build(root)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("audit", "report", "latest", "-o", "-")
+    assert (code, out, "hint: as in -o report.html" in err) == (2, "", True)
+    assert not (tmp_path / "-").exists()
