@@ -1,8 +1,8 @@
 """`nono-trio audit report`: a session, or all, as one HTML page in a file.
 
-The page itself is made in audit/report/. Rules of this file: every session is
-verified for the page; the file is made whole or not at all, and is its owner's alone, because it
-has paths, hosts and command lines in it: sharing it takes a step of its own.
+The page itself is made in audit/report/. Rules of this file: every session is verified for the
+page. The file is made whole or not at all, and only its owner can read it, because it has paths,
+hosts and command lines in it.
 """
 
 from __future__ import annotations
