@@ -155,14 +155,16 @@ class Sessions:
         )  # fmt: skip
 
     @contextlib.contextmanager
-    def started(self, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    def started(
+        self, *arguments: str, program: Sequence[str] = (NONO_TRIO,), **settings: Any
+    ) -> Iterator[subprocess.Popen[str]]:
         """Start `nono-trio ARGUMENTS`; kill it at the end if it still lives."""
         settings.setdefault("cwd", self.home)
         settings.setdefault("stdin", subprocess.DEVNULL)
         settings.setdefault("stdout", subprocess.PIPE)
         settings.setdefault("stderr", subprocess.PIPE)
         process = subprocess.Popen(
-            [NONO_TRIO, *arguments], env=self.environment, text=True, **settings
+            [*program, *arguments], env=self.environment, text=True, **settings
         )
         try:
             yield process

@@ -6,16 +6,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import RUN_SECONDS, Sessions, processes_with, sleep_marker, wait_until
+from harness import (
+    NONO_TRIO,
+    RUN_SECONDS,
+    Sessions,
+    processes_with,
+    sleep_marker,
+    wait_until,
+)
 
 from nono_trio.audit.write import watchdog
-from nono_trio.audit.write.watchdog import STUCK_SECONDS, AppendWatchdog
+from nono_trio.audit.write.watchdog import AppendWatchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,18 +63,36 @@ def frozen(mounted: Path) -> Iterator[None]:
         subprocess.run(["fsfreeze", "--unfreeze", str(mounted)], check=True)
 
 
+# The command with a shorter bound: the test waits less, and sees that the bound is what ends it.
+STUCK_SECONDS = 4
+SHORTLY_STUCK = f"""
+from nono_trio import entry, startup
+startup.begin()
+from nono_trio.audit.write import watchdog
+watchdog.STUCK_SECONDS = {STUCK_SECONDS}
+entry.main()
+"""
 ASKING = "while :; do curl -s -o /dev/null http://denied.example.com/; sleep 0.2; done"
 
 
 @pytest.mark.parametrize(
-    ("timeout", "code", "sentence"),
+    ("program", "timeout", "code", "sentence"),
     [
-        (["--timeout", "5", "--grace", "1"], TIMED_OUT, ""),
-        ([], AUDIT_FAILED, f"the audit log could not be written for {STUCK_SECONDS} s"),
+        ([NONO_TRIO], ["--timeout", "5", "--grace", "1"], TIMED_OUT, ""),
+        (
+            [sys.executable, "-I", "-c", SHORTLY_STUCK], [], AUDIT_FAILED,
+            f"the audit log could not be written for {STUCK_SECONDS} s",
+        ),
     ],
-)
+    ids=["timeout", "watchdog"],
+)  # fmt: skip
 def test_a_frozen_log_ends_the_command(
-    sessions: Sessions, tmp_path: Path, timeout: list[str], code: int, sentence: str
+    sessions: Sessions,
+    tmp_path: Path,
+    program: list[str],
+    timeout: list[str],
+    code: int,
+    sentence: str,
 ) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
@@ -74,8 +100,9 @@ def test_a_frozen_log_ends_the_command(
     with loop_mount(tmp_path) as mounted:
         sessions.state = mounted / "state"
         with sessions.started(
-            "run", *timeout, "--", "sh", "-c", f"setsid sleep {marker} & echo ready; {ASKING}"
-        ) as process:
+            "run", *timeout, "--", "sh", "-c", f"setsid sleep {marker} & echo ready; {ASKING}",
+            program=program,
+        ) as process:  # fmt: skip
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             wait_until(lambda: bool(processes_with(marker, "sleep")), "the command")
