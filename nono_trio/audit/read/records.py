@@ -169,7 +169,7 @@ def lines_backwards(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
             for end, line in _whole_lines_backwards(held, known_beginning=start == 0):
                 yield start + end, line
                 unread = end - len(line)
-            # What has no line is joined again with each block: larger ones, so not often.
+            # Bytes without a line are joined again with each block, so the blocks grow.
             block = BLOCK if unread < len(held) else min(block * 2, SEARCHED_BLOCK)
             held = held[:unread]
 

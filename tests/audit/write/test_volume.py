@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness import Origin
 
 MEMORY_LIMIT_KB = 80 * 1024
-# What 4,000 requests more may add to the peak: 1.5 KB each, if all of it stays. A run adds 1 MB.
+# The most that 4,000 requests may add to the peak: 1.5 KB each. They add 1 to 2 MB in all.
 GROWTH_LIMIT_KB = 6 * 1024
 
 
