@@ -142,7 +142,7 @@ class MemoryClient(Client):
         self.deadline = math.inf
         self.expired = self.idle = self.dropped = False
         self.proven = True
-        self._table = ClientTable()
+        self._table = ClientTable(places=1)
         self.servers: list[Pipe] = []
         self.pauses = 0
 

@@ -156,7 +156,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def started(
-        self, *arguments: str, program: Sequence[str] = (NONO_TRIO,), **settings: Any
+        self, *arguments: str, program: Sequence[str] = (), **settings: Any
     ) -> Iterator[subprocess.Popen[str]]:
         """Start `nono-trio ARGUMENTS`; kill it at the end if it still lives."""
         settings.setdefault("cwd", self.home)
@@ -164,8 +164,9 @@ class Sessions:
         settings.setdefault("stdout", subprocess.PIPE)
         settings.setdefault("stderr", subprocess.PIPE)
         process = subprocess.Popen(
-            [*program, *arguments], env=self.environment, text=True, **settings
-        )
+            [*(program or (NONO_TRIO,)), *arguments],
+            env=self.environment, text=True, **settings,
+        )  # fmt: skip
         try:
             yield process
         finally:

@@ -29,8 +29,8 @@ AuditSync = Literal["always", "interval", "never"]
 QUEUE_SECONDS = 10.0
 
 # A thread reads the arguments of a new program, which may end as soon as it is answered. On a busy
-# machine a thread takes some milliseconds to start.
-DESCRIBED_SECONDS = 0.020
+# machine a thread waits for its turn among several others.
+DESCRIBED_SECONDS = 0.100
 
 MOST_LEFT = 8  # they must fit in the space that the end of a log has: half a KiB each
 
@@ -158,8 +158,16 @@ class Recorder:
         sequence = await pending.committed()
         if pending.described is not None:
             with trio.move_on_after(DESCRIBED_SECONDS):
-                await pending.described.wait()
+                await self._described(pending)
         return sequence
+
+    async def _described(self, pending: Pending) -> None:
+        """Wait for the arguments of each program that has the socket, one after the other."""
+        while pending.described is not None:
+            await pending.described.wait()
+            if self.programs is None or pending.found is None:
+                return
+            pending.described = self.programs.described(pending.found)
 
     async def record_payload(self, payload: Payload) -> int:
         """Commit any payload; as `record`."""

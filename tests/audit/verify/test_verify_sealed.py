@@ -27,38 +27,24 @@ def session(root):
 # -- small worlds: every byte, every line, every cut ----------------------------------------------
 
 
-# A number that becomes another, a letter in the other case, and what is no ASCII. Neighbouring
-# bytes are changed in different ways: each byte in one of them, so each field in all of them.
-# test_proof.py changes each byte in another one.
-PATTERNS = (0x01, 0x20, 0x80)
-INSERTED = (b"\n", b" ", b"\x00")
-
-
-def flipped(whole):
-    """Each place of a file, and the file with the byte there changed."""
+@pytest.mark.parametrize("pattern", [0x01, 0x20, 0x80])
+def test_any_flipped_byte_of_a_sealed_log_is_tampering(session, pattern):
+    whole = log_of(session).read_bytes()
     for position in range(len(whole)):
         changed = bytearray(whole)
-        changed[position] ^= PATTERNS[(position + 1) % len(PATTERNS)]
-        yield position, changed
-
-
-def test_any_flipped_byte_of_a_sealed_log_is_tampering(session):
-    whole = log_of(session).read_bytes()
-    for position, changed in flipped(whole):
+        changed[position] ^= pattern
         overwrite(log_of(session), changed)
         answer = verify(session)
         assert answer.verdict == "tampered", position
         assert answer.first_bad.line == whole.count(b"\n", 0, position) + 1
 
 
-def test_any_byte_put_into_a_sealed_log_is_tampering(session):
-    """Of all three at the edges of a line, where they may be taken for layout."""
+@pytest.mark.parametrize("byte", [b"\n", b" ", b"\x00"])
+def test_any_byte_put_into_a_sealed_log_is_tampering(session, byte):
     whole = log_of(session).read_bytes()
     for position in range(len(whole) + 1):
-        at_an_edge = b"\n" in whole[max(position - 2, 0) : position + 2]
-        for byte in INSERTED if at_an_edge else [INSERTED[position % len(INSERTED)]]:
-            overwrite(log_of(session), whole[:position] + byte + whole[position:])
-            assert verify(session).verdict == "tampered", position
+        overwrite(log_of(session), whole[:position] + byte + whole[position:])
+        assert verify(session).verdict == "tampered", position
 
 
 def test_a_sealed_log_cut_anywhere_is_truncated(session):
@@ -88,10 +74,13 @@ def test_dropped_doubled_and_swapped_lines_are_tampering(session):
             assert (answer.verdict, answer.first_bad.line) == ("tampered", i + 1)
 
 
-def test_any_flipped_byte_of_the_checkpoints_is_not_verified(session):
+@pytest.mark.parametrize("pattern", [0x01, 0x80])
+def test_any_flipped_byte_of_the_checkpoints_is_not_verified(session, pattern):
     path = session / store.CHECKPOINTS
     whole = path.read_bytes()
-    for position, changed in flipped(whole):
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= pattern
         overwrite(path, changed)
         if verify(session).verdict == "verified":  # only the time is not bound to anything
             assert _is_in_a_time(whole, position)
@@ -102,10 +91,13 @@ def _is_in_a_time(whole, position):
     return whole.index(b'","event_count"', start) > position
 
 
-def test_any_flipped_byte_of_flows_or_ledger_is_not_verified(session, root):
+@pytest.mark.parametrize("pattern", [0x01, 0x80])
+def test_any_flipped_byte_of_flows_or_ledger_is_not_verified(session, root, pattern):
     for path in (session / store.FLOWS, root / ledger.LEDGER):
         whole = path.read_bytes()
-        for position, changed in flipped(whole):
+        for position in range(len(whole)):
+            changed = bytearray(whole)
+            changed[position] ^= pattern
             overwrite(path, changed)
             assert verify(session).verdict == "tampered", (path, position)
         path.write_bytes(whole)
@@ -304,9 +296,12 @@ def test_quick_never_says_verified(session):
     assert any("nothing is proved" in note for note in answer.notes)
 
 
-def test_quick_finds_any_accident(session):
+@pytest.mark.parametrize("pattern", [0x01, 0x80])
+def test_quick_finds_any_accident(session, pattern):
     whole = log_of(session).read_bytes()
-    for _, changed in flipped(whole):
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= pattern
         overwrite(log_of(session), changed)
         assert verify(session, quick=True).verdict == "tampered"
     for size in range(len(whole)):

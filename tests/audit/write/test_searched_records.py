@@ -11,6 +11,7 @@ import trio.testing
 from log_events import ENDED, denied
 
 from nono_trio.audit.write.chained_log import AppendFile
+from nono_trio.audit.write.recorder import DESCRIBED_SECONDS
 from nono_trio.audit.write.session_files import LogFiles
 from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.processes import GONE, UNKNOWN, Found, Sought
@@ -30,9 +31,10 @@ QUICK = Endpoints("tcp", "127.0.0.1", 2, "127.0.0.1", 80)
 class Programs:
     """Knows at once that QUICK is gone, and looks longer for SLOW until a test tells."""
 
-    def __init__(self, *, tells_at_once: bool = False) -> None:
+    def __init__(self, *, tells_at_once: bool = False, holders: int = 0) -> None:
         self.tell: list[Callable[[Found], None]] = []
         self._tells_at_once = tells_at_once
+        self.holders = [trio.Event() for _ in range(holders)]
 
     def find(self, origins: Sequence[RecordOrigin]) -> list[Found | Sought]:
         return [Sought(SLOW, 7) if origin is SLOW else GONE for origin in origins]
@@ -44,8 +46,8 @@ class Programs:
         else:
             self.tell.append(tell)
 
-    def described(self, found: Found) -> None:
-        return None
+    def described(self, found: Found) -> trio.Event | None:
+        return next((event for event in self.holders if not event.is_set()), None)
 
     def lines(self, sequence: int, found: Found) -> bytes:
         return found.lines(sequence)
@@ -85,6 +87,32 @@ async def test_only_the_record_in_question_waits(tmp_path: Path) -> None:
                 (tell,) = programs.tell
                 tell(UNKNOWN)
     assert written(tmp_path) == (["quick.test", "slow.test"], [(0, "gone"), (1, "unknown")])
+
+
+async def test_the_answer_waits_for_the_arguments_of_every_holder(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    programs = Programs(holders=3)
+    writer = make(tmp_path, programs)
+    answered = []
+
+    async def produce() -> None:
+        answered.append(await writer.recorder.record(denied("quick.test"), QUICK))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        with writer.recorder:
+            nursery.start_soon(produce)
+            for event in programs.holders:
+                await trio.testing.wait_all_tasks_blocked()
+                assert answered == []
+                event.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert answered == [0]
+            programs.holders.append(trio.Event())  # one that hangs
+            began = trio.current_time()
+            assert await writer.recorder.record(denied("quick.test"), QUICK) == 1
+            assert trio.current_time() - began == pytest.approx(DESCRIBED_SECONDS)
 
 
 async def test_what_is_told_at_once_is_recorded_once(tmp_path: Path) -> None:
