@@ -84,6 +84,25 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
         return self.has_line_for(session_id) and session_id not in self.removed
 
 
+def require_not_removed(directory: Path) -> None:
+    """Raise LogUnreadable if a session is gone because it was removed on purpose.
+
+    The ledger says so before the directory goes, so what reads beside a removal asks here before it
+    calls the missing files tampered with. Otherwise it returns.
+    """
+    if os.path.lexists(directory):
+        return
+    try:
+        was_removed = directory.name in verify(directory.parent, directory.name).removed
+    except LogUnreadable:
+        return
+    if was_removed:
+        raise LogUnreadable(
+            f"session {directory.name} was removed on purpose (`audit forget`, `audit cleanup`)",
+            hint="the ledger keeps its digest; `nono-trio audit list` shows those that are left",
+        )
+
+
 def read(audit_root: Path) -> Iterator[LedgerRecord]:
     """Yield the ledger's records in order, unverified; a torn last line is left out.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from nono_trio.audit import store
+from nono_trio.audit import ledger, store
 from nono_trio.audit.export.lookup import NumberedLine, decision_at, is_sane, wanted_programs
 from nono_trio.audit.read.records import MAX_LINE, is_too_long, link_at, size_of
 from nono_trio.audit.verify.followed_chain import FollowedChain
@@ -29,7 +29,7 @@ from nono_trio.core.log.events import (
     decode_payload,
 )
 from nono_trio.core.log.notices import is_about_log
-from nono_trio.errors import LogRewritten, rewritten, unreadable
+from nono_trio.errors import LogRewritten, LogUnreadable, rewritten, unreadable
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -113,11 +113,15 @@ class SessionReader:
         """Return the next lines, at most `limit` records and as many flows; no lines: that is all.
 
         `live`: the session is being written. Raises LogRewritten where the log contradicts what was
-        read, after all lines before that, and LogUnreadable.
+        read, after all lines before that, and LogUnreadable, also for a session that was removed.
         """
         try:
             return self._read(live=live, limit=limit)
+        except LogUnreadable:
+            ledger.require_not_removed(self._directory)
+            raise
         except OSError as error:
+            ledger.require_not_removed(self._directory)
             raise unreadable(error.filename or self._directory, error) from error
 
     def batches(self) -> Iterator[Batch]:
@@ -137,6 +141,7 @@ class SessionReader:
         self.position = msgspec.structs.replace(position, flows=end, processes=processes)
         if not lines and not flows:
             self._raise_fault()
+            ledger.require_not_removed(self._directory)
         return Batch([*lines, *flows], self.position)
 
     def _take(

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from nono_trio.audit import store
+from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import Follower, lines_backwards, parse_record, size_of
 from nono_trio.audit.read.summary import current_status
 from nono_trio.audit.verify import bound_facts
@@ -97,8 +97,8 @@ class Tail:
     def follow(self, show: Callable[[LogRecord], None]) -> End:
         """Hand each new decision that is wanted to `show` until the session has ended.
 
-        Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut,
-        and LogRewritten when it does not go on from what was read.
+        Blocks; ends by KeyboardInterrupt at any time. Raises LogUnreadable when the log was cut or
+        its session removed, and LogRewritten when it does not go on from what was read.
         """
         following = Following(self, show)
         while following.end is None:
@@ -170,6 +170,13 @@ class Following:
         Reads the files once and does not wait. Raises LogUnreadable and LogRewritten as
         `Tail.follow`.
         """
+        try:
+            return self._poll()
+        except (LogUnreadable, OSError):
+            ledger.require_not_removed(self._tail.log.parent)
+            raise
+
+    def _poll(self) -> bool:
         tail = self._tail
         gone = self._polls % ALIVE_POLLS == 0 and tail.is_gone()
         self._polls += 1
@@ -184,6 +191,7 @@ class Following:
         if tail.ended:
             self.end = "ended"
         elif gone and not new:
+            ledger.require_not_removed(tail.log.parent)
             self.end = tail.end()
         return bool(new)
 

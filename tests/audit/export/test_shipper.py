@@ -13,20 +13,22 @@ import msgspec
 import pytest
 import trio
 from otlp_receiver import receiving
-from sealed_session import build, ended, flow, log_of, network, running, started
+from sealed_session import build, ended, flow, log_of, network, running, started, unsealed
 
 from nono_trio.audit import store
 from nono_trio.audit.export.cursor import Cursor, Sent
 from nono_trio.audit.export.destination import CommandDestination, FileDestination
 from nono_trio.audit.export.export import Exporter
 from nono_trio.audit.export.otlp_endpoint import Endpoint, OtlpEndpoint
-from nono_trio.audit.export.session_reader import Position
+from nono_trio.audit.export.session_reader import Position, SessionReader
 from nono_trio.audit.export.shipper import ShipFailed, Shipper
+from nono_trio.audit.recovery.forget import forget
+from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_files import FLOWS_MISMATCH, PROCESSES_MISMATCH
 from nono_trio.core.log import events
 from nono_trio.core.log.record import encode_record
-from nono_trio.errors import LogRewritten, UsageError
+from nono_trio.errors import LogRewritten, LogUnreadable, UsageError
 
 SECONDS = 60
 KILLS = 6
@@ -202,6 +204,36 @@ async def test_a_session_that_changes_between_two_runs_is_told_and_the_others_co
     assert len(receiver.taken) == len({*receiver.taken})
     known = {one.name for one in (root.parent / "ship").glob("*/*.cursor")}
     assert known == ({"bbbb.cursor"} if what == "removed" else {"aaaa.cursor", "bbbb.cursor"})
+
+
+def test_a_session_that_is_forgotten_while_it_is_read_was_removed_and_not_tampered_with(root):
+    for beginning in (0, 1):
+        reader = SessionReader(build(root, "aaaa", payloads(20)))
+        for _ in range(beginning):
+            reader.read(live=False, limit=5)
+        assert forget(root, "aaaa")
+        for one in (reader, SessionReader(root / "aaaa", reader.position)):
+            with pytest.raises(LogUnreadable, match="was removed on purpose") as caught:
+                one.read(live=False)
+            assert not isinstance(caught.value, LogRewritten)
+
+
+@pytest.mark.parametrize("has_end", [False, True])
+async def test_what_a_recovery_adds_to_a_session_that_was_sent_is_sent_by_the_next_run(
+    root, receiver, has_end
+):
+    directory = unsealed(root, "aaaa", payloads(3) if has_end else payloads(3)[:-1])
+    if not has_end:
+        log_of(directory).write_bytes(log_of(directory).read_bytes() + b'{"sequence":')
+    await ship(root, receiver)
+    before = len(receiver.taken)
+    answer = recover(directory)
+    told = Told()
+    assert (await ship(root, receiver, told)).faults == 0
+    assert not told
+    assert before == answer.event_count - (0 if has_end else 3)
+    assert receiver.taken == [f"aaaa/{n}" for n in range(answer.event_count)]
+    assert (await ship(root, receiver)).lines == 0
 
 
 @pytest.mark.parametrize("field", ["log", "flows", "processes"])

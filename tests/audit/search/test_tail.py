@@ -13,6 +13,7 @@ import sealed_session as made
 from harness import wait_until
 
 from nono_trio.audit import store
+from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.search import tail
 from nono_trio.audit.search.patterns import parse_host_glob
 from nono_trio.audit.search.tail import Filter, Tail, wait_for_session
@@ -214,6 +215,26 @@ def test_a_log_that_is_rewritten_while_followed_is_told(root, rewrite, from_the_
     assert end.message.startswith("TAMPERED: ")
     assert re.search(expected, end.message)
     assert end.exit_code == 1
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+@pytest.mark.parametrize("from_the_end", [True, False])
+def test_a_session_that_is_forgotten_while_followed_was_removed_and_not_tampered_with(
+    root, from_the_end, reads
+):
+    session = LiveSession(root)
+    session.append(b"".join(session.lines[1:3]))
+    read = Tail(session.directory, Filter())
+    if from_the_end:
+        read.last(1)
+    following = tail.Following(read, lambda record: None)
+    for _ in range(reads):
+        following.poll()
+    session.die()
+    assert forget(root, session.directory.name)
+    with pytest.raises(LogUnreadable, match="was removed on purpose") as caught:
+        following.poll()
+    assert not isinstance(caught.value, LogRewritten)
 
 
 def test_following_begins_at_a_record_only(root):
