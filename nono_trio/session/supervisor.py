@@ -224,8 +224,10 @@ class Supervisor:
         connections.cancel(reason="asked twice to end")
 
     def close(self) -> None:
-        """Close the descriptors of the state after the end, in a process that goes on."""
+        """Close the descriptors of the session after its end, in a process that goes on: so
+        `audit recover` can seal a log that failed."""
         self._modes.close()
+        self._record.files.close()
 
     async def seal(self) -> None:
         """Seal a log whose writer has ended; raises AuditLost. It is not cancelled: it has a

@@ -22,6 +22,7 @@ from signed_session import key_store_generate
 from nono_trio.api import audit
 from nono_trio.api.proxy import open_proxy
 from nono_trio.audit.keys.signer import SignerFailed
+from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.write import disk_room
 from nono_trio.audit.write.chained_log import ChainedLog
 from nono_trio.errors import AuditLost, LogRewritten, SessionSealed, UsageError
@@ -257,6 +258,23 @@ async def test_a_log_that_fails_cancels_the_body(state):
         await lose()
     [session] = audit.sessions()
     assert session.status != "sealed"
+
+
+async def test_a_log_that_failed_can_be_recovered_while_the_program_goes_on(state, monkeypatch):
+    """It kept its lock until the program ended."""
+
+    def fail(*_records, last):
+        raise OSError(errno.EIO, "the disk failed")
+
+    with trio.fail_after(REAL_SECONDS), pytest.raises(AuditLost, match="the disk failed"):
+        async with audit.record() as log:
+            await log.record("deny", "a.example.com")
+            with monkeypatch.context() as patched:
+                patched.setattr(ChainedLog, "append", fail)
+                await log.record("deny", "b.example.com")
+    assert audit.find_session(log.session_id).status == "crashed"
+    assert recover(log.directory).outcome == "recovered"
+    assert audit.verify(log.directory).verdict == "verified"
 
 
 async def test_a_log_that_fails_stops_a_signature(state, monkeypatch):

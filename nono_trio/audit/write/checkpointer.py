@@ -68,7 +68,7 @@ class Checkpointer:
         if self._files.signer is None:
             await self.checkpoint()
         else:
-            await in_thread(self._files.log.file.sync, limiter=self._batches)
+            await in_thread(self._sync_log, limiter=self._batches)
 
     async def checkpoint(self, *, forced: bool = False) -> None:
         """Sync the log and write a checkpoint, one pass at a time, in order. Raises OSError.
@@ -97,8 +97,13 @@ class Checkpointer:
             return True
         return trio.current_time() - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS
 
-    def _sync_now(self, position: LogPosition | None) -> None:
-        self._files.check_identity()
-        if position is not None:
+    def _sync_log(self) -> None:
+        with self._files.in_use():
             self._files.log.file.sync()
-            self._files.checkpoint(position, self._lost())
+
+    def _sync_now(self, position: LogPosition | None) -> None:
+        with self._files.in_use():
+            self._files.check_identity()
+            if position is not None:
+                self._files.log.file.sync()
+                self._files.checkpoint(position, self._lost())

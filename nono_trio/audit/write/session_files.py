@@ -5,7 +5,8 @@ process that appends holds an exclusive flock on the log, which the kernel relea
 a live session and a recovery exclude each other, even if neither sees the other's process (a
 container that shares the state directory). A checkpoint is written only after a sync of the log,
 and never again once a sync of any of the files has failed. The space for the last bytes of each
-file is reserved from the start.
+file is reserved from the start. No descriptor is closed while a thread works with it: its number
+may be another file's by the time that a disk which hung answers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import threading
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -26,6 +28,7 @@ from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from nono_trio.audit.write.chained_log import LogPosition
@@ -49,6 +52,9 @@ class LogFiles:
         self._seal_events = self._seal_bytes = self._seal_held = 0
         self.modes: StateModes | None = None
         self.signer: CheckpointSigner | None = None
+        self._guard = threading.Lock()
+        self._threads = 0
+        self._is_closing = False
         with contextlib.ExitStack() as opened, as_owner_of_path(directory):
             self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
             lock(self.log.file.descriptor)
@@ -125,8 +131,33 @@ class LogFiles:
         for file in self.all:
             file.release_room()
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep them open during the body, which a thread runs; raises OSError if they are closed."""
+        with self._guard:
+            if self._is_closing:
+                raise OSError(errno.EBADF, "the session has closed its files")
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._threads -= 1
+                if self._is_closing and not self._threads:
+                    self._close_all()
+
     def close(self) -> None:
-        """Close them."""
+        """Close them and release the lock, now or once no thread works with them any more.
+
+        Called again it does nothing. Safe to call from any thread.
+        """
+        with self._guard:
+            if not self._is_closing:
+                self._is_closing = True
+                if not self._threads:
+                    self._close_all()
+
+    def _close_all(self) -> None:
         for file in self.all:
             file.close()
 

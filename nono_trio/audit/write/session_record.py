@@ -127,6 +127,10 @@ class SessionRecord:
 
         Call it in a thread once every producer has ended: it blocks for some syncs. Raises OSError.
         """
+        with self.files.in_use():
+            return self._summarise(totals, event_count)
+
+    def _summarise(self, totals: Totals, event_count: int) -> Network:
         self.files.check_identity()  # the files of these names must be ours
         self.files.flows.sync()
         self.files.processes.sync()
@@ -160,8 +164,13 @@ class SessionRecord:
         """Make the finished log durable, then write ledger and session.json. Blocking; raises
         OSError.
 
-        Call it once, in a thread, after the writer has ended.
+        Call it once, in a thread, after the writer has ended. The files are closed if it returns.
         """
+        with self.files.in_use():
+            self._seal(ended, totals)
+        self.files.close()
+
+    def _seal(self, ended: SessionEnded, totals: Totals) -> None:
         if self._summary is None:
             raise AssertionError("the writer ended without a summary")
         log = self.files.log
@@ -181,7 +190,6 @@ class SessionRecord:
             self._audit_root, self.session_id, session_digest(metadata), completed_at(metadata)
         )
         store.write_session_json(self.directory, metadata)
-        self.files.close()
 
     def _attest(self, metadata: SessionMetadata) -> AuditAttestation | None:
         """Write the bundle of a signed session, before the final checkpoint says that it is

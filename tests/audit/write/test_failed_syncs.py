@@ -201,3 +201,17 @@ def test_a_session_that_cannot_start_leaves_no_directory(
         SessionRecord(tmp_path / "audit", FACTS)
     monkeypatch.undo()
     assert list((tmp_path / "audit").iterdir()) == []
+
+
+def test_files_are_closed_once_no_thread_works_with_them(record: SessionRecord) -> None:
+    """Closed before, a sync that hung would go on with whatever has the same descriptor then."""
+    files = record.files
+    descriptor = files.log.file.descriptor
+    with files.in_use():
+        files.close()
+        os.fstat(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    with pytest.raises(OSError, match="has closed its files"), files.in_use():
+        pass
+    files.close()
