@@ -53,6 +53,9 @@ LEDGER_CHECKPOINT = "ledger-checkpoint.ndjson"
 PUBLIC_KEYS = "public-keys.pem"
 VERIFIER_KEYS = "verifier-keys.txt"
 CARRIED = (LEDGER_LINE, LEDGER_PROOF, LEDGER_CHECKPOINT, PUBLIC_KEYS, VERIFIER_KEYS)
+# The suffix of the file for the bytes that a recovery cut off.
+TORN = ".torn"
+TORN_FILES = tuple(name + TORN for name in (LOG, CHECKPOINTS, FLOWS, PROCESSES))
 LATEST = "latest"
 # The prefix of a directory whose session has not started yet.
 STARTING = ".starting-"

@@ -266,12 +266,19 @@ async def test_a_log_that_failed_can_be_recovered_while_the_program_goes_on(stat
     def fail(*_records, last):
         raise OSError(errno.EIO, "the disk failed")
 
-    with trio.fail_after(REAL_SECONDS), pytest.raises(AuditLost, match="the disk failed"):
+    opened = []
+
+    async def lose():
         async with audit.record() as log:
+            opened.append(log)
             await log.record("deny", "a.example.com")
             with monkeypatch.context() as patched:
                 patched.setattr(ChainedLog, "append", fail)
                 await log.record("deny", "b.example.com")
+
+    with trio.fail_after(REAL_SECONDS), pytest.raises(AuditLost, match="the disk failed"):
+        await lose()
+    [log] = opened
     assert audit.find_session(log.session_id).status == "crashed"
     assert recover(log.directory).outcome == "recovered"
     assert audit.verify(log.directory).verdict == "verified"

@@ -12,7 +12,6 @@ import pytest
 import sealed_session as made
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.recovery import recover
 from nono_trio.cli import main as command_line
 from nono_trio.posix.safe_open import NeverWaiting, read_whole
 from nono_trio.session import processes
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 HUGE = 200 * 1024**3
 GOOD, BAD = "0123456789abcdef", "aaaa000000000000"
 FILES = [
-    store.SESSION, store.LOG, store.CHECKPOINTS, store.FLOWS, store.LOG + recover.TORN,
+    store.SESSION, store.LOG, store.CHECKPOINTS, store.FLOWS, store.LOG + store.TORN,
     f"../{ledger.LEDGER}",
 ]  # fmt: skip
 COMMANDS = [

@@ -11,7 +11,7 @@ import crashed_session as crashed
 import pytest
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.recovery.recover import TORN, recover
+from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.write import ledger_append
 from nono_trio.posix.owner import as_owner, open_shared
 
@@ -53,11 +53,16 @@ def test_a_recovery_by_root_leaves_everything_the_users(root, session):
     assert (answer.outcome, answer.reason) == ("recovered", None)
     found = owners(root)
     assert set(found.values()) == {USER}
-    assert {store.SESSION, store.LOG + TORN, ledger.LEDGER, ledger_append.LOCK} <= found.keys()
+    assert {
+        store.SESSION,
+        store.LOG + store.TORN,
+        ledger.LEDGER,
+        ledger_append.LOCK,
+    } <= found.keys()
     assert os.geteuid() == 0
 
 
-@pytest.mark.parametrize("name", [store.LOG + TORN, store.CHECKPOINTS])
+@pytest.mark.parametrize("name", [store.LOG + store.TORN, store.CHECKPOINTS])
 def test_root_is_not_led_out_by_a_symlink(root, session, name):
     outside = root.parent / "outside"
     outside.mkdir(mode=0o700)
@@ -86,7 +91,7 @@ def test_a_session_directory_that_is_a_symlink_is_not_entered_as_root(root, sess
     session.symlink_to(inner)
     os.chown(session, USER, USER, follow_symlinks=False)
     assert recover(session).outcome in ("failed", "unreadable")
-    assert not (inner / (store.LOG + TORN)).exists()
+    assert not (inner / (store.LOG + store.TORN)).exists()
 
 
 def test_the_ledger_of_a_session_that_root_ran_stays_the_users(root):

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 import msgspec
 
 from nono_trio.audit import store
-from nono_trio.audit.recovery.recover import TORN
 from nono_trio.errors import LogUnreadable
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ MEMBERS: Final = dict(
             store.POLICY: 64 * _MIB,
             store.SUMMARY: 64 * _MIB,
             store.BUNDLE: _MIB,
-            **{name + TORN: 64 * _MIB for name in (store.LOG, store.CHECKPOINTS)},
-            **{name + TORN: 64 * _MIB for name in (store.FLOWS, store.PROCESSES)},
+            **dict.fromkeys(store.TORN_FILES, 64 * _MIB),
             **dict.fromkeys(store.CARRIED, _SMALL),
         }.items()
     )

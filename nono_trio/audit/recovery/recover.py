@@ -86,7 +86,6 @@ _JUDGED = (
     store.SESSION,
 )  # fmt: skip
 
-TORN = ".torn"  # the suffix of the file for the bytes that were cut
 MAX_TORN = 64 * 1024 * 1024  # a torn tail is half a batch: 512 records, far below this
 
 
@@ -237,7 +236,7 @@ class _Sealing:
         return file
 
     def _torn_bytes(self) -> int:
-        return size_of(self._directory / (store.LOG + TORN))
+        return size_of(self._directory / (store.LOG + store.TORN))
 
     def _end(self, log: ChainedLog) -> tuple[SealSummary, SessionEnded]:
         """Write the summary and the missing records; if the log has its end, it is kept."""
@@ -291,7 +290,7 @@ class _Sealing:
             payloads.append(gap_record(found.unrecorded_losses, NOT_RECORDED, unix_ms()))
         recovery = recovery_record(
             self._torn_bytes(),
-            store.LOG + TORN,
+            store.LOG + store.TORN,
             unix_ms(),
             start_taken=start_taken,
             policy_taken=policy_taken,
@@ -351,7 +350,7 @@ def _set_aside(path: Path, whole: int) -> None:
         file.seek(whole)
         tail = file.read(torn)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(f"{path}{TORN}", flags, 0o600)
+    descriptor = os.open(f"{path}{store.TORN}", flags, 0o600)
     with os.fdopen(descriptor, "r+b") as kept:
         kept.seek(-min(torn, kept.seek(0, os.SEEK_END)), os.SEEK_END)
         if kept.read(torn) != tail:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from nono_trio.audit import store
 from nono_trio.core.log.events import LOST_EXIT_CODE
 from nono_trio.core.log.shown_text import counted
 
@@ -72,7 +74,18 @@ def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
     if evidence.facts.lost_flows:
         lost = counted(evidence.facts.lost_flows, "flow line")
         notes.append(f"{lost} lost: what those connections moved is not known")
-    return notes + _signature_notes(evidence, answer)
+    return [*notes, *_torn_notes(evidence), *_signature_notes(evidence, answer)]
+
+
+def _torn_notes(evidence: Evidence) -> Sequence[str]:
+    """Return the note about the files for what a recovery cut off: whoever has the session, or an
+    archive of it, may write anything into them."""
+    if not evidence.ours:
+        return ()
+    torn = [name for name in store.TORN_FILES if os.path.lexists(evidence.beside(name))]
+    if not torn:
+        return ()
+    return (f"not part of the proof, nothing binds what is in: {', '.join(torn)}",)
 
 
 def _signature_notes(evidence: Evidence, answer: Verification) -> list[str]:

@@ -54,7 +54,7 @@ class LogFiles:
         self.signer: CheckpointSigner | None = None
         self._guard = threading.Lock()
         self._threads = 0
-        self._is_closing = False
+        self._closing = threading.Event()
         with contextlib.ExitStack() as opened, as_owner_of_path(directory):
             self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
             lock(self.log.file.descriptor)
@@ -133,9 +133,9 @@ class LogFiles:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep them open during the body, which a thread runs; raises OSError if they are closed."""
+        """Keep them open while a thread runs the body; raises OSError if they are closed."""
         with self._guard:
-            if self._is_closing:
+            if self._closing.is_set():
                 raise OSError(errno.EBADF, "the session has closed its files")
             self._threads += 1
         try:
@@ -143,7 +143,7 @@ class LogFiles:
         finally:
             with self._guard:
                 self._threads -= 1
-                if self._is_closing and not self._threads:
+                if self._closing.is_set() and not self._threads:
                     self._close_all()
 
     def close(self) -> None:
@@ -152,8 +152,8 @@ class LogFiles:
         Called again it does nothing. Safe to call from any thread.
         """
         with self._guard:
-            if not self._is_closing:
-                self._is_closing = True
+            if not self._closing.is_set():
+                self._closing.set()
                 if not self._threads:
                     self._close_all()
 

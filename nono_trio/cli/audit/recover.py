@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nono_trio.audit import store
 from nono_trio.audit.read.summary import status_of
 from nono_trio.audit.recovery.abandoned import remove_abandoned
-from nono_trio.audit.recovery.recover import EXIT_CODES, TORN, recover
+from nono_trio.audit.recovery.recover import EXIT_CODES, recover
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.style import print_verdict
@@ -101,7 +101,7 @@ def _text(answer: Recovery) -> str:
 def _cut_text(answer: Recovery) -> str:
     if not answer.torn_bytes:
         return "no record was torn"
-    return f"{counted(answer.torn_bytes, 'byte')} of a torn record kept in {store.LOG}{TORN}"
+    return f"{counted(answer.torn_bytes, 'byte')} of a torn record kept in {store.LOG}{store.TORN}"
 
 
 def _hint(answer: Recovery) -> str | None:
