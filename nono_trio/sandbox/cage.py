@@ -2,7 +2,8 @@
 
 Rules: waits have no timeouts of their own (callers put scopes around them); leaving `Cage` always
 ends the whole tree, and waits until it has ended. The launcher ends the tree: it kills PID 1 of the
-cage, which ends a PID namespace; without one it kills all its descendants. On macOS the end of the
+cage, which ends a PID namespace; without one it kills all its descendants. If another program
+killed the launcher, PID 1 ends the tree, so its end is waited for too. On macOS the end of the
 control socket makes the launcher do so.
 """
 
@@ -85,16 +86,26 @@ class Cage:
         for seconds in (REAP_SECONDS if self._launched.isolated else REAP_TREE_SECONDS, 2.0):
             with trio.move_on_after(seconds, shield=True) as reaping:
                 await self._launcher.ended()
-            if not reaping.cancelled_caught:
                 self._reap()
+                await self._init_ended()
+            if not reaping.cancelled_caught:
                 break
             self._signal_launcher(signal.SIGKILL)
         self._control.close()
         self._launcher.close()
 
     def _reap(self) -> None:
-        os.waitpid(self._launched.pid, 0)  # returns at once
-        self._launched.reaped = True
+        if not self._launched.reaped:
+            os.waitpid(self._launched.pid, 0)  # returns at once
+            self._launched.reaped = True
+
+    async def _init_ended(self) -> None:
+        """Wait until PID 1 has ended, and with it the tree; it has, unless the launcher was killed.
+
+        A PID namespace is empty by then: the kernel ends its first process last.
+        """
+        if self._launched.init is not None:
+            await trio.lowlevel.wait_readable(self._launched.init)
 
     def kill(self) -> None:
         """Kill the whole tree now; harmless after its end. Safe to call from any thread."""

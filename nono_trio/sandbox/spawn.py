@@ -72,6 +72,7 @@ class ConnectBrokerRefused(LaunchFailed):
 class Launched(msgspec.Struct):
     """A running launcher: its pid and our end of the control socket.
 
+    `init`: on Linux, a pidfd of PID 1 of the cage.
     `notifications`: the descriptor at which the child's calls wait for the broker, if it has one.
     `home`: the directory of a home that ends with the session.
     `view`: the socket at which the view's server tells of look-ups, or `why_no_view`; `home_seen`:
@@ -82,6 +83,7 @@ class Launched(msgspec.Struct):
     control: socket.socket
     isolated: bool
     reaped: bool = False
+    init: int | None = None
     notifications: int | None = None
     home: int | None = None
     view: socket.socket | None = None
@@ -101,6 +103,9 @@ class Launched(msgspec.Struct):
         if self.home is not None:
             os.close(self.home)
             self.home = None
+        if self.init is not None:
+            os.close(self.init)
+            self.init = None
         if self.notifications is not None:
             os.close(self.notifications)
             self.notifications = None
@@ -160,6 +165,8 @@ def await_ready(launched: Launched) -> dict[str, socket.socket]:
     ready = message.get("ready")
     if not isinstance(ready, dict):
         raise launch_error(message)
+    if ready["init"]:
+        launched.init = descriptors.pop()
     if ready["brokered"]:
         launched.notifications = descriptors.pop()
     return {

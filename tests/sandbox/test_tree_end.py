@@ -6,12 +6,21 @@ In namespaces the kernel does it. A run that does not end fails by the harness' 
 from __future__ import annotations
 
 import os
+import select
+import socket
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from deadlines import run_past_begin
 from harness import RUN_SECONDS, SYSTEM_PYTHON, Sessions, landlock_isolation, processes_with
+
+from nono_trio.sandbox.cage import Cage
+from nono_trio.sandbox.spawn import Launched
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The launcher, while it ends what is left of a tree whose first process has ended.
 ASKED_LATE = """
@@ -122,3 +131,41 @@ def test_nothing_outlives_the_timeout_of_many_that_ignore_sigterm(sessions: Sess
     assert done.stdout == "planted\n", done.stderr
     assert done.returncode == 124
     assert "Traceback" not in done.stderr
+
+
+ENDS_LATER = """
+import socket, sys, time
+control = socket.socket(fileno=int(sys.argv[1]))
+while control.recv(4096):
+    pass
+time.sleep(0.2)  # it ends the tree
+"""
+
+
+@pytest.fixture
+def keeper_killed() -> Iterator[Launched]:
+    """A launched cage whose keeper is killed; its first process ends a while after it is asked."""
+    control, theirs = socket.socketpair()
+    with theirs:
+        first = subprocess.Popen(
+            [sys.executable, "-c", ENDS_LATER, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
+    keeper = subprocess.Popen(["sleep", "600"])
+    launched = Launched(keeper.pid, control, isolated=False, init=os.pidfd_open(first.pid))
+    keeper.kill()
+    yield launched
+    launched.abandon()
+    keeper.returncode = 0  # the cage has reaped it
+    first.kill()
+    first.wait()
+
+
+async def test_the_end_waits_for_the_first_process_also_if_its_keeper_was_killed(
+    keeper_killed: Launched,
+) -> None:
+    """The session was said to be over, and sealed, while that still ended the tree."""
+    handle = keeper_killed.init
+    async with Cage(keeper_killed):
+        assert not select.select([handle], [], [], 0)[0]
+    assert select.select([handle], [], [], 0)[0]
+    assert keeper_killed.reaped

@@ -8,6 +8,7 @@ number says, as one read may give more than one message. The supervisor speaks f
     launcher -> supervisor   {"view": why not | null, "home_seen": bool}  with the socket at which
                              the view's server tells of look-ups; if the plan wants one
     launcher -> supervisor   {"ready": {...}}          caged and waiting; with the named sockets
+                             and, on Linux, a pidfd of PID 1 of the cage
                              {"failed": {stage, errno, text}}
     supervisor -> launcher   {"go": true}              exec now
     launcher -> supervisor   {"started": true}, {"exec_failed": {errno}}

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import protocol
@@ -236,13 +237,28 @@ def _hand_over(
     control: socket.socket, sockets: Mapping[str, socket.socket], notifications: list[int]
 ) -> None:
     names = {name: listener.getsockname()[1] for name, listener in sockets.items()}
-    descriptors = [listener.fileno() for listener in sockets.values()] + notifications
-    ready = {"sockets": names, "brokered": bool(notifications)}
-    protocol.send(control, {"ready": ready}, descriptors)
+    descriptors = [listener.fileno() for listener in sockets.values()]
+    own = _own_handle()
+    passed = [*notifications, *own]
+    ready = {"sockets": names, "brokered": bool(notifications), "init": bool(own)}
+    protocol.send(control, {"ready": ready}, descriptors + passed)
     for listener in sockets.values():
         listener.close()
-    for descriptor in notifications:
+    for descriptor in passed:
         os.close(descriptor)
+
+
+if sys.platform == "linux":
+
+    def _own_handle() -> list[int]:
+        """Return a pidfd of this process: the supervisor waits for its end by that, also if the
+        process that waits for it was killed."""
+        return [os.pidfd_open(os.getpid())]
+
+else:
+
+    def _own_handle() -> list[int]:
+        return []  # the launcher is its own child's parent
 
 
 def set_limits(limits: Mapping[str, int], core: int) -> None:
