@@ -15,12 +15,12 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import trio
 
 from nono_trio.audit.store import state_root
 from nono_trio.config.options import AuditOptions, NetworkOptions, SessionOptions
 from nono_trio.config.settle import check_name
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED, Network, NetworkEvent, encode_payload
 from nono_trio.core.log.notices import OWN_TARGETS
 from nono_trio.errors import UsageError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nono_trio.session.embedding import EmbeddedSession
 
 logger = logging.getLogger("nono_trio")
-_decoder = msgspec.json.Decoder(Network)
+_decoder = late_decoder(Network)
 
 
 class SessionRequest(NamedTuple):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from nono_trio.audit import ledger, store
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ PIECE: Final = 1024 * 1024  # of a file in memory
 READ_AHEAD: Final = 8 * 1024 * 1024  # of one request: each costs a round trip, so not smaller
 KEPT_FREE: Final = 64 * 1024 * 1024  # of the temporary directory's disk, for everybody else
 
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_URL: Final = late_pattern(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_FILE_NAME: Final = late_pattern(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 # By which a store tells one version of an object from another.
 _VERSION_KEYS: Final = (
     "type", "size", "ETag", "etag", "generation", "md5Hash", "content_md5", "VersionId",

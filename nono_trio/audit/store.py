@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.newest import newest_first
 from nono_trio.audit.stored_session import StoredSession
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import (
     BUNDLE_FILENAME,
@@ -81,7 +81,7 @@ SEALED_STATUS = ("sealed", "recovered")
 
 STATE_VARIABLE = "NONO_TRIO_STATE_DIR"
 
-_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SESSION_ID = late_pattern(r"[A-Za-z0-9_-]{1,64}")
 
 
 def state_root(override: str | None, environ: Mapping[str, str]) -> Path:

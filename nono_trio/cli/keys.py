@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from nono_trio.cli.parts import Column
 from nono_trio.cli.shared_flags import audit_dir_option, json_option
 from nono_trio.cli.tables import print_table
 from nono_trio.cli.text import clean
+from nono_trio.core.late import late_pattern
 from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.note import verifier_key
 from nono_trio.core.proof.tree_head import ledger_origin, session_origin
@@ -27,7 +27,7 @@ from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 from nono_trio.posix.account import expand_home
 
 LEDGER = "ledger"
-_OWN_ID = re.compile(r"[0-9a-f]{16}")  # of a session that could be signed
+_OWN_ID = late_pattern(r"[0-9a-f]{16}")  # of a session that could be signed
 
 _COLUMNS = (
     Column("NAME", flexible="fold"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import select
 import shlex
 import signal
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from nono_trio.cli.style import PLAIN_TERMINALS, width_of
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 VARIABLES: Final = ("NONO_TRIO_PAGER", "PAGER")
 USUAL: Final = ("less", "-FRX")  # colours; nothing is wiped at its end
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_COLOUR: Final = late_pattern(r"\x1b\[[0-9;]*m")
 
 
 def output_is_open() -> bool:

@@ -7,17 +7,18 @@ NONO_TRIO_STATE_DIR names is that of the next command as well, so nothing is add
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FLAG: Final = "--audit-dir"
 # The commands that look there, without the flag behind them.
-_COMMAND: Final = re.compile(
+_COMMAND: Final = late_pattern(
     r"(nono-trio (?:audit (?:ledger [a-z]+|export-session|(?!check-proof|ledger)[a-z]+)"
     r"|keys [a-z]+|ps|stop|inspect))"
     rf"(?![\w-])(?! {_FLAG})"

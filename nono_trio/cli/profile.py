@@ -7,7 +7,6 @@ profile_render.py. Nothing here imports the loop, the proxy or the cage.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from nono_trio.cli.tables import is_drawn, print_table
 from nono_trio.cli.text import clean, counted, shorten
 from nono_trio.config import profiles
 from nono_trio.config.user_paths import profile_directory
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 from nono_trio.posix.owner import as_owner_of_path
 
@@ -41,7 +41,7 @@ _COLUMNS = (
     Column("SOURCE", leaves=1),
     Column("DESCRIPTION", flexible="fold"),
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @click.group(cls=CommandGroup)

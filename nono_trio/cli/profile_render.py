@@ -7,7 +7,6 @@ quoted, whatever is in it, and into comments cleaned.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from nono_trio.cli.text import clean
 from nono_trio.config.registries import Registries, read_registries
 from nono_trio.config.user_paths import path_variables
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES
 from nono_trio.core.profile.fields import SECTIONS, fields_of
 from nono_trio.core.profile.schema import Profile
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nono_trio.core.profile.fields import Field
     from nono_trio.core.profile.schema import SourcedProfile
 
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_BARE_KEY: Final = late_pattern(r"[A-Za-z0-9_-]+")
 
 # Comments above the tables of the template.
 _ABOUT: Final = {

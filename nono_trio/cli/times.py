@@ -6,17 +6,17 @@ age counts back from now.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 
 AGE_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 # No log is older than a lifetime, and a time must stay within the calendar.
 MAX_AGE: Final = timedelta(days=36_500)
 FORMS_OF_TIME: Final = "for example 2026-07-02, 2026-07-02T12:00:00+02:00, 30m, 12h or 7d"
-_AGE: Final = re.compile(r"([0-9]{1,9})([mhd])")
+_AGE: Final = late_pattern(r"([0-9]{1,9})([mhd])")
 
 
 def parse_since(text: str, flag: str = "--since") -> datetime:

@@ -29,6 +29,7 @@ from nono_trio.config.tool_defaults import (
     npm_default,
     pip_default,
 )
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.host_groups import PACKAGE_REGISTRIES
 from nono_trio.core.policy.rule import parse_allow
 from nono_trio.errors import UsageError
@@ -43,14 +44,14 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 1024 * 1024
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_URL: Final = re.compile(r"(?:sparse\+|git\+)?(https?://[^\s,|;\"']+)")
-_NPM_REGISTRY: Final = re.compile(r"\s*(?:@[^\s:=]+:)?registry\s*=(.*)", re.IGNORECASE)
+_URL: Final = late_pattern(r"(?:sparse\+|git\+)?(https?://[^\s,|;\"']+)")
+_NPM_REGISTRY: Final = late_pattern(r"\s*(?:@[^\s:=]+:)?registry\s*=(.*)", re.IGNORECASE)
 _PIP_KEYS: Final = ("index-url", "extra-index-url", "index_url", "extra_index_url", "find-links")
 _PIP_VARIABLES: Final = (
     "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
     "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL",
 )  # fmt: skip
-_CARGO_VARIABLE: Final = re.compile(r"CARGO_REGISTRIES_\w+_INDEX")
+_CARGO_VARIABLE: Final = late_pattern(r"CARGO_REGISTRIES_\w+_INDEX")
 
 
 @dataclass

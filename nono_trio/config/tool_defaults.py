@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.late import late_pattern
 from nono_trio.posix.paths import is_in
 
 if TYPE_CHECKING:
@@ -35,21 +36,21 @@ _MATCH_BYTES: Final = 320
 # Installed copies of one tool that are looked at; they all have the same default.
 MAX_COPIES: Final = 32
 
-_PIP_INDEX: Final = re.compile(
+_PIP_INDEX: Final = late_pattern(
     r"""^PyPI\s*=\s*PackageIndex\(\s*["'](https://[^"'\s]+)["'],"""
     r"""\s*file_storage_domain\s*=\s*["']([A-Za-z0-9.-]+)["']""",
     re.MULTILINE,
 )
-_NPM_REGISTRY: Final = re.compile(
+_NPM_REGISTRY: Final = late_pattern(
     r"""\bregistry:\s*new Definition\(\s*["']registry["'],\s*\{\s*default:\s*["'](https?://[^"'\s]+)"""
     r"""|define\(\s*["']registry["'],\s*\{\s*default:\s*["'](https?://[^"'\s]+)""",
 )
 _HOST: Final = rb"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,24}"
 _CARGO_MARK: Final = b"sparse+https://"
-_CARGO_INDEX: Final = re.compile(rb"sparse\+(https://" + _HOST + rb"/)")
+_CARGO_INDEX: Final = late_pattern(rb"sparse\+(https://" + _HOST + rb"/)")
 # uv's own help has its default.
 _UV_MARK: Final = b"(by default: <https://"
-_UV_INDEX: Final = re.compile(rb"\(by default: <(https://" + _HOST + rb"/simple)>")
+_UV_INDEX: Final = late_pattern(rb"\(by default: <(https://" + _HOST + rb"/simple)>")
 _GO_NAMES: Final = ("GOPROXY", "GOSUMDB")
 
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.core.credentials.token_url import TokenUrl, parse_service_url
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.rule import is_localhost
 from nono_trio.core.proof.witness import CALL, WitnessKey, parse_witness_key
 from nono_trio.errors import UsageError
@@ -17,7 +18,7 @@ WITNESS_FLAG: Final = "--witness"
 # They are asked one after the other at the end of a run.
 MAX_WITNESSES: Final = 4
 _FORM: Final = f"as in {WITNESS_FLAG} https://witness.example.com"
-_URL: Final = re.compile(r"https?://[^/?@\s]+(/[^?@\s]*)?", re.IGNORECASE)
+_URL: Final = late_pattern(r"https?://[^/?@\s]+(/[^?@\s]*)?", re.IGNORECASE)
 
 
 class WitnessOption(NamedTuple):

@@ -95,6 +95,32 @@ def test_a_circle_is_found(arrows: dict[str, set[str]]) -> None:
     assert circle(arrows)
 
 
+# -- what an import makes -------------------------------------------------------------------------
+
+_MADE = ("re.compile", "msgspec.json.Decoder", "json.Decoder")
+
+
+def made_at_import(node: ast.AST) -> Iterator[str]:
+    """The calls of _MADE that the import of a module runs: those in no function."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(inner, ast.Call) and ast.unparse(inner.func) in _MADE:
+            yield f"{ast.unparse(inner.func)} in line {inner.lineno}"
+        yield from made_at_import(inner)
+
+
+def test_an_import_compiles_no_pattern_and_makes_no_decoder() -> None:
+    """core/late.py makes them when they are used: a run imports hundreds and uses few."""
+    made = {name: [*made_at_import(tree)] for name, tree in modules().items()}
+    assert {name: calls for name, calls in made.items() if calls} == {}
+
+
+def test_a_pattern_that_an_import_compiles_is_found() -> None:
+    text = "class A:\n    X = {'a': re.compile('a')}\n    def f(): re.compile('b')"
+    assert [*made_at_import(ast.parse(text))] == ["re.compile in line 2"]
+
+
 # -- what tests may reach -------------------------------------------------------------------------
 
 # The standard library's own extension points, and named tuples' methods.

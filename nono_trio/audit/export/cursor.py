@@ -17,6 +17,7 @@ import msgspec
 
 from nono_trio.audit import store
 from nono_trio.audit.export.session_reader import Position
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.errors import UsageError, path_hint
 from nono_trio.posix.owner import as_owner_of_path, open_shared
@@ -48,7 +49,7 @@ class _Destination(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Sent)
+_decoder = late_decoder(Sent)
 
 
 class Cursor:

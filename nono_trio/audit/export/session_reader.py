@@ -20,6 +20,7 @@ from nono_trio.audit.export.lookup import NumberedLine, decision_at, is_sane, wa
 from nono_trio.audit.read.records import MAX_LINE, is_too_long, link_at, size_of
 from nono_trio.audit.verify.followed_chain import FollowedChain
 from nono_trio.core.export.exported import Exported, FlowLine, RecordLine
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import (
     MALFORMED,
     Network,
@@ -89,7 +90,7 @@ class _Found(NamedTuple):
     payload: Payload
 
 
-_decoder = msgspec.json.Decoder(_Record)
+_decoder = late_decoder(_Record)
 
 
 class SessionReader:

@@ -8,13 +8,13 @@ key. Key files with a name lie in the state directory, which no grant opens to a
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nono_trio.audit.keys.signer import CommandSigner, KeySigner, SignerFailed
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError, unreadable
 from nono_trio.posix.account import expand_home
 from nono_trio.posix.owner import as_owner_of_path
@@ -34,9 +34,9 @@ FILE: Final = "file://"
 KEYRING: Final = "keyring://"
 COMMAND: Final = "cmd://"
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_BLOCK: Final = re.compile(
+_NAME: Final = late_pattern(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_SCHEME: Final = late_pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BLOCK: Final = late_pattern(
     rb"-----BEGIN PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END PRIVATE KEY-----\n?"
 )
 _FORMS: Final = "a reference is NAME, file://PATH, keyring://SERVICE/USER or cmd://COMMAND LINE"

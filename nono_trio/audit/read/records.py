@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED, Flow, Payload, decode_flow
 from nono_trio.errors import LogUnreadable, unreadable
 from nono_trio.posix.safe_open import open_regular
@@ -37,7 +38,7 @@ class LogRecord(msgspec.Struct):
     event: Payload
 
 
-_record_decoder = msgspec.json.Decoder(LogRecord)
+_record_decoder = late_decoder(LogRecord)
 
 
 def size_of(path: Path) -> int:
@@ -223,7 +224,7 @@ class Link(msgspec.Struct):
     prev_chain: str | None = None
 
 
-_link_decoder = msgspec.json.Decoder(Link)
+_link_decoder = late_decoder(Link)
 
 
 def link_at(log: Path, offset: int) -> tuple[bytes, Link] | None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.processes import program_name, program_text
 from nono_trio.errors import UsageError
 
@@ -24,12 +25,12 @@ LEAST_LITERAL: Final = 2  # a shorter one is in nearly every record
 HOST_FORMS: Final = "for example api.example.com, '*.example.com:443' or '[2001:db8::1]:443'"
 _UPPER_TO_LOWER: Final = {ord("A") + number: ord("a") + number for number in range(26)}
 # JSON writes these as they are, or as `\u`: there is no other escape for them.
-_LITERAL: Final = re.compile(r"[0-9A-Za-z_.:@%+=, -]+")
-_WILDCARD: Final = re.compile(r"[*?]")
-_BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.*?]+)\](?::(.*))?", re.DOTALL)
-_ADDRESS_LIKE: Final = re.compile(r"[0-9A-Fa-f:.*?]+")
-_ADDRESS_PART: Final = re.compile(r"[0-9:]")
-_PORT: Final = re.compile(r"[0-9]{1,5}")
+_LITERAL: Final = late_pattern(r"[0-9A-Za-z_.:@%+=, -]+")
+_WILDCARD: Final = late_pattern(r"[*?]")
+_BRACKETED: Final = late_pattern(r"\[([0-9A-Fa-f:.*?]+)\](?::(.*))?", re.DOTALL)
+_ADDRESS_LIKE: Final = late_pattern(r"[0-9A-Fa-f:.*?]+")
+_ADDRESS_PART: Final = late_pattern(r"[0-9:]")
+_PORT: Final = late_pattern(r"[0-9]{1,5}")
 _MAX_PORT: Final = 65535
 
 

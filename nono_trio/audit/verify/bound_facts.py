@@ -34,6 +34,7 @@ from nono_trio.audit.verify.log_check import AFTER_END, FIRST_RECORD
 from nono_trio.audit.verify.seal_check import LAST_RECORD, SEALED_IN_LEDGER, check_ledger
 from nono_trio.audit.write.chained_log import LogPosition
 from nono_trio.audit.write.seal import claimed_attestation, opened_metadata, sealed_metadata
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED, Network, SessionEnded, SessionStarted
 from nono_trio.core.log.notices import POLICY_SEQUENCE, POLICY_TARGET, bound_digest
 from nono_trio.core.log.policy_json import SupervisorProcess
@@ -60,7 +61,7 @@ class _Link(msgspec.Struct):
     prev_chain: str | None
 
 
-_link_decoder = msgspec.json.Decoder(_Link)
+_link_decoder = late_decoder(_Link)
 
 
 def look(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED, decode_payload, encode_payload
 from nono_trio.core.log.merkle import MerkleAccumulator
 from nono_trio.core.log.record import chain_hash, encode_line, leaf_hash
@@ -66,7 +67,7 @@ class _Record(msgspec.Struct):
     event_json: str | None = None
 
 
-_record_decoder = msgspec.json.Decoder(_Record)
+_record_decoder = late_decoder(_Record)
 
 
 class Chain:

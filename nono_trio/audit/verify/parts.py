@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from nono_trio.audit.verify.chain import EVENT_KEY, MAX_U64, hash_bytes
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log import merkle
 from nono_trio.core.log.events import (
     MALFORMED,
@@ -92,7 +93,7 @@ class _Place(msgspec.Struct):
     prev_chain: str
 
 
-_place_decoder = msgspec.json.Decoder(_Place)
+_place_decoder = late_decoder(_Place)
 
 
 class _Reader:

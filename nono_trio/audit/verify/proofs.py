@@ -17,6 +17,7 @@ from nono_trio.audit import ledger as ledgers
 from nono_trio.audit import store
 from nono_trio.audit.keys.signature import note_fault
 from nono_trio.audit.read.records import lines, size_of
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.session_json import decode_checkpoint
 from nono_trio.core.log.shown_text import counted
@@ -94,7 +95,7 @@ class _Payload(msgspec.Struct):
     event_json: str
 
 
-_payload_decoder = msgspec.json.Decoder(_Payload)
+_payload_decoder = late_decoder(_Payload)
 
 
 def signed_heads(directory: Path) -> Iterator[SignedHead]:

@@ -12,15 +12,16 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".on.aws")
-_REGION: Final = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
-_DASHED_REGION: Final = re.compile(r"(.+?)-([a-z]{2}(?:-[a-z]+)+-[0-9]+)")  # s3-eu-west-1
+_REGION: Final = late_pattern(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
+_DASHED_REGION: Final = late_pattern(r"(.+?)-([a-z]{2}(?:-[a-z]+)+-[0-9]+)")  # s3-eu-west-1
 _LONG: Final = 5  # characters of a name that is no beginning of another's
 
 # Services whose hosts do not have the service's name in theirs; from the models of botocore 1.44.

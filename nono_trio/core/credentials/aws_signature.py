@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -40,12 +42,14 @@ QUERY_NAMES: Final = {
     )
 }  # fmt: skip
 
-_SCOPE: Final = re.compile(rb"(.+)/([0-9]{8})/([a-z0-9-]{1,64})/([A-Za-z0-9-]{1,64})/aws4_request")
-_TIME: Final = re.compile(rb"[0-9]{8}T[0-9]{6}Z")
-_HEX_DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
-_NAMES: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+(?:;[a-z0-9!#$%&'*+.^_`|~-]+)*")
-_EXPIRES: Final = re.compile(rb"[1-9][0-9]{0,5}")
-_FIELD_FORM: Final = re.compile(rb"(?i:AWS|AWS4-[A-Z0-9-]+)[ \t].*", re.DOTALL)
+_SCOPE: Final = late_pattern(
+    rb"(.+)/([0-9]{8})/([a-z0-9-]{1,64})/([A-Za-z0-9-]{1,64})/aws4_request"
+)
+_TIME: Final = late_pattern(rb"[0-9]{8}T[0-9]{6}Z")
+_HEX_DIGEST: Final = late_pattern(rb"[0-9a-f]{64}")
+_NAMES: Final = late_pattern(rb"[a-z0-9!#$%&'*+.^_`|~-]+(?:;[a-z0-9!#$%&'*+.^_`|~-]+)*")
+_EXPIRES: Final = late_pattern(rb"[1-9][0-9]{0,5}")
+_FIELD_FORM: Final = late_pattern(rb"(?i:AWS|AWS4-[A-Z0-9-]+)[ \t].*", re.DOTALL)
 _VERSION_2: Final = frozenset({b"awsaccesskeyid", b"signature"})
 
 

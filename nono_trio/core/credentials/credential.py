@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 from nono_trio.core.credentials.aws_scope import is_service_suffix
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.policy.rule import ALLOW_FLAG, ANY_PORT, HTTP_PORT, TLS_PORT, Rule, parse_allow
 from nono_trio.core.policy.variables import check_set
@@ -43,12 +44,12 @@ KEYRING: Final = "keyring"
 KEYRING_EXTRA: Final = "nono-trio[keyring]"  # what pip installs for it
 COMMAND: Final = "cmd"
 
-_NAME: Final = re.compile(r"[a-z0-9_-]{1,32}")
-_SCHEME: Final = re.compile(r"(https?)://(.*)", re.IGNORECASE | re.DOTALL)
-_SOURCE: Final = re.compile(r"(env|file|keyring|cmd)://(.*)", re.DOTALL)
-_FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FLAG_AND_ENTRY: Final = re.compile(rf"^{ALLOW_FLAG} (?:'[^']*'|\"[^\"]*\"): ")
+_NAME: Final = late_pattern(r"[a-z0-9_-]{1,32}")
+_SCHEME: Final = late_pattern(r"(https?)://(.*)", re.IGNORECASE | re.DOTALL)
+_SOURCE: Final = late_pattern(r"(env|file|keyring|cmd)://(.*)", re.DOTALL)
+_FIELD_NAME: Final = late_pattern(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_VARIABLE: Final = late_pattern(r"[A-Za-z_][A-Za-z0-9_]*")
+_FLAG_AND_ENTRY: Final = late_pattern(rf"^{ALLOW_FLAG} (?:'[^']*'|\"[^\"]*\"): ")
 _SOURCE_FORMS: Final = (
     "a source is env://VARIABLE, file:///PATH, keyring://SERVICE/USER or cmd://COMMAND LINE"
 )

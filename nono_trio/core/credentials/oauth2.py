@@ -8,13 +8,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
 from nono_trio.core.credentials.token_url import TokenUrl, parse_token_url
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ AUTHS: Final = ("basic", "post")
 
 MARGIN: Final = 60  # seconds before its end in which a token is not used any more
 MAX_TEXT: Final = 4096  # characters of id, audience and scopes together
-_PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A
-_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_PRINTABLE: Final = late_pattern(r"[\x20-\x7e]+")  # RFC 6749 appendix A
+_SCOPE: Final = late_pattern(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)

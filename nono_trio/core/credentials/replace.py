@@ -10,18 +10,19 @@ Rules of this file:
 from __future__ import annotations
 
 import binascii
-import re
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_from_bytes
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # 8 bytes, the least of a secret, are 11 characters of base64.
-_BASE64: Final = re.compile(rb"[A-Za-z0-9+/_-]{11,}={0,2}")
+_BASE64: Final = late_pattern(rb"[A-Za-z0-9+/_-]{11,}={0,2}")
 _STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 

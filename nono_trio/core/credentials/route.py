@@ -14,7 +14,6 @@ Rules of this file:
 from __future__ import annotations
 
 import hmac
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote_to_bytes
@@ -23,6 +22,7 @@ from nono_trio.core.credentials.credential import Place
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.header_fields import basic_parts
 from nono_trio.core.http.target import HTTP_PORT, HTTPS_PORT, HttpTarget
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.endpoint_path import BadPath, canonical_target
 from nono_trio.errors import UsageError
 
@@ -44,10 +44,10 @@ MECHANISMS: Final[Mapping[Place, AuthMechanism]] = {
     Place.PATH: "phantom_path",
 }
 
-_TARGET: Final = re.compile(r"/([a-z0-9_-]{1,32})([/?].*)?")
-_BASIC: Final = re.compile(rb"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/=]+)")
-_AROUND: Final = re.compile(rb"[\s,;\"']+")  # what is before and after a token in a field
-_AWS_KEY: Final = re.compile(rb"Credential=([^/,\s]+)/")
+_TARGET: Final = late_pattern(r"/([a-z0-9_-]{1,32})([/?].*)?")
+_BASIC: Final = late_pattern(rb"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/=]+)")
+_AROUND: Final = late_pattern(rb"[\s,;\"']+")  # what is before and after a token in a field
+_AWS_KEY: Final = late_pattern(rb"Credential=([^/,\s]+)/")
 _AWS_PARAMETER: Final = b"X-Amz-Credential"
 
 

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Final
 
 from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -43,11 +45,11 @@ _SHORTEST_PART: Final = 16  # characters of an encoded form that do not occur by
 _GROUP: Final = 48  # anchors that are searched for in one pass at full speed
 _FEWEST_VARIED: Final = 16  # letters and digits in an end that is enough
 
-_LETTER_OR_DIGIT: Final = re.compile(rb"[A-Za-z0-9]")
+_LETTER_OR_DIGIT: Final = late_pattern(rb"[A-Za-z0-9]")
 _URL_ALPHABET: Final = bytes.maketrans(b"+/", b"-_")
 # The beginning of an escape at the end of the data.
-_OPEN_JSON: Final = re.compile(rb"\\{1,4}(?:u(?:0(?:0[0-9A-Fa-f]?)?)?)?\Z")
-_OPEN_PERCENT: Final = re.compile(rb"%(?:25){0,2}[0-9A-Fa-f]?\Z")
+_OPEN_JSON: Final = late_pattern(rb"\\{1,4}(?:u(?:0(?:0[0-9A-Fa-f]?)?)?)?\Z")
+_OPEN_PERCENT: Final = late_pattern(rb"%(?:25){0,2}[0-9A-Fa-f]?\Z")
 _LONGEST_OPEN: Final = 8
 _MISREAD: Final = 16  # bytes at most that are misread if a text is cut within an escape
 _BYTE_OF: Final = {

@@ -27,6 +27,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from math import log2
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -57,28 +59,28 @@ PREFIXES: Final = tuple(
     )
 )
 # Texts at the end or in the middle of some keys by which tools know them.
-_FIXED_TEXT: Final = re.compile(rb"T3BlbkFJ|(?<=.{80})AA\Z", re.DOTALL)
+_FIXED_TEXT: Final = late_pattern(rb"T3BlbkFJ|(?<=.{80})AA\Z", re.DOTALL)
 _BASE32_PREFIXES: Final = frozenset({b"AKIA", b"ASIA"})
 _BASE32_DIGITS: Final = b"234567"
 # A prefix that is not in the table: one short word. What follows must look like no passphrase.
-_SHORT_WORD: Final = re.compile(rb"[A-Za-z]{2,6}[_-](?=[^ ]{20,}\Z)(?=.*[0-9])")
+_SHORT_WORD: Final = late_pattern(rb"[A-Za-z]{2,6}[_-](?=[^ ]{20,}\Z)(?=.*[0-9])")
 
-_HEX_LOWER: Final = re.compile(rb"(?=[^a-f]*[a-f])[0-9a-f]{16,}")
-_HEX_UPPER: Final = re.compile(rb"(?=[^A-F]*[A-F])[0-9A-F]{16,}")
-_UUID: Final = re.compile(
+_HEX_LOWER: Final = late_pattern(rb"(?=[^a-f]*[a-f])[0-9a-f]{16,}")
+_HEX_UPPER: Final = late_pattern(rb"(?=[^A-F]*[A-F])[0-9A-F]{16,}")
+_UUID: Final = late_pattern(
     rb"([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-)([0-9a-fA-F])([0-9a-fA-F]{3}-)([0-9a-fA-F])"
     rb"([0-9a-fA-F]{3}-[0-9a-fA-F]{12})"
 )
-_PADDED: Final = re.compile(rb"([A-Za-z0-9+/_-]{7,})([A-Za-z0-9+/_-]={1,2})")
+_PADDED: Final = late_pattern(rb"([A-Za-z0-9+/_-]{7,})([A-Za-z0-9+/_-]={1,2})")
 _CHECKSUM_LENGTH: Final = 6
-_CHECKSUMMED: Final = re.compile(rb"((?:gh[pousr]|npm|github_pat)_(?:\w*_)?)([A-Za-z0-9]{12,})")
-_JWT: Final = re.compile(rb"(eyJ[\w-]+)\.([\w-]+)\.([\w-]*)")
+_CHECKSUMMED: Final = late_pattern(rb"((?:gh[pousr]|npm|github_pat)_(?:\w*_)?)([A-Za-z0-9]{12,})")
+_JWT: Final = late_pattern(rb"(eyJ[\w-]+)\.([\w-]+)\.([\w-]*)")
 # In a JSON text: a string with the colon that makes it a name, or anything else.
-_JSON_STRING: Final = re.compile(rb'("(?:[^"\\]|\\.)*")(\s*:)?', re.DOTALL)
+_JSON_STRING: Final = late_pattern(rb'("(?:[^"\\]|\\.)*")(\s*:)?', re.DOTALL)
 _UNSAFE: Final = bytes(
     one if 0x21 <= one <= 0x7E and one not in b'%\\"' else ord("-") for one in range(256)
 )
-_JSON_ESCAPE: Final = re.compile(rb"(\\u[0-9a-fA-F]{4}|\\.)", re.DOTALL)
+_JSON_ESCAPE: Final = late_pattern(rb"(\\u[0-9a-fA-F]{4}|\\.)", re.DOTALL)
 
 
 class UnfitSecret(Exception):

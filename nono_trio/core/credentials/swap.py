@@ -29,6 +29,7 @@ import msgspec
 from nono_trio.core.credentials.credential import DEFAULT_HEADERS, DEFAULT_PARAMETERS, Place
 from nono_trio.core.http.header_fields import basic_parts
 from nono_trio.core.http.media_types import is_form, is_json
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,13 +51,13 @@ INJECTION_MODES: Final[Mapping[Place, InjectionMode]] = {
 # protocols of WebSocket like "api-key.TOKEN".
 _BEFORE: Final = rb"(?<![A-Za-z0-9_+/~-])"
 _AFTER: Final = rb"(?![A-Za-z0-9_.+/~-])"
-_BASIC: Final = re.compile(rb"([Bb][Aa][Ss][Ii][Cc] +)([A-Za-z0-9+/=]+)([ \t]*)")
-_LEGAL_VALUE: Final = re.compile(rb"(?! )[\x20-\x7e\x80-\xff]+(?<! )")
-_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
-_PERCENT: Final = re.compile(rb"(%[0-9A-Fa-f]{2})")
-_JSON_ESCAPE: Final = re.compile(rb"(\\(?:u[0-9A-Fa-f]{4}|.))", re.DOTALL)
-_HAS_ESCAPE: Final = re.compile(rb"\\(?:u00|/)")  # one of which a stand-in may have a character
-_JSON_STRING: Final = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")([ \t\r\n]*:)?', re.DOTALL)
+_BASIC: Final = late_pattern(rb"([Bb][Aa][Ss][Ii][Cc] +)([A-Za-z0-9+/=]+)([ \t]*)")
+_LEGAL_VALUE: Final = late_pattern(rb"(?! )[\x20-\x7e\x80-\xff]+(?<! )")
+_CONTROL: Final = late_pattern(rb"[\x00-\x1f\x7f]")
+_PERCENT: Final = late_pattern(rb"(%[0-9A-Fa-f]{2})")
+_JSON_ESCAPE: Final = late_pattern(rb"(\\(?:u[0-9A-Fa-f]{4}|.))", re.DOTALL)
+_HAS_ESCAPE: Final = late_pattern(rb"\\(?:u00|/)")  # one of which a stand-in may have a character
+_JSON_STRING: Final = late_pattern(rb'("[^"\\]*(?:\\.[^"\\]*)*")([ \t\r\n]*:)?', re.DOTALL)
 _PATH_SAFE: Final = "!$'()*+,;=:@"  # besides the unreserved ones, RFC 3986 3.3
 
 

@@ -23,6 +23,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from nono_trio.core.http.media_types import is_form, is_json
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -34,18 +35,18 @@ TOKEN_FIELDS: Final = ("access_token", "refresh_token", "id_token")
 MAX_LIFETIME: Final = 10 * 366 * 24 * 3600  # seconds; a longer time is no use to anybody
 
 # Of a valid JSON text: strings (a name if a colon follows), brackets, and all other values.
-_JSON_TOKEN: Final = re.compile(
+_JSON_TOKEN: Final = late_pattern(
     rb'(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")(?P<colon>[ \t\r\n]*:)?'
     rb"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<other>[^\s,:\"{}\[\]]+)",
     re.DOTALL,
 )
 # What a form escapes: some clients read it as JSON, or cut it at ";".
-_NOT_FORM: Final = re.compile(rb"[^!#-:=?-\[\]-z|~]")
+_NOT_FORM: Final = late_pattern(rb"[^!#-:=?-\[\]-z|~]")
 # Escapes of JSON, and those of forms.
-_ESCAPES: Final = re.compile(rb"\\u00([0-9a-f]{2})|%([0-9a-f]{2})", re.IGNORECASE)
-_ERROR_CODE: Final = re.compile(r"[a-z][a-z_]{1,63}")  # RFC 6749 5.2 and extensions of it
+_ESCAPES: Final = late_pattern(rb"\\u00([0-9a-f]{2})|%([0-9a-f]{2})", re.IGNORECASE)
+_ERROR_CODE: Final = late_pattern(r"[a-z][a-z_]{1,63}")  # RFC 6749 5.2 and extensions of it
 _NO_TOKENS: Final = frozenset({b"null", b"false", b"true"})
-_LIFETIME: Final = re.compile(r"[0-9]{1,12}")
+_LIFETIME: Final = late_pattern(r"[0-9]{1,12}")
 
 
 class BadAnswer(Exception):

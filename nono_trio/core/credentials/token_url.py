@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 from urllib.parse import unquote
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
 from nono_trio.core.policy.endpoint_path import BadPath, canonical_target
@@ -25,7 +26,7 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-_URL: Final = re.compile(
+_URL: Final = late_pattern(
     r"(https?)://(\[[^\]/?#@]*\]|[^:/?#@\[\]]+)(?::([1-9][0-9]{0,4}))?(/[^?#]*)", re.IGNORECASE
 )
 _FORM: Final = "as in https://auth.example.com/oauth/token"

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 
+from nono_trio.core.late import late_pattern
+
 MAX_SHOWN_TARGET = 255  # characters of a refused target in the audit log; a host name fits
 
-_QUERY_OR_FRAGMENT = re.compile(rb"[?#]")
+_QUERY_OR_FRAGMENT = late_pattern(rb"[?#]")
 _SCHEME = rb"[A-Za-z][A-Za-z0-9+.-]*://"
-_HOST_AND_PORT = re.compile(rb"(?:%b)?[A-Za-z0-9._-]+(?::[0-9]{1,5})?(?:/.*)?" % _SCHEME)
+_HOST_AND_PORT = late_pattern(rb"(?:%b)?[A-Za-z0-9._-]+(?::[0-9]{1,5})?(?:/.*)?" % _SCHEME)
 # In a target that was cut short an "@" may follow later: no password fits these patterns.
-_SAFE_CUT = re.compile(
+_SAFE_CUT = late_pattern(
     rb"(?:%b[^/:@]*(?::[0-9]{0,5})?)?/.*|[^/:@]*(?::[0-9]{0,5}[^/:@]?)?" % _SCHEME, re.DOTALL
 )
-_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
+_UNPRINTABLE = late_pattern(rb"[^\x20-\x7e]")
 
 
 class BadRequest(Exception):

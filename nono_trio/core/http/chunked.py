@@ -13,7 +13,6 @@ calls.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.trailers import (
@@ -22,6 +21,7 @@ from nono_trio.core.http.trailers import (
     REASON,
     is_forbidden,
 )
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import Field
@@ -33,11 +33,11 @@ MAX_LINES: Final = 256  # at once; a read full of chunks of one byte would hold 
 
 MAX_PLAIN: Final = 128  # whole chunks at once; they cost less than as many lines
 
-_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_STARTED_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?")
-_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
-_STARTED_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*(?::[\t\x20-\x7e\x80-\xff]*)?\r?")
+_PLAIN_SIZE = late_pattern(rb"([0-9A-Fa-f]{1,8})\r\n")
+_SIZE_LINE = late_pattern(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_STARTED_SIZE_LINE = late_pattern(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?")
+_TRAILER = late_pattern(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
+_STARTED_TRAILER = late_pattern(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*(?::[\t\x20-\x7e\x80-\xff]*)?\r?")
 
 
 class BadBody(Exception):
@@ -153,4 +153,4 @@ class ChunkGuard:
         self.trailers.append((match[1], match[2].strip(b" \t")))
 
 
-_CR_OR_NOTHING = re.compile(rb"\r?")
+_CR_OR_NOTHING = late_pattern(rb"\r?")

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
+from nono_trio.core.late import late_pattern
 
 MAX_METHOD = 32  # characters; the longest registered method has 17
 
-_METHOD = re.compile(rb"[A-Z][A-Z-]*")
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_METHOD = late_pattern(rb"[A-Z][A-Z-]*")
+_TOKEN = late_pattern(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET = late_pattern(rb"[\x21-\x7e]+")
+_VERSION = late_pattern(rb"HTTP/[0-9]\.[0-9]")
+_VALUE = late_pattern(rb"[\t\x20-\x7e\x80-\xff]*")
+_OTHER_SCHEME = late_pattern(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CR, _LF = b"\r\n"
 
 

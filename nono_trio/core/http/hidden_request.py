@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from nono_trio.core.http.message import RequestHead
 
@@ -26,10 +28,10 @@ MAX_METHOD: Final = 64  # bytes; the longest registered one has 17
 
 _BLANKS: Final = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0"
 _LETTER: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # of a token (RFC 9110 5.6.2)
-_BEGINS_REQUEST = re.compile(_LETTER + rb"{1,%d}+[%b]" % (MAX_METHOD, re.escape(_BLANKS)))
-_VERSION = re.compile(b"[%b]HTTP/[0-9]" % re.escape(_BLANKS), re.IGNORECASE)
+_BEGINS_REQUEST = late_pattern(_LETTER + rb"{1,%d}+[%b]" % (MAX_METHOD, re.escape(_BLANKS)))
+_VERSION = late_pattern(b"[%b]HTTP/[0-9]" % re.escape(_BLANKS), re.IGNORECASE)
 _VERSION_BYTES: Final = 7
-_MAY_BEGIN_ONE = re.compile(_LETTER + rb"{0,%d}" % MAX_METHOD)
+_MAY_BEGIN_ONE = late_pattern(_LETTER + rb"{0,%d}" % MAX_METHOD)
 
 
 def has_unusual_body(head: RequestHead) -> bool:

@@ -13,12 +13,12 @@ Rules of this file (RFC 9113 8.2, 8.3):
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.response_head import BadResponse
 from nono_trio.core.http.trailers import MAX_TRAILER_FIELDS, REASON, is_forbidden
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 HTTPS_PORT: Final = 443
 _PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
-_WORD = re.compile(rb"[\x21-\x7e]+")
-_METHOD = re.compile(rb"[A-Z][A-Z-]{0,31}")
-_STATUS = re.compile(rb"[1-9][0-9][0-9]")
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
-_PORT = re.compile(rb":([0-9]+)\Z")
+_NAME = late_pattern(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE = late_pattern(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_WORD = late_pattern(rb"[\x21-\x7e]+")
+_METHOD = late_pattern(rb"[A-Z][A-Z-]{0,31}")
+_STATUS = late_pattern(rb"[1-9][0-9][0-9]")
+_LENGTH = late_pattern(rb"0|[1-9][0-9]{0,18}")
+_PORT = late_pattern(rb":([0-9]+)\Z")
 CONNECTION_FIELDS: Final = frozenset(
     {
         b"connection",

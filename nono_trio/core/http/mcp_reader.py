@@ -31,6 +31,7 @@ from nono_trio.core.http.mcp_message import (
     too_long,
 )
 from nono_trio.core.http.override_fields import hyphenated
+from nono_trio.core.late import late_decoder, late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 32  # messages, a record each; MCP has no batches any more since 2025-06-18
 MAX_NAME: Final = 256  # characters of a tool, method, id or member; MCP has tools of 128 at most
 
-_TYPE: Final = re.compile(
+_TYPE: Final = late_pattern(
     rb'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE
 )
 _MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
@@ -51,7 +52,7 @@ _CONTENT_ENCODING: Final = b"content-encoding"
 _METHOD_FIELD: Final = b"mcp-method"
 _NAME_FIELD: Final = b"mcp-name"
 _FIELDS: Final = frozenset({_CONTENT_TYPE, _CONTENT_ENCODING, _METHOD_FIELD, _NAME_FIELD})
-_BASE64: Final = re.compile(rb"=\?base64\?([A-Za-z0-9+/=]*)\?=")
+_BASE64: Final = late_pattern(rb"=\?base64\?([A-Za-z0-9+/=]*)\?=")
 
 
 class _Parts(msgspec.Struct):
@@ -70,10 +71,10 @@ class _Call(msgspec.Struct):
     arguments: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_any_decoder: Final = msgspec.json.Decoder()
-_single_decoder: Final = msgspec.json.Decoder(_Parts)
-_batch_decoder: Final = msgspec.json.Decoder(list[_Parts])
-_call_decoder: Final = msgspec.json.Decoder(_Call)
+_any_decoder: Final = late_decoder(Any)
+_single_decoder: Final = late_decoder(_Parts)
+_batch_decoder: Final = late_decoder(list[_Parts])
+_call_decoder: Final = late_decoder(_Call)
 
 
 def check_fields(fields: Iterable[Field]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_JSON: Final = re.compile(rb"application/(?:[\w.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
-_FORM: Final = re.compile(rb"application/x-www-form-urlencoded[ \t]*(?:;.*)?", re.IGNORECASE)
+from nono_trio.core.late import late_pattern
+
+_JSON: Final = late_pattern(rb"application/(?:[\w.+-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE)
+_FORM: Final = late_pattern(rb"application/x-www-form-urlencoded[ \t]*(?:;.*)?", re.IGNORECASE)
 
 
 def is_json(content_type: bytes | None) -> bool:

@@ -19,13 +19,16 @@ RFC 9112 leaves these choices open, and they are made here once:
 
 from __future__ import annotations
 
-import re
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
 from nono_trio.core.http.head_errors import byte_fault, fields_fault, line_fault, target_in
 from nono_trio.core.http.header_fields import connection_options
 from nono_trio.core.http.message import Field, RequestHead
+from nono_trio.core.late import late_pattern
+
+if TYPE_CHECKING:
+    import re
 
 MAX_REQUEST_LINE: Final = 8 * 1024  # bytes; RFC 9112 3 asks for 8000 at least
 MAX_HEAD: Final = 32 * 1024  # bytes; cookies and tokens of real clients stay under 16 KiB
@@ -33,17 +36,17 @@ MAX_FIELDS: Final = 128  # Apache has 100; each field costs a tuple, so the coun
 
 _LINE = rb"([A-Z][A-Z-]{0,31}) ([\x21-\x7e]++) HTTP/1\.([01])"
 _VALUE_LINE = rb":[\t\x20-\x7e\x80-\xff]*+\r\n"
-_REQUEST_LINE = re.compile(_LINE)
-_HEAD = re.compile(_LINE + rb"\r\n((?:[0-9A-Za-z-]++" + _VALUE_LINE + rb")*+)\r\n")
-_HEAD_WITH_ODD_NAMES = re.compile(
+_REQUEST_LINE = late_pattern(_LINE)
+_HEAD = late_pattern(_LINE + rb"\r\n((?:[0-9A-Za-z-]++" + _VALUE_LINE + rb")*+)\r\n")
+_HEAD_WITH_ODD_NAMES = late_pattern(
     _LINE + rb"\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++" + _VALUE_LINE + rb")*+)\r\n"
 )
 # Lines without control characters: matches up to the first byte that can't be in a head.
-_CLEAN = re.compile(rb"(?:[\t\x20-\x7e\x80-\xff]++|\r\n)*+")
-_ODD_IN_NAME = re.compile(rb"[^0-9a-z]")
-_HOST_FIELD = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")  # 19 digits stay below 2**64; "010" is 8 to some
-_KNOWN_CODINGS = re.compile(rb"(?:(?:x-)?(?:gzip|compress)|deflate)[ \t]*,[ \t]*chunked")
+_CLEAN = late_pattern(rb"(?:[\t\x20-\x7e\x80-\xff]++|\r\n)*+")
+_ODD_IN_NAME = late_pattern(rb"[^0-9a-z]")
+_HOST_FIELD = late_pattern(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_LENGTH = late_pattern(rb"0|[1-9][0-9]{0,18}")  # 19 digits stay below 2**64; "010" is 8 to some
+_KNOWN_CODINGS = late_pattern(rb"(?:(?:x-)?(?:gzip|compress)|deflate)[ \t]*,[ \t]*chunked")
 
 _CR = 0x0D
 _SINGLE = frozenset(

@@ -11,7 +11,6 @@ it).
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,6 +19,7 @@ from nono_trio.core.http.body import Body, ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.header_fields import connection_options, end_to_end_fields
 from nono_trio.core.http.message import ResponseStarted
 from nono_trio.core.http.websocket import is_accepted
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from nono_trio.core.http.message import Field
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 MAX_RESPONSE_HEAD: Final = 64 * 1024  # bytes; servers send longer heads (cookies, CSP) than clients
 MAX_INTERIM: Final = 16  # 1xx before the final response; a server must not send them for ever
 
-_HEAD = re.compile(
+_HEAD = late_pattern(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])((?: [\t\x20-\x7e\x80-\xff]*+)?)\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 )
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
+_BARE_LINE_FEED = late_pattern(rb"(?<!\r)\n")
+_LENGTH = late_pattern(rb"0|[1-9][0-9]{0,18}")
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 _SWITCHING: Final = 101
 _NO_CONTENT: Final = 204

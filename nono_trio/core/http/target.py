@@ -22,13 +22,13 @@ request line.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
 from nono_trio.core.http.head_errors import authority_fault, target_fault
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.host import BadHost, Host, parse_host
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ HTTP_PORT: Final = 80
 HTTPS_PORT: Final = 443
 
 _HOST = r"(\[[^\[\]/?#@\\]*\]|[^:\[\]/?#@\\]+)"  # parse_host decides about what is in it
-_AUTHORITY = re.compile(rf"{_HOST}:([1-9][0-9]{{0,4}})")
-_HTTP_URL = re.compile(
+_AUTHORITY = late_pattern(rf"{_HOST}:([1-9][0-9]{{0,4}})")
+_HTTP_URL = late_pattern(
     rf"(?i:http)://{_HOST}(?::([1-9][0-9]{{0,4}}))?"
     r"(/[^?#\\]*)?(\?[^#]*)?"
 )
-_PATH = re.compile(r"/[^?#\\]*(?:\?[^#]*)?")
-_HOST_FIELD = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?")
+_PATH = late_pattern(r"/[^?#\\]*(?:\?[^#]*)?")
+_HOST_FIELD = late_pattern(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?")
 
 
 class HttpTarget(msgspec.Struct, frozen=True, gc=False):

@@ -13,8 +13,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
+
+from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,8 +28,8 @@ MAX_TRAILER_FIELDS: Final = 64
 TE_FIELD: Final[Field] = (b"TE", b"trailers")
 REASON: Final = "a trailer field must not change framing, routing or authentication"
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_ODD_IN_NAME = re.compile(rb"[^0-9a-z]")
+_TOKEN = late_pattern(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ODD_IN_NAME = late_pattern(rb"[^0-9a-z]")
 _FORBIDDEN: Final = frozenset(
     {
         # framing, and the connection

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.session_json import (
     BUNDLE_FILENAME,
     AuditAttestation,
@@ -122,7 +123,7 @@ class _Bundle(msgspec.Struct, rename="camel"):
 
 
 _encoder = msgspec.json.Encoder()
-_bundle_decoder = msgspec.json.Decoder(_Bundle)
+_bundle_decoder = late_decoder(_Bundle)
 
 
 def attestation_of(keys: PublicKeys) -> AuditAttestation:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.nono_events import (
     I32,
     U16,
@@ -211,8 +212,8 @@ class Flow(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_payload_decoder: msgspec.json.Decoder[Payload] = msgspec.json.Decoder(Payload)
-_flow_decoder = msgspec.json.Decoder(Flow)
+_payload_decoder: msgspec.json.Decoder[Payload] = late_decoder(Payload)
+_flow_decoder = late_decoder(Flow)
 
 
 def encode_payload(payload: Payload) -> bytes:

@@ -6,10 +6,12 @@ taken for a script; then nothing is found.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
+    import re
     from collections.abc import Sequence
 
 
@@ -20,18 +22,20 @@ class _Options(NamedTuple):
     with_value: frozenset[str]
 
 
-_NONE: Final = _Options(re.compile("(?!)"), frozenset())
-_PYTHON: Final = _Options(re.compile("-[bBdEhiIOPqRsSuvVx]+"), frozenset(("-W", "-X")))
+_NONE: Final = _Options(late_pattern("(?!)"), frozenset())
+_PYTHON: Final = _Options(late_pattern("-[bBdEhiIOPqRsSuvVx]+"), frozenset(("-W", "-X")))
 _SHELL: Final = _Options(
-    re.compile("[-+][abefhiklmnprtuvxBCEHPT]+|--(?:login|norc|noprofile|posix|verbose|restricted)"),
+    late_pattern(
+        "[-+][abefhiklmnprtuvxBCEHPT]+|--(?:login|norc|noprofile|posix|verbose|restricted)"
+    ),
     frozenset(("-o", "+o", "-O", "+O", "--rcfile", "--init-file")),
 )
 _NODE: Final = _Options(
-    re.compile("--(?:no-|enable-|experimental-|trace-|inspect|preserve-)[a-z-]*|--[a-z-]+=.*"),
+    late_pattern("--(?:no-|enable-|experimental-|trace-|inspect|preserve-)[a-z-]*|--[a-z-]+=.*"),
     frozenset(("-r", "--require", "--import", "--loader")),
 )
-_PERL: Final = _Options(re.compile("-[acflnpsStTuUwWX]+"), frozenset(("-I",)))
-_RUBY: Final = _Options(re.compile("-[adlnpsSvwW]+"), frozenset(("-I", "-r")))
+_PERL: Final = _Options(late_pattern("-[acflnpsStTuUwWX]+"), frozenset(("-I",)))
+_RUBY: Final = _Options(late_pattern("-[adlnpsSvwW]+"), frozenset(("-I", "-r")))
 
 _BY_NAME: Final = {
     "python": _PYTHON, "pypy": _PYTHON, "node": _NODE, "nodejs": _NODE, "ruby": _RUBY,

@@ -12,6 +12,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from nono_trio.core.late import late_decoder
+
 
 class LedgerCheckpoint(msgspec.Struct, kw_only=True, frozen=True):
     """The first `event_count` lines of the ledger, signed.
@@ -28,7 +30,7 @@ class LedgerCheckpoint(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(LedgerCheckpoint)
+_decoder = late_decoder(LedgerCheckpoint)
 
 
 def encode_ledger_checkpoint(checkpoint: LedgerCheckpoint) -> bytes:

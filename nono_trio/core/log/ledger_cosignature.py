@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
+
 
 class LedgerCosignature(msgspec.Struct, kw_only=True, frozen=True):
     """`outcome` is `cosigned`, `conflict` (the witness has seen another ledger) or `failed`.
@@ -26,7 +28,7 @@ class LedgerCosignature(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(LedgerCosignature)
+_decoder = late_decoder(LedgerCosignature)
 
 
 def encode_ledger_cosignature(line: LedgerCosignature) -> bytes:

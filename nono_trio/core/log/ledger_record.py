@@ -10,6 +10,7 @@ import hashlib
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED
 from nono_trio.core.log.record import NO_CHAIN
 
@@ -43,7 +44,7 @@ class _LedgerEntry(msgspec.Struct, kw_only=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(LedgerRecord)
+_decoder = late_decoder(LedgerRecord)
 
 _DOMAIN = b"nono.audit.ledger.chain.alpha\n"
 

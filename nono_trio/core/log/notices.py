@@ -9,9 +9,9 @@ record is the second of a log, the summary's the last but one.
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.events import Network, NetworkEvent
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ NOT_RECORDED: Final = "the supervisor was lost before it recorded that"
 
 _RECOVERED: Final = "recovered: "
 _POLICY_TAKEN: Final = "; the policy is taken from policy.json"
-_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
-_GAP: Final = re.compile(r"([0-9]{1,18}) events lost: ")
+_DIGEST: Final = late_pattern(r"sha256:([0-9a-f]{64})")
+_GAP: Final = late_pattern(r"([0-9]{1,18}) events lost: ")
 
 
 def is_about_log(event: NetworkEvent) -> bool:

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
+
 
 class SourcedEntry(msgspec.Struct, kw_only=True, frozen=True):
     """One entry and its source: a flag, a profile's line and key, or a policy group."""
@@ -175,7 +177,7 @@ class SessionPolicy(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
-_decoder = msgspec.json.Decoder(SessionPolicy)
+_decoder = late_decoder(SessionPolicy)
 
 
 def encode_policy(policy: SessionPolicy) -> bytes:

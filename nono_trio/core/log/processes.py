@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.interpreters import is_interpreter, script_place
 from nono_trio.core.log.redaction import REDACTED, redact_argv
 from nono_trio.core.log.text_limits import bounded_text
@@ -49,7 +50,7 @@ class ProcessLine(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(ProcessLine)
+_decoder = late_decoder(ProcessLine)
 _SEQUENCE_ZERO: Final = b'{"sequence":0,'
 
 

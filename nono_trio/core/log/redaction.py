@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,15 +57,15 @@ _QUERY_KEYS = frozenset(
     }
 )
 
-_USERINFO = re.compile(r"(://[^/?# \t\r\n:]*:)[^/?# \t\r\n]*@")
+_USERINFO = late_pattern(r"(://[^/?# \t\r\n:]*:)[^/?# \t\r\n]*@")
 # It ends at a slash, so no two matches read the same bytes.
-_PATH_USERINFO = re.compile(
+_PATH_USERINFO = late_pattern(
     r"((?::|%(?:25)*3a)(?:/|%(?:25)*2f){2})(?:(?!%(?:25)*2f)[^/?#])*(@|%(?:25)*40)",
     re.IGNORECASE | re.ASCII,
 )
-_QUERY = re.compile(r"\?([^# \t\r\n]*)")
-_QUERY_PIECE = re.compile(r"([^&;=]*)=([^&;]*)")
-_PARAMETER = re.compile(r"[^&;]+")
+_QUERY = late_pattern(r"\?([^# \t\r\n]*)")
+_QUERY_PIECE = late_pattern(r"([^&;=]*)=([^&;]*)")
+_PARAMETER = late_pattern(r"[^&;]+")
 
 
 def redact_argv(argv: Sequence[str]) -> list[str]:

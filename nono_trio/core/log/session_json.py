@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import NetworkEvent  # noqa: TC001  (msgspec resolves it when it runs)
 
 MAX_NETWORK_EVENTS = 4096  # upstream's cap for session.json; the log itself is not capped
@@ -191,9 +192,9 @@ class _SessionDigest(msgspec.Struct, kw_only=True):
 
 
 _encoder = msgspec.json.Encoder()
-_metadata_decoder = msgspec.json.Decoder(SessionMetadata)
-_summary_decoder = msgspec.json.Decoder(SessionSummary)
-_checkpoint_decoder = msgspec.json.Decoder(Checkpoint)
+_metadata_decoder = late_decoder(SessionMetadata)
+_summary_decoder = late_decoder(SessionSummary)
+_checkpoint_decoder = late_decoder(Checkpoint)
 
 _DIGEST_DOMAIN = b"nono.audit.session-digest.alpha\n"
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from nono_trio.core.late import late_decoder
 from nono_trio.core.log.session_json import ExecutableIdentity, NonoTrioFacts  # noqa: TC001  (for msgspec)
 
 
@@ -41,7 +42,7 @@ class SealSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
-_decoder = msgspec.json.Decoder(SealSummary)
+_decoder = late_decoder(SealSummary)
 
 
 def encode_summary(summary: SealSummary) -> bytes:

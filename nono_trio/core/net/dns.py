@@ -14,14 +14,17 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 import struct
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
+    import re
+
     from nono_trio.core.net.address import Address
 
 # Octets. A question has 271 at most, cookie and padding of EDNS0 bring queries to 128 or 468; this
@@ -60,8 +63,8 @@ _RECURSION_AVAILABLE: Final = 0x0080  # a stub resolver's question is answered w
 _KEPT: Final = _OPCODE | 0x0110
 _DNSSEC_OK: Final = 0x8000  # in the flags of OPT, kept as well (RFC 3225 3)
 
-_UNUSUAL = re.compile(rb"[^!-\x7e]|[.\\]")
-_NIBBLES = re.compile(r"(?:[0-9a-f]\.){31}[0-9a-f]")
+_UNUSUAL = late_pattern(rb"[^!-\x7e]|[.\\]")
+_NIBBLES = late_pattern(r"(?:[0-9a-f]\.){31}[0-9a-f]")
 
 
 class Query(msgspec.Struct, frozen=True):

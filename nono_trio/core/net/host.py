@@ -11,23 +11,24 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
+
 MAX_NAME = 253  # RFC 1035 2.3.4: 255 octets on the wire, less the first length and the root
 HOST_CACHE = 4096  # spellings kept; at most about 300 bytes each, so 1 MiB in the worst case
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
-_IPV6 = re.compile(r"[0-9A-Fa-f:.]{2,45}")  # no zone id: "%" is not among them
+_IPV4 = late_pattern(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+_IPV6 = late_pattern(r"[0-9A-Fa-f:.]{2,45}")  # no zone id: "%" is not among them
 # Underscores are not in RFC 1123 host names, yet real ones have them (_dmarc, object stores).
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_NAME = late_pattern(rf"{_LABEL}(?:\.{_LABEL})*")
 # The WHATWG URL rule "ends in a number": inet_aton would read such a name as an IPv4 address.
-_NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+_NUMERIC = late_pattern(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 class BadHost(Exception):

@@ -6,13 +6,13 @@ of which the record shows only a part has no entry.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.notices import is_about_log
 from nono_trio.core.log.redaction import REDACTED
 from nono_trio.core.net.address import AddressClass, parse_address
@@ -38,7 +38,7 @@ _ENDPOINT_CODES: Final = frozenset({DenialCode.ENDPOINT_NOT_ALLOWED, DenialCode.
 _MCP_CODES: Final = frozenset({
     DenialCode.MCP_TOOL_NOT_ALLOWED, DenialCode.MCP_METHOD_NOT_ALLOWED,
 })  # fmt: skip
-_SHOWN_URL: Final = re.compile(r"(https?)://[^/]+(/[!-~]*)")
+_SHOWN_URL: Final = late_pattern(r"(https?)://[^/]+(/[!-~]*)")
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
 MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
 

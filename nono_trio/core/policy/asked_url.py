@@ -10,15 +10,16 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.rule import HTTP_PORT, MAX_PORT, TLS_PORT
 from nono_trio.errors import UsageError
 
-_URL: Final = re.compile(
+_URL: Final = late_pattern(
     r"(https?)://(\[[^\]/?#@]*\]|[^:/?#@\[\]]+)(?::([1-9][0-9]{0,4}))?([/?][^#]*)?(?:#.*)?",
     re.IGNORECASE | re.DOTALL,
 )
-_METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_INVISIBLE: Final = re.compile(r"[^\x21-\x7e]")
+_METHOD: Final = late_pattern(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_INVISIBLE: Final = late_pattern(r"[^\x21-\x7e]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import is_loopback, parse_address
 from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.rule import LOCALHOST
@@ -40,7 +41,7 @@ MAX_NO_PROXY: Final = 4096
 # The names that Linux distributions give ::1 besides `localhost`.
 _IPV6_NAMES: Final = ("ip6-localhost", "ip6-loopback")
 # The beginning of a line with a loopback address, in the spellings of hosts files.
-_LOOPBACK_LINE: Final = re.compile(r"^[ \t]*(?:127\.|::1[ \t]|::ffff:127\.|0:0:).*$", re.M | re.I)
+_LOOPBACK_LINE: Final = late_pattern(r"^[ \t]*(?:127\.|::1[ \t]|::ffff:127\.|0:0:).*$", re.M | re.I)
 # The addresses of a program's own server, in the spellings that programs use. Only some clients
 # understand a range, so two single addresses are listed as well: Debian's for the machine's name,
 # and the second one that tests often use.

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from nono_trio.core.late import late_pattern
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,15 +31,15 @@ MAX_LEVELS: Final = 3  # escapes within escapes; real clients have two at most
 PATH_CACHE: Final = 1024  # targets kept; at most 16 KiB each, so 16 MiB in the worst case
 LONGEST_KEPT: Final = 2048  # characters of a target that is kept
 
-_ESCAPE: Final = re.compile(r"%(?:([0-9A-Fa-f]{2})|)")
+_ESCAPE: Final = late_pattern(r"%(?:([0-9A-Fa-f]{2})|)")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_VISIBLE: Final = re.compile(r"[\x21-\x7e]*")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_VISIBLE: Final = late_pattern(r"[\x21-\x7e]*")
+_CONTROL: Final = late_pattern(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # A dot segment, also with what some servers remove: parameters, a query, and spaces and dots at the
 # end (Windows), of which nothing may be left.
-_DOTS: Final = re.compile(r"\.{1,2}(?: [ .]*)?(?:[;?#].*)?", re.DOTALL)
-_BLANK: Final = re.compile(r"[ .]+")
-_WITHOUT_WIDTH: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_DOTS: Final = late_pattern(r"\.{1,2}(?: [ .]*)?(?:[;?#].*)?", re.DOTALL)
+_BLANK: Final = late_pattern(r"[ .]+")
+_WITHOUT_WIDTH: Final = late_pattern("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 # Other characters that a conversion to a code page of Windows turns into a slash or a backslash.
 _BEST_FIT: Final = str.maketrans(dict.fromkeys("\u2044\u2215\u29f8", "/") | dict.fromkeys(
     "\u2216\u29f5\u29f9\u00a5\u20a9", "\\"

@@ -14,10 +14,10 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.endpoint_pattern import has_in_order
 from nono_trio.errors import UsageError
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # A rule's parameters: the name as it is compared, and the texts between the stars of its value.
 Parameter = tuple[str, tuple[str, ...]]
 
-_BROKEN: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SEPARATORS: Final = re.compile("[&;]")
+_BROKEN: Final = late_pattern(r"%(?![0-9A-Fa-f]{2})")
+_SEPARATORS: Final = late_pattern("[&;]")
 _LENIENT: Final = str.maketrans(". +", "___")
 
 

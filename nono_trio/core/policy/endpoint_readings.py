@@ -18,6 +18,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.endpoint_path import decoded_levels
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ Reading: TypeAlias = tuple[str, ...]
 READINGS_CACHE: Final = 32
 
 # An encoded "?" or "#", encoded again or not, and the full-width ones.
-_EARLY_END: Final = re.compile(r"%(?:25)*(?:3F|23|EF%(?:25)*BC%(?:25)*(?:9F|83))", re.IGNORECASE)
-_PARAMETERS: Final = re.compile(r"(?:;|%(?:25)*3B)[^/]*", re.IGNORECASE)
-_CUT_REST: Final = re.compile(r"[?#].*", re.DOTALL)
-_UNUSUAL: Final = re.compile(r"[%;:. ]")
+_EARLY_END: Final = late_pattern(r"%(?:25)*(?:3F|23|EF%(?:25)*BC%(?:25)*(?:9F|83))", re.IGNORECASE)
+_PARAMETERS: Final = late_pattern(r"(?:;|%(?:25)*3B)[^/]*", re.IGNORECASE)
+_CUT_REST: Final = late_pattern(r"[?#].*", re.DOTALL)
+_UNUSUAL: Final = late_pattern(r"[%;:. ]")
 
 
 def strict_readings(target: CanonicalTarget, pattern: str = "") -> Iterator[Sequence[str]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 from msgspec.structs import replace
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.endpoint_pattern import PathPattern, parse_pattern
 from nono_trio.core.policy.endpoint_query import (
     Parameter,
@@ -66,8 +67,8 @@ _GIT_FETCH: Final = "git-upload-pack"
 _ONLY_FETCH: Final[tuple[Parameter, ...]] = (("service", (_GIT_FETCH,)),)
 _ANY_SERVICE: Final[tuple[Parameter, ...]] = (("service", ("", "")),)
 
-_URL: Final = re.compile(r"(https?)://([^/?#@\\\s]*)(/[^?#]*)?(?:\?(.*))?", re.IGNORECASE)
-_METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
+_URL: Final = late_pattern(r"(https?)://([^/?#@\\\s]*)(/[^?#]*)?(?:\?(.*))?", re.IGNORECASE)
+_METHOD: Final = late_pattern(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
 FORM: Final = "an entry is like 'GET,HEAD https://api.example.com/repos/**'"
 
 

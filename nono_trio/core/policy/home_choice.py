@@ -9,11 +9,11 @@ apart; the words before the digest let a person tell them apart.
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 
 HomeKind: TypeAlias = Literal["kept", "private", "closed"]
@@ -25,9 +25,9 @@ MOST_AT_A_TIME: Final = 16
 _WORD: Final = 20  # characters of the profile's name, and of the directory's name
 _DIGEST: Final = 10  # hex digits: 40 bits keep a million homes apart
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_STORED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.(namespace|landlock|seatbelt|none)")
-_OTHER: Final = re.compile(r"[^a-z0-9]+")
+_NAME: Final = late_pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_STORED: Final = late_pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.(namespace|landlock|seatbelt|none)")
+_OTHER: Final = late_pattern(r"[^a-z0-9]+")
 
 
 class HomeChoice(msgspec.Struct, frozen=True):

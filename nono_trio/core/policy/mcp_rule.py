@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 from urllib.parse import quote, unquote
 
 from nono_trio.core.http.mcp_message import TOOLS_CALL, Message, folded
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.endpoint_pattern import has_in_order
 from nono_trio.core.policy.endpoint_rule import FORM as ENDPOINT_FORM
 from nono_trio.core.policy.endpoint_rule import EndpointRule, parse_endpoint
@@ -41,8 +42,8 @@ NOTIFICATIONS: Final = "notifications/"
 
 _HTTP_METHODS: Final = "POST,GET,DELETE"  # of MCP's streamable HTTP
 _SAFE: Final = "/:@!$&()+=?;<>[]^{}|~"  # what a name may have in a rule as it is
-_NAME: Final = re.compile(r"[^\s,]+")
-_BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NAME: Final = late_pattern(r"[^\s,]+")
+_BROKEN_ESCAPE: Final = late_pattern(r"%(?![0-9A-Fa-f]{2})")
 _FORM: Final = "an entry is like 'search_*,get_issue https://mcp.example.com/mcp'"
 
 _QUESTION: Final = "write --mcp-tool search_issues, or --mcp-tool method:resources/read"

@@ -10,14 +10,16 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_URL: Final = re.compile(
+from nono_trio.core.late import late_pattern
+
+_URL: Final = late_pattern(
     r"([a-z][a-z0-9+.-]*)://(?:[^/?#@]*@)?(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?(?:[/?#].*)?",
     re.IGNORECASE,
 )
-_RANGE: Final = re.compile(r"\[?([0-9a-f.:]+)\]?/[0-9]{1,3}", re.IGNORECASE)
-_WITH_PORT: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", re.IGNORECASE)
+_RANGE: Final = late_pattern(r"\[?([0-9a-f.:]+)\]?/[0-9]{1,3}", re.IGNORECASE)
+_WITH_PORT: Final = late_pattern(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", re.IGNORECASE)
 # The notation of git and scp for a file of another machine, which they reach by ssh.
-_SSH: Final = re.compile(r"[^\s:/@]+@([^\s:/@]+)(?::.*)?")
+_SSH: Final = late_pattern(r"[^\s:/@]+@([^\s:/@]+)(?::.*)?")
 _PORTS: Final = {
     "ftp": "21", "git": "9418", "git+ssh": "22", "http": "80", "https": "443", "mongodb": "27017",
     "mysql": "3306", "postgres": "5432", "postgresql": "5432", "redis": "6379", "rediss": "6379",

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import AddressClass
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME, TLS_SCHEME
 
@@ -188,10 +189,10 @@ _PATTERNS: Final = {
     "detail": ".*",
 }
 _WORD: Final = r"\S+"
-_FIELD: Final = re.compile(r"\{([a-z_]+)\}")
+_FIELD: Final = late_pattern(r"\{([a-z_]+)\}")
 _ALLOW_ENTRY: Final = f" (to allow: {ALLOW_FLAG} "
-_ENTRY: Final = re.compile(rf"((?:{TLS_SCHEME}|{TCP_SCHEME}|)[^/]+)\)")
-_SUPPRESSED: Final = re.compile(r"; ([1-9][0-9]{0,17}) more since the last record\Z")
+_ENTRY: Final = late_pattern(rf"((?:{TLS_SCHEME}|{TCP_SCHEME}|)[^/]+)\)")
+_SUPPRESSED: Final = late_pattern(r"; ([1-9][0-9]{0,17}) more since the last record\Z")
 
 
 class Reason(msgspec.Struct, frozen=True):

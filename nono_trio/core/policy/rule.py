@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import classify, is_loopback
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
 from nono_trio.core.policy.host_groups import GROUP_NAMES
@@ -68,12 +69,12 @@ _DEFAULT_PORTS: Final[dict[str, tuple[int, ...]]] = {
     TLS_SCHEME: (TLS_PORT,),
     TCP_SCHEME: (),
 }
-_NO_URL = re.compile(r"(?:tls|tcp|udp)://", re.IGNORECASE)
-_SCHEME = re.compile(r"(?:tls|tcp)://", re.IGNORECASE)
-_URL_WITH_PATH = re.compile(r"https?://[^/]*/.", re.IGNORECASE)
-_ENTRY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
-_PIN = re.compile(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
+_NO_URL = late_pattern(r"(?:tls|tcp|udp)://", re.IGNORECASE)
+_SCHEME = late_pattern(r"(?:tls|tcp)://", re.IGNORECASE)
+_URL_WITH_PATH = late_pattern(r"https?://[^/]*/.", re.IGNORECASE)
+_ENTRY = late_pattern(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
+_PORT = late_pattern(r"[1-9][0-9]{0,4}")
+_PIN = late_pattern(r"([^:\[\]]+):([^:]*):(.+)", re.DOTALL)
 _FORMS = "an entry is HOST[:PORT], HOST:*, *.SUFFIX[:PORT] or [IPV6]:PORT"
 
 

@@ -6,23 +6,24 @@ name the file to have it copied all the same.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
-_NAMES: Final = re.compile(
+from nono_trio.core.late import late_pattern
+
+_NAMES: Final = late_pattern(
     r"(?i)(.*credential.*|.*secret.*|.*token.*|auth\.json|oauth_creds\.json|\.netrc|_netrc|\.pgpass"
     r"|\.git-credentials|\.pypirc|\.env(\..*)?|id_[a-z0-9]+|.*\.(pem|key|p12|pfx|kdbx|jks))"
 )
 _CONTENT: Final = (
-    re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY"),
-    re.compile(rb"(?i)_auth(token)?\s*="),
+    late_pattern(rb"-----BEGIN [A-Z ]*PRIVATE KEY"),
+    late_pattern(rb"(?i)_auth(token)?\s*="),
     # A word for a secret, and a value long enough to be one.
-    re.compile(
+    late_pattern(
         rb"(?i)(api[_-]?key|access[_-]?key|token|secret|passw(or)?d|credential|bearer)s?[\w-]*"
         rb"[\"']?\s*[:= ]\s*[\"']?[^\s\"'$<>{}()]{12,}"
     ),
-    re.compile(rb"://[^/\s:@\"']+:[^/\s@\"']+@"),  # a URL with a password
-    re.compile(
+    late_pattern(rb"://[^/\s:@\"']+:[^/\s@\"']+@"),  # a URL with a password
+    late_pattern(
         rb"\b(sk-[\w-]{16,}|gh[opsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|npm_\w{20,}"
         rb"|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abpr]-[\w-]{10,}|eyJ[\w-]{20,}\.eyJ)"
     ),

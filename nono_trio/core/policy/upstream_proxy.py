@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import AddressClass, classify
 from nono_trio.core.net.host import BadHost, Host, parse_rule_host
 from nono_trio.core.policy.rule import HTTP_PORT, MAX_PORT, TLS_PORT, is_localhost, with_parents
@@ -32,7 +33,7 @@ _VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "ht
 _NO_PROXY: Final = ("no_proxy", "NO_PROXY")
 MAX_CREDENTIAL: Final = 1024  # bytes of user or password; a request head of ours must hold both
 
-_URL = re.compile(
+_URL = late_pattern(
     r"(?:(https?)://)?(?:([^/@:]*)(?::([^/@]*))?@)?(\[[^\]/@]*\]|[^:/@\[\]]+)(?::([1-9][0-9]{0,4}))?/?",
     re.IGNORECASE,
 )

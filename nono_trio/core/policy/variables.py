@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ SOCKETS: Final = {
     "DBUS_SESSION_BUS_ADDRESS": "your session's bus, which starts programs outside the cage",
     "DBUS_SYSTEM_BUS_ADDRESS": "the system's bus, which acts for the whole machine",
 }
-_DISPLAY: Final = re.compile(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]{1,5})?")
+_DISPLAY: Final = late_pattern(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]{1,5})?")
 DANGEROUS_PREFIXES: Final = (
     "LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "OP_SESSION_", "NONO_",
 )  # fmt: skip
@@ -94,11 +95,11 @@ _ESSENTIAL: Final = frozenset(
     "PATH HOME USER LOGNAME SHELL LANG LANGUAGE TERM COLORTERM TZ PWD TMPDIR".split()  # noqa: SIM905
 )
 
-_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s@]+@")
+_PATTERN: Final = late_pattern(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
+_NAME: Final = late_pattern(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL_PASSWORD: Final = late_pattern(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*:[^/?#\s@]+@")
 # In a proxy variable the scheme may be missing: RSYNC_PROXY never has one, curl needs none.
-_PROXY_PASSWORD: Final = re.compile(r"[^/?#\s:@]*:[^/?#\s@]+@")
+_PROXY_PASSWORD: Final = late_pattern(r"[^/?#\s:@]*:[^/?#\s@]+@")
 
 
 class VariableRules(msgspec.Struct, frozen=True):

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from typing import Final, TypeAlias
 
+from nono_trio.core.late import late_pattern
+
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 # A comment, the four kinds of TOML string (JSON's is the third), punctuation, the end of a line,
 # and every other run of characters: bare keys, numbers, dates, true.
-_TOKEN: Final = re.compile(
+_TOKEN: Final = late_pattern(
     r"""
     (?P<comment>\#[^\n]*)
   | (?P<string>\"\"\"(?:[^\\]|\\.)*?\"{3,5} | '''.*?'{3,5} | "(?:[^"\\\n]|\\.)*" | '[^'\n]*')

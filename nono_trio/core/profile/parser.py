@@ -7,13 +7,13 @@ misspelt `deny` would deny nothing. Nothing of a profile with faults is used.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.variables import check_set
 from nono_trio.core.profile.endpoint import TABLES as ENTRY_TABLES
 from nono_trio.core.profile.endpoint import Endpoint, Mcp
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # The values of a text before the schema has checked them, and the schema's own types.
 Value: TypeAlias = Any
 
-_AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
+_AT_LINE: Final = late_pattern(r" \(at (?:line (\d+), column \d+|end of document)\)")
 _CREDENTIALS: Final = "credentials"
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 
-_SIZE = re.compile(r"([0-9]{1,15})\s*([A-Za-z]*)")
+_SIZE = late_pattern(r"([0-9]{1,15})\s*([A-Za-z]*)")
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {
     unit: 1024**power

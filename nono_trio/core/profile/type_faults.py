@@ -12,14 +12,15 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.profile.values import suggestion
 
-_PLACE: Final = re.compile(r" - at `\$([^`]*)`")
-_MEMBER: Final = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
-_TYPES: Final = re.compile(r"`([a-z |]+)`")
-_ENUM: Final = re.compile(r"Invalid enum value (.*)", re.DOTALL)
-_MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `([^`]*)`")
+_PLACE: Final = late_pattern(r" - at `\$([^`]*)`")
+_MEMBER: Final = late_pattern(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_TYPES: Final = late_pattern(r"`([a-z |]+)`")
+_ENUM: Final = late_pattern(r"Invalid enum value (.*)", re.DOTALL)
+_MISSING: Final = late_pattern(r"Object missing required field `([^`]*)`")
+_UNKNOWN: Final = late_pattern(r"Object contains unknown field `([^`]*)`")
 # Plain words for msgspec's names of types.
 _WORDS: Final = {
     "array": "a list",

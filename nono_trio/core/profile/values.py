@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.allowed_host import parse_allowed
 from nono_trio.core.policy.home_choice import parse_home
 from nono_trio.core.policy.host_groups import GROUP_NAMES
@@ -31,10 +32,10 @@ VARIABLES: Final = (
     "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
 )  # fmt: skip
 
-_VARIABLE: Final = re.compile(r"\$(?:\{(\w*)\}|(\w+)|(\$)|)")
+_VARIABLE: Final = late_pattern(r"\$(?:\{(\w*)\}|(\w+)|(\$)|)")
 # The copy of a seed finds out that it is outside the home: an XDG directory may lie anywhere.
 _IN_HOME: Final = ("~/", "$HOME/", "${HOME}/", "$XDG_", "${XDG_")
-_FLAG: Final = re.compile(r"--[a-z-]+ ")
+_FLAG: Final = late_pattern(r"--[a-z-]+ ")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from nono_trio.core.http.request_head import parse_head
 from nono_trio.core.http.target import HTTP_PORT, HTTPS_PORT, origin_target
+from nono_trio.core.late import late_pattern
 from nono_trio.core.policy.allow_entry import entry
 from nono_trio.core.policy.reasons import DenialCode, format_reason, with_allow_entry
 from nono_trio.core.policy.rule import ALLOW_FLAG, TCP_SCHEME
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.policy_verdict import Verdict
 
-_REQUEST_LINE: Final = re.compile(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
-_BEGINS_ONE: Final = re.compile(rb"[A-Za-z]+ ")
+_REQUEST_LINE: Final = late_pattern(rb"[A-Za-z]+ .* HTTP/1\.[0-9]", re.DOTALL)
+_BEGINS_ONE: Final = late_pattern(rb"[A-Za-z]+ ")
 
 
 class TransparentAuthorizer:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.credentials.origin import NamedSearch
 
-_PARTS: Final = re.compile(r"([/ ?&]+)")
+_PARTS: Final = late_pattern(r"([/ ?&]+)")
 
 
 class ShownTexts:

@@ -23,6 +23,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from nono_trio.core.late import late_pattern
 from nono_trio.posix.safe_open import read_whole
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ MAX_REMEMBERED: Final = 1024  # certificates; Mozilla's list has 140, a company 
 MAX_ENTRIES: Final = 4096  # files of one directory; Debian has 450, each twice
 
 # No two parts of it take the same bytes: a hostile file of blanks would take minutes otherwise.
-_BLOCK: Final = re.compile(
+_BLOCK: Final = late_pattern(
     rb"-----BEGIN (?:X509 )?CERTIFICATE-----([A-Za-z0-9+/=\s]{1,65536})"
     rb"-----END (?:X509 )?CERTIFICATE-----"
 )

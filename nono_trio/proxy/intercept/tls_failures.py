@@ -7,9 +7,10 @@ names nor dates of its certificate.
 
 from __future__ import annotations
 
-import re
 import ssl
 from typing import Final
+
+from nono_trio.core.late import late_pattern
 
 # X509_V_ERR_*, of openssl/x509_vfy.h: the numbers have been the same since OpenSSL 1.0.2.
 _CERTIFICATE: Final = {
@@ -84,7 +85,7 @@ _CLIENT: Final = {
     "NO_SHARED_GROUP": "no key exchange in common",
     "TLSV1_ALERT_USER_CANCELLED": "the program gave up",
 }
-_TEXT: Final = re.compile(r"\[SSL\] ([a-z0-9 ]{1,64}) \(_ssl")
+_TEXT: Final = late_pattern(r"\[SSL\] ([a-z0-9 ]{1,64}) \(_ssl")
 _CLOSED: Final = "the connection was closed during the handshake"
 
 

@@ -19,12 +19,12 @@ choice, whose address is the record's target. A query that can't be answered end
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.http.bad_request import MAX_SHOWN_TARGET
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.notices import LOOK_UPS_TARGET
 from nono_trio.core.net import dns
 from nono_trio.core.net.endpoints import Endpoints
@@ -58,7 +58,7 @@ DNS_PORT: Final = 53
 # (RFC 6698), _8443._https (RFC 9460), _dmarc (RFC 8552). A port, or a service's name of 15
 # characters at most (RFC 6335 5.1): a tunnel that puts its data there has 30 characters a query,
 # and no server reads them, because no query is forwarded.
-_SERVICE: Final = re.compile(r"(?:_[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\.){1,2}")
+_SERVICE: Final = late_pattern(r"(?:_[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\.){1,2}")
 
 
 class NameService:

@@ -11,11 +11,11 @@ that was given to no name is a literal; limits, deadlines and order are the prox
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.net.address import parse_address
 from nono_trio.core.net.fake_ip import FakeAddresses
 from nono_trio.core.net.host import Host
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 REFUSED: Final = "refused"  # the name of the socket that captures what the kernel refuses
 EVERY_PORT: Final = "tcp4:*"  # the name of the listener for each port of some hosts
 
-_TCP = re.compile(r"tcp[46]:(?:[0-9]+|\*)")
+_TCP = late_pattern(r"tcp[46]:(?:[0-9]+|\*)")
 _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
 _DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.late import late_pattern
 from nono_trio.core.log.processes import Holder, Program, shown_path
 from nono_trio.sandbox.attribution.image import Image, read_stat
 
@@ -28,8 +29,8 @@ _MOST_STAT: Final = 1024
 _START_TIME: Final = 19  # of /proc/PID/stat, behind the name
 _ENDED: Final = (b"Z", b"X")
 MOST_THREADS: Final = 64  # looked at for one that lives on after the first one has ended
-_UID: Final = re.compile(rb"^Uid:\t\d+\t(\d+)", re.MULTILINE)
-_PROCESS: Final = re.compile(rb"^Tgid:\t(\d+)", re.MULTILINE)
+_UID: Final = late_pattern(rb"^Uid:\t\d+\t(\d+)", re.MULTILINE)
+_PROCESS: Final = late_pattern(rb"^Tgid:\t(\d+)", re.MULTILINE)
 LOOKS: Final = 32  # readlinks, about 0.1 ms, between two chances to stop
 MAX_SLOTS: Final = 1024  # descriptors remembered of one process
 MOST_MISSES: Final = 3

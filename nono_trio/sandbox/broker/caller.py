@@ -14,6 +14,7 @@ import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from nono_trio.core.late import late_pattern
 from nono_trio.sandbox.broker import file_calls, seccomp_notify
 from nono_trio.sandbox.launcher.linux import syscalls
 
@@ -25,10 +26,10 @@ AT_FDCWD: Final = -100
 _MOST_PATH: Final = 4096  # PATH_MAX, its NUL included
 _PAGE: Final = 4096
 # A descriptor of the caller's; in our /proc, "self" would be this process.
-_OWN_DESCRIPTOR: Final = re.compile(rb"/(?:proc/(?:self|thread-self|(\d+))|dev)/fd/(\d{1,9})")
-_STATUS: Final = re.compile(r"^(Tgid|NStgid|Uid|Gid|Groups|CapEff):[\t ]*(.*)$", re.MULTILINE)
+_OWN_DESCRIPTOR: Final = late_pattern(rb"/(?:proc/(?:self|thread-self|(\d+))|dev)/fd/(\d{1,9})")
+_STATUS: Final = late_pattern(r"^(Tgid|NStgid|Uid|Gid|Groups|CapEff):[\t ]*(.*)$", re.MULTILINE)
 # The names by which a process finds itself in /proc.
-_SELF: Final = re.compile(rb"/(proc/self|proc/thread-self|dev/fd)(?=/|$)")
+_SELF: Final = late_pattern(rb"/(proc/self|proc/thread-self|dev/fd)(?=/|$)")
 # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID
 _FILE_CAPABILITIES: Final = 0b11111
 

@@ -8,16 +8,16 @@ table each directory has one path.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from nono_trio.core.late import late_pattern
 from nono_trio.posix.paths import ancestors, identity, is_in, relative
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MOUNTS: Final = "/proc/self/mountinfo"
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")  # blanks and backslashes
+_ESCAPED: Final = late_pattern(r"\\([0-7]{3})")  # blanks and backslashes
 
 
 class Mount(NamedTuple):

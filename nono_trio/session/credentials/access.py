@@ -14,12 +14,12 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.credential import COMMAND, FILE, KEYRING
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 from nono_trio.posix.account import expand_home, home_of
 from nono_trio.session.credentials.command_line import find_program
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from nono_trio.session.opened_files import OpenedFiles
 
 # A path within a word, as in --file=/path or sh -c '. /path'. One after "://" is part of a URL.
-_PATH: Final = re.compile(r"(?<![^\s'\"`=:;,|&<>()@])(?<!:/)/[^\s'\"`=:;,|&<>()@]+")
-_HOME: Final = re.compile(r"(?<![^\s'\"`=:;,|&<>()@])(?:~|\$HOME|\$\{HOME\})(?=/)")
+_PATH: Final = late_pattern(r"(?<![^\s'\"`=:;,|&<>()@])(?<!:/)/[^\s'\"`=:;,|&<>()@]+")
+_HOME: Final = late_pattern(r"(?<![^\s'\"`=:;,|&<>()@])(?:~|\$HOME|\$\{HOME\})(?=/)")
 _MAX_INTERPRETERS: Final = 4  # as the kernel follows from one script to the next
 _FIRST_LINE: Final = 256  # bytes of it that the kernel reads
 

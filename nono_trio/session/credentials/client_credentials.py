@@ -9,12 +9,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.core.credentials.oauth2 import MARGIN, token_request
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.token_answer import BadAnswer, read_token_answer
+from nono_trio.core.late import late_pattern
 from nono_trio.session.credentials.readers import SourceFailed
 from nono_trio.session.tokens.token_endpoint import EndpointFailed, TokenEndpoint
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nono_trio.session.credentials.readers import Reader
     from nono_trio.session.tokens.token_endpoint import Answer, Route
 
-_TOKEN: Final = re.compile(rb"[\x21-\x7e]+")  # RFC 6749 appendix A.12, without spaces
+_TOKEN: Final = late_pattern(rb"[\x21-\x7e]+")  # RFC 6749 appendix A.12, without spaces
 _HINT: Final = "see token_url, client_id, client_secret, auth and scopes in the profile"
 
 

@@ -9,7 +9,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.core.credentials.credential import COMMAND, Place, parse_source
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.core.credentials.shape import UnfitSecret, stand_in_like
+from nono_trio.core.late import late_pattern
 from nono_trio.errors import UsageError
 from nono_trio.session.credentials.access import (
     check_source,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nono_trio.session.opened_files import OpenedFiles
     from nono_trio.session.tokens.token_endpoint import Route
 
-_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_CONTROL: Final = late_pattern(rb"[\x00-\x1f\x7f]")
 _ONE_LINE: Final = frozenset({Place.HEADER, Place.BASIC})  # places that take no line break
 
 

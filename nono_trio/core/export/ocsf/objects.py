@@ -7,11 +7,12 @@ with a pattern in OCSF 1.3, so text that does not fit goes to `name`.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+from nono_trio.core.late import late_pattern
 
 OCSF_VERSION: Final = "1.8.0"
 INTEGRITY_VERSION: Final = "1.9.0-dev"
@@ -22,7 +23,7 @@ HOST: Final = "host"
 NETWORK_PROXY: Final = "network_proxy"
 INTEGRITY: Final = "record_integrity"
 
-_HOSTNAME: Final = re.compile(
+_HOSTNAME: Final = late_pattern(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 )
 

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from nono_trio.core.http.header_fields import with_length
 from nono_trio.core.http.hidden_request import body_inspector
+from nono_trio.core.late import late_pattern
 from nono_trio.proxy.http.http2.bodies import Body
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PSEUDO: Final = 4  # pseudo-headers before the fields that go out; :path is the 
 
 
 # Not application/grpc-web, whose trailers are in the body.
-_GRPC: Final = re.compile(rb"application/grpc(?![^+; ])", re.IGNORECASE)
+_GRPC: Final = late_pattern(rb"application/grpc(?![^+; ])", re.IGNORECASE)
 
 
 class Http2Stream:
