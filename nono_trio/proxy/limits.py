@@ -16,8 +16,12 @@ READ_HEAD: Final = 64 * 1024  # bytes of one read for heads; holds any head that
 READ_BODY: Final = 96 * 1024
 
 # Bytes, one for the whole proxy. Copying costs 0.25 CPU s/GB with it, twice that with 64 KiB; 1 MiB
-# or splice(2) through a pipe gain less than the noise of the measurement.
+# gains less than the noise of the measurement.
 RELAY_BUFFER: Final = 256 * 1024
+PIPE_BYTES: Final = 1024 * 1024  # of a pipe for splice(2); what Linux lets an ordinary user have
+# Of one process: a quarter of what Linux lets all pipes of an ordinary user hold (64 MiB), as other
+# sessions and programs of the user need some. Beyond them bytes are read and sent.
+MAX_PIPES: Final = 16
 SMALL_READ: Final = 16 * 1024  # bytes a direction may read until it has proved to be bulk
 BULK_AFTER: Final = 128 * 1024  # bytes a direction must have moved before it reads in big pieces
 # Bytes that all peers together may leave with us by reading slower than we receive. Beyond it every
@@ -70,3 +74,10 @@ class ProxyLimits(msgspec.Struct, frozen=True):
 
 
 DEFAULT_LIMITS: Final = ProxyLimits()
+
+
+def most_pipes(files: int) -> int:
+    """Return how many pipes a proxy may have where `files` descriptors may be open; -1: any number.
+
+    A pipe takes two of 256, so that no connection lacks one."""
+    return MAX_PIPES if files < 0 else min(files // 256, MAX_PIPES)

@@ -16,11 +16,13 @@ import fcntl
 import resource
 
 from nono_trio.errors import UsageError
+from nono_trio.proxy.limits import most_pipes
 
 # Descriptors that launcher and supervisor have open at the start beside sockets of ports.
 _AT_THE_START = 64
 _A_CONNECTION = 2  # descriptors: the client's and the upstream's
-_BESIDE = 2048  # descriptors for relays of ports, look-ups, files and the loop itself
+_A_PIPE = 2  # descriptors: its two ends
+_BESIDE = 2048  # descriptors for relays of ports, their pipes, look-ups, files and the loop itself
 # Without --max-connections. A browser opens six a host, a build tool some dozens; each may leave 32
 # KiB with us that its peer does not read (proxy/limits.py).
 USUAL_CONNECTIONS = 4096
@@ -34,8 +36,9 @@ def max_connections(wanted: int | None) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         return wanted or USUAL_CONNECTIONS
-    # A low limit keeps a quarter for all else, and never less than what is open at the start.
-    beside = max(min(_BESIDE, hard // 4), _AT_THE_START)
+    # A low limit keeps a quarter for all else, and never less than what is open at the start and
+    # the pipes of tunnels.
+    beside = max(min(_BESIDE, hard // 4), _AT_THE_START + most_pipes(hard) * _A_PIPE)
     most = max((hard - beside) // _A_CONNECTION, 1)
     if wanted is None:
         return min(most, USUAL_CONNECTIONS)

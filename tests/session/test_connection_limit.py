@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import resource
 import shlex
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import NONO_TRIO, RUN_SECONDS, Sessions
+
+from nono_trio.proxy.limits import most_pipes
+from nono_trio.session.descriptors import max_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +112,15 @@ def test_more_than_there_are_descriptors_for_is_refused_with_what_fits(
     assert "--max-connections 1537: the hard limit of 4096 open files has no room" in done.stderr
     assert "hint: --max-connections 1536" in done.stderr
     assert not sessions.directories
+
+
+@pytest.mark.parametrize("hard", [70, 128, 255, 256, 400, 1024, 4096, 20_000])
+def test_the_limit_leaves_room_for_the_pipes_of_tunnels(
+    monkeypatch: pytest.MonkeyPatch, hard: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
+    at_the_start = 64
+    assert 2 * max_connections(None) + 2 * most_pipes(hard) + at_the_start <= hard
 
 
 def test_what_the_hint_says_is_accepted(sessions: Sessions) -> None:

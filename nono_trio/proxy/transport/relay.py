@@ -5,6 +5,8 @@ Rules of this file:
   backpressure.
 - The end of one direction is passed on as a shutdown and leaves the other direction open.
 - No direction waits, so both share one task and one buffer.
+- Many bytes between two TCP sockets go through a pipe instead (splice.py), unless something of ours
+  must see them. All rules hold for both ways.
 - The counts are plain attributes, so they are right for a relay that is cancelled, too.
 """
 
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD, RELAY_BUFFER, SMALL_READ, TURN_BYTES
+from nono_trio.proxy.transport.splice import PipePool, splice_between
 from nono_trio.proxy.transport.transport import SideFailed
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from nono_trio.core.log.events import ClosedBy
+    from nono_trio.proxy.transport.splice import Splice
     from nono_trio.proxy.transport.transport import Transport
 
     LookAtBytes: TypeAlias = Callable[[bytes | memoryview], bool]
@@ -48,12 +52,14 @@ PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
 
 class RelayBuffer:
-    """The one buffer of a proxy. It is only used between a read and a write without a pause."""
+    """The one buffer of a proxy, and its pipes. The buffer is only used between a read and a write
+    without a pause."""
 
     def __init__(self) -> None:
         self.space = memoryview(bytearray(RELAY_BUFFER))
         self.held = 0
         """Bytes that were read and could not be sent yet, over all relays."""
+        self.pipes = PipePool()
 
 
 class Direction:
@@ -61,7 +67,10 @@ class Direction:
     has ended and no byte is left to send. `look` gets all bytes before they are sent, until it
     returns True. `sieve` gets them for as long as the relay lasts."""
 
-    __slots__ = ("_buffer", "done", "held", "look", "moved", "sieve", "sink", "source")
+    __slots__ = (
+        "_buffer", "_may_splice", "_splice",
+        "done", "held", "look", "moved", "sieve", "sink", "source",
+    )  # fmt: skip
 
     def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
         self.source = source
@@ -72,6 +81,8 @@ class Direction:
         self.sieve: Sieve | None = None
         self._buffer = buffer
         self.held = b""
+        self._may_splice = True
+        self._splice: Splice | None = None  # once it is bulk
 
     def hold(self, early: bytes) -> None:
         """Send `early` first: bytes that were read from the source before. Raises what `look`
@@ -90,12 +101,20 @@ class Direction:
             return self._pump_through(self.sieve)
         if self.held and not self._send_held():
             return False
+        if self._splice is not None and not self._send_spliced(self._splice):
+            return False
         source, sink, buffer = self.source, self.sink, self._buffer
         stop = self.moved + TURN_BYTES
         while source.readable and not self.done:
             if self.moved >= stop:
                 return True
             is_bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
+            if is_bulk and self._may_splice and self.look is None:
+                splice = self._splice_from(stop - self.moved)
+                if splice is not None:
+                    if self._send_spliced(splice):
+                        continue
+                    break
             room = RELAY_BUFFER if is_bulk else SMALL_READ
             count = source.try_receive_into(buffer.space, room)
             if not count:
@@ -130,9 +149,51 @@ class Direction:
                 break
         return False
 
+    def release(self) -> None:
+        """Drop the bytes that are held."""
+        self._buffer.held -= len(self.held)
+        self.held = b""
+        self._leave_splice()
+
     def _hold(self, data: bytes) -> None:
         self.held += data
         self._buffer.held += len(data)
+
+    def _splice_from(self, most: int) -> Splice | None:
+        """Take up to `most` bytes from the source into a pipe; None if a read must be tried."""
+        splice = self._splice
+        if splice is None:
+            splice = self._splice = splice_between(self.source, self.sink, self._buffer.pipes)
+            if splice is None:
+                self._may_splice = False
+                return None
+        count = splice.try_receive(most)
+        self._buffer.held += count
+        if not splice.works:
+            self._leave_splice()
+        return splice if count else None
+
+    def _send_spliced(self, splice: Splice) -> bool:
+        """Send what a pipe holds; whether nothing is left to send."""
+        while splice.held:
+            sent = splice.try_send()
+            self.moved += sent
+            self._buffer.held -= sent
+            if not splice.works:
+                self.held = splice.take_back()
+                self._leave_splice()
+                return self._send_held()
+            if not sent:
+                return False
+        return True
+
+    def _leave_splice(self) -> None:
+        """Go on without pipes; what one still holds is dropped."""
+        self._may_splice = False
+        if self._splice is not None:
+            self._buffer.held -= self._splice.held
+            self._splice.release()
+            self._splice = None
 
     def _send_held(self) -> bool:
         sent = self.sink.try_send(self.held)
@@ -183,9 +244,8 @@ class Relay:
 
     def release(self) -> None:
         """Drop the bytes that both directions hold. Must be called at the end."""
-        up, down = self.up, self.down
-        self._buffer.held -= len(up.held) + len(down.held)
-        up.held = down.held = b""
+        self.up.release()
+        self.down.release()
 
     def _pass_ends(self) -> bool:
         """Pass on the first direction's end; the second's, when True is returned, goes out with

@@ -193,12 +193,14 @@ class TcpTransport(Watch):
             sent = 0
         except OSError as error:
             raise SideFailed(self.side, error.errno) from error
-        if sent < len(data) and not self._wants_write:
+        if sent < len(data):
             self.want_write()
         return sent
 
     def want_write(self) -> None:
         """Also have the task woken when the socket takes bytes again. Raises OSError."""
+        if self._wants_write:
+            return
         self.register()
         self._readiness.add_write(self._descriptor)
         self._wants_write = True
