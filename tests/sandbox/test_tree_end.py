@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from deadlines import run_past_begin
-from harness import RUN_SECONDS, SYSTEM_PYTHON, Sessions, landlock_isolation, processes_with
+from harness import (
+    LANDLOCK_SCOPES,
+    RUN_SECONDS,
+    SYSTEM_PYTHON,
+    Sessions,
+    landlock_isolation,
+    processes_with,
+)
 
 from nono_trio.sandbox.cage import Cage
 from nono_trio.sandbox.spawn import Launched
@@ -84,10 +91,16 @@ def may_run_first() -> bool:
 
 @landlock_isolation
 @pytest.mark.parametrize(
-    ("tree", "count"),
-    [("sleepers", 300), ("chains", 15), ("nested", 700), ("bomb", 2), ("continued", 2)],
-)
-def test_nothing_of_the_tree_outlives_the_run(sessions: Sessions, tree: str, count: int) -> None:
+    ("isolation", "tree", "count"),
+    [
+        ("landlock", "sleepers", 300), ("none", "chains", 15), ("none", "nested", 700),
+        ("landlock", "bomb", 2), ("landlock", "continued", 2), ("none", "continued", 2),
+    ],
+)  # fmt: skip
+def test_nothing_of_the_tree_outlives_the_run(
+    sessions: Sessions, isolation: str, tree: str, count: int
+) -> None:
+    """With landlock one signal ends it where the kernel limits signals, without it walks do."""
     marker = f"marker-{tree}-{os.getpid()}-"
     grows = tree in ("bomb", "continued")
     limit = ["--max-processes", "1500"] if grows and os.geteuid() != 0 else []
@@ -96,12 +109,77 @@ def test_nothing_of_the_tree_outlives_the_run(sessions: Sessions, tree: str, cou
     if grows and not limit:
         pytest.skip("root has no limit on processes without a cgroup: it would take the machine")
     done = sessions.python(
-        ["--isolation", "landlock", *limit], "stall_tree.py", tree, str(count), marker
+        ["--isolation", isolation, *limit], "stall_tree.py", tree, str(count), marker
     )
     assert processes_with(marker) == []
     assert done.stdout == "planted\n", done.stderr
     assert done.returncode == 0
     assert sessions.verdict()[1]["verdict"] == "verified"
+
+
+SCOPED = """
+import os, sys, time
+from nono_trio.sandbox.launcher.linux.signal_scope import enter_signal_scope
+def may_signal(pid):
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    return True
+outer = os.getpid()
+outside = os.fork()
+if not outside:
+    time.sleep(600)
+    os._exit(0)
+keeper = os.fork()
+if not keeper:
+    print(enter_signal_scope(), may_signal(outer), may_signal(outside), flush=True)
+    init = os.fork()
+    if not init:
+        keeper = os.getppid()
+        print(enter_signal_scope(), may_signal(keeper), may_signal(outside), flush=True)
+        inside = os.fork()
+        if not inside:
+            time.sleep(600)
+            os._exit(0)
+        print(may_signal(inside))
+        os.kill(inside, 9)
+        sys.stdout.flush()
+        os._exit(0)
+    os._exit(os.waitpid(init, 0)[1])
+os.waitpid(keeper, 0)
+os.kill(outside, 9)
+"""
+
+
+@pytest.mark.skipif(not LANDLOCK_SCOPES, reason="this kernel's Landlock does not limit signals")
+def test_a_signal_scope_reaches_what_was_started_in_it_and_nothing_else() -> None:
+    """Else the kill(-1) that ends a tree would end everything of the user."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCOPED],
+        capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["True False False", "True False False", "True"]
+
+
+REFUSED = """
+import os
+from nono_trio.sandbox.launcher.linux import signal_scope
+signal_scope.syscalls.scope_signals = lambda: None  # says that it has, and has not
+if not os.fork():
+    print(signal_scope.enter_signal_scope())
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_scope_that_the_kernel_did_not_set_is_not_relied_on() -> None:
+    done = subprocess.run(
+        [sys.executable, "-uc", REFUSED],
+        capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 SLEEPERS = """

@@ -1,12 +1,13 @@
 """Stop, continue and end all processes of a cage.
 
-In a PID namespace, kill(-1) by its init reaches them all. Elsewhere they are the descendants of
-this process, which is a subreaper: orphans become its children. Rules: a growing tree is stopped
-before it is killed, because stopped processes start no others; processes that continue each other
-are killed faster than they fork; every other process is signalled once, so
-the time is linear in the size of the tree; what ends leaves no zombie, because a tree that starts
-processes faster than a busy machine lets us reap them would take every pid of the machine; a
-process that can't die (uninterruptible sleep, a dead file system) is left behind.
+In a PID namespace, kill(-1) by its init reaches them all, and so it does in a signal scope
+(linux/signal_scope.py). Elsewhere they are the descendants of this process, which is a subreaper:
+orphans become its children. Rules: a growing tree is stopped before it is killed, because stopped
+processes start no others; processes that continue each other are killed faster than they fork;
+every other process is signalled once, so the time is linear in the size of the tree; what ends
+leaves no zombie, because a tree that starts processes faster than a busy machine lets us reap them
+would take every pid of the machine; a process that can't die (uninterruptible sleep, a dead file
+system) is left behind.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ _PATIENCE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
 
-def end_descendants() -> None:
+def end_descendants(*, scoped: bool = False) -> None:
     """Kill every process that descends from this one. Blocks while they die.
 
-    From now on the kernel reaps the children of this process.
+    `scoped`: kill(-1) by this process reaches its descendants alone. From now on the kernel reaps
+    the children of this process.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with _running_first():
-        _end_children()
+        _end_children(scoped=scoped)
 
 
-def _end_children() -> None:
+def _end_children(*, scoped: bool) -> None:
     _collect()  # those that ended before
     patience = time.monotonic() + _PATIENCE_SECONDS
     known: list[int] = []
@@ -49,10 +51,13 @@ def _end_children() -> None:
             known, patience = children, time.monotonic() + _PATIENCE_SECONDS
         elif time.monotonic() > patience:
             return
-        _stop_to_end()
-        for pid in _descendants():
-            _signal(pid, signal.SIGKILL)
-        _kill_children()
+        if scoped:
+            _signal(-1, signal.SIGKILL)  # atomic in the kernel: no process can fork in between
+        else:
+            _stop_to_end()
+            for pid in _descendants():
+                _signal(pid, signal.SIGKILL)
+            _kill_children()
         _await_end(children[0])
 
 

@@ -41,6 +41,7 @@ from .namespaces import (
 from .netlink import open_socket_diag
 from .network import OuterNetwork, loopback_dns
 from .packet_capture import LOOPBACK_CAPTURE, refused_loopback
+from .signal_scope import enter_signal_scope
 from .view_mount import AnsweringView
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
             sockets[LOOPBACK_CAPTURE] = capture
     # Later file look-ups may happen in the child's view, which has the child's files.
     freeze_imports()
+    scoped = plan.isolation == "landlock" and enter_signal_scope()
     signal.pthread_sigmask(signal.SIG_BLOCK, [END_NOW])  # until there is a process to end
     with stage("fork"):
         started, start = os.pipe()
@@ -106,20 +108,21 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
         os.close(start)
         for listener in sockets.values():  # an open copy would accept the child's connections
             listener.close()
-        _wait_for(first, started, plan, view)
+        _wait_for(first, started, plan, view, scoped=scoped)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_NOW])
     os.close(started)
     if isolated:
         syscalls.die_with_parent(signal.SIGKILL)
     else:  # a PID namespace would do it: orphans become children of this process
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        scoped = scoped and enter_signal_scope()  # its own: it must not reach the launcher
     try:
-        _become_init(control, plan, sockets, ignored, start, view)
+        _become_init(control, plan, sockets, ignored, start, view, scoped=scoped)
     except StageError as failed:
         report_failure(control, failed)
     except OSError as failed:  # if the supervisor has ended, the report has no reader
         report_failure(control, StageError("launch", failed))
-    _end_tree(plan)
+    _end_tree(plan, scoped=scoped)
     os._exit(1)
 
 
@@ -133,7 +136,9 @@ def _enter_namespaces(view: AnsweringView | None) -> None:
         view.mount(outside=False)
 
 
-def _wait_for(first: int, started: int, plan: CagePlan, view: AnsweringView | None) -> NoReturn:
+def _wait_for(
+    first: int, started: int, plan: CagePlan, view: AnsweringView | None, *, scoped: bool
+) -> NoReturn:
     if view is not None:
         view.release()
     if plan.isolation != "namespace":  # if PID 1 is killed, its children become ours
@@ -141,17 +146,18 @@ def _wait_for(first: int, started: int, plan: CagePlan, view: AnsweringView | No
     wait_for_init(first, started, plan.deadline_seconds, None if view is None else view.handle)
     if view is not None:
         view.end()
-    _end_tree(plan)
+    _end_tree(plan, scoped=scoped)
     os._exit(0)
 
 
-def _end_tree(plan: CagePlan) -> None:
+def _end_tree(plan: CagePlan, *, scoped: bool) -> None:
     """End every process of a cage without a PID namespace, then remove its temporary directory.
 
-    The supervisor removes it too, unless it was killed.
+    `scoped`: signals of this process reach that tree alone. The supervisor removes the directory
+    too, unless it was killed.
     """
     if plan.isolation != "namespace":
-        end_descendants()
+        end_descendants(scoped=scoped)
     if plan.temporary is not None:
         remove_temporary(plan.temporary)
 
@@ -163,6 +169,8 @@ def _become_init(
     ignored: frozenset[int],
     start: int,
     view: AnsweringView | None,
+    *,
+    scoped: bool,
 ) -> NoReturn:
     isolated = plan.isolation == "namespace"
     with stage("sandbox library"):
@@ -184,9 +192,9 @@ def _become_init(
     freezer = Freezer(isolated=isolated) if plan.stops_whole else None
     child.conduct(control, sockets, freezer, told=start)
     if not isolated:
-        end_descendants()
+        end_descendants(scoped=scoped)
         _await_supervisor(control)
-    _end_tree(plan)
+    _end_tree(plan, scoped=scoped)
     os._exit(0)
 
 
