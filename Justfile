@@ -27,6 +27,10 @@ demo:
 fuzz *options:
     scripts/fuzz {{options}}
 
+# Change the code in small ways and see whether a test fails; see docs/reliability.md
+mutate *options:
+    scripts/mutate {{options}}
+
 # Measure against upstream's Rust proxy, interleaved
 bench *options:
     scripts/bench {{options}}
