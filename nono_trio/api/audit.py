@@ -13,8 +13,8 @@ does not grow with the log.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path  # noqa: TC003  (for msgspec)
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
@@ -22,6 +22,10 @@ from nono_trio.api.arguments import (
     directory_of,
     keys_in,
     path_of,
+    require_count,
+    require_directory,
+    require_one_of,
+    require_type,
     required_keys,
     root_at,
     with_zone,
@@ -46,7 +50,7 @@ from nono_trio.core.log.events import (
     SessionStarted,
 )
 from nono_trio.core.log.notices import is_about_log
-from nono_trio.errors import LogUnreadable, unreadable
+from nono_trio.errors import LogUnreadable, UsageError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -194,12 +198,13 @@ def verify(
     runs a loop.
 
     Raises nothing for faults of the session: what can't be read is `unreadable`. Raises UsageError
-    for invalid keys, and for a text that means several sessions.
+    for arguments that can't be meant, and for a text that means several sessions.
     """
     from nono_trio.audit.archive.verify import verify_path
     from nono_trio.audit.remote import is_url
     from nono_trio.audit.verify.many import unreadable_answer, verify_one
 
+    require_count("processes", processes)
     pinned = keys_in(public_keys)
     judge = partial(verify_path, jobs=processes)
     if isinstance(session, str) and is_url(session):
@@ -225,15 +230,22 @@ def verify_all(
     `audit_dir` may be a URL of an object store. With an executor of `concurrent.futures`
     (processes, Dask, Ray) they are verified there; its own
     failures are raised as it raises them. Closing the iterator cancels what has not begun. Raises
-    LogUnreadable if the directory can't be listed, UsageError for invalid keys.
+    LogUnreadable if the directory can't be listed, UsageError for invalid keys or a URL of none.
     """
-    from nono_trio.audit.remote import as_path, is_url
+    from nono_trio.audit.remote import as_path, is_url, require_url
     from nono_trio.audit.verify.many import verify_root
 
-    root: Path | str = root_at(audit_dir) if isinstance(audit_dir, Path | None) else audit_dir
-    if isinstance(root, str):
-        path = as_path(root) if is_url(root) else Path(root)
-        root = f"{root.rstrip('/')}/audit" if path is None else root_at(path)
+    require_directory(audit_dir)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise UsageError(f"executor: expected one of concurrent.futures, got {executor!a}")
+    root: Path | str
+    if isinstance(audit_dir, str) and is_url(audit_dir):
+        path = as_path(audit_dir)
+        if path is None:
+            require_url(audit_dir, audit_dir)
+        root = f"{audit_dir.rstrip('/')}/audit" if path is None else root_at(path)
+    else:
+        root = root_at(audit_dir)
     yield from verify_root(root, executor, quick=quick, pinned=keys_in(public_keys))
 
 
@@ -243,6 +255,7 @@ def prove(session: str | Path, sequence: int, *, audit_dir: str | Path | None = 
     Raises UsageError if no signed checkpoint covers the record, ProofFailed if the log is not the
     one that was signed, LogUnreadable. Takes 32 bytes of memory for each record.
     """
+    require_type("sequence", sequence, int)
     directory = directory_of(session, audit_dir)
     try:
         return prove_record(directory, sequence).encode()
@@ -257,6 +270,7 @@ def check_proof(proof: bytes, public_keys: bytes) -> CheckedRecord:
     `size` of the signed log and `event_json`. Raises ProofFailed if the proof does not hold,
     LogUnreadable if it is no proof file, UsageError for invalid keys.
     """
+    require_type("proof", proof, bytes)
     return check_record(proof, required_keys(public_keys).note)
 
 
@@ -283,6 +297,12 @@ def search(
     from nono_trio.audit.search.patterns import PathGlob, ProgramGlob, TextGlob, parse_host_glob
     from nono_trio.audit.search.query import SearchQuery
 
+    for name, pattern in (("host", host), ("path", path), ("program", program)):
+        require_type(name, pattern, str, None)
+    if decision is not None:
+        require_one_of("decision", decision, get_args(Decision))
+    require_count("newest", newest)
+    require_type("report", report, SearchReport, None)
     query = SearchQuery(
         host=None if host is None else parse_host_glob(host, "host"),
         path=None if path is None else PathGlob(TextGlob(path)),

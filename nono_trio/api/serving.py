@@ -6,14 +6,13 @@ import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from nono_trio.api.arguments import require_texts, require_type
 from nono_trio.api.writing import (
     SessionLog,
     SessionRequest,
     command_of,
     logger,
-    require_texts,
     require_trio,
-    require_type,
 )
 from nono_trio.config.options import NetworkOptions
 from nono_trio.errors import UsageError
@@ -75,6 +74,8 @@ async def serve(
     require_trio()
     for name in ("allow", "deny", "resolve"):
         require_texts(name, getattr(rules, name))
+    if not isinstance(rules.observe, bool):
+        raise UsageError(f"observe: expected True or False, got {rules.observe!a}")
     require_type("port", port, int)
     require_type("grace_seconds", grace_seconds, float, int)
     require_type("max_connections", max_connections, int)

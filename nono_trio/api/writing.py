@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Collection
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from nono_trio.api.arguments import (
+    require_directory,
+    require_one_of,
+    require_texts,
+    require_type,
+)
 from nono_trio.audit.store import state_root
 from nono_trio.config.options import AuditOptions, NetworkOptions, SessionOptions
 from nono_trio.config.settle import check_name
@@ -29,6 +32,7 @@ from nono_trio.session.embedding import embedded_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
     from typing import Literal
 
     from nono_trio.core.log.events import Decision, Mode
@@ -51,7 +55,7 @@ class SessionRequest(NamedTuple):
     def options(self, network: NetworkOptions | None = None) -> SessionOptions:
         """Return the session's options; raises UsageError."""
         require_type("name", self.name, str, None)
-        require_type("audit_dir", self.audit_dir, str, Path, None)
+        require_directory(self.audit_dir)
         require_type("sign_key", self.sign_key, str, None)
         if self.name is not None:
             check_name(self.name)
@@ -128,34 +132,6 @@ def command_of(request: SessionRequest) -> Sequence[str]:
     return [*sys.argv] if request.command is None else [*request.command]
 
 
-def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
-    """Raise UsageError for a value that is not known."""
-    if value not in known:
-        raise UsageError(f"{name}: expected one of {', '.join(known)}, got {value!a}")
-
-
-def require_type(name: str, value: object, *types: type | None) -> None:
-    """Raise UsageError for a value of none of these types; True and False are no numbers."""
-    known = tuple(NoneType if one is None else one for one in types)
-    if not isinstance(value, known) or isinstance(value, bool):
-        shown = " or ".join("None" if one is None else one.__name__ for one in types)
-        raise UsageError(f"{name}: expected {shown}, got {value!a}")
-
-
-def require_texts(name: str, values: object) -> None:
-    """Raise UsageError for what is no sequence of texts: a text alone would be its letters, and a
-    generator would have none left for who reads it next."""
-    if (
-        isinstance(values, str)
-        or not isinstance(values, Collection)
-        or not all(isinstance(one, str) for one in values)
-    ):
-        raise UsageError(
-            f"{name}: expected a sequence of texts, got {values!a}",
-            hint=f"for example {name}=[...]",
-        )
-
-
 def require_trio() -> None:
     """Raise UsageError where no task of trio calls."""
     if not trio.lowlevel.in_trio_task():
@@ -167,10 +143,26 @@ def require_trio() -> None:
 
 def _checked(event: NetworkEvent) -> NetworkEvent:
     """Return the event as it will be read; raises UsageError."""
+    require_type("event", event, NetworkEvent)
     try:
         read = _decoder.decode(encode_payload(Network(event=event))).event
+        if read != event:
+            _require_plain(event)
     except (*MALFORMED, TypeError, OverflowError) as error:
         raise UsageError(f"expected values of a network event, got others: {error}") from error
     if read.target.startswith(OWN_TARGETS):
         raise UsageError(f"expected another target, got {read.target!a}, which is the log's own")
     return read
+
+
+def _require_plain(event: NetworkEvent) -> None:
+    """Raise MALFORMED for a value that JSON has no form for: it would be recorded as another one
+    (bytes as Base64, NaN as null). A tuple in place of a list is none."""
+    from datetime import date, datetime, time, timedelta  # late: for errors only
+    from decimal import Decimal
+    from uuid import UUID
+
+    import msgspec
+
+    without_json = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
+    msgspec.convert(msgspec.to_builtins(event, builtin_types=without_json), NetworkEvent)

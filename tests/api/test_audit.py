@@ -150,3 +150,62 @@ def test_a_session_that_is_not_there(tmp_path, session):
     for read in (audit.decisions, audit.records):
         with pytest.raises(LogUnreadable):
             next(read(session, audit_dir=tmp_path))
+
+
+SESSION_CALLS = {
+    "find_session": audit.find_session,
+    "records": lambda session, **at: [*audit.records(session, **at)],
+    "decisions": lambda session, **at: [*audit.decisions(session, **at)],
+    "follow": audit.follow,
+    "verify": audit.verify,
+    "prove": lambda session, **at: audit.prove(session, 0, **at),
+    "search": lambda session, audit_dir: [
+        *audit.search(audit_dir, session=[] if session is None else session)
+    ],
+}
+
+
+@pytest.mark.parametrize("call", SESSION_CALLS)
+def test_a_session_of_another_type_is_named(state, call):
+    for session in (5, None, b"x", ["a"]):
+        with pytest.raises(UsageError, match="session: expected str or Path, got"):
+            SESSION_CALLS[call](session, audit_dir=state)
+    for directory in (5, b"x", "a\0b"):
+        with pytest.raises(UsageError, match="audit_dir: expected"):
+            SESSION_CALLS[call](ID, audit_dir=directory)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"host": 5}, {"path": b"x"}, {"program": ["a"]}, {"decision": "maybe"},
+        {"decision": ["deny"]}, {"since": "today"}, {"until": 5}, {"newest": 0}, {"newest": "1"},
+        {"report": 5},
+    ],
+)  # fmt: skip
+def test_values_that_no_search_can_have_are_named(state, values):
+    [name] = values
+    with pytest.raises(UsageError, match=f"{name}: expected"):
+        next(audit.search(state, **values))
+
+
+def test_other_arguments_of_another_type_are_named(state):
+    for keys in (5, "text", ["a"]):
+        with pytest.raises(UsageError, match="public_keys: expected bytes"):
+            audit.verify(ID, audit_dir=state, public_keys=keys)
+    for processes in (0, -1, "2", 1.5):
+        with pytest.raises(UsageError, match="processes: expected"):
+            audit.verify(ID, audit_dir=state, processes=processes)
+    for proof in (None, "text"):
+        with pytest.raises(UsageError, match="proof: expected bytes"):
+            audit.check_proof(proof, b"")
+    with pytest.raises(UsageError, match="sequence: expected int"):
+        audit.prove(ID, "1", audit_dir=state)
+    with pytest.raises(UsageError, match="executor: expected one of"):
+        next(audit.verify_all(state, 5))
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "http://store.example/x", "file://"])
+def test_a_url_of_no_store_is_refused_and_not_verified_as_an_empty_one(url):
+    with pytest.raises(UsageError, match=r"expected .*, got"):
+        next(audit.verify_all(url))

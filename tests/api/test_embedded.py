@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -403,6 +404,8 @@ async def test_a_port_that_is_taken(state, port):
     [
         {"target": "\ud800"}, {"target": "nono-trio:summary"}, {"target": 5},
         {"decision": "maybe"}, {"port": 70_000}, {"port": "80"}, {"mode": "x"},
+        {"reason": b"1"}, {"target": b"x"}, {"port": float("nan")}, {"reason": float("inf")},
+        {"path": datetime.now(UTC)}, {"decision": ["deny"]},
     ],
 )  # fmt: skip
 async def test_an_event_that_no_record_can_have_ends_nothing(state, values):
