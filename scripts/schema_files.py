@@ -75,6 +75,9 @@ ARTIFACTS = (
     Artifact("search", JSON_SCHEMA, answers.SearchAnswer, "A line of audit search --json"),
     Artifact("export", JSON_SCHEMA, ExportedLine, "A line of audit export --format ndjson"),
     Artifact("hosts", JSON_SCHEMA, answers.HostsAnswer, "audit hosts --json"),
+    Artifact("export-session", JSON_SCHEMA, answers.ExportedSession, "audit export-session --json"),
+    Artifact("import", JSON_SCHEMA, answers.ImportedSession, "audit import --json"),
+    Artifact("report", JSON_SCHEMA, answers.ReportAnswer, "audit report --json"),
 )
 
 HASH = {"pattern": "^[0-9a-f]{64}$"}

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from nono_trio.audit.read.summary import Status  # noqa: TC001  (these four are for msgspec)
 from nono_trio.audit.stored_session import FirstBad  # noqa: TC001
-from nono_trio.audit.verify.verdict import Verdict  # noqa: TC001
+from nono_trio.audit.verify.verdict import Verdict, Verification  # noqa: TC001
 from nono_trio.core.log.events import NetworkEvent  # noqa: TC001
 from nono_trio.errors import JSON_SCHEMA
 
@@ -159,6 +159,45 @@ class ReadyLine(msgspec.Struct, kw_only=True):
     ca_file: str | UnsetType = UNSET
     credentials: dict[str, str | dict[str, str]] | UnsetType = UNSET
     routes: dict[str, str] | UnsetType = UNSET
+
+
+class ExportedSession(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `audit export-session`: the archive's absolute path and size."""
+
+    schema: int = JSON_SCHEMA
+    session_id: str
+    file: str
+    bytes: int
+
+
+class ImportedSession(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `audit import`; `imported` is false for a session that is here already, and for
+    one that was refused: the verification says which."""
+
+    schema: int = JSON_SCHEMA
+    session_id: str
+    imported: bool
+    verification: Verification
+
+
+class JudgedSession(msgspec.Struct, kw_only=True, frozen=True):
+    """A session of a report, by its id or path."""
+
+    session_id: str
+    verdict: Verdict
+
+
+class ReportAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `audit report`: the page's absolute path and size, and the sessions in it.
+
+    `sections` counts those that the page has whole.
+    """
+
+    schema: int = JSON_SCHEMA
+    file: str
+    bytes: int
+    sessions: list[JudgedSession]
+    sections: int
 
 
 HostOutcome: TypeAlias = Literal["denied", "failed", "allowed"]

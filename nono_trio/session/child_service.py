@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.log.session_json import ExecutableIdentity
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.policy.reasons import LISTEN_PORT_FLAG, OPEN_PORT_FLAG
 from nono_trio.errors import CageFailed
 from nono_trio.posix.clock import rfc3339
@@ -140,17 +141,16 @@ class ChildService:
             await self._tell_what_ends()
         for port, relay in self._listened:
             if relay.unserved:
+                unserved = counted(relay.unserved, "connection")
                 self.notes.append(
-                    f"{relay.unserved} connections to {LISTEN_PORT_FLAG} {port} were not served:"
-                    " the command did not listen there, or too many were open"
+                    f"not served: {unserved} to {LISTEN_PORT_FLAG} {port}; the command did not"
+                    " listen there, or too many were open"
                 )
         if proxy.credentials is not None:
             self.notes += proxy.credentials.notes()
         if proxy.turned_away:
-            self.notes.append(
-                f"{proxy.turned_away} connections of other programs to the proxy's port were"
-                " turned away"
-            )
+            turned_away = counted(proxy.turned_away, "connection")
+            self.notes.append(f"turned away from the proxy's port: {turned_away} of other programs")
         self._timed_out = self._timed_out or self._was_timed_out(ended)
         return TIMED_OUT if self._timed_out else ended.exit_code
 

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.log.shown_text import counted
 from nono_trio.core.policy.allowed_host import parse_allowed
 from nono_trio.core.policy.cage_names import OwnNames, names_of_the_cage, names_of_the_machine
 from nono_trio.core.policy.resolver_files import MAX_HOSTS_FILE, search_domains
@@ -60,8 +61,8 @@ def direct_warnings(count: int) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} names that /etc/hosts has at loopback addresses find no room in NO_PROXY:"
-        " programs take them to the proxy, which denies what no rule allows"
+        f"no room in NO_PROXY for {counted(count, 'name')} that /etc/hosts has at loopback"
+        " addresses: programs go to the proxy there, which denies what no rule allows"
     ]
 
 

@@ -87,6 +87,18 @@ def test_a_session_with_each_kind_of_file_fits(tmp_path, capsys):
     }.items():
         exit_code(["audit", *command, "--json", *state])
         validate(name, json.loads(capsys.readouterr().out))
+    made.build(tmp_path / "audit", "a0a0a0a0a0a0a0a0")
+    page, archive = tmp_path / "page.html", tmp_path / "a.tar"
+    for name, command, file in (
+        ("report", ["report", "--all", "-o", str(page)], page),
+        ("export-session", ["export-session", "a0a0a0a0a0a0a0a0", "-o", str(archive)], archive),
+        ("import", ["import", str(archive)], None),
+    ):
+        assert exit_code(["audit", *command, "--json", *state]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        validate(name, answer)
+        if file is not None:
+            assert (answer["file"], answer["bytes"]) == (str(file), file.stat().st_size)
     assert exit_code(["audit", "export", directory.name, *state]) == 0
     for line in capsys.readouterr().out.splitlines():
         validate("export", json.loads(line))

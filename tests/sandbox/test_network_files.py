@@ -142,4 +142,4 @@ def test_a_block_list_is_told(run: Run, etc: Path) -> None:
     done = run("run", "--", "sh", "-c", "grep -c ads /etc/hosts; echo $NO_PROXY | wc -c")
     kept, length = map(int, done.stdout.split())
     assert (kept, length < 5000) == (4096, True)
-    assert "find no room in NO_PROXY" in done.stderr
+    assert "no room in NO_PROXY for" in done.stderr

@@ -14,7 +14,7 @@ from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.ending import ending_at_sigterm
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
-from nono_trio.cli.output_file import STDOUT, output_file, require_output
+from nono_trio.cli.output_file import STDOUT, output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
@@ -83,8 +83,10 @@ def export_session(
             raise
         raise unreadable(error.filename or directory, error) from error
     if as_json:
-        fields = {"session_id": directory.name, "file": output, "size": size}
-        print_json({"schema": JSON_SCHEMA, **fields})
+        from nono_trio.cli.answers import ExportedSession
+
+        place = str(output_place(output))
+        print_json(ExportedSession(session_id=directory.name, file=place, bytes=size))
     else:
         say(f"session {directory.name} is in {clean(output)}, {size_text(size)}")
 
@@ -132,8 +134,11 @@ def import_session(
     answer = done.verdict
     session_id = done.directory.name
     if as_json:
-        fields = {"session_id": session_id, "imported": done.is_new, "verification": answer}
-        print_json({"schema": JSON_SCHEMA, **fields})
+        from nono_trio.cli.answers import ImportedSession
+
+        print_json(
+            ImportedSession(session_id=session_id, imported=done.is_new, verification=answer)
+        )
     else:
         _tell(answer)
         if done.is_new:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nono_trio.cli.json_output import escape_unprintable
-from nono_trio.cli.live import say
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.output_file import STDOUT, output_file, require_output
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
 from nono_trio.cli.shared_flags import audit_dir_option, audit_location, chosen_sessions
@@ -80,6 +80,8 @@ def export(
         raise errors[0]
     for error in errors:
         say(f"error: {clean(error.message)}")
+        if error.hint is not None:
+            say_hint(error.hint)
     if errors:
         raise SystemExit(min(error.exit_code for error in errors))  # 1 is the worst
 

@@ -14,7 +14,7 @@ from nono_trio.audit.ledger import LEDGER as LEDGER_FILE
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
-from nono_trio.cli.output_file import STDOUT, output_file, require_output
+from nono_trio.cli.output_file import STDOUT, output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.style import print_verdict
@@ -67,7 +67,7 @@ def prove(
     with output_file(output, replace=True) as file:
         file.write(data)
     if as_json:
-        print_json({"schema": JSON_SCHEMA, "file": output})
+        print_json({"schema": JSON_SCHEMA, "file": str(output_place(output)), "bytes": len(data)})
 
 
 @click.command(

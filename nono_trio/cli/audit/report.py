@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from nono_trio import __version__
 from nono_trio.audit import ledger
+from nono_trio.cli.answers import JudgedSession, ReportAnswer
 from nono_trio.cli.audit.public_key import public_key_option, read_public_keys
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
@@ -24,7 +25,7 @@ from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError
+from nono_trio.errors import LogUnreadable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +81,9 @@ def report(
             file.writelines(piece.encode() for piece in pieces)
             size = file.tell()
     if as_json:
+        sessions, sections = work.verdicts()
         place = str(output_place(output))
-        print_json({"schema": JSON_SCHEMA, "output": place, "bytes": size, **work.fields()})
+        print_json(ReportAnswer(file=place, bytes=size, sessions=sessions, sections=sections))
     else:
         say(f"{clean(output)}: {work.told()}")
 
@@ -99,7 +101,7 @@ class _Work:
         self._upstream = upstream
         self._wait = wait
         self._parts: PageParts = PageParts(datetime.now(UTC), __version__, root, pasteable)
-        self._verdicts: list[dict[str, Any]] = []
+        self._verdicts: list[JudgedSession] = []
         self._index: Index | None = None
         self._ledger: LedgerReport | None = None
 
@@ -159,19 +161,19 @@ class _Work:
 
     def _note(self, answer: Verification) -> None:
         name = answer.session_id or answer.path
-        self._verdicts.append({"session_id": name, "verdict": answer.verdict})
+        self._verdicts.append(JudgedSession(session_id=name, verdict=answer.verdict))
 
-    def fields(self) -> dict[str, Any]:
-        """The sessions for --json; `sections` counts those that the page has whole."""
+    def verdicts(self) -> tuple[list[JudgedSession], int]:
+        """Return the sessions for --json, and the number of those that the page has whole."""
         index = self._index
         sections = len(self._verdicts) if index is None else index.with_section
-        return {"sessions": self._verdicts, "sections": sections}
+        return self._verdicts, sections
 
     def told(self) -> str:
         """The sentence for a person."""
         if self._index is None:
             one = self._verdicts[0]
-            return f"session {clean(one['session_id'])} is {one['verdict']}"
+            return f"session {clean(one.session_id)} is {one.verdict}"
         verdicts = ", ".join(
             f"{count} {verdict}" for verdict, count in self._index.verdicts.most_common()
         )

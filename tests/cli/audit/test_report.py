@@ -44,7 +44,7 @@ def test_all_sessions_with_an_index(run, root, page):
     text = page.read_text()
     assert text.count('<details class="session"') == 2
     assert "Sessions whose record is not whole" in text
-    assert answer["bytes"] == page.stat().st_size
+    assert (answer["file"], answer["bytes"]) == (str(page), page.stat().st_size)
 
 
 def test_a_page_of_many_sessions_says_what_it_lacks(run, root, page, monkeypatch):

@@ -721,7 +721,7 @@ def test_the_proxy_is_for_the_command_alone(sessions: Sessions) -> None:
             process.stdin.flush()
             assert process.stdout.readline() == "b'HTTP/1.1 407'\n"
         _, errors = process.communicate(timeout=60)
-    assert "300 connections of other programs to the proxy's port were turned away" in errors
+    assert "turned away from the proxy's port: 300 connections of other programs" in errors
     assert len(sessions.decisions()) <= 3
 
 
