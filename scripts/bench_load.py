@@ -38,18 +38,28 @@ REST_SECONDS = 1.0  # the longest wait; a proxy that is still busy then is measu
 AT_REST = 0.002  # CPU seconds in one pause that count as rest: a poll, not work
 
 
+_PLAIN = frozenset({"forward", "forwardka"})  # the loads of plain requests
+
+
 class BenchmarkFailed(Exception):
     """A tool or a proxy failed."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy that listens on loopback; `user` is `name:token` for Proxy-Authorization."""
+    """A proxy that listens on loopback; `user` is `name:token` for Proxy-Authorization.
+
+    It answers a denied request with `denied_status`, cannot do the modes that it `lacks`, and gets
+    only `share` of a load if it is slow.
+    """
 
     name: str
     port: int
     user: str
     pid: int
+    denied_status: int = 403
+    lacks: frozenset[str] = frozenset()
+    share: float = 1.0
 
     @property
     def authorization(self) -> str:
@@ -76,13 +86,13 @@ def find_compiler() -> str | None:
 
 
 def build_tools(directory: Path) -> None:
-    """Compile load and origin into `directory`; raises BenchmarkFailed."""
+    """Compile load, origin and limit into `directory`; raises BenchmarkFailed."""
     compiler = find_compiler()
     if compiler is None:
         raise BenchmarkFailed("the benchmark needs a C compiler (cc), got none")
-    for name in ("load", "origin"):
+    for name in ("load", "origin", "limit"):
         source = SCRIPTS / "bench_src" / f"{name}.c"
-        # -w: both programs are dense on purpose, so warnings are off.
+        # -w: the programs are dense on purpose, so warnings are off.
         built = subprocess.run(
             [compiler, "-O2", "-w", "-o", directory / name, source], capture_output=True, text=True
         )
@@ -118,10 +128,12 @@ def origin(tools: Path) -> Iterator[int]:
 
 
 @contextmanager
-def our_proxy(state: Path, name: str = "bench") -> Iterator[Proxy]:
+def our_proxy(
+    state: Path, name: str = "bench", program: Sequence[str | Path] = (NONO_TRIO,)
+) -> Iterator[Proxy]:
     """`nono-trio proxy` with its audit on: strict, synced at intervals."""
     command: list[str | Path] = [
-        NONO_TRIO, "proxy", "--listen", "127.0.0.1:0", "--allow-domain", "127.0.0.1:*",
+        *program, "proxy", "--listen", "127.0.0.1:0", "--allow-domain", "127.0.0.1:*",
         "--audit-mode", "strict", "--audit-sync", "interval", "--name", name,
     ]  # fmt: skip
     with running(command, env=environment(state)) as (pid, line):
@@ -135,7 +147,14 @@ def rust_proxy() -> Iterator[Proxy]:
     command: list[str | Path] = [sys.executable, SCRIPTS / "bench_src" / "nono_rust.py"]
     with running(command) as (pid, line):
         port, user = line.split()
-        yield Proxy("the Rust proxy", int(port), user, pid)
+        yield Proxy("the Rust proxy", int(port), user, pid, lacks=_PLAIN)
+
+
+@contextmanager
+def limit_proxy(tools: Path) -> Iterator[Proxy]:
+    """The least that a proxy does, in C: no token, no policy, no log."""
+    with running([tools / "limit", "0"]) as (pid, line):
+        yield Proxy("the limit", int(line), "", pid, lacks=_PLAIN)
 
 
 def environment(state: Path) -> dict[str, str]:
@@ -175,7 +194,8 @@ def measure(
     tools: Path, proxy: Proxy, origin_port: int, *, mode: str, clients: int, count: int, size: int
 ) -> Sample:
     """Run one load to its end: `count` requests (or transfers of `size` bytes) by `clients`."""
-    deny = ["-T", DENIED_TARGET, "-x", "403"] if mode == "deny" else []
+    status = str(proxy.denied_status)
+    deny = ["-T", DENIED_TARGET, "-x", status] if mode == "deny" else []
     auth = ["-a", proxy.authorization] if proxy.user else []
     numbers = {"-p": proxy.port, "-o": origin_port, "-c": clients, "-n": count, "-b": size}
     words = [word for flag, number in numbers.items() for word in (flag, str(number))]

@@ -1,4 +1,4 @@
-"""Writes the results of a part of the benchmark into docs/benchmarks.md: a table and a plot (SVG).
+"""Writes the results of a part of the benchmark into its page: tables and a plot (SVG).
 
 Rules of this file: the page has two marks for each part, and only the text between is replaced.
 Written are ratios and met aims; absolute figures depend on the machine, so only aims without a peer
@@ -11,6 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
+from bench_matrix import as_grouped_svg, as_matrices
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _BAR, _LINE, _LABELS, _PLOT = 14, 24, 330, 420  # pixels: height of bar and line, widths
 _TOP: Final = 28
+PEERS: Final = "peers"
 _STYLE: Final = (
     "text{font:13px sans-serif;fill:#555}.bar{fill:#4c78a8}.one{stroke:#888}"
     ".spread{stroke:#222}.aim{stroke:#d62728;stroke-width:2}"
@@ -28,15 +31,28 @@ _STYLE: Final = (
 def write_page(page: Path, part: str, rows: Sequence[Row]) -> None:
     """Write the rows that have a ratio or an aim; raises ValueError if the page has no marks."""
     shown = [row for row in rows if row.ratios or row.aim is not None]
-    plot = page.with_name(f"{page.stem}-{part}.svg")
+    _replace(page, part, as_markdown(shown), as_svg([row for row in shown if row.ratios]))
+
+
+def write_peers(page: Path, rows: Sequence[Row]) -> None:
+    """Write the rows of several peers; raises ValueError if the page has no marks."""
+    _replace(page, PEERS, as_matrices(rows), as_grouped_svg(rows))
+
+
+def _replace(page: Path, part: str, tables: str, plot: str) -> None:
+    file = page.with_name(f"{page.stem}-{part}.svg")
+    replace_tables(page, part, f"{tables}\n\n![{part}]({file.name})")
+    file.write_text(plot)
+
+
+def replace_tables(page: Path, part: str, tables: str) -> None:
+    """Replace the text between the marks of a part; raises ValueError without marks."""
     begin, end = f"<!-- {part}: written by scripts/bench -->\n", f"<!-- {part}: end -->"
     before, mark, rest = page.read_text().partition(begin)
     _, second, after = rest.partition(end)
     if not mark or not second:
         raise ValueError(f"{page} has no marks for {part}")
-    text = f"\n{as_markdown(shown)}\n\n![{part}]({plot.name})\n\n"
-    page.write_text(before + begin + text + end + after)
-    plot.write_text(as_svg([row for row in shown if row.ratios]))
+    page.write_text(f"{before}{begin}\n{tables}\n\n{end}{after}")
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -46,7 +62,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
         ratios = row.ratios
         figure = f"{median(ratios):.2f}" if ratios else f"{median(row.ours):.0f} (ours)"
         spread = f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else ""
-        aim = "" if row.aim is None else f"{row.aim:g}"
+        aim = row.bound
         verdict = {True: "met", False: "not met", None: ""}[row.met]
         name = f"{row.unit.partition(',')[2].strip()}: {row.name}".removeprefix(": ")
         lines.append(f"| {name} | {figure} | {spread} | {aim} | {verdict} |")

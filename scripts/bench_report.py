@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SCHEMA = 1
+SCHEMA = 2
 _HEAD = ("", "nono-trio", "peer", "ratio", "min-max", "speed", "aim", "")
 _WIDTHS = (34, 11, 11, 7, 13, 7, 9, 7)
 
@@ -25,7 +25,7 @@ class Row:
     """One line of the table: a figure of ours and the peer's (None: it can't do that), by round.
 
     Smaller is better, except for `speeds`: our throughput divided by theirs. `aim` bounds the
-    ratio, or our own figure if there is no peer.
+    ratio, or our own figure if there is no peer: from above, or from below if `at_least`.
     """
 
     name: str
@@ -36,6 +36,8 @@ class Row:
     speeds: list[float] = field(default_factory=list)
     note: str | None = None
     """A figure beside the row, for people."""
+    peer_name: str | None = None
+    at_least: bool = False
 
     def add(self, ours: float, peer: float | None) -> None:
         """Add the figures of one round."""
@@ -58,7 +60,14 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Return true if the aim was met; None without an aim."""
-        return None if self.aim is None else self.judged <= self.aim
+        if self.aim is None:
+            return None
+        return self.judged >= self.aim if self.at_least else self.judged <= self.aim
+
+    @property
+    def bound(self) -> str:
+        """The aim in words; empty without one."""
+        return "" if self.aim is None else f"{'>=' if self.at_least else '<='} {self.aim:g}"
 
     def as_json(self) -> dict[str, Any]:
         """The row for --json; a figure that the peer does not have is null."""
@@ -66,6 +75,7 @@ class Row:
         return {
             "name": self.name,
             "unit": self.unit,
+            "peer_name": self.peer_name,
             "ours": median(self.ours),
             "peer": median(self.peer) if self.peer else None,
             "ratio": median(ratios) if ratios else None,
@@ -74,6 +84,7 @@ class Row:
             "speed": median(self.speeds) if self.speeds else None,
             "rounds": len(self.ours),
             "aim": self.aim,
+            "at_least": self.at_least,
             "met": self.met,
         }
 
@@ -84,13 +95,14 @@ def as_json(rows: Iterable[Row], *, quick: bool) -> str:
 
 
 def as_table(rows: Sequence[Row]) -> str:
-    """The table, one section a unit, in the order of the rows."""
+    """The table, one section a peer and unit, in the order of the rows."""
     lines = [_line(_HEAD)]
-    unit = None
+    title = None
     for row in rows:
-        if row.unit != unit:
-            unit = row.unit
-            lines.append(unit)
+        wanted = row.unit if row.peer_name is None else f"by {row.peer_name}: {row.unit}"
+        if wanted != title:
+            title = wanted
+            lines.append(title)
         lines.append(_line(_cells(row)))
     return "\n".join(lines)
 
@@ -105,7 +117,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{median(ratios):.2f}" if ratios else "n/a",
         f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "",
         f"{median(row.speeds):.2f}" if row.speeds else "",
-        "" if row.aim is None else f"<= {row.aim:g}",
+        row.bound,
         verdict,
     )
 
