@@ -137,13 +137,14 @@ class Breakdown:
         kernel: Counter[str] = Counter()
         python = others = 0
         for sample in told.strip().split("\n\n"):
-            found = _SYSTEM_CALL.search(sample)
+            _, _, stack = sample.partition("\n")
+            found = _SYSTEM_CALL.search(stack)
             is_main = int(sample.split(None, 1)[0]) == proxy.pid
             if not is_main:
                 others += 1
             elif found is not None:
                 kernel[found[1]] += 1
-            elif "ffffffff" in sample.split("\n")[1]:
+            elif stack.lstrip().startswith("ffffffff"):
                 kernel["interrupts, faults, switches"] += 1
             else:
                 python += 1
