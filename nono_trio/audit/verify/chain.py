@@ -18,7 +18,7 @@ import msgspec
 from nono_trio.core.late import late_decoder
 from nono_trio.core.log.events import MALFORMED, decode_payload, encode_payload
 from nono_trio.core.log.merkle import MerkleAccumulator
-from nono_trio.core.log.record import chain_hash, encode_line, leaf_hash
+from nono_trio.core.log.record import EVENT_KEY, LINE_END, chain_hash, encode_line, leaf_hash
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import Payload
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from nono_trio.core.proof.tree import Frontier
 
 MAX_U64 = 2**64 - 1
-# Between them a line of ours has the payload. No text in JSON has a quote after a comma: it would
-# have a backslash before it.
-EVENT_KEY = b',"event":'
-LINE_END = b"}\n"
 SHOWN_BYTES = 80  # of a bad line in a message: enough to recognise it
 
 PARSE_ERROR = "parse error"
@@ -92,6 +88,7 @@ class Chain:
         """
         if not self.strict and not line.strip():
             return None
+        # No text in JSON has a quote after a comma: it would have a backslash before it.
         event_json = line[line.find(EVENT_KEY) + len(EVENT_KEY) : -len(LINE_END)]
         try:
             payload = decode_payload(event_json)

@@ -10,13 +10,12 @@ size of a part, whatever its bytes are.
 from __future__ import annotations
 
 from array import array
-from binascii import hexlify
 from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from nono_trio.audit.verify.chain import EVENT_KEY, MAX_U64, hash_bytes
+from nono_trio.audit.verify.chain import MAX_U64, hash_bytes
 from nono_trio.core.late import late_decoder
 from nono_trio.core.log import merkle
 from nono_trio.core.log.events import (
@@ -27,19 +26,30 @@ from nono_trio.core.log.events import (
     encode_payload,
 )
 from nono_trio.core.log.nono_events import CapabilityDecision
-from nono_trio.core.log.record import LINE, chain_hash, encode_string, leaf_hash
+from nono_trio.core.log.record import (
+    EVENT_KEY,
+    LINE_END,
+    STRING_KEY,
+    chain_hashes,
+    encode_lines,
+    encode_string,
+    leaf_hashes,
+)
 from nono_trio.core.proof import tree
 from nono_trio.core.proof.accumulator import subtrees
 
 PART_BYTES: Final = 1024 * 1024  # some 1,400 records: 5 ms of work
+BLOCK_BYTES: Final = 64 * 1024  # a processor's cache has room for it, and for what is made of it
 MAX_PART_LINE: Final = 1024 * 1024  # a longer line is left to the one pass
 MAX_MARKS: Final = 1000  # so that a request fits into a socket's buffer
 
 # A network event begins with its time, and nothing is counted by that.
 _NETWORK: Final = b'{"type":"network","event":{"timestamp_unix_ms":'
 _TIME_AT: Final = len(_NETWORK)
+_TIME_END: Final = _TIME_AT + 13  # the digits from 2001 to 2286; others are read as any payload is
 _SHORT: Final = 2048
 _NETWORK_STRING: Final = encode_string(_NETWORK)[:-1]
+_BEFORE_TIME: Final = STRING_KEY + _NETWORK_STRING
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -112,47 +122,73 @@ class _Reader:
         self.file_count = 0
         self.ended = False
         self._data = data
-        # By the bytes of a network event after its time: its place in `kinds`, and how these bytes
-        # are written in a string.
-        self._known: dict[bytes, tuple[int, bytes]] = {}
+        # By the bytes of a network event after its time: its place in `kinds`, and what a line has
+        # after the time in the string, and after the other one.
+        self._known: dict[bytes, tuple[int, bytes, bytes]] = {}
 
     def read(self, begin: int, end: int) -> tuple[list[bytes], list[bytes]]:
         """Read the lines from `begin` to `end`; return their payloads and leaves.
 
         Raises ValueError or another of MALFORMED for lines that are not good.
         """
-        data, known, count, head = self._data, self._known, self.count, self.head
-        texts, leaves, hex_head, counted = [], [], hexlify(head), self.order.append
+        texts, leaves = list[bytes](), list[bytes]()
+        while begin < end:
+            block_end = self._data.rfind(b"\n", begin, min(begin + BLOCK_BYTES, end)) + 1
+            if not block_end:
+                block_end = self._data.index(b"\n", begin, end) + 1
+            self._read_block(begin, block_end, texts, leaves)
+            begin = block_end
+        return texts, leaves
+
+    def _read_block(
+        self, begin: int, end: int, all_texts: list[bytes], all_leaves: list[bytes]
+    ) -> None:
+        """Read the lines of one block; add their payloads and leaves."""
+        texts, pieces = self._take_payloads(begin, end)
+        leaves = leaf_hashes(texts)
+        chains = chain_hashes(self.head, leaves)
+        lines = encode_lines(self.count, chains, leaves, pieces)
+        # No piece has a newline but the last one of a line: the lines are equal one by one.
+        if len(lines) != end - begin or not self._data.startswith(lines, begin):
+            raise ValueError("expected the lines that we would write for these payloads")
+        self.count, self.head = self.count + len(texts), chains[-1]
+        all_texts += texts
+        all_leaves += leaves
+
+    def _take_payloads(self, begin: int, end: int) -> tuple[list[bytes], list[bytes]]:
+        """Return the payloads of lines, and the pieces that a line has of each (record.py); raises
+        one of MALFORMED for a payload that is not canonical."""
+        data, known = self._data, self._known
+        texts, pieces, counted = list[bytes](), list[bytes](), self.order.append
         while begin < end:
             newline = data.index(b"\n", begin, end)
-            event, time = data.rfind(_NETWORK, begin, newline), b""
-            if event > 0:
-                time_end = data.find(b",", event + _TIME_AT, newline)
-                time, rest = data[event + _TIME_AT : time_end], data[time_end : newline - 1]
-            # Such a number is written in one way only, and fits 64 bits.
-            if time.isdigit() and time >= b"1" and len(time) < 19:
-                place, in_string = known.get(rest) or self._new_kind(rest)
+            event = data.rfind(_NETWORK, begin, newline)
+            time = data[event + _TIME_AT : event + _TIME_END]
+            rest = data[event + _TIME_END : newline - 1]
+            kind = None
+            if event > 0 and time.isdigit() and time >= b"1":  # it is written in one way only
+                kind = known.get(rest) or self._new_kind(rest)
+            if kind is not None:
+                place, middle, last = kind
                 counted(place)
-                text, string = data[event : newline - 1], _NETWORK_STRING + time + in_string
+                texts.append(data[event : newline - 1])
+                pieces.extend((_BEFORE_TIME, time, middle, time, last))
             else:
                 text = data[data.find(EVENT_KEY, begin, newline) + len(EVENT_KEY) : newline - 1]
                 string = self._read_other(text, is_last=newline + 1 == len(data))
-            leaf, hex_before = leaf_hash(text), hex_head
-            head = chain_hash(head, leaf)
-            hex_head = hexlify(head)
-            line = LINE % (count, hex_before, hexlify(leaf), hex_head, string, text)
-            if not data.startswith(line, begin):
-                raise ValueError("expected the line that we would write for this payload")
-            texts.append(text)
-            leaves.append(leaf)
-            count, begin = count + 1, newline + 1
-        self.count, self.head = count, head
-        return texts, leaves
+                texts.append(text)
+                pieces.extend((STRING_KEY, string, EVENT_KEY, text, LINE_END))
+            begin = newline + 1
+        return texts, pieces
 
-    def _new_kind(self, rest: bytes) -> tuple[int, bytes]:
-        """Take the bytes of a network event after its time, which this part did not have yet."""
+    def _new_kind(self, rest: bytes) -> tuple[int, bytes, bytes] | None:
+        """Take the bytes of a network event after its time, which this part did not have yet; None
+        if the time has more digits."""
+        if not rest.startswith(b","):
+            return None
         prove = _rest_in_string if len(rest) <= _SHORT else _rest_in_string.__wrapped__
-        kind = self._known[rest] = len(self.kinds), prove(rest)
+        middle = prove(rest) + EVENT_KEY + _NETWORK
+        kind = self._known[rest] = len(self.kinds), middle, rest + LINE_END
         self.kinds.append(_NETWORK + b"0" + rest)
         return kind
 

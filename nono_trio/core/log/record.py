@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from binascii import hexlify
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from nono_trio.core.log.events import Payload  # noqa: TC001  (for msgspec)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 NO_CHAIN = bytes(32)  # the chain before the first record
 
@@ -31,6 +34,12 @@ LINE: Final = (
     b',"event_json":%b,"event":%b}\n'
 )
 _FIRST_LINE: Final = LINE.replace(b'"%b"', b"null", 1)
+# The constant pieces of a line, between those that differ.
+_START, _PREV, _LEAF, _CHAIN, STRING_KEY, EVENT_KEY, LINE_END = LINE.replace(b"%d", b"%b").split(
+    b"%b"
+)
+PAYLOAD_PIECES: Final = 5
+_PIECES: Final = 6 + PAYLOAD_PIECES
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True):
@@ -62,6 +71,27 @@ def chain_hash(prev: bytes | None, leaf: bytes) -> bytes:
     return hasher.digest()
 
 
+def leaf_hashes(payloads: Iterable[bytes]) -> list[bytes]:
+    """Return the leaf of each payload, as `leaf_hash` does."""
+    copy, leaves = _leaf_prefix.copy, list[bytes]()
+    for event_json in payloads:
+        hasher = copy()
+        hasher.update(event_json)
+        leaves.append(hasher.digest())
+    return leaves
+
+
+def chain_hashes(prev: bytes, leaves: Iterable[bytes]) -> list[bytes]:
+    """Return the chain before records with these leaves, `prev`, and that after each."""
+    copy, chains = _chain_prefix.copy, [prev]
+    for leaf in leaves:
+        hasher = copy()
+        hasher.update(prev + leaf)
+        prev = hasher.digest()
+        chains.append(prev)
+    return chains
+
+
 def encode_string(event_json: bytes) -> bytes:
     """Return a payload as a JSON string; `event_json` must be valid UTF-8."""
     return _encode_string(event_json.decode())
@@ -75,6 +105,29 @@ def encode_line(
     if prev is None:
         return _FIRST_LINE % (sequence, *rest)
     return LINE % (sequence, hexlify(prev), *rest)
+
+
+def encode_lines(
+    sequence: int, chains: Sequence[bytes], leaves: Sequence[bytes], payloads: Sequence[bytes]
+) -> bytes:
+    """Return the canonical lines of records that follow another one, from `sequence` on, as one.
+
+    `chains` is that of `chain_hashes`. `payloads` has PAYLOAD_PIECES pieces a record: joined, they
+    are STRING_KEY, the payload as a JSON string, EVENT_KEY, the payload, LINE_END. It takes half of
+    the time of `encode_line` for each.
+    """
+    count, in_hex = len(leaves), list(map(hexlify, chains))
+    pieces = [b""] * (_PIECES * count)
+    start = _START + b"%d" + _PREV
+    pieces[0::_PIECES] = [start % number for number in range(sequence, sequence + count)]
+    pieces[1::_PIECES] = in_hex[:-1]
+    pieces[2::_PIECES] = [_LEAF] * count
+    pieces[3::_PIECES] = map(hexlify, leaves)
+    pieces[4::_PIECES] = [_CHAIN] * count
+    pieces[5::_PIECES] = in_hex[1:]
+    for place in range(PAYLOAD_PIECES):
+        pieces[6 + place :: _PIECES] = payloads[place::PAYLOAD_PIECES]
+    return b"".join(pieces)
 
 
 def encode_record(

@@ -39,3 +39,19 @@ def test_any_text_in_a_payload_stays_one_line_of_json(text):
     fields = json.loads(line)
     assert fields["event_json"].encode() == event_json
     assert fields["event"] == {"t": text}
+
+
+def test_lines_that_are_written_at_once_are_those_of_one_after_another():
+    payloads = [json.dumps({"t": "x" * number + '"\u2028'}).encode() for number in range(4)]
+    prev, lines = b"\1" * 32, []
+    for number, payload in enumerate(payloads, 98):
+        line, _, prev = record.encode_record(number, prev, payload)
+        lines.append(line)
+    leaves = record.leaf_hashes(payloads)
+    chains = record.chain_hashes(b"\1" * 32, leaves)
+    assert (leaves[1], chains[-1]) == (record.leaf_hash(payloads[1]), prev)
+    pieces = []
+    for payload in payloads:
+        string = record.encode_string(payload)
+        pieces += [record.STRING_KEY, string, record.EVENT_KEY, payload, record.LINE_END]
+    assert record.encode_lines(98, chains, leaves, pieces) == b"".join(lines)
