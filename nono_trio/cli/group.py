@@ -16,6 +16,8 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from click.shell_completion import CompletionItem
+
 # Name -> where the command is (`module:attribute`), and its line in the group's help.
 Places: TypeAlias = "Mapping[str, tuple[str, str]]"
 
@@ -59,6 +61,17 @@ class LazyGroup(CommandGroup):
         module, _, attribute = self.places[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, from the table instead of from the modules; then options."""
+        from click.shell_completion import CompletionItem  # late: for completion only
+
+        found = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in self.places.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table instead of from the modules."""

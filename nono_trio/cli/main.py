@@ -84,6 +84,10 @@ COMMANDS = {
         "nono_trio.cli.audit.group:audit",
         "List, show, follow and verify the audit logs of sessions.",
     ),
+    "completion": (
+        "nono_trio.cli.completion:completion",
+        "Print a script that makes a shell complete commands, flags, files and session ids.",
+    ),
 }
 
 # A shell reports these for a program that a signal ended, and pipelines expect them from us.
@@ -112,6 +116,11 @@ def main() -> NoReturn:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Nowhere()))
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes already
         sys.stdout.reconfigure(errors="backslashreplace")
+    asked = os.environ.get("_NONO_TRIO_COMPLETE")
+    if asked is not None and len(sys.argv) == 1:  # a shell, at Tab: its variables have the line
+        from nono_trio.cli.completion import answer
+
+        _leave(answer(cli, asked))
     code = exit_code(sys.argv[1:])
     stderr.finish()
     _leave(code)

@@ -15,6 +15,8 @@ import click
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     _Type = click.ParamType[Any]
 else:  # older releases of click have no type parameter there
     _Type = object
@@ -107,6 +109,18 @@ class GivenText(click.types.StringParamType):
         return text
 
 
+class GivenPath(GivenText):
+    """The path of a file or directory, which a shell completes."""
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Have the shell complete files."""
+        from click.shell_completion import CompletionItem  # late: for completion only
+
+        return [CompletionItem(incomplete, type="file")]
+
+
 def _flag(param: click.Parameter | None) -> str:
     return max(param.opts, key=len) if param is not None else "an option"
 
@@ -118,7 +132,7 @@ def _bounds(numbers: click.IntRange | click.FloatRange) -> str:
     return f" above {least}" if numbers.min_open else f" of {least} or more"
 
 
-class GivenProfile(GivenText):
+class GivenProfile(GivenPath):
     """A profile's name or file; several in a variable are separated as in PATH."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
@@ -150,7 +164,7 @@ class GivenCredentials(GivenText):
         return [line for line in map(str.strip, rv.splitlines()) if line]
 
 
-PATH = GivenText("a path")
+PATH = GivenPath("a path")
 CREDENTIAL = GivenCredentials("a credential")
 ENDPOINT = GivenEndpoint("methods and a URL")
 MCP_TOOL = GivenEndpoint("names and a URL")

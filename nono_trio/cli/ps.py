@@ -24,6 +24,7 @@ from nono_trio.cli.session_rows import (
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
     audit_root,
+    complete_sessions,
     json_option,
     session_directory,
 )
@@ -84,7 +85,7 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
 
 
 @click.command(epilog="Example: nono-trio stop latest --timeout 30")
-@click.argument("session")
+@click.argument("session", shell_complete=complete_sessions)
 @click.option(
     "--timeout",
     type=Seconds(0, 86_400),
@@ -116,7 +117,7 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
 
 
 @click.command(epilog="Example: nono-trio inspect latest")
-@click.argument("session", default=store.LATEST)
+@click.argument("session", default=store.LATEST, shell_complete=complete_sessions)
 @json_option
 @audit_dir_option
 def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:

@@ -10,6 +10,7 @@ import click
 from nono_trio.cli.flags import given_options, run_options
 from nono_trio.cli.live import say, verdict_line
 from nono_trio.cli.option_help import GroupedCommand, GroupedOption
+from nono_trio.cli.parameters import PATH
 from nono_trio.cli.programs import DeniedPrograms
 from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
@@ -47,7 +48,13 @@ OBSERVING = (
     help="Show the resolved cage, start and record nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the cage as JSON.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARGS]...")
+@click.argument(
+    "command",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="-- COMMAND [ARGS]...",
+    shell_complete=PATH.shell_complete,
+)
 def run(
     command: tuple[str, ...],
     dry_run: bool,

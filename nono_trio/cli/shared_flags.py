@@ -6,6 +6,7 @@ Rules of this file: `nono-trio audit` uses it, so it imports neither the loop no
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,11 +14,13 @@ import click
 from nono_trio.audit import store
 from nono_trio.cli.option_help import GroupedOption
 from nono_trio.cli.parameters import PATH
-from nono_trio.errors import UsageError
+from nono_trio.errors import NonoTrioError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -89,6 +92,20 @@ def chosen_sessions(location: Path | str, session: str | None) -> Iterable[Path]
 
         return SessionsAt(location, session)
     return None if session is None else [session_directory(location, session)]
+
+
+def complete_sessions(
+    ctx: click.Context, _argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return what a shell may complete to the name of a session: ids, `latest`, or files."""
+    from click.shell_completion import CompletionItem  # late: for completion only
+
+    if "/" in incomplete or incomplete.startswith("."):
+        return [CompletionItem(incomplete, type="file")]
+    names = [store.LATEST]
+    with suppress(NonoTrioError):
+        names += store.session_names(audit_root(ctx.params.get("audit_dir")))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def session_directory(

@@ -90,9 +90,11 @@ class Exporter:
         try:
             head = nono_ingest.envelope(metadata, *self._enrolment)
         except ValueError as error:
+            from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
+
             raise UsageError(
                 f"session {directory.name} can't be delivered: {error}",
-                hint=f"seal it first: nono-trio audit recover {directory.name}",
+                hint=f"seal it first: {recover_command(directory)}",
             ) from error
         path = directory / store.LOG
         try:

@@ -223,6 +223,13 @@ class _Sealing:
             self._publish(sealed)
         if self._found.keys is not None:
             answer.signed = sealed.audit_attestation is not None
+        if answer.signed is False:
+            from nono_trio.audit.recovery.recover_command import sign_flag  # late: rare
+
+            flag = sign_flag(self._directory)
+            answer.hint = (
+                f"its end stays unsigned; next time: `nono-trio audit recover --all {flag}`"
+            )
         answer.outcome, answer.event_count = "recovered", log.sequence
         answer.exit_code_known = ended.exit_code != LOST_EXIT_CODE
 

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 def recover_command(directory: Path) -> str:
     """Return the command; raises nothing for a session that can't be read."""
-    command, keys = f"nono-trio audit recover {directory.name}", SignatureCheck.of(directory).keys
+    command, flag = f"nono-trio audit recover {directory.name}", sign_flag(directory)
+    return command if flag is None else f"{command} {flag}"
+
+
+def sign_flag(directory: Path) -> str | None:
+    """Return the flag that has the session's end signed; None for a session without a key."""
+    keys = SignatureCheck.of(directory).keys
     if keys is None:
-        return command
-    return f"{command} {SIGN_FLAG} {_name_of(keys, directory.resolve().parent.parent)}"
+        return None
+    return f"{SIGN_FLAG} {_name_of(keys, directory.resolve().parent.parent)}"
 
 
 def _name_of(keys: PublicKeys, state_root: Path) -> str:

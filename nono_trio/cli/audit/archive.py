@@ -16,7 +16,13 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.output_file import STDOUT, output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    complete_sessions,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, size_text
 from nono_trio.cli.waiting import Waiting
@@ -35,7 +41,7 @@ _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     short_help="Write one session into an archive that verifies alone.",
     epilog="Example: nono-trio audit export-session latest -o session.tar",
 )
-@click.argument("session")
+@click.argument("session", shell_complete=complete_sessions)
 @click.option(
     "-o", "--output", type=PATH, metavar="FILE", required=True, help="The archive; - for stdout."
 )

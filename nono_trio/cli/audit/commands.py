@@ -16,12 +16,13 @@ import click
 
 from nono_trio.audit import store
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.live import say
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.pager import paged
 from nono_trio.cli.parameters import GivenText, OneOf, WholeNumber
 from nono_trio.cli.shared_flags import (
     audit_dir_option,
     audit_root,
+    complete_sessions,
     json_option,
     no_pager_option,
     session_directory,
@@ -50,7 +51,7 @@ DECISIONS = get_args(Decision)
     short_help="Seal the sessions of lost supervisors.",
     epilog="Example: nono-trio audit recover latest",
 )
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=complete_sessions)
 @click.option("--all", "every", is_flag=True, help="Recover every crashed session there is.")
 @click.option(
     "--audit-sign-key",
@@ -93,7 +94,7 @@ def recover(
     short_help="Remove a session on purpose.",
     epilog="Example: nono-trio audit forget 89139b466fe900c5",
 )
-@click.argument("session")
+@click.argument("session", shell_complete=complete_sessions)
 @json_option
 @audit_dir_option
 def forget(session: str, as_json: bool, audit_dir: str | None) -> None:
@@ -195,7 +196,7 @@ def list_sessions(
 
 
 @click.command(short_help="Show what a session did.", epilog="Example: nono-trio audit show latest")
-@click.argument("session", default=store.LATEST)
+@click.argument("session", default=store.LATEST, shell_complete=complete_sessions)
 @no_pager_option
 @json_option
 @audit_dir_option
@@ -237,7 +238,7 @@ def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> 
     short_help="Print the last decisions of a session, live ones with -f.",
     epilog="Example: nono-trio audit tail -f --decision deny --host '*.example.com'",
 )
-@click.argument("session", default=store.LATEST)
+@click.argument("session", default=store.LATEST, shell_complete=complete_sessions)
 @click.option(
     "-f",
     "--follow",
@@ -285,7 +286,11 @@ def tail(
     for record in reader.last(count):
         show_record(record)
     if follow and reader.follow(show_record) == "crashed":
+        from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
+
         say(f"session {clean(path.name)} was never sealed and its supervisor is gone")
+        if path.is_dir():
+            say_hint(f"`{recover_command(path)}` seals it")
         raise SystemExit(CRASHED)
 
 
@@ -293,7 +298,7 @@ def tail(
     short_help="Print a profile that allows what a session was allowed.",
     epilog="Example: nono-trio audit learn latest > agent.toml",
 )
-@click.argument("session", default=store.LATEST)
+@click.argument("session", default=store.LATEST, shell_complete=complete_sessions)
 @json_option
 @audit_dir_option
 def learn(session: str, as_json: bool, audit_dir: str | None) -> None:

@@ -12,7 +12,12 @@ from nono_trio.cli.json_output import escape_unprintable
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.output_file import STDOUT, output_file, require_output
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
-from nono_trio.cli.shared_flags import audit_dir_option, audit_location, chosen_sessions
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_location,
+    chosen_sessions,
+    complete_sessions,
+)
 from nono_trio.cli.text import clean
 from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError
@@ -29,7 +34,7 @@ FORMATS = ("ndjson", "ocsf", "otlp", "nono-ingest")
     short_help="Write sessions as NDJSON, OCSF, OpenTelemetry or upstream's envelope.",
     epilog="Example: nono-trio audit export --all --format ocsf -o events.ndjson",
 )
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=complete_sessions)
 @click.option("--all", "every", is_flag=True, help="Every session, oldest first.")
 @click.option(
     "--format", "form", type=OneOf(FORMATS), default="ndjson", show_default=True,

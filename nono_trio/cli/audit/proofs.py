@@ -16,7 +16,13 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.output_file import STDOUT, output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH, WholeNumber
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    complete_sessions,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable, UsageError, unreadable
@@ -34,7 +40,7 @@ REFUTED = 1  # as `audit verify` answers for a tampered session
     short_help="Write a proof that a record is in a signed log.",
     epilog="Example: nono-trio audit prove latest 7 -o record-7.tlog-proof",
 )
-@click.argument("session")
+@click.argument("session", shell_complete=complete_sessions)
 @click.argument("sequence", type=WholeNumber(0))
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write FILE instead of stdout.")
 @json_option

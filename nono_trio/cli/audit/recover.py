@@ -107,6 +107,8 @@ def _cut_text(answer: Recovery) -> str:
 def _hint(answer: Recovery) -> str | None:
     name = answer.session_id
     if answer.outcome == "recovered":
+        if answer.hint is not None:
+            return answer.hint
         return f"`nono-trio audit verify {name}` proves it"
     if answer.outcome == "tampered":
         return f"`nono-trio audit verify {name}` says where; keep its files as evidence"

@@ -22,7 +22,13 @@ from nono_trio.cli.live import say
 from nono_trio.cli.output_file import STDOUT, output_file, output_place, require_output
 from nono_trio.cli.parameters import PATH
 from nono_trio.cli.pasted import pasteable
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    complete_sessions,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.text import clean, counted
 from nono_trio.cli.waiting import Waiting
 from nono_trio.errors import LogUnreadable, UsageError
@@ -43,7 +49,7 @@ MAX_SECTIONS: Final = 50  # of a page of all sessions; a browser shows some mega
     short_help="Write a session, or all, as one HTML page.",
     epilog="Example: nono-trio audit report latest -o report.html",
 )
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=complete_sessions)
 @click.option("--all", "every", is_flag=True, help="All sessions: an index, and the newest whole.")
 @click.option("-o", "--output", type=PATH, metavar="F", required=True, help="The file to make.")
 @click.option("--force", is_flag=True, help="Replace F if it is there.")

@@ -16,7 +16,13 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say
 from nono_trio.cli.output_file import require_outside
 from nono_trio.cli.parameters import PATH, GivenText, OneOf
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    complete_sessions,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.text import clean, counted
 from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
 
@@ -41,7 +47,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
     short_help="Send sessions to an OpenTelemetry endpoint, a file or a command.",
     epilog="Example: nono-trio audit ship --all --follow --to otlp+https://collector.example.com",
 )
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=complete_sessions)
 @click.option("--all", "every", is_flag=True, help="Every session, oldest first.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new records and sessions.")
 @click.option(

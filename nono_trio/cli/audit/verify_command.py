@@ -14,7 +14,12 @@ from nono_trio.cli.ending import ending_at_sigterm
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.parameters import PATH, WholeNumber
-from nono_trio.cli.shared_flags import audit_dir_option, audit_location, json_option
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_location,
+    complete_sessions,
+    json_option,
+)
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import counted
 from nono_trio.cli.waiting import Waiting
@@ -27,7 +32,12 @@ MAX_JOBS = 256
     short_help="Prove that a session's log is whole.",
     epilog="Example: nono-trio audit verify latest",
 )
-@click.argument("targets", nargs=-1, metavar="[SESSION|DIR|ARCHIVE|FILE|URL]...")
+@click.argument(
+    "targets",
+    nargs=-1,
+    metavar="[SESSION|DIR|ARCHIVE|FILE|URL]...",
+    shell_complete=complete_sessions,
+)
 @click.option("--all", "every", is_flag=True, help="Verify every session there is.")
 @click.option(
     "--quick",

@@ -15,7 +15,13 @@ from nono_trio.cli.question import (
     check_question,
     question_options,
 )
-from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option, session_directory
+from nono_trio.cli.shared_flags import (
+    audit_dir_option,
+    audit_root,
+    complete_sessions,
+    json_option,
+    session_directory,
+)
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean
 from nono_trio.errors import JSON_SCHEMA, LogUnreadable
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
     short_help="Say what a session's policy said about a host, a URL or a path.",
     epilog="Example: nono-trio audit why latest --host api.example.com",
 )
-@click.argument("session")
+@click.argument("session", shell_complete=complete_sessions)
 @question_options("Might")
 @json_option
 @audit_dir_option

@@ -313,7 +313,11 @@ def test_a_recovery_with_another_key_changes_nothing(root):
     answer = recover(directory, signer=OTHER)
     assert (answer.outcome, answer.exit_code) == ("failed", 4)
     assert "another key" in answer.reason
-    assert recover(directory).signed is False  # without a key: its end is not signed
+    unsigned = recover(directory)  # without a key
+    assert unsigned.signed is False
+    assert unsigned.hint == (
+        "its end stays unsigned; next time: `nono-trio audit recover --all --audit-sign-key KEY`"
+    )
     unkeyed = signed.crashed(root, session_id="unkeyed")
     assert (recover(unkeyed, signer=KEY).outcome, recover(unkeyed).signed) == ("recovered", None)
 

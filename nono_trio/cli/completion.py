@@ -1,0 +1,60 @@
+"""`nono-trio completion`: the script that makes a shell complete our commands, and its answers.
+
+The shell runs `nono-trio` with COMPLETE_VARIABLE at each Tab. Rules of this file: an answer imports
+the command that is being completed and no other one, neither the loop nor the cage; it writes
+nothing, and an error leaves the line as it is. Session ids are the names of directories that have
+the form of one, so a shell can take them as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import click
+from click.shell_completion import ShellComplete, get_completion_class
+
+from nono_trio.cli.parameters import OneOf
+from nono_trio.errors import NonoTrioError
+
+SHELLS: Final = ("bash", "zsh", "fish")
+PROGRAM: Final = "nono-trio"
+# As click names it; its value is SHELL_complete.
+COMPLETE_VARIABLE: Final = "_NONO_TRIO_COMPLETE"
+
+
+@click.command(epilog='Example: eval "$(nono-trio completion bash)"')
+@click.argument("shell", type=OneOf(SHELLS), metavar="bash|zsh|fish")
+def completion(shell: str) -> None:
+    """Print a script that makes a shell complete commands, flags, files and session ids.
+
+    For every shell from now on: add the line of the example to ~/.bashrc, or with zsh to ~/.zshrc;
+    with fish, `nono-trio completion fish > ~/.config/fish/completions/nono-trio.fish`.
+    """
+    made = _made(click.Group(), shell)
+    click.echo(made.source_template % made.source_vars())
+
+
+def answer(cli: click.Group, asked: str) -> int:
+    """Print the completions of the line that the shell has in its variables; return the exit code.
+
+    `asked` is the value of COMPLETE_VARIABLE.
+    """
+    shell, _, instruction = asked.partition("_")
+    if shell not in SHELLS or instruction != "complete":
+        return 1
+    # Without it nothing was to be completed, and click would end in a KeyError.
+    if not {"COMP_WORDS", "COMP_CWORD"} <= os.environ.keys():
+        return 1
+    try:
+        click.echo(_made(cli, shell).complete())
+    except (ValueError, OSError, NonoTrioError, KeyboardInterrupt):  # as for no completion
+        return 1
+    return 0
+
+
+def _made(cli: click.Group, shell: str) -> ShellComplete:
+    found = get_completion_class(shell)
+    if found is None:
+        raise AssertionError(f"click completes for {shell}")
+    return found(cli, {}, PROGRAM, COMPLETE_VARIABLE)
