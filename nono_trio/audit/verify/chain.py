@@ -10,7 +10,6 @@ BadRecord, never another exception.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -134,6 +133,8 @@ class Chain:
 
 
 def _parse(line: bytes) -> _Record:
+    import json  # late: our own records are compared with their spelling
+
     try:
         json.loads(line, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
         record = _record_decoder.decode(line)

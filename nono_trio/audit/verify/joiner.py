@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from nono_trio.audit.verify.log_check import LogCheck
     from nono_trio.audit.verify.parts import GoodPart
 
-LEAST_BYTES: Final = 2 * PART_BYTES
 # About 20,000 records: below, the start of another process costs more than it gains.
 LEAST_FOR_JOBS: Final = 16 * 1024 * 1024
 ORDINARY_LINE: Final = 16 * 1024

@@ -15,7 +15,7 @@ the ledger's line). A session whose supervisor runs is `open`, even if half of i
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict
 
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.store import CHECKPOINTS, FLOWS
@@ -25,7 +25,6 @@ from nono_trio.audit.verify import seal_check as seal
 from nono_trio.audit.verify.binding import binding_fault, current_report
 from nono_trio.audit.verify.bound_files import Bound
 from nono_trio.audit.verify.evidence import Evidence, gather, is_ledger
-from nono_trio.audit.verify.joiner import LEAST_BYTES, PartsDisagree, PartsJoiner
 from nono_trio.audit.verify.log_check import LogCheck
 from nono_trio.audit.verify.no_session import verify_without_session
 from nono_trio.audit.verify.quick import QuickCheck
@@ -63,6 +62,7 @@ Watch: TypeAlias = "Callable[[Callable[[], float]], None]"
 # A supervisor or a recovery may seal a session while it is judged. The first reading then does not
 # fit the last one, so it is judged again. A session ends only once.
 MAX_LOOKS = 3
+LEAST_BYTES: Final = 2 * 1024 * 1024  # of a log that is read in parts, with joiner.py
 
 
 class VerifyOptions(TypedDict, total=False):
@@ -161,6 +161,8 @@ def _check_log(
     """Read the whole log; in parts if it is long, and again in one if they do not fit together."""
     checkpoints, size = evidence.beside(CHECKPOINTS), evidence.checkpoints_size
     if evidence.ours and evidence.log_size >= LEAST_BYTES:
+        from nono_trio.audit.verify.joiner import PartsDisagree, PartsJoiner  # late: few are long
+
         check, events = _log_check(evidence, watch)
         with suppress(PartsDisagree):
             check.run(checkpoints, size, PartsJoiner(evidence, jobs).run)

@@ -239,7 +239,7 @@ def parse_reason(text: str) -> Reason:
     if entry_match is not None:
         allow_entry, text = entry_match[1], sentence
     for beginning, ending, code in _candidates(text[:1], text[-1:]):
-        if text.startswith(beginning) and text.endswith(ending):
+        if text.startswith(beginning) and text.endswith(ending) and _may_be(code, text):
             match = _pattern(code).fullmatch(text)
             if match is not None:
                 values = {
@@ -267,10 +267,20 @@ def _candidates(first: str, last: str) -> list[tuple[str, str, DenialCode]]:
     ]
 
 
+def _may_be(code: DenialCode, text: str) -> bool:
+    """Return False for a text that lacks words of the code: then no pattern is compiled."""
+    return all(words in text for words in _literals(code))
+
+
+@cache
+def _literals(code: DenialCode) -> list[str]:
+    return _FIELD.split(code.value)[::2]
+
+
 @cache
 def _pattern(code: DenialCode) -> re.Pattern[str]:
     """The pattern of a code's sentences. It is compiled when first used: most never are."""
-    literals, names = _FIELD.split(code.value)[::2], _FIELD.findall(code.value)
+    literals, names = _literals(code), _FIELD.findall(code.value)
     groups = [f"(?P<{name}>{_PATTERNS.get(name, _WORD)})" for name in names]
     parts = zip(map(re.escape, literals), [*groups, ""], strict=True)
     return re.compile("".join(literal + group for literal, group in parts), re.DOTALL)
